@@ -75,7 +75,7 @@ class Bench:
         self.device = at_slot("cpu0" if self.tiny else "gpu0")
         settings = Settings.load({}, home=str(folder / "home"))
         self.models, self.loras = settings.models, settings.loras
-        self.catalog = Catalog(settings.starter, ModelDirectories.of(settings))
+        self.catalog = Catalog(settings.starter, ModelDirectories.from_settings(settings))
         self.fits = FitStore(Database.open(settings.database_file))
         self.engine = DiffusersEngine(self.device, materials=PictureInputs(settings, open_files(settings).open_source))
         self.results: dict[str, Any] = about(self)

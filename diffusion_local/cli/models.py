@@ -11,7 +11,7 @@ from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.service import size_words
+from diffusion_local.models.service import format_size
 
 app = typer.Typer()
 commands = typer.Typer(invoke_without_command=True, help="List models and whether they can be used; add and load more.")
@@ -64,7 +64,7 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
         f"  {model.family} ({model.architecture}), {', '.join(model.kinds)}",
         *([f"  precision of the file: {model.precision}"] if model.precision else []),
         *([f"  {path}"] if path else []),
-        f"  {size_words(model.size_bytes)} on the disk, {size_words(model.memory_bytes)} in memory in half precision",
+        f"  {format_size(model.size_bytes)} on the disk, {format_size(model.memory_bytes)} in memory in half precision",
         f"  licence: {model.licence}",
         f"  {size}, {defaults.steps} steps, guidance {defaults.guidance:g}, {defaults.sampler}",
         f"  sha256: {model.sha256 or 'not computed yet'}",
@@ -147,6 +147,6 @@ def format_adapter(adapter: Adapter) -> str:
 
 def format_download(download: Download) -> str:
     share = f" {download.bytes_done / download.bytes_total:.0%}" if download.bytes_total else ""
-    of = f" of {size_words(download.bytes_total)}" if download.bytes_total else ""
+    of = f" of {format_size(download.bytes_total)}" if download.bytes_total else ""
     what = f"{download.repo}{'/' + download.file if download.file else ''}"
     return f"{download.id}  {download.state:<9}{share}{of}  {what}  {download.error_message}".rstrip()

@@ -70,7 +70,7 @@ def to_plain(value: Any, blobs: list[bytes]) -> Any:
 
 
 def from_plain(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> Any:
-    """The value that ``plain`` was given, by its declared type. Raises ValueError, TypeError or LookupError."""
+    """The value that ``to_plain`` was given, by its declared type. Raises ValueError, TypeError or LookupError."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value

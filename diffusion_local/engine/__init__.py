@@ -120,7 +120,7 @@ class Pass:
         return {"place": f"{part.place + 1}/{self.size}"} if self.size > 1 else {}
 
 
-def seat(crew: Pass) -> None:
+def assign_places(crew: Pass) -> None:
     """Set the size of a pass that begins, and the places of its parts; what is too many is left over.
 
     Sizes are powers of two, so that few CUDA graphs serve all lists. A picture that names its place gets it.
@@ -199,16 +199,16 @@ class Engine(Protocol):
         """
         ...
 
-    def keep(self, held: Held) -> bytes:
-        """A held pass as bytes, from which ``kept`` restores it, also in another process."""
+    def serialize_held(self, held: Held) -> bytes:
+        """A held pass as bytes, from which ``restore_held`` restores it, also in another process."""
         ...
 
-    def kept(self, data: bytes) -> Held | None:
+    def restore_held(self, data: bytes) -> Held | None:
         """The held pass of these bytes; None where they are damaged, or where this engine would continue with other
         pixels: another version, device or setting wrote them."""
         ...
 
-    def spare(self) -> bool:
+    def free_caches(self) -> bool:
         """Put away every model but the loaded one, and what only makes that one faster. Whether there was any."""
         ...
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from diffusion_local import families
 from diffusion_local.domain import Lora, Params
 from diffusion_local.engine import faults, placement, previews, references
-from diffusion_local.engine.hooked import HookedAdapter, Misfit
+from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.errors import EngineError, ModelUnavailable, echo
@@ -26,7 +26,7 @@ from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora
 
 
-def put_in(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
+def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
     """Make the model as the params want it; facts for the recipe. Raises ModelUnavailable naming the file."""
     if materials is None:
         if params.loras or params.vae or params.references:
@@ -34,9 +34,9 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs | None, devi
         return {}
     facts: dict[str, Any] = {}
     loaded.pictures = references.opened(params, materials)
-    put_vae(loaded, params.vae, materials, device)
-    put_loras(loaded, params.loras, materials)
-    words = put_words(loaded, params, materials)
+    apply_vae(loaded, params.vae, materials, device)
+    apply_loras(loaded, params.loras, materials)
+    words = apply_embeddings(loaded, params, materials)
     if params.vae:
         facts["vae_hash"] = short_hash(materials.vae(params.vae))
     if params.loras:
@@ -46,7 +46,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs | None, devi
     return facts
 
 
-def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
+def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
     """Those that are in already stay in, whatever their weights are now; without any the model is as it was."""
     if wanted == loaded.loras:
         return
@@ -54,17 +54,15 @@ def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs
     loaded.weights_change()
     loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
     with placement.without_hooks(loaded.pipe, loaded.rung):
-        exchange_loras(loaded, before, wanted, materials)
+        swap_loras(loaded, before, wanted, materials)
     loaded.loras = wanted
 
 
-def exchange_loras(
-    loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs
-) -> None:
+def swap_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
     """Both ways in which adapters are in a model: diffusers' own, through peft, and hooks."""
     files = {lora.name: materials.lora(lora.name) for lora in wanted}
     held = {lora.name for lora in before}
-    drop_loras(loaded, held - set(files), held)
+    remove_loras(loaded, held - set(files), held)
     try:
         for name in files:
             if name not in held:
@@ -76,11 +74,11 @@ def exchange_loras(
             names = [adapter_name(lora.name) for lora in through_peft]
             loaded.pipe.set_adapters(names, [lora.weight for lora in through_peft])
     except EngineError:
-        drop_loras(loaded, held | set(files), held | set(files))
+        remove_loras(loaded, held | set(files), held | set(files))
         raise
 
 
-def drop_loras(loaded: Loaded, gone: set[str], held: set[str]) -> None:
+def remove_loras(loaded: Loaded, gone: set[str], held: set[str]) -> None:
     """Take out those that are ``gone``, of all that are ``held``."""
     for name in gone & set(loaded.hooked):
         loaded.hooked.pop(name).remove()
@@ -94,7 +92,7 @@ def drop_loras(loaded: Loaded, gone: set[str], held: set[str]) -> None:
 
 def load_lora(loaded: Loaded, name: str, path: Path) -> None:
     what, family = f"The LoRA {name!r}", families.get(loaded.model.family)
-    opened(what, lambda: load_by_kind(loaded, family, name, path), loaded.model.id)
+    load_named(what, lambda: load_by_kind(loaded, family, name, path), loaded.model.id)
 
 
 def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
@@ -106,13 +104,13 @@ def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
             return
         except Exception:  # of whatever kind: its loaders assert, too
             loaded.pipe.delete_adapters([adapter_name(name)])
-            with suppress(Misfit, ValueError):  # what diffusers says is told
+            with suppress(UnmatchedLayer, ValueError):  # what diffusers says is told
                 loaded.hooked[name] = HookedAdapter(loaded.pipe, tensors, family.id)
                 return
             raise
     try:
         loaded.hooked[name] = HookedAdapter(loaded.pipe, tensors, family.id)
-    except Misfit as layer:
+    except UnmatchedLayer as layer:
         raise ModelUnavailable(
             message("lora_layer", name=name, model=loaded.model.id, layer=echo(str(layer)))
         ) from None
@@ -130,14 +128,14 @@ def adapter_name(name: str) -> str:
     return f"lora_{sha256(name.encode()).hexdigest()[:16]}"
 
 
-def put_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) -> None:
+def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) -> None:
     if name == loaded.vae:
         return
     own, factors = loaded.own_vae = loaded.own_vae or (loaded.pipe.vae, loaded.factors)
     vae = own
     if name:
         path = materials.vae(name)
-        vae = opened(f"The VAE {name!r}", lambda: read_vae(path, own), loaded.model.id)
+        vae = load_named(f"The VAE {name!r}", lambda: read_vae(path, own), loaded.model.id)
         factors = previews.fit(vae.to(device, own.dtype))
         vae.to("cpu")
     placement.swap_vae(loaded.pipe, vae, loaded.rung, device)
@@ -156,34 +154,36 @@ def read_vae(path: Path, like: Any) -> Any:
     return vae.eval()
 
 
-def put_words(loaded: Loaded, params: Params, materials: PictureInputs) -> dict[str, Path]:
+def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -> dict[str, Path]:
     """Load the textual inversions whose words the prompts hold; words and their files."""
     if not isinstance(loaded.pipe, diffusers.loaders.TextualInversionLoaderMixin):
         return {}
     text = f"{params.prompt}\n{params.negative}"
-    called = {word: path for word, path in materials.embeddings().items() if holds(text, word)}
+    called = {word: path for word, path in materials.embeddings().items() if contains_word(text, word)}
     for word in sorted(set(called) - loaded.words):
         loaded.graphs.forget()  # the text encoder gets another table of words
         with placement.without_hooks(loaded.pipe, loaded.rung):
-            opened(f"The embedding {word!r}", lambda: load_word(loaded.pipe, word, called[word]), loaded.model.id)  # noqa: B023
+            load_named(
+                f"The embedding {word!r}", lambda: load_embedding(loaded.pipe, word, called[word]), loaded.model.id
+            )
         loaded.words |= {word}
     return called
 
 
-def holds(text: str, word: str) -> bool:
+def contains_word(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def load_word(pipe: Any, word: str, path: Path) -> None:
-    weights = read_word(path)
+def load_embedding(pipe: Any, word: str, path: Path) -> None:
+    weights = read_embedding(path)
     if "clip_g" in weights:  # SDXL: one for each text encoder
         for key, number in (("clip_l", ""), ("clip_g", "_2")):
-            put_word(pipe, word, weights[key], number)
+            add_embedding(pipe, word, weights[key], number)
     else:
-        put_word(pipe, word, next(iter(weights.values())), "")
+        add_embedding(pipe, word, next(iter(weights.values())), "")
 
 
-def read_word(path: Path) -> dict[str, torch.Tensor]:
+def read_embedding(path: Path) -> dict[str, torch.Tensor]:
     """The vectors of a textual inversion; a pickle file is opened without running anything of it."""
     if path.suffix.lower() in (".safetensors", ".sft"):
         return load_file(path)
@@ -192,7 +192,7 @@ def read_word(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in inside.items() if isinstance(tensor, torch.Tensor)}
 
 
-def put_word(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:
+def add_embedding(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:
     encoder, tokenizer = getattr(pipe, f"text_encoder{number}"), getattr(pipe, f"tokenizer{number}")
     width = encoder.get_input_embeddings().weight.shape[1]
     if vectors.shape[-1] != width:
@@ -200,17 +200,17 @@ def put_word(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:
     pipe.load_textual_inversion({word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer)
 
 
-def opened(what: str, load: Callable[[], Any], model_id: str) -> Any:
+def load_named(what: str, load: Callable[[], Any], model_id: str) -> Any:
     """What ``load`` gives; its errors as one that names the file and the model."""
     problem: EngineError
     try:
         return load()
     except Exception as error:
-        problem = faults.named(error, lambda error: ModelUnavailable(unfit(what, model_id, error)))
+        problem = faults.to_engine_error(error, lambda error: ModelUnavailable(does_not_fit(what, model_id, error)))
     raise problem
 
 
-def unfit(what: str, model_id: str, error: Exception) -> Message:
+def does_not_fit(what: str, model_id: str, error: Exception) -> Message:
     shapes = any(words in str(error) for words in ("size mismatch", "shape", "Target modules"))
     if isinstance(error, RuntimeError | ValueError) and shapes:
         return message("unfit", what=what, model=model_id)

@@ -18,9 +18,9 @@ from diffusion_local.messages import message
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The mode of the posterior, scaled."""
     pixels = pixels.to(vae.dtype)
-    encoded = vae.encode(pixels[:, :, None] if of_video(vae) else pixels)
+    encoded = vae.encode(pixels[:, :, None] if is_video_vae(vae) else pixels)
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    if of_video(vae):
+    if is_video_vae(vae):
         latents = latents[:, :, 0]
     mean, std = _statistics(vae, latents)
     return (latents - mean) / std * _scale(vae)
@@ -87,7 +87,7 @@ def decode_later(
     """
     mean, std = _statistics(vae, latents)
     unscaled = latents / _scale(vae) * std + mean
-    run = decoder or (lambda latents: decoded(vae, latents))
+    run = decoder or (lambda latents: decode_pixels(vae, latents))
     pixels = run(unscaled)[0]
     shown = _eight_bits(pixels).permute(1, 2, 0).contiguous()
     sound = torch.stack([torch.isfinite(latents).all(), torch.isfinite(pixels).all(), shown.any()])
@@ -108,15 +108,15 @@ def decode_later(
     return finished
 
 
-def of_video(vae: Any) -> bool:
+def is_video_vae(vae: Any) -> bool:
     """Whether the VAE wants an axis for time behind that of the channels."""
     return hasattr(vae.config, "temperal_downsample")  # as diffusers spells it
 
 
-def decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def decode_pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Pixels of unscaled latents."""
     latents = latents.to(vae.dtype)
-    if of_video(vae):
+    if is_video_vae(vae):
         frame: torch.Tensor = vae.decode(latents[:, :, None], return_dict=False)[0][:, :, 0]
         return frame
     pixels: torch.Tensor = vae.decode(latents, return_dict=False)[0]
@@ -125,7 +125,7 @@ def decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
     """3 x H x W, 8 bits a channel; None where the VAE gave no numbers."""
-    return _checked(decoded(vae, latents)[0])
+    return _checked(decode_pixels(vae, latents)[0])
 
 
 def _checked(pixels: torch.Tensor) -> torch.Tensor | None:

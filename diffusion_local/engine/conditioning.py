@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import Part, Pass, noise, seat
+from diffusion_local.engine import Part, Pass, assign_places, noise
 from diffusion_local.engine.family import Conditioning
-from diffusion_local.engine.faults import spared
+from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loops import Loop
 from diffusion_local.grammar import schedules
@@ -19,7 +19,7 @@ PROMPTS_KEPT = 64
 
 
 @dataclass(slots=True)
-class Sketch:
+class PreparedPart:
     """One picture of a pass before its first step. ``texts`` are (prompt, negative) at each step."""
 
     texts: list[tuple[str, str]]
@@ -27,35 +27,35 @@ class Sketch:
     noise: torch.Tensor
     generator: torch.Generator
 
-    def at(self, step: int) -> tuple[str, str]:
+    def texts_at(self, step: int) -> tuple[str, str]:
         return self.texts[min(step, len(self.texts) - 1)]
 
     @property
-    def form(self) -> tuple[Any, ...]:
+    def batch_key(self) -> tuple[Any, ...]:
         """Equal for those that fit into one loop. A prompt whose length changes on the way has one of its own."""
-        found = {shapes(each) for each in self.embedded.values()}
+        found = {shape_key(each) for each in self.embedded.values()}
         return (tuple(self.noise.shape), *found, *[id(self)] * (len(found) > 1))
 
 
-def sketched(loaded: Loaded, part: Part, loop: Loop, others: Sequence[Loop] = ()) -> Sketch | None:
+def prepare(loaded: Loaded, part: Part, loop: Loop, others: Sequence[Loop] = ()) -> PreparedPart | None:
     """A picture before a loop. None where it cannot be made, which ends the part.
 
     ``others``: loops that the picture goes through later, whose prompts must fit into the same pass.
     """
-    with spared(part):
-        texts = texts_of(loaded, part.params, loop.made)
-        later = [pair for each in others for pair in texts_of(loaded, part.params, each.made)]
+    with ending_only(part):
+        texts = texts_per_step(loaded, part.params, loop.made)
+        later = [pair for each in others for pair in texts_per_step(loaded, part.params, each.made)]
         embedded = {pair: embed(loaded, part.params, *pair) for pair in (*texts, *later)}
-        return Sketch(texts, embedded, *drawn(loaded, part.params, loop))
+        return PreparedPart(texts, embedded, *draw_noise(loaded, part.params, loop))
     return None
 
 
-def drawn(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor, torch.Generator]:
+def draw_noise(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor, torch.Generator]:
     """The noise of a picture in a loop. Tiles have parts of one noise, so that they agree where they overlap."""
-    shape = loaded.family.shape(loaded.pipe, loop.params.width, loop.params.height)
+    shape = loaded.family.latent_shape(loaded.pipe, loop.params.width, loop.params.height)
     if loop.box is None or not loop.is_tile:
         return noise.draw(params, shape)
-    whole, generator = noise.draw(params, loaded.family.shape(loaded.pipe, *loop.whole))
+    whole, generator = noise.draw(params, loaded.family.latent_shape(loaded.pipe, *loop.whole))
     row, column = (
         start * whole.shape[axis] // length
         for axis, start, length in ((-2, loop.box[1], loop.whole[1]), (-1, loop.box[0], loop.whole[0]))
@@ -64,22 +64,22 @@ def drawn(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor, tor
     return part, generator.manual_seed(params.seed + (loop.number << 32))
 
 
-def seat_alike(crew: Pass, sketches: dict[Part, Sketch], together: bool) -> None:
+def assign_compatible(crew: Pass, sketches: dict[Part, PreparedPart], together: bool) -> None:
     """Give the parts of a pass that begins their places; those that are unlike the first are left over."""
     first, *others = sketches
-    beside = [each for each in others if together and sketches[each].form == sketches[first].form]
+    beside = [each for each in others if together and sketches[each].batch_key == sketches[first].batch_key]
     ended = [part for part in crew.parts if not part.live]
     crew.left = [part for part in others if part not in beside] + crew.left
     crew.parts = [first, *beside]
-    seat(crew)
+    assign_places(crew)
     crew.parts += ended
 
 
-def at_places(
+def by_place(
     crew: Pass,
-    sketches: dict[Part, Sketch],
+    sketches: dict[Part, PreparedPart],
     again: Callable[[Part], tuple[torch.Tensor, torch.Generator]],
-) -> list[Sketch]:
+) -> list[PreparedPart]:
     """A sketch for each place of a pass. Where there is no part left it is another one's, with its own generator."""
     there = {part.place: sketch for part, sketch in sketches.items() if part in crew.live}
     model, copied = next((part, sketch) for part, sketch in sketches.items() if part in crew.live)
@@ -88,19 +88,19 @@ def at_places(
     ]
 
 
-def each_step(places: Sequence[Sketch]) -> list[Conditioning]:
+def conditioning_per_step(places: Sequence[PreparedPart]) -> list[Conditioning]:
     """What the pipeline is told at each step, or once if that never changes. Equal texts give the same object."""
     known: dict[tuple[tuple[str, str], ...], Conditioning] = {}
     found = []
     for step in range(max(len(each.texts) for each in places)):
-        pairs = tuple(each.at(step) for each in places)
+        pairs = tuple(each.texts_at(step) for each in places)
         if pairs not in known:
-            known[pairs] = stacked([each.embedded[pair] for each, pair in zip(places, pairs, strict=True)])
+            known[pairs] = stack([each.embedded[pair] for each, pair in zip(places, pairs, strict=True)])
         found.append(known[pairs])
     return found if len(known) > 1 else found[:1]
 
 
-def stacked(each: Sequence[Conditioning]) -> Conditioning:
+def stack(each: Sequence[Conditioning]) -> Conditioning:
     """The conditionings of several pictures as that of one batch."""
     if len(each) == 1:
         return each[0]
@@ -113,35 +113,35 @@ def stacked(each: Sequence[Conditioning]) -> Conditioning:
     return {name: together([one[name] for one in each]) for name in each[0]}
 
 
-def shapes(conditioning: Conditioning) -> tuple[Any, ...]:
+def shape_key(conditioning: Conditioning) -> tuple[Any, ...]:
     """What of a conditioning must be equal for ``stacked``; lists hold a tensor of any length for each picture."""
     return tuple(
         (name, tuple(value.shape) if torch.is_tensor(value) else type(value)) for name, value in conditioning.items()
     )
 
 
-def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
+def texts_per_step(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
     """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
-    if loaded.family.turned is None or loaded.pictures:
+    if loaded.family.prompt_tensors is None or loaded.pictures:
         return [(params.prompt, params.negative)]
     both = (schedules.prompt_per_step(text, steps) for text in (params.prompt, params.negative))
     return list(zip(*both, strict=True))
 
 
-def turn_to(
+def next_prompt(
     loaded: Loaded, each: list[Conditioning], order: int, index: int, tensors: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """The embeddings of the step that follows a call of the denoiser, where they are others."""
     now, after = (each[min(call // order, len(each) - 1)] for call in (index, index + 1))
-    if after is now or loaded.family.turned is None:
+    if after is now or loaded.family.prompt_tensors is None:
         return {}
     like = tensors["prompt_embeds"]
-    return {name: tensor.to(like) for name, tensor in loaded.family.turned(after).items()}
+    return {name: tensor.to(like) for name, tensor in loaded.family.prompt_tensors(after).items()}
 
 
 def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditioning:
     """A prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
-    guided = loaded.family.guided(loaded.pipe, params.guidance)
+    guided = loaded.family.uses_guidance(loaded.pipe, params.guidance)
     key = (prompt, negative if guided else None, params.clip_skip)
     together = loaded.family.embed_with if loaded.pictures else None
     cached = (*key, loaded.loras, loaded.words, params.references if together else ())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion_local.engine.graphs import mapped
+from diffusion_local.engine.graphs import map_tensors
 
 #: Replays of steps that may be on their way: the device never waits for Python, and a cancel waits for no more.
 AHEAD = 2
@@ -22,7 +22,7 @@ _MOVING = frozenset({"aten::copy_", "aten::_to_copy"})
 _INDEXING = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"})
 
 
-class Waits(TorchDispatchMode):
+class SyncDetector(TorchDispatchMode):
     """Notes in ``found`` the first operation that makes the CPU wait for the device, which cannot be recorded."""
 
     def __init__(self, device_type: str) -> None:
@@ -68,10 +68,10 @@ class CudaRecorder:
         """Beside the stream that everything else runs on, so that the libraries are ready for recording there."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), Waits("cuda") as waits:
+        with torch.cuda.stream(self._stream), SyncDetector("cuda") as waits:
             output = run()
         current.wait_stream(self._stream)
-        return mapped(output, torch.clone), waits.found
+        return map_tensors(output, torch.clone), waits.found
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         graph = torch.cuda.CUDAGraph()

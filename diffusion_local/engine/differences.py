@@ -1,7 +1,7 @@
 """What an adapter adds to the weight of a layer, by the published formulas of LoRA, LoCon, LoHa, LoKr, DoRA and full
 differences.
 
-``parts`` are the tensors of one layer under the names that ``models.lora_layers.split`` gives them.
+``parts`` are the tensors of one layer under the names that ``models.lora_layers.split_name`` gives them.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, linear
 Parts = Mapping[str, torch.Tensor]
 
 
-def full(parts: Parts) -> torch.Tensor:
+def weight_delta(parts: Parts) -> torch.Tensor:
     """The whole difference, rows x columns or rows x channels x height x width. Raises KeyError where a part lacks."""
     if "diff" in parts:
         return parts["diff"]
@@ -21,13 +21,13 @@ def full(parts: Parts) -> torch.Tensor:
     if any(name.startswith("lokr_") for name in parts):
         return lokr(parts)
     up, down = parts["up"], parts["down"]
-    scale = strength(parts, down.shape[0])
+    scale = alpha_scale(parts, down.shape[0])
     if "mid" in parts:
         return torch.einsum("op,pqkl,qi->oikl", up.flatten(1), parts["mid"], down.flatten(1)) * scale
     return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:]) * scale
 
 
-def strength(parts: Parts, rank: int) -> float:
+def alpha_scale(parts: Parts, rank: int) -> float:
     return float(parts["alpha"]) / rank if "alpha" in parts else 1.0
 
 
@@ -38,7 +38,7 @@ def loha(parts: Parts) -> torch.Tensor:
             return torch.einsum("ijkl,jr,ip->prkl", parts[f"hada_t{number}"], second, first)
         return first @ second
 
-    return half(1) * half(2) * strength(parts, parts["hada_w1_b"].shape[0])
+    return half(1) * half(2) * alpha_scale(parts, parts["hada_w1_b"].shape[0])
 
 
 def lokr(parts: Parts) -> torch.Tensor:
@@ -58,10 +58,10 @@ def lokr(parts: Parts) -> torch.Tensor:
     small, large = factor(1), factor(2)
     while small.ndim < large.ndim:
         small = small[..., None]
-    return torch.kron(small, large) * (strength(parts, rank) if rank else 1.0)
+    return torch.kron(small, large) * (alpha_scale(parts, rank) if rank else 1.0)
 
 
-def decomposed(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+def dora_delta(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """DoRA: ``changed`` with the norms of its rows, or of its columns, as ``magnitude`` says, less ``weight``."""
     by_row = magnitude.shape[0] == weight.shape[0] and magnitude.numel() == weight.shape[0]
     axes = tuple(axis for axis in range(weight.ndim) if axis != (0 if by_row else 1))
@@ -69,7 +69,7 @@ def decomposed(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Ten
     return changed * (magnitude.reshape(norm.shape) / norm) - weight
 
 
-def added(
+def output_delta(
     module: torch.nn.Module, parts: Parts, rows: slice | None, weight: torch.Tensor | None, given: torch.Tensor
 ) -> torch.Tensor:
     """What the adapter adds to the output of a linear layer or convolution for an input.
@@ -79,23 +79,23 @@ def added(
     """
     if "dora" in parts and weight is not None:
         own = weight.to(given.device, torch.float32)
-        change = chosen({name: part.float() for name, part in parts.items()}, rows).reshape(own.shape)
+        change = rows_of_delta({name: part.float() for name, part in parts.items()}, rows).reshape(own.shape)
         magnitude = parts["dora"].float()
         magnitude = magnitude if rows is None or magnitude.shape[0] == 1 else magnitude[rows]
-        found = run(module, given, decomposed(own, own + change, magnitude).to(given.dtype))
-    elif plain(parts):
-        between = run(module, given, parts["down"])
+        found = run_layer(module, given, dora_delta(own, own + change, magnitude).to(given.dtype))
+    elif is_plain_lora(parts):
+        between = run_layer(module, given, parts["down"])
         up = parts["up"] if rows is None else parts["up"][rows]
         if isinstance(module, torch.nn.Conv2d):
             found = conv2d(between, up if up.ndim == 4 else up[:, :, None, None])
         else:
             found = linear(between, up.flatten(1))
-        found = found * strength(parts, parts["down"].shape[0])
+        found = found * alpha_scale(parts, parts["down"].shape[0])
     elif not {"diff", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a"} & set(parts):
         found = given.new_zeros(())
     else:
-        change = chosen(parts, rows)
-        found = run(module, given, change.reshape(change.shape[0], *kernel(module, change)))
+        change = rows_of_delta(parts, rows)
+        found = run_layer(module, given, change.reshape(change.shape[0], *weight_shape(module, change)))
     bias = parts.get("diff_b", parts.get("bias"))
     if bias is not None:
         bias = bias.flatten() if rows is None else bias.flatten()[rows]
@@ -103,22 +103,22 @@ def added(
     return found
 
 
-def plain(parts: Parts) -> bool:
+def is_plain_lora(parts: Parts) -> bool:
     return "down" in parts and "up" in parts and "mid" not in parts and parts["up"].ndim == parts["down"].ndim
 
 
-def chosen(parts: Parts, rows: slice | None) -> torch.Tensor:
-    return full(parts) if rows is None else full(parts)[rows]
+def rows_of_delta(parts: Parts, rows: slice | None) -> torch.Tensor:
+    return weight_delta(parts) if rows is None else weight_delta(parts)[rows]
 
 
-def kernel(module: torch.nn.Module, change: torch.Tensor) -> tuple[int, ...]:
+def weight_shape(module: torch.nn.Module, change: torch.Tensor) -> tuple[int, ...]:
     """The shape of a layer's weight behind its rows."""
     if isinstance(module, torch.nn.Conv2d):
         return (module.in_channels // module.groups, *module.kernel_size)
     return (change.shape[1:].numel(),)
 
 
-def run(module: torch.nn.Module, given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def run_layer(module: torch.nn.Module, given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The layer with another weight and without a bias."""
     if isinstance(module, torch.nn.Conv2d):
         weight = weight if weight.ndim == 4 else weight[:, :, None, None]

@@ -29,11 +29,11 @@ from diffusion_local.engine import (
     placement,
     precision,
 )
-from diffusion_local.engine.adapters import put_in
+from diffusion_local.engine.adapters import apply_adapters
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
-from diffusion_local.engine.holding import Paused
+from diffusion_local.engine.holding import HeldLoop
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
@@ -112,7 +112,7 @@ class DiffusersEngine:
         self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
     ) -> RungChoice:
         choice = choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
-        takes = self._need(model, params, together).at(choice.rung) if together > 1 else 0
+        takes = self._need(model, params, together).bytes_at(choice.rung) if together > 1 else 0
         return replace(choice, takes=max(choice.takes, takes))
 
     def free(self) -> int:
@@ -149,30 +149,30 @@ class DiffusersEngine:
         except Interrupted:
             return
         except Exception as error:
-            problem = faults.named(error, faults.unmakeable)
+            problem = faults.to_engine_error(error, faults.making_error)
         finally:
             if self._loaded is not None:
-                placement.rest(self._loaded.pipe)
+                placement.offload_all(self._loaded.pipe)
         if self._loaded is not None and isinstance(problem, OutOfMemory):
-            self._loaded.graphs.refuse()
+            self._loaded.graphs.disable()
         self._gauge.collect()
         raise problem
 
-    def keep(self, held: Held) -> bytes:
-        assert isinstance(held, Paused)
+    def serialize_held(self, held: Held) -> bytes:
+        assert isinstance(held, HeldLoop)
         return held.to_bytes(self._stamp())
 
-    def kept(self, data: bytes) -> Held | None:
-        return Paused.from_bytes(data, self._stamp())
+    def restore_held(self, data: bytes) -> Held | None:
+        return HeldLoop.from_bytes(data, self._stamp())
 
     def _stamp(self) -> str:
         """Equal where a pass can be continued to the same pixels."""
         versions = (torch.__version__, diffusers.__version__, transformers.__version__, __version__)
         return " ".join(map(str, (self.device, self._precision, self._speed, *versions)))
 
-    def spare(self) -> bool:
+    def free_caches(self) -> bool:
         self._finish_latest()
-        return self._rack.spare()
+        return self._rack.free_caches()
 
     def unload(self) -> None:
         self._finish_latest()
@@ -201,8 +201,8 @@ class DiffusersEngine:
             self._finish_latest()
         extras: dict[Part, dict[str, Any]] = {}
         for part in crew.live:
-            with faults.spared(part):
-                extras[part] = put_in(loaded, part.params, self._materials, self._device.torch)
+            with faults.ending_only(part):
+                extras[part] = apply_adapters(loaded, part.params, self._materials, self._device.torch)
         if not crew.live:
             raise Interrupted
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
@@ -220,7 +220,7 @@ class DiffusersEngine:
         self._latest = list(made.values())
         for part, picture in made.items():
             if not (loaded.checked and whole and self._device.type == "cuda"):
-                with faults.spared(part):
+                with faults.ending_only(part):
                     picture.image  # noqa: B018 - waits for it
             if part.problem is not None:
                 part.made = None

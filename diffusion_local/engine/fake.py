@@ -12,7 +12,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
-from diffusion_local.engine import Held, OnProgress, OnStep, Part, Pass, Picture, seat
+from diffusion_local.engine import Held, OnProgress, OnStep, Part, Pass, Picture, assign_places
 from diffusion_local.engine.memory import GIB, LADDERS, RungChoice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -29,7 +29,7 @@ class TransientFault(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class HeldDrawing:
     """A pass that was put aside after so many steps."""
 
     steps: int
@@ -89,7 +89,7 @@ class FakeEngine:
         if self.loaded != params.model and params.kind is not Kind.UPSCALE:
             raise ModelUnavailable(message("not_loaded", model=params.model))
         if held is None:
-            seat(crew)
+            assign_places(crew)
         crew.held, started = None, time.monotonic()
         cards = {part: draw_card(part.params) for part in crew.live}
         for step in range((held.steps if held else 0) + 1, params.total_steps + 1):
@@ -104,7 +104,7 @@ class FakeEngine:
                 except BaseException as problem:
                     part.problem = problem
             if crew.live and step < params.total_steps and crew.wanted and crew.wanted():
-                crew.held = Aside(step)
+                crew.held = HeldDrawing(step)
                 return
         facts = {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
         for part in crew.live:
@@ -115,13 +115,13 @@ class FakeEngine:
         directives = _DIRECTIVE.findall(params.prompt)
         return next((float(each[5:]) for each in directives if each.startswith("slow:")), self._step_seconds)
 
-    def keep(self, held: Held) -> bytes:
+    def serialize_held(self, held: Held) -> bytes:
         return str(held.steps).encode()
 
-    def kept(self, data: bytes) -> Held | None:
-        return Aside(int(data)) if data.isdigit() else None
+    def restore_held(self, data: bytes) -> Held | None:
+        return HeldDrawing(int(data)) if data.isdigit() else None
 
-    def spare(self) -> bool:
+    def free_caches(self) -> bool:
         return False
 
     def unload(self) -> None:

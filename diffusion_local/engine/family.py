@@ -32,16 +32,16 @@ class EngineFamily:
     """``load(folder, dtype, parts)`` gives a pipeline on the CPU, of parts that have their weights already.
 
     ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
-    guidance: ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
-    1 x C x h x w, which ``encode(pipe, pixels)`` gives of a picture.
+    guidance: ``uses_guidance(pipe, guidance)``. ``latent_shape(pipe, width, height)`` is 1 x C x h x w;
+    ``encode(pipe, pixels)`` encodes a picture to latents of that shape.
 
     A pipeline may want latents otherwise: ``start(pipe, latents)`` is what it is handed (``scales_start``: it
     multiplies that by the scheduler's ``init_noise_sigma``), ``pack(pipe, latents)`` how they are between its steps.
     The rest gives functions that keep no model, as a preview may wait in a thread: ``unpack(pipe, width, height)``
-    takes the packing back, ``plain(pipe)`` makes latents as the VAE has them, and ``end(pipe, width, height)`` those
+    takes the packing back, ``to_vae_latents(pipe)`` makes latents as the VAE has them, and ``unpack_output(pipe, width, height)`` those
     that the pipeline hands out.
 
-    ``turned(conditioning)`` gives the tensors by which a running pipeline is told of another prompt; None: it cannot
+    ``prompt_tensors(conditioning)`` gives the tensors by which a running pipeline is told of another prompt; None: it cannot
     be told.
 
     ``call(params)`` gives further arguments; ``run(pipe)`` what is called with all of them; ``inpainting(pipe)`` the
@@ -55,17 +55,17 @@ class EngineFamily:
 
     load: Callable[[Path, torch.dtype, Parts], Any]
     embed: Callable[[Any, str, str | None, int], Conditioning]
-    guided: Callable[[Any, float], bool]
-    shape: Callable[[Any, int, int], tuple[int, ...]]
+    uses_guidance: Callable[[Any, float], bool]
+    latent_shape: Callable[[Any, int, int], tuple[int, ...]]
     start: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, latents: latents
     pack: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, latents: latents
     unpack: Callable[[Any, int, int], Change] = lambda pipe, width, height: unchanged
-    end: Callable[[Any, int, int], Change] = lambda pipe, width, height: unchanged
-    plain: Callable[[Any], Change] = lambda pipe: unchanged
+    unpack_output: Callable[[Any, int, int], Change] = lambda pipe, width, height: unchanged
+    to_vae_latents: Callable[[Any], Change] = lambda pipe: unchanged
     run: Callable[[Any], Callable[..., Any]] = lambda pipe: pipe
     call: Callable[[Params], dict[str, Any]] = sized_and_guided
     encode: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, pixels: autoencoder.encode(pipe.vae, pixels)
-    turned: Callable[[Conditioning], dict[str, torch.Tensor]] | None = None
+    prompt_tensors: Callable[[Conditioning], dict[str, torch.Tensor]] | None = None
     latents_dtype: torch.dtype | None = None
     scales_start: bool = False
     together: bool = False

@@ -12,12 +12,12 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 
 
-def named(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:
+def to_engine_error(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:
     """The engine's own error for one of the libraries'; frames are cleared, as they hold tensors."""
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, EngineError):
         return error
-    problem = OutOfMemory() if is_out_of_memory(error) else DeviceLost() if is_lost(error) else otherwise(error)
+    problem = OutOfMemory() if is_out_of_memory(error) else DeviceLost() if is_device_lost(error) else otherwise(error)
     problem.__cause__ = error
     return problem
 
@@ -29,12 +29,12 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def is_lost(error: Exception) -> bool:
+def is_device_lost(error: Exception) -> bool:
     """After an error of the driver every further call in this process fails, too."""
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA error", "HIP error"))
 
 
-def unloadable(model: Model, error: Exception) -> ModelUnavailable:
+def loading_error(model: Model, error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
         message(
             "model_cannot_load_again", model=model.id, error=first_line(error).replace(str(model.path), model.path.name)
@@ -42,7 +42,7 @@ def unloadable(model: Model, error: Exception) -> ModelUnavailable:
     )
 
 
-def unmakeable(error: Exception) -> EngineError:
+def making_error(error: Exception) -> EngineError:
     return EngineError(message("not_made", error=first_line(error)))
 
 
@@ -52,12 +52,12 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def spared(part: Part) -> Iterator[None]:
+def ending_only(part: Part) -> Iterator[None]:
     """What goes wrong inside ends this part only, but for what concerns every part of the pass."""
     try:
         yield
     except Exception as error:
-        problem = named(error, unmakeable)
+        problem = to_engine_error(error, making_error)
         if isinstance(problem, OutOfMemory | DeviceLost):
             raise problem from error
         part.problem = problem

@@ -111,11 +111,11 @@ class Graphs:
         run = self.run if recording else unrecorded
         with ExitStack() as stack:
             if form is not None:
-                stack.enter_context(replaced(denoiser, lambda exact: partial(form.forward, run, exact)))
+                stack.enter_context(forward_replaced(denoiser, lambda exact: partial(form.forward, run, exact)))
             elif recording:
-                stack.enter_context(replaced(denoiser, lambda exact: partial(run, "denoiser", exact)))
+                stack.enter_context(forward_replaced(denoiser, lambda exact: partial(run, "denoiser", exact)))
             for name, encoder in (encoders or {}).items() if recording else ():
-                stack.enter_context(replaced(encoder, partial(partial, run, name)))
+                stack.enter_context(forward_replaced(encoder, partial(partial, run, name)))
             yield
 
     def forget(self) -> bool:
@@ -127,7 +127,7 @@ class Graphs:
             self._recorder.clear()
         return had
 
-    def refuse(self) -> None:
+    def disable(self) -> None:
         """The memory ran out: what was recorded or replayed for the latest picture is not recorded again."""
         if new := self._in_use - self._refused:
             log.warning("out of memory with a CUDA graph: the model runs without one at this size from now on")
@@ -147,8 +147,8 @@ class Graphs:
         expected = self._expected if part in STEPPING else ENCODER_BYTES
         if recording is None and max(self.bytes, expected) <= self._room:
             if key not in self._tried:
-                return self._try_out(key, *standing(call, args, kwargs))
-            recording = self._record(key, *standing(call, args, kwargs))
+                return self._try_out(key, *static_copy(call, args, kwargs))
+            recording = self._record(key, *static_copy(call, args, kwargs))
         if recording is None:
             return call(*args, **kwargs)
         assert self._recorder is not None
@@ -158,7 +158,7 @@ class Graphs:
             for standing_in, tensor in zip(recording.inputs, tensors, strict=True):
                 standing_in.copy_(tensor, non_blocking=True)
             recording.replay()
-            return mapped(recording.output, torch.clone)  # a scheduler may keep what it is given over later steps
+            return map_tensors(recording.output, torch.clone)  # a scheduler may keep what it is given over later steps
 
     def _try_out(self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]) -> Any:
         assert self._recorder is not None
@@ -209,7 +209,9 @@ def unrecorded(part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -
 
 
 @contextmanager
-def replaced(module: torch.nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def forward_replaced(
+    module: torch.nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
     """Another ``forward`` for a module, made from its own."""
     own, kept = module.forward, module.__dict__.get("forward")
     instead = make(own)
@@ -249,23 +251,23 @@ def signature(value: Any, tensors: list[torch.Tensor]) -> Hashable:
             raise NotRecordable(f"it is given or gives a {type(value).__name__}")
 
 
-def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """The same with other tensors."""
     match value:
         case torch.Tensor():
             return change(value)
         case tuple() | list() if type(value) in (tuple, list):
-            return type(value)(mapped(each, change) for each in value)
+            return type(value)(map_tensors(each, change) for each in value)
         case dict() if type(value) is dict:
-            return {name: mapped(each, change) for name, each in value.items()}
+            return {name: map_tensors(each, change) for name, each in value.items()}
         case OrderedDict() if is_dataclass(value):
             made: Any = type(value)
-            return made(**{name: mapped(each, change) for name, each in value.items()})
+            return made(**{name: map_tensors(each, change) for name, each in value.items()})
         case _:
             return value
 
 
-def standing(
+def static_copy(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[[], Any], list[torch.Tensor]]:
     """The call with copies of its tensors, all of them on the device, and the copies."""
@@ -278,7 +280,7 @@ def standing(
         copies.append(tensor.to(device, copy=True))
         return copies[-1]
 
-    held_args, held_kwargs = mapped((args, kwargs), copy)
+    held_args, held_kwargs = map_tensors((args, kwargs), copy)
     return lambda: call(*held_args, **held_kwargs), copies
 
 

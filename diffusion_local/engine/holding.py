@@ -22,7 +22,7 @@ _PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class HeldLoop:
     """After ``calls`` of the denoiser in a loop, and ``steps`` whole steps of the picture.
 
     ``latents`` are as the pipeline has them. ``mosaic`` are the pictures that a second pass changes tile by tile.
@@ -37,7 +37,7 @@ class Paused:
     mosaic: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
-    def at(
+    def capture(
         cls,
         loop: int,
         mosaic: Mosaic | None,
@@ -46,7 +46,7 @@ class Paused:
         calls: int,
         steps: int,
         latents: torch.Tensor,
-    ) -> "Paused":
+    ) -> "HeldLoop":
         state = {
             name: list(value) if isinstance(value, list) else value
             for name, value in vars(scheduler).items()
@@ -62,7 +62,7 @@ class Paused:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, stamp: str) -> "Paused | None":
+    def from_bytes(cls, data: bytes, stamp: str) -> "HeldLoop | None":
         """None for damaged bytes, and for those with another stamp."""
         try:
             found = torch.load(io.BytesIO(data), weights_only=True)
@@ -72,7 +72,7 @@ class Paused:
             return None
 
 
-def go_on(scheduler: Any, paused: Paused, skipped_calls: int, scales_start: bool) -> None:
+def resume(scheduler: Any, paused: HeldLoop, skipped_calls: int, scales_start: bool) -> None:
     """Make a fresh scheduler continue. ``skipped_calls`` were left out at the beginning of the picture.
 
     ``scales_start``: the pipeline multiplies what it is handed by ``init_noise_sigma``, which must be 1 for latents

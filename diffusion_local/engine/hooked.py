@@ -18,11 +18,11 @@ from diffusion_local.models import lora_layers
 
 #: Adapters of more bytes wait in main memory, and each of their layers comes when it is called.
 MOST_KEPT = 1 << 30
-#: Text encoders by what ``lora_layers.placed`` calls them.
+#: Text encoders by what ``lora_layers.locate`` calls them.
 ENCODERS = {"te": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 
 
-class Misfit(Exception):
+class UnmatchedLayer(Exception):
     """The model has no layer for one of the adapter's; its name is the argument."""
 
 
@@ -36,9 +36,9 @@ class HookedAdapter:
         denoiser: Any = denoiser_of(pipe)
         device, dtype = pipe._execution_device, denoiser.dtype
         kept = sum(each.nbytes for each in tensors.values()) <= MOST_KEPT
-        planned = list(planned_layers(pipe, tensors, family))
+        planned = list(match_layers(pipe, tensors, family))
         for module, parts, rows in planned:
-            check(module, parts, rows)
+            check_shapes(module, parts, rows)
         for module, parts, rows in planned:
             here = {name: each.to(device if kept else "cpu", dtype) for name, each in parts.items() if name != "alpha"}
             if "alpha" in parts:
@@ -59,26 +59,26 @@ class HookedAdapter:
                 name: each if name == "alpha" else each.to(inside.device, inside.dtype) for name, each in parts.items()
             }
             weight = weight_of(module) if "dora" in parts else None
-            return output + self.weight * differences.added(module, here, rows, weight, inside)
+            return output + self.weight * differences.output_delta(module, here, rows, weight, inside)
 
         return add
 
 
-def planned_layers(
+def match_layers(
     pipe: Any, tensors: Mapping[str, torch.Tensor], family: str
 ) -> Iterator[tuple[torch.nn.Module, dict[str, torch.Tensor], slice | None]]:
     """Each layer that the adapter changes, with its tensors and the rows of them that are the layer's."""
     stems: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        stem, end = lora_layers.split(name)
+        stem, end = lora_layers.split_name(name)
         if end:
             stems[stem][end] = tensor
     places: dict[str, tuple[dict[str, torch.nn.Module], Layers]] = {}
     for stem, parts in stems.items():
-        _, where, bare = lora_layers.placed(stem)
+        _, where, bare = lora_layers.locate(stem)
         if where not in places:
             part = getattr(pipe, ENCODERS[where], None) if where else denoiser_of(pipe)
-            modules = {} if part is None else changeable(part)
+            modules = {} if part is None else adaptable_layers(part)
             per_level = getattr(getattr(part, "config", None), "layers_per_block", 2)
             places[where] = modules, Layers(modules, "" if where else family, per_level)
         modules, layers = places[where]
@@ -86,16 +86,16 @@ def planned_layers(
         if not targets:
             if set(parts) == {"alpha"} or (where and bare.endswith("text_projection")):
                 continue  # changes nothing, or what the model does not use
-            raise Misfit(stem)
+            raise UnmatchedLayer(stem)
         first = 0
         for target in targets:
             module = modules[target]
-            rows = None if len(targets) == 1 else slice(first, first + features(module))
-            first += features(module)
+            rows = None if len(targets) == 1 else slice(first, first + out_features(module))
+            first += out_features(module)
             yield module, parts, rows
 
 
-def changeable(part: torch.nn.Module) -> dict[str, torch.nn.Module]:
+def adaptable_layers(part: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Linear layers and convolutions by their names, without what peft puts around them."""
     found = {}
     for name, module in part.named_modules():
@@ -106,20 +106,20 @@ def changeable(part: torch.nn.Module) -> dict[str, torch.nn.Module]:
     return found
 
 
-def features(module: Any) -> int:
+def out_features(module: Any) -> int:
     return int(module.out_channels if isinstance(module, torch.nn.Conv2d) else module.out_features)
 
 
-def check(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], rows: slice | None) -> None:
+def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], rows: slice | None) -> None:
     """Raises ValueError for tensors that the layer cannot take."""
     try:
         with torch.device("meta"):
             shaped = {name: torch.empty(each.shape) for name, each in parts.items() if name != "alpha"}
             if not set(shaped) <= {"diff_b", "bias"}:
-                change = differences.full(shaped)
+                change = differences.weight_delta(shaped)
                 change = change if rows is None else change[rows]
-                columns = differences.kernel(module, change)
-                if change.shape[0] != features(module) or change[0].numel() != torch.Size(columns).numel():
+                columns = differences.weight_shape(module, change)
+                if change.shape[0] != out_features(module) or change[0].numel() != torch.Size(columns).numel():
                     raise ValueError("size mismatch")
                 reads = getattr(module, "in_features", None)
                 if reads is not None and change[0].numel() != reads:

@@ -51,13 +51,13 @@ class SourceCanvas:
         return PIL.composite(painted, self.source, ImageChops.darker(self.mask, inner))
 
 
-def canvas(source: PIL.Image, mask: PIL.Image | None, size: tuple[int, int]) -> SourceCanvas:
+def make_canvas(source: PIL.Image, mask: PIL.Image | None, size: tuple[int, int]) -> SourceCanvas:
     """Both filled to a size, the overhang cut off on two sides; transparent parts of a source are white."""
-    whole = on(source, "white").convert("RGB")
+    whole = flatten_alpha(source, "white").convert("RGB")
     fitted = ImageOps.fit(whole, size, PIL.Resampling.LANCZOS) if whole.size != size else whole
     if mask is None:
         return SourceCanvas(fitted, whole=in_shape(whole, size))
-    shade = on(mask, "black").convert("L")
+    shade = flatten_alpha(mask, "black").convert("L")
     if shade.size != whole.size:
         shade = shade.resize(whole.size, PIL.Resampling.BILINEAR)
     return SourceCanvas(fitted, ImageOps.fit(shade, size, PIL.Resampling.BILINEAR) if shade.size != size else shade)
@@ -71,18 +71,18 @@ def in_shape(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
     return picture.crop((left, top, left + max(1, width), top + max(1, height)))
 
 
-def on(picture: PIL.Image, ground: str) -> PIL.Image:
+def flatten_alpha(picture: PIL.Image, ground: str) -> PIL.Image:
     if picture.mode != "RGBA":
         return picture
     return PIL.alpha_composite(PIL.new("RGBA", picture.size, ground), picture)
 
 
-def skipped(steps: int, strength: float) -> int:
+def skipped_steps(steps: int, strength: float) -> int:
     """Steps that are left out at the beginning; at least one is always made."""
     return steps - max(1, min(steps, int(steps * strength)))
 
 
-def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     """Latents as they are before the step of a timestep (shape 1)."""
     if hasattr(scheduler, "scale_noise"):  # flow matching
         mixed: torch.Tensor = scheduler.scale_noise(latents, timestep, noise)
@@ -93,7 +93,7 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
     return added
 
 
-def begin_late(scheduler: Any, skip: int, ready: Callable[[], None]) -> None:
+def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> None:
     """Make a scheduler leave out its first ``skip`` steps; ``ready`` is called once its timesteps are known.
 
     The pipeline is shown the later timesteps only. From the first step on the scheduler has all of them again, as some
@@ -131,11 +131,11 @@ class StartLatents:
     noise: torch.Tensor
     mask: torch.Tensor | None
 
-    def put_back(self, scheduler: Any, index: int, latents: torch.Tensor) -> torch.Tensor:
+    def restore_unmasked(self, scheduler: Any, index: int, latents: torch.Tensor) -> torch.Tensor:
         """Latents after the scheduler's step ``index`` with the source, noised as they are, outside of the mask."""
         if self.mask is None:
             return latents
         kept = self.latents
         if index + 1 < len(scheduler.timesteps):
-            kept = noised(scheduler, kept, self.noise, scheduler.timesteps[index + 1 : index + 2])
+            kept = add_noise(scheduler, kept, self.noise, scheduler.timesteps[index + 1 : index + 2])
         return (1 - self.mask) * kept + self.mask * latents

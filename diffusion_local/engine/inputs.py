@@ -30,7 +30,7 @@ class PictureInputs:
 
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
         self._open_source = open_source
-        self._shelf = ModelIndex(ModelDirectories.of(settings))
+        self._shelf = ModelIndex(ModelDirectories.from_settings(settings))
         self._seen: dict[str, tuple[float, list[Adapter]]] = {}
 
     def source(self, source_id: str) -> PIL.Image:

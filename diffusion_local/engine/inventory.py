@@ -14,10 +14,10 @@ FAKE = {"slot": "cpu0", "words": message("found_fake")}
 
 def devices(settings: Settings) -> list[dict[str, Any]]:
     """One entry (``slot``, ``words``, ...) a device that a worker should run on. Raises UserError saying what to do."""
-    return look(settings)[0]
+    return inspect_devices(settings)[0]
 
 
-def look(settings: Settings) -> tuple[list[dict[str, Any]], str]:
+def inspect_devices(settings: Settings) -> tuple[list[dict[str, Any]], str]:
     """The devices, and a warning where there is a better one that cannot be used, else an empty string."""
     if settings.engine == "fake":
         return [FAKE], ""

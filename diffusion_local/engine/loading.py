@@ -52,8 +52,8 @@ def load_quantised(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Like ``load_part``. Raises ModelUnavailable for a tensor that the files lack or the class does not have."""
     state: tensors.State = {}
     for file in sorted(folder.glob("*.safetensors")):
-        state |= tensors.mapped(file, "")
-    state = tensors.multiplied_out(state, dtype, folder.name)
+        state |= tensors.read_mapped(file, "")
+    state = tensors.dequantise(state, dtype, folder.name)
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     if hasattr(cls, "config_class") and hasattr(cls.config_class, "from_pretrained"):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)

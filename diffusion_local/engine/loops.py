@@ -38,7 +38,7 @@ class Loop:
 
 
 def loops_of(params: Params) -> list[Loop]:
-    skipped = img2img.skipped(params.steps, params.strength) if params.source else 0
+    skipped = img2img.skipped_steps(params.steps, params.strength) if params.source else 0
     first = Loop(params, 0, skipped, skipped, (params.width, params.height))
     second = params.second
     if second is None:

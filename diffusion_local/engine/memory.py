@@ -60,7 +60,7 @@ class MemoryNeed:
     def weights(self) -> int:
         return sum(self.parts.values())
 
-    def at(self, rung: str) -> int:
+    def bytes_at(self, rung: str) -> int:
         """Bytes on the device at the peak, with what the allocator adds."""
         vae = self.parts.get("vae", 0)
         denoiser = max((self.parts.get(part, 0) for part in DENOISERS), default=0)
@@ -136,7 +136,7 @@ def choose(
     """
     if wanted:
         rung = wanted if wanted in ladder else ladder[-1]
-        return RungChoice(rung, "asked for", need.at(rung))
+        return RungChoice(rung, "asked for", need.bytes_at(rung))
     size = "{}x{}".format(*params.peak_size)
     here = _at_this_size(learned, params)
     start, failed = 0, ""
@@ -147,25 +147,26 @@ def choose(
                 start, failed = below, fit.failed
     for rung in ladder[start:]:
         measured = here is not None and rung == here.worked and here.peak_bytes
-        takes = int(here.peak_bytes * MARGIN) if here and measured else need.at(rung)
+        takes = int(here.peak_bytes * MARGIN) if here and measured else need.bytes_at(rung)
         if takes <= free:
             break
     if failed:
         why = f"{failed} ran out of memory at {size} before: {message(f'rung_{rung}')}"
     elif rung == "resident":
-        why = f"{gib(free)} free, {name} at {size} {'took' if measured else 'needs about'} {gib(takes)}"
+        why = f"{format_gib(free)} free, {name} at {size} {'took' if measured else 'needs about'} {format_gib(takes)}"
     else:
-        why = f"{gib(free)} free, {name} at {size} needs about {gib(need.at('resident'))}: {message(f'rung_{rung}')}"
+        resident = format_gib(need.bytes_at("resident"))
+        why = f"{format_gib(free)} free, {name} at {size} needs about {resident}: {message(f'rung_{rung}')}"
     return RungChoice(rung, why, takes)
 
 
-def below(ladder: Sequence[str], rung: str) -> str:
+def next_rung(ladder: Sequence[str], rung: str) -> str:
     """The next rung, or an empty string after the last."""
     place = ladder.index(rung) + 1
     return ladder[place] if place < len(ladder) else ""
 
 
-def gib(count: int) -> str:
+def format_gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 

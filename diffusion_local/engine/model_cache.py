@@ -52,13 +52,13 @@ class ModelCache:
         return sum(held.bytes for held in self._held.values() if held is not self.current)
 
     def dtype_of(self, model: Model) -> torch.dtype:
-        parameters = sum(weights.of(model).parts.values())
+        parameters = sum(weights.model_weights(model).parts.values())
         name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
     def weights_of(self, model: Model) -> Weights:
-        return precision.weights_of(self._precision, model)
+        return precision.stored_weights(self._precision, model)
 
     def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """See ``Engine.load``."""
@@ -96,11 +96,11 @@ class ModelCache:
             held = None
             if error in raised:
                 raise
-            problem = faults.named(error, partial(faults.unloadable, model))
+            problem = faults.to_engine_error(error, partial(faults.loading_error, model))
         self._gauge.collect()
         raise problem
 
-    def spare(self) -> bool:
+    def free_caches(self) -> bool:
         """Put away all graphs, and all models but the current one. Whether there were any."""
         had = self._forget_graphs()
         others = [name for name, held in self._held.items() if held is not self.current]
@@ -114,7 +114,7 @@ class ModelCache:
         held = self.current
         if held is None or held.rung not in graphs.RUNGS:
             return 0
-        room = self._free_but_for_graphs() + held.graphs.bytes - (need.at(held.rung) - held.bytes)
+        room = self._free_but_for_graphs() + held.graphs.bytes - (need.bytes_at(held.rung) - held.bytes)
         if room >= need.graph:
             return room
         for other in self._held.values():
@@ -132,7 +132,7 @@ class ModelCache:
         """Bring a model to a rung, from another one where it is held, else from its files."""
         if held is None:
             self._gauge.collect()
-            weight = sum(weights.of(model).parts.values()) * self.dtype_of(model).itemsize
+            weight = sum(weights.model_weights(model).parts.values()) * self.dtype_of(model).itemsize
             self._make_room(model.id, choice.takes, weight)
             held = self._load(model, on_progress)
         else:
@@ -153,9 +153,9 @@ class ModelCache:
             pipe = single_file.load(model, dtype, on_progress)
         else:
             pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
-        kept = precision.kept(self._precision, model)
+        kept = precision.storage_scheme(self._precision, model)
         if kept == precision.FP8:
-            placement.keep_in_eight_bits(pipe, dtype)
+            placement.store_as_fp8(pipe, dtype)
         pipe.set_progress_bar_config(disable=True)
         pipe.vae.to(self._device.torch)  # where the previews' factors are fitted faster
         return Loaded(

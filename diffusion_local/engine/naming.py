@@ -35,15 +35,15 @@ T5 = (
 UNFIT = re.compile(r"post_(attention|ffw)_norm")
 
 
-def of_llama_cpp(state: State) -> State:
+def from_llama_cpp(state: State) -> State:
     """A text encoder's tensors in GGUF; raises ValueError for a kind of model that is not known here."""
     if any(UNFIT.search(name) for name in state):
         raise ValueError("this kind of text encoder is not known as GGUF")
     rules = T5 if any(name.startswith("enc.") for name in state) else LANGUAGE
-    return {renamed(name, rules): tensor for name, tensor in state.items() if name != "rope_freqs.weight"}
+    return {rename(name, rules): tensor for name, tensor in state.items() if name != "rope_freqs.weight"}
 
 
-def renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+def rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     for pattern, by in rules:
         changed, count = re.subn(pattern, by, name)
         if count:
@@ -51,7 +51,7 @@ def renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def of_open_clip(state: State, encoder: Any, layers: int) -> State:
+def from_open_clip(state: State, encoder: Any, layers: int) -> State:
     """The text model of OpenCLIP for an encoder of so many layers: SD 2's leaves out the last one."""
     kept = {
         name: tensor
@@ -62,7 +62,7 @@ def of_open_clip(state: State, encoder: Any, layers: int) -> State:
     return named
 
 
-def of_vae(state: State, config: dict[str, Any]) -> State:
+def from_ldm_vae(state: State, config: dict[str, Any]) -> State:
     """An autoencoder of Stable Diffusion's kind, or Wan's, with the names of its authors; of diffusers' as it is."""
     if any(name.startswith("decoder.up_blocks.") for name in state):
         return state

@@ -24,10 +24,17 @@ from diffusion_local.engine import (
     samplers,
     transfers,
 )
-from diffusion_local.engine.conditioning import at_places, drawn, each_step, seat_alike, sketched, turn_to
-from diffusion_local.engine.faults import spared
+from diffusion_local.engine.conditioning import (
+    assign_compatible,
+    by_place,
+    conditioning_per_step,
+    draw_noise,
+    next_prompt,
+    prepare,
+)
+from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.graphs import denoiser_of
-from diffusion_local.engine.holding import Paused, go_on
+from diffusion_local.engine.holding import HeldLoop, resume
 from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
@@ -47,9 +54,9 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
 
     On a CUDA device it may return before the device has finished; see ``Picture``. Raises Interrupted and EngineError.
     """
-    paused = crew.held if isinstance(crew.held, Paused) else None
+    paused = crew.held if isinstance(crew.held, HeldLoop) else None
     # 1. What the pictures begin from.
-    canvases = [opened_for(part, materials) for part in crew.live][:1]
+    canvases = [open_canvas_of(part, materials) for part in crew.live][:1]
     if not crew.live:
         raise Interrupted
     work = Work(loaded, crew, steps, canvases[0], enlarge, loops_of(crew.parts[0].params))
@@ -62,7 +69,7 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
             paused = None
     # 3. Latents to pictures, one by one.
     for part in crew.live:
-        with spared(part):
+        with ending_only(part):
             part.made = Picture(work.finish(part), work.facts | crew.place_of(part))
 
 
@@ -83,34 +90,34 @@ class Work:
     watches: list["Stopwatch"] = field(default_factory=list)
     said: str = ""
 
-    def run(self, loop: Loop, paused: Paused | None) -> None:
+    def run(self, loop: Loop, paused: HeldLoop | None) -> None:
         """Run a loop, or what is left of one that was put aside."""
         self.latents = self.denoise(loop, paused)
         if loop.is_tile:
             assert self.mosaic is not None
             self.mosaic.paste(loop, self.decoded(loop))
 
-    def denoise(self, loop: Loop, paused: Paused | None) -> torch.Tensor:
+    def denoise(self, loop: Loop, paused: HeldLoop | None) -> torch.Tensor:
         """Noise to latents, as the pipeline hands them out."""
         loaded, crew, steps, params = self.loaded, self.crew, self.steps, loop.params
         pipe, family, device = loaded.pipe, loaded.family, loaded.pipe._execution_device
         together = family.together and not reads_mask(pipe)
-        with transfers.Prelude(device) as prelude:
+        with transfers.AsyncCopies(device) as prelude:
             # 1. Text to embeddings: of each text, where the prompt changes from step to step. Noise from the seeds.
             first = loop is self.loops[0]
             later = self.loops[1:2] if first else []  # the prompts of all tiles are the same
-            sketches = {part: found for part in crew.live if (found := sketched(loaded, part, loop, later))}
+            sketches = {part: found for part in crew.live if (found := prepare(loaded, part, loop, later))}
             if not sketches:
                 raise Interrupted
             if paused is None and first:
-                seat_alike(crew, sketches, together)
-            places = at_places(crew, sketches, lambda part: drawn(loaded, part.params, loop))
-            embedded = each_step(places)
-            placement.step_back(pipe)
+                assign_compatible(crew, sketches, together)
+            places = by_place(crew, sketches, lambda part: draw_noise(loaded, part.params, loop))
+            embedded = conditioning_per_step(places)
+            placement.offload_encoders(pipe)
 
             # 2. A scheduler of this loop's own: it keeps state between steps, and an interrupted one keeps it for good.
             scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
-            transfers.spare_waits(scheduler, device)
+            transfers.avoid_synchronisation(scheduler, device)
 
             # 3. The latents that it begins with.
             noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
@@ -118,23 +125,23 @@ class Work:
             start = family.start(pipe, noise_drawn)
             run, change = references.pipeline(loaded, params), None
             if reads_mask(pipe):
-                run = masked(loaded, self.canvas, params)
+                run = inpainting_call(loaded, self.canvas, params)
             elif (self.canvas is not None or loop.box) and (paused is None or params.kind is Kind.INPAINT):
                 begun = self.begun(loop, noise_drawn)
                 if begun.mask is not None:
-                    change = partial(put_back, loaded, begun, params, loop.skipped * scheduler.order)
+                    change = partial(restore_source, loaded, begun, params, loop.skipped * scheduler.order)
                 # a whole repaint begins from noise alone
                 if paused is None and (loop.skipped or params.kind is not Kind.INPAINT):
                     start = start.clone()
-                    img2img.begin_late(scheduler, loop.skipped, partial(fill, loaded, begun, start))
+                    img2img.skip_first_steps(scheduler, loop.skipped, partial(fill_start, loaded, begun, start))
             if paused is not None:
                 start = family.start(pipe, family.unpack(pipe, params.width, params.height)(paused.latents)).clone()
                 for generator, state in zip(generators, paused.generators, strict=True):
                     generator.set_state(state)
-                go_on(scheduler, paused, loop.skipped * scheduler.order, family.scales_start)
+                resume(scheduler, paused, loop.skipped * scheduler.order, family.scales_start)
             before = paused.calls if paused else 0
-            turn = partial(turn_to, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
-            aside = partial(Paused.at, loop.number, self.mosaic, scheduler, generators) if together else None
+            turn = partial(next_prompt, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
+            aside = partial(HeldLoop.capture, loop.number, self.mosaic, scheduler, generators) if together else None
             steps.follow(loop, scheduler, self.previewer(loop), change, turn, aside, before)
             steps.keep_pace(device)
             crew.held = None
@@ -201,7 +208,7 @@ class Work:
         """What a loop has made, by place. Where there is no part left it is another one's."""
         found: dict[int, PIL.Image] = {}
         for part in self.crew.live:
-            with spared(part):
+            with ending_only(part):
                 found[part.place], said = self.decode(loop, part.place)()
                 self.said = self.said or said
         if not found:
@@ -211,7 +218,7 @@ class Work:
 
     def decode(self, loop: Loop, place: int) -> Callable[[], tuple[PIL.Image, str]]:
         assert self.latents is not None
-        spread = self.loaded.family.end(self.loaded.pipe, loop.params.width, loop.params.height)(self.latents)
+        spread = self.loaded.family.unpack_output(self.loaded.pipe, loop.params.width, loop.params.height)(self.latents)
         return decode(self.loaded, spread[place : place + 1], self.in_fp32)
 
     def finish(self, part: Part) -> Finish:
@@ -219,14 +226,14 @@ class Work:
         last = self.loops[-1]
         tiled = self.mosaic and self.mosaic.pictures[part.place]
         decoded = (lambda: (tiled, "")) if tiled else self.decode(last, part.place)
-        return partial(finished, last.whole, decoded, self.canvas, self.watches, self.said)
+        return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.said)
 
     def previewer(self, loop: Loop) -> Preview | None:
         """Draws latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a
         thread."""
         loaded = self.loaded
         unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
-        plain, factors = loaded.family.plain(loaded.pipe), loaded.factors
+        plain, factors = loaded.family.to_vae_latents(loaded.pipe), loaded.factors
         if factors is None:
             return None
         mosaic = self.mosaic if loop.is_tile else None
@@ -243,7 +250,7 @@ class Work:
         placement.vae_in_fp32(pipe, self.loaded.rung, str(pipe._execution_device))
 
 
-def finished(
+def finish_picture(
     size: Size,
     decoded: Callable[[], tuple[PIL.Image, str]],
     canvas: SourceCanvas | None,
@@ -254,7 +261,7 @@ def finished(
     try:
         image, said_later = decoded()
     except Exception as error:  # perhaps on another thread, beside the next picture
-        problem = faults.named(error, faults.unmakeable)
+        problem = faults.to_engine_error(error, faults.making_error)
         problem.transient |= isinstance(problem, OutOfMemory)
         raise problem from error
     if image.size != size:
@@ -267,9 +274,9 @@ def finished(
     )
 
 
-def opened_for(part: Part, materials: PictureInputs | None) -> SourceCanvas | None:
-    with spared(part):
-        return opened(part.params, materials)
+def open_canvas_of(part: Part, materials: PictureInputs | None) -> SourceCanvas | None:
+    with ending_only(part):
+        return open_canvas(part.params, materials)
     return None
 
 
@@ -319,31 +326,31 @@ class Stopwatch:
         return float(self._events[0].elapsed_time(self._events[1])) / 1000
 
 
-def opened(params: Params, materials: PictureInputs | None) -> SourceCanvas | None:
+def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas | None:
     """The pictures that the params name, at the job's size; None for text to image."""
     if not params.source:
         return None
     if materials is None:
         raise ModelUnavailable(message("no_home_sources"))
     mask = materials.source(params.mask) if params.mask else None
-    return img2img.canvas(materials.source(params.source), mask, (params.width, params.height))
+    return img2img.make_canvas(materials.source(params.source), mask, (params.width, params.height))
 
 
-def fill(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
+def fill_start(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
     """Write the noised source into the tensor that the pipeline was handed."""
     pipe, family = loaded.pipe, loaded.family
-    latents = img2img.noised(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
+    latents = img2img.add_noise(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
     if family.scales_start:
         latents = latents / pipe.scheduler.init_noise_sigma
     start.copy_(family.start(pipe, latents))
 
 
-def put_back(
+def restore_source(
     loaded: Loaded, begun: StartLatents, params: Params, first: int, index: int, latents: torch.Tensor
 ) -> torch.Tensor:
     pipe, family = loaded.pipe, loaded.family
     spread = family.unpack(pipe, params.width, params.height)(latents)
-    return family.pack(pipe, begun.put_back(pipe.scheduler, first + index, spread).to(latents.dtype))
+    return family.pack(pipe, begun.restore_unmasked(pipe.scheduler, first + index, spread).to(latents.dtype))
 
 
 def reads_mask(pipe: Any) -> bool:
@@ -352,7 +359,7 @@ def reads_mask(pipe: Any) -> bool:
     return unet is not None and unet.config.in_channels == INPAINT_CHANNELS
 
 
-def masked(loaded: Loaded, canvas: SourceCanvas | None, params: Params) -> Callable[..., Any]:
+def inpainting_call(loaded: Loaded, canvas: SourceCanvas | None, params: Params) -> Callable[..., Any]:
     """diffusers' own pipeline for such a UNet, with the same parts. Raises ModelUnavailable without a mask."""
     pipeline = loaded.family.inpainting
     if canvas is None or canvas.mask is None or pipeline is None:

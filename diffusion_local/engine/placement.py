@@ -52,7 +52,7 @@ def place(pipe: Any, rung: str, device: str) -> None:
             pipe.to(device)
 
 
-def keep_in_eight_bits(pipe: Any, dtype: torch.dtype) -> None:
+def store_as_fp8(pipe: Any, dtype: torch.dtype) -> None:
     """Keep the denoiser's matrices in fp8; each is cast when it is used. What reads and writes latents stays whole."""
     denoiser: Any = denoiser_of(pipe)
     denoiser.enable_layerwise_casting(torch.float8_e4m3fn, dtype, skip_modules_pattern=WHOLE_LAYERS)
@@ -96,7 +96,7 @@ def without_hooks(pipe: Any, rung: str) -> Iterator[None]:
         _keep_denoiser(pipe, device)
 
 
-def step_back(pipe: Any) -> None:
+def offload_encoders(pipe: Any) -> None:
     """Whole parts that have done their work go back to where they wait."""
     for part in _modules(pipe):
         hook = getattr(part, "_hf_hook", None)
@@ -104,9 +104,9 @@ def step_back(pipe: Any) -> None:
             hook.init_hook(part)
 
 
-def rest(pipe: Any) -> None:
+def offload_all(pipe: Any) -> None:
     """Between two pictures: parts that were called by themselves go back to where they wait."""
-    step_back(pipe)
+    offload_encoders(pipe)
     pipe.maybe_free_model_hooks()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from diffusion_local.domain import Fit, Kind, Params, Worker
 from diffusion_local.engine import precision
-from diffusion_local.engine.memory import LADDERS, choose, estimate, gib
+from diffusion_local.engine.memory import LADDERS, choose, estimate, format_gib
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 
@@ -39,32 +39,32 @@ class MemoryPlan:
     def words(self) -> str:
         """For people: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
         how = f" ({self.numbers})" if self.numbers else ""
-        takes = f"about {gib(self.takes_bytes)} of {gib(self.total_bytes)}"
+        takes = f"about {format_gib(self.takes_bytes)} of {format_gib(self.total_bytes)}"
         told = f"{self.slot}: {message(f'rung_{self.rung}')}{how}, {takes}"
-        return told if self.fits else f"{told}, which may be too little: {gib(self.free_bytes)} are free"
+        return told if self.fits else f"{told}, which may be too little: {format_gib(self.free_bytes)} are free"
 
 
 def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> MemoryPlan:
     """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
     ``memory``, the second empty for the policy's own choice."""
-    room, size = worker.room, precision.weights_of(numbers, model)
+    room, size = worker.room, precision.stored_weights(numbers, model)
     dtype = precision.dtype_of(numbers, room.type, model.family, sum(size.parts.values()), room.bf16)
-    params = first_picture(model)
+    params = default_params(model)
     need = estimate(size, precision.NUMBER_BYTES[dtype], *params.peak_size)
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
-    how = precision.in_words(dtype, precision.kept(numbers, model))
+    how = precision.describe(dtype, precision.storage_scheme(numbers, model))
     held = (choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
     return MemoryPlan(worker.slot, worker.device, *held, how)
 
 
-def first_picture(model: Model) -> Params:
+def default_params(model: Model) -> Params:
     """A picture as the model's defaults make it."""
     each = model.defaults
     kind = Kind.TXT2IMG if Kind.TXT2IMG in model.kinds else Kind(model.kinds[0])
     return Params("", "", model.id, each.width, each.height, each.steps, each.guidance, each.sampler, 0, kind)
 
 
-def at_work(workers: Sequence[Worker]) -> list[Worker]:
+def active_workers(workers: Sequence[Worker]) -> list[Worker]:
     """Those whose devices are known and that run; where none does, all that ran last."""
     known = [each for each in workers if each.room.type in LADDERS]
     return [each for each in known if each.status != "stopped"] or known

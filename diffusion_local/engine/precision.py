@@ -36,7 +36,7 @@ def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool
     return "float32"  # fp16 gives black pictures with some models on Apple GPUs
 
 
-def kept(setting: str, model: Model) -> str:
+def storage_scheme(setting: str, model: Model) -> str:
     """How the denoiser's weights are kept in memory where that is not what they are computed in: ``fp8``, the type of
     their file such as ``Q8_0``, or empty."""
     denoiser = next((each for each in model.sources if each.part == DENOISER), None)
@@ -45,9 +45,9 @@ def kept(setting: str, model: Model) -> str:
     return FP8 if setting == FP8 else ""
 
 
-def weights_of(setting: str, model: Model) -> Weights:
+def stored_weights(setting: str, model: Model) -> Weights:
     """What a model's parts hold, with the bytes of those that are kept otherwise than they are computed in."""
-    found, how = weights.of(model), kept(setting, model)
+    found, how = weights.model_weights(model), storage_scheme(setting, model)
     name = next((each for each in DENOISERS if each in found.parts), "")
     if not how or not name:
         return found
@@ -76,7 +76,7 @@ def multiplies_bf16(cpuinfo: str) -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))
 
 
-def in_words(dtype: str, kept: str) -> str:
+def describe(dtype: str, kept: str) -> str:
     """For people: ``bf16``; ``Q8_0, computed in bf16``."""
     short = next((name for name, each in _NAMES.items() if each == dtype), dtype)
     return f"{kept}, computed in {short}" if kept else short

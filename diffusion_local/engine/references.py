@@ -17,7 +17,7 @@ from diffusion_local.options.types import Use
 def opened(params: Params, materials: PictureInputs) -> list[PIL.Image]:
     """The references that the model itself reads (RGB; transparent parts are white), in order."""
     ids = [each.image for each in params.references if each.use is Use.EDIT]
-    return [img2img.on(materials.source(each), "white").convert("RGB") for each in ids]
+    return [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in ids]
 
 
 def pipeline(loaded: Loaded, params: Params) -> Callable[..., Any]:

@@ -70,19 +70,19 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
         shift = base_config.get("shift", base_config.get("flow_shift", 1.0))
         config |= {"flow_shift": shift, "shift": shift, "prediction_type": "flow_prediction"}
     kind = getattr(diffusers, class_name)
-    if config.get("rescale_betas_zero_snr") and not knows(kind, "rescale_betas_zero_snr"):
-        config |= {"trained_betas": betas_of_pure_noise(config)}
+    if config.get("rescale_betas_zero_snr") and not accepts(kind, "rescale_betas_zero_snr"):
+        config |= {"trained_betas": zero_terminal_snr_betas(config)}
     made = kind.from_config(config, **overrides | SPACINGS.get(schedule, {}))
     if flows and class_name != FLOW["Euler"][0]:
-        space_itself(made)
+        use_default_spacing(made)
     return made
 
 
-def knows(kind: Any, setting: str) -> bool:
+def accepts(kind: Any, setting: str) -> bool:
     return setting in inspect.signature(kind).parameters
 
 
-def betas_of_pure_noise(config: Mapping[str, Any]) -> list[float]:
+def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
     """The betas of a model that was trained on pure noise too, for a scheduler that cannot rescale them itself.
 
     diffusers' own rescaling, but for the last: a trace of the picture is left, as the noise would be endless without.
@@ -94,7 +94,7 @@ def betas_of_pure_noise(config: Mapping[str, Any]) -> list[float]:
     return [float(each) for each in 1 - alphas]
 
 
-def space_itself(scheduler: Any) -> None:
+def use_default_spacing(scheduler: Any) -> None:
     """Let a scheduler choose its own noise levels where a pipeline asks for the usual ones of flow matching.
 
     Pipelines hand the levels of ``FlowMatchEulerDiscreteScheduler`` to whatever scheduler they have, which others
@@ -118,7 +118,7 @@ def space_itself(scheduler: Any) -> None:
     scheduler.set_timesteps = own_timesteps
 
 
-def watch(scheduler: Any) -> Callable[[], torch.Tensor | None]:
+def capture_estimate(scheduler: Any) -> Callable[[], torch.Tensor | None]:
     """Keep each step's estimate of the noise-free latents (x0), which pipelines throw away.
 
     Returns a function that gives the latest one, or None before the first step or where the scheduler has none.

@@ -64,11 +64,11 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
     if source.slot == "unet" and source.naming == "original":
         state = {LDM_UNET + name: tensor for name, tensor in state.items()}
     if source.slot == "vae" and cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
-        state = naming.of_vae(state, cls.load_config(folder))
-    return checked(model_of(cls, state, folder, dtype), source)
+        state = naming.from_ldm_vae(state, cls.load_config(folder))
+    return check_loaded(build_model(cls, state, folder, dtype), source)
 
 
-def model_of(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more: Any) -> torch.nn.Module:
+def build_model(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more: Any) -> torch.nn.Module:
     """A model of diffusers out of tensors with its own names, or those of its authors."""
     if cls.__name__ in SINGLE_FILE_LOADABLE_CLASSES:
         made: torch.nn.Module = cls.from_single_file(
@@ -87,24 +87,24 @@ def gguf_denoiser(cls: Any, source: Source, folder: Path, dtype: torch.dtype) ->
     from diffusers import GGUFQuantizationConfig
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
 
-    state, form = tensors.packed(source, dtype), GGUFQuantizationConfig(compute_dtype=dtype)
-    made = model_of(cls, state, folder, dtype, quantization_config=form)
+    state, form = tensors.read_packed(source, dtype), GGUFQuantizationConfig(compute_dtype=dtype)
+    made = build_model(cls, state, folder, dtype, quantization_config=form)
     for module in made.modules():
         for name, held in list(module.named_parameters(recurse=False)):
             if isinstance(held, GGUFParameter) and not isinstance(module, GGUFLinear):
                 setattr(module, name, torch.nn.Parameter(dequantize_gguf_tensor(held).to(dtype), requires_grad=False))
-    return checked(made, source)
+    return check_loaded(made, source)
 
 
 def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     config = cls.config_class.from_pretrained(folder, local_files_only=True)
     state = tensors.read(source, dtype)
     if source.container == GGUF:
-        state = naming.of_llama_cpp(state)
+        state = naming.from_llama_cpp(state)
     if "transformer.resblocks.0.attn.in_proj_weight" in state:
         with init_empty_weights():
             empty = cls(config)
-        state = naming.of_open_clip(state, empty, config.num_hidden_layers)
+        state = naming.from_open_clip(state, empty, config.num_hidden_layers)
     made, told = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     if missing := sorted(told["missing_keys"]):
         raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing[0]))
@@ -112,7 +112,7 @@ def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> 
     return encoder
 
 
-def checked(module: torch.nn.Module, source: Source) -> torch.nn.Module:
+def check_loaded(module: torch.nn.Module, source: Source) -> torch.nn.Module:
     """A module that has all of its weights. Raises ModelUnavailable for the first that its file lacks."""
     missing = next((name for name, each in module.named_parameters() if each.is_meta), None)
     if missing:
@@ -123,27 +123,27 @@ def checked(module: torch.nn.Module, source: Source) -> torch.nn.Module:
 def merge(model: Model, folder: Path) -> Path:
     """A folder of configurations as diffusers wants it: small files only, changed as the model's files ask."""
     target = folder / "config"
-    shutil.copytree(model.folder, target, ignore=heavy, dirs_exist_ok=True)
+    shutil.copytree(model.folder, target, ignore=weight_files, dirs_exist_ok=True)
     for source in model.sources:
         if source.slot.startswith("text_encoder"):
             add_tokenizer(model, target, source)
-    change(target / "scheduler/scheduler_config.json", model.scheduler)
+    update_json(target / "scheduler/scheduler_config.json", model.scheduler)
     for name, entries in model.changes.items():
-        change(target / name, entries)
+        update_json(target / name, entries)
     return target
 
 
 def add_tokenizer(model: Model, config: Path, source: Source) -> None:
     """That of a text encoder, unless it is there already."""
     slot = source.slot.replace("text_encoder", "tokenizer")
-    if tokenizers.has_words(config / slot):
+    if tokenizers.has_vocabulary(config / slot):
         return
-    words = model.tokenizers.get(slot) or tokenizers.of_part(source.part)
+    words = model.tokenizers.get(slot) or tokenizers.tokenizer_of_part(source.part)
     if words is not None:
-        shutil.copytree(words, config / slot, ignore=heavy, dirs_exist_ok=True)
+        shutil.copytree(words, config / slot, ignore=weight_files, dirs_exist_ok=True)
 
 
-def heavy(folder: str, names: list[str]) -> list[str]:
+def weight_files(folder: str, names: list[str]) -> list[str]:
     """Everything that is no configuration or vocabulary, for `copytree`."""
     light = (".json", ".txt", ".model", ".jinja")
     return [
@@ -153,6 +153,6 @@ def heavy(folder: str, names: list[str]) -> list[str]:
     ]
 
 
-def change(path: Path, entries: Mapping[str, Any]) -> None:
+def update_json(path: Path, entries: Mapping[str, Any]) -> None:
     if entries:
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | dict(entries)), encoding="utf-8")

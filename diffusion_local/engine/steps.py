@@ -64,7 +64,7 @@ class Steps:
         the pass was put aside."""
         self._loop, self._scheduler, self._preview = loop, scheduler, preview
         self._change, self._turn, self._hold, self._before = change, turn, hold, before
-        self._estimate = samplers.watch(scheduler)
+        self._estimate = samplers.capture_estimate(scheduler)
 
     def keep_pace(self, device: torch.device) -> None:
         """For a pass that may be put aside: launch no step of a CUDA device long before the one before has ended."""
@@ -83,7 +83,7 @@ class Steps:
             changed |= self._turn(index, tensors)
         self.latents = changed.get("latents", tensors["latents"])
         if calls % order == 0 or last:
-            self.tell(done, self.latents)
+            self.report(done, self.latents)
             if not last and self._hold and self._crew.wanted:
                 if self._pace is not None:
                     self._pace.wait()
@@ -92,7 +92,7 @@ class Steps:
                     raise Interrupted
         return changed
 
-    def tell(self, step: int, latents: torch.Tensor | None = None) -> None:
+    def report(self, step: int, latents: torch.Tensor | None = None) -> None:
         """That so many steps are done. Raises Interrupted once no part is left."""
         shown = self._shown(latents)
         for part in self._crew.live:

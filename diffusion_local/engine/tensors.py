@@ -30,16 +30,16 @@ def read(source: Source, dtype: torch.dtype) -> State:
     are. Raises ModelUnavailable for a format that is not known.
     """
     if source.container == GGUF:
-        state = unpacked(packed(source, dtype), dtype)
+        state = unpack(read_packed(source, dtype), dtype)
     else:
-        state = multiplied_out(mapped(source.path, source.prefix), dtype, source.path.name)
+        state = dequantise(read_mapped(source.path, source.prefix), dtype, source.path.name)
     for name, tensor in state.items():
         if tensor.dim() > 1 and tensor.is_floating_point():
             state[name] = tensor.to(dtype)
     return state
 
 
-def mapped(path: Path, prefix: str) -> State:
+def read_mapped(path: Path, prefix: str) -> State:
     """Of a safetensors file, whatever its name ends in."""
     try:
         with safe_open(path, "pt") as file:
@@ -48,7 +48,7 @@ def mapped(path: Path, prefix: str) -> State:
         raise ModelUnavailable(message("model_damaged", name=path.name)) from error
 
 
-def packed(source: Source, dtype: torch.dtype) -> State:
+def read_packed(source: Source, dtype: torch.dtype) -> State:
     """Of a GGUF file: matrices in its blocks, as diffusers' parameters over the mapped file, the rest as numbers."""
     import gguf
     from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
@@ -72,7 +72,7 @@ def packed(source: Source, dtype: torch.dtype) -> State:
     return found
 
 
-def unpacked(state: State, dtype: torch.dtype) -> State:
+def unpack(state: State, dtype: torch.dtype) -> State:
     """GGUF's blocks as numbers."""
     from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
@@ -82,16 +82,16 @@ def unpacked(state: State, dtype: torch.dtype) -> State:
     return state
 
 
-def multiplied_out(state: State, dtype: torch.dtype, file: str) -> State:
+def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
     """Without the scales and notes beside the weights, which are in ``dtype`` where they had any."""
     for name in list(state):
         if name not in state:
             continue
         stem = name.removesuffix(".weight")
         if f"{name}.absmax" in state:
-            state[name] = from_four_bits(name, state).to(dtype)
+            state[name] = dequantise_nf4(name, state).to(dtype)
         elif name != stem and (scale := scale_of(stem, state, file)) is not None:
-            state[name] = scaled(state[name], scale, dtype)
+            state[name] = apply_scale(state[name], scale, dtype)
         elif state[name].dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
             state[name] = state[name].to(dtype)
     notes = [name for name in state if name.rpartition(".")[2] in NOTES]
@@ -120,7 +120,7 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
 PIECE = 1 << 20
 
 
-def scaled(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``scale`` is one number, or one for each row."""
     found = torch.empty(weight.shape, dtype=dtype)
     numbers, by = found.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
@@ -131,7 +131,7 @@ def scaled(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> tor
     return found
 
 
-def from_four_bits(name: str, state: State) -> torch.Tensor:
+def dequantise_nf4(name: str, state: State) -> torch.Tensor:
     """A weight of bitsandbytes' nf4 or fp4, with its notes taken out of ``state``: two numbers a byte, the first in
     the upper half, each a place in a table, multiplied by its block's greatest number."""
     notes = {key[len(name) + 1 :]: key for key in list(state) if key.startswith(f"{name}.")}

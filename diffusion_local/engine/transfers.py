@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class WithoutWaiting(TorchDispatchMode):
+class PinnedCopies(TorchDispatchMode):
     """Inside, a tensor of the CPU is copied to the device from pinned memory, in stream order.
 
     torch's own copies end by waiting for everything that the device has still to do.
@@ -28,7 +28,7 @@ class WithoutWaiting(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class Prelude:
+class AsyncCopies:
     """A span in which copies to a CUDA device do not wait. It ends at the latest with the ``with`` block."""
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class Prelude:
 
     def __enter__(self) -> Self:
         if self._cuda:
-            self._stack.enter_context(WithoutWaiting())
+            self._stack.enter_context(PinnedCopies())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +50,7 @@ class Prelude:
             self._stack.callback(hook.remove)
 
 
-def spare_waits(scheduler: Any, device: torch.device) -> None:
+def avoid_synchronisation(scheduler: Any, device: torch.device) -> None:
     """Have a scheduler wait for nothing: neither to find its first step nor to bring noise to the device."""
     if device.type != "cuda" or not hasattr(scheduler, "set_begin_index"):
         return
@@ -66,7 +66,7 @@ def spare_waits(scheduler: Any, device: torch.device) -> None:
 
     @wraps(step)
     def stepping(*args: Any, **kwargs: Any) -> Any:
-        with WithoutWaiting():
+        with PinnedCopies():
             return step(*args, **kwargs)
 
     scheduler.set_timesteps, scheduler.step = beginning, stepping

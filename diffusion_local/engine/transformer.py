@@ -13,7 +13,7 @@ from diffusion_local.domain import Params
 from diffusion_local.engine.family import Change, Conditioning, Parts, sized_and_guided
 
 
-def loads(pipeline: Any) -> Any:
+def pipeline_loader(pipeline: Any) -> Any:
     def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
         left_out = {name: None for name, spec in index_of(folder).items() if spec == [None, None]}
         return pipeline.from_pretrained(
@@ -28,21 +28,21 @@ def index_of(folder: Path) -> dict[str, Any]:
     return index
 
 
-def guided(pipe: Any, guidance: float) -> bool:
+def uses_guidance(pipe: Any, guidance: float) -> bool:
     return guidance > 1
 
 
-def never_guided(pipe: Any, guidance: float) -> bool:
+def never_uses_guidance(pipe: Any, guidance: float) -> bool:
     """Guidance is an input of the model, or distilled into it."""
     return False
 
 
-def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
     scale = pipe.vae_scale_factor
     return (1, pipe.transformer.config.in_channels, height // scale, width // scale)
 
 
-def packed_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+def packed_latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
     """Of latents that the pipeline packs: it counts the channels of a patch of two by two."""
     scale = pipe.vae_scale_factor
     return (1, pipe.transformer.config.in_channels // 4, height // scale, width // scale)
@@ -57,7 +57,7 @@ def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def unpack(pipe: Any, width: int, height: int) -> Change:
     """The inverse of ``pack`` for a picture of this size in pixels."""
-    _, channels, rows, columns = packed_shape(pipe, width, height)
+    _, channels, rows, columns = packed_latent_shape(pipe, width, height)
 
     def spread(latents: torch.Tensor) -> torch.Tensor:
         patches = latents.view(-1, rows // 2, columns // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
@@ -67,7 +67,13 @@ def unpack(pipe: Any, width: int, height: int) -> Change:
 
 
 #: The fields of an ``EngineFamily`` whose pipeline takes, denoises and returns packed latents.
-PACKED: dict[str, Any] = {"shape": packed_shape, "start": pack, "pack": pack, "unpack": unpack, "end": unpack}
+PACKED: dict[str, Any] = {
+    "latent_shape": packed_latent_shape,
+    "start": pack,
+    "pack": pack,
+    "unpack": unpack,
+    "unpack_output": unpack,
+}
 
 
 def masked_embeds(pipe: Any, prompt: str, negative: str | None, **options: Any) -> Conditioning:

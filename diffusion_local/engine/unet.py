@@ -15,7 +15,7 @@ from diffusion_local.grammar.weights import without_weights
 IMAGE_GUIDANCE = 1.5
 
 
-def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
+def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
     """Both texts without marks if neither has weights and both fit into the encoder, else None for the prompt."""
     texts = [without_weights(each) for each in (prompt, negative) if each is not None]
     if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
@@ -23,7 +23,7 @@ def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str |
     return texts[0], texts[1] if negative is not None else None
 
 
-def turned(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+def prompt_tensors(conditioning: Conditioning) -> dict[str, torch.Tensor]:
     """What ``embed`` gave as the pipelines have it between their steps: negative and prompt in one tensor."""
     names = {"prompt_embeds": "prompt_embeds", "add_text_embeds": "pooled_prompt_embeds"}
     found = {}
@@ -34,14 +34,14 @@ def turned(conditioning: Conditioning) -> dict[str, torch.Tensor]:
     return found
 
 
-def guided(pipe: Any, guidance: float) -> bool:
+def uses_guidance(pipe: Any, guidance: float) -> bool:
     """Distilled models (LCM) have guidance as an input instead."""
     return guidance > 1 and pipe.unet.config.time_cond_proj_dim is None
 
 
 def instructed(params: Params, pictures: list[PIL.Image]) -> dict[str, Any]:
     """Arguments of InstructPix2Pix's pipelines."""
-    canvas = img2img.canvas(pictures[0], None, (params.width, params.height))
+    canvas = img2img.make_canvas(pictures[0], None, (params.width, params.height))
     return {"image": canvas.source, "image_guidance_scale": params.image_guidance or IMAGE_GUIDANCE}
 
 
@@ -50,7 +50,7 @@ def sized_by_picture(run: Callable[..., Any]) -> Callable[..., Any]:
     return lambda width, height, **given: run(**given)
 
 
-def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
     scale = pipe.vae_scale_factor
     return (1, pipe.vae.config.latent_channels, height // scale, width // scale)
 

@@ -51,13 +51,13 @@ class Upscaler:
 
     def upscale(self, params: Params, steps: Steps, materials: PictureInputs) -> Picture:
         """Raises ModelUnavailable, OutOfMemory, and what ``steps`` is told to raise."""
-        source = img2img.on(materials.source(params.source), "white").convert("RGB")
+        source = img2img.flatten_alpha(materials.source(params.source), "white").convert("RGB")
         size = (params.width, params.height)
         if params.upscaler == LANCZOS:
-            steps.tell(1)
+            steps.report(1)
             return Picture(source.resize(size, PIL.Resampling.LANCZOS), {"upscaler": LANCZOS})
         network = self._loaded(materials.upscaler(params.upscaler))
-        fitted = self._fitted(network, source, size, steps.tell)
+        fitted = self._fitted(network, source, size, steps.report)
         facts = {"upscaler_scale": network.scale, "dtype": str(network.dtype).removeprefix("torch.")}
         return Picture(fitted, facts | {"upscaler_hash": short_hash(network.path)})
 
@@ -151,7 +151,7 @@ def load(path: Path, device: torch.device) -> Network:
     try:
         return Network(path, found.eval().to(device, dtype), found.scale, dtype)
     except Exception as error:
-        problem = faults.named(error, faults.unmakeable)
+        problem = faults.to_engine_error(error, faults.making_error)
     raise problem
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from diffusion_local.engine.memory import Weights
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.folders import config_of
+from diffusion_local.models.folders import read_config
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.integrity import UNUSED
 from diffusion_local.models.weights import counts_of
 
 
-def of(model: Model) -> Weights:
+def model_weights(model: Model) -> Weights:
     """Of a model in a folder, or put together from files."""
     if not model.sources:
         return read(model.path)
@@ -38,7 +38,7 @@ def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
 
 def weights_of(counts: dict[str, int], folder: Path, second: bool) -> Weights:
     """``second``: whether there is a second text encoder, which with a UNet only SDXL has."""
-    config = config_of(folder / "vae")
+    config = read_config(folder / "vae")
     return Weights(
         parts=counts,
         vae_channels=(config.get("block_out_channels") or [128])[0],

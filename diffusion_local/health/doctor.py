@@ -182,7 +182,7 @@ def message_queue(settings: Settings) -> Iterator[Finding]:
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
-    found, warning = inventory.look(settings)
+    found, warning = inventory.inspect_devices(settings)
     for device in found:
         yield Finding(f"device {device['slot']}", True, device["words"])
     if warning:
@@ -196,7 +196,7 @@ def graphics(settings: Settings) -> Iterator[Finding]:
 
 
 def models(settings: Settings) -> Iterator[Finding]:
-    for model in Catalog(settings.starter, ModelDirectories.of(settings)).all():
+    for model in Catalog(settings.starter, ModelDirectories.from_settings(settings)).all():
         text = f"{model.family}, {model.size_bytes / 1e6:.0f} MB" if model.ready else model.problem
         yield Finding(f"model {model.id}", model.ready, text, message("mend_model"), False)
 

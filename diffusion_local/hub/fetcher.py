@@ -20,7 +20,7 @@ from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
 from diffusion_local.hub.downloads import Download, DownloadStore
 from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
-from diffusion_local.models.integrity import UNUSED, is_part
+from diffusion_local.models.integrity import UNUSED, is_component
 from diffusion_local.settings import Settings, hub_endpoint, hub_token
 
 INDEX = "model_index.json"
@@ -35,7 +35,7 @@ def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
     """Files of a diffusers folder, whose ``model_index.json`` names its parts. Raises HubProblem."""
     chosen = [file for file in listing.files if file.path == INDEX]
     for name, spec in index.items():
-        if is_part(spec) and name not in UNUSED:
+        if is_component(spec) and name not in UNUSED:
             inside = [file for file in listing.files if file.path.startswith(f"{name}/") and file.path.count("/") == 1]
             chosen += light_files(inside) + weights(listing.repo, name, inside)
     if len(chosen) < 2:

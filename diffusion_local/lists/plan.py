@@ -176,7 +176,7 @@ class ListPlan:
             found = self._catalog.get(model)
             limit, tokens = prompt_limits.count_read(found, text)
             if limit and tokens > limit:
-                over[model, limit, prompt_limits.in_parts(found)] += 1
+                over[model, limit, prompt_limits.reads_whole_prompts(found)] += 1
         some = over.total() == MAX_COUNTED
         return list(self._warnings.values()) + [
             message(

@@ -58,7 +58,7 @@ OF_VAE = {
 def read_adapter(path: Path, kind: str) -> Adapter:
     """An entry for a file in the folder of this kind; whatever is wrong becomes its ``problem``."""
     try:
-        return described(path, kind, read_file(path))
+        return describe(path, kind, read_file(path))
     except (ModelUnavailable, OSError) as problem:
         return Adapter(
             path.stem,
@@ -69,9 +69,9 @@ def read_adapter(path: Path, kind: str) -> Adapter:
         )
 
 
-def described(path: Path, kind: str, contents: Contents) -> Adapter:
+def describe(path: Path, kind: str, contents: Contents) -> Adapter:
     probe, told = contents.probe, contents.metadata
-    verdict = verdicts.as_adapter(path.name, kind, probe)
+    verdict = verdicts.adapter_verdict(path.name, kind, probe)
     if kind == UPSCALER and not verdict.problem and path.suffix.lower() not in LOADED_UPSCALERS:
         verdict = Verdict(RECOGNISED, message("file_upscaler_suffix", suffix=path.suffix))
     same, notes = probe.kind == kind, side_files.read(path)
@@ -80,7 +80,7 @@ def described(path: Path, kind: str, contents: Contents) -> Adapter:
         name=path.stem,
         kind=kind,
         path=path,
-        architecture=fitting(kind, probe, vae) if same else "",
+        architecture=base_architecture(kind, probe, vae) if same else "",
         title=(told.get("modelspec.title") or notes.title or told.get("ss_output_name") or "")[:100],
         about=(told.get("modelspec.description") or notes.about)[:MOST_TEXT],
         words=trigger_words(told, notes.words) if kind == LORA else (),
@@ -94,7 +94,7 @@ def described(path: Path, kind: str, contents: Contents) -> Adapter:
     )
 
 
-def fitting(kind: str, probe: Probe, vae: str) -> str:
+def base_architecture(kind: str, probe: Probe, vae: str) -> str:
     if kind == LORA and probe.lora:
         return probe.lora.base
     return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind == EMBEDDING else ""
@@ -155,12 +155,12 @@ def title_of(architecture: str) -> str:
     return families.title_of(architecture) or families.get(architecture).title or architecture
 
 
-def check_words(adapter: Adapter, texts: Mapping[str, str], architecture: str) -> None:
+def check_embeddings(adapter: Adapter, texts: Mapping[str, str], architecture: str) -> None:
     """Raises InvalidParams, naming the text, if its words call up a textual inversion that is made for other models."""
     if not adapter.ready or not adapter.architecture or families.fits(adapter.architecture, architecture):
         return
     for field, text in texts.items():
-        if holds(text, PurePosixPath(adapter.name).name):
+        if contains_word(text, PurePosixPath(adapter.name).name):
             raise InvalidParams(
                 field,
                 message(
@@ -172,12 +172,12 @@ def check_words(adapter: Adapter, texts: Mapping[str, str], architecture: str) -
             )
 
 
-def holds(text: str, word: str) -> bool:
+def contains_word(text: str, word: str) -> bool:
     """Whether a text has a word, as the engine looks for those of textual inversions."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def whole_name(name: str, found: list[str]) -> str:
+def resolve_name(name: str, found: list[str]) -> str:
     """The name of the only file that is called so, in whatever folder; the name itself if it is one already.
 
     Raises InvalidParams if files of several folders are called so.

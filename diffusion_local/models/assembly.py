@@ -14,8 +14,8 @@ from typing import Any
 from diffusion_local import families
 from diffusion_local.models import parts, tokenizers
 from diffusion_local.models.description import READY, ModelFacts
-from diffusion_local.models.distilled import kind_of
-from diffusion_local.models.folders import config_of, loaded_weights
+from diffusion_local.models.distilled import distillation_of
+from diffusion_local.models.folders import read_config, weight_files
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, HeldPart, Probe
 from diffusion_local.models.source import FOLDER as PARTS_FOLDER
 from diffusion_local.models.source import Source
@@ -36,7 +36,7 @@ class Pool:
         if probe.kind in (parts.TEXT_ENCODER, parts.VAE):
             held = probe.held[0] if probe.held else HeldPart(probe.id, "", probe.precision, probe.quantisation)
             self._add(ALONE, source_of(path, probe, held, probe.base or held.id))
-            if tokenizers.has_words(path.parent) and probe.id in parts.PARTS:
+            if tokenizers.has_vocabulary(path.parent) and probe.id in parts.PARTS:
                 self.tokenizers.setdefault(parts.PARTS[probe.id].tokenizer, []).append(path.parent)
         elif probe.kind == CHECKPOINT and probe.architecture:
             own = families.ARCHITECTURES[probe.architecture].parts
@@ -51,7 +51,7 @@ class Pool:
         if known is None or found.state != READY:
             return
         for slot, part in slots(known.parts):
-            if files := loaded_weights(folder / slot):
+            if files := weight_files(folder / slot):
                 count = sum(file.stat().st_size for file in files) // 2  # about right: most are in half precision
                 source = Source(slot, part, folder / slot, "", "", PARTS_FOLDER, found.precision, "", count)
                 self._add(FOLDER, source)
@@ -61,7 +61,7 @@ class Pool:
         known = families.ARCHITECTURES.get(architecture_of(folder))
         for slot, part in slots(known.parts) if known else ():
             place = folder / slot.replace("text_encoder", "tokenizer")
-            if part in parts.PARTS and tokenizers.has_words(place):
+            if part in parts.PARTS and tokenizers.has_vocabulary(place):
                 self.tokenizers.setdefault(parts.PARTS[part].tokenizer, []).append(place)
 
     def _add(self, place: int, source: Source) -> None:
@@ -114,7 +114,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
     words: dict[str, Path] = {}
     missing, wordless = [], []
     for slot, part in slots(architecture.parts):
-        own = inside(path, probe, slot, part)
+        own = part_in_file(path, probe, slot, part)
         source = own or pool.best(part, slot)
         if source is None:
             missing.append(part)
@@ -123,7 +123,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
         kind = parts.PARTS[part].tokenizer if part in parts.PARTS else ""
         if not slot.startswith("text_encoder") or tokenizers.is_bundled(kind):
             continue
-        place = tokenizers.found(pool.tokenizers.get(kind, ()))
+        place = tokenizers.find_tokenizer(pool.tokenizers.get(kind, ()))
         if place is None:
             wordless.append(part)
         else:
@@ -131,7 +131,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
     return Assembly(tuple(found), words, tuple(missing), tuple(wordless))
 
 
-def inside(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
+def part_in_file(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
     """A part that lies in the denoiser's own file."""
     for held in probe.held:
         if held.id in (part, parts.LATENTS.get(part)):
@@ -139,7 +139,7 @@ def inside(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
     return None
 
 
-def configuration(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
+def find_config(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
     """The folder of configurations of a transformer, and the entries that differ, by the file that they are in.
 
     One whose sizes are those of the file; else the first of its architecture, with the sizes of the file.
@@ -149,7 +149,7 @@ def configuration(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Pa
     among.sort(key=lambda folder: architecture_of(folder) != probe.architecture)
     differing = [
         {key: value for key, value in probe.sizes if config.get(key, value) != value}
-        for config in (config_of(folder / "transformer") for folder in among)
+        for config in (read_config(folder / "transformer") for folder in among)
     ]
     if not among:
         return None
@@ -160,7 +160,7 @@ def configuration(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Pa
         named = (pipeline for pipeline, variant in family.variants.items() if variant == probe.architecture)
         changes["model_index.json"] = {"_class_name": next(named)}
     undistilled = family.undistilled
-    if undistilled and kind_of(path.name) == "base":
+    if undistilled and distillation_of(path.name) == "base":
         changes["model_index.json"] = changes.get("model_index.json", {}) | dict(undistilled)
     return among[best], changes
 
@@ -180,4 +180,4 @@ def _architecture_of(folder: Path, changed: int) -> str:
     except (OSError, ValueError, AttributeError):
         return ""
     family, _ = families.of_pipeline(name if isinstance(name, str) else "")
-    return "" if family is families.UNKNOWN else family.architecture_of(lambda part: config_of(folder / part), name)
+    return "" if family is families.UNKNOWN else family.architecture_of(lambda part: read_config(folder / part), name)

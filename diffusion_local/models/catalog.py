@@ -15,8 +15,8 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.models import distilled, folders, references
-from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter, check_adapter, check_words, whole_name
-from diffusion_local.models.curated import closest
+from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter, check_adapter, check_embeddings, resolve_name
+from diffusion_local.models.curated import closest_curated
 from diffusion_local.models.description import READY, RECOGNISED
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
@@ -172,7 +172,7 @@ class Catalog:
         found = {each.name: each for each in self.loras()} if params.loras else {}
         for lora in params.loras:
             known = found.get(lora.name)
-            wanted = known and distilled.of_lora(model.family, PurePosixPath(lora.name).name, known.title)
+            wanted = known and distilled.lora_defaults(model.family, PurePosixPath(lora.name).name, known.title)
             if wanted:
                 steps, guidance, sampler = wanted
                 return replace(model.defaults, steps=steps, guidance=guidance, sampler=sampler)
@@ -183,7 +183,7 @@ class Catalog:
         if not params.loras:
             return params
         found = [each.name for each in self.loras()]
-        return replace(params, loras=tuple(replace(each, name=whole_name(each.name, found)) for each in params.loras))
+        return replace(params, loras=tuple(replace(each, name=resolve_name(each.name, found)) for each in params.loras))
 
     def _check_files(self, params: Params, model: Model) -> None:
         """What the params name is there and fits the model: told before the job waits in line."""
@@ -210,7 +210,7 @@ class Catalog:
         if model.family not in TAKES_WORDS:
             return
         for each in self.embeddings():
-            check_words(each, {"prompt": params.prompt, "negative": params.negative}, model.architecture)
+            check_embeddings(each, {"prompt": params.prompt, "negative": params.negative}, model.architecture)
 
     def check_loras(self, params: Params, model: Model) -> None:
         """Raises InvalidParams for a LoRA that is not there or does not fit the model."""
@@ -257,7 +257,7 @@ def read_folder(
 def described(entry: IndexEntry) -> Model:
     """A model with the defaults of its kind, as the curated list has them."""
     found = entry.found
-    known = closest(found.architecture, found.hub_id, entry.id, found.title)
+    known = closest_curated(found.architecture, found.hub_id, entry.id, found.title)
     state, problem = found.state, found.problem
     family = families.get(found.family)
     if not problem and not family.supported:
@@ -265,7 +265,7 @@ def described(entry: IndexEntry) -> Model:
     defaults = family.defaults
     if known:
         defaults = Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
-        defaults = distilled.adjusted(defaults, known.words, entry.id, found.title)
+        defaults = distilled.adjust_defaults(defaults, known.words, entry.id, found.title)
     if found.architecture == "sd2" and found.scheduler.get("prediction_type") == "epsilon":
         defaults = replace(defaults, width=SMALL_OF_SD2, height=SMALL_OF_SD2)
     spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}

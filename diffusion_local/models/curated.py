@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diffusion_local.models.distilled import kind_of
+from diffusion_local.models.distilled import distillation_of
 from diffusion_local.settings import assets
 
 #: https://huggingface.co/docs/hub/repositories-getting-started: owner/name, of 96 characters each.
@@ -43,23 +43,23 @@ class CuratedModel:
 
 
 @lru_cache(maxsize=1)
-def known_models() -> tuple[CuratedModel, ...]:
+def curated_models() -> tuple[CuratedModel, ...]:
     entries = json.loads((assets() / "models.json").read_text(encoding="utf-8"))
     return tuple(CuratedModel(**entry | {"words": tuple(entry["words"])}) for entry in entries)
 
 
 def by_id(hub_id: str) -> CuratedModel | None:
-    return next((each for each in known_models() if each.id and each.id.lower() == hub_id.lower()), None)
+    return next((each for each in curated_models() if each.id and each.id.lower() == hub_id.lower()), None)
 
 
-def closest(architecture: str, hub_id: str, *names: str) -> CuratedModel | None:
+def closest_curated(architecture: str, hub_id: str, *names: str) -> CuratedModel | None:
     """The entry whose defaults hold: by hub id, else by architecture, and by the kind that the names tell
     (``turbo``)."""
     known = by_id(hub_id) if hub_id else None
     if known and known.architecture == architecture:
         return known
-    kind = kind_of(*names)
-    fitting = [each for each in known_models() if each.architecture == architecture]
+    kind = distillation_of(*names)
+    fitting = [each for each in curated_models() if each.architecture == architecture]
     distilled = next((each for each in fitting if kind in each.words), None)
     if distilled is None and kind == "turbo_merge":
         distilled = next((each for each in fitting if "turbo" in each.words), None)

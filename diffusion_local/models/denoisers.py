@@ -20,7 +20,7 @@ from diffusion_local.models.weights import (
 )
 
 
-def svdquant(header: Header) -> Probe | None:
+def detect_svdquant(header: Header) -> Probe | None:
     """A transformer as nunchaku keeps it, whose names are its own."""
     if quantisation_of(header) != SVDQUANT:
         return None
@@ -46,7 +46,7 @@ def svdquant(header: Header) -> Probe | None:
     )
 
 
-def transformer(header: Header) -> Probe | None:
+def detect_transformer(header: Header) -> Probe | None:
     """A transformer, alone or with other parts; also one of a model that is none of ours."""
     found: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
     for at, view in enumerate(views(header)):
@@ -64,23 +64,23 @@ def transformer(header: Header) -> Probe | None:
         return Probe(STRANGER, id=what.title, title=what.title, base=what.makes)
     measured = {entry: measure(rule, view.tensors, view.shape) for entry, rule in sign.sizes.items()}
     sizes = tuple((entry, value) for entry, value in measured.items() if value is not None)
-    return whole(header, view, what, sign.naming, sizes=sizes)
+    return denoiser_probe(header, view, what, sign.naming, sizes=sizes)
 
 
-def whole(header: Header, view: TensorView, architecture: str, naming: str, **more: object) -> Probe:
+def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: str, **more: object) -> Probe:
     """A denoiser with what else of its model the file holds."""
     quantisation = quantisation_of(header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
     needed = families.ARCHITECTURES[architecture].parts
-    beside = companions(header, view)
+    beside = bundled_parts(header, view)
     there = {each.id for each in beside}
     unusual = [
         found
         for each in needed
         if each not in there and parts.LATENTS.get(each, each) not in there
-        for found in of_unusual_size(header, architecture, each)
+        for found in parts_of_unusual_size(header, architecture, each)
     ]
-    held = (held_as(DENOISER, view), *beside, *unusual)
+    held = (held_part(DENOISER, view), *beside, *unusual)
     there |= {each.id for each in unusual}
     missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
@@ -96,7 +96,7 @@ def whole(header: Header, view: TensorView, architecture: str, naming: str, **mo
     )
 
 
-def companions(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
+def bundled_parts(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
     """Text encoders and VAE beside a denoiser."""
     found: dict[str, HeldPart] = {}
     for anchors, among in ((parts.ANCHORS, parts.TEXT_ENCODERS), (parts.VAE_ANCHORS, parts.VAES)):
@@ -105,13 +105,13 @@ def companions(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
             if inside or prefix.startswith("model_ema."):
                 continue
             view = TensorView(header, prefix)
-            part = parts.best(view, among)
+            part = parts.best_match(view, among)
             if part and part.id not in found:
-                found[part.id] = held_as(part.id, view)
+                found[part.id] = held_part(part.id, view)
     return tuple(found.values())
 
 
-def of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[HeldPart]:
+def parts_of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[HeldPart]:
     """A part of a UNet's checkpoint, told by nothing but the prefix of its names."""
     known = families.ARCHITECTURES[architecture]
     if part.startswith("vae_"):
@@ -122,17 +122,17 @@ def of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[He
     for prefix in prefixes:
         view = TensorView(header, prefix)
         if view.tensors:
-            yield held_as(part, view)
+            yield held_part(part, view)
             return
 
 
-def held_as(part: str, view: TensorView) -> HeldPart:
+def held_part(part: str, view: TensorView) -> HeldPart:
     quantisation = quantisation_of(view.header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
     return HeldPart(part, view.prefix, precision, quantisation, numbers_in(view.tensors), size_of(view.tensors))
 
 
-def unet(header: Header) -> Probe | None:
+def detect_unet(header: Header) -> Probe | None:
     for view in views(header):
         found = unets.read_unet(view)
         if found is None:
@@ -141,14 +141,14 @@ def unet(header: Header) -> Probe | None:
             return Probe(
                 STRANGER, id="Stable Video Diffusion", title="Stable Video Diffusion", base="video", unet=found
             )
-        architecture = found.architecture or by_encoders(header)
+        architecture = found.architecture or architecture_by_encoders(header)
         if not architecture:
             return Probe(DENOISER, unet=found, naming=found.naming)
         tensors = header.tensors
         edm = any(name.startswith(("edm_vpred.", "edm_mean", "edm_std")) for name in tensors)
         prediction = "edm" if edm else prediction_of(header, view, found)
         old = any(name.startswith("cond_stage_model.transformer.embeddings.") for name in tensors)
-        return whole(
+        return denoiser_probe(
             header,
             view,
             architecture,
@@ -161,7 +161,7 @@ def unet(header: Header) -> Probe | None:
     return None
 
 
-def by_encoders(header: Header) -> str:
+def architecture_by_encoders(header: Header) -> str:
     """The architecture of a UNet of unusual sizes, by the names of its text encoders."""
     groups = [
         (len(group), name)

@@ -49,7 +49,7 @@ class Digests:
             for path in paths:
                 self._known_or_computed(path, rather)
 
-    def of(self, path: Path) -> str:
+    def sha256(self, path: Path) -> str:
         """The digest of one, computed if it is not known yet; empty if it cannot be read, or after ``stop``."""
         try:
             return self._known_or_computed(path, lambda: False)

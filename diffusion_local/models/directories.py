@@ -42,10 +42,10 @@ def walk(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[WalkedFil
             yield WalkedFile(root)
         return
     seen: set[tuple[int, int]] = set()
-    yield from islice(inside(root, (), seen, suffixes), MOST_FILES)
+    yield from islice(walk_folder(root, (), seen, suffixes), MOST_FILES)
 
 
-def inside(
+def walk_folder(
     folder: Path, below: tuple[str, ...], seen: set[tuple[int, int]], suffixes: tuple[str, ...]
 ) -> Iterator[WalkedFile]:
     try:
@@ -57,7 +57,7 @@ def inside(
     except OSError:
         return
     names = {entry.name for entry in entries}
-    if is_model(names, folder):
+    if is_model_folder(names, folder):
         yield WalkedFile(folder, True, below)
         return
     for entry in entries:
@@ -69,21 +69,21 @@ def inside(
             continue
         if is_folder:
             if entry.name.lower() not in JUNK:
-                yield from inside(Path(entry.path), (*below, entry.name), seen, suffixes)
+                yield from walk_folder(Path(entry.path), (*below, entry.name), seen, suffixes)
         elif entry.name.lower().endswith(suffixes) and not is_later_shard(entry.name) and entry.is_file():
             yield WalkedFile(Path(entry.path), below=below)
 
 
-def is_model(names: set[str], folder: Path) -> bool:
+def is_model_folder(names: set[str], folder: Path) -> bool:
     """Whether a folder with these names in it is a diffusers model, or a part of one."""
     if "model_index.json" in names:
         return True
     if "config.json" in names and any(name.endswith((".safetensors", ".bin", ".index.json")) for name in names):
         return True
-    return any(part in names and is_part(folder / part) for part in DENOISERS)
+    return any(part in names and is_part_folder(folder / part) for part in DENOISERS)
 
 
-def is_part(folder: Path) -> bool:
+def is_part_folder(folder: Path) -> bool:
     """Whether this is the denoiser of a diffusers folder, and not a folder of denoisers as other programs have it."""
     try:
         return any(entry.name == "config.json" or entry.name.startswith(WEIGHTS) for entry in os.scandir(folder))
@@ -119,7 +119,7 @@ class ModelDirectories:
     ids: Path | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         return cls(
             models=settings.models,
             loras=settings.loras,

@@ -46,7 +46,7 @@ LORAS: dict[tuple[str, str], tuple[int, float, str]] = {
 KEEPS_GUIDANCE, KEPT = re.compile(r"cfg", re.IGNORECASE), 5.0
 
 
-def kind_of(*names: str) -> str:
+def distillation_of(*names: str) -> str:
     """The kind that the first telling name names, empty if none does."""
     for name in names:
         for kind, pattern in KINDS:
@@ -63,10 +63,10 @@ def steps_of(*names: str) -> int:
     return 0
 
 
-def of_lora(family: str, *names: str) -> tuple[int, float, str] | None:
+def lora_defaults(family: str, *names: str) -> tuple[int, float, str] | None:
     """Steps, guidance and sampler that a distilled LoRA was made for; None for all others."""
-    name = next((each for each in names if kind_of(each)), "")
-    kind = kind_of(name)
+    name = next((each for each in names if distillation_of(each)), "")
+    kind = distillation_of(name)
     if not kind or not SURE.search(name) or (kind, family) not in LORAS:
         return None
     steps, guidance, sampler = LORAS[kind, family]
@@ -75,7 +75,7 @@ def of_lora(family: str, *names: str) -> tuple[int, float, str] | None:
     return steps_of(name) or steps, guidance, sampler
 
 
-def adjusted(defaults: Defaults, kinds: tuple[str, ...], *names: str) -> Defaults:
+def adjust_defaults(defaults: Defaults, kinds: tuple[str, ...], *names: str) -> Defaults:
     """The defaults of distilled kinds with the steps that a name tells; of all others as they are."""
     steps = steps_of(*names) if kinds else 0
     return replace(defaults, steps=steps) if steps else defaults

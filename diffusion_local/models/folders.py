@@ -43,7 +43,7 @@ def read_folder(folder: Path) -> ModelFacts:
     if not folder.exists():
         return incomplete(message("file_folder_away", name=folder.name))
     try:
-        index = read_object(folder / "model_index.json")
+        index = read_json_object(folder / "model_index.json")
         if not isinstance(index.get("_class_name", ""), str):
             raise ValueError("no class")
     except FileNotFoundError:
@@ -54,9 +54,9 @@ def read_folder(folder: Path) -> ModelFacts:
     weights = list(folder.rglob("*.safetensors"))
     size = sum(path.stat().st_size for path in weights)
     family, kinds = families.of_pipeline(name)
-    known: dict[str, Any] = {"family": family.id, "size_bytes": size, **origin(folder)}
+    known: dict[str, Any] = {"family": family.id, "size_bytes": size, **read_origin(folder)}
     if family is families.UNKNOWN:
-        return not_supported(of_class(name), **known)
+        return not_supported(unsupported_class(name), **known)
     if not weights:
         return incomplete(message("no_weights_why"), **known)
     try:
@@ -67,24 +67,24 @@ def read_folder(folder: Path) -> ModelFacts:
         return incomplete(problem.message, **known)
 
 
-def no_picture(title: str, makes: str) -> Message:
+def makes_no_pictures(title: str, makes: str) -> Message:
     """About a model that makes something else: video, audio or 3D."""
     if makes == "video":
         return message("file_video", title=title)
     return message("file_audio", title=title) if makes == "audio" else message("file_solid", title=title)
 
 
-def of_class(name: str) -> Message:
+def unsupported_class(name: str) -> Message:
     """Why a pipeline class that is none of ours is not run."""
     for begins, title, makes in STRANGERS:
         if name.startswith(begins):
-            return no_picture(title, makes)
+            return makes_no_pictures(title, makes)
     return message("pipeline_class", name=echo(name))
 
 
 def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> ModelFacts:
     """The architecture, and what the denoiser's input and its weights allow."""
-    architecture = family.architecture_of(lambda part: config_of(folder / part), pipeline)
+    architecture = family.architecture_of(lambda part: read_config(folder / part), pipeline)
     known |= {"architecture": architecture}
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return (not_supported if architecture == "sdxl_refiner" else recognised)(problem, **known)
@@ -92,10 +92,10 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
         return recognised(message("file_folder_quantised", method=method), **known)
     if not family.unet:
         return ModelFacts(kinds=kinds, **known)
-    channels = config_of(folder / "unet").get("in_channels", 4)
+    channels = read_config(folder / "unet").get("in_channels", 4)
     if channels == INPAINT_CHANNELS:
         return ModelFacts(kinds=(Kind.INPAINT,), **known)
-    wanted = config_of(folder / "vae").get("latent_channels", 4)
+    wanted = read_config(folder / "vae").get("latent_channels", 4)
     if channels != wanted * (2 if families.ARCHITECTURES[architecture].needs_reference else 1):
         return not_supported(message("unet_channels", channels=channels), **known)
     return ModelFacts(kinds=kinds, **known)
@@ -109,7 +109,7 @@ def unsupported_quantisation(folder: Path) -> str:
 
 def quantisation_method(part: Path) -> str:
     """As its configuration names it, such as ``bitsandbytes``; empty for plain weights."""
-    noted = config_of(part).get("quantization_config")
+    noted = read_config(part).get("quantization_config")
     if not isinstance(noted, dict):
         return ""
     return str(noted.get("quant_method") or noted.get("quantization_method") or "an unknown method")[:40]
@@ -118,7 +118,7 @@ def quantisation_method(part: Path) -> str:
 def precision_of_folder(folder: Path) -> str:
     """Of the denoiser's weights."""
     for name in ("transformer", "unet"):
-        for path in loaded_weights(folder / name)[:1]:
+        for path in weight_files(folder / name)[:1]:
             with suppress(ModelUnavailable):
                 header = read_header(path)
                 return precision_of(header.tensors, quantisation_of(header))
@@ -129,8 +129,8 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
     """Of all loaded parts, in fp16; of weights that are there in several forms only one counts."""
     total = 0
     for name, spec in index.items():
-        if integrity.is_part(spec) and name not in integrity.UNUSED and (folder / name).is_dir():
-            headers = [read_header(path) for path in loaded_weights(folder / name)]
+        if integrity.is_component(spec) and name not in integrity.UNUSED and (folder / name).is_dir():
+            headers = [read_header(path) for path in weight_files(folder / name)]
             if quantisation_method(folder / name):
                 total += sum(2 * numbers_in(header.tensors) for header in headers)
             else:
@@ -138,7 +138,7 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
     return total
 
 
-def loaded_weights(part: Path) -> list[Path]:
+def weight_files(part: Path) -> list[Path]:
     """The weight files of a part that are loaded: the fp16 variant's where there is one."""
     found = sorted(part.glob("*.safetensors"))
     half = [path for path in found if ".fp16" in path.name]
@@ -155,23 +155,23 @@ def no_index(folder: Path) -> Message:
     return message("model_no_index")
 
 
-def origin(folder: Path) -> dict[str, str]:
+def read_origin(folder: Path) -> dict[str, str]:
     """hub_id, as our download noted it down."""
     try:
-        hub_id = read_object(folder / ORIGIN).get("repo")
+        hub_id = read_json_object(folder / ORIGIN).get("repo")
     except (OSError, ValueError):
         return {}
     return {"hub_id": hub_id} if isinstance(hub_id, str) else {}
 
 
-def config_of(part: Path) -> dict[str, Any]:
+def read_config(part: Path) -> dict[str, Any]:
     try:
-        return read_object(part / "config.json")
+        return read_json_object(part / "config.json")
     except (OSError, ValueError):
         return {}
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Raises OSError, and ValueError if it is not a JSON object."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):

@@ -6,7 +6,7 @@ from pathlib import Path
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.gguf import MAGIC, read_gguf
-from diffusion_local.models.headers import Header, cut_short, read_header
+from diffusion_local.models.headers import Header, read_header, truncated
 from diffusion_local.models.pickled import read_pickle
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -79,7 +79,7 @@ def refuse_foreign(path: Path, name: str, start: bytes) -> None:
     if suffix == ".gguf" and start[:4] != MAGIC:
         raise ModelUnavailable(message("file_gguf_damaged", name=name))
     if len(start) < 8:
-        raise ModelUnavailable(cut_short(name))
+        raise ModelUnavailable(truncated(name))
     if path.stat().st_size <= SMALL and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
         raise ModelUnavailable(message("file_text", name=name))
     if suffix in PICKLES and not is_pickle(path, start):

@@ -20,7 +20,7 @@ from diffusion_local.models.headers import (
     Header,
     Tensor,
     checked_name,
-    cut_short,
+    truncated,
 )
 
 MAGIC = b"GGUF"
@@ -117,7 +117,7 @@ def read_gguf(path: Path, name: str = "") -> Header:
     except OSError as error:
         raise ModelUnavailable(message("file_unreadable", name=name, error=error.strerror)) from None
     except (IndexError, EOFError):
-        raise ModelUnavailable(cut_short(name)) from None
+        raise ModelUnavailable(truncated(name)) from None
     except (ValueError, KeyError, struct.error):
         raise ModelUnavailable(message("file_gguf_damaged", name=name)) from None
 

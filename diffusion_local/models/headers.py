@@ -121,13 +121,13 @@ def read_header(path: Path, name: str = "") -> Header:
     except ValueError:
         raise ModelUnavailable(damaged(name)) from None
     if len(start) < 8 or length > size - 8:
-        raise ModelUnavailable(cut_short(name))
+        raise ModelUnavailable(truncated(name))
     try:
         tensors, metadata, end = parse(text, 8 + length)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         raise ModelUnavailable(damaged(name)) from None
     if size < end:
-        raise ModelUnavailable(cut_short(name))
+        raise ModelUnavailable(truncated(name))
     return Header(tensors, metadata, size, path=path)
 
 
@@ -173,5 +173,5 @@ def damaged(name: str) -> Message:
     return message("model_damaged", name=name)
 
 
-def cut_short(name: str) -> Message:
+def truncated(name: str) -> Message:
     return message("model_cut_short", name=name)

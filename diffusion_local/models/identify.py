@@ -67,14 +67,14 @@ def probe_file(path: Path, opened: OpenedFile) -> Probe:
 def probe(opened: OpenedFile) -> Probe:
     header = opened.header
     found = (
-        denoisers.svdquant(header)
-        or attachment(header)
-        or lora(header)
-        or denoisers.transformer(header)
-        or denoisers.unet(header)
-        or part(header)
-        or embedding(header)
-        or upscaler(header)
+        denoisers.detect_svdquant(header)
+        or detect_attachment(header)
+        or detect_lora(header)
+        or denoisers.detect_transformer(header)
+        or denoisers.detect_unet(header)
+        or detect_part(header)
+        or detect_embedding(header)
+        or detect_upscaler(header)
         or Probe(UNKNOWN)
     )
     quantisation = found.quantisation or quantisation_of(header)
@@ -87,7 +87,7 @@ def probe(opened: OpenedFile) -> Probe:
     )
 
 
-def attachment(header: Header) -> Probe | None:
+def detect_attachment(header: Header) -> Probe | None:
     for view in views(header):
         for each in ATTACHMENTS:
             if any(sign.matches(view.names, view.shape) for sign in each.signs):
@@ -122,7 +122,7 @@ def base_of(view: TensorView) -> str:
     return ""
 
 
-def lora(header: Header) -> Probe | None:
+def detect_lora(header: Header) -> Probe | None:
     if not is_lora(header):
         return None
     if any(".input_blocks.0.0.weight" in name and "lora" not in name for name in header.tensors):
@@ -133,11 +133,11 @@ def lora(header: Header) -> Probe | None:
     )
 
 
-def part(header: Header) -> Probe | None:
+def detect_part(header: Header) -> Probe | None:
     """A text encoder, a VAE or an image encoder in a file of its own."""
-    found = parts.of_gguf(header)
+    found = parts.part_of_gguf(header)
     if found:
-        held = (denoisers.held_as(found.id, TensorView(header)),)
+        held = (denoisers.held_part(found.id, TensorView(header)),)
         return Probe(found.kind, id=found.id, title=found.title, held=held, naming="llama.cpp")
     tried: list[tuple[TensorView, tuple[Part, ...]]] = []
     for anchors, kinds in ((parts.VAE_ANCHORS, parts.VAES), (parts.ANCHORS, parts.TEXT_ENCODERS)):
@@ -146,8 +146,8 @@ def part(header: Header) -> Probe | None:
     for view in views(header, prefixes):
         tried += [(view, parts.VAES), (view, parts.VISIONS), (view, parts.TEXT_ENCODERS)]
     for view, among in tried:
-        if each := parts.best(view, among):
-            held = (denoisers.held_as(each.id, view),)
+        if each := parts.best_match(view, among):
+            held = (denoisers.held_part(each.id, view),)
             return Probe(each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view))
     if any(len(tensor.shape) == 5 for tensor in header.tensors.values()) and any(
         "decoder." in name for name in header.tensors
@@ -164,7 +164,7 @@ def naming_of(view: TensorView) -> str:
 WORDS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
 
 
-def embedding(header: Header) -> Probe | None:
+def detect_embedding(header: Header) -> Probe | None:
     tensors = header.tensors
     if not 0 < len(tensors) <= 6 or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
         return None
@@ -197,7 +197,7 @@ UPSCALERS = (
 )  # fmt: skip
 
 
-def upscaler(header: Header) -> Probe | None:
+def detect_upscaler(header: Header) -> Probe | None:
     if not any(len(tensor.shape) == 4 for tensor in header.tensors.values()):
         return None
     for view in views(header, ("params_ema.", "params.", "model.", "module.", "")):

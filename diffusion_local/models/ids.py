@@ -26,7 +26,7 @@ class ModelIds:
         self._given: dict[str, dict[str, Any]] = {}
         self._read_at: int | None = None
 
-    def of(self, paths: list[Path], stems: dict[Path, str]) -> dict[Path, str]:
+    def assign(self, paths: list[Path], stems: dict[Path, str]) -> dict[Path, str]:
         """The id of each path; ``stems`` are the names that ids are made of."""
         self._read()
         known = {entry["path"]: name for name, entry in self._given.items()}
@@ -56,14 +56,14 @@ class ModelIds:
     def _name(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
         for path in paths:
             name = self._moved(path, stems[path]) or next(
-                each for each in names_for(path, stems[path]) if each not in self._given
+                each for each in candidate_ids(path, stems[path]) if each not in self._given
             )
-            self._given[name] = {"path": str(path), "mark": list(mark_of(path))}
+            self._given[name] = {"path": str(path), "mark": list(fingerprint_of(path))}
             found[path] = name
 
     def _moved(self, path: Path, stem: str) -> str:
         """The id of a file that is no longer where it was, and is this one."""
-        mark = list(mark_of(path))
+        mark = list(fingerprint_of(path))
         if not path.is_file():
             return ""
         for name, entry in self._given.items():
@@ -90,7 +90,7 @@ class ModelIds:
             return
 
 
-def mark_of(path: Path) -> Mark:
+def fingerprint_of(path: Path) -> Mark:
     try:
         status = path.stat()
     except OSError:
@@ -98,7 +98,7 @@ def mark_of(path: Path) -> Mark:
     return (status.st_size, status.st_mtime_ns)
 
 
-def names_for(path: Path, stem: str) -> Iterator[str]:
+def candidate_ids(path: Path, stem: str) -> Iterator[str]:
     yield stem
     yield f"{path.parent.name}--{stem}"
     yield f"{path.parent.parent.name}--{path.parent.name}--{stem}"

@@ -19,7 +19,7 @@ from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.ids import ModelIds
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, UNKNOWN, Contents
-from diffusion_local.models.program_roots import ProgramFolder, places
+from diffusion_local.models.program_roots import ProgramFolder, find_folders
 from diffusion_local.models.verdicts import PLACES
 
 #: Kinds of files that are entries of the catalogue where they lie among a program's; the rest are adapters or nothing.
@@ -70,29 +70,29 @@ class ModelIndex:
         configs = tuple(self.places.config_folders())
         elsewhere = list(self._elsewhere())
         candidates = list(self._candidates(elsewhere))
-        self._fill_pool(configs, [place.seen.path for place, _ in candidates], elsewhere)
-        stems = {place.seen.path: stem_of(place) for place, _ in candidates}
-        ids = self._ids.of(list(stems), stems)
+        self._fill_pool(configs, [place.file.path for place, _ in candidates], elsewhere)
+        stems = {place.file.path: stem_of(place) for place, _ in candidates}
+        ids = self._ids.assign(list(stems), stems)
         found: dict[str, IndexEntry] = {}
         for place, added in candidates:
-            path = place.seen.path
-            entry = self.look(path, configs, added)
+            path = place.file.path
+            entry = self.inspect(path, configs, added)
             found[ids[path]] = replace(entry, id=ids[path])
         self._index = found
         return list(found.values())
 
     def preview(self, root: Path) -> list[IndexEntry]:
         """The entries that a path would have, put together with the parts that lie there and everywhere else."""
-        configs, there = tuple(self.places.config_folders()), list(places(root))
-        own = [place.seen.path for place in self._own()]
+        configs, there = tuple(self.places.config_folders()), list(find_folders(root))
+        own = [place.file.path for place in self._own()]
         self._fill_pool(configs, own, [*self._elsewhere(), *there])
-        return [self.look(place.seen.path, configs) for place in there]
+        return [self.inspect(place.file.path, configs) for place in there]
 
     def entry(self, model_id: str) -> IndexEntry | None:
         """One model by its id; looks at its own files only, if it was seen before."""
         known = self._index.get(model_id)
         if known and known.path.exists():
-            return replace(self.look(known.path, None, known.added), id=model_id)
+            return replace(self.inspect(known.path, None, known.added), id=model_id)
         return next((entry for entry in self.entries() if entry.id == model_id), None)
 
     def adapters(self, kind: str) -> list[Adapter]:
@@ -108,8 +108,8 @@ class ModelIndex:
                 name = "/".join([*seen.below, seen.path.name])
                 self._enter(found, self._adapter(seen.path, kind), name.removesuffix(seen.path.suffix))
         for place in self._elsewhere():
-            path = place.seen.path
-            if place.seen.folder or (mark := identity(path)) in real:
+            path = place.file.path
+            if place.file.folder or (mark := identity(path)) in real:
                 continue
             read = self.read(path)
             if read.contents and read.contents.probe.kind == kind:
@@ -136,7 +136,7 @@ class ModelIndex:
         known, adapter = self._adapters.get((path, kind), (None, None))
         if adapter is None or known != signature:
             if read.contents:
-                adapter = adapters.described(path, kind, read.contents)
+                adapter = adapters.describe(path, kind, read.contents)
             else:
                 adapter = Adapter(path.stem, kind, path, state=INCOMPLETE, problem=read.problem)
             self._adapters[path, kind] = (signature, adapter)
@@ -179,7 +179,7 @@ class ModelIndex:
             return {}
         return self._hashes[1]
 
-    def look(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> IndexEntry:
+    def inspect(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> IndexEntry:
         """The entry, still without an id, of a path. ``configs`` None: those of the last look at it."""
         signature = signature_of(path)
         known, found = self._found.get(path, (None, None))
@@ -207,7 +207,7 @@ class ModelIndex:
             if contents := self.read(path).contents:
                 pool.add_file(path, contents.probe)
         for path in folders:
-            pool.add_folder(path, self.look(path, configs).found)
+            pool.add_folder(path, self.inspect(path, configs).found)
         for folder in configs:
             pool.add_tokenizers(folder)
         self._pool = (state, pool)
@@ -217,7 +217,7 @@ class ModelIndex:
         seen: set[tuple[int, int]] = set()
         folders = [self.places.folder(PLACES[kind]) for kind in (TEXT_ENCODER, VAE)]
         beside = [each for folder in folders if folder and folder.is_dir() for each in walk(folder)]
-        further = [*beside, *(place.seen for place in elsewhere)]
+        further = [*beside, *(place.file for place in elsewhere)]
         for path in (*models, *(each.path for each in further if not each.folder)):
             if not path.is_dir() and (mark := identity(path)) not in seen:
                 seen.add(mark)
@@ -227,13 +227,13 @@ class ModelIndex:
         read = self.read(path)
         if read.contents is None:
             return incomplete(read.problem, size_bytes=single_files.size_of(path))
-        return single_files.described(path, read.contents, configs, self._pool[1])
+        return single_files.describe(path, read.contents, configs, self._pool[1])
 
     def _candidates(self, elsewhere: list[ProgramFolder]) -> Iterator[tuple[ProgramFolder, bool]]:
         """Places of models, each once, and whether a person named them."""
         seen: set[tuple[int, int]] = set()
         for place, added in [(place, False) for place in self._own()] + [(place, True) for place in elsewhere]:
-            mark = identity(place.seen.path)
+            mark = identity(place.file.path)
             if mark not in seen and (not added or self.is_model(place)):
                 seen.add(mark)
                 yield place, added
@@ -245,7 +245,7 @@ class ModelIndex:
         except OSError:
             return
         for child in children:
-            below = list(places(child)) if child.is_dir() or child.suffix.lower() in SUFFIXES else []
+            below = list(find_folders(child)) if child.is_dir() or child.suffix.lower() in SUFFIXES else []
             if below or not child.is_dir():
                 yield from below
             else:
@@ -254,24 +254,24 @@ class ModelIndex:
     def _elsewhere(self) -> Iterator[ProgramFolder]:
         for root in self.added():
             if root.exists():
-                yield from places(root)
+                yield from find_folders(root)
             else:
                 yield ProgramFolder(WalkedFile(root, folder=True))
 
     def is_model(self, place: ProgramFolder) -> bool:
         """Whether what lies among a program's files is worth a line: a model, or what claims to be one."""
-        if place.seen.folder:
-            return not place.cached or (place.seen.path / "model_index.json").exists()
-        contents = self.read(place.seen.path).contents
+        if place.file.folder:
+            return not place.cached or (place.file.path / "model_index.json").exists()
+        contents = self.read(place.file.path).contents
         if contents is None:
-            return not place.cached and place.seen.path.suffix.lower() not in PICKLES
+            return not place.cached and place.file.path.suffix.lower() not in PICKLES
         unknown = contents.probe.kind == UNKNOWN and not place.cached and contents.probe.container != PICKLE
         return contents.probe.kind in MODELS or unknown
 
 
 def stem_of(place: ProgramFolder) -> str:
-    path = place.seen.path
-    return place.stem or (path.name if place.seen.folder else path.name.removesuffix(path.suffix))
+    path = place.file.path
+    return place.stem or (path.name if place.file.folder else path.name.removesuffix(path.suffix))
 
 
 def identity(path: Path) -> tuple[int, int]:

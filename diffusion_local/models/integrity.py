@@ -28,7 +28,7 @@ def check(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     for name, spec in _read_json(folder, folder / "model_index.json").items():
-        if not is_part(spec) or name in UNUSED:
+        if not is_component(spec) or name in UNUSED:
             continue
         part = folder / name
         if not part.is_dir():
@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
             _check_weights(folder, part)
 
 
-def is_part(spec: Any) -> bool:
+def is_component(spec: Any) -> bool:
     """Whether an entry of model_index.json names the library and the class of a part that is there."""
     return isinstance(spec, list) and len(spec) == 2 and all(isinstance(each, str) for each in spec)
 

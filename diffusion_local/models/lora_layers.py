@@ -47,11 +47,11 @@ DEPTH = re.compile(r"transformer_blocks[._](\d{1,3})")
 READERS = ("down", "diff")
 
 
-def known(name: str) -> bool:
+def is_known_layer(name: str) -> bool:
     return ENDS.search(name) is not None or OLD.search(name) is not None or XLABS_END.search(name) is not None
 
 
-def split(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """The layer, and what the tensor is to it: ``down``, ``hada_w1_a`` ...; empty if it is no such tensor."""
     for pattern in (OLD, XLABS_END):
         if ".processor." in name and (match := pattern.search(name)):
@@ -63,7 +63,7 @@ def split(name: str) -> tuple[str, str]:
     return name[: match.start()], match[kind] if kind in ("hada", "lokr", "ia3", "full") else kind
 
 
-def placed(stem: str) -> tuple[str, str, str]:
+def locate(stem: str) -> tuple[str, str, str]:
     """Layout, text encoder (empty for the denoiser), and the layer's name without prefixes."""
     for prefix, layout, where in PREFIXES:
         if stem.startswith(prefix):
@@ -71,7 +71,7 @@ def placed(stem: str) -> tuple[str, str, str]:
     return BARE, "te" if stem.startswith("text_model") else "", stem
 
 
-def enter(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) -> None:
+def add_layer(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) -> None:
     """Note a layer with its sizes under its name."""
     words = re.split(r"[._]", stem)
     numbers = [int(word) for word in words if word.isdigit() and len(word) < 6]
@@ -81,14 +81,14 @@ def enter(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) ->
     if deep := DEPTH.search(stem):
         layer.depth = max(layer.depth, int(deep[1]))
     layer.dimensions = max(layer.dimensions, *(len(each.shape) for end, each in tensors.items() if end in READERS), 0)
-    reads, writes = sizes(tensors)
+    reads, writes = layer_sizes(tensors)
     if reads:
         layer.reads.add(reads)
     if writes:
         layer.writes.add(writes)
 
 
-def sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+def layer_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     """Features that a layer reads and writes, 0 where the tensors do not tell."""
 
     def length(name: str, axis: int) -> int:

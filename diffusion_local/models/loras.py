@@ -27,11 +27,11 @@ from diffusion_local.models.lora_layers import (
     VERA,
     XLABS,
     XLABS_END,
-    enter,
-    known,
+    add_layer,
+    is_known_layer,
+    locate,
     method_of,
-    placed,
-    split,
+    split_name,
 )
 
 METHODS = {
@@ -103,7 +103,7 @@ class LoraFile:
 
 
 def is_lora(header: Header) -> bool:
-    return any(any(mark in name for mark in MARKS) and known(name) for name in header.tensors)
+    return any(any(mark in name for mark in MARKS) and is_known_layer(name) for name in header.tensors)
 
 
 def read_lora(header: Header) -> LoraFile:
@@ -115,7 +115,7 @@ def read_lora(header: Header) -> LoraFile:
     ranks: Counter[int] = Counter()
     control = False
     for name, tensor in header.tensors.items():
-        stem, end = split(name)
+        stem, end = split_name(name)
         if not end:
             if name.endswith(("norm.query_norm.scale", "norm.key_norm.scale")):
                 control = True
@@ -124,7 +124,7 @@ def read_lora(header: Header) -> LoraFile:
             elif not ASIDE.match(name):
                 unknown.append(name)
             continue
-        layout, where, bare = placed(stem)
+        layout, where, bare = locate(stem)
         if ".processor." in name:
             layout = (
                 XLABS if XLABS_END.search(name) and "blocks" in bare and "attentions" not in bare else OLD_DIFFUSERS
@@ -135,7 +135,7 @@ def read_lora(header: Header) -> LoraFile:
             ranks[tensor.shape[0]] += 1
     found.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
-        enter(found.layers, stem, tensors)
+        add_layer(found.layers, stem, tensors)
     ia3 = any("on_input" in tensors for tensors in stems.values())
     found.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
     found.method = method_of(stems, ia3)

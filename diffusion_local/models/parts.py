@@ -251,7 +251,7 @@ def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
                     break  # the longest decides
 
 
-def best(view: TensorView, among: tuple[Part, ...]) -> Part | None:
+def best_match(view: TensorView, among: tuple[Part, ...]) -> Part | None:
     """The part whose most specific sign the tensors show."""
     found = [
         (each.specificity, at, part)
@@ -262,7 +262,7 @@ def best(view: TensorView, among: tuple[Part, ...]) -> Part | None:
     return max(found, key=lambda each: each[:2])[2] if found else None
 
 
-def of_gguf(header: Header) -> Part | None:
+def part_of_gguf(header: Header) -> Part | None:
     """A text encoder in the layout of llama.cpp."""
     kind = header.metadata.get("general.architecture", "").removesuffix("encoder")
     shape = header.shape("token_embd.weight")

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
-from diffusion_local.models.headers import PICKLE, Header, Tensor, checked_name, cut_short, read_shape
+from diffusion_local.models.headers import PICKLE, Header, Tensor, checked_name, read_shape, truncated
 
 MAX_PROGRAM, MAX_STEPS, MAX_DEPTH = 16_000_000, 4_000_000, 12
 TYPES = {
@@ -82,7 +82,7 @@ def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
     except FileNotFoundError:
         raise ModelUnavailable(message("model_file_missing", name=name)) from None
     except (zipfile.BadZipFile, EOFError):
-        raise ModelUnavailable(cut_short(name)) from None
+        raise ModelUnavailable(truncated(name)) from None
     except OSError as error:
         raise ModelUnavailable(message("file_unreadable", name=name, error=error.strerror)) from None
     except (ValueError, KeyError, NotImplementedError, RuntimeError):
@@ -124,11 +124,11 @@ def programs(text: bytes, most: int) -> Iterator[tuple[Any, set[str]]]:
             steps += 1
             if steps > MAX_STEPS:
                 raise ValueError("too many steps")
-            step(program, code.name, argument)
+            execute(program, code.name, argument)
         yield (program.stack[-1] if program.stack else None), program.calls
 
 
-def step(program: Program, code: str, argument: Any) -> None:
+def execute(program: Program, code: str, argument: Any) -> None:
     """One instruction."""
     stack, memo = program.stack, program.memo
     match code:
@@ -150,22 +150,22 @@ def step(program: Program, code: str, argument: Any) -> None:
             count = int(code[-1])
             stack[-count:] = [tuple(stack[-count:])]
         case "TUPLE" | "FROZENSET":
-            stack.append(tuple(to_mark(stack)))
+            stack.append(tuple(pop_to_mark(stack)))
         case "LIST":
-            stack.append(to_mark(stack))
+            stack.append(pop_to_mark(stack))
         case "DICT":
-            items = to_mark(stack)
+            items = pop_to_mark(stack)
             stack.append(dict(pairs(items)))
         case "GLOBAL":
-            look_up(program, str(argument))
+            resolve_global(program, str(argument))
         case "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            look_up(program, f"{module} {name}")
+            resolve_global(program, f"{module} {name}")
         case "INST":
-            to_mark(stack)
-            look_up(program, str(argument))
+            pop_to_mark(stack)
+            resolve_global(program, str(argument))
         case "OBJ":
-            stack.append(Unknown(to_mark(stack)[1:]))
+            stack.append(Unknown(pop_to_mark(stack)[1:]))
         case "REDUCE" | "NEWOBJ":
             arguments, called = stack.pop(), stack.pop()
             stack.append(call(called, arguments))
@@ -175,7 +175,7 @@ def step(program: Program, code: str, argument: Any) -> None:
         case "BUILD":
             stack.pop()
         case "BINPERSID":
-            stack.append(stored(stack.pop()))
+            stack.append(storage_of(stack.pop()))
         case "PERSID" | "EXT1" | "EXT2" | "EXT4":
             stack.append(Unknown())
         case "BINPUT" | "LONG_BINPUT" | "PUT":
@@ -187,26 +187,26 @@ def step(program: Program, code: str, argument: Any) -> None:
         case "POP":
             stack.pop()
         case "POP_MARK":
-            to_mark(stack)
+            pop_to_mark(stack)
         case "DUP":
             stack.append(stack[-1])
         case "SETITEM":
             value, key = stack.pop(), stack.pop()
             put(stack[-1], [key, value])
         case "SETITEMS":
-            items = to_mark(stack)
+            items = pop_to_mark(stack)
             put(stack[-1], items)
         case "APPEND":
             value = stack.pop()
             extend(stack[-1], [value])
         case "APPENDS" | "ADDITEMS":
-            items = to_mark(stack)
+            items = pop_to_mark(stack)
             extend(stack[-1], items)
         case _:
             stack.append(argument)
 
 
-def to_mark(stack: list[Any]) -> list[Any]:
+def pop_to_mark(stack: list[Any]) -> list[Any]:
     """Takes off what lies above the last mark, and the mark."""
     for at in range(len(stack) - 1, -1, -1):
         if stack[at] is MARK:
@@ -233,7 +233,7 @@ def extend(target: Any, items: list[Any]) -> None:
         target.extend(items)
 
 
-def look_up(program: Program, name: str) -> None:
+def resolve_global(program: Program, name: str) -> None:
     module, _, last = name.partition(" ")
     storage = module in ("torch", "torch.storage") and last in TYPES
     if not storage and name not in HARMLESS and name not in REBUILDS:
@@ -241,7 +241,7 @@ def look_up(program: Program, name: str) -> None:
     program.stack.append(Name(name))
 
 
-def stored(identity: Any) -> Any:
+def storage_of(identity: Any) -> Any:
     """Of ("storage", type, key, place, count), which stands for numbers that lie elsewhere in the file."""
     if isinstance(identity, tuple) and len(identity) > 1 and isinstance(identity[1], Name):
         return PickledStorage(TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))

@@ -38,25 +38,25 @@ MOST_YAML = 1_000_000
 class ProgramFolder:
     """A file or folder that holds models. ``stem`` is what its entry is called where its own name does not tell."""
 
-    seen: WalkedFile
+    file: WalkedFile
     stem: str = ""
     cached: bool = False
 
 
-def places(root: Path) -> Iterator[ProgramFolder]:
+def find_folders(root: Path) -> Iterator[ProgramFolder]:
     """Everything below a path that a person named: a file, a folder, a program's root, the hub's cache, or a list of
     folders (``extra_model_paths.yaml``)."""
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
-        for folder in listed(root):
-            yield from places_below(folder)
+        for folder in list_entries(root):
+            yield from folders_below(folder)
         return
     folders = list(model_folders(root))
     for folder in folders:
-        yield from places_below(folder)
+        yield from folders_below(folder)
     for name in EXTRA:
         if folders and (root / name).is_file():
-            for folder in listed(root / name):
-                yield from places_below(folder)
+            for folder in list_entries(root / name):
+                yield from folders_below(folder)
 
 
 def model_folders(root: Path) -> Iterator[Path]:
@@ -79,19 +79,19 @@ def model_folders(root: Path) -> Iterator[Path]:
     yield root
 
 
-def places_below(folder: Path) -> Iterator[ProgramFolder]:
+def folders_below(folder: Path) -> Iterator[ProgramFolder]:
     name = folder.name
     if name.startswith(CACHED):
-        yield from cached(folder)
+        yield from hub_snapshots(folder)
     elif folder.is_dir() and any(entry.name.startswith(CACHED) for entry in scan(folder)):
         for entry in sorted(scan(folder), key=lambda each: each.name):
             if entry.name.startswith(CACHED):
-                yield from cached(folder / entry.name)
+                yield from hub_snapshots(folder / entry.name)
     else:
         yield from (ProgramFolder(seen) for seen in walk(folder))
 
 
-def cached(folder: Path) -> Iterator[ProgramFolder]:
+def hub_snapshots(folder: Path) -> Iterator[ProgramFolder]:
     """The newest snapshot of a repository in the hub's cache, called as the repository."""
     stem = folder.name.removeprefix(CACHED).split("--")[-1]
     snapshot = snapshot_of(folder)
@@ -114,7 +114,7 @@ def snapshot_of(folder: Path) -> Path | None:
     return Path(max(found, key=lambda each: each.stat().st_mtime).path) if found else None
 
 
-def listed(path: Path) -> list[Path]:
+def list_entries(path: Path) -> list[Path]:
     """The folders that a list in ComfyUI's form names: sections with ``base_path`` and a path or paths for each
     kind."""
     try:

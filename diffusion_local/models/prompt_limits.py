@@ -37,7 +37,7 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
         limit, count = count_read(model, text)
         if limit and count > limit:
             read = {"field": name, "limit": limit, "count": count}
-            if in_parts(model):
+            if reads_whole_prompts(model):
                 warnings.append(message("tokens_in_parts", **read, parts=math.ceil(count / limit)))
             else:
                 warnings.append(message("too_many_tokens", **read))
@@ -62,7 +62,7 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         if AND.search(text):
             found[f"{name} AND"] = message("joins_no_prompts", field=name)
-        if in_parts(model):
+        if reads_whole_prompts(model):
             continue
         if weighted := first_weighted(text):
             found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
@@ -99,7 +99,7 @@ def first_weighted(text: str) -> str:
     return ""
 
 
-def in_parts(model: Model) -> bool:
+def reads_whole_prompts(model: Model) -> bool:
     """Whether its text is encoded here: with weights, and in parts where it is too long for the encoder."""
     return families.get(model.family).weights
 

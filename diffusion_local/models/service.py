@@ -13,14 +13,14 @@ from filelock import FileLock
 from diffusion_local import actor, disk, families
 from diffusion_local.authority import guarded
 from diffusion_local.domain import DeviceMemory, Fit, Image
-from diffusion_local.engine.planning import MemoryPlan, at_work, plan
+from diffusion_local.engine.planning import MemoryPlan, active_workers, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.hub.downloads import Download, DownloadStore
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import STARTER, Catalog, Model, described
-from diffusion_local.models.curated import REPO, CuratedModel, known_models
+from diffusion_local.models.curated import REPO, CuratedModel, curated_models
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.options.values import check_prompt
 from diffusion_local.queue.history import FitStore
@@ -37,7 +37,7 @@ HUB_ADDRESS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedModel:
     """What became of a model that was taken out: ``moved_to`` is where its files lie now, empty if they stayed."""
 
     id: str
@@ -88,7 +88,7 @@ class Library:
 
     def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
         """By model, how each device would hold it; of every model if none is named. Those not ready have no plan."""
-        devices, settings = at_work(self._workers.list_all()), self._settings
+        devices, settings = active_workers(self._workers.list_all()), self._settings
         wanted = "" if settings.memory == "auto" else settings.memory
         return {
             model.id: [
@@ -102,14 +102,14 @@ class Library:
     def largest(self) -> DeviceMemory:
         """The device with the most memory; an empty one before any worker told of its own."""
         return max(
-            (each.room for each in at_work(self._workers.list_all())),
+            (each.room for each in active_workers(self._workers.list_all())),
             key=lambda room: room.bytes,
             default=DeviceMemory(),
         )
 
     def known(self) -> list[CuratedModel]:
         """The curated models that can be downloaded and that this version can run."""
-        return [each for each in known_models() if each.id and families.get(each.family).supported]
+        return [each for each in curated_models() if each.id and families.get(each.family).supported]
 
     # -- add and take out ------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Library:
         real = {model.path.resolve() for model in usable}
         return [model for model in self._catalog.all() if model.path.resolve() in real]
 
-    def remove(self, model_id: str) -> Removed:
+    def remove(self, model_id: str) -> RemovedModel:
         """Take a model out of the catalogue. What lies elsewhere is left as it is; what lies in ``models/`` is moved
         into ``removed/``, out of which it can be moved back."""
         if model_id == STARTER:
@@ -144,15 +144,15 @@ class Library:
         if entry.added:
             named = next(path for path in self._catalog.shelf.added() if entry.path.is_relative_to(path))
             self._change(lambda paths: [path for path in paths if Path(path) != named])
-            return Removed(model_id, "", f"{named.name} is no longer looked into; its files are where they were.")
+            return RemovedModel(model_id, "", f"{named.name} is no longer looked into; its files are where they were.")
         target = free_name(self._settings.removed / entry.path.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(entry.path, target)
-        return Removed(
+        return RemovedModel(
             model_id,
             str(target),
             f"{entry.path.name} lies in `removed` in the home now. Delete it there to free "
-            f"{size_words(entry.found.size_bytes)}.",
+            f"{format_size(entry.found.size_bytes)}.",
         )
 
     # -- load from the hub -----------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Library:
         """
         for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
             check_prompt(field, text, required=field == "repo")
-        repo, revision, file = located(repo.strip(), revision.strip(), file.strip().strip("/"))
+        repo, revision, file = parse_hub_location(repo.strip(), revision.strip(), file.strip().strip("/"))
         if not REPO.fullmatch(repo) or ".." in repo:
             raise InvalidParams("repo", message("hub_repo", got=echo(repo)))
         if into not in FOLDERS:
@@ -215,7 +215,7 @@ class Library:
             part.replace(path)
 
 
-def located(repo: str, revision: str, file: str) -> tuple[str, str, str]:
+def parse_hub_location(repo: str, revision: str, file: str) -> tuple[str, str, str]:
     """(repository, revision, file), with what the address of a repository or file on the hub says of them."""
     address = HUB_ADDRESS.fullmatch(repo)
     if address is None:
@@ -244,6 +244,6 @@ def free_name(path: Path) -> Path:
     return found
 
 
-def size_words(size: int) -> str:
+def format_size(size: int) -> str:
     """1.4 GB, 320 MB: what people compare."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

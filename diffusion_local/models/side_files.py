@@ -17,13 +17,13 @@ MOST_WORDS, MOST_WORD, MOST_TEXT = 24, 200, 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Notes:
+class SideNotes:
     words: tuple[str, ...] = ()
     title: str = ""
     about: str = ""
 
 
-def places(path: Path) -> Iterator[Path]:
+def side_file_paths(path: Path) -> Iterator[Path]:
     for suffix in SUFFIXES:
         yield path.with_name(f"{path.stem}{suffix}")
 
@@ -31,7 +31,7 @@ def places(path: Path) -> Iterator[Path]:
 def stamp(path: Path) -> tuple[int, ...]:
     """Changes whenever one of the files beside ``path`` does."""
     found = []
-    for place in places(path):
+    for place in side_file_paths(path):
         try:
             found.append(place.stat().st_mtime_ns)
         except OSError:
@@ -39,35 +39,35 @@ def stamp(path: Path) -> tuple[int, ...]:
     return tuple(found)
 
 
-def read(path: Path) -> Notes:
+def read(path: Path) -> SideNotes:
     """Of the files beside ``path``; A1111's, which a person may have written, comes first."""
     words: list[str] = []
     titles: list[str] = []
     abouts: list[str] = []
-    for place in places(path):
-        told = content(place)
-        phrases = [told.get("activation text"), *listed(told.get("trainedWords"))]
-        words += [word for phrase in phrases if isinstance(phrase, str) for word in split(phrase)]
+    for place in side_file_paths(path):
+        told = read_json(place)
+        phrases = [told.get("activation text"), *as_list(told.get("trainedWords"))]
+        words += [word for phrase in phrases if isinstance(phrase, str) for word in split_phrase(phrase)]
         model = told.get("model")
         titles += [each for each in (model.get("name") if isinstance(model, dict) else None,) if isinstance(each, str)]
         abouts += [each for each in (told.get("description"), told.get("notes")) if isinstance(each, str) and each]
-    return Notes(
+    return SideNotes(
         tuple(dict.fromkeys(words))[:MOST_WORDS],
         next((each.strip()[:100] for each in titles if each.strip()), ""),
         next((each.strip()[:MOST_TEXT] for each in abouts if each.strip()), ""),
     )
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value[: MOST_WORDS * 4] if isinstance(value, list) else []
 
 
-def split(phrase: str) -> list[str]:
+def split_phrase(phrase: str) -> list[str]:
     """A phrase of several words is one where it has no commas."""
     return [word for each in phrase[:MOST_TEXT].split(",") if (word := " ".join(each.split())[:MOST_WORD])]
 
 
-def content(place: Path) -> dict[str, Any]:
+def read_json(place: Path) -> dict[str, Any]:
     try:
         if place.stat().st_size > MOST_BYTES:
             return {}

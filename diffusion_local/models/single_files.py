@@ -9,9 +9,9 @@ from diffusion_local.errors import ModelUnavailable
 from diffusion_local.families.sdxl import depths
 from diffusion_local.messages import message
 from diffusion_local.models import verdicts
-from diffusion_local.models.assembly import Pool, assemble, configuration
+from diffusion_local.models.assembly import Pool, assemble, find_config
 from diffusion_local.models.description import READY, ModelFacts, incomplete
-from diffusion_local.models.folders import INPAINT_CHANNELS, config_of
+from diffusion_local.models.folders import INPAINT_CHANNELS, read_config
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
 from diffusion_local.models.unets import PICTURE_CHANNELS, Unet
@@ -26,12 +26,12 @@ def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = Non
     """``configs`` are folders in which a fitting configuration may be, the preferred first; ``pool`` has the parts that
     other files hold."""
     try:
-        return described(path, read_file(path), tuple(configs), pool or Pool())
+        return describe(path, read_file(path), tuple(configs), pool or Pool())
     except ModelUnavailable as problem:
         return incomplete(problem.message, size_bytes=size_of(path))
 
 
-def described(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool) -> ModelFacts:
+def describe(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool) -> ModelFacts:
     probe, metadata = contents.probe, contents.metadata
     known: dict[str, Any] = {
         "size_bytes": contents.size_bytes,
@@ -39,20 +39,20 @@ def described(path: Path, contents: Contents, configs: tuple[Path, ...], pool: P
         "title": metadata.get("modelspec.title", "")[:100],
         "licence": metadata.get("modelspec.license", "")[:100],
         "probe": probe,
-        "precision": verdicts.described(probe) if probe.kind in (CHECKPOINT, DENOISER) else probe.precision,
+        "precision": verdicts.describe_contents(probe) if probe.kind in (CHECKPOINT, DENOISER) else probe.precision,
     }
     if probe.kind in (CHECKPOINT, DENOISER) and probe.architecture:
         known |= {"family": probe.family, "architecture": probe.architecture}
     unet = probe.unet
     kinds = UNET_KINDS.get(unet.channels, DENOISED) if unet else DENOISED
-    state, problem = verdicts.as_model(path.name, probe)
+    state, problem = verdicts.model_verdict(path.name, probe)
     if state != READY:
         return ModelFacts(state=state, problem=problem, kinds=kinds, **known)
     put = assemble(path, probe, pool)
-    state, problem = verdicts.of_parts(probe, put.missing, put.wordless)
+    state, problem = verdicts.parts_verdict(probe, put.missing, put.wordless)
     if state != READY:
         return ModelFacts(state=state, problem=problem, kinds=kinds, **known)
-    fitting = of_unet(unet, configs) if unet else configuration(path, probe, configs)
+    fitting = config_for_unet(unet, configs) if unet else find_config(path, probe, configs)
     if fitting is None:
         return incomplete(
             message("no_configuration", title=families.title_of(probe.architecture)),
@@ -65,9 +65,9 @@ def described(path: Path, contents: Contents, configs: tuple[Path, ...], pool: P
     return ModelFacts(kinds=kinds, sources=put.sources, tokenizers=put.tokenizers, **known)
 
 
-def of_unet(unet: Unet, configs: tuple[Path, ...]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
+def config_for_unet(unet: Unet, configs: tuple[Path, ...]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
     """The first folder of configurations whose UNet has these sizes, with the entries that differ."""
-    config = next((folder for folder in configs if fits(folder, unet)), None)
+    config = next((folder for folder in configs if config_fits(folder, unet)), None)
     more = {"unet/config.json": {"in_channels": unet.channels}} if unet.channels in UNET_KINDS else {}
     return (config, more) if config else None
 
@@ -79,9 +79,9 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def fits(folder: Path, unet: Unet) -> bool:
+def config_fits(folder: Path, unet: Unet) -> bool:
     """Whether a configuration's UNet has these sizes and blocks; the channels of a mask may come on top."""
-    config = config_of(folder / "unet")
+    config = read_config(folder / "unet")
     channels = config.get("block_out_channels")
     same = isinstance(channels, list) and channels[:1] == [unet.first]
     same = same and config.get("cross_attention_dim") == unet.width

@@ -26,35 +26,35 @@ def bundled(kind: str) -> Path | None:
     """The folder of a tokenizer that comes with the program: ``clip``, ``t5`` or ``qwen``; None for other kinds."""
     if kind == "clip":
         return assets() / "configs/clip_tokenizer"
-    return expanded(kind) if kind and packed(kind).is_file() else None
+    return extract(kind) if kind and archive_path(kind).is_file() else None
 
 
-def of_part(part: str) -> Path | None:
+def tokenizer_of_part(part: str) -> Path | None:
     """The bundled tokenizer of a text encoder."""
     return bundled(PARTS[part].tokenizer) if part in PARTS else None
 
 
 def is_bundled(kind: str) -> bool:
-    return kind == "clip" or (kind != "" and packed(kind).is_file())
+    return kind == "clip" or (kind != "" and archive_path(kind).is_file())
 
 
-def packed(kind: str) -> Path:
+def archive_path(kind: str) -> Path:
     return assets() / "tokenizers" / f"{kind}.json.xz"
 
 
-def has_words(folder: Path) -> bool:
+def has_vocabulary(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WORDS)
 
 
-def found(folders: Iterable[Path]) -> Path | None:
+def find_tokenizer(folders: Iterable[Path]) -> Path | None:
     """The first of these folders that holds a tokenizer."""
-    return next((folder for folder in folders if has_words(folder)), None)
+    return next((folder for folder in folders if has_vocabulary(folder)), None)
 
 
 @lru_cache(maxsize=8)
-def expanded(kind: str) -> Path:
+def extract(kind: str) -> Path:
     """The folder of a compressed tokenizer, which lasts as long as this process."""
-    content = json.loads(lzma.decompress(packed(kind).read_bytes()))
+    content = json.loads(lzma.decompress(archive_path(kind).read_bytes()))
     folder = Path(_folder().name) / kind
     folder.mkdir(exist_ok=True)
     tokenizer = content["tokenizer.json"]
@@ -83,10 +83,10 @@ def vocabulary(pieces: list[str], scores: str | None) -> dict[str, Any]:
 def merges(pieces: list[str]) -> list[list[str]]:
     """The pair that each piece was merged from: it is merged itself by the pieces that came before."""
     ranks = {piece: number for number, piece in enumerate(pieces)}
-    return [halves(piece, rank, ranks) for piece, rank in ranks.items() if len(piece) > 1]
+    return [split_into_halves(piece, rank, ranks) for piece, rank in ranks.items() if len(piece) > 1]
 
 
-def halves(piece: str, rank: int, ranks: dict[str, int]) -> list[str]:
+def split_into_halves(piece: str, rank: int, ranks: dict[str, int]) -> list[str]:
     parts = list(piece)
     while len(parts) > 2:
         pairs = [ranks.get(parts[at] + parts[at + 1], rank) for at in range(len(parts) - 1)]

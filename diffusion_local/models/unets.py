@@ -49,14 +49,14 @@ def read_unet(view: TensorView) -> Unet | None:
     """None if the tensors are no UNet's."""
     original = view.shape("input_blocks.0.0.weight")
     if original is not None and len(original) == 4:
-        return measured(view, ORIGINAL, original, "label_emb.0.0.weight")
+        return measure(view, ORIGINAL, original, "label_emb.0.0.weight")
     ours = view.shape("conv_in.weight")
     if ours is not None and len(ours) == 4 and view.has("down_blocks.0.resnets.0.conv1", "up_blocks.0"):
-        return measured(view, DIFFUSERS, ours, "add_embedding.linear_1.weight")
+        return measure(view, DIFFUSERS, ours, "add_embedding.linear_1.weight")
     return None
 
 
-def measured(view: TensorView, naming: str, entrance: tuple[int, ...], added: str) -> Unet:
+def measure(view: TensorView, naming: str, entrance: tuple[int, ...], added: str) -> Unet:
     label = view.shape(added)
     depths: dict[tuple[int, ...], int] = {}
     width, temporal = 0, False

@@ -12,7 +12,7 @@ from diffusion_local import families
 from diffusion_local.messages import Message, message
 from diffusion_local.models import parts
 from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UNSUPPORTED
-from diffusion_local.models.folders import no_picture
+from diffusion_local.models.folders import makes_no_pictures
 from diffusion_local.models.headers import PICKLE, SAFETENSORS
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
 from diffusion_local.models.loras import APPLIED, METHODS, NOT_OURS, LoraFile
@@ -68,7 +68,7 @@ USABLE = Verdict(READY)
 UNKNOWN = Verdict(UNSUPPORTED, message("model_unknown"))
 
 
-def of_calls(name: str, found: Probe) -> Verdict | None:
+def calls_verdict(name: str, found: Probe) -> Verdict | None:
     """A pickle that would call anything is not opened."""
     if not found.calls:
         return None
@@ -76,7 +76,7 @@ def of_calls(name: str, found: Probe) -> Verdict | None:
     return Verdict(UNSUPPORTED, message("file_calls", name=name, calls=called))
 
 
-def what(found: Probe) -> str:
+def describe_kind(found: Probe) -> str:
     """What a file is, to complete "It is ...": a LoRA, T5-XXL, a text encoder; empty if it is no such thing."""
     if found.kind == TEXT_ENCODER:
         return message("file_text_encoder", title=found.title)
@@ -85,49 +85,49 @@ def what(found: Probe) -> str:
     return NAMES.get(found.kind, "")
 
 
-def attached(found: Probe) -> str:
+def describe_attachment(found: Probe) -> str:
     """What is put onto a model, with the model that it fits."""
     base = families.title_of(found.base)
     return message("file_for", title=found.title, base=base) if base else found.title
 
 
-def as_model(name: str, found: Probe) -> Verdict:
+def model_verdict(name: str, found: Probe) -> Verdict:
     """Of a file among the models, without a look at configurations."""
-    if verdict := of_calls(name, found):
+    if verdict := calls_verdict(name, found):
         return verdict
     if found.kind in PLACES:
-        return Verdict(UNSUPPORTED, message("model_is_other", what=what(found), folder=PLACES[found.kind]))
+        return Verdict(UNSUPPORTED, message("model_is_other", what=describe_kind(found), folder=PLACES[found.kind]))
     if found.kind == STRANGER:
-        return of_stranger(found)
+        return foreign_verdict(found)
     if found.kind == ATTACHMENT:
-        return Verdict(RECOGNISED, message("file_not_used", title=attached(found)))
+        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
     if found.kind == VISION:
         return Verdict(RECOGNISED, message("file_not_used", title=found.title))
     if found.kind not in (CHECKPOINT, DENOISER):
         return UNKNOWN
-    return of_unet(found) if found.unet else of_transformer(found)
+    return unet_verdict(found) if found.unet else transformer_verdict(found)
 
 
-def of_stranger(found: Probe) -> Verdict:
+def foreign_verdict(found: Probe) -> Verdict:
     if found.base == "picture":
         return Verdict(RECOGNISED, message("file_not_yet_that", title=found.title))
-    return Verdict(UNSUPPORTED, no_picture(found.title, found.base))
+    return Verdict(UNSUPPORTED, makes_no_pictures(found.title, found.base))
 
 
-def of_transformer(found: Probe) -> Verdict:
+def transformer_verdict(found: Probe) -> Verdict:
     architecture = families.ARCHITECTURES[found.architecture]
     title = architecture.title
-    titled = f"{title} ({described(found)})"
+    titled = f"{title} ({describe_contents(found)})"
     if problem := architecture.problem or families.get(found.family).problem:
-        return Verdict(RECOGNISED, of_file(problem, titled))
+        return Verdict(RECOGNISED, problem_of_file(problem, titled))
     if found.naming == "original" and not families.get(found.family).original_names:
         return Verdict(RECOGNISED, message("file_authors_names", title=titled, again=title))
     if not architecture.parts:  # nothing is known that it could be put together with
         return Verdict(RECOGNISED, message("file_folder_only", title=titled))
-    return loadable(found)
+    return loadable_verdict(found)
 
 
-def of_file(problem: str, title: str) -> Message:
+def problem_of_file(problem: str, title: str) -> Message:
     """The message about a family that is not run, as one about a file of it."""
     if isinstance(problem, Message) and problem.id == "file_not_yet":
         return message("file_not_yet_that", title=title)
@@ -136,7 +136,7 @@ def of_file(problem: str, title: str) -> Message:
     return message("file_its_family", title=title, problem=problem)
 
 
-def of_unet(found: Probe) -> Verdict:
+def unet_verdict(found: Probe) -> Verdict:
     unet, architecture = found.unet, found.architecture
     assert unet is not None
     if not architecture:
@@ -150,7 +150,7 @@ def of_unet(found: Probe) -> Verdict:
         return Verdict(UNSUPPORTED, message("file_unclip"))
     if found.prediction == "edm":
         return Verdict(RECOGNISED, message("file_edm"))
-    return loadable(found)
+    return loadable_verdict(found)
 
 
 def channels_of(architecture: str) -> tuple[int, ...]:
@@ -158,19 +158,19 @@ def channels_of(architecture: str) -> tuple[int, ...]:
     return (8,) if families.ARCHITECTURES[architecture].needs_reference else (4, 9)
 
 
-def loadable(found: Probe) -> Verdict:
+def loadable_verdict(found: Probe) -> Verdict:
     """Whether the engine can load what a file holds of a model, in the precision that it has."""
     title = families.title_of(found.architecture)
     if found.container == GGUF and found.unet:
-        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container(found)))
+        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
     if found.container == PICKLE:
-        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container(found)))
-    if verdict := readable(found.container, tuple(each.quantisation for each in found.held), title):
+        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
+    if verdict := container_verdict(found.container, tuple(each.quantisation for each in found.held), title):
         return verdict
     return USABLE
 
 
-def readable(container: str, schemes: tuple[str, ...], title: str) -> Verdict | None:
+def container_verdict(container: str, schemes: tuple[str, ...], title: str) -> Verdict | None:
     """Why weights in these schemes of quantisation cannot be read, None if they can."""
     if container == GGUF and GGUF in schemes:
         schemes = tuple(each for each in schemes if each != GGUF)
@@ -188,12 +188,13 @@ def has_package(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def of_parts(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
+def parts_verdict(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
     """Of a denoiser with the parts that it is put together with: which are in no file, and whose tokenizer is not."""
-    title = f"{families.title_of(found.architecture)} ({described(found)})"
+    title = f"{families.title_of(found.architecture)} ({describe_contents(found)})"
     if missing:
         return Verdict(
-            INCOMPLETE, message("file_needs_parts", title=title, parts=listed(missing), places=places(missing))
+            INCOMPLETE,
+            message("file_needs_parts", title=title, parts=format_parts(missing), places=folder_hints(missing)),
         )
     if wordless:
         words = parts.title_of(wordless[0])
@@ -201,17 +202,17 @@ def of_parts(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) 
     return USABLE
 
 
-def places(missing: tuple[str, ...]) -> str:
+def folder_hints(missing: tuple[str, ...]) -> str:
     """The folders of the home that parts belong into: `text_encoders` and `vae`."""
     kinds = [VAE if each.startswith("vae") else TEXT_ENCODER for each in missing]
     return " / ".join(f"`{PLACES[kind]}`" for kind in (TEXT_ENCODER, VAE) if kind in kinds)
 
 
-def container(found: Probe) -> str:
+def container_title(found: Probe) -> str:
     return "a pickle file" if found.container == PICKLE else f"GGUF ({found.precision})"
 
 
-def described(found: Probe) -> str:
+def describe_contents(found: Probe) -> str:
     """The precision with the scheme where that says more: bf16; fp8_e4m3, scaled fp8; GGUF Q8_0."""
     if found.container == PICKLE:
         return f"a pickle file, {found.precision}"
@@ -223,45 +224,47 @@ def described(found: Probe) -> str:
     return scheme if found.precision in scheme.lower() else f"{found.precision}, {scheme}"
 
 
-def listed(missing: tuple[str, ...]) -> str:
+def format_parts(missing: tuple[str, ...]) -> str:
     """Parts by name."""
     words = [parts.title_of(each) for each in missing]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def as_adapter(name: str, kind: str, found: Probe) -> Verdict:
+def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
     """Of a file in the folder of a kind of adapters, or of such a kind elsewhere."""
-    if verdict := of_calls(name, found):
+    if verdict := calls_verdict(name, found):
         return verdict
     if found.kind != kind:
         if found.kind in PLACES:
             return Verdict(
                 UNSUPPORTED,
-                message("misplaced", what=what(found), wanted=NAMES.get(kind, kind), folder=PLACES[found.kind]),
+                message(
+                    "misplaced", what=describe_kind(found), wanted=NAMES.get(kind, kind), folder=PLACES[found.kind]
+                ),
             )
         if found.kind in (STRANGER, ATTACHMENT, VISION):
-            return as_model(name, found)
+            return model_verdict(name, found)
         if found.kind in (CHECKPOINT, DENOISER) and found.architecture:
             title = families.title_of(found.architecture)
             return Verdict(UNSUPPORTED, message("file_model_elsewhere", title=title, what=NAMES.get(kind, kind)))
         return Verdict(UNSUPPORTED, message("not_an_adapter", what=NAMES.get(kind, kind)))
     if kind == LORA and found.lora:
-        return of_lora(found.lora, found.container)
+        return lora_verdict(found.lora, found.container)
     if kind == VAE:
-        return of_vae(found)
+        return vae_verdict(found)
     if kind == TEXT_ENCODER:
-        return of_encoder(found)
+        return encoder_verdict(found)
     return USABLE
 
 
-def of_encoder(found: Probe) -> Verdict:
+def encoder_verdict(found: Probe) -> Verdict:
     """A text encoder is usable where a family that is run needs it."""
-    title = f"{found.title} ({described(found)})"
+    title = f"{found.title} ({describe_contents(found)})"
     if found.id not in NEEDED:
         return Verdict(RECOGNISED, message("file_encoder", title=title))
     if found.container == PICKLE:
-        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container(found)))
-    return readable(found.container, (found.quantisation,), title) or USABLE
+        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
+    return container_verdict(found.container, (found.quantisation,), title) or USABLE
 
 
 #: Text encoders of models that are run.
@@ -274,19 +277,19 @@ NEEDED = frozenset(
 )
 
 
-def of_vae(found: Probe) -> Verdict:
+def vae_verdict(found: Probe) -> Verdict:
     naming = REPLACING.get(found.id)
     if naming is None or naming not in ("", found.naming):
         return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
     if found.container != SAFETENSORS:
-        return Verdict(RECOGNISED, message("file_as_container", title="VAE", container=container(found)))
+        return Verdict(RECOGNISED, message("file_as_container", title="VAE", container=container_title(found)))
     if found.quantisation not in LOADED_VAE:
         scheme = TITLES.get(found.quantisation, found.quantisation)
         return Verdict(RECOGNISED, message("file_vae_scheme", scheme=scheme))
     return USABLE
 
 
-def of_lora(found: LoraFile, container: str) -> Verdict:
+def lora_verdict(found: LoraFile, container: str) -> Verdict:
     base, method = found.title, METHODS[found.method]
     kind = message("file_lora_for", method=method, base=base) if base else method
     if found.base in NOT_OURS:

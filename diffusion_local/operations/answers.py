@@ -11,7 +11,7 @@ from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.service import Removed
+from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import After, Answer, Constant, File, Named, Operation, Paged
@@ -20,7 +20,7 @@ from diffusion_local.reports.report import Report
 from diffusion_local.serializers import Json
 
 
-def removed_json(removed: Removed) -> Json:
+def removed_json(removed: RemovedModel) -> Json:
     """A model removed from the catalogue, without its path."""
     return {"id": removed.id, "message": removed.words}
 
@@ -47,7 +47,7 @@ SERIALIZERS: dict[type, Callable[[Any], Json]] = {
     Download: serializers.download,
     Delivery: serializers.delivery,
     Snapshot: serializers.queue,
-    Removed: removed_json,
+    RemovedModel: removed_json,
     BatchEdit: edit_json,
     Source: source_json,
     Report: Report.to_dict,

@@ -184,7 +184,7 @@ def method(studio: Any, operation: Operation) -> Any:
 
 
 def call(studio: Any, operation: Operation, given: dict[str, Any]) -> Any:
-    """Execute an operation with keyword arguments from ``values``."""
+    """Execute an operation with keyword arguments from ``method_arguments``."""
     rest = dict(given)
     alone = [each.name for each in signature(operation.name).parameters.values() if each.kind is each.POSITIONAL_ONLY]
     positional = [rest.pop(name) for name in alone if name in rest]

@@ -34,7 +34,7 @@ class Lora:
     weight: float = 1.0
 
     def __str__(self) -> str:
-        """``name:weight``, parsed by ``options.values.loras``."""
+        """``name:weight``, parsed by ``options.values.check_loras``."""
         plain = not any(sign in self.name for sign in ',"') and self.name == self.name.strip()
         name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
         return f"{name}:{format_number(self.weight)}"

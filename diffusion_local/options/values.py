@@ -101,7 +101,7 @@ def check_pass_position(field: str, value: Any) -> str:
 
 
 def parse_pass_position(text: str) -> tuple[int, int]:
-    """(0-based position, size) of the result of ``place``."""
+    """(0-based position, size) of the result of ``check_pass_position``."""
     number, size = text.split("/")
     return int(number) - 1, int(size)
 

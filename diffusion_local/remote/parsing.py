@@ -15,7 +15,7 @@ from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import Batch, Failure, Image, Job, Params, Snapshot, State
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import deserialize
-from diffusion_local.models.service import Removed
+from diffusion_local.models.service import RemovedModel
 from diffusion_local.queue.batches import BatchProgress
 
 T = TypeVar("T")
@@ -120,6 +120,6 @@ PARSERS: dict[Any, Callable[[Any], Any]] = {
     BatchProgress: parse_progress,
     Snapshot: parse_snapshot,
     Download: parse_download,
-    Removed: lambda told: Removed(told["id"], "", told["message"]),
+    RemovedModel: lambda told: RemovedModel(told["id"], "", told["message"]),
     BatchEdit: lambda told: BatchEdit(told["changed"], told["warnings"]),
 }

@@ -167,7 +167,7 @@ class Supervisor:
             self._stop.wanted.wait(FAULT_SECONDS)
 
     def _workers(self) -> list[Child]:
-        devices, warning = inventory.look(self._settings)
+        devices, warning = inventory.inspect_devices(self._settings)
         if warning:
             self._say(warning)
         slots = [device["slot"] for device in devices]

@@ -24,12 +24,12 @@ from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.system import gpus, logs
 from diffusion_local.worker.inputs import Inputs
-from diffusion_local.worker.stopping import Stop, leave_in_time, listen_to_signals, stop_at_end_of_input
+from diffusion_local.worker.stopping import Stop, exit_after_grace, listen_to_signals, stop_at_end_of_input
 
 log = logging.getLogger("diffusion_local.worker")
 
-SEEN_SECONDS = 5.0
-OFFER_SECONDS = 10.0  # between two looks at the files of a worker whose studio is elsewhere
+HEARTBEAT_SECONDS = 5.0
+PUBLISH_SECONDS = 10.0  # between two looks at the files of a worker whose studio is elsewhere
 AWAY_SECONDS = 2.0  # between two tries to reach a studio
 SLOT_SECONDS = 60.0  # for which a joined worker waits for its slot, which a lost one may hold
 HUNG = 3  # exit status of a worker that its studio found to hang
@@ -74,9 +74,9 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
         return
     dispatch.register(os.getpid(), "", DeviceMemory())
     condition = condition_reader(slot, dispatch) if studio else None
-    threading.Thread(target=stay_seen, args=(dispatch, condition), daemon=True).start()
+    threading.Thread(target=send_heartbeats, args=(dispatch, condition), daemon=True).start()
     # From here on a stop never takes longer than its grace, even inside an import or a long step.
-    threading.Thread(target=leave_in_time, args=(dispatch, stop, settings.stop_grace), daemon=True).start()
+    threading.Thread(target=exit_after_grace, args=(dispatch, stop, settings.stop_grace), daemon=True).start()
 
     pass  # torch: seconds
     from diffusion_local.worker.runner import Runner
@@ -84,9 +84,9 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     inputs = Inputs(dispatch)
     engine = open_engine(settings, slot, inputs.open)
     dispatch.register(os.getpid(), engine.device, engine.room)
-    only_inform(lambda: dispatch.report_status("idle", free=engine.free()))
+    best_effort(lambda: dispatch.report_status("idle", free=engine.free()))
     log.info("ready on %s", engine.device)
-    catalog = Catalog(settings.starter, ModelDirectories.of(settings))
+    catalog = Catalog(settings.starter, ModelDirectories.from_settings(settings))
     runner = Runner(
         dispatch,
         terms,
@@ -100,10 +100,10 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
         passes=settings.passes,
     )
     if studio:
-        threading.Thread(target=keep_offering, args=(dispatch, catalog), daemon=True).start()
+        threading.Thread(target=keep_publishing_files, args=(dispatch, catalog), daemon=True).start()
     runner.serve()
     runner.close()
-    only_inform(dispatch.leave)
+    best_effort(dispatch.leave)
     log.info("stopped")
 
 
@@ -163,7 +163,7 @@ def condition_reader(slot: str, dispatch: Dispatch) -> Callable[[], Condition]:
     return read
 
 
-def keep_offering(dispatch: Dispatch, catalog: Catalog) -> None:
+def keep_publishing_files(dispatch: Dispatch, catalog: Catalog) -> None:
     """Tell the studio which files are here, again whenever that changes; digests are computed on the way."""
     digests, offered = Digests(catalog.shelf, catalog.default.folder), None
     while True:
@@ -173,10 +173,10 @@ def keep_offering(dispatch: Dispatch, catalog: Catalog) -> None:
             with contextlib.suppress(DatabaseProblem):
                 dispatch.publish_files(files)
                 offered = files
-        time.sleep(OFFER_SECONDS)
+        time.sleep(PUBLISH_SECONDS)
 
 
-def only_inform(tell: Callable[[], None]) -> None:
+def best_effort(tell: Callable[[], None]) -> None:
     """A worker neither ends nor stays because something could not be told."""
     try:
         tell()
@@ -184,11 +184,11 @@ def only_inform(tell: Callable[[], None]) -> None:
         log.warning("%s", problem)
 
 
-def stay_seen(dispatch: Dispatch, condition: Callable[[], Condition] | None = None) -> None:
+def send_heartbeats(dispatch: Dispatch, condition: Callable[[], Condition] | None = None) -> None:
     """Send heartbeats; a worker whose studio is elsewhere adds the ``condition`` of its device."""
     while True:
-        only_inform(lambda: dispatch.heartbeat(condition() if condition else None))
-        time.sleep(SEEN_SECONDS)
+        best_effort(lambda: dispatch.heartbeat(condition() if condition else None))
+        time.sleep(HEARTBEAT_SECONDS)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ SUFFIX = ".pass"
 KEPT_SECONDS = 7 * 86_400.0
 
 
-class Kept:
+class HeldPassStore:
     """``folder`` is on this machine, beside its device; None keeps nothing."""
 
     def __init__(self, engine: Engine, folder: Path | None) -> None:
@@ -30,7 +30,7 @@ class Kept:
                 if path.stat().st_mtime < time.time() - KEPT_SECONDS:
                     path.unlink()
 
-    def keep(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
+    def save(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
         """Write a held pass down; ``jobs`` are those of its live parts, in order, and ``model`` tells one state of its
         files from another. A disk that refuses costs only the steps that were made."""
         if self._folder is None or crew.held is None or not jobs:
@@ -43,8 +43,8 @@ class Kept:
         }
         with suppress(OSError):
             self._folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
-            data = json.dumps(head).encode() + b"\n" + self._engine.keep(crew.held)
-            write(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{SUFFIX}", data)
+            data = json.dumps(head).encode() + b"\n" + self._engine.serialize_held(crew.held)
+            write_whole(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{SUFFIX}", data)
             log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
 
     def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
@@ -61,17 +61,17 @@ class Kept:
             found = json.loads(head)
             here = {(job.id, job.attempt - 1): part for job, part in zip(jobs, crew.parts, strict=True)}
             seats = [(here[job, attempt], place) for job, attempt, place in found["jobs"] if (job, attempt) in here]
-            size, rung, held = int(found["size"]), str(found["rung"]), self._engine.kept(data)
+            size, rung, held = int(found["size"]), str(found["rung"]), self._engine.restore_held(data)
         except (OSError, ValueError, TypeError, KeyError):
             return
         if held is None or found.get("model") != model or not seats or seats[0][0] is not crew.parts[0]:
             return
-        sit(crew, seats)
+        assign_seats(crew, seats)
         crew.held, crew.size, crew.rung = held, size, rung
         log.info("continues after step %d", held.steps, extra={"job": jobs[0].id})
 
 
-def write(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes) -> None:
     """Readers see the whole file or none, also after a power cut. Raises OSError."""
     part = target.with_suffix(".part")
     with part.open("wb") as file:
@@ -81,7 +81,7 @@ def write(target: Path, data: bytes) -> None:
     part.replace(target)
 
 
-def sit(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:
+def assign_seats(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:
     """Give parts their places; the others are left over."""
     for part, place in seats:
         part.place = place

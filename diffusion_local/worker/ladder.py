@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from diffusion_local.domain import Fit, Kind, Params
 from diffusion_local.engine import Engine, OnProgress, Pass
-from diffusion_local.engine.memory import RungChoice, below
+from diffusion_local.engine.memory import RungChoice, next_rung
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
@@ -31,10 +31,10 @@ class Ladder:
         self._wanted = "" if wanted == "auto" else wanted
         self._most: dict[tuple[str, Kind, int, int], int] = {}
 
-    def together(self, model: Model, params: Params, wanted: int) -> int:
+    def largest_pass(self, model: Model, params: Params, wanted: int) -> int:
         """How many pictures, of so many that are wanted, should fit into memory in one pass."""
         engine = self._engine
-        size = min(wanted, self._most.get(size_of(params), wanted))
+        size = min(wanted, self._most.get(size_key(params), wanted))
         while size > 1:
             learned = self._fits(model.id, engine.device)
             if engine.plan(model, params, learned, params.rung or self._wanted, size).takes <= engine.free():
@@ -59,7 +59,7 @@ class Ladder:
         learned = self._fits(model.id, device)
         wanted = params.rung or self._wanted if crew.held is None else crew.rung
         choice = engine.plan(model, params, learned, wanted, max(crew.size, len(crew.parts)))
-        fit = next((each for each in learned if about(each, params)), None) or new_fit(params, device)
+        fit = next((each for each in learned if same_size(each, params)), None) or new_fit(params, device)
         known = fit
         down: list[str] = []
         while True:
@@ -72,23 +72,23 @@ class Ladder:
                 break
             except OutOfMemory as error:
                 problem = str(error.__cause__ or error).splitlines()[0]
-            if engine.spare():
+            if engine.free_caches():
                 log.info("out of memory at %s: other models and CUDA graphs were put away", choice.rung)
                 continue
             crew.held = None
             if len(live := crew.live) > 1:
                 half = len(live) // 2
                 log.warning("out of memory at %s with %d pictures: %d from now on", choice.rung, len(live), half)
-                self._most[size_of(params)] = half
+                self._most[size_key(params)] = half
                 crew.left = live[half:] + crew.left
                 crew.parts = [part for part in crew.parts if part not in crew.left]
                 continue
-            rung = below(engine.ladder, choice.rung)
+            rung = next_rung(engine.ladder, choice.rung)
             log.warning("out of memory at %s (%s)", choice.rung, problem)
             fit = replace(fit, failed=choice.rung, free_bytes=free)
             if not rung:
-                self._learn(fit)
-                raise OutOfMemory(hopeless(params, choice.rung))
+                self._record(fit)
+                raise OutOfMemory(out_of_memory(params, choice.rung))
             down.append(choice.rung)
             say(message("phase_stepping_down", how=message(f"rung_{rung}")))
             choice = RungChoice(rung, f"{choice.rung} ran out of memory: {message(f'rung_{rung}')}")
@@ -99,20 +99,20 @@ class Ladder:
                 kept = fit.peak_bytes * (fit.worked == choice.rung)
                 fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, kept))
         if fit != known:
-            self._learn(fit)
+            self._record(fit)
         for picture in made:
             picture.facts.update({"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {}))
 
-    def _learn(self, fit: Fit) -> None:
+    def _record(self, fit: Fit) -> None:
         with suppress(DatabaseProblem):  # it is learned from a later picture
             self._note(fit)
 
 
-def about(fit: Fit, params: Params) -> bool:
+def same_size(fit: Fit, params: Params) -> bool:
     return (fit.kind, fit.width, fit.height) == (params.kind, *params.peak_size)
 
 
-def size_of(params: Params) -> tuple[str, Kind, int, int]:
+def size_key(params: Params) -> tuple[str, Kind, int, int]:
     return params.model, params.kind, *params.peak_size
 
 
@@ -120,7 +120,7 @@ def new_fit(params: Params, device: str) -> Fit:
     return Fit(params.model, params.kind, *params.peak_size, device)
 
 
-def hopeless(params: Params, rung: str) -> Message:
+def out_of_memory(params: Params, rung: str) -> Message:
     return message(
         "hopeless", model=params.model, size="{}x{}".format(*params.peak_size), rung=rung, how=message(f"rung_{rung}")
     )

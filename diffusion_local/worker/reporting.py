@@ -36,11 +36,11 @@ class Reporter:
         self._drawing: dict[str, Future[None]] = {}
         self._silent_until = 0.0
 
-    def follow(self, jobs: Sequence[Job], aside: "Followed | None" = None) -> "Followed":
+    def follow(self, jobs: Sequence[Job], aside: "PassReporter | None" = None) -> "PassReporter":
         """The jobs of one claim, as parts of passes that report themselves, and ``aside`` as well."""
-        return Followed(self, jobs, aside)
+        return PassReporter(self, jobs, aside)
 
-    def hear(self, reports: Sequence[ProgressReport], write: bool, stops: bool = True) -> list[Exception | None]:
+    def exchange(self, reports: Sequence[ProgressReport], write: bool, stops: bool = True) -> list[Exception | None]:
         """Report, or only ask; what ends each of the jobs, or None. Without ``stops`` a stop of the worker ends none.
 
         A database that cannot be used for a while is no reason to throw the work away. It is asked again a little
@@ -54,7 +54,7 @@ class Reporter:
             except DatabaseProblem as problem:
                 self._silent_until = time.monotonic() + DATABASE_PAUSE
                 log.error("the database cannot be used, going on without: %s", problem)
-        return [self._ends(flags, stops) for flags in answers]
+        return [self._problem_of(flags, stops) for flags in answers]
 
     def preview_is_due(self, step: int) -> bool:
         return bool(self._every) and step % self._every == 0
@@ -68,7 +68,7 @@ class Reporter:
                 lambda: self._dispatch.save_preview(job.claim, webp(preview(), PREVIEW_QUALITY))
             )
 
-    def _ends(self, flags: Flags | None, stops: bool) -> Exception | None:
+    def _problem_of(self, flags: Flags | None, stops: bool) -> Exception | None:
         if flags is None:
             return LostClaim()
         if flags.cancel:
@@ -81,13 +81,13 @@ class Reporter:
         self._previewer.shutdown()
 
 
-class Followed:
+class PassReporter:
     """Jobs that are made together: a question or report a step is about all of them, and ends only those it must.
 
     ``aside``, if there is one, is what was put aside for these: it is reported as well.
     """
 
-    def __init__(self, reporter: Reporter, jobs: Sequence[Job], aside: "Followed | None") -> None:
+    def __init__(self, reporter: Reporter, jobs: Sequence[Job], aside: "PassReporter | None") -> None:
         self._reporter = reporter
         self._aside = aside
         self.parts = {job.id: Part(job.params, partial(self._on_step, job)) for job in jobs}
@@ -109,16 +109,16 @@ class Followed:
     def report(self, crew: Pass, phase: str = "") -> None:
         """That a pass is where it was, and what else is done. Raises Stopped or LostClaim if no part is left."""
         self._running = crew
-        self._hear(crew.held.steps if crew.held else 0, phase, write=True)
+        self._exchange(crew.held.steps if crew.held else 0, phase, write=True)
         if not crew.live and (problems := [part.problem for part in crew.parts if part.problem]):
             raise problems[-1]
 
-    def keep(self) -> None:
+    def report_aside(self) -> None:
         """While it is aside: report from time to time, and end what a person wants ended."""
         crew = self._running
         if crew is not None and time.monotonic() - self._kept >= KEEP_SECONDS:
             self._kept = time.monotonic()
-            self._hear(crew.held.steps if crew.held else 0, message("phase_aside"), write=True, stops=False)
+            self._exchange(crew.held.steps if crew.held else 0, message("phase_aside"), write=True, stops=False)
 
     def _on_step(self, job: Job, step: int, preview: Callable[[], PIL.Image] | None) -> None:
         part, now = self.parts[job.id], time.monotonic()
@@ -126,7 +126,7 @@ class Followed:
             self._step = step
             write = now - self._reported >= REPORT_SECONDS or step == job.params.total_steps
             # one that can be put aside is, for the next start
-            self._hear(step, "", write, stops=self._running is None or self._running.wanted is None)
+            self._exchange(step, "", write, stops=self._running is None or self._running.wanted is None)
         if part.problem is not None:
             raise part.problem
         due = preview is not None and self._reporter.preview_is_due(step)
@@ -135,14 +135,14 @@ class Followed:
             self._previewed[job.id] = now
             self._reporter.draw_preview(job, preview)
 
-    def _hear(self, step: int, phase: str, write: bool, stops: bool = True) -> None:
+    def _exchange(self, step: int, phase: str, write: bool, stops: bool = True) -> None:
         """Those that wait for a pass of their own are at the beginning."""
         if write:
             self._reported = time.monotonic()
         if self._aside is not None:
-            self._aside.keep()
+            self._aside.report_aside()
         running = self._running.parts if self._running else []
         live = [part for part in self.parts.values() if part.live]
         reports = [ProgressReport(self._jobs[part].claim, step if part in running else 0, phase) for part in live]
-        for part, problem in zip(live, self._reporter.hear(reports, write, stops), strict=True):
+        for part, problem in zip(live, self._reporter.exchange(reports, write, stops), strict=True):
             part.problem = problem

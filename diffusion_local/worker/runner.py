@@ -27,18 +27,18 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.digests import Digests
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.inputs import Inputs
-from diffusion_local.worker.kept import Kept
+from diffusion_local.worker.kept import HeldPassStore
 from diffusion_local.worker.ladder import Ladder
-from diffusion_local.worker.reporting import DATABASE_PAUSE, Followed, Reporter
+from diffusion_local.worker.reporting import DATABASE_PAUSE, PassReporter, Reporter
 from diffusion_local.worker.saving import Saver
-from diffusion_local.worker.sizes import Sizes
+from diffusion_local.worker.sizes import PassSizes
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF = 10.0  # seconds, doubled at each further try
 PAUSED_UNLOAD = 60.0  # seconds; a long pause frees the device's memory
-IDLE_LOOK_SECONDS = 2.0  # an idle worker finds a job that nobody rang for
+IDLE_POLL_SECONDS = 2.0  # an idle worker finds a job that nobody rang for
 TURN_SECONDS = 60.0  # of interactive work for which a pass of the batch lane stays aside
 OWED_SHARE = 0.1  # of the time that a pass was aside: so long it then runs before it is put aside again
 OWED_FOR_NOTHING = 2.0  # seconds, where nothing was to be had after all
@@ -74,25 +74,25 @@ class Runner:
         self._idle_unload = idle_unload
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
         self._reporter = Reporter(dispatch, stop, terms.preview_every)
-        self._sizes = Sizes(batch_size, engine.room.type == "cuda", dispatch.shares)
-        self._kept = Kept(engine, passes)
-        self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.learn)
+        self._sizes = PassSizes(batch_size, engine.room.type == "cuda", dispatch.shares)
+        self._kept = HeldPassStore(engine, passes)
+        self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.record)
         self._ladder = Ladder(engine, dispatch.fits, dispatch.record_fit, memory)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
         self._load_seconds = 0.0
         self._owed_until = 0.0
-        self._aside: Followed | None = None
+        self._aside: PassReporter | None = None
 
     def serve(self) -> None:
         """Work until told to stop: at once, at each ring, and every IDLE_LOOK_SECONDS."""
         due = float("-inf")
         while not self._stop.wanted.is_set():
             if time.monotonic() >= due or self._dispatch.wait(WAIT_SECONDS):
-                self.work_off()
-                due = time.monotonic() + IDLE_LOOK_SECONDS
+                self.run_due_jobs()
+                due = time.monotonic() + IDLE_POLL_SECONDS
 
-    def work_off(self) -> None:
+    def run_due_jobs(self) -> None:
         """Run what is due until nothing is, or until told to stop."""
         busy = False
         try:
@@ -104,36 +104,36 @@ class Runner:
             ):
                 if not busy:
                     busy = True
-                    self._tell("busy", self._engine.loaded)
+                    self._report_status("busy", self._engine.loaded)
                 self.run(jobs)
             if busy:
                 self._saver.wait()
                 self._worked_at = time.monotonic()
-                self._tell("idle", self._engine.loaded, self._engine.free())
-            elif self._engine.loaded and time.monotonic() - self._worked_at > self._patience():
+                self._report_status("idle", self._engine.loaded, self._engine.free())
+            elif self._engine.loaded and time.monotonic() - self._worked_at > self._unload_after():
                 self._engine.unload()
-                self._tell("idle", free=self._engine.free())
+                self._report_status("idle", free=self._engine.free())
         except DatabaseProblem as problem:
             log.error("the database cannot be used, trying again: %s", problem)
             self._stop.wanted.wait(DATABASE_PAUSE)
-            self._settle_forgotten()
+            self._requeue_unknown()
 
-    def _tell(self, status: str, model: str = "", free: int | None = None) -> None:
+    def _report_status(self, status: str, model: str = "", free: int | None = None) -> None:
         """Only informs, so nothing depends on it."""
         with contextlib.suppress(DatabaseProblem):
             self._dispatch.report_status(status, model, free)
 
-    def _patience(self) -> float:
+    def _unload_after(self) -> float:
         """Idle seconds after which the model is taken out of memory."""
         return min(PAUSED_UNLOAD, self._idle_unload) if self._dispatch.paused() else self._idle_unload
 
     def _claim(self) -> list[Job]:
         """What is due next, with as many jobs like it as should share its passes."""
         jobs = self._dispatch.claim(self._engine.loaded)
-        if jobs and (wanted := self._sizes.of(jobs[0])) > 1:
+        if jobs and (wanted := self._sizes.size_for(jobs[0])) > 1:
             with contextlib.suppress(NotFound, LostClaim):
                 model = self._catalog.get(jobs[0].params.model)
-                size = self._ladder.together(model, jobs[0].params, wanted)
+                size = self._ladder.largest_pass(model, jobs[0].params, wanted)
                 if size > 1:
                     jobs += self._dispatch.claim(model.id, size - 1, jobs[0].claim)
         return jobs
@@ -149,19 +149,19 @@ class Runner:
             self._run_pass(crew, followed)
             waiting = crew.left
 
-    def _run_pass(self, crew: Pass, followed: Followed) -> None:
+    def _run_pass(self, crew: Pass, followed: PassReporter) -> None:
         aside = self._load_seconds = 0.0
-        expected = self._expected(crew, self._engine.loaded)
+        expected = self._estimate(crew, self._engine.loaded)
         started = time.monotonic()
         try:
             if crew.wanted is not None:
-                self._kept.restore(crew, [followed.job(part) for part in crew.parts], self._state_of(crew))
+                self._kept.restore(crew, [followed.job(part) for part in crew.parts], self._model_state(crew))
             self._make(crew, followed)
             while crew.held is not None:
                 if not self._stop.now.is_set():
-                    aside += self._let_go_first(crew, followed)
+                    aside += self._run_urgent_jobs(crew, followed)
                 if self._stop.now.is_set():
-                    self._kept.keep(crew, [followed.job(part) for part in crew.live], self._state_of(crew))
+                    self._kept.save(crew, [followed.job(part) for part in crew.live], self._model_state(crew))
                     raise Stopped("shutdown")
                 self._make(crew, followed)
         except Exception as error:
@@ -170,7 +170,7 @@ class Runner:
         run = time.monotonic() - started - self._load_seconds - aside
         self._settle_parts(crew, followed, JobTimings(run, self._load_seconds, expected))
 
-    def _settle_parts(self, crew: Pass, followed: Followed, measured: JobTimings) -> None:
+    def _settle_parts(self, crew: Pass, followed: PassReporter, measured: JobTimings) -> None:
         """Save what was made on other threads, and end the other jobs of a pass. Raises DatabaseProblem."""
         made, trouble = [], None
         together = sum(part.made is not None for part in crew.parts)
@@ -182,7 +182,7 @@ class Runner:
                     rung = str(picture.facts.get("rung", ""))
                     made.append((job, picture, replace(measured, rung=rung, together=together)))
                     if measured.load:  # the first of a pass has waited for it
-                        measured = replace(measured, load=0.0, expected=self._expected(crew, job.params.model))
+                        measured = replace(measured, load=0.0, expected=self._estimate(crew, job.params.model))
             except DatabaseProblem as problem:
                 trouble = problem
         self._saver.save(made)
@@ -201,7 +201,7 @@ class Runner:
             return self._dispatch.urgent()
         return False
 
-    def _let_go_first(self, crew: Pass, followed: Followed) -> float:
+    def _run_urgent_jobs(self, crew: Pass, followed: PassReporter) -> float:
         """Run interactive jobs while a pass is aside; the seconds that took. Raises what ended its last part."""
         began, served = time.monotonic(), False
         assert crew.held is not None
@@ -227,14 +227,14 @@ class Runner:
             followed.report(crew)
         return seconds
 
-    def _state_of(self, crew: Pass) -> str:
+    def _model_state(self, crew: Pass) -> str:
         """Tells one state of the model's files from another."""
         with contextlib.suppress(NotFound, OSError):
             path = self._catalog.get(crew.parts[0].params.model).path
             return f"{path} {path.stat().st_mtime_ns}"
         return ""
 
-    def _expected(self, crew: Pass, loaded: str) -> float | None:
+    def _estimate(self, crew: Pass, loaded: str) -> float | None:
         try:
             return self._dispatch.estimate_seconds(crew.parts[0].params, loaded, len(crew.parts))
         except DatabaseProblem:
@@ -259,7 +259,7 @@ class Runner:
                 raise
         return True
 
-    def _settle_forgotten(self) -> None:
+    def _requeue_unknown(self) -> None:
         """A claim may have been written although the database then reported a fault: nobody here runs that job."""
         with contextlib.suppress(DatabaseProblem, LostClaim):
             known = {job.id for job, _, _ in self._unsettled} | self._saver.unsaved
@@ -277,7 +277,7 @@ class Runner:
                 self._dispatch.give_back([job.claim for job, _, _ in self._unsettled])
         self._reporter.close()
 
-    def _make(self, crew: Pass, followed: Followed) -> None:
+    def _make(self, crew: Pass, followed: PassReporter) -> None:
         params, began = crew.parts[0].params, 0.0
         for part in crew.live[:1]:  # those of one pass have the same sources
             self._inputs.fetch(followed.job(part))
@@ -286,7 +286,7 @@ class Runner:
             nonlocal began
             began = began or time.monotonic()
             followed.report(crew, message("phase_loading", model=params.model, share=share))
-            self._tell("loading" if share < 1 else "busy", params.model)
+            self._report_status("loading" if share < 1 else "busy", params.model)
 
         def begin() -> None:
             self._load_seconds += time.monotonic() - began if began else 0.0
@@ -307,7 +307,7 @@ class Runner:
                 raise ModelUnavailable(message("model_left", problem=error.message)) from None
             if self._engine.room.type:  # while it is loaded, from the same files
                 path = self._model.path
-                self._saver.hash(params.model, lambda digests: digests.of(path))
+                self._saver.hash(params.model, lambda digests: digests.sha256(path))
         # 2. Have it in memory and denoise, with a report after each step; a smaller way of holding it if need be.
         self._ladder.run(self._model, crew, on_progress, begin, say)
 
@@ -331,7 +331,7 @@ class Runner:
                 if isinstance(error, DeviceLost):
                     self._stop.request()  # the supervisor starts a new process, which has a sound device
                 if error.transient and job.tries + 1 < MAX_TRIES:
-                    self._try_later(job, error)
+                    self._retry_later(job, error)
                 else:
                     self._dispatch.fail(job.claim, Failure(error.kind, error.message, traceback.format_exc()))
                     log.warning("failed (%s): %s", error.kind, error.message, extra={"job": job.id})
@@ -350,7 +350,7 @@ class Runner:
             log.warning("the claim was lost; the job is as others left it", extra={"job": job.id})
         return False
 
-    def _try_later(self, job: Job, error: EngineError) -> None:
+    def _retry_later(self, job: Job, error: EngineError) -> None:
         pause = FIRST_BACKOFF * 2**job.tries
         note = message("event_error", kind=error.kind, problem=error.message)
         self._dispatch.requeue(job.claim, note, pause, tries=1)

@@ -32,7 +32,7 @@ KEEP_SECONDS = 1.0  # between two reports about pictures that wait to be saved
 Settle = Callable[[Job, Callable[[], None]], bool]
 
 
-class Shared:
+class SharedDuration:
     """Seconds of each picture of a pass, computed once, by whichever thread asks first."""
 
     def __init__(self, compute: Callable[[], float]) -> None:
@@ -81,7 +81,7 @@ class Saver:
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
     def save(self, made: Sequence[tuple[Job, Picture, JobTimings]]) -> None:
-        """Save the pictures of a pass once those before are saved. ``Measured.run`` is that of the whole pass."""
+        """Save the pictures of a pass once those before are saved. ``JobTimings.run`` is that of the whole pass."""
         if not made:
             return
         self._unsaved |= {job.id: job for job, _, _ in made}
@@ -93,7 +93,7 @@ class Saver:
             self._learn(made[0][0].params, measured.together, seconds)
             return seconds
 
-        share = Shared(compute)
+        share = SharedDuration(compute)
         self._saving = [self._saver.submit(self._finish, job, picture, each, share) for job, picture, each in made]
 
     def wait(self) -> None:
@@ -118,11 +118,11 @@ class Saver:
         for pool in (self._saver, self._hasher):
             pool.shutdown()
 
-    def _finish(self, job: Job, picture: Picture, measured: JobTimings, share: Shared) -> None:
+    def _finish(self, job: Job, picture: Picture, measured: JobTimings, share: SharedDuration) -> None:
         def work() -> None:
             seconds = share()
             picture.image  # noqa: B018 - raises what went wrong with this one
-            self._keep_until_saved(job, picture, replace(measured, run=seconds))
+            self._save_with_retries(job, picture, replace(measured, run=seconds))
 
         try:
             self._settle(job, work)
@@ -146,7 +146,7 @@ class Saver:
         self._ready_at = ready
         return ready - began
 
-    def _keep_until_saved(self, job: Job, picture: Picture, measured: JobTimings) -> None:
+    def _save_with_retries(self, job: Job, picture: Picture, measured: JobTimings) -> None:
         """Hold on to the picture while the studio cannot store it: it need not be made twice.
 
         Raises StorageProblem or DatabaseProblem where they can be written, and this picture still failed twice.
@@ -162,14 +162,14 @@ class Saver:
             except (StorageProblem, DatabaseProblem) as problem:
                 log.warning("could not be saved: %s", problem, extra={"job": job.id})
                 if not self._dispatch.check_storage(needed):
-                    self._outlast(job, needed)
+                    self._wait_for_storage(job, needed)
                     failed = False
                 elif failed:
                     raise
                 else:
                     failed = True
 
-    def _outlast(self, job: Job, needed: int) -> None:
+    def _wait_for_storage(self, job: Job, needed: int) -> None:
         """Wait until the studio can store pictures. Raises Stopped and LostClaim."""
         while True:
             self._stop.wait(TRY_SECONDS)

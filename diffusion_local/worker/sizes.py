@@ -16,7 +16,7 @@ LEAST_GAIN = 0.015
 PASSES = 2
 
 
-class Sizes:
+class PassSizes:
     """``wanted`` is the setting ``batch_size``: a number, or ``auto``.
 
     ``explores``: whether ``auto`` tries larger passes by itself; without, it uses those that were measured to pay.
@@ -30,7 +30,7 @@ class Sizes:
         self._known: dict[Work, dict[int, deque[float]]] = {}
         self._met: dict[Work, set[int]] = defaultdict(set)
 
-    def of(self, job: Job) -> int:
+    def size_for(self, job: Job) -> int:
         """How many pictures like that of a job should share a pass, its own included. Raises DatabaseProblem."""
         params = job.params
         if job.lane is not Lane.BATCH or job.crashes or params.kind is Kind.UPSCALE or params.place:
@@ -44,9 +44,9 @@ class Sizes:
             }
             self._known[work] = known
         enough = {size: median(found) for size, found in self._known[work].items() if len(found) >= PASSES * size}
-        return best(enough, params.total_steps, self._explores)
+        return best_size(enough, params.total_steps, self._explores)
 
-    def learn(self, params: Params, together: int, seconds: float) -> None:
+    def record(self, params: Params, together: int, seconds: float) -> None:
         """What each picture of a pass took. The first of a size is left out: it is when graphs are recorded."""
         work = Work.of_params(params)
         if together in self._met[work]:
@@ -56,7 +56,7 @@ class Sizes:
         self._met[work].add(together)
 
 
-def best(known: Mapping[int, float], steps: int, explores: bool) -> int:
+def best_size(known: Mapping[int, float], steps: int, explores: bool) -> int:
     """The size to use, or to measure next, by the seconds a picture took in passes of each size."""
 
     def bearable(size: int, seconds: float) -> bool:

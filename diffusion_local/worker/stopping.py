@@ -55,7 +55,7 @@ def stop_at_end_of_input(stop: Stop) -> None:
     stop.request()
 
 
-def leave_in_time(dispatch: Dispatch, stop: Stop, grace: float) -> None:
+def exit_after_grace(dispatch: Dispatch, stop: Stop, grace: float) -> None:
     """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds.
 
     The table's claims make this safe: whatever the abandoned step would still write does not fit any more.

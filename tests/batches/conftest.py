@@ -18,7 +18,7 @@ def work(services: Services) -> Work:
 
     def off() -> None:
         runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-        runner.work_off()
+        runner.run_due_jobs()
         runner.close()
 
     return off

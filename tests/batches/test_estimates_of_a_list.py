@@ -14,7 +14,7 @@ LINES = "".join(f"picture {place} --size 128x128 --steps {2 + place % 3 * 4}\n" 
 def test_a_mixed_list_is_estimated_and_the_error_is_measured(services: Services) -> None:
     batch_id = services.studio.lists.submit(LINES).batch_id
     runner = open_runner(services, "cpu0", FakeEngine(0.02), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     error = estimate_error(services.database, batch_id)
     assert error.count >= 15  # of the first two or three nothing was known yet

@@ -59,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def made(services: Services, count: int = 1) -> list[str]:
     ids = services.studio.submit("a red apple", count=count, width=128, height=128, steps=2).job_ids
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     return ids
 
@@ -354,7 +354,7 @@ def test_a_real_process_takes_home_engine_and_slot(services: Services, tmp_path:
 def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(run: Any, services: Services) -> None:
     (job_id,) = services.studio.submit("x").job_ids
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     assert answer(run, "star", job_id)["starred"]
     assert not answer(run, "star", job_id, "--off")["starred"]

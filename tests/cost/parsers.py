@@ -275,14 +275,14 @@ PARSERS = [
     Parser(
         "name of a distilled model",
         "models/distilled.py",
-        lambda text: (distilled.kind_of(text), distilled.steps_of(text), distilled.of_lora("sdxl", text)),
+        lambda text: (distilled.distillation_of(text), distilled.steps_of(text), distilled.lora_defaults("sdxl", text)),
     ),
-    Parser("word of a textual inversion", "models/adapters.py", lambda text: adapters.holds(text, "ink")),
+    Parser("word of a textual inversion", "models/adapters.py", lambda text: adapters.contains_word(text, "ink")),
     Parser("tensors of a LoRA", "models/loras.py", lambda text: loras.read_lora(tensors(text))),
     Parser("name of a tensor", "models/lora_layers.py", lambda text: loras.read_lora(tensors(text, len(text)))),
     Parser("tensors of a UNet", "models/unets.py", lambda text: unets.read_unet(TensorView(tensors(text)))),
     Parser("quantised tensors", "models/weights.py", lambda text: quantisation_of(tensors(text))),
-    Parser("name of a known model", "models/curated.py", lambda text: curated.closest("sd1", "", text)),
+    Parser("name of a known model", "models/curated.py", lambda text: curated.closest_curated("sd1", "", text)),
     Parser(
         "metadata of a model",
         "models/headers.py",

@@ -39,7 +39,7 @@ def test_bytes_then_name_then_folders_then_row(services: Services, monkeypatch: 
     told(Path, "replace", lambda part, target: f"name {target.suffix}")
     told(JobStore, "finish", lambda *_: "row")
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
 
     day = services.images.get(job_id).key.rsplit("/", 1)[0]

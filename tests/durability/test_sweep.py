@@ -26,7 +26,7 @@ def three(services: Services) -> list[str]:
     """Ids of three jobs that are done."""
     ids = submit(services, count=3)
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}
     return ids
@@ -184,7 +184,7 @@ def test_zero_days_keep_for_ever(services: Services, three: list[str]) -> None:
 def test_a_gallery_whose_drive_is_away_is_left_as_it_is(services: Services) -> None:
     ids = submit(services, count=12)
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     services.settings.gallery.rename(services.settings.home / "elsewhere")
     services.settings.gallery.mkdir()

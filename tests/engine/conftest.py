@@ -134,13 +134,13 @@ def draw_at_home(
     from diffusion_local.engine.inputs import PictureInputs
 
     put_in: list[str] = []
-    opened = adapters.opened
+    opened = adapters.load_named
 
     def noted(what: str, *arguments: Any) -> Any:
         put_in.append(what)
         return opened(what, *arguments)
 
-    monkeypatch.setattr(adapters, "opened", noted)
+    monkeypatch.setattr(adapters, "load_named", noted)
     monkeypatch.setattr(
         diffusers_engine, "_materials", PictureInputs(at_home.settings, at_home.services.files.open_source)
     )

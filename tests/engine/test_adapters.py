@@ -156,7 +156,7 @@ def test_an_embedding_in_a_pickle_file_is_that_of_safetensors(
     a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "x", "step": 3}
     torch.save(a1111, at_home.settings.embeddings / "oldword.pt")
     torch.save({"<x>": vectors}, tmp_path / "of-diffusers.bin")
-    assert torch.equal(adapters.read_word(tmp_path / "of-diffusers.bin")["<x>"], vectors)
+    assert torch.equal(adapters.read_embedding(tmp_path / "of-diffusers.bin")["<x>"], vectors)
     same = [draw_at_home(steps=1, prompt=f"a {word} apple").image.tobytes() for word in ("plainword", "oldword")]
     assert same[0] == same[1] != draw_at_home(steps=1, prompt="a nice apple").image.tobytes()
 

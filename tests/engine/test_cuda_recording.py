@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_local.engine.cuda_recording import Waits
+from diffusion_local.engine.cuda_recording import SyncDetector
 
 
 def found(work: Callable[[torch.Tensor], Any]) -> str:
     numbers = torch.arange(4.0)
-    with Waits("cpu") as waits:
+    with SyncDetector("cpu") as waits:
         work(numbers)
     return waits.found
 
@@ -46,6 +46,6 @@ def test_what_a_device_does_by_itself_is_not(work: Callable[[torch.Tensor], Any]
 
 
 def test_what_happens_on_another_device_does_not_count() -> None:
-    with Waits("cuda") as waits:
+    with SyncDetector("cuda") as waits:
         torch.ones(2).sum().item()
     assert waits.found == ""

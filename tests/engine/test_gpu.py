@@ -240,7 +240,7 @@ def test_graphs_give_their_memory_back(gpu: "DiffusersEngine", starter: Model) -
     held = gpu._loaded.graphs.bytes
     assert held > 0
     free = gpu._rack._gauge.free()
-    assert gpu.spare()
+    assert gpu.free_caches()
     assert gpu._loaded.graphs.bytes == 0
     assert abs(gpu._rack._gauge.free() - free) < 64 * 2**20  # what graphs hold was counted as free
     draw(**LARGE)
@@ -292,7 +292,7 @@ def test_a_recording_that_fails_costs_nothing_but_its_speed(
         return forward(sample, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cuda_recording.Waits, "_waits", lambda *args: False)
+        patch.setattr(cuda_recording.SyncDetector, "_waits", lambda *args: False)
         patch.setattr(loaded.pipe.unet, "forward", waiting)
         for _ in range(2):
             picture = Draw(gpu)(**LARGE)

@@ -13,7 +13,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.graphs import MOST, Graphs, NotRecordable, denoiser_of, mapped, signature
+from diffusion_local.engine.graphs import MOST, Graphs, NotRecordable, denoiser_of, map_tensors, signature
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.errors import OutOfMemory, Stopped
@@ -43,7 +43,7 @@ class Recorder:
             raise self.error
         self.recorded += 1
         self.bytes += 1000
-        output = mapped(run(), torch.clone)
+        output = map_tensors(run(), torch.clone)
 
         def replay() -> None:
             self.replayed += 1

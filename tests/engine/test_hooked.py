@@ -316,7 +316,7 @@ def test_a_product_in_a_cores_form_is_that_of_its_factors() -> None:
         "hada_t1": (RANK, RANK, 3, 3), "hada_w1_a": (RANK, 4), "hada_w1_b": (RANK, 6),
         "hada_t2": (RANK, RANK, 3, 3), "hada_w2_a": (RANK, 4), "hada_w2_b": (RANK, 6),
     }.items()}  # fmt: skip
-    found = differences.full(parts)
+    found = differences.weight_delta(parts)
     assert found.shape == (4, 6, 3, 3)
 
     def half(number: int, o: int, i: int, y: int, x: int) -> float:

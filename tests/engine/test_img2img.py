@@ -131,7 +131,7 @@ def test_a_source_that_is_gone_or_damaged_is_named(draw_at_home: Draw, at_home: 
 
 def test_a_source_of_another_size_is_filled_in_and_transparency_is_white() -> None:
     tall = PIL.new("RGBA", (50, 200), (255, 0, 0, 0))
-    canvas = img2img.canvas(tall, PIL.new("RGBA", (10, 10), (255, 255, 255, 0)), (128, 128))
+    canvas = img2img.make_canvas(tall, PIL.new("RGBA", (10, 10), (255, 255, 255, 0)), (128, 128))
     assert canvas.source.size == (128, 128)
     assert canvas.source.getpixel((64, 64)) == (255, 255, 255)
     assert canvas.mask is not None
@@ -140,7 +140,7 @@ def test_a_source_of_another_size_is_filled_in_and_transparency_is_white() -> No
 
 @pytest.mark.parametrize(("steps", "strength", "left_out"), [(10, 0.6, 4), (10, 0.05, 9), (10, 1.0, 0), (1, 0.1, 0)])
 def test_strength_says_how_many_steps_are_left_out(steps: int, strength: float, left_out: int) -> None:
-    assert img2img.skipped(steps, strength) == left_out
+    assert img2img.skipped_steps(steps, strength) == left_out
 
 
 @pytest.mark.usefixtures("unloaded_after")

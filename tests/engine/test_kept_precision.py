@@ -63,4 +63,4 @@ def test_what_it_takes_is_planned_and_told(
     told = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 48 * GIB), (), setting, "")
     assert f"({words})" in told.words
     assert denoiser < told.takes_bytes < denoiser * 1.5 + 4 * GIB
-    assert precision.weights_of(setting, model).kept.get("transformer", denoiser) == denoiser
+    assert precision.stored_weights(setting, model).kept.get("transformer", denoiser) == denoiser

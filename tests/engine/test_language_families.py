@@ -242,9 +242,9 @@ def test_what_a_family_packs_it_unpacks(draw: Draw, tiny: Model, at_home: Home) 
     pipe, family, pixels = loaded.pipe, loaded.family, img2img.SourceCanvas(at_home.circle).pixels()
     with torch.no_grad():
         latents, known = family.encode(pipe, pixels), autoencoder.encode(pipe.vae, pixels)
-    assert tuple(latents.shape) == family.shape(pipe, 128, 128)
+    assert tuple(latents.shape) == family.latent_shape(pipe, 128, 128)
     assert torch.allclose(family.unpack(pipe, 128, 128)(family.pack(pipe, latents)), latents)
-    assert torch.allclose(family.plain(pipe)(latents), known, atol=1e-5)
+    assert torch.allclose(family.to_vae_latents(pipe)(latents), known, atol=1e-5)
 
 
 @pytest.mark.parametrize("mark", ["bf16", "fp16"])

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_local.domain import RUNGS, Fit, Kind
 from diffusion_local.engine import weights
-from diffusion_local.engine.memory import GIB, LADDERS, MemoryNeed, RungChoice, Weights, below, choose, estimate
+from diffusion_local.engine.memory import GIB, LADDERS, MemoryNeed, RungChoice, Weights, choose, estimate, next_rung
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.source import Source
 from diffusion_local.settings import assets
@@ -88,14 +88,14 @@ def test_a_cpu_has_a_ladder_of_its_own() -> None:
 )
 def test_the_estimate_is_near_the_peak_that_was_measured(model: Weights, size: int, rung: str, measured: float) -> None:
     """GiB of tensors on an H100 in half precision (scripts/results/gpu-engine.json); over it rather than under it."""
-    needed = estimate(model, 2, size, size).at(rung) / GIB
+    needed = estimate(model, 2, size, size).bytes_at(rung) / GIB
     assert measured < needed < measured * (1.13 if measured > 1 and rung != "group_offload" else 1.36)
 
 
 @pytest.mark.parametrize(("model", "size", "measured"), [(SD15, 512, 0.22), (SDXL, 1024, 0.39)])
 def test_the_last_rung_is_estimated_with_care(model: Weights, size: int, measured: float) -> None:
     """There is nothing below it, so only a size that is hopeless must not look possible: far over it is harmless."""
-    assert measured < estimate(model, 2, size, size).at("sequential") / GIB < measured * 2.5
+    assert measured < estimate(model, 2, size, size).bytes_at("sequential") / GIB < measured * 2.5
 
 
 @pytest.mark.parametrize(("model", "size", "measured"), [(SD15, 512, 0.2), (SDXL, 1024, 0.59), (SD35, 1024, 0.57)])
@@ -107,13 +107,13 @@ def test_each_rung_needs_less_than_the_one_before() -> None:
     for model in (SD15, SDXL, FLUX):
         need = estimate(model, 2, 1024, 1024)
         for ladder in LADDERS.values():
-            needs = [need.at(each) for each in ladder]
+            needs = [need.bytes_at(each) for each in ladder]
             assert needs == sorted(needs, reverse=True)
 
 
 def test_the_rungs_are_those_that_people_can_name() -> None:
     assert {each for ladder in LADDERS.values() for each in ladder} == set(RUNGS)
-    assert [below(CUDA, each) for each in CUDA] == [*CUDA[1:], ""]
+    assert [next_rung(CUDA, each) for each in CUDA] == [*CUDA[1:], ""]
 
 
 # -- why -------------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_the_reason_is_in_words() -> None:
 
 
 def test_what_is_asked_for_is_done_whatever_fits() -> None:
-    assert chosen(79, wanted="sequential") == RungChoice("sequential", "asked for", NEED.at("sequential"))
+    assert chosen(79, wanted="sequential") == RungChoice("sequential", "asked for", NEED.bytes_at("sequential"))
     assert chosen(1, wanted="resident").rung == "resident"
     here = choose(LADDERS["cpu"], "it", NEED, GIB, BIG, [], "group_offload")
     assert here.rung == "attention_slicing"  # the CPU has no such rung: its last one
@@ -203,5 +203,5 @@ def test_a_model_of_several_files_is_weighed_by_its_parts(starter: Model, tmp_pa
     counts = {"unet": 8, "text_encoder": 3, "text_encoder_2": 4, "vae": 5}
     sources = tuple(Source(slot, slot, tmp_path / "model.safetensors", count=count) for slot, count in counts.items())
     model = replace(starter, folder=assets() / "configs/sdxl", sources=sources)
-    assert weights.of(model).parts == counts
-    assert weights.of(model).upcasts_vae  # it is SDXL by its text encoders
+    assert weights.model_weights(model).parts == counts
+    assert weights.model_weights(model).upcasts_vae  # it is SDXL by its text encoders

@@ -81,10 +81,10 @@ def test_the_one_used_longest_ago_goes_first_and_only_for_room(
 
 def test_all_but_the_loaded_one_can_be_put_away(engine: DiffusersEngine, starter: Model, other: Model) -> None:
     engine.load(starter)
-    assert not engine.spare()
+    assert not engine.free_caches()
     engine.load(other)
     assert engine.free() > 0
-    assert engine.spare()
+    assert engine.free_caches()
     assert held(engine) == ["other"]
 
 

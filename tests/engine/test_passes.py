@@ -202,12 +202,12 @@ def test_a_held_pass_continues_from_bytes_in_an_engine_started_anew(engine: Engi
     crew.wanted = lambda: next(asked) == 2
     engine.run(crew)
     assert crew.held is not None
-    data = engine.keep(crew.held)
+    data = engine.serialize_held(crew.held)
     engine.unload()
     engine.load(starter)
     parts = [part(1, sampler="DPM++ 2M SDE"), part(2, "a blue car", sampler="DPM++ 2M SDE")]
     parts[1].place = 1
-    again = Pass(list(parts), size=2, held=engine.kept(data))
+    again = Pass(list(parts), size=2, held=engine.restore_held(data))
     assert again.held is not None
     assert again.held.steps == 2
     engine.run(again)
@@ -216,7 +216,7 @@ def test_a_held_pass_continues_from_bytes_in_an_engine_started_anew(engine: Engi
 
 @pytest.mark.parametrize("data", [b"", b"nothing of ours", b"\x80\x04K\x01."])
 def test_damaged_bytes_hold_no_pass(engine: Engine, data: bytes) -> None:
-    assert engine.kept(data) is None
+    assert engine.restore_held(data) is None
 
 
 # -- of one engine only ----------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_another_version_does_not_continue_a_pass(diffusers_engine: Engine, monk
     crew = Pass([part(1)], lambda: True)
     diffusers_engine.run(crew)
     assert crew.held is not None
-    data = diffusers_engine.keep(crew.held)
-    assert diffusers_engine.kept(data) is not None
+    data = diffusers_engine.serialize_held(crew.held)
+    assert diffusers_engine.restore_held(data) is not None
     monkeypatch.setattr(module, "__version__", "another")
-    assert diffusers_engine.kept(data) is None
+    assert diffusers_engine.restore_held(data) is None

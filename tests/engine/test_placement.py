@@ -80,7 +80,7 @@ def test_only_the_denoiser_stays_and_the_pixels_are_the_same(pipe: Any) -> None:
     placement.place(pipe, "encoder_offload", "cpu")
     assert hooked(pipe) == {"vae", "text_encoder"}
     assert (drawn(pipe) == expected).all()
-    placement.rest(pipe)
+    placement.offload_all(pipe)
     assert hooked(pipe) == {"vae", "text_encoder"}
     placement.place(pipe, "resident", "cpu")
     assert hooked(pipe) == set()
@@ -91,7 +91,7 @@ def test_what_has_done_its_work_steps_back(pipe: Any, monkeypatch: pytest.Monkey
     placement.place(pipe, "encoder_offload", "cpu")
     back: list[Any] = []
     monkeypatch.setattr(accelerate.hooks.CpuOffload, "init_hook", lambda hook, module: back.append(module) or module)
-    placement.step_back(pipe)
+    placement.offload_encoders(pipe)
     assert {id(each) for each in back} == {id(pipe.vae), id(pipe.text_encoder)}
 
 

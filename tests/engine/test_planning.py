@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_local.domain import DeviceMemory, Fit, Kind, Worker
 from diffusion_local.engine.memory import GIB
-from diffusion_local.engine.planning import MemoryPlan, at_work, first_picture, plan
+from diffusion_local.engine.planning import MemoryPlan, active_workers, default_params, plan
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.source import Source
 from diffusion_local.settings import assets
@@ -76,14 +76,14 @@ def test_numbers_are_those_of_the_device(large: Model) -> None:
 
 
 def test_a_model_for_inpainting_is_planned_as_such(starter: Model) -> None:
-    assert first_picture(replace(starter, kinds=("inpaint",))).kind is Kind.INPAINT
+    assert default_params(replace(starter, kinds=("inpaint",))).kind is Kind.INPAINT
 
 
 def test_it_is_what_the_engine_does(diffusers_engine: "DiffusersEngine", starter: Model) -> None:
     engine = diffusers_engine
     free = engine.free()
     told = made(starter, Worker("cpu0", 1, engine.device, "idle", "", "", "", engine.room, free))
-    choice = engine.plan(starter, first_picture(starter), [])
+    choice = engine.plan(starter, default_params(starter), [])
     assert (told.rung, told.takes_bytes) == (choice.rung, choice.takes)
     assert told.total_bytes == engine.room.bytes > 0
 
@@ -91,8 +91,8 @@ def test_it_is_what_the_engine_does(diffusers_engine: "DiffusersEngine", starter
 def test_workers_that_run_come_first() -> None:
     runs, ended = worker(), worker(slot="gpu1", status="stopped")
     unknown = replace(worker(slot="gpu2"), room=DeviceMemory())
-    assert at_work([runs, ended, unknown]) == [runs]
-    assert at_work([ended, unknown]) == [ended]
+    assert active_workers([runs, ended, unknown]) == [runs]
+    assert active_workers([ended, unknown]) == [ended]
 
 
 def test_no_torch_is_needed() -> None:

@@ -83,6 +83,6 @@ def test_a_vae_has_each_tensor_of_its_file(architecture: str) -> None:
     config = cls.load_config(CONFIGS / architecture / "vae")
     with init_empty_weights():
         empty = cls.from_config(config)
-    found = sizes(naming.of_vae(state_of("parts/flux-ae.safetensors"), config))
+    found = sizes(naming.from_ldm_vae(state_of("parts/flux-ae.safetensors"), config))
     same = {name: tuple(length for length in shape if length > 1) for name, shape in sizes(empty.state_dict()).items()}
     assert {name: tuple(each for each in found.get(name, ()) if each > 1) for name in same} == same

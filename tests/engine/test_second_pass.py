@@ -188,7 +188,7 @@ def test_a_pass_that_was_put_aside_in_the_second_pass_goes_on_bit_for_bit(
         assert crew.held is not None
         assert crew.held.steps > 2
         run(diffusers_engine, parts_of(9, steps=1))
-        crew.held = diffusers_engine.kept(diffusers_engine.keep(crew.held))
+        crew.held = diffusers_engine.restore_held(diffusers_engine.serialize_held(crew.held))
         diffusers_engine.run(crew)
         assert [part.result().image.tobytes() for part in parts] == made
 

@@ -118,7 +118,7 @@ def test_a_checkpoint_trained_on_pure_noise_is_sampled_from_it(
         Catalog(assets() / "starter", ModelDirectories(path.parent, configs=tmp_path / "configs")).get("tiny")
     )
     used = []
-    monkeypatch.setattr(samplers, "watch", lambda scheduler: used.append(scheduler) or (lambda: None))
+    monkeypatch.setattr(samplers, "capture_estimate", lambda scheduler: used.append(scheduler) or (lambda: None))
     for sampler in ("Euler", "DPM++ 2M", "Heun"):
         Draw(diffusers_engine)(model="tiny", steps=2, width=64, height=64, sampler=sampler)
         config = used[-1].config
@@ -189,7 +189,7 @@ def test_our_configurations_of_qwen_image_have_the_tensors_of_the_published_file
         else:
             ours = cls.from_config(cls.load_config(folder))
         state = {name: torch.empty(shape) for name, (_, shape) in tensors_of(file).items()}
-    state = naming.of_vae(state, dict(ours.config)) if slot == "vae" else state
+    state = naming.from_ldm_vae(state, dict(ours.config)) if slot == "vae" else state
     prefixes = ("model.diffusion_model.", "model.")
     theirs = {}
     for name, tensor in state.items():

@@ -12,7 +12,7 @@ from diffusion_local.engine.families import FAMILIES as ENGINES
 from diffusion_local.families.family import Family
 from diffusion_local.families.sign import Sign
 from diffusion_local.messages import translate
-from diffusion_local.models.curated import known_models
+from diffusion_local.models.curated import curated_models
 from diffusion_local.models.parts import LATENTS, PARTS
 from diffusion_local.options.limits import check_size
 from diffusion_local.options.option import DENOISED
@@ -130,7 +130,7 @@ def test_a_family_that_is_not_run_says_why_in_each_language(family: Family) -> N
     assert all(CHINESE.search(translate("zh", problem)) for problem in problems if problem)
 
 
-@pytest.mark.parametrize("known", known_models(), ids=lambda known: known.title)
+@pytest.mark.parametrize("known", curated_models(), ids=lambda known: known.title)
 def test_the_curated_list_names_families_and_their_architectures(known: Any) -> None:
     family = families.get(known.family)
     assert family.supported

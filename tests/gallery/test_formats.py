@@ -37,7 +37,7 @@ def other(settings: Settings, form: str) -> Services:
 def image_in(services: Services) -> tuple[Image, Path]:
     services.studio.submit(PROMPT, width=128, height=128, steps=1)
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     [image] = services.images.page()
     return image, services.files.picture(image.key).local_path

@@ -16,7 +16,7 @@ from tests.workers import open_runner
 def made(services: Services) -> list[str]:
     ids = services.studio.submit("a red apple", count=3, width=128, height=128, steps=2).job_ids
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     return ids
 

@@ -20,7 +20,7 @@ def found(settings: Settings) -> dict[str, Finding]:
 def made(services: Services, count: int = 3) -> list[str]:
     ids = services.studio.submit("a red apple", count=count, width=128, height=128, steps=2).job_ids
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     return ids
 

@@ -327,7 +327,7 @@ def test_a_check_tells_what_the_list_would_make_and_enqueues_nothing(services: S
 def test_time_and_disk_come_from_this_machines_pictures(services: Services, lists: PromptLists) -> None:
     services.studio.submit("a red apple", count=4, **SMALL)
     runner = open_runner(services, "cpu0", FakeEngine(0.01), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     one, two, four = (lists.check("x", **SMALL | {"count": count}) for count in (1, 2, 4))
     assert one.seconds is not None

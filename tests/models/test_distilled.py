@@ -42,7 +42,7 @@ def catalog(services: Services) -> Catalog:
     ],
 )
 def test_a_name_tells_the_kind_and_the_steps(name: str, kind: str, steps: int) -> None:
-    assert (distilled.kind_of(name), distilled.steps_of(name)) == (kind, steps)
+    assert (distilled.distillation_of(name), distilled.steps_of(name)) == (kind, steps)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import walk
 from diffusion_local.models.ids import ModelIds
-from diffusion_local.models.program_roots import places
+from diffusion_local.models.program_roots import find_folders
 from diffusion_local.models.service import Library
 from diffusion_local.settings import Settings, assets
 from tests.models import files
@@ -104,15 +104,15 @@ def test_a_file_that_was_moved_keeps_its_id(settings: Settings, services: Servic
 def test_ids_of_a_home_that_cannot_be_written_to_hold_in_memory(tmp_path: Path) -> None:
     path = write_header(tmp_path / "x.safetensors", files.SD1)
     ids = ModelIds(tmp_path / "nowhere/ids.json")
-    assert ids.of([path], {path: "x"}) == {path: "x"}
-    assert ids.of([path], {path: "x"}) == {path: "x"}
+    assert ids.assign([path], {path: "x"}) == {path: "x"}
+    assert ids.assign([path], {path: "x"}) == {path: "x"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"x": 3}', '{"x": {"path": 4}}', "{", "\udce9"])
 def test_a_damaged_list_of_ids_is_begun_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "ids.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     path = write_header(tmp_path / "x.safetensors", files.SD1)
-    assert ModelIds(tmp_path / "ids.json").of([path], {path: "x"}) == {path: "x"}
+    assert ModelIds(tmp_path / "ids.json").assign([path], {path: "x"}) == {path: "x"}
 
 
 # -- trees of other programs -------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_the_engine_finds_what_lies_elsewhere(library: Library, services: Servic
 def test_the_portable_package_holds_the_program(tmp_path: Path) -> None:
     everything(tmp_path / "ComfyUI_windows_portable/ComfyUI", COMFY)
     (tmp_path / "ComfyUI_windows_portable/ComfyUI/comfy").mkdir()
-    found = [place.seen.path.name for place in places(tmp_path / "ComfyUI_windows_portable")]
+    found = [place.file.path.name for place in find_folders(tmp_path / "ComfyUI_windows_portable")]
     assert len(found) == len(COMFY)
 
 
@@ -227,9 +227,9 @@ def test_the_hubs_cache_is_known_from_any_folder_of_it(library: Library, tmp_pat
 
 def test_of_several_snapshots_the_one_that_main_names_counts(tmp_path: Path) -> None:
     folder = cached_model(tmp_path, "someone/tiny", ("a" * 40, "b" * 40), main="a" * 40)
-    assert [place.seen.path for place in places(tmp_path)] == [folder / "snapshots" / ("a" * 40)]
+    assert [place.file.path for place in find_folders(tmp_path)] == [folder / "snapshots" / ("a" * 40)]
     (folder / "refs/main").write_text("../../../etc")
-    assert [place.seen.path.parent for place in places(tmp_path)] == [folder / "snapshots"]
+    assert [place.file.path.parent for place in find_folders(tmp_path)] == [folder / "snapshots"]
 
 
 def test_a_language_model_in_the_cache_makes_no_line(library: Library, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ other: nonsense
 )
 def test_a_strange_list_names_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "extra_model_paths.yaml").write_text(text)
-    assert list(places(tmp_path / "extra_model_paths.yaml")) == []
+    assert list(find_folders(tmp_path / "extra_model_paths.yaml")) == []
 
 
 def test_a_folder_whose_disk_is_away_says_so(library: Library, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from diffusion_local import actor, families
 from diffusion_local.actor import Role
 from diffusion_local.compose import Services, open_services
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
-from diffusion_local.models.curated import known_models
+from diffusion_local.models.curated import curated_models
 from diffusion_local.models.digests import Digests
 from diffusion_local.models.service import Library
 from diffusion_local.settings import assets
@@ -189,14 +189,14 @@ def test_one_digest_is_computed_when_it_is_asked_for_and_the_starters_too(librar
     starter = services.settings.starter
     digests = Digests(services.catalog.shelf, starter)
     assert library.model("starter").sha256 == ""
-    found = digests.of(starter)
+    found = digests.sha256(starter)
     assert library.model("starter").sha256 == library.models()[0].sha256 == found
     noted = (services.settings.home / "hashes.json").stat().st_mtime_ns
     digests.run()
     assert (services.settings.home / "hashes.json").stat().st_mtime_ns == noted
-    assert digests.of(services.settings.models / "none.safetensors") == ""
+    assert digests.sha256(services.settings.models / "none.safetensors") == ""
     digests.stop()
-    assert digests.of(write_header(services.settings.models / "mine.safetensors", files.SD1)) == ""
+    assert digests.sha256(write_header(services.settings.models / "mine.safetensors", files.SD1)) == ""
 
 
 def test_digests_step_aside_for_downloads(library: Library, services: Services) -> None:
@@ -209,7 +209,7 @@ def test_the_curated_list_is_sound() -> None:
     from diffusion_local.options.limits import Limits
 
     limits = Limits()
-    for each in known_models():
+    for each in curated_models():
         assert each.sampler in families.get(each.family).sampling.samplers
         assert not each.id or families.get(each.family).supported
         assert each.source.startswith("https://huggingface.co/")
@@ -218,5 +218,5 @@ def test_the_curated_list_is_sound() -> None:
         assert 0 <= each.guidance <= limits.max_guidance
         assert bool(each.id) == (each.disk_gb > 0) == (each.memory_gb > 0)
         assert each.licence or not each.id
-    ids = [each.id for each in known_models() if each.id]
+    ids = [each.id for each in curated_models() if each.id]
     assert len(set(ids)) == len(ids) >= 10

@@ -30,7 +30,7 @@ def expire(services: Services, slot: str = "attic.cpu0") -> None:
 def test_a_remote_worker_makes_what_waits(services: Services, studio: Studio, files: Any) -> None:
     ids = enqueue(services.jobs, 3)
     worker = runner(joined(studio, files), services)
-    worker.work_off()
+    worker.run_due_jobs()
     worker.close()
     assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}
     assert len(list(services.settings.gallery.rglob("*.png"))) == 3
@@ -154,7 +154,7 @@ def test_while_the_studio_is_away_a_worker_waits_and_hands_in_later(
     gone = threading.Event()
     monkeypatch.setattr(dispatch, "_call", cut)
     worker = runner(dispatch, services)
-    working = threading.Thread(target=worker.work_off)
+    working = threading.Thread(target=worker.run_due_jobs)
     working.start()
     assert gone.wait(30)
     assert [dispatch.check_storage(), dispatch.wait(0.01)] == [False, False]
@@ -223,7 +223,7 @@ def test_a_worker_whose_credential_ends_does_not_go_on(services: Services, studi
     worker = runner(joined(studio, files), services)
     studio.who = replace(ROBOT, scopes=frozenset({Scopes.READ}))
     with pytest.raises(ServerProblem, match="refuses this worker"):
-        worker.work_off()
+        worker.run_due_jobs()
     studio.who = ROBOT
     worker.close()
     assert services.jobs.get(job_id).state is State.QUEUED

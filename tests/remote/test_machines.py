@@ -169,7 +169,7 @@ def test_steps_do_not_wait_for_the_network(services: Services, studio: Studio, f
     dispatch = registered(studio, files)
     worker = runner(dispatch, services)
     before = studio.requests
-    worker.work_off()
+    worker.run_due_jobs()
     worker.close()
     assert studio.requests - before < 30
 
@@ -193,7 +193,7 @@ def test_a_picture_gets_the_studios_time_though_the_workers_clock_is_off(
     assert 3590 < terms.clock_offset < 3610
     dispatch.publish_files(files)
     worker = Runner(dispatch, terms, FakeEngine(0), services.catalog, Stop(), inputs=Inputs(dispatch))
-    worker.work_off()
+    worker.run_due_jobs()
     worker.close()
     image = services.studio.image(job_id)
     assert abs(datetime.fromisoformat(image.created_at) - datetime.now(UTC)) < timedelta(minutes=1)

@@ -118,7 +118,7 @@ def test_a_full_spool_is_said_and_no_further_job_is_begun(
     assert not dispatch.ready()
     studio.away = False
     worker = runner(dispatch, services)
-    worker.work_off()
+    worker.run_due_jobs()
     worker.close()
     assert len(services.jobs.running("attic.cpu0")) == 1  # that before
     (tmp_path / "spool/cpu0/x-1.picture").unlink()

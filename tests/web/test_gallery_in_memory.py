@@ -72,7 +72,7 @@ def worked(services: Services, client: TestClient, **options: object) -> list[st
 
 def work(services: Services) -> None:
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
 
 

@@ -66,7 +66,7 @@ match sys.argv[1]:
         jobs.JobStore.finish = after(jobs.JobStore.finish)
 run_as(LOCAL)
 services = open_services(Settings.load())
-open_runner(services, "cpu0", FakeEngine(0), Stop()).work_off()
+open_runner(services, "cpu0", FakeEngine(0), Stop()).run_due_jobs()
 services.database.close()
 os._exit(0)
 """
@@ -98,7 +98,7 @@ def test_a_worker_may_die_anywhere(services: Services, point: str) -> None:
     slots.recover(services, "cpu0")
     assert sweep(services.files, services.database).strays == []  # its file, if there is one, is about to be made again
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     job = services.jobs.get(job_id)
     again = left.state is State.RUNNING

@@ -39,7 +39,7 @@ class Recording(FakeEngine):
             raise OutOfMemory
         super().load(model, choice, on_progress)
 
-    def spare(self) -> bool:
+    def free_caches(self) -> bool:
         spared, self.others = self.others > 0, 0
         return spared
 
@@ -73,7 +73,7 @@ def phases(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(services: Services, runner: Runner, prompt: str, **settings: Any) -> Job:
     sizes = {"width": 256, "height": 256, "steps": 4, "seed": 7}
     [job_id] = services.studio.submit(prompt, **sizes | settings).job_ids
-    runner.work_off()
+    runner.run_due_jobs()
     return services.jobs.get(job_id)
 
 

@@ -101,7 +101,7 @@ def test_jobs_of_a_list_share_passes_and_each_has_its_own_picture(
     services: Services, engine: Watched, runner: Runner
 ) -> None:
     ids = submit_list(services, *PROMPTS, "five", "six", "seven")
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["one", "two", "three", "four"], ["five", "six"], ["seven"]]
     assert set(states(services, ids)) == {State.DONE}
     images = services.images.of_jobs(ids)
@@ -115,7 +115,7 @@ def test_jobs_of_a_list_share_passes_and_each_has_its_own_picture(
 
 def test_what_somebody_waits_for_is_made_alone(services: Services, engine: Watched, runner: Runner) -> None:
     services.studio.submit("a", count=3, **SIZES)  # type: ignore[arg-type]
-    runner.work_off()
+    runner.run_due_jobs()
     assert [len(each) for each in engine.passes] == [1, 1, 1]
 
 
@@ -124,7 +124,7 @@ def test_one_that_fails_does_not_take_the_others_down(
     services: Services, runner: Runner, prompt: str, state: State
 ) -> None:
     ids = submit_list(services, "one", prompt, "three", "four")
-    runner.work_off()
+    runner.run_due_jobs()
     assert states(services, ids) == [State.DONE, state, State.DONE, State.DONE]
     assert job_of(services, ids[1]).tries == (1 if state is State.QUEUED else 0)
 
@@ -134,7 +134,7 @@ def test_one_that_is_cancelled_drops_out_and_the_others_go_on(
 ) -> None:
     ids = submit_list(services, *PROMPTS)
     engine.at["one", 2] = lambda: services.studio.queue.cancel([ids[2]])
-    runner.work_off()
+    runner.run_due_jobs()
     assert states(services, ids) == [State.DONE, State.DONE, State.CANCELLED, State.DONE]
     assert [job_of(services, ids[0]).attempt, job_of(services, ids[3]).attempt] == [1, 1]
 
@@ -142,7 +142,7 @@ def test_one_that_is_cancelled_drops_out_and_the_others_go_on(
 def test_one_whose_claim_is_lost_writes_nothing(services: Services, engine: Watched, runner: Runner) -> None:
     ids = submit_list(services, *PROMPTS)
     engine.at["one", 2] = lambda: (services.control.pause(), services.jobs.recover("cpu0", FAILURE))
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, ids)) == {State.QUEUED}
     assert services.images.of_jobs(ids) == {}
 
@@ -150,7 +150,7 @@ def test_one_whose_claim_is_lost_writes_nothing(services: Services, engine: Watc
 def test_a_pause_gives_all_of_them_back(services: Services, engine: Watched, runner: Runner) -> None:
     ids = submit_list(services, *PROMPTS)
     engine.at["one", 2] = lambda: services.studio.queue.pause(give_back=True)
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, ids)) == {State.QUEUED}
     assert {job_of(services, job_id).crashes for job_id in ids} == {0}
 
@@ -158,7 +158,7 @@ def test_a_pause_gives_all_of_them_back(services: Services, engine: Watched, run
 def test_a_stop_gives_all_of_them_back(services: Services, engine: Watched, runner: Runner, stop: Stop) -> None:
     ids = submit_list(services, *PROMPTS)
     engine.at["one", 2] = stop.request
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, ids)) == {State.QUEUED}
 
 
@@ -167,7 +167,7 @@ def test_without_memory_a_pass_is_halved_before_it_steps_down(
 ) -> None:
     engine.most = 2
     ids = submit_list(services, *PROMPTS, "five", "six")
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, ids)) == {State.DONE}
     assert engine.passes == [["one", "two"], ["three", "four"], ["five", "six"]]
     facts = services.images.of_jobs(ids)[ids[0]].facts
@@ -176,7 +176,7 @@ def test_without_memory_a_pass_is_halved_before_it_steps_down(
 
 def test_one_that_never_fits_fails_alone(services: Services, runner: Runner) -> None:
     ids = submit_list(services, "one", "[oom]", "three", "four")
-    runner.work_off()
+    runner.run_due_jobs()
     assert states(services, ids) == [State.DONE, State.FAILED, State.DONE, State.DONE]
 
 
@@ -184,14 +184,14 @@ def test_a_suspect_runs_alone(services: Services, engine: Watched, runner: Runne
     submit_list(services, *PROMPTS)
     services.jobs.claim_next("cpu0")
     services.jobs.recover("cpu0", FAILURE)
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["one"], ["two", "three"], ["four"]]
 
 
 def test_each_is_charged_its_share_of_the_time(services: Services, engine: Watched, runner: Runner) -> None:
     engine._step_seconds = 0.05
     submit_list(services, *PROMPTS)
-    runner.work_off()
+    runner.run_due_jobs()
     [share] = services.view.shares(job_of(services, submit_list(services, "next")[0]).params)
     assert (share.together, share.count) == (4, 4)
     assert 0.05 <= share.seconds < 0.2  # four steps of 0.05 s for four pictures, and some work
@@ -202,21 +202,21 @@ def test_each_is_charged_its_share_of_the_time(services: Services, engine: Watch
 
 def test_a_picture_with_a_place_is_made_in_it(services: Services, engine: Watched, runner: Runner) -> None:
     ids = submit_list(services, "again", "other", place="3/4")
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["again"], ["other"]]
     assert {services.images.of_jobs(ids)[job_id].facts["place"] for job_id in ids} == {"3/4"}
 
 
 def test_a_picture_is_asked_for_again_exactly(services: Services, engine: Watched, runner: Runner) -> None:
     ids = submit_list(services, *PROMPTS)
-    runner.work_off()
+    runner.run_due_jobs()
     facts = services.images.of_jobs(ids)[ids[2]].facts
     [plain] = services.studio.queue.again([ids[2]]).job_ids
     [exact] = services.studio.queue.again([ids[2]], exactly=True).job_ids
     assert job_of(services, plain).params == job_of(services, ids[2]).params
     wanted = job_of(services, exact).params
     assert (wanted.place, wanted.rung) == ("3/4", facts["rung"])
-    runner.work_off()
+    runner.run_due_jobs()
     assert services.images.of_jobs([exact])[exact].facts["place"] == "3/4"
 
 
@@ -236,7 +236,7 @@ def test_somebody_who_waits_goes_first_at_the_next_step(services: Services, engi
 
     engine.at["one", 2] = come
     engine.at["urgent", 3] = look
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["urgent"], list(PROMPTS)]
     assert seen["aside"] == {(State.RUNNING, 2, message("phase_aside"))}
     assert set(states(services, [*ids, str(seen["urgent"])])) == {State.DONE}
@@ -259,7 +259,7 @@ def test_it_goes_first_before_another_model_too(services: Services, engine: Watc
     (folder / "unet" / "weights.safetensors").write_bytes(b"weights")
     urgent: list[str] = []
     engine.at["one", 2] = lambda: urgent.extend(services.studio.submit("urgent", model="mine", **SIZES).job_ids)  # type: ignore[arg-type]
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["urgent"], ["one"]]
     assert loads == ["starter", "mine", "starter"]
     assert states(services, [held, *urgent]) == [State.DONE, State.DONE]
@@ -272,7 +272,7 @@ def test_one_put_aside_can_be_cancelled(
     ids = submit_list(services, *PROMPTS)
     engine.at["one", 2] = lambda: submit(services)
     engine.at["urgent", 2] = lambda: services.studio.queue.cancel([ids[1]])
-    runner.work_off()
+    runner.run_due_jobs()
     assert states(services, ids) == [State.DONE, State.CANCELLED, State.DONE, State.DONE]
 
 
@@ -283,7 +283,7 @@ def test_all_put_aside_can_be_given_back(services: Services, engine: Watched, ru
     engine.at["urgent", 2] = lambda: services.studio.queue.pause_batch(
         job_of(services, ids[0]).batch_id, give_back=True
     )
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, ids)) == {State.QUEUED}
     assert states(services, urgent) == [State.DONE]
 
@@ -295,7 +295,7 @@ def test_a_stop_gives_back_what_runs_and_what_is_aside(
     urgent: list[str] = []
     engine.at["one", 2] = lambda: urgent.append(submit(services))
     engine.at["urgent", 2] = stop.request
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, [*ids, *urgent])) == {State.QUEUED}
 
 
@@ -305,7 +305,7 @@ def test_one_that_fails_meanwhile_leaves_what_is_aside_alone(
     ids = submit_list(services, *PROMPTS)
     urgent: list[str] = []
     engine.at["one", 2] = lambda: urgent.append(submit(services, "[fail]"))
-    runner.work_off()
+    runner.run_due_jobs()
     assert states(services, urgent) == [State.FAILED]
     assert set(states(services, ids)) == {State.DONE}
 
@@ -316,7 +316,7 @@ def test_a_list_moves_on_however_many_come(
     monkeypatch.setattr(runner_module, "TURN_SECONDS", 0.0)
     [held] = submit_list(services, "one")
     engine.at["one", 2] = lambda: [submit(services) for _ in range(3)]
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["one"], ["urgent"], ["urgent"], ["urgent"]]
     assert states(services, [held]) == [State.DONE]
 
@@ -326,7 +326,7 @@ def test_a_suspect_is_not_put_aside(services: Services, engine: Watched, runner:
     services.jobs.claim_next("cpu0")
     services.jobs.recover("cpu0", FAILURE)
     engine.at["one", 2] = lambda: submit(services)
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.passes == [["one"], ["urgent"]]
 
 
@@ -342,7 +342,7 @@ def test_recovery_covers_what_runs_and_what_is_aside(services: Services, engine:
 
     engine.at["one", 2] = lambda: urgent.append(submit(services))
     engine.at["urgent", 2] = recover
-    runner.work_off()
+    runner.run_due_jobs()
     assert recovered.is_set()
     assert set(states(services, [*ids, *urgent])) == {State.QUEUED}
 
@@ -386,11 +386,11 @@ def test_a_stop_keeps_what_was_made_for_the_next_start(services: Services, resta
     ids = submit_list(services, "one", "two", steps=10)
     engine, runner, stop = restarted()
     engine.at["one", 7] = stop.request
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, ids)) == {State.QUEUED}
     assert kept_files(services) == [f"{ids[0]}-1.pass"]
     engine, runner, _ = restarted()
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.steps == 2 * 3
     assert set(states(services, ids)) == {State.DONE}
     assert [services.images.of_jobs(ids)[job_id].facts["place"] for job_id in ids] == ["1/2", "2/2"]
@@ -403,11 +403,11 @@ def test_a_stop_keeps_what_is_aside_too(services: Services, restarted: Any) -> N
     urgent: list[str] = []
     engine.at["one", 7] = lambda: urgent.append(submit(services))
     engine.at["urgent", 2] = stop.request
-    runner.work_off()
+    runner.run_due_jobs()
     assert set(states(services, [*ids, *urgent])) == {State.QUEUED}
     assert kept_files(services) == [f"{ids[0]}-1.pass"]
     engine, runner, _ = restarted()
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.steps == 4 + 2 * 3
     assert set(states(services, [*ids, *urgent])) == {State.DONE}
 
@@ -416,10 +416,10 @@ def test_one_that_is_gone_leaves_its_place_empty(services: Services, restarted: 
     ids = submit_list(services, "one", "two", "three", steps=10)
     engine, runner, stop = restarted()
     engine.at["one", 7] = stop.request
-    runner.work_off()
+    runner.run_due_jobs()
     services.studio.queue.cancel([ids[1]])
     engine, runner, _ = restarted()
-    runner.work_off()
+    runner.run_due_jobs()
     assert states(services, ids) == [State.DONE, State.CANCELLED, State.DONE]
     images = services.images.of_jobs(ids)
     assert [images[job_id].facts.get("place") for job_id in (ids[0], ids[2])] == ["1/2", None]
@@ -430,11 +430,11 @@ def test_what_is_kept_is_used_once_and_only_where_it_fits(services: Services, re
     ids = submit_list(services, "one", "two", steps=10)
     engine, runner, stop = restarted()
     engine.at["one", 7] = stop.request
-    runner.work_off()
+    runner.run_due_jobs()
     [path] = services.settings.passes.iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"damaged")
     engine, runner, _ = restarted()
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.steps == 2 * 10
     assert set(states(services, ids)) == {State.DONE}
     assert kept_files(services) == []

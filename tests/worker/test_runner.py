@@ -61,7 +61,7 @@ def submit(services: Services, prompt: str = "a red apple", count: int = 1, **se
 
 
 def work_off(runner: Runner, services: Services, job_id: str) -> Job:
-    runner.work_off()
+    runner.run_due_jobs()
     return services.jobs.get(job_id)
 
 
@@ -105,7 +105,7 @@ def test_a_job_becomes_a_picture_with_its_recipe(services: Services, runner: Run
 
 def test_a_whole_queue_is_worked_off_in_order(services: Services, runner: Runner) -> None:
     ids = submit(services, count=5)
-    runner.work_off()
+    runner.run_due_jobs()
     jobs = [services.jobs.get(job_id) for job_id in ids]
     assert {job.state for job in jobs} == {State.DONE}
     assert [job.started_at for job in jobs] == sorted(job.started_at or "" for job in jobs)
@@ -220,7 +220,7 @@ def test_a_cancel_is_heard_at_the_next_step(services: Services, stop: Stop) -> N
 def test_a_stop_gives_the_job_back_and_claims_no_other(services: Services, stop: Stop) -> None:
     runner = open_runner(services, "cpu0", Scripted(lambda params: stop.request()), stop)
     ids = submit(services, count=2)
-    runner.work_off()
+    runner.run_due_jobs()
     jobs = [services.jobs.get(job_id) for job_id in ids]
     assert [(job.state, job.attempt, job.crashes, job.tries) for job in jobs] == [
         (State.QUEUED, 1, 0, 0),
@@ -234,7 +234,7 @@ def test_a_stop_may_let_the_picture_finish(services: Services) -> None:
     stop = Stop(finish_first=True)
     runner = open_runner(services, "cpu0", Scripted(lambda params: stop.request()), stop)
     ids = submit(services, count=2)
-    runner.work_off()
+    runner.run_due_jobs()
     assert [services.jobs.get(job_id).state for job_id in ids] == [State.DONE, State.QUEUED]
     runner.close()
 
@@ -333,7 +333,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
 
     runner = open_runner(services, "cpu0", Scripted(lock), stop)
     for _ in range(20):
-        runner.work_off()
+        runner.run_due_jobs()
         if all(services.jobs.get(job_id).final for job_id in (first, second)):
             break
     runner.close()
@@ -357,7 +357,7 @@ def test_an_idle_worker_lets_go_of_the_model(services: Services, stop: Stop) -> 
     [job_id] = submit(services)
     work_off(runner, services, job_id)
     assert engine.loaded == "starter"
-    runner.work_off()
+    runner.run_due_jobs()
     assert engine.loaded == ""
     runner.close()
 
@@ -373,7 +373,7 @@ def test_previews_are_drawn_every_so_many_steps(
     asked: list[Callable[[], PIL.Image]] = []
     monkeypatch.setattr(runner._reporter, "draw_preview", lambda job, preview: asked.append(preview))
     submit(services)
-    runner.work_off()
+    runner.run_due_jobs()
     runner.close()
     assert len(asked) == drawn
 
@@ -396,7 +396,7 @@ def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(services: S
     runner = open_runner(services, "cpu0", OneColour("black"), stop)
     try:
         [flagged], [asked] = submit(services, "a red apple"), submit(services, "a pure black image")
-        runner.work_off()
+        runner.run_due_jobs()
     finally:
         runner.close()
     assert {services.jobs.get(each).state for each in (flagged, asked)} == {State.DONE}
@@ -422,15 +422,15 @@ def test_a_worker_looks_at_each_ring_and_by_itself_until_it_is_stopped(
     services: Services, runner: Runner, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(runner, "work_off", lambda: looks.append(1))
-    monkeypatch.setattr(runner_module, "IDLE_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(runner, "run_due_jobs", lambda: looks.append(1))
+    monkeypatch.setattr(runner_module, "IDLE_POLL_SECONDS", 3600.0)
     thread = threading.Thread(target=runner.serve)
     thread.start()
     try:
         eventually(lambda: len(looks) == 1)
         services.queue.ring()
         eventually(lambda: len(looks) == 2)
-        monkeypatch.setattr(runner_module, "IDLE_LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(runner_module, "IDLE_POLL_SECONDS", 0.01)
         services.queue.ring()  # the look that this one causes is the last whose successor is an hour away
         eventually(lambda: len(looks) > 5)
     finally:
@@ -443,6 +443,6 @@ def test_a_fault_of_what_a_worker_does_is_not_hidden(runner: Runner, monkeypatch
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(runner, "work_off", broken)
+    monkeypatch.setattr(runner, "run_due_jobs", broken)
     with pytest.raises(ZeroDivisionError):
         runner.serve()

@@ -67,7 +67,7 @@ def test_the_next_picture_begins_before_the_last_is_there(services: Services, wo
 
     engine = Late(finish)
     ids = submit(services, "first", "second")
-    work(engine).work_off()
+    work(engine).run_due_jobs()
     assert second_begun.is_set()
     assert [services.jobs.get(each).state for each in ids] == [State.DONE] * 2
     assert all(image.facts["late"] for image in services.images.of_jobs(ids).values())
@@ -81,7 +81,7 @@ def test_one_that_turns_out_unusable_fails_alone(services: Services, work: Any, 
         return image
 
     bad, good = submit(services, "bad", "good")
-    work(Late(finish)).work_off()
+    work(Late(finish)).run_due_jobs()
     job = services.jobs.get(bad)
     assert job.state is State.FAILED
     assert job.failure is not None
@@ -97,7 +97,7 @@ def test_one_that_may_come_another_time_is_made_again(services: Services, work: 
         raise problem
 
     [job_id] = submit(services, "a red apple")
-    work(Late(finish)).work_off()
+    work(Late(finish)).run_due_jobs()
     job = services.jobs.get(job_id)
     assert (job.state, job.tries) == (State.QUEUED, 1)
 

@@ -73,7 +73,7 @@ def working(worker: Runner, stop: Stop) -> Iterator[None]:
 
     def loop() -> None:
         while not over.wait(0.02):
-            worker.work_off()
+            worker.run_due_jobs()
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -138,7 +138,7 @@ def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(
     (services.settings.gallery / f"{files.key_for(job.id, job.created_at)}.png").mkdir(parents=True)  # in its way
     waits = []
     for count in range(1, MAX_TRIES):
-        worker.work_off()
+        worker.run_due_jobs()
         job = services.jobs.get(cursed)
         assert (job.state, job.faults, job.tries, job.attempt) == (State.QUEUED, count, 0, count)
         waits.append(job.not_before or "")
@@ -146,7 +146,7 @@ def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(
         assert services.control.blocked_reason() == ""
         now_due(services)
     assert len(set(waits)) == MAX_TRIES - 1
-    worker.work_off()
+    worker.run_due_jobs()
     job = services.jobs.get(cursed)
     assert job.failure is not None
     assert (job.state, job.failure.kind, job.tries, job.crashes) == (State.FAILED, "storage_error", 0, 0)
@@ -187,7 +187,7 @@ def test_a_preview_that_cannot_be_written_does_not_matter(
     previews = Disk(services.settings.previews, monkeypatch)
     previews.number = errno.EROFS
     [job_id] = submit(services)
-    worker.work_off()
+    worker.run_due_jobs()
     assert services.jobs.get(job_id).state is State.DONE
     assert previews.refused
 
@@ -254,7 +254,7 @@ def test_a_database_fault_in_the_middle_of_denoising_throws_no_work_away(
 
     monkeypatch.setattr(services.jobs, "report_all", broken)
     [job_id] = submit(services)
-    worker.work_off()
+    worker.run_due_jobs()
     job = services.jobs.get(job_id)
     assert failed
     assert (job.state, job.attempt, job.faults) == (State.DONE, 1, 0)
@@ -272,9 +272,9 @@ def test_a_claim_that_was_written_although_a_fault_was_reported_is_given_back(
 
     monkeypatch.setattr(services.jobs, "claim", claim)
     [job_id] = submit(services)
-    worker.work_off()
+    worker.run_due_jobs()
     monkeypatch.undo()
-    worker.work_off()
+    worker.run_due_jobs()
     job = services.jobs.get(job_id)
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 2, 0)
 
@@ -288,7 +288,7 @@ def test_a_job_whose_row_can_never_be_written_comes_to_an_end(services: Services
             f"'{job_id}' BEGIN SELECT RAISE(ABORT, 'database disk image is malformed'); END"
         )
     for _ in range(MAX_TRIES):
-        worker.work_off()
+        worker.run_due_jobs()
         now_due(services)
     job = services.jobs.get(job_id)
     assert services.jobs.get(sound).state is State.DONE

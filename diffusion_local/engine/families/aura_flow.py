@@ -11,7 +11,7 @@ from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-    return unet.upcast_vae(transformer.loads(diffusers.AuraFlowPipeline)(folder, dtype, parts))
+    return unet.upcast_vae(transformer.pipeline_loader(diffusers.AuraFlowPipeline)(folder, dtype, parts))
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
@@ -29,7 +29,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 FAMILY = EngineFamily(
     load,
     embed,
-    transformer.guided,
-    transformer.shape,
+    transformer.uses_guidance,
+    transformer.latent_shape,
     together=True,
 )

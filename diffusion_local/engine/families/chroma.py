@@ -21,9 +21,9 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.ChromaPipeline),
+    transformer.pipeline_loader(diffusers.ChromaPipeline),
     embed,
-    transformer.guided,
+    transformer.uses_guidance,
     **transformer.PACKED,
     together=True,
 )

@@ -15,10 +15,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.CogView4Pipeline),
+    transformer.pipeline_loader(diffusers.CogView4Pipeline),
     embed,
-    transformer.guided,
-    transformer.shape,
+    transformer.uses_guidance,
+    transformer.latent_shape,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
     together=True,
 )

@@ -15,7 +15,9 @@ EPSILON = 1e-5
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-    return transformer.loads(diffusers.ErnieImagePipeline)(folder, dtype, parts | {"pe": None, "pe_tokenizer": None})
+    return transformer.pipeline_loader(diffusers.ErnieImagePipeline)(
+        folder, dtype, parts | {"pe": None, "pe_tokenizer": None}
+    )
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
@@ -28,17 +30,17 @@ def encode(pipe: Any, pixels: torch.Tensor) -> torch.Tensor:
     return flux2.encode(pipe, pixels, EPSILON)
 
 
-def plain(pipe: Any) -> Change:
-    return flux2.plain(pipe, EPSILON)
+def to_vae_latents(pipe: Any) -> Change:
+    return flux2.to_vae_latents(pipe, EPSILON)
 
 
 FAMILY = EngineFamily(
     load,
     embed,
-    transformer.guided,
-    transformer.shape,
-    plain=plain,
-    end=lambda pipe, width, height: plain(pipe),
+    transformer.uses_guidance,
+    transformer.latent_shape,
+    to_vae_latents=to_vae_latents,
+    unpack_output=lambda pipe, width, height: to_vae_latents(pipe),
     encode=encode,
     together=True,
 )

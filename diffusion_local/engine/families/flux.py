@@ -25,9 +25,9 @@ def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[...,
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.FluxPipeline),
+    transformer.pipeline_loader(diffusers.FluxPipeline),
     embed,
-    transformer.never_guided,
+    transformer.never_uses_guidance,
     **transformer.PACKED,
     together=True,
     refer=refer,

@@ -13,7 +13,7 @@ from diffusion_local.engine import autoencoder, transformer
 from diffusion_local.engine.family import Change, Conditioning, EngineFamily
 
 
-def guided(pipe: Any, guidance: float) -> bool:
+def uses_guidance(pipe: Any, guidance: float) -> bool:
     return guidance > 1 and not pipe.config.is_distilled
 
 
@@ -23,7 +23,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     return {"prompt_embeds": positive, "negative_prompt_embeds": against}
 
 
-def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
     """Of patches: two latents wide and high, all their channels one after the other."""
     side = pipe.vae_scale_factor * 2
     return (1, pipe.transformer.config.in_channels, height // side, width // side)
@@ -35,7 +35,7 @@ def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(pipe: Any, width: int, height: int) -> Change:
-    patches = shape(pipe, width, height)[1:]
+    patches = latent_shape(pipe, width, height)[1:]
     return lambda latents: latents.movedim(1, 2).reshape(-1, *patches)
 
 
@@ -46,7 +46,7 @@ def encode(pipe: Any, pixels: torch.Tensor, epsilon: float | None = None) -> tor
     return normal
 
 
-def plain(pipe: Any, epsilon: float | None = None) -> Change:
+def to_vae_latents(pipe: Any, epsilon: float | None = None) -> Change:
     mean, std = statistics(pipe, epsilon)
     spread = type(pipe)._unpatchify_latents
     return lambda latents: spread(latents * std.to(latents) + mean.to(latents))
@@ -65,13 +65,13 @@ def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[...,
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.Flux2KleinPipeline),
+    transformer.pipeline_loader(diffusers.Flux2KleinPipeline),
     embed,
-    guided,
-    shape,
+    uses_guidance,
+    latent_shape,
     pack=pack,
     unpack=unpack,
-    plain=plain,
+    to_vae_latents=to_vae_latents,
     encode=encode,
     together=True,
     refer=refer,

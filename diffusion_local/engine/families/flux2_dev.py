@@ -14,7 +14,7 @@ from diffusion_local.engine.family import Change, Conditioning, EngineFamily, Pa
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     """With the tokenizer alone in the place of its processor, which reads pictures too and asks for torchvision."""
-    pipe = transformer.loads(diffusers.Flux2Pipeline)(folder, dtype, parts | {"tokenizer": None})
+    pipe = transformer.pipeline_loader(diffusers.Flux2Pipeline)(folder, dtype, parts | {"tokenizer": None})
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     pipe.register_modules(tokenizer=tokenizer)
     return pipe
@@ -25,19 +25,19 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def end(pipe: Any, width: int, height: int) -> Change:
-    spread, plain = flux2.unpack(pipe, width, height), flux2.plain(pipe)
+    spread, plain = flux2.unpack(pipe, width, height), flux2.to_vae_latents(pipe)
     return lambda latents: plain(spread(latents))
 
 
 FAMILY = EngineFamily(
     load,
     embed,
-    transformer.never_guided,
-    flux2.shape,
+    transformer.never_uses_guidance,
+    flux2.latent_shape,
     pack=flux2.pack,
     unpack=flux2.unpack,
-    end=end,
-    plain=flux2.plain,
+    unpack_output=end,
+    to_vae_latents=flux2.to_vae_latents,
     encode=flux2.encode,
     together=True,
     refer=flux2.refer,

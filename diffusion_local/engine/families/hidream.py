@@ -38,5 +38,9 @@ def run(pipe: Any) -> Callable[..., Any]:
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.HiDreamImagePipeline), embed, transformer.guided, transformer.shape, run=run
+    transformer.pipeline_loader(diffusers.HiDreamImagePipeline),
+    embed,
+    transformer.uses_guidance,
+    transformer.latent_shape,
+    run=run,
 )

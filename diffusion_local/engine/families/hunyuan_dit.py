@@ -15,7 +15,7 @@ READ = {0: 77, 1: 256}
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return unet.upcast_vae(transformer.loads(diffusers.HunyuanDiTPipeline)(folder, dtype, parts | unused))
+    return unet.upcast_vae(transformer.pipeline_loader(diffusers.HunyuanDiTPipeline)(folder, dtype, parts | unused))
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
@@ -42,8 +42,8 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 FAMILY = EngineFamily(
     load,
     embed,
-    transformer.guided,
-    transformer.shape,
+    transformer.uses_guidance,
+    transformer.latent_shape,
     call=transformer.unbinned,
     scales_start=True,
     together=True,

@@ -13,7 +13,7 @@ from diffusion_local.engine.family import Conditioning, EngineFamily
 GUIDERS = ("guider", "ocr_guider")
 
 
-def guided(pipe: Any, guidance: float) -> bool:
+def uses_guidance(pipe: Any, guidance: float) -> bool:
     return guidance > 1 and any(getattr(pipe, name) is not None for name in GUIDERS)
 
 
@@ -49,5 +49,10 @@ def run(pipe: Any) -> Callable[..., Any]:
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.HunyuanImagePipeline), embed, guided, transformer.shape, call=call, run=run
+    transformer.pipeline_loader(diffusers.HunyuanImagePipeline),
+    embed,
+    uses_guidance,
+    transformer.latent_shape,
+    call=call,
+    run=run,
 )

@@ -8,7 +8,7 @@ from diffusion_local.engine import transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 
 
-def guided(pipe: Any, guidance: float) -> bool:
+def uses_guidance(pipe: Any, guidance: float) -> bool:
     """It adds the difference to the positive one, so 0 is off."""
     return guidance > 0
 
@@ -25,9 +25,9 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.Krea2Pipeline),
+    transformer.pipeline_loader(diffusers.Krea2Pipeline),
     embed,
-    guided,
+    uses_guidance,
     **transformer.PACKED,
     together=True,
 )

@@ -12,4 +12,6 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     return transformer.masked_embeds(pipe, prompt, negative)
 
 
-FAMILY = EngineFamily(transformer.loads(diffusers.Lumina2Pipeline), embed, transformer.guided, transformer.shape)
+FAMILY = EngineFamily(
+    transformer.pipeline_loader(diffusers.Lumina2Pipeline), embed, transformer.uses_guidance, transformer.latent_shape
+)

@@ -18,9 +18,9 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.OvisImagePipeline),
+    transformer.pipeline_loader(diffusers.OvisImagePipeline),
     embed,
-    transformer.guided,
+    transformer.uses_guidance,
     **transformer.PACKED,
     together=True,
 )

@@ -18,7 +18,7 @@ from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     alpha = transformer.index_of(folder)["_class_name"] == "PixArtAlphaPipeline"
-    return transformer.loads(diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline)(
+    return transformer.pipeline_loader(diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline)(
         folder, dtype, parts
     )
 
@@ -56,8 +56,8 @@ def run(pipe: Any) -> Callable[..., Any]:
 FAMILY = EngineFamily(
     load,
     embed,
-    transformer.guided,
-    transformer.shape,
+    transformer.uses_guidance,
+    transformer.latent_shape,
     call=transformer.unbinned,
     run=run,
     scales_start=True,

@@ -32,7 +32,7 @@ class Processor(transformers.Qwen2VLProcessor):
 
 def load(folder: Path, dtype: Any, parts: Parts) -> Any:
     """One pipeline for all of them; what only those that edit have is kept beside its parts."""
-    pipe = transformer.loads(diffusers.QwenImagePipeline)(folder, dtype, parts)
+    pipe = transformer.pipeline_loader(diffusers.QwenImagePipeline)(folder, dtype, parts)
     pipe.processor, pipe.plus = None, transformer.index_of(folder).get("_class_name") == PLUS
     if (folder / "processor").is_dir():
         looks = transformers.AutoImageProcessor.from_pretrained(folder / "processor", local_files_only=True)
@@ -88,7 +88,7 @@ def call(params: Params) -> dict[str, Any]:
 FAMILY = EngineFamily(
     load,
     embed,
-    transformer.guided,
+    transformer.uses_guidance,
     **transformer.PACKED,
     call=call,
     refer=refer,

@@ -20,10 +20,10 @@ def instruction_of(pipe: Any) -> Any:
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.SanaPipeline),
+    transformer.pipeline_loader(diffusers.SanaPipeline),
     embed,
-    transformer.guided,
-    transformer.shape,
+    transformer.uses_guidance,
+    transformer.latent_shape,
     call=transformer.unbinned,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
     together=True,

@@ -34,10 +34,10 @@ def unpack(pipe: Any, width: int, height: int) -> Change:
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.SanaSprintPipeline),
+    transformer.pipeline_loader(diffusers.SanaSprintPipeline),
     embed,
-    transformer.never_guided,
-    transformer.shape,
+    transformer.never_uses_guidance,
+    transformer.latent_shape,
     call=call,
     pack=pack,
     unpack=unpack,

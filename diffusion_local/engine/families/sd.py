@@ -30,7 +30,7 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
     device = pipe._execution_device
-    text, against = unet.plain_and_short(pipe, prompt, negative)
+    text, against = unet.unweighted_short_texts(pipe, prompt, negative)
     if text is not None and clip_skip < 2:  # its own way of skipping needs transformers 4
         positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None)
         return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
@@ -56,9 +56,9 @@ def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[...,
 FAMILY = EngineFamily(
     load,
     embed,
-    unet.guided,
-    unet.shape,
-    turned=unet.turned,
+    unet.uses_guidance,
+    unet.latent_shape,
+    prompt_tensors=unet.prompt_tensors,
     scales_start=True,
     inpainting=inpainting,
     together=True,

@@ -27,9 +27,9 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.StableDiffusion3Pipeline),
+    transformer.pipeline_loader(diffusers.StableDiffusion3Pipeline),
     embed,
-    transformer.guided,
-    transformer.shape,
+    transformer.uses_guidance,
+    transformer.latent_shape,
     together=True,
 )

@@ -26,7 +26,7 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
     device, skip = pipe._execution_device, max(0, clip_skip - 2)  # trained with the last layer but one
-    text, against = unet.plain_and_short(pipe, prompt, negative)
+    text, against = unet.unweighted_short_texts(pipe, prompt, negative)
     if text is not None:
         # An empty negative must be None: SDXL was trained with zeros, not with the embedding of an empty text.
         positive, unwanted, pooled, unwanted_pooled = pipe.encode_prompt(
@@ -60,9 +60,9 @@ def inpainting(pipe: Any) -> Any:
 FAMILY = EngineFamily(
     load,
     embed,
-    unet.guided,
-    unet.shape,
-    turned=unet.turned,
+    unet.uses_guidance,
+    unet.latent_shape,
+    prompt_tensors=unet.prompt_tensors,
     scales_start=True,
     inpainting=inpainting,
     together=True,

@@ -9,7 +9,7 @@ from diffusion_local.engine import transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 
 
-def guided(pipe: Any, guidance: float) -> bool:
+def uses_guidance(pipe: Any, guidance: float) -> bool:
     """It adds the difference to the positive one, so 0 is off."""
     return guidance > 0
 
@@ -25,10 +25,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.ZImagePipeline),
+    transformer.pipeline_loader(diffusers.ZImagePipeline),
     embed,
-    guided,
-    transformer.shape,
+    uses_guidance,
+    transformer.latent_shape,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
     together=True,
 )

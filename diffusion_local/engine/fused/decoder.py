@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from diffusion_local.engine.fused.layers import Convolution, Resample, Resnet, SelfAttention, expect, picture, rows
+from diffusion_local.engine.fused.layers import Convolution, Resample, Resnet, SelfAttention, picture, require, rows
 from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.fused.packing import Packing
 
@@ -16,13 +16,13 @@ class FusedDecoder:
 
     def __init__(self, vae: Any, operations: Operations, dtype: torch.dtype) -> None:
         """Of the VAE as it is now; later changes to it are not seen. Raises Unfit."""
-        expect(type(vae) is AutoencoderKL, f"a VAE of type {type(vae).__name__}")
-        expect(not vae.use_tiling and not vae.use_slicing, "decoding in tiles")
+        require(type(vae) is AutoencoderKL, f"a VAE of type {type(vae).__name__}")
+        require(not vae.use_tiling and not vae.use_slicing, "decoding in tiles")
         middle = vae.decoder.mid_block
-        expect(all(type(each).__name__ == "UpDecoderBlock2D" for each in vae.decoder.up_blocks), "unusual blocks")
-        expect(len(middle.attentions) == 1 and len(middle.resnets) == 2, "an unusual middle")
-        expect(isinstance(vae.decoder.conv_act, torch.nn.SiLU), "an unusual activation")
-        expect(isinstance(vae.decoder.conv_norm_out, torch.nn.GroupNorm), "an unusual norm")
+        require(all(type(each).__name__ == "UpDecoderBlock2D" for each in vae.decoder.up_blocks), "unusual blocks")
+        require(len(middle.attentions) == 1 and len(middle.resnets) == 2, "an unusual middle")
+        require(isinstance(vae.decoder.conv_act, torch.nn.SiLU), "an unusual activation")
+        require(isinstance(vae.decoder.conv_norm_out, torch.nn.GroupNorm), "an unusual norm")
         packing = Packing()
         decoder = copy.deepcopy(vae.decoder).to(dtype)
         self.dtype, self._operations = dtype, operations
@@ -60,8 +60,10 @@ class PictureAttention:
     """Of each pixel to all others, with one head."""
 
     def __init__(self, attention: Any, packing: Packing, operations: Operations) -> None:
-        expect(attention.group_norm is not None and attention.spatial_norm is None, "attention without a norm")
-        expect(attention.residual_connection and attention.rescale_output_factor == 1.0, "attention without a residual")
+        require(attention.group_norm is not None and attention.spatial_norm is None, "attention without a norm")
+        require(
+            attention.residual_connection and attention.rescale_output_factor == 1.0, "attention without a residual"
+        )
         self._norm = attention.group_norm
         self._attention, self._operations = SelfAttention(attention, packing), operations
 

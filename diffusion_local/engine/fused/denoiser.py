@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
 from diffusion_local.engine import faults
 from diffusion_local.engine.fused.operations import Operations
-from diffusion_local.engine.fused.packing import Unfit, lora_bytes
+from diffusion_local.engine.fused.packing import Unsupported, lora_bytes
 from diffusion_local.engine.fused.unet import FusedUNet
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class FusedDenoiser:
                 return False
             try:
                 self._form = FusedUNet(self._unet, self._operations)
-            except Unfit as problem:
+            except Unsupported as problem:
                 self._unfit = f"it has {problem}"
                 log.warning("the denoiser runs the exact way: %s", self._unfit)
             self._forget()
@@ -87,7 +87,7 @@ class FusedDenoiser:
         try:
             output = self._step(run, given, lambda: exact(*args, **kwargs))
         except Exception as problem:
-            if faults.is_out_of_memory(problem) or faults.is_lost(problem):
+            if faults.is_out_of_memory(problem) or faults.is_device_lost(problem):
                 raise
             self._refuse(f"{type(problem).__name__}: {problem}", problem)
             self.drop()

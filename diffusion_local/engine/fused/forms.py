@@ -11,7 +11,7 @@ from diffusion_local.engine import faults
 from diffusion_local.engine.fused.decoder import FusedDecoder
 from diffusion_local.engine.fused.denoiser import FusedDenoiser
 from diffusion_local.engine.fused.operations import Operations
-from diffusion_local.engine.fused.packing import Unfit
+from diffusion_local.engine.fused.packing import Unsupported
 from diffusion_local.errors import EngineError
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Forms:
             made: FusedDecoder | None = None
             try:
                 made = FusedDecoder(vae, self._operations, wanted)
-            except Unfit as problem:
+            except Unsupported as problem:
                 log.info("pictures are decoded the exact way: the VAE has %s", problem)
             self._decoder = vae, wanted, made
         if self._decoder[2] is not None:
@@ -75,7 +75,7 @@ class Forms:
         except EngineError:
             raise
         except Exception as problem:
-            if decoder is None or faults.is_out_of_memory(problem) or faults.is_lost(problem):
+            if decoder is None or faults.is_out_of_memory(problem) or faults.is_device_lost(problem):
                 raise
             self.refuse_decoder(f"{type(problem).__name__}: {faults.first_line(problem)}")
         return decode(None)

@@ -15,7 +15,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from diffusion_local.engine.fused.operations import Operations
-from diffusion_local.engine.fused.packing import Packing, Unfit, base, bias_of, stacked_bias
+from diffusion_local.engine.fused.packing import Packing, Unsupported, base, bias_of, stacked_bias
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
@@ -29,10 +29,10 @@ def picture(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return x.view(x.shape[0], height, width, x.shape[2]).permute(0, 3, 1, 2)
 
 
-def expect(condition: Any, what: str) -> None:
+def require(condition: Any, what: str) -> None:
     """Raises Unfit naming what the model has instead."""
     if not condition:
-        raise Unfit(what)
+        raise Unsupported(what)
 
 
 class Linear:
@@ -50,7 +50,7 @@ class Convolution:
 
     def __init__(self, layer: Any, packing: Packing, bias: bool = True) -> None:
         own = base(layer)
-        expect(own.groups == 1 and own.dilation == (1, 1) and own.padding_mode == "zeros", "unusual convolutions")
+        require(own.groups == 1 and own.dilation == (1, 1) and own.padding_mode == "zeros", "unusual convolutions")
         self._weight = packing.kernel(layer)
         self._bias = bias_of(layer) if bias else None
         self._stride, self._padding = own.stride, own.padding
@@ -63,12 +63,12 @@ class Resnet:
     """A ResNet block. ``bias``: what is to be added before the second normalisation where no time embedding is."""
 
     def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
-        expect(isinstance(block, ResnetBlock2D), f"a {type(block).__name__}")
-        expect(isinstance(block.nonlinearity, torch.nn.SiLU), "an activation other than SiLU in a ResNet block")
-        expect(block.upsample is None and block.downsample is None, "a ResNet block that resamples")
-        expect(block.output_scale_factor == 1.0, "a ResNet block with a scaled output")
+        require(isinstance(block, ResnetBlock2D), f"a {type(block).__name__}")
+        require(isinstance(block.nonlinearity, torch.nn.SiLU), "an activation other than SiLU in a ResNet block")
+        require(block.upsample is None and block.downsample is None, "a ResNet block that resamples")
+        require(block.output_scale_factor == 1.0, "a ResNet block with a scaled output")
         plain = block.time_embedding_norm == "default" and not block.skip_time_act
-        expect(plain or block.time_emb_proj is None, "an unusual time embedding")
+        require(plain or block.time_emb_proj is None, "an unusual time embedding")
         self._norm1, self._norm2 = block.norm1, block.norm2
         self._conv1 = Convolution(block.conv1, packing, bias=False)
         self._conv2 = Convolution(block.conv2, packing, bias=False)
@@ -76,7 +76,7 @@ class Resnet:
         self._out_bias = bias_of(block.conv2)
         self._shortcut: torch.Tensor | None = None
         if block.conv_shortcut is not None:
-            expect(base(block.conv_shortcut).kernel_size == (1, 1), "a ResNet block with a large shortcut")
+            require(base(block.conv_shortcut).kernel_size == (1, 1), "a ResNet block with a large shortcut")
             self._shortcut = packing.flat(block.conv_shortcut)
             extra = bias_of(block.conv_shortcut)
             if extra is not None:
@@ -101,11 +101,11 @@ class Resample:
     """A convolution that halves the sides, or follows an enlargement by repetition."""
 
     def __init__(self, layer: Any, packing: Packing, up: bool) -> None:
-        expect(layer.use_conv and getattr(layer, "norm", None) is None, "resampling with a norm or no convolution")
+        require(layer.use_conv and getattr(layer, "norm", None) is None, "resampling with a norm or no convolution")
         if up:
-            expect(not layer.use_conv_transpose and layer.interpolate, "transposed convolutions")
+            require(not layer.use_conv_transpose and layer.interpolate, "transposed convolutions")
         else:
-            expect(layer.padding == 1, "an unusual padding of a convolution")
+            require(layer.padding == 1, "an unusual padding of a convolution")
         self._conv = Convolution(layer.conv, packing)
 
     def __call__(self, x: torch.Tensor, size: Any = None) -> torch.Tensor:
@@ -148,30 +148,32 @@ class CrossAttention:
 
 
 def check_attention(attention: Any) -> None:
-    expect(isinstance(attention, Attention), f"a {type(attention).__name__}")
-    expect(isinstance(attention.processor, AttnProcessor | AttnProcessor2_0), "attention that was replaced")
+    require(isinstance(attention, Attention), f"a {type(attention).__name__}")
+    require(isinstance(attention.processor, AttnProcessor | AttnProcessor2_0), "attention that was replaced")
     names = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim")
-    expect(not any(getattr(attention, name, None) for name in names), "attention with norms or added keys")
-    expect(not attention.residual_connection and attention.rescale_output_factor == 1.0, "attention with a residual")
-    expect(attention.scale_qk and not attention.is_causal, "attention with another scale or order")
-    expect(attention.inner_kv_dim == attention.inner_dim, "attention with fewer keys than queries")
-    expect(not attention.fused_projections, "attention whose projections were fused")
+    require(not any(getattr(attention, name, None) for name in names), "attention with norms or added keys")
+    require(not attention.residual_connection and attention.rescale_output_factor == 1.0, "attention with a residual")
+    require(attention.scale_qk and not attention.is_causal, "attention with another scale or order")
+    require(attention.inner_kv_dim == attention.inner_dim, "attention with fewer keys than queries")
+    require(not attention.fused_projections, "attention whose projections were fused")
 
 
 class Block:
     """A transformer block; the last residual is left for the next operation to add."""
 
     def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
-        expect(isinstance(block, BasicTransformerBlock), f"a {type(block).__name__}")
-        expect(block.norm_type == "layer_norm" and block.pos_embed is None, f"a norm of type {block.norm_type}")
+        require(isinstance(block, BasicTransformerBlock), f"a {type(block).__name__}")
+        require(block.norm_type == "layer_norm" and block.pos_embed is None, f"a norm of type {block.norm_type}")
         norms = (block.norm1, block.norm2, block.norm3)
-        expect(all(isinstance(each, torch.nn.LayerNorm) and each.elementwise_affine for each in norms), "unusual norms")
-        expect(not block.only_cross_attention and not hasattr(block, "fuser"), "an unusual transformer block")
-        expect(block.attn2 is not None and block.attn2.is_cross_attention, "a block without cross attention")
-        expect(block._chunk_size is None, "feed-forward layers in chunks")
+        require(
+            all(isinstance(each, torch.nn.LayerNorm) and each.elementwise_affine for each in norms), "unusual norms"
+        )
+        require(not block.only_cross_attention and not hasattr(block, "fuser"), "an unusual transformer block")
+        require(block.attn2 is not None and block.attn2.is_cross_attention, "a block without cross attention")
+        require(block._chunk_size is None, "feed-forward layers in chunks")
         for attention in (block.attn1, block.attn2):
             check_attention(attention)
-        expect(type(block.ff.net[0]).__name__ == "GEGLU", f"an activation of type {type(block.ff.net[0]).__name__}")
+        require(type(block.ff.net[0]).__name__ == "GEGLU", f"an activation of type {type(block.ff.net[0]).__name__}")
         self._norm1, self._norm2, self._norm3 = norms
         self._own, self._cross = SelfAttention(block.attn1, packing), CrossAttention(block.attn2, packing)
         self._wide, self._narrow = Linear(block.ff.net[0].proj, packing), Linear(block.ff.net[2], packing)
@@ -191,12 +193,12 @@ class Transformer:
     """Transformer blocks on the pixels of a picture."""
 
     def __init__(self, model: Any, packing: Packing, operations: Operations) -> None:
-        expect(isinstance(model, Transformer2DModel) and model.is_input_continuous, f"a {type(model).__name__}")
-        expect(getattr(model, "caption_projection", None) is None, "a projection of captions")
+        require(isinstance(model, Transformer2DModel) and model.is_input_continuous, f"a {type(model).__name__}")
+        require(getattr(model, "caption_projection", None) is None, "a projection of captions")
         self._norm = model.norm
         self._in, self._out = Linear(model.proj_in, packing), Linear(model.proj_out, packing)
         self.blocks = [Block(block, packing, operations) for block in model.transformer_blocks]
-        expect(self.blocks, "a transformer without blocks")
+        require(self.blocks, "a transformer without blocks")
         self._operations = operations
 
     def __call__(self, x: torch.Tensor, texts: Iterator[torch.Tensor]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 
-class Unfit(Exception):
+class Unsupported(Exception):
     """A model that has no fused form. The message says what it has that is not known here."""
 
 
@@ -81,7 +81,7 @@ def with_loras(layer: Any) -> torch.Tensor:
     """The weight with the active LoRAs added in fp32. Raises Unfit for adapters that are not a sum of matrices."""
     own: torch.Tensor = layer.get_base_layer().weight
     if not isinstance(layer, LoraLayer):
-        raise Unfit(f"an adapter of type {type(layer).__name__}")
+        raise Unsupported(f"an adapter of type {type(layer).__name__}")
     if layer.disable_adapters or layer.merged:
         return own
     active = [name for name in layer.active_adapters if name in layer.lora_A]
@@ -90,7 +90,7 @@ def with_loras(layer: Any) -> torch.Tensor:
     total = own.float()
     for name in active:
         if name in getattr(layer, "lora_variant", {}) or layer.lora_bias.get(name):
-            raise Unfit("a LoRA with weight decomposition or a bias")
+            raise Unsupported("a LoRA with weight decomposition or a bias")
         total = total + layer.get_delta_weight(name).float()
     return total.to(own.dtype)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
-from diffusion_local.engine.fused.layers import Convolution, Resample, Resnet, Transformer, expect, picture, rows
+from diffusion_local.engine.fused.layers import Convolution, Resample, Resnet, Transformer, picture, require, rows
 from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.fused.packing import Packing, stacked_bias
 
@@ -25,7 +25,7 @@ class Stage:
         self.transformers = [Transformer(each, packing, operations) for each in attentions]
         down, up = (getattr(block, f"{way}samplers", None) for way in ("down", "up"))
         samplers = list(down or up or [])
-        expect(len(samplers) <= 1, "a block that resamples twice")
+        require(len(samplers) <= 1, "a block that resamples twice")
         self.resample = Resample(samplers[0], packing, bool(up)) if samplers else None
 
 
@@ -147,20 +147,20 @@ class FusedUNet:
 
 def check(unet: Any) -> None:
     """Raises Unfit for a UNet with parts that have no fused form."""
-    expect(type(unet) is UNet2DConditionModel, f"a denoiser of type {type(unet).__name__}")
+    require(type(unet) is UNet2DConditionModel, f"a denoiser of type {type(unet).__name__}")
     config = unet.config
     for names, known in ((config.down_block_types, DOWN), (config.up_block_types, UP)):
         for name in names:
-            expect(name in known, f"a block of type {name}")
-    expect(type(unet.mid_block).__name__ in MIDDLE, f"a block of type {type(unet.mid_block).__name__}")
-    expect(all(each is not None for each in getattr(unet.mid_block, "attentions", ())), "a middle without attention")
-    expect(config.addition_embed_type in (None, "text_time"), f"an embedding of type {config.addition_embed_type}")
-    expect(unet.class_embedding is None and unet.time_embed_act is None, "a class embedding")
-    expect(unet.encoder_hid_proj is None, "a projection of the prompt")
-    expect(isinstance(unet.conv_act, torch.nn.SiLU) and unet.conv_norm_out is not None, "an unusual output")
-    expect(not config.center_input_sample, "centred input")
+            require(name in known, f"a block of type {name}")
+    require(type(unet.mid_block).__name__ in MIDDLE, f"a block of type {type(unet.mid_block).__name__}")
+    require(all(each is not None for each in getattr(unet.mid_block, "attentions", ())), "a middle without attention")
+    require(config.addition_embed_type in (None, "text_time"), f"an embedding of type {config.addition_embed_type}")
+    require(unet.class_embedding is None and unet.time_embed_act is None, "a class embedding")
+    require(unet.encoder_hid_proj is None, "a projection of the prompt")
+    require(isinstance(unet.conv_act, torch.nn.SiLU) and unet.conv_norm_out is not None, "an unusual output")
+    require(not config.center_input_sample, "centred input")
     for block in unet.up_blocks:  # set by enable_freeu
-        expect(all(getattr(block, name, None) is None for name in ("s1", "s2", "b1", "b2")), "FreeU")
+        require(all(getattr(block, name, None) is None for name in ("s1", "s2", "b1", "b2")), "FreeU")
 
 
 def _sum(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:

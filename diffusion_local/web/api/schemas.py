@@ -20,7 +20,7 @@ from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import LOCAL_FIELDS, Model
-from diffusion_local.models.service import Removed
+from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import After, Answer, Constant, Named, Operation, Paged
@@ -153,7 +153,7 @@ SCHEMAS: dict[Any, Any] = {
     Adapter: typed("Adapter", Adapter, "path", ready=bool),
     Download: typed("Download", Download, "error_kind", "error_message", error=FAULT | None),
     Delivery: typed("Delivery", Delivery, "payload"),
-    Removed: typed("Removed", id=str, message=str),
+    RemovedModel: typed("Removed", id=str, message=str),
     BatchEdit: typed("BatchEdit", changed=int, warnings=list[str]),
     Source: typed("Source", Source, url=str),
 }

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.models.service import size_words
+from diffusion_local.models.service import format_size
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
@@ -24,7 +24,7 @@ def remove_model(studio: Studio, key: str) -> Effect:
     model = studio.library.model(key)
     removed = studio.library.remove(key)
     phrase = "models.removed_moved" if removed.moved_to else "models.removed_forgotten"
-    return Effect(toast=said(say(phrase, name=model.name, size=size_words(model.size_bytes))))
+    return Effect(toast=said(say(phrase, name=model.name, size=format_size(model.size_bytes))))
 
 
 def scan(studio: Studio, key: str) -> Effect:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from diffusion_local.machines import PairingCode
-from diffusion_local.models.service import size_words
+from diffusion_local.models.service import format_size
 from diffusion_local.queue.machines import Machine
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import moment, text
@@ -17,7 +17,7 @@ def machines(found: Sequence[Machine]) -> str:
     def time(at: str) -> Markup:
         return Markup(moment(at))
 
-    return render("machines.html", machines=found, moment=time, size=size_words)
+    return render("machines.html", machines=found, moment=time, size=format_size)
 
 
 def invitation(made: PairingCode) -> str:

@@ -12,7 +12,7 @@ from diffusion_local.hub.downloads import Download, DownloadState
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import STARTER, Model
 from diffusion_local.models.curated import CuratedModel
-from diffusion_local.models.service import size_words
+from diffusion_local.models.service import format_size
 from diffusion_local.web.ui.view import button, manual_link, text
 from diffusion_local.web.ui.words import known as is_known
 from diffusion_local.web.ui.words import say, translated
@@ -77,11 +77,11 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequenc
 
 def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> str:
     licence = model.licence if model.licence != "unknown" else say("models.licence_unknown")
-    rows = [("licence", text(licence)), ("disk", size_words(model.size_bytes))]
+    rows = [("licence", text(licence)), ("disk", format_size(model.size_bytes))]
     if model.precision:
         rows.append(("precision", text(model.precision)))
     if model.memory_bytes and not plans:  # which say more: the weights are a part of it
-        rows.append(("memory", say("models.memory_about", size=size_words(model.memory_bytes))))
+        rows.append(("memory", say("models.memory_about", size=format_size(model.memory_bytes))))
     if model.ready:
         rows.append(("does", ", ".join(say(f"models.{kind}") for kind in model.kinds)))
         tells_more = fits and (fits[0].peak_bytes or fits[0].worked not in {plan.rung for plan in plans})
@@ -115,7 +115,7 @@ def held(fits: Sequence[Fit]) -> str:
     """How the memory policy held a model on this machine, as its latest picture showed."""
     fit = fits[0]
     size = f"{fit.width}×{fit.height}"
-    peak = f", {say('models.held_peak', peak=size_words(fit.peak_bytes))}" if fit.peak_bytes else ""
+    peak = f", {say('models.held_peak', peak=format_size(fit.peak_bytes))}" if fit.peak_bytes else ""
     return text(say("models.held_as", rung=rung_words(fit.worked), size=size) + peak)
 
 
@@ -138,7 +138,9 @@ def download_row(download: Download) -> str:
     progress, more = "", ""
     if download.state is DownloadState.RUNNING and download.bytes_total:
         percent = 100 * min(1.0, download.bytes_done / download.bytes_total)
-        words += " · " + say("models.of", done=size_words(download.bytes_done), total=size_words(download.bytes_total))
+        words += " · " + say(
+            "models.of", done=format_size(download.bytes_done), total=format_size(download.bytes_total)
+        )
         progress = bar(download.id, what, percent)
     if not download.final:
         more = button(say("common.cancel"), "cancel_download", download.id, "small")
@@ -213,7 +215,7 @@ def adapter_row(adapter: Adapter) -> str:
         fits = families.title_of(adapter.architecture) or adapter.architecture
         parts = [say("models.fits", what=fits)] if fits else []
         told, kind = (
-            " · ".join([*parts, size_words(adapter.size_bytes), ", ".join(adapter.words[:SHOWN_WORDS])]),
+            " · ".join([*parts, format_size(adapter.size_bytes), ", ".join(adapter.words[:SHOWN_WORDS])]),
             "quiet",
         )
     title = f"<b>{text(adapter.title or adapter.name)}</b>"

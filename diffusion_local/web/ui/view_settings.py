@@ -7,7 +7,7 @@ from typing import Any
 from diffusion_local.domain import Worker
 from diffusion_local.health.doctor import PACKAGES, Finding
 from diffusion_local.health.service import HealthStatus
-from diffusion_local.models.service import size_words
+from diffusion_local.models.service import format_size
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
@@ -121,10 +121,10 @@ def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings,
     used = 100 * (1 - vitals.free / vitals.total) if vitals.total else 0
     told = say(
         "settings.disk_told",
-        free=size_words(vitals.free),
-        total=size_words(vitals.total),
-        reserve=size_words(settings.disk_reserve_mb * 10**6),
-        gallery=size_words(vitals.gallery),
+        free=format_size(vitals.free),
+        total=format_size(vitals.total),
+        reserve=format_size(settings.disk_reserve_mb * 10**6),
+        gallery=format_size(vitals.gallery),
     )
     items.append(row("disk", say("settings.find_disk"), told + meter(say("settings.find_disk"), used)))
     return section("machine", rows(items), hint=say("settings.restart_how"))
@@ -132,7 +132,7 @@ def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings,
 
 def memory_row(used: int, total: int) -> str:
     name = say("settings.main_memory")
-    told = say("settings.gpu_memory", used=size_words(used), total=size_words(total))
+    told = say("settings.gpu_memory", used=format_size(used), total=format_size(total))
     return row("main_memory", name, told + meter(name, 100 * used / total))
 
 
@@ -153,7 +153,7 @@ def worker_row(worker: Worker, now: datetime) -> str:
 
 
 def gpu_row(gpu: Gpu, limit: int) -> str:
-    told = [say("settings.gpu_memory", used=size_words(gpu.used), total=size_words(gpu.total))]
+    told = [say("settings.gpu_memory", used=format_size(gpu.used), total=format_size(gpu.total))]
     if gpu.temperature is not None:
         told.append(f"{gpu.temperature} °C")
     if gpu.busy is not None:

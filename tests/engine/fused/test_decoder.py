@@ -9,7 +9,7 @@ from diffusion_local.engine import autoencoder
 from diffusion_local.engine.fused.decoder import FusedDecoder
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import TorchOperations
-from diffusion_local.engine.fused.packing import Unfit
+from diffusion_local.engine.fused.packing import Unsupported
 from tests.engine.fused import models
 from tests.engine.fused.models import difference
 
@@ -28,7 +28,7 @@ def test_it_decodes_the_same(changes: dict[str, bool]) -> None:
 def test_a_vae_that_decodes_in_tiles_has_none() -> None:
     vae = models.vae()
     vae.enable_tiling()
-    with pytest.raises(Unfit, match="tiles"):
+    with pytest.raises(Unsupported, match="tiles"):
         FusedDecoder(vae, TorchOperations(), torch.float32)
     assert Forms(TorchOperations()).decoder(vae, torch.float32) is None
 

@@ -9,7 +9,7 @@ import torch
 from diffusion_local.engine.fused import denoiser as denoiser_module
 from diffusion_local.engine.fused.denoiser import FusedDenoiser
 from diffusion_local.engine.fused.operations import TorchOperations
-from diffusion_local.engine.fused.packing import Unfit
+from diffusion_local.engine.fused.packing import Unsupported
 from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
@@ -169,7 +169,7 @@ def test_a_model_whose_lora_does_not_fit_is_tried_again_without_it(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unfit(*_: Any) -> None:
-        raise Unfit("a LoRA with weight decomposition or a bias")
+        raise Unsupported("a LoRA with weight decomposition or a bias")
 
     with monkeypatch.context() as patched:
         patched.setattr(denoiser_module, "FusedUNet", unfit)

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 
 from diffusion_local.engine.fused.operations import TorchOperations
-from diffusion_local.engine.fused.packing import Unfit, lora_bytes
+from diffusion_local.engine.fused.packing import Unsupported, lora_bytes
 from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
@@ -59,5 +59,5 @@ def test_the_bytes_foretold_are_those_that_are_taken() -> None:
 
 def test_adapters_that_are_no_sum_are_refused() -> None:
     unet = with_lora(models.sd(), use_dora=True, target_modules=["to_q"])
-    with pytest.raises(Unfit, match="weight decomposition"):
+    with pytest.raises(Unsupported, match="weight decomposition"):
         FusedUNet(unet, TorchOperations())

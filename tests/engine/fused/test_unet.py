@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_local.engine.fused.operations import TorchOperations
-from diffusion_local.engine.fused.packing import Unfit
+from diffusion_local.engine.fused.packing import Unsupported
 from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
@@ -117,6 +117,6 @@ def sliced() -> Any:
 )
 def test_what_has_no_fused_form_is_named_and_left_as_it_was(make: Callable[[], Any], why: str) -> None:
     unet = make()
-    with pytest.raises(Unfit, match=why):
+    with pytest.raises(Unsupported, match=why):
         FusedUNet(unet, TorchOperations())
     assert all(each.is_contiguous() for each in unet.parameters())
