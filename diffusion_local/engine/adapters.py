@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,8 @@ def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -
     for word in sorted(set(called) - loaded.words):
         loaded.graphs.forget()  # the text encoder gets another table of words
         with placement.without_hooks(loaded.pipe, loaded.rung):
-            load_named(
-                f"The embedding {word!r}", lambda: load_embedding(loaded.pipe, word, called[word]), loaded.model.id
-            )
+            load = partial(load_embedding, loaded.pipe, word, called[word])
+            load_named(f"The embedding {word!r}", load, loaded.model.id)
         loaded.words |= {word}
     return called
 

@@ -29,28 +29,24 @@ def sized_and_guided(params: Params) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class EngineFamily:
-    """``load(folder, dtype, parts)`` gives a pipeline on the CPU, of parts that have their weights already.
+    """Functions of one family. ``load(folder, dtype, parts)`` builds a pipeline on the CPU from loaded parts.
 
-    ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
-    guidance: ``uses_guidance(pipe, guidance)``. ``latent_shape(pipe, width, height)`` is 1 x C x h x w;
-    ``encode(pipe, pixels)`` encodes a picture to latents of that shape.
+    ``embed(pipe, prompt, negative, clip_skip)`` encodes a prompt; ``negative`` is None without classifier-free
+    guidance, as ``uses_guidance(pipe, guidance)`` decides. Latents are 1 x C x h x w, which
+    ``latent_shape(pipe, width, height)`` returns, and ``encode(pipe, pixels)`` encodes a picture to them.
 
-    A pipeline may want latents otherwise: ``start(pipe, latents)`` is what it is handed (``scales_start``: it
-    multiplies that by the scheduler's ``init_noise_sigma``), ``pack(pipe, latents)`` how they are between its steps.
-    The rest gives functions that keep no model, as a preview may wait in a thread: ``unpack(pipe, width, height)``
-    takes the packing back, ``to_vae_latents(pipe)`` makes latents as the VAE has them, and ``unpack_output(pipe, width, height)`` those
-    that the pipeline hands out.
+    A pipeline may use another layout: ``start(pipe, latents)`` converts to its input (``scales_start``: it multiplies
+    that by the scheduler's ``init_noise_sigma``), ``pack(pipe, latents)`` to its layout between steps. The following
+    return functions that hold no model, as a preview may wait in a thread: ``unpack(pipe, width, height)`` reverses
+    ``pack``, ``to_vae_latents(pipe)`` converts unpacked latents for the VAE, and ``unpack_output(pipe, width, height)``
+    does so for the pipeline's output.
 
-    ``prompt_tensors(conditioning)`` gives the tensors by which a running pipeline is told of another prompt; None: it cannot
-    be told.
-
-    ``call(params)`` gives further arguments; ``run(pipe)`` what is called with all of them; ``inpainting(pipe)`` the
-    pipeline for a UNet that reads a mask.
-
-    ``refer(pipe, params, pictures)`` gives what is called instead to read reference pictures (RGB); None: the family
-    reads none. ``embed_with(pipe, prompt, negative, pictures)`` embeds a prompt that is read together with them.
-
-    ``together``: several pictures may share a pass, and a pass may be put aside; ``tests/engine/passes.py`` checks it.
+    ``prompt_tensors(conditioning)``: the tensors that change the prompt of a running pipeline; None if it cannot
+    change. ``call(params)``: further arguments; ``run(pipe)``: the callable that takes all of them;
+    ``inpainting(pipe)``: the pipeline for a UNet that reads a mask. ``refer(pipe, params, pictures)``: the callable that
+    reads reference pictures (RGB) instead; None if the family reads none. ``embed_with(pipe, prompt, negative,
+    pictures)`` encodes a prompt together with them. ``together``: several pictures may share a pass,
+    and a pass may be held; ``tests/engine/passes.py`` checks it.
     """
 
     load: Callable[[Path, torch.dtype, Parts], Any]

@@ -77,7 +77,7 @@ PACKED: dict[str, Any] = {
 
 
 def masked_embeds(pipe: Any, prompt: str, negative: str | None, **options: Any) -> Conditioning:
-    """Of pipelines that tell which of the embeddings are words."""
+    """Conditioning of pipelines that return attention masks with their embeddings."""
     positive, mask, against, mask_against = pipe.encode_prompt(
         prompt, negative is not None, negative_prompt=negative or "", device=pipe._execution_device, **options
     )

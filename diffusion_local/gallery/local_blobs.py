@@ -20,7 +20,7 @@ MAX_DEPTH = 6  # depth limit of listings, so that a link to a parent folder does
 
 
 class LocalBlobs:
-    """One folder per area. Files are private, except in the gallery, where they take the folder's mode (``disk.modes_like``).
+    """One folder per area. Files are private; in the gallery they take the folder's mode (``disk.modes_like``).
 
     A missing gallery folder is not created: its disk or share may come back.
     """
