@@ -43,7 +43,7 @@ class EngineFamily:
 
     ``prompt_tensors(conditioning)``: the tensors that change the prompt of a running pipeline; None if it cannot
     change. ``call(params)``: further arguments; ``run(pipe)``: the callable that takes all of them;
-    ``inpainting(pipe)``: the pipeline for a UNet that reads a mask. ``refer(pipe, params, pictures)``: the callable that
+    ``inpainting(pipe)``: the pipeline for a UNet that reads a mask. ``refer(pipe, params, pictures)``: the one that
     reads reference pictures (RGB) instead; None if the family reads none. ``embed_with(pipe, prompt, negative,
     pictures)`` encodes a prompt together with them. ``together``: several pictures may share a pass,
     and a pass may be held; ``tests/engine/passes.py`` checks it.
