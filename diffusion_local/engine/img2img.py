@@ -14,22 +14,45 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PIL
-from PIL import ImageChops, ImageFilter, ImageOps
+from PIL import ImageOps
 
 #: Pixels over which a repainted part fades into what is kept; inside the mask, so that what is kept stays as it was.
 FEATHER = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Area:
+    """The whole picture around what is painted, and how much of that is pasted into each of its pixels (L)."""
+
+    picture: PIL.Image
+    alpha: PIL.Image
+    box: tuple[int, int, int, int]
+
+    def insert(self, painted: PIL.Image) -> PIL.Image:
+        """The whole picture with what was painted of its box, in any size."""
+        left, top, right, bottom = self.box
+        size = (right - left, bottom - top)
+        whole = self.picture.copy()
+        part = painted if painted.size == size else painted.resize(size, PIL.Resampling.LANCZOS)
+        whole.paste(part, (left, top), self.alpha.crop(self.box))
+        return whole
+
+
+@dataclass(frozen=True, slots=True)
 class SourceCanvas:
     """A source picture (RGB) and, for inpainting, its mask (L, white is painted anew), at the size of the job.
 
-    ``whole`` is the source in that shape as large as it is.
+    ``whole`` is the source in that shape as large as it is. Of inpainting, ``area`` is where the painted part goes;
+    ``soft``: greys of the mask say how far each pixel may change; ``content``: the noise or nothing that takes the
+    place of the masked part's latents.
     """
 
     source: PIL.Image
     mask: PIL.Image | None = None
     whole: PIL.Image | None = None
+    area: Area | None = None
+    soft: bool = False
+    content: str = ""
 
     def pixels(self) -> torch.Tensor:
         """The source as 1 x 3 x H x W in [-1, 1]."""
@@ -37,30 +60,24 @@ class SourceCanvas:
         return array[None].float() / 127.5 - 1
 
     def latent_mask(self, size: tuple[int, int]) -> torch.Tensor | None:
-        """1 where a latent's pixels are painted anew, even in part, else 0; 1 x 1 x h x w."""
+        """1 x 1 x h x w: 1 where a latent's pixels are painted anew, even in part, else 0; of a soft mask its greys."""
         if self.mask is None:
             return None
         white = torch.from_numpy(np.array(self.mask))[None, None].float() / 255
+        if self.soft:
+            return torch.nn.functional.adaptive_avg_pool2d(white, size)
         return (torch.nn.functional.adaptive_max_pool2d(white, size) > 0.5).float()
 
     def paste(self, painted: PIL.Image) -> PIL.Image:
         """The painted part in the source: outside of the mask each pixel is the source's own."""
-        if self.mask is None:
-            return painted
-        inner = self.mask.filter(ImageFilter.MinFilter(FEATHER | 1)).filter(ImageFilter.GaussianBlur(FEATHER / 2))
-        return PIL.composite(painted, self.source, ImageChops.darker(self.mask, inner))
+        return painted if self.area is None else self.area.insert(painted)
 
 
-def make_canvas(source: PIL.Image, mask: PIL.Image | None, size: tuple[int, int]) -> SourceCanvas:
-    """Both filled to a size, the overhang cut off on two sides; transparent parts of a source are white."""
+def make_canvas(source: PIL.Image, size: tuple[int, int]) -> SourceCanvas:
+    """A source filled to a size, the overhang cut off on two sides; its transparent parts are white."""
     whole = flatten_alpha(source, "white").convert("RGB")
     fitted = ImageOps.fit(whole, size, PIL.Resampling.LANCZOS) if whole.size != size else whole
-    if mask is None:
-        return SourceCanvas(fitted, whole=in_shape(whole, size))
-    shade = flatten_alpha(mask, "black").convert("L")
-    if shade.size != whole.size:
-        shade = shade.resize(whole.size, PIL.Resampling.BILINEAR)
-    return SourceCanvas(fitted, ImageOps.fit(shade, size, PIL.Resampling.BILINEAR) if shade.size != size else shade)
+    return SourceCanvas(fitted, whole=in_shape(whole, size))
 
 
 def in_shape(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
@@ -125,17 +142,28 @@ def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> No
 
 @dataclass(frozen=True, slots=True)
 class StartLatents:
-    """Latents of a source (1 x C x h x w, scaled), and the noise that is mixed in; ``mask`` of the same h and w."""
+    """Latents of a source (1 x C x h x w, scaled), and the noise that is mixed in; ``mask`` of the same h and w.
+
+    ``soft``: the mask says from which share of the steps on each latent is free to change.
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
     mask: torch.Tensor | None
+    soft: bool = False
 
-    def restore_unmasked(self, scheduler: Any, index: int, latents: torch.Tensor) -> torch.Tensor:
-        """Latents after the scheduler's step ``index`` with the source, noised as they are, outside of the mask."""
+    def restore_unmasked(self, scheduler: Any, first: int, index: int, latents: torch.Tensor) -> torch.Tensor:
+        """Latents after the scheduler's step ``index`` with the source, noised as they are, outside of the mask.
+
+        ``first`` is the first step that was made.
+        """
         if self.mask is None:
             return latents
-        kept = self.latents
-        if index + 1 < len(scheduler.timesteps):
+        kept, free, steps = self.latents, self.mask, len(scheduler.timesteps)
+        if index + 1 < steps:
             kept = add_noise(scheduler, kept, self.noise, scheduler.timesteps[index + 1 : index + 2])
-        return (1 - self.mask) * kept + self.mask * latents
+        if self.soft:  # differential diffusion, https://arxiv.org/abs/2306.00950
+            if index + 1 >= steps:
+                return latents
+            free = (1 - self.mask <= (index + 1 - first) / (steps - first)).to(latents)
+        return (1 - free) * kept + free * latents

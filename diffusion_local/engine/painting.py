@@ -18,6 +18,7 @@ from diffusion_local.engine import (
     autoencoder,
     faults,
     img2img,
+    inpainting,
     placement,
     previews,
     references,
@@ -44,6 +45,7 @@ from diffusion_local.engine.steps import Interrupted, Preview, Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
+from diffusion_local.options.inpaint import CONTENTS
 
 #: Channels of a UNet that reads the mask and the masked picture beside the latents.
 INPAINT_CHANNELS = 9
@@ -131,7 +133,7 @@ class Work:
                 if begun.mask is not None:
                     change = partial(restore_source, loaded, begun, params, loop.skipped * scheduler.order)
                 # a whole repaint begins from noise alone
-                if paused is None and (loop.skipped or params.kind is not Kind.INPAINT):
+                if paused is None and (loop.skipped or params.kind is not Kind.INPAINT or begun.soft):
                     start = start.clone()
                     img2img.skip_first_steps(scheduler, loop.skipped, partial(fill_start, loaded, begun, start))
             if paused is not None:
@@ -202,7 +204,13 @@ class Work:
                 self.said = self.said or said
         latents = torch.cat(found)
         mask = None if canvas is None else canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
-        return StartLatents(latents, noise_drawn, None if mask is None else mask.to(noise_drawn))
+        if canvas is None or mask is None:
+            return StartLatents(latents, noise_drawn, None)
+        mask = mask.to(noise_drawn)
+        if canvas.content:  # latent noise, or nothing
+            instead = noise_drawn if canvas.content == CONTENTS[2] else torch.zeros_like(latents)
+            latents = torch.where(mask > 0, instead, latents)
+        return StartLatents(latents, noise_drawn, mask, canvas.soft)
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
         """What a loop has made, by place. Where there is no part left it is another one's."""
@@ -333,7 +341,10 @@ def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas
     if materials is None:
         raise ModelUnavailable(message("no_home_sources"))
     mask = materials.source(params.mask) if params.mask else None
-    return img2img.make_canvas(materials.source(params.source), mask, (params.width, params.height))
+    source = materials.source(params.source)
+    if params.kind is Kind.INPAINT:
+        return inpainting.make_canvas(source, mask, params)
+    return img2img.make_canvas(source, (params.width, params.height))
 
 
 def fill_start(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
@@ -350,7 +361,7 @@ def restore_source(
 ) -> torch.Tensor:
     pipe, family = loaded.pipe, loaded.family
     spread = family.unpack(pipe, params.width, params.height)(latents)
-    return family.pack(pipe, begun.restore_unmasked(pipe.scheduler, first + index, spread).to(latents.dtype))
+    return family.pack(pipe, begun.restore_unmasked(pipe.scheduler, first, first + index, spread).to(latents.dtype))
 
 
 def reads_mask(pipe: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self, get_args
 
 from diffusion_local.options import values
 from diffusion_local.options.hires import SecondPass, enlarged
+from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, check_content, check_outpaint
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
 from diffusion_local.options.types import RUNGS, Kind, Lora, Reference
@@ -136,6 +137,31 @@ class Params:
         meaning="of upscaling, 1 to 8", a1111=("Postprocess upscale by",), kinds=(Kind.UPSCALE,), low=1, high=8,
         place="source-settings", step=0.5, initial=2.0
     )] = 0.0
+    inpaint_area: Annotated[str, Option(
+        meaning="`Only masked` paints the region of the mask at the job's size, and keeps the size of the source",
+        a1111=("Inpaint area",), kinds=(Kind.INPAINT,), choices=AREAS, place="inpaint"
+    )] = AREAS[0]
+    mask_padding: Annotated[int, Option(
+        meaning="pixels around the mask that belong to the region, where only that is painted",
+        a1111=("Masked area padding",), kinds=(Kind.INPAINT,), low=0, high=1024, web_api="inpaint_full_res_padding",
+        place="inpaint"
+    )] = 32
+    mask_blur: Annotated[int, Option(
+        meaning="pixels over which the painted part fades into what is kept", a1111=("Mask blur",),
+        kinds=(Kind.INPAINT,), low=0, high=64, place="inpaint"
+    )] = 0
+    mask_content: Annotated[str, Option(
+        meaning="under the mask at first: original, fill (its surroundings, blurred), latent noise, latent nothing",
+        a1111=("Masked content",), kinds=(Kind.INPAINT,), choices=CONTENTS, check=check_content, place="inpaint"
+    )] = CONTENTS[0]
+    mask_edges: Annotated[str, Option(
+        meaning="soft: greys of the mask say how far each pixel may change (differential diffusion)",
+        a1111=("Mask edges",), kinds=(Kind.INPAINT,), choices=EDGES, place="inpaint"
+    )] = EDGES[0]
+    outpaint: Annotated[str, Option(
+        meaning="extends the picture: `left:128 right:128` in pixels, or a frame that holds it, `1024x768+128+0`",
+        a1111=("Outpaint",), kinds=(Kind.INPAINT,), check=check_outpaint, example="left:64 bottom:32", place="inpaint"
+    )] = ""
     hires_scale: Annotated[float, Option(
         meaning="second pass: 1 to 8 times the size; 0 makes none", a1111=("Hires upscale",), kinds=TWICE, low=0,
         high=8, web_api="hr_scale", example=2, place="hires", step=0.25

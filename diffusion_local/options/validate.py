@@ -10,6 +10,7 @@ from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
 from diffusion_local.options.hires import MAX_TILES, MIN_TILE, Size, enlarged, tile_count
+from diffusion_local.options.inpaint import AREAS, margins
 from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, nearest_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
 from diffusion_local.options.table import LANCZOS, OPTIONS, RECORDS, SETTINGS, Params, refused_options
@@ -99,13 +100,16 @@ def denoising_options(
     """Options of a picture that a model draws. ``size``: the model's default, or the source's."""
     done: dict[str, Any] = {}
     if kind in STRENGTHS:
-        size = nearest_size(*size, limits)
+        whole = size
         with faults:
             done["strength"] = value_or("strength", given, STRENGTHS[kind])
-    if kind is Kind.INPAINT:
-        with faults:
-            done["mask"] = values.check_needed_source("mask", given.get("mask"), kind)
-            source_size("mask", done["mask"], size_of)
+        if kind is Kind.INPAINT:
+            with faults:
+                done["mask"] = check_mask(given, whole, size_of)
+            with faults:
+                whole = extended_size(given, whole)
+        only_masked = kind is Kind.INPAINT and value_or("inpaint_area", given, AREAS[0]) == AREAS[1]
+        size = (defaults.width, defaults.height) if only_masked else nearest_size(*whole, limits)
     with faults:
         done["width"], done["height"] = check_size(
             given.get("width", size[0]), given.get("height", size[1]), limits, model_id
@@ -131,6 +135,31 @@ def denoising_options(
     return done
 
 
+def check_mask(given: Mapping[str, Any], size: Size, size_of: SizeOf) -> str:
+    """The mask of a source of this size; a picture that is extended needs none. Raises InvalidParams."""
+    if not given.get("mask") and given.get("outpaint"):
+        return ""
+    mask = values.check_needed_source("mask", given.get("mask"), Kind.INPAINT)
+    width, height = source_size("mask", mask, size_of)
+    # of the same shape, but for a pixel by which a smaller one was rounded
+    if abs(width * size[1] - height * size[0]) > max(*size, width, height):
+        raise InvalidParams("mask", message("mask_shape", got=f"{width}x{height}", size=f"{size[0]}x{size[1]}"))
+    return mask
+
+
+def extended_size(given: Mapping[str, Any], size: Size) -> Size:
+    """The size of a source with what is painted around it. Raises InvalidParams."""
+    width, height = margins(OPTIONS["outpaint"].validate(given.get("outpaint")), size).extended(size)
+    check_upscaled_size("outpaint", width, height)
+    return width, height
+
+
+def check_upscaled_size(field: str, width: int, height: int) -> None:
+    if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
+        most = {"pixels": MAX_UPSCALED_PIXELS, "side": MAX_UPSCALED_SIDE}
+        raise InvalidParams(field, message("upscaled_size", **most, got=f"{width}x{height}"))
+
+
 def check_second_pass(size: Size, limits: Limits, model_id: str, given: Mapping[str, Any]) -> None:
     """Check the size of a second pass and of its tiles. ``size`` is that of the first pass. Raises InvalidParams."""
     scale, tile = (OPTIONS[name].validate(given.get(name)) for name in ("hires_scale", "hires_tile"))
@@ -140,10 +169,7 @@ def check_second_pass(size: Size, limits: Limits, model_id: str, given: Mapping[
         raise InvalidParams("hires_scale", message("hires_least", got=scale))
     width, height = enlarged(size, scale)
     got = f"{width}x{height}"
-    if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
-        raise InvalidParams(
-            "hires_scale", message("upscaled_size", pixels=MAX_UPSCALED_PIXELS, side=MAX_UPSCALED_SIDE, got=got)
-        )
+    check_upscaled_size("hires_scale", width, height)
     if not tile:
         if width * height > limits.max_pixels:
             raise InvalidParams("hires_scale", message("hires_size", most=limits.max_pixels, model=model_id, got=got))
@@ -176,11 +202,7 @@ def upscaling_options(size: tuple[int, int], given: Mapping[str, Any]) -> dict[s
     """Options of an upscale. Width and height are the result's; a step is a tile of the source."""
     scale = value_or("scale", given, OPTIONS["scale"].initial)
     width, height = (round(side * scale) for side in size)
-    if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
-        raise InvalidParams(
-            "scale",
-            message("upscaled_size", pixels=MAX_UPSCALED_PIXELS, side=MAX_UPSCALED_SIDE, got=f"{width}x{height}"),
-        )
+    check_upscaled_size("scale", width, height)
     upscaler = value_or("upscaler", given, LANCZOS)
     upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
     return {
@@ -270,5 +292,11 @@ def lora_from_tag(tag: tags.Tag) -> Lora:
 def infer_kind(given: Mapping[str, Any]) -> Kind:
     """The kind given, else the one implied by the given pictures."""
     if not given.get("kind"):
-        return Kind.INPAINT if given.get("mask") else Kind.IMG2IMG if given.get("source") else Kind.TXT2IMG
+        return (
+            Kind.INPAINT
+            if given.get("mask") or given.get("outpaint")
+            else Kind.IMG2IMG
+            if given.get("source")
+            else Kind.TXT2IMG
+        )
     return Kind(values.check_choice("kind", given["kind"], tuple(Kind)))

@@ -24,13 +24,13 @@ from diffusion_local.options.validate import extract_lora_tags, seed_series
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.settings import assets
 
-SOURCE, MASK, NONE = "a" * 64, "b" * 64, "c" * 64
+SOURCE, MASK, NONE, TALL = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 
 
 def size_of(source_id: str) -> tuple[int, int]:
     if source_id == NONE:
         raise NotFound(verbatim("none"))
-    return (640, 480)
+    return (64, 128) if source_id == TALL else (640, 480)
 
 
 @pytest.fixture
@@ -301,3 +301,40 @@ class TestSecondPass:
         tiled = catalog.complete("a cat", {"seed": 1, "hires_scale": 8, "hires_steps": 6, "hires_tile": 512})
         assert (tiled.final_size, tiled.peak_size) == ((2048, 2048), (512, 512))
         assert tiled.total_steps == 12 + 6 * 25
+
+
+class TestInpainting:
+    @pytest.mark.parametrize(
+        ("given", "field", "words"),
+        [
+            ({"mask": TALL}, "mask", "shape of the source, 640x480"),
+            ({"outpaint": "up:3"}, "outpaint", "such as"),
+            ({"outpaint": "600x600"}, "outpaint", "must hold the source, 640x480"),
+            ({"outpaint": "left:4097"}, "outpaint", "at most 4,096"),
+            ({"mask": MASK, "mask_blur": 65}, "mask_blur", "to 64"),
+            ({"mask": MASK, "mask_padding": -1}, "mask_padding", "from 0"),
+            ({"mask": MASK, "mask_content": "mirror"}, "mask_content", "latent noise"),
+            ({"mask": MASK, "mask_edges": "rough"}, "mask_edges", "soft"),
+            ({"mask": MASK, "inpaint_area": "half"}, "inpaint_area", "Only masked"),
+            ({"kind": "inpaint"}, "mask", "needed"),
+        ],
+    )
+    def test_what_cannot_be_painted_is_refused(
+        self, catalog: Catalog, given: dict[str, Any], field: str, words: str
+    ) -> None:
+        with pytest.raises(InvalidParams, match=words) as refused:
+            complete(catalog, source=SOURCE, **given)
+        assert refused.value.field == field
+
+    def test_its_options_are_refused_where_nothing_is_masked(self, catalog: Catalog) -> None:
+        for kind, given in ((Kind.TXT2IMG, {}), (Kind.IMG2IMG, {"source": SOURCE})):
+            with pytest.raises(InvalidParams, match="must be left out") as refused:
+                complete(catalog, kind=kind, mask_blur=4, **given)
+            assert refused.value.field == "mask_blur"
+
+    def test_sizes_of_a_region_and_of_an_extended_picture(self, catalog: Catalog) -> None:
+        region = complete(catalog, source=SOURCE, mask=MASK, inpaint_area="only masked")
+        assert (region.width, region.height) == (256, 256)  # the model's own
+        wider = complete(catalog, source=SOURCE, outpaint="right:800")
+        assert (wider.kind, wider.mask) == (Kind.INPAINT, "")
+        assert wider.width / wider.height == pytest.approx(3, abs=0.1)

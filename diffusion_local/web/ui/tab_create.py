@@ -36,7 +36,12 @@ def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
     """Submit; (what to tell, the new batch's id)."""
     try:
         given = form.read(values)
-        if given["kind"] == Kind.INPAINT and given.get("source") and not given.get("mask"):
+        if (
+            given["kind"] == Kind.INPAINT
+            and given.get("source")
+            and not given.get("mask")
+            and not given.get("outpaint")
+        ):
             return view.notice("bad", say("create.mask_missing")), gr.skip()
         receipt = studio.submit(**styled(studio, given))
     except UserError as error:
@@ -253,6 +258,8 @@ def layout(studio: Studio) -> CreateTab:
                     place(*GROUPS["sampling"])
                 with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
                     loras = live("loras")
+                with gr.Accordion(label("create.group_inpaint"), open=False, elem_id="group-inpaint"), gr.Row():
+                    place(*form.at("inpaint"))
                 with gr.Accordion(label("create.group_hires"), open=False, elem_id="group-hires"), gr.Row():
                     place(*form.at("hires"))
                 with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():

@@ -265,12 +265,27 @@ def test_inpainting_with_a_mask_either_way_round(
 ) -> None:
     body = {"prompt": "x", "init_images": [png()], "mask": png("white"), "inpainting_mask_invert": invert}
     more = {"inpainting_fill": 1, "mask_blur": 4, "inpaint_full_res": False, "steps": 4}
+    more |= {"inpaint_full_res_padding": 16}
     info = json.loads(client.post(f"{API}/img2img", json=body | more).json()["info"])
     params = services.studio.job(info["job_ids"][0]).params
     assert params.kind == "inpaint"
     with PIL.open(services.studio.sources.file(params.mask).local_path) as mask:
         assert mask.convert("L").getpixel((0, 0)) == corner
-    assert set(info["not_used"]) == {"mask_blur", "inpaint_full_res"}
+    assert info["not_used"] == []
+    assert (params.mask_content, params.mask_blur, params.mask_padding) == ("original", 4, 16)
+
+
+def test_the_masked_region_alone_and_what_lies_under_it(client: TestClient, services: Services, drawing: Hands) -> None:
+    mask = {"mask": png("white", (200, 120)), "inpaint_full_res": True, "inpainting_fill": 2}
+    body = {"prompt": "x", "init_images": [png(size=(200, 120))], "inpaint_full_res_padding": 8} | SMALL
+    info = json.loads(client.post(f"{API}/img2img", json=body | mask).json()["info"])
+    params = services.studio.job(info["job_ids"][0]).params
+    assert (params.inpaint_area, params.mask_content, params.mask_padding) == ("Only masked", "latent noise", 8)
+    with PIL.open(services.studio.sources.file(params.source).local_path) as source:
+        assert source.size == (200, 120)  # not in the shape of the region
+    assert "Inpaint area: Only masked, Masked area padding: 8" in info["infotexts"][0]
+    plain = client.post(f"{API}/img2img", json=body | {"mask_blur": 4}).json()  # as clients send it without a mask
+    assert json.loads(plain["info"])["mask_blur"] == 0
 
 
 @pytest.mark.parametrize(
@@ -281,7 +296,9 @@ def test_inpainting_with_a_mask_either_way_round(
         ({"init_images": ["AAAA"]}, "init_images"),
         ({"mask": "AAAA"}, "mask"),
         ({"inpainting_fill": 4}, "inpainting_fill"),
-        ({"inpainting_fill": 3, "fit": "strict"}, "inpainting_fill"),
+        ({"mask": png("white", (64, 128))}, "mask"),
+        ({"mask": png("white"), "mask_blur": 65}, "mask_blur"),
+        ({"outpaint": "left:9999"}, "outpaint"),
         ({"resize_mode": 4}, "resize_mode"),
         ({"denoising_strength": 7}, "denoising_strength"),
     ],

@@ -30,7 +30,7 @@ def test_what_its_readme_asks_for(api: Any) -> None:
     assert changed.image.size == made.image.size
     mask = PIL.new("RGB", made.image.size, "white")
     painted = api.img2img(images=[made.image], mask_image=mask, inpainting_fill=2, prompt="cute dog", steps=4)
-    assert painted.info["warnings"][0].startswith("inpainting_fill")
+    assert "Masked content: latent noise" in painted.info["infotexts"][0]
     larger = api.extra_single_image(image=made.image, upscaler_1="R-ESRGAN 4x+", upscaling_resize=1.5)
     assert larger.image.width == round(made.image.width * 1.5)
     several = api.extra_batch_images(images=[made.image, changed.image], upscaler_1="Lanczos", upscaling_resize=2)

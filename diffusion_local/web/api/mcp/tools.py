@@ -110,7 +110,7 @@ async def generate_image(context: Context, given: dict[str, Any]) -> Result:
 
 
 async def edit_image(context: Context, given: dict[str, Any]) -> Result:
-    kind = Kind.INPAINT if given.get("mask") else Kind.IMG2IMG
+    kind = Kind.INPAINT if given.get("mask") or given.get("outpaint") else Kind.IMG2IMG
     return await made(context, given | {"kind": kind.value})
 
 

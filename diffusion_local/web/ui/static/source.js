@@ -33,7 +33,8 @@
     root.querySelector("[data-source=paint]").hidden = kind !== "inpaint";
     document.getElementById("dock").dataset.kind = kind;
     const told = root.querySelector("[data-told]");
-    const text = said || (kind === "inpaint" && !mask ? words.no_mask : "");
+    const outpaint = document.querySelector("#outpaint :is(textarea, input)")?.value;
+    const text = said || (kind === "inpaint" && !mask && !outpaint ? words.no_mask : "");
     if (told.textContent !== text) told.textContent = text;
   }
   let waits = 0;

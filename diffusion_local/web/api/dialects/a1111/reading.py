@@ -15,6 +15,7 @@ from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.inpaint import AREAS
 from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import merge_schedule
 from diffusion_local.options.signature import options_of
@@ -40,10 +41,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "script_name": ("", "None"),
     "tiling": (False,),
 }
-#: Fills of the masked part before it is painted anew: 0 and 1 are ours.
-OWN_FILLS, FILLS = (0, 1), (0, 1, 2, 3)
+#: What lies under the mask at first, by A1111's numbers.
+FILLS = ("fill", "original", "latent noise", "latent nothing")
 OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
-READ_ELSEWHERE = ("enable_hr", "alwayson_scripts", "inpainting_fill", "resize_mode", "styles", "fit")
+READ_ELSEWHERE = ("enable_hr", "alwayson_scripts", "resize_mode", "styles", "fit")
 #: Formats of pictures in answers, by the setting ``samples_format``.
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")
@@ -96,6 +97,8 @@ class Pictures(BaseModel):
     init_images: list[str] = []
     mask: str | None = None
     inpainting_mask_invert: int | None = None
+    inpainting_fill: int | None = None
+    inpaint_full_res: bool | int | None = None
 
 
 #: The names under which callers give our fields; a refusal tells the one that the request holds.
@@ -103,7 +106,11 @@ SPELLED: dict[str, tuple[str, ...]] = {each.name: (name_of(each),) for each in o
 SPELLED |= {"sampler": ("sampler_name", "sampler_index"), "count": ("batch_size", "n_iter"), "source": ("init_images",)}
 
 Wanted: Any = create_model("Wanted", __base__=Common, **options_for(Kind.TXT2IMG))
-Changed: Any = create_model("Changed", __base__=(Pictures, Wanted), **options_for(Kind.IMG2IMG, Kind.TXT2IMG))
+#: Of a mask; A1111's clients send them without one, too.
+OF_MASKS = options_for(Kind.INPAINT, Kind.TXT2IMG, Kind.IMG2IMG)
+Changed: Any = create_model(
+    "Changed", __base__=(Pictures, Wanted), **options_for(Kind.IMG2IMG, Kind.TXT2IMG), **OF_MASKS
+)
 
 
 @dataclass(slots=True)
@@ -214,18 +221,16 @@ def pictures_of(
     most = 0 if body.mask or given.get("references") else families.references_of(architecture)
     if len(body.init_images) != 1 and not 1 < len(body.init_images) <= most:
         raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
-    fill = extra.get("inpainting_fill")
-    if fill is not None and fill not in (OWN_FILLS if strict or not isinstance(fill, int) else FILLS):
-        raise InvalidParams("inpainting_fill", message("not_supported", got=echo(fill)))
-    if body.mask and fill not in (None, *OWN_FILLS):
-        warnings.append(message("replaced", field="inpainting_fill", got=echo(fill), to=1))
     mode = extra.get("resize_mode") or 0
     if mode not in (*RESIZED, LATENT):
         raise InvalidParams("resize_mode", message("one_of", known=[*RESIZED, LATENT], got=echo(mode)))
     if mode == LATENT:
         warnings.append(message("replaced", field="resize_mode", got=LATENT, to=0))
         mode = 0
+    masked = of_mask(body)
     size = (given["width"], given["height"]) if given.get("width") and given.get("height") else None
+    if masked.get("inpaint_area", given["inpaint_area"]) == AREAS[1] or given["outpaint"]:
+        size = None  # the source keeps its shape
 
     def kept(data: bytes, field: str) -> str:
         source = studio.sources.add(data, field)
@@ -238,13 +243,30 @@ def pictures_of(
         ids = [studio.sources.add(decoded("init_images", each), "init_images").id for each in body.init_images]
         return {"kind": "txt2img", "strength": None, "references": [{"image": each} for each in ids]}, warnings
     found: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}
+    if not body.mask and not given["outpaint"]:
+        unused = {each.name: None for each in options_of(without=ITS_OWN) if name_of(each) in OF_MASKS}
+        return found | unused | {"kind": "img2img"}, warnings
+    found |= {"kind": "inpaint"} | masked
     if not body.mask:
-        return found | {"kind": "img2img"}, warnings
+        return found, warnings
     mask = decoded("mask", body.mask)
     if body.inpainting_mask_invert:
         with opened(studio.sources, mask, "mask") as picture:
             mask = inverted(picture)
-    return found | {"kind": "inpaint", "mask": kept(mask, "mask")}, warnings
+    return found | {"mask": kept(mask, "mask")}, warnings
+
+
+def of_mask(body: Any) -> dict[str, Any]:
+    """What A1111's own fields say of a mask. Raises InvalidParams."""
+    found = {}
+    if body.inpainting_fill is not None:
+        if not 0 <= body.inpainting_fill < len(FILLS):
+            got = echo(body.inpainting_fill)
+            raise InvalidParams("inpainting_fill", message("one_of", known=list(range(len(FILLS))), got=got))
+        found["mask_content"] = FILLS[body.inpainting_fill]
+    if body.inpaint_full_res is not None:
+        found["inpaint_area"] = AREAS[bool(body.inpaint_full_res)]
+    return found
 
 
 def skipped(layers: Any) -> int | None:
