@@ -12,6 +12,7 @@ from typing import Any
 
 import tomlkit
 
+from diffusion_local import disk
 from diffusion_local.authority import guarded
 from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.messages import message
@@ -81,6 +82,11 @@ class Preference:
         return EDITABLE.get(self.name)
 
 
+def restart_file(settings: Settings) -> Path:
+    """Its existence asks the supervisor for a restart."""
+    return settings.locks / "restart"
+
+
 @guarded("preferences")
 class Preferences:
     """Preferences use cases, available as ``studio.preferences``; they require an admin."""
@@ -120,6 +126,17 @@ class Preferences:
     def reset(self, name: str) -> Preference:
         """Remove a setting from the file, so that its default applies. Raises like ``change``."""
         return self._write(name, lambda document: document.pop(name, None))
+
+    def can_restart(self) -> bool:
+        """Whether a supervisor runs that could restart everything: not where the web process was started alone."""
+        return (self._settings.locks / "serve.json").exists()
+
+    def restart(self) -> None:
+        """Ask the supervisor to stop all processes in order and start again with the settings as they are now. Raises
+        Conflict where none runs."""
+        if not self.can_restart():
+            raise Conflict(message("not_supervised"))
+        restart_file(self._settings).touch(mode=disk.FILE)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import (
     NotRequired,  # pydantic reads no other on Python 3.11
     Protocol,
 )
+from urllib.parse import quote
 
 from typing_extensions import TypedDict
 
@@ -197,6 +198,10 @@ def public_url(image: Image) -> str:
 
 def thumbnail_url(image_id: str) -> str:
     return f"{_root.get()}/thumbnails/{image_id}.webp"
+
+
+def model_preview_url(folder: str, name: str) -> str:
+    return f"{_root.get()}/model-previews/{folder}/{quote(name, safe='')}"
 
 
 def root() -> str:

@@ -62,7 +62,9 @@ def serve(
         root_path=root_path,
     )
     start_log(settings, "supervisor")
-    Supervisor(settings, not no_worker, say=lambda text: print(text, flush=True)).run()
+    if Supervisor(settings, not no_worker, say=lambda text: print(text, flush=True)).run():
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # the same process, for whoever supervises it
 
 
 @app.command()

@@ -13,6 +13,7 @@ from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loops import Loop
 from diffusion_local.grammar import schedules
+from diffusion_local.models.starter_words import understood
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
 PROMPTS_KEPT = 64
@@ -122,9 +123,10 @@ def shape_key(conditioning: Conditioning) -> tuple[Any, ...]:
 
 def texts_per_step(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
     """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
+    texts = [understood(loaded.model, text)[0] for text in (params.prompt, params.negative)]
     if loaded.family.prompt_tensors is None or loaded.pictures:
-        return [(params.prompt, params.negative)]
-    both = (schedules.prompt_per_step(text, steps) for text in (params.prompt, params.negative))
+        return [(texts[0], texts[1])]
+    both = (schedules.prompt_per_step(text, steps) for text in texts)
     return list(zip(*both, strict=True))
 
 

@@ -109,7 +109,7 @@ def home(settings: Settings) -> Iterator[Finding]:
     yield Finding("home", settings.home.is_dir(), str(settings.home), message("found_first"))
     if settings.home.is_dir():
         free = shutil.disk_usage(settings.home).free
-        text = message("found_free", size=free / 1024**3)
+        text = message("found_free", size=free / 1e9)
         low = free < settings.disk_reserve_mb * 10**6
         yield Finding("disk", free > LOW_DISK, text, message("mend_disk"), low)
 

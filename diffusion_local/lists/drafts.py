@@ -15,13 +15,15 @@ from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
-from diffusion_local.models.prompt_limits import prompt_warnings, tag_warnings
+from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.validate import extract_lora_tags, ignored_warnings, lora_from_tag, seed_series
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.settings import Settings
 
 MAX_EXAMINED = 10  # different prompts per submit that are examined for warnings
+
+MAX_COUNTED = 10_000  # characters of a prompt whose tokens are counted
 
 #: A drawn (prompt, negative prompt), with tags.
 Pair = tuple[str, str]
@@ -173,6 +175,19 @@ class Prompts:
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._settings = settings
         self._catalog = catalog
+
+    def count_tokens(self, prompt: str, model: str = "") -> tuple[int, int]:
+        """(tokens of a prompt, how many the model's text encoder reads at once); zeros if that is not known."""
+        limit, count = count_read(self._catalog.get(model) if model else self._catalog.default, prompt[:MAX_COUNTED])
+        return count, limit
+
+    def vocabulary(self) -> dict[str, list[str]]:
+        """Names that a prompt can hold: of LoRAs, wildcards and textual inversions."""
+        return {
+            "loras": [each.name for each in self._catalog.loras() if each.ready],
+            "wildcards": Expander(self._settings.wildcards).known_names,
+            "embeddings": [each.name for each in self._catalog.embeddings() if each.ready],
+        }
 
     def preview(
         self, prompt: str, *, count: int = 1, seed: int | None = None, expand: str | None = None, **settings: Any

@@ -15,6 +15,10 @@ MAX_TREE = 100  # depth limit over wildcards that were read before
 MAX_WILDCARD_MB = 5
 
 
+MOST_NAMES = 1000
+SHOWN_NAMES = 30  # in an error message
+
+
 class Expander:
     """Parses templates. Caches wildcard files, so that a list sees one state of each."""
 
@@ -66,10 +70,12 @@ class Expander:
             path = (self._folder / f"{name}.txt").resolve()
             if path.is_relative_to(self._folder.resolve()) and path.is_file():
                 return path
-        raise InvalidParams("prompt", message("wildcard_none", name=name, known=", ".join(self._known_names) or "none"))
+        raise InvalidParams(
+            "prompt", message("wildcard_none", name=name, known=", ".join(self.known_names[:SHOWN_NAMES]) or "none")
+        )
 
     @cached_property
-    def _known_names(self) -> list[str]:
-        """Names of the first wildcard files, for error messages."""
+    def known_names(self) -> list[str]:
+        """Names of the wildcard files, at most MOST_NAMES."""
         files = self._folder.rglob("*.txt")
-        return sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)[:30]
+        return sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)[:MOST_NAMES]

@@ -15,6 +15,7 @@ from diffusion_local.domain import Kind, Params, shortened
 from diffusion_local.grammar import schedules, tags
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.starter_words import understood
 from diffusion_local.settings import assets
 
 #: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
@@ -36,12 +37,13 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         limit, count = count_read(model, text)
         if limit and count > limit:
-            read = {"field": name, "limit": limit, "count": count}
+            told = {"field": name, "limit": limit, "count": count}
             if reads_whole_prompts(model):
-                warnings.append(message("tokens_in_parts", **read, parts=math.ceil(count / limit)))
+                warnings.append(message("tokens_in_parts", **told, parts=math.ceil(count / limit)))
             else:
-                warnings.append(message("too_many_tokens", **read))
-        if model.scripts and (foreign := foreign_words(text, model.scripts)):
+                warnings.append(message("too_many_tokens", **told))
+        read, unknown = understood(model, text)
+        if model.scripts and (foreign := [*unknown, *foreign_words(read, model.scripts)]):
             words = shortened(", ".join(foreign), 60)
             warnings.append(message("unknown_words", field=name, model=model.name, words=words))
     warnings += syntax_warnings(model, params).values()
@@ -110,7 +112,7 @@ def count_read(model: Model, text: str) -> tuple[int, int]:
     folder = model.folder / part
     if part == "tokenizer" or not folder.is_dir():
         folder = tokenizer_of(model)
-    limit, count = count_tokens(folder, text)
+    limit, count = count_tokens(folder, understood(model, text)[0])
     return min(limit, most - 2) if most else limit, count
 
 

@@ -18,6 +18,7 @@ from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.hub.downloads import Download, DownloadStore
 from diffusion_local.messages import message
+from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import STARTER, Catalog, Model, described
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
@@ -81,6 +82,19 @@ class Library:
     def samples(self) -> dict[str, Image]:
         """By model, the newest picture made with it that is among the newest of the gallery."""
         return self._images.newest_of_models()
+
+    def previews(self) -> dict[tuple[str, str], Path]:
+        """Pictures that lie beside the files of models and adapters, by folder and the file's name without suffix."""
+        files = [("models", model.path) for model in self.models() if model.file]
+        files += [(folder, each.path) for folder, found in self.adapters().items() for each in found]
+        return {(folder, path.stem): found for folder, path in files if (found := side_files.picture(path))}
+
+    def preview(self, folder: str, name: str) -> Path:
+        """One of ``previews``. Raises NotFound."""
+        found = self.previews().get((folder, name))
+        if found is None:
+            raise NotFound(message("no_preview", name=echo(name)))
+        return found
 
     def fits(self) -> dict[str, list[Fit]]:
         """By model, how it was held in memory where that worked, the newest first."""

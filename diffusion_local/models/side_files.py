@@ -23,6 +23,22 @@ class SideNotes:
     about: str = ""
 
 
+PICTURES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
+MOST_PICTURE_BYTES = 20_000_000
+
+
+def picture(path: Path) -> Path | None:
+    """The preview beside a file, as A1111 and Civitai's tools name it; None if there is none."""
+    for suffix in PICTURES:
+        place = path.with_name(f"{path.stem}{suffix}")
+        try:
+            if place.is_file() and place.stat().st_size <= MOST_PICTURE_BYTES:
+                return place
+        except OSError:
+            continue
+    return None
+
+
 def side_file_paths(path: Path) -> Iterator[Path]:
     for suffix in SUFFIXES:
         yield path.with_name(f"{path.stem}{suffix}")

@@ -114,6 +114,8 @@ GRIDS = {
 }
 
 PROMPTS = {
+    "count_tokens": op(READ, NOTHING),
+    "vocabulary": op(READ, NOTHING),
     "preview": op(
         SUBMIT,
         NOTHING,

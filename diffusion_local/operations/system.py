@@ -43,6 +43,8 @@ PARTS: dict[str, dict[str, Operation]] = {
             doc="LoRAs, VAEs, upscalers and textual inversions, with what each fits.",
         ),
         "samples": op(READ, SEEN),
+        "previews": op(READ, NOTHING),
+        "preview": op(READ, NOTHING),
         "fits": op(READ, NOTHING),
         "plans": op(READ, NOTHING),
         "largest": op(READ, NOTHING),
@@ -105,6 +107,8 @@ PARTS: dict[str, dict[str, Operation]] = {
         "all": op(ADMIN, ALL),
         "change": op(ADMIN, ALL),
         "reset": op(ADMIN, ALL),
+        "can_restart": op(ADMIN, ALL),
+        "restart": op(ADMIN, ALL),
     },
     "health": {
         "looking": op(READ, NOTHING),

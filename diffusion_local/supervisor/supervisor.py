@@ -24,6 +24,7 @@ from diffusion_local.engine import inventory
 from diffusion_local.errors import HomeInUse, InvalidParams, UserError
 from diffusion_local.health.storage import can_write
 from diffusion_local.messages import message
+from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor import exit_causes
 from diffusion_local.supervisor.downloads import DownloadChore
@@ -99,10 +100,12 @@ class Supervisor:
         self._watchdog = Watchdog(lambda: answers(self._settings))
         self._looked_at_jobs = 0.0
         self._leases: LeaseWatch | None = None
+        self._again = False
 
-    def run(self) -> None:
-        """Run until stopped. Raises HomeInUse if another ``serve`` uses this home, InvalidParams if the
-        port is taken.
+    def run(self) -> bool:
+        """Run until stopped; whether it is to be started again, as a person asked on the page.
+
+        Raises HomeInUse if another ``serve`` uses this home, InvalidParams if the port is taken.
         """
         run_as(LOCAL)  # also for the threads of chores, webhooks and downloads
         self._settings.make_folders()
@@ -112,6 +115,7 @@ class Supervisor:
             services = open_services(self._settings)
             check_exposure(self._settings, services.studio.accounts.any())
             check_tls(self._settings)
+            restart_file(self._settings).unlink(missing_ok=True)
             write_address(self._settings)
             notifier, downloads, power = NotificationChore(services), DownloadChore(services), PowerPolicy(services)
             chores = start_chores(services)
@@ -135,6 +139,7 @@ class Supervisor:
                 notifier.stop()
                 chores.stop()
                 self._try(address_file(self._settings).unlink, True)
+        return self._again
 
     def _serve(
         self, services: Services, notifier: NotificationChore, downloads: DownloadChore, power: PowerPolicy
@@ -154,9 +159,18 @@ class Supervisor:
                 self._say(f"diffusion-local is at {local_url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
                 for other in other_urls(self._settings):
                     self._say(f"  others reach it at {other}")
-            for poll in (partial(self._check_jobs, services), notifier.poll, power.poll, downloads.poll):
+            polls = partial(self._check_jobs, services), notifier.poll, power.poll, downloads.poll, self._poll_restart
+            for poll in polls:
                 self._try(poll)
             self._stop.wanted.wait(POLL_SECONDS)
+
+    def _poll_restart(self) -> None:
+        asked = restart_file(self._settings)
+        if asked.exists():
+            asked.unlink()
+            log.info("Restarting, as asked on the page.")
+            self._again = True
+            self._stop.request()
 
     def _try(self, work: Callable[..., object], *arguments: Any) -> None:
         """Run a step; a storage fault is logged and never ends this process."""

@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
 NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 ICONS = {
     "mark.svg": "image/svg+xml",
     "mark-192.png": "image/png",
@@ -72,6 +72,14 @@ def add(app: FastAPI, studio: Studio) -> None:
             if image:
                 return RedirectResponse(serializers.thumbnail_url(image.id), headers=NEVER)
             return Response(NOTHING, media_type="image/gif", headers=NEVER)
+
+    @readable(app, "/model-previews/{folder}/{name}")
+    def model_preview(folder: str, name: str) -> FileResponse:
+        """The picture that lies beside a model's or an adapter's file; ``folder`` is models, loras and the like."""
+        file = studio.library.preview(folder, name)
+        return FileResponse(
+            file, media_type=TYPES[file.suffix.lower()], headers={"Cache-Control": "private, max-age=60"}
+        )
 
     @readable(app, "/assets/icons/{name}")
     def icon(name: str) -> FileResponse:

@@ -24,6 +24,7 @@ APIS = (
     ("/mcp", "mcp"),
     ("/images", "files"),
     ("/thumbnails", "files"),
+    ("/model-previews", "files"),
     ("/sources", "files"),
     ("/previews", "files"),
     ("/metrics", "health"),

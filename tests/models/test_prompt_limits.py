@@ -52,7 +52,7 @@ def test_a_damaged_tokenizer_is_as_none(catalog: Catalog, settings: Settings, co
     ("prompt", "unknown"),
     [
         ("a café at 25°, naïve & “quoted” — №1", ""),
-        ("红苹果 on a 桌子, 红苹果", "红苹果, 桌子"),
+        ("魑魅 on a 红苹果, 魍魉, 魑魅", "魑魅, 魍魉"),
         ("красное яблоко", "красное, яблоко"),
         ("a happy 👩‍🚀!", "👩‍🚀"),
         ("سماء", "سماء"),

@@ -1,5 +1,6 @@
 """What the buttons inside the drawn parts do: one function a verb. Those on jobs are in ``actions_jobs``."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,10 @@ def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
         with disk.storage_errors():
-            effect = VERBS.get(verb, unknown)(studio, key)
+            if verb in OF_FORM:
+                effect = OF_FORM[verb](studio, key, dict(zip(form.NAMES, values, strict=False)))
+            else:
+                effect = VERBS.get(verb, unknown)(studio, key)
     except UserError as error:
         effect = Effect(toast=said(view.problem(error), kind="warn"))
     if verb in RECIPES and len(values) == len(effect.form):
@@ -129,6 +133,9 @@ def to_form(values: list[Any]) -> Effect:
 def example(studio: Studio, key: str) -> Effect:
     return Effect(form=form.only(prompt=key))
 
+
+#: Verbs that also read the form, by the names of its fields.
+OF_FORM: dict[str, Callable[[Studio, str, dict[str, Any]], Effect]] = {"use_lora": actions_models.use_lora}
 
 VERBS: dict[str, Verb] = (
     actions_jobs.VERBS

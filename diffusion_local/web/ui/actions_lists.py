@@ -2,14 +2,17 @@
 
 from urllib.parse import parse_qsl
 
-from diffusion_local.domain import PRIORITIES, State
+from diffusion_local.domain import PRIORITIES, Params, State
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.types import format_number
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_batches
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say, translated
+
+MOST_COMPARED = 1000  # queued pictures that the panel looks at for values they share
 
 
 def batches_at(studio: Studio, key: str) -> Effect:
@@ -82,16 +85,34 @@ def batch_panel(studio: Studio, key: str) -> Effect:
 
 def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
     progress = studio.batches.get(batch_id)
-    return view_batches.panel(progress, studio.models(), studio.batches.times(progress.batch), problem)
+    shown = shared_values(studio, batch_id) | studio.batches.times(progress.batch)
+    return view_batches.panel(progress, studio.models(), shown, problem)
+
+
+def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
+    """Settings in which all queued pictures of a batch agree, as the panel writes them; "" where they differ."""
+    waiting = studio.jobs(State.QUEUED, batch_id, limit=MOST_COMPARED)
+    found = {}
+    for name in view_batches.FIELDS:
+        values = {written(name, job.params) for job in waiting}
+        found[name] = values.pop() if len(values) == 1 else ""
+    return found
+
+
+def written(name: str, params: Params) -> str:
+    if name == "size":
+        return f"{params.width}x{params.height}"
+    value = getattr(params, name)
+    return format_number(value) if isinstance(value, float) else str(value)
 
 
 def batch_change(studio: Studio, key: str) -> Effect:
     """``key`` is the batch and, behind a line break, the panel's fields; only those that were changed say anything."""
     batch_id, _, written = key.partition("\n")
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
-    times = studio.batches.times(studio.batches.get(batch_id).batch)
-    changes = {name: sent[name] for name in ("model", *view_batches.SETTINGS) if sent.get(name)}
-    changes |= {name: sent[name] for name in BATCH_OPTIONS if name in sent and sent[name] != times[name]}
+    shown = shared_values(studio, batch_id) | studio.batches.times(studio.batches.get(batch_id).batch)
+    changes = {name: sent[name] for name in view_batches.FIELDS if sent.get(name, "") not in ("", shown[name])}
+    changes |= {name: sent[name] for name in BATCH_OPTIONS if name in sent and sent[name] != shown[name]}
     if not changes:
         return Effect(panel="")
     try:

@@ -4,12 +4,16 @@ from typing import Any
 
 import gradio as gr
 
+from diffusion_local.errors import NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.models.service import format_size
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
+
+LORA_WEIGHT = 0.8
 
 
 def use_model(studio: Studio, key: str) -> Effect:
@@ -18,6 +22,20 @@ def use_model(studio: Studio, key: str) -> Effect:
     values: dict[str, Any] = {name: getattr(model.defaults, name) for name in FOLLOW_MODEL}
     values["model"] = gr.Dropdown(form.model_choices(studio.models()), value=model.id)  # it may be newer than the page
     return Effect(tabs=gr.Tabs(selected="create"), form=form.only(**values))
+
+
+def use_lora(studio: Studio, key: str, values: dict[str, Any] | None = None) -> Effect:
+    """Into the form's list of LoRAs, at the strength at which most are made to be used."""
+    if all(each.name != key for each in studio.library.adapters()["loras"]):
+        raise NotFound(message("no_lora", name=echo(key)))
+    listed = [each.strip() for each in str((values or {}).get("loras") or "").split(",") if each.strip()]
+    if all(each.rpartition(":")[0] != key for each in listed):
+        listed.append(f"{key}:{LORA_WEIGHT}")
+    return Effect(
+        toast=said(say("models.lora_used", name=key)),
+        tabs=gr.Tabs(selected="create"),
+        form=form.only(loras=", ".join(listed)),
+    )
 
 
 def remove_model(studio: Studio, key: str) -> Effect:
@@ -48,6 +66,7 @@ def cancel_download(studio: Studio, key: str) -> Effect:
 
 VERBS: dict[str, Verb] = {
     "use_model": use_model,
+    "use_lora": use_lora,
     "remove_model": remove_model,
     "scan": scan,
     "download_model": download_model,

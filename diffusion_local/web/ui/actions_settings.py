@@ -1,8 +1,13 @@
-"""What the controls of the Settings tab do: change, take back, look anew."""
+"""What the controls of the Settings tab do: change settings, restart, and administer accounts."""
 
+from urllib.parse import parse_qsl
+
+from diffusion_local.accounts.store import LIMITS
+from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui.effects import Effect, Verb, said
-from diffusion_local.web.ui.words import say
+from diffusion_local.web.ui.words import known, say
 
 
 def change_setting(studio: Studio, key: str) -> Effect:
@@ -17,7 +22,13 @@ def reset_setting(studio: Studio, key: str) -> Effect:
 
 
 def told(later: bool, name: str) -> Effect:
-    return Effect(toast=said(say("settings.saved_later" if later else "settings.saved", name=name)))
+    title = say(f"titles.{name}") if known(f"titles.{name}") else name
+    return Effect(toast=said(say("settings.saved_later" if later else "settings.saved", name=title)))
+
+
+def restart(studio: Studio, key: str) -> Effect:
+    studio.preferences.restart()
+    return Effect(toast=said(say("settings.restarting")))
 
 
 def check_health(studio: Studio, key: str) -> Effect:
@@ -25,8 +36,77 @@ def check_health(studio: Studio, key: str) -> Effect:
     return Effect(toast=said(say("settings.looking")))
 
 
+# -- accounts; ``key`` is a name and, on the next line, the fields of a form ------------------------------------------
+
+
+def fields_of(key: str) -> tuple[str, dict[str, str]]:
+    name, _, written = key.partition("\n")
+    return name.strip(), dict(parse_qsl(written, keep_blank_values=True))
+
+
+def account_add(studio: Studio, key: str) -> Effect:
+    _, sent = fields_of(key)
+    account = studio.accounts.add(sent.get("name", "").strip(), sent.get("password", ""), sent.get("role") or None)
+    return Effect(toast=said(say("settings.account_added", name=account.name)))
+
+
+def account_role(studio: Studio, key: str) -> Effect:
+    name, _, role = key.partition("\n")
+    studio.accounts.set_role(name, role)
+    return done(name)
+
+
+def account_limits(studio: Studio, key: str) -> Effect:
+    """An empty field falls back to the limit in the settings."""
+    name, sent = fields_of(key)
+    studio.accounts.set_limits(name, **{each: limit_of(each, sent[each]) for each in LIMITS if each in sent})
+    return done(name)
+
+
+def limit_of(name: str, written: str) -> int | None:
+    if not written.strip():
+        return None
+    if not written.strip().isascii() or not written.strip().isdigit() or len(written) > 13:
+        raise InvalidParams(name, message("not_negative"))
+    return int(written)
+
+
+def account_password(studio: Studio, key: str) -> Effect:
+    name, sent = fields_of(key)
+    studio.accounts.set_password(name, sent.get("password", ""))
+    return done(name)
+
+
+def account_token(studio: Studio, key: str) -> Effect:
+    name, _, token = key.partition(" ")
+    studio.accounts.remove_token(name, token)
+    return done(name)
+
+
+def account_out(studio: Studio, key: str) -> Effect:
+    studio.accounts.sign_out(key)
+    return done(key)
+
+
+def account_remove(studio: Studio, key: str) -> Effect:
+    studio.accounts.remove(key)
+    return Effect(toast=said(say("settings.account_removed", name=key)))
+
+
+def done(name: str) -> Effect:
+    return Effect(toast=said(say("settings.account_changed", name=name)))
+
+
 VERBS: dict[str, Verb] = {
     "change_setting": change_setting,
     "reset_setting": reset_setting,
+    "restart": restart,
     "check_health": check_health,
+    "account_add": account_add,
+    "account_role": account_role,
+    "account_limits": account_limits,
+    "account_password": account_password,
+    "account_token": account_token,
+    "account_out": account_out,
+    "account_remove": account_remove,
 }

@@ -62,7 +62,15 @@ def text(option: Option, label: Any, studio: Studio) -> gr.components.Component:
 
 def model_choice(option: Option, label: Any, studio: Studio) -> gr.components.Component:
     models = studio.models()
-    return gr.Dropdown(model_choices(models), value=models[0].id, label=label, filterable=False, elem_id=option.name)
+    made = gr.Dropdown(model_choices(models), value=models[0].id, label=label, filterable=False, elem_id=option.name)
+    return unchecked(made)
+
+
+def unchecked(dropdown: gr.Dropdown) -> gr.Dropdown:
+    """A dropdown whose value only the Studio checks: a file may have come after the page was built, and Gradio would
+    refuse every event of a browser that still has it chosen."""
+    dropdown.preprocess = lambda payload: payload
+    return dropdown
 
 
 def number(option: Option, label: Any, studio: Studio) -> gr.components.Component:
@@ -103,7 +111,7 @@ def seed(option: Option, label: Any, studio: Studio) -> gr.components.Component:
 
 def choice(option: Option, label: Any, studio: Studio) -> gr.components.Component:
     value = first(option, studio)
-    return gr.Dropdown(
+    made = gr.Dropdown(
         choices(option, studio, words.label),
         value=value,
         label=label,
@@ -111,6 +119,7 @@ def choice(option: Option, label: Any, studio: Studio) -> gr.components.Componen
         filterable=value == "",
         elem_id=option.name,
     )
+    return unchecked(made) if option.files else made
 
 
 def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list[tuple[Any, str]]:

@@ -1,5 +1,6 @@
 """Create: the dock with the prompt and the settings, and the stage with the pictures of this browser's presses."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
+from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, sizes, view, view_source, view_stage
 from diffusion_local.web.ui.icons import icon
@@ -94,9 +96,51 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
     return [told, shapes(model, width, height), model.id, width, height, *following]
 
 
-def on_sample(studio: Studio, model_id: Any) -> str:
-    """The chosen model's newest picture, beside its name."""
-    return view_source.sample(studio.library.samples().get(str(model_id)))
+def on_sample(studio: Studio, model_id: Any) -> list[str]:
+    """What goes with the chosen model: its newest picture, beside its name, and the LoRAs that fit it."""
+    return [view_source.sample(studio.library.samples().get(str(model_id))), loras(studio, model_id)]
+
+
+def loras(studio: Studio, model_id: Any) -> str:
+    library = studio.library
+    previews = {name: model_preview_url(at, name) for at, name in library.previews() if at == "loras"}
+    return view_source.loras(library.adapters()["loras"], model_of(studio, model_id).architecture, previews)
+
+
+def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
+    """``count/limit`` of the prompt, empty where that is not known."""
+    model = model_of(studio, model_id)
+    count, limit = studio.prompts.count_tokens(prompt if isinstance(prompt, str) else "", model.id)
+    return f"{count}/{limit}" if limit else ""
+
+
+def on_preset(studio: Studio, written: Any) -> list[Any]:
+    """The form from settings that this browser keeps under a name: JSON by the names of the fields."""
+    try:
+        found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
+        values = {name: value for name, value in dict(found).items() if name in form.NAMES and is_plain(value)}
+    except (ValueError, TypeError, RecursionError):
+        values = {}
+    return form.only(**values)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a component can show it."""
+    if isinstance(value, list):
+        return all(isinstance(each, str) for each in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def vocabulary(studio: Studio) -> str:
+    """What the prompt's suggestions are made of, as JSON: names, and the parts of one's own newest prompts."""
+    counts: dict[str, int] = {}
+    for image in studio.pictures.page(TAGGED):
+        for part in image.params.prompt.split(","):
+            tag = part.strip()
+            if 1 < len(tag) <= MOST_TAG:
+                counts[tag] = counts.get(tag, 0) + 1
+    tags = sorted(counts, key=lambda tag: -counts[tag])[:MOST_TAGS]
+    return json.dumps(studio.prompts.vocabulary() | {"tags": tags, "fields": form.NAMES}, ensure_ascii=False)
 
 
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
@@ -166,6 +210,9 @@ class CreateTab:
     at: Any  # the picture of the strip that was pressed; dock.js
     before: Any  # the model that was chosen before
     dropped: Any  # the recipe of a dropped picture; source.js
+    tokens: Any  # of the prompt; dock.js
+    preset: Any  # settings that were chosen; prompts.js
+    vocabulary: Any  # what is suggested; prompts.js
 
     @property
     def asked(self) -> list[Any]:
@@ -177,7 +224,7 @@ class CreateTab:
     @property
     def drawn_once(self) -> list[Any]:
         names = ("model", "styles", *form.OF_FILES)
-        return [self.size, self.sample, self.source, self.loras, *(self.field(name) for name in names)]
+        return [self.size, self.sample, self.loras, self.vocabulary, self.source, *(self.field(name) for name in names)]
 
 
 def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
@@ -186,20 +233,31 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
     return [
         on_size_typed(studio, model_id, width, height),
-        on_sample(studio, model_id),
+        *on_sample(studio, model_id),
+        vocabulary(studio),
         view_source.panel(),
-        view_source.loras(studio.library.adapters()["loras"]),
         gr.Dropdown(form.model_choices(studio.models())),
         gr.Dropdown([(say(key) if known(key) else name, name) for name, key in names.items()]),
         *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.OF_FILES),
     ]
 
 
-#: How many tokens the prompt has, of how many; dock.js counts.
+#: How many tokens the prompt has, of how many; prompts, presets and the repeat of this browser: dock.js, prompts.js.
 TOKENS = (
-    '<output class="tokens" aria-live="off"></output>'
-    f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
+    '<output class="tokens" aria-live="off"></output><span class="spring"></span>'
+    + "".join(
+        f'<button type="button" class="act icon" data-prompts="{name}" {state}="false">{icon(sign, 18)}</button>'
+        for name, state, sign in (
+            ("history", "aria-expanded", "clock"),
+            ("presets", "aria-expanded", "bookmark"),
+            ("repeat", "aria-pressed", "loop"),
+        )
+    )
+    + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
 )
+TAGGED = 300  # of the newest pictures, whose prompts' parts are offered
+MOST_TAGS, MOST_TAG = 400, 60
+MOST_PRESET = 100_000  # characters
 
 #: Named groups of settings below the prompt, and the fields of each; dock.js keeps them open.
 GROUPS = {
@@ -207,6 +265,16 @@ GROUPS = {
     "files": ("vae", "clip_skip", "rung"),
     "variation": ("variation_seed", "variation_strength"),
 }
+
+
+#: Places of options that the layout below names.
+PLACED = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
+
+
+def own_groups() -> list[str]:
+    """Places of options without a row of their own in the layout: each becomes a group, ``create.group_NAME``."""
+    places = dict.fromkeys(option.place for option in OPTIONS.values())
+    return [each for each in places if each not in PLACED and not each.startswith("expert.")]
 
 
 def layout(studio: Studio) -> CreateTab:
@@ -265,6 +333,9 @@ def layout(studio: Studio) -> CreateTab:
                 with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():
                     place("expand")
                     preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
+                for group in own_groups():
+                    with gr.Accordion(label(f"create.group_{group}"), open=False, elem_id=f"group-{group}"), gr.Row():
+                        place(*(name for name in form.at(group) if name not in made))
                 with gr.Accordion(label("create.group_variation"), open=False, elem_id="group-variation"), gr.Row():
                     place(*GROUPS["variation"])
                 with gr.Accordion(label("create.group_files"), open=False, elem_id="group-files"):
@@ -274,6 +345,7 @@ def layout(studio: Studio) -> CreateTab:
         drawn = live("create")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
+    rest += [hidden("", "token-count"), hidden("", "preset"), hidden("", "vocabulary")]
     return CreateTab(
         fields, size, swap, generate, preview, dice, keep, any_seed, told, source, loras, sample, drawn, *rest
     )
@@ -290,7 +362,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     model.input(
         bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **QUIET
     )
-    model.change(bound(on_sample, studio), model, tab.sample, **QUIET)
+    model.change(bound(on_sample, studio), model, [tab.sample, tab.loras], **QUIET)
     tab.size.input(None, tab.size, sides, js=SPLIT_SIZE, **QUIET)
     look = bound(on_size_typed, studio)
     tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **QUIET)
@@ -299,6 +371,16 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
     tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
+    counted = [tab.field("prompt"), model]
+    gr.on(
+        [each.change for each in counted],
+        bound(on_tokens, studio),
+        counted,
+        tab.tokens,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    tab.preset.change(bound(on_preset, studio), tab.preset, tab.fields, **QUIET)
     tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(

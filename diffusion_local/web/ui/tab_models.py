@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from diffusion_local import serializers
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import UserError
 from diffusion_local.models.curated import REPO
@@ -32,6 +33,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
         library.known(),
         library.largest(),
         library.adapters(),
+        {(folder, name): serializers.model_preview_url(folder, name) for folder, name in library.previews()},
     )
 
 
@@ -41,7 +43,7 @@ def pulse(studio: Studio) -> str:
     loading = [(each.id, each.bytes_done) for each in library.downloads() if not each.final]
     there = [(model.id, model.problem) for model in library.models()]
     adapters = [(each.name, each.problem) for found in library.adapters().values() for each in found]
-    return repr((loading, there, adapters))
+    return repr((loading, there, adapters, sorted(library.previews())))
 
 
 def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:

@@ -19,25 +19,50 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
     """All of it for an admin; versions and whether things are well for everybody."""
     health = studio.health
     admin = Scope.ADMIN in current().scopes
-    parts = [view_settings.look()]
-    parts.append(view_settings.findings(health.findings(), health.looking, admin, health.shows_paths()))
+    paths = health.shows_paths()
+    groups = [("look", view_settings.look())]
+    pending, can_restart = 0, False
     if admin:
-        own = [each for each in snapshot.workers if not machine_of(each.slot)]
-        parts.append(view_settings.machine(own, health.vitals(), studio.preferences.settings, now))
-        parts.append(view_machines.machines(studio.machines.all()))
-        parts.append(preferences(studio))
-        if health.shows_paths():
-            parts.append(view_settings.folders(studio.preferences.settings))
-    parts.append(view_settings.versions(health.versions()))
-    return "".join(parts)
+        settings = studio.preferences.settings
+        own, pending = preferences(studio)
+        can_restart = studio.preferences.can_restart()
+        groups += own
+        if current().source != "token":  # which changes no accounts
+            groups.append(("accounts", view_settings.accounts(people(studio), current().name)))
+    groups.append(("health", view_settings.findings(health.findings(), health.looking, admin, paths)))
+    if admin:
+        here = [each for each in snapshot.workers if not machine_of(each.slot)]
+        groups.append(("machine", view_settings.machine(here, health.vitals(), settings, now)))
+        groups.append(("machines", view_machines.machines(studio.machines.all())))
+        if paths:
+            groups.append(("folders", view_settings.folders(settings)))
+    groups.append(("versions", view_settings.versions(health.versions())))
+    return view_settings.page(groups, pending, can_restart)
 
 
-def preferences(studio: Studio) -> str:
-    """A config.toml that cannot be read is told in its place."""
+def preferences(studio: Studio) -> tuple[list[tuple[str, str]], int]:
+    """(groups, how many changes wait for a restart). A config.toml that cannot be read is told in its place."""
     try:
-        return view_settings.preferences(studio.preferences.all(), studio.health.shows_paths())
+        found = studio.preferences.all()
     except InvalidParams as error:
-        return view.notice("bad", view.text(view.problem(error)))
+        return [("other", view.notice("bad", view.text(view.problem(error))))], 0
+    pending = sum(each.later is not None for each in found)
+    return view_settings.preferences(found, studio.health.shows_paths()), pending
+
+
+def people(studio: Studio) -> list[view_settings.Person]:
+    """Every account, for an admin."""
+    accounts = studio.accounts
+    return [
+        view_settings.Person(
+            each,
+            accounts.allowance(each.name),
+            accounts.used_today(each.name),
+            len(accounts.sessions(each.name)),
+            [(token.id, token.name) for token in accounts.tokens(each.name)],
+        )
+        for each in accounts.all()
+    ]
 
 
 def pulse(studio: Studio) -> str:
@@ -50,7 +75,8 @@ def pulse(studio: Studio) -> str:
         return repr(told)
     vitals = health.vitals()
     gpus = [(gpu.name, gpu.used >> 27, gpu.temperature) for gpu in vitals.gpus]
-    return repr((told, gpus, vitals.free >> 28, vitals.gallery >> 20, beats(studio)))
+    known = people(studio) if current().source != "token" else []
+    return repr((told, gpus, vitals.free >> 28, vitals.gallery >> 20, known, beats(studio)))
 
 
 def beats(studio: Studio) -> list[Any]:

@@ -6,10 +6,11 @@ import gradio as gr
 
 #: In this order: later ones use earlier ones.
 SCRIPTS = (
-    "look", "router", "live", "shell", "page", "dock", "viewer", "source", "loras", "lists", "queue", "gallery"
+    "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras", "lists",
+    "queue", "gallery", "models", "settings"
 )  # fmt: skip
 SCRIPT = "\n".join((Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-STYLES = ("base", "rest", "create", "gallery")
+STYLES = ("base", "rest", "create", "gallery", "models", "settings")
 STYLE = "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
 #: The styles stand here and not in Gradio's ``css``, which would come later and rewrite their selectors.
 HEAD = f"""

@@ -9,13 +9,15 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.web.ui import addresses
-from diffusion_local.web.ui.view import ask, button, item, menu, moment, notice, pictures, text
-from diffusion_local.web.ui.view_help import dialog
+from diffusion_local.web.ui.templates import render
+from diffusion_local.web.ui.view import ask, button, item, menu, moment, pictures, text
 from diffusion_local.web.ui.words import say
 
 PAGE = 20
 #: Options of the waiting pictures that the panel changes: the size, and those that Create shows beside each other.
 SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
+#: Everything in the panel but the times.
+FIELDS = ("prompt", "model", *SETTINGS)
 
 
 def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> str:
@@ -186,27 +188,16 @@ def items_of(each: BatchProgress, files: bool = True) -> list[str]:
 # -- the panel ------------------------------------------------------------------------------------------------------
 
 
-def panel(each: BatchProgress, models: Sequence[Model], times: Mapping[str, str], problem: str = "") -> str:
-    """What still waits of a batch, to be changed; the fields go with the press (``live.js``)."""
-    waits = pictures(each.counts[State.QUEUED])
-    choices = f'<option value="">{say("lists.as_it_is")}</option>'
-    choices += "".join(f'<option value="{text(one.id)}">{text(one.name)}</option>' for one in models if one.ready)
-    rows = f'<label><span>{say("common.model")}</span><select name="model">{choices}</select></label>'
-    as_it_is = say("lists.as_it_is")
-    rows += "".join(field(name, say(f"common.{name}"), as_it_is) for name in SETTINGS)
-    rows += "".join(
-        field(name, say(f"common.{name}"), say(f"common.{name}_hint"), times[name]) for name in BATCH_OPTIONS
-    )
-    told = notice("bad", text(problem)) if problem else ""
-    inside = (
-        f'<p class="quiet">{say("lists.edit_how", pictures=waits)}</p>{told}<form class="fields" data-fields>{rows}'
-        f'<div class="acts">{button(say("lists.change"), "batch_change", each.batch.id, kind="primary")}</div></form>'
-    )
-    return dialog(f"edit-{each.batch.id}", each.batch.name, inside)
-
-
-def field(name: str, words: str, hint: str, value: str = "") -> str:
-    return (
-        f'<label><span>{words}</span><input name="{name}" value="{text(value)}" placeholder="{text(hint)}" '
-        f'autocomplete="off"></label>'
+def panel(each: BatchProgress, models: Sequence[Model], shown: Mapping[str, str], problem: str = "") -> str:
+    """The settings of a batch's queued pictures, to be changed; the fields go with the press (``live.js``). ``shown``
+    has their present values, "" for a setting in which the pictures differ."""
+    return render(
+        "batch_panel.html",
+        each=each,
+        waits=each.counts[State.QUEUED],
+        models=[one for one in models if one.ready],
+        shown=shown,
+        settings=SETTINGS,
+        times=BATCH_OPTIONS,
+        problem=problem,
     )

@@ -1,9 +1,14 @@
-"""Settings and health as HTML. Pure, like ``view``."""
+"""Settings, health and accounts as HTML: groups of rows, drawn by ``settings.html``. Pure, like ``view``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from markupsafe import Markup, escape
+
+from diffusion_local.accounts.store import LIMITS, Account
+from diffusion_local.actor import Allowance, Role
 from diffusion_local.domain import Worker
 from diffusion_local.health.doctor import PACKAGES, Finding
 from diffusion_local.health.service import HealthStatus
@@ -12,58 +17,60 @@ from diffusion_local.preferences import EDITABLE, PATHS, Preference
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.system.gpus import Gpu
-from diffusion_local.web.ui.icons import icon
-from diffusion_local.web.ui.view import button, manual_link, moment, text
-from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, say, translated
+from diffusion_local.web.ui.templates import macro, render, say
+from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, translated
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
 THEMES = {"system": "", "light": "light", "dark": "dark"}
+#: The settings that can be changed on the page, by what they are about; one that no group has is in "other".
+GROUPS = {
+    "pictures": ("image_format", "sidecar", "preview_every", "max_count"),
+    "night": ("timezone", "report_at", "when_done", "when_done_minutes"),
+    "keeping": ("keep_jobs_days", "keep_trash_days", "keep_sources_days", "disk_reserve_mb"),
+    "hardware": ("memory", "memory_limit_gb", "precision", "idle_unload", "gpu_max_temp", "gpu_share", "gpu_share_mb"),
+    "queueing": ("max_queued", "model_streak", "on_stop", "step_timeout", "lease_seconds"),
+    "people": ("share", "user_max_queued", "user_max_per_day", "user_max_pixels", "session_days"),
+}
 
 
-def section(name: str, body: str, act: str = "", hint: str = "") -> str:
-    how = f'<p class="quiet">{hint}</p>' if hint else ""
-    head = f'<header class="head"><h2>{say(f"settings.{name}")}</h2>{act}</header>'
-    return f'<section data-key="{name}"><div class="lead">{head}{how}</div><div class="body">{body}</div></section>'
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a group. ``told`` is what stands below the title; ``part`` names the macro that draws its control."""
+
+    key: str
+    title: str
+    told: str = ""
+    dot: str = ""
+    badge: str = ""
+    meter: float | None = None
+    part: str = ""
+    value: Any = None
+    search: str = ""
 
 
-def rows(items: Sequence[str]) -> str:
-    return f'<ul class="rows">{"".join(items)}</ul>'
+def section(name: str, rows: Sequence[Row], hint: str = "", **more: Any) -> str:
+    """A group: ``folded`` are rows behind a line; ``acts`` stand beside the title."""
+    return render("settings_section.html", name=name, rows=rows, hint=hint, **({"acts": "", "folded": ()} | more))
 
 
-def row(key: str, title: str, told: str, control: str = "", dot: str = "") -> str:
-    """A line of a list. All but ``key`` and ``dot`` are HTML."""
-    sign = f'<i class="dot {dot}"></i>' if dot else ""
-    about = f'<p class="quiet">{told}</p>' if told else ""
-    return f'<li class="row" data-key="{text(key)}">{sign}<div><b>{title}</b>{about}</div>{control}</li>'
+def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -> str:
+    """(name, HTML) of each group; ``pending``: changes that wait for a restart."""
+    return render("settings.html", sections=sections, pending=pending, can_restart=can_restart)
 
 
 # -- how it looks: of this browser alone ------------------------------------------------------------------------------
 
 
 def look() -> str:
-    themes = "".join(
-        f'<option value="{value}">{say(f"settings.theme_{name}")}</option>' for name, value in THEMES.items()
-    )
-    tongues = "".join(
-        f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == language() else ""}>{name}</option>'
-        for code, name in LANGUAGES.items()
-    )
-    theme, tongue, bell = say("settings.theme"), say("page.language"), say("page.bell")
-    ring = (
-        f'<button type="button" class="act small" data-bell hidden aria-pressed="false" aria-label="{bell}">'
-        f"{icon('bell', 18)}</button>"
-    )
-    return section(
-        "look",
-        rows(
-            [
-                row("theme", theme, "", f'<select data-theme aria-label="{theme}">{themes}</select>'),
-                row("language", tongue, "", f'<select data-language aria-label="{tongue}">{tongues}</select>'),
-                row("bell", bell, say("settings.bell_how"), ring),
-            ]
-        ),
-        hint=say("settings.look_how"),
-    )
+    themes = [(value, say(f"settings.theme_{name}")) for name, value in THEMES.items()]
+    tongues = [(code, name, TAGS[code], code == language()) for code, name in LANGUAGES.items()]
+    rows = [
+        Row("theme", say("settings.theme"), part="theme", value=themes),
+        Row("language", say("page.language"), part="tongue", value=tongues),
+        Row("enter", say("settings.enter"), part="enter"),
+        Row("bell", say("page.bell"), say("settings.bell_how"), part="bell"),
+    ]
+    return section("look", rows, say("settings.look_how"))
 
 
 # -- health ----------------------------------------------------------------------------------------------------------
@@ -73,16 +80,14 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
     """``admin`` is told what is wrong and what to do; the others whether something is."""
     hidden = {each.name for each in found} & ({"home"} if not paths else set())
     shown = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
-    again = manual_link("trouble")
-    again += button(say("settings.check"), "check_health", kind="small") if admin and not looking else ""
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
-    items = []
+    rows = []
     for each in sorted(shown, key=lambda one: (one.ok, not one.grave)):
-        told = text(translated(each.text)) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")
+        told = escape(translated(each.text) if admin and each.name not in hidden else say(f"settings.is_{state(each)}"))
         if admin and not each.ok:
-            told += f'<br><span class="mend">{text(translated(each.mend))}</span>'
-        items.append(row(each.name, title_of(each), told, badge(state(each)), state(each)))
-    return section("health", rows(items) if items else "", again, hint)
+            told += Markup("<br>") + translated(each.mend)
+        rows.append(Row(each.name, title_of(each), told, dot=state(each), badge=say(f"settings.badge_{state(each)}")))
+    return section("health", rows, hint, acts="check" if admin and not looking else "manual")
 
 
 def plain(finding: Finding) -> bool:
@@ -94,7 +99,7 @@ def title_of(finding: Finding) -> str:
     """``model sdxl`` is a kind, and a name of that kind."""
     kind, _, name = finding.name.partition(" ")
     key = f"settings.find_{kind.lower()}"
-    return text(f"{say(key)} {name}".strip() if known(key) else finding.name)
+    return f"{say(key)} {name}".strip() if known(key) else finding.name
 
 
 def state(finding: Finding) -> str:
@@ -106,18 +111,14 @@ def verdict(found: Sequence[Finding]) -> str:
     return "bad" if "bad" in states else "warn" if "warn" in states else "good"
 
 
-def badge(name: str) -> str:
-    return f'<span class="badge {name}">{say(f"settings.badge_{name}")}</span>'
-
-
 # -- the machine -----------------------------------------------------------------------------------------------------
 
 
 def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings, now: datetime) -> str:
-    items = [worker_row(each, now) for each in workers] or [row("none", say("settings.no_worker"), "")]
-    items += [gpu_row(each, settings.gpu_max_temp) for each in vitals.gpus]
+    rows = [worker_row(each, now) for each in workers] or [Row("none", say("settings.no_worker"))]
+    rows += [gpu_row(each, settings.gpu_max_temp) for each in vitals.gpus]
     if vitals.memory[1]:
-        items.append(memory_row(*vitals.memory))
+        rows.append(memory_row(*vitals.memory))
     used = 100 * (1 - vitals.free / vitals.total) if vitals.total else 0
     told = say(
         "settings.disk_told",
@@ -126,87 +127,87 @@ def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings,
         reserve=format_size(settings.disk_reserve_mb * 10**6),
         gallery=format_size(vitals.gallery),
     )
-    items.append(row("disk", say("settings.find_disk"), told + meter(say("settings.find_disk"), used)))
-    return section("machine", rows(items), hint=say("settings.restart_how"))
+    rows.append(Row("disk", say("settings.find_disk"), told, meter=used))
+    return section("machine", rows, say("settings.restart_how"))
 
 
-def memory_row(used: int, total: int) -> str:
-    name = say("settings.main_memory")
+def memory_row(used: int, total: int) -> Row:
     told = say("settings.gpu_memory", used=format_size(used), total=format_size(total))
-    return row("main_memory", name, told + meter(name, 100 * used / total))
+    return Row("main_memory", say("settings.main_memory"), told, meter=100 * used / total)
 
 
-def worker_row(worker: Worker, now: datetime) -> str:
-    told = [say("settings.worker_since", time=moment(worker.started_at))]
+def worker_row(worker: Worker, now: datetime) -> Row:
+    told = [say("settings.worker_since", time=Markup(macro("moment", worker.started_at)))]
     if worker.model:
-        told.insert(0, say("settings.worker_holds", model=text(worker.model)))
+        told.insert(0, say("settings.worker_holds", model=worker.model))
     status, dot = worker.status, "good"
     if is_silent(worker, now):
         status, dot = "silent", "bad"
-        told.append(say("settings.worker_seen", time=moment(worker.seen_at, exact=True)))
+        told.append(say("settings.worker_seen", time=Markup(macro("moment", worker.seen_at, exact=True))))
     elif status in ("stopped", "starting"):
         dot = "warn"
     key = f"settings.status_{status}"
-    title = f"{text(worker.slot)} · {text(worker.device)}"
-    sign = f'<span class="badge {dot}">{say(key) if known(key) else text(status)}</span>'
-    return row(worker.slot, title, " · ".join(told), sign, dot)
+    sign = say(key) if known(key) else status
+    return Row(worker.slot, f"{worker.slot} · {worker.device}", Markup(" · ").join(told), dot=dot, badge=sign)
 
 
-def gpu_row(gpu: Gpu, limit: int) -> str:
+def gpu_row(gpu: Gpu, limit: int) -> Row:
     told = [say("settings.gpu_memory", used=format_size(gpu.used), total=format_size(gpu.total))]
     if gpu.temperature is not None:
-        told.append(f"{gpu.temperature} °C")
+        told.append(Markup(f"{gpu.temperature} °C"))
     if gpu.busy is not None:
         told.append(say("settings.gpu_busy", n=round(100 * gpu.busy)))
     if gpu.power is not None:
-        told.append(f"{gpu.power:.0f} W")
+        told.append(Markup(f"{gpu.power:.0f} W"))
     hot = gpu.temperature is not None and 0 < limit < gpu.temperature
     used = 100 * gpu.used / gpu.total if gpu.total else 0
-    return row(
-        f"nvidia{gpu.index}", text(gpu.name), " · ".join(told) + meter(gpu.name, used), dot="warn" if hot else ""
-    )
-
-
-def meter(what: str, percent: float) -> str:
-    return (
-        f'<span class="bar" role="meter" aria-label="{text(what)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent:.0f}"><i style="width:{percent:.1f}%"></i></span>'
-    )
+    return Row(f"nvidia{gpu.index}", gpu.name, Markup(" · ").join(told), dot="warn" if hot else "", meter=used)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
-def preferences(found: Sequence[Preference], paths: bool) -> str:
-    """What can be changed is in sight, the rest folded away."""
-    own = [each for each in found if each.name in EDITABLE]
-    rest = [each for each in found if each not in own]
-    fold = (
-        f'<details data-key="rest"><summary>{say("settings.rest", n=len(rest))}</summary>'
-        f'<p class="quiet">{say("settings.rest_how")}</p>{rows([preference(each, paths) for each in rest])}</details>'
-    )
-    return section("own", rows([preference(each, paths) for each in own]) + fold, hint=say("settings.own_how"))
+def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str]]:
+    """(name, HTML) of each group; what can only be changed elsewhere is folded away in the last."""
+    by_name = {each.name: each for each in found}
+    groups = {name: [by_name[each] for each in names if each in by_name] for name, names in GROUPS.items()}
+    placed = {each for names in GROUPS.values() for each in names}
+    groups["other"] = [each for each in found if each.name in EDITABLE and each.name not in placed]
+    rest = [preference(each, paths) for each in found if each.name not in EDITABLE]
+    return [
+        (name, section(name, [preference(each, paths) for each in own], folded=rest if name == "other" else ()))
+        for name, own in groups.items()
+    ]
 
 
-def preference(each: Preference, paths: bool) -> str:
-    key = f"meanings.{each.name}"
-    doc = text(say(key) if known(key) else each.doc)
-    told = [f'<span class="origin {each.origin}">{say(f"settings.from_{each.origin}")}</span>']
+def preference(each: Preference, paths: bool) -> Row:
+    """A setting in a person's words, with what it means, its name in config.toml, and where its value comes from."""
+    meaning = str(say(f"meanings.{each.name}")) if known(f"meanings.{each.name}") else each.doc
+    meaning = meaning[:1].upper() + meaning[1:]
+    title = say(f"titles.{each.name}") if known(f"titles.{each.name}") else escape(meaning)
+    told = [] if str(title) == meaning else [escape(meaning), Markup("<br>")]
+    told.append(Markup("<code>{}</code> · ").format(each.name))
+    told.append(Markup('<span class="origin {}">{}</span>').format(each.origin, say(f"settings.from_{each.origin}")))
     if not each.secret and each.origin != "default" and (paths or each.name not in PATHS):
-        told.append(say("settings.default_is", value=shown(each.default)))
-    line = f'<span class="where"><code>{each.name}</code> · {" · ".join(told)}</span>'
+        told.append(Markup(" · ") + say("settings.default_is", value=shown(each.default)))
     if each.later is not None:
-        line += f'<span class="later">{say("settings.later", value=shown(each.later), now=shown(each.value))}</span>'
-    if each.editable:
-        value = control(each)
-        if each.in_file:
-            name = say("settings.reset")
-            value = (
-                button("↺", "reset_setting", each.name, "small icon", title=name, extra=f' aria-label="{name}"') + value
-            )
-    else:
-        value = f'<span class="value">{fixed(each, paths)}</span>'
-    return row(each.name, f"{doc[:1].upper()}{doc[1:]}", line, f'<span class="control">{value}</span>')
+        later = say("settings.later", value=shown(each.later), now=shown(each.value))
+        told.append(Markup('<span class="later">{}</span>').format(later))
+    value = {
+        "setting": each,
+        "value": each.value if each.later is None else each.later,
+        "shown": fixed(each, paths),
+        "bounds": each.bounds,
+        "step": "any" if isinstance(each.default, float) else 1,
+        "choices": [(choice, choice_words(each.name, choice)) for choice in each.choices],
+    }
+    part = "setting" if each.editable else "fixed"
+    return Row(each.name, title, Markup("").join(told), part=part, value=value, search=f"{title} {meaning} {each.name}")
+
+
+def choice_words(name: str, choice: str) -> str:
+    key = f"titles.{name}_{choice}"
+    return say(key) if known(key) else choice
 
 
 def fixed(each: Preference, paths: bool) -> str:
@@ -217,41 +218,42 @@ def fixed(each: Preference, paths: bool) -> str:
     return shown(each.value)
 
 
-def shown(value: Any) -> str:
-    if value in ("", ()):
-        return say("settings.nothing")
-    return f"<code>{text(value)}</code>"
+def shown(value: Any) -> Markup:
+    return say("settings.nothing") if value in ("", ()) else Markup("<code>{}</code>").format(value)
 
 
-def control(each: Preference) -> str:
-    value = each.value if each.later is None else each.later
-    common = f'data-set="change_setting" data-id="{each.name}" aria-label="{each.name}"'
-    if each.choices:
-        options = "".join(
-            f'<option value="{choice}"{" selected" if choice == value else ""}>{choice}</option>'
-            for choice in each.choices
-        )
-        return f"<select {common}>{options}</select>"
-    if each.bounds:
-        low, high = each.bounds
-        step = "any" if isinstance(each.default, float) else 1
-        return f'<input type="number" {common} value="{value}" min="{low:g}" max="{high:.0f}" step="{step}" required>'
-    return f'<input type="text" {common} value="{text(value)}" maxlength="200" placeholder="{say("settings.nothing")}">'
+# -- accounts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """An account as an admin sees it. ``allowance`` has the limits that hold for it; ``tokens`` are (id, name)."""
+
+    account: Account
+    allowance: Allowance
+    used_today: int
+    sessions: int
+    tokens: Sequence[tuple[str, str]]
+
+    @property
+    def limits(self) -> list[tuple[str, Any, int]]:
+        """(name, the account's own limit or None, the one that holds)."""
+        own: Mapping[str, int] = self.account.limits
+        return [(name, own.get(name), getattr(self.allowance, name)) for name in LIMITS]
+
+
+def accounts(people: Sequence[Person], who: str) -> str:
+    """``who`` is the admin who looks: they do not remove themselves."""
+    return render("settings_accounts.html", people=people, who=who, roles=list(Role))
 
 
 # -- folders and versions --------------------------------------------------------------------------------------------
 
 
 def folders(settings: Settings) -> str:
-    items = [
-        row(name, say(f"settings.folder_{name}"), f"<code>{text(getattr(settings, name))}</code>") for name in FOLDERS
-    ]
-    return section(
-        "folders",
-        f'<details data-key="folders"><summary>{say("settings.folders_show")}</summary>{rows(items)}</details>',
-    )
+    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in FOLDERS]
+    return section("folders", rows)
 
 
 def versions(found: Sequence[Finding]) -> str:
-    lines = "".join(f"<dt>{text(each.name)}</dt><dd>{text(each.text)}</dd>" for each in found)
-    return section("versions", f'<dl class="versions">{lines}</dl>')
+    return render("settings_section.html", name="versions", rows=(), hint="", acts="", folded=(), versions=found)

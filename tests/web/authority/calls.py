@@ -58,6 +58,7 @@ SAY_NOTHING = {
     "GET /manual/search",
     "GET /manual/{topic:path}",
     "GET /login",
+    "on_preset",
     "GET /assets/icons/{name}",
     "POST /v1/images/variations",
     "GET /gradio_api/file={path:path}",
@@ -89,6 +90,7 @@ ROUTES: dict[str, Call] = {
     "POST /account/password": Call(own=True, form={"old": PASSWORD, "new": "another horse"}),
     "GET /images/{image_id}.{suffix}": Call("/images/{image}.png"),
     "GET /thumbnails/{image_id}.webp": Call("/thumbnails/{image}.webp"),
+    "GET /model-previews/{folder}/{name}": Call("/model-previews/loras/ink", fine=(404,)),
     "GET /sources/{source_id}.png": Call("/sources/{source}.png"),
     "GET /previews/{job_id}.webp": Call("/previews/{running}.webp"),
     "GET /assets/icons/{name}": Call("/assets/icons/mark.svg"),
@@ -346,6 +348,7 @@ BUTTONS: dict[str, str] = {
     "board_rename": "{board}\nother",
     "board_delete": "{board}",
     "use_model": "starter",
+    "use_lora": "ink",
     "remove_model": "starter",
     "download_model": "another/one",
     "retry_download": "{download}",
@@ -356,7 +359,17 @@ BUTTONS: dict[str, str] = {
     "machine_hours": "attic\n22:00-07:00",
     "change_setting": "max_count\n7",
     "reset_setting": "max_count",
+    "restart": "",
+    "account_add": f"\nname=zoe&password={PASSWORD}&role=user",
+    "account_role": "eve\nviewer",
+    "account_limits": "eve\nqueued=5",
+    "account_password": OWNER + "\npassword=another horse",
+    "account_token": OWNER + " {token}",
+    "account_out": OWNER,
+    "account_remove": "eve",
 }
+#: Buttons that change an account, which nobody but its owner and an admin sees.
+OF_ACCOUNTS = {"account_password", "account_token", "account_out"}
 #: Buttons that only change what the page itself shows.
 #: Buttons that say in the page that there is no such thing, instead of refusing.
 GIVE_LESS = {"open_link"}
@@ -365,6 +378,8 @@ PLAIN_BUTTONS = {"close", "keys", "phone", "example", "batches_at"}
 HANDLERS: dict[str, list[Any]] = {
     "on_model": ["starter", "starter", 128, 128],
     "on_sample": ["starter"],
+    "on_tokens": ["a tree", "starter"],
+    "on_preset": ['{"steps": 7}'],
     "on_size_typed": ["starter", 128, 128],
     "on_keep": ["{batch}"],
     "on_add": ["another/one", "models"],
@@ -427,6 +442,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "batches.edit": ("{batch}", {"steps": 5}),
     "batches.duplicate": ("{done_batch}",),
     "prompts.preview": ("a tree",),
+    "prompts.count_tokens": ("a tree",),
     "grids.check": ("a tree", {"x": "steps: 4,5"}),
     "grids.submit": ("a tree", {"x": "steps: 4,5"}),
     "lists.check": ("a tree",),
@@ -470,6 +486,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "machines.change": ("attic", "22:00-07:00"),
     "machines.join": ("cellar", "0" * 64, "0" * 32),
     "library.model": ("starter",),
+    "library.preview": ("loras", "ink"),
     "library.add": ("/nowhere",),
     "library.remove": ("starter",),
     "library.download": ("another/one",),
@@ -478,6 +495,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "styles.apply": ([], "a tree", ""),
     "preferences.change": ("max_count", "7"),
     "preferences.reset": ("max_count",),
+    "preferences.restart": (),
     "accounts.sign_in": ("eve", PASSWORD, "127.0.0.1", "test"),
     "accounts.check_password": ("eve", PASSWORD, "127.0.0.1"),
     "accounts.by_token": ("dl_none",),

@@ -283,7 +283,9 @@ def walk(studio: Scene, kind: str, door: str) -> None:
             unchanged(studio, who)
         elif (naming and call.own and not person.owner) or door in calls.GIVE_LESS:
             unchanged(studio, who)
-        elif naming and not (person.changes_it or (person.sees_it and (door in calls.USES or reads_only(says)))):
+        elif (door in calls.OF_ACCOUNTS and not person.changes_it) or (
+            naming and not (person.changes_it or (person.sees_it and (door in calls.USES or reads_only(says))))
+        ):
             assert answer.refused, who
             unchanged(studio, who)
         elif not call.less:

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, at_hand, batch, fits, go, press, sheet
+from tests.web.browser.ways import a_prompt, answer, at_hand, batch, fits, go, press, sheet, worked
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -269,3 +269,69 @@ def test_a_prompt_is_shown_as_text(people: Any) -> None:
     page.locator(".tile").first.click()
     page.locator("[role=dialog]").wait_for()
     assert page.evaluate("window.hit") is None
+
+
+def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people: Any, site: Site) -> None:
+    settings, prompt = site.services.settings, a_prompt("glowing lantern, misty harbour")
+    settings.wildcards.mkdir(exist_ok=True)
+    (settings.wildcards / "animal.txt").write_text("cat\ndog\n")
+    worked(site, prompt)
+    page = people().open()
+    field = page.locator("#prompt textarea")
+    field.fill("a red apple")
+    page.locator(".tokens", has_text=re.compile(r"^3/75$")).wait_for()
+    field.press_sequentially(", glow")  # a part of an earlier prompt
+    option = page.locator("#suggestions [role=option]", has_text="glowing lantern").first
+    option.wait_for()
+    page.keyboard.press("Tab")
+    assert page.input_value("#prompt textarea") == "a red apple, glowing lantern"
+    field.press_sequentially(" __ani")
+    page.locator("#suggestions [role=option]", has_text="animal").wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")  # takes it and does not generate
+    assert page.input_value("#prompt textarea") == "a red apple, glowing lantern __animal__"
+    field.press_sequentially(", mist")
+    page.locator("#suggestions").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#suggestions").wait_for(state="hidden")
+    assert page.locator(".batch").count() == 0
+
+    first, second = a_prompt("an older one"), a_prompt("a newer one")
+    for each in (first, second):
+        press(page, each)
+        batch(page, each).wait_for()
+    field.fill("half written")
+    for wanted in (second, first):
+        page.keyboard.press("Alt+ArrowUp")
+        assert page.input_value("#prompt textarea") == wanted
+    page.keyboard.press("Alt+ArrowDown")
+    page.keyboard.press("Alt+ArrowDown")
+    assert page.input_value("#prompt textarea") == "half written"
+    page.click("[data-prompts=history]")
+    page.locator("#prompt-popup .act", has_text=first).first.click()
+    assert page.input_value("#prompt textarea") == first
+
+    page.fill("#steps input", "9")
+    page.fill("#negative :is(input, textarea)", "blur")
+    page.wait_for_function("/older.*9.*blur|blur.*9|older/.test(sessionStorage.getItem('diffusion-local-draft'))")
+    page.wait_for_function("JSON.parse(sessionStorage.getItem('diffusion-local-draft')).includes('blur')")
+    page.click("[data-prompts=presets]")
+    page.locator("#prompt-popup > .act").click()
+    answer(page, "evening")
+    page.fill("#steps input", "3")
+    field.fill("something else")
+    page.click("[data-prompts=presets]")
+    page.locator("#prompt-popup .act", has_text="evening").first.click()
+    page.wait_for_function("document.querySelector('#steps input').value === '9'")
+    assert page.input_value("#prompt textarea") == first
+
+
+def test_again_until_stopped(people: Any, site: Site) -> None:
+    page, prompt = people().open(), a_prompt("on and on")
+    page.fill("#prompt textarea", prompt)
+    page.click("[data-prompts=repeat]")
+    batch(page, prompt).nth(1).wait_for()
+    page.click("[data-prompts=repeat]")
+    assert page.get_attribute("[data-prompts=repeat]", "aria-pressed") == "false"
+    jobs = [job for job in site.services.studio.jobs() if job.params.prompt == prompt]
+    assert len({job.params.seed for job in jobs}) == len(jobs)

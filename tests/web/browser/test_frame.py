@@ -71,3 +71,45 @@ CONTRAST = """() => {
   const both = [getComputedStyle(words).color, getComputedStyle(behind ?? document.body).backgroundColor].map(light);
   return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
 }"""
+
+
+#: Elements that stand within a frame but reach over its edges, or over each other.
+CROWDED = """(frame) => {
+  const all = [...document.querySelectorAll(frame + " > *")].filter((each) => each.offsetParent);
+  const boxes = all.map((each) => each.getBoundingClientRect());
+  const outer = document.querySelector(frame).getBoundingClientRect();
+  return all.filter((each, at) => boxes[at].right > outer.right + 1 || boxes[at].bottom > outer.bottom + 1
+    || boxes.some((box, other) => other > at && box.left < boxes[at].right - 1)).map((each) => each.id);
+}"""
+
+#: How many pixels of an element's focus ring its ancestors cut off.
+CLIPPED = """(selector) => {
+  const element = document.querySelector(selector);
+  const { left, top, right, bottom } = element.getBoundingClientRect();
+  let cut = 0;
+  for (let each = element.parentElement; each; each = each.parentElement) {
+    if (getComputedStyle(each).overflow === "visible") continue;
+    const box = each.getBoundingClientRect();
+    cut = Math.max(cut, box.left + 3 - left, box.top + 3 - top, right + 3 - box.right, bottom + 3 - box.bottom);
+  }
+  return cut;
+}"""
+
+
+def test_arrow_keys_walk_the_views_and_the_header_holds_at_every_width(people: Any) -> None:
+    page = people().open()
+    page.focus("#views [data-view=create]")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.view") == "gallery"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.dataset.view") == "settings"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/ui/settings")
+    go(page, "lists")
+    page.locator("#list-mode").wait_for()
+    for width in (280, 390, 700, 759, 760, 900, 1001, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate(CROWDED, "#bar") == [], width
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
+        assert page.evaluate(CLIPPED, "#list-mode label:nth-of-type(2)") <= 0, width

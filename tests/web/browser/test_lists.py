@@ -74,6 +74,8 @@ def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> N
     row = batch(page, prompt)
     row.locator(".menu summary").click()
     row.locator("[data-do=batch_panel]").click()
+    assert page.input_value(".fields [name=steps]") == "2"  # its value, not a hint that looks like one
+    assert page.input_value(".fields [name=prompt]") == ""  # the two differ
     page.fill(".fields [name=steps]", "none")
     page.press(".fields [name=steps]", "Enter")
     page.locator("[role=dialog] .notice.bad", has_text="Steps").wait_for()
@@ -82,7 +84,14 @@ def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> N
     page.click("[data-do=batch_change]")
     page.locator("[role=dialog]").wait_for(state="detached")
     assert {job.params.steps for job in studio.jobs(batch_id=batch_id)} == {3}
+    assert {job.params.prompt for job in studio.jobs(batch_id=batch_id)} == {prompt, "a blue whale"}
     row.locator(".meta", has_text="only 23:00-07:00").wait_for()
+    row.locator(".menu summary").click()
+    row.locator("[data-do=batch_panel]").click()
+    page.fill(".fields [name=prompt]", f"{prompt} again")
+    page.click("[data-do=batch_change]")
+    page.locator("[role=dialog]").wait_for(state="detached")
+    assert {job.params.prompt for job in studio.jobs(batch_id=batch_id)} == {f"{prompt} again"}
 
     row.locator(".menu summary").click()
     row.locator("[data-do=batch_rename]").click()

@@ -1,5 +1,6 @@
 """The settings in a browser: changed, reloaded, refused; light and dark."""
 
+import re
 from typing import Any
 
 import pytest
@@ -25,12 +26,21 @@ def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, si
     row.locator(".later").wait_for()
     assert row.locator("input").input_value() == "12"
     assert "keep_trash_days = 12" in (site.services.settings.home / "config.toml").read_text()
+    assert row.locator(".later").bounding_box()["y"] >= row.bounding_box()["y"]  # within its own row
+    assert row.locator(".later").bounding_box()["y"] < row.bounding_box()["y"] + row.bounding_box()["height"]
     row.locator("[data-do=reset_setting]").click()
     row.locator(".later").wait_for(state="detached")
-    page.click("#settings details[data-key=rest] summary")
+    page.fill("[data-settings-search]", "engine")
     fixed = page.locator("#settings .row[data-key=engine]")
     assert "command line" in fixed.text_content()
     assert fixed.locator("input, select").count() == 0
+    assert not row.is_visible()  # another than what is searched for
+    page.wait_for_url("**/ui/settings?search=engine")
+    page.fill("[data-settings-search]", "")
+    row.wait_for()
+    sizes = page.locator("#settings-machine, #settings-health").all_inner_texts()
+    free = {found for text in sizes for found in re.findall(r"([\d.]+ [GM]i?B)(?: of [\d.]+ GB)? free", text)}
+    assert len(free) <= 1, free  # one unit
 
 
 def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:

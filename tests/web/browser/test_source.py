@@ -19,6 +19,12 @@ DROP = """(bytes) => {
     document.body.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
 }"""
 
+DRAG = """() => {
+  const data = new DataTransfer();
+  data.items.add(new File([], "a.png", { type: "image/png" }));
+  document.body.dispatchEvent(new DragEvent("dragover", { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+
 
 def made_of(site: Site, prompt: str) -> Any:
     found = eventually(lambda: [job for job in site.services.studio.jobs() if job.params.prompt == prompt])
@@ -44,15 +50,8 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     assert (params.kind, params.width, params.height, params.strength) == (Kind.IMG2IMG, 128, 128, 0.6)
 
     page.locator("#source .kinds label", has_text="Inpaint").click()
-    canvas = page.locator("#source .easel canvas")
-    canvas.wait_for()
-    page.wait_for_function("document.querySelector('#source .easel img').naturalWidth === 128")
-    page.wait_for_function("document.querySelector('#source .easel canvas').width === 128")
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
-    page.mouse.up()
+    painter(page)
+    stroke(page, (0.3, 0.5), (0.5, 0.5))
     page.click("[data-paint=done]")
     page.wait_for_selector("#source .from .mask", state="visible")
     prompt = a_prompt("painted anew")
@@ -61,6 +60,17 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     assert params.kind is Kind.INPAINT
     lit = light(site.services.studio.sources.file(params.mask).local_path)
     assert 0.01 < lit < 0.5
+
+    page.click("#source [data-source=paint]")  # the mask as it was, to go on with
+    painter(page)
+    page.click("[data-paint=invert]")
+    page.click("[data-paint=done]")
+    page.wait_for_function("(old) => !document.querySelector('#source .from .mask').src.includes(old)", arg=params.mask)
+    prompt = a_prompt("painted anew")
+    press(page, prompt)
+    assert light(site.services.studio.sources.file(made_of(site, prompt).mask).local_path) == pytest.approx(
+        1 - lit, abs=0.01
+    )
     page.click("#source [data-source=remove]")
     page.wait_for_selector("#source .begin", state="hidden")
     prompt = a_prompt("from nothing")
@@ -68,10 +78,132 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     assert made_of(site, prompt).kind is Kind.TXT2IMG
 
 
+def painter(page: Any) -> None:
+    """The canvas, once it shows the picture."""
+    page.wait_for_selector("#source dialog.painter[data-ready]")
+
+
+def view(page: Any) -> dict[str, Any]:
+    return page.evaluate("diffusionLocalCanvas.view()")
+
+
+def on_canvas(page: Any, across: float, down: float) -> tuple[float, float]:
+    """A place of the picture, given in parts of its sides, as a place of the window."""
+    box, seen = page.locator("#source .painter canvas").bounding_box(), view(page)
+    return (
+        box["x"] + seen["x"] + across * seen["width"] * seen["scale"],
+        box["y"] + seen["y"] + down * seen["height"] * seen["scale"],
+    )
+
+
+def stroke(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*on_canvas(page, *start))
+    page.mouse.down()
+    page.mouse.move(*on_canvas(page, *end), steps=4)
+    page.mouse.up()
+
+
+def colour(page: Any, across: float, down: float) -> list[int]:
+    """What the canvas shows at a place of the picture."""
+    page.wait_for_timeout(50)  # two frames
+    return page.evaluate(
+        """([x, y]) => {
+          const canvas = document.querySelector("#source .painter canvas");
+          const box = canvas.getBoundingClientRect();
+          const ratio = canvas.width / box.width;
+          const one = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+          const context = one.getContext("2d", { willReadFrequently: true });
+          context.drawImage(canvas, -Math.round((x - box.left) * ratio), -Math.round((y - box.top) * ratio));
+          return [...context.getImageData(0, 0, 1, 1).data];
+        }""",
+        on_canvas(page, across, down),
+    )
+
+
+def test_the_canvas_shows_the_mask_on_any_picture_and_takes_steps_back(people: Any) -> None:
+    page = people().open()
+    for kind, paper in (("white", 255), ("black", 0)):
+        page.set_input_files("#source [data-file]", {"name": "a.png", "mimeType": "image/png", "buffer": blank(kind)})
+        page.wait_for_selector("#source .begin", state="visible")
+        page.locator("#source .kinds label", has_text="Inpaint").click()
+        painter(page)
+        before = colour(page, 0.5, 0.5)
+        assert before[:3] == [paper] * 3
+        stroke(page, (0.4, 0.5), (0.6, 0.5))
+        page.mouse.move(*on_canvas(page, 0.9, 0.9))
+        assert max(abs(new - old) for new, old in zip(colour(page, 0.5, 0.5), before, strict=True)) > 60, kind
+        if kind == "white":
+            page.click("[data-paint=close]")
+            page.click("#source [data-source=remove]")
+    page.keyboard.press("Control+z")
+    assert colour(page, 0.5, 0.5) == before
+    page.keyboard.press("Control+y")
+    assert colour(page, 0.5, 0.5) != before
+    page.keyboard.press("e")
+    stroke(page, (0.35, 0.5), (0.65, 0.5))
+    page.mouse.move(*on_canvas(page, 0.9, 0.9))
+    assert colour(page, 0.5, 0.5) == before
+
+    fitted = view(page)["scale"]
+    middle = on_canvas(page, 0.5, 0.5)
+    page.mouse.move(*middle)
+    page.mouse.wheel(0, -400)
+    page.wait_for_function("(fitted) => diffusionLocalCanvas.view().scale > 2 * fitted", arg=fitted)
+    assert on_canvas(page, 0.5, 0.5) == pytest.approx(middle, abs=1)  # what is under the pointer stays
+    page.keyboard.down(" ")
+    page.mouse.down()
+    page.mouse.move(middle[0] + 50, middle[1] + 20)
+    page.mouse.up()
+    page.keyboard.up(" ")
+    assert on_canvas(page, 0.5, 0.5) == pytest.approx((middle[0] + 50, middle[1] + 20), abs=1)
+    assert view(page)["steps"] == 2  # moved, not painted
+    page.keyboard.press("0")
+    assert view(page)["scale"] == fitted
+    page.evaluate(TWO_FINGERS, on_canvas(page, 0.5, 0.5))
+    assert view(page)["scale"] == pytest.approx(2 * fitted, rel=0.01)
+    assert view(page)["steps"] == 2
+    page.keyboard.press("Escape")  # loses nothing
+    page.click("#source [data-source=paint]")
+    painter(page)
+    assert view(page)["steps"] == 2
+    assert fits(page)
+
+
+TWO_FINGERS = """([x, y]) => {
+  const canvas = document.querySelector("#source .painter canvas");
+  canvas.setPointerCapture = () => {}; // there is no real finger
+  const at = (type, pointerId, dx) => canvas.dispatchEvent(new PointerEvent(type, {
+    pointerId, pointerType: "touch", bubbles: true, cancelable: true, buttons: 1, clientX: x + dx, clientY: y,
+  }));
+  at("pointerdown", 11, -30);
+  at("pointerdown", 12, 30);
+  at("pointermove", 11, -60);
+  at("pointermove", 12, 60);
+  at("pointerup", 11, -60);
+  at("pointerup", 12, 60);
+}"""
+
+
+def blank(colour: str) -> bytes:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (128, 128), colour).save(out, "PNG")
+    return out.getvalue()
+
+
 def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     original = a_prompt("the dropped one")
     data = list(site.services.studio.picture_file(worked(site, original)).read_bytes())
     page = people().open()
+    page.evaluate(DRAG)
+    shade = page.locator("#source .drop")
+    shade.wait_for()
+    assert shade.evaluate(
+        "(each) => getComputedStyle(each).backgroundColor.startsWith('rgb(')"
+    )  # nothing shows through
     page.evaluate(DROP, data)
     page.click("[data-ask=recipe]")
     page.wait_for_function(f"document.querySelector('#prompt textarea').value === '{original}'")

@@ -151,3 +151,32 @@ def test_more_of_a_picture_appears_on_create(people: Any, site: Site) -> None:
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length >= 2")
     seeds = {job.params.seed for job in site.services.studio.jobs() if job.params.prompt == prompt}
     assert len(seeds) == 2
+
+
+#: Whether two elements of the page lie over each other.
+OVERLAP = """([one, others]) => {
+  const a = document.querySelector(one).getBoundingClientRect();
+  return [...document.querySelectorAll(others)].filter((each) => {
+    const b = each.getBoundingClientRect();
+    return b.width && a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  }).map((each) => each.outerHTML.slice(0, 120));
+}"""
+
+
+def test_an_upscaled_picture_leads_to_its_original_and_a_toast_covers_no_control(people: Any, site: Site) -> None:
+    studio, prompt = site.services.studio, a_prompt()
+    original = worked(site, prompt)
+    source = studio.sources.from_image(original).id
+    job = studio.wait(studio.submit("", kind="upscale", source=source, upscaler="Lanczos", scale=2).job_ids, 30)[0]
+    larger = studio.images_of([job])[job.id].id
+    page = people().open()
+    page.goto(f"{site.url}/ui/picture/{larger}")
+    shown(page, larger)
+    panel = page.locator("[role=dialog]")
+    assert panel.locator(".makes .primary").get_attribute("data-do") == "upscale"
+    assert panel.locator("[data-do=again_new]").count() == 0  # the same would come out again
+    address = panel.locator("a", has_text="Original").get_attribute("href")
+    assert page.request.get(site.url + address).status == 200
+    panel.locator("[data-do=again_picture]").click()
+    page.locator(".toast", has_text="Queued").wait_for()
+    assert page.evaluate(OVERLAP, [".toast", ".viewer :is(button, a, summary)"]) == []

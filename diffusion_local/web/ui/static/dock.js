@@ -23,7 +23,7 @@ window.diffusionLocalDock = (() => {
     if (event.shiftKey) return; // a new line
     const chord = event.ctrlKey || event.metaKey;
     if (!chord && localStorage.getItem(ENTER) === "newline") return;
-    if (!chord && document.querySelector("#suggestions:not([hidden])")) return; // takes the suggestion
+    if (!chord && document.querySelector("#suggestions:not([hidden]) [aria-selected=true]")) return; // takes the suggestion
     event.preventDefault();
     event.stopPropagation();
     document.getElementById("generate")?.click();
@@ -69,21 +69,17 @@ window.diffusionLocalDock = (() => {
     else if (root.classList.contains("with-sheet") && !target.closest?.("#dock, dialog, .overlay, .options")) root.classList.remove("with-sheet");
   });
 
-  // -- a prompt's tokens: near enough to warn before the limit; the server tells exactly once it is sent
-  const LIMIT = 75;
-  function tokens(text) {
-    const words = text.match(/[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]|[\p{L}\p{M}]+|\p{N}|[^\s\p{L}\p{N}]+/gu) ?? [];
-    return words.reduce((sum, word) => sum + Math.max(1, Math.ceil((word.length - 4) / 6)), 0);
-  }
+  // -- a prompt's tokens, as the chosen model's text encoder counts them
   function count() {
     const out = document.querySelector("#tokens .tokens");
-    const text = input("prompt")?.value ?? "";
     if (!out) return;
-    const number = tokens(text);
-    out.textContent = number ? `${number}/${LIMIT}` : "";
-    out.classList.toggle("over", number > LIMIT);
+    const told = input("prompt")?.value ? input("token-count")?.value ?? "" : "";
+    const [number, limit] = told.split("/").map(Number);
+    if (out.textContent !== told) out.textContent = told;
+    out.classList.toggle("over", number > limit);
     out.title = window.diffusionLocalWords.tokens;
   }
+  setInterval(count, 500); // Gradio sets values without an event
 
   // -- Ctrl+Up and Ctrl+Down weigh what is selected, or the word at the cursor: (word:1.1)
   document.addEventListener("keydown", (event) => {

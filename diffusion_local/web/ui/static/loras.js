@@ -1,7 +1,10 @@
-// The list of LoRAs (view_source.loras): one text "name:weight, ..." is the field, rows with sliders show it.
+// The list of LoRAs (templates/loras.html): one text "name:weight, ..." is the field, rows with sliders show it. Trigger
+// words go into the prompt by a click.
 (() => {
   const input = () => document.querySelector("#field-loras :is(textarea, input)");
-  const list = () => document.querySelector("#loras .loras ul");
+  const frame = () => document.querySelector("#loras .loras");
+  const list = () => frame()?.querySelector("ul");
+  const offered = (name) => [...document.querySelectorAll("#loras [data-lora]")].find((each) => each.dataset.lora === name);
   let shown = null;
   const read = (text) => text.split(",").map((each) => each.trim()).filter(Boolean).map((each) => {
     const colon = each.lastIndexOf(":");
@@ -14,42 +17,69 @@
     field.dispatchEvent(new Event("input", { bubbles: true }));
   };
   const rows = () => [...list().children].map((row) => [row.dataset.name, Number(row.querySelector("[type=range]").value)]);
+  const make = (tag, values) => Object.assign(document.createElement(tag), values);
 
   function row([name, weight]) {
-    const { weight: label, remove } = document.querySelector("#loras .loras").dataset;
-    const item = document.createElement("li");
+    const { weight: label, remove, insert } = frame().dataset;
+    const source = offered(name);
+    const item = make("li", {});
     item.dataset.name = name;
-    const said = document.createElement("span");
-    said.textContent = name;
-    const option = [...document.querySelectorAll("#loras option")].find((each) => each.value === name);
-    if (option?.dataset.words) {
-      const trigger = document.createElement("small");
-      trigger.className = "quiet";
-      trigger.textContent = option.dataset.words;
-      said.append(trigger);
+    const face = source?.querySelector("img, .letter")?.cloneNode(true) ?? make("span", { className: "letter", textContent: name[0] });
+    const about = make("span", { className: "about" });
+    about.append(make("b", { textContent: source?.querySelector(".name").textContent ?? name, title: name }));
+    const words = (source?.dataset.words ?? "").split(", ").filter(Boolean);
+    if (words.length) {
+      const tags = make("span", { className: "tags" });
+      for (const word of words) {
+        const button = make("button", { type: "button", textContent: word, title: insert });
+        button.addEventListener("click", () => add(word));
+        tags.append(button);
+      }
+      about.append(tags);
     }
-    const slider = Object.assign(document.createElement("input"), { type: "range", min: -1, max: 2, step: 0.05, value: weight });
+    const slider = make("input", { type: "range", min: -1, max: 2, step: 0.05, value: weight });
     slider.setAttribute("aria-label", label.replace("{}", name));
-    const number = document.createElement("output");
-    number.textContent = weight;
+    const number = make("output", { textContent: weight });
     slider.addEventListener("input", () => { number.textContent = slider.value; });
     slider.addEventListener("change", () => write(rows()));
-    const away = Object.assign(document.createElement("button"), { type: "button", className: "act small", textContent: remove });
-    away.addEventListener("click", () => write(rows().filter(([each]) => each !== name)) ?? show());
-    item.append(said, slider, number, away);
+    const away = make("button", { type: "button", className: "act icon", textContent: "✕", title: remove });
+    away.setAttribute("aria-label", `${remove}: ${name}`);
+    away.addEventListener("click", () => { write(rows().filter(([each]) => each !== name)); show(); });
+    item.append(face, about, away, slider, number);
     return item;
+  }
+  // A trigger word behind the prompt, once.
+  function add(word) {
+    const field = document.querySelector("#prompt :is(textarea, input)");
+    if (field.value.toLowerCase().includes(word.toLowerCase())) return;
+    field.value = field.value.trim() ? `${field.value.trimEnd().replace(/,$/, "")}, ${word}` : word;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
   }
   function show() {
     const text = input()?.value ?? "";
     if (!list() || (text === shown && list().children.length === read(text).length)) return;
     shown = text;
     list().replaceChildren(...read(text).map(row));
+    for (const each of document.querySelectorAll("#loras [data-lora]"))
+      each.setAttribute("aria-pressed", read(text).some(([name]) => name === each.dataset.lora));
   }
-  window.diffusionLocalLoras = { show: () => requestAnimationFrame(() => requestAnimationFrame(show)) };
-  document.addEventListener("change", ({ target }) => {
-    if (!target.matches?.("[data-lora]") || !target.value) return;
-    if (!rows().some(([name]) => name === target.value)) write([...rows(), [target.value, 0.8]]);
-    target.value = "";
+  const soon = () => requestAnimationFrame(() => requestAnimationFrame(show));
+  window.diffusionLocalLoras = { show: soon };
+  new MutationObserver((all) => { // drawn anew for another model
+    if (all.some(({ target }) => target.id === "loras" || target.classList?.contains("live") && target.closest("#loras"))) soon();
+  }).observe(document.documentElement, { subtree: true, childList: true });
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.("[data-lora]");
+    if (!button) return;
+    const others = rows().filter(([name]) => name !== button.dataset.lora);
+    write(others.length < rows().length ? others : [...rows(), [button.dataset.lora, 0.8]]);
+    shown = null;
     show();
+  });
+  document.addEventListener("input", ({ target }) => {
+    if (!target.matches?.("[data-lora-search]")) return;
+    const words = target.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const each of document.querySelectorAll("#loras [data-lora]"))
+      each.hidden = !words.every((word) => each.dataset.search.includes(word));
   });
 })();

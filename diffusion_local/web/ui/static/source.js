@@ -128,83 +128,22 @@
     }
   });
 
-  // -- the mask: white is painted anew. Strokes are kept, so that each can be undone.
-  const LARGEST = 1024;
-  let strokes = [];
-  let erasing = false;
-  const dialog = () => document.querySelector("#source dialog.painter");
-  function stroke(context, { points, width, erase }) {
-    context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    context.lineWidth = width;
-    context.lineCap = context.lineJoin = "round";
-    context.strokeStyle = "#fff";
-    context.beginPath();
-    context.moveTo(...points[0]);
-    for (const point of points.length > 1 ? points : [points[0], points[0]]) context.lineTo(...point);
-    context.stroke();
-  }
-  function redraw(canvas) {
-    const context = canvas.getContext("2d");
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    for (const each of strokes) stroke(context, each);
-  }
+  // -- the mask (canvas.js)
   function paint() {
-    const box = dialog();
-    const [img, canvas] = [box.querySelector("img"), box.querySelector("canvas")];
-    strokes = [];
-    press(box, "erase", (erasing = false));
-    img.onload = () => {
-      const shrink = Math.min(1, LARGEST / Math.max(img.naturalWidth, img.naturalHeight));
-      canvas.width = Math.round(img.naturalWidth * shrink);
-      canvas.height = Math.round(img.naturalHeight * shrink);
-      redraw(canvas);
-    };
-    img.src = address(value("source"));
-    let drawing = null;
-    const point = (event) => {
-      const at = canvas.getBoundingClientRect();
-      return [((event.clientX - at.left) * canvas.width) / at.width, ((event.clientY - at.top) * canvas.height) / at.height];
-    };
-    canvas.onpointerdown = (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      const width = (Number(box.querySelector("[data-brush]").value) / 100) * Math.min(canvas.width, canvas.height) * 1.5;
-      drawing = { points: [point(event)], width, erase: erasing };
-      strokes.push(drawing);
-      redraw(canvas);
-    };
-    canvas.onpointermove = (event) => {
-      if (!drawing) return;
-      drawing.points.push(point(event));
-      redraw(canvas);
-    };
-    canvas.onpointerup = canvas.onpointercancel = () => { drawing = null; };
-    box.showModal();
+    const mask = value("mask");
+    const box = document.querySelector("#source dialog.painter");
+    window.diffusionLocalCanvas.open(box, address(value("source")), mask && address(mask), keep)
+      .catch(() => { box.close(); tell(words.not_arrived); });
   }
-  const press = (box, name, on) => box.querySelector(`[data-paint=${name}]`).setAttribute("aria-pressed", on);
-  async function finished(canvas) {
-    const mask = document.createElement("canvas");
-    [mask.width, mask.height] = [canvas.width, canvas.height];
-    const context = mask.getContext("2d");
-    context.fillRect(0, 0, mask.width, mask.height);
-    context.drawImage(canvas, 0, 0);
-    const data = await new Promise((done) => mask.toBlob(done, "image/png"));
+  async function keep(canvas) {
     try {
-      set("mask", strokes.length ? (await upload(data, "mask")).id : "");
+      const id = canvas ? (await upload(await new Promise((done) => canvas.toBlob(done, "image/png")), "mask")).id : "";
+      set("mask", id);
+      window.diffusionLocalCanvas.stored(id && address(id));
+      tell("");
     } catch (error) {
       tell(error instanceof TypeError ? words.not_arrived : error.message);
     }
     soon();
   }
-  document.addEventListener("click", ({ target }) => {
-    const what = target.closest?.("[data-paint]")?.dataset.paint;
-    if (!what) return;
-    const box = dialog();
-    const canvas = box.querySelector("canvas");
-    if (what === "erase") press(box, "erase", (erasing = !erasing));
-    if (what === "undo") strokes.pop();
-    if (what === "clear") strokes = [];
-    if (what === "undo" || what === "clear") redraw(canvas);
-    if (what === "done") finished(canvas);
-    if (what === "done" || what === "close") box.close();
-  });
 })();

@@ -1,0 +1,245 @@
+// Help with prompts (tab_create.TOKENS): suggestions while one types, the prompts and presets of this browser, and the
+// press that repeats itself.
+window.diffusionLocalPrompts = (() => {
+  const HISTORY = "diffusion-local-prompts"; // newest first
+  const PRESETS = "diffusion-local-presets"; // name -> values of the form by field
+  const MOST = 200;
+  const SHOWN = 8;
+  const words = window.diffusionLocalWords;
+  const LABELS = { history: words.history, presets: words.presets, repeat: words.repeat };
+  const field = () => document.querySelector("#prompt :is(textarea, input)");
+  const hidden = (id) => document.querySelector(`#${id} :is(textarea, input)`);
+  const read = (key, otherwise) => {
+    try {
+      return JSON.parse(localStorage.getItem(key)) ?? otherwise;
+    } catch {
+      return otherwise;
+    }
+  };
+  function put(input, value) {
+    input.value = value;
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  const make = (tag, values, ...inside) => {
+    const made = Object.assign(document.createElement(tag), values);
+    made.append(...inside);
+    return made;
+  };
+  function vocabulary() {
+    try {
+      return JSON.parse(hidden("vocabulary")?.value || "{}");
+    } catch {
+      return {};
+    }
+  }
+
+  // -- suggestions
+  let [found, at] = [[], -1];
+  const list = () => document.getElementById("suggestions") ?? (() => {
+    const made = make("ul", { id: "suggestions", hidden: true, role: "listbox", ariaLabel: words.suggestions });
+    document.body.append(made);
+    made.addEventListener("pointerdown", (event) => {
+      event.preventDefault(); // the prompt keeps the focus
+      const item = event.target.closest("[role=option]");
+      if (item) take(Number(item.dataset.at));
+    });
+    return made;
+  })();
+  // What is being typed: (where it begins, its kind, its text).
+  function typed(input) {
+    const before = input.value.slice(0, input.selectionStart);
+    const lora = before.match(/<(?:lora:)?([^<>:\s]*)$/);
+    if (lora) return { from: before.length - lora[0].length, kind: "loras", text: lora[1] };
+    const wildcard = before.match(/__([\w\/-]*)$/);
+    if (wildcard && (before.match(/__/g).length % 2)) return { from: before.length - wildcard[0].length, kind: "wildcards", text: wildcard[1] };
+    const part = before.match(/[^,\n(|{}<>]*$/)[0].trimStart();
+    return part.length >= 2 ? { from: before.length - part.length, kind: "tags", text: part } : null;
+  }
+  function matches({ kind, text }) {
+    const known = vocabulary();
+    const all = kind === "tags"
+      ? [...(known.embeddings ?? []).map((name) => [name, name, words.embedding]), ...(known.tags ?? []).map((tag) => [tag, tag, ""])]
+      : (known[kind] ?? []).map((name) => [kind === "loras" ? `<lora:${name}:0.8>` : `__${name}__`, name, kind === "loras" ? "LoRA" : words.wildcard]);
+    const wanted = text.toLowerCase();
+    const fits = all.filter(([, name]) => name.toLowerCase().includes(wanted) && name.toLowerCase() !== wanted);
+    return fits.sort(([, one], [, other]) => !one.toLowerCase().startsWith(wanted) - !other.toLowerCase().startsWith(wanted)).slice(0, SHOWN);
+  }
+  function suggest() {
+    const input = field();
+    const what = document.activeElement === input && input.selectionStart === input.selectionEnd ? typed(input) : null;
+    found = what ? matches(what) : [];
+    at = -1;
+    const box = list();
+    box.hidden = !found.length;
+    input.setAttribute("aria-autocomplete", "list");
+    input.setAttribute("aria-controls", "suggestions");
+    if (box.hidden) return input.removeAttribute("aria-activedescendant");
+    box.replaceChildren(...found.map(([, name, kind], place) => {
+      const item = make("li", { id: `suggestion-${place}`, role: "option" }, make("span", { textContent: name }), make("small", { textContent: kind }));
+      item.dataset.at = place;
+      item.setAttribute("aria-selected", "false");
+      return item;
+    }));
+    const { left, bottom, width } = input.getBoundingClientRect();
+    Object.assign(box.style, { left: `${left}px`, top: `${bottom + 4}px`, width: `${width}px` });
+  }
+  function select(step) {
+    at = (at + step + found.length + (at < 0 && step < 0 ? 1 : 0)) % found.length;
+    for (const item of list().children) item.setAttribute("aria-selected", Number(item.dataset.at) === at);
+    field().setAttribute("aria-activedescendant", `suggestion-${at}`);
+  }
+  function take(place) {
+    const input = field();
+    const { from } = typed(input);
+    const after = input.value.slice(input.selectionStart);
+    const text = found[place][0];
+    put(input, input.value.slice(0, from) + text + after);
+    input.setSelectionRange(from + text.length, from + text.length);
+    close();
+  }
+  function close() {
+    found = [];
+    list().hidden = true;
+  }
+  document.addEventListener("input", ({ target, isComposing }) => { if (target === field() && !isComposing) suggest(); });
+  document.addEventListener("focusout", ({ target }) => { if (target === field()) close(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.target !== field() || event.isComposing) return;
+    const chord = event.ctrlKey || event.metaKey || event.shiftKey;
+    if (event.altKey && ["ArrowUp", "ArrowDown"].includes(event.key)) walk(event.key === "ArrowUp" ? 1 : -1);
+    else if (!found.length || chord || event.altKey) return;
+    else if (event.key === "ArrowDown" || event.key === "ArrowUp") select(event.key === "ArrowDown" ? 1 : -1);
+    else if (event.key === "Tab") take(Math.max(0, at));
+    else if (event.key === "Enter" && at >= 0) take(at);
+    else if (event.key === "Escape") close();
+    else return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }, true);
+
+  // -- the history
+  const history = () => read(HISTORY, []);
+  let place = -1; // while one walks
+  let draft = "";
+  function walk(step) {
+    const all = history();
+    if (place < 0) draft = field().value;
+    place = Math.max(-1, Math.min(all.length - 1, place + step));
+    put(field(), place < 0 ? draft : all[place]);
+    close();
+  }
+  function remember(prompt) {
+    const text = (prompt ?? "").trim();
+    place = -1;
+    if (text) localStorage.setItem(HISTORY, JSON.stringify([text, ...history().filter((each) => each !== text)].slice(0, MOST)));
+  }
+
+  // -- presets: the whole form but the prompt's pictures
+  const OUT = ["source", "mask", "kind"];
+  function current() {
+    const { fields = [] } = vocabulary();
+    const values = JSON.parse(sessionStorage.getItem("diffusion-local-draft") ?? "[]"); // page.js
+    return Object.fromEntries(fields.map((name, index) => [name, values[index]]).filter(([name, value]) => !OUT.includes(name) && value !== undefined));
+  }
+  async function keep() {
+    const name = await window.diffusionLocalAsk(words.preset_name, { answer: "", label: words.save });
+    if (!name?.trim()) return;
+    localStorage.setItem(PRESETS, JSON.stringify({ ...read(PRESETS, {}), [name.trim().slice(0, 60)]: current() }));
+  }
+  function use(name) {
+    const wanted = JSON.stringify(read(PRESETS, {})[name] ?? {});
+    const input = hidden("preset");
+    put(input, input.value === wanted ? `${wanted} ` : wanted);
+  }
+
+  // -- the popup of both
+  const popup = () => document.getElementById("prompt-popup") ?? (() => {
+    const made = make("div", { id: "prompt-popup", hidden: true, role: "dialog" });
+    document.body.append(made);
+    return made;
+  })();
+  let opened = null;
+  function shut(focus = true) {
+    if (!opened) return;
+    popup().hidden = true;
+    opened.setAttribute("aria-expanded", "false");
+    if (focus) opened.focus();
+    opened = null;
+  }
+  function line(text, act, forget) {
+    const item = make("li", {}, make("button", { type: "button", className: "act", textContent: text, title: text, onclick: () => { act(); shut(false); field().focus(); } }));
+    const away = make("button", { type: "button", className: "act icon", textContent: "✕", title: words.forget, onclick: (event) => { event.stopPropagation(); forget(); fill(); } });
+    away.setAttribute("aria-label", `${words.forget}: ${text}`);
+    item.append(away);
+    return item;
+  }
+  function fill(filter = "") {
+    const box = popup();
+    const what = opened.dataset.prompts;
+    box.setAttribute("aria-label", LABELS[what]);
+    const names = what === "history" ? history() : Object.keys(read(PRESETS, {}));
+    const shown = names.filter((each) => each.toLowerCase().includes(filter.toLowerCase())).slice(0, 50);
+    const rows = shown.map((each) => what === "history"
+      ? line(each, () => put(field(), each), () => localStorage.setItem(HISTORY, JSON.stringify(history().filter((other) => other !== each))))
+      : line(each, () => use(each), () => {
+        const { [each]: gone, ...rest } = read(PRESETS, {});
+        localStorage.setItem(PRESETS, JSON.stringify(rest));
+      }));
+    const items = make("ul", {}, ...rows);
+    const none = rows.length ? [] : [make("p", { className: "quiet", textContent: what === "history" ? words.no_history : words.no_presets })];
+    const save = what === "presets" ? [make("button", { type: "button", className: "act", textContent: words.save_preset, onclick: () => { shut(false); keep(); } })] : [];
+    const search = names.length > 8 || filter ? [make("input", { type: "search", className: "field", value: filter, placeholder: words.search, ariaLabel: words.search, oninput: ({ target }) => { fill(target.value); popup().querySelector("input").focus(); } })] : [];
+    box.replaceChildren(...search, ...none, items, ...save);
+  }
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.("[data-prompts]");
+    if (button?.dataset.prompts === "repeat") return repeat(button.getAttribute("aria-pressed") !== "true");
+    if (button && button !== opened) {
+      shut(false);
+      opened = button;
+      button.setAttribute("aria-expanded", "true");
+      fill();
+      popup().hidden = false;
+      const { left, bottom } = document.querySelector("#composer").getBoundingClientRect();
+      const { bottom: under } = button.getBoundingClientRect();
+      Object.assign(popup().style, { left: `${left + 12}px`, top: `${Math.min(under + 4, bottom)}px` });
+      popup().querySelector("input, button")?.focus();
+    } else if (button || opened && !target.closest?.("#prompt-popup, #asking")) shut(!!button);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !opened || document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    shut();
+  });
+
+  // -- again until stopped: a press whenever all is done
+  let repeating = false;
+  let pressed = 0; // when; the queue takes a moment to show it
+  function repeat(on) {
+    repeating = on;
+    const button = document.querySelector("[data-prompts=repeat]");
+    button.setAttribute("aria-pressed", on);
+    button.title = button.ariaLabel = on ? words.repeat_stop : words.repeat;
+    const seed = hidden("seed");
+    if (on && seed?.value) put(seed, ""); // the same picture again would help nobody
+    if (on) again();
+  }
+  function again() {
+    if (!repeating) return;
+    if (document.querySelector("#told .notice.bad")) return repeat(false);
+    const now = document.querySelector("#now [data-work]");
+    if (!now || Number(now.dataset.work) > 0 || Date.now() - pressed < 3000) return;
+    pressed = Date.now();
+    document.getElementById("generate")?.click();
+  }
+  setInterval(again, 1000);
+
+  function label() {
+    for (const button of document.querySelectorAll("[data-prompts]")) {
+      if (button.title) continue;
+      button.title = button.ariaLabel = LABELS[button.dataset.prompts];
+    }
+  }
+  new MutationObserver(label).observe(document.documentElement, { subtree: true, childList: true });
+  return { remember };
+})();
