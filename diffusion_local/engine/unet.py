@@ -41,7 +41,7 @@ def uses_guidance(pipe: Any, guidance: float) -> bool:
 
 def instructed(params: Params, pictures: list[PIL.Image]) -> dict[str, Any]:
     """Arguments of InstructPix2Pix's pipelines."""
-    canvas = img2img.make_canvas(pictures[0], None, (params.width, params.height))
+    canvas = img2img.make_canvas(pictures[0], (params.width, params.height))
     return {"image": canvas.source, "image_guidance_scale": params.image_guidance or IMAGE_GUIDANCE}
 
 
