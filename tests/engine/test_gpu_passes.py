@@ -30,8 +30,8 @@ def engine(request: pytest.FixtureRequest, starter: Model) -> "Iterator[Diffuser
 
 
 def part(seed: int, prompt: str = "a red apple", **changes: Any) -> Part:
-    sizes = {"width": 256, "height": 256, "steps": STEPS}
-    return Part(replace(PARAMS, **sizes, **{"seed": seed, "prompt": prompt, **changes}), lambda *_: None)
+    options = {"width": 256, "height": 256, "steps": STEPS, "seed": seed, "prompt": prompt} | changes
+    return Part(replace(PARAMS, **options), lambda *_: None)
 
 
 def run(engine: "DiffusersEngine", *parts: Part, wanted: Callable[[], bool] | None = None) -> list[bytes]:
