@@ -6,10 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import psutil
 import pytest
@@ -21,6 +20,7 @@ from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import PREFIX, Settings
 from diffusion_local.studio import Studio
+from tests.forking import Forked, fork, main_of
 from tests.postgresql import Cluster, emptied, running_cluster
 from tests.support import eventually
 
@@ -113,6 +113,32 @@ def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_schemas() -> Iterator[None]:
+    """Have FastAPI compile each schema once in this session.
+
+    It compiles 1,600 of 200 different ones for each application, which takes longer than all the rest of a test.
+    """
+    from fastapi._compat import v2
+
+    known: dict[Any, Any] = {}
+    compiled = v2.TypeAdapter
+
+    def adapter(annotated: Any, *, config: Any = None) -> Any:
+        kind, *details = get_args(annotated) if get_origin(annotated) is Annotated else (annotated,)
+        key = (kind, repr(details), repr(config))
+        try:
+            if key not in known:  # what it is of stays alive, as texts may have addresses of its parts
+                known[key] = compiled(annotated, config=config), annotated
+            return known[key][0]
+        except TypeError:  # not hashable
+            return compiled(annotated, config=config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(v2, "TypeAdapter", adapter)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def real_migrations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("real_migrations"):
@@ -201,29 +227,22 @@ def store(database: Database) -> JobStore:
     return JobStore(database)
 
 
-StartWorker = Callable[..., "subprocess.Popen[bytes]"]
+StartWorker = Callable[..., Forked]
+WORKER = main_of("diffusion_local.worker")
 
 
 @pytest.fixture
 def worker_process(services: Services, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts ``python -m diffusion_local.worker`` with the fake engine; what still lives at the end is killed.
+    """Starts worker processes with the fake engine; what still lives at the end is killed.
 
     With ``ready`` (the default) it returns once the worker has said that it is idle or busy.
     """
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Forked] = []
 
     def start(slot: str = "cpu0", *, supervised: bool = False, ready: bool = True, **changes: Any) -> Any:
         environ = services.settings.child_environ() | {PREFIX + k.upper(): str(v) for k, v in changes.items()}
-        log = (tmp_path / f"{slot}-{len(children)}.log").open("wb")
-        child = subprocess.Popen(
-            [sys.executable, "-m", "diffusion_local.worker", "--slot", slot, *(["--supervised"] if supervised else [])],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environ,
-        )
-        child.log_path = Path(log.name)  # type: ignore[attr-defined]
-        log.close()
+        arguments = ["--slot", slot, *(["--supervised"] if supervised else [])]
+        child = fork("worker", WORKER, *arguments, env=environ, log=tmp_path / f"{slot}-{len(children)}.log")
         children.append(child)
         if ready:
             eventually(lambda: is_ready(services, slot, child), 60)
@@ -234,15 +253,15 @@ def worker_process(services: Services, tmp_path: Path) -> Iterator[StartWorker]:
         kill_tree(child)
 
 
-def is_ready(services: Services, slot: str, child: subprocess.Popen[bytes]) -> bool:
-    assert child.poll() is None, child.log_path.read_text()  # type: ignore[attr-defined]
+def is_ready(services: Services, slot: str, child: Forked) -> bool:
+    assert child.poll() is None, child.log_path.read_text()
     return any(
         worker.slot == slot and worker.pid == child.pid and worker.status in ("idle", "busy", "loading")
         for worker in services.workers.list_all()
     )
 
 
-def kill_tree(child: "subprocess.Popen[Any]") -> None:
+def kill_tree(child: "subprocess.Popen[Any] | Forked") -> None:
     """Kill a child and all that it started."""
     try:
         family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]

@@ -3,17 +3,16 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
-from scripts.unprivileged import obey_permissions
 from tests.cli.test_cli import COMMANDS
-from tests.support import REPOSITORY
+from tests.forking import fork
 
 ARGUMENTS = {
     "serve": ["--no-worker"],
@@ -41,51 +40,62 @@ def read_only(services: Services) -> Iterator[Path]:
         path.chmod(0o755)
 
 
-def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "diffusion_local", *arguments],
-        env=settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=obey_permissions,
-    )
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    output: str
+
+
+COMMAND = """
+import sys
+from scripts.unprivileged import obey_permissions
+obey_permissions()
+from diffusion_local.cli import main
+main()
+"""
+
+
+def run(settings: Settings, folder: Path, *arguments: str) -> Done:
+    """A command in a process of its own, for which permissions hold; its output and errors."""
+    child = fork("worker", COMMAND, *arguments, env=settings.child_environ(), log=folder / "command.log")
+    return Done(child.wait(120), child.log_path.read_text())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 @pytest.mark.parametrize("command", ["serve", "worker", "jobs", "submit", "models", "pause"])
-def test_each_command_says_so_and_what_to_do(settings: Settings, read_only: Path, command: str) -> None:
+def test_each_command_says_so_and_what_to_do(settings: Settings, read_only: Path, tmp_path: Path, command: str) -> None:
     assert command in COMMANDS
-    done = run(settings, command, *ARGUMENTS.get(command, []))
-    told = [line for line in done.stderr.splitlines() if line]
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    done = run(settings, tmp_path, command, *ARGUMENTS.get(command, []))
+    told = [line for line in done.output.splitlines() if line]
+    assert (done.returncode, "Traceback" in done.output) == (2, False), done.output
     assert told[-1].startswith("diffusion-local: ")
     assert "Mount its disk" in told[-1] or "permissions" in told[-1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_the_doctor_names_the_same_cause(settings: Settings, read_only: Path) -> None:
-    done = run(settings, "doctor")
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
-    [line] = [line for line in done.stdout.splitlines() if "storage" in line]
+def test_the_doctor_names_the_same_cause(settings: Settings, read_only: Path, tmp_path: Path) -> None:
+    done = run(settings, tmp_path, "doctor")
+    assert (done.returncode, "Traceback" in done.output) == (1, False), done.output
+    [line] = [line for line in done.output.splitlines() if "storage" in line]
     assert line.startswith("BAD")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_home_that_cannot_be_made_is_told(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "command.log").touch()
     tmp_path.chmod(0o555)
     try:
-        done = run(settings, "jobs")
+        done = run(settings, tmp_path, "jobs")
     finally:
         tmp_path.chmod(0o755)
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
-    assert "permissions" in done.stderr
+    assert (done.returncode, "Traceback" in done.output) == (2, False), done.output
+    assert "permissions" in done.output
 
 
 @pytest.mark.parametrize("command", ["jobs", "serve", "doctor"])
 def test_a_home_that_is_a_file_is_told(settings: Settings, tmp_path: Path, command: str) -> None:
     home = tmp_path / "a_file"
     home.write_text("x")
-    done = run(settings, command, *ARGUMENTS.get(command, []), "--home", str(home))
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
-    assert f"home: must be a folder, and {home} is a file." in done.stderr
+    done = run(settings, tmp_path, command, *ARGUMENTS.get(command, []), "--home", str(home))
+    assert (done.returncode, "Traceback" in done.output) == (2, False), done.output
+    assert f"home: must be a folder, and {home} is a file." in done.output

@@ -21,8 +21,8 @@ from diffusion_local.image_decoding import Budget
 from tests.cost.conftest import WebProcess
 from tests.web.conftest import client_of, made, services_of
 
-SIDE, LARGEST = 6000, 8000  # the second tier has the largest
-SENDERS, MANY = 5, 8
+SIDE, LARGEST = 4000, 8000  # the second tier has the largest
+SENDERS, MANY = 6, 8
 SLACK = 150_000_000  # for requests, the encoder, and what the allocator keeps
 
 

@@ -1,8 +1,6 @@
 """Real processes to be killed, frozen and starved, and an audit of what they leave."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from diffusion_local.domain import Job
 from diffusion_local.settings import PREFIX
 from scripts.chaos_audit import audit, summary
 from tests.conftest import kill_tree
+from tests.forking import Forked, fork
 from tests.support import REPOSITORY, eventually
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -31,7 +30,7 @@ sys.argv = ["diffusion-local", "serve"]
 main()
 """
 
-Child = subprocess.Popen[bytes]
+Child = Forked
 Start = Callable[..., Child]
 
 
@@ -43,7 +42,7 @@ def posix_only() -> None:
 
 @pytest.fixture
 def start(services: Services, tmp_path: Path) -> Iterator[Start]:
-    """Starts a Python child that runs the given pieces of code in turn on this test's home; ``changes`` are settings.
+    """Starts a forked child that runs the given pieces of code in turn on this test's home; ``changes`` are settings.
 
     Whatever is left of it at the end is killed, frozen or not.
     """
@@ -52,11 +51,8 @@ def start(services: Services, tmp_path: Path) -> Iterator[Start]:
     def begin(*code: str, **changes: Any) -> Child:
         environ = services.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
         environ |= {name if name.isupper() else PREFIX + name.upper(): str(value) for name, value in changes.items()}
-        with (tmp_path / f"child-{len(children)}.log").open("wb") as log:
-            child = subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environ, stdout=log, stderr=log)
-        child.log_path = Path(log.name)  # type: ignore[attr-defined]
-        children.append(child)
-        return child
+        children.append(fork("worker", "\n".join(code), env=environ, log=tmp_path / f"child-{len(children)}.log"))
+        return children[-1]
 
     yield begin
     for child in children:

@@ -78,7 +78,7 @@ files.ImageFiles.save_encoded = stand
     assert (job.state, job.attempt) == (State.DONE, 2)
     [image] = services.studio.gallery()
     frozen.send_signal(signal.SIGCONT)
-    eventually(lambda: "the claim was lost" in frozen.log_path.read_text())  # type: ignore[attr-defined]
+    eventually(lambda: "the claim was lost" in frozen.log_path.read_text())
     assert frozen.poll() is None
     assert services.jobs.get(job_id) == job
     assert services.studio.gallery() == [image]
@@ -86,6 +86,7 @@ files.ImageFiles.save_encoded = stand
     assert_sound(services)
 
 
+@pytest.mark.slow
 def test_a_worker_frozen_inside_a_transaction_holds_up_the_others_only_until_it_is_killed(
     services: Services, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

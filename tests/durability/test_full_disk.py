@@ -113,7 +113,7 @@ def test_a_home_on_a_full_disk_stops_nobody_and_loses_nothing(services: Services
         ids = submit(fresh, "[slow:0.1]", count=3, steps=5)
         running(fresh, ids[0], step=1)
         fill(home, 0)
-        eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
+        eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)
         (home / "filler").unlink()
         jobs = ended(fresh, *ids)
         assert {job.state for job in jobs} == {State.DONE}
@@ -136,7 +136,7 @@ def test_a_database_locked_for_longer_than_anyone_waits_loses_nothing(
         eventually(lambda: list(services.settings.gallery.rglob("*.png")), 30)
     with closing(sqlite3.connect(services.settings.database_file, timeout=15, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        eventually(lambda: "cannot be used" in child.log_path.read_text())  # type: ignore[attr-defined]
+        eventually(lambda: "cannot be used" in child.log_path.read_text())
         threading.Event().wait(1.0)  # it tries again, in vain, more than once
         holder.execute("ROLLBACK")
     jobs = ended(services, *ids)

@@ -107,7 +107,7 @@ def test_a_database_that_was_read_only_at_a_workers_first_save_is_written_again(
     eventually((services.settings.home / "saving").exists, 30)
     with unwritable(services.settings.database_file):
         (services.settings.home / "go on").touch()
-        eventually(lambda: "readonly" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
+        eventually(lambda: "readonly" in child.log_path.read_text(), 30)
     assert_nothing_paid(services, ids)
     assert child.poll() is None
 
@@ -133,7 +133,7 @@ def test_a_database_that_is_away_for_seconds_is_waited_for_and_not_made_anew(ser
     files = [path for path in services.settings.home.glob("app.db*") if path.suffix != ".lock"]
     for path in files:
         path.rename(path.with_name(f"away-{path.name}"))
-    eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
+    eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)
     assert not services.settings.database_file.exists()
     for path in files:
         path.with_name(f"away-{path.name}").rename(path)
@@ -141,14 +141,16 @@ def test_a_database_that_is_away_for_seconds_is_waited_for_and_not_made_anew(ser
     assert child.poll() is None
 
 
+@pytest.mark.slow
 def test_a_share_that_hangs_holds_the_queue_and_its_worker_is_not_taken_for_hung(
     services: Services, start: Start, tmp_path: Path
 ) -> None:
     site, hang = tmp_path / "site", tmp_path / "hang"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(HANGING.format(hang=str(hang)), encoding="utf-8")
+    hanging = HANGING.format(hang=str(hang))
+    (site / "sitecustomize.py").write_text(hanging, encoding="utf-8")
     hang.touch()
-    serve = start(SERVE, step_timeout=1, PYTHONPATH=f"{site}:{REPOSITORY}")
+    serve = start(hanging, SERVE, step_timeout=1, PYTHONPATH=f"{site}:{REPOSITORY}")
     ids = submit(services, count=3)
     assert "does not answer" in eventually(lambda: services.studio.snapshot().reason, 60)
     worker = pid_of(services)
@@ -161,7 +163,7 @@ def test_a_share_that_hangs_holds_the_queue_and_its_worker_is_not_taken_for_hung
     assert serve.wait(30) == 0
 
 
-@pytest.mark.parametrize("moment", ["running", "held"])
+@pytest.mark.parametrize("moment", ["running", pytest.param("held", marks=pytest.mark.slow)])
 def test_a_stop_while_the_storage_is_faulty_costs_no_job_anything(
     services: Services, start: Start, moment: str
 ) -> None:

@@ -25,7 +25,7 @@ def seconds_to_stop(serve: Child, number: signal.Signals = signal.SIGTERM) -> fl
     ("number", "prompt"),
     [
         (signal.SIGTERM, "[slow:30]"),
-        (signal.SIGINT, "[slow:0.2]"),
+        pytest.param(signal.SIGINT, "[slow:0.2]", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "[slow:0.2]", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "[slow:30]", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "[hang]", marks=pytest.mark.slow),
@@ -58,6 +58,7 @@ def test_serve_may_finish_the_running_picture_and_starts_no_other(services: Serv
     assert_sound(services)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_second_signal_does_not_wait_for_the_picture(services: Services, start: Start, at_once: bool) -> None:
     """``at_once``: what the supervisor passes on to its worker must not merge into a single signal."""

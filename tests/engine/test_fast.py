@@ -66,7 +66,7 @@ def is_fast(facts: dict[str, Any]) -> bool:
     return (facts["speed"], facts.get("fused")) == ("fast", ["denoiser", "decoder (float32)"])
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Heun"])
+@pytest.mark.parametrize("sampler", [pytest.param("Euler", marks=pytest.mark.slow), "DPM++ 2M", "Heun"])
 def test_text_to_image(engines: dict[str, DiffusersEngine], latents: list[torch.Tensor], sampler: str) -> None:
     for guidance in (5.0, 1.0):
         facts = compared(engines, latents, steps=4, sampler=sampler, guidance=guidance)
@@ -81,6 +81,7 @@ def test_every_kind_of_work(engines: dict[str, DiffusersEngine], latents: list[t
     assert is_fast(compared(engines, latents, steps=3, width=192))
 
 
+@pytest.mark.slow
 def test_loras_are_packed_anew_and_leave_no_trace(
     engines: dict[str, DiffusersEngine], latents: list[torch.Tensor], at_home: Home
 ) -> None:

@@ -34,6 +34,14 @@ QWEN = (
 )  # fmt: skip
 
 
+#: Every family and every kind of blocks; the first tier has each family once.
+BLOCKS = [
+    pytest.param(layout, kind, marks=[pytest.mark.slow] * ((place + turn) % 2), id=f"{layout}-{kind}")
+    for place, layout in enumerate(LAYOUTS)
+    for turn, kind in enumerate(("Q8_0", "Q4_0"))
+]
+
+
 @pytest.fixture(scope="module", params=LAYOUTS)
 def layout(request: pytest.FixtureRequest) -> Layout:
     with torch.random.fork_rng():
@@ -74,7 +82,7 @@ def write(path: Path, state: State, architecture: str, kind: Any, names: tuple[t
     return whole
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize(("layout", "kind"), BLOCKS, indirect=["layout"])
 def test_a_transformer_in_blocks(
     layout: Layout, kind: str, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:

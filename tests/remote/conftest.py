@@ -24,15 +24,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 @contextmanager
 def serving(services: Services) -> Iterator[str]:
-    """Address of a server over the house, without a worker."""
-    from diffusion_local.web.app import create_app
+    """Address of a server over the house, without a worker and without the page: commands use the API."""
+    from diffusion_local.web import app
 
     port = free_port()
-    running = uvicorn.Server(
-        uvicorn.Config(
-            create_app(services.studio, services.settings, services=services), port=port, log_level="warning"
-        )
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.page, "mount", lambda application, *_: application)
+        application = app.create_app(services.studio, services.settings, services=services)
+    running = uvicorn.Server(uvicorn.Config(application, port=port, log_level="warning"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     try:

@@ -199,6 +199,7 @@ def test_what_dies_comes_back_and_nothing_is_lost(services: Services, serve: Cal
     assert one_picture_each(services) == sorted([first, second])
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_nothing_behind_and_ctrl_c_stops_the_next_one(
     services: Services, serve: Callable[..., Serve]
 ) -> None:
@@ -235,6 +236,7 @@ def test_a_stop_while_it_starts_stops_it(services: Services, serve: Callable[...
     assert "Traceback" not in served.said
 
 
+@pytest.mark.slow
 def test_a_web_process_that_does_not_answer_is_replaced_and_the_queue_goes_on(
     services: Services, serve: Callable[..., Serve]
 ) -> None:

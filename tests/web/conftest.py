@@ -2,8 +2,6 @@
 
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from diffusion_local.engine.fake import draw_card
 from diffusion_local.options import a1111
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import Settings, go_offline
+from tests.forking import fork, main_of
 from tests.support import claimed, eventually, image_of
 
 go_offline(Path(tempfile.mkdtemp(prefix="gradio-")))  # before any test module imports gradio
@@ -55,21 +54,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0", "--supervised"]
-    log = (settings.home / "worker.out").open("wb")
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=settings.child_environ()
-    ) as worker:
-        try:
-            eventually(lambda: server.started, 30)
-            eventually(lambda: any(each.status == "idle" for each in services.workers.list_all()), 60)
-            httpx.get(f"http://127.0.0.1:{settings.port}/", timeout=120)  # the first page is the slowest
-            yield Site(f"http://127.0.0.1:{settings.port}", services)
-        finally:
-            worker.kill()
-            server.should_exit = True
-            thread.join(10)
-            log.close()
+    code, log = main_of("diffusion_local.worker"), settings.home / "worker.out"
+    worker = fork("worker", code, "--slot", "cpu0", "--supervised", env=settings.child_environ(), log=log)
+    try:
+        eventually(lambda: server.started, 30)
+        eventually(lambda: any(each.status == "idle" for each in services.workers.list_all()), 60)
+        httpx.get(f"http://127.0.0.1:{settings.port}/", timeout=120)  # the first page is the slowest
+        yield Site(f"http://127.0.0.1:{settings.port}", services)
+    finally:
+        worker.kill()
+        server.should_exit = True
+        thread.join(10)
 
 
 def free_port() -> int:

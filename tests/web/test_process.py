@@ -19,6 +19,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.settings import PREFIX, Settings
+from tests.forking import fork, main_of
 from tests.servers import answers
 from tests.support import eventually, soon
 from tests.web.api.comfyui.graphs import TXT2IMG
@@ -29,19 +30,26 @@ MOST_SECONDS = 3.0  # a second in peace
 
 
 @contextlib.contextmanager
-def web_process(settings: Settings, folder: Path, files: int = 0) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """A web process that answers, and its address; it may have ``files`` open files, if that is named."""
+def web_process(settings: Settings, folder: Path, files: int = 0, forked: bool = False) -> Iterator[tuple[Any, str]]:
+    """A web process that answers, and its address; it may have ``files`` open files, if that is named.
+
+    ``forked``: it is spared its imports, which tests of their memory must not be.
+    """
     port = free_port()
     environ = settings.child_environ() | {PREFIX + "PORT": str(port)}
     command = [sys.executable, "-m", "diffusion_local.web", "--supervised"]
+    log = folder / "web.out"
     if files:
         command = ["sh", "-c", f'ulimit -n {files} && exec "$0" "$@"', *command]
-    with (folder / "web.out").open("wb") as log:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ)
+    if forked:
+        child: Any = fork("web", main_of("diffusion_local.web"), "--supervised", env=environ, log=log)
+    else:
+        with log.open("wb") as output:
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environ)
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: child.poll() is not None or answers(url), 150, 0.1)
-        assert child.poll() is None, (folder / "web.out").read_text()
+        assert child.poll() is None, log.read_text()
         yield child, url
     finally:
         child.kill()
@@ -51,12 +59,18 @@ def web_process(settings: Settings, folder: Path, files: int = 0) -> Iterator[tu
 
 
 @pytest.fixture
-def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+def process(settings: Settings, tmp_path: Path) -> Iterator[tuple[Any, str]]:
     with web_process(settings, tmp_path) as found:
         yield found
 
 
-@pytest.mark.parametrize("how", ["terminate", "parent gone"])
+@pytest.fixture
+def forked(settings: Settings, tmp_path: Path) -> Iterator[tuple[Any, str]]:
+    with web_process(settings, tmp_path, forked=True) as found:
+        yield found
+
+
+@pytest.mark.parametrize("how", ["terminate", pytest.param("parent gone", marks=pytest.mark.slow)])
 def test_is_small_calls_nobody_and_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path) -> None:
     child, url = process
     assert httpx.get(url).status_code == 200
@@ -135,9 +149,9 @@ def test_a_page_that_cannot_be_drawn_in_advance_stops_nothing(caplog: pytest.Log
     assert "could not be drawn" in caplog.text
 
 
-def test_a_websocket_is_served_and_does_not_hold_up_the_stop(process: Any, tmp_path: Path) -> None:
+def test_a_websocket_is_served_and_does_not_hold_up_the_stop(forked: Any, tmp_path: Path) -> None:
     client = pytest.importorskip("websockets.sync.client", reason="websockets is not installed")
-    child, url = process
+    child, url = forked
     with client.connect(url.replace("http", "ws") + "/ws?clientId=c") as socket:
         assert '"queue_remaining":0' in socket.recv(30).replace(" ", "")
         assert httpx.post(f"{url}/prompt", json={"prompt": TXT2IMG, "client_id": "c"}).status_code == 200

@@ -3,6 +3,9 @@
 The child dies by itself in the middle of the real code, by a function that is replaced in that child only.
 """
 
+import os
+from pathlib import Path
+
 import pytest
 
 from diffusion_local.compose import Services
@@ -11,7 +14,8 @@ from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.gallery.sweep import sweep
 from diffusion_local.worker.stopping import Stop
-from tests.support import sql, start_python
+from tests.forking import fork
+from tests.support import sql
 from tests.workers import open_runner
 
 DIE_AT = """
@@ -86,11 +90,10 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_worker_may_die_anywhere(services: Services, point: str) -> None:
+def test_a_worker_may_die_anywhere(services: Services, tmp_path: Path, point: str) -> None:
     [job_id] = services.studio.submit("a red apple", width=128, height=128, steps=2).job_ids
-    child = start_python(DIE_AT, point)
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 9, errors
+    child = fork("worker", DIE_AT, point, env=dict(os.environ), log=tmp_path / "child.log")
+    assert child.wait(60) == 9, child.log_path.read_text()
     left = services.jobs.get(job_id)
     assert left.state is POINTS[point]
     assert rows_without_a_file(services) == []

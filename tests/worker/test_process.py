@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import Job, State
 from diffusion_local.messages import message
 from tests.conftest import StartWorker
+from tests.forking import Forked
 from tests.support import FAILURE, eventually, soon, sql
 
 FAST = {"width": 128, "height": 128, "steps": 3}
@@ -49,7 +49,7 @@ def pictures(services: Services) -> list[str]:
     return files
 
 
-def wait(child: "subprocess.Popen[bytes]", timeout: float) -> float:
+def wait(child: Forked, timeout: float) -> float:
     """Seconds that the child still takes to end."""
     started = time.monotonic()
     child.wait(timeout)
@@ -292,7 +292,6 @@ def test_the_end_of_its_input_stops_a_supervised_worker(services: Services, work
     child = worker_process(supervised=True)
     [job_id] = submit(services, "[slow:30]", steps=100)
     running(services, job_id)
-    assert child.stdin is not None
     child.stdin.close()
     assert wait(child, 10) < soon(2.0)
     assert child.returncode == 0
@@ -301,7 +300,6 @@ def test_the_end_of_its_input_stops_a_supervised_worker(services: Services, work
 
 def test_a_worker_of_its_own_does_not_need_an_input(services: Services, worker_process: StartWorker) -> None:
     child = worker_process()
-    assert child.stdin is not None
     child.stdin.close()
     [job_id] = submit(services, "a red apple")
     assert ended(services, job_id).state is State.DONE

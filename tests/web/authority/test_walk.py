@@ -187,6 +187,8 @@ def ask_later(studio: Scene, person: Person, name: str, given: dict[str, Any]) -
 
 
 def run(studio: Scene, person: Person, name: str, sent: dict[str, Any]) -> Answer:
+    """Each person has one page open: for every new page Gradio copies all that the application consists of."""
+    sent = sent | {"session_hash": "".join(filter(str.isalnum, person.name))}
     found = studio.client.post(f"/gradio_api/run/{name}", json=sent, headers=person.headers)
     return Answer(found.status_code, found.text)
 

@@ -1,7 +1,5 @@
 """The server is killed, the network drops, a second device looks: the page comes back by itself and shows the truth."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
+from tests.forking import Forked, fork, main_of
 from tests.support import eventually
 from tests.web.browser.conftest import PHONE, Person
 from tests.web.browser.ways import a_prompt, at_hand, batch, go, press
@@ -31,15 +30,14 @@ class Served:
         )
         self.services: Services = open_services(self.settings)
         self.url = f"http://127.0.0.1:{self.settings.port}{self.settings.root_path}"
-        self._log = (home / "out").open("wb")
+        self._log = home / "out"
         self._worker = self._run("worker", "--slot", "cpu0")
         self.web = self._run("web")
         self._answers()
 
-    def _run(self, part: str, *options: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", f"diffusion_local.{part}", *options, "--supervised"]
-        environ = self.settings.child_environ()
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=environ)
+    def _run(self, part: str, *options: str) -> Forked:
+        code = main_of(f"diffusion_local.{part}")
+        return fork(part, code, *options, "--supervised", env=self.settings.child_environ(), log=self._log)
 
     def _answers(self) -> None:
         def ready() -> bool:
@@ -62,9 +60,7 @@ class Served:
         for each in (self.web, self._worker):
             each.kill()
             each.wait()
-            if each.stdin:
-                each.stdin.close()
-        self._log.close()
+            each.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +166,7 @@ def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, serv
     assert served.services.studio.snapshot().counts[State.QUEUED] == 0
 
 
+@pytest.mark.slow
 def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None:
     below = Served(tmp_path, root_path="/studio", auth="none")
     context = chromium.new_context()
