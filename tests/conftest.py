@@ -104,7 +104,7 @@ def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     Database.open(template).close()
 
     def copy_and_migrate(database: Database) -> None:
-        if not database.path.exists():
+        if not database.path.stat().st_size:
             shutil.copyfile(template, database.path)
         run_migrations(database)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_local.compose import open_services, open_studio
+from diffusion_local.db import migrations
+from diffusion_local.db.database import Database
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.settings import Settings
 
@@ -34,3 +36,12 @@ def test_homes_do_not_know_each_other(settings: Settings, tmp_path: Path) -> Non
     [job_id] = open_studio(settings).submit("x").job_ids
     assert open_studio(other).jobs() == []
     assert open_studio(settings).job(job_id).id == job_id
+
+
+def test_a_new_database_of_a_test_is_a_copy_of_the_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each of thousands of tests runs every migration."""
+    monkeypatch.setattr(migrations, "statements", pytest.fail)
+    opened = Database.open(tmp_path / "app.db")
+    with opened.read() as db:
+        assert db.scalar("SELECT count(*) FROM queue") == 1
+    opened.close()
