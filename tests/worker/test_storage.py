@@ -198,7 +198,7 @@ def test_a_gallery_that_is_gone_is_not_made_anew(services: Services, working: No
     [before] = submit(services)
     eventually(done(services, [before]))
     services.control.pause()
-    ids = submit(services, count=2)  # before the gallery goes: an idle worker sees that too, and the queue is closed then
+    ids = submit(services, count=2)  # before it goes: an idle worker would close the queue
     gallery.rename(away)
     services.control.resume()
     reason = eventually(lambda: services.studio.snapshot().reason)
