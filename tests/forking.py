@@ -108,7 +108,8 @@ def server(imports: str) -> socket.socket:
 
     def end() -> None:
         ours.close()
-        process.wait(10)
+        process.kill()
+        process.wait()
 
     atexit.register(end)
     return ours
