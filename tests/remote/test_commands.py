@@ -21,9 +21,9 @@ OF_THIS_MACHINE = {"doctor", "help", "logs", "serve", "tls", "token", "user", "v
 
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-for group in ("batch", "models", "webhook"):
+for group in ("batch", "machine", "models", "webhook"):
     COMMANDS |= {f"{group} {name}": command for name, command in COMMANDS[group].commands.items()}
-for group in ("batch", "webhook"):  # `models` alone is a command too
+for group in ("batch", "machine", "webhook"):  # `models` alone is a command too
     del COMMANDS[group]
 LOCAL = ("eta", "done_at", "file", "path", "moved_to")
 SMALL = ("--size", "128x128", "--steps", 4)
