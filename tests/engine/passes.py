@@ -1,9 +1,13 @@
-"""What every family owes a pass of several pictures."""
+"""What every family owes a pass of several pictures, and a picture with a second pass or a mask."""
 
 from dataclasses import replace
 from typing import Any
 
+from PIL import Image as PIL
+
+from diffusion_local.domain import Kind
 from diffusion_local.engine import Engine, Part, Pass
+from tests.engine.home import Home
 from tests.support import PARAMS
 
 
@@ -55,3 +59,30 @@ def check_passes(engine: Engine, **job: Any) -> None:
         engine.run(Pass(parts_of("somebody waits", **job | {"steps": 1})))
         engine.run(crew)
         assert bytes_of(held) == made
+
+
+def check_shaping(engine: Engine, home: Home, **job: Any) -> None:
+    """A second pass of latents, of pixels, and in tiles; a soft mask, a region of a picture, and more around it."""
+
+    def draw(**changes: Any) -> PIL.Image:
+        told: list[int] = []
+        params = replace(PARAMS, **job | changes)
+        part = Part(params, lambda step, preview: told.append(step))
+        engine.run(Pass([part]))
+        assert told[-1] == params.total_steps
+        return part.result().image
+
+    plain = draw(width=64, height=96)
+    twice = {"width": 64, "height": 96, "hires_scale": 2.0, "hires_steps": 1, "hires_strength": 0.5}
+    whole = draw(**twice)
+    assert (plain.size, whole.size) == ((64, 96), (128, 192))
+    assert draw(**twice, hires_upscaler="Lanczos").tobytes() != whole.tobytes()
+    assert draw(**twice, hires_upscaler="Lanczos", hires_tile=96).size == (128, 192)
+    source = {"kind": Kind.INPAINT, "source": home.source, "mask": home.mask, "strength": 0.8}
+    source |= {"width": 128, "height": 128}
+    soft, region = draw(**source, mask_edges="soft"), draw(**source, inpaint_area="Only masked", mask_blur=2)
+    assert soft.size == region.size == (128, 128)
+    assert soft.crop((64, 0, 128, 128)).tobytes() == home.circle.crop((64, 0, 128, 128)).tobytes()
+    wider = draw(**source | {"mask": ""}, outpaint="right:128", inpaint_area="Only masked", mask_content="latent noise")
+    assert wider.size == (256, 128)
+    assert wider.crop((0, 0, 128, 128)).tobytes() == home.circle.tobytes()

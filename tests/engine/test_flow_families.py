@@ -19,7 +19,7 @@ from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
-from tests.engine.passes import check_passes
+from tests.engine.passes import check_passes, check_shaping
 
 
 def vae(channels: int) -> Any:
@@ -209,3 +209,8 @@ def test_pictures_from_others_share_a_pass_and_continue_bit_for_bit(draw: Draw, 
     source = {"source": at_home.source, "strength": 0.8}
     check_passes(draw.engine, **JOB | source | {"kind": Kind.IMG2IMG, "steps": 4})
     check_passes(draw.engine, **JOB | source | {"kind": Kind.INPAINT, "mask": at_home.mask, "steps": 4})
+
+
+@pytest.mark.slow
+def test_it_makes_a_second_pass_and_paints_within_pictures(draw: Draw, at_home: Home) -> None:
+    check_shaping(draw.engine, at_home, **JOB)

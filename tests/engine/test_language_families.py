@@ -20,7 +20,7 @@ from diffusion_local.models.catalog import Model, read_folder
 from tests.engine import tiny as models
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
-from tests.engine.passes import check_alone, check_passes
+from tests.engine.passes import check_alone, check_passes, check_shaping
 from tests.engine.test_flow_families import difference, t5
 from tests.engine.tiny import SIZES, tokenizer, vae
 
@@ -308,3 +308,8 @@ def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home)
 def test_pictures_share_a_pass_and_continue_bit_for_bit(draw: Draw, tiny: Model) -> None:
     check = check_passes if FAMILIES[tiny.family].together else check_alone
     check(draw.engine, **job(tiny, steps=3))
+
+
+@pytest.mark.slow
+def test_it_makes_a_second_pass_and_paints_within_pictures(draw: Draw, tiny: Model, at_home: Home) -> None:
+    check_shaping(draw.engine, at_home, **job(tiny))

@@ -14,7 +14,8 @@ from diffusion_local.engine import loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
-from tests.engine.passes import check_passes
+from tests.engine.home import Home
+from tests.engine.passes import check_passes, check_shaping
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,11 @@ def test_a_folder_of_half_precision_files_only_is_loaded(
 def test_pictures_share_a_pass_and_continue_bit_for_bit(diffusers_engine: DiffusersEngine, tiny: Model) -> None:
     diffusers_engine.load(tiny)
     check_passes(diffusers_engine, model=tiny.id, steps=3, sampler="Euler a")
+
+
+@pytest.mark.slow
+def test_it_makes_a_second_pass_and_paints_within_pictures(
+    draw_at_home: Draw, diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home
+) -> None:
+    diffusers_engine.load(tiny)
+    check_shaping(draw_at_home.engine, at_home, model=tiny.id, steps=2)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
-from diffusion_local.web.api.dialects.comfyui.graph import Plan, Refused, read
+from diffusion_local.web.api.dialects.comfyui.graph import read
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names, info
+from diffusion_local.web.api.dialects.comfyui.values import Plan, Refused
 from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
 
 NAMES = Names(
@@ -285,3 +286,76 @@ def test_object_info_describes_every_node() -> None:
     assert sampler["sampler_name"][0][0] == "euler"
     assert sampler["steps"] == ["INT", {"default": 20, "min": 1, "max": 10000}]
     assert info("CheckpointLoaderSimple", NAMES)["input"]["required"]["ckpt_name"][0] == ["starter", "flux-dev"]
+
+
+# -- a second pass --------------------------------------------------------------------------------------------------
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def sampled_again(between: dict[str, Any], latent: list[Any], **changes: Any) -> dict[str, Any]:
+    """The standard graph with nodes and a second sampler behind its first one."""
+    graph = txt2img() | between
+    own = {"seed": 7, "steps": 3, "denoise": 0.5, "latent_image": latent}
+    graph["30"] = node("KSampler", **graph["3"]["inputs"] | own | changes)
+    graph["8"]["inputs"]["samples"] = ["30", 0]
+    return graph
+
+
+IMAGE = {"40": node("VAEDecode", samples=["3", 0], vae=["4", 2])}
+SCALED = node("ImageScaleBy", image=["40", 0], upscale_method="lanczos", scale_by=1.5)
+BY_MODEL = {
+    "42": node("UpscaleModelLoader", model_name="4x_ultra.pth"),
+    "43": node("ImageUpscaleWithModel", upscale_model=["42", 0], image=["40", 0]),
+}
+ENCODED = node("VAEEncode", pixels=["41", 0], vae=["4", 2])
+TO_SIZE = node("ImageScale", image=["43", 0], upscale_method="lanczos", width=256, height=256, crop="disabled")
+LATENT_BY = node("LatentUpscaleBy", samples=["3", 0], upscale_method="bislerp", scale_by=2)
+LATENT_TO = node("LatentUpscale", samples=["3", 0], upscale_method="bilinear", width=192, height=0, crop="disabled")
+
+
+@pytest.mark.parametrize(
+    ("between", "latent", "scale", "upscaler", "warned"),
+    [
+        ({"40": LATENT_BY}, ["40", 0], 2, "Latent (bicubic)", 1),
+        ({"40": LATENT_TO}, ["40", 0], 1.5, "Latent", 0),
+        (IMAGE | {"41": SCALED, "44": ENCODED}, ["44", 0], 1.5, "Lanczos", 0),
+        (IMAGE | BY_MODEL | {"41": TO_SIZE, "44": ENCODED}, ["44", 0], 2, "4x_ultra", 0),
+    ],
+)
+def test_a_second_sampler_is_a_second_pass(
+    between: dict[str, Any], latent: list[Any], scale: float, upscaler: str, warned: int
+) -> None:
+    found = plan(sampled_again(between, latent))
+    assert len(found.warnings) == warned
+    hires = {"hires_scale": scale, "hires_steps": 3, "hires_strength": 0.5, "hires_upscaler": upscaler}
+    assert found.work.options == plan(TXT2IMG).work.options | hires
+    assert found.work.origins["hires_strength"] == ("30", "denoise")
+
+
+@pytest.mark.parametrize(
+    ("between", "latent", "changes", "why"),
+    [
+        ({"40": LATENT_BY}, ["40", 0], {"cfg": 3}, "the cfg of the first"),
+        ({"40": LATENT_BY}, ["40", 0], {"sampler_name": "heun"}, "the sampler of the first"),
+        ({"40": LATENT_BY}, ["40", 0], {"positive": ["7", 0]}, "the prompt of the first"),
+        ({}, ["3", 0], {}, "cannot be sampled again"),
+        (
+            IMAGE | BY_MODEL | {"44": ENCODED | {"inputs": {"pixels": ["43", 0], "vae": ["4", 2]}}},
+            ["44", 0],
+            {},
+            "give the size with ImageScale",
+        ),
+    ],
+)
+def test_a_second_sampler_of_another_kind_is_refused(
+    between: dict[str, Any], latent: list[Any], changes: dict[str, Any], why: str
+) -> None:
+    assert why in refused(sampled_again(between, latent, **changes)).details
+
+
+def test_a_seed_of_the_second_sampler_is_warned_of() -> None:
+    found = plan(sampled_again({"40": LATENT_BY}, ["40", 0], seed=8))
+    assert (found.work.options["seed"], len(found.warnings)) == (7, 2)

@@ -5,108 +5,30 @@ picture that is enlarged; what goes beyond that is refused with the node's name.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from diffusion_local.messages import message
 from diffusion_local.web.api.dialects.comfyui import checking
-from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES, Fault
+from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, OWN_SPACING, WIDGETS, Input, Names
+from diffusion_local.web.api.dialects.comfyui.second_pass import Enlarged, enlarged_image, enlarged_latent, second_pass
+from diffusion_local.web.api.dialects.comfyui.values import (
+    Clip,
+    Conditioning,
+    Latent,
+    Mask,
+    Model,
+    Picture,
+    Plan,
+    Refused,
+    Vae,
+    Work,
+    beyond,
+    failed,
+)
 
 MOST_SEED = 2**32
-
-
-class Refused(Exception):
-    """The graph cannot be done. ``faults`` are of its nodes; without any the graph as a whole is meant."""
-
-    def __init__(self, type: str, message: str, details: str = "", faults: list[Fault] | None = None) -> None:
-        super().__init__(message)
-        self.type = type
-        self.message = message
-        self.details = details
-        self.faults = faults or []
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image of LoadImage, by the name that the graph has for it."""
-
-    name: str
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """What is painted anew: where this ``channel`` is white, of ``alpha`` where it is clear; grown by some pixels."""
-
-    name: str
-    channel: str
-    node_id: str
-    grow: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    name: str
-    node_id: str
-    split: bool = False
-    loras: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    skip: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Vae:
-    name: str = ""
-    node_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    text: str
-    clip: Clip
-    node_id: str
-    guidance: float | None = None
-    zero: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Latent:
-    node_id: str
-    width: int | None = None
-    height: int | None = None
-    count: int = 1
-    picture: Picture | None = None
-    mask: Mask | None = None
-    vae: Vae = Vae()
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is to be made: options of a submit, pictures that have to be found for it, and where each came from.
-
-    ``origins`` maps options to (node id, input); ``node_id`` is the node that does the work.
-    """
-
-    node_id: str
-    options: dict[str, Any]
-    model: Model | None = None
-    vae: Vae = Vae()
-    picture: Picture | None = None
-    mask: Mask | None = None
-    origins: dict[str, tuple[str, str]] = field(default_factory=dict, hash=False)
-    sampled: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    work: Work
-    outputs: list[str]  # ids of the output nodes
-    order: list[str]
-    warnings: list[str]
 
 
 def read(graph: Any, names: Names) -> Plan:
@@ -147,19 +69,6 @@ def read(graph: Any, names: Names) -> Plan:
             ]
         )
     return Plan(next(iter(works.values())), outputs, order, reader.warnings)
-
-
-def failed(found: list[Fault]) -> Refused:
-    details = "\n".join(f"{each.message}: {each.details}" for each in found)
-    return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", details, found)
-
-
-def beyond(node_id: str, why: str, key: str = "") -> Fault:
-    """A node that is known, used in a way that is not."""
-    extra = {"input_name": key} if key else {}
-    return Fault(
-        node_id, "custom_validation_failed", "This server cannot do this", f"{key} - {why}" if key else why, extra
-    )
 
 
 class Reader:
@@ -254,12 +163,16 @@ class Reader:
         return (Mask(given["image"], given["channel"], node_id),)
 
     def encode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        if isinstance(given["pixels"], Enlarged):
+            return (given["pixels"],)
         if not isinstance(given["pixels"], Picture):
-            raise failed([beyond(node_id, "only an image of LoadImage can be encoded", "pixels")])
+            raise failed([beyond(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")])
         return (Latent(node_id, picture=given["pixels"], vae=given["vae"]),)
 
     def encode_masked(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         [latent] = self.encode(node_id, given)
+        if not isinstance(latent, Latent):
+            raise failed([beyond(node_id, "only an image of LoadImage can have a mask", "pixels")])
         return (replace(latent, mask=replace(given["mask"], grow=given["grow_mask_by"] or 0)),)
 
     def noise_mask(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
@@ -284,6 +197,10 @@ class Reader:
     def _sampled(self, node_id: str, given: dict[str, Any], seed: int, seed_key: str, denoise: float) -> Work:
         model, latent = given["model"], given["latent_image"]
         positive, negative = given["positive"], given["negative"]
+        if isinstance(latent, Enlarged):
+            first = {"latent_image": Latent(node_id, 0, 0)}  # for its settings alone
+            again = self._sampled(node_id, given | first, seed, seed_key, 1.0)
+            return second_pass(self, node_id, again, latent, denoise)
         if not isinstance(latent, Latent):
             raise failed([beyond(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")])
         if positive.zero:
@@ -347,7 +264,15 @@ class Reader:
     def _decoded(self) -> list[Work]:
         return [each for values in self._values.values() for each in values if isinstance(each, Work)]
 
+    def enlarge_latent(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (enlarged_latent(self, node_id, given),)
+
+    def enlarge_image(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (enlarged_image(self, node_id, given),)
+
     def upscale(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        if isinstance(given["image"], Work) and given["image"].sampled:
+            return (Enlarged(given["image"], given["upscale_model"]),)
         if not isinstance(given["image"], Picture):
             why = "only an image of LoadImage can be enlarged; save the picture first and enlarge it then"
             raise failed([beyond(node_id, why, "image")])
@@ -388,6 +313,10 @@ READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
     "KSampler": Reader.sampler,
     "KSamplerAdvanced": Reader.sampler_advanced,
     "VAEDecode": Reader.decode,
+    "LatentUpscale": Reader.enlarge_latent,
+    "LatentUpscaleBy": Reader.enlarge_latent,
+    "ImageScale": Reader.enlarge_image,
+    "ImageScaleBy": Reader.enlarge_image,
     "UpscaleModelLoader": Reader.upscaler,
     "ImageUpscaleWithModel": Reader.upscale,
     "SaveImage": Reader.show,

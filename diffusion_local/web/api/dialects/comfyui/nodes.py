@@ -95,6 +95,18 @@ SAMPLED = {
 WHERE = combo(("default", "cpu"), "default", required=False)
 STRENGTH = decimal(-100, 100, 1)
 
+#: Of latents and of images; a side of 0 follows the other one.
+LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
+IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+TO_SIZE = {
+    "width": integer(0, 16384, 512),
+    "height": integer(0, 16384, 512),
+    "crop": combo(("disabled", "center"), "disabled"),
+}
+BY_FACTOR = {"scale_by": decimal(0.01, 8, 1.5)}
+LATENT_UPSCALE = {"samples": Input("LATENT"), "upscale_method": combo(LATENT_METHODS)}
+IMAGE_SCALE = {"image": Input("IMAGE"), "upscale_method": combo(IMAGE_METHODS)}
+
 NODES: dict[str, Node] = {
     "CheckpointLoaderSimple": Node(
         "Load Checkpoint", "loaders", {"ckpt_name": combo("models")}, ("MODEL", "CLIP", "VAE")
@@ -210,6 +222,10 @@ NODES: dict[str, Node] = {
         ("LATENT",),
     ),
     "VAEDecode": Node("VAE Decode", "latent", {"samples": Input("LATENT"), "vae": Input("VAE")}, ("IMAGE",)),
+    "LatentUpscale": Node("Upscale Latent", "latent", LATENT_UPSCALE | TO_SIZE, ("LATENT",)),
+    "LatentUpscaleBy": Node("Upscale Latent By", "latent", LATENT_UPSCALE | BY_FACTOR, ("LATENT",)),
+    "ImageScale": Node("Upscale Image", "image/upscaling", IMAGE_SCALE | TO_SIZE, ("IMAGE",)),
+    "ImageScaleBy": Node("Upscale Image By", "image/upscaling", IMAGE_SCALE | BY_FACTOR, ("IMAGE",)),
     "UpscaleModelLoader": Node("Load Upscale Model", "loaders", {"model_name": combo("upscalers")}, ("UPSCALE_MODEL",)),
     "ImageUpscaleWithModel": Node(
         "Upscale Image (using Model)",

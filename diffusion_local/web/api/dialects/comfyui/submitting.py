@@ -17,7 +17,8 @@ from diffusion_local.web.api.dialects.adapting import Aliases, adapted
 from diffusion_local.web.api.dialects.calls import PerAccount
 from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import Fault
-from diffusion_local.web.api.dialects.comfyui.graph import (
+from diffusion_local.web.api.dialects.comfyui.nodes import Names
+from diffusion_local.web.api.dialects.comfyui.values import (
     Mask,
     Picture,
     Plan,
@@ -25,7 +26,6 @@ from diffusion_local.web.api.dialects.comfyui.graph import (
     Work,
     failed,
 )
-from diffusion_local.web.api.dialects.comfyui.nodes import Names
 from diffusion_local.web.api.dialects.pictures import as_png
 
 IMAGE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")

@@ -1,0 +1,112 @@
+"""What the nodes of a graph give to those behind them, and how a graph is refused."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusion_local.web.api.dialects.comfyui.checking import Fault
+
+
+class Refused(Exception):
+    """The graph cannot be done. ``faults`` are of its nodes; without any the graph as a whole is meant."""
+
+    def __init__(self, type: str, message: str, details: str = "", faults: list[Fault] | None = None) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.details = details
+        self.faults = faults or []
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of LoadImage, by the name that the graph has for it."""
+
+    name: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What is painted anew: where this ``channel`` is white, of ``alpha`` where it is clear; grown by some pixels."""
+
+    name: str
+    channel: str
+    node_id: str
+    grow: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    node_id: str
+    split: bool = False
+    loras: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vae:
+    name: str = ""
+    node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    text: str
+    clip: Clip
+    node_id: str
+    guidance: float | None = None
+    zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    node_id: str
+    width: int | None = None
+    height: int | None = None
+    count: int = 1
+    picture: Picture | None = None
+    mask: Mask | None = None
+    vae: Vae = Vae()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be made: options of a submit, pictures that have to be found for it, and where each came from.
+
+    ``origins`` maps options to (node id, input); ``node_id`` is the node that does the work.
+    """
+
+    node_id: str
+    options: dict[str, Any]
+    model: Model | None = None
+    vae: Vae = Vae()
+    picture: Picture | None = None
+    mask: Mask | None = None
+    origins: dict[str, tuple[str, str]] = field(default_factory=dict, hash=False)
+    sampled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    work: Work
+    outputs: list[str]  # ids of the output nodes
+    order: list[str]
+    warnings: list[str]
+
+
+def failed(found: list[Fault]) -> Refused:
+    details = "\n".join(f"{each.message}: {each.details}" for each in found)
+    return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", details, found)
+
+
+def beyond(node_id: str, why: str, key: str = "") -> Fault:
+    """A node that is known, used in a way that is not."""
+    extra = {"input_name": key} if key else {}
+    return Fault(
+        node_id, "custom_validation_failed", "This server cannot do this", f"{key} - {why}" if key else why, extra
+    )
