@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PIL
+from PIL import ImageChops
 
 from diffusion_local.domain import Params
 from diffusion_local.engine import Picture, faults, img2img
 from diffusion_local.engine.inputs import PictureInputs, short_hash
+from diffusion_local.engine.second_pass import ramp
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
-from diffusion_local.options.validate import TILE
+from diffusion_local.options.validate import MAX_UPSCALED_PIXELS, TILE
 
-#: Pixels around a tile that the network sees and that are thrown away: else the tiles' edges show.
-OVERLAP = 32
+#: Pixels around a tile that the network sees, else the tiles' edges show; over some of them tiles are blended.
+OVERLAP, BLEND = 32, 8
 SMALLEST_TILE = 64
 
 
@@ -73,6 +75,9 @@ class Upscaler:
         return self._fitted(self._loaded(materials.upscaler(upscaler)), picture, size, lambda done: None)
 
     def _fitted(self, network: Network, source: PIL.Image, size: Size, tell: Callable[[int], None]) -> PIL.Image:
+        if source.width * source.height * network.scale**2 > MAX_UPSCALED_PIXELS:  # more than is wanted of it
+            least = (-(-size[0] // network.scale), -(-size[1] // network.scale))
+            source = source.resize(least, PIL.Resampling.LANCZOS)
         large = self._by_tiles(network, source, tell)
         return large if large.size == size else large.resize(size, PIL.Resampling.LANCZOS)
 
@@ -111,17 +116,26 @@ class Upscaler:
             self._tile(network, source, (left + x, top + y, left + end_x, top + end_y), large, side // 2)
 
     def _paste(self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image) -> None:
-        left, top = max(0, box[0] - OVERLAP), max(0, box[1] - OVERLAP)
-        right, bottom = min(source.width, box[2] + OVERLAP), min(source.height, box[3] + OVERLAP)
-        array = torch.from_numpy(np.array(source.crop((left, top, right, bottom)))).movedim(-1, 0)[None]
+        """Enlarge a box with what surrounds it, and blend it into what is there of its neighbours."""
+        seen, kept = around(box, OVERLAP, source.size), around(box, BLEND, source.size)
+        array = torch.from_numpy(np.array(source.crop(seen))).movedim(-1, 0)[None]
         with torch.no_grad():
             made = network.run((array.float() / 255).to(self._device, network.dtype))
         pixels = (made[0].float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
-        inner = [(edge - low) * network.scale for edge, low in zip(box, (left, top, left, top), strict=True)]
-        large.paste(
-            PIL.fromarray(pixels).crop((inner[0], inner[1], inner[2], inner[3])),
-            (box[0] * network.scale, box[1] * network.scale),
+        left, top, right, bottom = (
+            (edge - low) * network.scale for edge, low in zip(kept, (*seen[:2], *seen[:2]), strict=True)
         )
+        size = (right - left, bottom - top)
+        across, down = (2 * (edge - start) * network.scale for edge, start in zip(box[:2], kept[:2], strict=True))
+        mask = ImageChops.multiply(ramp(size, across), ramp(size[::-1], down).transpose(PIL.Transpose.TRANSPOSE))
+        at = (kept[0] * network.scale, kept[1] * network.scale)
+        large.paste(PIL.fromarray(pixels).crop((left, top, right, bottom)), at, mask)
+
+
+def around(box: tuple[int, int, int, int], margin: int, size: Size) -> tuple[int, int, int, int]:
+    """A box with a margin, within a picture."""
+    left, top, right, bottom = box
+    return max(0, left - margin), max(0, top - margin), min(size[0], right + margin), min(size[1], bottom + margin)
 
 
 def tiles(size: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int]]:

@@ -140,3 +140,32 @@ def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:
 def test_the_fake_engine_upscales_too() -> None:
     made = FakeEngine(step_seconds=0).generate(params(**UPSCALE, source="a" * 64, upscaler="Lanczos"), lambda *_: None)
     assert made.image.size == (256, 256)
+
+
+def test_tiles_that_differ_are_blended(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upscale, "TILE", 64)
+    greys = iter((0.2, 0.4, 0.6, 0.8))
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        rows, columns = pixels.shape[-2:]
+        return torch.full((1, 3, 2 * rows, 2 * columns), next(greys))
+
+    upscaler = upscale.Upscaler("cpu")
+    network = upscale.Network(Path("none"), run, 2, torch.float32)
+    large = np.asarray(upscaler._by_tiles(network, at_home.circle, lambda done: None))[:, :, 0].astype(int)
+    assert [large[0, 0], large[0, -1], large[-1, 0], large[-1, -1]] == [51, 102, 153, 204]
+    assert max(np.abs(np.diff(large, axis=axis)).max() for axis in (0, 1)) <= 16  # of 51 and 102 without a blend
+
+
+def test_a_network_never_makes_much_more_than_is_wanted(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that would be enlarged far beyond its final size is made smaller before."""
+    sizes: list[tuple[int, int]] = []
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append((pixels.shape[-1], pixels.shape[-2]))
+        return pixels.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+    monkeypatch.setattr(upscale, "MAX_UPSCALED_PIXELS", 300 * 300)
+    network = upscale.Network(Path("none"), run, 4, torch.float32)
+    made = upscale.Upscaler("cpu")._fitted(network, at_home.circle, (160, 160), lambda done: None)
+    assert (made.size, sizes) == ((160, 160), [(40, 40)])
