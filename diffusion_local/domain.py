@@ -44,6 +44,7 @@ PRIORITIES = (-100, 100)
 
 #: Attempts of a job with transient faults.
 MAX_TRIES = 3
+MAX_IDS = 1000  # ids in one call; a batch or "all" has no such limit
 
 
 class Lane(StrEnum):

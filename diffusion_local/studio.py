@@ -65,7 +65,7 @@ from diffusion_local.stores import Stores
 from diffusion_local.styles import Styles
 
 MAX_WAIT = 3600.0
-MAX_BY_ID = 100  # jobs per call by id
+MAX_JOBS_BY_ID = 100  # jobs per call by id
 POLL_SECONDS = 0.1  # polling interval of `wait`
 
 
@@ -212,8 +212,8 @@ class Studio:
         ``state``: one or several, comma-separated. ``since``, ``until`` (exclusive): bounds of the submit time.
         Raises InvalidParams.
         """
-        if len(ids) > MAX_BY_ID:
-            raise InvalidParams("job_ids", message("job_ids_most", most=MAX_BY_ID, got=len(ids)))
+        if len(ids) > MAX_JOBS_BY_ID:
+            raise InvalidParams("job_ids", message("job_ids_most", most=MAX_JOBS_BY_ID, got=len(ids)))
         if ids:
             return [self._jobs.get(job_id) for job_id in ids]
         states = [parse_state(each.strip()) for each in (state or "").split(",") if each.strip()]

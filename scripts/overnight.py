@@ -26,12 +26,12 @@ from typing import Any
 import psutil
 from chaos_audit import Audit, Ledger, audit, summary
 from chaos_cast import Scene
+from estimate_error import estimate_error
 
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import FINAL, State
-from diffusion_local.queue.history import estimate_error
 from diffusion_local.settings import Settings
 
 SIZES = [(128, 128), (192, 128), (256, 256)]

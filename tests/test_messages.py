@@ -25,7 +25,6 @@ from diffusion_local.messages import (
     map_params,
     message,
     serialize,
-    slot_names,
     translate,
     verbatim,
 )
@@ -110,6 +109,10 @@ def usual_ids() -> set[str]:
 
 def test_there_is_something_to_hold() -> None:
     assert len(composed()) > 450
+
+
+def slot_names(sentence: str) -> set[str]:
+    return {slot for _, slot, _, _ in Formatter().parse(sentence) if slot is not None}
 
 
 def test_every_message_is_in_the_catalogue_with_exactly_its_parameters() -> None:

@@ -10,7 +10,7 @@ from stream_zip import ZIP_64, stream_zip
 
 from diffusion_local import actor
 from diffusion_local.authority import guarded
-from diffusion_local.domain import Image
+from diffusion_local.domain import MAX_IDS, Image
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.gallery.blobs import CHUNK
 from diffusion_local.gallery.files import ImageFiles
@@ -19,7 +19,6 @@ from diffusion_local.messages import message
 from diffusion_local.options.signature import with_fields
 from diffusion_local.options.values import check_cursor, check_integer
 
-MAX_IDS = 1000
 PAGE = 500
 MODE = 0o644
 SLUG_CHARS = 50

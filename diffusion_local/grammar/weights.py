@@ -107,10 +107,3 @@ def without_weights(prompt: str) -> str | None:
     found = parse_parts(prompt)
     only = found[0]
     return only[0].text if len(found) == len(only) == 1 and math.isclose(only[0].weight, 1.0) else None
-
-
-def first_weight(prompt: str) -> str:
-    """The first weighted words in source form, or ""."""
-    return next(
-        (piece.to_text() for part in parse_parts(prompt) for piece in part if not math.isclose(piece.weight, 1)), ""
-    )

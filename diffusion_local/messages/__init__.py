@@ -13,7 +13,6 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, reduce
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 CATALOGUE = Path(__file__).parent
@@ -117,10 +116,6 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 def is_known(id: str) -> bool:
     return id in catalogue()
-
-
-def slot_names(sentence: str) -> set[str]:
-    return {slot for _, slot, _, _ in Formatter().parse(sentence) if slot is not None}
 
 
 def _compose(language: str, id: str, params: Mapping[str, Any]) -> str:

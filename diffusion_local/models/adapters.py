@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diffusion_local import families
-from diffusion_local.errors import InvalidParams, ModelUnavailable, echo, message_of
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models import parts, side_files, verdicts
-from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED
-from diffusion_local.models.identify import read_file
+from diffusion_local.models.description import READY, RECOGNISED
 from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Contents, Probe
 from diffusion_local.models.verdicts import Verdict
 
@@ -53,20 +52,6 @@ OF_VAE = {
     "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
     "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
 }  # fmt: skip
-
-
-def read_adapter(path: Path, kind: str) -> Adapter:
-    """An entry for a file in the folder of this kind; whatever is wrong becomes its ``problem``."""
-    try:
-        return describe(path, kind, read_file(path))
-    except (ModelUnavailable, OSError) as problem:
-        return Adapter(
-            path.stem,
-            kind,
-            path,
-            state=INCOMPLETE,
-            problem=message_of(problem),
-        )
 
 
 def describe(path: Path, kind: str, contents: Contents) -> Adapter:

@@ -1,18 +1,15 @@
 """A model in one file, as an entry of the catalogue."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from diffusion_local import families
-from diffusion_local.errors import ModelUnavailable
 from diffusion_local.families.sdxl import depths
 from diffusion_local.messages import message
 from diffusion_local.models import verdicts
 from diffusion_local.models.assembly import Pool, assemble, find_config
 from diffusion_local.models.description import READY, ModelFacts, incomplete
 from diffusion_local.models.folders import INPAINT_CHANNELS, read_config
-from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
 from diffusion_local.models.unets import PICTURE_CHANNELS, Unet
 from diffusion_local.options.option import DENOISED
@@ -20,15 +17,6 @@ from diffusion_local.options.types import Kind
 
 #: What UNets with further input channels can do, which carry a picture.
 UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PICTURE_CHANNELS: (Kind.TXT2IMG,)}
-
-
-def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = None) -> ModelFacts:
-    """``configs`` are folders in which a fitting configuration may be, the preferred first; ``pool`` has the parts that
-    other files hold."""
-    try:
-        return describe(path, read_file(path), tuple(configs), pool or Pool())
-    except ModelUnavailable as problem:
-        return incomplete(problem.message, size_bytes=size_of(path))
 
 
 def describe(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool) -> ModelFacts:

@@ -1,8 +1,7 @@
 """Measurements that estimates and the memory policy learn from."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from statistics import median
+from dataclasses import asdict
 
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import by_index, seconds_between
@@ -43,14 +42,6 @@ class FitStore:
 HISTORY_JOBS = 200  # newest pictures per model to learn from
 
 
-@dataclass(frozen=True, slots=True)
-class EstimateError:
-    """Accuracy of ``count`` estimates made at the start of jobs: median of |estimated - actual| / actual."""
-
-    count: int
-    median: float | None
-
-
 def pace_of(db: Transaction, models: Iterable[str]) -> Pace:
     history = []
     for model in models:
@@ -74,17 +65,3 @@ def queued_work(db: Transaction, where: str = "", **values: int | str) -> dict[W
         )
     found = db.execute(counted, values).fetchall()
     return {Work(*work): count for *work, count in found}
-
-
-def estimate_error(database: Database, batch_id: str | None = None, since: str = "") -> EstimateError:
-    """Accuracy of estimates, of a batch or of everything finished after ``since`` (UTC)."""
-    of_batch = "batch_id = :batch_id" if batch_id else "finished_at >= :since"
-    with database.read() as db:
-        found = db.execute(
-            "SELECT abs(expected_seconds - run_seconds - coalesce(load_seconds, 0)) "
-            "/ (run_seconds + coalesce(load_seconds, 0)) FROM jobs "
-            f"WHERE {of_batch} AND state = 'done' AND expected_seconds IS NOT NULL AND run_seconds > 0",
-            {"batch_id": batch_id, "since": since},
-        ).fetchall()
-    errors = [row[0] for row in found]
-    return EstimateError(len(errors), median(errors) if errors else None)

@@ -11,6 +11,7 @@ from typing import Any
 from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import (
+    MAX_IDS,
     PRIORITIES,
     RUNGS,
     Batch,
@@ -32,8 +33,6 @@ from diffusion_local.queue.jobs import JobStore, Selection, new_jobs
 from diffusion_local.queue.views import QueueView
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
-
-MAX_IDS = 1000  # ids per call; a batch or "all" has no such limit
 
 
 @guarded("queue")

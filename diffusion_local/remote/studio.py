@@ -22,7 +22,7 @@ from diffusion_local.remote import parsing
 from diffusion_local.remote.parsing import parse
 from diffusion_local.remote.server import RemoteServer, path_segment
 from diffusion_local.reports.service import to_json
-from diffusion_local.studio import MAX_BY_ID
+from diffusion_local.studio import MAX_JOBS_BY_ID
 
 LOOK_SECONDS = 0.5
 MOST_MB = 1000  # size limit of uploads; the server has its own
@@ -110,8 +110,8 @@ class RemoteStudio(RemotePart):
         deadline = time.monotonic() + timeout
         while True:
             found: list[Job] = []
-            for start in range(0, len(job_ids), MAX_BY_ID):
-                found += self.jobs(ids=list(job_ids[start : start + MAX_BY_ID]))
+            for start in range(0, len(job_ids), MAX_JOBS_BY_ID):
+                found += self.jobs(ids=list(job_ids[start : start + MAX_JOBS_BY_ID]))
             left = deadline - time.monotonic()
             if all(job.final for job in found) or left <= 0:
                 return found

@@ -12,12 +12,12 @@ from diffusion_local.domain import FINAL, Image, State
 from diffusion_local.messages import from_json
 
 MAX_PICTURES = 64  # pictures in a report's contact sheet
-MAX_IDS = 100  # ids listed per group of failed jobs
+MAX_LISTED_JOBS = 100  # ids listed per group of failed jobs
 
 
 @dataclass(slots=True)
 class Reason:
-    """Failed jobs whose errors differ only in names and numbers. ``job_ids``: the first MAX_IDS of them."""
+    """Failed jobs whose errors differ only in names and numbers. ``job_ids``: the first MAX_LISTED_JOBS of them."""
 
     id: str
     kind: str
@@ -140,7 +140,7 @@ class ReportBuilder:
             reason = reason_of(row["error_kind"] or "", from_json(row["error_message"] or "", row["error_json"]))
             kept = self._reasons.setdefault(reason.id, reason)
             kept.count += 1
-            if len(kept.job_ids) < MAX_IDS:
+            if len(kept.job_ids) < MAX_LISTED_JOBS:
                 kept.job_ids.append(row["id"])
 
     def _add_done(self, row: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.queue.history import estimate_error
 from diffusion_local.worker.stopping import Stop
+from scripts.estimate_error import estimate_error
 from tests.workers import open_runner
 
 LINES = "".join(f"picture {place} --size 128x128 --steps {2 + place % 3 * 4}\n" for place in range(18))

@@ -4,8 +4,16 @@ the layout of the original training code, written out of a diffusers pipeline.""
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from diffusion_local.errors import ModelUnavailable, message_of
+from diffusion_local.models import adapters, single_files
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.assembly import Pool
+from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
+from diffusion_local.models.identify import read_file
 
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
@@ -163,3 +171,26 @@ def original_encoder(state: dict[str, Any]) -> dict[str, Any]:
         "cond_stage_model.transformer." + (name if name.startswith("text_model.") else "text_model." + name): tensor
         for name, tensor in state.items()
     }
+
+
+def read_adapter(path: Path, kind: str) -> Adapter:
+    """An entry for a file in the folder of this kind; whatever is wrong becomes its ``problem``."""
+    try:
+        return adapters.describe(path, kind, read_file(path))
+    except (ModelUnavailable, OSError) as problem:
+        return Adapter(
+            path.stem,
+            kind,
+            path,
+            state=INCOMPLETE,
+            problem=message_of(problem),
+        )
+
+
+def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = None) -> ModelFacts:
+    """``configs`` are folders in which a fitting configuration may be, the preferred first; ``pool`` has the parts that
+    other files hold."""
+    try:
+        return single_files.describe(path, read_file(path), tuple(configs), pool or Pool())
+    except ModelUnavailable as problem:
+        return incomplete(problem.message, size_bytes=path.stat().st_size)

@@ -12,10 +12,8 @@ import torch
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import translate
-from diffusion_local.models.adapters import read_adapter
 from diffusion_local.models.identify import read_file
-from diffusion_local.models.single_files import read_checkpoint
-from tests.models.files import EMBEDDING, LORA, SD1, UPSCALER, Trap
+from tests.models.files import EMBEDDING, LORA, SD1, UPSCALER, Trap, read_adapter, read_checkpoint
 from tests.models.headers import tensors_of, write_gguf
 
 
@@ -77,7 +75,7 @@ def test_what_is_no_model_says_what_it_is(name: str, content: bytes, told: str, 
 HOSTILE = """
 import sys
 from pathlib import Path
-from diffusion_local.models.single_files import read_checkpoint
+from tests.models.files import read_checkpoint
 for path in sorted(Path(sys.argv[1]).iterdir()):
     read_checkpoint(path, [])
 print("done", [name for name in ("torch", "diffusers", "transformers", "numpy") if name in sys.modules])

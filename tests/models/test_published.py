@@ -10,12 +10,11 @@ import pytest
 
 from diffusion_local import families
 from diffusion_local.messages import translate
-from diffusion_local.models import adapters
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.directories import bundled_configs
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Probe
-from diffusion_local.models.single_files import read_checkpoint
+from tests.models.files import read_adapter, read_checkpoint
 from tests.models.headers import Tensors, published, tensors_of, write, write_gguf, write_published
 
 CONFIGS = bundled_configs()
@@ -29,10 +28,10 @@ def told(path: Path, kind: str) -> tuple[str, str, str, str]:
     """What it is or fits, its layout, and how its entry stands."""
     probe = read_file(path).probe
     if probe.kind == "lora":
-        lora = adapters.read_adapter(path, "lora")
+        lora = read_adapter(path, "lora")
         return lora.architecture, f"{lora.layout}/{lora.method}", lora.state, lora.problem
     if kind == "vae":
-        vae = adapters.read_adapter(path, "vae")
+        vae = read_adapter(path, "vae")
         return vae.part, probe.naming, vae.state, vae.problem
     found = read_checkpoint(path, CONFIGS)
     layout = "/".join([probe.naming, *([probe.prediction] if probe.prediction else []), *(["zsnr"] * probe.zero_snr)])

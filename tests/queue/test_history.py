@@ -4,8 +4,9 @@ import pytest
 
 from diffusion_local.db.database import Database
 from diffusion_local.queue.estimates import JobTimings, Work
-from diffusion_local.queue.history import estimate_error, pace_of, queued_work
+from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.jobs import JobStore
+from scripts.estimate_error import estimate_error
 from tests.support import claimed, enqueue, image_of, params
 
 

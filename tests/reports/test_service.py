@@ -14,7 +14,14 @@ from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, Job, Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
-from diffusion_local.reports.report import MAX_IDS, MAX_PICTURES, estimate_of, evenly_spaced, reason_of, seconds_between
+from diffusion_local.reports.report import (
+    MAX_LISTED_JOBS,
+    MAX_PICTURES,
+    estimate_of,
+    evenly_spaced,
+    reason_of,
+    seconds_between,
+)
 from tests.support import claimed, image_of, sql
 
 EVIL = '<script>alert(1)</script> & "quoted" [link](http://x) `code` |'
@@ -191,14 +198,14 @@ def test_a_report_is_bounded(services: Services) -> None:
     batch_id = batch(services, 100)
     for _ in range(100):
         done(services)
-    long = batch(services, MAX_IDS, name="bad")
+    long = batch(services, MAX_LISTED_JOBS, name="bad")
     more = batch(services, 5)
-    for _ in range(MAX_IDS + 5):
+    for _ in range(MAX_LISTED_JOBS + 5):
         failed(services)
     report = services.studio.reports.batch(batch_id)
     assert len(report.pictures) == MAX_PICTURES
     night = services.studio.reports.night()
-    assert (night.reasons[0].count, len(night.reasons[0].job_ids)) == (MAX_IDS + 5, MAX_IDS)
+    assert (night.reasons[0].count, len(night.reasons[0].job_ids)) == (MAX_LISTED_JOBS + 5, MAX_LISTED_JOBS)
     assert {long, more} <= {each.id for each in night.batches}
     assert f"Pictures ({MAX_PICTURES} of 100)" in services.studio.reports.text(report, "html")
 

@@ -14,11 +14,11 @@ from diffusion_local.actor import current
 from diffusion_local.domain import FINAL, Job, State
 from diffusion_local.errors import LimitReached
 from diffusion_local.messages import message
-from diffusion_local.studio import MAX_BY_ID
+from diffusion_local.studio import MAX_JOBS_BY_ID
 
 LOOK_SECONDS = 0.5
 MOST_WAITS = 50  # calls of one account that wait at the same time
-MOST_JOBS = MAX_BY_ID  # in one answer
+MOST_JOBS = MAX_JOBS_BY_ID  # in one answer
 
 Report = Callable[[float, float, str], Awaitable[None]]
 

@@ -11,7 +11,7 @@ from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import NotFound
 from diffusion_local.queue.graphs import Graph
 from diffusion_local.serializers import Json
-from diffusion_local.studio import MAX_BY_ID, Studio
+from diffusion_local.studio import MAX_JOBS_BY_ID, Studio
 from diffusion_local.web.api.dialects.calls import why_not
 from diffusion_local.web.api.dialects.comfyui import checking
 
@@ -73,7 +73,7 @@ def named(studio: Studio, prompt_id: str) -> Record:
 
 
 def jobs_of(studio: Studio, each: Record) -> list[Job]:
-    return studio.jobs(batch_id=each.batch_id, limit=MAX_BY_ID)
+    return studio.jobs(batch_id=each.batch_id, limit=MAX_JOBS_BY_ID)
 
 
 def history(studio: Studio, each: Record) -> Json:
