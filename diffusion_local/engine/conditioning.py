@@ -1,4 +1,4 @@
-"""The prompts of a pass as its pipeline is told them at each step, and the noise of each picture."""
+"""Inputs of a denoising loop: prompt embeddings per step, and noise from seeds, for each place of a pass."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import Part, Pass, assign_places, noise
+from diffusion_local.engine import Part, Pass, assign_places
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.loaded import Loaded
@@ -55,8 +55,8 @@ def draw_noise(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor
     """The noise of a picture in a loop. Tiles have parts of one noise, so that they agree where they overlap."""
     shape = loaded.family.latent_shape(loaded.pipe, loop.params.width, loop.params.height)
     if loop.box is None or not loop.is_tile:
-        return noise.draw(params, shape)
-    whole, generator = noise.draw(params, loaded.family.latent_shape(loaded.pipe, *loop.whole))
+        return seeded_noise(params, shape)
+    whole, generator = seeded_noise(params, loaded.family.latent_shape(loaded.pipe, *loop.whole))
     row, column = (
         start * whole.shape[axis] // length
         for axis, start, length in ((-2, loop.box[1], loop.whole[1]), (-1, loop.box[0], loop.whole[0]))
@@ -155,3 +155,29 @@ def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditi
     if len(loaded.prompts) > PROMPTS_KEPT:
         loaded.prompts.popitem(last=False)
     return loaded.prompts[cached]
+
+
+def seeded_noise(params: Params, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Generator]:
+    """The noise of a picture, and the generator for what samplers seeded_noise on their way.
+
+    With a variation seed the noise is on the way, along the sphere, from the seed's to that seed's.
+    """
+    generator = torch.Generator().manual_seed(params.seed)
+    noise = torch.randn(shape, generator=generator)
+    if params.variation_seed is not None and params.variation_strength:
+        other = torch.randn(shape, generator=torch.Generator().manual_seed(params.variation_seed))
+        noise = slerp(noise[0], other[0], params.variation_strength)[None]
+    return noise, generator
+
+
+def slerp(low: torch.Tensor, high: torch.Tensor, share: float) -> torch.Tensor:
+    """Spherical interpolation of two C x h x w, column by column as A1111 does it (``modules/rng.py``)."""
+    unit_low = low / torch.norm(low, dim=1, keepdim=True)
+    unit_high = high / torch.norm(high, dim=1, keepdim=True)
+    dot = (unit_low * unit_high).sum(1)
+    if dot.mean() > 0.9995:
+        return low * (1 - share) + high * share
+    angle = torch.acos(dot.clamp(-1, 1))
+    from_low = torch.sin((1.0 - share) * angle) / torch.sin(angle)
+    from_high = torch.sin(share * angle) / torch.sin(angle)
+    return from_low.unsqueeze(1) * low + from_high.unsqueeze(1) * high

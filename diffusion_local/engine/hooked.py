@@ -1,7 +1,7 @@
-"""Adapters that diffusers does not load, added to the outputs of a model's layers as it runs.
+"""Adapters that diffusers does not load, added to the outputs of a model's layers by forward hooks.
 
-No weight changes: an adapter leaves no trace when it goes, its strength can change from picture to picture, and the
-weights may be quantised or lie in main memory until they are needed.
+Weights stay unchanged: an adapter can be removed without a trace, its strength can differ per picture, and weights may
+be quantised or offloaded to main memory.
 """
 
 from collections import defaultdict
@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn.functional import conv2d, linear
 
-from diffusion_local.engine import differences
 from diffusion_local.engine.adapter_names import Layers
 from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.models import lora_layers
@@ -23,14 +23,14 @@ ENCODERS = {"te": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_
 
 
 class UnmatchedLayer(Exception):
-    """The model has no layer for one of the adapter's; its name is the argument."""
+    """The model has no layer that matches one of the adapter's. The argument is that layer's name."""
 
 
 class HookedAdapter:
-    """An adapter in a model, with the strength ``weight``. It is there until ``remove``."""
+    """An adapter attached to a model until ``remove``, scaled by ``weight``."""
 
     def __init__(self, pipe: Any, tensors: Mapping[str, torch.Tensor], family: str) -> None:
-        """``tensors`` are those of the file. Raises Misfit, and ValueError for tensors that do not fit together."""
+        """``tensors``: the adapter file's. Raises UnmatchedLayer, and ValueError if shapes do not fit."""
         self.weight = 1.0
         self._handles: list[Any] = []
         denoiser: Any = denoiser_of(pipe)
@@ -59,7 +59,7 @@ class HookedAdapter:
                 name: each if name == "alpha" else each.to(inside.device, inside.dtype) for name, each in parts.items()
             }
             weight = weight_of(module) if "dora" in parts else None
-            return output + self.weight * differences.output_delta(module, here, rows, weight, inside)
+            return output + self.weight * output_delta(module, here, rows, weight, inside)
 
         return add
 
@@ -67,7 +67,7 @@ class HookedAdapter:
 def match_layers(
     pipe: Any, tensors: Mapping[str, torch.Tensor], family: str
 ) -> Iterator[tuple[torch.nn.Module, dict[str, torch.Tensor], slice | None]]:
-    """Each layer that the adapter changes, with its tensors and the rows of them that are the layer's."""
+    """(layer, its tensors, its rows of them or None for all) for each layer that the adapter changes."""
     stems: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         stem, end = lora_layers.split_name(name)
@@ -96,7 +96,7 @@ def match_layers(
 
 
 def adaptable_layers(part: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Linear layers and convolutions by their names, without what peft puts around them."""
+    """Linear and Conv2d layers by name, without peft's wrappers."""
     found = {}
     for name, module in part.named_modules():
         inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -111,14 +111,14 @@ def out_features(module: Any) -> int:
 
 
 def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], rows: slice | None) -> None:
-    """Raises ValueError for tensors that the layer cannot take."""
+    """Raises ValueError if the tensors do not fit the layer."""
     try:
         with torch.device("meta"):
             shaped = {name: torch.empty(each.shape) for name, each in parts.items() if name != "alpha"}
             if not set(shaped) <= {"diff_b", "bias"}:
-                change = differences.weight_delta(shaped)
+                change = weight_delta(shaped)
                 change = change if rows is None else change[rows]
-                columns = differences.weight_shape(module, change)
+                columns = weight_shape(module, change)
                 if change.shape[0] != out_features(module) or change[0].numel() != torch.Size(columns).numel():
                     raise ValueError("size mismatch")
                 reads = getattr(module, "in_features", None)
@@ -129,7 +129,7 @@ def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], row
 
 
 def weight_of(module: Any) -> torch.Tensor:
-    """The layer's weight, wherever it waits. Raises ValueError for one that is not numbers."""
+    """The layer's weight, also if offloaded. Raises ValueError if it is quantised."""
     weight = module.weight
     if weight.is_meta:
         weight = module._hf_hook.weights_map["weight"]
@@ -137,3 +137,126 @@ def weight_of(module: Any) -> torch.Tensor:
         raise ValueError("a quantised weight")
     found: torch.Tensor = weight
     return found
+
+
+# -- weight deltas, by the published formulas of LoRA, LoCon, LoHa, LoKr, DoRA and full differences ---------------------
+
+#: Tensors of one layer, named as ``models.lora_layers.split_name`` returns them.
+Parts = Mapping[str, torch.Tensor]
+
+
+def weight_delta(parts: Parts) -> torch.Tensor:
+    """The change of the whole weight: rows x columns, or rows x channels x height x width.
+
+    Raises KeyError if a part is missing.
+    """
+    if "diff" in parts:
+        return parts["diff"]
+    if any(name.startswith("hada_") for name in parts):
+        return loha(parts)
+    if any(name.startswith("lokr_") for name in parts):
+        return lokr(parts)
+    up, down = parts["up"], parts["down"]
+    scale = alpha_scale(parts, down.shape[0])
+    if "mid" in parts:
+        return torch.einsum("op,pqkl,qi->oikl", up.flatten(1), parts["mid"], down.flatten(1)) * scale
+    return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:]) * scale
+
+
+def alpha_scale(parts: Parts, rank: int) -> float:
+    return float(parts["alpha"]) / rank if "alpha" in parts else 1.0
+
+
+def loha(parts: Parts) -> torch.Tensor:
+    def half(number: int) -> torch.Tensor:
+        first, second = parts[f"hada_w{number}_a"], parts[f"hada_w{number}_b"]
+        if f"hada_t{number}" in parts:
+            return torch.einsum("ijkl,jr,ip->prkl", parts[f"hada_t{number}"], second, first)
+        return first @ second
+
+    return half(1) * half(2) * alpha_scale(parts, parts["hada_w1_b"].shape[0])
+
+
+def lokr(parts: Parts) -> torch.Tensor:
+    """Kronecker product of a small and a large matrix, each given whole or as two factors."""
+    rank = 0
+
+    def factor(number: int) -> torch.Tensor:
+        nonlocal rank
+        if f"lokr_w{number}" in parts:
+            return parts[f"lokr_w{number}"]
+        first, second = parts[f"lokr_w{number}_a"], parts[f"lokr_w{number}_b"]
+        rank = second.shape[0]
+        if number == 2 and "lokr_t2" in parts:
+            return torch.einsum("ijkl,ip,jr->prkl", parts["lokr_t2"], first, second)
+        return first @ second
+
+    small, large = factor(1), factor(2)
+    while small.ndim < large.ndim:
+        small = small[..., None]
+    return torch.kron(small, large) * (alpha_scale(parts, rank) if rank else 1.0)
+
+
+def dora_delta(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """DoRA: ``changed``, its rows or columns rescaled to the norms in ``magnitude``, minus ``weight``."""
+    by_row = magnitude.shape[0] == weight.shape[0] and magnitude.numel() == weight.shape[0]
+    axes = tuple(axis for axis in range(weight.ndim) if axis != (0 if by_row else 1))
+    norm = torch.linalg.vector_norm(changed, dim=axes, keepdim=True) + torch.finfo(changed.dtype).eps
+    return changed * (magnitude.reshape(norm.shape) / norm) - weight
+
+
+def output_delta(
+    module: torch.nn.Module, parts: Parts, rows: slice | None, weight: torch.Tensor | None, given: torch.Tensor
+) -> torch.Tensor:
+    """What the adapter adds to a layer's output. ``module``: linear or Conv2d; ``given``: its input.
+
+    ``rows``: this layer's part of an adapter that treats several layers as one; None for all. ``weight``: the layer's
+    own, needed for DoRA only.
+    """
+    if "dora" in parts and weight is not None:
+        own = weight.to(given.device, torch.float32)
+        change = rows_of_delta({name: part.float() for name, part in parts.items()}, rows).reshape(own.shape)
+        magnitude = parts["dora"].float()
+        magnitude = magnitude if rows is None or magnitude.shape[0] == 1 else magnitude[rows]
+        found = run_layer(module, given, dora_delta(own, own + change, magnitude).to(given.dtype))
+    elif is_plain_lora(parts):
+        between = run_layer(module, given, parts["down"])
+        up = parts["up"] if rows is None else parts["up"][rows]
+        if isinstance(module, torch.nn.Conv2d):
+            found = conv2d(between, up if up.ndim == 4 else up[:, :, None, None])
+        else:
+            found = linear(between, up.flatten(1))
+        found = found * alpha_scale(parts, parts["down"].shape[0])
+    elif not {"diff", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a"} & set(parts):
+        found = given.new_zeros(())
+    else:
+        change = rows_of_delta(parts, rows)
+        found = run_layer(module, given, change.reshape(change.shape[0], *weight_shape(module, change)))
+    bias = parts.get("diff_b", parts.get("bias"))
+    if bias is not None:
+        bias = bias.flatten() if rows is None else bias.flatten()[rows]
+        found = found + (bias if not isinstance(module, torch.nn.Conv2d) else bias[:, None, None])
+    return found
+
+
+def is_plain_lora(parts: Parts) -> bool:
+    return "down" in parts and "up" in parts and "mid" not in parts and parts["up"].ndim == parts["down"].ndim
+
+
+def rows_of_delta(parts: Parts, rows: slice | None) -> torch.Tensor:
+    return weight_delta(parts) if rows is None else weight_delta(parts)[rows]
+
+
+def weight_shape(module: torch.nn.Module, change: torch.Tensor) -> tuple[int, ...]:
+    """Shape of a layer's weight without its first axis."""
+    if isinstance(module, torch.nn.Conv2d):
+        return (module.in_channels // module.groups, *module.kernel_size)
+    return (change.shape[1:].numel(),)
+
+
+def run_layer(module: torch.nn.Module, given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Run the layer with another weight and no bias."""
+    if isinstance(module, torch.nn.Conv2d):
+        weight = weight if weight.ndim == 4 else weight[:, :, None, None]
+        return conv2d(given, weight, None, module.stride, module.padding, module.dilation, module.groups)
+    return linear(given, weight.flatten(1))

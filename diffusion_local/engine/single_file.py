@@ -5,6 +5,7 @@ Sizes and tokenizers come from folders of configurations (``Model.folder`` and `
 
 import importlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,8 +15,13 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+    convert_wan_vae_to_diffusers,
+)
 
-from diffusion_local.engine import OnProgress, naming, tensors
+from diffusion_local.engine import OnProgress, tensors
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.family import Parts
 from diffusion_local.engine.loading import load_part
@@ -64,7 +70,7 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
     if source.slot == "unet" and source.naming == "original":
         state = {LDM_UNET + name: tensor for name, tensor in state.items()}
     if source.slot == "vae" and cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
-        state = naming.from_ldm_vae(state, cls.load_config(folder))
+        state = from_ldm_vae(state, cls.load_config(folder))
     return check_loaded(build_model(cls, state, folder, dtype), source)
 
 
@@ -100,11 +106,11 @@ def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> 
     config = cls.config_class.from_pretrained(folder, local_files_only=True)
     state = tensors.read(source, dtype)
     if source.container == GGUF:
-        state = naming.from_llama_cpp(state)
+        state = from_llama_cpp(state)
     if "transformer.resblocks.0.attn.in_proj_weight" in state:
         with init_empty_weights():
             empty = cls(config)
-        state = naming.from_open_clip(state, empty, config.num_hidden_layers)
+        state = from_open_clip(state, empty, config.num_hidden_layers)
     made, told = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     if missing := sorted(told["missing_keys"]):
         raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing[0]))
@@ -156,3 +162,72 @@ def weight_files(folder: str, names: list[str]) -> list[str]:
 def update_json(path: Path, entries: Mapping[str, Any]) -> None:
     if entries:
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | dict(entries)), encoding="utf-8")
+
+
+# -- tensor names of other programs, converted to those of transformers and diffusers -----------------------------------
+
+#: llama.cpp's names of a language model, and of T5's encoder.
+LANGUAGE = (
+    (r"^token_embd\.", "model.embed_tokens."), (r"^output_norm\.", "model.norm."), (r"^output\.", "lm_head."),
+    (r"^blk\.(\d+)\.attn_norm\.", r"model.layers.\1.input_layernorm."),
+    (r"^blk\.(\d+)\.attn_(q|k|v)\.", r"model.layers.\1.self_attn.\2_proj."),
+    (r"^blk\.(\d+)\.attn_output\.", r"model.layers.\1.self_attn.o_proj."),
+    (r"^blk\.(\d+)\.attn_(q|k)_norm\.", r"model.layers.\1.self_attn.\2_norm."),
+    (r"^blk\.(\d+)\.ffn_norm\.", r"model.layers.\1.post_attention_layernorm."),
+    (r"^blk\.(\d+)\.ffn_(gate|up|down)\.", r"model.layers.\1.mlp.\2_proj."),
+)  # fmt: skip
+T5 = (
+    (r"^token_embd\.", "shared."), (r"^enc\.output_norm\.", "encoder.final_layer_norm."),
+    (r"^enc\.blk\.(\d+)\.attn_(q|k|v|o)\.", r"encoder.block.\1.layer.0.SelfAttention.\2."),
+    (r"^enc\.blk\.(\d+)\.attn_rel_b\.", r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias."),
+    (r"^enc\.blk\.(\d+)\.attn_norm\.", r"encoder.block.\1.layer.0.layer_norm."),
+    (r"^enc\.blk\.(\d+)\.ffn_gate\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_0."),
+    (r"^enc\.blk\.(\d+)\.ffn_up\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_1."),
+    (r"^enc\.blk\.(\d+)\.ffn_down\.", r"encoder.block.\1.layer.1.DenseReluDense.wo."),
+    (r"^enc\.blk\.(\d+)\.ffn_norm\.", r"encoder.block.\1.layer.1.layer_norm."),
+)  # fmt: skip
+#: Language models with another norm after attention, which these rules would misname.
+UNFIT = re.compile(r"post_(attention|ffw)_norm")
+
+
+def from_llama_cpp(state: State) -> State:
+    """Rename the tensors of a text encoder in GGUF. Raises ValueError for an unknown architecture."""
+    if any(UNFIT.search(name) for name in state):
+        raise ValueError("this kind of text encoder is not known as GGUF")
+    rules = T5 if any(name.startswith("enc.") for name in state) else LANGUAGE
+    return {rename_tensor(name, rules): tensor for name, tensor in state.items() if name != "rope_freqs.weight"}
+
+
+def rename_tensor(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, by in rules:
+        changed, count = re.subn(pattern, by, name)
+        if count:
+            return changed
+    return name
+
+
+def from_open_clip(state: State, encoder: Any, layers: int) -> State:
+    """Rename OpenCLIP's text model, keeping ``layers`` layers: SD 2 leaves out the last one."""
+    kept = {
+        name: tensor
+        for name, tensor in state.items()
+        if not (found := re.match(r"transformer\.resblocks\.(\d+)\.", name)) or int(found[1]) < layers
+    }
+    named: State = convert_open_clip_checkpoint(encoder, kept, prefix="")
+    return named
+
+
+def from_ldm_vae(state: State, config: dict[str, Any]) -> State:
+    """Rename the tensors of Stable Diffusion's or Wan's original VAE; diffusers' names are left unchanged."""
+    if any(name.startswith("decoder.up_blocks.") for name in state):
+        return state
+    if any(name.startswith("decoder.middle.") for name in state):
+        converted: State = convert_wan_vae_to_diffusers(state)
+        return converted
+    inner = {"decoder.post_quant_conv.": "post_quant_conv.", "encoder.quant_conv.": "quant_conv."}
+    for name in list(state):
+        for before, after in inner.items():
+            if name.startswith(before):
+                state[after + name[len(before) :]] = state.pop(name)
+    named: State = convert_ldm_vae_checkpoint(state, config)
+    return named | {name: tensor for name, tensor in state.items() if name.startswith("bn.")}

@@ -395,7 +395,7 @@ PARSERS = [
 #: Modules that use regular expressions, and the reason why no text of a caller reaches those.
 EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
-    "engine/naming.py": "names of tensors, of at most 500 characters, by anchored patterns",
+    "engine/single_file.py": "names of tensors, of at most 500 characters, by anchored patterns",
     "worker/__main__.py": "the machine's name, by whom started the worker",
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "engine/adapters.py": "a file's name as literal text, in a prompt of bounded length",

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from diffusion_local.domain import Lora
-from diffusion_local.engine import differences
+from diffusion_local.engine import hooked
 from diffusion_local.engine.adapter_names import Layers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.graphs import denoiser_of
@@ -316,7 +316,7 @@ def test_a_product_in_a_cores_form_is_that_of_its_factors() -> None:
         "hada_t1": (RANK, RANK, 3, 3), "hada_w1_a": (RANK, 4), "hada_w1_b": (RANK, 6),
         "hada_t2": (RANK, RANK, 3, 3), "hada_w2_a": (RANK, 4), "hada_w2_b": (RANK, 6),
     }.items()}  # fmt: skip
-    found = differences.weight_delta(parts)
+    found = hooked.weight_delta(parts)
     assert found.shape == (4, 6, 3, 3)
 
     def half(number: int, o: int, i: int, y: int, x: int) -> float:

@@ -5,20 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffusion_local.engine import noise
+from diffusion_local.engine.conditioning import seeded_noise, slerp
 from tests.support import PARAMS
 
 SHAPE = (1, 4, 16, 16)
 
 
 def drawn(seed: int, other: int | None = None, strength: float = 0.0) -> torch.Tensor:
-    return noise.draw(replace(PARAMS, seed=seed, variation_seed=other, variation_strength=strength), SHAPE)[0]
+    return seeded_noise(replace(PARAMS, seed=seed, variation_seed=other, variation_strength=strength), SHAPE)[0]
 
 
 def test_a_variation_of_no_strength_is_its_own_seed() -> None:
     assert torch.equal(drawn(7, 8, 0.0), drawn(7))
     first, last = drawn(7)[0], drawn(8)[0]
-    assert torch.allclose(noise.slerp(first, last, 0.0), first, atol=1e-5)
+    assert torch.allclose(slerp(first, last, 0.0), first, atol=1e-5)
 
 
 def test_a_variation_of_whole_strength_is_the_other_seed() -> None:
@@ -40,6 +40,6 @@ def test_equal_seeds_are_equal_and_a_variation_leaves_the_samplers_noise_alone()
     assert not torch.equal(drawn(7), drawn(8))
     job = replace(PARAMS, seed=7, variation_seed=8, variation_strength=0.3)
     later = [
-        torch.randn(4, generator=noise.draw(each, SHAPE)[1]) for each in (job, replace(job, variation_strength=0.0))
+        torch.randn(4, generator=seeded_noise(each, SHAPE)[1]) for each in (job, replace(job, variation_strength=0.0))
     ]
     assert torch.equal(*later)

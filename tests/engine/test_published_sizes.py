@@ -9,7 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
-from diffusion_local.engine import naming
+from diffusion_local.engine import single_file
 from diffusion_local.settings import assets
 from tests.models.headers import tensors_of
 
@@ -83,6 +83,6 @@ def test_a_vae_has_each_tensor_of_its_file(architecture: str) -> None:
     config = cls.load_config(CONFIGS / architecture / "vae")
     with init_empty_weights():
         empty = cls.from_config(config)
-    found = sizes(naming.from_ldm_vae(state_of("parts/flux-ae.safetensors"), config))
+    found = sizes(single_file.from_ldm_vae(state_of("parts/flux-ae.safetensors"), config))
     same = {name: tuple(length for length in shape if length > 1) for name, shape in sizes(empty.state_dict()).items()}
     assert {name: tuple(each for each in found.get(name, ()) if each > 1) for name in same} == same

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from diffusion_local.engine import naming, samplers
+from diffusion_local.engine import samplers, single_file
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Catalog, Model
@@ -189,7 +189,7 @@ def test_our_configurations_of_qwen_image_have_the_tensors_of_the_published_file
         else:
             ours = cls.from_config(cls.load_config(folder))
         state = {name: torch.empty(shape) for name, (_, shape) in tensors_of(file).items()}
-    state = naming.from_ldm_vae(state, dict(ours.config)) if slot == "vae" else state
+    state = single_file.from_ldm_vae(state, dict(ours.config)) if slot == "vae" else state
     prefixes = ("model.diffusion_model.", "model.")
     theirs = {}
     for name, tensor in state.items():
