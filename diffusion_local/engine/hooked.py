@@ -139,7 +139,7 @@ def weight_of(module: Any) -> torch.Tensor:
     return found
 
 
-# -- weight deltas, by the published formulas of LoRA, LoCon, LoHa, LoKr, DoRA and full differences ---------------------
+# -- weight deltas, by the published formulas of LoRA, LoCon, LoHa, LoKr, DoRA and full differences --------------------
 
 #: Tensors of one layer, named as ``models.lora_layers.split_name`` returns them.
 Parts = Mapping[str, torch.Tensor]

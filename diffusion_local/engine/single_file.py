@@ -164,7 +164,7 @@ def update_json(path: Path, entries: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | dict(entries)), encoding="utf-8")
 
 
-# -- tensor names of other programs, converted to those of transformers and diffusers -----------------------------------
+# -- tensor names of other programs, converted to those of transformers and diffusers ----------------------------------
 
 #: llama.cpp's names of a language model, and of T5's encoder.
 LANGUAGE = (
