@@ -1,4 +1,4 @@
-"""The seam between the worker and whatever draws the picture. This file imports neither torch nor diffusers."""
+"""The interface between worker and engine. This file imports neither torch nor diffusers."""
 
 import threading
 import time
@@ -56,11 +56,11 @@ class Picture:
 
 
 class Held(Protocol):
-    """Where a pass was put aside between two steps: what its engine needs to go on."""
+    """State of a pass that was interrupted between two steps, from which its engine continues."""
 
     @property
     def steps(self) -> int:
-        """Steps that are done."""
+        """Steps done."""
         ...
 
 
@@ -82,12 +82,12 @@ class Part:
         return self.made is None and self.problem is None
 
     def check(self) -> None:
-        """Raise the problem that ended it, if one did."""
+        """Raise the part's problem, if any."""
         if self.problem is not None:
             raise self.problem
 
     def result(self) -> Picture:
-        """The picture, or the problem raised."""
+        """The picture. Raises the part's problem."""
         self.check()
         assert self.made is not None
         return self.made
@@ -121,9 +121,9 @@ class Pass:
 
 
 def assign_places(crew: Pass) -> None:
-    """Set the size of a pass that begins, and the places of its parts; what is too many is left over.
+    """Set the size of a new pass and the places of its parts; surplus parts move to ``left``.
 
-    Sizes are powers of two, so that few CUDA graphs serve all lists. A picture that names its place gets it.
+    Sizes are powers of two, so that few CUDA graphs serve all lists. A picture with a given place gets it.
     """
     pinned = crew.parts[0].params.place
     crew.size = 2 ** (min(len(crew.parts), MOST_TOGETHER).bit_length() - 1)
@@ -142,16 +142,16 @@ OnProgress = Callable[[float], None]
 
 
 class Engine(Protocol):
-    """Turns Params into a picture on one device. Knows no job, no database, no file of ours."""
+    """Turns Params into pictures on one device. Knows no jobs, no database and no files of the home."""
 
     @property
     def device(self) -> str:
-        """The device in words, for people: ``CPU (2 threads)``, ``NVIDIA H100 80GB``."""
+        """The device's display name: ``CPU (2 threads)``, ``NVIDIA H100 80GB``."""
         ...
 
     @property
     def room(self) -> DeviceMemory:
-        """The device as the memory policy sees it; empty where the engine holds no models."""
+        """The device's memory, as the memory policy uses it; empty if the engine holds no models."""
         ...
 
     @property
@@ -161,7 +161,7 @@ class Engine(Protocol):
 
     @property
     def loaded(self) -> str:
-        """Id of the model loaded last and still in memory, or an empty string."""
+        """Id of the model loaded last and still in memory, or ""."""
         ...
 
     def plan(
@@ -172,7 +172,7 @@ class Engine(Protocol):
         ...
 
     def free(self) -> int:
-        """Bytes of the device's memory that are free for models, those counted that can be put away."""
+        """Bytes of device memory available to models, including what can be unloaded."""
         ...
 
     def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
@@ -209,9 +209,9 @@ class Engine(Protocol):
         ...
 
     def free_caches(self) -> bool:
-        """Put away every model but the loaded one, and what only makes that one faster. Whether there was any."""
+        """Unload every other model and the loaded one's CUDA graphs; returns whether that freed anything."""
         ...
 
     def unload(self) -> None:
-        """Free the memory."""
+        """Unload all models."""
         ...

@@ -1,4 +1,4 @@
-"""What a person puts into a loaded model: LoRAs, another VAE, textual inversions. It stays in while it is asked for."""
+"""LoRAs, other VAEs and textual inversions of a loaded model; they stay while consecutive pictures use them."""
 
 import re
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
 
 
 def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
-    """Those that are in already stay in, whatever their weights are now; without any the model is as it was."""
+    """Load missing LoRAs, remove others and set the weights; without any the model is unchanged."""
     if wanted == loaded.loras:
         return
     before = loaded.loras
@@ -60,7 +60,7 @@ def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInpu
 
 
 def swap_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
-    """Both ways in which adapters are in a model: diffusers' own, through peft, and hooks."""
+    """Replace LoRAs, both those loaded by diffusers through peft and those attached by hooks."""
     files = {lora.name: materials.lora(lora.name) for lora in wanted}
     held = {lora.name for lora in before}
     remove_loras(loaded, held - set(files), held)
@@ -80,7 +80,7 @@ def swap_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...
 
 
 def remove_loras(loaded: Loaded, gone: set[str], held: set[str]) -> None:
-    """Take out those that are ``gone``, of all that are ``held``."""
+    """Remove the LoRAs ``gone`` from the loaded ones, ``held``."""
     for name in gone & set(loaded.hooked):
         loaded.hooked.pop(name).remove()
         held = held - {name}
@@ -97,7 +97,7 @@ def load_lora(loaded: Loaded, name: str, path: Path) -> None:
 
 
 def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
-    """By diffusers' loader where it reads the method and the layout, else, or where it fails, by hooks."""
+    """Load with diffusers if it supports method and layout; otherwise, or if that fails, with hooks."""
     found, tensors = read_lora(read_header(path)), load_file(path)
     if found.method in (LORA, LOCON) and (not family.lora_layouts or found.layout in family.lora_layouts):
         try:
@@ -201,7 +201,7 @@ def add_embedding(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> N
 
 
 def load_named(what: str, load: Callable[[], Any], model_id: str) -> Any:
-    """What ``load`` gives; its errors as one that names the file and the model."""
+    """Call ``load``, wrapping errors in one that names the file and the model."""
     problem: EngineError
     try:
         return load()

@@ -27,7 +27,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[], None]) -> tuple[torch.Tensor, str]:
-    """What ``run`` encodes, with the same second try that ``decode`` has. Raises BadImage."""
+    """Encode with ``run``, retrying in fp32 as ``decode`` does: (latents, a note if retried). Raises BadImage."""
     latents, said = run(), ""
     if not torch.isfinite(latents).all() and vae.dtype != torch.float32:
         said = f"the VAE gave no numbers in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
@@ -109,7 +109,7 @@ def decode_later(
 
 
 def is_video_vae(vae: Any) -> bool:
-    """Whether the VAE wants an axis for time behind that of the channels."""
+    """Whether the VAE expects a time axis after the channels."""
     return hasattr(vae.config, "temperal_downsample")  # as diffusers spells it
 
 
@@ -133,7 +133,7 @@ def _checked(pixels: torch.Tensor) -> torch.Tensor | None:
 
 
 def _eight_bits(pixels: torch.Tensor) -> torch.Tensor:
-    """Of pixels in [-1, 1]."""
+    """Convert pixels in [-1, 1] to uint8."""
     return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 

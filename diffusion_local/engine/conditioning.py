@@ -33,7 +33,7 @@ class PreparedPart:
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
-        """Equal for those that fit into one loop. A prompt whose length changes on the way has one of its own."""
+        """Equal for parts that fit into one loop. Unique if the prompt's length changes between steps."""
         found = {shape_key(each) for each in self.embedded.values()}
         return (tuple(self.noise.shape), *found, *[id(self)] * (len(found) > 1))
 
@@ -66,7 +66,7 @@ def draw_noise(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor
 
 
 def assign_compatible(crew: Pass, sketches: dict[Part, PreparedPart], together: bool) -> None:
-    """Give the parts of a pass that begins their places; those that are unlike the first are left over."""
+    """Set the places of a new pass; parts incompatible with the first move to ``left``."""
     first, *others = sketches
     beside = [each for each in others if together and sketches[each].batch_key == sketches[first].batch_key]
     ended = [part for part in crew.parts if not part.live]
@@ -81,7 +81,7 @@ def by_place(
     sketches: dict[Part, PreparedPart],
     again: Callable[[Part], tuple[torch.Tensor, torch.Generator]],
 ) -> list[PreparedPart]:
-    """A sketch for each place of a pass. Where there is no part left it is another one's, with its own generator."""
+    """The prepared part of each place. Places without a part get a copy of another with a generator of its own."""
     there = {part.place: sketch for part, sketch in sketches.items() if part in crew.live}
     model, copied = next((part, sketch) for part, sketch in sketches.items() if part in crew.live)
     return [
@@ -90,7 +90,7 @@ def by_place(
 
 
 def conditioning_per_step(places: Sequence[PreparedPart]) -> list[Conditioning]:
-    """What the pipeline is told at each step, or once if that never changes. Equal texts give the same object."""
+    """The pipeline's conditioning per step, or one if it never changes. Equal texts give the same object."""
     known: dict[tuple[tuple[str, str], ...], Conditioning] = {}
     found = []
     for step in range(max(len(each.texts) for each in places)):
@@ -102,7 +102,7 @@ def conditioning_per_step(places: Sequence[PreparedPart]) -> list[Conditioning]:
 
 
 def stack(each: Sequence[Conditioning]) -> Conditioning:
-    """The conditionings of several pictures as that of one batch."""
+    """Concatenate the conditionings of several pictures to one batch."""
     if len(each) == 1:
         return each[0]
 
@@ -115,14 +115,14 @@ def stack(each: Sequence[Conditioning]) -> Conditioning:
 
 
 def shape_key(conditioning: Conditioning) -> tuple[Any, ...]:
-    """What of a conditioning must be equal for ``stacked``; lists hold a tensor of any length for each picture."""
+    """Equal for conditionings that can be stacked; lists hold one tensor of any length per picture."""
     return tuple(
         (name, tuple(value.shape) if torch.is_tensor(value) else type(value)) for name, value in conditioning.items()
     )
 
 
 def texts_per_step(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
-    """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
+    """(prompt, negative) per step; a single pair as written for families that cannot change the prompt."""
     texts = [understood(loaded.model, text)[0] for text in (params.prompt, params.negative)]
     if loaded.family.prompt_tensors is None or loaded.pictures:
         return [(texts[0], texts[1])]
@@ -133,7 +133,7 @@ def texts_per_step(loaded: Loaded, params: Params, steps: int) -> list[tuple[str
 def next_prompt(
     loaded: Loaded, each: list[Conditioning], order: int, index: int, tensors: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The embeddings of the step that follows a call of the denoiser, where they are others."""
+    """The embeddings of the step after a denoiser call, if they change; else empty."""
     now, after = (each[min(call // order, len(each) - 1)] for call in (index, index + 1))
     if after is now or loaded.family.prompt_tensors is None:
         return {}
@@ -142,7 +142,7 @@ def next_prompt(
 
 
 def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditioning:
-    """A prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
+    """Embed a prompt, using the cache of recent ones. Without guidance the negative prompt is ignored."""
     guided = loaded.family.uses_guidance(loaded.pipe, params.guidance)
     key = (prompt, negative if guided else None, params.clip_skip)
     together = loaded.family.embed_with if loaded.pictures else None

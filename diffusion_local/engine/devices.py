@@ -101,7 +101,7 @@ def _why_no_cuda() -> Message:
 
 
 def unused_gpu(wanted: str = "auto") -> str:
-    """What is wrong where the CPU is taken although this machine has an NVIDIA GPU; else an empty string."""
+    """Why the CPU is used although this machine has an NVIDIA GPU; "" if it is not."""
     if wanted != "auto" or torch.cuda.is_available() or not has_nvidia():
         return ""
     return message("unused_gpu", why=_why_no_cuda())

@@ -30,7 +30,7 @@ class TransientFault(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class HeldDrawing:
-    """A pass that was put aside after so many steps."""
+    """A held pass."""
 
     steps: int
 

@@ -1,4 +1,4 @@
-"""The engine's own errors for those of the libraries."""
+"""Translates errors of the libraries to EngineErrors."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from diffusion_local.models.catalog import Model
 
 
 def to_engine_error(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:
-    """The engine's own error for one of the libraries'; frames are cleared, as they hold tensors."""
+    """The EngineError of a library's error. Clears its frames, as they hold tensors."""
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, EngineError):
         return error
@@ -30,7 +30,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_device_lost(error: Exception) -> bool:
-    """After an error of the driver every further call in this process fails, too."""
+    """Whether the error is the driver's, after which every call in this process fails."""
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA error", "HIP error"))
 
 
@@ -53,7 +53,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def ending_only(part: Part) -> Iterator[None]:
-    """What goes wrong inside ends this part only, but for what concerns every part of the pass."""
+    """Let errors end this part only, except out of memory and a lost device, which concern the whole pass."""
     try:
         yield
     except Exception as error:

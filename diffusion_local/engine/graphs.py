@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 #: Signatures that are kept for each part of a model: sizes, lengths of prompts, with guidance and without.
 MOST = 6
-#: Parts that are called at each step. Only so many of their replays may be on their way at a time.
+#: Parts called at each step. Limits their replays in flight.
 STEPPING = frozenset({"denoiser", "fused denoiser"})
 #: What the graph of a text encoder may hold, in bytes.
 ENCODER_BYTES = 64 * 2**20
@@ -37,11 +37,11 @@ class Recorder(Protocol):
     bytes: int
 
     def try_out(self, run: Callable[[], Any]) -> tuple[Any, str]:
-        """What ``run`` returns, and why it cannot be recorded, else an empty string. Raises what ``run`` raises."""
+        """(result of ``run``, why it cannot be recorded or ""). Raises the exceptions of ``run``."""
         ...
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """A function that does it again, and the tensors that it writes. Raises whatever goes wrong."""
+        """(a function that replays ``run``, the tensors it writes). Raises any error of recording."""
         ...
 
     def paced(self) -> AbstractContextManager[None]:
@@ -128,7 +128,7 @@ class Graphs:
         return had
 
     def disable(self) -> None:
-        """The memory ran out: what was recorded or replayed for the latest picture is not recorded again."""
+        """After out of memory: do not record the graphs of the latest picture again."""
         if new := self._in_use - self._refused:
             log.warning("out of memory with a CUDA graph: the model runs without one at this size from now on")
             self._refused |= new

@@ -56,7 +56,7 @@ class HeldLoop:
         return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [])
 
     def to_bytes(self, stamp: str) -> bytes:
-        """``stamp`` says what computed it."""
+        """``stamp`` identifies version, device and settings that computed it."""
         file = io.BytesIO()
         torch.save({"stamp": stamp} | {each.name: getattr(self, each.name) for each in fields(self)}, file)
         return file.getvalue()

@@ -1,4 +1,4 @@
-"""What a picture is made from beside its model: source pictures, and files of the home's folders. No torch here."""
+"""Inputs of a picture besides its model: source pictures, and files of the home's folders. No torch here."""
 
 import time
 from collections.abc import Callable

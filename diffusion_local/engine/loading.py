@@ -18,7 +18,7 @@ _MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dict[str, Any]:
-    """Every part that has weights, on the CPU. ``on_progress`` is told the share of the bytes that is there."""
+    """Load every part that has weights to the CPU. ``on_progress`` receives the share of bytes loaded."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     sizes = weights.read(folder).parts
     parts: dict[str, Any] = {}
@@ -41,7 +41,7 @@ def load_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def variant(part: Path, dtype: torch.dtype) -> str | None:
-    """``fp16`` or ``bf16`` where the part has such files and they are what is wanted, or all there is."""
+    """``fp16`` or ``bf16`` if the part has such files and they match the dtype, or it has no others."""
     marked = {mark: set(part.glob(f"*.{mark}*.safetensors")) for mark in _MARKS}
     whole = set(part.glob("*.safetensors")).difference(*marked.values())
     fitting = [mark for mark, files in marked.items() if files and (_MARKS[mark] == dtype or not whole)]

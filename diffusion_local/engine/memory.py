@@ -53,7 +53,7 @@ class MemoryNeed:
 
     @property
     def graph(self) -> int:
-        """What a CUDA graph holds from one step to the next: a step's activations."""
+        """Bytes a CUDA graph keeps between steps: the activations of one."""
         return int(self.step * GRAPH_SHARE)
 
     @property
@@ -61,7 +61,7 @@ class MemoryNeed:
         return sum(self.parts.values())
 
     def bytes_at(self, rung: str) -> int:
-        """Bytes on the device at the peak, with what the allocator adds."""
+        """Peak bytes on the device, with the allocator's overhead."""
         vae = self.parts.get("vae", 0)
         denoiser = max((self.parts.get(part, 0) for part in DENOISERS), default=0)
         encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)

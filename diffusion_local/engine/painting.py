@@ -93,14 +93,14 @@ class Work:
     said: str = ""
 
     def run(self, loop: Loop, paused: HeldLoop | None) -> None:
-        """Run a loop, or what is left of one that was put aside."""
+        """Run a loop, or the rest of a held one."""
         self.latents = self.denoise(loop, paused)
         if loop.is_tile:
             assert self.mosaic is not None
             self.mosaic.paste(loop, self.decoded(loop))
 
     def denoise(self, loop: Loop, paused: HeldLoop | None) -> torch.Tensor:
-        """Noise to latents, as the pipeline hands them out."""
+        """Denoise to latents in the pipeline's output layout."""
         loaded, crew, steps, params = self.loaded, self.crew, self.steps, loop.params
         pipe, family, device = loaded.pipe, loaded.family, loaded.pipe._execution_device
         together = family.together and not reads_mask(pipe)
@@ -167,7 +167,7 @@ class Work:
         return latents
 
     def begun(self, loop: Loop, noise_drawn: torch.Tensor) -> StartLatents:
-        """What a loop begins from beside its noise: the source, or what the first pass has made."""
+        """Start latents of a loop: from the source, or from the first pass."""
         if loop.box is None:
             assert self.canvas is not None
             return self.encoded([self.canvas.source], noise_drawn, self.canvas)
@@ -213,7 +213,7 @@ class Work:
         return StartLatents(latents, noise_drawn, mask, canvas.soft)
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
-        """What a loop has made, by place. Where there is no part left it is another one's."""
+        """Pictures of a loop by place. Places without a part get another one's."""
         found: dict[int, PIL.Image] = {}
         for part in self.crew.live:
             with ending_only(part):
@@ -230,7 +230,7 @@ class Work:
         return decode(self.loaded, spread[place : place + 1], self.in_fp32)
 
     def finish(self, part: Part) -> Finish:
-        """What gives the picture of a part once the device has made it."""
+        """A function that returns the picture of a part once the device has finished."""
         last = self.loops[-1]
         tiled = self.mosaic and self.mosaic.pictures[part.place]
         decoded = (lambda: (tiled, "")) if tiled else self.decode(last, part.place)
@@ -265,7 +265,7 @@ def finish_picture(
     watches: Sequence["Stopwatch"],
     said: str,
 ) -> tuple[PIL.Image, dict[str, Any]]:
-    """The picture and what is known once the device has made it. Raises EngineError."""
+    """(picture, facts known once the device has finished). Raises EngineError."""
     try:
         image, said_later = decoded()
     except Exception as error:  # perhaps on another thread, beside the next picture
@@ -289,7 +289,7 @@ def open_canvas_of(part: Part, materials: PictureInputs | None) -> SourceCanvas 
 
 
 def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:
-    """What gives the picture, and a sentence where it took a second try; a device that works by itself goes on."""
+    """A function that returns (picture, a note if decoding was retried); a CUDA device decodes meanwhile."""
     vae, forms = loaded.pipe.vae, loaded.forms
     if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
         # its parts come and go, or there is nothing to wait for
@@ -314,7 +314,7 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
 
 
 class Stopwatch:
-    """Seconds of work on a device, from now on; a CUDA device is not waited for until they are asked for."""
+    """Measures seconds of device work; a CUDA device is synchronised only when they are read."""
 
     def __init__(self, device: torch.device) -> None:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""Puts a pipeline's parts where its rung says: on the device, or in main memory until they are needed.
+"""Places a pipeline's parts by rung: on the device, or in main memory until needed.
 
 The offloading is diffusers' own, but for ``encoder_offload``. Attention slicing replaces torch's fused attention, which
 never holds a whole map, by a slower one that holds slices of it. On CUDA that takes more memory, so it is for the other
@@ -84,7 +84,7 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
 
 @contextmanager
 def without_hooks(pipe: Any, rung: str) -> Iterator[None]:
-    """While something is put into the parts. diffusers minds the hooks of its own rungs by itself."""
+    """Remove our offload hooks while parts are changed. diffusers handles the hooks of its own rungs."""
     if rung != "encoder_offload":
         yield
         return
@@ -111,7 +111,7 @@ def offload_all(pipe: Any) -> None:
 
 
 def bytes_on(pipe: Any, device_type: str) -> int:
-    """Of the weights that lie on the device now."""
+    """Bytes of weights on the device."""
     tensors = [tensor for module in _modules(pipe) for tensor in (*module.parameters(), *module.buffers())]
     return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device_type)
 
@@ -157,7 +157,7 @@ def _tile(vae: Any, rung: str) -> None:
 
 
 class MemoryGauge:
-    """The memory of one device: what is free, and the peak of what we took."""
+    """Memory of one device: free bytes, and our peak use."""
 
     def __init__(self, device: str, limit: int = 0) -> None:
         """``limit``: most bytes of a CUDA GPU that this process may take; 0 is all."""
@@ -166,7 +166,7 @@ class MemoryGauge:
         self.cap(limit)
 
     def cap(self, limit: int) -> None:
-        """Take no more than so many bytes from now on."""
+        """Limit allocations to ``limit`` bytes from now on."""
         self.limit = limit
         if self._type == "cuda":
             total = torch.cuda.get_device_properties(self._device).total_memory
@@ -189,7 +189,7 @@ class MemoryGauge:
         return torch.cuda.memory_allocated(self._device) if self._type == "cuda" else 0
 
     def collect(self) -> None:
-        """Give what is no longer used back to the device."""
+        """Return unused memory to the device."""
         gc.collect()
         if self._type == "cuda":
             torch.cuda.empty_cache()

@@ -37,7 +37,7 @@ class MemoryPlan:
 
     @property
     def words(self) -> str:
-        """For people: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
+        """Display text: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
         how = f" ({self.numbers})" if self.numbers else ""
         takes = f"about {format_gib(self.takes_bytes)} of {format_gib(self.total_bytes)}"
         told = f"{self.slot}: {message(f'rung_{self.rung}')}{how}, {takes}"
@@ -65,6 +65,6 @@ def default_params(model: Model) -> Params:
 
 
 def active_workers(workers: Sequence[Worker]) -> list[Worker]:
-    """Those whose devices are known and that run; where none does, all that ran last."""
+    """Running workers with known devices; if none runs, those that ran last."""
     known = [each for each in workers if each.room.type in LADDERS]
     return [each for each in known if each.status != "stopped"] or known

@@ -1,4 +1,4 @@
-"""Which numbers a model runs in, by device and family.
+"""The dtype a model runs in, by device and family.
 
 A rule that depends on the machine and the model only, so that equal seeds give equal pictures on it.
 """
@@ -37,8 +37,8 @@ def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool
 
 
 def storage_scheme(setting: str, model: Model) -> str:
-    """How the denoiser's weights are kept in memory where that is not what they are computed in: ``fp8``, the type of
-    their file such as ``Q8_0``, or empty."""
+    """Storage format of the denoiser's weights if it differs from the compute dtype: ``fp8``, the file's type such as
+    ``Q8_0``, or ""."""
     denoiser = next((each for each in model.sources if each.part == DENOISER), None)
     if denoiser and denoiser.container == GGUF:
         return denoiser.precision
@@ -46,7 +46,7 @@ def storage_scheme(setting: str, model: Model) -> str:
 
 
 def stored_weights(setting: str, model: Model) -> Weights:
-    """What a model's parts hold, with the bytes of those that are kept otherwise than they are computed in."""
+    """Weights of a model's parts, with the bytes of those stored in another format than the compute dtype."""
     found, how = weights.model_weights(model), storage_scheme(setting, model)
     name = next((each for each in DENOISERS if each in found.parts), "")
     if not how or not name:
@@ -71,12 +71,12 @@ def cpu_has_bf16() -> bool:
 
 
 def multiplies_bf16(cpuinfo: str) -> bool:
-    """By the flags that Linux lists: AVX512-BF16, AMX, or Arm's BF16."""
+    """Whether Linux's CPU flags have AVX512-BF16, AMX or Arm's BF16."""
     lines = (line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))
 
 
 def describe(dtype: str, kept: str) -> str:
-    """For people: ``bf16``; ``Q8_0, computed in bf16``."""
+    """Display text: ``bf16``; ``Q8_0, computed in bf16``."""
     short = next((name for name, each in _NAMES.items() if each == dtype), dtype)
     return f"{kept}, computed in {short}" if kept else short

@@ -127,7 +127,7 @@ def check_loaded(module: torch.nn.Module, source: Source) -> torch.nn.Module:
 
 
 def merge(model: Model, folder: Path) -> Path:
-    """A folder of configurations as diffusers wants it: small files only, changed as the model's files ask."""
+    """A configuration folder for diffusers: small files only, adjusted to the model's files."""
     target = folder / "config"
     shutil.copytree(model.folder, target, ignore=weight_files, dirs_exist_ok=True)
     for source in model.sources:

@@ -1,4 +1,4 @@
-"""How a running pipeline tells of its steps."""
+"""Receives the steps of a running pipeline and passes them to the parts."""
 
 import time
 from collections import deque
@@ -18,7 +18,7 @@ Preview = Callable[[torch.Tensor, int], PIL.Image]
 Change = Callable[[int, torch.Tensor], torch.Tensor]
 #: Other tensors of the pipeline for the call after this one, by their names there.
 Turn = Callable[[int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-#: What a pass needs to continue after so many calls and whole steps, with its latents then.
+#: (calls, whole steps, latents) -> the state from which a pass continues.
 Hold = Callable[[int, int, torch.Tensor], Held]
 
 
@@ -67,7 +67,7 @@ class Steps:
         self._estimate = samplers.capture_estimate(scheduler)
 
     def keep_pace(self, device: torch.device) -> None:
-        """For a pass that may be put aside: launch no step of a CUDA device long before the one before has ended."""
+        """For a pass that may be interrupted: do not launch CUDA steps long before the previous one has ended."""
         self._pace = Pace(device) if device.type == "cuda" and self._crew.wanted else None
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Steps:
         return changed
 
     def report(self, step: int, latents: torch.Tensor | None = None) -> None:
-        """That so many steps are done. Raises Interrupted once no part is left."""
+        """Report ``step`` steps as done. Raises Interrupted once no part is left."""
         shown = self._shown(latents)
         for part in self._crew.live:
             try:

@@ -40,7 +40,7 @@ def read(source: Source, dtype: torch.dtype) -> State:
 
 
 def read_mapped(path: Path, prefix: str) -> State:
-    """Of a safetensors file, whatever its name ends in."""
+    """Map the tensors of a safetensors file with any suffix."""
     try:
         with safe_open(path, "pt") as file:
             return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
@@ -101,7 +101,7 @@ def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
 
 
 def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
-    """What the weight of a layer is to be multiplied by, None if it is whole; taken out of ``state``."""
+    """Remove and return a weight's scale from ``state``; None if it has none."""
     noted = state.get(f"{stem}.comfy_quant")
     if noted is not None:
         form = json.loads(bytes(noted.flatten().tolist())).get("format", "")

@@ -1,4 +1,4 @@
-"""Prepares a picture without making the CPU wait for what a CUDA device has still to do for the one before."""
+"""Prepares a picture without synchronising with a CUDA device that still works on the previous one."""
 
 from contextlib import ExitStack
 from functools import wraps
@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class PinnedCopies(TorchDispatchMode):
-    """Inside, a tensor of the CPU is copied to the device from pinned memory, in stream order.
+    """Inside, CPU tensors are copied to the device from pinned memory, in stream order.
 
-    torch's own copies end by waiting for everything that the device has still to do.
+    torch's own copies wait until the device has finished all queued work.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -29,7 +29,7 @@ class PinnedCopies(TorchDispatchMode):
 
 
 class AsyncCopies:
-    """A span in which copies to a CUDA device do not wait. It ends at the latest with the ``with`` block."""
+    """A block in which copies to a CUDA device do not synchronise. ``end_at`` can end it earlier."""
 
     def __init__(self, device: torch.device) -> None:
         self._stack = ExitStack()
@@ -44,14 +44,14 @@ class AsyncCopies:
         self._stack.close()
 
     def end_at(self, module: torch.nn.Module) -> None:
-        """End the span when the module is called first: among many operations its own work would count."""
+        """End the block at the module's first call: the dispatch overhead would slow its many operations."""
         if self._cuda:
             hook = module.register_forward_pre_hook(lambda *_: self._stack.close())
             self._stack.callback(hook.remove)
 
 
 def avoid_synchronisation(scheduler: Any, device: torch.device) -> None:
-    """Have a scheduler wait for nothing: neither to find its first step nor to bring noise to the device."""
+    """Keep a scheduler from synchronising, both to find its first step and to move noise to the device."""
     if device.type != "cuda" or not hasattr(scheduler, "set_begin_index"):
         return
     set_timesteps, step = scheduler.set_timesteps, scheduler.step

@@ -43,7 +43,7 @@ def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
 
 
 def packed_latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
-    """Of latents that the pipeline packs: it counts the channels of a patch of two by two."""
+    """Latent shape of pipelines that pack 2 x 2 patches into channels."""
     scale = pipe.vae_scale_factor
     return (1, pipe.transformer.config.in_channels // 4, height // scale, width // scale)
 

@@ -1,4 +1,4 @@
-"""Common to families whose denoiser is a UNet and whose text encoders are CLIP's."""
+"""Shared by families with a UNet and CLIP text encoders."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ IMAGE_GUIDANCE = 1.5
 
 
 def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
-    """Both texts without marks if neither has weights and both fit into the encoder, else None for the prompt."""
+    """Both texts without markup; (None, None) if one has weights or is too long for the encoder."""
     texts = [without_weights(each) for each in (prompt, negative) if each is not None]
     if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
         return None, None
@@ -24,7 +24,7 @@ def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tupl
 
 
 def prompt_tensors(conditioning: Conditioning) -> dict[str, torch.Tensor]:
-    """What ``embed`` gave as the pipelines have it between their steps: negative and prompt in one tensor."""
+    """The result of ``embed`` as pipelines use it between steps: negative and prompt in one tensor."""
     names = {"prompt_embeds": "prompt_embeds", "add_text_embeds": "pooled_prompt_embeds"}
     found = {}
     for theirs, ours in names.items():
@@ -56,7 +56,7 @@ def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
 
 
 def upcast_vae(pipe: Any) -> Any:
-    """The pipeline, with its VAE in fp32 where it overflows in fp16."""
+    """The pipeline, with its VAE in fp32 if it would overflow in fp16."""
     if pipe.vae.config.force_upcast:
         pipe.vae.to(dtype=torch.float32)
     return pipe

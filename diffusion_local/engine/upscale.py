@@ -52,7 +52,7 @@ class Upscaler:
         self._network: Network | None = None
 
     def upscale(self, params: Params, steps: Steps, materials: PictureInputs) -> Picture:
-        """Raises ModelUnavailable, OutOfMemory, and what ``steps`` is told to raise."""
+        """Raises ModelUnavailable, OutOfMemory and Interrupted."""
         source = img2img.flatten_alpha(materials.source(params.source), "white").convert("RGB")
         size = (params.width, params.height)
         if params.upscaler == LANCZOS:
@@ -146,7 +146,7 @@ def tiles(size: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int
 
 
 def load(path: Path, device: torch.device) -> Network:
-    """Raises ModelUnavailable for what is damaged or no upscaler of colour pictures."""
+    """Raises ModelUnavailable if the file is damaged or no upscaler of colour pictures."""
     with without_torchvision():
         try:
             import spandrel

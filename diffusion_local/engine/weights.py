@@ -13,7 +13,7 @@ from diffusion_local.models.weights import counts_of
 
 
 def model_weights(model: Model) -> Weights:
-    """Of a model in a folder, or put together from files."""
+    """Weights of a model in a folder or assembled from files."""
     if not model.sources:
         return read(model.path)
     counts = {each.slot: each.count for each in model.sources}
@@ -21,7 +21,7 @@ def model_weights(model: Model) -> Weights:
 
 
 def read(path: Path) -> Weights:
-    """Of a diffusers folder. A file that cannot be read counts nothing: loading it will say why."""
+    """Weights of a diffusers folder. Unreadable files count as 0; loading them raises the error."""
     files = tuple(sorted(path.rglob("*.safetensors")))
     return _read(path, tuple((file, _changed(file)) for file in files))
 

@@ -1,1 +1,1 @@
-"""What lies on the disk: models, LoRAs, upscalers, told apart by their files alone. No torch, no loading of weights."""
+"""Models, LoRAs, upscalers on disk, identified from their files. No torch, no loading of weights."""

@@ -1,4 +1,4 @@
-"""LoRAs, VAEs, upscalers, textual inversions, text encoders: what each is, and which models it fits."""
+"""LoRAs, VAEs, upscalers, textual inversions, text encoders: their facts and the models they fit."""
 
 import json
 import re
@@ -47,7 +47,7 @@ class Adapter:
         return self.state == READY
 
 
-#: Models that a VAE is told to fit, by its id.
+#: Models that a VAE fits, by its id.
 OF_VAE = {
     "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
     "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
@@ -85,7 +85,7 @@ def base_architecture(kind: str, probe: Probe, vae: str) -> str:
     return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind == EMBEDDING else ""
 
 
-#: Files that spandrel opens with an unpickler that calls nothing but what builds tensors, and safetensors.
+#: Files that spandrel opens: safetensors, and pickles with an unpickler that only builds tensors.
 LOADED_UPSCALERS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
@@ -97,7 +97,7 @@ def vae_fits(part: str, architecture: str) -> bool:
 
 
 def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Those ``noted`` beside the file, then those in it, then the tags of its pictures, most frequent first."""
+    """Trigger words: from side files (``noted``), the file's metadata, then training tags by frequency."""
     said = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
     words = [word.strip()[:60] for word in said.split(",") if word.strip()]
     counts: dict[str, int] = {}
@@ -136,7 +136,7 @@ def adapter_fits(adapter: Adapter, architecture: str) -> bool:
 
 
 def title_of(architecture: str) -> str:
-    """Of an architecture or a family, as people know it."""
+    """Display title of an architecture or family."""
     return families.title_of(architecture) or families.get(architecture).title or architecture
 
 

@@ -57,7 +57,7 @@ class Pool:
                 self._add(FOLDER, source)
 
     def add_tokenizers(self, folder: Path) -> None:
-        """Those of a folder of configurations."""
+        """Add the tokenizers of a configuration folder."""
         known = families.ARCHITECTURES.get(architecture_of(folder))
         for slot, part in slots(known.parts) if known else ():
             place = folder / slot.replace("text_encoder", "tokenizer")
@@ -68,7 +68,7 @@ class Pool:
         self.sources.setdefault(source.part, []).append((place, source))
 
     def best(self, part: str, slot: str) -> Source | None:
-        """A VAE that does not tell for which of two models it is stands in for both."""
+        """The best source of a part. A VAE that could belong to two models serves both."""
         for name in (part, parts.LATENTS.get(part)):
             among = sorted(self.sources.get(name or "", ()), key=lambda each: (each[0], each[1].rank))
             if among:

@@ -1,4 +1,4 @@
-"""What can be run: models with their defaults and limits, samplers, and the check of Params against them.
+"""The models that can be run, with defaults and limits, and validation of Params against them.
 
 Pure data and rules; nothing here loads a weight. A model is the bundled starter, a diffusers folder or a checkpoint
 in one file; ``models`` finds them and tells what they are.
@@ -81,7 +81,7 @@ class Model:
 
     @property
     def path(self) -> Path:
-        """What a person put there: the checkpoint, or the folder."""
+        """The checkpoint file or model folder."""
         return self.file or self.folder
 
 
@@ -90,7 +90,7 @@ STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_st
 
 
 class Catalog:
-    """The models of one installation: the starter, what lies in ``models/``, and what a person named elsewhere."""
+    """Models of one installation: the starter, those in ``models/``, and those added from other folders."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Catalog:
         return replace(params, loras=tuple(replace(each, name=resolve_name(each.name, found)) for each in params.loras))
 
     def _check_files(self, params: Params, model: Model) -> None:
-        """What the params name is there and fits the model: told before the job waits in line."""
+        """Check before queueing that the files named by the params exist and fit the model."""
         if params.kind is Kind.UPSCALE:
             if params.upscaler != LANCZOS:
                 check_adapter("upscaler", params.upscaler, self.upscalers())
@@ -242,7 +242,7 @@ def read_folder(
     licence: str = "",
     source: str = "folder",
 ) -> Model:
-    """Describe a diffusers folder from its own files; whatever is wrong becomes the entry's ``problem``."""
+    """Describe a diffusers folder; errors become the entry's ``problem``."""
     model = described(IndexEntry(model_id, folder, folders.read_folder(folder)))
     return replace(
         model,

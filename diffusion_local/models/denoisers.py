@@ -47,7 +47,7 @@ def detect_svdquant(header: Header) -> Probe | None:
 
 
 def detect_transformer(header: Header) -> Probe | None:
-    """A transformer, alone or with other parts; also one of a model that is none of ours."""
+    """Detect a transformer, alone or with other parts, also of unsupported models."""
     found: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
     for at, view in enumerate(views(header)):
         ours = families.of_denoiser(view.names, view.shape)
@@ -68,7 +68,7 @@ def detect_transformer(header: Header) -> Probe | None:
 
 
 def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: str, **more: object) -> Probe:
-    """A denoiser with what else of its model the file holds."""
+    """Probe of a denoiser and the other model parts in the file."""
     quantisation = quantisation_of(header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
     needed = families.ARCHITECTURES[architecture].parts
@@ -112,7 +112,7 @@ def bundled_parts(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
 
 
 def parts_of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[HeldPart]:
-    """A part of a UNet's checkpoint, told by nothing but the prefix of its names."""
+    """A part of a UNet's checkpoint, recognised only by its prefix."""
     known = families.ARCHITECTURES[architecture]
     if part.startswith("vae_"):
         prefixes = ["first_stage_model."]
@@ -177,7 +177,7 @@ TELLING, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 
 def prediction_of(header: Header, view: TensorView, found: Unet) -> str:
-    """How a UNet was trained, as far as the file says."""
+    """Prediction type of a UNet, if known from the file."""
     told = header.metadata.get("modelspec.prediction_type", "").lower()
     if "v_pred" in header.tensors or told.startswith("v"):
         return "v_prediction"

@@ -1,4 +1,4 @@
-"""What the files of a model say about it."""
+"""Facts of a model, read from its files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

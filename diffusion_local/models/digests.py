@@ -1,4 +1,4 @@
-"""Digests (sha256) of models and what goes with them, computed once in the background and noted in a small file.
+"""SHA-256 digests of models and adapters, computed once in the background and stored in a small file.
 
 The digest of a file is what other tools call its hash. That of a diffusers folder is over one line for each of its
 weights, ``<part>/<file> <digest>``, in the order of their names.
@@ -25,11 +25,11 @@ CHUNK = 4 << 20
 
 
 class DigestCancelled(Exception):
-    """Something else comes first."""
+    """Other work has priority."""
 
 
 class Digests:
-    """``more`` are models that lie elsewhere than the shelf's."""
+    """``more``: models outside the index."""
 
     def __init__(self, shelf: ModelIndex, *more: Path) -> None:
         self._shelf = shelf
@@ -40,7 +40,7 @@ class Digests:
         self._stop.set()
 
     def run(self, rather: Callable[[], bool] = lambda: False) -> None:
-        """Compute what is not known yet, until ``rather`` says that something else comes first."""
+        """Compute missing digests until ``rather`` returns True: other work has priority."""
         entries = [entry for entry in self._shelf.entries() if not entry.found.problem]
         paths = [*self._more, *(entry.path for entry in entries if not entry.sha256)]
         for kind in PLACES:
@@ -50,7 +50,7 @@ class Digests:
                 self._known_or_computed(path, rather)
 
     def sha256(self, path: Path) -> str:
-        """The digest of one, computed if it is not known yet; empty if it cannot be read, or after ``stop``."""
+        """The digest of a file or folder, computed if missing; "" if unreadable or after ``stop``."""
         try:
             return self._known_or_computed(path, lambda: False)
         except DigestCancelled:

@@ -1,4 +1,4 @@
-"""Where models and what goes with them lie."""
+"""Folders of models, adapters and configurations."""
 
 import os
 import re
@@ -96,7 +96,7 @@ def is_later_shard(name: str) -> bool:
     return found is not None and int(found[1]) != 1
 
 
-#: Architectures that others are variants of: a file that tells little of its sizes is of these.
+#: Base architectures of variants, assumed for files with few distinguishing sizes.
 FIRST = ("sd1", "sd2", "sdxl")
 MOST_SNAPSHOTS = 200
 

@@ -1,4 +1,4 @@
-"""Models and LoRAs that make a picture in few steps, told by their names: nothing in their tensors does.
+"""Distilled models and LoRAs (few steps), recognised by name: their tensors do not differ.
 
 The words may be glued into longer ones (``realvisxlV50_v50LightningBakedvae``). A wrong guess costs the person a
 change of
@@ -23,7 +23,7 @@ KINDS = (
     ("base", re.compile(r"klein[-_ ]?base|klein[-_ ]?[49]b[-_ ]?base", re.IGNORECASE)),
 )
 STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])", re.IGNORECASE)
-#: Distilled LoRAs: a style may be called by one of these words too, so more of the name has to tell.
+#: Distilled LoRAs: styles may have such words in their names too, so more must match.
 SURE = re.compile(r"steps?(?![a-z])|lora|dmd2|lcm|turbo|sdxl|cfg", re.IGNORECASE)
 #: Steps, guidance and sampler of LoRAs by their kind and base family, from the cards of the LoRAs.
 #: https://huggingface.co/ByteDance/SDXL-Lightning, https://huggingface.co/ByteDance/Hyper-SD,
@@ -56,7 +56,7 @@ def distillation_of(*names: str) -> str:
 
 
 def steps_of(*names: str) -> int:
-    """The number of steps that a name tells, 0 if none does."""
+    """The number of steps in a name, or 0."""
     for name in names:
         if found := STEPS.search(name):
             return int(found[1])
@@ -76,6 +76,6 @@ def lora_defaults(family: str, *names: str) -> tuple[int, float, str] | None:
 
 
 def adjust_defaults(defaults: Defaults, kinds: tuple[str, ...], *names: str) -> Defaults:
-    """The defaults of distilled kinds with the steps that a name tells; of all others as they are."""
+    """Defaults of distilled kinds with the number of steps in the name; others unchanged."""
     steps = steps_of(*names) if kinds else 0
     return replace(defaults, steps=steps) if steps else defaults

@@ -1,4 +1,4 @@
-"""A diffusers folder: which family it is of, what it can do and whether it is whole, told from its own files."""
+"""Reads a diffusers folder: its family, capabilities and completeness."""
 
 import json
 from contextlib import suppress
@@ -83,7 +83,7 @@ def unsupported_class(name: str) -> Message:
 
 
 def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> ModelFacts:
-    """The architecture, and what the denoiser's input and its weights allow."""
+    """Facts of the architecture, and limits set by the denoiser's input and weights."""
     architecture = family.architecture_of(lambda part: read_config(folder / part), pipeline)
     known |= {"architecture": architecture}
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
@@ -108,7 +108,7 @@ def unsupported_quantisation(folder: Path) -> str:
 
 
 def quantisation_method(part: Path) -> str:
-    """As its configuration names it, such as ``bitsandbytes``; empty for plain weights."""
+    """Quantisation method named by the configuration, such as ``bitsandbytes``; "" for plain weights."""
     noted = read_config(part).get("quantization_config")
     if not isinstance(noted, dict):
         return ""
@@ -116,7 +116,7 @@ def quantisation_method(part: Path) -> str:
 
 
 def precision_of_folder(folder: Path) -> str:
-    """Of the denoiser's weights."""
+    """Precision of the denoiser's weights."""
     for name in ("transformer", "unet"):
         for path in weight_files(folder / name)[:1]:
             with suppress(ModelUnavailable):
@@ -126,7 +126,7 @@ def precision_of_folder(folder: Path) -> str:
 
 
 def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
-    """Of all loaded parts, in fp16; of weights that are there in several forms only one counts."""
+    """Memory of all loaded parts in fp16; weights stored in several forms count once."""
     total = 0
     for name, spec in index.items():
         if integrity.is_component(spec) and name not in integrity.UNUSED and (folder / name).is_dir():
@@ -139,7 +139,7 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
 
 
 def weight_files(part: Path) -> list[Path]:
-    """The weight files of a part that are loaded: the fp16 variant's where there is one."""
+    """Weight files of a part that are loaded: the fp16 variant if there is one."""
     found = sorted(part.glob("*.safetensors"))
     half = [path for path in found if ".fp16" in path.name]
     rest = half or [path for path in found if path.name.count(".") == 1 or "-of-" in path.name]
@@ -147,7 +147,7 @@ def weight_files(part: Path) -> list[Path]:
 
 
 def no_index(folder: Path) -> Message:
-    """What a folder is that has no model_index.json, as far as that helps."""
+    """Describes a folder without model_index.json, if recognised."""
     if any(folder.glob("*.ckpt")) or any(folder.glob("*.pt")):
         return message("pickle_folder")
     if (folder / "config.json").exists():

@@ -1,4 +1,4 @@
-"""Opens the header of whatever file of weights: told by its content, whatever its name ends in."""
+"""Opens the header of a file of weights, whose format is detected from its content."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from diffusion_local.models.pickled import read_pickle
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-#: Formats of other programs, which say what they are.
+#: Formats of other programs, recognised by their magic bytes.
 FOREIGN = (".onnx", ".engine", ".trt", ".plan")
 #: Names of files that may be weights, in lower case.
 SUFFIXES = (*SAFETENSORS, ".gguf", *PICKLES, *FOREIGN)
@@ -30,7 +30,7 @@ class OpenedFile:
 
 
 def open_header(path: Path, name: str = "") -> OpenedFile:
-    """Raises ModelUnavailable with what the file is if it is no file of weights, or not a whole one."""
+    """Open a header. Raises ModelUnavailable naming the kind of file if it has no weights or is incomplete."""
     name = name or path.name
     try:
         with path.open("rb") as file:
@@ -56,7 +56,7 @@ def is_pickle(path: Path, start: bytes) -> bool:
 
 
 def refuse_foreign(path: Path, name: str, start: bytes) -> None:
-    """Raises ModelUnavailable for what is not weights at all, or weights in a format of another program."""
+    """Raises ModelUnavailable for files without weights, or in a foreign format."""
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and 0 < length <= path.stat().st_size - 8:  # whose first bytes may look like anything
         return

@@ -44,7 +44,7 @@ BITS.update({name: size * 8 / block for name, block, size in TYPES.values() if b
 
 
 class Reader:
-    """Reads values one after the other. Raises IndexError past the end, ValueError for what cannot be."""
+    """Reads consecutive values. Raises IndexError past the end, ValueError for invalid ones."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content

@@ -61,7 +61,7 @@ class Header:
     path: Path | None = None
 
     def memory_bytes(self, float_bytes: int = 2) -> int:
-        """Memory of the weights once loaded with floats of so many bytes: 2 is fp16 or bf16, 4 is fp32."""
+        """Memory of the loaded weights. ``float_bytes``: 2 for fp16 or bf16, 4 for fp32."""
         return sum(
             tensor.count * float_bytes if tensor.dtype in FLOATS else tensor.bytes for tensor in self.tensors.values()
         )

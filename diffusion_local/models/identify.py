@@ -1,4 +1,4 @@
-"""What a file of weights is, from its header."""
+"""Identifies a file of weights from its header."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ VARIANTS = (
 
 
 def read_file(path: Path) -> Contents:
-    """Raises ModelUnavailable with what is wrong."""
+    """Read and identify a file. Raises ModelUnavailable."""
     opened = open_header(path)
     header = opened.header
     return Contents(probe_file(path, opened), header.metadata, header.size, memory_bytes(header))
@@ -49,7 +49,7 @@ def memory_bytes(header: Header) -> int:
 
 
 def probe_file(path: Path, opened: OpenedFile) -> Probe:
-    """``probe``, with what only the name of the file tells of models and VAEs that have the same tensors."""
+    """``probe``, refined by the file name for models and VAEs with identical tensors."""
     found = probe(opened)
     told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
     for architecture, words, variant in VARIANTS:
@@ -100,7 +100,7 @@ def detect_attachment(header: Header) -> Probe | None:
 
 
 def base_of(view: TensorView) -> str:
-    """The architecture that an attachment fits, empty where nothing tells."""
+    """The architecture that an add-on fits, "" if unknown."""
     for name, architecture in (
         ("double_blocks.0", "flux"), ("single_transformer_blocks.0", "flux"), ("control_all_x_embedder", "z_image"),
         ("control_layers.0", "z_image"), ("transformer_blocks.0.img_mod", "qwen_image"), ("txt_norm", "qwen_image"),

@@ -1,4 +1,4 @@
-"""Everything that lies in the folders, described; what has not changed on the disk is not read twice."""
+"""The index of all model folders; unchanged files are not read twice."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class IndexEntry:
 
 @dataclass(slots=True)
 class IndexedFile:
-    """What was read of a file, or why it cannot be read."""
+    """Contents of a file, or why it cannot be read."""
 
     signature: Signature
     contents: Contents | None = None
@@ -169,7 +169,7 @@ class ModelIndex:
         return digest[1] if digest and digest[0] == stamp(signature) else ""
 
     def known_hashes(self) -> dict[str, list[str]]:
-        """Path -> [what its files were like, their digest]."""
+        """Path -> [signature of its files, digest]."""
         path = self.places.hashes
         try:
             changed = path and path.stat().st_mtime_ns
@@ -213,7 +213,7 @@ class ModelIndex:
         self._pool = (state, pool)
 
     def _part_files(self, models: list[Path], elsewhere: list[ProgramFolder]) -> Iterator[Path]:
-        """Files that may hold a part of a model: of each only one of the ways to it."""
+        """Files that may hold a part of a model, each by one path only."""
         seen: set[tuple[int, int]] = set()
         folders = [self.places.folder(PLACES[kind]) for kind in (TEXT_ENCODER, VAE)]
         beside = [each for folder in folders if folder and folder.is_dir() for each in walk(folder)]
@@ -239,7 +239,7 @@ class ModelIndex:
                 yield place, added
 
     def _own(self) -> Iterator[ProgramFolder]:
-        """What lies in ``models/``; a folder there in which there is nothing has a line too."""
+        """Entries in ``models/``, including empty folders."""
         try:
             children = sorted(path for path in self.places.models.iterdir() if not path.name.startswith("."))
         except OSError:
@@ -259,7 +259,7 @@ class ModelIndex:
                 yield ProgramFolder(WalkedFile(root, folder=True))
 
     def is_model(self, place: ProgramFolder) -> bool:
-        """Whether what lies among a program's files is worth a line: a model, or what claims to be one."""
+        """Whether a file of another program should be listed: a model, or an apparent one."""
         if place.file.folder:
             return not place.cached or (place.file.path / "model_index.json").exists()
         contents = self.read(place.file.path).contents
@@ -284,7 +284,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def signature_of(path: Path) -> Signature:
-    """Of a file itself; of a folder of all files in it and in its folders."""
+    """Signature of a file, or of all files in a folder and its subfolders."""
     if not path.is_dir():
         return tuple(stat_of(path, path.name))
     found: list[tuple[str, int, int]] = []

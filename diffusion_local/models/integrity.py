@@ -1,4 +1,4 @@
-"""Whether the files of a model are whole, told without loading them: one sentence that names the file."""
+"""Checks without loading that a model's files are complete. The error names the file."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_toke
 
 
 def check(path: Path) -> None:
-    """Of a folder, a part's folder, or a file.
+    """Check a model folder, a part's folder, or a file.
 
     Raises ModelUnavailable for the first file that is missing, truncated or not what its name says.
     """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from diffusion_local.families.sign import Layer
 from diffusion_local.models.headers import Tensor
 
-#: Layouts, as diffusers' loader tells them apart.
+#: Layouts, as diffusers' loader distinguishes them.
 KOHYA, DIFFUSERS, OLD_DIFFUSERS, COMFY, PEFT, XLABS, BFL_CONTROL, ONETRAINER, LYCORIS, BARE = (
     "kohya", "diffusers", "old_diffusers", "comfy", "peft", "xlabs", "bfl_control", "onetrainer", "lycoris", "bare",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def is_known_layer(name: str) -> bool:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The layer, and what the tensor is to it: ``down``, ``hada_w1_a`` ...; empty if it is no such tensor."""
+    """(layer, role of the tensor: ``down``, ``hada_w1_a`` ...); role "" for other tensors."""
     for pattern in (OLD, XLABS_END):
         if ".processor." in name and (match := pattern.search(name)):
             return f"{name[: match.start()]}.{match['layer']}", match["role"]
@@ -89,7 +89,7 @@ def add_layer(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]
 
 
 def layer_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Features that a layer reads and writes, 0 where the tensors do not tell."""
+    """(input, output) features of a layer; 0 if unknown."""
 
     def length(name: str, axis: int) -> int:
         tensor = tensors.get(name)

@@ -98,7 +98,7 @@ class LoraFile:
 
     @property
     def title(self) -> str:
-        """Of its base, as people know it."""
+        """Display title of its base model."""
         return families.title_of(self.base) or families.get(self.base).title or self.base
 
 
@@ -107,7 +107,7 @@ def is_lora(header: Header) -> bool:
 
 
 def read_lora(header: Header) -> LoraFile:
-    """What a LoRA is. The caller has made sure that it is one."""
+    """Read a LoRA. The caller has checked that it is one (``is_lora``)."""
     found = LoraFile()
     stems: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unknown: list[str] = []
@@ -145,7 +145,7 @@ def read_lora(header: Header) -> LoraFile:
 
 
 def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str) -> str:
-    """By the layers, or as it says where these are those of several models."""
+    """Base by the layers, or as the metadata state if several models have such layers."""
     stated = stated_base(metadata)
     denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
     if not denoiser:

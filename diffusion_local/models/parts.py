@@ -1,4 +1,4 @@
-"""Parts of models that come in files of their own: text encoders, VAEs, image encoders, and what is put onto a model.
+"""Parts of models that come in separate files: text encoders, VAEs, image encoders, add-ons.
 
 Each is known by an id, and recognised by the names and shapes of its tensors. ``families`` name by these ids what their
 denoisers need beside themselves.
@@ -122,7 +122,7 @@ TEXT_ENCODERS = (
 
 
 def kl(channels: int, *has: str, lacks: tuple[str, ...] = ()) -> Sign:
-    """The autoencoder of Stable Diffusion and all that kept its shape, told by the channels of its latents."""
+    """Sign of VAEs with Stable Diffusion's architecture and this number of latent channels."""
     return Sign(has=has, lacks=lacks, shapes={"decoder.conv_in.weight": (None, channels, None, None)})
 
 
@@ -211,7 +211,7 @@ VISIONS = (
         sign("embeddings.patch_embeddings", "encoder.layer.0.norm1"),
     )),
 )  # fmt: skip
-#: VAEs that are told apart by nothing but their numbers share an id here; the models that they fit share it.
+#: VAEs that differ in weights only share an id, as do the models that they fit.
 LATENTS = {"vae_sd1": "vae_sd", "vae_sdxl": "vae_sd", "vae_flux": "vae_16", "vae_sd3": "vae_16"}
 VAE_TITLES = {
     "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
@@ -238,7 +238,7 @@ def title_of(part: str) -> str:
 
 
 def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
-    """What stands before the names of parts, each once."""
+    """Prefixes of the parts' tensor names, each once."""
     seen = set()
     for name in header.tensors:
         if name.endswith(anchors):

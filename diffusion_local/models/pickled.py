@@ -48,14 +48,14 @@ class PickledStorage:
 
 @dataclass(slots=True)
 class Unknown:
-    """The result of a call; ``parts`` is what was handed over, where tensors may be."""
+    """The result of a call; ``parts``: its arguments, which may contain tensors."""
 
     parts: Any = None
 
 
 @dataclass(slots=True)
 class Program:
-    """What a pickle would build, and what it would call."""
+    """The objects that a pickle would build, and the functions it would call."""
 
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -207,7 +207,7 @@ def execute(program: Program, code: str, argument: Any) -> None:
 
 
 def pop_to_mark(stack: list[Any]) -> list[Any]:
-    """Takes off what lies above the last mark, and the mark."""
+    """Pop the items above the last mark, and the mark."""
     for at in range(len(stack) - 1, -1, -1):
         if stack[at] is MARK:
             items = stack[at + 1 :]

@@ -71,7 +71,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A file that was read: what it is, what its maker wrote, its size, and that of its weights in fp16."""
+    """A file that was read: its probe, metadata, size, and the size of its weights in fp16."""
 
     probe: Probe
     metadata: dict[str, str]

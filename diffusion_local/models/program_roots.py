@@ -1,4 +1,4 @@
-"""Where other programs keep models: which folders of a program's root hold some, and how entries there are called.
+"""Model folders of other programs: which folders below a program's root hold models, and their names.
 
 Of what lies there each file is told by its header, so a folder's name is needed only to leave out the rest of a
 program.
@@ -36,7 +36,7 @@ MOST_YAML = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ProgramFolder:
-    """A file or folder that holds models. ``stem`` is what its entry is called where its own name does not tell."""
+    """A file or folder with models. ``stem``: the entry's name if the file name is not descriptive."""
 
     file: WalkedFile
     stem: str = ""
@@ -60,7 +60,7 @@ def find_folders(root: Path) -> Iterator[ProgramFolder]:
 
 
 def model_folders(root: Path) -> Iterator[Path]:
-    """The folders of models of a program's root; of all else itself."""
+    """Model folders below a program's root; any other folder itself."""
     if not root.is_dir():
         yield root
         return
@@ -92,7 +92,7 @@ def folders_below(folder: Path) -> Iterator[ProgramFolder]:
 
 
 def hub_snapshots(folder: Path) -> Iterator[ProgramFolder]:
-    """The newest snapshot of a repository in the hub's cache, called as the repository."""
+    """Newest snapshot of a repository in the hub's cache, named after the repository."""
     stem = folder.name.removeprefix(CACHED).split("--")[-1]
     snapshot = snapshot_of(folder)
     if snapshot is None:

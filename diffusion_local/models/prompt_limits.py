@@ -1,4 +1,4 @@
-"""What a model will make of a text: how much of it its text encoder reads, and which words it never learned."""
+"""Warnings about prompts: text beyond the encoder's length, unsupported syntax, foreign scripts."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
 
 
 def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
-    """What of a prompt's syntax the model cannot follow, by a key that is the same for warnings of one kind."""
+    """Prompt syntax that the model does not support; warnings of one kind share a key."""
     found: dict[str, str] = {}
     if params.kind is Kind.UPSCALE:
         return found
@@ -77,7 +77,7 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
 
 
 def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
-    """What is passed over of the tags of a prompt as it was written, by a key as in ``syntax_warnings``."""
+    """Ignored tags of a prompt as written, with keys as in ``syntax_warnings``."""
     found: dict[str, str] = {}
     for tag in tags.find_tags(prompt):
         if tag.rest:

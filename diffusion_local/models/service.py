@@ -1,4 +1,4 @@
-"""What a person can do with models: look, add what lies elsewhere, load from the hub, take out again."""
+"""Use cases of models: list, add from other folders, download from the hub, remove."""
 
 import json
 import re
@@ -39,7 +39,7 @@ HUB_ADDRESS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RemovedModel:
-    """What became of a model that was taken out: ``moved_to`` is where its files lie now, empty if they stayed."""
+    """A removed model. ``moved_to``: where its files are now, "" if they stayed."""
 
     id: str
     moved_to: str
@@ -76,11 +76,11 @@ class Library:
         return self._catalog.get(model_id)
 
     def adapters(self) -> dict[str, list[Adapter]]:
-        """By the names of their folders: loras, vae, upscalers, embeddings, text_encoders."""
+        """Adapters by folder: loras, vae, upscalers, embeddings, text_encoders."""
         return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
 
     def samples(self) -> dict[str, Image]:
-        """By model, the newest picture made with it that is among the newest of the gallery."""
+        """Newest picture per model, among the newest of the gallery."""
         return self._images.newest_of_models()
 
     def previews(self) -> dict[tuple[str, str], Path]:
@@ -97,11 +97,11 @@ class Library:
         return found
 
     def fits(self) -> dict[str, list[Fit]]:
-        """By model, how it was held in memory where that worked, the newest first."""
+        """Successful memory measurements per model, newest first."""
         return self._fits.successful()
 
     def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
-        """By model, how each device would hold it; of every model if none is named. Those not ready have no plan."""
+        """Memory plans per model for each device; for all models if none is given. Models not ready have none."""
         devices, settings = active_workers(self._workers.list_all()), self._settings
         wanted = "" if settings.memory == "auto" else settings.memory
         return {
@@ -114,7 +114,7 @@ class Library:
         }
 
     def largest(self) -> DeviceMemory:
-        """The device with the most memory; an empty one before any worker told of its own."""
+        """The device with the most memory; empty before any worker registered."""
         return max(
             (each.room for each in active_workers(self._workers.list_all())),
             key=lambda room: room.bytes,
@@ -148,8 +148,8 @@ class Library:
         return [model for model in self._catalog.all() if model.path.resolve() in real]
 
     def remove(self, model_id: str) -> RemovedModel:
-        """Take a model out of the catalogue. What lies elsewhere is left as it is; what lies in ``models/`` is moved
-        into ``removed/``, out of which it can be moved back."""
+        """Remove a model from the catalogue. Files in ``models/`` are moved to ``removed/``, from where they can be
+        moved back; files elsewhere stay."""
         if model_id == STARTER:
             raise Conflict(message("starter_stays"))
         entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
@@ -193,14 +193,14 @@ class Library:
         return download
 
     def downloads(self) -> list[Download]:
-        """Those on their way, then the ended ones, the newest first."""
+        """Active downloads, then ended ones, newest first."""
         return self._downloads.list_all()
 
     def one_download(self, download_id: str) -> Download:
         return self._downloads.get(download_id)
 
     def cancel_download(self, download_id: str) -> Download:
-        """Stop a download; what it has loaded is thrown away."""
+        """Cancel a download and delete its partial files."""
         return self._downloads.cancel(download_id)
 
     def _name(self, repo: str, file: str, into: str) -> str:
@@ -230,7 +230,7 @@ class Library:
 
 
 def parse_hub_location(repo: str, revision: str, file: str) -> tuple[str, str, str]:
-    """(repository, revision, file), with what the address of a repository or file on the hub says of them."""
+    """(repository, revision, file); ``repo`` may be the hub's URL of a repository or file."""
     address = HUB_ADDRESS.fullmatch(repo)
     if address is None:
         return repo.removeprefix("https://huggingface.co/").strip("/"), revision or "main", file
@@ -259,5 +259,5 @@ def free_name(path: Path) -> Path:
 
 
 def format_size(size: int) -> str:
-    """1.4 GB, 320 MB: what people compare."""
+    """Display text: 1.4 GB, 320 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

@@ -1,4 +1,4 @@
-"""What other programs write beside a model or an adapter: the words that call it up, and what it is.
+"""Side files of other programs for a model or adapter: trigger words and base model.
 
 ``name.json`` is A1111's, ``name.civitai.info`` that of its extension for Civitai. Either may be damaged, huge or of
 another kind; then it says nothing.
@@ -45,7 +45,7 @@ def side_file_paths(path: Path) -> Iterator[Path]:
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Changes whenever one of the files beside ``path`` does."""
+    """Changes whenever a side file of ``path`` does."""
     found = []
     for place in side_file_paths(path):
         try:
@@ -56,7 +56,7 @@ def stamp(path: Path) -> tuple[int, ...]:
 
 
 def read(path: Path) -> SideNotes:
-    """Of the files beside ``path``; A1111's, which a person may have written, comes first."""
+    """Read the side files of ``path``; A1111's, which may be hand-written, takes precedence."""
     words: list[str] = []
     titles: list[str] = []
     abouts: list[str] = []

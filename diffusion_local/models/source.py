@@ -1,9 +1,9 @@
-"""Where the weights of one part of a model lie."""
+"""The file with the weights of one part of a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Precisions of files by what is lost, the best first; a file of another one comes last.
+#: File precisions, least lossy first; others come last.
 PRECISIONS = ("fp32", "bf16", "fp16", "Q8_0", "int8", "fp8_e4m3", "fp8_e5m2", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K",
     "Q4_1", "Q4_0", "nf4", "fp4")  # fmt: skip
 
@@ -31,6 +31,6 @@ class Source:
 
     @property
     def rank(self) -> tuple[int, str, str]:
-        """Of several files that hold a part, the least is taken."""
+        """Sort key: of several files with a part, the smallest is used."""
         place = PRECISIONS.index(self.precision) if self.precision in PRECISIONS else len(PRECISIONS)
         return place, self.path.name, str(self.path)

@@ -18,7 +18,7 @@ from diffusion_local.errors import echo
 from diffusion_local.models.parts import PARTS
 from diffusion_local.settings import assets
 
-#: Files of which one is in the folder of every tokenizer.
+#: Every tokenizer folder has one of these files.
 WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 

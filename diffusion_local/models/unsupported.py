@@ -1,4 +1,4 @@
-"""Models that are no model for pictures of ours, and what is put onto models: named, so that a person knows."""
+"""Signs of unsupported models (video, audio, 3D) and of add-ons, so that they can be named to the user."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Whether a file can be used, in one sentence: what it is, whether it can be used, and where.
+"""Whether a file can be used, in one sentence: its kind, whether it is usable, and where.
 
 ``Verdict`` is a state of ``found`` and the sentence; the sentence is empty where the file is ready. What the engine can
 load is said in a few tables here (and in ``loras``), so a new way of loading is a line in one of them.
@@ -51,7 +51,7 @@ NAMES = {
     UPSCALER: message("adapter_upscaler"),
     EMBEDDING: message("adapter_embedding"),
 }
-#: UNets by the channels that go in beside those of the latents: what such a model does.
+#: Purpose of UNets by their input channels in addition to the latents'.
 CHANNELS = {
     ("sd2", 5): message("file_depth"),
     ("sd2", 7): message("file_x4"),
@@ -69,7 +69,7 @@ UNKNOWN = Verdict(UNSUPPORTED, message("model_unknown"))
 
 
 def calls_verdict(name: str, found: Probe) -> Verdict | None:
-    """A pickle that would call anything is not opened."""
+    """A pickle that would call functions is not opened."""
     if not found.calls:
         return None
     called = ", ".join(found.calls[:3])
@@ -77,7 +77,7 @@ def calls_verdict(name: str, found: Probe) -> Verdict | None:
 
 
 def describe_kind(found: Probe) -> str:
-    """What a file is, to complete "It is ...": a LoRA, T5-XXL, a text encoder; empty if it is no such thing."""
+    """Completes "It is ...": a LoRA, T5-XXL, a text encoder; "" for other kinds."""
     if found.kind == TEXT_ENCODER:
         return message("file_text_encoder", title=found.title)
     if found.kind == VAE:
@@ -86,13 +86,13 @@ def describe_kind(found: Probe) -> str:
 
 
 def describe_attachment(found: Probe) -> str:
-    """What is put onto a model, with the model that it fits."""
+    """Title of an add-on, with the model it fits."""
     base = families.title_of(found.base)
     return message("file_for", title=found.title, base=base) if base else found.title
 
 
 def model_verdict(name: str, found: Probe) -> Verdict:
-    """Of a file among the models, without a look at configurations."""
+    """Verdict on a file in the models folder, without considering configurations."""
     if verdict := calls_verdict(name, found):
         return verdict
     if found.kind in PLACES:
@@ -159,7 +159,7 @@ def channels_of(architecture: str) -> tuple[int, ...]:
 
 
 def loadable_verdict(found: Probe) -> Verdict:
-    """Whether the engine can load what a file holds of a model, in the precision that it has."""
+    """Whether the engine can load the model parts in a file, in their precision."""
     title = families.title_of(found.architecture)
     if found.container == GGUF and found.unet:
         return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
@@ -189,7 +189,7 @@ def has_package(name: str) -> bool:
 
 
 def parts_verdict(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
-    """Of a denoiser with the parts that it is put together with: which are in no file, and whose tokenizer is not."""
+    """Verdict on a denoiser with its companion parts. ``missing``: in no file; ``wordless``: without a tokenizer."""
     title = f"{families.title_of(found.architecture)} ({describe_contents(found)})"
     if missing:
         return Verdict(
@@ -213,7 +213,7 @@ def container_title(found: Probe) -> str:
 
 
 def describe_contents(found: Probe) -> str:
-    """The precision with the scheme where that says more: bf16; fp8_e4m3, scaled fp8; GGUF Q8_0."""
+    """Precision, and scheme if more specific: bf16; fp8_e4m3, scaled fp8; GGUF Q8_0."""
     if found.container == PICKLE:
         return f"a pickle file, {found.precision}"
     scheme = TITLES.get(found.quantisation, found.quantisation)
@@ -231,7 +231,7 @@ def format_parts(missing: tuple[str, ...]) -> str:
 
 
 def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
-    """Of a file in the folder of a kind of adapters, or of such a kind elsewhere."""
+    """Verdict on a file in an adapter folder, or an adapter elsewhere."""
     if verdict := calls_verdict(name, found):
         return verdict
     if found.kind != kind:

@@ -46,7 +46,7 @@ MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (SCALED_FP8, frozenset(("scale_weight", "weight_scale", "scale_input", "scaled_fp8"))),
     (GPTQ, frozenset(("qzeros", "g_idx"))),
 )
-#: Tensors that tell how others are quantised; they are no weights of their own.
+#: Tensors that describe the quantisation of others; they are not weights.
 AIDS = re.compile(
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*|SCB|comfy_quant|scale_weight|scale_input"
     r"|weight_scale(_2)?|input_scale|wscales|smooth(_orig|_factor(_orig)?)?)$"
@@ -78,7 +78,7 @@ class TensorView:
         return frozenset(found)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a tensor as it is once dequantised, as far as that can be told."""
+        """Shape of a tensor after dequantisation, if known."""
         found = self.tensors.get(name)
         if found is None:
             stem = name.removesuffix(".weight")
@@ -93,7 +93,7 @@ class TensorView:
         return found.shape
 
     def _noted_shape(self, name: str) -> tuple[int, ...]:
-        """The shape that bitsandbytes noted beside a weight of four bits, empty if there is none that can be read."""
+        """Shape stored by bitsandbytes beside a 4-bit weight, empty if unreadable."""
         notes = (f"{name}.quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
         note = next((each for each in notes if each in self.tensors), "")
         try:
@@ -150,7 +150,7 @@ def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def numbers_in(tensors: Mapping[str, Tensor]) -> int:
-    """Of weights once they are dequantised; a second copy of them does not count."""
+    """Number of weights after dequantisation; second copies do not count."""
     return sum(counts_of(tensors).values())
 
 

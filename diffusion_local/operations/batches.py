@@ -70,7 +70,7 @@ BATCHES = {
         endpoint="edit_batch(batch_id *-seed name prompt)",
         options="picture batch",
         meanings={"prompt": "of every picture that waits"},
-        doc="""Rename a batch, and change what still waits of it: {"changed" jobs, "warnings"}. All or nothing.
+        doc="""Rename a batch and change its queued jobs: {"changed" jobs, "warnings"}. All or nothing.
 
         What is left out, or null, stays. An empty time (`window`, `start_at`, `finish_by`) is taken away. Choices in a
         new prompt are drawn as the setting `expand_prompts` says.""",
@@ -95,7 +95,7 @@ GRIDS = {
         endpoint="check_grid",
         takes="prompt x * y z expand",
         options="picture",
-        doc="""What a grid would make: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
+        doc="""Preview of a grid: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
 
         An axis is a field with its values: `steps: 10,20,30`, `seed: 1-4`, `prompt: cat,dog` (search and replace).
         Choices are drawn at random, the same in cells of equal prompts, unless `expand` is no.""",
@@ -123,7 +123,7 @@ PROMPTS = {
         endpoint="preview",
         takes="prompt * count expand",
         options="picture",
-        doc="""What a submit would draw of `{red|blue}` and `__animal__`, in both prompts. Nothing is enqueued.
+        doc="""Preview of how `{red|blue}` and `__animal__` would be drawn in both prompts. Nothing is enqueued.
 
         With the `seed` that comes back a submit draws the same.""",
     ),
@@ -136,9 +136,9 @@ LISTS = {
         unserved(post("/lists/check"), content="content"),
         endpoint="check_list(text=content format expand expansion_seed count *)",
         options="picture",
-        doc="""What a list would make: pictures, models, seconds, bytes, first and last prompts, bad lines with reasons.
+        doc="""Preview of a list: pictures, models, seconds, bytes, first and last prompts, bad lines with reasons.
 
-        Nothing is enqueued. `expand` is random, all or no: what becomes of `{red|blue}` and `__animal__`.""",
+        Nothing is enqueued. `expand` is random, all or no: how `{red|blue}` and `__animal__` expand.""",
     ),
     "submit": op(
         SUBMIT,
@@ -175,7 +175,7 @@ QUEUE_FILE = {
         OWN,
         Route("POST", "/queue/import", status=202, content="source"),
         endpoint="import_queue(text=source skip_bad_lines)",
-        doc="""Enqueue what such a file holds: {"batches" (ids with names), "count", "bad_lines", "bad_count"}.
+        doc="""Enqueue the batches of such a file: {"batches" (ids with names), "count", "bad_lines", "bad_count"}.
 
         Read twice it makes nothing twice.""",
     ),

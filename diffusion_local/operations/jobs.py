@@ -169,7 +169,7 @@ QUEUE = {
             "reason": "id of a group of failed jobs in the report",
             "batch_id": "the report's batch; else its times",
         },
-        doc="""New jobs for what failed for one `reason` (its id in a report): {"batch_id", "job_ids", "warnings"}.
+        doc="""Submit jobs that failed for one `reason` (its id in a report): {"batch_id", "job_ids", "warnings"}.
 
         Asking twice makes nothing twice.""",
     ),

@@ -22,13 +22,13 @@ MEANINGS = {
     "job_ids": "each job by its id",
     "batch_id": "every job of this batch",
     "image_ids": "each picture by its id",
-    "count": "pictures to make; in a list, of a line that does not say",
+    "count": "pictures to make; in a list, per line that does not set its own",
     "name": "of the batch, for people",
     "priority": "-100 to 100, higher runs first",
     "value": "-100 to 100, higher runs first",
     "lane": "the batch lane runs after the interactive one",
     "idempotency_key": "sent twice it makes one batch",
-    "give_back": "put a running picture back at its next step, else it is finished",
+    "give_back": "return a running picture to the queue at its next step, else it is finished",
     "before": "`next` of the page before",
     "prompt": "what the picture shows; an upscale needs none",
     "x": 'columns: a field with its values; "prompt" replaces its first one',
@@ -36,9 +36,9 @@ MEANINGS = {
     "z": "grids below each other",
     "window": "of the batch lane; empty is always",
     "format": "text, csv or jsonl",
-    "expand": "what becomes of {a|b} and __name__: random, all or no",
+    "expand": "how {a|b} and __name__ expand: random, all or no",
     "expansion_seed": "draws the same wildcards and seeds again",
-    "skip_bad_lines": "enqueue the good ones; else one bad line refuses them all",
+    "skip_bad_lines": "enqueue the good lines; otherwise one bad line rejects the whole list",
 }
 EXAMPLES = {"prompt": "a red apple", "x": "steps: 6,12", "y": "prompt: apple,pear", "z": "seed: 1-3"}
 EXAMPLES |= {"window": "23:00-07:00"}

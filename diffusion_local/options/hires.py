@@ -28,7 +28,7 @@ class SecondPass:
 
     @property
     def boxes(self) -> list[Box]:
-        """What is denoised, one after the other."""
+        """The regions denoised one after another."""
         return list(tiles(self.size, self.tile)) if self.tile else [(0, 0, *self.size)]
 
     @property
@@ -42,7 +42,7 @@ class SecondPass:
 
     @property
     def loop_size(self) -> Size:
-        """Size of what is denoised at once: the picture, or a tile."""
+        """Size of one denoised region: the picture, or a tile."""
         width, height = (min(side, self.tile) if self.tile else side for side in self.size)
         return width, height
 

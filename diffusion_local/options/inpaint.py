@@ -1,4 +1,4 @@
-"""Inpainting: the region that is painted, what lies under the mask, and how far the picture is extended. No pixels."""
+"""Inpainting geometry: the painted region, the fill under the mask, and how far the picture is extended. No pixels."""
 
 import re
 from dataclasses import astuple, dataclass
@@ -11,7 +11,7 @@ from diffusion_local.messages import message
 AREAS = ("Whole picture", "Only masked")
 CONTENTS = ("original", "fill", "latent noise", "latent nothing")
 EDGES = ("hard", "soft")
-#: Other names of what lies under the mask.
+#: Other names of the fills under the mask.
 CONTENT_NAMES = {"blur": "fill", "noise": "latent noise", "nothing": "latent nothing"}
 
 SIDES = ("left", "top", "right", "bottom")
@@ -43,7 +43,7 @@ class Margins:
 
 
 def check_content(field: str, value: Any) -> str:
-    """What lies under the mask, by any of its names. Raises InvalidParams."""
+    """The fill under the mask by any of its names. Raises InvalidParams."""
     text = value.strip().casefold() if isinstance(value, str) else ""
     found = CONTENT_NAMES.get(text, text)
     if found not in CONTENTS:

@@ -129,7 +129,7 @@ class Option:
         return self.low, self.high
 
     def is_set(self, value: Any, kind: Kind | None = None) -> bool:
-        """Whether the value must be stored: it is not the default, or not what completion would fill in.
+        """Whether the value must be stored: it differs from the default, or from the completed value.
 
         Options with an ``initial`` value are completed with that one wherever they apply to the ``kind``.
         """

@@ -247,7 +247,7 @@ class Params:
 
     @property
     def runs_on(self) -> str:
-        """What must be in memory, and so what its duration depends on: a model or an upscaler."""
+        """The model or upscaler that must be in memory, on which the duration depends."""
         return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
 
     @property

@@ -56,7 +56,7 @@ class RemoteDispatch:
         self._slot = slot
         self._spool = spool
         self._on_hung = on_hung
-        #: The model in this worker's memory, as it told last.
+        #: The loaded model, as last reported.
         self.loaded = ""
         self._session = ""
         self._files: dict[str, dict[str, str]] = {}
@@ -65,7 +65,7 @@ class RemoteDispatch:
         self._bell = Bell(lambda: bool(self._call("wait", (MOST_WAIT,), {})))
 
     def take(self, patience: float) -> OutputTerms:
-        """As ``Dispatch.take``, after handing in what a worker before this one had finished and kept.
+        """As ``Dispatch.take``, after submitting pictures that an earlier worker had spooled.
 
         Raises StudioUnavailable, and HomeInUse while another worker holds the slot, or one that was lost a moment ago.
         """
@@ -120,11 +120,11 @@ class RemoteDispatch:
         self._call("publish_files", (files,), {})
 
     def wait(self, seconds: float) -> bool:
-        """As ``Dispatch.wait``; while the studio is away it lasts, so that nobody asks it over and over."""
+        """As ``Dispatch.wait``; while the studio is unreachable it waits the full time, to avoid busy polling."""
         return self._bell.wait(seconds)
 
     def problem(self) -> Message | None:
-        """What keeps this worker from beginning a picture, on its own side; None if nothing does."""
+        """The local problem that prevents this worker from starting a picture, or None."""
         return self._spool.problem() if self._spool is not None else None
 
     def ready(self) -> bool:
@@ -297,5 +297,5 @@ def error_body(answer: httpx.Response) -> dict[str, Any]:
 def join(
     credential: Credential, slot: str, spool: Spool | None = None, on_hung: Callable[[], None] | None = None
 ) -> RemoteDispatch:
-    """Raises InvalidParams for what is no address."""
+    """Raises InvalidParams for an invalid address."""
     return RemoteDispatch(client_of(credential), slot, spool, on_hung)

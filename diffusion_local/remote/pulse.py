@@ -1,4 +1,4 @@
-"""What a joined worker hears of its studio while it works, without waiting for the network at each step.
+"""Background exchange of a joined worker with its studio, so that no step waits for the network.
 
 Reports are sent, and requests to running jobs fetched, a few times a second on a thread; a step only looks at what was
 heard last. A second thread holds a long poll for rings while the worker is idle.
@@ -55,7 +55,7 @@ class Pulse:
             self._unsent |= {each.claim: each for each in reports if self._flags.get(each.claim) is not None}
 
     def heard(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        """Raises what ended the connection for good."""
+        """Raises the error that ended the connection permanently."""
         if self._problem is not None:
             raise self._problem
         return [self._flags.get(claim) for claim in claims]

@@ -1,4 +1,4 @@
-"""What a joined worker keeps on its own disk: its session, and pictures that the studio could not take yet.
+"""Spool of a joined worker on its own disk: its session, and pictures not delivered yet.
 
 So a worker that was restarted, in whatever way, hands in the pictures that it had finished while the studio was away.
 """
@@ -89,7 +89,7 @@ class Spool:
         self._path(claim).unlink(missing_ok=True)
 
     def pictures(self) -> list[tuple[Claim, Finished]]:
-        """What is kept; a file that cannot be read is deleted."""
+        """The spooled pictures; unreadable files are deleted."""
         found = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:

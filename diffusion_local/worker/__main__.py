@@ -1,4 +1,4 @@
-"""``python -m diffusion_local.worker --slot cpu0``: hold the slot, recover orphans, work until told to stop."""
+"""``python -m diffusion_local.worker --slot cpu0``: hold the slot, recover orphans, run jobs until stopped."""
 
 import argparse
 import contextlib
@@ -177,7 +177,7 @@ def keep_publishing_files(dispatch: Dispatch, catalog: Catalog) -> None:
 
 
 def best_effort(tell: Callable[[], None]) -> None:
-    """A worker neither ends nor stays because something could not be told."""
+    """Call ``tell`` and only log a DatabaseProblem: status reports must not stop a worker."""
     try:
         tell()
     except DatabaseProblem as problem:

@@ -1,4 +1,4 @@
-"""Source pictures for the engine: fetched for a job before it is made, and found by their ids then."""
+"""Source pictures for the engine, fetched before a job runs and opened by id."""
 
 import contextlib
 import io
@@ -10,14 +10,14 @@ from diffusion_local.errors import NotFound
 
 
 class Inputs:
-    """An engine knows no jobs and no studio: it opens a source by its id."""
+    """Sources of the current job. The engine opens them by id and knows no jobs and no studio."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
         self._pictures: dict[str, bytes] = {}
 
     def fetch(self, job: Job) -> None:
-        """Have the sources of a job, and of no other, at hand. Raises LostClaim, DatabaseProblem and StorageProblem."""
+        """Fetch the sources of a job and drop all others. Raises LostClaim, DatabaseProblem, StorageProblem."""
         known, self._pictures = self._pictures, {}
         for source_id in job.params.inputs:
             with contextlib.suppress(NotFound):  # the engine says what is missing

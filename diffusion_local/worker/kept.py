@@ -1,4 +1,4 @@
-"""Half-made pictures over a stop of the worker: one file for each pass, by its first job and attempt."""
+"""Unfinished passes on disk while the worker is stopped: one file per pass, named by its first job and attempt."""
 
 import json
 import logging
@@ -15,12 +15,12 @@ from diffusion_local.engine import Engine, Part, Pass
 log = logging.getLogger(__name__)
 
 SUFFIX = ".pass"
-#: Of a file that nobody came back for.
+#: Seconds after which an unused file is deleted.
 KEPT_SECONDS = 7 * 86_400.0
 
 
 class HeldPassStore:
-    """``folder`` is on this machine, beside its device; None keeps nothing."""
+    """``folder``: on this machine, as passes belong to its device; None stores nothing."""
 
     def __init__(self, engine: Engine, folder: Path | None) -> None:
         self._engine = engine
@@ -31,8 +31,10 @@ class HeldPassStore:
                     path.unlink()
 
     def save(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
-        """Write a held pass down; ``jobs`` are those of its live parts, in order, and ``model`` tells one state of its
-        files from another. A disk that refuses costs only the steps that were made."""
+        """Store a held pass. ``jobs``: of its live parts, in order; ``model``: identifies the version of its files.
+
+        Errors of the disk are ignored: only the finished steps are lost.
+        """
         if self._folder is None or crew.held is None or not jobs:
             return
         head = {
@@ -48,9 +50,9 @@ class HeldPassStore:
             log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
 
     def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
-        """Let a pass that begins continue where one of the same jobs was kept. ``jobs`` are those of its parts.
+        """Let a new pass continue where a stored one of the same jobs ended. ``jobs``: of its parts.
 
-        The file is used once: should the worker die now, they start anew.
+        The file is used once: if the worker dies now, the jobs start anew.
         """
         if self._folder is None or not jobs or jobs[0].attempt < 2:
             return
@@ -72,7 +74,7 @@ class HeldPassStore:
 
 
 def write_whole(target: Path, data: bytes) -> None:
-    """Readers see the whole file or none, also after a power cut. Raises OSError."""
+    """Write a file atomically and durably. Raises OSError."""
     part = target.with_suffix(".part")
     with part.open("wb") as file:
         file.write(data)
@@ -82,7 +84,7 @@ def write_whole(target: Path, data: bytes) -> None:
 
 
 def assign_seats(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:
-    """Give parts their places; the others are left over."""
+    """Set the places of parts; parts without one move to ``left``."""
     for part, place in seats:
         part.place = place
     kept = [part for part, _ in seats]

@@ -32,7 +32,7 @@ class Ladder:
         self._most: dict[tuple[str, Kind, int, int], int] = {}
 
     def largest_pass(self, model: Model, params: Params, wanted: int) -> int:
-        """How many pictures, of so many that are wanted, should fit into memory in one pass."""
+        """How many of the ``wanted`` pictures should fit into memory in one pass."""
         engine = self._engine
         size = min(wanted, self._most.get(size_key(params), wanted))
         while size > 1:

@@ -1,4 +1,4 @@
-"""Reports how far jobs are while they are made, and ends those that a person wants ended."""
+"""Reports the progress of running jobs and ends those that a user cancels."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ DATABASE_PAUSE = 2.0
 
 
 class Reporter:
-    """Reports and previews of what is made on the calling thread; previews are drawn on another one."""
+    """Reports jobs that run on the calling thread; previews are drawn on another one."""
 
     def __init__(self, dispatch: Dispatch, stop: Stop, every: int) -> None:
         """``every``: steps between two previews; 0 draws none."""
@@ -37,14 +37,14 @@ class Reporter:
         self._silent_until = 0.0
 
     def follow(self, jobs: Sequence[Job], aside: "PassReporter | None" = None) -> "PassReporter":
-        """The jobs of one claim, as parts of passes that report themselves, and ``aside`` as well."""
+        """A reporter for the jobs of one claim; it also reports ``aside``, a pass held meanwhile."""
         return PassReporter(self, jobs, aside)
 
     def exchange(self, reports: Sequence[ProgressReport], write: bool, stops: bool = True) -> list[Exception | None]:
-        """Report, or only ask; what ends each of the jobs, or None. Without ``stops`` a stop of the worker ends none.
+        """Report, or only read the flags without ``write``. Returns per job the exception that ends it, or None.
 
-        A database that cannot be used for a while is no reason to throw the work away. It is asked again a little
-        later, as each time may take as long as the database waits for a lock.
+        Without ``stops``, a stop of the worker ends no job. While the database is unavailable the work continues and
+        the database is left alone for DATABASE_PAUSE, as each try may take as long as it waits for a lock.
         """
         answers: list[Flags | None] = [Flags(cancel=False)] * len(reports)
         if reports and time.monotonic() >= self._silent_until:
@@ -60,7 +60,7 @@ class Reporter:
         return bool(self._every) and step % self._every == 0
 
     def draw_preview(self, job: Job, preview: Callable[[], PIL.Image]) -> None:
-        """Beside the denoising, and left out while the job's one before is still being drawn."""
+        """Draw and save a preview in the background; skipped while the job's previous one is being drawn."""
         drawing = self._drawing.get(job.id)
         if drawing is None or drawing.done():
             self._drawing = {name: future for name, future in self._drawing.items() if not future.done()}
@@ -82,9 +82,9 @@ class Reporter:
 
 
 class PassReporter:
-    """Jobs that are made together: a question or report a step is about all of them, and ends only those it must.
+    """Reports the jobs of one claim together, once per step; only cancelled or lost ones end.
 
-    ``aside``, if there is one, is what was put aside for these: it is reported as well.
+    ``aside``: the reporter of a pass that is held for these jobs, which is reported as well.
     """
 
     def __init__(self, reporter: Reporter, jobs: Sequence[Job], aside: "PassReporter | None") -> None:
@@ -101,20 +101,20 @@ class PassReporter:
         return self._jobs[part]
 
     def begin(self, crew: Pass) -> None:
-        """Before each run of a pass. Raises what ended the last of its parts, if none is left."""
+        """Call before each run of a pass. Raises the problem of its last part if none is left."""
         self._running, self._step = crew, 0
         self._previewed = dict.fromkeys(self.parts, time.monotonic())
         self.report(crew)
 
     def report(self, crew: Pass, phase: str = "") -> None:
-        """That a pass is where it was, and what else is done. Raises Stopped or LostClaim if no part is left."""
+        """Report an unchanged step and a ``phase``. Raises Stopped or LostClaim if no part is left."""
         self._running = crew
         self._exchange(crew.held.steps if crew.held else 0, phase, write=True)
         if not crew.live and (problems := [part.problem for part in crew.parts if part.problem]):
             raise problems[-1]
 
     def report_aside(self) -> None:
-        """While it is aside: report from time to time, and end what a person wants ended."""
+        """Report a held pass every KEEP_SECONDS, and end its cancelled jobs."""
         crew = self._running
         if crew is not None and time.monotonic() - self._kept >= KEEP_SECONDS:
             self._kept = time.monotonic()
@@ -136,7 +136,7 @@ class PassReporter:
             self._reporter.draw_preview(job, preview)
 
     def _exchange(self, step: int, phase: str, write: bool, stops: bool = True) -> None:
-        """Those that wait for a pass of their own are at the beginning."""
+        """Exchange reports for all live parts; parts that wait for another pass are at step 0."""
         if write:
             self._reported = time.monotonic()
         if self._aside is not None:

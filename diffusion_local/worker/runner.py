@@ -1,4 +1,4 @@
-"""The way of jobs through a worker: claim, load, denoise, save, settle; and what somebody waits for goes first."""
+"""Runs jobs: claim, load, denoise, save, settle. Interactive jobs interrupt passes of the batch lane."""
 
 import contextlib
 import logging
@@ -62,9 +62,9 @@ class Runner:
         idle_unload: float = 600.0,
         passes: Path | None = None,
     ) -> None:
-        """``catalog`` has the models of this machine, ``inputs`` the sources that the engine opens. ``memory`` and
-        ``batch_size`` are the settings; a model is taken out of memory after ``idle_unload`` idle seconds. Pictures
-        that are half made are kept over a stop in the folder ``passes``.
+        """``catalog``: models of this machine; ``inputs``: sources for the engine; ``memory``, ``batch_size``: the
+        settings. Models are unloaded after ``idle_unload`` idle seconds. Unfinished passes are kept in the folder
+        ``passes`` when the worker stops.
         """
         self._dispatch = dispatch
         self._engine = engine
@@ -85,7 +85,7 @@ class Runner:
         self._aside: PassReporter | None = None
 
     def serve(self) -> None:
-        """Work until told to stop: at once, at each ring, and every IDLE_LOOK_SECONDS."""
+        """Run due jobs until a stop is requested: at once, at each ring, and every IDLE_POLL_SECONDS."""
         due = float("-inf")
         while not self._stop.wanted.is_set():
             if time.monotonic() >= due or self._dispatch.wait(WAIT_SECONDS):
@@ -93,7 +93,7 @@ class Runner:
                 due = time.monotonic() + IDLE_POLL_SECONDS
 
     def run_due_jobs(self) -> None:
-        """Run what is due until nothing is, or until told to stop."""
+        """Run due jobs until none is left or a stop is requested."""
         busy = False
         try:
             while (
@@ -119,16 +119,16 @@ class Runner:
             self._requeue_unknown()
 
     def _report_status(self, status: str, model: str = "", free: int | None = None) -> None:
-        """Only informs, so nothing depends on it."""
+        """Update the displayed status; failures are ignored."""
         with contextlib.suppress(DatabaseProblem):
             self._dispatch.report_status(status, model, free)
 
     def _unload_after(self) -> float:
-        """Idle seconds after which the model is taken out of memory."""
+        """Idle seconds after which the model is unloaded."""
         return min(PAUSED_UNLOAD, self._idle_unload) if self._dispatch.paused() else self._idle_unload
 
     def _claim(self) -> list[Job]:
-        """What is due next, with as many jobs like it as should share its passes."""
+        """The next due job, with the compatible jobs that should share its pass."""
         jobs = self._dispatch.claim(self._engine.loaded)
         if jobs and (wanted := self._sizes.size_for(jobs[0])) > 1:
             with contextlib.suppress(NotFound, LostClaim):
@@ -139,8 +139,8 @@ class Runner:
         return jobs
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Make the pictures of jobs that may share passes. Whatever happens, each job is settled, or given back once
-        the database is there."""
+        """Make the pictures of jobs that may share passes. Every job is settled, or given back once the database is
+        available."""
         followed = self._reporter.follow(jobs, self._aside)
         waiting = list(followed.parts.values())
         may_wait = all(job.lane is Lane.BATCH and not job.crashes for job in jobs)
@@ -171,7 +171,7 @@ class Runner:
         self._settle_parts(crew, followed, JobTimings(run, self._load_seconds, expected))
 
     def _settle_parts(self, crew: Pass, followed: PassReporter, measured: JobTimings) -> None:
-        """Save what was made on other threads, and end the other jobs of a pass. Raises DatabaseProblem."""
+        """Save finished pictures on other threads and end the other jobs of a pass. Raises DatabaseProblem."""
         made, trouble = [], None
         together = sum(part.made is not None for part in crew.parts)
         for part in crew.parts:
@@ -192,7 +192,7 @@ class Runner:
             raise trouble
 
     def _urgent(self) -> bool:
-        """Whether a pass of the batch lane should make room: for a job that somebody waits for, or for a stop."""
+        """Whether a pass of the batch lane should yield to an interactive job or a stop."""
         if self._stop.now.is_set():
             return True
         if time.monotonic() < self._owed_until or self._stop.wanted.is_set():
@@ -202,7 +202,7 @@ class Runner:
         return False
 
     def _run_urgent_jobs(self, crew: Pass, followed: PassReporter) -> float:
-        """Run interactive jobs while a pass is aside; the seconds that took. Raises what ended its last part."""
+        """Run interactive jobs while a pass is held; returns the seconds. Raises the problem of its last part."""
         began, served = time.monotonic(), False
         assert crew.held is not None
         log.info("put aside after step %d: somebody waits", crew.held.steps)
@@ -228,7 +228,7 @@ class Runner:
         return seconds
 
     def _model_state(self, crew: Pass) -> str:
-        """Tells one state of the model's files from another."""
+        """Identifies the version of the model's files."""
         with contextlib.suppress(NotFound, OSError):
             path = self._catalog.get(crew.parts[0].params.model).path
             return f"{path} {path.stat().st_mtime_ns}"
@@ -241,9 +241,9 @@ class Runner:
             return None
 
     def _give_back_unsettled(self) -> bool:
-        """Jobs whose end could not be written are made again, now that the database may be there. Returns True.
+        """Requeue jobs whose end could not be written, now that the database may be available. Returns True.
 
-        A fault that only this job met is counted: so a job cannot come back without end.
+        A fault of this job alone is counted, so that it cannot return endlessly.
         """
         while self._unsettled:
             job, problem, own = self._unsettled.pop()
@@ -260,7 +260,7 @@ class Runner:
         return True
 
     def _requeue_unknown(self) -> None:
-        """A claim may have been written although the database then reported a fault: nobody here runs that job."""
+        """Requeue claims that were written although the database reported a fault: no one here runs those jobs."""
         with contextlib.suppress(DatabaseProblem, LostClaim):
             known = {job.id for job, _, _ in self._unsettled} | self._saver.unsaved
             for job in self._dispatch.running():
@@ -312,9 +312,9 @@ class Runner:
         self._ladder.run(self._model, crew, on_progress, begin, say)
 
     def _settle(self, job: Job, work: Callable[[], None]) -> bool:
-        """Do the work, and turn whatever it raises into the job's transition: the one place where outcomes are decided.
+        """Do the work and turn its exception into the job's transition: outcomes are decided here only.
 
-        True if the work was done.
+        Returns whether the work succeeded.
         """
         try:
             try:
@@ -358,14 +358,14 @@ class Runner:
         log.warning(words, error, pause, job.tries + 2, MAX_TRIES, extra={"job": job.id})
 
     def _give_back(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
-        """After a fault of the storage: one that lasts is everybody's, holds the queue and counts for nobody."""
+        """After a storage fault: one that lasts blocks the queue and is not counted against the job."""
         if self._dispatch.check_storage():
             self._count_fault(job, problem)
         else:
             self._dispatch.requeue(job.claim, problem.message)
 
     def _count_fault(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
-        """A fault that only this job meets: it is tried again after a pause, and fails at MAX_TRIES of them."""
+        """A storage fault of this job alone: retry after a pause, fail at MAX_TRIES faults."""
         if job.faults + 1 < MAX_TRIES:
             pause = FIRST_BACKOFF * 2**job.faults
             note = message("event_error", kind=problem.code, problem=problem.message)

@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 SAVERS = 2  # threads
 TRY_SECONDS = 1.0  # between two questions whether a picture that waits can be saved
 KEEP_SECONDS = 1.0  # between two reports about pictures that wait to be saved
-#: Runs the work, and settles the job by what it raises.
+#: Runs the work and settles the job by the exception it raises.
 Settle = Callable[[Job, Callable[[], None]], bool]
 
 
 class SharedDuration:
-    """Seconds of each picture of a pass, computed once, by whichever thread asks first."""
+    """Seconds per picture of a pass, computed once by the first thread that asks."""
 
     def __init__(self, compute: Callable[[], float]) -> None:
         self._compute = compute
@@ -50,8 +50,8 @@ class SharedDuration:
 class Saver:
     """Saves the pictures of one pass while the next is made, so that memory stays flat.
 
-    A picture that waits keeps its claim: reports go on, so that neither a share that hangs nor a queue that is held
-    makes the worker count as hung.
+    A picture that waits keeps its claim: reporting continues, so that a hanging share or a blocked queue does not make
+    the worker count as hung.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Saver:
         settle: Settle,
         learn: Callable[[Params, int, float], None] = lambda params, together, seconds: None,
     ) -> None:
-        """``learn`` is told of the seconds that each picture of a pass took."""
+        """``learn(params, pictures in the pass, seconds per picture)`` records how long a pass took."""
         self._dispatch = dispatch
         self._terms = terms
         self._stop = stop
@@ -81,7 +81,7 @@ class Saver:
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
     def save(self, made: Sequence[tuple[Job, Picture, JobTimings]]) -> None:
-        """Save the pictures of a pass once those before are saved. ``JobTimings.run`` is that of the whole pass."""
+        """Save the pictures of a pass after the previous ones. ``JobTimings.run`` is the time of the whole pass."""
         if not made:
             return
         self._unsaved |= {job.id: job for job, _, _ in made}
@@ -97,18 +97,18 @@ class Saver:
         self._saving = [self._saver.submit(self._finish, job, picture, each, share) for job, picture, each in made]
 
     def wait(self) -> None:
-        """Until the last pictures are saved, or their jobs settled otherwise."""
+        """Wait until the last pictures are saved or their jobs settled."""
         saving, self._saving = self._saving, []
         for each in saving:
             each.result()
 
     @property
     def unsaved(self) -> set[str]:
-        """Ids of jobs whose pictures are made and wait to be saved."""
+        """Ids of jobs whose pictures are made but not saved yet."""
         return set(self._unsaved)
 
     def hash(self, model: str, compute: Callable[[Digests], str]) -> None:
-        """Compute a model's hash beside the work; its first picture waits for it."""
+        """Compute a model's hash in the background; its first picture waits for it."""
         self._hashes[model] = self._hasher.submit(compute, self._digests)
 
     def close(self) -> None:
@@ -132,9 +132,9 @@ class Saver:
             self._unsaved.pop(job.id, None)
 
     def _seconds(self, pictures: Sequence[Picture], run: float, handed_at: float) -> float:
-        """Wait for pictures that were handed over before their device had finished, and count that time.
+        """Wait for pictures that were returned before their device had finished; returns the seconds of the pass.
 
-        The device makes one pass after the other: what it still did for the one before is not this one's.
+        Devices run one pass after another, so time spent on the previous pass does not count.
         """
         for picture in pictures:
             with contextlib.suppress(Exception):  # its own job is told
@@ -147,9 +147,9 @@ class Saver:
         return ready - began
 
     def _save_with_retries(self, job: Job, picture: Picture, measured: JobTimings) -> None:
-        """Hold on to the picture while the studio cannot store it: it need not be made twice.
+        """Keep the picture while the studio cannot store it, so that it is not made twice.
 
-        Raises StorageProblem or DatabaseProblem where they can be written, and this picture still failed twice.
+        Raises StorageProblem or DatabaseProblem if saving failed twice although the storage is writable.
         """
         needed = 3 * picture.image.width * picture.image.height
         failed = False
@@ -198,7 +198,7 @@ class Saver:
         log.info("done in %.2f s", finished.measured.run + finished.measured.load, extra={"job": job.id})
 
     def _flag(self, job: Job, picture: PIL.Image) -> dict[str, str]:
-        """The flag of a picture that is probably not what was wanted."""
+        """The quality flag of a picture that is probably a failure, as a fact of its recipe."""
         flag = quality.flag_of(picture, job.params, lambda: self._source(job))
         return {"flag": flag} if flag else {}
 
@@ -211,7 +211,7 @@ class Saver:
             return None
 
     def _model_hash(self, params: Params) -> dict[str, str]:
-        """As A1111 writes it, ten digits. Computed at a model's first use, which its first picture may wait for."""
+        """A1111's model hash, ten digits. Computed at the model's first use; its first picture may wait for it."""
         computed = self._hashes.get(params.model) if params.kind is not Kind.UPSCALE else None
         digest = computed.result()[:10] if computed else ""
         return {"model_hash": digest} if digest else {}

@@ -1,4 +1,4 @@
-"""How many pictures of a list share a pass: what was measured to pay on this device, within bounds."""
+"""Chooses how many pictures of a list share a pass, by the gain measured on this device."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -8,19 +8,19 @@ from diffusion_local.domain import Job, Kind, Lane, Params
 from diffusion_local.engine import MOST_TOGETHER
 from diffusion_local.queue.estimates import MEDIAN_PICTURES, Share, Work
 
-#: Whoever comes while a pass runs waits for its step: none is chosen whose steps take longer, in seconds.
+#: Longest allowed step, in seconds: an interactive job waits for the running step.
 LONGEST_STEP = 0.5
-#: A pass of twice the size must save this share of a picture's time, or larger ones are not tried.
+#: Doubling the size must save this share of a picture's time, or larger sizes are not tried.
 LEAST_GAIN = 0.015
-#: Passes of a size that are measured before it is judged.
+#: Passes of a size to measure before judging it.
 PASSES = 2
 
 
 class PassSizes:
     """``wanted`` is the setting ``batch_size``: a number, or ``auto``.
 
-    ``explores``: whether ``auto`` tries larger passes by itself; without, it uses those that were measured to pay.
-    ``history`` gives what earlier pictures took. Two threads may use it: one asks, one learns.
+    ``explores``: whether ``auto`` tries larger passes; otherwise it uses sizes already measured to be faster.
+    ``history`` returns durations of earlier pictures. One thread may ask while another records.
     """
 
     def __init__(self, wanted: str, explores: bool, history: Callable[[Params], list[Share]]) -> None:
@@ -31,7 +31,7 @@ class PassSizes:
         self._met: dict[Work, set[int]] = defaultdict(set)
 
     def size_for(self, job: Job) -> int:
-        """How many pictures like that of a job should share a pass, its own included. Raises DatabaseProblem."""
+        """Pictures that should share a pass with this job's, its own included. Raises DatabaseProblem."""
         params = job.params
         if job.lane is not Lane.BATCH or job.crashes or params.kind is Kind.UPSCALE or params.place:
             return 1
@@ -47,7 +47,7 @@ class PassSizes:
         return best_size(enough, params.total_steps, self._explores)
 
     def record(self, params: Params, together: int, seconds: float) -> None:
-        """What each picture of a pass took. The first of a size is left out: it is when graphs are recorded."""
+        """Record the seconds per picture of a pass. The first pass of a size records CUDA graphs and is ignored."""
         work = Work.of_params(params)
         if together in self._met[work]:
             self._known.setdefault(work, {}).setdefault(together, deque(maxlen=MEDIAN_PICTURES)).extend(
@@ -57,7 +57,7 @@ class PassSizes:
 
 
 def best_size(known: Mapping[int, float], steps: int, explores: bool) -> int:
-    """The size to use, or to measure next, by the seconds a picture took in passes of each size."""
+    """The size to use or to measure next. ``known``: seconds per picture by pass size."""
 
     def bearable(size: int, seconds: float) -> bool:
         return size == 1 or size * seconds / steps <= LONGEST_STEP

@@ -1,4 +1,4 @@
-"""How a worker is told to stop, and how it leaves in time whatever it is doing."""
+"""Stopping a worker: requests by signal or closed input, and a forced exit after a grace period."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Stop:
-    """``wanted``: claim nothing more. ``now``: give back what runs, too.
+    """``wanted``: claim no more jobs. ``now``: also give back the running ones.
 
     The first request means both, unless the worker is set to finish its picture first; a second one always does.
     """
@@ -31,7 +31,7 @@ class Stop:
 
 
 def listen_to_signals(stop: Stop) -> None:
-    """The handler only writes into a pipe: it may interrupt the main thread while that holds an event's own lock."""
+    """The handler only writes to a pipe: it may interrupt the main thread while that holds the event's lock."""
     reader, writer = os.pipe()
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
@@ -49,7 +49,7 @@ def listen_to_signals(stop: Stop) -> None:
 
 
 def stop_at_end_of_input(stop: Stop) -> None:
-    """The supervisor holds the other end of standard input: when it dies, by whatever cause, the pipe closes."""
+    """Stop when standard input closes: the supervisor holds its other end and has died."""
     while os.read(sys.stdin.fileno(), 1024):
         continue
     stop.request()
@@ -58,7 +58,7 @@ def stop_at_end_of_input(stop: Stop) -> None:
 def exit_after_grace(dispatch: Dispatch, stop: Stop, grace: float) -> None:
     """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds.
 
-    The table's claims make this safe: whatever the abandoned step would still write does not fit any more.
+    The claims make this safe: later writes of the abandoned step are rejected.
     """
     stop.now.wait()
     time.sleep(grace)

@@ -24,7 +24,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
-    """Of patches: two latents wide and high, all their channels one after the other."""
+    """Latent shape in 2 x 2 patches, whose channels are concatenated."""
     side = pipe.vae_scale_factor * 2
     return (1, pipe.transformer.config.in_channels, height // side, width // side)
 

@@ -15,7 +15,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def instruction_of(pipe: Any) -> Any:
-    """What the pipeline puts before a prompt if nothing else is asked for."""
+    """The pipeline's default instruction before the prompt."""
     return inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
 
 

@@ -15,7 +15,7 @@ class FusedDecoder:
     """Latents as the VAE has them (N x C x h x w) to pixels in [-1, 1] (N x 3 x H x W)."""
 
     def __init__(self, vae: Any, operations: Operations, dtype: torch.dtype) -> None:
-        """Of the VAE as it is now; later changes to it are not seen. Raises Unfit."""
+        """Pack the VAE's current weights; later changes have no effect. Raises Unsupported."""
         require(type(vae) is AutoencoderKL, f"a VAE of type {type(vae).__name__}")
         require(not vae.use_tiling and not vae.use_slicing, "decoding in tiles")
         middle = vae.decoder.mid_block
@@ -57,7 +57,7 @@ class FusedDecoder:
 
 
 class PictureAttention:
-    """Of each pixel to all others, with one head."""
+    """Single-head attention among all pixels."""
 
     def __init__(self, attention: Any, packing: Packing, operations: Operations) -> None:
         require(attention.group_norm is not None and attention.spatial_norm is None, "attention without a norm")

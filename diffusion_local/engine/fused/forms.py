@@ -39,7 +39,7 @@ class Forms:
         self._decoder: tuple[Any, torch.dtype, FusedDecoder | None] | None = None
 
     def denoiser(self, pipe: Any, room: int) -> FusedDenoiser | None:
-        """Of a pipeline with a UNet, ready for a picture. ``room``: bytes for weights with LoRAs added."""
+        """The fused UNet of a pipeline, or None. ``room``: bytes available for weights merged with LoRAs."""
         unet = getattr(pipe, "unet", None)
         if self._operations is None or unet is None:
             return None
@@ -88,12 +88,12 @@ class Forms:
             self.decoded = ""
 
     def drop(self) -> None:
-        """Before the weights change or move, or the exact way is asked for."""
+        """Restore the original forms, before weights change or move or exact results are requested."""
         if self._denoiser is not None:
             self._denoiser.drop()
 
     def facts(self) -> dict[str, Any]:
-        """For the recipe: how the latest picture was made."""
+        """Facts for the recipe: which forms made the latest picture."""
         denoised = self._denoiser is not None and self._denoiser.used
         fused = [*["denoiser"] * denoised, *[f"decoder ({self.decoded})"] * bool(self.decoded)]
         return {"speed": "fast", "fused": fused} if fused else {"speed": "exact"}

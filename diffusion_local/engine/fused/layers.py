@@ -30,7 +30,7 @@ def picture(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def require(condition: Any, what: str) -> None:
-    """Raises Unfit naming what the model has instead."""
+    """Raises Unsupported naming what the model has instead."""
     if not condition:
         raise Unsupported(what)
 

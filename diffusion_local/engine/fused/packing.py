@@ -13,11 +13,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 class Unsupported(Exception):
-    """A model that has no fused form. The message says what it has that is not known here."""
+    """The model has no fused form. The message names its unsupported feature."""
 
 
 class Packing:
-    """What was packed of one model. ``bytes`` are those of merged copies, which exist beside the weights."""
+    """Packed weights of one model. ``bytes``: size of merged copies, in addition to the weights."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -34,7 +34,7 @@ class Packing:
         return merged.detach()
 
     def flat(self, layer: Any) -> torch.Tensor:
-        """Of a linear layer, or of a convolution with a kernel of 1 x 1."""
+        """Weight of a linear layer or 1 x 1 convolution."""
         return self.weight(layer).flatten(1)
 
     def stacked(self, layers: Sequence[Any]) -> torch.Tensor:
