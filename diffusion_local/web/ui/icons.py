@@ -21,6 +21,7 @@ PATHS = {
     "download": '<path d="M12 4.5v10.5M7.5 11l4.5 4.5 4.5-4.5M5 19.5h14"/>',
     "eraser": '<path d="M13.5 5.500l5 5-8 8H7l-2.5-2.500z"/><path d="M9.5 9.500l5 5M10 18.500h9"/>',
     "fit": '<path d="M4.5 9V4.500H9M15 4.500h4.500V9M19.5 15v4.500H15M9 19.500H4.500V15"/>',
+    "frame": '<rect x="8" y="8" width="8" height="8"/><path stroke-dasharray="2 2.500" d="M4 4h16v16H4z"/>',
     "gallery": '<rect x="3.5" y="4.5" width="17" height="15" rx="2.5"/><circle cx="9" cy="10" r="1.6"/>'
     '<path d="M4 17l5-4 3.5 2.500L16 12l4.5 4"/>',
     "grip": '<path stroke-width="2.4" d="M9.5 7h.01M9.5 12h.01M9.5 17h.01M14.5 7h.01M14.5 12h.01M14.5 17h.01"/>',

@@ -326,16 +326,12 @@ def layout(studio: Studio) -> CreateTab:
                     place(*GROUPS["sampling"])
                 with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
                     loras = live("loras")
-                with gr.Accordion(label("create.group_inpaint"), open=False, elem_id="group-inpaint"), gr.Row():
-                    place(*form.at("inpaint"))
-                with gr.Accordion(label("create.group_hires"), open=False, elem_id="group-hires"), gr.Row():
-                    place(*form.at("hires"))
+                for group in own_groups():
+                    with gr.Accordion(label(f"create.group_{group}"), open=False, elem_id=f"group-{group}"), gr.Row():
+                        place(*form.at(group))
                 with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():
                     place("expand")
                     preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
-                for group in own_groups():
-                    with gr.Accordion(label(f"create.group_{group}"), open=False, elem_id=f"group-{group}"), gr.Row():
-                        place(*(name for name in form.at(group) if name not in made))
                 with gr.Accordion(label("create.group_variation"), open=False, elem_id="group-variation"), gr.Row():
                     place(*GROUPS["variation"])
                 with gr.Accordion(label("create.group_files"), open=False, elem_id="group-files"):

@@ -169,6 +169,24 @@ def test_the_canvas_shows_the_mask_on_any_picture_and_takes_steps_back(people: A
     assert fits(page)
 
 
+def test_the_frame_is_dragged_to_extend_a_picture(people: Any, site: Site) -> None:
+    page = people().open()
+    page.set_input_files("#source [data-file]", {"name": "a.png", "mimeType": "image/png", "buffer": blank("navy")})
+    page.wait_for_selector("#source .begin", state="visible")
+    page.locator("#source .kinds label", has_text="Inpaint").click()
+    painter(page)
+    page.keyboard.press("f")
+    stroke(page, (1.0, 0.5), (1.5, 0.5))
+    assert view(page)["margins"] == {"left": 0, "top": 0, "right": 64, "bottom": 0}
+    assert view(page)["steps"] == 0
+    page.click("[data-paint=done]")
+    page.wait_for_function("sessionStorage.getItem('diffusion-local-draft')?.includes('right:64')")
+    prompt = a_prompt("a wider sea")
+    press(page, prompt)
+    params = made_of(site, prompt)
+    assert (params.kind, params.outpaint) == (Kind.INPAINT, "right:64")
+
+
 TWO_FINGERS = """([x, y]) => {
   const canvas = document.querySelector("#source .painter canvas");
   canvas.setPointerCapture = () => {}; // there is no real finger

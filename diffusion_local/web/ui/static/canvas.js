@@ -1,6 +1,6 @@
 // The canvas on which a mask is painted (templates/source.html): what is covered is made anew. The picture lies under pan
 // and zoom; the mask is a list of steps over an earlier mask, so that each can be undone. A pen presses, a finger paints,
-// two fingers pan and zoom, the right button erases.
+// two fingers pan and zoom, the right button erases. The sides of the frame are dragged where the picture is to be extended.
 window.diffusionLocalCanvas = (() => {
   const LARGEST = 2048; // pixels of the mask's longer side
   const ZOOM = [0.05, 32];
@@ -21,6 +21,12 @@ window.diffusionLocalCanvas = (() => {
   let spaced = false;
   const touches = new Map();
   const layer = document.createElement("canvas");
+
+  const SIDES = ["left", "top", "right", "bottom"];
+  const MOST_SIDE = 2048; // pixels of the picture by which a side can be moved
+  const STEP = 8;
+  let margins = { left: 0, top: 0, right: 0, bottom: 0 }; // of the frame around the picture, in its pixels
+  let side = null; // the one that is dragged
 
   const screen = () => box.querySelector("canvas");
   const sheet = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
@@ -98,6 +104,49 @@ window.diffusionLocalCanvas = (() => {
     return soft;
   }
 
+  // -- the frame, by which the picture is extended
+  const perPixel = () => (mask.width / picture.naturalWidth) * camera.scale; // CSS pixels for one of the picture
+  const extended = () => SIDES.some((each) => margins[each] > 0);
+  function frameBox() {
+    const by = perPixel();
+    return {
+      left: camera.x - margins.left * by,
+      top: camera.y - margins.top * by,
+      right: camera.x + mask.width * camera.scale + margins.right * by,
+      bottom: camera.y + mask.height * camera.scale + margins.bottom * by,
+    };
+  }
+  function frameLines(context, ratio) {
+    const { left, top, right, bottom } = frameBox();
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.strokeStyle = "#2dd4bf";
+    context.lineWidth = 2;
+    context.setLineDash([8, 6]);
+    context.strokeRect(left, top, right - left, bottom - top);
+    context.setLineDash([]);
+    context.fillStyle = "#2dd4bf";
+    const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+    for (const [dx, dy, w, h] of [[left, y, 6, 36], [right, y, 6, 36], [x, top, 36, 6], [x, bottom, 36, 6]])
+      context.fillRect(dx - w / 2, dy - h / 2, w, h);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+  }
+  function nearest({ x, y }) {
+    const edges = frameBox();
+    const away = { left: Math.abs(x - edges.left), right: Math.abs(x - edges.right), top: Math.abs(y - edges.top), bottom: Math.abs(y - edges.bottom) };
+    return SIDES.reduce((best, each) => away[each] < away[best] ? each : best);
+  }
+  function dragSide({ x, y }) {
+    const by = perPixel();
+    const wanted = {
+      left: (camera.x - x) / by,
+      top: (camera.y - y) / by,
+      right: (x - camera.x) / by - picture.naturalWidth,
+      bottom: (y - camera.y) / by - picture.naturalHeight,
+    }[side];
+    margins[side] = Math.max(0, Math.min(MOST_SIDE, Math.round(wanted / STEP) * STEP));
+    show();
+  }
+
   // -- the screen
   let frame = 0;
   const draw = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(paint); };
@@ -138,11 +187,20 @@ window.diffusionLocalCanvas = (() => {
     over.globalCompositeOperation = "source-in";
     over.fillStyle = stripes(over);
     over.fillRect(0, 0, layer.width, layer.height);
+    over.globalCompositeOperation = "source-over";
+    over.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const { left, top, right, bottom } = frameBox();
+    const inner = { left: camera.x, top: camera.y, right: camera.x + mask.width * camera.scale, bottom: camera.y + mask.height * camera.scale };
+    over.fillRect(left, top, right - left, inner.top - top);
+    over.fillRect(left, inner.bottom, right - left, bottom - inner.bottom);
+    over.fillRect(left, inner.top, inner.left - left, inner.bottom - inner.top);
+    over.fillRect(inner.right, inner.top, right - inner.right, inner.bottom - inner.top);
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.globalAlpha = 0.6;
     context.drawImage(layer, 0, 0);
     context.globalAlpha = 1;
-    if (!pointer || panning || tool === "pan" || spaced) return;
+    if (tool === "frame" || extended()) frameLines(context, ratio);
+    if (!pointer || panning || ["pan", "frame"].includes(tool) || spaced) return;
     for (const [colour, line] of [["#000", 3], ["#fff", 1.5]]) {
       context.strokeStyle = colour;
       context.lineWidth = line * ratio;
@@ -164,9 +222,11 @@ window.diffusionLocalCanvas = (() => {
   function fit() {
     const canvas = screen();
     const [across, down] = [canvas.clientWidth, canvas.clientHeight];
-    camera.scale = Math.min((across - 2 * MARGIN) / mask.width, (down - 2 * MARGIN) / mask.height);
-    camera.x = (across - mask.width * camera.scale) / 2;
-    camera.y = (down - mask.height * camera.scale) / 2;
+    const by = mask.width / picture.naturalWidth;
+    const [whole, tall] = [mask.width + (margins.left + margins.right) * by, mask.height + (margins.top + margins.bottom) * by];
+    camera.scale = Math.min((across - 2 * MARGIN) / whole, (down - 2 * MARGIN) / tall);
+    camera.x = (across - whole * camera.scale) / 2 + margins.left * by * camera.scale;
+    camera.y = (down - tall * camera.scale) / 2 + margins.top * by * camera.scale;
     fitted = true;
     show();
     draw();
@@ -184,13 +244,15 @@ window.diffusionLocalCanvas = (() => {
 
   // -- the tools
   function show() {
-    for (const each of ["brush", "erase", "pan"])
+    for (const each of ["brush", "erase", "pan", "frame"])
       box.querySelector(`[data-paint=${each}]`).setAttribute("aria-pressed", tool === each);
     box.querySelector("[data-paint=undo]").disabled = !steps.length;
     box.querySelector("[data-paint=redo]").disabled = !undone.length;
     box.querySelector("[data-brush]").value = size;
     box.querySelector("[data-feather]").value = feather;
     box.querySelector("[data-zoomed]").textContent = `${Math.round(camera.scale * (mask.width / picture.naturalWidth) * 100)} %`;
+    box.querySelector("[data-margins]").textContent = extended()
+      ? `${picture.naturalWidth + margins.left + margins.right} × ${picture.naturalHeight + margins.top + margins.bottom}` : "";
     box.dataset.tool = panning || spaced ? "pan" : tool;
   }
   const use = (name) => { tool = name; show(); draw(); };
@@ -199,6 +261,7 @@ window.diffusionLocalCanvas = (() => {
     brush: () => use("brush"),
     erase: () => use("erase"),
     pan: () => use("pan"),
+    frame: () => use("frame"),
     undo, redo, fit,
     clear: () => add({ kind: "clear" }),
     invert: () => add({ kind: "invert" }),
@@ -207,7 +270,7 @@ window.diffusionLocalCanvas = (() => {
     close: () => box.close(),
     done: () => finish(),
   };
-  const KEYS = { b: "brush", e: "erase", h: "pan", i: "invert", 0: "fit", "+": "nearer", "=": "nearer", "-": "farther" };
+  const KEYS = { b: "brush", e: "erase", h: "pan", f: "frame", i: "invert", 0: "fit", "+": "nearer", "=": "nearer", "-": "farther" };
 
   // -- pointers
   const at = (event) => {
@@ -237,6 +300,12 @@ window.diffusionLocalCanvas = (() => {
       show();
       return;
     }
+    if (tool === "frame") {
+      side = nearest(pointer);
+      dragSide(pointer);
+      draw();
+      return;
+    }
     const erase = tool === "erase" || event.button === 2 || !!(event.buttons & 32); // 32: a pen's other end
     drawing = { points: [point(event)], erase };
     segment(mask.getContext("2d"), drawing.points[0], drawing.points[0], erase);
@@ -258,6 +327,8 @@ window.diffusionLocalCanvas = (() => {
       camera.scale = scale;
       fitted = false;
       show();
+    } else if (side) {
+      dragSide(at(event));
     } else if (drawing) {
       for (const each of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
         drawing.points.push(point(each));
@@ -268,6 +339,7 @@ window.diffusionLocalCanvas = (() => {
   }
   function up(event) {
     touches.delete(event.pointerId);
+    side = null;
     if (drawing) {
       steps.push(drawing);
       undone = [];
@@ -329,7 +401,7 @@ window.diffusionLocalCanvas = (() => {
     context.fillRect(0, 0, out.width, out.height);
     context.drawImage(feathered(), 0, 0);
     box.close();
-    opened.done(painted ? out : null);
+    opened.done(painted ? out : null, SIDES.filter((each) => margins[each]).map((each) => `${each}:${margins[each]}`).join(" "));
   }
   // A stored mask: its light is what is painted.
   function fromMask(image) {
@@ -367,6 +439,7 @@ window.diffusionLocalCanvas = (() => {
         const shrink = Math.min(1, LARGEST / Math.max(picture.naturalWidth, picture.naturalHeight));
         mask = sheet(Math.round(picture.naturalWidth * shrink), Math.round(picture.naturalHeight * shrink));
         [steps, undone, soft, feather] = [[], [], null, 0];
+        if (opened?.source !== source) margins = { left: 0, top: 0, right: 0, bottom: 0 };
         base = earlier ? fromMask(await loaded(earlier)) : null;
         replay();
       }
@@ -379,6 +452,6 @@ window.diffusionLocalCanvas = (() => {
     },
     // The mask was stored: the steps are those of this one.
     stored(address) { if (opened) opened.mask = address; },
-    view: () => ({ ...camera, steps: steps.length, width: mask.width, height: mask.height, size, feather, tool }),
+    view: () => ({ ...camera, steps: steps.length, width: mask.width, height: mask.height, size, feather, tool, margins }),
   };
 })();

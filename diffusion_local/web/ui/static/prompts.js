@@ -146,8 +146,10 @@ window.diffusionLocalPrompts = (() => {
     if (!name?.trim()) return;
     localStorage.setItem(PRESETS, JSON.stringify({ ...read(PRESETS, {}), [name.trim().slice(0, 60)]: current() }));
   }
-  function use(name) {
-    const wanted = JSON.stringify(read(PRESETS, {})[name] ?? {});
+  const use = (name) => fillForm(read(PRESETS, {})[name] ?? {});
+  // Fields of the form by name, also of those that are folded away, which are not in the page.
+  function fillForm(values) {
+    const wanted = JSON.stringify(values);
     const input = hidden("preset");
     put(input, input.value === wanted ? `${wanted} ` : wanted);
   }
@@ -241,5 +243,5 @@ window.diffusionLocalPrompts = (() => {
     }
   }
   new MutationObserver(label).observe(document.documentElement, { subtree: true, childList: true });
-  return { remember };
+  return { remember, fill: fillForm };
 })();

@@ -9,6 +9,7 @@
     input.dispatchEvent(new Event("input", { bubbles: true }));
   }
   const panel = () => document.querySelector("#source .source");
+  let extended = ""; // how the frame of the canvas extends the picture
   let said = ""; // of an upload: that it goes on, or why it came to nothing
   const tell = (text) => {
     said = text;
@@ -33,7 +34,7 @@
     root.querySelector("[data-source=paint]").hidden = kind !== "inpaint";
     document.getElementById("dock").dataset.kind = kind;
     const told = root.querySelector("[data-told]");
-    const outpaint = document.querySelector("#outpaint :is(textarea, input)")?.value;
+    const outpaint = document.querySelector("#outpaint :is(textarea, input)")?.value ?? extended; // it may be folded away
     const text = said || (kind === "inpaint" && !mask && !outpaint ? words.no_mask : "");
     if (told.textContent !== text) told.textContent = text;
   }
@@ -135,7 +136,9 @@
     window.diffusionLocalCanvas.open(box, address(value("source")), mask && address(mask), keep)
       .catch(() => { box.close(); tell(words.not_arrived); });
   }
-  async function keep(canvas) {
+  async function keep(canvas, outpaint) {
+    extended = outpaint;
+    window.diffusionLocalPrompts.fill({ outpaint });
     try {
       const id = canvas ? (await upload(await new Promise((done) => canvas.toBlob(done, "image/png")), "mask")).id : "";
       set("mask", id);
