@@ -52,7 +52,8 @@ def render(
     to resubmit failed jobs; None for a file. ``translate`` renders messages in the language ``tag``.
     """
     title = report.title if report.batch_id else translate(report.title)  # a batch's title is its own name
-    parts = [f"<h1>{escape(title)}</h1><dl>", *(render_fact(*each, translate) for each in facts(report)), "</dl>"]
+    back = "" if root is None else f'<p><a href="{root}/ui/lists">← {translate(message("report_back"))}</a></p>'
+    parts = [back, f"<h1>{escape(title)}</h1><dl>", *(render_fact(*each, translate) for each in facts(report)), "</dl>"]
     if report.reasons:
         parts += [
             f"<h2>{translate(message('report_failed'))}</h2>",

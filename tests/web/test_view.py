@@ -272,7 +272,7 @@ def test_an_empty_page_invites() -> None:
 
 def test_a_job_that_is_tried_again_says_when_and_which_try() -> None:
     html = view.standing(job(not_before="2026-01-02T02:14:00.000Z", tries=1), 1)
-    assert html == 'Again at <time datetime="2026-01-02T02:14:00.000Z">02:14 UTC</time>, try 2 of 3'
+    assert html == 'Retries at <time datetime="2026-01-02T02:14:00.000Z">02:14 UTC</time>, try 2 of 3'
     assert html in stage([job(not_before="2026-01-02T02:14:00.000Z", tries=1)])
     assert view.standing(job(State.RUNNING, phase="<b>")) == "&lt;b&gt; …"
 

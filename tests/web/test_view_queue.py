@@ -149,7 +149,7 @@ def test_a_row_says_what_it_waits_for() -> None:
     assert 'not before <time datetime="2026-01-02T23:00:00.000Z">' in html
     assert "its time window never opens" in row(shut, around(opens={3: None}))
     assert "not before" not in row(replace(shut, lane=Lane.INTERACTIVE), around(opens={3: "2026-01-02T23:00:00.000Z"}))
-    assert "Again at <time" in row(job(not_before="2026-01-02T02:14:00.000Z", tries=1), around())
+    assert "Retries at <time" in row(job(not_before="2026-01-02T02:14:00.000Z", tries=1), around())
 
 
 def test_a_job_that_a_loaded_model_goes_before_says_so() -> None:

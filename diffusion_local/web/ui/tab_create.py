@@ -1,6 +1,5 @@
 """Create: the dock with the prompt and the settings, and the stage with the pictures of this browser's presses."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,12 +10,12 @@ import gradio as gr
 from diffusion_local.domain import Kind, Snapshot
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.curated import CuratedModel
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import dropped, form, sizes, view, view_source, view_stage
-from diffusion_local.web.ui.icons import icon
+from diffusion_local.web.ui import dropped, form, prompt_help, sizes, view, view_models, view_source, view_stage
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import known, label, say, translated
@@ -107,42 +106,6 @@ def loras(studio: Studio, model_id: Any) -> str:
     return view_source.loras(library.adapters()["loras"], model_of(studio, model_id).architecture, previews)
 
 
-def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
-    """``count/limit`` of the prompt, empty where that is not known."""
-    model = model_of(studio, model_id)
-    count, limit = studio.prompts.count_tokens(prompt if isinstance(prompt, str) else "", model.id)
-    return f"{count}/{limit}" if limit else ""
-
-
-def on_preset(studio: Studio, written: Any) -> list[Any]:
-    """The form from settings that this browser keeps under a name: JSON by the names of the fields."""
-    try:
-        found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
-        values = {name: value for name, value in dict(found).items() if name in form.NAMES and is_plain(value)}
-    except (ValueError, TypeError, RecursionError):
-        values = {}
-    return form.only(**values)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a component can show it."""
-    if isinstance(value, list):
-        return all(isinstance(each, str) for each in value)
-    return value is None or isinstance(value, str | int | float)
-
-
-def vocabulary(studio: Studio) -> str:
-    """What the prompt's suggestions are made of, as JSON: names, and the parts of one's own newest prompts."""
-    counts: dict[str, int] = {}
-    for image in studio.pictures.page(TAGGED):
-        for part in image.params.prompt.split(","):
-            tag = part.strip()
-            if 1 < len(tag) <= MOST_TAG:
-                counts[tag] = counts.get(tag, 0) + 1
-    tags = sorted(counts, key=lambda tag: -counts[tag])[:MOST_TAGS]
-    return json.dumps(studio.prompts.vocabulary() | {"tags": tags, "fields": form.NAMES}, ensure_ascii=False)
-
-
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
     """Shows the shape that was typed, if it is one of the buttons."""
     return shapes(model_of(studio, model_id), width, height)
@@ -185,7 +148,15 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: A
     stacks = view_stage.stacked(jobs, studio.counts_of_batches(shown), studio.images_of(jobs), snapshot)
     earlier = view_stage.older(studio.pictures.page(EARLIER), stacks)
     hand = view_stage.at_hand(stacks, earlier, chosen if isinstance(chosen, str) else "")
-    return view_stage.stage(stacks, earlier, hand, left_out)
+    return view_stage.stage(stacks, earlier, hand, left_out, None if hand else first_model(studio))
+
+
+def first_model(studio: Studio) -> CuratedModel | None:
+    """What to download on this machine where only the starter is there and nothing is on its way."""
+    library = studio.library
+    if len(library.models()) > 1 or any(not each.final for each in library.downloads()):
+        return None
+    return view_models.suited(library.known(), library.largest())
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -234,30 +205,13 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     return [
         on_size_typed(studio, model_id, width, height),
         *on_sample(studio, model_id),
-        vocabulary(studio),
+        prompt_help.vocabulary(studio),
         view_source.panel(),
         gr.Dropdown(form.model_choices(studio.models())),
         gr.Dropdown([(say(key) if known(key) else name, name) for name, key in names.items()]),
         *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.OF_FILES),
     ]
 
-
-#: How many tokens the prompt has, of how many; prompts, presets and the repeat of this browser: dock.js, prompts.js.
-TOKENS = (
-    '<output class="tokens" aria-live="off"></output><span class="spring"></span>'
-    + "".join(
-        f'<button type="button" class="act icon" data-prompts="{name}" {state}="false">{icon(sign, 18)}</button>'
-        for name, state, sign in (
-            ("history", "aria-expanded", "clock"),
-            ("presets", "aria-expanded", "bookmark"),
-            ("repeat", "aria-pressed", "loop"),
-        )
-    )
-    + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
-)
-TAGGED = 300  # of the newest pictures, whose prompts' parts are offered
-MOST_TAGS, MOST_TAG = 400, 60
-MOST_PRESET = 100_000  # characters
 
 #: Named groups of settings below the prompt, and the fields of each; dock.js keeps them open.
 GROUPS = {
@@ -290,7 +244,7 @@ def layout(studio: Studio) -> CreateTab:
             with gr.Column(elem_id="composer", min_width=200):
                 place("prompt")
                 with gr.Row(elem_id="composer-bar"):
-                    gr.HTML(TOKENS, elem_id="tokens", apply_default_css=False)
+                    gr.HTML(prompt_help.TOOLS, elem_id="tokens", apply_default_css=False)
                     place("count")
                     generate = gr.Button(
                         label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=120
@@ -370,13 +324,13 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     counted = [tab.field("prompt"), model]
     gr.on(
         [each.change for each in counted],
-        bound(on_tokens, studio),
+        bound(prompt_help.on_tokens, studio),
         counted,
         tab.tokens,
         trigger_mode="always_last",
         **QUIET,
     )
-    tab.preset.change(bound(on_preset, studio), tab.preset, tab.fields, **QUIET)
+    tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **QUIET)
     tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(

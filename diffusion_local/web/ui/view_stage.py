@@ -7,6 +7,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from diffusion_local.domain import FINAL, Image, Job, Params, Snapshot, State
+from diffusion_local.models.curated import CuratedModel
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration, progress, standing, why
 
@@ -130,6 +131,20 @@ def at_hand(stacks: Sequence[Stack], earlier: Sequence[Shot], chosen: str) -> Sh
     return None
 
 
-def stage(stacks: Sequence[Stack], earlier: Sequence[Shot], hand: Shot | None, left_out: int = 0) -> str:
-    """``left_out``: unfinished batches that are not in the strip."""
-    return render("stage.html", stacks=stacks, earlier=earlier, hand=hand, left_out=left_out, examples=EXAMPLES)
+def stage(
+    stacks: Sequence[Stack],
+    earlier: Sequence[Shot],
+    hand: Shot | None,
+    left_out: int = 0,
+    suited: CuratedModel | None = None,
+) -> str:
+    """``left_out``: unfinished batches that are not in the strip; ``suited``: the model to download first."""
+    return render(
+        "stage.html",
+        stacks=stacks,
+        earlier=earlier,
+        hand=hand,
+        left_out=left_out,
+        suited=suited,
+        examples=EXAMPLES,
+    )

@@ -62,7 +62,8 @@ def test_again_for_a_reason(client: TestClient, services: Services, batch_id: st
 def test_the_pages_lead_into_the_app(client: TestClient, batch_id: str) -> None:
     page = client.get(f"/reports/batch/{batch_id}.html")
     assert (page.status_code, page.headers["cache-control"]) == (200, "no-store")
-    assert "Again for these" in page.text
+    assert "Retry these" in page.text
+    assert 'href="/ui/lists"' in page.text
     assert f"/reports/batch/{batch_id}.html" in client.get("/reports/night.html").text
     assert client.get("/reports/batch/nothing.html").status_code == 404
 

@@ -1,0 +1,64 @@
+"""Help with the prompt on Create: its tokens, what is suggested while one types, and presets (``prompts.js``)."""
+
+import json
+from typing import Any
+
+from diffusion_local.errors import UserError
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import form
+from diffusion_local.web.ui.icons import icon
+
+#: How many tokens the prompt has, of how many; prompts, presets and the repeat of this browser: dock.js, prompts.js.
+TOOLS = (
+    '<output class="tokens" aria-live="off"></output><span class="spring"></span>'
+    + "".join(
+        f'<button type="button" class="act icon" data-prompts="{name}" {state}="false">{icon(sign, 18)}</button>'
+        for name, state, sign in (
+            ("history", "aria-expanded", "clock"),
+            ("presets", "aria-expanded", "bookmark"),
+            ("repeat", "aria-pressed", "loop"),
+        )
+    )
+    + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
+)
+TAGGED = 300  # of the newest pictures, whose prompts' parts are offered
+MOST_TAGS, MOST_TAG = 400, 60
+MOST_PRESET = 100_000  # characters
+
+
+def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
+    """``count/limit`` of the prompt, empty where that is not known."""
+    try:
+        count, limit = studio.prompts.count_tokens(prompt if isinstance(prompt, str) else "", str(model_id or ""))
+    except UserError:  # a model that is not there any more
+        return ""
+    return f"{count}/{limit}" if limit else ""
+
+
+def on_preset(studio: Studio, written: Any) -> list[Any]:
+    """The form from settings that this browser keeps under a name: JSON by the names of the fields."""
+    try:
+        found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
+        values = {name: value for name, value in dict(found).items() if name in form.NAMES and is_plain(value)}
+    except (ValueError, TypeError, RecursionError):
+        values = {}
+    return form.only(**values)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a component can show it."""
+    if isinstance(value, list):
+        return all(isinstance(each, str) for each in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def vocabulary(studio: Studio) -> str:
+    """What the prompt's suggestions are made of, as JSON: names, and the parts of one's own newest prompts."""
+    counts: dict[str, int] = {}
+    for image in studio.pictures.page(TAGGED):
+        for part in image.params.prompt.split(","):
+            tag = part.strip()
+            if 1 < len(tag) <= MOST_TAG:
+                counts[tag] = counts.get(tag, 0) + 1
+    tags = sorted(counts, key=lambda tag: -counts[tag])[:MOST_TAGS]
+    return json.dumps(studio.prompts.vocabulary() | {"tags": tags, "fields": form.NAMES}, ensure_ascii=False)
