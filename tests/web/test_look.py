@@ -24,8 +24,17 @@ def poll(
     queue: str = "",
     drawer: bool = False,
 ) -> dict:
-    found = look.look(services.studio, seen, tab, [" ".join(mine), "", "", queue, place], drawer)
-    return {"seen": found[0], **found[1]} if found else {"seen": seen}
+    """What has changed, the gallery with its tiles as look.js puts them together."""
+    asked = [" ".join(mine), "", "", queue, place]
+    found = look.look(services.studio, seen, tab, asked, drawer)
+    if found is None:
+        return {"seen": seen}
+    answer = {"seen": found[0], **found[1]}
+    if {"gallery", "tiles"} & set(answer):
+        _, whole = look.look(services.studio, "", tab, asked) or ("", {})
+        answer |= {"gallery": whole["gallery"].replace("<!--tiles-->", whole["tiles"])}
+        answer.pop("tiles", None)
+    return answer
 
 
 def drawn(answer: dict) -> set[str]:
@@ -181,11 +190,11 @@ def test_an_unchanged_page_gets_an_answer_without_a_body(client: TestClient, ser
     assert first.headers["Cache-Control"] == "no-store"
     told = first.json()
     assert told["version"] == __version__
-    assert set(told["parts"]) == {"now", "notices", "gallery"}
+    assert set(told["parts"]) == {"now", "notices", "gallery", "tiles"}
     again = client.post("/look", json=body | {"seen": told["seen"]})
     assert (again.status_code, again.content) == (204, b"")
     made(services, "a blue heart")
-    assert "a blue heart" in client.post("/look", json=body | {"seen": told["seen"]}).json()["parts"]["gallery"]
+    assert "a blue heart" in client.post("/look", json=body | {"seen": told["seen"]}).json()["parts"]["tiles"]
 
 
 def test_a_look_that_cannot_be_read_is_told(client: TestClient) -> None:
@@ -194,3 +203,18 @@ def test_a_look_that_cannot_be_read_is_told(client: TestClient) -> None:
         answer = client.post("/look", content=body.encode("utf-8", "surrogateescape"))
         assert answer.status_code == 422, body
         assert answer.json()["error"]["field"] == "body"
+
+
+def test_one_more_picture_does_not_send_the_tiles_again(services: Services) -> None:
+    newest = made(services)
+    place = f"top={newest.id}"
+    asked = ["", "", "", "", place]
+    seen, parts = look.look(services.studio, "", "gallery", asked)
+    assert newest.id in parts["tiles"]
+    assert 'class="tile"' not in parts["gallery"]
+    made(services, seed=8)
+    seen, _ = look.look(services.studio, "", "gallery", asked)
+    made(services, seed=9)
+    _, changed = look.look(services.studio, seen, "gallery", asked)
+    assert "2 new pictures" in changed["gallery"]
+    assert "tiles" not in changed

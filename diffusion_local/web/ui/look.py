@@ -1,5 +1,6 @@
 """A look at the page: what has changed since the last one. One request a second from each page; see ``look.js``."""
 
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,7 +33,10 @@ TABS: dict[str, tuple[Callable[..., str], int]] = {
 }
 #: What a tab shows beside the database: a text that changes with it.
 PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
-PARTS = ("now", "notices", "drawer", *TABS)
+#: The pictures of the gallery are a part of their own: one more picture changes their number, and none of the tiles.
+TILES = "tiles"
+TILES_OF = re.compile("<!--tiles-->(.*)<!--/tiles-->", re.DOTALL)
+PARTS = ("now", "notices", "drawer", *TABS, TILES)
 
 Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
 
@@ -63,6 +67,9 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: b
         "notices": view_now.worker_notice(snapshot, now),
         tab: draw(studio, snapshot, now, *values),
     }
+    if tab == "gallery" and (tiles := TILES_OF.search(drawn[tab])):
+        drawn[TILES] = tiles[1]
+        drawn[tab] = TILES_OF.sub("<!--tiles-->", drawn[tab])
     if drawer:
         drawn["drawer"] = view_drawer.drawer(snapshot, studio.groups.live(JobFilter(), view_drawer.MOST), now)
     marks = dict(zip(PARTS, seen_marks, strict=False))

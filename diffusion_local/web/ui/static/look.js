@@ -15,9 +15,15 @@ window.diffusionLocalLook = (() => {
   let again = false; // asked for while a look was on its way
   let timer = 0;
 
+  const pieces = { gallery: "", tiles: "" }; // the gallery comes without its tiles where those are as they were
   function draw(parts) {
-    Object.assign(drawn, parts);
-    document.dispatchEvent(new CustomEvent("diffusion-local:drawn", { detail: parts }));
+    const { tiles, ...whole } = parts;
+    if (tiles !== undefined || parts.gallery !== undefined) {
+      Object.assign(pieces, tiles !== undefined && { tiles }, parts.gallery !== undefined && { gallery: parts.gallery });
+      whole.gallery = pieces.gallery.replace("<!--tiles-->", () => pieces.tiles);
+    }
+    Object.assign(drawn, whole);
+    document.dispatchEvent(new CustomEvent("diffusion-local:drawn", { detail: whole }));
   }
   async function ask() {
     const [tab, ...rest] = asked;
