@@ -82,7 +82,8 @@ class Accounts:
         for field, value in limits.items():
             if field not in LIMITS or (value is not None and not 0 <= value <= 10**12):
                 raise InvalidParams(field, message("not_negative"))
-        self._store.change(name, **{LIMITS[field]: value for field, value in limits.items()})
+        if limits:
+            self._store.change(name, **{LIMITS[field]: value for field, value in limits.items()})
         return self._store.get(name)
 
     def remove(self, name: str) -> None:

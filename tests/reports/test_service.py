@@ -178,7 +178,7 @@ def test_the_page_in_the_app_leads_into_it(services: Services) -> None:
     failed(services)
     report = services.studio.reports.batch(batch_id)
     tags = Page(services.studio.reports.page(report)).tags
-    assert [attrs["href"] for tag, attrs in tags if tag == "a"] == [f"/images/{job.id}.png"]
+    assert [attrs["href"] for tag, attrs in tags if tag == "a"] == ["/ui/lists", f"/images/{job.id}.png"]
     assert {attrs["name"]: attrs["value"] for tag, attrs in tags if tag == "input"} == {
         "reason": report.reasons[0].id,
         "batch_id": batch_id,

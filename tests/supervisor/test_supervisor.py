@@ -18,7 +18,8 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.domain import Job, State
-from diffusion_local.errors import HomeInUse, InvalidParams
+from diffusion_local.errors import Conflict, HomeInUse, InvalidParams
+from diffusion_local.preferences import restart_file
 from diffusion_local.supervisor.supervisor import free_port, hold_home, write_address
 from tests.conftest import kill_tree
 from tests.support import REPOSITORY, eventually, soon, sql
@@ -314,3 +315,25 @@ def test_a_free_port_is_found_for_zero_and_a_wrong_one_refused() -> None:
     for host, port in (("127.0.0.1", 70_000), ("203.0.113.1", 0)):
         with pytest.raises(InvalidParams, match="cannot be used"):
             free_port(host, port)
+
+
+@pytest.mark.slow
+def test_a_restart_asked_for_on_the_page_takes_up_the_changed_settings(
+    services: Services, serve: Callable[..., Serve]
+) -> None:
+    running = serve("--port", str(free_port("127.0.0.1", 0)), "--no-worker")
+    running.url()
+    first = running.web()
+    services.studio.preferences.change("max_count", "7")
+    services.studio.preferences.restart()
+    eventually(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, STARTS)
+    second = running.web()
+    assert second.pid != first.pid
+    assert running.process.poll() is None  # the same process, for whoever supervises it
+    eventually(lambda: running.said.count("is at http://") == 2, STARTS)
+    assert not restart_file(services.settings).exists()
+
+
+def test_without_a_supervisor_nothing_is_restarted(services: Services) -> None:
+    with pytest.raises(Conflict):
+        services.studio.preferences.restart()
