@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from diffusion_local.accounts.pairings import PairingStore
 from diffusion_local.db.database import Database, open_database
+from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
@@ -12,6 +13,7 @@ from diffusion_local.gallery.sources import Sources
 from diffusion_local.health.storage import StorageProbe
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.machines import Machines
+from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.service import Library
@@ -62,7 +64,18 @@ class Services:
 
 
 def open_files(settings: Settings) -> ImageFiles:
-    return ImageFiles(LocalBlobs(settings), settings)
+    return ImageFiles(open_blobs(settings), settings)
+
+
+def open_blobs(settings: Settings) -> Blobs:
+    """The storage of pictures that the settings name. Raises InvalidParams."""
+    if not settings.gallery:
+        return LocalBlobs(settings)
+    try:
+        from diffusion_local.gallery.object_blobs import open_bucket
+    except ImportError:
+        raise InvalidParams("gallery", message("gallery_library")) from None
+    return open_bucket(settings.gallery)
 
 
 def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:

@@ -21,7 +21,7 @@ class Folders:
         return self.home / "queue.db"
 
     @property
-    def gallery(self) -> Path:
+    def gallery_folder(self) -> Path:
         return self.home / "gallery"
 
     @property
@@ -116,7 +116,14 @@ class Folders:
         The gallery is created with a new home only: later, its disk or share may just be away.
         """
         new = not self.database_file.exists() and not self.locks.exists()  # with a server, there is no file
-        data = (*([self.gallery] if new else []), self.previews, self.sources, self.wildcards, self.logs, self.locks)
+        data = (
+            *([self.gallery_folder] if new else []),
+            self.previews,
+            self.sources,
+            self.wildcards,
+            self.logs,
+            self.locks,
+        )
         adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.text_encoders)
         for folder in (self.home, *data, self.models, *adapters):
             folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)

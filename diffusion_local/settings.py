@@ -114,6 +114,7 @@ class Settings(Folders):
     database: str = setting(
         "", "database of the queue and the gallery, as postgresql://user@host/name; app.db in the home if empty"
     )
+    gallery: str = setting("", "bucket of the pictures, as s3://bucket/prefix; folders of the home if empty")
     queue: str = setting(
         "", "URL of the queue that wakes workers, as redis://host:6379/0; queue.db in the home if empty"
     )

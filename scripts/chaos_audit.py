@@ -162,7 +162,7 @@ def check_pictures(found: Audit, settings: Settings, jobs: dict[str, Row], image
     """One whole PNG for each done job, with its own recipe; no other file, once the sweep has been."""
     done = {job_id for job_id, job in jobs.items() if job["state"] == "done"}
     found.check(done == set(images), f"done without picture or the reverse: {sorted(done ^ set(images))[:5]}")
-    parts = list(settings.gallery.rglob("*.part"))
+    parts = list(settings.gallery_folder.rglob("*.part"))
     for part in parts:  # as if an hour had passed; a younger one might still be written to
         os.utime(part, (time.time() - 7200, time.time() - 7200))
     swept = sweep(open_files(settings), Database.open(settings.database_file))
@@ -171,11 +171,11 @@ def check_pictures(found: Audit, settings: Settings, jobs: dict[str, Row], image
         job = jobs.get(Path(key).name)
         found.check(job is None or job["state"] != "done", f"the picture of a done job was a stray: {key}")
     for image in images.values():
-        check_picture(found, settings.gallery / f"{image['key']}.png", image)
+        check_picture(found, settings.gallery_folder / f"{image['key']}.png", image)
     wanted = {f"{image['key']}{suffix}" for image in images.values() for suffix in (".png", ".webp")}
     waiting = {job_id for job_id, job in jobs.items() if job["state"] == "queued"}  # what they need is left alone
-    files = [path for path in settings.gallery.rglob("*") if path.is_file() and path.stem not in waiting]
-    lying = {path.relative_to(settings.gallery).as_posix() for path in files}
+    files = [path for path in settings.gallery_folder.rglob("*") if path.is_file() and path.stem not in waiting]
+    lying = {path.relative_to(settings.gallery_folder).as_posix() for path in files}
     found.check(lying == wanted, f"files and rows differ: {sorted(lying ^ wanted)[:5]}")
     found.counts |= {"strays_moved_aside": len(swept.strays), "parts_dropped": len(parts)}
 

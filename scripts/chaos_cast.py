@@ -66,7 +66,7 @@ class Scene:
         self.hang = services.settings.home / "hang"
         self._site = services.settings.home / "site"
         self._site.mkdir()
-        site = SITE.format(hang=str(self.hang), gallery=f"{services.settings.gallery}/")
+        site = SITE.format(hang=str(self.hang), gallery=f"{services.settings.gallery_folder}/")
         (self._site / "sitecustomize.py").write_text(site, encoding="utf-8")
 
     def start(self) -> None:
@@ -369,7 +369,7 @@ def unwritable(*paths: Path) -> Callable[[], None]:
 
 
 def gallery_unwritable(scene: Scene) -> Callable[[], None]:
-    gallery = scene.services.settings.gallery
+    gallery = scene.services.settings.gallery_folder
     return unwritable(gallery, *(path for path in gallery.rglob("*") if path.is_dir()))
 
 
@@ -379,7 +379,7 @@ def database_unwritable(scene: Scene) -> Callable[[], None]:
 
 
 def gallery_away(scene: Scene) -> Callable[[], None]:
-    gallery = scene.services.settings.gallery
+    gallery = scene.services.settings.gallery_folder
     away = gallery.with_name("away")
     gallery.rename(away)
     return lambda: away.rename(gallery) and None

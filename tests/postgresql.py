@@ -100,7 +100,9 @@ def migrated(url: str) -> tuple[str, ...]:
         found = connection.execute(
             "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
         )
-        return tuple(sorted(name for (name,) in found.fetchall() if name not in (MIGRATED, "last_writes")))
+        return tuple(
+            sorted(name for (name,) in found.fetchall() if not name.startswith((MIGRATED, "last_writes", "huey_")))
+        )
 
 
 def emptied(url: str) -> str:

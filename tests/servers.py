@@ -1,11 +1,14 @@
 """Servers that tests start for themselves, in folders of their own."""
 
+import contextlib
 import http.client
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -90,3 +93,90 @@ def redis_server() -> Iterator[RedisServer]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+@contextmanager
+def sqs_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """(URL of a server that speaks SQS, how it is taken away, how it is brought back with empty queues)."""
+    from moto.server import ThreadedMotoServer
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    running: list[ThreadedMotoServer] = []
+
+    def start() -> None:
+        running.append(ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False))
+        running[-1].start()
+
+    def stop() -> None:
+        running.pop().stop()
+
+    start()
+    try:
+        yield f"sqs://test:test@127.0.0.1:{port}/?is_secure=false&region=us-east-1", stop, start
+    finally:
+        while running:
+            stop()
+
+
+class RabbitServer:
+    """RabbitMQ on a port of its own, in a folder of its own; stopping it is a crash."""
+
+    def __init__(self, folder: Path, program: str) -> None:
+        self._folder, self._program = folder, program
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        (self._folder / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{self._port}\n")
+        (self._folder / "plugins").write_text("[].\n")
+        environ = os.environ | {
+            "HOME": str(self._folder),
+            "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self._folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self._folder / "rabbitmq"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "plugins"),
+            "RABBITMQ_NODENAME": f"test{self._port}@localhost",
+            "RABBITMQ_DIST_PORT": str(self._port + 1 if self._port < 65_000 else self._port - 1),
+            "RABBITMQ_PID_FILE": str(self._folder / "pid"),
+            "ERL_EPMD_PORT": str(self._port + 2 if self._port < 65_000 else self._port - 2),
+        }
+        with (self._folder / "rabbit.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program], env=environ, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+            )
+        eventually(self._answers, 60)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1) as connection:
+            connection.settimeout(1)
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            return bool(connection.recv(1))
+        return False
+
+
+@contextmanager
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    program = next((each for each in ("/usr/lib/rabbitmq/bin/rabbitmq-server",) if Path(each).exists()), None)
+    if program is None:
+        words = "RabbitMQ is not installed here (Debian: apt-get install rabbitmq-server)"
+        pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
+    with tempfile.TemporaryDirectory() as folder:
+        server = RabbitServer(Path(folder), program)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -40,8 +40,11 @@ RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
 #: Library -> the only places that may import it, as path prefixes below the package.
 HOMES = {
-    "huey": ("queue/huey_backends.py", "queue/doorbell.py"),
+    "huey": ("queue/broker.py", "queue/huey_backends.py", "queue/doorbell.py"),
     "redis": ("queue/huey_backends.py",),
+    "kombu": ("queue/broker.py",),
+    "obstore": ("gallery/object_blobs.py",),
+    "psycopg": ("db/", "queue/huey_backends.py"),  # the last one only to name its errors
     "gradio": ("web/",),
     "fastapi": ("web/",),
     "starlette": ("web/",),

@@ -101,7 +101,7 @@ def test_everything_that_serve_makes_is_private(settings: Settings, tmp_path: Pa
         services = open_services(settings)
         ids = services.studio.submit("x", count=2, width=128, height=128, steps=2).job_ids
         eventually(lambda: all(services.studio.job(each).state is State.DONE for each in ids), 120)
-        assert list(settings.gallery.rglob("*.png"))
+        assert list(settings.gallery_folder.rglob("*.png"))
         assert {path.name for path in settings.logs.iterdir()} >= {"web.log"}
         assert open_to_others(settings.home) == {}
         services.database.close()
@@ -114,9 +114,9 @@ def test_new_pictures_follow_the_gallerys_folder(settings: Settings, value: int)
     with umask(value):
         services = open_services(settings)
         for gallery, folder, file in ((0o700, 0o700, 0o600), (0o755, 0o755, 0o644), (0o2770, 0o2770, 0o640)):
-            settings.gallery.chmod(gallery)
+            settings.gallery_folder.chmod(gallery)
             key = f"{KEY[:-1]}{gallery:o}"
-            day = settings.gallery / f"{gallery:o}"
+            day = settings.gallery_folder / f"{gallery:o}"
             files = open_files(settings)
             files.save(f"{gallery:o}/22/{key[-6:]}", PIL.new("RGB", (8, 8)), {})
             made = list(day.rglob("*.*"))

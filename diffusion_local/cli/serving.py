@@ -12,6 +12,7 @@ import typer
 from diffusion_local import __version__, manual
 from diffusion_local.cli.terminal import AsJson, Home, Server, Token, connect, print_result
 from diffusion_local.compose import open_files, open_services
+from diffusion_local.dispatch.slots import machine_name
 from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
@@ -86,6 +87,7 @@ def worker(
     if join is not None:
         sys.exit(work_for(settings, "" if join == "auto" else join, code, machine, slot))
     command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot or inventory.devices(settings)[0]["slot"]]
+    command += ["--machine", machine] if machine else []
     if os.name == "nt":
         sys.exit(subprocess.run(command, env=settings.child_environ()).returncode)
     os.execve(sys.executable, command, settings.child_environ())
@@ -99,7 +101,7 @@ def work_for(settings: Settings, url: str, code: str, machine: str, slot: str) -
         url = next(iter(discover(DISCOVERY_SECONDS)), "")
     if code:
         pairing.store(
-            settings.home, pairing.pair(url or pairing.stored(settings.home).url, code, pairing.machine_name(machine))
+            settings.home, pairing.pair(url or pairing.stored(settings.home).url, code, machine_name(machine))
         )
         settings = replace(settings, token="")
     credential = pairing.chosen(settings.home, url, settings.token)
@@ -108,7 +110,7 @@ def work_for(settings: Settings, url: str, code: str, machine: str, slot: str) -
     print(f"works for {credential.url}  (Ctrl-C stops it; what it has begun goes back to the queue)", flush=True)
     start_log(settings, "joined")
     slots = [slot] if slot else [each["slot"] for each in inventory.devices(settings)]
-    return keep_running(settings, slots, credential.url, pairing.machine_name(machine or credential.machine))
+    return keep_running(settings, slots, credential.url, machine_name(machine or credential.machine))
 
 
 @app.command("mcp")

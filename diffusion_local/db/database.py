@@ -22,6 +22,7 @@ from diffusion_local.settings import Settings
 
 if TYPE_CHECKING:
     from diffusion_local.db.postgresql import PostgresDatabase
+    from diffusion_local.db.server_lock import ServerLock
 
 Row = dict[str, Any]
 Values = Mapping[str, Any] | Sequence[Any]
@@ -54,6 +55,10 @@ class Transaction:
         names = [column[0] for column in cursor.description]
         for row in cursor:
             yield dict(zip(names, row, strict=True))
+
+    def stream(self, sql: str) -> Iterator[Row]:
+        """``query`` for more rows than fit into memory."""
+        return self.query(sql)
 
     def scalar(self, sql: str, **values: Any) -> Any:
         """The first column of the first row, or None if there is no row."""
@@ -160,6 +165,10 @@ class Database:
         """Check that the database is writable, by changing an unused number. Raises DatabaseProblem if it is not."""
         with self.write() as db:
             db.execute(f"PRAGMA user_version = {(db.scalar('PRAGMA user_version') + 1) % 2**31}")
+
+    def lock(self, path: Path) -> "FileLock | ServerLock":
+        """A lock against every process that uses the database: this file. Its holder's death releases it."""
+        return FileLock(path, mode=disk.FILE)
 
     def close(self) -> None:
         """Close this thread's connection."""

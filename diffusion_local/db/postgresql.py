@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -33,6 +33,9 @@ from diffusion_local.db.migrations import FILES, statements
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams
 from diffusion_local.messages import message
+
+if TYPE_CHECKING:
+    from diffusion_local.db.server_lock import ServerLock
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,14 @@ class PostgresTransaction(Transaction):
         names = [column.name for column in cursor.description]
         for row in cursor:
             yield dict(zip(names, row, strict=True))
+
+    def stream(self, sql: str) -> Iterator[Row]:
+        with psycopg.RawServerCursor(self._connection, f"rows{secrets.token_hex(4)}") as cursor:
+            cursor.itersize = 2000
+            cursor.execute(bind(sql, ())[0])
+            names = [column.name for column in cursor.description or ()]
+            for row in cursor:
+                yield dict(zip(names, row, strict=True))
 
 
 def bind(sql: str, values: Values) -> tuple[str, list[Any]]:
@@ -193,13 +204,13 @@ class PostgresDatabase(Database):
     def open(cls, url: str | Path) -> "PostgresDatabase":
         """Create or migrate the tables. Raises DatabaseProblem, which names the remedy, and InvalidParams."""
         database = cls(str(url))
-        with database._problems():
+        with database.problems():
             database._migrate()
         return database
 
     def exists(self) -> bool:
         """Whether the server has this program's tables."""
-        with self._problems():
+        with self.problems():
             return bool(applied(self._session.connection()))
 
     def _migrate(self) -> None:
@@ -227,7 +238,7 @@ class PostgresDatabase(Database):
         """Refresh the planner's statistics; the server's autovacuum does the rest."""
         with self.write() as db:
             db.execute("DELETE FROM last_writes WHERE at < ?", [utc_text(datetime.now(UTC) - timedelta(days=1))])
-        with self._problems():
+        with self.problems():
             self._session.connection().execute("ANALYZE")
 
     def probe(self) -> None:
@@ -242,13 +253,19 @@ class PostgresDatabase(Database):
                 db.scalar(f"SELECT count(*) FROM {table}")
         return []
 
+    def lock(self, path: Path) -> "ServerLock":
+        """A lock against every machine that uses the database, by the name of the file that locks one machine."""
+        from diffusion_local.db.server_lock import ServerLock
+
+        return ServerLock(self, path.name)
+
     def close(self) -> None:
         """Close this thread's connection."""
         self._session.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
-        with self._problems():
+        with self.problems():
             connection = self._begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             with self._rolled_back_on_error(connection):
                 yield PostgresTransaction(connection)
@@ -256,7 +273,7 @@ class PostgresDatabase(Database):
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
-        with self._problems():
+        with self.problems():
             connection = self._begin("BEGIN")
             with self._rolled_back_on_error(connection):
                 write = self._session.next_write()
@@ -308,7 +325,7 @@ class PostgresDatabase(Database):
         return False
 
     @contextlib.contextmanager
-    def _problems(self) -> Iterator[None]:
+    def problems(self) -> Iterator[None]:
         """Translate PostgreSQL's errors to DatabaseProblem with a message that names the remedy."""
         try:
             yield

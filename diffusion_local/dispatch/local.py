@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -31,18 +34,21 @@ from diffusion_local.messages import message
 from diffusion_local.queue.estimates import Share
 from diffusion_local.settings import Settings
 
+if TYPE_CHECKING:
+    from diffusion_local.db.server_lock import ServerLock
+
 log = logging.getLogger(__name__)
 
 
 class LocalDispatch:
-    """See ``Dispatch``. A slot is held by a file lock, which the operating system releases when the process dies."""
+    """See ``Dispatch``. A slot is held by a lock that is released when the process dies; see ``slots``."""
 
     def __init__(self, services: Services, slot: str, storage: Storage | None = None) -> None:
         """``storage``: shared by the slots of a process, if it has several."""
         self._services = services
         self._slot = slot
         self._storage = storage or Storage(services)
-        self._lock: FileLock | None = None
+        self._lock: FileLock | ServerLock | None = None
 
     @property
     def slot(self) -> str:
@@ -62,6 +68,9 @@ class LocalDispatch:
         self._services.workers.update(self._slot, status, model, free)
 
     def heartbeat(self, condition: Condition | None = None) -> None:
+        if self._lock is not None and not isinstance(self._lock, FileLock) and not self._lock.keep():
+            log.error("slot %s was taken by another worker while the database was away; this one ends", self._slot)
+            os.kill(os.getpid(), signal.SIGTERM)
         self._services.workers.heartbeat(self._slot)
 
     def leave(self) -> None:

@@ -1,22 +1,31 @@
 """Slots: a worker owns ``gpu0`` or ``cpu0`` by an OS file lock, which the OS releases when the process dies.
 
-So a running job whose slot is unlocked is orphaned: no clocks, heartbeats or guesses.
+So a running job whose slot is unlocked is orphaned: no clocks, heartbeats or guesses. Where the database is on a
+server, the lock is the server's, and is released with the worker's connection. As a restart of the server releases it
+too, jobs of other machines' workers are recovered only once these have been silent for the time of a lease.
 """
 
 import contextlib
 import json
 import logging
+import platform
+import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from diffusion_local import disk
 from diffusion_local.compose import Services
-from diffusion_local.disk import FILE
 from diffusion_local.domain import Claim, Failure, Job, State
 from diffusion_local.errors import HomeInUse
 from diffusion_local.messages import message
+from diffusion_local.settings import Settings
+
+if TYPE_CHECKING:  # its client is installed only where it is needed
+    from diffusion_local.db.server_lock import ServerLock
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +44,22 @@ HUNG = Failure(
 LEASE_PATIENCE = 10.0  # seconds; a lease is taken and its slot recovered under the slot's lock
 
 
-def slot_lock(services: Services, slot: str) -> FileLock:
-    return FileLock(services.settings.locks / f"{slot}.lock", mode=FILE)
+def full_name(settings: Settings, device: str, machine: str = "") -> str:
+    """The slot of a device: with the machine's name before it where several machines share a database."""
+    return f"{machine_name(machine)}.{device}" if settings.database else device
 
 
-def take(services: Services, slot: str, patience: float) -> FileLock:
+def machine_name(given: str = "") -> str:
+    """A name as slots have it: small letters, digits and hyphens; the host's if none is given."""
+    name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
+    return name or "worker"
+
+
+def slot_lock(services: Services, slot: str) -> "FileLock | ServerLock":
+    return services.database.lock(services.settings.locks / f"{slot}.lock")
+
+
+def take(services: Services, slot: str, patience: float) -> "FileLock | ServerLock":
     """Hold the slot until this process ends. Raises HomeInUse if another one holds it longer than
     ``patience`` seconds.
     """
@@ -109,6 +129,17 @@ def locked(services: Services, slot: str) -> Iterator[None]:
     """Hold a slot's lock while its lease ends. Raises Timeout after LEASE_PATIENCE seconds."""
     with disk.storage_errors(), slot_lock(services, slot).acquire(timeout=LEASE_PATIENCE):
         yield
+
+
+def recover_silent(services: Services, slot: str) -> list[Job]:
+    """Recover for a worker that nobody here has seen die: its lock is free, and on a server it is silent too."""
+    if services.database.on_server:
+        limit = timedelta(seconds=services.settings.lease_seconds)
+        now = datetime.now(UTC)
+        seen = [datetime.fromisoformat(each.seen_at) for each in services.workers.list_all() if each.slot == slot]
+        if any(abs(now - each) < limit for each in seen):
+            return []
+    return recover_if_free(services, slot)
 
 
 def recover_expired(services: Services) -> list[Job]:

@@ -27,14 +27,14 @@ class LocalBlobs:
 
     def __init__(self, settings: Settings) -> None:
         self._folders = {
-            Area.GALLERY: settings.gallery,
+            Area.GALLERY: settings.gallery_folder,
             Area.SOURCES: settings.sources,
             Area.PREVIEWS: settings.previews,
             Area.SHEETS: settings.sheets,
             Area.REPORTS: settings.reports,
             Area.STRAYS: settings.strays,
         }
-        self._root = settings.gallery
+        self._root = settings.gallery_folder
 
     def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
         target = self.local_path(key)

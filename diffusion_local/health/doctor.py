@@ -133,7 +133,9 @@ def permitted(settings: Settings) -> Iterator[Finding]:
     names = [path.name for path in found]
     mend = message("mend_shared")
     if found:
-        yield Finding("permissions", found == [settings.gallery], message("found_shared", names=names), mend, False)
+        yield Finding(
+            "permissions", found == [settings.gallery_folder], message("found_shared", names=names), mend, False
+        )
     else:
         yield Finding("permissions", True, message("found_private"))
 

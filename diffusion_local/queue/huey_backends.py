@@ -1,4 +1,4 @@
-"""Huey by URL: the message queue that wakes workers and runs chores, on SQLite or Redis.
+"""Huey by URL: the message queue that wakes workers and runs chores, on SQLite, Redis, PostgreSQL or a broker.
 
 Huey delivers a message at most once and forgets the current one when its process dies. So messages carry no state: a
 lost or duplicated one never loses or duplicates a picture, and a queue may be deleted at any time.
@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
@@ -21,7 +22,7 @@ from filelock import FileLock
 from huey import Huey
 from huey.registry import Message
 from huey.serializer import Serializer
-from huey.storage import RedisStorage, SqliteStorage
+from huey.storage import PostgresStorage, RedisStorage, SqliteStorage
 
 from diffusion_local.disk import FILE, create_private
 from diffusion_local.errors import InvalidParams, QueueUnavailable, echo
@@ -37,7 +38,12 @@ TIMEOUT_SECONDS = 1.0
 SQLITE_BUSY_SECONDS = 15
 #: The Huey storage methods that this program uses.
 STORAGE_METHODS = ("enqueue", "dequeue", "queue_size", "add_to_schedule", "read_schedule")
-EXAMPLES = "sqlite:////folder/queue.db, redis://host:6379/0 or unix:///run/redis/redis.sock"
+EXAMPLES = (
+    "sqlite:////folder/queue.db, redis://host:6379/0, unix:///run/redis/redis.sock, postgresql://user@host/name, "
+    "amqp://user@host/ or sqs://"
+)
+#: Schemes whose URL need not name a host.
+HOSTLESS = ("sqs", "postgresql", "postgres")
 
 
 class JsonSerializer(Serializer):
@@ -102,7 +108,8 @@ def parse_url(url: str) -> QueueUrl:
     if split.scheme not in BACKENDS:
         raise InvalidParams("queue", message("queue_url_scheme", examples=EXAMPLES, got=echo(split.scheme)))
     place = split.path.strip("/")
-    there = split.hostname and port != 0 if split.scheme in ("redis", "rediss") else place
+    file = split.scheme in ("sqlite", "unix")
+    there = place if file else port != 0 and (split.hostname or split.scheme in HOSTLESS)
     if not there or (split.scheme == "sqlite" and split.netloc):
         raise InvalidParams("queue", message("queue_url_place", examples=EXAMPLES))
     if split.scheme in ("redis", "rediss") and place and not place.isdecimal():
@@ -114,25 +121,37 @@ def parse_url(url: str) -> QueueUrl:
 
 
 def queue_url(settings: Settings) -> str:
-    """The URL of the settings, with the home's own prefix; by default the home's ``queue.db``."""
-    if not settings.queue:
+    """The URL of the settings, with the studio's own prefix; by default the database's server, or ``queue.db``."""
+    if not settings.queue and not settings.database:
         return sqlite_url(settings.queue_database)
-    address = parse_url(settings.queue)
+    address = parse_url(settings.queue or settings.database)
     if address.url.scheme == "sqlite":
         address = replace(address, url=urlsplit(sqlite_url(settings.home / address.path)))
-    return address.text(prefix=address.prefix or home_prefix(settings))
+    return address.text(prefix=address.prefix or (database_prefix(settings) or home_prefix(settings)))
 
 
 def queue_file(settings: Settings) -> Path | None:
     """The queue's SQLite file, or None if it is on a server."""
     if not settings.queue:
-        return settings.queue_database
+        return None if settings.database else settings.queue_database
     address = parse_url(settings.queue)
     return settings.home / address.path if address.url.scheme == "sqlite" else None
 
 
 def sqlite_url(path: Path) -> str:
     return f"sqlite:///{quote(path.as_posix())}"
+
+
+def database_prefix(settings: Settings) -> str:
+    """A prefix that all processes of a database on a server share, whatever their homes; "" without a server.
+
+    It is made of what the URL says of the server. Two spellings of it cost rings, never a job.
+    """
+    if not settings.database:
+        return ""
+    split = urlsplit(settings.database)
+    host = (split.hostname or "").lower() + "".join(parse_qs(split.query).get("host", []))
+    return sha256(f"{host}:{split.port or 5432}{split.path}".encode()).hexdigest()[:16]
 
 
 def home_prefix(settings: Settings) -> str:
@@ -217,12 +236,74 @@ def open_redis(address: QueueUrl, name: str) -> Huey:
     )
 
 
+def open_postgresql(address: QueueUrl, name: str) -> Huey:
+    """Huey's tables beside the studio's, or in a database of their own; they are created once the server is there."""
+    try:
+        import psycopg
+    except ImportError:
+        raise InvalidParams("queue", message("queue_needs_cluster")) from None
+    try:
+        options = psycopg.conninfo.conninfo_to_dict(address.text()) | {"connect_timeout": 2}
+    except psycopg.Error as error:
+        raise InvalidParams("queue", message("queue_url_refused", why=" ".join(str(error).split()))) from None
+    return Huey(
+        name=name,
+        results=False,
+        serializer=JsonSerializer(),
+        storage_class=unify_errors(create_on_demand(PostgresStorage, psycopg.errors), psycopg.Error),
+        read_timeout=BLOCK_SECONDS,
+        create_tables=False,
+        **options,
+    )
+
+
+def create_on_demand(storage: type, errors: Any) -> type:
+    """A Huey storage class that creates its tables when a call finds none."""
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def both(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(self, *args, **kwargs)
+            except errors.UndefinedTable:
+                with contextlib.suppress(errors.UniqueViolation, errors.DuplicateTable):  # somebody else did
+                    self.initialize_schema()
+                return call(self, *args, **kwargs)
+
+        return both
+
+    return type(storage.__name__, (storage,), {name: wrapped(getattr(storage, name)) for name in STORAGE_METHODS})
+
+
+def open_broker(address: QueueUrl, name: str) -> Huey:
+    """A queue of a broker that kombu speaks to."""
+    try:
+        from diffusion_local.queue.broker import BrokerStorage, errors_of
+    except ImportError:
+        raise InvalidParams("queue", message("queue_needs_cluster")) from None
+    options = {key: values[-1] for key, values in parse_qs(address.url.query).items()}
+    url = f"{address.url.scheme}://{address.url.netloc}{address.url.path}"
+    return Huey(
+        name=name,
+        results=False,
+        serializer=JsonSerializer(),
+        storage_class=unify_errors(BrokerStorage, *errors_of(url)),
+        url=url,
+        options=options,
+    )
+
+
 #: Backend by URL scheme.
 BACKENDS: dict[str, Callable[[QueueUrl, str], Huey]] = {
     "sqlite": open_sqlite,
     "redis": open_redis,
     "rediss": open_redis,
     "unix": open_redis,
+    "postgresql": open_postgresql,
+    "postgres": open_postgresql,
+    "amqp": open_broker,
+    "amqps": open_broker,
+    "sqs": open_broker,
 }
 
 

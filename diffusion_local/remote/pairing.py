@@ -5,8 +5,6 @@ then on the worker trusts that one alone.
 """
 
 import json
-import platform
-import re
 import secrets
 import ssl
 from dataclasses import asdict, dataclass
@@ -132,9 +130,3 @@ def chosen(home: Path, url: str, token: str) -> Credential:
     if token:
         return Credential(normalise_url(url), token, known.certificate if same else "", known.machine if same else "")
     return known if same else Credential(normalise_url(url))
-
-
-def machine_name(given: str) -> str:
-    """A name as slots have it: small letters, digits and hyphens."""
-    name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
-    return name or "worker"

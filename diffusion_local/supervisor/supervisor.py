@@ -27,11 +27,8 @@ from diffusion_local.messages import message
 from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor import exit_causes
-from diffusion_local.supervisor.downloads import DownloadChore
-from diffusion_local.supervisor.housekeeping import start_chores
+from diffusion_local.supervisor.leader import Leader
 from diffusion_local.supervisor.lease_watch import LeaseWatch
-from diffusion_local.supervisor.notifier import NotificationChore
-from diffusion_local.supervisor.power import PowerPolicy
 from diffusion_local.supervisor.watchdog import Watchdog, answers
 from diffusion_local.system import permissions
 from diffusion_local.system.network import announced, check_exposure, check_tls, local_url, other_urls, scheme
@@ -117,33 +114,25 @@ class Supervisor:
             check_tls(self._settings)
             restart_file(self._settings).unlink(missing_ok=True)
             write_address(self._settings)
-            notifier, downloads, power = NotificationChore(services), DownloadChore(services), PowerPolicy(services)
-            chores = start_chores(services)
-            notifier.start()
-            power.start()
-            downloads.start()
+            leader = Leader(services, started=lambda: listen_to_signals(self._stop))
             listen_to_signals(self._stop)
+            leader.start()
             try:
                 with announced(
                     self._settings.port, self._settings.root_path, self._settings.mdns == "on", scheme(self._settings)
                 ):
-                    self._serve(services, notifier, downloads, power)
+                    self._serve(services, leader)
             finally:
                 self._watchdog.stop()
                 self._stop_children()
                 for child in self._children:
                     if child.slot:
                         self._try(slots.recover_if_free, services, child.slot)
-                downloads.stop()
-                power.stop()
-                notifier.stop()
-                chores.stop()
+                leader.stop()
                 self._try(address_file(self._settings).unlink, True)
         return self._again
 
-    def _serve(
-        self, services: Services, notifier: NotificationChore, downloads: DownloadChore, power: PowerPolicy
-    ) -> None:
+    def _serve(self, services: Services, leader: Leader) -> None:
         web = Child("web", "diffusion_local.web")
         self._children.append(web)
         self._start(web)
@@ -159,8 +148,7 @@ class Supervisor:
                 self._say(f"diffusion-local is at {local_url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
                 for other in other_urls(self._settings):
                     self._say(f"  others reach it at {other}")
-            polls = partial(self._check_jobs, services), notifier.poll, power.poll, downloads.poll, self._poll_restart
-            for poll in polls:
+            for poll in (partial(self._check_jobs, services), leader.poll, self._poll_restart):
                 self._try(poll)
             self._stop.wanted.wait(POLL_SECONDS)
 
@@ -184,8 +172,10 @@ class Supervisor:
         devices, warning = inventory.inspect_devices(self._settings)
         if warning:
             self._say(warning)
-        slots = [device["slot"] for device in devices]
-        return [Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slot) for slot in slots]
+        return [
+            Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slots.full_name(self._settings, slot))
+            for slot in (device["slot"] for device in devices)
+        ]
 
     def _restart_if_dead(self, child: Child, services: Services) -> None:
         if child.alive:
@@ -228,7 +218,7 @@ class Supervisor:
         ours = {child.slot for child in self._children}
         running = {job.worker for job in services.studio.jobs(State.RUNNING, limit=1000) if job.worker}
         for slot in sorted(running - ours):
-            slots.recover_if_free(services, slot)
+            slots.recover_silent(services, slot)
 
     def _kill_hung(self, services: Services) -> None:
         """Kill workers that report no progress within their job's limit.

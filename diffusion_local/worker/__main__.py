@@ -15,6 +15,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.disk import private_umask
 from diffusion_local.dispatch import Dispatch, OutputTerms, offers
 from diffusion_local.dispatch.local import open_dispatch
+from diffusion_local.dispatch.slots import full_name, machine_name
 from diffusion_local.domain import Condition, DeviceMemory
 from diffusion_local.engine.factory import open_engine
 from diffusion_local.errors import DatabaseProblem, HomeInUse, UserError
@@ -110,7 +111,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
 def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatch:
     """The stores of this machine's studio, or a connection to another's. Raises UserError."""
     if not studio:
-        return open_dispatch(settings, slot)
+        return open_dispatch(settings, full_name(settings, slot, machine))
     from diffusion_local.remote import pairing
     from diffusion_local.remote.dispatch import join
     from diffusion_local.remote.spool import Spool
@@ -118,7 +119,7 @@ def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatc
     settings.make_folders()
     credential = pairing.chosen(settings.home, studio, settings.token)
     spool = Spool(settings.spool / slot, settings.locks / f"{slot}.lock", settings.spool_mb * 10**6)
-    name = pairing.machine_name(machine or credential.machine)
+    name = machine_name(machine or credential.machine)
     return cast(Dispatch, join(credential, f"{name}.{slot}", spool, exit_hung))
 
 

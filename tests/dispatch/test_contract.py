@@ -62,7 +62,7 @@ def finished(**changes: Any) -> Finished:
 
 
 def pictures(services: Services) -> list[Path]:
-    return sorted(services.settings.gallery.rglob("*.png"))
+    return sorted(services.settings.gallery_folder.rglob("*.png"))
 
 
 def claimed(dispatch: Dispatch) -> Job:
@@ -468,7 +468,7 @@ def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
     monkeypatch.setattr("diffusion_local.dispatch.storage.PROBE_SECONDS", 0.0)
     enqueue(services.jobs)
     job = claimed(dispatch)
-    gallery, away = services.settings.gallery, services.settings.home / "away"
+    gallery, away = services.settings.gallery_folder, services.settings.home / "away"
     assert (dispatch.ready(), dispatch.check_storage()) == (True, True)
     gallery.rename(away)
     with pytest.raises(StorageProblem, match="mounted"):

@@ -56,7 +56,7 @@ def test_a_worker_that_dies_leaves_its_job_to_the_next(services: Services, start
     [job_id] = submit(services)
     assert start(DIE, code, WORKER).wait(60) == -signal.SIGKILL
     assert services.jobs.get(job_id).state is left
-    assert len(list(services.settings.gallery.rglob("*.png"))) == files
+    assert len(list(services.settings.gallery_folder.rglob("*.png"))) == files
     assert len(services.studio.gallery()) == (left is State.DONE)
 
     start(WORKER)
@@ -71,7 +71,7 @@ def test_a_worker_that_dies_leaves_its_job_to_the_next(services: Services, start
 def test_half_written_files_stay_an_hour_and_are_swept_then(services: Services, start: Start) -> None:
     submit(services)
     start(DIE, POINTS["after the bytes, before the rename"][0], WORKER).wait(60)
-    [part] = services.settings.gallery.rglob(".*.part")
+    [part] = services.settings.gallery_folder.rglob(".*.part")
     sweep(services.files, services.database)
     assert part.exists()  # it might be another worker's, at work on it
     [job] = services.studio.jobs()

@@ -25,7 +25,7 @@ IMPATIENT = (
 @pytest.fixture
 def small_gallery(services: Services) -> Iterator[Path]:
     """The gallery on a disk of its own, of 2 MB."""
-    folder = services.settings.gallery
+    folder = services.settings.gallery_folder
     if not mounted(folder, "2m"):
         pytest.skip("mounting a small disk is not permitted here")
     yield folder
@@ -133,7 +133,7 @@ def test_a_database_locked_for_longer_than_anyone_waits_loses_nothing(
     if moment == "denoise":
         running(services, ids[0], step=1)
     else:
-        eventually(lambda: list(services.settings.gallery.rglob("*.png")), 30)
+        eventually(lambda: list(services.settings.gallery_folder.rglob("*.png")), 30)
     with closing(sqlite3.connect(services.settings.database_file, timeout=15, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         eventually(lambda: "cannot be used" in child.log_path.read_text())

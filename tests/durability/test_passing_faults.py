@@ -70,7 +70,7 @@ def unwritable(*paths: Path) -> Iterator[None]:
 
 
 def folders(services: Services) -> list[Path]:
-    gallery = services.settings.gallery
+    gallery = services.settings.gallery_folder
     return [gallery, *(path for path in gallery.rglob("*") if path.is_dir())]
 
 
@@ -116,7 +116,7 @@ def test_a_gallery_that_is_away_for_seconds_is_waited_for(services: Services, st
     child = start(IMPATIENT, WORKER)
     ids = submit(services, count=10)
     ended(services, ids[0])
-    gallery, away = services.settings.gallery, services.settings.home / "away"
+    gallery, away = services.settings.gallery_folder, services.settings.home / "away"
     gallery.rename(away)
     assert "mounted" in eventually(lambda: services.studio.snapshot().reason, 30)
     assert not gallery.exists()

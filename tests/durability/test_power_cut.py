@@ -17,7 +17,7 @@ from tests.workers import open_runner
 def test_bytes_then_name_then_folders_then_row(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture in a folder of a new day: each folder's own entry must be safe, too."""
     calls: list[str] = []
-    gallery = services.settings.gallery
+    gallery = services.settings.gallery_folder
 
     def told(owner: Any, name: str, words: Any) -> None:
         inner = getattr(owner, name)

@@ -56,7 +56,7 @@ def test_a_picture_without_a_row_is_moved_aside_and_never_deleted(services: Serv
     assert not stray.exists()
     [moved] = services.settings.strays.rglob("*.png")
     assert moved.read_bytes() == content
-    assert moved.relative_to(services.settings.strays) == stray.relative_to(services.settings.gallery)
+    assert moved.relative_to(services.settings.strays) == stray.relative_to(services.settings.gallery_folder)
     assert_sound(services)
 
 
@@ -139,7 +139,7 @@ def test_a_start_with_a_lost_database_moves_pictures_aside_and_the_rebuild_bring
 
 
 def path_in(services: Services, key: str) -> Path:
-    return services.settings.gallery / f"{key}.png"
+    return services.settings.gallery_folder / f"{key}.png"
 
 
 def test_old_jobs_and_old_trash_are_let_go_and_pictures_stay(services: Services, three: list[str]) -> None:
@@ -186,7 +186,7 @@ def test_a_gallery_whose_drive_is_away_is_left_as_it_is(services: Services) -> N
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
     runner.run_due_jobs()
     runner.close()
-    services.settings.gallery.rename(services.settings.home / "elsewhere")
-    services.settings.gallery.mkdir()
+    services.settings.gallery_folder.rename(services.settings.home / "elsewhere")
+    services.settings.gallery_folder.mkdir()
     assert sweep(services.files, services.database).missing == []
     assert len(services.studio.gallery()) == len(ids)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -11,23 +12,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import boto3
 import pytest
+from obstore.store import MemoryStore
 
-from diffusion_local.errors import DiskFull
-from diffusion_local.gallery import local_blobs
+from diffusion_local.errors import DiskFull, InvalidParams, StorageProblem
+from diffusion_local.gallery import local_blobs, object_blobs
 from diffusion_local.gallery.blobs import Area, Blobs, MemoryBlobs, StoredFile
 from diffusion_local.gallery.local_blobs import LocalBlobs
 from diffusion_local.settings import Settings
+from tests.support import eventually
 
 KEY = "gallery/2026/11/22/01J0000000000000000000000.png"
 OTHER = "gallery/2026/11/22/01J0000000000000000000001.png"
 BACKENDS = ("folders", "memory")
 
 
-@pytest.fixture(params=BACKENDS)
-def blobs(request: pytest.FixtureRequest, settings: Settings) -> Blobs:
+@pytest.fixture(params=(*BACKENDS, "objects", "s3"))
+def blobs(request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Blobs:
     settings.make_folders()
-    return LocalBlobs(settings) if request.param == "folders" else MemoryBlobs()
+    if request.param == "folders":
+        return LocalBlobs(settings)
+    if request.param == "memory":
+        return MemoryBlobs()
+    monkeypatch.setattr(object_blobs, "TOUCH_SECONDS", -1.0)
+    if request.param == "objects":
+        return object_blobs.ObjectBlobs(MemoryStore())
+    return object_blobs.open_bucket(request.getfixturevalue("bucket"))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -39,6 +50,15 @@ def little_room(request: pytest.FixtureRequest, settings: Settings, monkeypatch:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(local_blobs.shutil, "disk_usage", lambda _: usage(1000, 0, 1000))
     return LocalBlobs(settings)
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """URL of a new bucket, with a prefix."""
+    name = f"b{secrets.token_hex(8)}"
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    client.create_bucket(Bucket=name)
+    return f"s3://{name}/studio/one?endpoint={s3_server}&region=us-east-1"
 
 
 def put(blobs: Blobs, key: str, content: bytes = b"content", **options: bool) -> int:
@@ -165,10 +185,14 @@ def test_a_touch_sets_the_time_to_now(blobs: Blobs, monkeypatch: pytest.MonkeyPa
         assert StoredFile(blobs, KEY).stat().modified == 1.0
         blobs.touch(KEY)
         assert StoredFile(blobs, KEY).stat().modified > later - 2000
-    else:
+    elif isinstance(blobs, MemoryBlobs):
         monkeypatch.setattr(time, "time", lambda: later)
         blobs.touch(KEY)
         assert StoredFile(blobs, KEY).stat().modified == later
+    else:  # by the store's clock
+        before = StoredFile(blobs, KEY).stat().modified
+        assert eventually(lambda: blobs.touch(KEY) or StoredFile(blobs, KEY).stat().modified > before)
+        assert StoredFile(blobs, KEY).read_bytes() == b"content"
 
 
 def test_a_reserve_is_kept_free(little_room: Blobs) -> None:
@@ -183,7 +207,7 @@ def test_a_reserve_is_kept_free(little_room: Blobs) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_does_not_fit_is_disk_full_and_leaves_nothing(settings: Settings, backend: str) -> None:
     settings.make_folders()
-    with small_disk(settings.gallery) if backend == "folders" else contextlib.nullcontext():
+    with small_disk(settings.gallery_folder) if backend == "folders" else contextlib.nullcontext():
         blobs: Blobs = LocalBlobs(settings) if backend == "folders" else MemoryBlobs(200_000)
         with pytest.raises(DiskFull):
             put(blobs, KEY, bytes(400_000), durable=True)
@@ -272,7 +296,7 @@ def test_areas_may_lie_on_different_disks(settings: Settings, monkeypatch: pytes
     replace = Path.replace
 
     def across(source: Path, target: Path) -> Path:
-        if source.is_relative_to(settings.gallery) and not Path(target).is_relative_to(settings.gallery):
+        if source.is_relative_to(settings.gallery_folder) and not Path(target).is_relative_to(settings.gallery_folder):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         return replace(source, target)
 
@@ -287,5 +311,85 @@ def test_a_link_to_a_folder_above_does_not_catch_a_listing(settings: Settings) -
     settings.make_folders()
     blobs = LocalBlobs(settings)
     put(blobs, KEY)
-    (settings.gallery / "2026" / "again").symlink_to(settings.gallery, target_is_directory=True)
+    (settings.gallery_folder / "2026" / "again").symlink_to(settings.gallery_folder, target_is_directory=True)
     assert KEY in keys(blobs, "gallery/")
+
+
+# -- buckets -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_blob_is_read_by_ranges_of_one_version(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_blobs, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(object_blobs, "RANGE_BYTES", 700)
+    blobs = object_blobs.open_bucket(bucket)
+    content = bytes(range(256)) * 20
+    put(blobs, KEY, content)
+    asked: list[tuple[int, int]] = []
+    read = object_blobs.ObjectBlobs.read_range
+
+    def counted(self: object_blobs.ObjectBlobs, key: str, start: int, end: int, version: str | None) -> bytes:
+        asked.append((start, end))
+        return read(self, key, start, end, version)
+
+    monkeypatch.setattr(object_blobs.ObjectBlobs, "read_range", counted)
+    with blobs.open(KEY) as file:
+        file.seek(3000)
+        assert file.read(10) == content[3000:3010]
+        assert asked == [(3000, 3700)]
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == content[-5:]
+        file.seek(0)
+        assert file.read() == content
+    with blobs.open(KEY) as file:
+        put(blobs, KEY, content[::-1])
+        with pytest.raises(StorageProblem):  # parts of two versions are never mixed
+            file.read()
+
+
+def test_two_studios_share_a_bucket_by_their_prefixes(bucket: str) -> None:
+    one, other = object_blobs.open_bucket(bucket), object_blobs.open_bucket(bucket.replace("/one", "/two"))
+    put(one, KEY)
+    assert keys(one, "gallery/") == [KEY]
+    assert keys(other, "gallery/") == []
+
+
+def test_a_listing_of_many_comes_in_pages_and_in_order(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_blobs, "LIST_CHUNK", 7)
+    blobs = object_blobs.open_bucket(bucket)
+    written = sorted(f"previews/{place:03}.webp" for place in range(40))
+    for key in reversed(written):
+        put(blobs, key)
+    assert keys(blobs, "previews/") == written
+
+
+def test_a_bucket_that_is_not_there_is_told(bucket: str) -> None:
+    absent = object_blobs.open_bucket(bucket.replace("s3://b", "s3://absent-"))
+    for call in (
+        lambda: put(absent, KEY),
+        lambda: absent.probe("gallery/2026", 10),
+        lambda: keys(absent, "gallery/"),
+    ):
+        with pytest.raises(StorageProblem, match="There is no bucket s3://absent-"):
+            call()
+
+
+def test_a_store_that_does_not_answer_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_blobs, "RETRIES", {"max_retries": 0})
+    away = object_blobs.open_bucket("s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1")
+    for call in (
+        lambda: put(away, KEY),
+        lambda: away.stat(KEY),
+        lambda: away.open(KEY),
+        lambda: keys(away, "gallery/"),
+    ):
+        with pytest.raises(StorageProblem, match="s3://bucket/x cannot be used now"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "http://bucket/x", "s3://bucket/x?colour=red", "s3://key:secret@bucket/x", "bucket"]
+)
+def test_what_is_no_bucket_is_refused_without_its_secret(url: str) -> None:
+    with pytest.raises(InvalidParams, match="gallery: is not a usable bucket") as refused:
+        object_blobs.open_bucket(url)
+    assert "secret" not in str(refused.value)

@@ -150,23 +150,23 @@ except DiskFull as full:
 @pytest.mark.parametrize("limit", [1000, 400_000])  # too small for the thumbnail; for the picture only
 def test_a_file_that_does_not_fit_is_disk_full_and_leaves_nothing(settings: Settings, limit: int) -> None:
     assert run_python(WITH_A_LIMIT, str(limit)).split() == ["disk_full"]
-    assert kept(settings.gallery) == []
+    assert kept(settings.gallery_folder) == []
 
 
 @pytest.mark.skipif(not shutil.which("mount"), reason="no mount command")
 def test_a_full_disk_is_disk_full_and_leaves_nothing(settings: Settings) -> None:
     settings.make_folders()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", settings.gallery]).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", settings.gallery_folder]).returncode:
         pytest.skip("cannot mount a small disk")
     try:
         files = open_files(settings)
         with pytest.raises(DiskFull, match="Free some space"):
             files.save(KEY, noise(512), {})
-        assert kept(settings.gallery) == []
+        assert kept(settings.gallery_folder) == []
         files.save(KEY, noise(64), {})  # what fits is still saved
-        assert kept(settings.gallery) == [f"{KEY}.png", f"{KEY}.webp"]
+        assert kept(settings.gallery_folder) == [f"{KEY}.png", f"{KEY}.webp"]
     finally:
-        subprocess.run(["umount", "-l", settings.gallery], check=False)
+        subprocess.run(["umount", "-l", settings.gallery_folder], check=False)
 
 
 def test_a_preview_comes_and_goes(files: ImageFiles) -> None:

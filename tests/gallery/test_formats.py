@@ -72,7 +72,7 @@ def test_the_sweep_keeps_it_and_moves_one_without_a_row(other: Services) -> None
     stray = path.with_name(path.name.replace(image.id, "01ARZ3NDEKTSV4RRFFQ69G5FAV"))
     stray.write_bytes(path.read_bytes())
     swept = sweep(other.files, other.database)
-    assert (swept.strays, swept.missing) == ([stray.relative_to(other.settings.gallery).as_posix()], [])
+    assert (swept.strays, swept.missing) == ([stray.relative_to(other.settings.gallery_folder).as_posix()], [])
     assert path.exists()
     assert other.files.thumbnail(image.key).exists()
     assert path.with_name(f"{image.id}.json").exists()
@@ -95,7 +95,7 @@ def test_a_second_try_in_another_format_does_not_double(settings: Settings) -> N
     open_files(settings).save(KEY, PICTURE, {})
     saved = open_files(replace(settings, image_format="jpeg")).save(KEY, PICTURE, {})
     assert saved.key == f"{KEY}.jpg"
-    assert sorted(path.suffix for path in settings.gallery.rglob("*.*")) == [".jpg", ".webp"]
+    assert sorted(path.suffix for path in settings.gallery_folder.rglob("*.*")) == [".jpg", ".webp"]
 
 
 def test_what_a_format_cannot_hold_is_kept_as_png(settings: Settings) -> None:

@@ -90,7 +90,7 @@ def test_the_gallery_comes_back_from_the_pictures_alone(services: Services) -> N
 
 def test_a_rebuild_takes_foreign_and_damaged_pictures_for_what_they_are(services: Services) -> None:
     [kept] = made(services, 1)
-    folder = next(services.settings.gallery.rglob("*.png")).parent
+    folder = next(services.settings.gallery_folder.rglob("*.png")).parent
     (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50)
     (folder / "empty.png").write_bytes(b"")
     from PIL import Image as PIL

@@ -400,7 +400,7 @@ def test_an_export_tells_what_became_of_each_job(services: Services, lists: Prom
     assert [(row["state"], row["error"]) for row in rows] == [
         ("failed", "engine_error: it broke"), ("done", ""), ("queued", ""),
     ]  # fmt: skip
-    assert (services.settings.gallery / rows[1]["file"]).is_file()
+    assert (services.settings.gallery_folder / rows[1]["file"]).is_file()
     assert (rows[0]["file"], rows[0]["batch_id"], rows[1]["job_id"]) == ("", receipt.batch_id, receipt.job_ids[1])
 
 

@@ -19,7 +19,7 @@ from tests.servers import redis_server
     [
         ("nonsense", "must be a URL such as"),
         ("http://host", "scheme 'http'"),
-        ("amqp://host", "scheme 'amqp'"),
+        ("kafka://host", "scheme 'kafka'"),
         ("redis://", "must name its server"),
         ("redis://host:port/0", "must be a URL"),
         ("redis://host:0/0", "must name its server"),

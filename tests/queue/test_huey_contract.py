@@ -18,8 +18,9 @@ from diffusion_local.queue.doorbell import MAX_RINGS, ChoreQueue, HueyQueue
 from diffusion_local.queue.huey_backends import open_huey, sqlite_url
 from diffusion_local.settings import Settings
 from tests.conftest import StartWorker
+from tests.postgresql import running_cluster
 from tests.queue.test_doorbell import NEVER, consuming, restore, saved_handlers
-from tests.servers import RedisServer, redis_server
+from tests.servers import RedisServer, rabbitmq_server, redis_server, sqs_server
 from tests.support import eventually, sql, start_python
 
 
@@ -33,11 +34,26 @@ class Backend:
     server: RedisServer | None = field(default=None)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+SLOW = ("postgresql", "sqs", "amqp")
+
+
+@pytest.fixture(params=["sqlite", "redis", *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     if request.param == "redis":
         with redis_server() as server:
             yield Backend(server.url, server.stop, server.start, server)
+        return
+    if request.param == "postgresql":
+        with running_cluster() as cluster:
+            yield Backend(cluster.create("queues"), lambda: cluster.stop("immediate"), cluster.start)
+        return
+    if request.param == "sqs":
+        with sqs_server(monkeypatch) as (url, stop, start):
+            yield Backend(url, stop, start)
+        return
+    if request.param == "amqp":
+        with rabbitmq_server() as rabbit:
+            yield Backend(rabbit.url, rabbit.stop, rabbit.start)
         return
     path = tmp_path / "queue.db"
 
@@ -112,7 +128,7 @@ def test_while_the_backend_is_away_a_wait_takes_its_time_and_raises_nothing(back
 
 
 def test_queues_of_other_names_do_not_wake(backend: Backend) -> None:
-    parted = f"{backend.url}?prefix=other"
+    parted = backend.url + ("&" if "?" in backend.url else "?") + "prefix=other"
     with consuming(HueyQueue(backend.url)) as looks:
         before = len(looks)
         HueyQueue(parted).ring()

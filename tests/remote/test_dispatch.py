@@ -33,7 +33,7 @@ def test_a_remote_worker_makes_what_waits(services: Services, studio: Studio, fi
     worker.run_due_jobs()
     worker.close()
     assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}
-    assert len(list(services.settings.gallery.rglob("*.png"))) == 3
+    assert len(list(services.settings.gallery_folder.rglob("*.png"))) == 3
 
 
 def test_it_is_given_only_what_it_has_byte_for_byte(services: Services, studio: Studio, files: Any) -> None:
@@ -211,7 +211,7 @@ def test_what_is_no_picture_of_the_job_is_not_kept(
     bad = replace(good, **wrong | ({"encoded": replace(encoded, **wrong["encoded"])} if "encoded" in wrong else {}))
     with pytest.raises(InvalidParams):
         dispatch.finish(job.claim, bad)
-    assert [path for path in services.settings.gallery.rglob("*") if path.is_file()] == []
+    assert [path for path in services.settings.gallery_folder.rglob("*") if path.is_file()] == []
     dispatch.save_preview(job.claim, b"<html>")
     assert not services.files.preview(job_id).exists()
     dispatch.finish(job.claim, good)

@@ -52,7 +52,7 @@ def test_a_restarted_worker_hands_in_what_was_finished(
     assert services.jobs.get(job.id).state is State.DONE
     assert services.jobs.get(job.id).crashes == 0
     assert kept(tmp_path) == []
-    assert len(list(services.settings.gallery.rglob("*.png"))) == 1
+    assert len(list(services.settings.gallery_folder.rglob("*.png"))) == 1
 
 
 def test_a_restarted_studio_takes_it_too(services: Services, studio: Studio, files: Any, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def answers(url: str) -> bool:
 def one_picture_each(services: Services) -> list[str]:
     with sql(services.settings) as db:
         rows = sorted(row["job_id"] for row in db.execute("SELECT job_id FROM images"))
-    assert rows == sorted(path.stem for path in services.settings.gallery.rglob("*.png"))
+    assert rows == sorted(path.stem for path in services.settings.gallery_folder.rglob("*.png"))
     return rows
 
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_written_is_not_ready(
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.2)
     answers = threading.Event()
     if fault == "gallery":
-        services.settings.gallery.rename(services.settings.home / "away")
+        services.settings.gallery_folder.rename(services.settings.home / "away")
     elif fault == "database":
         monkeypatch.setattr(services.database, "probe", lambda: readonly(services))
     else:
@@ -81,7 +81,7 @@ def test_what_cannot_be_written_is_not_ready(
     answers.set()
     monkeypatch.undo()
     if fault == "gallery":
-        (services.settings.home / "away").rename(services.settings.gallery)
+        (services.settings.home / "away").rename(services.settings.gallery_folder)
     monkeypatch.setattr(storage, "FRESH_SECONDS", 0.0)
     assert eventually(lambda: client.get("/readyz").json() == {"ready": True})
 

@@ -35,7 +35,7 @@ def full(untouched: Services) -> TestClient:
 def everything(services: Services) -> list[str]:
     """Files of pictures, sources, sheets, reports and what is half-written."""
     folders = (
-        services.settings.gallery,
+        services.settings.gallery_folder,
         services.settings.sources,
         services.settings.sheets,
         services.settings.reports,

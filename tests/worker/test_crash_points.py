@@ -107,7 +107,7 @@ def test_a_worker_may_die_anywhere(services: Services, tmp_path: Path, point: st
     again = left.state is State.RUNNING
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 2 if again else 1, int(again))
     assert rows_without_a_file(services) == []
-    assert [path.stem for path in services.settings.gallery.rglob("*.png")] == [job_id]
+    assert [path.stem for path in services.settings.gallery_folder.rglob("*.png")] == [job_id]
     assert [image.id for image in services.studio.gallery()] == [job_id]
     swept = sweep(services.files, services.database)
     assert (swept.strays, swept.missing) == ([], [])

@@ -43,9 +43,9 @@ def pictures(services: Services) -> list[str]:
     """Ids of the pictures on disk; each must have its row, and each row its picture."""
     with sql(services.settings) as db:
         rows = sorted(row["job_id"] for row in db.execute("SELECT job_id FROM images"))
-    files = sorted(path.stem for path in services.settings.gallery.rglob("*.png"))
+    files = sorted(path.stem for path in services.settings.gallery_folder.rglob("*.png"))
     assert rows == files
-    assert not list(services.settings.gallery.rglob("*.part"))
+    assert not list(services.settings.gallery_folder.rglob("*.part"))
     return files
 
 
@@ -335,7 +335,7 @@ def test_a_worker_that_was_frozen_loses_its_claim_and_writes_nothing(
     worker_process("cpu1")
     job = ended(services, job_id)
     assert (job.state, job.attempt) == (State.DONE, 2)
-    before = next(services.settings.gallery.rglob("*.png")).stat().st_mtime_ns
+    before = next(services.settings.gallery_folder.rglob("*.png")).stat().st_mtime_ns
     frozen.send_signal(signal.SIGCONT)
     ids = submit(services, "a red apple", count=6)
     for each in ids:

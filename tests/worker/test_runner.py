@@ -66,7 +66,7 @@ def work_off(runner: Runner, services: Services, job_id: str) -> Job:
 
 
 def pictures(services: Services) -> list[str]:
-    return sorted(path.stem for path in services.settings.gallery.rglob("*.png"))
+    return sorted(path.stem for path in services.settings.gallery_folder.rglob("*.png"))
 
 
 def test_the_hash_of_a_model_is_known_from_its_first_picture_on(services: Services, stop: Stop) -> None:

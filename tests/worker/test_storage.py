@@ -102,7 +102,7 @@ class Disk:
 
 @pytest.fixture
 def disk(services: Services, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(services.settings.gallery, monkeypatch)
+    return Disk(services.settings.gallery_folder, monkeypatch)
 
 
 def done(services: Services, ids: list[str]) -> Callable[[], bool]:
@@ -135,7 +135,9 @@ def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(
 ) -> None:
     [cursed], [sound] = submit(services), submit(services)
     job = services.jobs.get(cursed)
-    (services.settings.gallery / f"{files.key_for(job.id, job.created_at)}.png").mkdir(parents=True)  # in its way
+    (services.settings.gallery_folder / f"{files.key_for(job.id, job.created_at)}.png").mkdir(
+        parents=True
+    )  # in its way
     waits = []
     for count in range(1, MAX_TRIES):
         worker.run_due_jobs()
@@ -193,7 +195,7 @@ def test_a_preview_that_cannot_be_written_does_not_matter(
 
 
 def test_a_gallery_that_is_gone_is_not_made_anew(services: Services, working: None) -> None:
-    gallery = services.settings.gallery
+    gallery = services.settings.gallery_folder
     away = gallery.with_name("away")
     [before] = submit(services)
     eventually(done(services, [before]))
@@ -300,7 +302,7 @@ def test_a_job_whose_row_can_never_be_written_comes_to_an_end(services: Services
 
 def test_the_probe_leaves_nothing_behind(services: Services) -> None:
     services.files.probe()
-    assert [path for path in services.settings.gallery.rglob("*") if path.is_file()] == []
-    services.settings.gallery.rename(services.settings.home / "away")
+    assert [path for path in services.settings.gallery_folder.rglob("*") if path.is_file()] == []
+    services.settings.gallery_folder.rename(services.settings.home / "away")
     with pytest.raises(StorageProblem, match="mounted"):
         services.files.probe()

@@ -1,0 +1,201 @@
+"""Blobs in a bucket of an object store (S3 and what speaks its protocol), by obstore.
+
+A write is one request, or one multipart upload, which the store shows only once it is complete. A read fetches small
+blobs whole, and large ones by ranges of one version.
+"""
+
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import parse_qs, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import MemoryStore, S3Store
+
+from diffusion_local.errors import InvalidParams, StorageProblem, echo
+from diffusion_local.gallery.blobs import Area, Stat, Write, check_key, no_such_key
+from diffusion_local.messages import message
+
+#: Larger blobs are read by ranges.
+WHOLE_BYTES = 8 * 2**20
+RANGE_BYTES = 1 * 2**20
+#: Content in memory while it is written; more goes to a temporary file.
+SPOOL_BYTES = 32 * 2**20
+#: A touch copies the blob, so it is left out while its time is not older than this.
+TOUCH_SECONDS = 6 * 3600.0
+LIST_CHUNK = 1000
+CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
+RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+OPTIONS = ("endpoint", "region")
+
+
+class ObjectBlobs:
+    """See ``Blobs``. A lost connection or a refusal is a StorageProblem."""
+
+    def __init__(self, store: S3Store | MemoryStore, name: str = "bucket") -> None:
+        self._store = store
+        self._name = name
+
+    def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
+        check_key(key)
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
+            write(file)
+            file.seek(0, io.SEEK_END)
+            size = file.tell()
+            file.seek(0)
+            with self._problems(missing=True):
+                obstore.put(self._store, key, file.read() if size <= SPOOL_BYTES else file)
+        return size
+
+    def open(self, key: str) -> BinaryIO:
+        with self._problems(key):
+            found = obstore.get(self._store, check_key(key))
+            size = found.meta["size"]
+            if size <= WHOLE_BYTES:
+                return io.BytesIO(found.bytes().to_bytes())
+            return io.BufferedReader(Ranges(self, key, size, found.meta["e_tag"]), RANGE_BYTES)
+
+    def read_range(self, key: str, start: int, end: int, version: str | None) -> bytes:
+        """Bytes of one version of a blob. Raises StorageProblem if it was replaced."""
+        options: Any = {"range": (start, end)} | ({"if_match": version} if version else {})
+        with self._problems(key):
+            return obstore.get(self._store, key, options=options).bytes().to_bytes()
+
+    def stat(self, key: str) -> Stat | None:
+        try:
+            with self._problems(key):
+                return stat_of(obstore.head(self._store, check_key(key)))
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        folder = prefix.rpartition("/")[0]
+        with self._problems(missing=True):
+            stream = obstore.list(self._store, folder, chunk_size=LIST_CHUNK)
+            if isinstance(self._store, MemoryStore):
+                stream = [sorted(stream.collect(), key=lambda each: each["path"])]  # type: ignore[assignment]
+            for chunk in stream:
+                for each in chunk:
+                    hidden = any(part.startswith(".") for part in each["path"].split("/"))
+                    if each["path"].startswith(prefix) and not hidden:
+                        yield stat_of(each)
+
+    def touch(self, key: str) -> None:
+        """Rewrite it, as a store may refuse to copy a blob onto itself."""
+        found = self.stat(key)
+        if found is not None and time.time() - found.modified > TOUCH_SECONDS:
+            with contextlib.suppress(FileNotFoundError), self._problems(key):
+                obstore.put(self._store, key, obstore.get(self._store, key).bytes().to_bytes())
+
+    def move(self, key: str, target: str) -> None:
+        check_key(target)
+        with self._problems(key):
+            obstore.head(self._store, check_key(key))
+            obstore.copy(self._store, key, target)
+            obstore.delete(self._store, key)
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._problems(key):
+            obstore.delete(self._store, check_key(key))
+
+    def drop_unfinished(self, area: Area, seconds: float) -> None:
+        """No-op: what was not completed is never shown. A rule of the bucket removes the parts of dead uploads."""
+
+    def free_bytes(self) -> int:
+        return 2**62
+
+    def probe(self, prefix: str, size: int) -> None:
+        key = f"{check_key(prefix)}/.probe"
+        with self._problems(missing=True):
+            obstore.put(self._store, key, bytes(size))
+            obstore.delete(self._store, key)
+
+    def local_path(self, key: str) -> Path | None:
+        check_key(key)
+        return None
+
+    @contextlib.contextmanager
+    def _problems(self, key: str = "", missing: bool = False) -> Iterator[None]:
+        """Raises FileNotFoundError for a missing key, and StorageProblem otherwise.
+
+        ``missing``: there is no key whose absence is meant, so it is the bucket that is not there.
+        """
+        try:
+            yield
+        except FileNotFoundError as error:
+            if missing or "NoSuchBucket" in str(error):
+                raise StorageProblem(message("bucket_missing", bucket=self._name)) from error
+            raise no_such_key(key) from None
+        except PermissionError as error:
+            raise StorageProblem(message("bucket_refuses", bucket=self._name, error=one_line(error))) from error
+        except BaseError as error:
+            refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+            named = (
+                "bucket_refuses" if refused else "bucket_missing" if "NoSuchBucket" in str(error) else "bucket_fails"
+            )
+            raise StorageProblem(message(named, bucket=self._name, error=one_line(error))) from error
+
+
+class Ranges(io.RawIOBase):
+    """A large blob, read by ranges of the version that was opened."""
+
+    def __init__(self, blobs: ObjectBlobs, key: str, size: int, version: str | None) -> None:
+        self._blobs, self._key, self._size, self._version = blobs, key, size, version
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        found = self._blobs.read_range(self._key, self._at, end, self._version)
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+
+def open_bucket(url: str) -> ObjectBlobs:
+    """``s3://bucket/prefix?endpoint=https://host&region=name``; credentials come from AWS's environment variables, web
+    identity or instance metadata. Connects to nothing. Raises InvalidParams for the setting ``gallery``.
+    """
+    split = urlsplit(url)
+    options = {name: values[-1] for name, values in parse_qs(split.query).items()}
+    if split.scheme != "s3" or not split.hostname or split.username or set(options) - set(OPTIONS):
+        raise InvalidParams("gallery", message("gallery_url", got=echo(url.rpartition("@")[2])))
+    try:
+        store = S3Store(
+            split.netloc,
+            prefix=split.path.strip("/") or None,
+            client_options=CLIENT | {"allow_http": options.get("endpoint", "").startswith("http://")},
+            retry_config=RETRIES,
+            **options,  # type: ignore[arg-type]
+        )
+    except (BaseError, ValueError) as error:
+        raise InvalidParams("gallery", message("gallery_url", got=one_line(error))) from None
+    return ObjectBlobs(store, f"s3://{split.netloc}{split.path}")
+
+
+def stat_of(found: Any) -> Stat:
+    return Stat(found["path"], found["size"], found["last_modified"].timestamp())
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
