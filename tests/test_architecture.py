@@ -325,7 +325,7 @@ def test_the_test_for_sql_sees_it() -> None:
 
 
 #: Folders of a home that belong to a backend of ``ImageFiles``: others name pictures by their keys.
-PICTURE_FOLDERS = {"gallery", "sources", "previews", "sheets", "reports", "strays"}
+PICTURE_FOLDERS = {"gallery_folder", "sources", "previews", "sheets", "reports", "strays"}
 
 
 def test_folders_of_pictures_are_known_to_their_backend_only() -> None:

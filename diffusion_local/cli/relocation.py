@@ -82,7 +82,7 @@ def carry_from(old: Database, settings: Settings, target: Settings, progress: bo
             if progress and count % 100 == 0:
                 print(f"{count} files", flush=True)
 
-        files = copy_blobs(open_blobs(settings), blobs, target.gallery or str(target.gallery_folder), report)
+        files = copy_blobs(open_blobs(settings), blobs, target.gallery or str(target.home), report)
     if new is not None:
         rows = copy_rows(old, new)
         new.close()
