@@ -27,6 +27,7 @@ TOPICS = (
     "accounts",
     "service",
     "machines",
+    "cluster",
     "trouble",
     "reference/cli",
     "reference/http",
