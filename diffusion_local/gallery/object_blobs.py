@@ -135,11 +135,12 @@ class ObjectBlobs:
         except PermissionError as error:
             raise StorageProblem(message("bucket_refuses", bucket=self._name, error=one_line(error))) from error
         except BaseError as error:
-            refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
-            named = (
-                "bucket_refuses" if refused else "bucket_missing" if "NoSuchBucket" in str(error) else "bucket_fails"
-            )
-            raise StorageProblem(message(named, bucket=self._name, error=one_line(error))) from error
+            text = one_line(error)
+            if "NoSuchBucket" in text:
+                raise StorageProblem(message("bucket_missing", bucket=self._name)) from error
+            if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+                raise StorageProblem(message("bucket_refuses", bucket=self._name, error=text)) from error
+            raise StorageProblem(message("bucket_fails", bucket=self._name, error=text)) from error
 
 
 class Ranges(io.RawIOBase):

@@ -41,6 +41,8 @@ class BrokerStorage(MemoryStorage):
             key: value == "true" if value in ("true", "false") else value for key, value in texts.items()
         }
         self._options |= {key: float(texts[key]) for key in NUMBERS if key in texts}
+        if url.startswith("amqp"):  # so that a ring is counted once it was sent
+            self._options = {"confirm_publish": True} | self._options
         if url.startswith("sqs:"):
             self._options = {"wait_time_seconds": 1, "polling_interval": 0.1} | self._options
         self._local = threading.local()
