@@ -27,7 +27,7 @@ ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child
 ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
-SPEEDS = ("exact", "fast")
+SPEEDS = ("exact", "fast", "fastest")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
 FORMATS = ("png", "webp", "jpeg")
 AUTH = ("accounts", "none")
@@ -86,7 +86,10 @@ class Settings(Folders):
         PRECISIONS,
     )
     speed: str = setting(
-        "fast", "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently", SPEEDS
+        "fast",
+        "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently; fastest: products"
+        " of SDXL in 8 bits too",
+        SPEEDS,
     )
     batch_size: str = setting(
         "auto",

@@ -78,7 +78,11 @@ class DiffusersEngine:
         self._materials = materials
         self._gauge = MemoryGauge(device.torch, memory_limit)
         nvidia = device.type == "cuda" and torch.version.hip is None
-        operations, problem = (None, "") if speed == "exact" else available(torch.device(device.torch))
+        operations, problem = (
+            (None, "")
+            if speed == "exact"
+            else available(torch.device(device.torch), speed == "fastest" and numbers == "auto")
+        )
         if problem and nvidia:
             log.warning("models run the exact way: %s", problem)
         recorder = cuda_recording.recorders(device.torch) if graphs and nvidia else None

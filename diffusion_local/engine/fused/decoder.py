@@ -65,7 +65,7 @@ class PictureAttention:
             attention.residual_connection and attention.rescale_output_factor == 1.0, "attention without a residual"
         )
         self._norm = attention.group_norm
-        self._attention, self._operations = SelfAttention(attention, packing), operations
+        self._attention, self._operations = SelfAttention(attention, packing, None), operations
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]

@@ -95,5 +95,7 @@ class Forms:
     def facts(self) -> dict[str, Any]:
         """Facts for the recipe: which forms made the latest picture."""
         denoised = self._denoiser is not None and self._denoiser.used
-        fused = [*["denoiser"] * denoised, *[f"decoder ({self.decoded})"] * bool(self.decoded)]
-        return {"speed": "fast", "fused": fused} if fused else {"speed": "exact"}
+        eight_bits = self._denoiser is not None and denoised and self._denoiser.eight_bits
+        denoiser = "denoiser (8 bits)" if eight_bits else "denoiser"
+        fused = [*[denoiser] * denoised, *[f"decoder ({self.decoded})"] * bool(self.decoded)]
+        return {"speed": "fastest" if eight_bits else "fast", "fused": fused} if fused else {"speed": "exact"}

@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from diffusion_local.engine.fused.operations import EIGHT_BITS, Quantised
+
 #: Elements that one program normalises at once where a whole group fits; larger groups take three launches.
 WHOLE_GROUP = 16384
 #: Tile of the kernels that walk over pixels and channels.
@@ -143,8 +145,39 @@ def add_rows(X, Y, BIAS, TOTAL, rows, channels,
 
 
 @triton.jit
-def add_and_normalise(X, Y, WEIGHT, BIAS, TOTAL, NORMED, channels, eps,
-                      ADDING: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+def store_quantised(Y, SCALES, y, row, channels, column, inside):
+    """A row in 8 bits and its scale, 448 being the greatest number of e4m3."""
+    scale = tl.maximum(tl.max(tl.abs(tl.where(inside, y, 0.0)), 0), 1e-6) / 448.0
+    tl.store(SCALES + row, scale)
+    tl.store(Y + row * channels + column, (y / scale).to(Y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def quantise_row(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
+    """One program: one row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    inside = column < channels
+    x = tl.load(X + row * channels + column, mask=inside, other=0.0).to(tl.float32)
+    store_quantised(Y, SCALES, x, row, channels, column, inside)
+
+
+@triton.jit
+def gate_and_quantise(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
+    """One program: one row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    inside = column < channels
+    at = row * channels * 2 + column
+    value = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(X + at + channels, mask=inside, other=0.0).to(tl.float32)
+    y = value * 0.5 * g * (1.0 + tl.erf(g * 0.7071067811865476))
+    store_quantised(Y, SCALES, y, row, channels, column, inside)
+
+
+@triton.jit
+def add_and_normalise(X, Y, WEIGHT, BIAS, TOTAL, NORMED, SCALES, channels, eps,
+                      ADDING: tl.constexpr, QUANTISED: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """One program: one row. The sum is rounded as it is stored, then normalised."""
     start = tl.program_id(0).to(tl.int64) * channels
     column = tl.arange(0, COLUMNS)
@@ -160,7 +193,10 @@ def add_and_normalise(X, Y, WEIGHT, BIAS, TOTAL, NORMED, channels, eps,
     weight = tl.load(WEIGHT + column, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(BIAS + column, mask=inside, other=0.0).to(tl.float32)
     normed = centred * (1.0 / tl.sqrt(variance + eps)) * weight + bias
-    tl.store(NORMED + start + column, normed.to(NORMED.dtype.element_ty), mask=inside)
+    if QUANTISED:
+        store_quantised(NORMED, SCALES, normed, tl.program_id(0).to(tl.int64), channels, column, inside)
+    else:
+        tl.store(NORMED + start + column, normed.to(NORMED.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -178,6 +214,9 @@ def gate(X, Y, rows, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 class TritonOperations:
     """Launches the kernels on the current stream."""
+
+    def __init__(self, eight_bits: bool = False) -> None:
+        self.eight_bits = eight_bits
 
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None
@@ -224,19 +263,44 @@ class TritonOperations:
         return total
 
     def add_layer_norm(
-        self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm, quantised: bool = False
+    ) -> tuple[torch.Tensor, Any]:
         channels = x.shape[-1]
-        total, normed = x if y is None else torch.empty_like(x), torch.empty_like(x)
-        add_and_normalise[(x.numel() // channels,)](
-            x, x if y is None else y, norm.weight, norm.bias, total, normed, channels, norm.eps,
-            ADDING=y is not None, COLUMNS=power_of_two(channels), num_warps=1,
+        rows = x.numel() // channels
+        total = x if y is None else torch.empty_like(x)
+        into = empty_quantised(x, channels) if quantised else None
+        normed = into.values if into else torch.empty_like(x)
+        add_and_normalise[(rows,)](
+            x, x if y is None else y, norm.weight, norm.bias, total, normed, into.scales if into else x, channels,
+            norm.eps, ADDING=y is not None, QUANTISED=quantised, COLUMNS=power_of_two(channels), num_warps=1,
         )  # fmt: skip
-        return total, normed
+        return total, into or normed
 
-    def geglu(self, x: torch.Tensor) -> torch.Tensor:
+    def quantise(self, x: torch.Tensor) -> Quantised:
+        channels = x.shape[-1]
+        into = empty_quantised(x, channels)
+        quantise_row[(x.numel() // channels,)](
+            x.contiguous(), into.values, into.scales, channels, COLUMNS=power_of_two(channels), num_warps=4
+        )
+        return into
+
+    def linear(self, x: Quantised, weight: Quantised, bias: torch.Tensor | None) -> torch.Tensor:
+        lead, channels = x.values.shape[:-1], x.values.shape[-1]
+        made: torch.Tensor = torch._scaled_mm(
+            x.values.view(-1, channels), weight.values.t(), scale_a=x.scales, scale_b=weight.scales.t(), bias=bias,
+            out_dtype=x.dtype, use_fast_accum=True,
+        )  # fmt: skip
+        return made.view(*lead, -1)
+
+    def geglu(self, x: torch.Tensor, quantised: bool = False) -> Any:
         channels = x.shape[-1] // 2
         rows = x.numel() // x.shape[-1]
+        if quantised:
+            into = empty_quantised(x, channels)
+            gate_and_quantise[(rows,)](
+                x, into.values, into.scales, channels, COLUMNS=power_of_two(channels), num_warps=4
+            )
+            return into
         y = torch.empty(*x.shape[:-1], channels, device=x.device, dtype=x.dtype)
         tile = min(1024, channels & -channels) if channels % 64 == 0 else power_of_two(min(channels, 1024))
         height = max(1, 1024 // tile)
@@ -244,6 +308,13 @@ class TritonOperations:
             x, y, rows, channels, ROWS=height, COLUMNS=tile, num_warps=4
         )
         return y
+
+
+def empty_quantised(x: torch.Tensor, channels: int) -> Quantised:
+    """For rows of ``channels`` numbers, as many as ``x`` has rows."""
+    values = torch.empty(*x.shape[:-1], channels, device=x.device, dtype=EIGHT_BITS)
+    scales = torch.empty(x.numel() // x.shape[-1], 1, device=x.device, dtype=torch.float32)
+    return Quantised(values, scales, x.dtype)
 
 
 def power_of_two(count: int) -> int:

@@ -14,8 +14,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
-from diffusion_local.engine.fused.operations import Operations
+from diffusion_local.engine.fused.operations import Operations, Quantised
 from diffusion_local.engine.fused.packing import Packing, Unsupported, base, bias_of, stacked_bias
+
+#: Both sides of an 8-bit weight are multiples of it: torch._scaled_mm takes no others.
+EIGHT_BIT_MULTIPLE = 16
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
@@ -36,13 +39,27 @@ def require(condition: Any, what: str) -> None:
 
 
 class Linear:
-    """Any product with a weight, among them convolutions with a kernel of 1 x 1."""
+    """A product with a weight."""
 
-    def __init__(self, layer: Any, packing: Packing) -> None:
-        self._weight, self._bias = packing.flat(layer), bias_of(layer)
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self._weight, self._bias)
+
+
+class QuantisedLinear:
+    """A product of 8-bit numbers: of the weight's rows, and of the input's, which are quantised here if need be."""
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, packing: Packing, operations: Operations
+    ) -> None:
+        self._weight, self._bias, self._operations = operations.quantise(weight), bias, operations
+        packing.bytes += self._weight.values.nbytes + self._weight.scales.nbytes
+
+    def __call__(self, x: torch.Tensor | Quantised) -> torch.Tensor:
+        rows = x if isinstance(x, Quantised) else self._operations.quantise(x)
+        return self._operations.linear(rows, self._weight, self._bias)
 
 
 class Convolution:
@@ -116,15 +133,16 @@ class Resample:
 class SelfAttention:
     """Queries, keys and values by one product."""
 
-    def __init__(self, attention: Any, packing: Packing) -> None:
+    def __init__(self, attention: Any, packing: Packing, quantised: Operations | None) -> None:
         self.heads = attention.heads
         layers = [attention.to_q, attention.to_k, attention.to_v]
-        self._weight, self._bias = packing.stacked(layers), stacked_bias(layers)
-        self._out = Linear(attention.to_out[0], packing)
+        self._packed = product(packing.stacked(layers), stacked_bias(layers), packing, quantised)
+        self._out = linear(attention.to_out[0], packing, quantised)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        count, length, _ = x.shape
-        packed = F.linear(x, self._weight, self._bias).view(count, length, 3, self.heads, -1)
+    def __call__(self, x: torch.Tensor | Quantised) -> torch.Tensor:
+        packed = self._packed(x)
+        count, length, _ = packed.shape
+        packed = packed.view(count, length, 3, self.heads, -1)
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
         hidden = F.scaled_dot_product_attention(query, key, value)
         return self._out(hidden.transpose(1, 2).reshape(count, length, -1))
@@ -133,18 +151,37 @@ class SelfAttention:
 class CrossAttention:
     """Its keys and values are computed elsewhere, once a picture."""
 
-    def __init__(self, attention: Any, packing: Packing) -> None:
+    def __init__(self, attention: Any, packing: Packing, quantised: Operations | None) -> None:
         self.heads = attention.heads
-        self._query = Linear(attention.to_q, packing)
-        self._out = Linear(attention.to_out[0], packing)
+        self._query = linear(attention.to_q, packing, quantised)
+        self._out = linear(attention.to_out[0], packing, quantised)
 
-    def __call__(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor | Quantised, text: torch.Tensor) -> torch.Tensor:
         """``text``: N x tokens x 2C, keys beside values; rows may have any stride."""
-        count, length, _ = x.shape
-        query = self._query(x).view(count, length, self.heads, -1).transpose(1, 2)
+        query = self._query(x)
+        count, length, _ = query.shape
+        query = query.view(count, length, self.heads, -1).transpose(1, 2)
         key, value = text.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         hidden = F.scaled_dot_product_attention(query, key, value)
         return self._out(hidden.transpose(1, 2).reshape(count, length, -1))
+
+
+def product(weight: torch.Tensor, bias: torch.Tensor | None, packing: Packing, quantised: Operations | None) -> Any:
+    """``quantised``: the operations of 8-bit numbers; None: the product is of the weight's own."""
+    if quantised is None:
+        return Linear(weight, bias)
+    return QuantisedLinear(weight, bias, packing, quantised)
+
+
+def linear(layer: Any, packing: Packing, quantised: Operations | None) -> Any:
+    return product(packing.flat(layer), bias_of(layer), packing, quantised)
+
+
+def fit_eight_bits(block: Any) -> bool:
+    """Whether kernels of 8-bit products take the sizes of a block's weights."""
+    layers = (block.attn1.to_q, block.attn1.to_out[0], block.attn2.to_q, block.attn2.to_out[0])
+    sides = [side for each in (*layers, block.ff.net[0].proj, block.ff.net[2]) for side in base(each).weight.shape]
+    return all(side % EIGHT_BIT_MULTIPLE == 0 for side in sides)
 
 
 def check_attention(attention: Any) -> None:
@@ -175,18 +212,22 @@ class Block:
             check_attention(attention)
         require(type(block.ff.net[0]).__name__ == "GEGLU", f"an activation of type {type(block.ff.net[0]).__name__}")
         self._norm1, self._norm2, self._norm3 = norms
-        self._own, self._cross = SelfAttention(block.attn1, packing), CrossAttention(block.attn2, packing)
-        self._wide, self._narrow = Linear(block.ff.net[0].proj, packing), Linear(block.ff.net[2], packing)
-        self._operations = operations
+        quantised = operations if packing.eight_bits and fit_eight_bits(block) else None
+        self._own = SelfAttention(block.attn1, packing, quantised)
+        self._cross = CrossAttention(block.attn2, packing, quantised)
+        self._wide = linear(block.ff.net[0].proj, packing, quantised)
+        self._narrow = linear(block.ff.net[2], packing, quantised)
+        self._operations, self._quantised = operations, quantised is not None
 
     def __call__(
         self, hidden: torch.Tensor, pending: torch.Tensor | None, text: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``pending`` is yet to be added to ``hidden``; returns the same pair."""
-        hidden, normed = self._operations.add_layer_norm(hidden, pending, self._norm1)
-        hidden, normed = self._operations.add_layer_norm(hidden, self._own(normed), self._norm2)
-        hidden, normed = self._operations.add_layer_norm(hidden, self._cross(normed, text), self._norm3)
-        return hidden, self._narrow(self._operations.geglu(self._wide(normed)))
+        add_norm, quantised = self._operations.add_layer_norm, self._quantised
+        hidden, normed = add_norm(hidden, pending, self._norm1, quantised)
+        hidden, normed = add_norm(hidden, self._own(normed), self._norm2, quantised)
+        hidden, normed = add_norm(hidden, self._cross(normed, text), self._norm3, quantised)
+        return hidden, self._narrow(self._operations.geglu(self._wide(normed), quantised))
 
 
 class Transformer:
@@ -196,7 +237,7 @@ class Transformer:
         require(isinstance(model, Transformer2DModel) and model.is_input_continuous, f"a {type(model).__name__}")
         require(getattr(model, "caption_projection", None) is None, "a projection of captions")
         self._norm = model.norm
-        self._in, self._out = Linear(model.proj_in, packing), Linear(model.proj_out, packing)
+        self._in, self._out = (Linear(packing.flat(each), bias_of(each)) for each in (model.proj_in, model.proj_out))
         self.blocks = [Block(block, packing, operations) for block in model.transformer_blocks]
         require(self.blocks, "a transformer without blocks")
         self._operations = operations

@@ -3,14 +3,31 @@
 Activations are rows: N x P x C, contiguous, where P counts pixels or tokens. All sums are accumulated in fp32.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 
+#: The type of 8-bit numbers, its largest, and the smallest scale of a row.
+EIGHT_BITS, LARGEST, SMALLEST = torch.float8_e4m3fn, 448.0, 1e-6 / 448
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """Rows of 8-bit numbers (any shape ending in C), each with a scale (rows x 1, fp32) by which it is multiplied.
+    ``dtype`` is that of the numbers before."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    dtype: torch.dtype
+
 
 class Operations(Protocol):
     """Implemented by ``TorchOperations`` and, in Triton, by ``kernels.TritonOperations``."""
+
+    #: Whether large products shall be of 8-bit numbers.
+    eight_bits: bool
 
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None
@@ -23,18 +40,29 @@ class Operations(Protocol):
         ...
 
     def add_layer_norm(
-        self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``x + y`` (``x`` itself where ``y`` is None), and its layer normalisation."""
+        self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm, quantised: bool = False
+    ) -> tuple[torch.Tensor, Any]:
+        """``x + y`` (``x`` itself where ``y`` is None), and its layer normalisation, Quantised if asked."""
         ...
 
-    def geglu(self, x: torch.Tensor) -> torch.Tensor:
-        """N x P x 2C to N x P x C: the first half times GELU of the second."""
+    def geglu(self, x: torch.Tensor, quantised: bool = False) -> Any:
+        """N x P x 2C to N x P x C: the first half times GELU of the second, Quantised if asked."""
+        ...
+
+    def quantise(self, x: torch.Tensor) -> Quantised:
+        """Each row divided by the scale that makes its greatest number the greatest of 8 bits."""
+        ...
+
+    def linear(self, x: Quantised, weight: Quantised, bias: torch.Tensor | None) -> torch.Tensor:
+        """``x @ weight.T + bias`` in ``x.dtype``; a scale of ``weight`` belongs to an output channel."""
         ...
 
 
 class TorchOperations:
     """The reference: slow, for any device and dtype."""
+
+    def __init__(self, eight_bits: bool = False) -> None:
+        self.eight_bits = eight_bits
 
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None
@@ -48,31 +76,49 @@ class TorchOperations:
         return (total if bias is None else total + bias.float()).to(x.dtype)
 
     def add_layer_norm(
-        self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm, quantised: bool = False
+    ) -> tuple[torch.Tensor, Any]:
         total = x if y is None else self.add(x, y)
         weight, bias = norm.weight.float(), norm.bias.float()
-        return total, F.layer_norm(total.float(), norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
+        normed = F.layer_norm(total.float(), norm.normalized_shape, weight, bias, norm.eps)
+        return total, quantise(normed, x.dtype) if quantised else normed.to(x.dtype)
 
-    def geglu(self, x: torch.Tensor) -> torch.Tensor:
+    def geglu(self, x: torch.Tensor, quantised: bool = False) -> Any:
         value, gate = x.float().chunk(2, dim=-1)
-        return (value * F.gelu(gate)).to(x.dtype).contiguous()
+        gated = value * F.gelu(gate)
+        return quantise(gated, x.dtype) if quantised else gated.to(x.dtype).contiguous()
+
+    def quantise(self, x: torch.Tensor) -> Quantised:
+        return quantise(x, x.dtype)
+
+    def linear(self, x: Quantised, weight: Quantised, bias: torch.Tensor | None) -> torch.Tensor:
+        lead, channels = x.values.shape[:-1], x.values.shape[-1]
+        rows = x.values.reshape(-1, channels).float() * x.scales
+        columns = weight.values.float() * weight.scales
+        return F.linear(rows, columns, None if bias is None else bias.float()).to(x.dtype).view(*lead, -1)
 
 
-def available(device: torch.device) -> tuple[Operations | None, str]:
-    """Triton's operations for a device, or None and the reason why there are none."""
+def quantise(x: torch.Tensor, dtype: torch.dtype) -> Quantised:
+    rows = x.reshape(-1, x.shape[-1]).float()
+    scales = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_min(SMALLEST)
+    return Quantised((rows / scales).to(EIGHT_BITS).view(x.shape), scales, dtype)
+
+
+def available(device: torch.device, eight_bits: bool = False) -> tuple[Operations | None, str]:
+    """Triton's operations for a device, or None and the reason why there are none. Without support for 8-bit products
+    the operations have none."""
     if device.type != "cuda" or torch.version.hip is not None:
         return None, "fused kernels are for NVIDIA GPUs"
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return None, f"fused kernels need compute capability 8.0 or later (this GPU has {major}.{minor})"
-    return _imported()
+    return _imported(eight_bits and (major, minor) >= (8, 9))
 
 
-def _imported() -> tuple[Operations | None, str]:
+def _imported(eight_bits: bool) -> tuple[Operations | None, str]:
     try:
         from diffusion_local.engine.fused import kernels
     except ImportError as error:
         return None, f"Triton cannot be imported ({error})"
-    operations: Any = kernels.TritonOperations()
+    operations: Any = kernels.TritonOperations(eight_bits)
     return operations, ""

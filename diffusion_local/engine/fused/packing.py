@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -17,9 +18,11 @@ class Unsupported(Exception):
 
 
 class Packing:
-    """Packed weights of one model. ``bytes``: size of merged copies, in addition to the weights."""
+    """Packed weights of one model. ``bytes``: size of merged and 8-bit copies, in addition to the weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, eight_bits: bool = False) -> None:
+        """``eight_bits``: whether products in transformer blocks are of 8-bit numbers."""
+        self.eight_bits = eight_bits
         self.bytes = 0
         self._reordered: list[torch.nn.Parameter] = []
 
@@ -93,6 +96,12 @@ def with_loras(layer: Any) -> torch.Tensor:
             raise Unsupported("a LoRA with weight decomposition or a bias")
         total = total + layer.get_delta_weight(name).float()
     return total.to(own.dtype)
+
+
+def eight_bit_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the 8-bit copies of a model's transformer blocks."""
+    blocks = [each for each in model.modules() if isinstance(each, BasicTransformerBlock)]
+    return sum(each.weight.numel() for block in blocks for each in block.modules() if type(each) is torch.nn.Linear)
 
 
 def lora_bytes(model: torch.nn.Module) -> int:

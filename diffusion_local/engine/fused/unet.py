@@ -36,10 +36,11 @@ class FusedUNet:
     to compute as it was loaded.
     """
 
-    def __init__(self, unet: Any, operations: Operations) -> None:
-        """Raises Unfit, after which the UNet is as it was."""
+    def __init__(self, unet: Any, operations: Operations, eight_bits: bool = False) -> None:
+        """``eight_bits``: whether products in transformer blocks are of 8-bit numbers. Raises Unsupported, after which
+        the UNet is as it was."""
         check(unet)
-        self.packing = Packing()
+        self.packing = Packing(eight_bits)
         try:
             self._build(unet, operations)
         except BaseException:

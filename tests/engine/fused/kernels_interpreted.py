@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_local.engine.fused.operations import TorchOperations
+from diffusion_local.engine.fused.operations import Quantised, TorchOperations
 from tests.engine.fused import models
 from tests.engine.fused.models import difference
 
@@ -111,3 +111,24 @@ def test_every_number_is_written_and_nothing_else(operations: Any, monkeypatch: 
     total, normed = operations.add_layer_norm(x[:, :20], x[:, 20:40].contiguous(), torch.nn.LayerNorm(72))
     assert total.isfinite().all()
     assert normed.isfinite().all()
+
+
+def numbers_of(found: Quantised) -> torch.Tensor:
+    return found.values.float() * found.scales.view(*found.values.shape[:-1], 1)
+
+
+@pytest.mark.parametrize("channels", [16, 48, 320, 1280])
+def test_quantised_rows(operations: Any, channels: int) -> None:
+    """Rounding at the edge between two 8-bit numbers may go either way."""
+    torch.manual_seed(0)
+    x, wide = numbers(2, 9, channels, mean=1.0), numbers(2, 9, 2 * channels)
+    norm = models.randomised(torch.nn.LayerNorm(channels))
+    pairs = [
+        (operations.quantise(x), EXPECTED.quantise(x)),
+        (operations.geglu(wide, True), EXPECTED.geglu(wide, True)),
+        (operations.add_layer_norm(x, x, norm, True)[1], EXPECTED.add_layer_norm(x, x, norm, True)[1]),
+    ]
+    for found, expected in pairs:
+        assert found.dtype == torch.float32
+        assert difference(found.scales, expected.scales) < CLOSE
+        assert difference(numbers_of(found), numbers_of(expected)) < 2e-3

@@ -8,7 +8,7 @@ import torch
 
 from diffusion_local.engine.fused import denoiser as denoiser_module
 from diffusion_local.engine.fused.denoiser import FusedDenoiser
-from diffusion_local.engine.fused.operations import TorchOperations
+from diffusion_local.engine.fused.operations import Quantised, TorchOperations
 from diffusion_local.engine.fused.packing import Unsupported
 from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
@@ -91,6 +91,7 @@ class Failing(TorchOperations):
     """Fails at the normalisation of so many rows."""
 
     def __init__(self, error: Exception, after: int) -> None:
+        super().__init__()
         self.error, self.left = error, after
 
     def add_layer_norm(self, *args: Any) -> Any:
@@ -124,13 +125,13 @@ def test_out_of_memory_is_not_a_fault_of_the_kernels() -> None:
 
 
 class Wrong(TorchOperations):
-    def geglu(self, x: torch.Tensor) -> torch.Tensor:
-        return super().geglu(x) * 1.5
+    def geglu(self, x: torch.Tensor, quantised: bool = False) -> Any:
+        return super().geglu(x, quantised) * 1.5
 
 
 class Broken(TorchOperations):
-    def geglu(self, x: torch.Tensor) -> torch.Tensor:
-        return super().geglu(x) * torch.nan
+    def geglu(self, x: torch.Tensor, quantised: bool = False) -> Any:
+        return super().geglu(x, quantised) * torch.nan
 
 
 @pytest.mark.parametrize("operations", [Wrong(), Broken()])
@@ -178,3 +179,36 @@ def test_a_model_whose_lora_does_not_fit_is_tried_again_without_it(
     assert not model.denoiser.ready(0)  # until the weights change
     model.denoiser.drop()
     assert model.denoiser.ready(0)
+
+
+class WrongInEightBits(TorchOperations):
+    def linear(self, x: Quantised, weight: Quantised, bias: torch.Tensor | None) -> torch.Tensor:
+        return super().linear(x, weight, bias) * 1.5
+
+
+def test_eight_bits_are_for_models_that_gain_by_them() -> None:
+    small, large = (Model(make(), TorchOperations(eight_bits=True)) for make in (models.sd, models.sdxl))
+    assert (small.denoiser.eight_bits, large.denoiser.eight_bits) == (False, True)
+    assert large.denoiser.ready(10**9)
+    errors = [difference(large.step(), large.expected) for _ in range(2)]
+    assert 1e-3 < errors[0] < 0.05
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize(
+    ("operations", "room", "why"),
+    [(TorchOperations(eight_bits=True), 0, "no room"), (WrongInEightBits(eight_bits=True), 10**9, "differs by")],
+)
+def test_without_eight_bits_the_fused_form_goes_on(
+    operations: Any, room: int, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model(models.sdxl(), operations)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert model.denoiser.ready(room)
+            last = model.step()
+    assert len(caplog.messages) == 1
+    assert why in caplog.text.replace("differs from the model by", "differs by")
+    assert difference(last, model.expected) < 1e-4
+    assert model.denoiser.used
+    assert not model.denoiser.eight_bits

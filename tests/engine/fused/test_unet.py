@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_local.engine.fused.operations import TorchOperations
-from diffusion_local.engine.fused.packing import Unsupported
+from diffusion_local.engine.fused.packing import Unsupported, eight_bit_bytes
 from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
@@ -120,3 +120,22 @@ def test_what_has_no_fused_form_is_named_and_left_as_it_was(make: Callable[[], A
     with pytest.raises(Unsupported, match=why):
         FusedUNet(unet, TorchOperations())
     assert all(each.is_contiguous() for each in unet.parameters())
+
+
+@pytest.mark.parametrize(("pictures", "size"), [(2, (16, 24)), (1, (15, 17))])
+def test_eight_bits_differ_by_their_rounding(pictures: int, size: tuple[int, int]) -> None:
+    unet = models.sdxl()
+    given = inputs(unet, pictures, size)
+    expected = unet(**given, return_dict=False)[0]
+    form = FusedUNet(unet, TorchOperations(eight_bits=True), eight_bits=True)
+    assert 1e-3 < difference(step(form, given), expected) < 0.05
+    assert form.packing.bytes >= eight_bit_bytes(unet) * 0.8
+    form.undo()
+    assert torch.equal(unet(**given, return_dict=False)[0], expected)
+
+
+def test_sizes_that_eight_bits_do_not_take_stay_as_they_are() -> None:
+    unet = models.sd(block_out_channels=(24, 40), attention_head_dim=2, norm_num_groups=4)
+    given = inputs(unet)
+    form = FusedUNet(unet, TorchOperations(eight_bits=True), eight_bits=True)
+    assert difference(step(form, given), unet(**given, return_dict=False)[0]) < CLOSE
