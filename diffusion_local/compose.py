@@ -89,7 +89,9 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     stores = Stores.of(database, rules)
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))
     sources = Sources(settings, stores.source_owners, stores.images, files)
-    catalog = Catalog(settings.starter, ModelDirectories.from_settings(settings), sources.size, sources.paints)
+    catalog = Catalog(
+        settings.starter, ModelDirectories.from_settings(settings), sources.size, sources.paints, sources.seen_by
+    )
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)
     notices, deliveries = stores.notices, stores.deliveries
     teller = NotificationDispatcher(

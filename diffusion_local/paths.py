@@ -49,6 +49,10 @@ class Folders:
         return self.home / "embeddings"
 
     @property
+    def controlnet(self) -> Path:
+        return self.home / "controlnet"
+
+    @property
     def text_encoders(self) -> Path:
         return self.home / "text_encoders"
 
@@ -110,6 +114,11 @@ class Folders:
     def starter(self) -> Path:
         return assets() / "starter"
 
+    @property
+    def starter_control(self) -> Path:
+        """The edge ControlNet of the starter model."""
+        return assets() / "starter-control"
+
     def make_folders(self) -> None:
         """Create missing folders for their owner only; existing ones keep their mode.
 
@@ -124,7 +133,7 @@ class Folders:
             self.logs,
             self.locks,
         )
-        adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.text_encoders)
+        adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.controlnet, self.text_encoders)
         for folder in (self.home, *data, self.models, *adapters):
             folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
 

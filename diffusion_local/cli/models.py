@@ -107,7 +107,9 @@ def download(
     studio: AnyStudio,
     repo: str,
     file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository.")] = "",
-    into: Annotated[str, typer.Option(help="models, loras, vae, upscalers, embeddings or text_encoders.")] = "models",
+    into: Annotated[
+        str, typer.Option(help="models, loras, vae, upscalers, embeddings, controlnet or text_encoders.")
+    ] = "models",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,9 @@ from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.leases import Files
 
-MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS = "models", "loras", "vae", "upscalers", "embeddings"
+MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
+    "models", "loras", "vae", "upscalers", "embeddings", "controlnet",
+)  # fmt: skip
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
@@ -19,6 +21,7 @@ def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
         (VAES, catalog.vaes),
         (UPSCALERS, catalog.upscalers),
         (EMBEDDINGS, catalog.embeddings),
+        (CONTROLS, catalog.controls),
     )
     models = {model.id: model.sha256 for model in catalog.all() if model.ready and model.sha256}
     return {MODELS: models} | {kind: digests(read()) for kind, read in kinds}
@@ -53,6 +56,7 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     if params.hires_scale and params.hires_upscaler not in HIRES_UPSCALERS:
         yield UPSCALERS, params.hires_upscaler
     yield from ((LORAS, lora.name) for lora in params.loras)
+    yield from ((CONTROLS, control.model) for control in params.controls)
     if params.vae:
         yield VAES, params.vae
     for name in here.get(EMBEDDINGS, {}):  # they are named by words of the prompt

@@ -23,6 +23,7 @@ from diffusion_local.engine import (
     Part,
     Pass,
     Picture,
+    controls,
     cuda_recording,
     faults,
     painting,
@@ -157,6 +158,7 @@ class DiffusersEngine:
         finally:
             if self._loaded is not None:
                 placement.offload_all(self._loaded.pipe)
+                controls.offload(self._loaded)
         if self._loaded is not None and isinstance(problem, OutOfMemory):
             self._loaded.graphs.disable()
         self._gauge.collect()
@@ -189,7 +191,15 @@ class DiffusersEngine:
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
         size = self._rack.dtype_of(model).itemsize
-        return estimate(self._rack.weights_of(model), size, *params.peak_size, together)
+        beside = sum(self._control_numbers(name) for name in {control.model for control in params.controls}) * size
+        return estimate(self._rack.weights_of(model), size, *params.peak_size, together, beside)
+
+    def _control_numbers(self, name: str) -> int:
+        """Parameters of a ControlNet, as far as its file's size tells, which has half precision."""
+        try:
+            return self._materials.control(name).stat().st_size // 2 if self._materials else 0
+        except (ModelUnavailable, OSError):
+            return 0
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
@@ -207,6 +217,7 @@ class DiffusersEngine:
         for part in crew.live:
             with faults.ending_only(part):
                 extras[part] = apply_adapters(loaded, part.params, self._materials, self._device.torch)
+                extras[part] |= controls.apply_controls(loaded, part.params, self._materials, self._device.torch)
         if not crew.live:
             raise Interrupted
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))

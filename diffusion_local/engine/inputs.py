@@ -14,7 +14,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.adapters import VAE, Adapter
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.index import ModelIndex
-from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER
+from diffusion_local.models.probe import CONTROL, EMBEDDING, LORA, UPSCALER
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.settings import Settings
 
@@ -51,6 +51,9 @@ class PictureInputs:
 
     def vae(self, name: str) -> Path:
         return self._file(VAE, name, "VAE")
+
+    def control(self, name: str) -> Path:
+        return self._file(CONTROL, name, "ControlNet")
 
     def upscaler(self, name: str) -> Path:
         return self._file(UPSCALER, name, "upscaler")

@@ -24,6 +24,7 @@ class Loaded:
 
     ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it, and
     ``hooked`` those of the LoRAs and their kin that are not diffusers' own, by name;
+    ``controls`` are the ControlNets of the latest pass by name, each with what tells its file from a newer one;
     ``own_vae`` is the one that it came with, once another was put in, and the factors of its previews.
     """
 
@@ -42,6 +43,7 @@ class Loaded:
     prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)
     loras: tuple[Lora, ...] = ()
     hooked: dict[str, HookedAdapter] = field(default_factory=dict)
+    controls: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     words: frozenset[str] = frozenset()
     vae: str = ""
     #: Pictures (RGB) that the model reads beside the prompt in the present pass.

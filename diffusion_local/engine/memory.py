@@ -42,7 +42,8 @@ class MemoryNeed:
     """What a model takes at one size.
 
     ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
-    and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles.
+    and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles; ``beside``: weights of
+    ControlNets, which are on the device whenever the denoiser is at work.
     """
 
     parts: Mapping[str, int]
@@ -50,6 +51,7 @@ class MemoryNeed:
     decode: int
     tiled: int
     small_tiled: int
+    beside: int = 0
 
     @property
     def graph(self) -> int:
@@ -75,7 +77,7 @@ class MemoryNeed:
             "attention_slicing": self.weights + max(self.step // 2, self.tiled),
             "sequential": layers + max(self.step, self.small_tiled),
         }[rung]
-        return int(bare * MARGIN) + WORKSPACE
+        return int((bare + self.beside) * MARGIN) + WORKSPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,12 @@ class Weights:
     kept: Mapping[str, int] = field(default_factory=dict)
 
 
-def estimate(weights: Weights, number_bytes: int, width: int, height: int, together: int = 1) -> MemoryNeed:
+def estimate(
+    weights: Weights, number_bytes: int, width: int, height: int, together: int = 1, beside: int = 0
+) -> MemoryNeed:
     """What a pass of ``together`` pictures of this size needs with numbers of so many bytes (2 = half precision).
 
-    They are decoded one by one.
+    They are decoded one by one. ``beside``: bytes of the ControlNets.
     """
     vae_bytes = 4 if weights.upcasts_vae else number_bytes
     parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
@@ -118,6 +122,7 @@ def estimate(weights: Weights, number_bytes: int, width: int, height: int, toget
         decode=decoding(pixels),
         tiled=decoding(min(pixels, TILE**2)),
         small_tiled=decoding(min(pixels, SMALL_TILE**2)),
+        beside=beside,
     )
 
 

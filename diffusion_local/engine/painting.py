@@ -16,6 +16,7 @@ from diffusion_local.engine import (
     Pass,
     Picture,
     autoencoder,
+    controls,
     faults,
     img2img,
     inpainting,
@@ -61,7 +62,8 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
     canvases = [open_canvas_of(part, materials) for part in crew.live][:1]
     if not crew.live:
         raise Interrupted
-    work = Work(loaded, crew, steps, canvases[0], enlarge, loops_of(crew.parts[0].params))
+    loops = loops_of(crew.parts[0].params)
+    work = Work(loaded, crew, steps, materials, canvases[0], enlarge, loops)
     if paused is not None and paused.mosaic:
         work.mosaic = Mosaic.of_tensors(paused.mosaic, crew.size)
     # 2. One loop after the other, from noise, from the source, or from what the loop before has made.
@@ -83,6 +85,7 @@ class Work:
     loaded: Loaded
     crew: Pass
     steps: Steps
+    materials: PictureInputs | None
     canvas: SourceCanvas | None
     enlarge: Enlarge
     loops: list[Loop]
@@ -145,22 +148,24 @@ class Work:
             turn = partial(next_prompt, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
             aside = partial(HeldLoop.capture, loop.number, self.mosaic, scheduler, generators) if together else None
             steps.follow(loop, scheduler, self.previewer(loop), change, turn, aside, before)
+            guides = controls.guides_of(loaded, loop, self.materials, steps, before)
             steps.keep_pace(device)
             crew.held = None
             prelude.end_at(denoiser_of(pipe))
 
             # 4. Noise to latents, step by step.
             watch = Stopwatch(device)
-            latents: torch.Tensor = run(
-                **embedded[min(before // scheduler.order, len(embedded) - 1)],
-                **family.call(params),
-                num_inference_steps=params.steps,
-                latents=start,
-                generator=generators if len(generators) > 1 else generators[0],
-                output_type="latent",
-                callback_on_step_end=steps,
-                **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if turn else {}),
-            ).images
+            with guides.around(pipe):
+                latents: torch.Tensor = run(
+                    **embedded[min(before // scheduler.order, len(embedded) - 1)],
+                    **family.call(params),
+                    num_inference_steps=params.steps,
+                    latents=start,
+                    generator=generators if len(generators) > 1 else generators[0],
+                    output_type="latent",
+                    callback_on_step_end=steps,
+                    **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if turn else {}),
+                ).images
             watch.stop()
         self.watches.append(watch)
         self.facts["scheduler"] = type(scheduler).__name__

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 #: Thresholds of `canny` on the sum of the absolute Sobel responses (0 to 2040): A1111's and ComfyUI's defaults.
 CANNY_LOW, CANNY_HIGH = 100, 200
@@ -36,6 +36,18 @@ def preprocess(picture: Image.Image, name: str) -> Image.Image:
     """
     pixels = np.asarray(picture.convert("RGB"))
     return Image.fromarray(np.ascontiguousarray(PREPROCESSORS[name].function(pixels)))
+
+
+def control_picture(picture: Image.Image, name: str, size: tuple[int, int]) -> Image.Image:
+    """The control picture of a source picture for a job of this size: RGB, the source filled to the size first.
+
+    The overhang is cut off on two sides, and transparent parts are white, as in image to image.
+    """
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    whole = picture.convert("RGB")
+    fitted = whole if whole.size == size else ImageOps.fit(whole, size, Image.Resampling.LANCZOS)
+    return preprocess(fitted, name)
 
 
 def canny(pixels: Pixels, low: int = CANNY_LOW, high: int = CANNY_HIGH) -> Pixels:

@@ -39,6 +39,8 @@ class Steps:
     def __init__(self, crew: Pass) -> None:
         self._crew = crew
         self.latents: torch.Tensor | None = None
+        #: Calls of the loop's denoiser that are done, those before the pass was put aside included.
+        self.calls = 0
         self._preview: Preview | None = None
         self._loop: Loop | None = None
         self._before = 0
@@ -62,7 +64,7 @@ class Steps:
         """``preview`` draws latents; ``change(index, latents)`` has the last word; ``turn(index, tensors)`` gives the
         next call another prompt; without ``hold`` the pass cannot be put aside. ``before``: calls that were made before
         the pass was put aside."""
-        self._loop, self._scheduler, self._preview = loop, scheduler, preview
+        self._loop, self._scheduler, self._preview, self.calls = loop, scheduler, preview, before
         self._change, self._turn, self._hold, self._before = change, turn, hold, before
         self._estimate = samplers.capture_estimate(scheduler)
 
@@ -74,6 +76,7 @@ class Steps:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
         index += self._before
         calls, order = index + 1, self._scheduler.order
+        self.calls = calls
         assert self._loop is not None
         done = self._loop.done - (-calls // order)
         ends = calls == self._before + getattr(pipe, "num_timesteps", -1)  # not every pipeline tells

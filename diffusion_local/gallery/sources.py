@@ -14,6 +14,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.db.access import RULES_ALL, owned, readable
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import json_field
+from diffusion_local.engine import preprocessors
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
@@ -21,8 +22,9 @@ from diffusion_local.gallery.formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.image_decoding import FORMATS
 from diffusion_local.messages import Message, message
-from diffusion_local.options.table import PICTURES
-from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.options.table import OPTIONS, PICTURES
+from diffusion_local.options.types import ControlType
+from diffusion_local.options.values import SOURCE_ID, check_choice, check_integer, check_source_id
 from diffusion_local.settings import Settings
 
 ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
@@ -61,6 +63,8 @@ class SourceOwners:
             return bool(db.scalar(f"SELECT {RULES_ALL} OR {ADDED} OR {USED}", id=source_id))
 
 
+#: Control pictures whose ids are remembered.
+MOST_SEEN = 1024
 #: A mask repaints where it is brighter than this.
 HALF_GREY = 127
 
@@ -85,6 +89,7 @@ class Sources:
         self._images = images
         self._files = files
         self._size_of = lru_cache(maxsize=1024)(self._read_size)  # cached by id: a source never changes
+        self._seen: dict[tuple[str, str, tuple[int, int]], str] = {}
         self._paints = lru_cache(maxsize=1024)(self._read_paints)
 
     def add(self, data: bytes, field: str = "source") -> Source:
@@ -96,7 +101,9 @@ class Sources:
             raise InvalidParams(
                 field, message("source_bytes", most=self._max_bytes // 10**6, got=len(data) / 1000000.0)
             )
-        encoded, size = self._as_png(data, field)
+        return self._keep(*self._as_png(data, field))
+
+    def _keep(self, encoded: bytes, size: tuple[int, int]) -> Source:
         source = Source(sha256(encoded).hexdigest(), *size)
         kept = self._files.source(source.id)
         if kept.exists():
@@ -105,6 +112,36 @@ class Sources:
             self._files.write_reserving(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
         self._owners.add(source.id)
         return source
+
+    def preview_control(self, image: str, type: str, width: int, height: int) -> Source:
+        """What a ControlNet would see of a source picture in a picture of this size, as a source picture.
+
+        Raises NotFound, and InvalidParams naming the argument.
+        """
+        low, high = (int(bound) for bound in OPTIONS["width"].bounds)
+        size = check_integer("width", width, low, high), check_integer("height", height, low, high)
+        self._check_pixels(*size, "width")
+        kind = check_choice("type", type, tuple(ControlType))
+        return Source(self.seen_by(check_source_id("image", image), kind, size), *size)
+
+    def seen_by(self, image: str, kind: str, size: tuple[int, int]) -> str:
+        """Id of the source picture that holds what a control of this type sees in a picture of this size (pixels).
+
+        Raises NotFound for a picture that is not kept or that the actor may not read.
+        """
+        file, key = self.file(image), (image, str(kind), size)
+        known = self._seen.get(key)
+        if known and self._files.source(known).exists():
+            self._files.source(known).touch()
+            self._owners.add(known)
+            return known
+        with file.open() as opened, PIL.open(opened, formats=("PNG",)) as picture, image_decoding.share(picture):
+            made = preprocessors.control_picture(picture, kind, size)
+        found = self._keep(*to_png(made)).id
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.pop(next(iter(self._seen)), None)
+        self._seen[key] = found
+        return found
 
     def from_image(self, image_id: str) -> Source:
         """Copy a gallery picture to the sources. Raises NotFound."""

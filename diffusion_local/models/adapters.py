@@ -1,4 +1,4 @@
-"""LoRAs, VAEs, upscalers, textual inversions, text encoders: their facts and the models they fit."""
+"""LoRAs, VAEs, upscalers, textual inversions, ControlNets, text encoders: their facts and the models they fit."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models import parts, side_files, verdicts
 from diffusion_local.models.description import READY, RECOGNISED
-from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Contents, Probe
+from diffusion_local.models.probe import CONTROL, EMBEDDING, LORA, UPSCALER, Contents, Probe
 from diffusion_local.models.verdicts import Verdict
 
 VAE, TEXT_ENCODER = parts.VAE, parts.TEXT_ENCODER
@@ -82,7 +82,7 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
 def base_architecture(kind: str, probe: Probe, vae: str) -> str:
     if kind == LORA and probe.lora:
         return probe.lora.base
-    return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind == EMBEDDING else ""
+    return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind in (EMBEDDING, CONTROL) else ""
 
 
 #: Files that spandrel opens: safetensors, and pickles with an unpickler that only builds tensors.
@@ -162,12 +162,12 @@ def contains_word(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def resolve_name(name: str, found: list[str]) -> str:
+def resolve_name(field: str, name: str, found: list[str]) -> str:
     """The name of the only file that is called so, in whatever folder; the name itself if it is one already.
 
     Raises InvalidParams if files of several folders are called so.
     """
     same = [each for each in found if PurePosixPath(each).name == name] if name not in found else []
     if len(same) > 1:
-        raise InvalidParams("loras", message("file_lora_ambiguous", name=echo(name), names=", ".join(same)))
+        raise InvalidParams(field, message("file_lora_ambiguous", name=echo(name), names=", ".join(same)))
     return same[0] if same else name

@@ -15,22 +15,33 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.models import distilled, folders, references
-from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter, check_adapter, check_embeddings, resolve_name
+from diffusion_local.models.adapters import (
+    TEXT_ENCODER,
+    VAE,
+    Adapter,
+    adapter_fits,
+    check_adapter,
+    check_embeddings,
+    resolve_name,
+)
 from diffusion_local.models.curated import closest_curated
 from diffusion_local.models.description import READY, RECOGNISED
 from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.models.index import STARTER as STARTER
 from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
-from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Probe
+from diffusion_local.models.probe import CONTROL, EMBEDDING, LORA, UPSCALER, Probe
 from diffusion_local.models.source import Source
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
+from diffusion_local.options.types import Control, ControlType
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 
-STARTER = "starter"
 #: Fields of a model that concern only the machine where its files lie.
 LOCAL_FIELDS = ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes")
+#: Families whose denoisers take the residuals of a ControlNet.
+CONTROLLED_FAMILIES = ("sd", "sdxl", "flux", "sd3", "qwen_image", "z_image")
 #: Families whose text encoders take textual inversions.
 TAKES_WORDS = ("sd", "sdxl")
 LATIN = "LATIN"
@@ -98,13 +109,16 @@ class Catalog:
         places: ModelDirectories | Path,
         size_of: SizeOf | None = None,
         paints: Callable[[str], bool] = lambda mask_id: True,
+        see: Callable[[str, str, tuple[int, int]], str] = lambda image, kind, size: "",
     ) -> None:
         """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
-        there are none. ``paints`` tells whether a mask has any white."""
+        there are none. ``paints`` tells whether a mask has any white. ``see`` keeps what a control of a
+        type sees of a picture at a size, and gives its id as a source picture."""
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
         self.size_of = size_of or no_source
         self.paints = paints
+        self.see = see
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
@@ -140,6 +154,10 @@ class Catalog:
     def embeddings(self) -> list[Adapter]:
         return self.shelf.adapters(EMBEDDING)
 
+    def controls(self) -> list[Adapter]:
+        """ControlNets and T2I-Adapters."""
+        return self.shelf.adapters(CONTROL)
+
     def text_encoders(self) -> list[Adapter]:
         return self.shelf.adapters(TEXT_ENCODER)
 
@@ -155,6 +173,7 @@ class Catalog:
         params = self._filled(model, model.defaults, prompt, given, drawn)
         if advice := self._advice(params, model):
             params = self._filled(model, advice, prompt, given, drawn)
+        params = self._with_controls(params, model)
         self._check_files(params, model)
         return params
 
@@ -183,7 +202,9 @@ class Catalog:
         if not params.loras:
             return params
         found = [each.name for each in self.loras()]
-        return replace(params, loras=tuple(replace(each, name=resolve_name(each.name, found)) for each in params.loras))
+        return replace(
+            params, loras=tuple(replace(each, name=resolve_name("loras", each.name, found)) for each in params.loras)
+        )
 
     def _check_files(self, params: Params, model: Model) -> None:
         """Check before queueing that the files named by the params exist and fit the model."""
@@ -201,6 +222,7 @@ class Catalog:
             check_adapter("hires_upscaler", params.hires_upscaler, self.upscalers())
         self.check_loras(params, model)
         references.check(params, model.id, model.architecture, self.size_of)
+        self.check_controls(params, model)
         if params.vae:
             check_adapter("vae", params.vae, self.vaes(), model.architecture)
         self._check_words(params, model)
@@ -220,6 +242,31 @@ class Catalog:
         for lora in params.loras:
             check_adapter("loras", lora.name, found, model.architecture)
 
+    def check_controls(self, params: Params, model: Model) -> None:
+        """Raises InvalidParams for a ControlNet that is not there or does not fit the model."""
+        found = [control_of(each, model) for each in self.controls()] if params.controls else []
+        for control in params.controls:
+            check_adapter("controls", control.model, found, model.architecture)
+
+    def _with_controls(self, params: Params, model: Model) -> Params:
+        """Every control with the name of its ControlNet, and with the picture that this one sees."""
+        if not params.controls:
+            return params
+        if model.family not in CONTROLLED_FAMILIES:
+            raise InvalidParams("controls", message("no_controls", model=model.id))
+        found = self.controls()
+        names = [each.name for each in found]
+        fitting = [
+            each.name for each in found if each.ready and adapter_fits(control_of(each, model), model.architecture)
+        ]
+        size = (params.width, params.height)
+
+        def completed(control: Control) -> Control:
+            name = resolve_name("controls", control.model, names) if control.model else chosen_control(control, fitting)
+            return replace(control, model=name, seen=self.see(control.image, control.type, size))
+
+        return replace(params, controls=tuple(map(completed, params.controls)))
+
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):
             raise InvalidParams("model", message("model_id", got=echo(model_id)))
@@ -227,6 +274,25 @@ class Catalog:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
+
+
+def control_of(adapter: Adapter, model: Model) -> Adapter:
+    """A ControlNet as it is compared with a model: the starter model's own fits no other model of its family."""
+    own = adapter.architecture == STARTER == model.id
+    return replace(adapter, architecture=model.architecture) if own else adapter
+
+
+def chosen_control(control: Control, fitting: list[str]) -> str:
+    """The ControlNet for a control that names none: the one that fits the model, or whose name tells its type.
+
+    Raises InvalidParams where that is none or several.
+    """
+    kind = control.mode or str(control.type)
+    of_kind = [name for name in fitting if kind != ControlType.NONE and kind in name.lower().replace("_", "")]
+    for names in (of_kind, fitting):
+        if len(names) == 1:
+            return names[0]
+    raise InvalidParams("controls", message("control_which", known=", ".join(fitting) or "-"))
 
 
 def no_source(source_id: str) -> tuple[int, int]:

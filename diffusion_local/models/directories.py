@@ -111,7 +111,9 @@ class ModelDirectories:
     vae: Path | None = None
     upscalers: Path | None = None
     embeddings: Path | None = None
+    controlnet: Path | None = None
     text_encoders: Path | None = None
+    bundled_control: Path | None = None
     configs: Path | None = None
     hub_cache: Path | None = None
     added: Path | None = None
@@ -126,7 +128,9 @@ class ModelDirectories:
             vae=settings.vae,
             upscalers=settings.upscalers,
             embeddings=settings.embeddings,
+            controlnet=settings.controlnet,
             text_encoders=settings.text_encoders,
+            bundled_control=settings.starter_control,
             configs=settings.configs_folder,
             hub_cache=hub_cache(),
             added=settings.home / "models.json",
@@ -135,7 +139,7 @@ class ModelDirectories:
         )
 
     def folder(self, name: str) -> Path | None:
-        """``loras``, ``vae``, ``upscalers``, ``embeddings`` or ``text_encoders``."""
+        """``loras``, ``vae``, ``upscalers``, ``embeddings``, ``controlnet`` or ``text_encoders``."""
         found: Path | None = getattr(self, name)
         return found
 

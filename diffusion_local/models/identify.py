@@ -12,6 +12,7 @@ from diffusion_local.models.parts import VAE, Part
 from diffusion_local.models.probe import (
     ATTACHMENT,
     CHECKPOINT,
+    CONTROL,
     DENOISER,
     EMBEDDING,
     LORA,
@@ -93,10 +94,37 @@ def detect_attachment(header: Header) -> Probe | None:
             if any(sign.matches(view.names, view.shape) for sign in each.signs):
                 if each.id == "motion_module" and is_lora(header):
                     return None  # one for the camera
+                if each.id in CONTROLS:
+                    form = control_form(view)
+                    return Probe(CONTROL, id=form or each.id, title=each.title, base=base_of(view), naming=form)
                 return Probe(ATTACHMENT, id=each.id, title=each.title, base=base_of(view))
     if any(name.startswith("lllite_") for name in header.tensors):
-        return Probe(ATTACHMENT, id="controlnet", title="a ControlNet (LLLite)", base="sdxl")
+        return Probe(CONTROL, id="controlnet", title="a ControlNet (LLLite)", base="sdxl")
     return None
+
+
+#: Attachments by which a picture steers the composition.
+CONTROLS = ("controlnet", "t2i_adapter")
+#: Forms of them that the engine loads, by modules that only they have, the special ones first. ``controlnet_ldm`` has
+#: the names of the first ControlNets; the rest those of diffusers, or of Z-Image's makers, which are the same there.
+CONTROL_FORMS = (
+    ("", ("lora_controlnet",)),
+    ("controlnet_union", ("task_embedding", "control_add_embedding", "controlnet_down_blocks.0")),
+    ("controlnet", ("controlnet_cond_embedding", "controlnet_down_blocks.0")),
+    ("controlnet_ldm", ("control_model.input_hint_block.0", "control_model.zero_convs.0.0")),
+    ("controlnet_ldm", ("input_hint_block.0", "zero_convs.0.0")),
+    ("controlnet_flux", ("controlnet_x_embedder", "single_transformer_blocks.0", "controlnet_blocks.0")),
+    ("controlnet_flux", ("controlnet_x_embedder", "context_embedder", "transformer_blocks.0", "controlnet_blocks.0")),
+    ("controlnet_qwen", ("controlnet_x_embedder", "transformer_blocks.0.img_mod", "controlnet_blocks.0")),
+    ("controlnet_sd3", ("pos_embed_input", "transformer_blocks.0", "controlnet_blocks.0")),
+    ("controlnet_z_image", ("control_layers.0", "control_all_x_embedder")),
+    ("t2i_adapter", ("adapter.conv_in", "adapter.body.0.resnets")),
+)  # fmt: skip
+
+
+def control_form(view: TensorView) -> str:
+    """The form in which the engine loads a control, empty for one that it does not load."""
+    return next((form for form, names in CONTROL_FORMS if view.has(*names)), "")
 
 
 def base_of(view: TensorView) -> str:

@@ -13,17 +13,19 @@ from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
 from diffusion_local.models.directories import ModelDirectories, WalkedFile, walk
-from diffusion_local.models.folders import read_folder
+from diffusion_local.models.folders import read_config, read_folder
 from diffusion_local.models.formats import PICKLES, SUFFIXES
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.ids import ModelIds
-from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, UNKNOWN, Contents
+from diffusion_local.models.probe import CHECKPOINT, CONTROL, DENOISER, STRANGER, UNKNOWN, Contents
 from diffusion_local.models.program_roots import ProgramFolder, find_folders
 from diffusion_local.models.verdicts import PLACES
 
 #: Kinds of files that are entries of the catalogue where they lie among a program's; the rest are adapters or nothing.
 MODELS = (CHECKPOINT, DENOISER, STRANGER)
+#: The starter model's id, and the name of its edge ControlNet.
+STARTER, BUNDLED_CONTROL = "starter", "starter-edges"
 #: (relative path, time of change in ns, size) of each file that counts: equal means unchanged.
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -100,21 +102,33 @@ class ModelIndex:
         names of
         folders below it, then those among what a person named elsewhere."""
         found: dict[str, Adapter] = {}
+        bundled = weights_in(self.places.bundled_control) if kind == CONTROL and self.places.bundled_control else None
+        if bundled:
+            self._enter(found, replace(self._adapter(bundled, kind), architecture=STARTER), BUNDLED_CONTROL)
         folder = self.places.folder(PLACES[kind])
         real: set[tuple[int, int]] = set()
         for seen in walk(folder) if folder and folder.is_dir() else ():
-            if not seen.folder and (mark := identity(seen.path)) not in real:
+            if seen.folder and kind == CONTROL and (weights := weights_in(seen.path)):
+                if (mark := identity(weights)) not in real:
+                    real.add(mark)
+                    self._enter(found, self._adapter(weights, kind), "/".join(seen.below) or seen.path.name)
+            elif not seen.folder and (mark := identity(seen.path)) not in real:
                 real.add(mark)
                 name = "/".join([*seen.below, seen.path.name])
                 self._enter(found, self._adapter(seen.path, kind), name.removesuffix(seen.path.suffix))
         for place in self._elsewhere():
-            path = place.file.path
-            if place.file.folder or (mark := identity(path)) in real:
+            path, name = place.file.path, stem_of(place)
+            if place.file.folder:
+                weights = weights_in(path) if kind == CONTROL else None
+                if weights is None:
+                    continue
+                path = weights
+            if (mark := identity(path)) in real:
                 continue
             read = self.read(path)
             if read.contents and read.contents.probe.kind == kind:
                 real.add(mark)
-                self._enter(found, self._adapter(path, kind), path.name.removesuffix(path.suffix))
+                self._enter(found, self._adapter(path, kind), name)
         return sorted(found.values(), key=lambda each: each.name)
 
     def _enter(self, found: dict[str, Adapter], adapter: Adapter, name: str) -> None:
@@ -261,6 +275,8 @@ class ModelIndex:
     def is_model(self, place: ProgramFolder) -> bool:
         """Whether a file of another program should be listed: a model, or an apparent one."""
         if place.file.folder:
+            if is_control(place.file.path):
+                return False
             return not place.cached or (place.file.path / "model_index.json").exists()
         contents = self.read(place.file.path).contents
         if contents is None:
@@ -272,6 +288,20 @@ class ModelIndex:
 def stem_of(place: ProgramFolder) -> str:
     path = place.file.path
     return place.stem or (path.name if place.file.folder else path.name.removesuffix(path.suffix))
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The weights of a ControlNet's folder as diffusers has it, in half precision where both are there."""
+    if not is_control(folder):
+        return None
+    found = [path for path in sorted(folder.glob("*.safetensors")) if "-of-" not in path.name]
+    return next((path for path in found if ".fp16" in path.name), found[0] if found else None)
+
+
+def is_control(folder: Path) -> bool:
+    """Whether a folder is that of a ControlNet or T2I-Adapter, by its configuration."""
+    name = str(read_config(folder).get("_class_name", ""))
+    return "ControlNet" in name or name == "T2IAdapter"
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from diffusion_local.models.loras import LoraFile
 from diffusion_local.models.unets import Unet
 
 #: Kinds of files beside those of ``parts``.
-CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, ATTACHMENT, STRANGER, UNKNOWN = (
-    "checkpoint", "denoiser", "lora", "embedding", "upscaler", "attachment", "stranger", "unknown",
+CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, ATTACHMENT, STRANGER, UNKNOWN = (
+    "checkpoint", "denoiser", "lora", "embedding", "upscaler", "control", "attachment", "stranger", "unknown",
 )  # fmt: skip
 
 

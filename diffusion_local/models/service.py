@@ -76,7 +76,7 @@ class Library:
         return self._catalog.get(model_id)
 
     def adapters(self) -> dict[str, list[Adapter]]:
-        """Adapters by folder: loras, vae, upscalers, embeddings, text_encoders."""
+        """Adapters by folder: loras, vae, upscalers, embeddings, controlnet, text_encoders."""
         return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
 
     def samples(self) -> dict[str, Image]:
@@ -175,7 +175,7 @@ class Library:
         """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
 
         ``repo`` may be the address of a repository or of a file in it. ``into`` is models, loras, vae, upscalers,
-        embeddings or text_encoders. Asking twice is one download.
+        embeddings, controlnet or text_encoders. Asking twice is one download.
         """
         for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
             check_prompt(field, text, required=field == "repo")

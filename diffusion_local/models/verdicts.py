@@ -20,6 +20,7 @@ from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
 from diffusion_local.models.probe import (
     ATTACHMENT,
     CHECKPOINT,
+    CONTROL,
     DENOISER,
     EMBEDDING,
     LORA,
@@ -43,6 +44,7 @@ PLACES = {
     VAE: "vae",
     UPSCALER: "upscalers",
     EMBEDDING: "embeddings",
+    CONTROL: "controlnet",
     TEXT_ENCODER: "text_encoders",
 }
 NAMES = {
@@ -50,6 +52,7 @@ NAMES = {
     VAE: message("adapter_vae"),
     UPSCALER: message("adapter_upscaler"),
     EMBEDDING: message("adapter_embedding"),
+    CONTROL: message("adapter_control"),
 }
 #: Purpose of UNets by their input channels in addition to the latents'.
 CHANNELS = {
@@ -82,6 +85,8 @@ def describe_kind(found: Probe) -> str:
         return message("file_text_encoder", title=found.title)
     if found.kind == VAE:
         return parts.title_of(found.base) if found.base else found.title
+    if found.kind == CONTROL:
+        return describe_attachment(found)
     return NAMES.get(found.kind, "")
 
 
@@ -254,7 +259,33 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return vae_verdict(found)
     if kind == TEXT_ENCODER:
         return encoder_verdict(found)
+    if kind == CONTROL:
+        return control_verdict(found)
     return USABLE
+
+
+#: Families whose denoisers take residuals of a ControlNet, by the forms in which those come.
+CONTROLLED = {
+    "controlnet": ("", "sd1", "sd2", "sdxl"),
+    "controlnet_ldm": ("", "sd1", "sd2", "sdxl"),
+    "controlnet_union": ("", "sdxl"),
+    "controlnet_flux": ("flux",),
+    "controlnet_sd3": ("sd3",),
+    "controlnet_qwen": ("qwen_image",),
+    "controlnet_z_image": ("z_image",),
+    "t2i_adapter": ("", "sd1", "sdxl"),
+}
+
+
+def control_verdict(found: Probe) -> Verdict:
+    """Of a ControlNet or T2I-Adapter."""
+    if found.base not in CONTROLLED.get(found.naming, ()):
+        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
+    if found.container not in (SAFETENSORS, PICKLE):
+        return Verdict(
+            RECOGNISED, message("file_as_container", title=describe_attachment(found), container=container_title(found))
+        )
+    return container_verdict(found.container, (found.quantisation,), describe_attachment(found)) or USABLE
 
 
 def encoder_verdict(found: Probe) -> Verdict:

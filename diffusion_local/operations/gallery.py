@@ -30,6 +30,13 @@ PARTS: dict[str, dict[str, Operation]] = {
             post("/images/{image_id}/source", status=201),
             doc="A picture of the gallery as a source picture.",
         ),
+        "preview_control": op(
+            SUBMIT,
+            SEEN,
+            post("/sources/control", status=201),
+            doc="What a ControlNet would see of a source picture: `image` is its id, `type` a preprocessor, as canny.",
+        ),
+        "seen_by": op(READ, SEEN),
         "file": op(READ, SEEN),
         "size": op(READ, SEEN),
         "paints": op(READ, SEEN),

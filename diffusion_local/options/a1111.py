@@ -13,7 +13,7 @@ from diffusion_local import __version__
 from diffusion_local.options import samplers
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params
-from diffusion_local.options.types import Kind, format_number
+from diffusion_local.options.types import Control, Kind, format_number
 from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
@@ -47,6 +47,7 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
     }
     order = {name: place for place, name in enumerate(ORDER)}
     found = dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
+    found |= {f"ControlNet {place}": control_text(control) for place, control in enumerate(params.controls)}
     found |= {
         "Lora hashes": format_hashes(facts.get("lora_hashes", {})),
         "TI hashes": format_hashes(facts.get("embedding_hashes", {})),
@@ -58,6 +59,16 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
         lines.append(f"{NEGATIVE} {params.negative}")
     lines.append(", ".join(f"{name}: {quote(str(value))}" for name, value in found.items() if value not in (None, "")))
     return "\n".join(lines)
+
+
+def control_text(control: Control) -> str:
+    """A control as A1111's extension writes it; it leaves out the picture."""
+    pairs = {
+        "Module": control.type, "Model": control.model, "Weight": format_number(control.weight),
+        "Resize Mode": "Crop and Resize", "Guidance Start": format_number(control.start),
+        "Guidance End": format_number(control.end), "Control Mode": "Balanced",
+    }  # fmt: skip
+    return ", ".join(f"{name}: {value}" for name, value in pairs.items())
 
 
 def option_pairs(params: Params) -> dict[str, str]:

@@ -16,7 +16,7 @@ from diffusion_local.options.hires import SecondPass, enlarged
 from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, check_content, check_outpaint
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
-from diffusion_local.options.types import RUNGS, Kind, Lora, Reference
+from diffusion_local.options.types import RUNGS, Control, Kind, Lora, Reference
 from diffusion_local.options.values import MAX_SEED
 
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
@@ -110,6 +110,13 @@ class Params:
         meaning="of InstructPix2Pix, how closely it keeps to the picture: 1 and more; 0 leaves it at 1.5",
         a1111=("Image CFG scale",), low=0, high=30, web_api="image_cfg_scale", place="expert.files", step=0.5
     )] = 0.0
+    controls: Annotated[tuple[Control, ...], Option(
+        meaning="pictures that steer the composition through ControlNets, each `{\"image\": ID, \"type\": \"canny\", "
+        "\"model\": NAME, \"weight\": 1.0, \"start\": 0, \"end\": 1}`; `type` is canny, softedge, scribble, tile, "
+        "luminance, invert or none, `model` a name in controlnet/, `start` and `end` are shares of the steps, `mode` "
+        "is the kind of picture for a union ControlNet", a1111=(), check=values.controls, sent=list[Any],
+        widget=Widget.HIDDEN, place="source", varies=False
+    )] = ()
     vae: Annotated[str, Option(
         meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"
     )] = ""

@@ -103,6 +103,38 @@ class Reference(PictureRecord):
     mask: str = ""
 
 
+class ControlType(StrEnum):
+    """How the picture of a control is preprocessed. ``none``: it is a control picture already."""
+
+    NONE = "none"
+    CANNY = "canny"
+    SOFT_EDGE = "softedge"
+    SCRIBBLE = "scribble"
+    TILE = "tile"
+    LUMINANCE = "luminance"
+    INVERT = "invert"
+
+
+@dataclass(frozen=True, slots=True)
+class Control(PictureRecord):
+    """A picture that steers the composition through a ControlNet or T2I-Adapter.
+
+    ``type``: the preprocessor; ``model``: file name below ``controlnet/``, "" for the only one that fits; ``weight``: 1
+    is full strength; ``start`` and ``end``: share of the steps, 0 to 1; ``mode``: what a union ControlNet takes the
+    picture for, "" for the type; ``seen``: source picture that the ControlNet sees, set when the job is submitted.
+    """
+
+    pictures: ClassVar[tuple[str, ...]] = ("image", "seen")
+
+    type: ControlType = ControlType.NONE
+    model: str = ""
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    mode: str = ""
+    seen: str = ""
+
+
 def format_number(number: float) -> str:
     """Shortest text that parses to the same number: 1, 0.8, 0.12345678."""
     return repr(float(number)).removesuffix(".0")

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.options.types import Lora, PictureRecord, Reference, Use
+from diffusion_local.options.types import Control, ControlType, Lora, PictureRecord, Reference, Use, format_number
 
 MAX_SEED = 2**32 - 1
 #: Maximum pictures per denoiser pass.
@@ -22,6 +22,13 @@ MAX_PICTURES = 10
 #: Megapixels of all pictures that such an option names.
 MAX_PICTURES_MEGAPIXELS = 100
 MAX_REFERENCE_WEIGHT = 2.0
+MAX_CONTROLS = 5
+MAX_CONTROL_WEIGHT = 2.0
+#: What a union ControlNet takes a picture for, by ControlNet type as other tools name them.
+CONTROL_MODES = (
+    "canny", "softedge", "scribble", "lineart", "tile", "depth", "normal", "openpose", "segment", "blur", "luminance",
+    "lowquality", "inpaint",
+)  # fmt: skip
 MAX_NAME_CHARS = 200
 SOURCE_ID = re.compile(r"[0-9a-f]{64}")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
@@ -242,4 +249,29 @@ def references(field: str, value: Any) -> tuple[Reference, ...]:
             mask=each.get("mask") or "",
         )
         for each in picture_records(field, value, Reference)
+    )
+
+
+def controls(field: str, value: Any) -> tuple[Control, ...]:
+    """Validated controls. ``seen`` is dropped: what the ControlNet sees follows from the rest. Raises InvalidParams."""
+    found = picture_records(field, value, Control)
+    if len(found) > MAX_CONTROLS:
+        raise InvalidParams(field, message("at_most", most=MAX_CONTROLS, got=len(found)))
+    return tuple(control(field, each) for each in found)
+
+
+def control(field: str, each: dict[str, Any]) -> Control:
+    start, end = (
+        check_number(field, each.get(name, default), 0, 1) for name, default in (("start", 0.0), ("end", 1.0))
+    )
+    if start >= end:
+        raise InvalidParams(field, message("control_span", start=format_number(start), end=format_number(end)))
+    return Control(
+        image=each["image"],
+        type=ControlType(check_choice(field, each.get("type") or ControlType.NONE, tuple(ControlType))),
+        model=check_file_name(field, each["model"]) if each.get("model") else "",
+        weight=check_number(field, each.get("weight", 1.0), 0, MAX_CONTROL_WEIGHT),
+        start=start,
+        end=end,
+        mode=check_choice(field, each["mode"], CONTROL_MODES) if each.get("mode") else "",
     )

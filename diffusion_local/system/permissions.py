@@ -44,7 +44,8 @@ def shared(settings: Settings) -> list[Path]:
     """
     if not is_open(settings.home):
         return []
-    models = {settings.models, settings.loras, settings.vae, settings.upscalers, settings.embeddings, settings.removed}
+    adapters = {settings.loras, settings.vae, settings.upscalers, settings.embeddings, settings.controlnet}
+    models = {settings.models, settings.removed, *adapters}
     inside = sorted(path for path in settings.home.iterdir() if path not in models and is_open(path))
     return [settings.home, *inside] if mode_of(settings.home) & 0o066 else inside
 

@@ -8,7 +8,7 @@ arXiv:2302.05543).
 
     python -m scripts.starter.train_control --out W/control --minutes 3          (one GPU)
 
-Writes a diffusers folder in float16 (``controlnet/``), ``control.json`` (training and evaluation) and ``control.jpg``.
+Writes a diffusers folder with int8 rows (``controlnet/``), ``control.json`` (figures) and ``control.jpg``.
 
 The evaluation makes pictures of held-out things from the edges of other pictures of them, mirrored, scaled and
 shifted, and compares edges: F1 with a tolerance of two pixels, with the control, without it (same prompt, same seed),
@@ -38,6 +38,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .assemble import quantise_rows
 from .captions import BACKGROUND_COLOURS, OBJECT_COLOURS, with_article
 from .concepts import ALIASES, EVERYDAY
 from .models import TextEncoder, Tokenizer, dequantise_rows, encode_mean, noise_schedule, save_json
@@ -134,11 +135,19 @@ class Starter:
 
 def _config(folder: Path, name: str = "") -> dict[str, Any]:
     path = folder / (f"{name}_config.json" if name else "config.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found.pop("quantization_config", None)
+    return found
 
 
 def _read(folder: Path) -> dict[str, torch.Tensor]:
-    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
+    """Weights of a part; int8 rows are multiplied by their scales."""
+    states = {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
+    for name in [name for name in states if name.endswith(".weight_scale")]:
+        weight, scale = name.removesuffix("_scale"), states.pop(name).float()
+        whole = states[weight].float()
+        states[weight] = whole * scale.reshape(-1, *[1] * (whole.dim() - 1))
+    return states
 
 
 def things() -> tuple[list[str], list[str]]:
@@ -412,12 +421,20 @@ def evaluate(
 
 
 def save_control(control: Any, folder: Path) -> None:
-    """A diffusers folder in float16."""
+    """A diffusers folder; matrices are int8 with one scale for each row, as the denoiser's are.
+
+    ``control`` has these weights afterwards, so that the evaluation measures them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     states = {k: v.half().contiguous().cpu() for k, v in control.state_dict().items()}
+    for name, tensor in list(states.items()):
+        if tensor.dim() > 1:
+            states[name], states[name.removesuffix("weight") + "weight_scale"] = quantise_rows(tensor)
     save_file(states, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     config = {k: v for k, v in control.config.items() if not k.startswith("_")}
-    save_json(folder / "config.json", {"_class_name": "ControlNetModel", **config})
+    noted = {"quantization_config": {"quant_method": "int8_rows"}}
+    save_json(folder / "config.json", {"_class_name": "ControlNetModel", **config, **noted})
+    control.load_state_dict({k: v.float() for k, v in _read(folder).items()})
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

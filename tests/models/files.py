@@ -84,6 +84,10 @@ LORA_XL = {
 }
 VAE = {"decoder.conv_in.weight": (512, 4, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3)}
 UPSCALER = {"conv_first.weight": (64, 3, 3, 3), "conv_last.weight": (3, 64, 3, 3), "conv_first.bias": (64,)}
+CONTROLNET = {
+    "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+    "controlnet_down_blocks.0.weight": (96, 96, 1, 1),
+}
 EMBEDDING = {"emb_params": (4, 768)}
 TEXT_ENCODER = {
     "text_model.embeddings.token_embedding.weight": (49408, 768),

@@ -33,6 +33,9 @@ def told(path: Path, kind: str) -> tuple[str, str, str, str]:
     if kind == "vae":
         vae = read_adapter(path, "vae")
         return vae.part, probe.naming, vae.state, vae.problem
+    if kind == "control":
+        control = adapters.read_adapter(path, "control")
+        return control.architecture, probe.naming, control.state, control.problem
     found = read_checkpoint(path, CONFIGS)
     layout = "/".join([probe.naming, *([probe.prediction] if probe.prediction else []), *(["zsnr"] * probe.zero_snr)])
     what = probe.architecture or probe.base or probe.id

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusion_local.engine import control_nets
 from scripts.starter import train_control
 from scripts.starter.models import TEXT_ENCODERS, TextEncoder, denoiser_config, save_json
 
@@ -69,6 +70,8 @@ def test_the_whole_recipe(tmp_path: Path) -> None:
     written = json.loads((out / "control.json").read_text())
     assert written["training"]["steps"] == 2
     assert 0 <= written["evaluation"]["with_control"] <= 1
-    control = ControlNetModel.from_pretrained(out / "controlnet")
+    unet = UNet2DConditionModel(**denoiser_config("tiny"))
+    control = control_nets.load(out / "controlnet" / "diffusion_pytorch_model.safetensors", unet, torch.float32)
+    assert isinstance(control, ControlNetModel)
     assert control.config.block_out_channels == [32, 32, 64]
     assert (out / "control.jpg").stat().st_size > 0

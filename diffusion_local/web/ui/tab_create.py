@@ -175,6 +175,7 @@ class CreateTab:
     told: Any
     source: Any  # the panel of the picture to begin from; source.js
     loras: Any  # the list of LoRAs; loras.js
+    controls: Any  # the list of controls; controls.js
     sample: Any  # a picture of the chosen model
     drawn: Any
     mine: Any  # ids of this browser's batches, newest first; its store is page.js
@@ -195,16 +196,19 @@ class CreateTab:
     @property
     def drawn_once(self) -> list[Any]:
         names = ("model", "styles", *form.OF_FILES)
-        return [self.size, self.sample, self.loras, self.vocabulary, self.source, *(self.field(name) for name in names)]
+        live = [self.loras, self.controls, self.vocabulary, self.source]
+        return [self.size, self.sample, *live, *(self.field(name) for name in names)]
 
 
 def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """For ``CreateTab.drawn_once``, when a page is loaded: it may be older than the server's start, and speaks its own
     language."""
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
+    adapters = studio.library.adapters()
     return [
         on_size_typed(studio, model_id, width, height),
         *on_sample(studio, model_id),
+        view_source.controls(studio.library.adapters()["controlnet"]),
         prompt_help.vocabulary(studio),
         view_source.panel(),
         gr.Dropdown(form.model_choices(studio.models())),
@@ -280,6 +284,8 @@ def layout(studio: Studio) -> CreateTab:
                     place(*GROUPS["sampling"])
                 with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
                     loras = live("loras")
+                with gr.Accordion(label("common.controls"), open=False, elem_id="group-controls"):
+                    controls = live("controls")
                 for group in own_groups():
                     with gr.Accordion(label(f"create.group_{group}"), open=False, elem_id=f"group-{group}"), gr.Row():
                         place(*form.at(group))
@@ -297,7 +303,7 @@ def layout(studio: Studio) -> CreateTab:
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
     rest += [hidden("", "token-count"), hidden("", "preset"), hidden("", "vocabulary")]
     return CreateTab(
-        fields, size, swap, generate, preview, dice, keep, any_seed, told, source, loras, sample, drawn, *rest
+        fields, size, swap, generate, preview, dice, keep, any_seed, told, source, loras, controls, sample, drawn, *rest
     )
 
 

@@ -1,10 +1,11 @@
-"""The picture to begin from, its mask, and the list of LoRAs: frames that scripts of the page fill. Pure."""
+"""The picture to begin from, its mask, the lists of LoRAs and controls: frames that scripts of the page fill. Pure."""
 
 from collections.abc import Mapping, Sequence
 
 from diffusion_local import serializers
 from diffusion_local.domain import Image
 from diffusion_local.models.adapters import Adapter, adapter_fits
+from diffusion_local.options.types import ControlType
 from diffusion_local.web.ui.templates import render
 
 SHOWN_WORDS = 6  # trigger words of a LoRA
@@ -26,3 +27,8 @@ def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str,
     usable = [each for each in adapters if each.ready]
     fitting = [each for each in usable if adapter_fits(each, architecture)]
     return render("loras.html", loras=fitting, previews=previews, others=len(usable) - len(fitting), words=SHOWN_WORDS)
+
+
+def controls(adapters: Sequence[Adapter]) -> str:
+    """The controls of the form, to add pictures to."""
+    return render("controls.html", models=[each for each in adapters if each.ready], kinds=[*map(str, ControlType)])

@@ -103,6 +103,14 @@ ROUTES: dict[str, Call] = {
     "GET /reports/night.html": Call(),
     "POST /gradio_api/upload": Call(files={"files": png("green")}),
     "GET /gradio_api/file={path:path}": Call("/gradio_api/file=uploads/0", fine=(404,)),
+    # -- A1111's ControlNet extension
+    "GET /controlnet/version": Call(),
+    "GET /controlnet/settings": Call(),
+    "GET /controlnet/model_list": Call(),
+    "GET /controlnet/module_list": Call(),
+    "GET /controlnet/control_types": Call(),
+    "POST /controlnet/detect": body(controlnet_module="canny", controlnet_input_images=[PNG]),
+    "POST /api/v1/sources/control": body(image="{source}", type="canny", width=64, height=64),
     # -- ComfyUI
     "POST /prompt": body(prompt=TXT2IMG),
     "GET /prompt": Call(),
@@ -454,6 +462,8 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "groups.window": ("{batch}", JobFilter(), 10),
     "sources.add": (png("green"),),
     "sources.from_image": ("{image}",),
+    "sources.preview_control": ("{source}", "canny", 64, 64),
+    "sources.seen_by": ("{source}", "canny", (64, 64)),
     "sources.file": ("{source}",),
     "sources.size": ("{mask}",),
     "graphs.get": ("{batch}",),

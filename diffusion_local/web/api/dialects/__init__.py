@@ -21,7 +21,7 @@ from diffusion_local.web.api.watch import Watch
 
 DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate, comfyui)
 #: Where all of a dialect's routes are, so that what none of them takes is told here.
-PREFIXES = ("/v1", "/sdapi", "/predictions", "/replicate")
+PREFIXES = ("/v1", "/sdapi", "/controlnet", "/predictions", "/replicate")
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 

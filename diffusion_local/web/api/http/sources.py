@@ -34,14 +34,14 @@ def router(studio: Studio) -> APIRouter:
     async def add_source(
         request: Request,
         field: Annotated[
-            Literal["source", "mask", "references"], Query(description="what a refusal calls it")
+            Literal["source", "mask", "references", "controls"], Query(description="what a refusal calls it")
         ] = "source",
     ) -> JSONResponse:
         """Keep a picture (PNG, JPEG, WebP, GIF, BMP, AVIF, HEIC): its first frame, upright, without metadata, and
         with 8 bits a channel. Of a mask white is painted anew; what is clear in it counts as black.
 
         The same picture sent again has the same id. Give the id as `source` or `mask` of a submit, or in its
-        `references`. `recipe` is what the file says of how it was made, by us or another program:
+        `references` or `controls`. `recipe` is what the file says of how it was made, by us or another program:
         {"settings", "facts", "others", "tool"}, or null; `others` is not used here.
         """
         authority.check("sources.add")  # before the body is read

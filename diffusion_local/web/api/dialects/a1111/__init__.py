@@ -25,7 +25,7 @@ from diffusion_local.options.table import FROM_SOURCE
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import extras, lists, second_pass
+from diffusion_local.web.api.dialects.a1111 import controlnet, extras, lists, second_pass
 from diffusion_local.web.api.dialects.a1111.reading import (
     ITS_OWN,
     NEUTRAL,
@@ -132,7 +132,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     extras.add(api, studio, settings, ended)
     lists.add(api, studio)
-    return api
+    extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(refusal, SPELLED))
+    controlnet.add(extension, studio)
+    both = APIRouter()
+    both.include_router(api)
+    both.include_router(extension)
+    return both
 
 
 def answer(studio: Studio, body: Common, wish: Wish, receipt: Receipt) -> Response:

@@ -4,7 +4,6 @@ What would change the picture and cannot be done is refused by name; sizes and s
 to it, with a warning; what else is passed over is named in ``not_used``.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,8 @@ from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import second_pass
+from diffusion_local.web.api.dialects.a1111 import controlnet, second_pass
+from diffusion_local.web.api.dialects.a1111.controlnet import HASH
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted, model_named
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral
@@ -47,7 +47,6 @@ OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
 READ_ELSEWHERE = ("enable_hr", "alwayson_scripts", "resize_mode", "styles", "fit")
 #: Formats of pictures in answers, by the setting ``samples_format``.
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
-HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")
 #: Says something about the answer or the saving, not about the picture.
 WITHOUT_EFFECT = {"do_not_save_grid", "do_not_save_samples", "override_settings_restore_afterwards", "save_images"}
 SETTABLE = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers", "samples_format")
@@ -131,7 +130,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     extra = body.model_extra or {}
     strict = is_strict(extra.get("fit"), settings.fit)
     neutral(extra, NEUTRAL)
-    check_scripts(extra.get("alwayson_scripts"))
+    units = check_scripts(extra.get("alwayson_scripts"))
     if not isinstance(body, Pictures):
         neutral(extra, {"init_images": ([],)})
     for name in ("batch_size", "n_iter"):
@@ -167,6 +166,9 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     given, warnings = given | second, warnings + told
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
+    first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
+    if controls := [each for field, args in units for each in controlnet.controls_of(studio, args, field, first)]:
+        given["controls"] = [*(given.get("controls") or ()), *controls]
     if isinstance(body, Pictures):
         found, told = pictures_of(studio, body, given, strict, model.architecture)
         given, warnings = given | found, warnings + told
@@ -188,17 +190,22 @@ def styles_of(given: Any) -> list[str]:
     return [each for each in given if each and each != "None"]
 
 
-def check_scripts(given: Any) -> None:
-    """Scripts that are there but switched off, as clients send them for extensions they know, ask for nothing.
+def check_scripts(given: Any) -> list[tuple[str, Any]]:
+    """(field, arguments) of the ControlNet extension; no other script is here.
 
-    Raises InvalidParams.
+    Scripts that are switched off, as clients send them for extensions they know, ask for nothing. Raises InvalidParams.
     """
+    units: list[tuple[str, Any]] = []
     if not given:
-        return
+        return units
     for name, script in given.items() if isinstance(given, dict) else [("", given)]:
         args = script.get("args") if isinstance(script, dict) else script
-        if not is_off(args):
-            raise InvalidParams(f"alwayson_scripts.{name}".rstrip("."), message("no_script", name=echo(name)))
+        field = f"alwayson_scripts.{name}".rstrip(".")
+        if not is_off(args) and str(name).lower() == controlnet.SCRIPT:
+            units.append((field, args))
+        elif not is_off(args):
+            raise InvalidParams(field, message("no_script", name=echo(name)))
+    return units
 
 
 def is_off(args: Any) -> bool:

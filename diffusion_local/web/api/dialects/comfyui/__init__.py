@@ -46,7 +46,7 @@ VERSION = "0.3.60"
 FILE = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 FOLDERS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
-FOLDERS |= {"upscale_models": "upscalers", "text_encoders": "clips"}
+FOLDERS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:

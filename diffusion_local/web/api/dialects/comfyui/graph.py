@@ -11,11 +11,19 @@ from typing import Any
 from diffusion_local.messages import message
 from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
-from diffusion_local.web.api.dialects.comfyui.nodes import NODES, OWN_SPACING, WIDGETS, Input, Names
+from diffusion_local.web.api.dialects.comfyui.nodes import (
+    NODES,
+    OWN_SPACING,
+    UNION_TYPES,
+    WIDGETS,
+    Input,
+    Names,
+)
 from diffusion_local.web.api.dialects.comfyui.second_pass import Enlarged, enlarged_image, enlarged_latent, second_pass
 from diffusion_local.web.api.dialects.comfyui.values import (
     Clip,
     Conditioning,
+    Control,
     Latent,
     Mask,
     Model,
@@ -153,6 +161,41 @@ class Reader:
     def flux_guidance(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (replace(given["conditioning"], guidance=given["guidance"]),)
 
+    def control_net(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (Control(self._chosen("controls", given["control_net_name"])),)
+
+    def union_type(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (replace(given["control_net"], mode=UNION_TYPES.get(str(given["type"]), "")),)
+
+    def control(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        """ControlNetApply has one conditioning, its successor two, of which the positive one is read here."""
+        if not isinstance(given["image"], Picture):
+            raise failed([beyond(node_id, "only an image of LoadImage can be a control", "image")])
+        weight = given["strength"]
+        made = replace(
+            given["control_net"],
+            picture=given["image"],
+            weight=weight,
+            start=given.get("start_percent") or 0.0,
+            end=1.0 if given.get("end_percent") is None else given["end_percent"],
+            node_id=node_id,
+        )
+        positive = given.get("positive") or given["conditioning"]
+        if weight:
+            positive = replace(positive, controls=(*positive.controls, made))
+        return (positive, given["negative"]) if "negative" in given else (positive,)
+
+    def canny(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._preprocessed(node_id, given, "canny"),)
+
+    def invert(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._preprocessed(node_id, given, "invert"),)
+
+    def _preprocessed(self, node_id: str, given: dict[str, Any], name: str) -> Picture:
+        if not isinstance(given["image"], Picture) or given["image"].preprocessor:
+            raise failed([beyond(node_id, "only an image of LoadImage can be preprocessed", "image")])
+        return replace(given["image"], preprocessor=name)
+
     def empty(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (Latent(node_id, given["width"], given["height"], given["batch_size"]),)
 
@@ -165,7 +208,7 @@ class Reader:
     def encode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         if isinstance(given["pixels"], Enlarged):
             return (given["pixels"],)
-        if not isinstance(given["pixels"], Picture):
+        if not isinstance(given["pixels"], Picture) or given["pixels"].preprocessor:
             raise failed([beyond(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")])
         return (Latent(node_id, picture=given["pixels"], vae=given["vae"]),)
 
@@ -247,7 +290,18 @@ class Reader:
             "guidance": (node_id, "cfg"),
             "strength": (node_id, "denoise"),
         }
-        return Work(node_id, options, model, latent.vae, latent.picture, latent.mask, origins)
+        if positive.controls:
+            origins["controls"] = (positive.controls[-1].node_id, "control_net")
+        return Work(
+            node_id,
+            options,
+            model,
+            latent.vae,
+            latent.picture,
+            latent.mask,
+            origins,
+            controls=positive.controls,
+        )
 
     def decode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         work = given["samples"]
@@ -273,7 +327,7 @@ class Reader:
     def upscale(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         if isinstance(given["image"], Work) and given["image"].sampled:
             return (Enlarged(given["image"], given["upscale_model"]),)
-        if not isinstance(given["image"], Picture):
+        if not isinstance(given["image"], Picture) or given["image"].preprocessor:
             why = "only an image of LoadImage can be enlarged; save the picture first and enlarge it then"
             raise failed([beyond(node_id, why, "image")])
         options = {"prompt": "", "kind": "upscale", "upscaler": given["upscale_model"]}
@@ -303,6 +357,13 @@ READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
     "CLIPSetLastLayer": Reader.last_layer,
     "ConditioningZeroOut": Reader.zero,
     "FluxGuidance": Reader.flux_guidance,
+    "ControlNetLoader": Reader.control_net,
+    "SetUnionControlNetType": Reader.union_type,
+    "ControlNetApply": Reader.control,
+    "ControlNetApplyAdvanced": Reader.control,
+    "ControlNetApplySD3": Reader.control,
+    "Canny": Reader.canny,
+    "ImageInvert": Reader.invert,
     "EmptyLatentImage": Reader.empty,
     "EmptySD3LatentImage": Reader.empty,
     "LoadImage": Reader.load,

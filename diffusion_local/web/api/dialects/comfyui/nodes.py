@@ -94,6 +94,22 @@ SAMPLED = {
 }
 WHERE = combo(("default", "cpu"), "default", required=False)
 STRENGTH = decimal(-100, 100, 1)
+CONTROL_STRENGTH = decimal(0, 10, 1)
+CONTROLLED = {
+    "positive": Input("CONDITIONING"),
+    "negative": Input("CONDITIONING"),
+    "control_net": Input("CONTROL_NET"),
+    "image": Input("IMAGE"),
+    "strength": CONTROL_STRENGTH,
+    "start_percent": decimal(0, 1, 0),
+    "end_percent": decimal(0, 1, 1),
+}
+#: Types of a union ControlNet by our name of its mode.
+UNION_TYPES = {
+    "openpose": "openpose", "depth": "depth", "hed/pidi/scribble/ted": "softedge",
+    "canny/lineart/anime_lineart/mlsd": "canny", "normal": "normal", "segment": "segment", "tile": "tile",
+    "repaint": "inpaint",
+}  # fmt: skip
 
 #: Of latents and of images; a side of 0 follows the other one.
 LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
@@ -177,6 +193,49 @@ NODES: dict[str, Node] = {
         {"conditioning": Input("CONDITIONING"), "guidance": decimal(0, 100, 3.5)},
         ("CONDITIONING",),
     ),
+    "ControlNetLoader": Node(
+        "Load ControlNet Model", "loaders", {"control_net_name": combo("controls")}, ("CONTROL_NET",)
+    ),
+    "SetUnionControlNetType": Node(
+        "SetUnionControlNetType",
+        "conditioning/controlnet",
+        {"control_net": Input("CONTROL_NET"), "type": combo(("auto", *UNION_TYPES), "auto")},
+        ("CONTROL_NET",),
+    ),
+    "ControlNetApply": Node(
+        "Apply ControlNet (OLD)",
+        "conditioning/controlnet",
+        {
+            "conditioning": Input("CONDITIONING"),
+            "control_net": Input("CONTROL_NET"),
+            "image": Input("IMAGE"),
+            "strength": CONTROL_STRENGTH,
+        },
+        ("CONDITIONING",),
+    ),
+    "ControlNetApplyAdvanced": Node(
+        "Apply ControlNet",
+        "conditioning/controlnet",
+        {**CONTROLLED, "vae": Input("VAE", required=False)},
+        ("CONDITIONING", "CONDITIONING"),
+    ),
+    "ControlNetApplySD3": Node(
+        "Apply Controlnet with VAE",
+        "conditioning/controlnet",
+        {**CONTROLLED, "vae": Input("VAE")},
+        ("CONDITIONING", "CONDITIONING"),
+    ),
+    "Canny": Node(
+        "Canny",
+        "image/preprocessors",
+        {
+            "image": Input("IMAGE"),
+            "low_threshold": decimal(0.01, 0.99, 0.4),
+            "high_threshold": decimal(0.01, 0.99, 0.8),
+        },
+        ("IMAGE",),
+    ),
+    "ImageInvert": Node("Invert Image", "image", {"image": Input("IMAGE")}, ("IMAGE",)),
     "EmptyLatentImage": Node("Empty Latent Image", "latent", LATENT_SIZE, ("LATENT",)),
     "EmptySD3LatentImage": Node("EmptySD3LatentImage", "latent/sd3", LATENT_SIZE, ("LATENT",)),
     "LoadImage": Node("Load Image", "image", {"image": combo("images", open=True)}, ("IMAGE", "MASK")),

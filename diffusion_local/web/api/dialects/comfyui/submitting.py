@@ -19,6 +19,7 @@ from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import Fault
 from diffusion_local.web.api.dialects.comfyui.nodes import Names
 from diffusion_local.web.api.dialects.comfyui.values import (
+    Control,
     Mask,
     Picture,
     Plan,
@@ -44,7 +45,8 @@ def names_of(studio: Studio, aliases: Aliases) -> Names:
         return models[0].id if models and stands_for == "" else stands_for
 
     models = [each for each in studio.models() if each.ready]
-    files = {kind: tuple(each.name for each in studio.adapters(kind)) for kind in ("lora", "vae", "upscaler")}
+    kinds = ("lora", "vae", "upscaler", "control")
+    files = {kind: tuple(each.name for each in studio.adapters(kind)) for kind in kinds}
     return Names(
         {
             "models": tuple(each.id for each in models),
@@ -52,6 +54,7 @@ def names_of(studio: Studio, aliases: Aliases) -> Names:
             "vaes": (*files["vae"], *OWN_PARTS),
             "clips": OWN_PARTS,
             "upscalers": files["upscaler"],
+            "controls": files["control"],
             "images": (),
         },
         alias,
@@ -96,9 +99,20 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tu
         options["scale"] = float(factor[1] or factor[2])
     if work.picture is not None:
         options["source"] = found(studio, work.picture, uploads)
+    if work.controls:
+        options["controls"] = [control(studio, each, uploads) for each in work.controls]
     if work.mask is not None:
         options["mask"] = studio.sources.add(painted(studio, work.mask, uploads), "mask").id
     return options | {"expand": "no"}, warnings
+
+
+def control(studio: Studio, wanted: Control, uploads: Uploads) -> dict[str, Any]:
+    """An entry of the option ``controls``. Raises Refused."""
+    assert wanted.picture is not None
+    given = {"type": wanted.picture.preprocessor, "model": wanted.name, "mode": wanted.mode}
+    numbers = {"weight": wanted.weight, "start": wanted.start, "end": wanted.end}
+    image = {"image": found(studio, wanted.picture, uploads)}
+    return image | {name: each for name, each in given.items() if each} | numbers
 
 
 def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None:

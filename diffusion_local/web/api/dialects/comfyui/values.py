@@ -19,10 +19,24 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image of LoadImage, by the name that the graph has for it."""
+    """An image of LoadImage, by the name that the graph has for it; ``preprocessor`` is what a node makes of it."""
 
     name: str
     node_id: str
+    preprocessor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A ControlNet on a conditioning: ``start`` and ``end`` are shares of the steps."""
+
+    name: str
+    mode: str = ""
+    picture: Picture | None = None
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    node_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,7 @@ class Conditioning:
     node_id: str
     guidance: float | None = None
     zero: bool = False
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +104,7 @@ class Work:
     mask: Mask | None = None
     origins: dict[str, tuple[str, str]] = field(default_factory=dict, hash=False)
     sampled: bool = True
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

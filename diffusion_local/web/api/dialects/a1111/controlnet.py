@@ -1,0 +1,147 @@
+"""The ControlNet extension of A1111: units of ``alwayson_scripts``, and the routes below ``/controlnet``."""
+
+import base64
+import re
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from diffusion_local import authority
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.options.types import ControlType
+from diffusion_local.options.values import MAX_CONTROLS, check_number
+from diffusion_local.serializers import Json
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.uploads import decoded
+
+#: Name of the extension among the scripts, in lower case.
+SCRIPT = "controlnet"
+#: The beginning of a file's hash behind its name.
+HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")
+#: Modules of the extension by our preprocessors. Several of theirs that need weights have one of ours that needs none.
+MODULES = {
+    "none": ControlType.NONE, "canny": ControlType.CANNY, "softedge": ControlType.SOFT_EDGE,
+    "softedge_hed": ControlType.SOFT_EDGE, "softedge_pidinet": ControlType.SOFT_EDGE,
+    "softedge_teed": ControlType.SOFT_EDGE, "hed": ControlType.SOFT_EDGE, "pidinet": ControlType.SOFT_EDGE,
+    "scribble": ControlType.SCRIBBLE, "scribble_xdog": ControlType.SCRIBBLE, "scribble_hed": ControlType.SCRIBBLE,
+    "tile": ControlType.TILE, "tile_resample": ControlType.TILE, "luminance": ControlType.LUMINANCE,
+    "recolor_luminance": ControlType.LUMINANCE, "invert": ControlType.INVERT,
+    "invert (from white bg & black line)": ControlType.INVERT,
+}  # fmt: skip
+OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert")
+SIDE = 512
+
+
+def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> list[dict[str, Any]]:
+    """The option ``controls`` for units of the extension; those that are switched off count for nothing.
+
+    ``source`` is the picture of img2img (Base64), for units without one of their own. Raises InvalidParams.
+    """
+    units = args if isinstance(args, list) else [args]
+    wanted = [unit for unit in units if isinstance(unit, dict) and unit.get("enabled", True)]
+    if len(wanted) > MAX_CONTROLS:
+        raise InvalidParams(field, message("at_most", most=MAX_CONTROLS, got=len(wanted)))
+    return [control_of(studio, unit, field, source) for unit in wanted]
+
+
+def control_of(studio: Studio, unit: dict[str, Any], field: str, source: str | None) -> dict[str, Any]:
+    image = unit.get("image") or unit.get("input_image") or source
+    if isinstance(image, dict):
+        image = image.get("image")
+    if not isinstance(image, str) or not image:
+        raise InvalidParams(field, message("control_picture"))
+    kind = module_of(unit.get("module"), f"{field}.module")
+    given = {
+        "image": studio.sources.add(decoded(field, image), field).id,
+        "type": str(kind),
+        "model": model_of(studio.adapters("control"), unit.get("model"), f"{field}.model"),
+        "weight": check_number(f"{field}.weight", unit.get("weight", 1.0), 0, 2),
+        "start": check_number(f"{field}.guidance_start", unit.get("guidance_start", 0.0), 0, 1),
+        "end": check_number(f"{field}.guidance_end", unit.get("guidance_end", 1.0), 0, 1),
+    }
+    return {name: value for name, value in given.items() if value != ""}
+
+
+def module_of(name: Any, field: str) -> ControlType:
+    """Our preprocessor for a module. Raises InvalidParams for one that is not here."""
+    text = str(name or "none").strip().lower()
+    if text not in MODULES:
+        raise InvalidParams(field, message("one_of", known=list(OFFERED), got=echo(name)))
+    return MODULES[text]
+
+
+def model_of(found: list[Adapter], name: Any, field: str) -> str:
+    """The ControlNet of a title, with or without its hash; empty where a unit names none. Raises InvalidParams."""
+    text = HASH.sub("", str(name or "")).removesuffix(".safetensors")
+    if text.lower() in ("", "none"):
+        return ""
+    for each in found:
+        if each.name.casefold() == text.casefold():
+            return each.name
+    known = ", ".join(each.name for each in found) or "-"
+    raise InvalidParams(field, message("unknown_file", name=echo(name), known=known))
+
+
+def title(adapter: Adapter) -> str:
+    """A ControlNet's name with the beginning of its hash, as the extension lists it."""
+    return f"{adapter.name} [{adapter.sha256[:8]}]" if adapter.sha256 else adapter.name
+
+
+class Detection(BaseModel):
+    """Pictures to preprocess."""
+
+    model_config = ConfigDict(extra="allow")
+
+    controlnet_module: str = "none"
+    controlnet_input_images: list[str] = []
+    controlnet_processor_res: int = SIDE
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    @api.get("/version")
+    def version() -> Json:
+        return {"version": 3}
+
+    @api.get("/settings")
+    def settings() -> Json:
+        return {"control_net_unit_count": MAX_CONTROLS}
+
+    @api.get("/model_list")
+    def model_list() -> Json:
+        """ControlNets that can be used."""
+        return {"model_list": [title(each) for each in studio.adapters("control")]}
+
+    @api.get("/module_list")
+    def module_list() -> Json:
+        """Preprocessors."""
+        detail = {"model_free": True, "sliders": []}
+        return {"module_list": list(OFFERED), "module_detail": dict.fromkeys(OFFERED, detail)}
+
+    @api.get("/control_types")
+    def control_types() -> Json:
+        models = ["None", *(title(each) for each in studio.adapters("control"))]
+        every = {"module_list": list(OFFERED), "model_list": models, "default_option": "none", "default_model": "None"}
+        return {"control_types": {"All": every}}
+
+    @api.post("/detect")
+    def detect(body: Detection) -> Json:
+        """The control pictures of pictures (Base64): `images`."""
+        authority.check("sources.preview_control")
+        kind = module_of(body.controlnet_module, "controlnet_module")
+        side = int(check_number("controlnet_processor_res", body.controlnet_processor_res, 64, 4096))
+        if not 1 <= len(body.controlnet_input_images) <= MAX_CONTROLS:
+            raise InvalidParams(
+                "controlnet_input_images",
+                message("range", low=1, high=MAX_CONTROLS, got=len(body.controlnet_input_images)),
+            )
+        images = []
+        for image in body.controlnet_input_images:
+            source = studio.sources.add(decoded("controlnet_input_images", image), "controlnet_input_images")
+            scale = side / min(source.width, source.height)
+            size = (max(1, round(source.width * scale)), max(1, round(source.height * scale)))
+            made = studio.sources.preview_control(source.id, str(kind), *size)
+            images.append(base64.b64encode(studio.sources.file(made.id).read_bytes()).decode())
+        return {"images": images, "info": "Success"}

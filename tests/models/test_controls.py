@@ -1,0 +1,76 @@
+"""ControlNets at the scan: folders and files by name, their base, and the starter model's own."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.errors import InvalidParams
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.options.types import Control
+from diffusion_local.settings import assets
+from tests.models.files import CONTROLNET, SD1, write_header
+
+SD15 = CONTROLNET | {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)}
+CONTROL = {"controls": [{"image": "0" * 64}], "seed": 1}
+
+
+def folder_of(path: Path, shapes: dict[str, tuple[int, ...]], name: str = "ControlNetModel") -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"_class_name": name}))
+    return write_header(path / "diffusion_pytorch_model.safetensors", shapes)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    folder_of(tmp_path / "bundled", CONTROLNET)
+    write_header(tmp_path / "models/anime.safetensors", SD1)
+    (tmp_path / "controlnet").mkdir()
+    places = ModelDirectories(
+        tmp_path / "models", controlnet=tmp_path / "controlnet", bundled_control=tmp_path / "bundled"
+    )
+    return Catalog(assets() / "starter", places, lambda source: (64, 64))
+
+
+def test_folders_and_files_are_listed_by_name_with_their_base(catalog: Catalog, tmp_path: Path) -> None:
+    folder_of(tmp_path / "controlnet/sd-controlnet-canny", SD15)
+    folder_of(tmp_path / "controlnet/xl/depth", CONTROLNET | {"x.attn2.to_k.weight": (640, 2048)})
+    half = tmp_path / "controlnet/sd-controlnet-canny/diffusion_pytorch_model.fp16.safetensors"
+    write_header(half, SD15)
+    write_header(tmp_path / "controlnet/flat.safetensors", SD15)
+    found = {each.name: each for each in catalog.controls()}
+    assert {name: (each.architecture, each.ready) for name, each in found.items()} == {
+        "starter-edges": ("starter", True), "sd-controlnet-canny": ("sd1", True), "xl/depth": ("sdxl", True),
+        "flat": ("sd1", True),
+    }  # fmt: skip
+    assert found["sd-controlnet-canny"].path == half
+    assert "controlnet" not in str([each.id for each in catalog.all()])
+
+
+def test_the_starters_own_fits_the_starter_alone(catalog: Catalog) -> None:
+    params = catalog.complete("x", CONTROL)
+    assert params.controls == (Control("0" * 64, model="starter-edges"),)
+    given = CONTROL | {"model": "anime", "controls": [{"image": "0" * 64, "model": "starter-edges"}]}
+    with pytest.raises(InvalidParams, match="starter-edges") as refused:
+        catalog.complete("x", given)
+    assert refused.value.field == "controls"
+
+
+def test_one_that_lies_to_the_scan_is_listed_with_its_problem(catalog: Catalog, tmp_path: Path) -> None:
+    whole = write_header(tmp_path / "controlnet/cut.safetensors", SD15)
+    whole.write_bytes(whole.read_bytes()[:40])
+    write_header(tmp_path / "controlnet/lora_controlnet.safetensors", {"lora_controlnet": (1,), "x.down": (1, 2)})
+    found = {each.name: each for each in catalog.controls()}
+    assert not found["cut"].ready
+    assert "cut" in found["cut"].problem
+    assert not found["lora_controlnet"].ready
+    with pytest.raises(InvalidParams, match="cut"):
+        catalog.complete("x", CONTROL | {"controls": [{"image": "0" * 64, "model": "cut"}]})
+
+
+def test_families_without_controlnets_say_so(catalog: Catalog) -> None:
+    vars(catalog)["_starter"] = replace(catalog.default, family="lumina2")
+    with pytest.raises(InvalidParams, match="takes no ControlNets"):
+        catalog.complete("x", CONTROL)
