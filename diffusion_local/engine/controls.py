@@ -18,7 +18,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import control_nets, faults, placement, preprocessors
+from diffusion_local.engine import control_nets, faults, img2img, placement, preprocessors
 from diffusion_local.engine.graphs import denoiser_of, forward_replaced
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
@@ -179,7 +179,14 @@ def added(one: Any, other: Any) -> Any:
     return [a + b for a, b in zip(one, other, strict=True)]
 
 
-def guides_of(loaded: Loaded, loop: Loop, materials: PictureInputs | None, steps: Steps, before: int) -> Guides:
+def guides_of(
+    loaded: Loaded,
+    loop: Loop,
+    materials: PictureInputs | None,
+    canvas: img2img.SourceCanvas | None,
+    steps: Steps,
+    before: int,
+) -> Guides:
     """The controls of a loop with what their networks see. Call with the pipeline's parts in reach of their hooks."""
     params = loop.params
     denoiser = denoiser_of(loaded.pipe)
@@ -190,16 +197,20 @@ def guides_of(loaded: Loaded, loop: Loop, materials: PictureInputs | None, steps
             raise ModelUnavailable(message("no_controls", model=loaded.model.id))
         assert materials is not None
         _, net = loaded.controls[control.model]
-        picture = picture_of(control, materials, loop)
+        picture = picture_of(control, materials, loop, None if canvas is None else canvas.area)
         found.append(Guide(control, net, form.see(loaded, net, picture), form.residuals))
     return Guides(found, steps, before, params.guidance, form is not None and form.shared)
 
 
-def picture_of(control: Control, materials: PictureInputs, loop: Loop) -> PIL.Image:
+def picture_of(control: Control, materials: PictureInputs, loop: Loop, area: img2img.Area | None = None) -> PIL.Image:
     """What a control sees, RGB at the size of the loop.
 
-    That of the first loop is kept since the submit; a second pass has more pixels, so its own is made.
+    That of the first loop is kept since the submit; a second pass has more pixels, so its own is made. Where only the
+    area around a mask is painted, the control is that part of its picture.
     """
+    if area is not None and loop.box is None and area.box != (0, 0, *area.picture.size):
+        whole = img2img.make_canvas(materials.source(control.image), area.picture.size).source
+        return preprocessors.control_picture(whole.crop(area.box), control.type, loop.whole)
     if control.seen and loop.box is None:
         seen = materials.source(control.seen).convert("RGB")
         return seen if seen.size == loop.whole else seen.resize(loop.whole, PIL.Resampling.LANCZOS)

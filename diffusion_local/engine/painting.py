@@ -148,7 +148,7 @@ class Work:
             turn = partial(next_prompt, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
             aside = partial(HeldLoop.capture, loop.number, self.mosaic, scheduler, generators) if together else None
             steps.follow(loop, scheduler, self.previewer(loop), change, turn, aside, before)
-            guides = controls.guides_of(loaded, loop, self.materials, steps, before)
+            guides = controls.guides_of(loaded, loop, self.materials, self.canvas, steps, before)
             steps.keep_pace(device)
             crew.held = None
             prelude.end_at(denoiser_of(pipe))

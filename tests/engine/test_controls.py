@@ -365,3 +365,22 @@ def test_a_second_pass_sees_control_pictures_of_its_own_size(
     assert sizes[0] == (128, 128)
     assert set(sizes[1:]) == {(128, 128)}
     assert len(sizes) > 4
+
+
+@pytest.mark.parametrize("case", ["sd"], indirect=True)
+def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
+    draw: Draw, tiny: Model, net: Any, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    see = controls.FORMS["UNet2DConditionModel"].see
+    form = replace(controls.FORMS["UNet2DConditionModel"], see=lambda *given: seen.append(given[2]) or see(*given))
+    monkeypatch.setitem(controls.FORMS, "UNet2DConditionModel", form)
+    corner = PIL.new("L", (128, 128), 0)
+    corner.paste(255, (0, 0, 32, 32))
+    wish = job(tiny, kind=Kind.INPAINT, strength=0.8, source=at_home.source, mask=at_home.add(corner))
+    draw(
+        **wish, inpaint_area="Only masked", mask_padding=8, controls=(replace(control(at_home), type=ControlType.NONE),)
+    )
+    assert seen[0].size == (128, 128)
+    blue = np.asarray(at_home.circle)[0, 0]
+    assert (np.abs(np.asarray(seen[0]).astype(int) - blue) < 3).mean() > 0.9  # the corner, without most of the circle
