@@ -195,16 +195,13 @@ class CreateTab:
 
     @property
     def drawn_once(self) -> list[Any]:
-        names = ("model", "styles", *form.OF_FILES)
-        live = [self.loras, self.controls, self.vocabulary, self.source]
-        return [self.size, self.sample, *live, *(self.field(name) for name in names)]
+        first = (self.size, self.sample, self.loras, self.controls, self.vocabulary, self.source)
+        return [*first, *map(self.field, ("model", "styles", *form.OF_FILES))]
 
 
 def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
-    """For ``CreateTab.drawn_once``, when a page is loaded: it may be older than the server's start, and speaks its own
-    language."""
+    """For ``CreateTab.drawn_once`` when a page is loaded: it has its own language, and shows files that came lately."""
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
-    adapters = studio.library.adapters()
     return [
         on_size_typed(studio, model_id, width, height),
         *on_sample(studio, model_id),
