@@ -34,7 +34,7 @@ def told(path: Path, kind: str) -> tuple[str, str, str, str]:
         vae = read_adapter(path, "vae")
         return vae.part, probe.naming, vae.state, vae.problem
     if kind == "control":
-        control = adapters.read_adapter(path, "control")
+        control = read_adapter(path, "control")
         return control.architecture, probe.naming, control.state, control.problem
     found = read_checkpoint(path, CONFIGS)
     layout = "/".join([probe.naming, *([probe.prediction] if probe.prediction else []), *(["zsnr"] * probe.zero_snr)])
