@@ -156,6 +156,20 @@ def test_what_failed_at_a_smaller_size_fails_at_a_larger_one_and_not_the_other_w
     assert chosen(20, large).rung == "resident"
 
 
+def test_a_second_pass_counts_at_its_own_size_and_in_tiles_at_theirs() -> None:
+    twice = params(width=512, height=512, hires_scale=2.0)
+    tiled = params(width=512, height=512, hires_scale=8.0, hires_tile=1024)
+    assert (twice.peak_size, tiled.peak_size, tiled.final_size) == ((1024, 1024), (1024, 1024), (4096, 4096))
+    free = 20 * GIB
+    failed = replace(FIT, failed="resident", free_bytes=free)
+    for wanted in (twice, tiled):
+        need = estimate(SDXL, 2, *wanted.peak_size)
+        assert choose(CUDA, "it", need, free, wanted, [failed]).rung == "vae_tiling"
+    assert choose(CUDA, "it", estimate(SDXL, 2, 512, 512), free, replace(twice, hires_scale=0.0), [failed]).rung == (
+        "resident"
+    )
+
+
 def test_a_measured_peak_stands_over_the_estimate() -> None:
     assert chosen(7).rung == "encoder_offload"
     lean = replace(FIT, worked="vae_tiling", peak_bytes=int(6.5 * GIB))

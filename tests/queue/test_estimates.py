@@ -142,3 +142,11 @@ def test_the_total_is_shared_by_the_workers_and_unknown_with_an_unknown_model() 
     assert total_seconds([], {}, Pace(), 1) == 0
     assert total_seconds([], {WORK: 3}, pace(starter=5.0), 1) == 35
     assert total_seconds([], {WORK: 3}, pace(starter=5.0), 1, ["starter"]) == 30
+
+
+def test_a_second_pass_counts_by_its_size_and_its_steps() -> None:
+    once = replace(ONE, width=512, height=512, steps=20)
+    twice = replace(once, hires_scale=2.0, hires_steps=10)
+    assert Work.of_params(twice).cost == pytest.approx(20 * 0.262144 + 10 * 1.048576)
+    pace = Pace.learn([FinishedPicture(Work.of_params(once), 2.0)])
+    assert pace.seconds(Work.of_params(twice)) == pytest.approx(6.0, rel=0.01)

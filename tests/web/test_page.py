@@ -361,6 +361,12 @@ def test_a_nonsense_event_does_nothing(services: Services, data: Any) -> None:
 # -- the page's make-up ---------------------------------------------------------------------------------------------
 
 
+def test_every_component_is_there_once(client: TestClient) -> None:
+    components = client.get("/config").json()["components"]
+    names = [each["props"]["elem_id"] for each in components if each["props"].get("elem_id")]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
 def test_the_page_keeps_no_connection_open_and_is_out_of_gradios_queue(client: TestClient) -> None:
     config = client.get("/config").json()
     assert config["connect_heartbeat"] is False  # else the seventh tab of a browser hangs
