@@ -397,6 +397,28 @@ def test_a_stop_keeps_what_was_made_for_the_next_start(services: Services, resta
     assert kept_files(services) == []
 
 
+def test_a_stop_in_the_second_pass_keeps_what_was_made(services: Services, restarted: Any) -> None:
+    ids = submit_list(services, "one", "two", steps=4, hires_scale=1.5, hires_steps=6)
+    engine, runner, stop = restarted()
+    engine.at["one", 7] = stop.request
+    runner.run_due_jobs()
+    assert set(states(services, ids)) == {State.QUEUED}
+    engine, runner, _ = restarted()
+    runner.run_due_jobs()
+    assert engine.steps == 2 * 3
+    assert set(states(services, ids)) == {State.DONE}
+    job = job_of(services, ids[0])
+    assert (job.step, job.params.total_steps) == (10, 10)
+    image = services.images.of_jobs(ids)[ids[0]]
+    assert (image.width, image.height) == job.params.final_size
+
+
+def test_jobs_with_and_without_a_second_pass_share_none(services: Services, engine: Watched, runner: Runner) -> None:
+    submit_list(services, "one", "two --hires_scale 1.5", "three", "four --hires_scale 1.5")
+    runner.run_due_jobs()
+    assert [len(each) for each in engine.passes] == [1, 1, 1, 1]
+
+
 def test_a_stop_keeps_what_is_aside_too(services: Services, restarted: Any) -> None:
     ids = submit_list(services, "one", "two", steps=10)
     engine, runner, stop = restarted()
