@@ -231,7 +231,7 @@ class StorageProblem(UserError):
 
 
 class DiskFull(StorageProblem):
-    """There is no room on the disk. Free some space; the queue goes on by itself."""
+    """There is no room on the disk. Free some space; the queue continues by itself."""
 
     code = "disk_full"
     usual = "disk_full"

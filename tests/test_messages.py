@@ -206,7 +206,7 @@ def test_a_message_among_the_parameters_is_composed_in_the_same_language() -> No
     assert told == "wildcards/colour.txt: line 3 has a choice whose options all have the weight 0."
     assert translate("zh", told) == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
     hot = message("gpu_hot", gpus=[message("gpu_at", gpu=f"gpu{n}", temperature=90) for n in (0, 1)], limit=80)
-    assert hot == "gpu0 is at 90 °C, gpu1 is at 90 °C; it goes on below 80 °C (gpu_max_temp)."
+    assert hot == "gpu0 is at 90 °C, gpu1 is at 90 °C; it continues below 80 °C (gpu_max_temp)."
     assert translate("zh", hot).startswith("gpu0 为 90 °C, gpu1 为 90 °C；")
 
 
@@ -302,5 +302,5 @@ def test_every_text_of_a_message_can_be_changed() -> None:
     told = message("storage_held", problem=message("storage_fault", file="/home/me/x", reason="r", remedy="y"))
     relative = map_params(told, lambda text: text.replace("/home/me/", ""))
     assert isinstance(relative, Message)
-    assert relative == "x cannot be used (r). y The queue goes on by itself."
+    assert relative == "x cannot be used (r). y The queue continues by itself."
     assert relative.params["problem"].params["file"] == "x"

@@ -474,7 +474,7 @@ def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
     with pytest.raises(StorageProblem, match="mounted"):
         dispatch.finish(job.claim, finished())
     assert not dispatch.check_storage(10_000)
-    assert "goes on by itself" in services.control.blocked_reason()
+    assert "continues by itself" in services.control.blocked_reason()
     assert not dispatch.ready()
     assert dispatch.claim("") == []
     away.rename(gallery)

@@ -1,4 +1,4 @@
-"""No room, and a database that cannot be written: jobs wait or are tried again, and the queue goes on by itself."""
+"""No room, and a database that cannot be written: jobs wait or are tried again, and the queue continues by itself."""
 
 import shutil
 import sqlite3

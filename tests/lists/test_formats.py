@@ -148,7 +148,7 @@ def test_csv_tells_of_a_quotation_mark_that_swallows_the_rest() -> None:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [("a castle\nb\n", "a column named prompt"), ("prompt,seed,Seed\n", "seed is there twice")],
+    [("a castle\nb\n", "a column named prompt"), ("prompt,seed,Seed\n", "seed occurs twice")],
 )
 def test_a_csv_without_a_usable_header_is_refused(data: str, words: str) -> None:
     with pytest.raises(InvalidParams, match=words):

@@ -59,7 +59,7 @@ def test_an_axis_that_cannot_be_is_refused(text: str, reason: str) -> None:
 def test_a_grid_is_counted_before_it_is_made() -> None:
     with pytest.raises(InvalidParams, match=r"100 x 100 x 100 = 1,000,000 pictures; at most 2,000"):
         parse_grid("seed: 1-100", "steps: 1-100", "guidance: 1-100")
-    with pytest.raises(InvalidParams, match="steps is there twice"):
+    with pytest.raises(InvalidParams, match="steps occurs twice"):
         parse_grid("steps: 1,2", "steps: 3,4")
     with pytest.raises(InvalidParams, match="x: must be an axis"):
         parse_grid("", "steps: 3,4")

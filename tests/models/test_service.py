@@ -145,10 +145,10 @@ def test_what_is_there_is_not_loaded_over(library: Library, services: Services) 
     shutil.copytree(assets() / "starter", services.settings.models / "tiny")
     assert library.download("someone/tiny").name == "someone--tiny"
     (services.settings.models / "tiny/diffusion-local.json").write_text('{"repo": "other/tiny"}')
-    with pytest.raises(Conflict, match="other/tiny is there already, as tiny"):
+    with pytest.raises(Conflict, match="other/tiny already exists, as tiny"):
         library.download("other/tiny")
     write_header(services.settings.loras / "style.safetensors", files.LORA)
-    with pytest.raises(Conflict, match=r"loras/style\.safetensors is there already"):
+    with pytest.raises(Conflict, match=r"loras/style\.safetensors already exists"):
         library.download("a/b", "style.safetensors", "loras")
 
 

@@ -41,7 +41,7 @@ class Machine:
 def test_a_hot_gpu_rests_lists_until_it_is_clearly_cooler(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(services, monkeypatch, gpu_max_temp=80)
     assert machine.look(temperature=80) == ""
-    assert machine.look(temperature=81) == "gpu0 is at 81 °C; it goes on below 72 °C (gpu_max_temp)."
+    assert machine.look(temperature=81) == "gpu0 is at 81 °C; it continues below 72 °C (gpu_max_temp)."
     assert machine.look(temperature=73) != ""
     assert machine.look(temperature=72) == ""
     assert machine.look(temperature=80) == ""

@@ -116,7 +116,7 @@ def test_a_fault_of_the_disk_holds_the_queue_and_no_job_pays_for_it(
     disk.number = getattr(errno, name)
     ids = submit(services, count=3)
     reason = eventually(lambda: services.studio.snapshot().reason)
-    assert "goes on by itself" in reason
+    assert "continues by itself" in reason
     assert str(services.settings.home) not in reason
     refused = disk.refused
     eventually(lambda: disk.refused > refused + 2)  # it asks again and again
