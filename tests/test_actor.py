@@ -433,7 +433,7 @@ def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio
             else:
                 with pytest.raises(NotFound):
                     studio.sources.file(source)
-                with pytest.raises(InvalidParams, match="names no picture that is kept here"):
+                with pytest.raises(InvalidParams, match="names an unknown source picture"):
                     studio.submit("a hill", source=source)
         if who is ADMIN:
             with acting(replace(ANN, sees_all=False)):
@@ -454,7 +454,7 @@ def test_a_picture_among_several_is_seen_like_a_source(
         for source in (first, mask):
             with pytest.raises(NotFound):
                 studio.sources.file(source)
-            with pytest.raises(InvalidParams, match="references: names no picture that is kept here"):
+            with pytest.raises(InvalidParams, match="references: names an unknown source picture"):
                 studio.submit("a hill", references=[{"image": source}])
     with acting(ann):
         assert all(studio.sources.file(each).exists() for each in (first, mask))

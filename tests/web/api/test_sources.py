@@ -94,7 +94,7 @@ def test_several_pictures_may_come_within_the_json_and_as_a_form(client: TestCli
 @pytest.mark.parametrize(
     ("references", "words"),
     [
-        ([{"image": "f" * 64}], "names no picture that is kept here"),
+        ([{"image": "f" * 64}], "names an unknown source picture"),
         ([{"image": "http://169.254.169.254/latest"}], "addresses"),
         ([{"image": "AAAA"}], "must be a picture"),
         ([{"use": "style"}], "must each name an image"),
