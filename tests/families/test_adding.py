@@ -146,7 +146,7 @@ def test_a_family_is_two_modules_and_a_line_of_the_curated_list(copy: Path) -> N
     assert "Automatic, Karras, Exponential" in schedule
     assert any("reads 18 tokens" in each for each in found["warnings"])
     assert any("no negative prompt" in each for each in found["warnings"])
-    assert "It is Dummy 1 (fp16), which runs from the diffusers folder" in found["file"]
+    assert "It is Dummy 1 (fp16), which runs from a complete diffusers folder" in found["file"]
     assert found["lora"] == ["dummy"]
     assert (found["card"], found["offered"]) == (True, True)
     assert found["picture"] == [128, 128]

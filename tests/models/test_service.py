@@ -72,7 +72,7 @@ def test_what_cannot_be_used_is_refused_and_not_remembered(
 
 def test_what_lies_in_models_needs_no_adding(library: Library, services: Services) -> None:
     path = write_header(services.settings.models / "mine.safetensors", files.SD1)
-    with pytest.raises(InvalidParams, match="found by itself"):
+    with pytest.raises(InvalidParams, match="found automatically"):
         library.add(str(path))
 
 
