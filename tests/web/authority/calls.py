@@ -45,7 +45,7 @@ PNG = base64.b64encode(png("blue")).decode()
 AT_ONCE = {"prompt": "at once", **SMALL}
 LIST = b"a tree\na hill"
 A1111_SAYS_NOTHING = {
-    *(f"GET /sdapi/v1{path}" for path in (*EMPTY, "/cmd-flags", "/memory")),
+    *(f"GET /sdapi/v1{path}" for path in (*EMPTY, "/cmd-flags", "/memory", "/latent-upscale-modes")),
     *(f"POST /sdapi/v1/{path}" for path in ("refresh-embeddings", "unload-checkpoint", "reload-checkpoint")),
     "GET /internal/ping",
 }
@@ -255,6 +255,7 @@ ROUTES: dict[str, Call] = {
     "GET /sdapi/v1/schedulers": Call(),
     "GET /sdapi/v1/sd-vae": Call(),
     "GET /sdapi/v1/upscalers": Call(),
+    "GET /sdapi/v1/latent-upscale-modes": Call(),
     "GET /sdapi/v1/loras": Call(),
     "GET /sdapi/v1/embeddings": Call(),
     "POST /sdapi/v1/extra-batch-images": Call(body={"imageList": [{"data": PNG}], "upscaling_resize": 2}, fine=(503,)),
