@@ -220,8 +220,8 @@ class PostgresDatabase(Database):
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", [LOCKS, MIGRATION_LOCK])
             done = applied(connection)
-            if newer := sorted(set(done) - {name for name, _ in FILES}):
-                raise DatabaseProblem(message("database_newer", file=self.name, version=newer[-1]))
+            if newer := self._newer(done):
+                raise DatabaseProblem(newer)
             if not done:
                 run_script(connection, translation.functions())
                 run_script(connection, f"CREATE TABLE {MIGRATED} (name text PRIMARY KEY, at text NOT NULL)")
@@ -230,6 +230,11 @@ class PostgresDatabase(Database):
                     for statement in translation.migration(name, statements(path.read_text(encoding="utf-8"))):
                         run_script(connection, statement)
                     connection.execute(f"INSERT INTO {MIGRATED} VALUES ($1, utc_now())", [name])
+
+    def _newer(self, done: list[str]) -> str:
+        """That the tables are a newer program's; "" if they are not."""
+        unknown = sorted(set(done) - {name for name, _ in FILES})
+        return message("database_newer", file=self.name, version=unknown[-1]) if unknown else ""
 
     def backup(self, target: Path) -> None:
         raise Conflict(message("database_backup_server"))
@@ -248,6 +253,9 @@ class PostgresDatabase(Database):
 
     def findings(self) -> list[str]:
         """The server checks its own files; a wrong checksum or a lost file shows when tables are read."""
+        with self.problems():
+            if newer := self._newer(applied(self._session.connection())):
+                return [newer]
         with self.read() as db:
             for table in ("jobs", "images", "batches", "job_events"):
                 db.scalar(f"SELECT count(*) FROM {table}")
