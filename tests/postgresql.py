@@ -110,4 +110,7 @@ def emptied(url: str) -> str:
     tables = migrated(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE; {SEEDS}")
+        queues = connection.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'huey_%'")
+        for (name,) in queues.fetchall():  # created by the first message
+            connection.execute(f"TRUNCATE {name}")
     return url

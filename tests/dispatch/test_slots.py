@@ -4,6 +4,7 @@ import pytest
 from filelock import FileLock
 
 from diffusion_local.compose import Services
+from diffusion_local.db.server_lock import ServerLock
 from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.errors import HomeInUse
@@ -12,7 +13,7 @@ from tests.support import claimed, enqueue, eventually, start_python
 
 def test_a_free_slot_is_taken_and_released(services: Services) -> None:
     lock = slots.take(services, "cpu0", 0)
-    assert isinstance(lock, FileLock)
+    assert isinstance(lock, ServerLock if services.database.on_server else FileLock)
     lock.release()
     slots.take(services, "cpu0", 0).release()
 
