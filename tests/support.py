@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import psutil
 
 from diffusion_local.db.database import Database
-from diffusion_local.db.postgresql import PostgresDatabase, bind, connect
+from diffusion_local.db.postgresql import PostgresDatabase, bind
+from diffusion_local.db.server_connections import connect
 from diffusion_local.domain import Batch, Failure, Image, Job, Lane, Params, State, new_id, utc_now
 from diffusion_local.gallery.files import key_for
 from diffusion_local.queue.jobs import JobStore, new_jobs

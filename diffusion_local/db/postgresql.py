@@ -8,31 +8,24 @@ import contextlib
 import logging
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg
-from psycopg.adapt import Dumper, Loader
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import tuple_row
-from psycopg.types.numeric import IntDumper
-from psycopg.types.string import StrDumper
 
 from diffusion_local import actor
 from diffusion_local.db import translation
 from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import Database, Row, Transaction, Values
 from diffusion_local.db.migrations import FILES, statements
+from diffusion_local.db.server_connections import Session, check_url, display
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams
-from diffusion_local.messages import message
+from diffusion_local.messages import Message, message
 
 if TYPE_CHECKING:
     from diffusion_local.db.server_lock import ServerLock
@@ -42,53 +35,13 @@ log = logging.getLogger(__name__)
 #: Keys of advisory locks. Two numbers, so that locks of slots, whose first number is another, never meet them.
 LOCKS = 0x6469_6666
 WRITE_LOCK, MIGRATION_LOCK = 1, 2
-CONNECT_SECONDS = 5
 #: How long an unanswered COMMIT is looked into on a new connection.
 OUTCOME_SECONDS = 10.0
-#: Server settings of every session. A process that is frozen within a transaction, or whose machine is gone, must not
-#: hold the write lock for ever.
-SESSION = {
-    "application_name": "diffusion-local",
-    "lock_timeout": f"{BUSY_SECONDS}s",
-    "idle_in_transaction_session_timeout": "60s",
-    "synchronous_commit": "on",  # a submit that was acknowledged survives a power cut
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "jit": "off",  # compiling a query takes longer than each of ours
-    "client_min_messages": "warning",
-}
 LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
 FULL = {"53100", "53200", "53300"}
 READ_ONLY = {"25006", "42501"}
 DAMAGED = {"XX001", "XX002", "58030"}
-
-
-class TruthDumper(Dumper):
-    """Truth as a number, as the tables hold it."""
-
-    oid = psycopg.adapters.types["int8"].oid
-
-    def dump(self, obj: bool) -> bytes:
-        return b"1" if obj else b"0"
-
-
-class BigintDumper(IntDumper):
-    """One type for all integers, so that a statement is prepared once."""
-
-    oid = psycopg.adapters.types["int8"].oid
-
-    def dump(self, obj: int) -> bytes:
-        return str(int(obj)).encode()
-
-
-class NumberLoader(Loader):
-    """Sums and averages as int or float."""
-
-    def load(self, data: Any) -> int | float:
-        text = bytes(data)
-        return float(text) if b"." in text or text == b"NaN" else int(text)
 
 
 class PostgresTransaction(Transaction):
@@ -141,54 +94,6 @@ def rendered(sql: str, nulls: frozenset[Any], sees_all: bool, rules_all: bool) -
     return translation.translate(sql).render(nulls, sees_all, rules_all)
 
 
-class Session:
-    """One thread's connection to a server, replaced once it is lost."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._local = threading.local()
-        self._writes = count(1)
-        self._name = secrets.token_hex(8)
-
-    def connection(self) -> "psycopg.Connection[Any]":
-        found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
-        if found is None or found.closed:
-            found = self._local.connection = connect(self._url)
-        return found
-
-    def next_write(self) -> tuple[str, int]:
-        """(name of this thread among all writers, number of its next write)."""
-        return f"{self._name}-{threading.get_ident()}", next(self._writes)
-
-    def close(self) -> None:
-        found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
-        self._local.connection = None
-        if found is not None:
-            with contextlib.suppress(psycopg.Error):
-                found.close()
-
-
-def connect(url: str) -> "psycopg.Connection[Any]":
-    """An autocommit connection: transactions are begun and ended by ``PostgresDatabase``."""
-    given = conninfo_to_dict(url)
-    options = " ".join(f"-c {name}={value}" for name, value in SESSION.items() if name != "application_name")
-    connection = psycopg.connect(
-        url,
-        autocommit=True,
-        cursor_factory=psycopg.RawCursor,
-        row_factory=tuple_row,
-        application_name=given.get("application_name", SESSION["application_name"]),
-        connect_timeout=int(given.get("connect_timeout") or CONNECT_SECONDS),
-        options=f"{given.get('options', '')} {options}".strip(),
-        client_encoding="utf8",
-    )
-    connection.prepared_max = 500
-    for kind, dumper in ((bool, TruthDumper), (int, BigintDumper), (str, StrDumper)):
-        connection.adapters.register_dumper(kind, dumper)
-    connection.adapters.register_loader("numeric", NumberLoader)
-    return connection
-
-
 class PostgresDatabase(Database):
     """A database on a PostgreSQL server, with the interface of ``Database``."""
 
@@ -231,10 +136,10 @@ class PostgresDatabase(Database):
                         run_script(connection, statement)
                     connection.execute(f"INSERT INTO {MIGRATED} VALUES ($1, utc_now())", [name])
 
-    def _newer(self, done: list[str]) -> str:
-        """That the tables are a newer program's; "" if they are not."""
+    def _newer(self, done: list[str]) -> Message | None:
+        """That the tables are a newer program's, if they are."""
         unknown = sorted(set(done) - {name for name, _ in FILES})
-        return message("database_newer", file=self.name, version=unknown[-1]) if unknown else ""
+        return message("database_newer", file=self.name, version=unknown[-1]) if unknown else None
 
     def backup(self, target: Path) -> None:
         raise Conflict(message("database_backup_server"))
@@ -380,23 +285,3 @@ def run_script(connection: "psycopg.Connection[Any]", sql: str) -> None:
     """Several statements at once; none of them returns rows."""
     with psycopg.ClientCursor(connection) as cursor:
         cursor.execute(sql)
-
-
-def check_url(url: str) -> str:
-    """Raises InvalidParams for the setting ``database``, without echoing a password."""
-    example = "postgresql://user:password@host/name"
-    try:
-        split = urlsplit(url)
-        named = split.path.strip("/") or "dbname" in parse_qs(split.query)
-        if split.scheme not in ("postgresql", "postgres") or not named or split.port == 0:
-            raise InvalidParams("database", message("database_url", why=example))
-        conninfo_to_dict(url)
-    except (ValueError, psycopg.Error) as error:
-        raise InvalidParams("database", message("database_url", why=" ".join(str(error).split()))) from None
-    return url
-
-
-def display(url: str) -> str:
-    """The URL without user, password and options, for messages."""
-    split = urlsplit(url)
-    return f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path}"

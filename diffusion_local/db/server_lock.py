@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 from filelock import Timeout
 
-from diffusion_local.db.postgresql import LOST, PostgresDatabase, connect
+from diffusion_local.db.postgresql import LOST, PostgresDatabase
+from diffusion_local.db.server_connections import connect
 
 POLL_SECONDS = 0.1
 

@@ -12,7 +12,8 @@ import pytest
 from diffusion_local.db import search, translation
 from diffusion_local.db.database import Database, find_database, open_database
 from diffusion_local.db.migrations import FILES, statements
-from diffusion_local.db.postgresql import MIGRATED, PostgresDatabase, check_url, display
+from diffusion_local.db.postgresql import MIGRATED, PostgresDatabase
+from diffusion_local.db.server_connections import check_url, display
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
 from diffusion_local.queue.jobs import JobStore
