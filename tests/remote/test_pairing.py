@@ -71,7 +71,7 @@ def test_a_code_is_dead_after_five_wrong_tries(owned: Services) -> None:
 def test_a_code_is_dead_after_five_minutes(owned: Services, by: timedelta) -> None:
     made = owned.studio.machines.invite()
     at = utc_text(datetime.fromisoformat(made.expires_at) - by)
-    with sql(owned.settings.database) as db:
+    with sql(owned.settings) as db:
         db.execute("UPDATE pairings SET expires_at = ?", [at])
     with pytest.raises(InvalidParams):
         owned.studio.machines.join(**proved(made.code))
@@ -91,7 +91,7 @@ def test_bad_input_uses_no_code_up(owned: Services, wrong: dict[str, str]) -> No
 
 def test_the_code_itself_is_not_stored(owned: Services) -> None:
     made = owned.studio.machines.invite()
-    with sql(owned.settings.database) as db:
+    with sql(owned.settings) as db:
         assert made.code not in "\n".join(db.iterdump())
 
 

@@ -92,7 +92,7 @@ def test_a_clock_that_jumps_ends_no_lease_and_keeps_none_alive(
 ) -> None:
     job_id = working(services)
     watch.poll(WELL)
-    with sql(settings.database) as db:  # as it looks to a clock that was set
+    with sql(settings) as db:  # as it looks to a clock that was set
         [text] = db.execute("SELECT expires_at FROM leases").fetchone()
         moved = datetime.fromisoformat(text) - timedelta(hours=hours)
         db.execute("UPDATE leases SET expires_at = ?", [moved.isoformat().replace("+00:00", "Z")])
