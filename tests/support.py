@@ -48,6 +48,11 @@ def soon(seconds: float) -> float:
     return seconds * max(least, 2 * psutil.getloadavg()[0] / (os.cpu_count() or 1))
 
 
+def examples(count: int) -> int:
+    """How many random examples a test marked ``fuzz`` draws: a fifth in the first tier, all in the second."""
+    return count if "FUZZ_EXAMPLES" in os.environ else count // 5
+
+
 def params(**changes: Any) -> Params:
     return replace(PARAMS, **changes)
 

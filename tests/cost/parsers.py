@@ -61,7 +61,7 @@ from diffusion_local.web.api.dialects.openai import sd_cpp
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.mcp import pictures as mcp
-from diffusion_local.web.ui import place, place_queue, view, view_history, view_models, words
+from diffusion_local.web.ui import place, place_queue, templates, view, view_history, words
 from tests.support import params
 
 UPLOADS = Uploads(Settings.load(environ={}, home=Path(tempfile.mkdtemp(prefix="uploads-"))))
@@ -222,7 +222,7 @@ PARSERS = [
     Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
     Parser("slug of a batch", "batches/export.py", lambda text: export.file_name(job(text), "a.png")),
-    Parser("names in a sentence", "web/ui/view_models.py", view_models.sentence),
+    Parser("names in a sentence", "web/ui/templates.py", templates.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
     Parser("translated sentence", "web/ui/words.py", composed),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diffusion_local.errors import InvalidParams
 from diffusion_local.grammar import schedules, tags, templates, weights
 from diffusion_local.lists.wildcards import Expander
+from tests.support import examples
 
 SIGNS = st.sampled_from(
     ["{", "}", "|", "$$", "2$$", "1-2$$", "0.5::", "__a__", "__", "_", "\\", "[", "]", "(", ")", ":", "0.5", "3", ".5",
@@ -25,7 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.fuzz
+@settings(max_examples=examples(1500), deadline=None)
 @given(prompt=PROMPTS)
 def test_a_template_is_the_same_when_it_is_written_and_read_again(folder: Path, prompt: str) -> None:
     try:
@@ -42,7 +44,8 @@ def reader(folder: Path):  # type: ignore[no-untyped-def]
     return lambda name: expander.parse(f"__{name}__")
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.fuzz
+@settings(max_examples=examples(1500), deadline=None)
 @given(prompt=PROMPTS)
 def test_a_schedule_is_the_same_when_it_is_written_and_read_again(prompt: str) -> None:
     parts = schedules.parse(prompt)
@@ -50,14 +53,16 @@ def test_a_schedule_is_the_same_when_it_is_written_and_read_again(prompt: str) -
     assert len(schedules.prompt_per_step(prompt, 7)) == 7
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.fuzz
+@settings(max_examples=examples(1500), deadline=None)
 @given(prompt=PROMPTS)
 def test_weights_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
     parts = weights.parse_parts(prompt)
     assert weights.parse_parts(weights.to_text(parts)) == parts
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.fuzz
+@settings(max_examples=examples(500), deadline=None)
 @given(prompt=PROMPTS)
 def test_tags_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
     found = tags.find_tags(prompt)

@@ -18,6 +18,7 @@ from diffusion_local.options.validate import complete
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.settings import assets
 from tests.options.test_validate import SOURCE, size_of
+from tests.support import examples
 
 CATALOG = Catalog(assets() / "starter", Path("no-such-folder"), size_of)
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\n\r"), max_size=60).map(str.strip)
@@ -43,6 +44,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         "loras": st.lists(st.builds(Lora, NAMES, st.floats(-4, 4)), max_size=4, unique_by=lambda lora: lora.name),
         "variation_seed": st.integers(0, MAX_SEED),
         "model": st.just("starter"),
+        "references": st.just([]),  # the starter reads no pictures beside the prompt
         "place": st.sampled_from(["", "1/2", "3/8", "16/16"]),
     }
     if name in special:
@@ -73,8 +75,9 @@ def job_of(params: Params) -> Job:
     return new_job(Batch("b", "test", "", Lane.BATCH, 1, utc_now()), 0, params)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("form", EXPORTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(made=st.lists(recipes(), min_size=1, max_size=3))
 def test_every_recipe_comes_back_as_it_was(form: str, made: list[Params]) -> None:
     data = "".join(export_lines(((job_of(params), None) for params in made), form)).encode()

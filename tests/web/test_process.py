@@ -110,11 +110,11 @@ def is_small_and_calls_nobody(me: psutil.Process) -> None:
 def test_an_unreadable_home_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "app.db").write_text("this is no database, and long enough to look like a damaged one " * 20)
     environ = os.environ | {PREFIX + "HOME": str(tmp_path), PREFIX + "PORT": str(free_port())}
-    command = [sys.executable, "-m", "diffusion_local.web"]
-    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("diffusion-local: ")
-    assert "Traceback" not in ended.stderr
+    child = fork("web", main_of("diffusion_local.web"), env=environ, log=tmp_path / "web.out")
+    assert child.wait(60) == 2
+    told = child.log_path.read_text()
+    assert told.startswith("diffusion-local: ")
+    assert "Traceback" not in told
 
 
 def aside(work: Callable[[Any], Any], app: Any) -> None:
