@@ -13,6 +13,8 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.settings import assets
 
 HAN = re.compile(r"[\u3400-\u9fff]+")
+#: What stands between clauses. Spaces before it count from their first one, so that a long run of them is read once.
+CLAUSES = re.compile(r"((?:(?<!\s)\s+)?[,.;:!?()\n]+\s*)")
 #: Punctuation in its ASCII form; brackets keep their weights.
 COMMAS = str.maketrans(
     dict(zip("，、。；：！？（）", [", ", ", ", ". ", ", ", ": ", "! ", "? ", "(", ")"], strict=True))
@@ -44,7 +46,7 @@ def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
         return text, ()
     unknown: list[str] = []
     clauses = []
-    for clause in re.split(r"(\s*[,.;:!?()\n]+\s*)", text.translate(COMMAS)):
+    for clause in CLAUSES.split(text.translate(COMMAS)):
         places: list[str] = []
         read = HAN.sub(lambda run: f" {translated(run[0], places, unknown)} ", clause)  # noqa: B023  # called at once
         clauses.append(" ".join([*read.split(), *places]) if HAN.search(clause) else clause)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image as PIL
@@ -21,11 +22,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import domain, manual, styles
+from diffusion_local import domain, machines, manual, styles
 from diffusion_local.accounts import service as accounts
 from diffusion_local.batches import export
 from diffusion_local.db.search import fts_query
-from diffusion_local.dispatch import leased
+from diffusion_local.dispatch import leased, slots
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import adapter_names, fake
 from diffusion_local.errors import DiffusionLocalError
@@ -37,12 +38,22 @@ from diffusion_local.hub import fetcher
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
 from diffusion_local.messages import deserialize, message, serialize, translate
-from diffusion_local.models import adapters, curated, directories, distilled, headers, loras, prompt_limits, unets
+from diffusion_local.models import (
+    adapters,
+    curated,
+    directories,
+    distilled,
+    headers,
+    loras,
+    prompt_limits,
+    starter_words,
+    unets,
+)
 from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import addresses, dispatcher, hooks
 from diffusion_local.options import a1111 as a1111_recipe
-from diffusion_local.options import samplers, validate, values
+from diffusion_local.options import inpaint, samplers, validate, values
 from diffusion_local.queue import groups, schedule
 from diffusion_local.remote import server
 from diffusion_local.reports import report, wording
@@ -64,6 +75,7 @@ from diffusion_local.web.api.mcp import pictures as mcp
 from diffusion_local.web.ui import place, place_queue, templates, view, view_history, words
 from tests.support import params
 
+LATIN: Any = SimpleNamespace(scripts=("LATIN",))  # a model that reads no Chinese
 UPLOADS = Uploads(Settings.load(environ={}, home=Path(tempfile.mkdtemp(prefix="uploads-"))))
 ANY: Any = None  # in the place of an argument that no text of ours leads to
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -222,6 +234,10 @@ PARSERS = [
     Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
     Parser("slug of a batch", "batches/export.py", lambda text: export.file_name(job(text), "a.png")),
+    Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
+    Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
+    Parser("a machine that joins", "machines.py", machines.NAME.fullmatch),
+    Parser("Chinese of a prompt", "models/starter_words.py", lambda text: starter_words.understood(LATIN, f"树{text}")),
     Parser("names in a sentence", "web/ui/templates.py", templates.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
@@ -396,7 +412,9 @@ PARSERS = [
 EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
     "engine/single_file.py": "names of tensors, of at most 500 characters, by anchored patterns",
-    "worker/__main__.py": "the machine's name, by whom started the worker",
+    "accounts/pairings.py": "removes single characters",
+    "db/translation.py": "the program's own SQL",
+    "web/ui/look.py": "the gallery's HTML, as the program wrote it",
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "engine/adapters.py": "a file's name as literal text, in a prompt of bounded length",
     "operations/registry.py": "the paths of routes, as the program declares them",
