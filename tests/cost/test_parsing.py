@@ -35,6 +35,8 @@ for parser in PARSERS[part::parts]:
             parser.read(text)
         except REFUSALS:
             pass
+if hasattr(signal, "setitimer"):
+    signal.setitimer(signal.ITIMER_PROF, 0)
 print("done")
 """
 
