@@ -102,7 +102,7 @@ def copy(tmp_path: Path) -> Path:
     """The program with one more family, and a home with a model of it."""
     place = tmp_path / "copy"
     for name in ("diffusion_local", "tests"):
-        shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, place / name)  # with what is compiled
     shutil.copy(REPOSITORY / "pyproject.toml", place)
     (place / "assets").mkdir()
     for path in (REPOSITORY / "assets").iterdir():

@@ -62,7 +62,7 @@ print(json.dumps({
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    shutil.copytree(PACKAGE, tmp_path / "diffusion_local", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, tmp_path / "diffusion_local")  # with what is compiled
     (tmp_path / "assets").symlink_to(REPOSITORY / "assets")
     return tmp_path
 

@@ -29,7 +29,7 @@ def copy(tmp_path: Path) -> Path:
     """The program with one more option in its table."""
     place = tmp_path / "copy"
     for name in ("diffusion_local", "tests"):
-        shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, place / name)  # with what is compiled
     (place / "assets").symlink_to(REPOSITORY / "assets")
     shutil.copy(REPOSITORY / "pyproject.toml", place)
     insert(place / PACKAGE.name / "options/table.py", r"(?m)^    # fmt: on\n", OPTION)

@@ -179,7 +179,7 @@ def forged(victim: Victim, callers: Any) -> dict[str, Any]:
     return references(victim.services.settings.home, sent(callers("ann"), picture()))
 
 
-@pytest.mark.parametrize("who", ["eve", "bob"])
+@pytest.mark.parametrize("who", [pytest.param("eve", marks=pytest.mark.slow), "bob"])
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint[0])
 @pytest.mark.parametrize("door", DOORS)
 def test_no_file_reference_reads_anything(
