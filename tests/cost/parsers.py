@@ -65,6 +65,7 @@ from diffusion_local.web.api import headers as prefer
 from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
 from diffusion_local.web.api.dialects import cog, comfyui, paths
+from diffusion_local.web.api.dialects.a1111 import controlnet
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.dialects.comfyui import submitting
 from diffusion_local.web.api.dialects.openai import reading as openai
@@ -234,6 +235,7 @@ PARSERS = [
     Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
     Parser("slug of a batch", "batches/export.py", lambda text: export.file_name(job(text), "a.png")),
+    Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.NAME.fullmatch),

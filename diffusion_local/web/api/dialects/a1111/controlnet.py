@@ -19,8 +19,9 @@ from diffusion_local.web.api.uploads import decoded
 
 #: Name of the extension among the scripts, in lower case.
 SCRIPT = "controlnet"
-#: The beginning of a file's hash behind its name.
-HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")
+#: The beginning of a file's hash behind its name, with the spaces between, counted from their first one: long runs of
+#: spaces are read once.
+HASH = re.compile(r"(?:(?<!\s)\s+)?\[[0-9a-fA-F]{8,64}\]$")
 #: Modules of the extension by our preprocessors. Several of theirs that need weights have one of ours that needs none.
 MODULES = {
     "none": ControlType.NONE, "canny": ControlType.CANNY, "softedge": ControlType.SOFT_EDGE,
