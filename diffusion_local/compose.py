@@ -30,6 +30,7 @@ from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.leases import LeaseStore
 from diffusion_local.queue.machines import MachineStore
 from diffusion_local.queue.order import OrderRules
+from diffusion_local.queue.refusals import RefusalStore
 from diffusion_local.queue.views import QueueView
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.reports.service import Reports
@@ -60,6 +61,7 @@ class Services:
     downloads: DownloadStore
     leases: LeaseStore
     machines: MachineStore
+    refusals: RefusalStore
     studio: Studio
 
 
@@ -124,6 +126,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         stores.downloads,
         leases,
         machines,
+        RefusalStore(database),
         studio,
     )
 

@@ -250,12 +250,15 @@ class EngineError(DiffusionLocalError):
     usual = "not_made_plain"
     #: A fault that may well be gone in a minute; the job is tried again after a pause.
     transient = False
+    #: A fault of this machine: another one may make the picture.
+    of_machine = False
 
 
 class ModelUnavailable(EngineError):
     """The model cannot be loaded."""
 
     kind = "model_unavailable"
+    of_machine = True
     usual = "cannot_load"
 
 
@@ -263,6 +266,7 @@ class OutOfMemory(EngineError):
     """The device ran out of memory. Try a smaller size, or close other programs that use it."""
 
     kind = "out_of_memory"
+    of_machine = True
     usual = "out_of_memory"
 
 
@@ -277,6 +281,7 @@ class DeviceLost(EngineError):
     """The GPU or its driver stopped answering; the worker starts anew and tries again."""
 
     kind = "device_lost"
+    of_machine = True
     usual = "device_lost"
     transient = True
 

@@ -154,6 +154,12 @@ class Dispatch(Protocol):
         """End the job as failed. Raises LostClaim."""
         ...
 
+    def pass_on(self, claim: Claim, failure: Failure) -> bool:
+        """Return a job that failed for this machine's reasons (memory, a missing file, a lost device) to the queue, for
+        another slot that could make it: each once, three at most. False if there is none. Raises LostClaim.
+        """
+        ...
+
     def stop(self, claim: Claim) -> None:
         """End the job as cancelled. Raises LostClaim."""
         ...

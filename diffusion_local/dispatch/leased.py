@@ -13,7 +13,8 @@ from diffusion_local import disk
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.dispatch.offers import installed_files, runnable_on
+from diffusion_local.dispatch.offers import Runnable, installed_files
+from diffusion_local.dispatch.others import refused_jobs
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Condition, Flags, Job, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
@@ -88,7 +89,8 @@ class LeasedDispatch(LocalDispatch):
             raise LeaseLost(message("lease_lost", slot=self._slot))
         if not self.ready() or self._services.machines.resting(self._slot):
             return []
-        can = runnable_on(installed_files(self._services.catalog), lease.files)
+        refused = refused_jobs(self._services, self._slot)
+        can = Runnable(installed_files(self._services.catalog), lease.files, refused)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
 
     def urgent(self) -> bool:

@@ -14,6 +14,8 @@ from filelock import FileLock
 from diffusion_local import disk as faults
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
+from diffusion_local.dispatch.offers import Besides
+from diffusion_local.dispatch.others import able_slots, refused_jobs
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import (
     Claim,
@@ -93,7 +95,9 @@ class LocalDispatch:
         return self._storage.ready()
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
-        return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent)
+        refused = refused_jobs(self._services, self._slot)
+        able = Besides(refused) if refused else None
+        return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, able)
 
     def urgent(self) -> bool:
         return self._services.jobs.urgent()
@@ -157,8 +161,22 @@ class LocalDispatch:
         self._services.jobs.finish(self._require_own(claim), image, picture.measured)
         self._services.files.drop_preview(job.id)
 
+    def pass_on(self, claim: Claim, failure: Failure) -> bool:
+        job = self._claimed_job(claim)
+        others = able_slots(self._services, job.params, self._slot, failure.kind)
+        problem = self._storage.relative(failure.message)
+        note = message("event_error", kind=failure.kind, problem=problem)
+        if not others or not self._services.jobs.pass_on(self._require_own(claim), failure.kind, note, others):
+            return False
+        self._services.files.drop_preview(claim.job_id)
+        self._services.queue.ring(len(others))
+        return True
+
     def fail(self, claim: Claim, failure: Failure) -> None:
         relative = replace(failure, message=self._storage.relative(failure.message))
+        if refused := self._services.refusals.of_job(claim.job_id):
+            slots_tried = sorted({*refused, self._slot})
+            relative = replace(relative, message=message("failed_on", slots=slots_tried, problem=relative.message))
         self._services.jobs.fail(self._require_own(claim), relative)
         self._services.files.drop_preview(claim.job_id)
 

@@ -1,8 +1,8 @@
 """Which jobs a worker on another machine can make: those whose files it has, byte for byte."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 
-from diffusion_local.domain import Params
+from diffusion_local.domain import Job, Params
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
@@ -12,6 +12,7 @@ from diffusion_local.queue.leases import Files
 MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
     "models", "loras", "vae", "upscalers", "embeddings", "controlnet",
 )  # fmt: skip
+UPSCALER = "upscaler "  # as ``Params.runs_on`` names one
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
@@ -31,19 +32,41 @@ def digests(adapters: list[Adapter]) -> dict[str, str]:
     return {each.name: each.sha256 for each in adapters if each.ready and each.sha256}
 
 
-def runnable_on(here: Files, there: Files) -> Callable[[Params], bool]:
-    """Whether a worker with the files ``there`` makes of Params what this machine would with its own, ``here``.
+class Runnable:
+    """Which jobs a worker with the files ``there`` makes as this machine would with its own, ``here``.
 
-    A file whose digest is not known at either end counts as another one.
+    A file whose digest is not known at either end counts as another one. ``besides``: ids of jobs that it may not take.
     """
 
-    def can(params: Params) -> bool:
-        return all(
-            (digest := here.get(kind, {}).get(name)) and digest == there.get(kind, {}).get(name)
-            for kind, name in required_files(params, here)
-        )
+    def __init__(self, here: Files, there: Files, besides: Collection[str] = ()) -> None:
+        self._here, self._there, self._besides = here, there, besides
 
-    return can
+    def job(self, job: Job) -> bool:
+        return job.id not in self._besides and self.params(job.params)
+
+    def params(self, params: Params) -> bool:
+        return all(self._has(kind, name) for kind, name in required_files(params, self._here))
+
+    def model(self, runs_on: str) -> bool:
+        kind, name = (UPSCALERS, runs_on[len(UPSCALER) :]) if runs_on.startswith(UPSCALER) else (MODELS, runs_on)
+        return name == LANCZOS or self._has(kind, name)
+
+    def _has(self, kind: str, name: str) -> bool:
+        digest = self._here.get(kind, {}).get(name)
+        return bool(digest) and digest == self._there.get(kind, {}).get(name)
+
+
+class Besides:
+    """Every job but these."""
+
+    def __init__(self, ids: Collection[str]) -> None:
+        self._ids = ids
+
+    def job(self, job: Job) -> bool:
+        return job.id not in self._ids
+
+    def model(self, runs_on: str) -> bool:
+        return True
 
 
 def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Operations on the jobs table. ``_move`` is the only writer of a job's state."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,6 @@ from diffusion_local.domain import (
     Flags,
     Image,
     Job,
-    Kind,
     Lane,
     Params,
     State,
@@ -28,8 +27,11 @@ from diffusion_local.domain import (
 )
 from diffusion_local.errors import LostClaim
 from diffusion_local.messages import is_known, message, to_json
+from diffusion_local.queue.claims import HOLDS_CLAIM, Able, SuitsOf, claim_values, held_by, line_beside
 from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.queue.machines import count_picture
 from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
+from diffusion_local.queue.refusals import MOST_SLOTS, note_refusal, slots_that_refused
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
 
 
@@ -69,8 +71,6 @@ REQUESTS = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
 )
-JOB = "SELECT * FROM jobs WHERE id = ?"
-HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
 REQUEUED = ", worker = NULL, step = 0, phase = ''"
 ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
@@ -135,7 +135,7 @@ class JobStore:
         most: int = 1,
         beside: Claim | None = None,
         urgent: bool = False,
-        able: Callable[[Params], bool] | None = None,
+        able: Able | None = None,
     ) -> list[Job]:
         """Claim the next due job, and up to ``most`` - 1 jobs that fit into the same forward pass.
 
@@ -162,7 +162,7 @@ class JobStore:
                     db.execute(clear, delays)
             line = QueueOrder(db, moment, self._rules)
             first = None if beside is None else held_by(db, beside)
-            suits = None if able is None else lambda job_id: able(by_id(db, job_id).params)
+            suits = None if able is None else SuitsOf(db, able)
             if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None, suits)):
                 taken += self._take(db, worker, job_id, now)
                 first = taken[0]
@@ -231,6 +231,7 @@ class JobStore:
             owner = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken).owner
             db.insert("images", rows.image_row(image) | {"owner": owner})
             search.add(db, image.id, image.params.prompt)
+            count_picture(db, claim.worker)
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""
@@ -268,6 +269,23 @@ class JobStore:
                 tries=tries,
                 faults=faults,
             ).state
+
+    def pass_on(self, claim: Claim, kind: str, note: str, others: Collection[str]) -> bool:
+        """Return a job that failed on this slot for its machine's reasons to its place, for one of ``others``.
+
+        False, with nothing changed, if none of them is left to be tried, or enough were (see ``queue.refusals``).
+        Raises LostClaim.
+        """
+        noted = rows.note_row(note)
+        with self._database.write() as db:
+            if held_by(db, claim).cancel_requested:
+                return False
+            tried = {claim.worker, *slots_that_refused(db, claim.job_id)}
+            if len(tried) >= MOST_SLOTS or tried.issuperset(others):
+                return False
+            note_refusal(db, claim.job_id, claim.worker, kind)
+            self._settle(db, "requeue", claim, REQUEUED + rows.set_clauses(noted), **noted)
+            return True
 
     def of_claim(self, claim: Claim) -> Job:
         """The running job of a claim. Raises LostClaim."""
@@ -332,41 +350,6 @@ class JobStore:
             values,
         )
         return [rows.to_job(row) for row in moved]
-
-
-def held_by(db: Transaction, claim: Claim) -> Job:
-    query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
-    for row in list(db.query(query, claim_values(claim))):
-        return rows.to_job(row)
-    raise LostClaim
-
-
-def by_id(db: Transaction, job_id: str) -> Job:
-    return next(rows.to_job(row) for row in db.query(JOB, [job_id]))
-
-
-def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Callable[[Params], bool] | None) -> str | None:
-    """Id of the next job that fits into a pass with the claimed job ``first``; None if there is none."""
-
-    def suits(job_id: str) -> bool:
-        job = by_id(db, job_id)
-        return batchable(first, job) and (able is None or able(job.params))
-
-    return line.beside(rows.LANE_RANKS[first.lane], first.priority, first.params.model, suits)
-
-
-def batchable(first: Job, other: Job) -> bool:
-    """Whether one forward pass could make both: batch-lane jobs that differ only in prompts and seed.
-
-    A job that crashed a worker, an upscale, and a picture that is remade in its old place run alone.
-    """
-    one, two = (replace(job.params, prompt="", negative="", seed=0) for job in (first, other))
-    alike = one == two and one.kind is not Kind.UPSCALE and not one.place
-    return alike and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
-
-
-def claim_values(claim: Claim) -> dict[str, Any]:
-    return {"id": claim.job_id, "worker": claim.worker, "attempt": claim.attempt}
 
 
 def read_flags(found: Iterable[dict[str, Any]]) -> Flags | None:

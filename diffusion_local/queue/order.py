@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
+from typing import Protocol
 
 from diffusion_local.db import rows
 from diffusion_local.db.database import Transaction
@@ -78,6 +79,7 @@ def choose_head(heads: Iterable[QueueHead], turns: FairShares, loaded: str, stre
     return line[0], False
 
 
+LOOK_AHEAD = 100  # jobs of an owner and model
 BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
 #: Jobs that only a gate holds back. The index is forced: the planner would take jobs_by_state and sort all queued jobs.
 DUE = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
@@ -118,6 +120,16 @@ class BatchGate:
         windows = (schedule.parse_window(text) for text in (self.window, also) if text)
         reached = not self.start_at or datetime.fromisoformat(self.start_at) <= now
         return reached and all(window.is_open(now, zone) for window in windows)
+
+
+class Suits(Protocol):
+    """Which jobs a worker can take."""
+
+    def job(self, job_id: str) -> bool: ...
+
+    def model(self, runs_on: str) -> bool:
+        """Whether it could take any job of a model (or upscaler, as ``Params.runs_on`` names it)."""
+        ...
 
 
 ALWAYS = BatchGate(0, "", "")
@@ -194,17 +206,17 @@ class QueueOrder:
                 if below is not None:
                     yield lane, below
 
-    def next(self, loaded: str, lane: int | None = None, suits: Callable[[str], bool] | None = None) -> str | None:
+    def next(self, loaded: str, lane: int | None = None, suits: "Suits | None" = None) -> str | None:
         """Id of the next job, optionally of one lane; it is charged to its owner's share. None if none is due.
 
-        With ``suits``, the jobs of an owner and model are skipped if the first of them does not suit.
+        With ``suits``, jobs that do not suit are skipped: of each owner and model the first LOOK_AHEAD are looked at.
         """
         for group, priority in self._claimable_groups():
             if lane is not None and group != lane:
                 continue
             turns, heads = read_turns(self._db, group), self._heads(group, priority)
             if suits is not None:
-                heads = [head for head in heads if suits(head.job_id)]
+                heads = [each for head in heads if (each := self._suiting(group, priority, head, suits))]
             if not heads:
                 continue
             head, passed_over = choose_head(heads, turns, loaded, self._streak)
@@ -251,16 +263,28 @@ class QueueOrder:
 
     def _runs(self, lane: int, priority: int, count: int) -> dict[tuple[str, str], deque[QueueHead]]:
         """The first ``count`` jobs of each (owner, model), over all open gates."""
-        found = {}
-        for head in self._heads(lane, priority):
-            values = {"lane": lane, "priority": priority, "owner": head.owner, "model": head.model, "n": count}
-            run = [
-                QueueHead(*row)
-                for gate in self._open[lane]
-                for row in self._db.execute(OWNER_MODEL_RUN, values | {"gate": gate}).fetchall()
-            ]
-            found[head.owner, head.model] = deque(sorted(run, key=lambda each: each.position)[:count])
-        return found
+        return {
+            (head.owner, head.model): deque(self._run(lane, priority, head, count))
+            for head in self._heads(lane, priority)
+        }
+
+    def _run(self, lane: int, priority: int, head: QueueHead, count: int) -> list[QueueHead]:
+        """The first ``count`` jobs of a head's owner and model, over all open gates."""
+        values = {"lane": lane, "priority": priority, "owner": head.owner, "model": head.model, "n": count}
+        run = [
+            QueueHead(*row)
+            for gate in self._open[lane]
+            for row in self._db.execute(OWNER_MODEL_RUN, values | {"gate": gate}).fetchall()
+        ]
+        return sorted(run, key=lambda each: each.position)[:count]
+
+    def _suiting(self, lane: int, priority: int, head: QueueHead, suits: "Suits") -> QueueHead | None:
+        """The first job of a head's owner and model that suits."""
+        if suits.job(head.job_id):
+            return head
+        if not suits.model(head.model):  # no other one of it will
+            return None
+        return next((each for each in self._run(lane, priority, head, LOOK_AHEAD)[1:] if suits.job(each.job_id)), None)
 
     def _heads(self, lane: int, priority: int) -> list[QueueHead]:
         """The first job of each (owner, model), over all open gates."""

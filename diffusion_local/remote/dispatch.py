@@ -90,6 +90,12 @@ class RemoteDispatch:
     def fail(self, claim: Claim, failure: Failure) -> None:
         self._settle("fail", claim, (failure,), {})
 
+    def pass_on(self, claim: Claim, failure: Failure) -> bool:
+        passed: bool = self._call("pass_on", (claim, failure), {})
+        if passed:
+            self._forget(claim)
+        return passed
+
     def stop(self, claim: Claim) -> None:
         self._settle("stop", claim, (), {})
 

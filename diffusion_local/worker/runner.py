@@ -330,10 +330,13 @@ class Runner:
             except EngineError as error:
                 if isinstance(error, DeviceLost):
                     self._stop.request()  # the supervisor starts a new process, which has a sound device
-                if error.transient and job.tries + 1 < MAX_TRIES:
+                failure = Failure(error.kind, error.message, traceback.format_exc())
+                if error.of_machine and self._dispatch.pass_on(job.claim, failure):
+                    log.warning("passed on to another worker (%s): %s", error.kind, error, extra={"job": job.id})
+                elif error.transient and job.tries + 1 < MAX_TRIES:
                     self._retry_later(job, error)
                 else:
-                    self._dispatch.fail(job.claim, Failure(error.kind, error.message, traceback.format_exc()))
+                    self._dispatch.fail(job.claim, failure)
                     log.warning("failed (%s): %s", error.kind, error.message, extra={"job": job.id})
             except (StorageProblem, DatabaseProblem) as problem:
                 self._give_back(job, problem)
