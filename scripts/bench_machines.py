@@ -1,0 +1,299 @@
+"""What N joined workers cost a studio, and what they get of it: claims and pictures a second, over HTTP on loopback.
+
+    python scripts/bench_machines.py --workers 1,4,16,64,256 --queues 10,10000,100000 \
+        --record scripts/results/machines.json
+
+Workers are clients in one process (threads) that claim, report once and hand in a picture drawn before: they measure
+the studio and the wire, not an engine. ``--processes 4`` adds a run of that many real worker processes with the fake
+engine. Submits go on beside them. Reported are p50 and p95 in milliseconds of submit, claim and finish, CPU
+milliseconds of the studio's web process for each picture, and for an idle studio the time from submit to claim.
+``--direct`` uses the stores instead of HTTP, in the same process.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from PIL import Image as PIL
+
+from diffusion_local import __version__
+from diffusion_local.actor import LOCAL, run_as
+from diffusion_local.compose import Services, open_services
+from diffusion_local.dispatch import Finished, ProgressReport
+from diffusion_local.dispatch.local import LocalDispatch
+from diffusion_local.dispatch.offers import installed_files
+from diffusion_local.domain import Batch, DeviceMemory, Lane, Params, new_id, utc_now
+from diffusion_local.gallery.formats import encode
+from diffusion_local.models.digests import Digests
+from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.queue.jobs import new_jobs
+from diffusion_local.remote.dispatch import join
+from diffusion_local.remote.pairing import Credential
+from diffusion_local.settings import PREFIX, Settings
+
+SIZE = 128
+SMALL = {"width": SIZE, "height": SIZE, "steps": 4}
+SUBMIT_PAUSE = 0.1  # seconds between two submits beside the work
+
+
+def main() -> None:
+    run_as(LOCAL)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="1,4,16,64,256", help="numbers of in-process clients")
+    parser.add_argument("--queues", default="10,10000,100000", help="lengths of the queue at the start")
+    parser.add_argument("--processes", default="", help="numbers of real worker processes")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
+    parser.add_argument("--direct", action="store_true", help="over the stores, without HTTP")
+    parser.add_argument("--studio-core", type=int, default=-1, help="pins the studio to it, workers to the others")
+    parser.add_argument("--idle", type=int, default=100, help="submits to an idle studio")
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    record: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "command": f"scripts/bench_machines.py {' '.join(sys.argv[1:])}",
+        "version": __version__,
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "picture": f"{SIZE}x{SIZE} PNG",
+        "runs": [],
+    }
+    if options.idle and not options.direct:
+        with studio(10, options.studio_core) as (services, url, web):
+            record["idle_submit_to_claim_ms"] = idle_latency(services, url, options.idle)
+    for queue in numbers(options.queues):
+        for count in numbers(options.workers):
+            with studio(queue, options.studio_core, serve=not options.direct) as (services, url, web):
+                run = {"workers": count, "queue": queue} | measured(services, url, web, count, options.seconds)
+                record["runs"].append(run)
+                print(json.dumps(run), flush=True)
+    for count in numbers(options.processes):
+        with studio(10_000, options.studio_core) as (services, url, web):
+            run = {"processes": count, "queue": 10_000} | of_processes(services, url, web, count, options.seconds)
+            record["runs"].append(run)
+            print(json.dumps(run), flush=True)
+    print(json.dumps(record, indent=2))
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",") if each]
+
+
+@contextlib.contextmanager
+def studio(queue: int, core: int, serve: bool = True) -> Iterator[tuple[Services, str, psutil.Process]]:
+    """A studio of its own with a queue of this length: (services, URL, the process that does its work)."""
+    with tempfile.TemporaryDirectory(prefix="bench-machines-") as home, socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+        probe.close()
+        more: dict[str, Any] = {"engine": "fake", "port": port, "max_queued": 2 * queue + 100_000, "mdns": "off"}
+        settings = Settings.load({}, home=Path(home), **more)
+        services = open_services(settings)
+        Digests(services.catalog.shelf, services.catalog.default.folder).run()
+        params = Params("a red apple", "", services.catalog.default.id, SIZE, SIZE, 4, 5.0, "DPM++ 2M", 7)
+        for start in range(0, queue, 10_000):
+            count = min(10_000, queue - start)
+            batch = Batch(new_id(), "bench", "", Lane.BATCH, count, utc_now())
+            jobs = new_jobs(batch, [replace(params, seed=start + each) for each in range(count)])
+            services.jobs.insert_batch(batch, jobs, None, 10**7)
+        if not serve:
+            yield services, "", psutil.Process()
+            return
+        child = subprocess.Popen(
+            [sys.executable, "-m", "diffusion_local.web"], env=settings.child_environ(), stdin=subprocess.PIPE
+        )
+        try:
+            until(lambda: answers(port), 120)
+            web = psutil.Process(child.pid)
+            if core >= 0 and hasattr(web, "cpu_affinity"):
+                web.cpu_affinity([core])
+                psutil.Process().cpu_affinity([each for each in range(os.cpu_count() or 1) if each != core] or [core])
+            yield services, f"http://127.0.0.1:{port}", web
+        finally:
+            child.send_signal(signal.SIGTERM)
+            child.wait(20)
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit("the studio did not come up")
+        time.sleep(0.05)
+
+
+class Times:
+    """Durations in milliseconds, by name."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        self._found.setdefault(name, []).append(1000 * seconds)
+
+    def told(self) -> dict[str, dict[str, float]]:
+        return {name: quantiles(found) for name, found in sorted(self._found.items())}
+
+
+def quantiles(found: list[float]) -> dict[str, float]:
+    ordered = sorted(found)
+    return {
+        "count": len(ordered),
+        "p50": round(statistics.median(ordered), 2),
+        "p95": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 2),
+    }
+
+
+def connected(services: Services, url: str, number: int, files: Any) -> Any:
+    """The dispatch of a worker, over HTTP or over the stores."""
+    if not url:
+        return LocalDispatch(services, f"cpu{number}")
+    dispatch = join(Credential(url), f"machine-{number}.cpu0")
+    dispatch.take(0)
+    dispatch.publish_files(files)  # type: ignore[attr-defined]
+    dispatch.register(1, "cpu", DeviceMemory())  # type: ignore[attr-defined]
+    return dispatch
+
+
+def measured(services: Services, url: str, web: psutil.Process, count: int, seconds: float) -> dict[str, Any]:
+    """``count`` clients work for some seconds while somebody submits."""
+    encoded = encode(PIL.effect_noise((SIZE, SIZE), 99).convert("RGB"), {"parameters": "a red apple"})
+    picture = Finished(encoded, SIZE, SIZE, utc_now(), JobTimings(0.3, 0.0, 0.3, "resident"))
+    times, over, made = Times(), threading.Event(), [0] * count
+    files = installed_files(services.catalog)
+    workers = [connected(services, url, number, files) for number in range(count)]
+
+    def work(number: int) -> None:
+        dispatch = workers[number]
+        while not over.is_set():
+            with times.of("claim"):
+                jobs = dispatch.claim("starter")
+            if not jobs:
+                over.wait(0.05)
+                continue
+            dispatch.report([ProgressReport(jobs[0].claim, 2)])
+            with times.of("finish"):
+                dispatch.finish(jobs[0].claim, replace(picture, created_at=utc_now()))
+            made[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
+    cpu, began = sum(web.cpu_times()[:2]), time.monotonic()
+    for each in threads:
+        each.start()
+    with httpx.Client(base_url=url or "http://nowhere") as client:
+        while time.monotonic() - began < seconds:
+            with times.of("submit"):
+                submit(services, client, url)
+            time.sleep(SUBMIT_PAUSE)
+    took, used, pictures = time.monotonic() - began, sum(web.cpu_times()[:2]) - cpu, sum(made)
+    over.set()
+    for each in threads:
+        each.join(30)
+    cost = {"studio_cpu_ms_per_picture": round(1000 * used / max(1, pictures), 2)} if url else {}
+    return {"pictures_per_second": round(pictures / took, 1), "studio_cpu": round(used / took, 2)} | cost | times.told()
+
+
+def submit(services: Services, client: httpx.Client, url: str) -> None:
+    if url:
+        client.post("/api/v1/jobs", json={"prompt": "a tree", "seed": 1} | SMALL).raise_for_status()
+    else:
+        services.studio.submit("a tree", seed=1, **SMALL)
+
+
+def idle_latency(services: Services, url: str, count: int) -> dict[str, float]:
+    """From submit to claim, of one worker that waits."""
+    dispatch, times = connected(services, url, 0, installed_files(services.catalog)), Times()
+    while jobs := dispatch.claim("starter"):
+        dispatch.stop(jobs[0].claim)
+    claimed_at: dict[str, float] = {}
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            if dispatch.wait(0.25):
+                for job in dispatch.claim("starter"):
+                    claimed_at[job.id] = time.perf_counter()
+                    dispatch.stop(job.claim)
+
+    threading.Thread(target=work, daemon=True).start()
+    with httpx.Client(base_url=url) as client:
+        for _ in range(count):
+            time.sleep(0.3)
+            began = time.perf_counter()
+            [job] = client.post("/api/v1/jobs", json={"prompt": "a tree", "seed": 1} | SMALL).json()["job_ids"]
+            until(lambda job=job: job in claimed_at, 10)  # type: ignore[misc]
+            times.add("submit to claim", claimed_at[job] - began)
+    over.set()
+    return times.told()["submit to claim"]
+
+
+def of_processes(services: Services, url: str, web: psutil.Process, count: int, seconds: float) -> dict[str, Any]:
+    """Real workers with the fake engine (0.3 s a picture)."""
+    with tempfile.TemporaryDirectory() as folder:
+        children = []
+        for number in range(count):
+            environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+            environ |= {
+                PREFIX + "HOME": f"{folder}/{number}",
+                PREFIX + "FAKE_STEP_SECONDS": "0.075",
+                PREFIX + "ENGINE": "fake",
+            }
+            command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0", "--join", url]
+            children.append(subprocess.Popen([*command, "--machine", f"m{number}"], env=environ))
+
+        def done() -> int:
+            return sum(1 for _ in services.settings.gallery.rglob("*.png"))
+
+        try:
+            until(
+                lambda: len({each.slot for each in services.workers.list_all() if each.status == "busy"}) == count, 120
+            )
+            first, cpu, began = done(), sum(web.cpu_times()[:2]), time.monotonic()
+            time.sleep(seconds)
+            made, took, used = done() - first, time.monotonic() - began, sum(web.cpu_times()[:2]) - cpu
+        finally:
+            for child in children:
+                child.terminate()
+            for child in children:
+                child.wait(20)
+    rate = made / took
+    return {
+        "pictures_per_second": round(rate, 2),
+        "lost_to_the_wire": round(1 - rate * 0.3 / count, 3),
+        "studio_cpu_ms_per_picture": round(1000 * used / max(1, made), 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
