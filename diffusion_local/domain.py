@@ -277,6 +277,22 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedFile:
+    """A file of a model or adapter that a worker may fetch from the studio.
+
+    ``kind`` and ``name`` as in ``dispatch.offers``; ``path``: POSIX, below the folder of the kind; ``sha256``: of this
+    file, "" for large ones; ``whole``: digest of the model or adapter.
+    """
+
+    kind: str
+    name: str
+    path: str
+    bytes: int
+    sha256: str
+    whole: str
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The answer to a submit."""
 

@@ -137,6 +137,9 @@ class Settings(Folders):
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
     idle_unload: int = setting(600, "idle seconds after which a worker takes the model out of memory")
     lease_seconds: int = setting(30, "seconds without a word after which a worker on another machine counts as lost")
+    share_models: str = setting(
+        "off", "whether workers on other machines may fetch model files that they lack from this studio", ("off", "on")
+    )
     spool_mb: int = setting(
         1000, "megabytes that a worker keeps of pictures which a studio on another machine could not take yet"
     )

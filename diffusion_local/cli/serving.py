@@ -18,6 +18,7 @@ from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.messages import message
 from diffusion_local.remote import pairing
+from diffusion_local.remote.dispatch import examine as examine_joined
 from diffusion_local.remote.studio import RemoteStudio
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor.housekeeping import compact
@@ -158,7 +159,7 @@ def doctor(
     if fix:
         repair(settings, as_json)
         return
-    findings = examine(settings, open_files(settings))
+    findings = [*examine(settings, open_files(settings)), *examine_joined(settings)]
     lines = []
     for finding in findings:
         lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<18} {finding.text}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit, Flags, Job, Params, State
+from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit, Flags, Job, Params, SharedFile, State
 from diffusion_local.gallery.formats import Encoded
 from diffusion_local.queue.estimates import JobTimings, Share
 
@@ -81,6 +81,10 @@ class Dispatch(Protocol):
         """Say which files the worker has: their digests by kind and name (see ``dispatch.offers``).
 
         A worker on the studio's machine has what the studio has, and is given any job."""
+        ...
+
+    def missing_files(self) -> list[SharedFile]:
+        """Files that queued jobs need, that this worker lacks and that the studio shares; see ``dispatch.sharing``."""
         ...
 
     def leave(self) -> None:

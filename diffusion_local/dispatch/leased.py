@@ -13,10 +13,11 @@ from diffusion_local import disk
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.dispatch.offers import Runnable, installed_files
+from diffusion_local.dispatch.offers import Installed, Runnable
 from diffusion_local.dispatch.others import refused_jobs
+from diffusion_local.dispatch.sharing import missing_files
 from diffusion_local.dispatch.storage import Storage
-from diffusion_local.domain import Claim, Condition, Flags, Job, utc_now
+from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
 from diffusion_local.gallery.formats import SUFFIXES
 from diffusion_local.messages import message
@@ -34,14 +35,17 @@ MAX_PROBLEM = 500  # characters
 class LeasedDispatch(LocalDispatch):
     """One for each session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
 
-    def __init__(self, services: Services, slot: str, storage: Storage, account: str) -> None:
-        """``account``: name and token id of the worker's credential, joined by a slash. Raises InvalidParams for a slot
-        that is not ``machine.device``.
+    def __init__(
+        self, services: Services, slot: str, storage: Storage, account: str, installed: Installed | None = None
+    ) -> None:
+        """``account``: name and token id of the worker's credential, joined by a slash. ``installed`` is shared by
+        the sessions of a process. Raises InvalidParams for a slot that is not ``machine.device``.
         """
         if not SLOT.fullmatch(slot):
             raise InvalidParams("slot", message("slot_name", got=echo(slot)))
         super().__init__(services, slot, storage)
         self.account = account
+        self._installed = installed or Installed(services.catalog)
         self.session = ""
         #: Number of the newest event of the queue that the worker was woken for.
         self.seen_moment: int | None = None
@@ -83,6 +87,10 @@ class LeasedDispatch(LocalDispatch):
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         self._services.leases.note_files(self._slot, files)
 
+    def missing_files(self) -> list[SharedFile]:
+        lease = self._services.leases.get(self._slot)
+        return missing_files(self._services, lease.files) if lease else []
+
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
         lease = self._services.leases.get(self._slot)
         if lease is None or lease.session != self.session:
@@ -90,7 +98,7 @@ class LeasedDispatch(LocalDispatch):
         if not self.ready() or self._services.machines.resting(self._slot):
             return []
         refused = refused_jobs(self._services, self._slot)
-        can = Runnable(installed_files(self._services.catalog), lease.files, refused)
+        can = Runnable(self._installed.files(), lease.files, refused)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
 
     def urgent(self) -> bool:

@@ -27,6 +27,7 @@ from diffusion_local.domain import (
     Image,
     Job,
     Params,
+    SharedFile,
     State,
     utc_text,
 )
@@ -85,6 +86,9 @@ class LocalDispatch:
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         pass  # it has the studio's own
+
+    def missing_files(self) -> list[SharedFile]:
+        return []
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 

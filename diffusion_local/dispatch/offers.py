@@ -1,5 +1,6 @@
 """Which jobs a worker on another machine can make: those whose files it has, byte for byte."""
 
+import time
 from collections.abc import Collection, Iterator
 
 from diffusion_local.domain import Job, Params
@@ -12,6 +13,7 @@ from diffusion_local.queue.leases import Files
 MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
     "models", "loras", "vae", "upscalers", "embeddings", "controlnet",
 )  # fmt: skip
+FRESH_SECONDS = 3.0
 UPSCALER = "upscaler "  # as ``Params.runs_on`` names one
 
 
@@ -26,6 +28,20 @@ def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
     )
     models = {model.id: model.sha256 for model in catalog.all() if model.ready and model.sha256}
     return {MODELS: models} | {kind: digests(read()) for kind, read in kinds}
+
+
+class Installed:
+    """``installed_files`` of a catalogue, read again after FRESH_SECONDS: it looks at every folder."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._read: tuple[float, Files] | None = None
+
+    def files(self) -> Files:
+        now = time.monotonic()
+        if self._read is None or now - self._read[0] > FRESH_SECONDS:
+            self._read = now, installed_files(self._catalog)
+        return self._read[1]
 
 
 def digests(adapters: list[Adapter]) -> dict[str, str]:

@@ -7,16 +7,17 @@ its picture, keeps it, and hands it in once the studio is back, if its claim sti
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from diffusion_local import __version__
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, wire
-from diffusion_local.domain import Claim, Failure, Flags, Job, Params, State
+from diffusion_local.domain import Claim, Failure, Flags, Job, Params, SharedFile, State
 from diffusion_local.errors import (
     DatabaseProblem,
     InvalidParams,
@@ -27,11 +28,14 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
+from diffusion_local.health.doctor import Finding
 from diffusion_local.messages import Message, deserialize, message
-from diffusion_local.remote.pairing import Credential, client_of
+from diffusion_local.remote.models import Fetcher
+from diffusion_local.remote.pairing import Credential, client_of, machine_name, stored
 from diffusion_local.remote.pulse import Bell, Pulse
 from diffusion_local.remote.server import ROOT
-from diffusion_local.remote.spool import Spool
+from diffusion_local.remote.spool import SUFFIX, Spool
+from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +132,18 @@ class RemoteDispatch:
     def wait(self, seconds: float) -> bool:
         """As ``Dispatch.wait``; while the studio is unreachable it waits the full time, to avoid busy polling."""
         return self._bell.wait(seconds)
+
+    def fetcher(self, folders: Mapping[str, Path], digest_of: Callable[[Path], str], reserve_bytes: int) -> Fetcher:
+        """Of model files that this worker lacks; see ``remote.models``."""
+        return Fetcher(self._client, folders, digest_of, reserve_bytes)
+
+    def missing_files(self) -> list[SharedFile]:
+        return list(self._call("missing_files", (), {}))
+
+    def check(self) -> None:
+        """Ask the studio whether it would take this worker, without taking the slot. Raises UserError if not."""
+        with contextlib.suppress(LeaseLost):  # it knows the credential and the protocol
+            self._request("paused", (), {})
 
     def problem(self) -> Message | None:
         """The local problem that prevents this worker from starting a picture, or None."""
@@ -305,3 +321,21 @@ def join(
 ) -> RemoteDispatch:
     """Raises InvalidParams for an invalid address."""
     return RemoteDispatch(client_of(credential), slot, spool, on_hung)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """The doctor's look at a machine that joined a studio, from this side."""
+    credential = stored(settings.home)
+    if not credential.url:
+        return
+    try:
+        with contextlib.closing(client_of(credential)) as client:
+            RemoteDispatch(client, f"{machine_name(credential.machine)}.cpu0").check()
+        yield Finding("studio", True, message("found_studio", url=credential.url))
+    except UserError as problem:
+        yield Finding("studio", False, problem.message, message("mend_studio"))
+    for spool in sorted(settings.spool.glob("*")):
+        waiting = len(list(spool.glob(f"*{SUFFIX}")))
+        if waiting:
+            text = message("found_spool", slot=spool.name, count=waiting)
+            yield Finding("spool", True, text)

@@ -1,7 +1,6 @@
 """``python -m diffusion_local.worker --slot cpu0``: hold the slot, recover orphans, run jobs until stopped."""
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from diffusion_local.dispatch.local import open_dispatch
 from diffusion_local.dispatch.slots import full_name, machine_name
 from diffusion_local.domain import Condition, DeviceMemory
 from diffusion_local.engine.factory import open_engine
-from diffusion_local.errors import DatabaseProblem, HomeInUse, UserError
+from diffusion_local.errors import DatabaseProblem, HomeInUse, StorageProblem, UserError
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.digests import Digests
 from diffusion_local.models.directories import ModelDirectories
@@ -101,7 +100,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
         passes=settings.passes,
     )
     if studio:
-        threading.Thread(target=keep_publishing_files, args=(dispatch, catalog), daemon=True).start()
+        threading.Thread(target=keep_publishing_files, args=(dispatch, catalog, settings), daemon=True).start()
     runner.serve()
     runner.close()
     best_effort(dispatch.leave)
@@ -164,16 +163,35 @@ def condition_reader(slot: str, dispatch: Dispatch) -> Callable[[], Condition]:
     return read
 
 
-def keep_publishing_files(dispatch: Dispatch, catalog: Catalog) -> None:
-    """Tell the studio which files are here, again whenever that changes; digests are computed on the way."""
+def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settings) -> None:
+    """Tell the studio which files are here, again whenever that changes; digests are computed on the way. What is
+    missing is fetched from the studio, if it shares it.
+    """
+    from diffusion_local.remote.dispatch import RemoteDispatch
+
     digests, offered = Digests(catalog.shelf, catalog.default.folder), None
+    assert isinstance(dispatch, RemoteDispatch)
+    folders = {
+        offers.MODELS: settings.models,
+        offers.LORAS: settings.loras,
+        offers.VAES: settings.vae,
+        offers.UPSCALERS: settings.upscalers,
+        offers.EMBEDDINGS: settings.embeddings,
+    }
+    fetcher = dispatch.fetcher(folders, digests.of, settings.disk_reserve_mb * 10**6)
     while True:
         digests.run()
         files = offers.installed_files(catalog)
-        if files != offered:
-            with contextlib.suppress(DatabaseProblem):
+        try:
+            if files != offered:
                 dispatch.publish_files(files)
                 offered = files
+            if fetcher.fetch(dispatch.missing_files()):
+                continue
+        except DatabaseProblem as problem:
+            log.warning("%s", problem)
+        except StorageProblem as problem:
+            log.error("model files cannot be kept: %s", problem)
         time.sleep(PUBLISH_SECONDS)
 
 

@@ -97,13 +97,13 @@ def handlers(application: Any) -> dict[str, tuple[int, list[Any]]]:
     return found
 
 
-#: No operation of the Studio: who may call it is in tests/remote/test_dispatch.py.
-WORKERS = "POST /api/v1/worker"
+#: No operations of the Studio: who may call them is in tests/remote.
+WORKERS = {"POST /api/v1/worker", "GET /api/v1/worker/file"}
 
 
 def test_every_door_is_walked_through(studio: Scene) -> None:
     application = studio.client.app
-    assert routes(application) - {WORKERS} == set(calls.ROUTES)
+    assert routes(application) - WORKERS == set(calls.ROUTES)
     assert set(calls.ENDPOINTS) == set(endpoints.names())
     assert set(calls.BUTTONS) | calls.PLAIN_BUTTONS == set(actions.VERBS)
     assert set(calls.TABS) == set(TABS)

@@ -13,16 +13,17 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 
 from diffusion_local import actor
 from diffusion_local.actor import LOCAL, Scope, acting
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import wire
+from diffusion_local.dispatch import sharing, wire
 from diffusion_local.dispatch.leased import LeasedDispatch
+from diffusion_local.dispatch.offers import Installed
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import utc_now
-from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost
+from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.web.api.watch import Watch
 
@@ -38,6 +39,7 @@ class Sessions:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._storage: Storage | None = None
+        self._installed = Installed(services.catalog)
         self._open: dict[str, LeasedDispatch] = {}
         self._lock = threading.Lock()
 
@@ -65,7 +67,7 @@ class Sessions:
     def _dispatch(self, slot: str, account: str) -> LeasedDispatch:
         with self._lock:
             self._storage = self._storage or Storage(self._services)
-        return LeasedDispatch(self._services, slot, self._storage, account)
+        return LeasedDispatch(self._services, slot, self._storage, account, self._installed)
 
     def _keep(self, dispatch: LeasedDispatch) -> None:
         with self._lock:
@@ -125,6 +127,18 @@ def router(services: Services, watch: Watch) -> APIRouter:
             return packed(await rung(arguments["seconds"], slot, session, account))
         version = str(head.get("version", ""))[:MAX_VERSION]
         return packed(await anyio.to_thread.run_sync(carried_out, name, arguments, slot, session, account, version))
+
+    @workers.get(f"{PATH}/file", include_in_schema=False, response_class=FileResponse)
+    def file(kind: str, name: str, path: str) -> FileResponse:
+        """A model file for a worker that lacks it; ranges are answered."""
+        actor.current().require(Scope.WORKER)
+        shared = None
+        if services.settings.share_models == "on":
+            with acting(LOCAL):
+                shared = sharing.find(services, kind, name)
+        if shared is None or path not in shared.files:
+            raise NotFound(message("no_shared_file", name=echo(name)))
+        return FileResponse(shared.files[path], media_type="application/octet-stream")
 
     async def rung(seconds: float, slot: str, session: str, account: str) -> bytes:
         """Whether anything changed in the queue since this session was told so last, within some seconds."""

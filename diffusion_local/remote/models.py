@@ -1,0 +1,113 @@
+"""Fetches model files from the studio that a joined worker lacks: in ranges, resumed after a break, and verified."""
+
+import itertools
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import httpx
+
+from diffusion_local import disk
+from diffusion_local.domain import SharedFile
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.messages import message
+from diffusion_local.remote.server import ROOT
+
+log = logging.getLogger(__name__)
+
+INCOMING = ".incoming"  # folder of what is on its way, beside what it becomes
+SAFE = re.compile(r"[^\\:\x00-\x1f]+")
+
+
+class Fetcher:
+    """Fetches into ``folders``, by kind. ``digest_of`` computes the digest of a model as the studio does."""
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        folders: Mapping[str, Path],
+        digest_of: Callable[[Path], str],
+        reserve_bytes: int,
+    ) -> None:
+        self._client = client
+        self._folders = folders
+        self._digest_of = digest_of
+        self._reserve = reserve_bytes
+        self._given_up: set[str] = set()
+
+    def fetch(self, missing: Sequence[SharedFile]) -> bool:
+        """Fetch what is missing; whether anything is new. What does not verify is not tried again.
+
+        Raises DatabaseProblem while the studio is away: what has come is kept, and the next call goes on with it.
+        """
+        new = False
+        for (kind, name), files in itertools.groupby(missing, key=lambda each: (each.kind, each.name)):
+            group = list(files)
+            if kind in self._folders and group[0].whole not in self._given_up:
+                new |= self._fetch_whole(self._folders[kind], name, group)
+        return new
+
+    def _fetch_whole(self, folder: Path, name: str, files: list[SharedFile]) -> bool:
+        """A model or adapter, which appears in ``folder`` only when all of it is there and is what it should be."""
+        top = {PurePosixPath(each.path).parts[0] for each in files}
+        if len(top) != 1 or not all(is_safe(each.path) for each in files):
+            return self._give_up(name, files, "the studio named an unusable path")
+        target, incoming = folder / top.pop(), folder / INCOMING / files[0].whole
+        if target.exists():
+            return self._give_up(name, files, "another file of this name is here")
+        with disk.storage_errors():
+            incoming.mkdir(disk.FOLDER, parents=True, exist_ok=True)
+            here = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file())
+            needed = sum(each.bytes for each in files) - here + self._reserve
+            if shutil.disk_usage(folder).free < needed:
+                return self._give_up(name, files, f"it needs {needed // 10**6} MB of free disk")
+            for each in files:
+                if not self._fetch_file(incoming / each.path, each):
+                    shutil.rmtree(incoming, ignore_errors=True)
+                    return self._give_up(name, files, f"{each.path} is not what the studio has")
+            whole = incoming / target.name
+            if self._digest_of(whole) != files[0].whole:
+                shutil.rmtree(incoming, ignore_errors=True)
+                return self._give_up(name, files, "its digest is not the studio's")
+            whole.replace(target)
+            shutil.rmtree(incoming, ignore_errors=True)
+        log.info("%s has come from the studio", name)
+        return True
+
+    def _give_up(self, name: str, files: list[SharedFile], why: str) -> bool:
+        self._given_up.add(files[0].whole)
+        log.error("%s cannot be fetched from the studio: %s", name, why)
+        return False
+
+    def _fetch_file(self, path: Path, file: SharedFile) -> bool:
+        """Fetch what is missing of a file; whether it is the studio's, as far as its own size and digest tell."""
+        path.parent.mkdir(disk.FOLDER, parents=True, exist_ok=True)
+        have = path.stat().st_size if path.exists() else 0
+        if have < file.bytes or not path.exists():
+            query = {"kind": file.kind, "name": file.name, "path": file.path}
+            headers = {"Range": f"bytes={have}-"} if have else {}
+            try:
+                with self._client.stream("GET", f"{ROOT}/worker/file", params=query, headers=headers) as answer:
+                    if answer.status_code not in (200, 206):
+                        answer.read()
+                        raise DatabaseProblem(message("model_unfetched", path=file.path, error=answer.status_code))
+                    with path.open("ab" if answer.status_code == 206 else "wb") as target:
+                        for piece in answer.iter_bytes():
+                            target.write(piece)
+                        target.flush()
+                        os.fsync(target.fileno())
+            except httpx.HTTPError as error:
+                raise DatabaseProblem(message("model_unfetched", path=file.path, error=error)) from None
+        if path.stat().st_size != file.bytes:
+            return False
+        return not file.sha256 or sha256(path.read_bytes()).hexdigest() == file.sha256
+
+
+def is_safe(path: str) -> bool:
+    """Whether a path of the studio stays below a folder here, on any system."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and SAFE.fullmatch(path) is not None and not path.startswith("/") and ".." not in parts
