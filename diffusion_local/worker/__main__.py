@@ -178,7 +178,7 @@ def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settin
         offers.UPSCALERS: settings.upscalers,
         offers.EMBEDDINGS: settings.embeddings,
     }
-    fetcher = dispatch.fetcher(folders, digests.of, settings.disk_reserve_mb * 10**6)
+    fetcher = dispatch.fetcher(folders, digests.sha256, settings.disk_reserve_mb * 10**6)
     while True:
         digests.run()
         files = offers.installed_files(catalog)
