@@ -19,6 +19,7 @@ from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, ServerProblem
 from diffusion_local.machines import fingerprint_of
 from diffusion_local.remote import pairing
+from diffusion_local.remote.dispatch import examine
 from diffusion_local.settings import Settings
 from diffusion_local.system.tls import self_signed
 from tests.support import eventually, sql
@@ -225,3 +226,17 @@ def test_the_page_shows_a_code_to_an_admin(owned: Services) -> None:
         :1
     ]
     assert owned.studio.machines.join(**proved(code)).machine == "attic"
+
+
+def test_the_doctor_looks_at_a_joined_machine(secure: tuple[str, Services, Path], tmp_path: Path) -> None:
+    url, services, _ = secure
+    settings = Settings.load(environ={}, home=tmp_path / "worker")
+    assert list(examine(settings)) == []  # it joined nothing
+    pairing.store(settings.home, pairing.pair(url, services.studio.machines.invite().code, "den"))
+    [found] = examine(settings)
+    assert (found.name, found.ok) == ("studio", True)
+    services.studio.machines.remove("den")
+    [found] = examine(settings)
+    assert not found.ok
+    assert "revoked" in found.text
+    assert "--code" in found.mend

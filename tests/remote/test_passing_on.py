@@ -128,14 +128,14 @@ def test_a_worker_passes_on_what_its_machine_could_not_make(
     [job_id] = enqueue(services.jobs)
     bad, good = join("attic"), join("cellar")
     worker = runner(bad, services, Faulty(error))
-    worker.work_off()
+    worker.run_due_jobs()
     worker.close()
     found = services.jobs.get(job_id)
     assert found.state is (State.FAILED if error is BadImage else State.QUEUED)
     assert (found.tries, found.crashes) == (0, 0)
     if error is not BadImage:
         worker = runner(good, services)
-        worker.work_off()
+        worker.run_due_jobs()
         worker.close()
         assert services.jobs.get(job_id).state is State.DONE
 
