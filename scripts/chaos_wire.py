@@ -37,6 +37,7 @@ from diffusion_local.models.digests import Digests
 from diffusion_local.settings import PREFIX, Settings
 
 LEASE_SECONDS = 6
+OWN_STEP_SECONDS = 0.5  # of the studio's own worker, so that the others make most pictures
 SMALL = {"width": 128, "height": 128, "steps": 4}
 SERVE = (
     "import sys, diffusion_local.supervisor.supervisor as s; s.LAST_RESTART_DELAY = 1.0; s.JOBS_POLL_SECONDS = 1.0; "
@@ -273,7 +274,7 @@ def run(jobs: int, faults: int, seconds: float, seed: int, step_seconds: float =
             engine="fake",
             port=port,
             lease_seconds=LEASE_SECONDS,
-            fake_step_seconds=step_seconds,
+            fake_step_seconds=OWN_STEP_SECONDS,
         )
         services = open_services(settings)
         Digests(services.catalog.shelf, services.catalog.default.folder).run()
@@ -311,6 +312,8 @@ def run(jobs: int, faults: int, seconds: float, seed: int, step_seconds: float =
             "faults": dict(killer.counts),
             "states": dict(total),
             "pictures": sum(1 for _ in settings.gallery.rglob("*.png")),
+            "pictures_of": {each.name: each.pictures_per_hour for each in services.studio.machines.all()},
+            "audit": found.counts,
             "seconds": round(time.monotonic() - began, 1),
             "violations": violations,
             "logs": {} if not violations else {log.stem: log.read_text()[-2000:] for log in folder.glob("*.log")},

@@ -12,13 +12,14 @@ from diffusion_local.queue.workers import is_silent
 
 def able_slots(services: Services, params: Params, slot: str, kind: str = "") -> set[str]:
     """Live slots other than ``slot`` that could make such a picture; of its own machine none, if a file was missing."""
-    here, now = installed_files(services.catalog), datetime.now(UTC)
+    here, now, leases = installed_files(services.catalog), datetime.now(UTC), services.leases.all()
+    leased = {lease.slot for lease in leases}
     found = {
         worker.slot
         for worker in services.workers.list_all()
-        if not machine_of(worker.slot) and worker.status != "stopped" and not is_silent(worker, now)
+        if worker.slot not in leased and worker.status != "stopped" and not is_silent(worker, now)
     }
-    for lease in services.leases.all():
+    for lease in leases:
         if not lease.expired(now) and services.machines.state(lease.slot) == ACTIVE:
             found |= {lease.slot} if Runnable(here, lease.files).params(params) else set()
     if kind == ModelUnavailable.kind:

@@ -7,7 +7,6 @@ from typing import Any
 from diffusion_local.actor import Scope, current
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams
-from diffusion_local.queue.machines import machine_of
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_machines, view_settings
 from diffusion_local.web.ui.live import live
@@ -31,9 +30,11 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
             groups.append(("accounts", view_settings.accounts(people(studio), current().name)))
     groups.append(("health", view_settings.findings(health.findings(), health.looking, admin, paths)))
     if admin:
-        here = [each for each in snapshot.workers if not machine_of(each.slot)]
+        machines = studio.machines.all()
+        elsewhere = {slot.slot for machine in machines for slot in machine.slots}
+        here = [each for each in snapshot.workers if each.slot not in elsewhere]
         groups.append(("machine", view_settings.machine(here, health.vitals(), settings, now)))
-        groups.append(("machines", view_machines.machines(studio.machines.all())))
+        groups.append(("machines", view_machines.machines(machines)))
         if paths:
             groups.append(("folders", view_settings.folders(settings)))
     groups.append(("versions", view_settings.versions(health.versions())))

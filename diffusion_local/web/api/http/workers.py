@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
@@ -27,8 +27,11 @@ from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost
 from diffusion_local.messages import message
 from diffusion_local.web.api.watch import Watch
 
+T = TypeVar("T")
+
 PATH = "/worker"
 MOST_SESSIONS = 1000
+THREADS = 4  # for calls of workers
 MAX_VERSION = 40  # characters
 MOST_WAIT = 20.0  # seconds of one wait; proxies cut what takes longer
 
@@ -114,6 +117,7 @@ def raising(error: Exception) -> Callable[[], Any]:
 def router(services: Services, watch: Watch) -> APIRouter:
     workers = APIRouter(tags=["workers"])
     sessions, bell = Sessions(services), Rings()
+    threads: anyio.CapacityLimiter | None = None
     services.queue.listeners.append(bell.ring)
 
     @workers.post(PATH, include_in_schema=False, response_class=Response)
@@ -126,7 +130,13 @@ def router(services: Services, watch: Watch) -> APIRouter:
         if name == "wait":
             return packed(await rung(arguments["seconds"], slot, session, account))
         version = str(head.get("version", ""))[:MAX_VERSION]
-        return packed(await anyio.to_thread.run_sync(carried_out, name, arguments, slot, session, account, version))
+        return packed(await in_turn(carried_out, name, arguments, slot, session, account, version))
+
+    async def in_turn(work: Callable[..., T], *args: Any) -> T:
+        """Run in a thread, few at a time: more would only wait for the database's lock, and keep the page waiting."""
+        nonlocal threads
+        threads = threads or anyio.CapacityLimiter(THREADS)
+        return await anyio.to_thread.run_sync(work, *args, limiter=threads)
 
     @workers.get(f"{PATH}/file", include_in_schema=False, response_class=FileResponse)
     def file(kind: str, name: str, path: str) -> FileResponse:
@@ -143,7 +153,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
     async def rung(seconds: float, slot: str, session: str, account: str) -> bytes:
         """Whether anything changed in the queue since this session was told so last, within some seconds."""
         try:
-            dispatch, now = await anyio.to_thread.run_sync(waiting, slot, session, account)
+            dispatch, now = await in_turn(waiting, slot, session, account)
         except DiffusionLocalError as error:
             return wire.response(raising(error))
         seen, dispatch.seen_moment = dispatch.seen_moment, now
