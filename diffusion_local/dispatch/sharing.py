@@ -5,7 +5,16 @@ from hashlib import sha256
 from pathlib import Path
 
 from diffusion_local.compose import Services
-from diffusion_local.dispatch.offers import EMBEDDINGS, LORAS, MODELS, UPSCALERS, VAES, installed_files, required_files
+from diffusion_local.dispatch.offers import (
+    CONTROLS,
+    EMBEDDINGS,
+    LORAS,
+    MODELS,
+    UPSCALERS,
+    VAES,
+    installed_files,
+    required_files,
+)
 from diffusion_local.domain import SharedFile
 from diffusion_local.queue.leases import Files
 
@@ -49,7 +58,13 @@ def find(services: Services, kind: str, name: str) -> Shared | None:
         if found is None or found.sources or found.source == "bundled":
             return None
         return Shared(found.sha256, files_below(found.path))
-    kinds = {LORAS: catalog.loras, VAES: catalog.vaes, UPSCALERS: catalog.upscalers, EMBEDDINGS: catalog.embeddings}
+    kinds = {
+        LORAS: catalog.loras,
+        VAES: catalog.vaes,
+        UPSCALERS: catalog.upscalers,
+        EMBEDDINGS: catalog.embeddings,
+        CONTROLS: catalog.controls,
+    }
     if kind not in kinds:
         return None
     adapter = next((each for each in kinds[kind]() if each.name == name and each.ready and each.sha256), None)

@@ -177,6 +177,7 @@ def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settin
         offers.VAES: settings.vae,
         offers.UPSCALERS: settings.upscalers,
         offers.EMBEDDINGS: settings.embeddings,
+        offers.CONTROLS: settings.controlnet,
     }
     fetcher = dispatch.fetcher(folders, digests.sha256, settings.disk_reserve_mb * 10**6)
     while True:
