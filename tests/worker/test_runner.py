@@ -313,6 +313,7 @@ def test_with_too_little_room_the_queue_holds_itself_back_and_goes_on_by_itself(
     assert services.control.blocked_reason() == ""
 
 
+@pytest.mark.sqlite
 def test_a_database_that_is_locked_for_a_while_loses_nothing(
     settings: object, services: Services, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
