@@ -47,6 +47,7 @@ LIST = b"a tree\na hill"
 A1111_SAYS_NOTHING = {
     *(f"GET /sdapi/v1{path}" for path in (*EMPTY, "/cmd-flags", "/memory", "/latent-upscale-modes")),
     *(f"POST /sdapi/v1/{path}" for path in ("refresh-embeddings", "unload-checkpoint", "reload-checkpoint")),
+    *(f"GET /controlnet/{path}" for path in ("version", "settings", "module_list")),
     "GET /internal/ping",
 }
 #: Routes that say nothing to the Studio: words about the program, or a calculation from what was sent.
