@@ -32,6 +32,8 @@ from diffusion_local.models.weights import COMFY, FP4, GGUF, INT8, NF4, PLAIN_FP
 
 #: Schemes of quantisation that parts of models are loaded from: each is undone as it is read.
 LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, COMFY, NF4, FP4, INT8))
+#: Scheme of integers with one scale for each row: of ControlNets such weights are multiplied out.
+INT8_ROWS = "int8"
 #: Schemes of a VAE that replaces a model's own.
 LOADED_VAE = frozenset(("", PLAIN_FP8))
 #: The package that reads files of a container.
@@ -285,7 +287,8 @@ def control_verdict(found: Probe) -> Verdict:
         return Verdict(
             RECOGNISED, message("file_as_container", title=describe_attachment(found), container=container_title(found))
         )
-    return container_verdict(found.container, (found.quantisation,), describe_attachment(found)) or USABLE
+    scheme = "" if found.quantisation == INT8_ROWS else found.quantisation
+    return container_verdict(found.container, (scheme,), describe_attachment(found)) or USABLE
 
 
 def encoder_verdict(found: Probe) -> Verdict:

@@ -15,7 +15,7 @@ from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import control_nets, controls, samplers
+from diffusion_local.engine import control_nets, controls, preprocessors, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs
@@ -23,6 +23,7 @@ from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.options.types import Control, ControlType
+from scripts.starter.train_control import overlap
 from tests.engine import test_flow_families as flow
 from tests.engine import test_language_families as language
 from tests.engine import tiny as small
@@ -384,3 +385,27 @@ def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
     assert seen[0].size == (128, 128)
     blue = np.asarray(at_home.circle)[0, 0]
     assert (np.abs(np.asarray(seen[0]).astype(int) - blue) < 3).mean() > 0.9  # the corner, without most of the circle
+
+
+def test_the_starters_own_control_works_out_of_the_box(
+    diffusers_engine: DiffusersEngine, starter: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture follows the edges of another one, moved to where the model would not draw it by itself."""
+    materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
+    monkeypatch.setattr(diffusers_engine, "_materials", materials)
+
+    def made(seed: int, **more: Any) -> PIL.Image:
+        params = at_home.services.catalog.complete("a red apple", {"seed": seed, "steps": 8, **more})
+        return diffusers_engine.generate(params, lambda *_: None).image
+
+    apple = made(1)
+    moved = PIL.new("RGB", apple.size, apple.getpixel((2, 2)))  # type: ignore[arg-type]
+    moved.paste(apple.resize((150, 150)), (8, 90))
+    wanted = preprocessors.canny(np.asarray(moved))[..., 0] > 0
+
+    def found(**more: Any) -> float:
+        edges = preprocessors.canny(np.asarray(made(5, **more)))[..., 0] > 0
+        return float(overlap(wanted[None], edges[None])[0])
+
+    assert found(controls=[{"image": at_home.add(moved), "type": "canny"}]) > 0.7
+    assert found() < 0.5

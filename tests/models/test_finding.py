@@ -170,7 +170,7 @@ def test_a_programs_root_is_used_in_place(
     adapters = {folder: [each.name for each in found] for folder, found in library.adapters().items()}
     assert adapters == {
         "loras": ["lora-program"], "vae": ["vae-program"], "upscalers": ["upscaler-program"],
-        "embeddings": ["embedding-program"], "controlnet": ["controlnet-program"],
+        "embeddings": ["embedding-program"], "controlnet": ["controlnet-program", "starter-edges"],
         "text_encoders": ["text_encoder-program"],
     }  # fmt: skip
     params = services.catalog.complete("x <lora:lora-program:0.5>", {"seed": 1, "model": "checkpoint-program"})

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,14 @@ def settings(services: Services) -> Settings:
 
 
 @pytest.fixture(autouse=True)
-def sample(settings: Settings) -> Iterator[None]:
+def sample(services: Services, settings: Settings) -> Iterator[None]:
+    """One ControlNet, without the starter model's own beside it."""
     write_header(settings.controlnet / "edges.safetensors", CONTROLNET)
+    shelf = services.catalog.shelf
+    places = shelf.places
+    shelf.places = replace(places, bundled_control=None)
     yield
+    shelf.places = places
     for path in settings.controlnet.iterdir():
         path.unlink()
 
