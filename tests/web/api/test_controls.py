@@ -96,7 +96,7 @@ SD15 = CONTROLNET | {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"image": "0" * 64}, "is kept here"),
+        ({"image": "0" * 64}, "Add it first"),
         ({"type": "magic"}, "canny"),
         ({"model": "gone"}, "gone"),
         ({"model": "sd15"}, "made for SD 1"),
