@@ -130,6 +130,7 @@ class RabbitServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
+        self._names_port = self._port + 2 if self._port < 65_000 else self._port - 2
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -145,7 +146,7 @@ class RabbitServer:
             "RABBITMQ_NODENAME": f"test{self._port}@localhost",
             "RABBITMQ_DIST_PORT": str(self._port + 1 if self._port < 65_000 else self._port - 1),
             "RABBITMQ_PID_FILE": str(self._folder / "pid"),
-            "ERL_EPMD_PORT": str(self._port + 2 if self._port < 65_000 else self._port - 2),
+            "ERL_EPMD_PORT": str(self._names_port),
         }
         with (self._folder / "rabbit.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -158,6 +159,8 @@ class RabbitServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
             self._process = None
+            # Erlang's name server is a daemon of its own.
+            subprocess.run(["epmd", "-port", str(self._names_port), "-kill"], stdout=subprocess.DEVNULL, check=False)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1) as connection:
