@@ -57,6 +57,14 @@ class Folders:
         return self.home / "text_encoders"
 
     @property
+    def ip_adapters(self) -> Path:
+        return self.home / "ip_adapters"
+
+    @property
+    def clip_vision(self) -> Path:
+        return self.home / "clip_vision"
+
+    @property
     def removed(self) -> Path:
         """Models removed from the catalogue, until they are deleted."""
         return self.home / "removed"
@@ -133,7 +141,16 @@ class Folders:
             self.logs,
             self.locks,
         )
-        adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.controlnet, self.text_encoders)
+        adapters = (
+            self.loras,
+            self.vae,
+            self.upscalers,
+            self.embeddings,
+            self.controlnet,
+            self.text_encoders,
+            self.ip_adapters,
+            self.clip_vision,
+        )
         for folder in (self.home, *data, self.models, *adapters):
             folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
 

@@ -20,7 +20,9 @@ from diffusion_local.notify.dispatcher import report_time
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 
 #: Never shown: credentials, and addresses and commands that often contain some.
-SECRET = frozenset({"token", "hub_token", "webhook_secret", "webhooks", "tls_key", "database", "gallery", "queue"})
+SECRET = frozenset(
+    {"token", "hub_token", "webhook_secret", "prompt_helper_key", "webhooks", "tls_key", "database", "gallery", "queue"}
+)
 #: Shown only to those who may see paths of this machine.
 PATHS = frozenset({"home", "tls_cert", "configs"})
 NO_LIMIT = 1_000_000_000

@@ -148,6 +148,11 @@ class Settings(Folders):
     keep_sources_days: int = setting(
         30, "days that a source picture is kept which no job and no picture refers to; 0 keeps it for ever"
     )
+    prompt_helper_url: str = setting(
+        "", "OpenAI-compatible address of a language model for prompts, such as http://localhost:11434/v1; off if empty"
+    )
+    prompt_helper_model: str = setting("", "model that is asked for there, such as llama3.2")
+    prompt_helper_key: str = setting("", "key of that address", file_only=True)
     webhooks: str = setting("", "addresses that are told of every event, separated by spaces or commas")
     webhook_events: str = setting(
         "batch.done, job.failed, queue.idle, queue.paused", "the events that they are told of"

@@ -79,6 +79,21 @@ def format_preview(preview: Preview) -> list[str]:
     return lines + [f"note: {warning}" for warning in preview.warnings]
 
 
+@app.command("help-prompt")
+@with_studio
+def help_prompt(
+    studio: AnyStudio,
+    prompt: str,
+    task: Annotated[str, typer.Option(help="rewrite, translate or vary.")] = "rewrite",
+    language: Annotated[str, typer.Option(help="That a prompt is translated into.")] = "English",
+    count: Annotated[int, typer.Option(help="Prompts to vary into.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Have a language model rewrite, translate or vary a prompt (setting prompt_helper_url)."""
+    found = studio.prompts.help(prompt, task=task, language=language, count=count)
+    print_result(asdict(found), as_json, found.prompts)
+
+
 @app.command()
 @with_studio
 def again(

@@ -108,7 +108,10 @@ def download(
     repo: str,
     file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository.")] = "",
     into: Annotated[
-        str, typer.Option(help="models, loras, vae, upscalers, embeddings, controlnet or text_encoders.")
+        str,
+        typer.Option(
+            help="models, loras, vae, upscalers, embeddings, controlnet, text_encoders, ip_adapters or clip_vision."
+        ),
     ] = "models",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     as_json: AsJson = False,

@@ -15,6 +15,7 @@ MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
 )  # fmt: skip
 FRESH_SECONDS = 3.0
 UPSCALER = "upscaler "  # as ``Params.runs_on`` names one
+IP_ADAPTERS, CLIP_VISION = "ip_adapters", "clip_vision"
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
@@ -23,6 +24,8 @@ def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
         (LORAS, catalog.loras),
         (VAES, catalog.vaes),
         (UPSCALERS, catalog.upscalers),
+        (IP_ADAPTERS, catalog.ip_adapters),
+        (CLIP_VISION, catalog.image_encoders),
         (EMBEDDINGS, catalog.embeddings),
         (CONTROLS, catalog.controls),
     )
@@ -96,6 +99,10 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
         yield UPSCALERS, params.hires_upscaler
     yield from ((LORAS, lora.name) for lora in params.loras)
     yield from ((CONTROLS, control.model) for control in params.controls)
+    adapters = [each.adapter for each in params.references if each.adapter]
+    yield from ((IP_ADAPTERS, name) for name in adapters)
+    if adapters:  # which of them an adapter needs is decided by the worker
+        yield from ((CLIP_VISION, name) for name in here.get(CLIP_VISION, {}))
     if params.vae:
         yield VAES, params.vae
     for name in here.get(EMBEDDINGS, {}):  # they are named by words of the prompt

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from diffusion_local import families
 from diffusion_local.domain import Lora, Params
-from diffusion_local.engine import faults, placement, previews, references
+from diffusion_local.engine import faults, ip_adapters, placement, previews, references
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
@@ -37,11 +37,16 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
     loaded.pictures = references.opened(params, materials)
     apply_vae(loaded, params.vae, materials, device)
     apply_loras(loaded, params.loras, materials)
+    if loaded.ip_adapters or any(each.adapter for each in params.references):
+        what = "IP-Adapter " + ", ".join(each.adapter for each in params.references if each.adapter)
+        load_named(what, lambda: ip_adapters.put_in(loaded, params, materials), loaded.model.id)
     words = apply_embeddings(loaded, params, materials)
     if params.vae:
         facts["vae_hash"] = short_hash(materials.vae(params.vae))
     if params.loras:
         facts["lora_hashes"] = {lora.name: short_hash(materials.lora(lora.name)) for lora in params.loras}
+    if loaded.ip_adapters:
+        facts["ip_adapter_hashes"] = {name: short_hash(materials.ip_adapter(name)) for name in loaded.ip_adapters}
     if words:
         facts["embedding_hashes"] = {word: short_hash(path) for word, path in words.items()}
     return facts

@@ -221,11 +221,12 @@ class DiffusersEngine:
         if not crew.live:
             raise Interrupted
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
-        room = self._rack.room_for_graphs(need)
+        # attention to pictures is neither in the fused forms nor among the inputs of graphs
+        room = 0 if loaded.ip_adapters else self._rack.room_for_graphs(need)
         whole = loaded.rung in placement.WHOLE
         form = (
             loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph))
-            if loaded.rung in RUNGS and not loaded.hooked
+            if loaded.rung in RUNGS and not loaded.hooked and not loaded.ip_adapters
             else None
         )
         encoders = clip_encoders(loaded.pipe) if whole else {}

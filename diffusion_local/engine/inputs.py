@@ -14,7 +14,8 @@ from diffusion_local.messages import message
 from diffusion_local.models.adapters import VAE, Adapter
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.index import ModelIndex
-from diffusion_local.models.probe import CONTROL, EMBEDDING, LORA, UPSCALER
+from diffusion_local.models.parts import VISION
+from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.settings import Settings
 
@@ -57,6 +58,16 @@ class PictureInputs:
 
     def upscaler(self, name: str) -> Path:
         return self._file(UPSCALER, name, "upscaler")
+
+    def ip_adapter(self, name: str) -> Path:
+        return self._file(IP_ADAPTER, name, "IP-Adapter")
+
+    def image_encoder(self, width: int, hidden: bool) -> Path:
+        """The image encoder whose hidden states, or else what it projects, have a width. Raises ModelUnavailable."""
+        for each in self._adapters(VISION):
+            if each.ready and each.widths[hidden] == width:
+                return each.path
+        raise ModelUnavailable(message("encoder_missing", width=width))
 
     def embeddings(self) -> dict[str, Path]:
         """Textual inversions by the word that calls them up."""

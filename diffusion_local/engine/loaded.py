@@ -46,6 +46,10 @@ class Loaded:
     controls: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     words: frozenset[str] = frozenset()
     vae: str = ""
+    #: IP-Adapters in its UNet by name, what they read in the present pass, and what image encoders gave before.
+    ip_adapters: tuple[str, ...] = ()
+    seen: Any = None
+    embeddings: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
     #: Pictures (RGB) that the model reads beside the prompt in the present pass.
     pictures: list[PIL.Image] = field(default_factory=list)
     own_vae: tuple[Any, previews.Factors | None] | None = None

@@ -20,6 +20,7 @@ from diffusion_local.engine import (
     faults,
     img2img,
     inpainting,
+    ip_adapters,
     placement,
     previews,
     references,
@@ -155,6 +156,7 @@ class Work:
 
             # 4. Noise to latents, step by step.
             watch = Stopwatch(device)
+            run = ip_adapters.adapted(loaded, params, run)
             with guides.around(pipe):
                 latents: torch.Tensor = run(
                     **embedded[min(before // scheduler.order, len(embedded) - 1)],

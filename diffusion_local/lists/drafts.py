@@ -19,6 +19,7 @@ from diffusion_local.models.prompt_limits import count_read, prompt_warnings, ta
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.validate import extract_lora_tags, ignored_warnings, lora_from_tag, seed_series
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
+from diffusion_local.prompt_helper import MAX_VARIANTS, HelpedPrompt, PromptHelper
 from diffusion_local.settings import Settings
 
 MAX_EXAMINED = 10  # different prompts per submit that are examined for warnings
@@ -175,6 +176,14 @@ class Prompts:
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._helper = PromptHelper(settings)
+
+    def help(self, prompt: str, *, task: str = "rewrite", language: str = "English", count: int = 4) -> HelpedPrompt:
+        """Prompts that the prompt helper makes of a prompt; nothing is enqueued. ``count``: how many it varies into.
+
+        Raises InvalidParams, Conflict if no helper is set, and NotDone if it gives no usable answer.
+        """
+        return self._helper.help(prompt, task, language, check_integer("count", count, 1, MAX_VARIANTS))
 
     def count_tokens(self, prompt: str, model: str = "") -> tuple[int, int]:
         """(tokens of a prompt, how many the model's text encoder reads at once); zeros if that is not known."""

@@ -11,7 +11,7 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models import parts, side_files, verdicts
 from diffusion_local.models.description import READY, RECOGNISED
-from diffusion_local.models.probe import CONTROL, EMBEDDING, LORA, UPSCALER, Contents, Probe
+from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Contents, Probe
 from diffusion_local.models.verdicts import Verdict
 
 VAE, TEXT_ENCODER = parts.VAE, parts.TEXT_ENCODER
@@ -24,7 +24,8 @@ class Adapter:
     """A file that changes what a model makes. ``architecture`` is the one or the family that it fits, empty where it
     fits every model or nothing tells; ``part`` the id of a VAE or text encoder. ``words`` are those that call a
     LoRA up,
-    as its training noted them, the most frequent first. ``method`` and ``layout`` are a LoRA's."""
+    as its training noted them, the most frequent first. ``method`` and ``layout`` are a LoRA's, ``widths`` as in
+    ``Probe``."""
 
     name: str
     kind: str
@@ -41,6 +42,7 @@ class Adapter:
     part: str = ""
     method: str = ""
     layout: str = ""
+    widths: tuple[int, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -76,13 +78,14 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
         part=vae or (probe.id if same else ""),
         method=probe.lora.method if probe.lora else "",
         layout=probe.lora.layout if probe.lora else "",
+        widths=probe.widths if same else (),
     )
 
 
 def base_architecture(kind: str, probe: Probe, vae: str) -> str:
     if kind == LORA and probe.lora:
         return probe.lora.base
-    return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind in (EMBEDDING, CONTROL) else ""
+    return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind in (EMBEDDING, CONTROL, IP_ADAPTER) else ""
 
 
 #: Files that spandrel opens: safetensors, and pickles with an unpickler that only builds tensors.

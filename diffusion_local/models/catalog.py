@@ -29,13 +29,14 @@ from diffusion_local.models.description import READY, RECOGNISED
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.index import STARTER as STARTER
 from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
-from diffusion_local.models.probe import CONTROL, EMBEDDING, LORA, UPSCALER, Probe
+from diffusion_local.models.parts import VISION
+from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Probe
 from diffusion_local.models.source import Source
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
-from diffusion_local.options.types import Control, ControlType
+from diffusion_local.options.types import Control, ControlType, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 
 #: Fields of a model that concern only the machine where its files lie.
@@ -158,6 +159,12 @@ class Catalog:
         """ControlNets and T2I-Adapters."""
         return self.shelf.adapters(CONTROL)
 
+    def ip_adapters(self) -> list[Adapter]:
+        return self.shelf.adapters(IP_ADAPTER)
+
+    def image_encoders(self) -> list[Adapter]:
+        return self.shelf.adapters(VISION)
+
     def text_encoders(self) -> list[Adapter]:
         return self.shelf.adapters(TEXT_ENCODER)
 
@@ -184,6 +191,7 @@ class Catalog:
         params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)
         if drawn:
             params = extract_lora_tags(params)
+        params = references.with_adapters(params, model.architecture, self.ip_adapters)
         return self._named_loras(params)
 
     def _advice(self, params: Params, model: Model) -> Defaults | None:
@@ -223,6 +231,8 @@ class Catalog:
         self.check_loras(params, model)
         references.check(params, model.id, model.architecture, self.size_of)
         self.check_controls(params, model)
+        if any(each.use is not Use.EDIT for each in params.references):
+            references.check_adapters(params, model, self.ip_adapters(), self.image_encoders())
         if params.vae:
             check_adapter("vae", params.vae, self.vaes(), model.architecture)
         self._check_words(params, model)

@@ -114,6 +114,8 @@ class ModelDirectories:
     controlnet: Path | None = None
     text_encoders: Path | None = None
     bundled_control: Path | None = None
+    ip_adapters: Path | None = None
+    clip_vision: Path | None = None
     configs: Path | None = None
     hub_cache: Path | None = None
     added: Path | None = None
@@ -131,6 +133,8 @@ class ModelDirectories:
             controlnet=settings.controlnet,
             text_encoders=settings.text_encoders,
             bundled_control=settings.starter_control,
+            ip_adapters=settings.ip_adapters,
+            clip_vision=settings.clip_vision,
             configs=settings.configs_folder,
             hub_cache=hub_cache(),
             added=settings.home / "models.json",
@@ -139,7 +143,7 @@ class ModelDirectories:
         )
 
     def folder(self, name: str) -> Path | None:
-        """``loras``, ``vae``, ``upscalers``, ``embeddings``, ``controlnet`` or ``text_encoders``."""
+        """A folder of files that go with models, by its name in the home."""
         found: Path | None = getattr(self, name)
         return found
 

@@ -15,6 +15,7 @@ from diffusion_local.models.probe import (
     CONTROL,
     DENOISER,
     EMBEDDING,
+    IP_ADAPTER,
     LORA,
     UNKNOWN,
     UPSCALER,
@@ -97,6 +98,8 @@ def detect_attachment(header: Header) -> Probe | None:
                 if each.id in CONTROLS:
                     form = control_form(view)
                     return Probe(CONTROL, id=form or each.id, title=each.title, base=base_of(view), naming=form)
+                if each.id == "ip_adapter" and (known := ip_adapter(view)):
+                    return known
                 return Probe(ATTACHMENT, id=each.id, title=each.title, base=base_of(view))
     if any(name.startswith("lllite_") for name in header.tensors):
         return Probe(CONTROL, id="controlnet", title="a ControlNet (LLLite)", base="sdxl")
@@ -125,6 +128,34 @@ CONTROL_FORMS = (
 def control_form(view: TensorView) -> str:
     """The form in which the engine loads a control, empty for one that it does not load."""
     return next((form for form, names in CONTROL_FORMS if view.has(*names)), "")
+
+
+#: Kinds of IP-Adapters for UNets by a tensor that only they have, whose last dimension is the width of what they read.
+#: ``faceid`` reads faces as a recognition network describes them, the others pictures by an image encoder: ``plain``
+#: what it projects, ``plus`` and ``full`` its hidden states.
+IP_ADAPTERS = (
+    ("image_proj.perceiver_resampler.proj_in.weight", "faceid"), ("image_proj.proj_in.weight", "plus"),
+    ("image_proj.proj.3.weight", "full"), ("image_proj.proj.2.weight", "faceid"), ("image_proj.proj.weight", "plain"),
+)  # fmt: skip
+
+
+def ip_adapter(view: TensorView) -> Probe | None:
+    """An IP-Adapter for a UNet. None for those of transformers."""
+    entrance = view.shape("ip_adapter.1.to_k_ip.weight")
+    if entrance is None:
+        return None
+    for name, kind in IP_ADAPTERS:
+        if shape := view.shape(name):
+            base = families.BY_TEXT_WIDTH.get(entrance[-1], "")
+            return Probe(IP_ADAPTER, id=kind, title="an IP-Adapter", base=base, widths=(shape[-1],))
+    return None
+
+
+def widths_of(view: TensorView) -> tuple[int, ...]:
+    """(projected, hidden) of what a CLIP image encoder gives; empty for other encoders."""
+    hidden = view.shape("vision_model.embeddings.class_embedding")
+    projected = view.shape("visual_projection.weight")
+    return (projected[0], hidden[-1]) if hidden and projected else ()
 
 
 def base_of(view: TensorView) -> str:
@@ -176,7 +207,8 @@ def detect_part(header: Header) -> Probe | None:
     for view, among in tried:
         if each := parts.best_match(view, among):
             held = (denoisers.held_part(each.id, view),)
-            return Probe(each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view))
+            widths = widths_of(view) if each.kind == parts.VISION else ()
+            return Probe(each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view), widths=widths)
     if any(len(tensor.shape) == 5 for tensor in header.tensors.values()) and any(
         "decoder." in name for name in header.tensors
     ):

@@ -18,6 +18,7 @@ from diffusion_local.models.formats import PICKLES, SUFFIXES
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.ids import ModelIds
+from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CHECKPOINT, CONTROL, DENOISER, STRANGER, UNKNOWN, Contents
 from diffusion_local.models.program_roots import ProgramFolder, find_folders
 from diffusion_local.models.verdicts import PLACES
@@ -108,18 +109,21 @@ class ModelIndex:
         folder = self.places.folder(PLACES[kind])
         real: set[tuple[int, int]] = set()
         for seen in walk(folder) if folder and folder.is_dir() else ():
-            if seen.folder and kind == CONTROL and (weights := weights_in(seen.path)):
-                if (mark := identity(weights)) not in real:
-                    real.add(mark)
-                    self._enter(found, self._adapter(weights, kind), "/".join(seen.below) or seen.path.name)
-            elif not seen.folder and (mark := identity(seen.path)) not in real:
+            path = seen.path
+            if seen.folder:
+                folder_weights = {CONTROL: weights_in, VISION: encoder_in}.get(kind)
+                inside = folder_weights(seen.path) if folder_weights else None
+                if inside is None:
+                    continue
+                path = inside
+            if (mark := identity(path)) not in real:
                 real.add(mark)
-                name = "/".join([*seen.below, seen.path.name])
-                self._enter(found, self._adapter(seen.path, kind), name.removesuffix(seen.path.suffix))
+                name = "/".join(seen.below if seen.folder else [*seen.below, seen.path.name]) or seen.path.name
+                self._enter(found, self._adapter(path, kind), name.removesuffix(path.suffix))
         for place in self._elsewhere():
             path, name = place.file.path, stem_of(place)
             if place.file.folder:
-                weights = weights_in(path) if kind == CONTROL else None
+                weights = weights_in(path) if kind == CONTROL else encoder_in(path) if kind == VISION else None
                 if weights is None:
                     continue
                 path = weights
@@ -283,6 +287,12 @@ class ModelIndex:
             return not place.cached and place.file.path.suffix.lower() not in PICKLES
         unknown = contents.probe.kind == UNKNOWN and not place.cached and contents.probe.container != PICKLE
         return contents.probe.kind in MODELS or unknown
+
+
+def encoder_in(folder: Path) -> Path | None:
+    """The weights of an image encoder in its folder, if they are one file."""
+    found = sorted(folder.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else None
 
 
 def stem_of(place: ProgramFolder) -> str:

@@ -11,8 +11,9 @@ from diffusion_local.models.loras import LoraFile
 from diffusion_local.models.unets import Unet
 
 #: Kinds of files beside those of ``parts``.
-CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, ATTACHMENT, STRANGER, UNKNOWN = (
-    "checkpoint", "denoiser", "lora", "embedding", "upscaler", "control", "attachment", "stranger", "unknown",
+CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, IP_ADAPTER, ATTACHMENT, STRANGER, UNKNOWN = (
+    "checkpoint", "denoiser", "lora", "embedding", "upscaler", "control", "ip_adapter", "attachment", "stranger",
+    "unknown",
 )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ class Probe:
     of the
     main part. ``id`` is that of a part, an attachment, or a stranger's title; ``base`` what an attachment fits.
 
+    ``widths``: the width of what an IP-Adapter reads, or those of what an image encoder gives: projected, hidden.
     ``sizes`` are entries of the denoiser's configuration that its tensors tell.
     ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``zero_snr`` says that its
     noise ends at a signal of zero. ``old_names`` says that the text encoder has names of older programs.
@@ -59,6 +61,7 @@ class Probe:
     old_names: bool = False
     lora: LoraFile | None = field(default=None, compare=False)
     calls: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
 
     @property
     def family(self) -> str:

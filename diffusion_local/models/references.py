@@ -1,17 +1,21 @@
 """Rules about pictures that a model reads beside the prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusion_local import families
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
+from diffusion_local.models.adapters import Adapter, adapter_fits, check_adapter
 from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, nearest_size
 from diffusion_local.options.types import Use
 from diffusion_local.options.validate import SizeOf
+
+if TYPE_CHECKING:
+    from diffusion_local.models.catalog import Model
 
 #: Least side in pixels of a picture that a model reads, and how many times the other side may be as long.
 MIN_SIDE, MAX_RATIO = 64, 8
@@ -48,4 +52,55 @@ def check(params: Params, model: str, architecture: str, size_of: SizeOf) -> Non
             least, ratio = MIN_SIDE, MAX_RATIO
             raise InvalidParams(
                 "references", message("reference_shape", least=least, ratio=ratio, got=f"{width}x{height}")
+            )
+
+
+#: Families whose models take IP-Adapters.
+TAKES_ADAPTERS = ("sd", "sdxl")
+#: Image encoders as they are published, by the widths that they give.
+USUAL = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
+
+
+def with_adapters(params: Params, architecture: str, known: Callable[[], list[Adapter]]) -> Params:
+    """The params with an IP-Adapter for each reference that is read by one: if none is named, the first that fits."""
+    if all(each.use is Use.EDIT or each.adapter for each in params.references):
+        return params
+    usable = [each for each in known() if each.ready and adapter_fits(each, architecture)]
+    chosen = tuple(
+        each if each.use is Use.EDIT or each.adapter else replace(each, adapter=adapter_for(each.use, usable))
+        for each in params.references
+    )
+    return replace(params, references=chosen)
+
+
+def adapter_for(use: Use, usable: list[Adapter]) -> str:
+    """The name of the IP-Adapter for a use: one for faces has the word in its name. Empty if there is none."""
+    for_faces = [each for each in usable if "face" in each.name.lower()]
+    others = [each for each in usable if each not in for_faces]
+    preferred = [*for_faces, *others] if use is Use.FACE else [*others, *for_faces]
+    return preferred[0].name if preferred else ""
+
+
+def encoder_for(adapter: Adapter, encoders: list[Adapter]) -> Adapter | None:
+    """The image encoder that gives what an IP-Adapter reads."""
+    place = 0 if adapter.part == "plain" else 1
+    return next((each for each in encoders if each.ready and each.widths[place] == adapter.widths[0]), None)
+
+
+def check_adapters(params: Params, model: "Model", known: list[Adapter], encoders: list[Adapter]) -> None:
+    """Raise InvalidParams unless the IP-Adapters of all references and their image encoders can be used."""
+    if model.family not in TAKES_ADAPTERS:
+        raise InvalidParams("references", message("no_ip_adapters", model=model.id))
+    for each in params.references:
+        if each.use is Use.EDIT:
+            continue
+        if not each.adapter:
+            raise InvalidParams("references", message("ip_adapter_none", model=model.id))
+        check_adapter("references", each.adapter, known, model.architecture)
+        adapter = next(one for one in known if one.name == each.adapter)
+        if encoder_for(adapter, encoders) is None:
+            width = adapter.widths[0]
+            raise InvalidParams(
+                "references",
+                message("ip_adapter_encoder", name=each.adapter, width=width, usual=USUAL.get(width, "CLIP")),
             )

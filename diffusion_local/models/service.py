@@ -175,7 +175,7 @@ class Library:
         """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
 
         ``repo`` may be the address of a repository or of a file in it. ``into`` is models, loras, vae, upscalers,
-        embeddings, controlnet or text_encoders. Asking twice is one download.
+        embeddings, controlnet, text_encoders, ip_adapters or clip_vision. Asking twice is one download.
         """
         for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
             check_prompt(field, text, required=field == "repo")

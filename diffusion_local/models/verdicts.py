@@ -23,6 +23,7 @@ from diffusion_local.models.probe import (
     CONTROL,
     DENOISER,
     EMBEDDING,
+    IP_ADAPTER,
     LORA,
     STRANGER,
     UPSCALER,
@@ -48,6 +49,8 @@ PLACES = {
     EMBEDDING: "embeddings",
     CONTROL: "controlnet",
     TEXT_ENCODER: "text_encoders",
+    IP_ADAPTER: "ip_adapters",
+    VISION: "clip_vision",
 }
 NAMES = {
     LORA: message("adapter_lora"),
@@ -55,6 +58,8 @@ NAMES = {
     UPSCALER: message("adapter_upscaler"),
     EMBEDDING: message("adapter_embedding"),
     CONTROL: message("adapter_control"),
+    IP_ADAPTER: message("adapter_ip_adapter"),
+    VISION: message("adapter_clip_vision"),
 }
 #: Purpose of UNets by their input channels in addition to the latents'.
 CHANNELS = {
@@ -108,8 +113,6 @@ def model_verdict(name: str, found: Probe) -> Verdict:
         return foreign_verdict(found)
     if found.kind == ATTACHMENT:
         return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
-    if found.kind == VISION:
-        return Verdict(RECOGNISED, message("file_not_used", title=found.title))
     if found.kind not in (CHECKPOINT, DENOISER):
         return UNKNOWN
     return unet_verdict(found) if found.unet else transformer_verdict(found)
@@ -249,7 +252,7 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
                     "misplaced", what=describe_kind(found), wanted=NAMES.get(kind, kind), folder=PLACES[found.kind]
                 ),
             )
-        if found.kind in (STRANGER, ATTACHMENT, VISION):
+        if found.kind in (STRANGER, ATTACHMENT):
             return model_verdict(name, found)
         if found.kind in (CHECKPOINT, DENOISER) and found.architecture:
             title = families.title_of(found.architecture)
@@ -263,6 +266,27 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return encoder_verdict(found)
     if kind == CONTROL:
         return control_verdict(found)
+    if kind == IP_ADAPTER:
+        return ip_adapter_verdict(found)
+    if kind == VISION:
+        return vision_verdict(found)
+    return USABLE
+
+
+def ip_adapter_verdict(found: Probe) -> Verdict:
+    """One for SD 1 or SDXL that reads what an image encoder gives."""
+    if found.id == "faceid":
+        return Verdict(RECOGNISED, message("file_face_id"))
+    if found.base and families.of_architecture(found.base).id not in ("sd", "sdxl"):
+        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
+    return USABLE
+
+
+def vision_verdict(found: Probe) -> Verdict:
+    if not found.widths:
+        return Verdict(RECOGNISED, message("file_not_used", title=found.title))
+    if found.container != SAFETENSORS:
+        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
     return USABLE
 
 

@@ -116,6 +116,21 @@ GRIDS = {
 PROMPTS = {
     "count_tokens": op(READ, NOTHING),
     "vocabulary": op(READ, NOTHING),
+    "help": op(
+        SUBMIT,
+        NOTHING,
+        post("/prompts/help"),
+        endpoint="help_prompt",
+        doc="""Prompts that the language model at `prompt_helper_url` makes of a prompt. Nothing is enqueued.
+
+        `task` is rewrite, translate (into `language`) or vary (into `count` prompts). Submit one of `prompts` with
+        `original`, so that its recipe has both.""",
+        meanings={
+            "task": "rewrite, translate or vary",
+            "language": "that a prompt is translated into",
+            "count": "prompts to vary into, 1 to 8",
+        },
+    ),
     "preview": op(
         SUBMIT,
         NOTHING,

@@ -88,7 +88,8 @@ PARTS: dict[str, dict[str, Operation]] = {
             meanings={
                 "repo": "as stabilityai/sdxl-turbo",
                 "file": "only this .safetensors file of the repository",
-                "into": "models, loras, vae, upscalers, embeddings, controlnet or text_encoders",
+                "into": "models, loras, vae, upscalers, embeddings, controlnet, text_encoders, ip_adapters or "
+                "clip_vision",
                 "revision": "branch, tag or commit",
             },
             doc="Load a model from the hub, in the background. Asking twice for what is on its way is one download.",

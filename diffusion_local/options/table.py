@@ -100,6 +100,10 @@ class Params:
         check=values.check_loras,
         sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
+    original: Annotated[str, Option(
+        meaning="the prompt as it was before a prompt helper changed it, for the recipe", a1111=("Original prompt",),
+        example="ein Leuchtturm", widget=Widget.HIDDEN, place="source", varies=False
+    )] = ""
     references: Annotated[tuple[Reference, ...], Option(
         meaning='source pictures to refer to, each `{"image": ID, "use": "edit", "weight": 1.0}`; `use` is edit for '
         "models that read pictures, style or face for an IP-Adapter, which `adapter` may name and a `mask` (an id) may "

@@ -198,3 +198,17 @@ def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = Non
         return single_files.describe(path, read_file(path), tuple(configs), pool or Pool())
     except ModelUnavailable as problem:
         return incomplete(problem.message, size_bytes=path.stat().st_size)
+
+
+#: For a UNet whose text is 256 wide, as the starter's; it reads what the image encoder projects.
+IP_ADAPTER = {
+    "ip_adapter.1.to_k_ip.weight": (64, 256),
+    "ip_adapter.1.to_v_ip.weight": (64, 256),
+    "image_proj.proj.weight": (1024, 24),
+}
+CLIP_VISION = {
+    "vision_model.embeddings.class_embedding": (32,),
+    "vision_model.embeddings.patch_embedding.weight": (32, 3, 8, 8),
+    "vision_model.encoder.layers.0.mlp.fc1.weight": (48, 32),
+    "visual_projection.weight": (24, 32),
+}

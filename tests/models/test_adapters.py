@@ -1,9 +1,13 @@
 """LoRAs, VAEs, upscalers and textual inversions are listed with what they fit, told from their headers."""
 
+import io
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image as PIL
 
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
@@ -168,3 +172,49 @@ def test_strange_notes_beside_a_file_say_nothing(catalog: Catalog, settings: Set
         (settings.loras / f"ink{suffix}").write_text(content)
     ink = catalog.loras()[0]
     assert (ink.words, ink.title, ink.about, ink.ready) == ((), "", "", True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "reference", "words"),
+    [
+        ("ip_adapters", "starter", {"use": "style"}, "needs an IP-Adapter for starter"),
+        ("clip_vision", "starter", {"use": "face"}, "needs the image encoder of sample"),
+        ("", "starter", {"use": "style", "adapter": "other"}, "names no file there is"),
+        ("", "starter", {"use": "style", "adapter": "faceid"}, "face recognition network"),
+        ("", "starter", {"use": "style", "adapter": "for_sdxl"}, "made for SDXL"),
+        ("", "starter", {}, "reads no pictures beside the prompt"),
+    ],
+)
+def test_a_reference_for_an_ip_adapter_is_refused_by_its_field(
+    services: Services, missing: str, model: str, reference: dict[str, Any], words: str
+) -> None:
+    settings = services.settings
+    for name, header in {
+        "sample": files.IP_ADAPTER,
+        "faceid": files.IP_ADAPTER | {"image_proj.proj.2.weight": (8, 512)},
+        "for_sdxl": files.IP_ADAPTER | {"ip_adapter.1.to_k_ip.weight": (64, 2048)},
+    }.items():
+        write_header(settings.ip_adapters / f"{name}.safetensors", header)
+    write_header(settings.clip_vision / "encoder" / "model.safetensors", files.CLIP_VISION)
+    (settings.clip_vision / "encoder" / "config.json").write_text("{}")
+    if missing:
+        shutil.rmtree(getattr(settings, missing))
+    with pytest.raises(InvalidParams, match=words) as refused:
+        services.studio.submit("a cat", model=model, references=[{"image": a_source(services)} | reference])
+    assert refused.value.field == "references"
+
+
+def test_the_adapter_of_a_reference_is_chosen_by_its_use(services: Services) -> None:
+    for name in ("a-face", "b-plain"):
+        write_header(services.settings.ip_adapters / f"{name}.safetensors", files.IP_ADAPTER)
+    write_header(services.settings.clip_vision / "encoder.safetensors", files.CLIP_VISION)
+    source = a_source(services)
+    references = [{"image": source, "use": use} for use in ("style", "face")]
+    job = services.studio.submit("a cat", references=references).job_ids[0]
+    assert [each.adapter for each in services.studio.job(job).params.references] == ["b-plain", "a-face"]
+
+
+def a_source(services: Services) -> str:
+    file = io.BytesIO()
+    PIL.new("RGB", (128, 128), "red").save(file, "PNG")
+    return services.studio.sources.add(file.getvalue()).id

@@ -172,6 +172,7 @@ def test_a_programs_root_is_used_in_place(
         "loras": ["lora-program"], "vae": ["vae-program"], "upscalers": ["upscaler-program"],
         "embeddings": ["embedding-program"], "controlnet": ["controlnet-program", "starter-edges"],
         "text_encoders": ["text_encoder-program"],
+        "ip_adapters": [], "clip_vision": [],
     }  # fmt: skip
     params = services.catalog.complete("x <lora:lora-program:0.5>", {"seed": 1, "model": "checkpoint-program"})
     assert [(each.name, each.weight) for each in params.loras] == [("lora-program", 0.5)]

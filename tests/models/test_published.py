@@ -36,6 +36,10 @@ def told(path: Path, kind: str) -> tuple[str, str, str, str]:
     if kind == "control":
         control = read_adapter(path, "control")
         return control.architecture, probe.naming, control.state, control.problem
+    if kind in ("ip_adapter", "image_encoder"):
+        beside = read_adapter(path, kind)
+        fits = f":{beside.architecture}" if beside.architecture else ""
+        return f"{beside.part}{fits}", probe.naming, beside.state, beside.problem
     found = read_checkpoint(path, CONFIGS)
     layout = "/".join([probe.naming, *([probe.prediction] if probe.prediction else []), *(["zsnr"] * probe.zero_snr)])
     what = probe.architecture or probe.base or probe.id

@@ -50,6 +50,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     write_header(made.settings.loras / f"{FILE}.safetensors", LORA)
     write_header(made.settings.vae / f"{FILE}.safetensors", files.VAE)
     write_header(made.settings.controlnet / f"{FILE}.safetensors", files.CONTROLNET)
+    write_header(made.settings.ip_adapters / f"{FILE}.safetensors", files.IP_ADAPTER)
+    write_header(made.settings.clip_vision / f"{FILE}.safetensors", files.CLIP_VISION)
     return made
 
 
@@ -82,7 +84,7 @@ def sample(option: Option, source: str) -> Any:
     if option.name == "controls":
         return [{"image": source, "type": "canny", "model": FILE, "weight": 0.5, "end": 0.8}]
     if option.record:
-        return [{"image": source, "use": "style", "weight": 0.5}, {"image": source}]
+        return [{"image": source, "use": "style", "weight": 0.5, "adapter": FILE}, {"image": source}]
     if option.name == "schedule":
         return DIFFUSION.schedules_for("Euler a")[1]
     if option.choices:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import shutil
 import sqlite3
@@ -23,6 +24,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, Lane, State
 from diffusion_local.operations.operation import DataScope
 from diffusion_local.operations.registry import OPERATIONS
+from diffusion_local.prompt_helper import PromptHelper
 from diffusion_local.queue.jobs import Selection
 from diffusion_local.web.access import cookie_name
 from tests.support import claimed
@@ -268,7 +270,9 @@ def callers(services: Services) -> Iterator[Person]:
 def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str) -> Iterator[Scene]:
     patch.setattr(service, "USE_UPDATE_SECONDS", 10.0**8)  # when a token was used is written once
     run_as(LOCAL)
-    services = services_of(folder, share=share, writes_per_second=0)
+    answer = {"choices": [{"message": {"content": "a tall tree"}}]}
+    patch.setattr(PromptHelper, "_ask", lambda helper, instruction, prompt: json.dumps(answer).encode())
+    services = services_of(folder, share=share, writes_per_second=0, prompt_helper_url="http://127.0.0.1:9/v1")
     for name, role in (("root", "admin"), (OWNER, "user"), ("bob", "user"), ("eve", "viewer")):
         services.studio.accounts.add(name, PASSWORD, role)
     mine, people = services.studio.accounts, list(callers(services))

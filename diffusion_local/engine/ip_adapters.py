@@ -1,0 +1,201 @@
+"""IP-Adapters: further attention of a UNet to what an image encoder sees in reference pictures.
+
+The image encoder is in memory only while it reads the pictures of a pass. What it gave is kept with the model.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from diffusers.image_processor import IPAdapterMaskProcessor
+from PIL import Image as PIL
+from PIL import ImageOps
+from safetensors.torch import load_file
+
+from diffusion_local.domain import Params
+from diffusion_local.engine import img2img, placement
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.models.identify import read_file
+from diffusion_local.options.types import Reference, Use
+
+#: Attention heads of the encoders, which their tensors do not tell.
+HEADS = 16
+#: References whose embeddings are kept, by model.
+KEPT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An IP-Adapter with the pictures that it reads at one strength; ``mask`` (an id) confines it."""
+
+    adapter: str
+    weight: float
+    mask: str
+    images: tuple[str, ...]
+
+
+def slots_of(references: tuple[Reference, ...]) -> tuple[Slot, ...]:
+    """Pictures that one adapter reads alike share a slot; one with a mask has its own."""
+    found: list[Slot] = []
+    for each in references:
+        if each.use is Use.EDIT:
+            continue
+        same = next(
+            (
+                at
+                for at, slot in enumerate(found)
+                if (slot.adapter, slot.weight, slot.mask, each.mask) == (each.adapter, each.weight, "", "")
+            ),
+            None,
+        )
+        if same is None:
+            found.append(Slot(each.adapter, each.weight, each.mask, (each.image,)))
+        else:
+            found[same] = replace(found[same], images=(*found[same].images, each.image))
+    return tuple(found)
+
+
+def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
+    """Have the adapters of the params in the model, and no others, at their strengths."""
+    slots = slots_of(params.references)
+    names = tuple(slot.adapter for slot in slots)
+    if names != loaded.ip_adapters:
+        loaded.weights_change()
+        loaded.ip_adapters = ()
+        with placement.without_hooks(loaded.pipe, loaded.rung):
+            if loaded.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
+                loaded.pipe.unload_ip_adapter()
+            if names:
+                states = [read(materials.ip_adapter(name)) for name in names]
+                loaded.pipe.load_ip_adapter(
+                    states, subfolder="", weight_name=[""] * len(names), image_encoder_folder=None
+                )
+        loaded.ip_adapters = names
+    loaded.seen = None
+    if slots:
+        loaded.pipe.set_ip_adapter_scale([slot.weight for slot in slots])
+        loaded.seen = Seen(
+            [embedded(loaded, slot, materials) for slot in slots],
+            [materials.source(slot.mask) if slot.mask else None for slot in slots],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the adapters of a pass read: of each slot the embeddings of its pictures (negative and positive), and its
+    mask."""
+
+    embeddings: list[tuple[torch.Tensor, torch.Tensor]]
+    masks: list[PIL.Image | None]
+
+    def arguments(self, params: Params, guided: bool, device: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """Of a pipeline's call."""
+        pairs = [(against.to(device, dtype), found.to(device, dtype)) for against, found in self.embeddings]
+        told: dict[str, Any] = {"ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]}
+        if any(self.masks):
+            size = (params.width, params.height)
+            white = PIL.new("L", size, 255)
+            shades = [
+                ImageOps.fit(img2img.flatten_alpha(mask, "black").convert("L"), size, PIL.Resampling.BILINEAR)
+                if mask
+                else white
+                for mask in self.masks
+            ]
+            spread = [IPAdapterMaskProcessor().preprocess(each, params.height, params.width) for each in shades]
+            counts = [found.shape[1] for _, found in self.embeddings]
+            masks = [
+                each.reshape(1, 1, *each.shape[-2:]).expand(1, count, -1, -1).to(device, dtype)
+                for each, count in zip(spread, counts, strict=True)
+            ]
+            told["cross_attention_kwargs"] = {"ip_adapter_masks": masks}
+        return told
+
+
+def adapted(loaded: Loaded, params: Params, run: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline that is told what the IP-Adapters read."""
+    if loaded.seen is None:
+        return run
+    guided = loaded.family.uses_guidance(loaded.pipe, params.guidance)
+    return partial(run, **loaded.seen.arguments(params, guided, loaded.pipe._execution_device, loaded.dtype))
+
+
+def embedded(loaded: Loaded, slot: Slot, materials: PictureInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """(without pictures, of the pictures): 1 x number of pictures x what the adapter reads of each."""
+    key = (slot.adapter, slot.images)
+    if key not in loaded.embeddings:
+        probe = read_file(materials.ip_adapter(slot.adapter)).probe
+        hidden = probe.id != "plain"
+        pictures = [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in slot.images]
+        encoder = image_encoder(
+            materials.image_encoder(probe.widths[0], hidden), loaded.pipe._execution_device, loaded.dtype
+        )
+        loaded.embeddings[key] = look(encoder, pictures, hidden)
+        while len(loaded.embeddings) > KEPT:
+            loaded.embeddings.popitem(last=False)
+    loaded.embeddings.move_to_end(key)
+    return loaded.embeddings[key]
+
+
+def look(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    side = encoder.config.image_size
+    processor = transformers.CLIPImageProcessorPil(size=side, crop_size=side)
+    pixels = processor(pictures, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
+    if hidden:
+        found = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        against = encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
+    else:
+        found = encoder(pixels).image_embeds
+        against = torch.zeros_like(found)
+    return against[None].cpu(), found[None].cpu()
+
+
+def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:
+    """A CLIP image encoder out of a file, with the configuration beside it or that which its tensors tell."""
+    state = load_file(path)
+    if (path.parent / "config.json").is_file():
+        config = transformers.CLIPVisionConfig.from_pretrained(path.parent, local_files_only=True)
+    else:
+        config = transformers.CLIPVisionConfig(**sizes(state))
+    encoder = transformers.CLIPVisionModelWithProjection.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype
+    )
+    return encoder.to(device).eval()
+
+
+def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    patches = state["vision_model.embeddings.patch_embedding.weight"]
+    places = len(state["vision_model.embeddings.position_embedding.weight"]) - 1
+    layers = {name.split(".")[3] for name in state if name.startswith("vision_model.encoder.layers.")}
+    feed, _ = state["vision_model.encoder.layers.0.mlp.fc1.weight"].shape
+    # OpenAI's ViT-L has another activation than the larger ones of OpenCLIP
+    activation = "quick_gelu" if patches.shape[0] == 1024 else "gelu"
+    return {
+        "hidden_size": patches.shape[0],
+        "intermediate_size": feed,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": HEADS,
+        "patch_size": patches.shape[-1],
+        "image_size": round(places**0.5) * patches.shape[-1],
+        "projection_dim": state["visual_projection.weight"].shape[0],
+        "hidden_act": activation,
+    }
+
+
+def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of an IP-Adapter as diffusers takes them; a pickle file is opened without running anything of it."""
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return {part: dict(found[part]) for part in ("image_proj", "ip_adapter")}
+    state = load_file(path)
+    return {part: dict(below(state, f"{part}.")) for part in ("image_proj", "ip_adapter")}
+
+
+def below(state: dict[str, torch.Tensor], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in state.items():
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), tensor

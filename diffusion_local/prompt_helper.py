@@ -1,0 +1,187 @@
+"""Rewrites, translates and varies prompts with a language model behind an OpenAI-compatible address.
+
+Off unless ``prompt_helper_url`` is set; then only the prompt and the instruction are sent there. The address is chosen
+by whoever runs the server, so it may be local; metadata services are never called, redirects are not followed.
+"""
+
+import ipaddress
+import json
+import re
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from diffusion_local.errors import Conflict, InvalidParams, NotDone
+from diffusion_local.messages import message
+from diffusion_local.notify.addresses import AllowedTargets, Target, check_target
+from diffusion_local.options.values import MAX_PROMPT_CHARS, check_choice, check_prompt
+from diffusion_local.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_SECONDS = 5.0
+TOTAL_SECONDS = 90.0  # a model on a CPU thinks for long
+MAX_ANSWER = 256 * 1024  # bytes
+MAX_VARIANTS = 8
+MAX_LANGUAGE = 40
+#: Metadata services of clouds, which hand out credentials.
+NEVER = ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"), ipaddress.ip_network("fd00:ec2::/32")
+THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
+FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+BULLET = re.compile(r"^\s*(?:[-*\u2022]|\(?\d{1,2}[.):])\s+")
+
+
+class Task(StrEnum):
+    REWRITE = "rewrite"  # more detail, the same picture
+    TRANSLATE = "translate"  # into another language
+    VARY = "vary"  # several prompts in the same spirit
+
+
+INSTRUCTIONS = {
+    Task.REWRITE: "Rewrite the user's prompt for an image generator: keep its subject and intention, add concrete "
+    "visual detail (composition, light, colours, materials). Answer with the new prompt only, in one paragraph.",
+    Task.TRANSLATE: "Translate the user's prompt for an image generator into {language}. Keep weights such as "
+    "(word:1.2), tags such as <lora:name:1> and names as they are. Answer with the translation only.",
+    Task.VARY: "Write {count} different prompts for an image generator in the spirit of the user's prompt, which vary "
+    "subject, setting or style. Answer with one prompt on each line, without numbers and without any other text.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HelpedPrompt:
+    """``prompts`` that the helper made of ``original``; ``model`` is the one that it said it is."""
+
+    task: str
+    original: str
+    prompts: list[str]
+    model: str
+
+
+class PromptHelper:
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.prompt_helper_url.strip()
+        self._model = settings.prompt_helper_model
+        self._key = settings.prompt_helper_key
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self._url)
+
+    def help(self, prompt: str, task: str, language: str, count: int) -> HelpedPrompt:
+        """Raises InvalidParams, Conflict if the helper is off, and NotDone if it gives no usable answer."""
+        check_prompt("prompt", prompt, required=True)
+        chosen = Task(check_choice("task", task, tuple(Task)))
+        if not re.fullmatch(rf"[\w .()-]{{1,{MAX_LANGUAGE}}}", language):
+            raise InvalidParams("language", message("too_long", most=MAX_LANGUAGE, got=len(language)))
+        if not self.is_on:
+            raise Conflict(message("helper_off"))
+        instruction = INSTRUCTIONS[chosen].format(language=language, count=count)
+        text, model = answer_in(self._ask(instruction, prompt))
+        found = [text] if chosen is not Task.VARY else lines_of(text)[:count]
+        for each in found:
+            try:
+                check_prompt("prompt", each, required=True)
+            except InvalidParams as problem:
+                raise NotDone(message("helper_unusable", problem=problem.problem)) from None
+        if not found:
+            raise NotDone(message("helper_unusable", problem=message("empty_prompt")))
+        return HelpedPrompt(str(chosen), prompt, found, model or self._model)
+
+    def _ask(self, instruction: str, prompt: str) -> bytes:
+        import httpx
+
+        target = checked(self._url)
+        body = {
+            "model": self._model,
+            "messages": [{"role": "system", "content": instruction}, {"role": "user", "content": prompt}],
+            "stream": False,
+        }
+        headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {self._key}"} if self._key else {})
+        try:
+            return post(target, json.dumps(body).encode(), headers)
+        except (httpx.HTTPError, OSError) as error:
+            raise NotDone(message("helper_away", error=f"{type(error).__name__}: {error}"[:200])) from None
+
+
+def checked(url: str) -> Target:
+    """The address of the chat completions. Raises NotDone for one that is never called."""
+    try:
+        plain = check_target(url, AllowedTargets(networks=EVERYWHERE), "prompt_helper_url")
+    except InvalidParams as problem:
+        raise NotDone(message("helper_away", error=problem.message)) from None
+    if any(
+        address in network for address in plain.addresses for network in NEVER if address.version == network.version
+    ):
+        raise NotDone(message("helper_away", error=f"{plain.host} is never called"))
+    path = plain.url.path.rstrip("/")
+    path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
+    return Target(plain.url.copy_with(path=path), plain.host, plain.addresses)
+
+
+EVERYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+def post(target: Target, body: bytes, headers: dict[str, str]) -> bytes:
+    """The answer, bounded in bytes and time. Raises NotDone, httpx.HTTPError and OSError."""
+    import httpx
+
+    deadline = time.monotonic() + TOTAL_SECONDS
+    limits = httpx.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS)
+    with httpx.Client(trust_env=False, follow_redirects=False, timeout=limits) as client:
+        for place, address in enumerate(target.addresses):
+            request = client.build_request(
+                "POST",
+                target.url.copy_with(host=str(address)),
+                content=body,
+                headers={"host": target.url.netloc.decode(), "content-type": "application/json", **headers},
+                extensions={"sni_hostname": target.host},
+            )
+            try:
+                response = client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if place == len(target.addresses) - 1:
+                    raise
+                continue
+            try:
+                return read(response, deadline)
+            finally:
+                response.close()
+    raise AssertionError("a checked target has an address")
+
+
+def read(response: "httpx.Response", deadline: float) -> bytes:
+    if response.status_code != 200:
+        raise NotDone(message("helper_away", error=f"it answered {response.status_code}"))
+    found = b""
+    for piece in response.iter_raw():
+        found += piece
+        if len(found) > MAX_ANSWER:
+            raise NotDone(message("helper_away", error=f"its answer has more than {MAX_ANSWER} bytes"))
+        if time.monotonic() > deadline:
+            raise NotDone(message("helper_away", error=f"no whole answer within {TOTAL_SECONDS:g} s"))
+    return found
+
+
+def answer_in(data: bytes) -> tuple[str, str]:
+    """(text, name of the model) of a chat completion. Raises NotDone."""
+    try:
+        told: Any = json.loads(data)
+        text, model = told["choices"][0]["message"]["content"], told.get("model", "")
+        if not isinstance(text, str):
+            raise TypeError
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise NotDone(message("helper_away", error="its answer is no chat completion")) from None
+    text = THINKING.sub("", text).strip()
+    if fenced := FENCE.search(text):
+        text = fenced[1].strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    return text[: MAX_VARIANTS * MAX_PROMPT_CHARS], str(model)[:200]
+
+
+def lines_of(text: str) -> list[str]:
+    """Different prompts, one a line, without bullets and numbers."""
+    found = (BULLET.sub("", line).strip().strip('"').strip() for line in text.splitlines())
+    return list(dict.fromkeys(line for line in found if line))
