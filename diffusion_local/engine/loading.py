@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from diffusion_local.engine import OnProgress, tensors, weights
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
-from diffusion_local.models.folders import quantisation_method
+from diffusion_local.models.folders import is_quantised, weight_files
 
 _LIBRARIES = ("diffusers", "transformers")
 _MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -33,7 +33,7 @@ def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dic
 
 def load_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One part, on the CPU; quantised weights are dequantised to ``dtype``."""
-    if quantisation_method(folder):
+    if is_quantised(folder):
         return load_quantised(cls, folder, dtype)
     return cls.from_pretrained(
         folder, dtype=dtype, variant=variant(folder, dtype), local_files_only=True, use_safetensors=True
@@ -51,18 +51,19 @@ def variant(part: Path, dtype: torch.dtype) -> str | None:
 def load_quantised(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Like ``load_part``. Raises ModelUnavailable for a tensor that the files lack or the class does not have."""
     state: tensors.State = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         state |= tensors.read_mapped(file, "")
     state = tensors.dequantise(state, dtype, folder.name)
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     if hasattr(cls, "config_class") and hasattr(cls.config_class, "from_pretrained"):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)
-        del config.quantization_config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
         made, loaded = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
         missing = sorted(loaded["missing_keys"])
     else:
         config = dict(cls.load_config(folder))
-        config.pop("quantization_config")
+        config.pop("quantization_config", None)
         with init_empty_weights():
             made = cls.from_config(config)
         missing = sorted(made.load_state_dict(state, strict=False, assign=True).missing_keys)

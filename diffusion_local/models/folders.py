@@ -12,7 +12,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models import integrity
 from diffusion_local.models.description import ModelFacts, incomplete, not_supported, recognised
 from diffusion_local.models.headers import read_header
-from diffusion_local.models.weights import numbers_in, precision_of, quantisation_of
+from diffusion_local.models.weights import INT8_ROWS, LOADED, TITLES, numbers_in, precision_of, quantisation_of
 from diffusion_local.options.types import Kind
 
 #: What our own downloads leave in the folder: where it came from.
@@ -33,7 +33,8 @@ STRANGERS = (
     ("StableAudio", "Stable Audio", "audio"), ("AudioLDM", "AudioLDM", "audio"), ("MusicLDM", "MusicLDM", "audio"),
     ("AceStep", "ACE-Step", "audio"), ("ShapE", "Shap-E", "3D"),
 )  # fmt: skip
-#: Methods of quantisation that are dequantised at loading: one scale a row, and bitsandbytes' int8, nf4 and fp4.
+#: Methods of quantisation, as configurations name them, that are dequantised at loading: one scale a row, and
+#: bitsandbytes' int8, nf4 and fp4.
 DEQUANTISED = ("int8_rows", "bitsandbytes")
 #: Input channels of a denoiser whose further ones carry the mask and the picture under it.
 INPAINT_CHANNELS = 9
@@ -103,8 +104,13 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
 
 def unsupported_quantisation(folder: Path) -> str:
     """The method by which a part's weights are quantised, if they cannot be dequantised; empty if none is."""
-    methods = (quantisation_method(path.parent) for path in sorted(folder.glob("*/config.json")))
-    return next((method for method in methods if method and method not in DEQUANTISED), "")
+    for path in sorted(folder.glob("*/config.json")):
+        method = quantisation_method(path.parent)
+        if method and method not in DEQUANTISED:
+            return method
+        if (scheme := stored_scheme(path.parent)) not in LOADED | {INT8_ROWS}:
+            return TITLES.get(scheme, scheme)
+    return ""
 
 
 def quantisation_method(part: Path) -> str:
@@ -113,6 +119,17 @@ def quantisation_method(part: Path) -> str:
     if not isinstance(noted, dict):
         return ""
     return str(noted.get("quant_method") or noted.get("quantization_method") or "an unknown method")[:40]
+
+
+def stored_scheme(part: Path) -> str:
+    """The scheme in which the files of a part store its weights, told by their tensors; "" for plain weights."""
+    schemes = (quantisation_of(read_header(path)) for path in weight_files(part))
+    return next((scheme for scheme in schemes if scheme), "")
+
+
+def is_quantised(part: Path) -> bool:
+    """Whether a part's weights need dequantising; configurations do not mention fp8. Raises ModelUnavailable."""
+    return bool(quantisation_method(part) or stored_scheme(part))
 
 
 def precision_of_folder(folder: Path) -> str:
@@ -131,7 +148,7 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
     for name, spec in index.items():
         if integrity.is_component(spec) and name not in integrity.UNUSED and (folder / name).is_dir():
             headers = [read_header(path) for path in weight_files(folder / name)]
-            if quantisation_method(folder / name):
+            if is_quantised(folder / name):
                 total += sum(2 * numbers_in(header.tensors) for header in headers)
             else:
                 total += sum(header.memory_bytes() for header in headers)

@@ -29,12 +29,8 @@ from diffusion_local.models.probe import (
     UPSCALER,
     Probe,
 )
-from diffusion_local.models.weights import COMFY, FP4, GGUF, INT8, NF4, PLAIN_FP8, SCALED_FP8, TITLES
+from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, TITLES
 
-#: Schemes of quantisation that parts of models are loaded from: each is undone as it is read.
-LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, COMFY, NF4, FP4, INT8))
-#: Scheme of integers with one scale for each row: of ControlNets such weights are multiplied out.
-INT8_ROWS = "int8"
 #: Schemes of a VAE that replaces a model's own.
 LOADED_VAE = frozenset(("", PLAIN_FP8))
 #: The package that reads files of a container.

@@ -24,6 +24,10 @@ PLAIN_FP8, SCALED_FP8, COMFY, NVFP4, MXFP8 = "fp8", "fp8_scaled", "comfy_quant",
 NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF = (
     "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf", "gguf_rare",
 )  # fmt: skip
+#: Schemes that parts of models are loaded from: each is dequantised as it is read.
+LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, COMFY, NF4, FP4, INT8))
+#: Scheme of integers with one scale a row, in which diffusers folders and ControlNets are loaded, too.
+INT8_ROWS = "int8"
 #: Types of GGUF's tensors that diffusers unpacks.
 UNPACKED = frozenset(("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K",
     "Q2_K", "IQ4_NL", "IQ4_XS"))  # fmt: skip
@@ -146,7 +150,7 @@ def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
     kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not AIDS.search(name)}
     if any(kind.startswith("F8_") for kind in kinds):
         return SCALED_FP8
-    return "int8" if "I8" in kinds else SCALED_FP8
+    return INT8_ROWS if "I8" in kinds else SCALED_FP8
 
 
 def numbers_in(tensors: Mapping[str, Tensor]) -> int:
@@ -170,7 +174,7 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
 
 def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
     """The type of most weights, as people write it: fp16, fp8_e4m3, Q8_0, nf4."""
-    if quantisation in (NF4, FP4):
+    if quantisation in (NF4, FP4, INT8):
         return quantisation.removeprefix("bnb_")
     if quantisation == SVDQUANT:
         return "int4" if any(tensor.dtype == "I8" for tensor in tensors.values()) else "fp4"
