@@ -119,9 +119,9 @@ class Faults:
         return False
 
     def check(self) -> None:
-        """Raises the first fault that was noted, with the others in ``also``."""
+        """Raises the first fault that was noted, with the others in ``also``. A fault found twice is named once."""
         if self._found:
-            first, *others = self._found
+            first, *others = {str(each.message): each for each in self._found}.values()
             first.also = tuple(others)
             raise first
 

@@ -53,7 +53,7 @@ def complete(
     faults = Faults()
     for name in refused_options(kind):
         with faults:
-            if given.get(name):
+            if is_given(value := given.get(name)) and value != OPTIONS[name].default:
                 raise InvalidParams(name, message("foreign_kind", kind=kind))
     negative = given.get("negative", "")
     with faults:
@@ -138,6 +138,8 @@ def denoising_options(
 def check_mask(given: Mapping[str, Any], size: Size, size_of: SizeOf) -> str:
     """The mask of a source of this size; a picture that is extended needs none. Raises InvalidParams."""
     if not given.get("mask") and given.get("outpaint"):
+        if not margins(OPTIONS["outpaint"].validate(given["outpaint"]), size):
+            raise InvalidParams("outpaint", message("outpaint_nothing"))
         return ""
     mask = values.check_needed_source("mask", given.get("mask"), Kind.INPAINT)
     width, height = source_size("mask", mask, size_of)
@@ -221,7 +223,10 @@ def ignored_warnings(params: Params, given: Mapping[str, Any]) -> list[str]:
     return [
         message("no_effect", name=name, kind=params.kind)
         for name, option in OPTIONS.items()
-        if params.kind not in option.kinds and name not in refused_options(params.kind) and is_given(given.get(name))
+        if params.kind not in option.kinds
+        and name not in refused_options(params.kind)
+        and is_given(value := given.get(name))
+        and value != option.default
     ]
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,42 @@ def test_what_is_out_of_its_limits_is_named(catalog: Catalog, settings: dict, fi
         complete(catalog, **settings)
     assert refused.value.field == field
     assert words in refused.value.problem
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"source": SOURCE, "width": 256, "height": 256, "hires_scale": 1.5},
+        {"source": SOURCE, "mask": MASK, "mask_blur": 4, "inpaint_area": "Only masked"},
+        {"source": SOURCE, "outpaint": "left:64", "controls": [{"image": SOURCE, "type": "canny"}]},
+        {"source": SOURCE, "kind": "upscale"},
+    ],
+)
+def test_all_fields_of_a_picture_make_it_again(catalog: Catalog, settings: dict[str, Any]) -> None:
+    made = complete(catalog, **settings)
+    given = {name: value for name, value in asdict(made).items() if name != "prompt"}
+    assert complete(catalog, made.prompt, **given) == made
+    if made.kind is not Kind.UPSCALE:  # which sets steps and guidance itself
+        assert validate.ignored_warnings(made, given) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"outpaint": "left:0"}, {"outpaint": "all:0"}, {"outpaint": "640x480"}, {"outpaint": {"left": 0}}],
+)
+def test_an_outpaint_that_adds_nothing_needs_a_mask(catalog: Catalog, settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        complete(catalog, source=SOURCE, **settings)
+    assert refused.value.field == "outpaint"
+    assert complete(catalog, source=SOURCE, mask=MASK, **settings).mask == MASK
+
+
+def test_a_fault_that_two_rules_meet_is_named_once(catalog: Catalog) -> None:
+    for settings in ({"source": SOURCE, "outpaint": "left:-5"}, {"hires_scale": math.nan}):
+        with pytest.raises(InvalidParams) as refused:
+            complete(catalog, **settings)
+        assert refused.value.also == ()
 
 
 @pytest.mark.parametrize(
