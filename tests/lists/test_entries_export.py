@@ -34,6 +34,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
     special: dict[str, st.SearchStrategy[Any]] = {
         "prompt": st.one_of(TEXT, TEXT.map(lambda text: f"# {text}"), TEXT.map(lambda text: f'"{text}"')).filter(bool),
         "negative": TEXT,
+        "original": TEXT,
         "seed": st.integers(0, MAX_SEED),
         "width": st.integers(limits.min_size // 8, limits.max_size // 8).map(lambda side: side * 8),
         "height": st.integers(limits.min_size // 8, limits.max_size // 8).map(lambda side: side * 8),

@@ -181,9 +181,17 @@ def test_a1111_units_of_img2img_take_its_picture(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [{"module": "canny"}, {"module": "magic", "image": CIRCLE}, {"model": "no", "image": CIRCLE}]
+    "unit",
+    [
+        {"module": "canny"},
+        {"module": "magic", "image": CIRCLE},
+        {"model": "no", "image": CIRCLE},
+        5,
+        "edges",
+        [[CIRCLE]],
+    ],
 )
-def test_a1111_units_that_cannot_be_are_refused(client: TestClient, unit: dict[str, Any]) -> None:
+def test_a1111_units_that_cannot_be_are_refused(client: TestClient, unit: Any) -> None:
     body = {"prompt": "x", "alwayson_scripts": {"ControlNet": {"args": [unit]}}} | SMALL
     answer = client.post(f"{API}/txt2img", json=body)
     assert answer.status_code == 422

@@ -41,8 +41,10 @@ def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> li
 
     ``source`` is the picture of img2img (Base64), for units without one of their own. Raises InvalidParams.
     """
-    units = args if isinstance(args, list) else [args]
-    wanted = [unit for unit in units if isinstance(unit, dict) and unit.get("enabled", True)]
+    units = [unit for unit in (args if isinstance(args, list) else [args]) if unit and unit is not True]
+    if not all(isinstance(unit, dict) for unit in units):
+        raise InvalidParams(field, message("control_picture"))
+    wanted = [unit for unit in units if unit.get("enabled", True)]
     if len(wanted) > MAX_CONTROLS:
         raise InvalidParams(field, message("at_most", most=MAX_CONTROLS, got=len(wanted)))
     return [control_of(studio, unit, field, source) for unit in wanted]
