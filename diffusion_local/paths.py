@@ -65,6 +65,11 @@ class Folders:
         return self.home / "clip_vision"
 
     @property
+    def preprocessors(self) -> Path:
+        """Models of preprocessors, a folder for each type."""
+        return self.home / "preprocessors"
+
+    @property
     def removed(self) -> Path:
         """Models removed from the catalogue, until they are deleted."""
         return self.home / "removed"
@@ -151,7 +156,7 @@ class Folders:
             self.ip_adapters,
             self.clip_vision,
         )
-        for folder in (self.home, *data, self.models, *adapters):
+        for folder in (self.home, *data, self.models, *adapters, self.preprocessors):
             folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
 
 

@@ -206,8 +206,14 @@ def picture_of(control: Control, materials: PictureInputs, loop: Loop, area: img
     """What a control sees, RGB at the size of the loop.
 
     That of the first loop is kept since the submit; a second pass has more pixels, so its own is made. Where only the
-    area around a mask is painted, the control is that part of its picture.
+    area around a mask is painted, the control is that part of its picture. What a model made at the submit is scaled.
     """
+    if control.type.needs_model:
+        seen = materials.source(control.seen).convert("RGB")
+        if area is not None and loop.box is None:
+            seen = img2img.make_canvas(seen, area.picture.size).source.crop(area.box)
+        whole = seen if seen.size == loop.whole else seen.resize(loop.whole, PIL.Resampling.LANCZOS)
+        return whole.crop(loop.box) if loop.box else whole
     if area is not None and loop.box is None and area.box != (0, 0, *area.picture.size):
         whole = img2img.make_canvas(materials.source(control.image), area.picture.size).source
         return preprocessors.control_picture(whole.crop(area.box), control.type, loop.whole)

@@ -43,11 +43,15 @@ def control_picture(picture: Image.Image, name: str, size: tuple[int, int]) -> I
 
     The overhang is cut off on two sides, and transparent parts are white, as in image to image.
     """
+    return preprocess(fitted(picture, size), name)
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture filled to a size, RGB."""
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     whole = picture.convert("RGB")
-    fitted = whole if whole.size == size else ImageOps.fit(whole, size, Image.Resampling.LANCZOS)
-    return preprocess(fitted, name)
+    return whole if whole.size == size else ImageOps.fit(whole, size, Image.Resampling.LANCZOS)
 
 
 def canny(pixels: Pixels, low: int = CANNY_LOW, high: int = CANNY_HIGH) -> Pixels:

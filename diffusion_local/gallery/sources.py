@@ -14,7 +14,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.db.access import RULES_ALL, owned, readable
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import json_field
-from diffusion_local.engine import preprocessors
+from diffusion_local.engine import learned, preprocessors
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
@@ -89,7 +89,8 @@ class Sources:
         self._images = images
         self._files = files
         self._size_of = lru_cache(maxsize=1024)(self._read_size)  # cached by id: a source never changes
-        self._seen: dict[tuple[str, str, tuple[int, int]], str] = {}
+        self._seen: dict[tuple[object, ...], str] = {}
+        self._preprocessors = settings.preprocessors
         self._paints = lru_cache(maxsize=1024)(self._read_paints)
 
     def add(self, data: bytes, field: str = "source") -> Source:
@@ -122,21 +123,28 @@ class Sources:
         size = check_integer("width", width, low, high), check_integer("height", height, low, high)
         self._check_pixels(*size, "width")
         kind = check_choice("type", type, tuple(ControlType))
-        return Source(self.seen_by(check_source_id("image", image), kind, size), *size)
+        return Source(self.seen_by(check_source_id("image", image), kind, size, "type"), *size)
 
-    def seen_by(self, image: str, kind: str, size: tuple[int, int]) -> str:
+    def seen_by(self, image: str, kind: str, size: tuple[int, int], field: str = "controls") -> str:
         """Id of the source picture that holds what a control of this type sees in a picture of this size (pixels).
 
-        Raises NotFound for a picture that is not kept or that the actor may not read.
+        Raises NotFound for a picture that is not kept or that the actor may not read, InvalidParams for ``field`` if
+        the type needs a model that is missing or that fails, and Overloaded.
         """
-        file, key = self.file(image), (image, str(kind), size)
+        file, model = self.file(image), None
+        if ControlType(kind).needs_model:
+            model = learned.model_of(kind, self._preprocessors, field)
+        key = (image, str(kind), size, model and model.version)
         known = self._seen.get(key)
         if known and self._files.source(known).exists():
             self._files.source(known).touch()
             self._owners.add(known)
             return known
         with file.open() as opened, PIL.open(opened, formats=("PNG",)) as picture, image_decoding.share(picture):
-            made = preprocessors.control_picture(picture, kind, size)
+            fitted = preprocessors.fitted(picture, size)
+            made = fitted if model else preprocessors.preprocess(fitted, kind)
+        if model:
+            made = learned.preprocess(made, model, field)
         found = self._keep(*to_png(made)).id
         if len(self._seen) >= MOST_SEEN:
             self._seen.pop(next(iter(self._seen)), None)

@@ -33,6 +33,7 @@ from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Probe
 from diffusion_local.models.source import Source
 from diffusion_local.options import validate
+from diffusion_local.options.inpaint import AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
@@ -269,13 +270,22 @@ class Catalog:
         fitting = [
             each.name for each in found if each.ready and adapter_fits(control_of(each, model), model.architecture)
         ]
-        size = (params.width, params.height)
 
         def completed(control: Control) -> Control:
             name = resolve_name("controls", control.model, names) if control.model else chosen_control(control, fitting)
-            return replace(control, model=name, seen=self.see(control.image, control.type, size))
+            return replace(
+                control, model=name, seen=self.see(control.image, control.type, self._seen_size(control, params))
+            )
 
         return replace(params, controls=tuple(map(completed, params.controls)))
+
+    def _seen_size(self, control: Control, params: Params) -> tuple[int, int]:
+        """Size (pixels) of the picture that a control sees. Where only the masked area is painted, the engine
+        preprocesses that area itself unless this takes a model: then it cuts the area out of a whole picture."""
+        if control.type.needs_model and params.inpaint_area == AREAS[1]:
+            size = self.size_of(str(params.source))
+            return margins(params.outpaint, size).extended(size)
+        return params.width, params.height
 
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):

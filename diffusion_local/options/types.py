@@ -113,6 +113,16 @@ class ControlType(StrEnum):
     TILE = "tile"
     LUMINANCE = "luminance"
     INVERT = "invert"
+    DEPTH = "depth"
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it needs a model below ``preprocessors/``. Such a type runs at the submit only."""
+        return self in LEARNED
+
+
+#: Preprocessors whose weights are a model.
+LEARNED = (ControlType.DEPTH,)
 
 
 @dataclass(frozen=True, slots=True)

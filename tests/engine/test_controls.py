@@ -15,10 +15,11 @@ from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import control_nets, controls, preprocessors, samplers
+from diffusion_local.engine import control_nets, controls, img2img, preprocessors, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.loops import Loop
 from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder
@@ -385,6 +386,25 @@ def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
     assert seen[0].size == (128, 128)
     blue = np.asarray(at_home.circle)[0, 0]
     assert (np.abs(np.asarray(seen[0]).astype(int) - blue) < 3).mean() > 0.9  # the corner, without most of the circle
+
+
+def test_what_a_model_made_at_the_submit_is_scaled_and_cut(at_home: Home) -> None:
+    """Another machine need not have the preprocessor's model."""
+    ramp = PIL.linear_gradient("L").resize((64, 64)).convert("RGB")
+    depth = replace(control(at_home), type=ControlType.DEPTH, seen=at_home.add(ramp))
+    materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
+    params = at_home.services.catalog.complete("x", {"seed": 1, "width": 128, "height": 128})
+
+    def seen(box: tuple[int, int, int, int] | None, area: img2img.Area | None = None) -> np.ndarray:
+        loop = Loop(params, 0, 0, 0, (128, 128), box)
+        return np.asarray(controls.picture_of(depth, materials, loop, area))[:, 0, 0]
+
+    whole = seen(None)
+    assert (len(whole), whole[0] < 5, whole[-1] > 250) == (128, True, True)
+    assert np.array_equal(seen((0, 64, 128, 128)), whole[64:])
+    plain = PIL.new("RGB", (64, 64))
+    lower = seen(None, img2img.Area(plain, plain.convert("L"), (0, 32, 32, 64)))
+    assert np.abs(lower.astype(int) - np.linspace(128, 255, 128)).max() < 6
 
 
 def test_the_starters_own_control_works_out_of_the_box(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 
 from diffusion_local.compose import Services
+from diffusion_local.engine import learned
 from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.options.types import Control, ControlType
 from diffusion_local.settings import Settings
@@ -105,6 +107,7 @@ SD15 = CONTROLNET | {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k
         ({"start": 0.8, "end": 0.2}, "before the end"),
         ({"strength": 1}, "strength"),
         ({"mode": "magic"}, "depth"),
+        ({"type": "depth"}, "preprocessors/depth"),
     ],
 )
 def test_a_control_that_cannot_be_is_refused_by_name(
@@ -131,6 +134,41 @@ def test_what_a_control_sees_is_shown_before(client: TestClient, services: Servi
         body = {"image": source, "type": "canny", "width": 64, "height": 48, field: value}
         answer = client.post("/api/v1/sources/control", json=body)
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+def test_a_preprocessor_with_a_model_runs_once_for_a_picture_and_version_of_the_model(
+    client: TestClient, services: Services, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def made_of(picture: PIL.Image, model: learned.LearnedPreprocessor, field: str) -> PIL.Image:
+        made.append((picture.size, model.kind, model.folder, field))
+        return PIL.new("RGB", picture.size, (len(made), 0, 0))
+
+    monkeypatch.setattr(learned, "preprocess", made_of)
+    source = client.post("/api/v1/sources", content=circle()).json()["id"]
+    wanted = {"image": source, "type": "depth", "width": 128, "height": 128}
+    refused = client.post("/api/v1/sources/control", json=wanted)
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "type")
+    assert "depth-anything/" in refused.json()["error"]["message"]
+    folder = settings.preprocessors / "depth"
+    folder.mkdir()
+    try:
+        (folder / "config.json").write_text("{}")
+        assert client.post("/api/v1/sources/control", json=wanted).status_code == 201
+        body = {"prompt": "x", "controls": [{"image": source, "type": "depth"}], "width": 128, "height": 128}
+        for _ in range(2):
+            assert client.post(JOBS, json=body).status_code == 202
+        assert made == [((128, 128), "depth", folder, "type")]
+        assert seen(services, newest(services).controls[0]).getpixel((0, 0)) == (1, 0, 0)
+        (folder / "config.json").write_text('{"other": 1}')
+        assert client.post(JOBS, json=body).status_code == 202
+        assert made[1:] == [((128, 128), "depth", folder, "controls")]
+        masked = {"kind": "inpaint", "source": source, "mask": source, "inpaint_area": "Only masked"}
+        assert client.post(JOBS, json=body | masked | {"outpaint": "left:64"}).status_code == 202
+        assert made[2:] == [((264, 160), "depth", folder, "controls")]  # of the whole picture, for its area to be cut
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a1111_lists_models_and_modules(client: TestClient) -> None:

@@ -30,9 +30,11 @@ MODULES = {
     "scribble": ControlType.SCRIBBLE, "scribble_xdog": ControlType.SCRIBBLE, "scribble_hed": ControlType.SCRIBBLE,
     "tile": ControlType.TILE, "tile_resample": ControlType.TILE, "luminance": ControlType.LUMINANCE,
     "recolor_luminance": ControlType.LUMINANCE, "invert": ControlType.INVERT,
-    "invert (from white bg & black line)": ControlType.INVERT,
+    "invert (from white bg & black line)": ControlType.INVERT, "depth": ControlType.DEPTH,
+    "depth_midas": ControlType.DEPTH, "depth_zoe": ControlType.DEPTH, "depth_anything": ControlType.DEPTH,
+    "depth_anything_v2": ControlType.DEPTH, "depth_leres": ControlType.DEPTH, "depth_leres++": ControlType.DEPTH,
 }  # fmt: skip
-OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert")
+OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth")
 SIDE = 512
 
 
@@ -120,8 +122,8 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.get("/module_list")
     def module_list() -> Json:
         """Preprocessors."""
-        detail = {"model_free": True, "sliders": []}
-        return {"module_list": list(OFFERED), "module_detail": dict.fromkeys(OFFERED, detail)}
+        detail = {name: {"model_free": not MODULES[name].needs_model, "sliders": []} for name in OFFERED}
+        return {"module_list": list(OFFERED), "module_detail": detail}
 
     @api.get("/control_types")
     def control_types() -> Json:
