@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from diffusion_local import families
 from diffusion_local.domain import Kind, Params
@@ -47,6 +47,7 @@ CONTROLLED_FAMILIES = ("sd", "sdxl", "flux", "sd3", "qwen_image", "z_image")
 #: Families whose text encoders take textual inversions.
 TAKES_WORDS = ("sd", "sdxl")
 LATIN = "LATIN"
+Origin = Literal["bundled", "folder", "file", "hub"]
 #: Side of the pictures that SD 2's models were trained on which predict noise; the others' are larger.
 SMALL_OF_SD2 = 512
 
@@ -76,7 +77,7 @@ class Model:
     architecture: str = "unknown"
     kinds: tuple[str, ...] = DENOISED
     memory_bytes: int = 0
-    source: str = "folder"
+    source: Origin = "folder"
     hub_id: str = ""
     sha256: str = ""
     file: Path | None = None
@@ -128,8 +129,8 @@ class Catalog:
 
     @cached_property
     def _starter(self) -> Model:
-        starter = (STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", "bundled")
-        return replace(read_folder(self._starter_folder, *starter), scripts=(LATIN,))
+        starter = (STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT")
+        return replace(read_folder(self._starter_folder, *starter, source="bundled"), scripts=(LATIN,))
 
     @property
     def default(self) -> Model:
@@ -326,7 +327,7 @@ def read_folder(
     defaults: Defaults | None = None,
     limits: Limits | None = None,
     licence: str = "",
-    source: str = "folder",
+    source: Origin = "folder",
 ) -> Model:
     """Describe a diffusers folder; errors become the entry's ``problem``."""
     model = described(IndexEntry(model_id, folder, folders.read_folder(folder)))

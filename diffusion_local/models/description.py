@@ -9,7 +9,7 @@ from diffusion_local.models.source import Source
 from diffusion_local.options.option import DENOISED
 
 #: States of an entry. What is recognised is known by name, and this version cannot run it yet.
-READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
+STATES = READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
 
 
 @dataclass(frozen=True, slots=True)

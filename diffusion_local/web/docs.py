@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
+from diffusion_local.options.types import format_number
+
 Json = dict[str, Any]
 
 STYLE = (
@@ -170,12 +172,13 @@ class Page:
             return " | ".join(map(str, schema["enum"]))
         if "const" in schema:
             return str(schema["const"])
+        low, high = schema.get("minimum"), schema.get("maximum")
+        bounds = f" {format_number(low)} to {format_number(high)}" if low is not None and high is not None else ""
         if options := schema.get("anyOf"):
-            return " or ".join(dict.fromkeys(self.type_of(each) for each in options if each.get("type") != "null"))
+            kinds = dict.fromkeys(self.type_of(each) for each in options if each.get("type") != "null")
+            return " or ".join(kinds) + bounds
         if schema.get("type") == "array":
             return f"list of {self.type_of(schema.get('items', {})) or 'values'}"
-        low, high = schema.get("minimum"), schema.get("maximum")
-        bounds = f" {low} to {high}" if low is not None and high is not None else ""
         return str(schema.get("type", "")) + bounds
 
     def request(self, schema: Json) -> Any:

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from diffusion_local import serializers
 from diffusion_local.notify.outbox import EVENTS
 from diffusion_local.web.api.dialects.paths import A1111, COG, OPENAI, REPLICATE, routed
+from diffusion_local.web.api.schemas import examples
 
 Json = dict[str, Any]
 
@@ -79,6 +80,8 @@ def completed(document: Json) -> Json:
     for name, properties in SHAPES.values():
         schemas[name] = {"type": "object", "title": name, "required": sorted(properties), "properties": properties}
     schemas["WebhookMessage"] = MESSAGE
+    for name, example in examples().items():  # FastAPI would leave their nulls out
+        schemas[name]["examples"] = [example]
     document["security"] = ANY
     document["webhooks"] = {event: webhook(event) for event in EVENT_MEANINGS if event in (*EVENTS, "batch.started")}
     for path, methods in document["paths"].items():

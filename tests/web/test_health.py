@@ -183,7 +183,7 @@ def test_the_docs_have_types_required_marks_examples_and_a_form_to_try(client: T
     page = client.get("/docs").text
     submit = page[page.index("</b>/api/v1/jobs</code>", page.index("<b>POST")) :].partition("</section>")[0]
     assert '<code>prompt</code><span class="needed"' in submit
-    assert re.search(r"<code>steps</code><td>body<td>integer<td>denoising steps", submit)
+    assert re.search(r"<code>steps</code><td>body<td>integer 1 to 1000<td>denoising steps", submit)
     assert 'data-method="POST" data-path="/api/v1/jobs" data-type="application/json"' in submit
     assert "a red apple" in submit
     assert "status_url" in submit

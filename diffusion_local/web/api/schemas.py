@@ -1,35 +1,43 @@
 """The types of answers in the OpenAPI document, made from the domain's dataclasses.
 
-Each describes what ``answers`` makes of a value; a test compares the two.
+Each describes what ``answers`` makes of a value; a test compares the two. Limits, choices and meanings of a picture's
+options come from their table; examples are values of the domain as ``serializers`` writes them.
 """
 
 from dataclasses import fields
 from enum import Enum
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 from typing_extensions import TypedDict
 
 from diffusion_local import serializers
 from diffusion_local.batches.service import BatchEdit
-from diffusion_local.domain import Batch, Image, Job, Params, Receipt, Snapshot, State
+from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Kind, Lane, Params, Receipt, Snapshot, State
 from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.gallery.quality import BLEMISHES
 from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import LOCAL_FIELDS, Model
+from diffusion_local.models.catalog import LOCAL_FIELDS, STARTER, STARTER_DEFAULTS, STARTER_LIMITS, Model
+from diffusion_local.models.description import STATES as MODEL_STATES
 from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import After, Answer, Constant, Named, Operation, Paged
 from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.option import Option
+from diffusion_local.options.table import OPTIONS, refused_options
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 
 HEADER = "idempotency_key"  # sent as a header, whatever the route
+DRAWN = ("seed", "variation_seed")  # -1 draws one
+#: Options without a highest value in answers: of another owner's job, ``steps`` counts those of all passes and tiles.
+UNBOUNDED = ("steps",)
 
 
 class Body(BaseModel):
@@ -43,17 +51,27 @@ class Parameters(BaseModel):
 
 
 def model_of(title: str, offered: list[Argument], base: type[BaseModel] = Body) -> type[BaseModel]:
-    """A model with a field for each argument; null is as if it were left out."""
+    """A model with a field for each argument; null is as if it were left out. The examples make one good request."""
+    foreign = refused_options(Kind.TXT2IMG)  # the kind of the example
     fields: dict[str, Any] = {}
     for each in offered:
         kind, default = each.kind, ... if each.required else each.default
         if isinstance(kind, type) and issubclass(kind, Enum):
             kind = Literal[tuple(str(value) for value in kind)]
             default = str(default)
-        examples = None if each.example is None else [each.example]
-        field = Field(default, description=each.meaning or None, examples=examples)
+        examples = None if each.example is None or each.name in foreign else [each.example]
+        field = Field(default, description=each.meaning or None, examples=examples, json_schema_extra=bounds_of(each))
         fields[each.name] = (kind if each.required else kind | None, field)
     return create_model(title, __base__=base, **fields)
+
+
+def bounds_of(argument: Argument) -> serializers.Json:
+    """``minimum`` and ``maximum`` of an argument that is an option, for a schema of requests; empty for others."""
+    option = OPTIONS.get(argument.name)
+    if option is None or not option.is_number or argument.kind not in (option.type, option.type | None):
+        return {}
+    low, high = option.bounds
+    return {"minimum": -1 if option.name in DRAWN else low, "maximum": high}
 
 
 def offered(name: str, method: str, path: str) -> list[Argument]:
@@ -95,28 +113,64 @@ def several(kind: Any) -> Any:
     return list[kind]
 
 
-PARAMS = typed("Params", Params)
+def option_type(option: Option, kind: Any) -> Any:
+    """The type of an option's value in answers. Where an option has no effect, it has its default, or 0 or ""."""
+    choices = [str(each) for each in option.choices]
+    if choices and not option.files and kind is str:
+        kind = Literal[tuple(dict.fromkeys([*choices, option.default or ""]))]
+    low = high = None
+    if option.is_number:
+        low, high = option.bounds
+        low = low if option.default is None else min(low, option.default)
+        high = None if option.name in UNBOUNDED else high
+    examples = None if option.example is None else [option.example]
+    return Annotated[kind, Field(ge=low, le=high, description=option.meaning, examples=examples)]
+
+
+ID = Annotated[str, Field(examples=["01JDQ6Y3ZT8V9M5K2W4X7R1B0C"])]
+TIME = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T09:30:00.000Z"])]
+COUNT = Annotated[int, Field(ge=0)]
+PIXELS = Annotated[int, Field(ge=1)]
+SECONDS = Annotated[float, Field(ge=0)]
+FLAGS = ("", *BLEMISHES)
+TIMES: dict[str, Any] = {"created_at": TIME, "started_at": TIME | None, "finished_at": TIME | None}
+
+
+_params_types = get_type_hints(Params)
+PARAMS = typed("Params", **{name: option_type(option, _params_types[name]) for name, option in OPTIONS.items()})
 FAULT = typed(
     "JobError", kind=str, message=str, cause=NotRequired[str], id=NotRequired[str], params=NotRequired[dict[str, Any]]
 )
-IMAGE_LINK = typed("ImageLink", id=str, url=str, public_url=str, thumbnail_url=str, width=int, height=int, flag=str)
+IMAGE_LINK = typed(
+    "ImageLink", id=ID, url=str, public_url=str, thumbnail_url=str, width=PIXELS, height=PIXELS, flag=Literal[FLAGS]
+)
 IMAGE = typed(
     "Image",
     Image,
     *("key", "owner", "facts"),
+    **get_type_hints(IMAGE_LINK, include_extras=True),
+    job_id=ID,
+    bytes=COUNT,
+    seconds=SECONDS,
+    created_at=TIME,
+    trashed_at=TIME | None,
     params=PARAMS,
-    url=str,
-    public_url=str,
-    thumbnail_url=str,
-    flag=str,
 )
 JOB = typed(
     "Job",
     Job,
     *("crashes", "faults", "failure"),
-    steps=int,
-    position=int | None,
-    eta=float | None,
+    **TIMES,
+    id=ID,
+    index=COUNT,
+    step=COUNT,
+    steps=COUNT,
+    attempt=COUNT,
+    tries=COUNT,
+    priority=Annotated[int, Field(ge=PRIORITIES[0], le=PRIORITIES[1])],
+    position=Annotated[int, Field(ge=1)] | None,
+    eta=SECONDS | None,
+    not_before=TIME | None,
     error=FAULT | None,
     image=IMAGE_LINK | None,
     params=PARAMS,
@@ -125,11 +179,14 @@ BATCH = typed(
     "Batch",
     Batch,
     *("prediction", "graph"),
+    id=ID,
+    count=COUNT,
     grid=dict[str, Any] | None,
-    counts=dict[State, int],
+    counts=dict[State, COUNT],
     finished=bool,
-    done_at=str | None,
     warning=str,
+    created_at=TIME,
+    **dict.fromkeys(("start_at", "finish_by", "done_at"), TIME | None),
     **dict.fromkeys(("jobs_url", "stream_url", "images_url", "zip_url", "sheet_url"), str),
 )
 QUEUE = typed(
@@ -143,7 +200,17 @@ QUEUE = typed(
     ended=several(JOB),
 )
 PLAN = typed("MemoryPlan", MemoryPlan, fits=bool)
-MODEL = typed("Model", Model, *LOCAL_FIELDS, ready=bool, memory_plan=several(PLAN))
+MODEL = typed(
+    "Model",
+    Model,
+    *LOCAL_FIELDS,
+    state=Literal[MODEL_STATES],
+    kinds=list[Kind],
+    size_bytes=COUNT,
+    memory_bytes=COUNT,
+    ready=bool,
+    memory_plan=several(PLAN),
+)
 SCHEMAS: dict[Any, Any] = {
     Job: JOB,
     Image: IMAGE,
@@ -161,6 +228,27 @@ SCHEMAS: dict[Any, Any] = {
 URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
 WHERE: dict[str, Any] = dict.fromkeys(URLS, str) | {"finished": bool}
 ACCEPTED = {Receipt: typed("Accepted", Receipt, **WHERE), ListReceipt: typed("ListAccepted", ListReceipt, **WHERE)}
+
+
+def examples() -> dict[str, serializers.Json]:
+    """A batch of one picture that is done, with its job and image, and the starter model, by their schemas."""
+    ident, at = get_args(ID)[1].examples[0], get_args(TIME)[1].examples[0]
+    params = Params(**{name: each.example if each.required else each.default for name, each in OPTIONS.items()})
+    batch = Batch(ident, "apples", "", Lane.INTERACTIVE, 1, at)
+    image = Image(ident, ident, "2026-01-31/a-red-apple", params, params.width, params.height, 90_000, at, 2.5)
+    job = Job(ident, ident, 0, params, State.DONE, at, step=12, attempt=1, started_at=at, finished_at=at)
+    counts = {each: int(each is State.DONE) for each in State}
+    model = Model(
+        STARTER, "Starter", Path(), "sd", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", architecture="sd", source="bundled"
+    )
+
+    with serializers.below("", "http://127.0.0.1:7860"):
+        return {
+            "Job": serializers.job(job, image),
+            "Image": serializers.image(image),
+            "Batch": serializers.progress(BatchProgress(batch, counts)),
+            "Model": serializers.model(model, []),
+        }
 
 
 def schema(kind: Any, known: dict[Any, Any] = SCHEMAS) -> Any:

@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import jsonschema
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 
 from diffusion_local.compose import Services, open_services
+from diffusion_local.domain import Kind
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.settings import Settings
+from tests.web.api.conftest import JOBS, SMALL, draw_next
 
 #: Endless, or it would reach out into the network; and the dialects wait for a worker: ``test_fuzz`` has those.
 LEFT_OUT = r"/stream$|/downloads|/known-models|/webhooks/test|^/v1/|^/sdapi/|^/predictions|^/page|^/login|^/logout"
@@ -83,9 +87,73 @@ def test_every_refusal_is_in_the_document(client: TestClient) -> None:
                 assert operation.get("description") or operation.get("summary")
 
 
-def test_examples_are_good_requests(client: TestClient, services: Services) -> None:
+def fields_of_a_submit(client: TestClient) -> dict[str, Any]:
     body = client.get("/openapi.json").json()["paths"]["/api/v1/jobs"]["post"]["requestBody"]
-    fields = body["content"]["application/json"]["schema"]["properties"]
+    found: dict[str, Any] = body["content"]["application/json"]["schema"]["properties"]
+    return found
+
+
+def test_examples_are_good_requests(client: TestClient, services: Services) -> None:
+    fields = fields_of_a_submit(client)
     example = {name: each["examples"][0] for name, each in fields.items() if each.get("examples")}
     assert {"prompt", "width", "seed"} <= set(example)
-    assert client.post("/api/v1/jobs", json=example).status_code == 202
+    answer = client.post("/api/v1/jobs", json=example)
+    assert answer.status_code == 202, answer.text
+
+
+def schemas_of(client: TestClient) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()["components"]["schemas"]
+    return found
+
+
+def problems(client: TestClient, name: str, value: Any) -> list[str]:
+    """What a schema of the document finds wrong with a value."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas_of(client)}}
+    return [f"{each.json_path}: {each.message}" for each in jsonschema.Draft202012Validator(schema).iter_errors(value)]
+
+
+@pytest.mark.parametrize("name", ["Job", "Image", "Batch", "Model"])
+def test_the_example_of_a_noun_is_one(client: TestClient, name: str) -> None:
+    [example] = schemas_of(client)[name]["examples"]
+    assert problems(client, name, example) == []
+    assert problems(client, name, example | {"id": 7}) != []
+
+
+def test_options_of_a_picture_have_the_limits_and_choices_of_their_table(client: TestClient) -> None:
+    answered, asked = schemas_of(client)["Params"]["properties"], fields_of_a_submit(client)
+    assert set(answered) == set(OPTIONS)
+    assert (answered["guidance"]["minimum"], answered["guidance"]["maximum"]) == (0, 100)
+    assert (answered["scale"]["minimum"], asked["scale"]["minimum"]) == (0, 1)  # 0 where nothing is upscaled
+    assert set(answered["sampler"]["enum"]) == {*OPTIONS["sampler"].choices, ""}
+    assert (asked["steps"]["minimum"], asked["steps"]["maximum"]) == (1, 1000)
+    assert asked["seed"]["minimum"] == -1
+    for name, option in OPTIONS.items():
+        assert answered[name]["description"] == option.meaning
+        limits = answered[name].get("anyOf", [answered[name]])[0]
+        assert limits.get("maximum") == (option.high if name != "steps" else None), name
+        assert asked[name].get("maximum") == option.high, name
+
+
+def test_jobs_of_every_kind_are_as_the_document_says(client: TestClient, services: Services) -> None:
+    client.post(JOBS, json={"prompt": "x"} | SMALL)
+    image = draw_next(services)
+    source = services.studio.sources.from_image(image.id).id
+    for each in (
+        {"prompt": "x", "hires_scale": 2, "hires_steps": 150, "hires_tile": 128} | SMALL,
+        {"prompt": "x", "source": source, "guidance": 0},
+        {"prompt": "x", "source": source, "outpaint": "left:64", "kind": "inpaint"},
+        {"source": source, "kind": "upscale", "prompt": ""},
+    ):
+        answer = client.post(JOBS, json=each)
+        assert answer.status_code == 202, answer.text
+    jobs = client.get(f"{JOBS}?limit=10").json()["jobs"]
+    assert {each["params"]["kind"] for each in jobs} == set(Kind)
+    queue = client.get("/api/v1/queue").json()
+    assert problems(client, "Queue", queue) == []
+    assert [problems(client, "Job", each) for each in jobs] == [[]] * len(jobs)
+    found = client.get(f"/api/v1/images/{image.id}").json()
+    assert problems(client, "Image", found) == []
+    batch = client.get(f"/api/v1/batches/{jobs[0]['batch_id']}").json()
+    assert problems(client, "Batch", batch) == []
+    for model in client.get("/api/v1/models").json()["models"]:
+        assert problems(client, "Model", {"memory_plan": []} | model) == []

@@ -17,8 +17,6 @@ from diffusion_local.serializers import Json
 from diffusion_local.web.api.schemas import model_of
 from diffusion_local.web.refusals import of_validation
 
-DRAWN = ("seed", "variation_seed")  # -1 draws one
-
 
 def of_operation(name: str, takes: str) -> list[Argument]:
     """Arguments of an operation, as ``registry.arguments`` lists them."""
@@ -53,8 +51,8 @@ def schema_of(model: type[BaseModel]) -> Json:
         if declared.get("default", ...) is None:
             del declared["default"]
         not_null(declared)
-        if name in OPTIONS:
-            limited(declared, name)
+        if name in OPTIONS and OPTIONS[name].choices:
+            declared["enum"] = [str(each) for each in OPTIONS[name].choices]
     return schema
 
 
@@ -67,16 +65,13 @@ def not_null(declared: Json) -> None:
         declared["anyOf"] = alternatives
 
 
-def limited(declared: Json, name: str) -> None:
-    option = OPTIONS[name]
-    if option.is_number and option.low is not None and option.high is not None:
-        declared |= {"minimum": -1 if name in DRAWN else option.low, "maximum": option.high}
-    if option.choices:
-        declared["enum"] = [str(each) for each in option.choices]
-
-
 def output_schema(kind: Any) -> Json:
+    """Without examples, which would cost agents more to read than they tell."""
     schema = TypeAdapter(kind).json_schema()
+    for declared in (schema, *schema.get("$defs", {}).values()):
+        declared.pop("examples", None)
+        for each in declared.get("properties", {}).values():
+            each.pop("examples", None)
     return schema if schema.get("type") == "object" else {"type": "object"} | schema
 
 
