@@ -45,6 +45,7 @@ from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.headers import read_header
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +196,12 @@ class DiffusersEngine:
         return estimate(self._rack.weights_of(model), size, *params.peak_size, together, beside)
 
     def _control_numbers(self, name: str) -> int:
-        """Parameters of a ControlNet, as far as its file's size tells, which has half precision."""
+        """Parameters of a ControlNet, by its header; a pickle file is taken to have half precision."""
         try:
-            return self._materials.control(name).stat().st_size // 2 if self._materials else 0
+            path = self._materials.control(name) if self._materials else None
+            if path is None or path.suffix.lower() not in (".safetensors", ".sft"):
+                return path.stat().st_size // 2 if path else 0
+            return sum(tensor.count for tensor in read_header(path).tensors.values())
         except (ModelUnavailable, OSError):
             return 0
 

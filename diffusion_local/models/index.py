@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
 from diffusion_local.models import adapters, side_files, single_files
 from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
-from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
-from diffusion_local.models.directories import ModelDirectories, WalkedFile, walk
+from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFacts, incomplete
+from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk
 from diffusion_local.models.folders import read_config, read_folder
 from diffusion_local.models.formats import PICKLES, SUFFIXES
 from diffusion_local.models.headers import PICKLE
@@ -153,7 +154,10 @@ class ModelIndex:
         signature = (read.signature, side_files.stamp(path))
         known, adapter = self._adapters.get((path, kind), (None, None))
         if adapter is None or known != signature:
-            if read.contents:
+            if kind == CONTROL and SHARD.search(path.name):
+                problem = message("control_shards", file=path.name)
+                adapter = Adapter(path.stem, kind, path, state=UNSUPPORTED, problem=problem)
+            elif read.contents:
                 adapter = adapters.describe(path, kind, read.contents)
             else:
                 adapter = Adapter(path.stem, kind, path, state=INCOMPLETE, problem=read.problem)
@@ -301,11 +305,13 @@ def stem_of(place: ProgramFolder) -> str:
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The weights of a ControlNet's folder as diffusers has it, in half precision where both are there."""
+    """The weights of a ControlNet's folder as diffusers has it, in half precision where both are there; the first
+    shard where there are only shards."""
     if not is_control(folder):
         return None
-    found = [path for path in sorted(folder.glob("*.safetensors")) if "-of-" not in path.name]
-    return next((path for path in found if ".fp16" in path.name), found[0] if found else None)
+    found = sorted(folder.glob("*.safetensors"), key=lambda path: (SHARD.search(path.name) is not None, path.name))
+    whole = [path for path in found if ".fp16" in path.name and not SHARD.search(path.name)]
+    return next(iter(whole or found), None)
 
 
 def is_control(folder: Path) -> bool:

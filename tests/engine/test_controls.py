@@ -388,6 +388,20 @@ def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
     assert (np.abs(np.asarray(seen[0]).astype(int) - blue) < 3).mean() > 0.9  # the corner, without most of the circle
 
 
+def test_a_file_in_full_precision_counts_by_its_parameters(
+    diffusers_engine: DiffusersEngine, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory plan multiplies them by the bytes of the numbers that they are loaded in."""
+    materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
+    monkeypatch.setattr(diffusers_engine, "_materials", materials)
+    folder = at_home.settings.controlnet
+    for name, dtype in (("half", torch.float16), ("full", torch.float32)):
+        save_file({"controlnet_cond_embedding.conv_in.weight": torch.zeros(16, 3, 3, 3, dtype=dtype)},
+            folder / f"{name}.safetensors")  # fmt: skip
+        assert diffusers_engine._control_numbers(name) == 16 * 27
+        (folder / f"{name}.safetensors").unlink()
+
+
 def test_what_a_model_made_at_the_submit_is_scaled_and_cut(at_home: Home) -> None:
     """Another machine need not have the preprocessor's model."""
     ramp = PIL.linear_gradient("L").resize((64, 64)).convert("RGB")

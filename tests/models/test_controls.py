@@ -1,6 +1,7 @@
 """ControlNets at the scan: folders and files by name, their base, and the starter model's own."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_one_that_lies_to_the_scan_is_listed_with_its_problem(catalog: Catalog, 
     assert not found["lora_controlnet"].ready
     with pytest.raises(InvalidParams, match="cut"):
         catalog.complete("x", CONTROL | {"controls": [{"image": "0" * 64, "model": "cut"}]})
+
+
+def test_a_folder_of_shards_is_listed_with_the_reason(catalog: Catalog, tmp_path: Path) -> None:
+    whole = folder_of(tmp_path / "controlnet/large", SD15)
+    for number in (1, 2):
+        shutil.copy(whole, whole.with_name(f"diffusion_pytorch_model-{number:05}-of-00002.safetensors"))
+    assert {each.name: each.path for each in catalog.controls()}["large"] == whole  # the whole one counts
+    whole.unlink()
+    found = {each.name: each for each in catalog.controls()}
+    assert set(found) == {"starter-edges", "large"}
+    assert (found["large"].ready, "00001-of-00002" in found["large"].problem) == (False, True)
+    with pytest.raises(InvalidParams, match="must be in one file"):
+        catalog.complete("x", CONTROL | {"controls": [{"image": "0" * 64, "model": "large"}]})
 
 
 def test_families_without_controlnets_say_so(catalog: Catalog) -> None:
