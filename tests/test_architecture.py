@@ -14,7 +14,7 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 #: A package is a unit. Its use cases (``service``) stand higher than its data, and some of its modules lower.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "messages"),
+    ("__init__", "lazy_imports", "messages"),
     ("errors",),
     ("actor", "disk", "grammar", "image_decoding"),
     ("options", "paths"),

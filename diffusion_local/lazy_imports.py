@@ -1,0 +1,58 @@
+"""Heavy packages that a library imports at its top and this program does not use: hidden from it, or loaded late."""
+
+import importlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_lock = threading.Lock()
+
+
+class _Deferred(ModuleType):
+    """Stands in ``sys.modules`` for a package until one of its attributes is read.
+
+    importlib's LazyLoader would not do: in Python 3.11 a second ``import`` reads ``__spec__``, which loads the package.
+    """
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Code that walks over sys.modules (inspect, warnings) asks every module for such names.
+        if attribute.startswith("__") and attribute != "__path__":
+            raise AttributeError(attribute)
+        with _lock:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
+def defer_import(name: str) -> None:
+    """Let ``import name`` succeed at once; the package is loaded when one of its attributes is first read.
+
+    Nothing happens if the package is imported already or not installed.
+    """
+    if name in sys.modules:
+        return
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return
+    module = _Deferred(name)
+    module.__spec__, module.__file__ = spec, spec.origin
+    sys.modules[name] = module
+
+
+@contextmanager
+def hidden_imports(*names: str) -> Iterator[None]:
+    """Within it the import of these packages raises ImportError, as if they were not installed."""
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # an import of None fails with ImportError
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

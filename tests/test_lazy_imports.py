@@ -1,0 +1,56 @@
+"""Deferred imports load nothing before the first use, and then all; hidden ones fail, and come back."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.lazy_imports import defer_import, hidden_imports
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "heavy_example").mkdir()
+    (tmp_path / "heavy_example" / "__init__.py").write_text("import heavy_example.part\nanswer = 42\n")
+    (tmp_path / "heavy_example" / "part.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "heavy_example"
+    for name in ("heavy_example", "heavy_example.part"):
+        sys.modules.pop(name, None)
+
+
+def test_a_deferred_package_is_loaded_at_its_first_use(package: str) -> None:
+    defer_import(package)
+    import heavy_example  # type: ignore[import-not-found]
+
+    assert f"{package}.part" not in sys.modules
+    assert not hasattr(heavy_example, "__warningregistry__")
+    assert f"{package}.part" not in sys.modules
+    assert heavy_example.answer == 42
+    assert f"{package}.part" in sys.modules
+
+
+def test_a_submodule_may_come_first(package: str) -> None:
+    defer_import(package)
+    import heavy_example.part  # type: ignore[import-not-found]
+
+    assert heavy_example.answer == 42
+
+
+def test_a_package_that_is_loaded_or_missing_is_left_alone(package: str) -> None:
+    import heavy_example
+
+    defer_import(package)
+    assert sys.modules[package] is heavy_example
+    defer_import("no_such_package_at_all")
+    assert "no_such_package_at_all" not in sys.modules
+
+
+def test_a_hidden_package_is_there_again_afterwards(package: str) -> None:
+    defer_import(package)
+    deferred = sys.modules[package]
+    with hidden_imports(package, "no_such_package_at_all"), pytest.raises(ImportError):
+        import heavy_example  # noqa: F401
+    assert sys.modules[package] is deferred
+    assert "no_such_package_at_all" not in sys.modules
