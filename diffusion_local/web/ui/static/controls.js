@@ -3,7 +3,7 @@
   const root = window.diffusionLocalRoot;
   const words = window.diffusionLocalWords;
   const input = () => document.querySelector("#field-controls :is(textarea, input)");
-  const panel = () => document.querySelector("#controls .controls");
+  const panel = () => document.querySelector("#controls .control-list");
   const list = () => panel()?.querySelector("ul");
   const NUMBERS = { weight: 1, start: 0, end: 1 };
   let shown = null;
