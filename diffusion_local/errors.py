@@ -217,8 +217,8 @@ class HubProblem(UserError):
     code = "hub_problem"
 
     def __init__(self, message: Message | None = None, kind: str = "hub_error") -> None:
-        """``kind``: gated, unknown_repo, unknown_file, not_a_model, pickle, no_network, no_space, checksum, exists,
-        hub_error."""
+        """``kind``: gated, unknown_repo, unknown_file, not_a_model, pickle, no_network, no_space, too_large,
+        checksum, exists, refused, hub_error."""
         super().__init__(message)
         self.kind = kind
 

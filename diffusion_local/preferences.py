@@ -21,7 +21,18 @@ from diffusion_local.settings import Settings, local_zone, parse, read_toml, spe
 
 #: Never shown: credentials, and addresses and commands that often contain some.
 SECRET = frozenset(
-    {"token", "hub_token", "webhook_secret", "prompt_helper_key", "webhooks", "tls_key", "database", "gallery", "queue"}
+    {
+        "token",
+        "hub_token",
+        "civitai_token",
+        "webhook_secret",
+        "prompt_helper_key",
+        "webhooks",
+        "tls_key",
+        "database",
+        "gallery",
+        "queue",
+    }
 )
 #: Shown only to those who may see paths of this machine.
 PATHS = frozenset({"home", "tls_cert", "configs"})

@@ -287,7 +287,7 @@ def adapter(adapter: Adapter) -> Json:
 
 
 def download(download: Download) -> Json:
-    values = asdict(download) | {"state": str(download.state)}
+    values = asdict(download) | {"state": str(download.state), "repo": download.source}
     kind, problem = values.pop("error_kind"), values.pop("error_message")
     return values | {"error": fault(kind, problem) if kind else None}
 

@@ -129,6 +129,12 @@ class Settings(Folders):
     configs: str = setting("", "folder with configurations for checkpoints in one file; `configs` in the home if empty")
     hub_endpoint: str = setting("", "where models are downloaded from; HF_ENDPOINT or huggingface.co if empty")
     hub_token: str = setting("", "access token for gated models; HF_TOKEN or the one of `hf auth login` if empty")
+    civitai_endpoint: str = setting("", "where versions on Civitai are downloaded from; https://civitai.com if empty")
+    civitai_token: str = setting("", "API key for files on Civitai that are only for signed-in users")
+    max_download_gb: int = setting(100, "gigabytes that a file downloaded by its address may have")
+    download_allow_private: str = setting(
+        "", "hosts and networks inside, such as 192.168.1.0/24, that files may be downloaded from"
+    )
     image_format: str = setting("png", "format that new pictures are kept in; PNG loses nothing", FORMATS)
     preview_every: int = setting(1, "steps between two previews of a running picture; 0 draws none")
     sidecar: str = setting("off", "whether a picture's recipe also lies beside it, as .json", ("off", "on"))
@@ -310,6 +316,10 @@ def hub_cache() -> Path:
 
 def hub_endpoint(settings: Settings) -> str:
     return settings.hub_endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def civitai_endpoint(settings: Settings) -> str:
+    return settings.civitai_endpoint or "https://civitai.com"
 
 
 def hub_token(settings: Settings) -> str:

@@ -106,7 +106,7 @@ def known(studio: AnyStudio, as_json: AsJson = False) -> None:
 def download(
     studio: AnyStudio,
     repo: str,
-    file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository.")] = "",
+    file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository or version.")] = "",
     into: Annotated[
         str,
         typer.Option(
@@ -114,10 +114,11 @@ def download(
         ),
     ] = "models",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    digest: Annotated[str, typer.Option(help="SHA-256 that the file of a URL must have.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Queue a download from the hub; `serve` runs it in the background."""
-    found = studio.library.download(repo, file, into, revision)
+    """Queue a download from the hub, a URL or Civitai (civitai:ID); `serve` runs it in the background."""
+    found = studio.library.download(repo, file, into, revision, digest)
     print_result(
         found,
         as_json,
@@ -153,5 +154,7 @@ def format_adapter(adapter: Adapter) -> str:
 def format_download(download: Download) -> str:
     share = f" {download.bytes_done / download.bytes_total:.0%}" if download.bytes_total else ""
     of = f" of {format_size(download.bytes_total)}" if download.bytes_total else ""
-    what = f"{download.repo}{'/' + download.file if download.file else ''}"
+    file = "" if "://" in download.repo or not download.file else f"/{download.file}"
+    digest = f"  sha256:{download.digest}" if download.digest else ""
+    what = f"{download.source}{file}{digest}"
     return f"{download.id}  {download.state:<9}{share}{of}  {what}  {download.error_message}".rstrip()

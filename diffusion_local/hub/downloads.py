@@ -7,6 +7,7 @@ from typing import Any
 from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
+from diffusion_local.hub.sources import shown_source
 from diffusion_local.messages import from_json, message, to_json
 
 
@@ -33,7 +34,11 @@ KEPT_DOWNLOADS = 50  # ended downloads kept
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A download; sizes in bytes. ``bytes_total`` is 0 until the hub has reported it."""
+    """A download; sizes in bytes. ``bytes_total`` is 0 until the server has reported it.
+
+    ``repo``: a repository of the hub, a URL, or a version on Civitai (see ``hub.sources``). ``digest``: SHA-256 that
+    the file of a URL must have, and the one that it has once it is here.
+    """
 
     id: str
     repo: str
@@ -51,6 +56,12 @@ class Download:
     error_message: str = ""
     started_at: str | None = None
     finished_at: str | None = None
+    digest: str = ""
+
+    @property
+    def source(self) -> str:
+        """``repo`` as it may be shown and logged."""
+        return shown_source(self.repo)
 
     @property
     def final(self) -> bool:
@@ -61,7 +72,9 @@ class DownloadStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, repo: str, revision: str, file: str, folder: str, name: str, owner: str) -> tuple[Download, bool]:
+    def add(
+        self, repo: str, revision: str, file: str, folder: str, name: str, owner: str, digest: str = ""
+    ) -> tuple[Download, bool]:
         """(waiting download, whether it is new). An unfinished one of the same file is returned instead."""
         with self._database.write() as db:
             there = db.execute(
@@ -79,7 +92,8 @@ class DownloadStore:
             download_id = new_id()
             db.insert("downloads", {
                     "id": download_id, "repo": repo, "revision": revision, "file": file, "folder": folder,
-                    "name": name, "owner": owner, "state": DownloadState.WAITING, "created_at": utc_now(),
+                    "name": name, "owner": owner, "digest": digest,
+                    "state": DownloadState.WAITING, "created_at": utc_now(),
                 }
             )  # fmt: skip
             db.execute(
@@ -120,8 +134,9 @@ class DownloadStore:
             row = db.execute("SELECT state, cancel_requested FROM downloads WHERE id = ?", [download_id]).fetchone()
             return row is None or row[0] != DownloadState.RUNNING or bool(row[1])
 
-    def finish(self, download_id: str, size: int) -> Download:
-        return self._end("finish", download_id, bytes_done=size, bytes_total=size)
+    def finish(self, download_id: str, size: int, **changes: str) -> Download:
+        """``changes``: folder, name and digest, if they became known only during the download."""
+        return self._end("finish", download_id, bytes_done=size, bytes_total=size, **changes)
 
     def fail(self, download_id: str, kind: str, problem: str) -> Download:
         return self._end("fail", download_id, error_kind=kind, error_message=problem, error_json=to_json(problem))

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from diffusion_local import disk
 from diffusion_local.errors import DatabaseProblem, HubProblem, echo
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
 from diffusion_local.hub.downloads import Download, DownloadStore
+from diffusion_local.hub.links import Links
+from diffusion_local.hub.sources import is_link
 from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
 from diffusion_local.models.integrity import UNUSED, is_component
@@ -127,12 +130,13 @@ class Fetcher:
         self._stop.set()
 
     def _fetch(self, download: Download) -> None:
-        log.info("download of %s begins", download.repo)
-        hub = Hub(hub_endpoint(self._settings), hub_token(self._settings), self._pause, self._stop)
+        log.info("download of %s begins", download.source)
         try:
-            size = self._load(hub, download)
-            self._store.finish(download.id, size)
-            log.info("download of %s is done", download.repo)
+            if is_link(download.repo):
+                self._load_link(download)
+            else:
+                self._load_from_hub(download)
+            log.info("download of %s is done", download.source)
         except Cancelled:
             discard(self._staging(download))
             self._store.stop(download.id)
@@ -149,14 +153,36 @@ class Fetcher:
         except DatabaseProblem:
             raise
         except Exception as error:
-            log.exception("download of %s failed", download.repo)
+            log.exception("download of %s failed", download.source)
             self._fail(download, "hub_error", message("download_fault", error=type(error).__name__))
-        finally:
-            hub.close()
 
     def _fail(self, download: Download, kind: str, problem: Message) -> None:
-        log.warning("download of %s failed: %s", download.repo, problem)
+        log.warning("download of %s failed: %s", download.source, problem)
         self._store.fail(download.id, kind, problem)
+
+    def _load_from_hub(self, download: Download) -> None:
+        with closing(Hub(hub_endpoint(self._settings), hub_token(self._settings), self._pause, self._stop)) as hub:
+            self._store.finish(download.id, self._load(hub, download))
+
+    def _load_link(self, download: Download) -> None:
+        """Download the file of a URL or of a version on Civitai."""
+        with closing(Links(self._settings, self._pause, self._stop)) as links:
+            link = links.resolve(download.repo, download.file, download.name, download.digest)
+            folder = link.folder if link.folder and download.folder == "models" else download.folder
+            target, staging = self._settings.home / folder / link.name, self._staging(download)
+            if target.exists():
+                raise HubProblem(kind="exists", message=message("there_already", path=f"{folder}/{link.name}"))
+            progress = Progress(self._store, download, 0, lambda: self._check(staging, 0))
+
+            def on_bytes(have: int, total: int) -> None:
+                progress.total = total
+                progress(have)
+
+            digest = links.fetch(link, staging / link.name, on_bytes, lambda coming: self._check(staging, coming))
+            size = (staging / link.name).stat().st_size
+            move_file(staging / link.name, target)
+            discard(staging)
+            self._store.finish(download.id, size, folder=folder, name=link.name, digest=digest)
 
     def _load(self, hub: Hub, download: Download) -> int:
         """Download all files; returns their size in bytes."""
@@ -199,8 +225,7 @@ class Fetcher:
         if target.exists():
             raise HubProblem(kind="exists", message=message("there_already", path=f"{download.folder}/{download.name}"))
         if download.file:
-            disk.share_like(staging / files[0].path, target.parent)
-            (staging / files[0].path).replace(target)
+            move_file(staging / files[0].path, target)
             discard(staging)
             return
         origin = {"repo": listing.repo, "commit": listing.commit, "licence": listing.licence}
@@ -218,7 +243,7 @@ class Progress:
     def __init__(self, store: DownloadStore, download: Download, total: int, check: Callable[[], None]) -> None:
         self._store = store
         self._download = download
-        self._total = total
+        self.total = total
         self._check = check
         self._reported = 0.0
         self.before = 0  # bytes of completed files
@@ -228,7 +253,7 @@ class Progress:
             return
         self._reported = time.monotonic()
         self._check()
-        if self._store.report(self._download.id, self.before + of_file, self._total):
+        if self._store.report(self._download.id, self.before + of_file, self.total):
             raise Cancelled
 
 
@@ -248,6 +273,12 @@ def part_size(staging: Path, file: RemoteFile) -> int:
 def nearest_existing(path: Path) -> Path:
     """The nearest existing folder."""
     return path if path.exists() else nearest_existing(path.parent)
+
+
+def move_file(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    disk.share_like(file, target.parent)
+    file.replace(target)
 
 
 def discard(staging: Path) -> None:

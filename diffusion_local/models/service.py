@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -17,19 +19,28 @@ from diffusion_local.engine.planning import MemoryPlan, active_workers, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.hub.downloads import Download, DownloadStore
+from diffusion_local.hub.sources import (
+    MAX_NAME,
+    SUFFIX,
+    civitai_source,
+    is_link,
+    name_in,
+    provisional_name,
+    shown_source,
+)
 from diffusion_local.messages import message
 from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import STARTER, Catalog, Model, described
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
 from diffusion_local.models.verdicts import PLACES
+from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
 from diffusion_local.options.values import check_prompt
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
 
 FOLDERS = ("models", *PLACES.values())
-MAX_NAME = 100
 #: A page or a file of a repository: https://huggingface.co/owner/name/blob/main/folder/file?download=true
 HUB_ADDRESS = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/?#]+/[^/?#]+)"
@@ -171,19 +182,28 @@ class Library:
 
     # -- load from the hub -----------------------------------------------------------------------------------------
 
-    def download(self, repo: str, file: str = "", into: str = "models", revision: str = "main") -> Download:
-        """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
+    def download(
+        self, repo: str, file: str = "", into: str = "models", revision: str = "main", digest: str = ""
+    ) -> Download:
+        """Queue a download: a diffusers model, or with ``file`` one .safetensors file of a repository.
 
-        ``repo`` may be the address of a repository or of a file in it. ``into`` is models, loras, vae, upscalers,
-        embeddings, controlnet, text_encoders, ip_adapters or clip_vision. Asking twice is one download.
+        ``repo`` may also be the address of a repository or of a file in it, the URL of a .safetensors file anywhere
+        (``file`` names it if the URL does not), or a version on Civitai: its address or ``civitai:ID`` (``file``
+        chooses among its files). ``into`` is models, loras, vae, upscalers, embeddings, controlnet, text_encoders,
+        ip_adapters or clip_vision. ``digest`` is the SHA-256 that the file of a URL must have. Asking twice is one
+        download.
         """
-        for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
+        given = {"repo": repo, "file": file, "into": into, "revision": revision, "digest": digest}
+        for field, text in given.items():
             check_prompt(field, text, required=field == "repo")
+        if is_link(repo.strip()) and not HUB_ADDRESS.fullmatch(repo.strip()):
+            return self._download_link(repo.strip(), file.strip(), into, check_digest(digest.strip()))
+        if digest:
+            raise InvalidParams("digest", message("link_digest_hub"))
         repo, revision, file = parse_hub_location(repo.strip(), revision.strip(), file.strip().strip("/"))
         if not REPO.fullmatch(repo) or ".." in repo:
             raise InvalidParams("repo", message("hub_repo", got=echo(repo)))
-        if into not in FOLDERS:
-            raise InvalidParams("into", message("one_of", known=list(FOLDERS), got=echo(into)))
+        check_folder(into)
         if into != "models" and not file:
             raise InvalidParams("file", message("hub_name_file", folder=into))
         if file:
@@ -191,6 +211,25 @@ class Library:
         name = self._name(repo, file, into)
         download, _ = self._downloads.add(repo, revision, file, into, name, actor.current().name)
         return download
+
+    def _download_link(self, url: str, file: str, into: str, digest: str) -> Download:
+        """Queue the download of a URL or of a version on Civitai."""
+        check_folder(into)
+        if source := civitai_source(url):
+            name = provisional_name(source)
+        elif url.startswith("civitai:"):
+            raise InvalidParams("repo", message("civitai_source", got=echo(url)))
+        else:
+            check_url(url, AllowedTargets.parse(self._settings.download_allow_private, "download_allow_private"))
+            source, name = url, PurePosixPath(file).name or name_in(url)
+            if not file and not name.lower().endswith(SUFFIX):
+                raise InvalidParams("file", message("link_name"))
+            file = name
+            if (self._settings.home / into / name).exists():
+                raise Conflict(message("there_remove", path=f"{into}/{name}"))
+        if file:
+            check_file(file)
+        return self._downloads.add(source, "", file, into, name, actor.current().name, digest)[0]
 
     def downloads(self) -> list[Download]:
         """Active downloads, then ended ones, newest first."""
@@ -237,6 +276,29 @@ def parse_hub_location(repo: str, revision: str, file: str) -> tuple[str, str, s
     there = unquote(address["revision"] or "")
     named = unquote(address["file"] or "").strip("/")
     return address["repo"], revision if revision not in ("", "main") else there or "main", file or named
+
+
+def check_folder(into: str) -> None:
+    if into not in FOLDERS:
+        raise InvalidParams("into", message("one_of", known=list(FOLDERS), got=echo(into)))
+
+
+def check_digest(digest: str) -> str:
+    """The hexadecimal digits of a SHA-256 in lower case; "" stays empty."""
+    digits = digest.lower().removeprefix("sha256:")
+    if digits and not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise InvalidParams("digest", message("link_digest", got=echo(digest)))
+    return digits
+
+
+def check_url(url: str, allowed: AllowedTargets) -> None:
+    """Check what needs no name service; the addresses of a host are checked when it is connected to."""
+    parts = parse_url(url, "repo")
+    if parts.scheme != "https" and not (allowed.hosts or allowed.networks):
+        raise InvalidParams("repo", message("link_https", got=echo(shown_source(url))))
+    with suppress(ValueError):
+        ip_address(parts.host)
+        check_target(url, allowed, "repo")
 
 
 def check_file(file: str) -> None:

@@ -1,4 +1,5 @@
-"""Which addresses webhooks may call. A user who can choose a URL must not reach internal networks through this server.
+"""Which addresses webhooks and downloads may call. A user who can choose a URL must not reach internal networks through
+this server.
 
 The host is resolved and all its addresses are checked; the caller then connects to a checked address instead of the
 name, so DNS rebinding has no effect.
@@ -35,13 +36,14 @@ RELAYS = tuple(ipaddress.ip_network(each) for each in ("2001::/32", "::/96", "64
 
 @dataclass(frozen=True, slots=True)
 class AllowedTargets:
-    """The setting ``webhook_allow_private``: host names and networks inside the private ranges that may be called."""
+    """Host names and networks inside the private ranges that may be called, as the setting names them."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
+    setting: str = "webhook_allow_private"
 
     @classmethod
-    def parse(cls, text: str) -> "AllowedTargets":
+    def parse(cls, text: str, setting: str = "webhook_allow_private") -> "AllowedTargets":
         """Parse the setting. Raises InvalidParams for an invalid entry."""
         hosts, networks = set(), []
         for entry in re.split(r"[,\s]+", text.strip()):
@@ -50,10 +52,10 @@ class AllowedTargets:
             except ValueError:
                 if entry and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", entry):
                     problem = message("hook_networks", got=echo(entry))
-                    raise InvalidParams("webhook_allow_private", problem) from None
+                    raise InvalidParams(setting, problem) from None
                 if entry:
                     hosts.add(entry.lower().rstrip("."))
-        return cls(frozenset(hosts), tuple(networks))
+        return cls(frozenset(hosts), tuple(networks), setting)
 
     def allows(self, host: str, address: Address) -> bool:
         return host in self.hosts or any(address in network for network in self.networks)
@@ -121,7 +123,7 @@ def check_target(url: str, allowed: AllowedTargets, field: str = "webhook") -> T
             where = host if host == str(address) else f"{host} ({address})"
             raise InvalidParams(
                 field,
-                message("hook_private", host=where),
+                message("hook_private", host=where, setting=allowed.setting),
             )
     return Target(parts, host, addresses)
 

@@ -86,13 +86,15 @@ PARTS: dict[str, dict[str, Operation]] = {
             ALL,
             post("/downloads", status=202),
             meanings={
-                "repo": "as stabilityai/sdxl-turbo",
-                "file": "only this .safetensors file of the repository",
+                "repo": "as stabilityai/sdxl-turbo, the URL of a .safetensors file, or a version on Civitai as"
+                " civitai:128713",
+                "file": "only this .safetensors file of the repository or version",
                 "into": "models, loras, vae, upscalers, embeddings, controlnet, text_encoders, ip_adapters or "
                 "clip_vision",
                 "revision": "branch, tag or commit",
+                "digest": "SHA-256 that the file of a URL must have",
             },
-            doc="Load a model from the hub, in the background. Asking twice for what is on its way is one download.",
+            doc="Download a model in the background. Asking twice for what is on its way is one download.",
         ),
         "cancel_download": op(
             ADMIN,

@@ -50,13 +50,13 @@ def scan(studio: Studio, key: str) -> Effect:
 
 
 def download_model(studio: Studio, key: str) -> Effect:
-    return Effect(toast=said(say("models.queued", name=studio.library.download(key).repo)))
+    return Effect(toast=said(say("models.queued", name=studio.library.download(key).source)))
 
 
 def retry_download(studio: Studio, key: str) -> Effect:
     old = studio.library.one_download(key)
-    again = studio.library.download(old.repo, old.file, old.folder, old.revision)
-    return Effect(toast=said(say("models.queued", name=again.repo)))
+    again = studio.library.download(old.repo, old.file, old.folder, old.revision, old.digest)
+    return Effect(toast=said(say("models.queued", name=again.source)))
 
 
 def cancel_download(studio: Studio, key: str) -> Effect:

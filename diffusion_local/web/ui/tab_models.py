@@ -10,6 +10,7 @@ import gradio as gr
 from diffusion_local import serializers
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import UserError
+from diffusion_local.hub.sources import is_link
 from diffusion_local.models.curated import REPO
 from diffusion_local.models.service import FOLDERS
 from diffusion_local.studio import Studio
@@ -47,7 +48,8 @@ def pulse(studio: Studio) -> str:
 
 
 def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
-    """A hub id (with the path of a file in it, for one file) or a path of this machine: (toast, the emptied line)."""
+    """A hub id (with the path of a file in it, for one file), a URL, a version on Civitai, or a path of this machine:
+    (toast, the emptied line)."""
     wish = what.strip() if isinstance(what, str) else ""
     try:
         return [said(added(studio, wish, into if into in FOLDERS else "models")), ""]
@@ -56,16 +58,17 @@ def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
 
 
 def added(studio: Studio, wish: str, into: str) -> str:
-    """What to tell. A path begins with / or ~ or a drive, or is there; all else is an id of the hub."""
-    bare = wish.removeprefix("https://huggingface.co/").strip("/")
-    owner, _, rest = bare.partition("/")
+    """What to tell. A URL or a version on Civitai is downloaded. A path begins with / or ~ or a drive, or is there; all
+    else is an id of the hub."""
+    if is_link(wish):
+        return say("models.queued", name=studio.library.download(wish, into=into).source)
+    owner, _, rest = wish.strip("/").partition("/")
     name, _, file = rest.partition("/")
     looks_local = wish.startswith(("/", "~", ".")) or "\\" in wish or wish[1:2] == ":"
     if looks_local or (not REPO.fullmatch(f"{owner}/{name}") and Path(wish).exists()):
         return say("models.added", names=", ".join(model.name for model in studio.library.add(wish)))
-    file = file.removeprefix("blob/main/").removeprefix("resolve/main/")
     download = studio.library.download(f"{owner}/{name}" if name else wish, file, into)
-    return say("models.queued", name=download.repo)
+    return say("models.queued", name=download.source)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

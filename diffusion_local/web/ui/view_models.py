@@ -195,6 +195,8 @@ def download_words(download: Download) -> str:
     if download.state is DownloadState.RUNNING and download.bytes_total:
         done, total = format_size(download.bytes_done), format_size(download.bytes_total)
         words += " · " + say("models.of", done=done, total=total)
+    if download.state is DownloadState.DONE and download.digest:
+        words += f" · SHA-256 {download.digest}"
     if download.state is DownloadState.FAILED:
         words += f" · {translated(download.error_message)}"
     return words
