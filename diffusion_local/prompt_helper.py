@@ -28,8 +28,7 @@ MAX_VARIANTS = 8
 MAX_LANGUAGE = 40
 #: Metadata services of clouds, which hand out credentials.
 NEVER = ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"), ipaddress.ip_network("fd00:ec2::/32")
-THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
-FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+THINKING, ANSWERING, FENCE = "<think>", "</think>", "```"
 BULLET = re.compile(r"^\s*(?:[-*\u2022]|\(?\d{1,2}[.):])\s+")
 
 
@@ -173,12 +172,32 @@ def answer_in(data: bytes) -> tuple[str, str]:
             raise TypeError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise NotDone(message("helper_away", error="its answer is no chat completion")) from None
-    text = THINKING.sub("", text).strip()
-    if fenced := FENCE.search(text):
-        text = fenced[1].strip()
+    text = without_fence(without_thinking(text).strip())
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
     return text[: MAX_VARIANTS * MAX_PROMPT_CHARS], str(model)[:200]
+
+
+def without_thinking(text: str) -> str:
+    """Without what reasoning models write between their tags; linear, however many are left open."""
+    kept = []
+    while True:
+        before, opened, rest = text.partition(THINKING)
+        _, closed, after = rest.partition(ANSWERING)
+        if not (opened and closed):
+            return "".join((*kept, text))
+        kept.append(before)
+        text = after
+
+
+def without_fence(text: str) -> str:
+    """The inside of the first fenced block, without its language; all of the text if there is none."""
+    _, opened, rest = text.partition(FENCE)
+    language, newline, block = rest.partition("\n")
+    inside, closed, _ = block.partition(FENCE)
+    if opened and newline and closed and (language.isalnum() or not language.strip()):
+        return inside.strip()
+    return text
 
 
 def lines_of(text: str) -> list[str]:

@@ -80,6 +80,7 @@ def test_a_prompt_is_rewritten_and_only_it_is_sent(services: Services, stand_in:
     [
         ("<think>hmm</think>\n a red boat ", "a red boat"),
         ('"a red boat"', "a red boat"),
+        ("<think>a</think>a <think>b</think>red boat", "a red boat"),
         ("Here it is:\n```text\na red boat\n```", "a red boat"),
     ],
 )

@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import domain, machines, manual, styles
+from diffusion_local import domain, machines, manual, prompt_helper, styles
 from diffusion_local.accounts import service as accounts
 from diffusion_local.batches import export
 from diffusion_local.db.search import fts_query
@@ -55,6 +55,7 @@ from diffusion_local.notify import addresses, dispatcher, hooks
 from diffusion_local.options import a1111 as a1111_recipe
 from diffusion_local.options import inpaint, samplers, validate, values
 from diffusion_local.queue import groups, schedule
+from diffusion_local.remote import models as remote_models
 from diffusion_local.remote import server
 from diffusion_local.reports import report, wording
 from diffusion_local.settings import Settings
@@ -224,6 +225,12 @@ def settings_with(**changes: str) -> Settings:
     return Settings(home=FOLDER, **changes)
 
 
+def helped(text: str) -> None:
+    """As an answer, and with its marks in front: open tags, fences and bullets."""
+    prompt_helper.lines_of(prompt_helper.without_fence(prompt_helper.without_thinking(f"<think>{text}")))
+    prompt_helper.lines_of(prompt_helper.without_fence(prompt_helper.without_thinking(f"```\n- {text}")))
+
+
 PARSERS = [
     Parser(
         "what a prompt asks for",
@@ -237,6 +244,8 @@ PARSERS = [
     Parser("slug of a batch", "batches/export.py", lambda text: export.file_name(job(text), "a.png")),
     Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
+    Parser("answer of a prompt helper", "prompt_helper.py", helped),
+    Parser("path of a model's file", "remote/models.py", remote_models.is_safe),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.NAME.fullmatch),
     Parser("Chinese of a prompt", "models/starter_words.py", lambda text: starter_words.understood(LATIN, f"树{text}")),

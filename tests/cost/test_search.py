@@ -102,7 +102,7 @@ def test_the_page_says_so_and_shows_the_gallery(services: Services) -> None:
     found = look.look(services.studio, "", "gallery", ["", "", "", "", urlencode({"search": CRASH})])
     assert found is not None
     assert f"must have at most {MAX_CHARS:,} characters" in found[1]["gallery"]
-    assert "apple" in found[1]["gallery"]
+    assert "apple" in found[1]["tiles"]
 
 
 def test_the_command_line_refuses_too(services: Services) -> None:

@@ -36,6 +36,7 @@ NAMES |= {
     "check_list",
     "submit_list",
     "preview",
+    "help_prompt",
 }
 
 

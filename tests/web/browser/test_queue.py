@@ -120,9 +120,9 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     prompt = a_prompt("broken [fail]")
     studio.wait(studio.submit(prompt, count=2, width=128, height=128, steps=2).job_ids, 30)
     go(page, "queue")
-    page.locator("#queue >> text=Retry 2 failed").click()
+    page.locator("#queue [data-do=again_failed]").first.click()
     answer(page)
-    page.locator("#queue >> text=Retry 4 failed").wait_for()
+    page.locator("#queue [data-do=again_failed]", has_text="Retry 4 failed").first.wait_for()
 
     group(page, prompt).first.locator(".fold").click()
     choose(line(page, prompt).first, "History")

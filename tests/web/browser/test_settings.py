@@ -39,8 +39,8 @@ def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, si
     page.fill("[data-settings-search]", "")
     row.wait_for()
     sizes = page.locator("#settings-machine, #settings-health").all_inner_texts()
-    free = {found for text in sizes for found in re.findall(r"([\d.]+ [GM]i?B)(?: of [\d.]+ GB)? free", text)}
-    assert len(free) <= 1, free  # one unit
+    free = {unit for text in sizes for unit in re.findall(r"[\d.]+ ([GM]i?B)(?: of [\d.]+ GB)? free", text)}
+    assert len(free) <= 1, free
 
 
 def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
