@@ -209,6 +209,16 @@ def test_a1111_units_become_controls(services: Services) -> None:
     assert newest(services).controls[0].type == "none"
 
 
+def test_a1111_fields_of_a_unit_that_have_no_effect_are_warned_of(services: Services) -> None:
+    quiet = {"control_mode": "Balanced", "processor_res": -1, "threshold_a": None, "resize_mode": 1}
+    loud = {"control_mode": "ControlNet is more important", "processor_res": 768, "threshold_a": 50, "threshold_b": 120}
+    for given, expected in ((quiet, []), (loud, list(loud))):
+        unit = {"module": "canny", "model": "edges", "image": CIRCLE} | given
+        body = reading.Wanted(prompt="x", **SMALL, alwayson_scripts={"ControlNet": {"args": [unit]}})
+        warnings = reading.read(services.studio, services.settings, Aliases.of(""), body, {}).warnings
+        assert [each.partition(": ")[0].rpartition(".")[2] for each in warnings] == expected
+
+
 def test_a1111_units_of_img2img_take_its_picture(services: Services) -> None:
     unit = {"module": "canny", "model": "edges"}
     scripts = {"controlnet": {"args": [unit]}}

@@ -72,7 +72,7 @@ async def until_batch_ended(context: Context, batch_id: str, seconds: float) -> 
     def look() -> tuple[int, float, str]:
         counts = context.studio.batch(batch_id)[1]
         left = sum(count for state, count in counts.items() if state not in FINAL)
-        return left, float(batch.count - left), f"{batch.count - left:,} of {batch.count:,} pictures"
+        return left, float(batch.count - left), message("mcp_progress", done=batch.count - left, total=batch.count)
 
     left = await polled(context, look, lambda left: left == 0, batch.count, seconds)
     jobs = await anyio.to_thread.run_sync(lambda: context.studio.jobs(batch_id=batch_id, limit=MOST_JOBS))
@@ -104,9 +104,8 @@ def share_done(job: Job) -> float:
 
 
 def progress_of(jobs: list[Job]) -> str:
-    ended = sum(job.final for job in jobs)
+    counts = {"done": sum(job.final for job in jobs), "total": len(jobs)}
     running = next((job for job in jobs if job.state is State.RUNNING), None)
-    step = f", step {running.step} of {running.params.total_steps}" if running and running.step else ""
-    return f"{ended} of {len(jobs)} pictures{step}" + (
-        "" if running or ended == len(jobs) else ", waiting in the queue"
-    )
+    if running and running.step:
+        return message("mcp_progress_step", **counts, step=running.step, steps=running.params.total_steps)
+    return message("mcp_progress" if running or all_ended(jobs) else "mcp_progress_waiting", **counts)

@@ -10,6 +10,7 @@ from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import Kind
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, NotFound, UserError
+from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.web.api.mcp import waiting
 from diffusion_local.web.api.mcp.tools import Result, Tools
@@ -90,7 +91,7 @@ def test_pictures_are_made_and_waited_for(services: Services, drawing: Hands) ->
 def test_a_wait_is_bounded_and_can_be_taken_up_again(services: Services) -> None:
     result, reported = called(services, "generate_image", prompt="a red apple", seconds=0, **SMALL)
     assert (result.content["finished"], result.images) == (False, [])
-    assert "waiting in the queue" in reported[0][2]
+    assert reported[0][2] == message("mcp_progress_waiting", done=0, total=1)
     draw_next(services)
     again, _ = called(services, "wait", job_ids=result.content["job_ids"])
     assert (again.content["finished"], len(again.images)) == (True, 1)

@@ -34,12 +34,20 @@ MODULES = {
     "depth_midas": ControlType.DEPTH, "depth_zoe": ControlType.DEPTH, "depth_anything": ControlType.DEPTH,
     "depth_anything_v2": ControlType.DEPTH, "depth_leres": ControlType.DEPTH, "depth_leres++": ControlType.DEPTH,
 }  # fmt: skip
-OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth")
+#: Fields of a unit that have no effect here, with the values that ask for nothing. Preprocessors have fixed thresholds
+#: and work in the size of the job; a ControlNet counts as much as the prompt.
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "control_mode": ("", 0, "Balanced"),
+    "processor_res": ("", -1),
+    "threshold_a": ("", -1),
+    "threshold_b": ("", -1),
+}
 SIDE = 512
+OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth")
 
 
-def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> list[dict[str, Any]]:
-    """The option ``controls`` for units of the extension; those that are switched off count for nothing.
+def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """(the option ``controls``, warnings) for units of the extension; those that are switched off count for nothing.
 
     ``source`` is the picture of img2img (Base64), for units without one of their own. Raises InvalidParams.
     """
@@ -49,7 +57,13 @@ def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> li
     wanted = [unit for unit in units if unit.get("enabled", True)]
     if len(wanted) > MAX_CONTROLS:
         raise InvalidParams(field, message("at_most", most=MAX_CONTROLS, got=len(wanted)))
-    return [control_of(studio, unit, field, source) for unit in wanted]
+    warnings: list[str] = [
+        message("passed_over", field=f"{field}.{name}", got=echo(value))
+        for unit in wanted
+        for name, neutral in WITHOUT_EFFECT.items()
+        if (value := unit.get(name)) is not None and value not in neutral
+    ]
+    return [control_of(studio, unit, field, source) for unit in wanted], warnings
 
 
 def control_of(studio: Studio, unit: dict[str, Any], field: str, source: str | None) -> dict[str, Any]:

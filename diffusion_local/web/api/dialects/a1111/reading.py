@@ -167,8 +167,10 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
-    if controls := [each for field, args in units for each in controlnet.controls_of(studio, args, field, first)]:
+    for field, args in units:
+        controls, told = controlnet.controls_of(studio, args, field, first)
         given["controls"] = [*(given.get("controls") or ()), *controls]
+        warnings = warnings + told
     if isinstance(body, Pictures):
         found, told = pictures_of(studio, body, given, strict, model.architecture)
         given, warnings = given | found, warnings + told

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffusion_local.messages import message
+from diffusion_local.options.types import format_number
 from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.nodes import (
@@ -117,7 +118,7 @@ class Reader:
 
     def unet(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         if given["weight_dtype"] not in (None, "default"):
-            self.warn(f"weight_dtype {given['weight_dtype']}: weights run as this machine can")
+            self.warn(message("weight_type", got=given["weight_dtype"]))
         return (Model(self._model(given["unet_name"]), node_id, split=True),)
 
     def clip(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
@@ -130,7 +131,7 @@ class Reader:
         model, clip = given["model"], given.get("clip")
         weight = given["strength_model"]
         if given.get("strength_clip", weight) != weight:
-            self.warn(f"strength_clip of {given['lora_name']}: a LoRA has one weight here, {weight:g}")
+            self.warn(message("one_lora_weight", name=given["lora_name"], weight=format_number(weight)))
         if weight:
             model = replace(model, loras=(*model.loras, (self._chosen("loras", given["lora_name"]), weight)))
         return (model, clip) if clip is not None else (model,)
@@ -262,7 +263,7 @@ class Reader:
             "count": latent.count,
         }
         if seed >= MOST_SEED:
-            self.warn(f"{seed_key}: {seed} is taken as {seed % MOST_SEED}, as seeds here have 32 bits")
+            self.warn(message("seed_wrapped", field=seed_key, got=str(seed), to=str(seed % MOST_SEED)))
         if given["scheduler"] not in OWN_SPACING:
             options["schedule"] = given["scheduler"]
         if positive.guidance is not None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from diffusion_local.messages import message
 from diffusion_local.options.hires import enlarged
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.web.api.dialects.comfyui.values import Work, beyond, failed
@@ -39,7 +40,7 @@ def enlarged_latent(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlar
         raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "samples")])
     method = given["upscale_method"]
     if method in ("area", "bislerp"):
-        reader.warn(f"upscale_method: {method} is not available, so {LATENT_METHODS[method]} is used")
+        reader.warn(message("replaced", field="upscale_method", got=method, to=LATENT_METHODS[method]))
     return to_size(node_id, Enlarged(given["samples"], LATENT_METHODS[method]), given)
 
 
@@ -56,7 +57,7 @@ def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarg
     if not isinstance(image, Work) or not image.sampled:
         raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "image")])
     if given["upscale_method"] != "lanczos":
-        reader.warn(f"upscale_method: {given['upscale_method']} is not available, so {LANCZOS} is used")
+        reader.warn(message("replaced", field="upscale_method", got=given["upscale_method"], to=LANCZOS))
     return to_size(node_id, Enlarged(image, LANCZOS), given)
 
 

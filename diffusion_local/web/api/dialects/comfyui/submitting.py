@@ -10,6 +10,7 @@ from PIL import ImageChops, ImageFilter, ImageOps
 
 from diffusion_local import families, image_decoding
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.studio import Studio
@@ -120,13 +121,13 @@ def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None
     cfg = options.pop("cfg")
     if families.get(model.family).negative:
         if "guidance" in options:
-            warnings.append("FluxGuidance: this model has none; cfg is taken")
+            warnings.append(message("no_distilled_guidance", model=model.id))
         options["guidance"] = cfg
         return
     if cfg != 1 and "guidance" not in options:
-        warnings.append("cfg: guidance is distilled into this model; FluxGuidance sets it")
+        warnings.append(message("distilled_guidance", model=model.id))
     if options["negative"]:
-        warnings.append("negative: guidance is distilled into this model, so that it has no negative prompt")
+        warnings.append(message("distilled_negative", model=model.id))
     options["negative"] = ""
 
 
@@ -145,7 +146,7 @@ def vae(options: dict[str, Any], work: Work, known: list[str], warnings: list[st
     if name:
         options["vae"] = name
     elif work.model and work.model.split:
-        warnings.append(f"vae_name: {work.vae.name} is not here; the model's own VAE is taken")
+        warnings.append(message("own_vae", name=work.vae.name))
     else:
         raise failed([checking.not_in_list(work.vae.node_id, "vae_name", work.vae.name, (*known, *OWN_PARTS))])
 
