@@ -79,7 +79,7 @@ def test_a_prompt_is_embedded_once(draw: Draw, loaded: Loaded, monkeypatch: pyte
     for number in range(PROMPTS_KEPT + 3):
         loaded.prompts[str(number), None] = {}
     draw(steps=1, prompt="one more")
-    assert ("one more", "", 0, (), frozenset()) in loaded.prompts
+    assert ("one more", "", 0, (), frozenset(), ()) in loaded.prompts
 
 
 def test_facts_tell_how_it_was_made(diffusers_engine: DiffusersEngine, draw: Draw, starter: Model) -> None:

@@ -17,7 +17,19 @@ from tests.support import FAILURE, claimed
 from tests.web.conftest import drawn, made, services_of
 
 Ask = Callable[..., Any]
-OF_THIS_MACHINE = {"doctor", "help", "logs", "serve", "tls", "token", "user", "version", "webhook secret", "worker"}
+OF_THIS_MACHINE = {
+    "doctor",
+    "help",
+    "logs",
+    "relocate",
+    "serve",
+    "tls",
+    "token",
+    "user",
+    "version",
+    "webhook secret",
+    "worker",
+}
 
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
