@@ -81,6 +81,15 @@ def adapter_for(use: Use, usable: list[Adapter]) -> str:
     return preferred[0].name if preferred else ""
 
 
+def uses_of(model: "Model", adapters: list[Adapter], encoders: list[Adapter]) -> list[Use]:
+    """What a model can use reference pictures for; an IP-Adapter counts only with its image encoder."""
+    found = [Use.EDIT] if families.references_of(model.architecture) else []
+    usable = model.family in TAKES_ADAPTERS and any(
+        each.ready and adapter_fits(each, model.architecture) and encoder_for(each, encoders) for each in adapters
+    )
+    return [*found, Use.STYLE, Use.FACE] if usable else found
+
+
 def encoder_for(adapter: Adapter, encoders: list[Adapter]) -> Adapter | None:
     """The image encoder that gives what an IP-Adapter reads."""
     place = 0 if adapter.part == "plain" else 1

@@ -140,7 +140,7 @@ def models_own(option: Option, speak: Callable[[str], Any]) -> Any:
 
 
 def kept(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """A value that a script of the page shows and sets (``source.js``, ``loras.js``)."""
+    """A value that a script of the page shows and sets (``source.js``, ``loras.js``, ``pictures.js``)."""
     return hidden(str(option.default or ""), f"field-{option.name}")
 
 

@@ -12,11 +12,12 @@ from diffusion_local.web.ui.icons import icon
 TOOLS = (
     '<output class="tokens" aria-live="off"></output><span class="spring"></span>'
     + "".join(
-        f'<button type="button" class="act icon" data-prompts="{name}" {state}="false">{icon(sign, 18)}</button>'
-        for name, state, sign in (
-            ("history", "aria-expanded", "clock"),
-            ("presets", "aria-expanded", "bookmark"),
-            ("repeat", "aria-pressed", "loop"),
+        f'<button type="button" class="act icon" data-prompts="{name}" {state}="false"{more}>{icon(sign, 18)}</button>'
+        for name, state, sign, more in (
+            ("helper", "aria-expanded", "create", " hidden"),
+            ("history", "aria-expanded", "clock", ""),
+            ("presets", "aria-expanded", "bookmark", ""),
+            ("repeat", "aria-pressed", "loop", ""),
         )
     )
     + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
@@ -53,7 +54,9 @@ def is_plain(value: Any) -> bool:
 
 
 def vocabulary(studio: Studio) -> str:
-    """What the prompt's suggestions are made of, as JSON: names, and the parts of one's own newest prompts."""
+    """What the prompt's suggestions are made of, as JSON: names, and the parts of one's own newest prompts.
+
+    ``helper`` says whether a prompt helper is set."""
     counts: dict[str, int] = {}
     for image in studio.pictures.page(TAGGED):
         for part in image.params.prompt.split(","):
@@ -61,4 +64,5 @@ def vocabulary(studio: Studio) -> str:
             if 1 < len(tag) <= MOST_TAG:
                 counts[tag] = counts.get(tag, 0) + 1
     tags = sorted(counts, key=lambda tag: -counts[tag])[:MOST_TAGS]
-    return json.dumps(studio.prompts.vocabulary() | {"tags": tags, "fields": form.NAMES}, ensure_ascii=False)
+    more = {"tags": tags, "fields": form.NAMES, "helper": bool(studio.preferences.settings.prompt_helper_url.strip())}
+    return json.dumps(studio.prompts.vocabulary() | more, ensure_ascii=False)

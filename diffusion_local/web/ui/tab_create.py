@@ -11,6 +11,7 @@ from diffusion_local.domain import Kind, Snapshot
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.curated import CuratedModel
+from diffusion_local.models.references import uses_of
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.serializers import model_preview_url
@@ -96,8 +97,12 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
 
 
 def on_sample(studio: Studio, model_id: Any) -> list[str]:
-    """What goes with the chosen model: its newest picture, beside its name, and the LoRAs that fit it."""
-    return [view_source.sample(studio.library.samples().get(str(model_id))), loras(studio, model_id)]
+    """What goes with the chosen model: its newest picture, beside its name, the LoRAs that fit it, and the panel of the
+    reference pictures that it reads."""
+    adapters = studio.library.adapters()
+    uses = uses_of(model_of(studio, model_id), adapters["ip_adapters"], adapters["clip_vision"])
+    sample = view_source.sample(studio.library.samples().get(str(model_id)))
+    return [sample, loras(studio, model_id), view_source.references(uses)]
 
 
 def loras(studio: Studio, model_id: Any) -> str:
@@ -175,7 +180,8 @@ class CreateTab:
     told: Any
     source: Any  # the panel of the picture to begin from; source.js
     loras: Any  # the list of LoRAs; loras.js
-    controls: Any  # the list of controls; controls.js
+    references: Any  # the list of reference pictures; pictures.js
+    controls: Any  # the list of controls; pictures.js
     sample: Any  # a picture of the chosen model
     drawn: Any
     mine: Any  # ids of this browser's batches, newest first; its store is page.js
@@ -195,7 +201,7 @@ class CreateTab:
 
     @property
     def drawn_once(self) -> list[Any]:
-        first = (self.size, self.sample, self.loras, self.controls, self.vocabulary, self.source)
+        first = (self.size, self.sample, self.loras, self.references, self.controls, self.vocabulary, self.source)
         return [*first, *map(self.field, ("model", "styles", *form.OF_FILES))]
 
 
@@ -274,6 +280,7 @@ def layout(studio: Studio) -> CreateTab:
                 place("negative")
                 place("styles")
                 source = live("source")
+                references = live("references")
                 place(*form.at("source"))
                 with gr.Row(elem_id="source-settings"):
                     place(*form.at("source-settings"))
@@ -300,7 +307,22 @@ def layout(studio: Studio) -> CreateTab:
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
     rest += [hidden("", "token-count"), hidden("", "preset"), hidden("", "vocabulary")]
     return CreateTab(
-        fields, size, swap, generate, preview, dice, keep, any_seed, told, source, loras, controls, sample, drawn, *rest
+        fields,
+        size,
+        swap,
+        generate,
+        preview,
+        dice,
+        keep,
+        any_seed,
+        told,
+        source,
+        loras,
+        references,
+        controls,
+        sample,
+        drawn,
+        *rest,
     )
 
 
@@ -315,7 +337,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     model.input(
         bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **QUIET
     )
-    model.change(bound(on_sample, studio), model, [tab.sample, tab.loras], **QUIET)
+    model.change(bound(on_sample, studio), model, [tab.sample, tab.loras, tab.references], **QUIET)
     tab.size.input(None, tab.size, sides, js=SPLIT_SIZE, **QUIET)
     look = bound(on_size_typed, studio)
     tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **QUIET)

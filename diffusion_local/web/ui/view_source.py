@@ -1,11 +1,12 @@
-"""The picture to begin from, its mask, the lists of LoRAs and controls: frames that scripts of the page fill. Pure."""
+"""Pictures of the form (source, mask, controls, references) and LoRAs: frames that scripts of the page fill. Pure."""
 
 from collections.abc import Mapping, Sequence
 
 from diffusion_local import serializers
 from diffusion_local.domain import Image
 from diffusion_local.models.adapters import Adapter, adapter_fits
-from diffusion_local.options.types import ControlType
+from diffusion_local.options.types import ControlType, Use
+from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
 from diffusion_local.web.ui.templates import render
 
 SHOWN_WORDS = 6  # trigger words of a LoRA
@@ -32,3 +33,8 @@ def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str,
 def controls(adapters: Sequence[Adapter]) -> str:
     """The controls of the form, to add pictures to."""
     return render("controls.html", models=[each for each in adapters if each.ready], kinds=[*map(str, ControlType)])
+
+
+def references(uses: Sequence[Use]) -> str:
+    """The reference pictures of the form, to add pictures for these uses to."""
+    return render("references.html", uses=[*map(str, uses)], every=[*map(str, Use)], most_weight=MAX_REFERENCE_WEIGHT)

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_local.domain import Kind
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, fits, go, press, worked
+from tests.web.browser.ways import a_prompt, fits, go, press, sheet, worked
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.browser
@@ -33,6 +33,7 @@ def made_of(site: Site, prompt: str) -> Any:
 
 def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
     picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
+    sheet(page)
     with page.expect_file_chooser() as chosen:
         page.click("#source [data-source=pick]")
     chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
@@ -41,6 +42,7 @@ def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
 
 def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) -> None:
     picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
+    sheet(page)
     page.set_input_files("#source [data-file]", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
     page.wait_for_selector("#source .begin", state="visible")
     assert fits(page)
@@ -49,6 +51,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     params = made_of(site, prompt)
     assert (params.kind, params.width, params.height, params.strength) == (Kind.IMG2IMG, 128, 128, 0.6)
 
+    sheet(page)
     page.locator("#source .kinds label", has_text="Inpaint").click()
     painter(page)
     stroke(page, (0.3, 0.5), (0.5, 0.5))
@@ -61,6 +64,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     lit = light(site.services.studio.sources.file(params.mask).local_path)
     assert 0.01 < lit < 0.5
 
+    sheet(page)
     page.click("#source [data-source=paint]")  # the mask as it was, to go on with
     painter(page)
     page.click("[data-paint=invert]")
@@ -71,6 +75,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     assert light(site.services.studio.sources.file(made_of(site, prompt).mask).local_path) == pytest.approx(
         1 - lit, abs=0.01
     )
+    sheet(page)
     page.click("#source [data-source=remove]")
     page.wait_for_selector("#source .begin", state="hidden")
     prompt = a_prompt("from nothing")

@@ -15,6 +15,8 @@ def a_prompt(words: str = "a red apple") -> str:
 
 
 def press(page: Any, prompt: str) -> None:
+    if page.locator("html.with-sheet").count():  # it covers the prompt
+        page.keyboard.press("Escape")
     page.fill("#prompt textarea", prompt)
     page.click("#generate")
 
@@ -58,7 +60,7 @@ def at_hand(page: Any, shot: Any) -> Any:
 def sheet(page: Any) -> None:
     """Opens the settings where they are a sheet: on a phone."""
     button = page.locator("[data-sheet]:visible")
-    if button.count():
+    if button.count() and not page.locator("html.with-sheet").count():
         button.click()
 
 

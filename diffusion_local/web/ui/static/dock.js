@@ -68,6 +68,10 @@ window.diffusionLocalDock = (() => {
     if (target.closest?.("#tokens [data-sheet]")) root.classList.toggle("with-sheet");
     else if (root.classList.contains("with-sheet") && !target.closest?.("#dock, dialog, .overlay, .options")) root.classList.remove("with-sheet");
   });
+  document.addEventListener("keydown", ({ key, isComposing }) => {
+    if (key !== "Escape" || isComposing || document.querySelector("dialog[open], .overlay, #prompt-popup:not([hidden])")) return;
+    document.documentElement.classList.remove("with-sheet");
+  });
 
   // -- a prompt's tokens, as the chosen model's text encoder counts them
   function count() {

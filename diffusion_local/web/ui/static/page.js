@@ -130,7 +130,7 @@ window.diffusionLocal = (() => {
       restored = true;
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
-      window.diffusionLocalControls.show();
+      window.diffusionLocalPictures.show();
       window.diffusionLocalDock.show();
       const asked = window.diffusionLocalRouter.picture() ?? linked; // a link to a picture
       const fits = Array.isArray(draft) && draft.length === form.length;
@@ -141,7 +141,7 @@ window.diffusionLocal = (() => {
       if (restored) sessionStorage.setItem(DRAFT, JSON.stringify(form));
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
-      window.diffusionLocalControls.show();
+      window.diffusionLocalPictures.show();
       window.diffusionLocalDock.show();
     },
     press(...form) {

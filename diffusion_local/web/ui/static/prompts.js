@@ -1,12 +1,12 @@
-// Help with prompts (tab_create.TOKENS): suggestions while one types, the prompts and presets of this browser, and the
-// press that repeats itself.
+// Help with prompts (prompt_help.TOOLS): suggestions while one types, the prompts and presets of this browser, a language
+// model that rewrites them, and the press that repeats itself.
 window.diffusionLocalPrompts = (() => {
   const HISTORY = "diffusion-local-prompts"; // newest first
   const PRESETS = "diffusion-local-presets"; // name -> values of the form by field
   const MOST = 200;
   const SHOWN = 8;
   const words = window.diffusionLocalWords;
-  const LABELS = { history: words.history, presets: words.presets, repeat: words.repeat };
+  const LABELS = { history: words.history, presets: words.presets, repeat: words.repeat, helper: words.helper };
   const field = () => document.querySelector("#prompt :is(textarea, input)");
   const hidden = (id) => document.querySelector(`#${id} :is(textarea, input)`);
   const read = (key, otherwise) => {
@@ -179,10 +179,11 @@ window.diffusionLocalPrompts = (() => {
     const box = popup();
     const what = opened.dataset.prompts;
     box.setAttribute("aria-label", LABELS[what]);
+    if (what === "helper") return offerHelp(box);
     const names = what === "history" ? history() : Object.keys(read(PRESETS, {}));
     const shown = names.filter((each) => each.toLowerCase().includes(filter.toLowerCase())).slice(0, 50);
     const rows = shown.map((each) => what === "history"
-      ? line(each, () => put(field(), each), () => localStorage.setItem(HISTORY, JSON.stringify(history().filter((other) => other !== each))))
+      ? line(each, () => { put(field(), each); keepOriginal(""); }, () => localStorage.setItem(HISTORY, JSON.stringify(history().filter((other) => other !== each))))
       : line(each, () => use(each), () => {
         const { [each]: gone, ...rest } = read(PRESETS, {});
         localStorage.setItem(PRESETS, JSON.stringify(rest));
@@ -213,6 +214,74 @@ window.diffusionLocalPrompts = (() => {
     event.preventDefault();
     shut();
   });
+
+  // -- a language model changes the prompt, if the server has one; the prompt before that stays as the field `original`
+  const TASKS = { rewrite: {}, translate: { language: "English" }, vary: { count: 4 } };
+  let [offered, asking, failure] = [[], false, ""];
+  const original = () => hidden("field-original")?.value ?? "";
+  function keepOriginal(text) {
+    const input = hidden("field-original");
+    if (input && input.value !== text) put(input, text);
+    markHelper();
+  }
+  function markHelper() {
+    const button = document.querySelector("[data-prompts=helper]");
+    if (!button) return;
+    const away = !vocabulary().helper;
+    if (button.hidden !== away) button.hidden = away;
+    button.classList.toggle("on", !!original());
+  }
+  function useHelped(text) {
+    const before = original() || field().value;
+    put(field(), text);
+    keepOriginal(before);
+    offered = [];
+    shut(false);
+    field().focus();
+  }
+  async function help(task) {
+    const prompt = field().value;
+    [offered, asking, failure] = [[], true, ""];
+    if (opened) fill();
+    try {
+      const answer = await fetch(`${window.diffusionLocalRoot}/api/v1/prompts/help`, {
+        method: "POST", headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ prompt, task, ...TASKS[task] }),
+      });
+      const said = await answer.json();
+      if (!answer.ok) throw new Error(said.error?.message ?? words.helper_away);
+      // Of several the person chooses; and nothing is overwritten that was typed meanwhile.
+      if (said.prompts.length === 1 && field().value === prompt && opened?.dataset.prompts === "helper") useHelped(said.prompts[0]);
+      else offered = said.prompts;
+    } catch (error) {
+      failure = error instanceof TypeError || error instanceof SyntaxError ? words.helper_away : error.message;
+    }
+    asking = false;
+    if (opened?.dataset.prompts === "helper") fill();
+  }
+  function offerHelp(box) {
+    // A button that is drawn anew as it is pressed would count as one outside of the popup.
+    const button = (textContent, act, disabled = false, className = "act") =>
+      make("button", { type: "button", className, textContent, disabled, onclick: (event) => { event.stopPropagation(); act(); } });
+    const tasks = Object.keys(TASKS).map((task) => button(words[`helper_${task}`], () => help(task), asking || !field().value.trim()));
+    const said = asking ? words.helper_asking : failure;
+    const told = make("p", { className: "quiet", textContent: said, hidden: !said });
+    told.setAttribute("role", "status");
+    const before = original();
+    const undo = before ? [
+      make("p", { className: "quiet original", textContent: `${words.helper_original} ${before}`, title: before }),
+      button(words.helper_undo, () => { put(field(), before); keepOriginal(""); shut(false); field().focus(); }),
+    ] : [];
+    const rows = offered.map((each) => make("li", {}, button(each, () => useHelped(each), false, "act whole")));
+    box.replaceChildren(make("div", { className: "acts" }, ...tasks), told, make("ul", { hidden: !rows.length }, ...rows), ...undo);
+    if (!box.contains(document.activeElement)) box.querySelector("button:not([disabled])")?.focus();
+  }
+  // A prompt that is written from nothing does not come from the old one.
+  document.addEventListener("input", ({ target }) => {
+    if (target === field() && !target.value.trim()) keepOriginal("");
+    if (target === hidden("vocabulary") || target === hidden("field-original")) markHelper();
+  });
+  setInterval(markHelper, 500); // Gradio sets values without an event
 
   // -- again until stopped: a press whenever all is done
   let repeating = false;

@@ -87,11 +87,12 @@
 
   const picture = (items) => [...(items ?? [])].find((file) => file.type.startsWith("image/"));
   const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  const isOthers = (event) => !!event.target.closest?.("[data-drops]"); // pictures.js
   const drop = (on) => { const shade = document.querySelector("#source .drop"); if (shade) shade.hidden = !on; };
   document.addEventListener("dragover", (event) => {
     if (!carriesFiles(event)) return;
     event.preventDefault();
-    drop(true);
+    drop(!isOthers(event));
   });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop(false); });
   document.addEventListener("drop", (event) => {
@@ -99,7 +100,7 @@
     event.preventDefault();
     drop(false);
     const file = picture(event.dataTransfer.files);
-    if (!file) return;
+    if (!file || isOthers(event)) return;
     document.querySelector("[role=tab][data-tab-id=create]")?.click();
     begin(file);
   });
