@@ -204,8 +204,13 @@ window.diffusionLocalPrompts = (() => {
       fill();
       popup().hidden = false;
       const { left, bottom } = document.querySelector("#composer").getBoundingClientRect();
-      const { bottom: under } = button.getBoundingClientRect();
-      Object.assign(popup().style, { left: `${left + 12}px`, top: `${Math.min(under + 4, bottom)}px` });
+      const { top: over, bottom: under } = button.getBoundingClientRect();
+      const above = over > window.innerHeight / 2; // on a phone the prompt stands at the bottom
+      Object.assign(popup().style, {
+        left: `${left + 12}px`,
+        top: above ? "auto" : `${Math.min(under + 4, bottom)}px`,
+        bottom: above ? `${window.innerHeight - over + 4}px` : "auto",
+      });
       popup().querySelector("input, button")?.focus();
     } else if (button || opened && !target.closest?.("#prompt-popup, #asking")) shut(!!button);
   });
