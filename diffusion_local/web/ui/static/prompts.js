@@ -221,7 +221,11 @@ window.diffusionLocalPrompts = (() => {
   });
 
   // -- a language model changes the prompt, if the server has one; the prompt before that stays as the field `original`
-  const TASKS = { rewrite: {}, translate: { language: "English" }, vary: { count: 4 } };
+  const TASKS = {
+    rewrite: [words.helper_rewrite, {}],
+    translate: [words.helper_translate, { language: "English" }],
+    vary: [words.helper_vary, { count: 4 }],
+  };
   let [offered, asking, failure] = [[], false, ""];
   const original = () => hidden("field-original")?.value ?? "";
   function keepOriginal(text) {
@@ -251,7 +255,7 @@ window.diffusionLocalPrompts = (() => {
     try {
       const answer = await fetch(`${window.diffusionLocalRoot}/api/v1/prompts/help`, {
         method: "POST", headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ prompt, task, ...TASKS[task] }),
+        body: JSON.stringify({ prompt, task, ...TASKS[task][1] }),
       });
       const said = await answer.json();
       if (!answer.ok) throw new Error(said.error?.message ?? words.helper_away);
@@ -268,7 +272,7 @@ window.diffusionLocalPrompts = (() => {
     // A button that is drawn anew as it is pressed would count as one outside of the popup.
     const button = (textContent, act, disabled = false, className = "act") =>
       make("button", { type: "button", className, textContent, disabled, onclick: (event) => { event.stopPropagation(); act(); } });
-    const tasks = Object.keys(TASKS).map((task) => button(words[`helper_${task}`], () => help(task), asking || !field().value.trim()));
+    const tasks = Object.entries(TASKS).map(([task, [name]]) => button(name, () => help(task), asking || !field().value.trim()));
     const said = asking ? words.helper_asking : failure;
     const told = make("p", { className: "quiet", textContent: said, hidden: !said });
     told.setAttribute("role", "status");
