@@ -313,13 +313,13 @@ def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) 
     picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
     page.click("#group-controls > button")
     with page.expect_file_chooser() as chosen:
-        page.click("#controls [data-control=add]")
+        page.click("#controls [data-listed=add]")
     chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
     row = page.locator("#controls ul li")
     row.locator("[data-part=weight]").fill("0.5")
     before = row.locator("img").get_attribute("src")
     row.locator("[data-part=type]").select_option("luminance")
-    row.locator("[data-control=look]").click()
+    row.locator("[data-listed=look]").click()
     page.wait_for_function(
         "(src) => document.querySelector('#controls li img').getAttribute('src') !== src", arg=before
     )
@@ -329,5 +329,5 @@ def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) 
     press(page, prompt)
     [control] = made_of(site, prompt).controls
     assert (str(control.type), control.weight) == ("luminance", 0.5)
-    row.locator("[data-control=remove]").click()
+    row.locator("[data-listed=remove]").click()
     row.wait_for(state="detached")
