@@ -311,6 +311,7 @@ def light(path: Any) -> float:
 
 def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) -> None:
     picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
+    sheet(page)
     page.click("#group-controls > button")
     with page.expect_file_chooser() as chosen:
         page.click("#controls [data-listed=add]")
@@ -329,5 +330,6 @@ def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) 
     press(page, prompt)
     [control] = made_of(site, prompt).controls
     assert (str(control.type), control.weight) == ("luminance", 0.5)
+    sheet(page)
     row.locator("[data-listed=remove]").click()
     row.wait_for(state="detached")
