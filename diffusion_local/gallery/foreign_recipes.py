@@ -305,7 +305,7 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
         settings["sampler"] = samplers.find_sampler(text)  # InvokeAI and Easy Diffusion use this name
         return True
     value = a1111.parse_value(OPTIONS[name], text)
-    if value is None or (OPTIONS[name].type is int and a1111.parse_number(text, *OPTIONS[name].bounds) != value):
+    if value is None:
         return False
     settings[name] = value
     return True

@@ -186,13 +186,15 @@ def parse_pairs(line: str) -> list[tuple[str, str]]:
 
 
 def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """(LoRAs, unusable tags)."""
+    """(LoRAs, unusable tags and further weights)."""
     found: dict[str, float] = {}
     left: dict[str, str] = {}
     for tag in tags.find_tags(prompt):
         number = a1111.parse_number(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
         if number is not None and tag.kind in tags.LORAS and len(found) < MAX_LORAS:
             found[tag.name] = number
+            if tag.rest:
+                left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}:{tag.weight[:_MAX_NAME]}>"] = ":".join(tag.rest)[:_MAX_NAME]
         elif len(left) < MAX_PAIRS:
             left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}>"] = tag.weight[:_MAX_NAME]
     return [{"name": name, "weight": weight} for name, weight in found.items()], left

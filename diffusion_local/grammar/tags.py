@@ -8,13 +8,19 @@ LORAS = ("lora", "lyco")
 TAG = r"<(?:lora|lyco|hypernet):[^<>]*>"
 _FOUND = re.compile(rf"(?<!\\) ?(?<!\\)({TAG})", re.IGNORECASE)
 #: Directives of other tools, which are not supported: SwarmUI's ``<random:a,b>``, ``<segment:face>`` and the like.
-_OTHER = re.compile(r"<([a-z][a-z ]{0,30}(?:\[[^\]<>]{0,30}\])?):[^<>]{0,200}>", re.IGNORECASE)
+_OTHER = re.compile(
+    r"<\s{0,9}(?:lora|lyco|hypernet)\b[^<>]{0,200}>?"  # misspelt or unclosed
+    r"|<[a-z][a-z ]{0,30}(?:\[[^\]<>]{0,30}\])?:[^<>]{0,200}>",
+    re.IGNORECASE,
+)
+#: A name that holds a colon is quoted as in CSV: ``<lora:"a:b":0.8>``.
+_PART = re.compile(r'\s*("(?:[^"]|"")*+")\s*(?::|$)|([^:]*)(?::|$)')
 ENDING = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag. ``weight``: text between the second and third colon; ``rest``: further parts."""
+    """A tag. ``weight``: text after the name; ``rest``: further parts."""
 
     kind: str
     name: str
@@ -23,11 +29,17 @@ class Tag:
 
     @classmethod
     def parse(cls, text: str) -> "Tag":
-        kind, name, *parts = text[1:-1].split(":")
-        return cls(kind.lower(), name.strip().removesuffix(ENDING), parts[0].strip() if parts else "", tuple(parts[1:]))
+        kind, _, content = text[1:-1].partition(":")
+        first = _PART.match(content)
+        assert first is not None  # it matches any text
+        name = first[1][1:-1].replace('""', '"') if first[1] else first[2].strip().removesuffix(ENDING)
+        parts = content[first.end() :].split(":") if first[0].endswith(":") else []
+        return cls(kind.lower(), name, parts[0].strip() if parts else "", tuple(parts[1:]))
 
     def to_text(self) -> str:
-        return f"<{':'.join((self.kind, self.name, self.weight, *self.rest))}>"
+        plain = ":" not in self.name and not self.name.startswith('"') and not self.name.endswith(ENDING)
+        name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
+        return f"<{':'.join((self.kind, name, self.weight, *self.rest))}>"
 
 
 def find_tags(text: str) -> list[Tag]:

@@ -16,6 +16,7 @@ from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
+from diffusion_local.options import values
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.validate import extract_lora_tags, ignored_warnings, lora_from_tag, seed_series
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
@@ -66,8 +67,7 @@ class Draft:
             check_prompt(field, text, required=required)
         prompt, negative = (text.strip() for text in pair)
         done = extract_lora_tags(replace(self.params, prompt=prompt, negative=negative))
-        self.drafts.check_loras(done, self.model)
-        return done
+        return self.drafts.checked_loras(done, self.model)
 
     def pairs(self, count: int, expand: str, most: int) -> Iterator[tuple[Pair, int]]:
         """(pair of prompts, index among pictures of equal prompts). Raises InvalidParams for more than ``most``.
@@ -141,14 +141,17 @@ class Drafts:
 
     def check_tag(self, tag: Tag, params: Params, model: Model) -> None:
         if (tag.name, model.id) not in self._fitting or tag.kind not in LORAS:
-            self.check_loras(replace(params, loras=(lora_from_tag(tag),)), model)
+            self.checked_loras(replace(params, loras=(lora_from_tag(tag),)), model)
 
-    def check_loras(self, params: Params, model: Model) -> None:
-        """Raise InvalidParams for a LoRA that is missing or does not fit."""
+    def checked_loras(self, params: Params, model: Model) -> Params:
+        """With the full name of each LoRA. Raises InvalidParams for one that is missing or does not fit."""
         if all((lora.name, model.id) in self._fitting for lora in params.loras):
-            return
-        self._catalog.check_loras(params, model)
-        self._fitting |= {(lora.name, model.id) for lora in params.loras}
+            return params
+        named = self._catalog.with_full_names(params)
+        self._catalog.check_loras(named, model)
+        values.check_loras("loras", named.loras)  # two tags may name one file
+        self._fitting |= {(lora.name, model.id) for lora in named.loras}
+        return named
 
 
 def too_many_combinations(combinations: int, count: int, most: int, setting: str = "max_queued") -> Message:

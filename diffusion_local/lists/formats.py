@@ -51,12 +51,16 @@ def parse(data: bytes, form: str) -> Parsed:
 
 
 def parse_text(data: bytes) -> Parsed:
-    """One prompt per line, optionally followed by ``--flags``. JSON mistaken for text is read as JSON."""
+    """One prompt per line, optionally followed by ``--flags``. JSON or CSV mistaken for text is read as such."""
     head = read_start(data)
     if head.lower().startswith(NO_LISTS) or first_line(head) == "{":
         raise InvalidParams("list", message("no_list", start=echo(head[:20])))
-    if is_array(data, head) or OBJECT.match(first_line(head)):
+    whole = whole_first_line(data)
+    if is_array(data, head) or OBJECT.match(whole):
         yield from parse_jsonl(data)
+        return
+    if is_header(whole):
+        yield from parse_csv(data)
         return
     for number, line, problem in lines(data):
         text = line.strip()
@@ -114,6 +118,23 @@ def parse_array(data: bytes) -> Parsed:
 def is_array(data: bytes, head: str) -> bool:
     """Whether it is a JSON array of strings or objects, rather than a prompt such as ``[red|blue] car``."""
     return first_line(head) == "[" or bool(ARRAY.match(head) and decode(data).rstrip().endswith("]"))
+
+
+def is_header(line: str) -> bool:
+    """Whether a line is the header of a CSV file, or Excel's line before one, rather than a prompt."""
+    if SEPARATOR.fullmatch(line):
+        return True
+    for delimiter in DELIMITERS:
+        names = [field_name(cell.strip().strip('"')) for cell in line.split(delimiter)]
+        if len(names) > 1 and "prompt" in names and all(map(is_known, names)):
+            return True
+    return False
+
+
+def whole_first_line(data: bytes) -> str:
+    """The first line that is neither blank nor a comment."""
+    texts = (line.strip() for _, line, _ in lines(data, MAX_ROW_CHARS))
+    return next((text for text in texts if text and not text.startswith(COMMENTS)), "")
 
 
 def first_line(text: str) -> str:

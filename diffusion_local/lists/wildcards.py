@@ -9,6 +9,7 @@ from diffusion_local.grammar.templates import MAX_DEPTH, make_choice, parse, par
 from diffusion_local.grammar.trees import Node, Text, Wildcard
 from diffusion_local.lists.encoding import lines, read_bounded
 from diffusion_local.messages import message
+from diffusion_local.models.directories import walk
 from diffusion_local.options.values import MAX_PROMPT_CHARS
 
 MAX_TREE = 100  # depth limit over wildcards that were read before
@@ -67,8 +68,9 @@ class Expander:
 
     def _path(self, name: str) -> Path:
         with contextlib.suppress(OSError):  # not a valid file name
-            path = (self._folder / f"{name}.txt").resolve()
-            if path.is_relative_to(self._folder.resolve()) and path.is_file():
+            inside = not any(part in ("", ".", "..") for part in name.split("/"))
+            path = self._folder / f"{name}.txt"  # links that a person made are followed, as in folders of models
+            if inside and path.is_file():
                 return path
         raise InvalidParams(
             "prompt", message("wildcard_none", name=name, known=", ".join(self.known_names[:SHOWN_NAMES]) or "none")
@@ -77,5 +79,5 @@ class Expander:
     @cached_property
     def known_names(self) -> list[str]:
         """Names of the wildcard files, at most MOST_NAMES."""
-        files = self._folder.rglob("*.txt")
-        return sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)[:MOST_NAMES]
+        files = walk(self._folder, (".txt",)) if self._folder.is_dir() else ()
+        return sorted("/".join((*each.below, each.path.stem)) for each in files if not each.folder)[:MOST_NAMES]

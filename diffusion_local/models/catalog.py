@@ -194,7 +194,7 @@ class Catalog:
         if drawn:
             params = extract_lora_tags(params)
         params = references.with_adapters(params, model.architecture, self.ip_adapters)
-        return self._named_loras(params)
+        return self.with_full_names(params)
 
     def _advice(self, params: Params, model: Model) -> Defaults | None:
         """The model's defaults with the steps, guidance and sampler that a distilled LoRA was made for."""
@@ -207,7 +207,7 @@ class Catalog:
                 return replace(model.defaults, steps=steps, guidance=guidance, sampler=sampler)
         return None
 
-    def _named_loras(self, params: Params) -> Params:
+    def with_full_names(self, params: Params) -> Params:
         """With the whole name of each LoRA that is named by its file alone."""
         if not params.loras:
             return params

@@ -6,8 +6,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
-from diffusion_local.models.formats import open_header
-from diffusion_local.models.headers import read_header
+from diffusion_local.models.formats import POINTER, open_header
 
 #: Parts that are not loaded, so they may be missing.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer")
@@ -71,13 +70,16 @@ def _check_weights(folder: Path, part: Path) -> None:
     if not found and not shards:
         raise ModelUnavailable(message("no_weights", name=f"{folder.name}/{part.name}"))
     for path in sorted({*found, *(part / shard for shard in shards)}):
-        read_header(path, _name(folder, path))
+        open_header(path, _name(folder, path))
 
 
 def _read_json(folder: Path, path: Path) -> dict[str, Any]:
     _must_exist(folder, path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        if data.startswith(POINTER):
+            raise ModelUnavailable(message("file_pointer", name=_name(folder, path)))
+        content = json.loads(data.decode())
     except OSError as error:
         raise ModelUnavailable(message("file_unreadable", name=_name(folder, path), error=error.strerror)) from None
     except ValueError:

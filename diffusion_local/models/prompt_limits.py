@@ -22,9 +22,22 @@ from diffusion_local.settings import assets
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 #: Signs without which a prompt has no syntax that could be warned of.
-SYNTAX = ("<", "[", "(", "BREAK", "AND")
+SYNTAX = ("<", "[", "(", "BREAK", "AND", ":", "__", "++")
 AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
 BREAK = re.compile(r"\bBREAK\b")
+#: Syntax of other programs that means nothing here, by program.
+FOREIGN = {
+    "ComfyUI": re.compile(r"\bembedding:[^\s,:()\[\]]{1,100}", re.IGNORECASE),
+    "InvokeAI": re.compile(
+        r"\w{1,40}\+\+{1,9}(?![\w+])|\)[+-]{1,9}(?=[\s,.)]|$)"
+        r"|[)\"]\.(?:and|blend|swap)\([^()]{0,99}\)"
+    ),
+    "NovelAI": re.compile(r"(?<![\w:.])-?\d{1,3}(?:\.\d{1,6})?::[^:\n]{1,200}::"),
+}  # fmt: skip
+#: A weight or a share of the steps with a decimal comma.
+COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
+#: What looks like a wildcard, but has a sign that no name of one may have.
+NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(?<=\w)__")
 #: Marks that only stand within an emoji: zero-width joiner, variation selector.
 JOINERS = "\u200d\ufe0f"
 FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
@@ -64,6 +77,14 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         if AND.search(text):
             found[f"{name} AND"] = message("joins_no_prompts", field=name)
+        for tool, pattern in FOREIGN.items():
+            if other := pattern.search(text):
+                shown = shortened(other[0], 60)
+                found[f"{name} {tool}"] = message("foreign_syntax", field=name, text=shown, tool=tool)
+        if number := COMMA_WEIGHT.search(text):
+            found[f"{name} comma"] = message("weight_comma", field=name, text=shortened(number[0], 60))
+        if wildcard := NO_WILDCARD.search(text):
+            found[f"{name} wildcard"] = message("no_wildcard_name", field=name, text=shortened(wildcard[0], 60))
         if reads_whole_prompts(model):
             continue
         if weighted := first_weighted(text):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_local import __version__
+from diffusion_local.grammar.tags import Tag
 from diffusion_local.options import samplers
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params
@@ -53,8 +54,8 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
         "TI hashes": format_hashes(facts.get("embedding_hashes", {})),
         "Version": f"diffusion-local {__version__}",
     }
-    tags = "".join(f" <lora:{lora.name}:{format_number(lora.weight)}>" for lora in params.loras)
-    lines = [params.prompt + tags]
+    loras = (Tag("lora", lora.name, format_number(lora.weight)).to_text() for lora in params.loras)
+    lines = [" ".join([params.prompt, *loras])]
     if params.negative:
         lines.append(f"{NEGATIVE} {params.negative}")
     lines.append(", ".join(f"{name}: {quote(str(value))}" for name, value in found.items() if value not in (None, "")))
@@ -146,7 +147,9 @@ def parse_value(option: Option, text: str) -> Any:
         return None
     if option.is_number:
         number = parse_number(text, *option.bounds)
-        return number if number is None or option.type is float else int(number)
+        if number is None or option.type is float:
+            return number
+        return int(number) if number == int(number) else None
     if option.name == "sampler":
         return samplers.find_sampler(text) or None
     if option.name == "schedule":

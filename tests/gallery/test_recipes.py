@@ -196,3 +196,18 @@ def test_pairs_are_read_in_one_pass(line: str, pairs: list[tuple[str, str]]) -> 
 
 def test_a_line_has_only_so_many_pairs() -> None:
     assert len(recipes.parse_pairs("a: b, " * 1000)) == recipes.MAX_PAIRS
+
+
+def test_what_a_tag_or_a_number_has_beyond_ours_is_named() -> None:
+    read = recipes.read_text("a cat <lora:ink:0.5:0.3>\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1.5")
+    assert read.settings["loras"] == [{"name": "ink", "weight": 0.5}]
+    assert "seed" not in read.settings
+    assert read.others == {"<lora:ink:0.5>": "0.3", "Seed": "1.5"}
+
+
+@pytest.mark.parametrize("name", ["a:b", "x:0.5", '"half', 'te,st "1"', "a.safetensors", "a  b"])
+def test_our_text_gives_the_name_of_any_lora_back(name: str) -> None:
+    loras = (Lora(name, 1 / 3), Lora("ink", -1e-7))
+    read = recipes.read_text(a1111.format_recipe(params(loras=loras)))
+    assert read.settings["loras"] == [{"name": each.name, "weight": each.weight} for each in loras]
+    assert read.settings["prompt"] == params().prompt

@@ -13,6 +13,7 @@ from diffusion_local.cli import app
 from diffusion_local.compose import Services
 from diffusion_local.domain import Job, Lora
 from diffusion_local.errors import Conflict, InvalidParams, Overloaded
+from diffusion_local.lists import wildcards
 from diffusion_local.lists.drafts import Drafts
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.settings import Settings
@@ -298,8 +299,8 @@ def test_a_grid_makes_no_combinations(services: Services) -> None:
 
 def test_unknown_wildcards_of_a_list_read_the_folder_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
-    rglob = Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda path, *given: (looked.append(path), rglob(path, *given))[1])
+    walk = wildcards.walk
+    monkeypatch.setattr(wildcards, "walk", lambda path, *given: (looked.append(path), walk(path, *given))[1])
     assert services.studio.lists.check("a __nope__ dog\n" * 20).bad_count == 20
     assert looked.count(services.settings.wildcards) == 1
 
@@ -314,3 +315,17 @@ def test_a_mask_that_cannot_be_looked_at_now_refuses_nothing(
     monkeypatch.setattr(catalog, "paints", overloaded)
     drafts = Drafts(catalog, Expander(services.settings.wildcards))
     assert drafts.mask_warnings(replace(catalog.complete("x", {"seed": 1}), mask="m")) == []
+
+
+def test_a_tag_finds_a_lora_in_a_folder_by_its_bare_name(services: Services) -> None:
+    write_header(services.settings.loras / "style/pen.safetensors", LORA)
+    for prompt in ("a cat <lora:pen:0.5>", "{a|b} cat <lora:pen:0.5>", "{a|b} cat <lora:style/pen:0.5>"):
+        [job_id] = services.studio.submit(prompt).job_ids
+        assert services.studio.job(job_id).params.loras == (Lora("style/pen", 0.5),)
+        plan = services.studio.lists.check(prompt)
+        assert (plan.pictures, plan.bad_lines) == (1, [])
+    with pytest.raises(InvalidParams, match="style/pen"):
+        services.studio.submit("a cat <lora:pen:0.5> <lora:style/pen:0.7>")
+    write_header(services.settings.loras / "other/pen.safetensors", LORA)
+    with pytest.raises(InvalidParams, match="more than one file"):
+        services.studio.submit("a {cat|dog} <lora:pen:0.5>")

@@ -296,6 +296,26 @@ def test_an_array_counts_lines_and_names_bad_items() -> None:
     assert [type(each) for each in found] == [Entry, Entry, BadLine, BadLine]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        "# mine\nprompt,seed\na cup,1\n",
+        "prompt;seed;guidance\na cup;1;\n",
+        "sep=;\nseed;prompt\n1;a cup\n",
+        '{"prompt": "a cup", "negative": "' + "x" * 300 + '", "seed": 1}\n{"prompt": "b", "seed": 2}\n',
+    ],
+)
+def test_a_table_or_json_that_is_mistaken_for_text_is_read_as_such(data: str) -> None:
+    [first, *_] = parse(data.encode(), "text")
+    assert isinstance(first, Entry)
+    assert (first.values["prompt"], int(first.values["seed"])) == ("a cup", 1)
+
+
+@pytest.mark.parametrize("text", ["a prompt, a seed", "prompt", "prompt, a model, size", "a seed; a prompt"])
+def test_a_prompt_of_words_that_name_columns_is_a_prompt(text: str) -> None:
+    assert values(text) == {"prompt": text}
+
+
 @pytest.mark.parametrize("text", ["[a:b:0.5] car", "[red|blue] car", '["cat"] on a mat', "{red|blue} car", "[cat]"])
 def test_a_prompt_that_begins_with_a_bracket_is_a_prompt(text: str) -> None:
     assert values(text) == {"prompt": text}

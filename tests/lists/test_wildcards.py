@@ -91,8 +91,8 @@ def test_what_wildcards_become(template: str, found: list[str], folder: Path) ->
         ("{a|{b}", "a { without its }"),
         ("${x=a}", "variable"),
         ("{" * 30 + "a" + "}" * 30, "braces more than 20 deep"),
-        ("{3-1$$a|b}", "low to high"),
-        ("{999$$a|b}", "from 0 to 100 options"),
+        ("{3-1$$a|b}", "lowest first"),
+        ("{999$$a|b}", "0 to 100 options"),
         ("{0::a|0::b}", "weight 0"),
         ("__nobody__", r"there is no wildcards/nobody.txt. Known: animal, binary, chinese, colours/warm"),
         ("__../secret__", "there is no wildcards/../secret.txt"),
@@ -178,3 +178,15 @@ def test_any_template_is_counted_rightly_or_refused(template: str) -> None:
         assert drawn in every
     if not set(template) & set("{\\") and "__" not in template:
         assert node == Text(template)
+
+
+def test_links_are_followed_as_in_the_folders_of_models(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "sea.txt").write_text("tide\n")
+    (elsewhere / "loop").symlink_to(folder)
+    (folder / "shared").symlink_to(elsewhere)
+    (folder / "sea.txt").symlink_to(elsewhere / "sea.txt")
+    assert combinations("__shared/sea__ and __sea__", folder) == ["tide and tide"]
+    known = Expander(folder).known_names
+    assert {"shared/sea", "sea", "colours/warm"} <= set(known)
+    assert not [name for name in known if "loop" in name]

@@ -12,6 +12,7 @@ import torch
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import translate
+from diffusion_local.models import integrity
 from diffusion_local.models.identify import read_file
 from tests.models.files import EMBEDDING, LORA, SD1, UPSCALER, Trap, read_adapter, read_checkpoint
 from tests.models.headers import tensors_of, write_gguf
@@ -170,3 +171,18 @@ def test_text_encoders_as_gguf(architecture: str, words_: int, width: int, part:
     path = write_gguf(tmp_path / "x.gguf", tensors, architecture, "Q4_0")
     probe = read_file(path).probe
     assert (probe.kind, probe.id, probe.precision) == ("text_encoder", part, "Q4_0")
+
+
+@pytest.mark.parametrize("file", ["unet/diffusion_pytorch_model.safetensors", "unet/config.json", "model_index.json"])
+def test_a_pointer_in_a_folder_of_a_model_is_named(file: str, tmp_path: Path) -> None:
+    contents = {
+        "model_index.json": json.dumps({"unet": ["diffusers", "UNet2DConditionModel"]}).encode(),
+        "unet/config.json": b"{}",
+        "unet/diffusion_pytorch_model.safetensors": raw({"x": tensor(0, 8, [4])}),
+        file: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    }
+    (tmp_path / "unet").mkdir()
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelUnavailable, match=f"{file} is a Git LFS pointer"):
+        integrity.check(tmp_path)

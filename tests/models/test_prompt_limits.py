@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_local.models.catalog import Catalog, Model
-from diffusion_local.models.prompt_limits import count_read, count_tokens, prompt_warnings
+from diffusion_local.models.prompt_limits import count_read, count_tokens, prompt_warnings, tag_warnings
 from diffusion_local.settings import Settings
 from tests.models.test_catalog import model_folder
 from tests.support import params
@@ -108,3 +108,45 @@ def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -
     model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
     assert [told.split(":")[0] for told in prompt_warnings(model, given)] == ["negative", "clip_skip"]
     assert prompt_warnings(model, params()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a cat, embedding:EasyNegative", "embedding:EasyNegative is syntax of ComfyUI"),
+        ("a cat++ on a mat", "cat++ is syntax of InvokeAI"),
+        ("a (red cat)+, mat", ")+ is syntax of InvokeAI"),
+        ('("a cat", "a dog").blend(1, 1)', ").blend(1, 1) is syntax of InvokeAI"),
+        ("1.5::red cat::, mat", "1.5::red cat:: is syntax of NovelAI"),
+        ("a (cat:1,2)", "(cat:1,2) has a decimal comma"),
+        ("a [cat:dog:0,5]", "[cat:dog:0,5] has a decimal comma"),
+        ("a __my animal__ here", "__my animal__ cannot be the name of a wildcard file"),
+        ("a < lora:ink:1> cat", "< lora:ink:1> is no tag"),
+        ("a <lora=ink:1> cat", "<lora=ink:1> is no tag"),
+        ("a cat <lora:ink:0.8", "<lora:ink:0.8 is no tag"),
+    ],
+)
+def test_syntax_without_an_effect_is_warned_of_by_name(
+    catalog: Catalog, settings: Settings, text: str, told: str
+) -> None:
+    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
+    for field, texts in (("prompt", (text, "")), ("negative", ("x", text))):
+        params = replace(catalog.complete("x", {"seed": 1, "model": "mine"}), prompt=texts[0], negative=texts[1])
+        warnings = [*tag_warnings(*texts).values(), *prompt_warnings(catalog.get("mine"), params)]
+        [found] = [each for each in warnings if told in each]
+        assert found.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ratio 16:9, time 10:30, C++ book", "a (cat:1.2), [a:b:0.5], (cat, 2)", "std::vector on a screen", "__init__",
+        "a -- b, (c) - d", "a < b and c > d", "size (10,5), 5,5 metres", "__a__ and __b__", "(a), [b|c], 3.5::1",
+        "f.and(x)", "<my-token> <3",
+    ],
+)  # fmt: skip
+def test_plain_words_are_not_warned_of(catalog: Catalog, settings: Settings, text: str) -> None:
+    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
+    params = replace(catalog.complete("x", {"seed": 1, "model": "mine"}), prompt=text)
+    found = [*tag_warnings(text, "").values(), *prompt_warnings(catalog.get("mine"), params)]
+    assert [each for each in found if "C++" not in each] == []

@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import anyio.to_thread
 from fastapi import Request
@@ -20,8 +21,10 @@ from diffusion_local.web.api.schemas import NewJobs
 
 FORM_FIELD_BYTES = 1024 * 1024
 
-DATA_URL = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
-SPACES = re.compile(r"\s+")
+#: The beginning of a data URL; quoted parameters may contain commas.
+DATA_URL = re.compile(r"[\s\ufeff]*data:[^\n]{0,300}?;\s*base64\s*,", re.IGNORECASE)
+SPACES = re.compile(r"[\s\ufeff]+")
+URL_SAFE = str.maketrans("-_", "+/")
 
 
 async def picture_of(request: Request) -> bytes:
@@ -85,14 +88,19 @@ def media_type(request: Request) -> str:
 def decoded(field: str, text: str) -> bytes:
     """The bytes of a picture in Base64, with or without the beginning of a data URL. Raises InvalidParams.
 
-    White space counts for nothing: encoders break lines, and files end with a line end.
+    White space counts for nothing: encoders break lines, and files end with a line end. The alphabet for URLs, missing
+    padding, and escapes such as ``%2B`` in a data URL are accepted.
 
     An address is refused: the server fetches nothing on a caller's behalf, as that reaches into its network.
     """
     if re.match(r"\s{0,100}[a-zA-Z][a-zA-Z0-9+.-]{0,30}://", text):
         raise InvalidParams(field, message("picture_itself"))
     prefix = DATA_URL.match(text)
+    content = text[prefix.end() :] if prefix else text
+    if prefix and "%" in content:
+        content = unquote(content)
+    content = SPACES.sub("", content).translate(URL_SAFE)
     try:
-        return base64.b64decode(SPACES.sub("", text[prefix.end() if prefix else 0 :]), validate=True)
+        return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
     except (binascii.Error, ValueError) as error:  # of white space nothing is left
         raise InvalidParams(field, message("picture_base64", error=error)) from None

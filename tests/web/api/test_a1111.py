@@ -148,6 +148,8 @@ def test_enable_hr_makes_a_second_pass(
         ({"enable_hr": True, "hr_prompt": "another"}, "hr_prompt"),
         ({"enable_hr": True, "hr_sampler_name": "Heun"}, "hr_sampler_name"),
         ({"enable_hr": True, "hr_scale": 9}, "hr_scale"),
+        ({"enable_hr": True, "hr_scale": 0}, "hr_scale"),
+        ({"width": 0, "fit": "strict"}, "width"),
         ({"enable_hr": True, "hr_scale": 8}, "hr_scale"),
         ({"enable_hr": True, "hr_resize_x": -1}, "hr_resize_x"),
         ({"enable_hr": True, "hr_resize_x": 256, "hr_resize_y": 512, "fit": "strict"}, "hr_resize_x"),

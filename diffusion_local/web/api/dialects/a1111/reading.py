@@ -179,7 +179,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
 
 def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:
     """With the size of the model where the request has none."""
-    sides = {name: given.get(name) or getattr(model.defaults, name) for name in ("width", "height")}
+    sides = {name: getattr(model.defaults, name) for name in ("width", "height") if given.get(name) is None}
     return given | sides
 
 

@@ -61,7 +61,10 @@ def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tupl
         if not isinstance(side, int) or isinstance(side, bool) or not 0 <= side <= 16384:
             raise InvalidParams(name, message("range", low=0, high=16384, got=echo(side)))
     if not any(wanted):
-        return given["hires_scale"] or SCALE, []
+        scale = SCALE if given["hires_scale"] is None else given["hires_scale"]
+        if not scale:  # as an option it would mean no second pass
+            raise InvalidParams("hr_scale", message("range", low=1, high=OPTIONS["hires_scale"].bounds[1], got=scale))
+        return scale, []
     size = (given["width"], given["height"])
     scale = max(side / first for side, first in zip(wanted, size, strict=True))
     made = enlarged(size, scale)
