@@ -62,4 +62,5 @@ def test_downloads_wait_in_line_and_are_cancelled(settings: Settings) -> None:
     assert download["state"] == "waiting"
     assert "a/b" in run("downloads")
     assert "cancelled" in run("cancel", download["id"])
+    assert "civitai:128713" in run("download", "https://civitai.com/models/4384/x?modelVersionId=128713")
     assert "stabilityai/sdxl-turbo" in run("known")

@@ -200,3 +200,19 @@ def test_it_speaks_chinese_also_about_what_is_wrong(services: Services) -> None:
         html = drawn(services.studio)
     assert "是网页，不是模型" in html
     assert "来自 Hub" in html
+
+
+@pytest.mark.parametrize(
+    ("wish", "source"),
+    [
+        ("https://example.com/a/style.safetensors?key=secret", "https://example.com/a/style.safetensors"),
+        ("https://civitai.com/models/4384/x?modelVersionId=128713", "civitai:128713"),
+        ("https://huggingface.co/a/b/blob/main/x/style.safetensors", "a/b"),
+    ],
+)
+def test_the_line_takes_addresses(studio: Studio, wish: str, source: str) -> None:
+    toast, emptied = tab_models.on_add(studio, wish, "loras")
+    assert emptied == ""
+    assert source in str(toast)
+    assert "secret" not in str(toast)
+    assert (studio.library.downloads()[0].source, studio.library.downloads()[0].folder) == (source, "loras")
