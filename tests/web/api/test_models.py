@@ -53,16 +53,16 @@ def test_a_download_is_put_into_line_and_cancelled(client: TestClient) -> None:
 
 
 def test_a_file_is_asked_for_by_its_address_with_its_digest(client: TestClient) -> None:
-    wish = {"repo": "https://example.com/a/style.safetensors?key=secret", "into": "loras", "digest": "AB" * 32}
+    wish = {"repo": "https://example.com/a/elsewhere.safetensors?key=secret", "into": "loras", "digest": "AB" * 32}
     asked = client.post(f"{ROOT}/downloads", json=wish)
     assert asked.status_code == 202
     shown = {name: asked.json()[name] for name in ("repo", "folder", "name", "digest")}
     assert shown == {
-        "repo": "https://example.com/a/style.safetensors", "folder": "loras", "name": "style.safetensors",
+        "repo": "https://example.com/a/elsewhere.safetensors", "folder": "loras", "name": "elsewhere.safetensors",
         "digest": "ab" * 32,
     }  # fmt: skip
     assert "secret" not in client.get(f"{ROOT}/downloads").text
-    refused = client.post(f"{ROOT}/downloads", json=wish | {"repo": "https://127.0.0.1/style.safetensors"})
+    refused = client.post(f"{ROOT}/downloads", json=wish | {"repo": "https://127.0.0.1/elsewhere.safetensors"})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "repo")
 
 
