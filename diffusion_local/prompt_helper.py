@@ -180,7 +180,7 @@ def answer_in(data: bytes) -> tuple[str, str]:
 
 def without_thinking(text: str) -> str:
     """Without what reasoning models write between their tags; linear, however many are left open."""
-    kept = []
+    kept: list[str] = []
     while True:
         before, opened, rest = text.partition(THINKING)
         _, closed, after = rest.partition(ANSWERING)
