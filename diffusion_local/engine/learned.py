@@ -12,8 +12,11 @@ from PIL import Image as PIL
 from diffusion_local.errors import InvalidParams, Overloaded
 from diffusion_local.messages import message
 
-#: Models that fit, by type, in the order of their size: repositories of the Hugging Face hub.
-SUGGESTED = {"depth": "depth-anything/Depth-Anything-V2-Small-hf"}
+#: Models that fit, by type and part of the type's folder: repositories of the Hugging Face hub.
+SUGGESTED = {
+    "depth": {"": "depth-anything/Depth-Anything-V2-Small-hf"},
+    "openpose": {"detector": "PekingU/rtdetr_r50vd_coco_o365", "pose": "usyd-community/vitpose-base-simple"},
+}
 #: Files of a model by which a change is noticed.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 #: Seconds for one picture, with loading the model, and seconds of waiting for the picture before.
@@ -35,11 +38,12 @@ class LearnedPreprocessor:
 def model_of(kind: str, folders: Path, field: str) -> LearnedPreprocessor:
     """The model of a type below ``folders``. Raises InvalidParams for ``field`` with what is missing."""
     folder = folders / kind
-    found = [path.stat() for name in FILES if (path := folder / name).is_file()]
-    if not (folder / FILES[0]).is_file():
-        raise InvalidParams(
-            field, message("preprocessor_model", type=str(kind), folder=place_of(kind), example=SUGGESTED[kind])
-        )
+    for part, example in SUGGESTED[kind].items():
+        if not (folder / part / FILES[0]).is_file():
+            place = f"{place_of(kind)}/{part}".removesuffix("/")
+            raise InvalidParams(field, message("preprocessor_model", type=str(kind), folder=place, example=example))
+    paths = [folder / part / name for part in SUGGESTED[kind] for name in FILES]
+    found = [path.stat() for path in paths if path.is_file()]
     return LearnedPreprocessor(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
 
 

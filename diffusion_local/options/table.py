@@ -117,9 +117,9 @@ class Params:
     controls: Annotated[tuple[Control, ...], Option(
         meaning="pictures that steer the composition through ControlNets, each `{\"image\": ID, \"type\": \"canny\", "
         "\"model\": NAME, \"weight\": 1.0, \"start\": 0, \"end\": 1}`; `type` is canny, softedge, scribble, tile, "
-        "luminance, invert, depth or none, `model` a name in controlnet/, `start` and `end` are shares of the steps, "
-        "`mode` is the kind of picture for a union ControlNet", a1111=(), check=values.controls, sent=list[Any],
-        widget=Widget.HIDDEN, place="source", varies=False
+        "luminance, invert, depth, openpose or none, `model` a name in controlnet/, `start` and `end` are shares of "
+        "the steps, `mode` is the kind of picture for a union ControlNet", a1111=(), check=values.controls,
+        sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
     vae: Annotated[str, Option(
         meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"

@@ -114,6 +114,7 @@ class ControlType(StrEnum):
     LUMINANCE = "luminance"
     INVERT = "invert"
     DEPTH = "depth"
+    OPENPOSE = "openpose"
 
     @property
     def needs_model(self) -> bool:
@@ -122,7 +123,7 @@ class ControlType(StrEnum):
 
 
 #: Preprocessors whose weights are a model.
-LEARNED = (ControlType.DEPTH,)
+LEARNED = (ControlType.DEPTH, ControlType.OPENPOSE)
 
 
 @dataclass(frozen=True, slots=True)

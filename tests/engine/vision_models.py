@@ -6,6 +6,22 @@ import torch
 import transformers
 
 
+def pose_model(folder: Path) -> Path:
+    """A YOLOS detector and a ViTPose with the dimensions shrunken, in two folders."""
+    labels = {"id2label": {0: "cat", 1: "person"}, "label2id": {"cat": 0, "person": 1}}
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    detector = transformers.YolosConfig(
+        **size, **labels, intermediate_size=16, image_size=[32, 32], patch_size=16, num_detection_tokens=3
+    )
+    transformers.YolosForObjectDetection(detector).save_pretrained(folder / "detector")
+    given = transformers.YolosImageProcessorPil(size={"height": 32, "width": 32})
+    given.save_pretrained(folder / "detector")
+    backbone = transformers.VitPoseBackboneConfig(**size, image_size=[64, 48], patch_size=[16, 16], out_indices=[1])
+    pose = transformers.VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=True)
+    transformers.VitPoseForPoseEstimation(pose).save_pretrained(folder / "pose")
+    return folder
+
+
 def depth_model(folder: Path, kind: str = "relative") -> Path:
     """Depth Anything with the dimensions shrunken; ``kind``: relative or metric."""
     backbone = transformers.Dinov2Config(

@@ -33,6 +33,7 @@ MODULES = {
     "invert (from white bg & black line)": ControlType.INVERT, "depth": ControlType.DEPTH,
     "depth_midas": ControlType.DEPTH, "depth_zoe": ControlType.DEPTH, "depth_anything": ControlType.DEPTH,
     "depth_anything_v2": ControlType.DEPTH, "depth_leres": ControlType.DEPTH, "depth_leres++": ControlType.DEPTH,
+    "openpose": ControlType.OPENPOSE,
 }  # fmt: skip
 #: Fields of a unit that have no effect here, with the values that ask for nothing. Preprocessors have fixed thresholds
 #: and work in the size of the job; a ControlNet counts as much as the prompt.
@@ -43,7 +44,8 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "threshold_b": ("", -1),
 }
 SIDE = 512
-OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth")
+OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth",
+    "openpose")  # fmt: skip
 
 
 def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tuple[list[dict[str, Any]], list[str]]:
