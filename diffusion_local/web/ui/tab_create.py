@@ -189,6 +189,7 @@ class CreateTab:
     before: Any  # the model that was chosen before
     dropped: Any  # the recipe of a dropped picture; source.js
     tokens: Any  # of the prompt; dock.js
+    recount: Any  # asks for them; dock.js
     preset: Any  # settings that were chosen; prompts.js
     vocabulary: Any  # what is suggested; prompts.js
 
@@ -305,7 +306,7 @@ def layout(studio: Studio) -> CreateTab:
         drawn = live("create")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
-    rest += [hidden("", "token-count"), hidden("", "preset"), hidden("", "vocabulary")]
+    rest += [hidden("", "token-count"), hidden("", "recount"), hidden("", "preset"), hidden("", "vocabulary")]
     return CreateTab(
         fields,
         size,
@@ -347,14 +348,8 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
     counted = [tab.field("prompt"), model]
-    gr.on(
-        [each.change for each in counted],
-        bound(prompt_help.on_tokens, studio),
-        counted,
-        tab.tokens,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+    gr.on([each.change for each in counted], None, None, None, js="() => diffusionLocalDock.recount()", **QUIET)
+    tab.recount.change(bound(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **QUIET)
     tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **QUIET)
     tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
