@@ -14,8 +14,9 @@ from diffusion_local.lists.formats import parse
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.samplers import DIFFUSION
 from diffusion_local.options.table import OPTIONS, refused_options
+from diffusion_local.options.types import ControlType
 from diffusion_local.options.validate import complete
-from diffusion_local.options.values import MAX_SEED
+from diffusion_local.options.values import CONTROL_MODES, MAX_CONTROL_WEIGHT, MAX_SEED
 from diffusion_local.settings import assets
 from tests.options.test_validate import SOURCE, size_of
 from tests.support import examples
@@ -25,6 +26,18 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=30)
 NAMES = NAMES.map(str.strip).filter(lambda name: name and name not in (".", ".."))
 HASH = st.sampled_from(["a" * 64, SOURCE])
+
+CONTROLS = st.fixed_dictionaries(
+    {
+        "image": st.just(SOURCE),
+        "type": st.sampled_from([str(each) for each in ControlType]),
+        "model": NAMES,
+        "weight": st.floats(0, MAX_CONTROL_WEIGHT),
+        "start": st.floats(0, 0.4),
+        "end": st.floats(0.5, 1),
+        "mode": st.sampled_from(["", *CONTROL_MODES]),
+    }
+)
 
 
 def values_of(name: str) -> st.SearchStrategy[Any]:
@@ -46,6 +59,10 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         "variation_seed": st.integers(0, MAX_SEED),
         "model": st.just("starter"),
         "references": st.just([]),  # the starter reads no pictures beside the prompt
+        "hires_scale": st.one_of(st.just(0.0), st.floats(1, 4)),
+        "hires_tile": st.integers(256 // 8, limits.max_size // 8).map(lambda side: side * 8),
+        "outpaint": st.sampled_from(["", "left 64", "right 8 top 16"]),
+        "controls": st.lists(CONTROLS, max_size=2),
         "place": st.sampled_from(["", "1/2", "3/8", "16/16"]),
     }
     if name in special:
