@@ -76,10 +76,10 @@ def reads_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("reads_pictures")
 def test_several_pictures_may_come_within_the_json_and_as_a_form(client: TestClient, services: Services) -> None:
     known = services.studio.sources.add(png("blue")).id
-    sent = [{"image": in_base64(png()), "use": "style", "mask": in_base64(png("white"))}, known]
+    sent = [{"image": in_base64(png()), "use": "edit", "mask": in_base64(png("white"))}, known]
     told = client.post(JOBS, json={"prompt": "x", "references": sent} | SMALL).json()
     first, second = services.studio.job(told["job_ids"][0]).params.references
-    assert (first.use, second.image) == ("style", known)
+    assert (first.use, second.image) == ("edit", known)
     assert [services.studio.sources.size(each) for each in first.inputs] == [(128, 128)] * 2
     job = json.dumps({"prompt": "x", "references": [known]} | SMALL)
     files = [("references", ("a.png", png("red"))), ("references", ("b.png", png("lime")))]
