@@ -58,7 +58,7 @@ STATUS: dict[type[UserError], int] = {
     NotDone: 503,
     Overloaded: 503,
     StorageProblem: 503,
-    DiskFull: 507,
+    DiskFull: 503,
 }
 #: Seconds after which another try makes sense.
 RETRY_AFTER: dict[type[UserError], int] = {
