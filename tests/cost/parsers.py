@@ -34,7 +34,7 @@ from diffusion_local.gallery import contact_sheet, foreign_recipes, quality, rec
 from diffusion_local.gallery import service as pictures
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.grammar import schedules, tags, weights
-from diffusion_local.hub import fetcher
+from diffusion_local.hub import fetcher, links, sources
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
 from diffusion_local.messages import deserialize, message, serialize, translate
@@ -225,6 +225,13 @@ def settings_with(**changes: str) -> Settings:
     return Settings(home=FOLDER, **changes)
 
 
+def downloaded(text: str) -> None:
+    for source in (text, f"civitai:{text}", f"https://civitai.com/models/{text}"):
+        sources.is_link(source)
+        sources.shown_source(source)
+        sources.provisional_name(sources.civitai_source(source))
+
+
 def helped(text: str) -> None:
     """As an answer, and with its marks in front: open tags, fences and bullets."""
     prompt_helper.lines_of(prompt_helper.without_fence(prompt_helper.without_thinking(f"<think>{text}")))
@@ -245,6 +252,8 @@ PARSERS = [
     Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
     Parser("answer of a prompt helper", "prompt_helper.py", helped),
+    Parser("source of a download", "hub/sources.py", downloaded),
+    Parser("name of a downloaded file", "hub/links.py", links.safe_name),
     Parser("path of a model's file", "remote/models.py", remote_models.is_safe),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.NAME.fullmatch),

@@ -87,8 +87,8 @@ def pickle_only(folder: Path) -> None:
     [
         (truncate, f"{VAE} is cut short"),
         (truncate_header, f"{VAE} is cut short"),
-        (empty, f"{VAE} is (cut short|damaged)"),
-        (web_page, f"{VAE} is (cut short|damaged)"),
+        (empty, f"{VAE} is empty"),
+        (web_page, f"{VAE} is a web page, not a model"),
         (nonsense, f"{VAE} is damaged"),
         (no_unet, "folder copy/unet is missing"),
         (no_unet_weights, r"(copy/unet has no weights|unet/.*\.safetensors is missing)"),
