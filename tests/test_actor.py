@@ -142,15 +142,15 @@ def test_the_command_line_acts_for_the_machines_own_user(home: Path) -> None:
     assert json.loads(told)["counts"]["queued"] == 0
 
 
-def test_the_web_process_acts_for_the_machines_own_user_in_four_places_only() -> None:
+def test_the_web_process_acts_for_the_machines_own_user_in_few_places_only() -> None:
     """Where a server without accounts lets callers in, while the page is laid out, for the probe of readiness, and for
-    workers on other machines, who make everybody's pictures (what they may call is in ``dispatch``)."""
+    workers on other machines, who make everybody's pictures (what they may call is in ``dispatch``) and fetch shared models."""
     named = {
         path.relative_to(PACKAGE).as_posix(): len(found)
         for path in (PACKAGE / "web").rglob("*.py")
         if (found := re.findall(r"\bLOCAL\b", path.read_text(encoding="utf-8")))
     }
-    assert named == {"web/access.py": 3, "web/api/http/workers.py": 3, "web/app.py": 2, "web/health.py": 2}
+    assert named == {"web/access.py": 3, "web/api/http/workers.py": 4, "web/app.py": 2, "web/health.py": 2}
     assert not [path for path in (PACKAGE / "web").rglob("*.py") if "run_as" in path.read_text(encoding="utf-8")]
 
 

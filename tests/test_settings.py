@@ -85,7 +85,7 @@ def test_everything_lies_in_the_home(tmp_path: Path) -> None:
     ]
     assert len(places) >= 7
     outside = [place for place in places if not place.is_relative_to(settings.home)]
-    assert outside == [settings.starter]
+    assert outside == [settings.starter, settings.starter_control]
     assert (settings.starter / "model_index.json").is_file()
 
 

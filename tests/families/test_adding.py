@@ -58,7 +58,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
 from diffusion_local.engine.factory import open_engine
 from diffusion_local.errors import InvalidParams
-from diffusion_local.models.curated import known_models
+from diffusion_local.models.curated import curated_models
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import view_models
 from tests.models.files import write_header
@@ -87,7 +87,7 @@ told = {
     "warnings": prompts.prompt_warnings(model, params),
     "file": services.catalog.get("one").problem,
     "lora": [each.architecture for each in services.catalog.loras()],
-    "card": "Dummy 1" in view_models.card(model, None, (), ()),
+    "card": view_models.card(model, None, (), (), {}).family == "Dummy 1",
     "offered": "someone/dummy" in [each.id for each in services.studio.library.known()],
 }
 engine = open_engine(services.settings, "cpu0", services.files.open_source)

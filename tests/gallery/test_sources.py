@@ -125,7 +125,7 @@ def test_a_job_with_a_source_is_accepted_and_one_without_is_not(services: Servic
     receipt = services.studio.submit("a boat", source=source.id, strength=0.4)
     job = services.studio.job(receipt.job_ids[0])
     assert (job.params.source, job.params.strength, job.params.width) == (source.id, 0.4, 256)
-    with pytest.raises(InvalidParams, match="source: names no picture"):
+    with pytest.raises(InvalidParams, match="source: names an unknown source picture"):
         services.studio.submit("a boat", source="0" * 64)
 
 

@@ -66,8 +66,8 @@ def test_the_doctor_tells_and_closes_on_request(old: Settings) -> None:
     assert "models" not in found.text
     changed = close_all(old)
     assert all(not each.problem for each in changed)
-    assert {each.path for each in changed} >= {old.home, old.gallery, old.database, old.logs}
-    assert mode(old.home) == mode(old.gallery) == 0o700
+    assert {each.path for each in changed} >= {old.home, old.gallery_folder, old.database_file, old.logs}
+    assert mode(old.home) == mode(old.gallery_folder) == 0o700
     assert mode(old.models) == 0o755
     assert finding(old).ok
     assert close_all(old) == []
@@ -76,8 +76,8 @@ def test_the_doctor_tells_and_closes_on_request(old: Settings) -> None:
 def test_a_gallery_shared_on_purpose_is_no_complaint(old: Settings) -> None:
     close_all(old)
     old.home.chmod(0o711)
-    old.gallery.chmod(0o755)
-    assert shared(old) == [old.gallery]
+    old.gallery_folder.chmod(0o755)
+    assert shared(old) == [old.gallery_folder]
     found = finding(old)
     assert (found.ok, found.text) == (True, "others may read gallery")
     assert tighten_secrets(old) == []
@@ -103,7 +103,7 @@ def test_a_file_system_that_refuses_is_told_and_no_failure(
     monkeypatch.setattr(Path, "chmod", refuse)
     with caplog.at_level(logging.WARNING):
         check_modes(old)
-    assert f"{old.database} stays 0644" in caplog.text
+    assert f"{old.database_file} stays 0644" in caplog.text
     assert said in caplog.text
     assert all(each.problem for each in close_all(old))
 
