@@ -144,7 +144,7 @@ def test_the_command_line_acts_for_the_machines_own_user(home: Path) -> None:
 
 def test_the_web_process_acts_for_the_machines_own_user_in_few_places_only() -> None:
     """Where a server without accounts lets callers in, while the page is laid out, for the probe of readiness, and for
-    workers on other machines, who make everybody's pictures (what they may call is in ``dispatch``) and fetch models."""
+    workers on other machines, who make all pictures (what they may call is in ``dispatch``) and fetch models."""
     named = {
         path.relative_to(PACKAGE).as_posix(): len(found)
         for path in (PACKAGE / "web").rglob("*.py")
