@@ -10,6 +10,7 @@ little, or refuses by length.
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=200_000)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
+    gc.disable()  # its passes over what is alive are no work of the parser's
     measured = [grown(each, options.length) for each in PARSERS]
     exponents = [each["exponent"] for each in measured if each["exponent"] is not None]
     record = {
