@@ -9,8 +9,7 @@ from diffusion_local.messages import message
 from diffusion_local.models import verdicts
 from diffusion_local.models.assembly import Pool, assemble, find_config
 from diffusion_local.models.description import READY, ModelFacts, incomplete
-from diffusion_local.models.directories import bundled_configs
-from diffusion_local.models.folders import INPAINT_CHANNELS, read_config, read_json_object
+from diffusion_local.models.folders import INPAINT_CHANNELS, read_config
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
 from diffusion_local.models.unets import PICTURE_CHANNELS, Unet
 from diffusion_local.options.option import DENOISED
@@ -49,7 +48,7 @@ def describe(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Po
             **known,
         )
     config, changes = fitting
-    known |= {"config": config, "changes": changes, "scheduler": scheduler_of(probe, own_prediction(config, configs))}
+    known |= {"config": config, "changes": changes, "scheduler": scheduler_of(probe)}
     known["memory_bytes"] += sum(each.count * 2 for each in put.sources if each.path != path)
     return ModelFacts(kinds=kinds, sources=put.sources, tokenizers=put.tokenizers, **known)
 
@@ -77,26 +76,12 @@ def config_fits(folder: Path, unet: Unet) -> bool:
     return same and (not unet.depths or depths(config) == unet.depths)
 
 
-def own_prediction(config: Path, configs: tuple[Path, ...]) -> str:
-    """The prediction type in a person's own configuration, or "". Those come before the bundled ones."""
-    bundled = bundled_configs()
-    if any(each in bundled for each in configs[: configs.index(config) + 1]):
-        return ""
-    try:
-        return str(read_json_object(config / "scheduler/scheduler_config.json").get("prediction_type", ""))
-    except (OSError, ValueError):
-        return ""
-
-
-def scheduler_of(probe: Probe, own: str = "") -> dict[str, Any]:
-    """How the checkpoint was trained, as entries of a diffusers scheduler's configuration. ``own``: prediction type
-    that a person gave, which goes before what the file shows.
-    """
-    prediction = own or probe.prediction
-    if not prediction:
+def scheduler_of(probe: Probe) -> dict[str, Any]:
+    """How the checkpoint was trained, as entries of a diffusers scheduler's configuration."""
+    if not probe.prediction:
         return {}
-    told: dict[str, Any] = {"prediction_type": prediction}
-    if prediction == "v_prediction" and probe.zero_snr:
+    told: dict[str, Any] = {"prediction_type": probe.prediction}
+    if probe.prediction == "v_prediction" and probe.zero_snr:
         # Such a model was trained on pure noise too, which only trailing steps begin with.
         told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return told

@@ -1,7 +1,6 @@
 """A checkpoint in one file is known by the names and shapes of its tensors, whatever it is called."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +146,6 @@ def test_odd_sizes_need_a_configuration_and_the_message_says_where(catalog: Cata
     (config / "unet/config.json").write_text(json.dumps({"block_out_channels": [64], "cross_attention_dim": 768}))
     assert catalog.all()[1].folder == config
     assert catalog.get("any name").ready
-
-
-def test_what_a_persons_own_configuration_says_of_the_prediction_stands(catalog: Catalog, settings: Settings) -> None:
-    assert found(catalog, settings, files.SD2).scheduler == {"prediction_type": "v_prediction"}
-    config = settings.configs_folder / "mine"
-    shutil.copytree(assets() / "configs/sd2", config)
-    (config / "scheduler/scheduler_config.json").write_text('{"prediction_type": "epsilon"}')
-    model = catalog.all()[1]
-    assert (model.folder, model.scheduler) == (config, {"prediction_type": "epsilon"})
 
 
 def test_a_configuration_is_found_in_the_hubs_cache(settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:

@@ -43,6 +43,8 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     panel.wait_for(state="detached")
 
     tile.click()
+    panel.wait_for()
+    page.wait_for_timeout(600)  # the router passes over tabs that open within 300 ms after a picture
     panel.locator(".menu[data-key=use] summary").click()
     panel.locator("[data-do=recipe]").click()
     panel.wait_for(state="detached")

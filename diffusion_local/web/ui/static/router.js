@@ -10,7 +10,6 @@ window.diffusionLocalRouter = (() => {
     return first === "picture" && id ? decodeURIComponent(id) : url.searchParams.get("picture");
   }
   let shown = null; // the view whose tab is open
-  const TRIES = 100;
   let opening = false; // by us: what Gradio tells of its tabs meanwhile is no wish of anybody's
 
   function select(view) {
@@ -23,13 +22,12 @@ window.diffusionLocalRouter = (() => {
     openTab(view);
   }
   // Gradio's tabs are there before they can be pressed.
-  function openTab(view, tries = TRIES) {
+  function openTab(view, tries = 100) {
     const tab = document.querySelector(`#tabs [role=tab][data-tab-id=${view}]`);
     if (view !== shown) return;
     opening = tries > 0;
     if (tab?.getAttribute("aria-selected") === "true") {
-      if (ready && tries === TRIES) opening = false; // nothing was opened, so whatever Gradio tells next is somebody's wish
-      else setTimeout(() => { opening = false; }, 300); // Gradio tells of the tab it began with a little later
+      setTimeout(() => { opening = false; }, 300); // Gradio tells of the tab it began with a little later
       return;
     }
     tab?.click();
