@@ -146,7 +146,7 @@ def detect_unet(header: Header) -> Probe | None:
             return Probe(DENOISER, unet=found, naming=found.naming)
         tensors = header.tensors
         edm = any(name.startswith(("edm_vpred.", "edm_mean", "edm_std")) for name in tensors)
-        prediction = "edm" if edm else prediction_of(header, view, found)
+        prediction = "edm" if edm else marked_prediction(header)
         old = any(name.startswith("cond_stage_model.transformer.embeddings.") for name in tensors)
         return denoiser_probe(
             header,
@@ -154,7 +154,8 @@ def detect_unet(header: Header) -> Probe | None:
             architecture,
             found.naming,
             unet=found,
-            prediction=prediction,
+            prediction=prediction or guess_prediction(header, view, found),
+            prediction_guessed=not prediction,
             zero_snr="ztsnr" in tensors,
             old_names=old,
         )
@@ -176,13 +177,18 @@ def architecture_by_encoders(header: Header) -> str:
 TELLING, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 
-def prediction_of(header: Header, view: TensorView, found: Unet) -> str:
-    """Prediction type of a UNet, if known from the file."""
+def marked_prediction(header: Header) -> str:
+    """Prediction type that a marker tensor or the metadata of the file states, or ""."""
     told = header.metadata.get("modelspec.prediction_type", "").lower()
     if "v_pred" in header.tensors or told.startswith("v"):
         return "v_prediction"
     if told.startswith("eps"):
         return "epsilon"
+    return ""
+
+
+def guess_prediction(header: Header, view: TensorView, found: Unet) -> str:
+    """Prediction type by the statistics of a tensor, else by the file name; "" if the architecture has only one."""
     if found.architecture != "sd2":
         return ""
     if found.channels != 4:

@@ -208,7 +208,7 @@ class ModelIndex:
         if configs is None:
             configs = known[1] if known else tuple(self.places.config_folders())
         is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
-        state = (signature, configs, self._pool[0] if is_file else None)
+        state = (signature, configs, self._pool[0] if is_file else None, self._own_stamp(path) if is_file else None)
         if found is None or known != state:
             found = self._checkpoint(path, configs) if is_file else read_folder(path)
             self._found[path] = (state, found)
@@ -249,7 +249,14 @@ class ModelIndex:
         read = self.read(path)
         if read.contents is None:
             return incomplete(read.problem, size_bytes=single_files.size_of(path))
-        return single_files.describe(path, read.contents, configs, self._pool[1])
+        return single_files.describe(path, read.contents, configs, self._pool[1], self.places.configs)
+
+    def _own_stamp(self, path: Path) -> Any:
+        """Changes whenever a person's own configuration does, or the one beside a checkpoint."""
+        folder = self.places.configs
+        below = sorted(folder.glob("*/")) if folder else []
+        own = tuple(signature_of(each) for each in ((folder, *below) if folder and folder.is_dir() else ()))
+        return own, side_files.stamp(path, configuration=True)
 
     def _candidates(self, elsewhere: list[ProgramFolder]) -> Iterator[tuple[ProgramFolder, bool]]:
         """Places of models, each once, and whether a person named them."""

@@ -40,7 +40,7 @@ class Probe:
     ``widths``: the width of what an IP-Adapter reads, or those of what an image encoder gives: projected, hidden.
     ``sizes`` are entries of the denoiser's configuration that its tensors tell.
     ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``zero_snr`` says that its
-    noise ends at a signal of zero. ``old_names`` says that the text encoder has names of older programs.
+    noise ends at a signal of zero, ``prediction_guessed`` that no mark in the file states the prediction. ``old_names`` says that the text encoder has names of older programs.
     """
 
     kind: str
@@ -57,6 +57,7 @@ class Probe:
     unet: Unet | None = None
     sizes: tuple[tuple[str, int], ...] = ()
     prediction: str = ""
+    prediction_guessed: bool = False
     zero_snr: bool = False
     old_names: bool = False
     lora: LoraFile | None = field(default=None, compare=False)

@@ -1,7 +1,7 @@
-"""Side files of other programs for a model or adapter: trigger words and base model.
+"""Side files of other programs for a model or adapter: trigger words, base model and prediction type.
 
-``name.json`` is A1111's, ``name.civitai.info`` that of its extension for Civitai. Either may be damaged, huge or of
-another kind; then it says nothing.
+``name.json`` is A1111's, ``name.civitai.info`` that of its extension for Civitai, ``name.yaml`` the configuration of a
+checkpoint. Any may be damaged, huge or of another kind; then it says nothing.
 """
 
 import json
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 MOST_BYTES = 2_000_000
 SUFFIXES = (".json", ".civitai.info")
@@ -44,10 +46,10 @@ def side_file_paths(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}{suffix}")
 
 
-def stamp(path: Path) -> tuple[int, ...]:
-    """Changes whenever a side file of ``path`` does."""
+def stamp(path: Path, configuration: bool = False) -> tuple[int, ...]:
+    """Changes whenever a side file of ``path`` does; ``configuration``: that of a checkpoint instead."""
     found = []
-    for place in side_file_paths(path):
+    for place in (path.with_suffix(".yaml"),) if configuration else side_file_paths(path):
         try:
             found.append(place.stat().st_mtime_ns)
         except OSError:
@@ -72,6 +74,22 @@ def read(path: Path) -> SideNotes:
         next((each.strip()[:100] for each in titles if each.strip()), ""),
         next((each.strip()[:MOST_TEXT] for each in abouts if each.strip()), ""),
     )
+
+
+def prediction(path: Path) -> str:
+    """The prediction type in a checkpoint's ``name.yaml``, whose default is epsilon; "" if there is no such file."""
+    place = path.with_suffix(".yaml")
+    try:
+        if place.stat().st_size > MOST_BYTES:
+            return ""
+        found: Any = yaml.safe_load(place.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return ""
+    for name in ("model", "params"):
+        found = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return ""
+    return {"eps": "epsilon", "v": "v_prediction"}.get(str(found.get("parameterization", "eps"))[:20], "")
 
 
 def as_list(value: Any) -> list[Any]:

@@ -6,10 +6,10 @@ from typing import Any
 from diffusion_local import families
 from diffusion_local.families.sdxl import depths
 from diffusion_local.messages import message
-from diffusion_local.models import verdicts
+from diffusion_local.models import side_files, verdicts
 from diffusion_local.models.assembly import Pool, assemble, find_config
 from diffusion_local.models.description import READY, ModelFacts, incomplete
-from diffusion_local.models.folders import INPAINT_CHANNELS, read_config
+from diffusion_local.models.folders import INPAINT_CHANNELS, read_config, read_json_object
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
 from diffusion_local.models.unets import PICTURE_CHANNELS, Unet
 from diffusion_local.options.option import DENOISED
@@ -18,8 +18,14 @@ from diffusion_local.options.types import Kind
 #: What UNets with further input channels can do, which carry a picture.
 UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PICTURE_CHANNELS: (Kind.TXT2IMG,)}
 
+#: Prediction types of UNets that the engine samples.
+PREDICTIONS = ("epsilon", "v_prediction")
 
-def describe(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool) -> ModelFacts:
+
+def describe(
+    path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool, own_folder: Path | None = None
+) -> ModelFacts:
+    """``own_folder``: the folder of the person's own configurations, which ``configs`` may lie in."""
     probe, metadata = contents.probe, contents.metadata
     known: dict[str, Any] = {
         "size_bytes": contents.size_bytes,
@@ -48,7 +54,7 @@ def describe(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Po
             **known,
         )
     config, changes = fitting
-    known |= {"config": config, "changes": changes, "scheduler": scheduler_of(probe)}
+    known |= {"config": config, "changes": changes, "scheduler": scheduler_of(probe, own_prediction(path, config, own_folder))}
     known["memory_bytes"] += sum(each.count * 2 for each in put.sources if each.path != path)
     return ModelFacts(kinds=kinds, sources=put.sources, tokenizers=put.tokenizers, **known)
 
@@ -76,12 +82,32 @@ def config_fits(folder: Path, unet: Unet) -> bool:
     return same and (not unet.depths or depths(config) == unet.depths)
 
 
-def scheduler_of(probe: Probe) -> dict[str, Any]:
-    """How the checkpoint was trained, as entries of a diffusers scheduler's configuration."""
-    if not probe.prediction:
+def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:
+    """The prediction type that a person gave: in a YAML file beside the checkpoint, as A1111 reads it, else in a
+    configuration of their own. Empty if neither states one.
+    """
+    if stated := side_files.prediction(path):
+        return stated
+    if own_folder is None or not config.is_relative_to(own_folder):
+        return ""
+    try:
+        stated = read_json_object(config / "scheduler/scheduler_config.json").get("prediction_type", "")
+    except (OSError, ValueError):
+        return ""
+    return stated if stated in PREDICTIONS else ""
+
+
+def scheduler_of(probe: Probe, own: str = "") -> dict[str, Any]:
+    """How the checkpoint was trained, as entries of a diffusers scheduler's configuration.
+
+    Marks in the file decide first, because most configurations merely repeat the default; a person's own
+    configuration (``own``) decides before a guess.
+    """
+    prediction = own or probe.prediction if probe.prediction_guessed else probe.prediction
+    if not prediction:
         return {}
-    told: dict[str, Any] = {"prediction_type": probe.prediction}
-    if probe.prediction == "v_prediction" and probe.zero_snr:
+    told: dict[str, Any] = {"prediction_type": prediction}
+    if prediction == "v_prediction" and probe.zero_snr:
         # Such a model was trained on pure noise too, which only trailing steps begin with.
         told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return told

@@ -1,6 +1,7 @@
 """A checkpoint in one file is known by the names and shapes of its tensors, whatever it is called."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,76 @@ def test_odd_sizes_need_a_configuration_and_the_message_says_where(catalog: Cata
     (config / "unet/config.json").write_text(json.dumps({"block_out_channels": [64], "cross_attention_dim": 768}))
     assert catalog.all()[1].folder == config
     assert catalog.get("any name").ready
+
+
+ZERO_TERMINAL = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "metadata", "name", "own", "scheduler"),
+    [
+        (files.SD2, {}, "any name", "epsilon", {"prediction_type": "epsilon"}),
+        (files.SD2, {}, "sd2-base-512", "v_prediction", {"prediction_type": "v_prediction"}),
+        (files.SD2, {}, "any name", None, {"prediction_type": "v_prediction"}),
+        (files.SD2, {}, "any name", "no_such_type", {"prediction_type": "v_prediction"}),
+        (files.SD2, {}, "any name", ["epsilon"], {"prediction_type": "v_prediction"}),
+        (files.SD2 | {"v_pred": ()}, {}, "any name", "epsilon", {"prediction_type": "v_prediction"}),
+        (files.SD2, {"modelspec.prediction_type": "v"}, "any name", "epsilon", {"prediction_type": "v_prediction"}),
+        (files.SDXL | {"v_pred": (), "ztsnr": ()}, {}, "any name", "epsilon", ZERO_TERMINAL),
+        (files.SDXL, {}, "any name", "v_prediction", {"prediction_type": "v_prediction"}),
+        (files.SD1, {}, "any name", "epsilon", {"prediction_type": "epsilon"}),
+    ],
+)
+def test_own_configurations_beat_guesses_about_the_prediction_but_not_marks_in_the_file(
+    catalog: Catalog,
+    settings: Settings,
+    shapes: dict[str, Any],
+    metadata: dict[str, str],
+    name: str,
+    own: Any,
+    scheduler: dict[str, Any],
+) -> None:
+    family = found(catalog, settings, shapes, name, metadata=metadata).architecture
+    config = settings.configs_folder / "mine"
+    shutil.copytree(assets() / "configs" / family, config)
+    stated = {} if own is None else {"prediction_type": own}
+    (config / "scheduler/scheduler_config.json").write_text(json.dumps(stated))
+    model = catalog.all()[1]
+    assert (model.folder, model.scheduler) == (config, scheduler)
+
+
+def test_an_edited_configuration_counts_without_a_restart(catalog: Catalog, settings: Settings) -> None:
+    config = settings.configs_folder / "mine"
+    shutil.copytree(assets() / "configs/sd2", config)
+    write_header(settings.models / "any name.safetensors", files.SD2)
+    for prediction, width in (("epsilon", 512), ("v_prediction", 768), ("epsilon", 512)):
+        (config / "scheduler/scheduler_config.json").write_text(json.dumps({"prediction_type": prediction}))
+        model = catalog.all()[1]
+        assert (model.scheduler, model.defaults.width) == ({"prediction_type": prediction}, width)
+
+
+@pytest.mark.parametrize(
+    ("text", "prediction"),
+    [
+        ("model:\n  params:\n    parameterization: v\n", "v_prediction"),
+        ('model: {params: {parameterization: "eps"}}', "epsilon"),
+        ("model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    timesteps: 1000\n", "epsilon"),
+        ("model: [1, 2]", "v_prediction"),
+        ("other: 1", "v_prediction"),
+        ("model: {params: {parameterization: [v]}}", "v_prediction"),
+        ("\t: broken: [", "v_prediction"),
+        ("[" * 5000, "v_prediction"),
+        ("", "v_prediction"),
+    ],
+)
+def test_a_yaml_beside_a_checkpoint_beats_the_guess(
+    catalog: Catalog, settings: Settings, text: str, prediction: str
+) -> None:
+    assert found(catalog, settings, files.SD2).scheduler == {"prediction_type": "v_prediction"}
+    (settings.models / "any name.yaml").write_text(text)
+    assert catalog.all()[1].scheduler == {"prediction_type": prediction}
+    marked = found(catalog, settings, files.SD2, metadata={"modelspec.prediction_type": "v"})
+    assert marked.scheduler == {"prediction_type": "v_prediction"}
 
 
 def test_a_configuration_is_found_in_the_hubs_cache(settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:
