@@ -54,7 +54,11 @@ def describe(
             **known,
         )
     config, changes = fitting
-    known |= {"config": config, "changes": changes, "scheduler": scheduler_of(probe, own_prediction(path, config, own_folder))}
+    known |= {
+        "config": config,
+        "changes": changes,
+        "scheduler": scheduler_of(probe, own_prediction(path, config, own_folder)),
+    }
     known["memory_bytes"] += sum(each.count * 2 for each in put.sources if each.path != path)
     return ModelFacts(kinds=kinds, sources=put.sources, tokenizers=put.tokenizers, **known)
 

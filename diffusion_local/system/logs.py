@@ -68,7 +68,7 @@ def start(settings: Settings, process: str, terminal: bool = True) -> None:
     to_file.setFormatter(JsonLines(process))
     handlers: list[logging.Handler] = [to_file]
     if terminal:
-        to_terminal = logging.StreamHandler(sys.stderr)
+        to_terminal = TerminalHandler(sys.stderr)
         to_terminal.setFormatter(logging.Formatter(f"%(asctime)s {process}: %(message)s", "%H:%M:%S"))
         handlers.append(to_terminal)
     repeats = RepeatFilter()
@@ -168,7 +168,10 @@ class RepeatFilter(logging.Filter):
 
     def _decide(self, record: logging.LogRecord) -> tuple[bool, list[tuple[str, int, str, int]]]:
         """(whether the record passes, suppressed lines of windows that have ended)."""
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:  # arguments that do not fit the format: reported by the handler, not raised to the caller
+            text = str(record.msg)
         shape = NUMBERS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
         key = (record.name, record.levelno, getattr(record, "job", None), shape)
         with self._lock:
@@ -183,6 +186,19 @@ class RepeatFilter(logging.Filter):
             since, count, first = self._seen.get(key, (now, 0, text[:SHAPE_LETTERS]))
             self._seen[key] = (since, count + 1, first)
             return count < self._most, over
+
+
+class TerminalHandler(logging.StreamHandler[Any]):
+    """Drops lines if the stream was closed or its reader has gone, as at the end of a process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(self.stream, "closed", False):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        gone = isinstance(sys.exc_info()[1], OSError) or getattr(self.stream, "closed", False)
+        if not gone:
+            super().handleError(record)
 
 
 class LogFile(RotatingFileHandler):

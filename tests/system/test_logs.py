@@ -1,8 +1,10 @@
 """Logs: one JSON object a line, by process, with the job in it; read back whatever state the files are in."""
 
+import io
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +112,42 @@ def test_every_handler_writes_the_same(settings: Settings, capsys: pytest.Captur
         logging.getLogger("diffusion_local.test").warning("again")
     assert len(logs.read(settings)) == logs.MAX_REPEATS
     assert capsys.readouterr().err.count("again") == logs.MAX_REPEATS
+
+
+class BrokenPipe(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("state", ["open", "closed", "broken"])
+def test_a_terminal_that_has_gone_is_no_logging_error(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    now, reported = [100.0], io.StringIO()
+    monkeypatch.setattr(logs.RepeatFilter.__init__, "__defaults__", (3, 60.0, lambda: now[0]))
+    terminal = BrokenPipe() if state == "broken" else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    logs.start(settings, "web")
+    monkeypatch.setattr(sys, "stderr", reported)
+    for _ in range(5):
+        logging.getLogger("diffusion_local.test").warning("again")
+    if state == "closed":
+        terminal.close()
+    now[0] += 61
+    logging.getLogger("diffusion_local.test").warning("another")
+    assert reported.getvalue() == ""
+    events = [line["event"] for line in logs.read(settings)]
+    assert events == ["again"] * 3 + ["2 more in 60 s like: again", "another"]
+    assert state != "open" or terminal.getvalue().endswith("web: another\n")
+
+
+def test_arguments_that_do_not_fit_their_line_do_not_fail_the_caller(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.start(settings, "web")
+    logging.getLogger("diffusion_local.test").warning("%d pictures", "many")
+    logging.getLogger("diffusion_local.test").warning("%s of %s", "one")
+    assert "Logging error" in capsys.readouterr().err
 
 
 def write(path: Path, *lines: dict[str, str]) -> None:
