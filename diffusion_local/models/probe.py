@@ -39,8 +39,9 @@ class Probe:
 
     ``widths``: the width of what an IP-Adapter reads, or those of what an image encoder gives: projected, hidden.
     ``sizes`` are entries of the denoiser's configuration that its tensors tell.
-    ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``zero_snr`` says that its
-    noise ends at a signal of zero, ``prediction_guessed`` that no mark in the file states the prediction. ``old_names`` says that the text encoder has names of older programs.
+    ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``prediction_guessed``
+    says that no mark in the file states it, ``zero_snr`` that its noise ends at a signal of zero. ``old_names`` says
+    that the text encoder has names of older programs.
     """
 
     kind: str
