@@ -5,6 +5,14 @@ from pathlib import Path
 from diffusion_local import disk
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` resolved; of an unknown user, or one without a home folder, it stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 class Folders:
     """Everything below ``home``; paths in the database are relative to these."""
 

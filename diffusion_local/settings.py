@@ -19,7 +19,7 @@ import platformdirs
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.options.types import RUNGS
-from diffusion_local.paths import Folders
+from diffusion_local.paths import Folders, expanded
 from diffusion_local.paths import assets as assets
 
 PREFIX = "DIFFUSION_LOCAL_"
@@ -196,7 +196,7 @@ class Settings(Folders):
         """
         environ = os.environ if environ is None else environ
         default_home = platformdirs.user_data_path("diffusion-local", appauthor=False)
-        home = Path(overrides.get("home") or environ.get(PREFIX + "HOME") or default_home).expanduser().absolute()
+        home = user_path("home", overrides.get("home") or environ.get(PREFIX + "HOME") or default_home)
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         # A parent passes all of its settings in the environment: it tells where it had them from.
@@ -238,7 +238,15 @@ class Settings(Folders):
 
     @property
     def configs_folder(self) -> Path:
-        return Path(self.configs).expanduser().absolute() if self.configs else self.home / "configs"
+        return user_path("configs", self.configs) if self.configs else self.home / "configs"
+
+
+def user_path(name: str, path: str | Path) -> Path:
+    """The absolute path of a setting, with ``~`` resolved. Raises InvalidParams for an unknown user's home."""
+    found = expanded(path)
+    if found.parts[:1] and found.parts[0].startswith("~"):
+        raise InvalidParams(name, message("unknown_user", path=str(path)))
+    return found.absolute()
 
 
 def specs() -> list[Field[Any]]:

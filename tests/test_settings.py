@@ -33,6 +33,8 @@ def test_the_home_comes_from_the_command_line_first(tmp_path: Path) -> None:
     assert Settings.load({PREFIX + "HOME": "/elsewhere"}, home=tmp_path).home == tmp_path
     assert Settings.load({PREFIX + "HOME": "~/pictures"}).home == Path.home() / "pictures"
     assert Settings.load({}, home=Path("here")).home == Path.cwd() / "here"
+    with pytest.raises(InvalidParams, match="home: cannot be ~no-such-user/x: there is no such user"):
+        Settings.load({PREFIX + "HOME": "~no-such-user/x"})
     assert Settings.load({}).home.name == "diffusion-local"
 
 

@@ -10,6 +10,7 @@ _FOUND = re.compile(rf"(?<!\\) ?(?<!\\)({TAG})", re.IGNORECASE)
 #: Directives of other tools, which are not supported: SwarmUI's ``<random:a,b>``, ``<segment:face>`` and the like.
 _OTHER = re.compile(
     r"<\s{0,9}(?:lora|lyco|hypernet)\b[^<>]{0,200}>?"  # misspelt or unclosed
+    r"|&lt;\s{0,9}(?:lora|lyco|hypernet)\b[^<>&]{0,200}(?:&gt;)?"
     r"|<[a-z][a-z ]{0,30}(?:\[[^\]<>]{0,30}\])?:[^<>]{0,200}>",
     re.IGNORECASE,
 )
@@ -38,6 +39,7 @@ class Tag:
 
     def to_text(self) -> str:
         plain = ":" not in self.name and not self.name.startswith('"') and not self.name.endswith(ENDING)
+        plain = plain and self.name == self.name.strip()
         name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
         return f"<{':'.join((self.kind, name, self.weight, *self.rest))}>"
 
@@ -53,4 +55,4 @@ def remove_tags(text: str) -> str:
 
 def find_other_tags(text: str) -> list[str]:
     """Text that looks like a tag but is unknown."""
-    return [found[0] for found in _OTHER.finditer(remove_tags(text))] if "<" in text else []
+    return [found[0] for found in _OTHER.finditer(remove_tags(text))] if "<" in text or "&lt;" in text else []

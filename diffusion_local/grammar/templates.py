@@ -25,6 +25,10 @@ SPECIAL = re.compile(r"[{\\]|__")  # a prompt without these is literal
 TOKEN = re.compile(rf"\\(.)|({TAG})|__([\w\-/.*]{{1,200}}?)__|([{{}}|\[])", re.IGNORECASE | re.DOTALL)
 BRACKET = re.compile(rf"\\.|{TAG}|([{{}}\[\]])", re.IGNORECASE | re.DOTALL)
 ESCAPED = "{}|_"
+#: An option that begins like a weight or an amount, but is none.
+NO_WEIGHT = re.compile(r"\s{0,9}[-+]?\d[\d.,]{0,20}::|\s{0,9}[\d.,-][\d\s.,-]{0,20}\$\$")
+#: Signs of Dynamic Prompts that say how an option is picked.
+SAMPLERS = "@~!"
 JOINER = re.compile(r"([^{}|$]{0,38})\$\$")
 
 
@@ -87,12 +91,17 @@ class Template:
         before = self._text[max(0, self._place - 3) : self._place - 1]  # $${ is a literal $ and a choice
         if before.endswith("$") and before != "$$":
             raise InvalidParams("prompt", message("variable", sign="${…}", escaped="\\{"))
+        if self._text[self._place : self._place + 1] in tuple(SAMPLERS):
+            sign = self._text[self._place]
+            raise InvalidParams("prompt", message("choice_sampler", sign=f"{{{sign}", escaped=f"{{ {sign}"))
         amount, joiner = self._amount()
         options = []
         while True:
             weight = 1.0
             if found := WEIGHT.match(self._text, self._place):
                 weight, self._place = float(found[1]), found.end()
+            elif odd := NO_WEIGHT.match(self._text, self._place):
+                raise InvalidParams("prompt", message("choice_number", what=odd[0].strip()))
             options.append((weight, self._sequence(depth)))
             self._place += 1
             if self._text[self._place - 1] == "}":

@@ -102,6 +102,26 @@ def to_text(found: list[list[WeightedText]]) -> str:
     return " BREAK ".join("".join(piece.to_text() for piece in part) for part in found)
 
 
+def unbalanced(prompt: str) -> str:
+    """The first bracket without its partner, or ""; escaped ones do not count."""
+    partners, opened = {")": "(", "]": "["}, {"(": 0, "[": 0}
+    for match in _MARK.finditer(prompt):
+        for sign in () if match[0].startswith("\\") else match[0]:
+            if sign in opened:
+                opened[sign] += 1
+            elif sign in partners:
+                if not opened[partners[sign]]:
+                    return sign
+                opened[partners[sign]] -= 1
+    return next((sign for sign, count in opened.items() if count), "")
+
+
+def beyond_limit(prompt: str) -> str:
+    """The first written weight that is stronger than the strongest, or ""."""
+    written = (match[1] for match in _MARK.finditer(prompt) if match[1])
+    return next((number for number in written if abs(float(number)) > MOST), "")
+
+
 def without_weights(prompt: str) -> str | None:
     """The text without markup if it has weight 1 and a single part, else None."""
     found = parse_parts(prompt)

@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from diffusion_local.models.directories import WalkedFile, walk
+from diffusion_local.paths import expanded
 
 #: Roots of programs, by a file or folder that only they have, and the folders below with models.
 #: ComfyUI, A1111 and Forge, SwarmUI, InvokeAI, SD.Next, Fooocus, Stability Matrix.
@@ -117,23 +119,19 @@ def snapshot_of(folder: Path) -> Path | None:
 def list_entries(path: Path) -> list[Path]:
     """The folders that a list in ComfyUI's form names: sections with ``base_path`` and a path or paths for each
     kind."""
-    try:
-        if path.stat().st_size > MOST_YAML:
-            return []
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
-        return []
+    content = read_yaml(path)
     found: dict[Path, None] = {}
     for section in content.values() if isinstance(content, dict) else ():
         if not isinstance(section, dict):
             continue
-        base = Path(str(section.get("base_path", ""))).expanduser()
+        stated = section.get("base_path", "")
+        base = expanded(stated if isinstance(stated, str) else "")
         for kind, value in section.items():
             if kind in ("base_path", "is_default", "custom_nodes") or not isinstance(value, str):
                 continue
             for line in value.splitlines():
                 if line.strip():
-                    found[path.parent / base / Path(line.strip()).expanduser()] = None
+                    found[path.parent / base / expanded(line.strip())] = None
     there = [folder for folder in found if folder.is_dir()]
     return [each for each in there if not any(other != each and each.is_relative_to(other) for other in there)]
 
@@ -143,3 +141,13 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
         return list(os.scandir(folder))
     except OSError:
         return []
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; None if it cannot be read, is damaged or too large."""
+    try:
+        if path.stat().st_size > MOST_YAML:
+            return None
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffusion_local import families
 from diffusion_local.domain import Kind, Params, shortened
-from diffusion_local.grammar import schedules, tags
+from diffusion_local.grammar import schedules, tags, weights
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.starter_words import understood
@@ -22,18 +22,50 @@ from diffusion_local.settings import assets
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 #: Signs without which a prompt has no syntax that could be warned of.
-SYNTAX = ("<", "[", "(", "BREAK", "AND", ":", "__", "++")
+SYNTAX = (
+    "<",
+    "[",
+    "]",
+    "(",
+    ")",
+    "BREAK",
+    "AND",
+    ":",
+    "__",
+    "++",
+    "--",
+    "{",
+    "#",
+    "&lt;",
+    "\uff08",
+    "\uff1a",
+    "\uff5b",
+    "\uff1c",
+)
 AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
 BREAK = re.compile(r"\bBREAK\b")
 #: Syntax of other programs that means nothing here, by program.
 FOREIGN = {
     "ComfyUI": re.compile(r"\bembedding:[^\s,:()\[\]]{1,100}", re.IGNORECASE),
     "InvokeAI": re.compile(
-        r"\w{1,40}\+\+{1,9}(?![\w+])|\)[+-]{1,9}(?=[\s,.)]|$)"
+        r"\w{1,40}\+\+{1,9}(?![\w+])|\)(?:[+-]{1,9}|\d?\.\d{1,6})(?=[\s,.)]|$)"
         r"|[)\"]\.(?:and|blend|swap)\([^()]{0,99}\)"
     ),
     "NovelAI": re.compile(r"(?<![\w:.])-?\d{1,3}(?:\.\d{1,6})?::[^:\n]{1,200}::"),
+    "Midjourney": re.compile(r"[^\W\d]::-?(?:\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(?![\d.]|\s?\])"),
+    "Dynamic Prompts": re.compile(r"__[@~!][\w\-/.*]{1,60}__"),
 }  # fmt: skip
+#: A flag, which only a list reads.
+FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
+#: A line that A1111 leaves out.
+COMMENT = re.compile(r"^[ \t]*#[ \t]+\S.{0,60}", re.MULTILINE)
+#: Syntax in the full-width signs of East Asian keyboards, of which only the usual ones are read.
+FULL_WIDTH = re.compile(
+    r"[（【][^（）【】\n]{1,100}[:：]\s?\d[^（）【】\n]{0,10}[）】]|｛[^｛｝\n]{0,200}[|｜][^｛｝\n]{0,200}｝"
+    r"|[(\[][^()\[\]\n]{1,100}：\s?\d{1,3}(?:\.\d{1,6})?\s?[)\]]|[<＜](?:lora|lyco)[:：][^<>＜＞\n]{0,100}[>＞]"
+)
+#: What looks like a schedule: brackets with two colons.
+SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,30}\]")
 #: A weight or a share of the steps with a decimal comma.
 COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
 #: What looks like a wildcard, but has a sign that no name of one may have.
@@ -85,7 +117,9 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
             found[f"{name} comma"] = message("weight_comma", field=name, text=shortened(number[0], 60))
         if wildcard := NO_WILDCARD.search(text):
             found[f"{name} wildcard"] = message("no_wildcard_name", field=name, text=shortened(wildcard[0], 60))
+        found |= shape_warnings(name, text)
         if reads_whole_prompts(model):
+            found |= weight_warnings(name, text)
             continue
         if weighted := first_weighted(text):
             found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
@@ -94,6 +128,33 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
             found[f"{name} schedule"] = message("no_schedule", field=name, text=shown)
         if BREAK.search(text):
             found[f"{name} BREAK"] = message("no_break", field=name)
+    return found
+
+
+def shape_warnings(field: str, text: str) -> dict[str, str]:
+    """Signs that are written for another place: flags of lists, comments, full-width brackets."""
+    found: dict[str, str] = {}
+    if flag := FLAG.search(text):
+        found[f"{field} flag"] = message("prompt_flag", field=field, text=shortened(flag[0], 60))
+    if comment := COMMENT.search(text):
+        found[f"{field} comment"] = message("prompt_comment", field=field, text=shortened(comment[0].strip(), 60))
+    if wide := FULL_WIDTH.search(text):
+        found[f"{field} wide"] = message("full_width", field=field, text=shortened(wide[0], 60))
+    return found
+
+
+def weight_warnings(field: str, text: str) -> dict[str, str]:
+    """Brackets of a prompt whose weights and steps are read that do not mean what they look like."""
+    found: dict[str, str] = {}
+    if bracket := weights.unbalanced(text):
+        found[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
+    if strong := weights.beyond_limit(text):
+        found[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MOST)
+    for match in SCHEDULE.finditer(text):
+        if not schedules.first_schedule(match[0]) and not COMMA_WEIGHT.search(match[0]):
+            shown = shortened(match[0], 60)
+            found[f"{field} steps"] = message("schedule_number", field=field, text=shown)
+            break
     return found
 
 

@@ -36,6 +36,7 @@ from diffusion_local.models.curated import REPO, CuratedModel, curated_models
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
 from diffusion_local.options.values import check_prompt
+from diffusion_local.paths import expanded
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
@@ -144,9 +145,11 @@ class Library:
         The entries that came of it. Raises InvalidParams if there is none that can be used.
         """
         check_prompt("path", path, required=True)
-        there = Path(path.strip()).expanduser().absolute()
-        if not there.exists():
-            raise InvalidParams("path", message("local_path", path=path.strip()))
+        there = expanded(path.strip()).absolute()
+        try:
+            there.stat()
+        except (OSError, ValueError):
+            raise InvalidParams("path", message("local_path", path=echo(path.strip()))) from None
         if there.is_relative_to(self._settings.models.absolute()):
             raise InvalidParams("path", message("local_inside"))
         found = self._described(there)

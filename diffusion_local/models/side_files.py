@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from diffusion_local.models.program_roots import read_yaml
 
 MOST_BYTES = 2_000_000
 SUFFIXES = (".json", ".civitai.info")
@@ -78,13 +78,7 @@ def read(path: Path) -> SideNotes:
 
 def prediction(path: Path) -> str:
     """The prediction type in a checkpoint's ``name.yaml``, whose default is epsilon; "" if there is no such file."""
-    place = path.with_suffix(".yaml")
-    try:
-        if place.stat().st_size > MOST_BYTES:
-            return ""
-        found: Any = yaml.safe_load(place.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return ""
+    found = read_yaml(path.with_suffix(".yaml"))
     for name in ("model", "params"):
         found = found.get(name) if isinstance(found, dict) else None
     if not isinstance(found, dict):

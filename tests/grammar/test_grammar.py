@@ -120,6 +120,8 @@ def test_break_begins_another_part(prompt: str, parts: list[list[str]]) -> None:
         ('<lora:"half:1> x', [tags.Tag("lora", '"half', "1")], "x"),
         ("<my-token> <3 a < b > c", [], "<my-token> <3 a < b > c"),
         (r"\<lora:a:1>", [], r"\<lora:a:1>"),
+        ("<lora: in k :1> a", [tags.Tag("lora", "in k", "1")], "a"),
+        ('<lora:" in":1> a', [tags.Tag("lora", " in", "1")], "a"),
         ("<hypernet:x:1> a", [tags.Tag("hypernet", "x", "1")], "a"),
     ],
 )

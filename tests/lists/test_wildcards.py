@@ -88,6 +88,13 @@ def test_what_wildcards_become(template: str, found: list[str], folder: Path) ->
     ("template", "words"),
     [
         ("a {b", "a { without its }"),
+        ("{-1::a|b}", "has a choice with -1::, which is no weight"),
+        ("{a|0,5::b}", "has a choice with 0,5::, which is no weight"),
+        ("{1.5$$a|b}", r"has a choice with 1.5\$\$, which is no weight"),
+        ("{1,2$$a|b}", r"has a choice with 1,2\$\$, which is no weight"),
+        ("{@a|b}", "has {@, a way of picking"),
+        ("{~__animal__}", "has {~, a way of picking"),
+        ("{!a|b}", "has {!, a way of picking"),
         ("{a|{b}", "a { without its }"),
         ("${x=a}", "variable"),
         ("{" * 30 + "a" + "}" * 30, "braces more than 20 deep"),

@@ -275,6 +275,21 @@ def test_a_strange_list_names_nothing(tmp_path: Path, text: str) -> None:
     assert list(find_folders(tmp_path / "extra_model_paths.yaml")) == []
 
 
+@pytest.mark.parametrize("path", ["~no-such-user/models", "x" * 5000, "a/" * 3000, "a\x7fb"])
+def test_a_path_that_cannot_be_is_refused_by_name(library: Library, path: str) -> None:
+    with pytest.raises(InvalidParams, match="path: must be a file or folder of this machine"):
+        library.add(path)
+
+
+def test_a_list_with_an_unknown_user_or_aliases_without_end_names_nothing(tmp_path: Path) -> None:
+    text = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for name, before in zip("bcdefghijklm", "abcdefghijkl", strict=True):
+        text += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    text += "comfyui: {base_path: *m, loras: models}\na111: {base_path: ~no-such-user/x, vae: ~no-such-user/y}\n"
+    (tmp_path / "extra_model_paths.yaml").write_text(text)
+    assert list(find_folders(tmp_path / "extra_model_paths.yaml")) == []
+
+
 def test_a_folder_whose_disk_is_away_says_so(library: Library, tmp_path: Path) -> None:
     write_header(tmp_path / "disk/one.safetensors", files.SD1)
     library.add(str(tmp_path / "disk"))

@@ -124,6 +124,23 @@ def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -
         ("a < lora:ink:1> cat", "< lora:ink:1> is no tag"),
         ("a <lora=ink:1> cat", "<lora=ink:1> is no tag"),
         ("a cat <lora:ink:0.8", "<lora:ink:0.8 is no tag"),
+        ("a &lt;lora:ink:1&gt; cat", "&lt;lora:ink:1&gt; is no tag"),
+        ("a (red cat)1.3, mat", ")1.3 is syntax of InvokeAI"),
+        ("a cat::2 dog::-.5", "t::2 is syntax of Midjourney"),
+        ("a __@animal__ here", "__@animal__ is syntax of Dynamic Prompts"),
+        ("a cat --ar 16:9", "--ar 16:9 is read as words"),
+        ("a cat --no-hat", "--no-hat is read as words"),
+        ("a cat\n  # the mat, too", "# the mat, too is read as words"),
+        ("a （cat：1.2） here", "（cat：1.2） is in full-width signs"),
+        ("a (cat：1.2) here", "(cat：1.2) is in full-width signs"),
+        ("a ｛red｜blue｝ cat", "｛red｜blue｝ is in full-width signs"),
+        ("a ＜lora：ink：1＞", "＜lora：ink：1＞ is in full-width signs"),
+        ("a (cat:1.2", "has a ( without its partner"),
+        ("a cat:1.2)", "has a ) without its partner"),
+        ("a ((cat:1.2) [dog]]", "has a ] without its partner"),
+        ("a (cat:99)", "the weight 99 is read as 10"),
+        ("a [cat:dog:when]", "[cat:dog:when] changes at no step"),
+        ("a [cat:dog:-1] [x:y:2]", "[cat:dog:-1] changes at no step"),
     ],
 )
 def test_syntax_without_an_effect_is_warned_of_by_name(
@@ -142,7 +159,8 @@ def test_syntax_without_an_effect_is_warned_of_by_name(
     [
         "ratio 16:9, time 10:30, C++ book", "a (cat:1.2), [a:b:0.5], (cat, 2)", "std::vector on a screen", "__init__",
         "a -- b, (c) - d", "a < b and c > d", "size (10,5), 5,5 metres", "__a__ and __b__", "(a), [b|c], 3.5::1",
-        "f.and(x)", "<my-token> <3",
+        "f.and(x)", "<my-token> <3", "a --- b", "black--white", "#1 fan", "a #tag", "(a), [b], \\(c", r"\) :\]",
+        "(a [b) c]", "(x:10)", "[a:b:3] [:b:.5] [a::2]", "12:00:30", "【公式】", "一只猫（红色）", "f(2), 0.5",
     ],
 )  # fmt: skip
 def test_plain_words_are_not_warned_of(catalog: Catalog, settings: Settings, text: str) -> None:
