@@ -68,7 +68,7 @@ def config_beside(path: Path) -> dict[str, Any]:
     try:
         found = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and "_class_name" in found else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

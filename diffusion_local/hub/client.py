@@ -71,14 +71,14 @@ class Hub:
             card = found.get("cardData") or {}
             files = tuple(remote_file(each) for each in found["siblings"][:MAX_LISTING])
             return Listing(repo, str(found["sha"]), files, str(card.get("license") or ""))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise HubProblem(kind="hub_error", message=message("hub_unreadable", repo=repo)) from None
 
     def read_json(self, listing: Listing, path: str) -> Any:
         """The content of a JSON file."""
         try:
             return json.loads(self._read(listing.repo, self._address(listing, path)))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise HubProblem(kind="hub_error", message=message("hub_json", path=path, repo=listing.repo)) from None
 
     def fetch(self, listing: Listing, file: RemoteFile, target: Path, on_bytes: Callable[[int], None]) -> None:

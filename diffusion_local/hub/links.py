@@ -81,7 +81,7 @@ class Links:
             version = answer["modelVersions"][0] if found["model"] else answer
             kind = answer["type"] if found["model"] else answer["model"]["type"]
             return civitai_link(version["files"], file, source, digest, CIVITAI_FOLDERS.get(str(kind), ""))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise HubProblem(message("civitai_unreadable", source=source)) from None
 
     def fetch(

@@ -108,7 +108,7 @@ def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> t
         for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
             for tag, count in tags.items():
                 counts[str(tag).strip()] = counts.get(str(tag).strip(), 0) + int(count)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         counts = {}
     frequent = sorted(counts, key=lambda tag: (-counts[tag], tag))
     return tuple(dict.fromkeys([*noted, *words, *(tag[:60] for tag in frequent if tag)]))[:MOST_WORDS]

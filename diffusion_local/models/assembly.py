@@ -177,7 +177,7 @@ def architecture_of(folder: Path) -> str:
 def _architecture_of(folder: Path, changed: int) -> str:
     try:
         name = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name", "")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
     family, _ = families.of_pipeline(name if isinstance(name, str) else "")
     return "" if family is families.UNKNOWN else family.architecture_of(lambda part: read_config(folder / part), name)

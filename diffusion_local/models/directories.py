@@ -104,7 +104,8 @@ MOST_SNAPSHOTS = 200
 @dataclass(frozen=True, slots=True)
 class ModelDirectories:
     """``added`` and ``hashes`` are small JSON files: paths outside of ``models`` that a person named, and the digests
-    that were computed of files; ``ids`` is one too, with the ids of models. A path that is None has nothing."""
+    that were computed of files; ``ids`` and ``adapter_names`` are two more, with the ids of models and the names
+    of adapters. A path that is None has nothing."""
 
     models: Path
     loras: Path | None = None
@@ -121,6 +122,7 @@ class ModelDirectories:
     added: Path | None = None
     hashes: Path | None = None
     ids: Path | None = None
+    adapter_names: Path | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -140,6 +142,7 @@ class ModelDirectories:
             added=settings.home / "models.json",
             hashes=settings.home / "hashes.json",
             ids=settings.home / "ids.json",
+            adapter_names=settings.home / "adapter_names.json",
         )
 
     def folder(self, name: str) -> Path | None:

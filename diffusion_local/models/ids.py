@@ -56,10 +56,17 @@ class ModelIds:
     def _name(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
         for path in paths:
             name = self._moved(path, stems[path]) or next(
-                each for each in candidate_ids(path, stems[path]) if each not in self._given
+                each for each in self.candidates(path, stems[path]) if not self._is_taken(each)
             )
             self._given[name] = {"path": str(path), "mark": list(fingerprint_of(path))}
             found[path] = name
+
+    @staticmethod
+    def candidates(path: Path, stem: str) -> Iterator[str]:
+        return candidate_ids(path, stem)
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._given
 
     def _moved(self, path: Path, stem: str) -> str:
         """The id of a file that is no longer where it was, and is this one."""
@@ -86,8 +93,29 @@ class ModelIds:
                 if isinstance(entry, dict) and isinstance(entry.get("path"), str)
             }
             self._read_at = changed
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return
+
+
+class AdapterNames(ModelIds):
+    """Names of LoRAs and the like, ``kind:name``, which stay with a file as long as it is there.
+
+    A file that takes the place of one that was deleted takes its name, as a conversion to another format does.
+    """
+
+    @staticmethod
+    def candidates(path: Path, stem: str) -> Iterator[str]:
+        kind, _, name = stem.partition(":")
+        yield stem
+        yield f"{kind}:{path.parent.name}/{name}"
+        yield f"{kind}:{path.parent.parent.name}/{path.parent.name}/{name}"
+        yield f"{kind}:{path}"
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._given and Path(self._given[name]["path"]).exists()
+
+    def _moved(self, path: Path, stem: str) -> str:
+        return ""
 
 
 def fingerprint_of(path: Path) -> Mark:

@@ -1,6 +1,7 @@
 """The index of all model folders; unchanged files are not read twice."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.messages import message
+from diffusion_local.messages import Message, message
 from diffusion_local.models import adapters, side_files, single_files
 from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
@@ -18,11 +19,14 @@ from diffusion_local.models.folders import read_config, read_folder
 from diffusion_local.models.formats import PICKLES, SUFFIXES
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
-from diffusion_local.models.ids import ModelIds
+from diffusion_local.models.ids import AdapterNames, ModelIds
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CHECKPOINT, CONTROL, DENOISER, STRANGER, UNKNOWN, Contents
 from diffusion_local.models.program_roots import ProgramFolder, find_folders
 from diffusion_local.models.verdicts import PLACES
+from diffusion_local.options.values import MAX_NAME_CHARS, is_file_name
+
+log = logging.getLogger(__name__)
 
 #: Kinds of files that are entries of the catalogue where they lie among a program's; the rest are adapters or nothing.
 MODELS = (CHECKPOINT, DENOISER, STRANGER)
@@ -66,6 +70,7 @@ class ModelIndex:
         self._adapters: dict[tuple[Path, str], tuple[Any, Adapter]] = {}
         self._index: dict[str, IndexEntry] = {}
         self._ids = ModelIds(places.ids)
+        self._names = AdapterNames(places.adapter_names)
         self._hashes: tuple[Any, dict[str, list[str]]] = (None, {})
         self._pool: tuple[Any, Pool] = (None, Pool())
 
@@ -101,53 +106,48 @@ class ModelIndex:
 
     def adapters(self, kind: str) -> list[Adapter]:
         """LoRAs, VAEs, upscalers, textual inversions or text encoders, by name: those of their folder, with the
-        names of
-        folders below it, then those among what a person named elsewhere."""
-        found: dict[str, Adapter] = {}
+        names of folders below it, then those among what a person named elsewhere."""
         bundled = weights_in(self.places.bundled_control) if kind == CONTROL and self.places.bundled_control else None
+        stems = self._adapter_files(kind)
         if bundled:
-            self._enter(found, replace(self._adapter(bundled, kind), architecture=STARTER), BUNDLED_CONTROL)
+            stems = {path: stem for path, stem in stems.items() if path != bundled}
+        given = self._names.assign(list(stems), {path: f"{kind}:{stem}" for path, stem in stems.items()})
+        found = [self._named(self._adapter(path, kind), given[path].partition(":")[2]) for path in stems]
+        if bundled:
+            found.append(self._named(replace(self._adapter(bundled, kind), architecture=STARTER), BUNDLED_CONTROL))
+        return sorted(found, key=lambda each: each.name)
+
+    def _adapter_files(self, kind: str) -> dict[Path, str]:
+        """The files of a kind, each once, and the names that they would have alone."""
+        found: dict[Path, str] = {}
         folder = self.places.folder(PLACES[kind])
         real: set[tuple[int, int]] = set()
+        inner = {CONTROL: weights_in, VISION: encoder_in}.get(kind)
         for seen in walk(folder) if folder and folder.is_dir() else ():
-            path = seen.path
+            path: Path | None = seen.path
             if seen.folder:
-                folder_weights = {CONTROL: weights_in, VISION: encoder_in}.get(kind)
-                inside = folder_weights(seen.path) if folder_weights else None
-                if inside is None:
-                    continue
-                path = inside
-            if (mark := identity(path)) not in real:
+                path = inner(seen.path) if inner else None
+            if path is not None and (mark := identity(path)) not in real:
                 real.add(mark)
                 name = "/".join(seen.below if seen.folder else [*seen.below, seen.path.name]) or seen.path.name
-                self._enter(found, self._adapter(path, kind), name.removesuffix(path.suffix))
+                found[path] = clean_name(name.removesuffix(path.suffix))
         for place in self._elsewhere():
-            path, name = place.file.path, stem_of(place)
+            path = place.file.path
             if place.file.folder:
-                weights = weights_in(path) if kind == CONTROL else encoder_in(path) if kind == VISION else None
-                if weights is None:
-                    continue
-                path = weights
-            if (mark := identity(path)) in real:
+                path = weights_in(path) if kind == CONTROL else encoder_in(path) if kind == VISION else None
+            if path is None or (mark := identity(path)) in real:
                 continue
             read = self.read(path)
             if read.contents and read.contents.probe.kind == kind:
                 real.add(mark)
-                self._enter(found, self._adapter(path, kind), name)
-        return sorted(found.values(), key=lambda each: each.name)
+                found[path] = clean_name(stem_of(place))
+        return found
 
-    def _enter(self, found: dict[str, Adapter], adapter: Adapter, name: str) -> None:
-        """Under its name, which a folder's name makes unique."""
-        path, free = adapter.path, name
-        for free in (
-            name,
-            f"{path.parent.name}/{name}",
-            f"{path.parent.parent.name}/{path.parent.name}/{name}",
-            str(path),
-        ):
-            if free not in found:
-                break
-        found[free] = replace(adapter, name=free, sha256=self.sha256(path, signature_of(path)))
+    def _named(self, adapter: Adapter, name: str) -> Adapter:
+        named = replace(adapter, name=name, sha256=self.sha256(adapter.path, signature_of(adapter.path)))
+        if not named.ready or is_file_name(name):
+            return named
+        return replace(named, state=UNSUPPORTED, problem=message("file_name_unusable", most=MAX_NAME_CHARS))
 
     def _adapter(self, path: Path, kind: str) -> Adapter:
         read = self.read(path)
@@ -158,7 +158,7 @@ class ModelIndex:
                 problem = message("control_shards", file=path.name)
                 adapter = Adapter(path.stem, kind, path, state=UNSUPPORTED, problem=problem)
             elif read.contents:
-                adapter = adapters.describe(path, kind, read.contents)
+                adapter = describe_adapter(path, kind, read.contents)
             else:
                 adapter = Adapter(path.stem, kind, path, state=INCOMPLETE, problem=read.problem)
             self._adapters[path, kind] = (signature, adapter)
@@ -174,6 +174,8 @@ class ModelIndex:
                 known.contents = read_file(path)
             except ModelUnavailable as problem:
                 known.problem = problem.message
+            except Exception as error:
+                known.problem = unforeseen(path, error)
             self._files[path] = known
         return known
 
@@ -182,7 +184,7 @@ class ModelIndex:
         try:
             listed = json.loads(self.places.added.read_text(encoding="utf-8"))["paths"] if self.places.added else []
             return [Path(path) for path in listed if isinstance(path, str)]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []
 
     def sha256(self, path: Path, signature: Signature) -> str:
@@ -197,7 +199,7 @@ class ModelIndex:
             changed = path and path.stat().st_mtime_ns
             if path and changed != self._hashes[0]:
                 self._hashes = (changed, dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
         return self._hashes[1]
 
@@ -210,7 +212,10 @@ class ModelIndex:
         is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
         state = (signature, configs, self._pool[0] if is_file else None, self._own_stamp(path) if is_file else None)
         if found is None or known != state:
-            found = self._checkpoint(path, configs) if is_file else read_folder(path)
+            try:
+                found = self._checkpoint(path, configs) if is_file else read_folder(path)
+            except Exception as error:
+                found = incomplete(unforeseen(path, error))
             self._found[path] = (state, found)
         return IndexEntry("", path, found, added, self.sha256(path, signature))
 
@@ -298,6 +303,24 @@ class ModelIndex:
             return not place.cached and place.file.path.suffix.lower() not in PICKLES
         unknown = contents.probe.kind == UNKNOWN and not place.cached and contents.probe.container != PICKLE
         return contents.probe.kind in MODELS or unknown
+
+
+def describe_adapter(path: Path, kind: str, contents: Contents) -> Adapter:
+    try:
+        return adapters.describe(path, kind, contents)
+    except Exception as error:
+        return Adapter(path.stem, kind, path, state=INCOMPLETE, problem=unforeseen(path, error))
+
+
+def unforeseen(path: Path, error: Exception) -> Message:
+    """Why a file that no reader foresaw cannot be used: it must not hide all the others."""
+    log.warning("%s cannot be read", path, exc_info=error)
+    return message("file_unforeseen", name=path.name, error=f"{type(error).__name__}: {error}"[:200])
+
+
+def clean_name(name: str) -> str:
+    """Without white space around it, which no tag or list can hold."""
+    return name.strip() or name
 
 
 def encoder_in(folder: Path) -> Path | None:

@@ -82,7 +82,7 @@ def _read_json(folder: Path, path: Path) -> dict[str, Any]:
         content = json.loads(data.decode())
     except OSError as error:
         raise ModelUnavailable(message("file_unreadable", name=_name(folder, path), error=error.strerror)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ModelUnavailable(message("json_damaged", name=_name(folder, path)))

@@ -103,7 +103,7 @@ class TensorView:
         try:
             lengths = json.loads(self.header.bytes_of(self.prefix + note))["shape"] if note else []
             return tuple(length for length in lengths if type(length) is int and length > 0)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ()
 
     def has(self, *names: str) -> bool:

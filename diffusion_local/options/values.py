@@ -153,11 +153,14 @@ def check_source_id(field: str, value: Any) -> str:
 def check_file_name(field: str, value: Any) -> str:
     """File name below a folder of the home; ``/`` is allowed, leaving the folder is not."""
     name = value.strip() if isinstance(value, str) else ""
-    parts = name.split("/")
-    odd = "\\" in name or any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in name)
-    if not name or len(name) > MAX_NAME_CHARS or odd or any(part in ("", ".", "..") for part in parts):
+    if not is_file_name(name):
         raise InvalidParams(field, message("file_name", got=echo(value)))
     return name
+
+
+def is_file_name(name: str) -> bool:
+    odd = "\\" in name or any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in name)
+    return bool(name) and len(name) <= MAX_NAME_CHARS and not odd and not {"", ".", ".."} & set(name.split("/"))
 
 
 def check_loras(field: str, value: Any) -> tuple[Lora, ...]:

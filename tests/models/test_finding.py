@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffusion_local.compose import Services, open_services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.models.directories import walk
+from diffusion_local.models.directories import ModelDirectories, walk
 from diffusion_local.models.ids import ModelIds
 from diffusion_local.models.program_roots import find_folders
 from diffusion_local.models.service import Library
@@ -300,6 +301,53 @@ def test_a_folder_whose_disk_is_away_says_so(library: Library, tmp_path: Path) -
     assert [model.id for model in library.models() if model.ready] == ["starter", "one"]
 
 
+@pytest.mark.parametrize(
+    "metadata", [{"ss_tag_frequency": '{"a": {"x": Infinity}}'}, {"ss_tag_frequency": "[" * 99_999}]
+)
+def test_strange_notes_of_training_are_left_out(catalog: Catalog, settings: Settings, metadata: dict[str, str]) -> None:
+    write_header(settings.loras / "ink.safetensors", files.LORA, metadata=metadata)
+    [ink] = catalog.loras()
+    assert (ink.name, ink.state, ink.words) == ("ink", "ready", ())
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_configuration_nested_without_end_hides_no_other_model(
+    catalog: Catalog, settings: Settings, name: str
+) -> None:
+    for folder in (settings.models / "deep", settings.configs_folder / "deep"):
+        for each in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json", name):
+            (folder / each).parent.mkdir(parents=True, exist_ok=True)
+            (folder / each).write_text("[" * 99_999 if each == name else '{"_class_name": "StableDiffusionPipeline"}')
+        (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"x")
+    write_header(settings.models / "mine.safetensors", files.SD1)
+    assert {model.id: model.ready for model in catalog.all()} == {"starter": True, "deep": False, "mine": True}
+
+
+def test_a_file_that_no_reader_foresaw_hides_no_other(
+    catalog: Catalog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusion_local.models import adapters, index
+
+    def fail(path: Path, *given: Any) -> Any:
+        if path.stem in ("read", "described"):
+            raise OverflowError("too large")
+        return real(path, *given)
+
+    for folder, shapes in ((settings.models, files.SD1), (settings.loras, files.LORA)):
+        for name in ("mine", "read"):
+            write_header(folder / f"{name}.safetensors", shapes)
+    real = index.read_file
+    monkeypatch.setattr(index, "read_file", fail)
+    problem = "read.safetensors cannot be read (OverflowError: too large)"
+    assert [model.ready for model in catalog.all()] == [True, True, False]
+    assert catalog.get("read").problem.startswith(problem)
+    assert [(each.ready, str(each.problem)[:58]) for each in catalog.loras()] == [(True, ""), (False, problem)]
+    write_header(settings.loras / "described.safetensors", files.LORA)
+    real = adapters.describe
+    monkeypatch.setattr(adapters, "describe", fail)
+    assert [each.ready for each in catalog.loras()] == [False, True, False]
+
+
 # -- LoRAs by their names ----------------------------------------------------------------------------------------------
 
 
@@ -343,3 +391,49 @@ def test_a_scan_imports_nothing_heavy(services: Services, tmp_path: Path) -> Non
     )
     assert told.strip() == "[]"
     assert json.loads(told.strip()) == []
+
+
+def test_white_space_around_a_file_name_is_no_part_of_its_name(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.models / "mine.safetensors", files.SD1)
+    for name in (" ink", "pen ", " my brush ", "style / lead"):
+        write_header(settings.loras / f"{name}.safetensors", files.LORA)
+    assert [each.name for each in catalog.loras()] == ["ink", "my brush", "pen", "style / lead"]
+    for name in ("ink", "pen", "my brush", "style / lead"):
+        for prompt, given in ((f"x <lora:{name}:0.8>", {}), ("x", {"loras": f"{name}:0.8"})):
+            params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | given)
+            assert [str(each) for each in params.loras] == [f"{name}:0.8"]
+
+
+def test_a_file_whose_name_cannot_be_written_says_so(catalog: Catalog, settings: Settings) -> None:
+    for name in ("a\\b", "a\nb", "x" * 201):
+        write_header(settings.loras / f"{name}.safetensors", files.LORA)
+    write_header(settings.loras / "fine.safetensors", files.LORA)
+    assert {each.name for each in catalog.loras() if each.ready} == {"fine"}
+    assert all("rename the file" in each.problem for each in catalog.loras() if not each.ready)
+
+
+def test_a_lora_keeps_its_name_when_another_of_that_name_appears(
+    library: Library, catalog: Catalog, settings: Settings, tmp_path: Path
+) -> None:
+    def names() -> dict[str, Path]:
+        return {
+            each.name: each.path
+            for each in Catalog(assets() / "starter", ModelDirectories.from_settings(settings)).loras()
+        }
+
+    write_header(settings.models / "mine.safetensors", files.SD1)
+    first = write_header(tmp_path / "A1111/zoo/ink.safetensors", files.LORA)
+    write_header(tmp_path / "A1111/some.safetensors", files.SD1)
+    library.add(str(tmp_path / "A1111"))
+    assert names() == {"ink": first}
+    second = write_header(settings.loras / "ink.safetensors", files.LORA)
+    third = settings.loras / "ink.bin"
+    third.write_bytes(second.read_bytes())
+    found = names()
+    assert (found["ink"], len(found)) == (first, 3)
+    assert set(found.values()) == {first, second, third}
+    converted = first.rename(first.with_suffix(".sft"))
+    assert names() == found | {"ink": converted}
+    converted.unlink()
+    assert set(names().values()) == {second, third}
+    assert "ink" not in names()  # a job that waits for it is refused by name

@@ -96,7 +96,7 @@ def opened(sent: str) -> tuple[str, str, bytes]:
     try:
         values = json.loads(sent)
         return str(values["what"]), str(values["name"]), base64.b64decode(values["data"], validate=True)
-    except (ValueError, TypeError, KeyError, binascii.Error):
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
         raise InvalidParams("file", message("must_be_file")) from None
 
 

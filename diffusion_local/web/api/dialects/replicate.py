@@ -100,7 +100,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 def described(metadata: Any) -> Json:
     try:
         found = json.loads(metadata or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidParams("metadata", message("json_object")) from None
     if not isinstance(found, dict):
         raise InvalidParams("metadata", message("json_object"))
