@@ -52,3 +52,22 @@ def test_a_tiny_run_of_the_whole_app_compares_it_with_a_bare_loop(tmp_path: Path
     assert 0 < waits["beside_a_list"]["until_claimed"][0] < waits["beside_a_list"]["until_there"][2]
     assert str(tmp_path) not in out.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["app.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(660)
+def test_a_tiny_run_holds_models_in_every_format(tmp_path: Path) -> None:
+    out = tmp_path / "precision.json"
+    script = REPOSITORY / "scripts" / "bench_precision.py"
+    command = [sys.executable, script, "--tiny", "--models", "flux1_dev", "qwen_image", "--out", out]
+    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=600)
+    found = json.loads(out.read_text())
+    rows = found["rows"]
+    assert found["not_run"] == []
+    assert rows["flux1_dev bf16 streamed at 8"]["relative_error"] == 0
+    assert 0 < rows["flux1_dev int8 whole"]["relative_error"] < 0.05
+    assert rows["flux1_dev nf4 whole"]["relative_error"] == rows["flux1_dev nf4 streamed at 8"]["relative_error"] > 0
+    assert rows["flux1_dev q8_0 whole"]["seconds_a_picture"] > 0
+    assert rows["qwen_image fp8 whole"]["seconds_a_picture"] > 0
+    assert rows["t5_xxl nf4 read"]["seconds"] > 0
+    assert str(tmp_path) not in out.read_text()

@@ -1,0 +1,658 @@
+"""How large transformers run on small cards: whole, streamed block by block, in 8 bits and in 4, at several caps.
+
+True architectures (``assets/configs``) with random weights, so time and memory are those of real models. torch's
+allocator is capped at what a card of that size has left beside the CUDA context and a desktop; that imitates a small
+card's memory and not its arithmetic, nor its link. Text encoders are measured by themselves, as their embeddings are
+ready before the first step. Measurements come in the order of their worth, and each is written down as it is made;
+what the budget does not reach is listed under ``not_run``. Rows of an earlier run stay unless they are made again.
+
+    python scripts/bench_precision.py --budget 560
+    python scripts/bench_precision.py --budget 560 --models qwen_image
+
+It needs torch, diffusers, transformers, accelerate and safetensors; for GGUF's Q8_0 ``gguf``, too. ``--tiny`` runs all
+of it without a GPU.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers.utils import logging as diffusers_logging
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "assets" / "configs"
+#: The engine's own layers, without its package and what that imports: a lent machine has few libraries.
+_spec: Any = spec_from_file_location("quantised", ROOT / "diffusion_local/engine/quantised.py")
+quantised: Any = module_from_spec(_spec)
+_spec.loader.exec_module(quantised)
+RESULT = Path(__file__).parent / "results" / "gpu-precision.json"
+GIB = 1024**3
+CAPS = (8, 12, 16, 24)
+#: GiB of a card that CUDA's context and a desktop take.
+BESIDE = 1.0
+STEPS, WIDTH, WORDS = 4, 1024, 512
+DTYPE = torch.bfloat16
+TINY = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 96,
+    "pooled_projection_dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "dim": 256,
+    "cap_feat_dim": 64}  # fmt: skip
+TINY_VAE = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1, "base_dim": 16}
+TINY_ENCODER = {"num_layers": 2, "num_hidden_layers": 2, "d_model": 64, "d_ff": 64, "num_heads": 2, "d_kv": 32,
+    "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32,
+    "vocab_size": 512}  # fmt: skip
+
+
+class Spent(Exception):
+    """The budget is spent."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model. ``steps`` are those of a picture; ``guided``: the transformer runs twice a step."""
+
+    config: str
+    pipeline: str
+    steps: int
+    guided: bool = False
+    call: dict[str, Any] = field(default_factory=dict)
+
+
+SUBJECTS = {
+    "flux1_dev": Subject("flux_dev", "FluxPipeline", 28),
+    "flux2_klein_4b": Subject("flux2_klein_4b", "Flux2KleinPipeline", 4, call={"guidance_scale": 1.0}),
+    "z_image_turbo": Subject("z_image", "ZImagePipeline", 9, call={"guidance_scale": 0.0}),
+    "qwen_image": Subject("qwen_image", "QwenImagePipeline", 20, guided=True),
+    "flux2_klein_9b": Subject("flux2_klein_9b", "Flux2KleinPipeline", 4, call={"guidance_scale": 1.0}),
+}
+#: Text encoders by the folder of configurations and the part.
+ENCODERS = {
+    "t5_xxl": ("flux_dev", "text_encoder_2"),
+    "qwen3_4b": ("z_image", "text_encoder"),
+    "qwen25_vl_7b": ("qwen_image", "text_encoder"),
+}
+
+
+class Bench:
+    """The results so far, the device and its limits."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.tiny: bool = options.tiny
+        self.out: Path = options.out
+        self.device = "cpu" if self.tiny else "cuda"
+        self.side, self.steps = (32, 2) if self.tiny else (WIDTH, STEPS)
+        self.caps = CAPS[:1] if self.tiny else CAPS
+        self.ends_at = time.monotonic() + options.budget
+        kept = json.loads(self.out.read_text()) if self.out.is_file() and not self.tiny else {}
+        self.rows: dict[str, Any] = kept.get("rows", {})
+        self.facts = about(self, kept)
+        self.planned: list[str] = []
+
+    def row(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Make a measurement; one that fails is written down, too. Raises Spent."""
+        if time.monotonic() > self.ends_at:
+            raise Spent
+        began = time.monotonic()
+        try:
+            found = work()
+        except torch.OutOfMemoryError:
+            found = {"outcome": "out of memory"}
+        except Exception as error:  # the next one may still be made
+            traceback.print_exc()
+            found = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        self.rows[name] = found | {"took": round(time.monotonic() - began, 1)}
+        print(name, self.rows[name], flush=True)
+        self.write()
+        return self.rows[name]
+
+    def write(self) -> None:
+        left = [name for name in self.planned if name not in self.rows]
+        text = json.dumps(self.facts | {"rows": self.rows, "not_run": left}, indent=2)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(text + "\n")
+
+    @contextmanager
+    def capped(self, cap: float) -> Iterator[None]:
+        """Within, torch's allocator may take what a card of ``cap`` GiB has; 0 is all there is."""
+        self.collect()
+        if self.device == "cuda":
+            total = torch.cuda.get_device_properties(0).total_memory
+            limit = min(1.0, (cap - BESIDE) * GIB / total) if cap else 1.0
+            torch.cuda.set_per_process_memory_fraction(limit)
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            yield
+        finally:
+            if self.device == "cuda":
+                torch.cuda.set_per_process_memory_fraction(1.0)
+
+    def collect(self) -> None:
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+    def peaks(self) -> dict[str, float]:
+        """GiB of tensors, and reserved by the allocator."""
+        if self.device != "cuda":
+            return {"peak_gib": 0.0, "reserved_gib": 0.0}
+        return {
+            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+            "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
+        }
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def build(bench: Bench, library: Any, name: str, config: Any) -> Any:
+    """A part with random weights, made on the device: matrices normal, so that quantising them costs what it does."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPE)
+    torch.manual_seed(0)
+    try:
+        with torch.device(bench.device):
+            made = (
+                getattr(library, name).from_config(config) if library is diffusers else getattr(library, name)(config)
+            )
+    finally:
+        torch.set_default_dtype(before)
+    made = made.to(bench.device, DTYPE).eval().requires_grad_(False)
+    for each in made.parameters():
+        if each.dim() == 2:
+            each.normal_(std=each.shape[1] ** -0.5)
+    return made
+
+
+def pipeline_of(bench: Bench, subject: Subject) -> Any:
+    """A pipeline without text encoders."""
+    folder = CONFIGS / subject.config
+    index = json.loads((folder / "model_index.json").read_text())
+
+    def part(name: str, small: dict[str, Any]) -> Any:
+        config = json.loads((folder / name / "config.json").read_text())
+        small = {key: each for key, each in small.items() if key in config} if bench.tiny else {}
+        return build(bench, diffusers, index[name][1], config | small)
+
+    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder / "scheduler")
+    nothing = {name: None for name in index if name.startswith(("text_encoder", "tokenizer"))}
+    options = {"is_distilled": True} if subject.pipeline == "Flux2KleinPipeline" else {}
+    pipe = getattr(diffusers, subject.pipeline)(
+        transformer=part("transformer", TINY), vae=part("vae", TINY_VAE), scheduler=scheduler, **nothing, **options
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.enable_tiling()
+    return pipe
+
+
+def prompt_of(bench: Bench, subject: Subject, pipe: Any) -> dict[str, Any]:
+    config, generator = pipe.transformer.config, torch.Generator(bench.device).manual_seed(3)
+    words = 8 if bench.tiny else WORDS
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=bench.device, dtype=DTYPE)
+
+    if subject.pipeline == "ZImagePipeline":
+        return {"prompt_embeds": [noise(words, config.cap_feat_dim)]}
+    found = {"prompt_embeds": noise(1, words, config.joint_attention_dim)}
+    if subject.pipeline == "FluxPipeline":
+        found["pooled_prompt_embeds"] = noise(1, config.pooled_projection_dim)
+    if subject.guided:
+        found["negative_prompt_embeds"] = noise(1, words, config.joint_attention_dim)
+    return found
+
+
+def store_as_q8_0(module: torch.nn.Module) -> None:
+    """GGUF's Q8_0 in the layers that are quantised otherwise, through diffusers' own layer."""
+    import gguf
+    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+
+    for name, layer in list(quantised.layers_in_blocks(module)):
+        outer, _, own = name.rpartition(".")
+        blocks = layer.weight.view(-1, 32).float()
+        scale = blocks.abs().amax(1, keepdim=True) / 127
+        numbers = (blocks / scale.clamp(min=1e-12)).round().to(torch.int8)
+        packed = torch.cat([scale.half().view(torch.uint8), numbers.view(torch.uint8)], 1)
+        new = GGUFLinear(layer.in_features, layer.out_features, layer.bias is not None, DTYPE, layer.weight.device)
+        kind = gguf.GGMLQuantizationType.Q8_0
+        new.weight = GGUFParameter(packed.view(layer.out_features, -1), quant_type=kind)
+        new.bias = layer.bias
+        setattr(module.get_submodule(outer), own, new.requires_grad_(False))
+
+
+def store_as_fp8(module: Any) -> None:
+    """As the engine does with precision = fp8."""
+    whole = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
+    module.enable_layerwise_casting(torch.float8_e4m3fn, DTYPE, skip_modules_pattern=whole)
+
+
+FORMS: dict[str, Callable[[torch.nn.Module], Any]] = {
+    "bf16": lambda module: None,
+    "int8": lambda module: quantised.quantise(module, quantised.INT8, module.device),
+    "nf4": lambda module: quantised.quantise(module, quantised.NF4, module.device),
+    "fp8": store_as_fp8,
+    "q8_0": store_as_q8_0,
+}
+
+
+# -- streaming ---------------------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """A block whose weights wait in main memory, in one pinned buffer."""
+
+    def __init__(self, block: torch.nn.Module, pin: bool) -> None:
+        self.block = block
+        self.held = [each for module in block.modules() for each in module._parameters.values() if each is not None]
+        self.places: list[tuple[int, int]] = []
+        size = 0
+        for each in self.held:
+            self.places.append((size, each.nbytes))
+            size += -(-each.nbytes // 256) * 256
+        self.shapes = [(each.dtype, each.shape) for each in self.held]
+        self.host = torch.empty(size, dtype=torch.uint8)
+        self.pinned = pin
+        for each, (start, length) in zip(self.held, self.places, strict=True):
+            self.host[start : start + length].view(each.dtype).view(each.shape).copy_(each)
+        if pin:  # torch's own pinned memory is rounded up to a power of two
+            problem = torch.cuda.cudart().cudaHostRegister(self.host.data_ptr(), size, 0)
+            if int(problem):
+                raise RuntimeError(f"main memory could not be pinned: error {int(problem)}")
+
+    def release(self) -> None:
+        if self.pinned:
+            torch.cuda.cudart().cudaHostUnregister(self.host.data_ptr())
+
+    def use(self, buffer: torch.Tensor) -> None:
+        """Let the parameters be views of ``buffer``, which has the bytes of ``host`` or will have them."""
+        for each, (start, length), (dtype, shape) in zip(self.held, self.places, self.shapes, strict=True):
+            each.data = buffer[start : start + length].view(dtype).view(shape)
+
+    def leave(self, device: str) -> None:
+        for each, (dtype, _) in zip(self.held, self.shapes, strict=True):
+            each.data = torch.empty(0, dtype=dtype, device=device)
+
+
+class Stream:
+    """Runs blocks in their order with as many on the device as fit; the rest come through two buffers, each while the
+    blocks before it compute. Exact: the numbers are those of the resident model."""
+
+    def __init__(self, order: list[Waiting], keep: int, device: str) -> None:
+        """``keep``: how many blocks stay; the others are spread evenly between them, so that their copies overlap."""
+        self.device, count = device, len(order)
+        moving = max(0, count - keep)
+        self.moving = [order[at * count // moving] for at in range(moving)]
+        staying = [each for each in order if each not in self.moving]
+        self.cuda = device == "cuda"
+        self.copies: Any = torch.cuda.Stream() if self.cuda else None
+        for each in order:
+            each.leave(device)
+        self.kept = []
+        for each in staying:
+            buffer = each.host.to(device)
+            each.use(buffer)
+            self.kept.append(buffer)
+        largest = max((each.host.numel() for each in self.moving), default=0)
+        self.buffers = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(min(2, moving))]
+        self.free: list[Any] = [None] * len(self.buffers)
+        self.ready: dict[int, Any] = {}
+        self.handles = []
+        for at, each in enumerate(self.moving):
+            self.handles.append(each.block.register_forward_pre_hook(self._before(at)))
+            self.handles.append(each.block.register_forward_hook(self._after(at)))
+        for at in range(len(self.buffers)):
+            self._fetch(at)
+
+    @property
+    def bytes_a_step(self) -> int:
+        return sum(each.host.numel() for each in self.moving)
+
+    def _fetch(self, at: int) -> None:
+        place, each = at % len(self.buffers), self.moving[at]
+        self.ready = {other: done for other, done in self.ready.items() if other % len(self.buffers) != place}
+        buffer = self.buffers[place][: each.host.numel()]
+        if not self.cuda:
+            buffer.copy_(each.host)
+            self.ready[at] = None
+            return
+        with torch.cuda.stream(self.copies):
+            if self.free[place] is not None:
+                self.copies.wait_event(self.free[place])
+            buffer.copy_(each.host, non_blocking=True)
+            self.ready[at] = self.copies.record_event()
+
+    def _before(self, at: int) -> Any:
+        def bring(*_: Any) -> None:
+            if at not in self.ready:
+                self._fetch(at)
+            done = self.ready.pop(at)
+            if self.cuda:
+                torch.cuda.current_stream().wait_event(done)
+            self.moving[at].use(self.buffers[at % len(self.buffers)])
+
+        return bring
+
+    def _after(self, at: int) -> Any:
+        def give_back(*_: Any) -> None:
+            place = at % len(self.buffers)
+            if self.cuda:
+                self.free[place] = torch.cuda.current_stream().record_event()
+            following = at + len(self.buffers)
+            self._fetch(following if following < len(self.moving) else place)  # or the first ones of the next call
+
+        return give_back
+
+    def close(self) -> None:
+        for each in self.handles:
+            each.remove()
+        for each in self.moving:
+            each.leave(self.device)
+        self.buffers, self.kept, self.ready = [], [], {}
+
+
+def blocks_in_order(module: torch.nn.Module, run: Callable[[], Any]) -> list[torch.nn.Module]:
+    """The blocks of a transformer's lists in the order in which ``run`` calls them."""
+    blocks = [
+        block
+        for each in module.children()
+        if isinstance(each, torch.nn.ModuleList)
+        for block in each
+        if sum(parameter.numel() for parameter in block.parameters()) > 10_000
+    ]
+    order: list[torch.nn.Module] = []
+    handles = [
+        block.register_forward_pre_hook(lambda block, given: None if block in order else order.append(block))
+        for block in blocks
+    ]
+    run()
+    for handle in handles:
+        handle.remove()
+    return order
+
+
+# -- measurements ------------------------------------------------------------------------------------------------------
+
+
+class Drawing:
+    """One model in one format, and what its pictures take."""
+
+    def __init__(self, bench: Bench, name: str, form: str) -> None:
+        self.bench, self.subject = bench, SUBJECTS[name]
+        self.pipe = pipeline_of(bench, self.subject)
+        FORMS[form](self.pipe.transformer)
+        bench.collect()
+        self.prompt = prompt_of(bench, self.subject, self.pipe)
+        self.weights = sum(each.nbytes for each in self.pipe.transformer.parameters())
+        self.stream: Stream | None = None
+        self.waiting: list[Waiting] = []
+
+    def draw(self, steps: int) -> tuple[float, list[float]]:
+        """Seconds of a picture, and the times at which its steps began."""
+        began: list[float] = []
+
+        def note(*_: Any) -> None:
+            synchronize()
+            began.append(time.perf_counter())
+
+        handle = self.pipe.transformer.register_forward_pre_hook(note)
+        synchronize()
+        start = time.perf_counter()
+        try:
+            self.pipe(
+                **self.prompt,
+                **self.subject.call,
+                width=self.bench.side,
+                height=self.bench.side,
+                num_inference_steps=steps,
+                generator=torch.Generator(self.bench.device).manual_seed(1),
+            )
+            synchronize()
+        finally:
+            handle.remove()
+        return time.perf_counter() - start, began
+
+    def first_output(self) -> torch.Tensor:
+        """What the transformer gives at the first step."""
+        outputs: list[torch.Tensor] = []
+
+        def note(module: Any, given: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            output = output.sample if hasattr(output, "sample") else output
+            outputs.append(torch.stack(list(output)) if isinstance(output, (list, tuple)) else output)
+
+        handle = self.pipe.transformer.register_forward_hook(note)
+        self.draw(2)  # of one step alone Qwen-Image's schedule is not a number
+        handle.remove()
+        return outputs[0].float().cpu()
+
+    def measure(self) -> dict[str, Any]:
+        self.draw(1)
+        if self.bench.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds, began = self.draw(self.bench.steps)
+        calls = [second - first for first, second in pairwise(began)]
+        step = median(calls) * (2 if self.subject.guided else 1)
+        rest = seconds - step * self.bench.steps
+        return {
+            "seconds_a_step": round(step, 4),
+            "seconds_beside_steps": round(rest, 3),
+            "seconds_a_picture": round(rest + step * self.subject.steps, 2),
+            **self.bench.peaks(),
+            "transformer_gib": round(self.weights / GIB, 2),
+        }
+
+    def pin(self) -> float:
+        """Have every block wait in main memory; seconds."""
+        order = blocks_in_order(self.pipe.transformer, lambda: self.draw(2))
+        began = time.perf_counter()
+        for block in order:
+            self.waiting.append(Waiting(block, self.bench.device == "cuda"))
+            self.waiting[-1].leave(self.bench.device)
+        self.bench.collect()
+        return time.perf_counter() - began
+
+    def streamed(self, cap: float, spare: float = 2.2) -> dict[str, Any]:
+        """With as many blocks kept as fit beside ``spare`` GiB for what is computed and the VAE's tiles."""
+        if self.stream:
+            self.stream.close()
+        for each in self.waiting:
+            each.leave(self.bench.device)
+        self.bench.collect()
+        largest = max(each.host.numel() for each in self.waiting)
+        beside = sum(each.nbytes for part in (self.pipe.transformer, self.pipe.vae) for each in part.parameters())
+        room = (cap - BESIDE - spare) * GIB - beside - 2 * largest
+        sizes = sorted((each.host.numel() for each in self.waiting), reverse=True)
+        keep = 0 if self.bench.tiny else sum(sum(sizes[: at + 1]) <= room for at in range(len(sizes)))
+        self.stream = Stream(self.waiting, keep, self.bench.device)
+        found = self.measure()
+        return found | {
+            "blocks_kept": f"{keep} of {len(self.waiting)}",
+            "moved_gib_a_call": round(self.stream.bytes_a_step / GIB, 2),
+            "pinned_gib": round(sum(each.host.numel() for each in self.waiting) / GIB, 2),
+        }
+
+    def close(self) -> None:
+        if self.stream:
+            self.stream.close()
+        synchronize()
+        for each in self.waiting:
+            each.release()
+        self.pipe, self.prompt, self.waiting, self.stream = None, {}, [], None
+        self.bench.collect()
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Story:
+    """The measurements of one model in one format."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.bench, self.name = bench, name
+        self.exact: torch.Tensor | None = None
+
+    def tell(self, form: str, streamed: bool) -> None:
+        """Whole at the smallest cap that it fits; streamed at each cap below, if ``streamed``."""
+        bench, made = self.bench, None
+        try:
+            made = Drawing(bench, self.name, form)
+            self._whole(made, form)
+            fits = self.smallest(form)
+            below = [cap for cap in bench.caps if bench.tiny or not fits or cap < fits]
+            if streamed and below:
+                took = made.pin()
+                for cap in reversed(below):
+                    name = f"{self.name} {form} streamed at {cap}"
+                    with bench.capped(cap):
+                        row = bench.row(name, lambda cap=cap: made.streamed(cap) | {"cap_gib": cap})
+                    row["pinning_seconds"] = round(took, 1)
+                if self.exact is not None:
+                    row["relative_error"] = apart(made.first_output(), self.exact)
+                bench.write()
+        except torch.OutOfMemoryError:
+            print(self.name, form, "does not fit at all", flush=True)
+        finally:
+            if made:
+                made.close()
+
+    def _whole(self, made: Drawing, form: str) -> None:
+        bench = self.bench
+        with bench.capped(0):
+            row = bench.row(f"{self.name} {form} whole", made.measure)
+            output = made.first_output()
+        if form == "bf16":
+            self.exact = output
+        elif self.exact is not None:
+            row["relative_error"] = apart(output, self.exact)
+        for cap in bench.caps:
+            if bench.tiny or row.get("peak_gib", 0) <= cap - BESIDE:
+                with bench.capped(cap):
+                    found = bench.row(
+                        f"{self.name} {form} whole at {cap}", lambda cap=cap: made.measure() | {"cap_gib": cap}
+                    )
+                if "seconds_a_step" in found:
+                    return
+
+    def smallest(self, form: str) -> int:
+        """The smallest cap at which it ran whole; 0 if it ran at none."""
+        ran = [cap for cap in CAPS if "seconds_a_step" in self.bench.rows.get(f"{self.name} {form} whole at {cap}", {})]
+        return min(ran, default=0)
+
+
+def apart(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return round(float((found - exact).norm() / exact.norm()), 5)
+
+
+def encoder(bench: Bench, name: str, form: str) -> dict[str, Any]:
+    """One reading of a prompt of 512 tokens, and what that takes; the weights are on the device."""
+    folder, part = ENCODERS[name]
+    path = CONFIGS / folder / part / "config.json"
+    config = json.loads(path.read_text())
+    kind = json.loads((CONFIGS / folder / "model_index.json").read_text())[part][1]
+    cls = getattr(transformers, kind)
+    if bench.tiny:
+        config |= {key: each for key, each in TINY_ENCODER.items() if key in config}
+        config.pop("layer_types", None)
+        if "rope_scaling" in config or "rope_parameters" in config:
+            for key in ("rope_scaling", "rope_parameters"):
+                if config.get(key, {}).get("mrope_section"):
+                    config[key]["mrope_section"] = [4, 6, 6]
+    made = build(bench, transformers, kind, cls.config_class.from_dict(config))
+    FORMS[form](made)
+    bench.collect()
+    tokens = torch.randint(5, 400, (1, 16 if bench.tiny else WORDS), device=bench.device)
+    if bench.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(4):
+        synchronize()
+        began = time.perf_counter()
+        made(input_ids=tokens)
+        synchronize()
+        times.append(time.perf_counter() - began)
+    weights = sum(each.nbytes for each in made.parameters())
+    return {"seconds": round(median(times[1:]), 4), "weights_gib": round(weights / GIB, 2), **bench.peaks()}
+
+
+#: Formats in the order of their worth, and whether they are streamed, too.
+ORDER = (("bf16", True), ("int8", True), ("nf4", True), ("fp8", False), ("q8_0", False))
+
+
+def plan(names: list[str]) -> list[str]:
+    """The cells of the table that the story may fill."""
+    cells = [f"{name} {form} whole" for name in names for form, _ in ORDER]
+    return cells + [f"{name} {form} read" for name in ENCODERS for form in ("bf16", "int8", "nf4")]
+
+
+def story(bench: Bench, names: list[str]) -> None:
+    bench.planned = plan(names)
+    for name in names:
+        told = Story(bench, name)
+        for form, streamed in ORDER:
+            told.tell(form, streamed)
+    for name in ENCODERS:
+        for form in ("bf16", "int8", "nf4"):
+            if f"{name} {form} read" in bench.rows:
+                continue
+            with bench.capped(0):
+                bench.row(f"{name} {form} read", lambda name=name, form=form: encoder(bench, name, form))
+
+
+def about(bench: Bench, kept: dict[str, Any]) -> dict[str, Any]:
+    device = torch.cuda.get_device_name(0) if bench.device == "cuda" else "CPU, tiny models"
+    command = " ".join(
+        [
+            "python",
+            "scripts/bench_precision.py",
+            *(word for word in sys.argv[1:] if "/" not in word and word != "--out"),
+        ]
+    )
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device,
+        "versions": {each.__name__: str(each.__version__) for each in (torch, diffusers, transformers)},
+        "commands": [*kept.get("commands", []), command],
+        "method": f"{bench.side} px, batch 1, {WORDS} text tokens, random normal weights, eager; seconds of a step are"
+        f" the median of {STEPS}, a picture is that times its steps and what is beside them (the VAE in tiles); text"
+        f" encoders apart. The allocator is capped at {BESIDE:g} GiB less than the card; the arithmetic and the link"
+        " are those of the device.",
+        "caps_gib": list(CAPS),
+        "steps": {name: each.steps for name, each in SUBJECTS.items()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small models on the CPU: to try the script")
+    parser.add_argument("--budget", type=float, default=560, help="seconds after which no measurement is begun")
+    parser.add_argument("--models", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    diffusers_logging.set_verbosity_error()
+    bench = Bench(options)
+    try:
+        with torch.no_grad():
+            story(bench, options.models)
+    except Spent:
+        print("the budget is spent", flush=True)
+    bench.write()
+    return int(any("failed" in each for each in bench.rows.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
