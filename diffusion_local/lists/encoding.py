@@ -19,6 +19,8 @@ BINARY_SHARE = 0.02
 #: Share of two-byte characters within GB 2312 (common Chinese) above which text is taken for GBK. Western text in a
 #: one-byte encoding often decodes as GBK too, but to rare characters outside it.
 GBK_SHARE = 0.8
+#: Encodings that are recognised above; a guess of them would be wrong.
+NOT_GUESSED = ("utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7")
 BOMS = (
     (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose BOM it starts with
     (codecs.BOM_UTF32_BE, ""),
@@ -99,7 +101,7 @@ def detect_encoding(data: bytes) -> str:
         return "utf-8"
     if is_gb2312(data) and decodes(data, "gbk"):
         return "gbk"
-    found = from_bytes(sample).best()
+    found = from_bytes(sample, cp_exclusion=list(NOT_GUESSED)).best()
     if found is None:
         return refuse(message("encoding_unknown"))
     return refuse(message("encoding_like", encoding=found.encoding.upper()))

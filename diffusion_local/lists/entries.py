@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePath
@@ -24,6 +25,9 @@ RESULTS = ("batch_id", "job_id", "state", "error", "file")
 #: Our field by names of other tools (A1111's "prompts from file", InvokeAI, Midjourney).
 ALIASES = {spelling: name for name, option in OPTIONS.items() for spelling in option.spellings}
 ALIASES |= dict.fromkeys(("n", "n_iter"), "count")
+
+
+SIZE = re.compile(r"\s{0,9}(\d{1,6})\s{0,9}[xX×*]\s{0,9}(\d{1,6})\s{0,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,10 @@ def make_entry(line: int, named_values: Mapping[str, Any]) -> Entry:
 
 def parse_size(size: Any) -> tuple[int, int]:
     """(width, height). Raises InvalidParams."""
-    width, cross, height = str(size).lower().replace("×", "x").partition("x")
-    digits = 6  # more is no size, and int() would refuse thousands of digits with its own error
-    if not cross or not all(each.isascii() and each.isdecimal() and len(each) <= digits for each in (width, height)):
+    found = SIZE.fullmatch(size) if isinstance(size, str) else None
+    if not found:
         raise InvalidParams("size", message("size_form", got=echo(size)))
-    return int(width), int(height)
+    return int(found[1]), int(found[2])
 
 
 EXPORTS = ("csv", "jsonl")

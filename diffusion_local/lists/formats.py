@@ -28,6 +28,11 @@ DELIMITERS = "\t,;|"
 COMMENTS = ("#", "//")  # the second one only in JSON, where no value can start like that
 #: Excel's line that declares the delimiter of a CSV file.
 SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)
+#: Columns that tables of prompts have besides ours.
+USUAL = frozenset(
+    ("", "category", "comment", "date", "description", "file_name", "filename", "group", "id", "image", "index",
+     "name", "no", "no.", "nr", "nr.", "note", "notes", "number", "row", "style", "tag", "tags", "title", "type")
+)  # fmt: skip
 #: Starts of files that are text but no lists of prompts.
 NO_LISTS = ("{\\rtf", "<!doctype", "<html", "<?xml", "<svg", "%pdf", "---\n")
 ARRAY = re.compile(r'\[\s*("(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
@@ -35,7 +40,8 @@ OBJECT = re.compile(r'\{\s*"[^"\\]{1,40}"\s*:.*\}')
 SPACES = re.compile(r"\s*")
 COMMA = re.compile(r"\s*,\s*")
 FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
-QUOTED = re.compile(r"""("[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')(?=\s|$)""", re.DOTALL)
+#: A sign is escaped by a backslash, or a quotation mark by another one as in CSV.
+QUOTED = re.compile(r"""("[^"\\]*(?:(?:\\.|"")[^"\\]*)*"|'[^'\\]*(?:(?:\\.|'')[^'\\]*)*')(?=\s|$)""", re.DOTALL)
 
 
 def format_of(name: str) -> str:
@@ -80,7 +86,7 @@ def parse_jsonl(data: bytes) -> Parsed:
         if problem:
             yield bad_line(number, problem, text)
         elif text and not text.startswith(COMMENTS):
-            yield parse_entry(number, text, lambda text: json_values(parse_json_text(text)))
+            yield parse_entry(number, text, lambda text: json_values(parse_json_text(text.removesuffix(","))))
 
 
 def parse_json(data: bytes) -> Parsed:
@@ -96,7 +102,7 @@ def parse_array(data: bytes) -> Parsed:
     A syntax error ends the array: the start of the next item is unknown.
     """
     text = "".join("\n" if line.lstrip().startswith(COMMENTS) else line for _, line, _ in lines(data, len(data)))
-    decoder, place, number, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    decoder, place, number, counted = json.JSONDecoder(object_pairs_hook=note_twice), text.index("[") + 1, 1, 0
     following = SPACES.match(text, place).end()  # type: ignore[union-attr]
     while not text.startswith("]", following):
         number += text.count("\n", counted, following)
@@ -104,7 +110,7 @@ def parse_array(data: bytes) -> Parsed:
         try:
             found, place = decoder.raw_decode(text, following)
         except (ValueError, RecursionError) as error:
-            raise InvalidParams("list", message("json_from_line", line=number, error=str(error)[:100])) from None
+            raise InvalidParams("list", message("json_from_line", line=number, error=json_problem(error))) from None
         shown = text[following : following + SHOWN_CHARS]
         yield parse_entry(number, shown, lambda _: json_values(found))  # noqa: B023
         comma = COMMA.match(text, place)
@@ -126,7 +132,12 @@ def is_header(line: str) -> bool:
         return True
     for delimiter in DELIMITERS:
         names = [field_name(cell.strip().strip('"')) for cell in line.split(delimiter)]
-        if len(names) > 1 and "prompt" in names and all(map(is_known, names)):
+        named = sum(map(is_known, names))
+        if (
+            "prompt" in names
+            and (named > 1 or len(names) > 1)
+            and all(is_known(each) or each in USUAL for each in names)
+        ):
             return True
     return False
 
@@ -162,8 +173,10 @@ def parse_csv(data: bytes) -> Parsed:
         elif not names:
             names = [field_name(name) for name in row]
             yield from header_problems(table.first, row, names)
-        elif any(row[len(names) :]):
+        elif any(cell.strip() for cell in row[len(names) :]):
             yield bad_line(table.first, f"has {len(row)} cells; the header has {len(names)}.", ",".join(row))
+        elif stray := next((cell for name, cell in zip(names, row, strict=False) if not name and cell.strip()), ""):
+            yield bad_line(table.first, message("column_nameless", text=echo(stray.strip())), ",".join(row))
         else:
             yield parse_entry(table.first, ",".join(row), dict(zip(names, row, strict=False)))
 
@@ -174,7 +187,7 @@ def header_problems(number: int, header: list[str], names: list[str]) -> Iterato
         raise InvalidParams("list", message("column_prompt", columns=", ".join(header)[:200]))
     if duplicates := sorted(name for name, times in Counter(names).items() if times > 1 and is_known(name)):
         raise InvalidParams("list", message("column_twice", column=list(duplicates)))
-    if unknown := [shown for name, shown in zip(names, header, strict=True) if not is_known(name)]:
+    if unknown := [shown for name, shown in zip(names, header, strict=True) if name and not is_known(name)]:
         yield bad_line(
             number, f"unknown columns: {', '.join(unknown)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header)
         )
@@ -267,15 +280,31 @@ def text_values(text: str) -> dict[str, Any]:
 
 
 def unquote(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return re.sub(rf"\\(.)|({text[0]}){text[0]}", r"\1\2", text[1:-1], flags=re.DOTALL)
 
 
 def parse_json_text(text: str) -> Any:
     """Parse JSON. Raises InvalidParams."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=note_twice)
     except (ValueError, RecursionError) as error:
-        raise InvalidParams("line", message("not_json", error=str(error)[:100])) from None
+        raise InvalidParams("line", message("not_json", error=json_problem(error))) from None
+
+
+class Twice(dict[str, Any]):
+    """A JSON object that has a name twice, of which only the last value would be kept."""
+
+
+def note_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Twice(found)
+
+
+def json_problem(error: ValueError | RecursionError) -> str:
+    """What is wrong with a JSON text, without the interpreter's own limits and settings."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return str(error)[:100] if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
 
 
 def json_values(found: Any) -> dict[str, Any]:
@@ -287,7 +316,7 @@ def json_values(found: Any) -> dict[str, Any]:
     values = {field_name(name): value for name, value in found.items()}
     if unknown := [name for name in found if not is_known(field_name(name))]:
         raise InvalidParams("line", message("json_fields", fields=", ".join(unknown)[:200], known=list(FIELDS)))
-    if len(values) < len(found):
+    if len(values) < len(found) or isinstance(found, Twice):
         raise InvalidParams("line", message("field_twice"))
     return values
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.encoding import MAX_LINE_CHARS, lines, read_bounded
+from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines, read_bounded
 
 CHINESE = "一只红色的苹果，放在木桌上\n海边的灯塔和日落\n"
 WESTERN = "un café très chaud\nnaïve peinture à l'huile, façade\n"
@@ -93,3 +93,10 @@ def test_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
     for wrong in (tmp_path, tmp_path / "nobody"):
         with pytest.raises(InvalidParams, match="cannot be read"):
             read_bounded(wrong, 2)
+
+
+@pytest.mark.parametrize("text", ["caf\xe9", "m\xfcnchen", "na\xefve \xfcber stra\xdfe"])
+def test_a_guess_names_no_encoding_that_would_have_been_read(text: str) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        decode(text.encode("cp1252"))
+    assert "it looks like UTF" not in refused.value.message

@@ -336,3 +336,86 @@ def test_a_prompt_that_begins_with_a_bracket_is_a_prompt(text: str) -> None:
 def test_what_is_no_list_is_refused(form: str, data: str, words: str) -> None:
     with pytest.raises(InvalidParams, match=re.escape(words)):
         list(parse(data.encode(), form))
+
+
+@pytest.mark.parametrize(
+    ("data", "prompts"),
+    [
+        ("prompt,seed,\na,1,\nb,2", [("a", "1"), ("b", "2")]),
+        ("prompt;seed;;;\na;1;;;\nb;2; ;", [("a", "1"), ("b", "2")]),
+        (",prompt,seed\n,a,1", [("a", "1")]),
+        ("prompt,seed\na,1, , ,", [("a", "1")]),
+    ],
+)
+def test_columns_without_a_name_and_content_are_no_columns(data: str, prompts: list[tuple[str, str]]) -> None:
+    found = list(parse(data.encode(), "csv"))
+    assert [(each.values["prompt"], each.values["seed"]) for each in found if isinstance(each, Entry)] == prompts
+    assert len(found) == len(prompts)
+
+
+def test_text_in_a_column_without_a_name_is_told() -> None:
+    bad, good = parse(b"prompt,,seed\na,x,1\nb,,2", "csv")
+    assert isinstance(bad, BadLine)
+    assert (bad.line, bad.reason) == (2, "has 'x' in a column without a name.")
+    assert isinstance(good, Entry)
+
+
+@pytest.mark.parametrize("head", ["id,prompt", "prompt\ttitle\tseed", "no.;prompt", "prompt,Style"])
+def test_a_table_with_other_columns_is_one_in_a_text_too(head: str) -> None:
+    delimiter = next(sign for sign in "\t;," if sign in head)
+    row = delimiter.join("a" if name == "prompt" else "1" for name in head.split(delimiter))
+    for text in (f"{head}\n{row}\n", f"\n{head}\r\n{row}"):
+        bad, good = parse(text.encode(), "text")
+        assert isinstance(bad, BadLine)
+        assert "unknown columns" in bad.reason
+        assert isinstance(good, Entry)
+        assert good.values["prompt"] == "a"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_an_object_that_has_a_name_twice_is_told(form: str) -> None:
+    line = '{"prompt": "a", "seed": 1, "prompt": "b"}'
+    assert "has a field twice" in reason(f"[{line}]" if form == "json" else line, form)
+
+
+def test_objects_of_an_array_without_its_brackets_are_read() -> None:
+    found = list(parse(b'{"prompt": "a"},\n"b",\n{"prompt": "c,"}\n', "jsonl"))
+    assert [each.values["prompt"] for each in found if isinstance(each, Entry)] == ["a", "b", "c,"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "a", "seed": ' + "9" * 5000 + "}", "is not JSON: a number has too many digits"),
+        ('{"prompt": ' + "[" * 40_000, "is not JSON: nested too deep"),
+    ],
+)
+def test_json_beyond_the_readers_limits_is_told_in_plain_words(line: str, words: str) -> None:
+    assert words in reason(line, "jsonl")
+    with pytest.raises(InvalidParams, match=words.replace("JSON", "JSON from line 1 on")):
+        list(parse(f"[{line}]".encode(), "json"))
+
+
+@pytest.mark.parametrize("size", ["64x96", "64X96", "64×96", "64*96", " 64 x 96 ", "64 × 96"])
+def test_a_size_is_read_however_it_is_written(size: str) -> None:
+    for text, form in (
+        (f"a --size {size}", "text"),
+        (f"prompt,size\na,{size}", "csv"),
+        (f'{{"prompt": "a", "size": "{size}"}}', "jsonl"),
+    ):
+        assert values(text, form) == {"prompt": "a", "width": 64, "height": 96}
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ('"a ""b"" c"', 'a "b" c'),
+        (r'"a \"b\" c"', 'a "b" c'),
+        ("'it''s'", "it's"),
+        ('""', None),
+        ('"a" "b"', '"a" "b"'),
+        ('"a ""b"" c" --seed 3', 'a "b" c'),
+    ],
+)
+def test_a_quotation_mark_in_a_quoted_prompt_is_doubled_as_in_csv_or_escaped(line: str, prompt: str | None) -> None:
+    assert values(line).get("prompt") == prompt
