@@ -22,17 +22,16 @@ from diffusion_local.notify.dispatcher import NotificationDispatcher
 from diffusion_local.notify.outbox import NoticeStore
 from diffusion_local.notify.service import Webhooks
 from diffusion_local.queue.batch_times import Timetable
+from diffusion_local.queue.claims import RefusalStore
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.doorbell import HueyQueue
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.huey_backends import queue_url
 from diffusion_local.queue.jobs import JobStore
-from diffusion_local.queue.leases import LeaseStore
 from diffusion_local.queue.machines import MachineStore
 from diffusion_local.queue.order import OrderRules
-from diffusion_local.queue.refusals import RefusalStore
 from diffusion_local.queue.views import QueueView
-from diffusion_local.queue.workers import WorkerStore
+from diffusion_local.queue.workers import LeaseStore, WorkerStore
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.stores import Stores

@@ -86,7 +86,7 @@ class Batch:
     webhook: str = ""
     grid: str = ""  # the axes as JSON, if it is a grid
     prediction: str = ""  # webhook format as JSON, if it is Replicate's; see notify.predictions
-    graph: str = ""  # of a new batch: the graph of nodes that it was submitted as; read by ``queue.graphs``
+    graph: str = ""  # of a new batch: the graph of nodes that it was submitted as; read by ``queue.batches``
 
 
 @dataclass(frozen=True, slots=True)

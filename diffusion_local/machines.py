@@ -19,7 +19,6 @@ from diffusion_local.models.catalog import Catalog
 from diffusion_local.queue import schedule
 from diffusion_local.queue.doorbell import JobQueue
 from diffusion_local.queue.jobs import JobStore
-from diffusion_local.queue.leases import LeaseStore
 from diffusion_local.queue.machines import (
     ACTIVE,
     DRAINING,
@@ -29,6 +28,7 @@ from diffusion_local.queue.machines import (
     Machine,
     MachineStore,
 )
+from diffusion_local.queue.workers import LeaseStore
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import local_url, other_urls
 

@@ -13,9 +13,8 @@ from diffusion_local.gallery.sources import SourceOwners
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.notify.deliveries import DeliveryStore
 from diffusion_local.notify.outbox import NoticeStore
-from diffusion_local.queue.batches import BatchResults, BatchRows
+from diffusion_local.queue.batches import BatchResults, BatchRows, GraphStore
 from diffusion_local.queue.control import QueueControl
-from diffusion_local.queue.graphs import GraphStore
 from diffusion_local.queue.groups import QueueGroups
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.jobs import JobStore

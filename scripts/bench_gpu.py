@@ -45,7 +45,7 @@ from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import GIB, RungChoice, Weights, estimate
-from diffusion_local.engine.weights import read
+from diffusion_local.engine.precision import read
 from diffusion_local.errors import Stopped
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories

@@ -1,15 +1,144 @@
-"""The tables of accounts, tokens and sessions. They hold digests, never secrets."""
+"""The tables of accounts: tokens and sessions (digests, never secrets), quotas, and failed sign-ins.
 
+Quotas are checked in the transaction that inserts the jobs, so that concurrent submits cannot both fit.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from diffusion_local.accounts.quota import used_today
-from diffusion_local.accounts.sign_ins import SignIns
+from diffusion_local import actor
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
-from diffusion_local.db.database import Database
-from diffusion_local.domain import new_id, utc_now
-from diffusion_local.errors import Conflict, NotFound, echo
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.domain import Job, Params, new_id, utc_now, utc_text
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, echo
 from diffusion_local.messages import message
+
+KNOWN_DAYS = 180  # how long a browser or network is remembered after its last sign-in
+MAX_DEVICES = 50  # per account; the least recently used is dropped
+MAX_KEYS = 20_000  # keys; the oldest are dropped
+
+
+class SignIns:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- failed ones -----------------------------------------------------------------------------------------------
+
+    def count(self, limits: dict[str, int], now: float, window: float) -> float:
+        """Count one more attempt per key, before the password is checked.
+
+        Returns 0, or the seconds to wait if a key has reached its limit within ``window`` seconds; then nothing is
+        counted. ``now``: seconds since the epoch. Keys older than the window are deleted.
+        """
+        with self._database.write() as db:
+            db.execute("DELETE FROM failed_logins WHERE first_at < ? OR first_at > ?", [now - window, now])
+            marks = ", ".join("?" * len(limits))
+            found = db.execute(f"SELECT who, failures, first_at FROM failed_logins WHERE who IN ({marks})", [*limits])
+            waits = [first_at + window - now for who, failures, first_at in found.fetchall() if failures >= limits[who]]
+            if waits:
+                return max(1.0, *waits)
+            for who in limits:
+                db.execute(
+                    "INSERT INTO failed_logins (who, failures, first_at) VALUES (?, 1, ?) "
+                    "ON CONFLICT (who) DO UPDATE SET failures = failed_logins.failures + 1",
+                    [who, now],
+                )
+            over = db.scalar("SELECT count(*) FROM failed_logins") - MAX_KEYS
+            if over > 0:
+                db.execute(
+                    "DELETE FROM failed_logins WHERE who IN (SELECT who FROM failed_logins ORDER BY first_at LIMIT ?)",
+                    [over],
+                )
+        return 0.0
+
+    def forgive(self, own: str, shared: list[str]) -> None:
+        """After a success, clear the attempts of ``own`` and subtract as many from the ``shared`` keys. Attempts of
+        others stay, or an account holder could guess other passwords without limit.
+        """
+        with self._database.write() as db:
+            made = db.scalar("SELECT failures FROM failed_logins WHERE who = :who", who=own) or 1
+            db.execute("DELETE FROM failed_logins WHERE who = ?", [own])
+            for who in shared:
+                db.execute("UPDATE failed_logins SET failures = failures - ? WHERE who = ?", [made, who])
+            db.execute("DELETE FROM failed_logins WHERE failures <= 0")
+
+    # -- where an account has signed in ----------------------------------------------------------------------------
+
+    def is_known(self, account: str, device: str, network: str) -> tuple[bool, bool]:
+        """Whether the account has signed in with this browser (digest of its cookie), and from this network."""
+        with self._database.read() as db:
+            since = utc_text(datetime.now(UTC) - timedelta(days=KNOWN_DAYS))
+            found = db.execute(
+                "SELECT digest, network FROM devices WHERE account = ? AND used_at >= ?", [account, since]
+            ).fetchall()
+        return any(digest == device for digest, _ in found), any(place == network for _, place in found)
+
+    def remember(self, account: str, device: str, network: str, instead: str = "") -> None:
+        """Record a sign-in with a browser from a network. ``instead``: the browser's previous digest."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, instead])
+            if not device:  # a client without cookies: one row per network
+                device = f"network {network}"
+                db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, device])
+            db.insert("devices", {"account": account, "digest": device, "network": network, "used_at": utc_now()})
+            db.execute(
+                "DELETE FROM devices WHERE account = :account AND digest NOT IN (SELECT digest FROM devices "
+                f"WHERE account = :account ORDER BY used_at DESC, digest LIMIT {MAX_DEVICES})",
+                {"account": account},
+            )
+
+
+RETRY_SECONDS = 30  # seconds until a retry is worthwhile
+
+
+def check(db: Transaction, count: int) -> None:
+    """Raise LimitReached if ``count`` more pictures exceed the quota of queued pictures or of today (UTC)."""
+    who = actor.current()
+    if who.allowance.queued:
+        waiting = db.scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :owner", owner=who.name)
+        if waiting + count > who.allowance.queued:
+            raise LimitReached(
+                message("quota_waiting", name=who.name, most=who.allowance.queued, waiting=waiting, asked=count),
+                RETRY_SECONDS,
+            )
+    if who.allowance.per_day:
+        used = used_today(db, who.name)
+        if used + count > who.allowance.per_day:
+            raise LimitReached(
+                message("quota_day", name=who.name, most=who.allowance.per_day, today=used, asked=count),
+                seconds_to_midnight(),
+            )
+
+
+def used_today(db: Transaction, owner: str) -> int:
+    day = datetime.now(UTC).date().isoformat()
+    return db.scalar("SELECT pictures FROM usage WHERE owner = :owner AND day = :day", owner=owner, day=day) or 0
+
+
+def seconds_to_midnight() -> int:
+    now = datetime.now(UTC)
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return max(1, round((midnight - now).total_seconds()))
+
+
+def check_sizes(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Pass the jobs through. Raises InvalidParams at one that exceeds the account's picture size."""
+    for job in jobs:
+        check_size(job.params)
+        yield job
+
+
+def check_size(params: Params) -> None:
+    """Raise InvalidParams if a picture exceeds the account's size limit."""
+    who = actor.current()
+    most = who.allowance.pixels
+    width, height = params.final_size
+    if most and width * height > most:
+        size = f"{width}x{height}"
+        raise InvalidParams("width", message("pixels", most=most, model=who.name, got=size))
+
 
 #: Columns of an account's limits, by the names of ``Allowance``.
 LIMITS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}

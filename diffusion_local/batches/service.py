@@ -1,20 +1,27 @@
-"""Batch use cases: view, rename, edit, duplicate and export whole batches."""
+"""Batch use cases: view, rename, edit, duplicate and export whole batches, with contact sheet and ZIP file."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import islice
+from pathlib import PurePath
 from typing import Any
 
-from diffusion_local import actor
+from diffusion_local import actor, image_decoding
 from diffusion_local.authority import guarded
-from diffusion_local.batches import export
-from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id, utc_now
+from diffusion_local.domain import FINAL, Batch, Image, Job, Params, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.gallery import service
 from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.contact_sheet import MAX_CELLS, MAX_PIXELS, Cell, contact_sheet
 from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.gallery.service import Member
 from diffusion_local.lists.drafts import Drafts
-from diffusion_local.lists.entries import field_name, parse_size
+from diffusion_local.lists.entries import export_lines, field_name, parse_size
+from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.plan import CatalogSnapshot
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
@@ -29,6 +36,76 @@ from diffusion_local.queue.jobs import JobStore, new_jobs
 from diffusion_local.queue.schedule import format_local
 from diffusion_local.queue.views import QueueView
 from diffusion_local.settings import Settings
+
+LABEL_CHARS = 80
+SHEET_BYTES = 2 * 3 * MAX_PIXELS  # while it is drawn, and the encoder's copy
+QUALITY = 85
+
+
+def open_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
+    """The contact sheet, drawn if missing; of a batch too large for one, its first pictures.
+
+    Raises InvalidParams if the batch has no pictures, Overloaded and StorageProblem.
+    """
+    sheet = files.sheet(batch.id, mark)
+    if not sheet.exists():
+        with image_decoding.budget.taken(SHEET_BYTES):
+            if not sheet.exists():  # another thread may have drawn it meanwhile
+                draw_sheet(batch, results, files, mark)
+    return sheet
+
+
+def draw_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> None:
+    few = islice(results, MAX_CELLS)
+    title = batch.name if batch.count <= MAX_CELLS else f"{batch.name} (the first {MAX_CELLS:,} of {batch.count:,})"
+    if batch.grid:
+        grid = Grid.from_json(batch.grid)
+        cells = [Cell(None, note="deleted") for _ in range(min(grid.count, MAX_CELLS))]
+        for job, key in (each for each in few if each[0].index < len(cells)):
+            cells[job.index] = cell(job, key, files, label="")
+        picture = contact_sheet(cells, column_heads=grid.column_heads, row_heads=grid.row_heads, title=title)
+    else:
+        label = "{0.prompt} · {0.seed}"
+        cells = [cell(job, key, files, label.format(job.params)) for job, key in few]
+        picture = contact_sheet(cells, title=title)
+    files.save_sheet(batch.id, mark, picture, QUALITY)
+
+
+def cell(job: Job, key: str | None, files: ImageFiles, label: str) -> Cell:
+    if key and files.picture(key).exists():
+        return Cell(files.thumbnail(key).open, shortened(label, LABEL_CHARS))
+    return Cell(None, shortened(label, LABEL_CHARS), job.failure.message if job.failure else str(job.state))
+
+
+SLUG_CHARS = 40
+
+
+def stream_zip(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
+    """The ZIP file in chunks. Pictures are stored, as they do not compress; results.csv comes last.
+
+    A picture whose file is missing is left out, and has no file in the list.
+    """
+    exported: list[tuple[Job, PurePath | None]] = []
+
+    def members() -> Iterator[Member]:
+        for job, key in results:
+            name = None
+            if key and (file := files.picture(key)).exists():
+                name = file_name(job, key)
+                finished = datetime.fromisoformat(job.finished_at) if job.finished_at else datetime.now(UTC)
+                yield name, finished, file.chunks()
+            exported.append((job, PurePath(name) if name else None))
+        lines = (line.encode() for line in export_lines(exported, "csv"))
+        yield "results.csv", datetime.now(UTC), lines
+
+    return service.stream_members(members())
+
+
+def file_name(job: Job, key: str) -> str:
+    """A file name that sorts in batch order and describes the picture."""
+    slug = re.sub(r"[^\w-]+", "-", job.params.prompt)[:SLUG_CHARS].strip("-") or "picture"
+    return f"{job.index + 1:05}-{slug}-{job.params.seed}{PurePath(key).suffix or '.png'}"
+
 
 MAX_WARNINGS = 10
 
@@ -220,11 +297,11 @@ class Batches:
     def zip(self, batch_id: str) -> Iterator[bytes]:
         """Its pictures and result list as a ZIP file, in chunks; one picture is in memory at a time."""
         self._rows.get(batch_id)
-        return export.stream_zip(self._results.of_batch(batch_id), self._files)
+        return stream_zip(self._results.of_batch(batch_id), self._files)
 
     def contact_sheet(self, batch_id: str) -> StoredFile:
         """Its pictures on one labelled WebP; for a grid with its axes. Cached until more pictures are done."""
         progress = self._rows.get(batch_id)
         ended = {str(state): progress.counts[state] for state in sorted(FINAL)}
         mark = sha256(json.dumps([progress.batch.name, ended]).encode()).hexdigest()[:12]
-        return export.open_sheet(progress.batch, self._results.of_batch(batch_id), self._files, mark)
+        return open_sheet(progress.batch, self._results.of_batch(batch_id), self._files, mark)

@@ -11,7 +11,7 @@ from diffusion_local.compose import open_blobs
 from diffusion_local.db.copying import copy_rows, require_empty, require_idle
 from diffusion_local.db.database import Database, find_database, open_database
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
-from diffusion_local.gallery.copying import copy_blobs
+from diffusion_local.gallery.blobs import copy_blobs
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor.supervisor import hold_home

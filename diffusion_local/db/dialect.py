@@ -1,4 +1,4 @@
-"""SQLite-specific SQL, named by purpose.
+"""SQLite-specific SQL, named by purpose, and facts about the tables that several queries rely on.
 
 Stores write portable SQL and insert these fragments; for PostgreSQL ``db.translation`` rewrites them. An architecture
 test rejects dialect-specific SQL outside of ``db/``.
@@ -6,9 +6,13 @@ test rejects dialect-specific SQL outside of ``db/``.
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
-from diffusion_local.db.database import Transaction
+from diffusion_local.domain import Params
+
+if TYPE_CHECKING:  # the migrations, which ``db.database`` imports, use this module
+    from diffusion_local.db.database import Transaction
 
 DAY_SECONDS = 86400
 
@@ -81,7 +85,7 @@ def first_of_each(source: str, groups: tuple[str, str], order: str, columns: str
     """
 
 
-def distinct_values(db: Transaction, table: str, column: str, where: str = "true") -> list[Any]:
+def distinct_values(db: "Transaction", table: str, column: str, where: str = "true") -> list[Any]:
     """Distinct non-NULL values of an indexed column, ascending, with one index look-up per value."""
     least = f"SELECT min({column}) FROM {table} WHERE {where}"
     found = db.execute(
@@ -92,7 +96,7 @@ def distinct_values(db: Transaction, table: str, column: str, where: str = "true
     return [row[0] for row in found.fetchall()]
 
 
-def count_distinct(db: Transaction, source: str, column: str, most: int) -> int:
+def count_distinct(db: "Transaction", source: str, column: str, most: int) -> int:
     """Number of distinct values of an indexed column, counted up to ``most``. ``source``: see ``first_of_each``."""
     least = f"SELECT min({column}) FROM {source}"
     return db.scalar(
@@ -101,3 +105,18 @@ def count_distinct(db: Transaction, source: str, column: str, most: int) -> int:
         "SELECT count(id) FROM each",
         most=most,
     )
+
+
+#: Index = ``jobs.list_rank``: the order of states in a batch's job list.
+RANKS = ("running", "queued", "failed", "done", "cancelled")
+
+#: Orientation of a picture: 1 landscape, 0 square, -1 portrait. This exact expression is indexed.
+SHAPE = "(width > height) - (width < height)"
+
+#: Failed jobs of a batch that get a notification of their own; the batch's report lists all of them.
+FAILURES_NOTIFIED = 20
+
+
+def recipe_mark(params: Params) -> str:
+    """``images.mark``: equal for equal recipes, seed included. The first 64 bits of SHA-256, in hex."""
+    return sha256(params.to_json().encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_local.db.access import readable
 from diffusion_local.db.database import Transaction
-from diffusion_local.db.schema import recipe_mark
+from diffusion_local.db.dialect import recipe_mark
 from diffusion_local.domain import (
     Batch,
     DeviceMemory,

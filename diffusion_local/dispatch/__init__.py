@@ -84,7 +84,7 @@ class Dispatch(Protocol):
         ...
 
     def missing_files(self) -> list[SharedFile]:
-        """Files that queued jobs need, that this worker lacks and that the studio shares; see ``dispatch.sharing``."""
+        """Files that queued jobs need, that this worker lacks and that the studio shares; see ``dispatch.offers``."""
         ...
 
     def leave(self) -> None:

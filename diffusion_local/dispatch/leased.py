@@ -13,9 +13,7 @@ from diffusion_local import disk
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.dispatch.offers import Installed, Runnable
-from diffusion_local.dispatch.others import refused_jobs
-from diffusion_local.dispatch.sharing import missing_files
+from diffusion_local.dispatch.offers import Installed, Runnable, missing_files, refused_jobs
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo

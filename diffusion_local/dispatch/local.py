@@ -14,8 +14,7 @@ from filelock import FileLock
 from diffusion_local import disk as faults
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
-from diffusion_local.dispatch.offers import Besides
-from diffusion_local.dispatch.others import able_slots, refused_jobs
+from diffusion_local.dispatch.offers import Besides, able_slots, refused_jobs
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import (
     Claim,

@@ -1,14 +1,23 @@
-"""Which jobs a worker on another machine can make: those whose files it has, byte for byte."""
+"""Matches jobs to slots: which jobs a worker on another machine can make from its files (compared byte for byte),
+which files the studio shares with it (setting ``share_models``), and which other slots could make a job.
+"""
 
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
 
-from diffusion_local.domain import Job, Params
+from diffusion_local.compose import Services
+from diffusion_local.domain import Job, Params, SharedFile
+from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.types import Kind
-from diffusion_local.queue.leases import Files
+from diffusion_local.queue.machines import ACTIVE, machine_of
+from diffusion_local.queue.workers import Files, is_silent
 
 MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
     "models", "loras", "vae", "upscalers", "embeddings", "controlnet",
@@ -108,3 +117,97 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     for name in here.get(EMBEDDINGS, {}):  # they are named by words of the prompt
         if name in params.prompt or name in params.negative:
             yield EMBEDDINGS, name
+
+
+def able_slots(services: Services, params: Params, slot: str, kind: str = "") -> set[str]:
+    """Live slots other than ``slot`` that could make such a picture; of its own machine none, if a file was missing."""
+    here, now, leases = installed_files(services.catalog), datetime.now(UTC), services.leases.all()
+    leased = {lease.slot for lease in leases}
+    found = {
+        worker.slot
+        for worker in services.workers.list_all()
+        if worker.slot not in leased and worker.status != "stopped" and not is_silent(worker, now)
+    }
+    for lease in leases:
+        if not lease.expired(now) and services.machines.state(lease.slot) == ACTIVE:
+            found |= {lease.slot} if Runnable(here, lease.files).params(params) else set()
+    if kind == ModelUnavailable.kind:
+        found = {each for each in found if machine_of(each) != machine_of(slot)}
+    return found - {slot}
+
+
+def refused_jobs(services: Services, slot: str) -> set[str]:
+    """Queued jobs that a slot refused and that others are still to try. Where none of them is left it may try again: so
+    the job fails by name, instead of waiting for a machine that went away.
+    """
+    return {
+        job_id
+        for job_id, refused in services.refusals.waiting_for_others(slot).items()
+        if able_slots(services, services.jobs.get(job_id).params, slot) - set(refused)
+    }
+
+
+LOOK_AT = 200  # queued jobs whose files are missed
+SMALL_BYTES = 16 * 1024 * 1024  # a file up to this size has a digest of its own
+MOST_FILES = 500  # of one model
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A model or adapter at the studio: its files by their paths below the folder of its kind."""
+
+    digest: str
+    files: dict[str, Path]
+
+
+def missing_files(services: Services, there: Files) -> list[SharedFile]:
+    """Files that a worker lacks for the first queued jobs; none unless they may be shared."""
+    if services.settings.share_models != "on":
+        return []
+    here = installed_files(services.catalog)
+    wanted = {
+        (kind, name)
+        for job in services.view.snapshot(LOOK_AT, 0).waiting
+        for kind, name in required_files(job.params, here)
+        if here.get(kind, {}).get(name) and here[kind][name] != there.get(kind, {}).get(name)
+    }
+    return [
+        SharedFile(kind, name, path, file.stat().st_size, small_digest(file), shared.digest)
+        for kind, name in sorted(wanted)
+        if (shared := find(services, kind, name))
+        for path, file in shared.files.items()
+    ]
+
+
+def find(services: Services, kind: str, name: str) -> Shared | None:
+    """A ready model or adapter by the name under which jobs name it; None if it is not known or does not lie alone."""
+    catalog = services.catalog
+    if kind == MODELS:
+        found = next((each for each in catalog.all() if each.id == name and each.ready and each.sha256), None)
+        if found is None or found.sources or found.source == "bundled":
+            return None
+        return Shared(found.sha256, files_below(found.path))
+    kinds = {
+        LORAS: catalog.loras,
+        VAES: catalog.vaes,
+        UPSCALERS: catalog.upscalers,
+        EMBEDDINGS: catalog.embeddings,
+        CONTROLS: catalog.controls,
+    }
+    if kind not in kinds:
+        return None
+    adapter = next((each for each in kinds[kind]() if each.name == name and each.ready and each.sha256), None)
+    return Shared(adapter.sha256, files_below(adapter.path)) if adapter else None
+
+
+def files_below(path: Path) -> dict[str, Path]:
+    """A file, or the files of a folder, by their POSIX paths from the folder that it lies in."""
+    if path.is_file():
+        return {path.name: path}
+    found = [each for each in sorted(path.rglob("*")) if each.is_file() and not each.name.startswith(".")]
+    return {each.relative_to(path.parent).as_posix(): each for each in found[:MOST_FILES]}
+
+
+def small_digest(file: Path) -> str:
+    """SHA-256 of a small file; "" of weights, which the digest of the whole covers."""
+    return sha256(file.read_bytes()).hexdigest() if file.stat().st_size <= SMALL_BYTES else ""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from diffusion_local import families
 from diffusion_local.domain import Lora, Params
-from diffusion_local.engine import faults, ip_adapters, placement, previews, references
+from diffusion_local.engine import faults, inputs, ip_adapters, placement, previews
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
@@ -34,7 +34,7 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
             raise ModelUnavailable(message("no_home_files"))
         return {}
     facts: dict[str, Any] = {}
-    loaded.pictures = references.opened(params, materials)
+    loaded.pictures = inputs.opened(params, materials)
     apply_vae(loaded, params.vae, materials, device)
     apply_loras(loaded, params.loras, materials)
     if loaded.ip_adapters or any(each.adapter for each in params.references):

@@ -1,19 +1,24 @@
-"""Inputs of a denoising loop: prompt embeddings per step, and noise from seeds, for each place of a pass."""
+"""Inputs of a denoising loop: prompt embeddings per step, and noise from seeds, for each picture of a pass. They are
+prepared without synchronising with a CUDA device that still works on the previous pass.
+"""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, Self
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_local.domain import Params
 from diffusion_local.engine import Part, Pass, assign_places
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.loops import Loop
+from diffusion_local.engine.passes import Loop
 from diffusion_local.grammar import schedules
-from diffusion_local.models.starter_words import understood
+from diffusion_local.models.prompt_limits import understood
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
 PROMPTS_KEPT = 64
@@ -181,3 +186,67 @@ def slerp(low: torch.Tensor, high: torch.Tensor, share: float) -> torch.Tensor:
     from_low = torch.sin((1.0 - share) * angle) / torch.sin(angle)
     from_high = torch.sin(share * angle) / torch.sin(angle)
     return from_low.unsqueeze(1) * low + from_high.unsqueeze(1) * high
+
+
+class PinnedCopies(TorchDispatchMode):
+    """Inside, CPU tensors are copied to the device from pinned memory, in stream order.
+
+    torch's own copies wait until the device has finished all queued work.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and args[0].device.type == "cpu":
+            device = kwargs.get("device")
+            if device is not None and torch.device(device).type == "cuda":
+                dtype = kwargs.get("dtype")
+                source = args[0] if dtype is None else args[0].to(dtype)
+                return func(source.contiguous().pin_memory(), **kwargs | {"non_blocking": True})
+        elif func is torch.ops.aten.copy_.default and args[0].is_cuda and args[1].device.type == "cpu":
+            source = args[1].to(args[0].dtype).contiguous().pin_memory()
+            return func(args[0], source, True)
+        return func(*args, **kwargs)
+
+
+class AsyncCopies:
+    """A block in which copies to a CUDA device do not synchronise. ``end_at`` can end it earlier."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stack = ExitStack()
+        self._cuda = device.type == "cuda"
+
+    def __enter__(self) -> Self:
+        if self._cuda:
+            self._stack.enter_context(PinnedCopies())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def end_at(self, module: torch.nn.Module) -> None:
+        """End the block at the module's first call: the dispatch overhead would slow its many operations."""
+        if self._cuda:
+            hook = module.register_forward_pre_hook(lambda *_: self._stack.close())
+            self._stack.callback(hook.remove)
+
+
+def avoid_synchronisation(scheduler: Any, device: torch.device) -> None:
+    """Keep a scheduler from synchronising, both to find its first step and to move noise to the device."""
+    if device.type != "cuda" or not hasattr(scheduler, "set_begin_index"):
+        return
+    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+
+    @wraps(set_timesteps)  # pipelines read the signature
+    def beginning(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs | {"device": "cpu"})
+        first = scheduler.timesteps[:2].tolist()
+        set_timesteps(*args, **kwargs)
+        if len(set(first)) == 2:  # of two equal ones a scheduler takes the second
+            scheduler.set_begin_index(0)
+
+    @wraps(step)
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        with PinnedCopies():
+            return step(*args, **kwargs)
+
+    scheduler.set_timesteps, scheduler.step = beginning, stepping

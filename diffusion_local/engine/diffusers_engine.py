@@ -34,11 +34,11 @@ from diffusion_local.engine.adapters import apply_adapters
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
-from diffusion_local.engine.holding import HeldLoop
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
 from diffusion_local.engine.model_cache import ModelCache
+from diffusion_local.engine.passes import HeldLoop
 from diffusion_local.engine.placement import MemoryGauge
 from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.engine.upscale import Upscaler

@@ -1,14 +1,17 @@
-"""Inputs of a picture besides its model: source pictures, and files of the home's folders. No torch here."""
+"""Inputs of a picture besides its model: source pictures, references, and files of the home's folders. Torch-free."""
 
 import time
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image as PIL
 
+from diffusion_local.domain import Params
+from diffusion_local.engine import img2img
+from diffusion_local.engine.loaded import Loaded
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import VAE, Adapter
@@ -17,6 +20,7 @@ from diffusion_local.models.index import ModelIndex
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER
 from diffusion_local.models.verdicts import PLACES
+from diffusion_local.options.types import Use
 from diffusion_local.settings import Settings
 
 #: Seconds for which a look at folders elsewhere holds.
@@ -107,3 +111,25 @@ def _digest(path: Path, changed: int, size: int) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def opened(params: Params, materials: PictureInputs) -> list[PIL.Image]:
+    """The references that the model itself reads (RGB; transparent parts are white), in order."""
+    ids = [each.image for each in params.references if each.use is Use.EDIT]
+    return [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in ids]
+
+
+def pipeline(loaded: Loaded, params: Params) -> Callable[..., Any]:
+    """What is called to denoise: with references a pipeline that reads them. Raises ModelUnavailable without one."""
+    if not loaded.pictures:
+        return loaded.family.run(loaded.pipe)
+    if loaded.family.refer is None:
+        raise ModelUnavailable(message("no_references", model=loaded.model.id))
+    return loaded.family.refer(loaded.pipe, params, loaded.pictures)
+
+
+def with_same_parts(pipeline: Any, pipe: Any, **more: Any) -> Any:
+    """Another pipeline of diffusers with the parts of one."""
+    found = pipeline(**pipe.components, **more)
+    found.set_progress_bar_config(disable=True)
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from diffusion_local.engine import OnProgress, tensors, weights
+from diffusion_local.engine import OnProgress, precision, tensors
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.folders import is_quantised, weight_files
@@ -20,7 +20,7 @@ _MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dict[str, Any]:
     """Load every part that has weights to the CPU. ``on_progress`` receives the share of bytes loaded."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    sizes = weights.read(folder).parts
+    sizes = precision.read(folder).parts
     parts: dict[str, Any] = {}
     for name in sizes:
         library, class_name = index[name] if isinstance(index.get(name), list) else (None, None)

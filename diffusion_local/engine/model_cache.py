@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file, weights
+from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file
+from diffusion_local.engine import precision as precision_
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.fused.forms import Forms
@@ -52,7 +53,7 @@ class ModelCache:
         return sum(held.bytes for held in self._held.values() if held is not self.current)
 
     def dtype_of(self, model: Model) -> torch.dtype:
-        parameters = sum(weights.model_weights(model).parts.values())
+        parameters = sum(precision_.model_weights(model).parts.values())
         name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
@@ -132,7 +133,7 @@ class ModelCache:
         """Bring a model to a rung, from another one where it is held, else from its files."""
         if held is None:
             self._gauge.collect()
-            weight = sum(weights.model_weights(model).parts.values()) * self.dtype_of(model).itemsize
+            weight = sum(precision_.model_weights(model).parts.values()) * self.dtype_of(model).itemsize
             self._make_room(model.id, choice.takes, weight)
             held = self._load(model, on_progress)
         else:

@@ -16,16 +16,15 @@ from diffusion_local.engine import (
     Pass,
     Picture,
     autoencoder,
+    conditioning,
     controls,
     faults,
     img2img,
-    inpainting,
+    inputs,
     ip_adapters,
     placement,
     previews,
-    references,
     samplers,
-    transfers,
 )
 from diffusion_local.engine.conditioning import (
     assign_compatible,
@@ -37,12 +36,10 @@ from diffusion_local.engine.conditioning import (
 )
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.graphs import denoiser_of
-from diffusion_local.engine.holding import HeldLoop, resume
 from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.loops import Loop, loops_of
-from diffusion_local.engine.second_pass import LATENT, Enlarge, Mosaic, interpolated
+from diffusion_local.engine.passes import LATENT, Enlarge, HeldLoop, Loop, Mosaic, interpolated, loops_of, resume
 from diffusion_local.engine.steps import Interrupted, Preview, Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -108,7 +105,7 @@ class Work:
         loaded, crew, steps, params = self.loaded, self.crew, self.steps, loop.params
         pipe, family, device = loaded.pipe, loaded.family, loaded.pipe._execution_device
         together = family.together and not reads_mask(pipe)
-        with transfers.AsyncCopies(device) as prelude:
+        with conditioning.AsyncCopies(device) as prelude:
             # 1. Text to embeddings: of each text, where the prompt changes from step to step. Noise from the seeds.
             first = loop is self.loops[0]
             later = self.loops[1:2] if first else []  # the prompts of all tiles are the same
@@ -123,13 +120,13 @@ class Work:
 
             # 2. A scheduler of this loop's own: it keeps state between steps, and an interrupted one keeps it for good.
             scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
-            transfers.avoid_synchronisation(scheduler, device)
+            conditioning.avoid_synchronisation(scheduler, device)
 
             # 3. The latents that it begins with.
             noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
             generators = [each.generator for each in places]
             start = family.start(pipe, noise_drawn)
-            run, change = references.pipeline(loaded, params), None
+            run, change = inputs.pipeline(loaded, params), None
             if reads_mask(pipe):
                 run = inpainting_call(loaded, self.canvas, params)
             elif (self.canvas is not None or loop.box) and (paused is None or params.kind is Kind.INPAINT):
@@ -350,7 +347,7 @@ def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas
     mask = materials.source(params.mask) if params.mask else None
     source = materials.source(params.source)
     if params.kind is Kind.INPAINT:
-        return inpainting.make_canvas(source, mask, params)
+        return img2img.make_inpainting_canvas(source, mask, params)
     return img2img.make_canvas(source, (params.width, params.height))
 
 

@@ -1,6 +1,6 @@
-"""The dtype a model runs in, by device and family.
+"""The dtype a model runs in, by device and family, and the number of weights in each part. Torch-free.
 
-A rule that depends on the machine and the model only, so that equal seeds give equal pictures on it.
+The choice depends on the machine and the model only, so that equal seeds give equal pictures on one machine.
 """
 
 from dataclasses import replace
@@ -8,13 +8,64 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffusion_local import families
-from diffusion_local.engine import weights
 from diffusion_local.engine.memory import DENOISERS, Weights
-from diffusion_local.errors import UserError
+from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.headers import GGUF
+from diffusion_local.models.folders import read_config
+from diffusion_local.models.headers import GGUF, read_header
+from diffusion_local.models.integrity import UNUSED
 from diffusion_local.models.probe import DENOISER
+from diffusion_local.models.weights import counts_of
+
+
+def model_weights(model: Model) -> Weights:
+    """Weights of a model in a folder or assembled from files."""
+    if not model.sources:
+        return read(model.path)
+    counts = {each.slot: each.count for each in model.sources}
+    return weights_of(counts, model.folder, any(each.slot == "text_encoder_2" for each in model.sources))
+
+
+def read(path: Path) -> Weights:
+    """Weights of a diffusers folder. Unreadable files count as 0; loading them raises the error."""
+    files = tuple(sorted(path.rglob("*.safetensors")))
+    return _read(path, tuple((file, _changed(file)) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
+    sizes: dict[str, dict[str, int]] = {}  # by tensor too: a folder may have the same one in two precisions
+    for file, _ in files:
+        part = file.relative_to(path).parts[0]
+        if part not in UNUSED and (counts := _counts(file)):
+            sizes.setdefault(part, {}).update(counts)
+    return weights_of({part: sum(counts.values()) for part, counts in sizes.items()}, path, "text_encoder_2" in sizes)
+
+
+def weights_of(counts: dict[str, int], folder: Path, second: bool) -> Weights:
+    """``second``: whether there is a second text encoder, which with a UNet only SDXL has."""
+    config = read_config(folder / "vae")
+    return Weights(
+        parts=counts,
+        vae_channels=(config.get("block_out_channels") or [128])[0],
+        upcasts_vae="unet" in counts and second and config.get("force_upcast", True),
+    )
+
+
+def _counts(file: Path) -> dict[str, int]:
+    try:
+        return counts_of(read_header(file).tensors)
+    except ModelUnavailable:
+        return {}
+
+
+def _changed(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
 
 #: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
 LARGE = 400_000_000
@@ -47,7 +98,7 @@ def storage_scheme(setting: str, model: Model) -> str:
 
 def stored_weights(setting: str, model: Model) -> Weights:
     """Weights of a model's parts, with the bytes of those stored in another format than the compute dtype."""
-    found, how = weights.model_weights(model), storage_scheme(setting, model)
+    found, how = model_weights(model), storage_scheme(setting, model)
     name = next((each for each in DENOISERS if each in found.parts), "")
     if not how or not name:
         return found

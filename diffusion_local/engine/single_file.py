@@ -30,9 +30,9 @@ from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
 from diffusion_local.models import tokenizers
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.description import FOLDER, Source
 from diffusion_local.models.headers import GGUF
 from diffusion_local.models.probe import DENOISER
-from diffusion_local.models.source import FOLDER, Source
 
 LDM_UNET = "model.diffusion_model."
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.engine import Held, Part, Pass, samplers
-from diffusion_local.engine.loops import Loop
+from diffusion_local.engine.passes import Loop
 
 #: A small picture of latents as the pipeline has them, of the part of a pass at a place.
 Preview = Callable[[torch.Tensor, int], PIL.Image]

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
+from diffusion_local.models.description import Source
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
-from diffusion_local.models.source import Source
 
 State = dict[str, torch.Tensor]
 #: Tensors beside a weight by which it is multiplied, the names of different programs for it.

@@ -1,15 +1,95 @@
-"""Shared by families with a UNet and CLIP text encoders."""
+"""Shared by families with a UNet and CLIP text encoders, with weighted prompts and prompts longer than an encoder's
+window.
+
+compel turns the pieces read by ``grammar.weights`` into embeddings, 75 tokens at a time. Prompts that carry no weights
+and fit the window go through the pipeline itself, so their pixels do not change.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import img2img, prompts
+from diffusion_local.engine import img2img
 from diffusion_local.engine.family import Conditioning
-from diffusion_local.grammar.weights import without_weights
+from diffusion_local.grammar.weights import parse_parts, without_weights
+
+
+def fits(tokenizer: Any, text: str) -> bool:
+    """Whether a text encoder reads it at once."""
+    return len(tokenizer(text, truncation=False, verbose=False).input_ids) <= tokenizer.model_max_length
+
+
+class Encoder(EmbeddingsProvider):
+    """One CLIP text encoder. ``layer`` counts hidden states from the end, 0 is the last."""
+
+    def __init__(self, pipe: Any, number: str, layer: int, normalized: bool, device: Any) -> None:
+        self._layer = layer
+        self._normalized = normalized
+        super().__init__(
+            getattr(pipe, f"tokenizer{number}"),
+            getattr(pipe, f"text_encoder{number}"),
+            textual_inversion_manager=Inversions(getattr(pipe, f"tokenizer{number}")),
+            dtype_for_device_getter=lambda device: torch.float32,
+            truncate=False,
+            returned_embeddings_type=ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED,
+            device=device,
+            split_long_text_mode=SplitLongTextMode.PHRASES,
+        )
+
+    def __call__(self, prompt: str) -> torch.Tensor:
+        """1 x (77 times the number of chunks) x channels."""
+        found = [
+            self.get_embeddings_for_weighted_prompt_fragments(
+                [[piece.text for piece in part]], [[piece.weight for piece in part]], device=self.device
+            )
+            for part in parse_parts(prompt)
+        ]
+        return torch.cat(found, dim=1).to(self.text_encoder.dtype)
+
+    def pooled(self, prompt: str) -> torch.Tensor:
+        """Of the text without its weights: they do not reach it."""
+        text = " ".join("".join(piece.text for piece in part) for part in parse_parts(prompt))
+        return self.get_pooled_embeddings([text], device=self.device)
+
+    def _encode_token_ids_to_embeddings(
+        self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        output = self.text_encoder(token_ids, attention_mask, output_hidden_states=True, return_dict=True)
+        if self._layer == 0 and self._normalized:
+            return output.last_hidden_state
+        hidden = output.hidden_states[-(self._layer + 1)]
+        model: Any = getattr(self.text_encoder, "text_model", self.text_encoder)  # transformers 5 has no layer between
+        return model.final_layer_norm(hidden) if self._normalized else hidden
+
+
+class Inversions:
+    """A textual inversion of several vectors is a run of tokens of its own; its first one stands in the text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        added = tokenizer.get_added_vocab()
+        self._runs: dict[int, list[int]] = {}
+        for word, first in added.items():
+            later = [added[f"{word}_{number}"] for number in range(1, 100) if f"{word}_{number}" in added]
+            if later:
+                self._runs[first] = [first, *later]
+
+    def expand_textual_inversion_token_ids_if_necessary(self, token_ids: list[int]) -> list[int]:
+        return [each for token in token_ids for each in self._runs.get(token, [token])]
+
+
+def same_length(first: torch.Tensor, second: torch.Tensor, empty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two embeddings, the shorter one with chunks of empty text at its end."""
+    longest = max(first.shape[1], second.shape[1])
+    padded = []
+    for each in (first, second):
+        missing = (longest - each.shape[1]) // empty.shape[1]
+        padded.append(torch.cat([each, *[empty.to(each)] * missing], dim=1))
+    return padded[0], padded[1]
+
 
 #: Guidance by the picture of InstructPix2Pix where none is given.
 IMAGE_GUIDANCE = 1.5
@@ -18,7 +98,7 @@ IMAGE_GUIDANCE = 1.5
 def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
     """Both texts without markup; (None, None) if one has weights or is too long for the encoder."""
     texts = [without_weights(each) for each in (prompt, negative) if each is not None]
-    if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
+    if any(text is None or not fits(pipe.tokenizer, text) for text in texts):
         return None, None
     return texts[0], texts[1] if negative is not None else None
 

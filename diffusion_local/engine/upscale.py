@@ -21,7 +21,7 @@ from PIL import ImageChops
 from diffusion_local.domain import Params
 from diffusion_local.engine import Picture, faults, img2img
 from diffusion_local.engine.inputs import PictureInputs, short_hash
-from diffusion_local.engine.second_pass import ramp
+from diffusion_local.engine.passes import ramp
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message

@@ -27,7 +27,7 @@ class Architecture:
     ``parts`` are the text encoders and the VAE that the denoiser needs beside itself, by their ids in
     ``models.parts``, the VAE last. Files are recognised by the remaining fields, each empty where it does not apply:
 
-    - ``signs``: a transformer's file, alone or with other parts. UNets are told by ``models.unets``;
+    - ``signs``: a transformer's file, alone or with other parts. UNets are identified by ``models.probe``;
     - ``loras``: LoRAs; ``lora_words``: parts of the base model's name in their metadata, in lower case;
     - checkpoints with a UNet: ``text_width``, the width of the text that its cross attention reads (also in LoRAs), and
       ``encoders``, the prefixes of tensor names of all text encoders, of which one group must be complete;

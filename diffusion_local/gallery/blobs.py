@@ -1,4 +1,5 @@
-"""Storage of the gallery's bytes: the backend interface, and an in-memory backend.
+"""Storage of the gallery's bytes: the backend interface, an in-memory backend, and resumable copying from one
+backend to another.
 
 Keys are relative paths with ``/`` whose first part is an ``Area``: ``gallery/2026/11/22/<id>.png``,
 ``sources/ab/<sha256>.png``. Only a backend knows which folder or bucket an area is.
@@ -16,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, NamedTuple, Protocol
 
-from diffusion_local.errors import DiskFull, echo
+from diffusion_local.errors import Conflict, DiskFull, StorageProblem, echo
 from diffusion_local.messages import message
 
 CHUNK = 256 * 1024
@@ -253,3 +254,41 @@ def no_such_key(key: str) -> FileNotFoundError:
 def disk_full_error(reserve: int) -> DiskFull:
     """The error for less than ``reserve`` free bytes."""
     return DiskFull(message("storage_low", reserve=reserve // 10**6))
+
+
+#: Areas that are copied: previews are those of running pictures.
+COPIED = tuple(area for area in Area if area is not Area.PREVIEWS)
+
+
+def copy_blobs(source: Blobs, target: Blobs, name: str, report: Callable[[int], object]) -> int:
+    """Copy every file; returns their number. ``report`` is called with the number so far.
+
+    Raises Conflict if the target has a file that the source has not, and StorageProblem if one differs after it was
+    written.
+    """
+    for area in COPIED:
+        for each in target.list(f"{area}/"):
+            if source.stat(each.key) is None:
+                raise Conflict(message("move_not_empty", place=name))
+    copied = 0
+    for area in COPIED:
+        for each in source.list(f"{area}/"):
+            copy_blob(source, target, each.key, each.size)
+            copied += 1
+            report(copied)
+    return copied
+
+
+def copy_blob(source: Blobs, target: Blobs, key: str, size: int) -> None:
+    wanted, there = StoredFile(source, key).sha256(), target.stat(key)
+    if there is not None and there.size == size and StoredFile(target, key).sha256() == wanted:
+        return  # by an earlier run
+    with source.open(key) as file:
+
+        def write(copy: object) -> None:
+            while piece := file.read(CHUNK):
+                copy.write(piece)  # type: ignore[attr-defined]
+
+        target.write(key, write, durable=True)
+    if StoredFile(target, key).sha256() != wanted:
+        raise StorageProblem(message("move_differs", what=key))

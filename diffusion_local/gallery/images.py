@@ -9,9 +9,8 @@ from diffusion_local import actor
 from diffusion_local.db import rows, search
 from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import as_list, contains, distinct_values, in_list
+from diffusion_local.db.dialect import SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
 from diffusion_local.db.rows import not_found
-from diffusion_local.db.schema import SHAPE, recipe_mark
 from diffusion_local.db.search import word_count
 from diffusion_local.domain import Image, utc_now
 from diffusion_local.errors import InvalidParams, echo

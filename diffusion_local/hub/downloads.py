@@ -1,14 +1,64 @@
-"""The downloads table, which is the source of truth; the downloader only asks what to do."""
+"""The downloads table, which is the source of truth, and the sources of downloads: repositories of the hub, URLs of
+files, and model versions on Civitai.
+"""
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
-from diffusion_local.hub.sources import shown_source
 from diffusion_local.messages import from_json, message, to_json
+
+SUFFIX = ".safetensors"
+MAX_NAME = 100  # characters of a file name
+CIVITAI = re.compile(r"civitai:(?:models/(?P<model>[0-9]{1,12})|(?P<version>[0-9]{1,12}))")
+CIVITAI_HOSTS = ("civitai.com", "www.civitai.com")
+#: Path of a page or a download on Civitai: of a model, whose version may be in the query, or of a version.
+CIVITAI_PATH = re.compile(
+    r"/models/(?P<model>[0-9]{1,12})(?:/[^/]*)?/?|/(?:api/download/models|model-versions)/(?P<version>[0-9]{1,12})/?"
+)
+
+
+def is_link(source: str) -> bool:
+    """Whether a download's source is a URL or a version on Civitai instead of a repository of the hub."""
+    return "://" in source or source.startswith("civitai:")
+
+
+def shown_source(source: str) -> str:
+    """A source as it may be shown and logged: without the query, which may hold credentials."""
+    return source.partition("?")[0] if "://" in source else source
+
+
+def civitai_source(text: str) -> str:
+    """``civitai:VERSION`` or ``civitai:models/MODEL`` (its newest version) from the same, or from an address on
+    Civitai; "" for anything else."""
+    if CIVITAI.fullmatch(text):
+        return text
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return ""
+    found = CIVITAI_PATH.fullmatch(parts.path)
+    if parts.scheme not in ("http", "https") or parts.hostname not in CIVITAI_HOSTS or not found:
+        return ""
+    version = found["version"] or next(iter(parse_qs(parts.query).get("modelVersionId", ())), "")
+    source = f"civitai:{version}" if version else f"civitai:models/{found['model']}"
+    return source if CIVITAI.fullmatch(source) else ""
+
+
+def provisional_name(source: str) -> str:
+    """Name of a Civitai download until its API has told the file's name."""
+    return source.replace(":", "-").replace("/", "-") + SUFFIX
+
+
+def name_in(url: str) -> str:
+    """The file name at the end of a URL's path."""
+    return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
 class DownloadState(StrEnum):
@@ -36,7 +86,7 @@ KEPT_DOWNLOADS = 50  # ended downloads kept
 class Download:
     """A download; sizes in bytes. ``bytes_total`` is 0 until the server has reported it.
 
-    ``repo``: a repository of the hub, a URL, or a version on Civitai (see ``hub.sources``). ``digest``: SHA-256 that
+    ``repo``: a repository of the hub, a URL, or a version on Civitai (see above). ``digest``: SHA-256 that
     the file of a URL must have, and the one that it has once it is here.
     """
 

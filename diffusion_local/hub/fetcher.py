@@ -18,9 +18,8 @@ from typing import Any
 from diffusion_local import disk
 from diffusion_local.errors import DatabaseProblem, HubProblem, echo
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
-from diffusion_local.hub.downloads import Download, DownloadStore
+from diffusion_local.hub.downloads import Download, DownloadStore, is_link
 from diffusion_local.hub.links import Links
-from diffusion_local.hub.sources import is_link
 from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
 from diffusion_local.models.integrity import UNUSED, is_component

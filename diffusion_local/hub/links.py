@@ -22,7 +22,7 @@ import httpx
 from diffusion_local import __version__
 from diffusion_local.errors import HubProblem, InvalidParams, ModelUnavailable, echo
 from diffusion_local.hub.client import MAX_TRIES, TIMEOUT, digest_existing, reason
-from diffusion_local.hub.sources import CIVITAI, MAX_NAME, SUFFIX, shown_source
+from diffusion_local.hub.downloads import CIVITAI, MAX_NAME, SUFFIX, shown_source
 from diffusion_local.messages import message
 from diffusion_local.models.headers import read_header
 from diffusion_local.notify.addresses import AllowedTargets, check_target, is_public

@@ -17,8 +17,8 @@ from diffusion_local.models.description import READY, ModelFacts
 from diffusion_local.models.distilled import distillation_of
 from diffusion_local.models.folders import read_config, weight_files
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, HeldPart, Probe
-from diffusion_local.models.source import FOLDER as PARTS_FOLDER
-from diffusion_local.models.source import Source
+from diffusion_local.models.description import FOLDER as PARTS_FOLDER
+from diffusion_local.models.description import Source
 
 #: Where a part is kept: in a file of its own, in a diffusers folder, or beside other parts.
 ALONE, FOLDER, TOGETHER = range(3)

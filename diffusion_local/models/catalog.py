@@ -25,13 +25,12 @@ from diffusion_local.models.adapters import (
     resolve_name,
 )
 from diffusion_local.models.curated import closest_curated
-from diffusion_local.models.description import READY, RECOGNISED
+from diffusion_local.models.description import READY, RECOGNISED, Source
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.index import STARTER as STARTER
 from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Probe
-from diffusion_local.models.source import Source
 from diffusion_local.options import validate
 from diffusion_local.options.inpaint import AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits

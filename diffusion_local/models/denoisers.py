@@ -1,13 +1,12 @@
-"""Denoisers: which model a transformer or UNet is of, and which other parts of it lie in the same file."""
+"""Denoisers: which model a transformer or UNet belongs to, and which other parts of it are in the same file."""
 
 from collections.abc import Iterator
 
 from diffusion_local import families
 from diffusion_local.families.sign import Sign, measure
-from diffusion_local.models import parts, unets
+from diffusion_local.models import parts, probe
 from diffusion_local.models.headers import Header
-from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe
-from diffusion_local.models.unets import Unet
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe, Unet
 from diffusion_local.models.unsupported import STRANGERS, Foreign
 from diffusion_local.models.weights import (
     SVDQUANT,
@@ -134,7 +133,7 @@ def held_part(part: str, view: TensorView) -> HeldPart:
 
 def detect_unet(header: Header) -> Probe | None:
     for view in views(header):
-        found = unets.read_unet(view)
+        found = probe.read_unet(view)
         if found is None:
             continue
         if found.temporal:

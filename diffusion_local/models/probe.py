@@ -1,14 +1,88 @@
-"""The record of a file of weights: its kind, family and variant, how its weights come, and which parts of a model
-it holds.
+"""The record of a file of weights: kind, family, variant, precision, the parts of a model it holds, and the shape of
+its UNet.
 
-``identify`` makes it from a header; ``verdicts`` tells by it whether the file can be used, and the engine acts on it.
+``identify`` makes it from a header; ``verdicts`` decides from it whether the file can be used, and the engine loads by
+it. Tensor names of a UNet are those of the original training code (``input_blocks``) or of diffusers (``down_blocks``).
 """
 
+import re
 from dataclasses import dataclass, field
 
 from diffusion_local import families
+from diffusion_local.families import sdxl
 from diffusion_local.models.loras import LoraFile
-from diffusion_local.models.unets import Unet
+from diffusion_local.models.weights import TensorView
+
+ORIGINAL, DIFFUSERS = "original", "diffusers"
+#: Widths of the text that cross attention reads, and of what is added to the time step.
+SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
+KOLORS_ADDED, UNCLIP_ADDED, SVD_ADDED = 5632, (2048, 1536), 768
+#: Input channels of a UNet that reads a picture beside the latents (InstructPix2Pix).
+PICTURE_CHANNELS = 8
+DEPTH = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
+DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
+CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
+
+
+@dataclass(frozen=True, slots=True)
+class Unet:
+    """``channels`` go in, ``width`` is that of the text, ``added`` that of what is added to the time step (0: nothing).
+    ``depths`` are the transformer blocks of each attention on the way down."""
+
+    naming: str
+    channels: int
+    first: int
+    width: int
+    added: int
+    depths: tuple[int, ...]
+    temporal: bool
+
+    @property
+    def architecture(self) -> str:
+        """The architecture by the width of the text and the shape, empty for one that is not known."""
+        if self.width == XL:
+            if self.added == KOLORS_ADDED:
+                return "kolors"
+            return sdxl.DEPTHS.get(self.depths, "sdxl")
+        if (self.width, self.channels) == (SD1, PICTURE_CHANNELS):
+            return "sd1_instruct"
+        return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
+
+
+def read_unet(view: TensorView) -> Unet | None:
+    """None if the tensors are no UNet's."""
+    original = view.shape("input_blocks.0.0.weight")
+    if original is not None and len(original) == 4:
+        return read_shape(view, ORIGINAL, original, "label_emb.0.0.weight")
+    ours = view.shape("conv_in.weight")
+    if ours is not None and len(ours) == 4 and view.has("down_blocks.0.resnets.0.conv1", "up_blocks.0"):
+        return read_shape(view, DIFFUSERS, ours, "add_embedding.linear_1.weight")
+    return None
+
+
+def read_shape(view: TensorView, naming: str, entrance: tuple[int, ...], added: str) -> Unet:
+    label = view.shape(added)
+    depths: dict[tuple[int, ...], int] = {}
+    width, temporal = 0, False
+    pattern = DEPTH if naming == ORIGINAL else DEPTH_DIFFUSERS
+    for name in view.tensors:
+        if found := pattern.match(name):
+            *place, block = (int(each) for each in found.groups())
+            depths[tuple(place)] = max(depths.get(tuple(place), 0), block + 1)
+        elif CROSS.search(name):
+            shape = view.shape(name)
+            width = width or (shape[-1] if shape else 0)
+        temporal = temporal or "time_stack" in name or "temporal_transformer_blocks" in name
+    return Unet(
+        naming,
+        channels=entrance[1],
+        first=entrance[0],
+        width=width,
+        added=label[-1] if label and len(label) == 2 else 0,
+        depths=tuple(depths[place] for place in sorted(depths)),
+        temporal=temporal,
+    )
+
 
 #: Kinds of files beside those of ``parts``.
 CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, IP_ADAPTER, ATTACHMENT, STRANGER, UNKNOWN = (

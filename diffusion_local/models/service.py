@@ -18,10 +18,11 @@ from diffusion_local.domain import DeviceMemory, Fit, Image
 from diffusion_local.engine.planning import MemoryPlan, active_workers, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.hub.downloads import Download, DownloadStore
-from diffusion_local.hub.sources import (
+from diffusion_local.hub.downloads import (
     MAX_NAME,
     SUFFIX,
+    Download,
+    DownloadStore,
     civitai_source,
     is_link,
     name_in,

@@ -11,7 +11,7 @@ from diffusion_local.models.assembly import Pool, assemble, find_config
 from diffusion_local.models.description import READY, ModelFacts, incomplete
 from diffusion_local.models.folders import INPAINT_CHANNELS, read_config, read_json_object
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
-from diffusion_local.models.unets import PICTURE_CHANNELS, Unet
+from diffusion_local.models.probe import PICTURE_CHANNELS, Unet
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.types import Kind
 

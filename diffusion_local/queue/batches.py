@@ -1,4 +1,6 @@
-"""Batches as a whole: progress, estimated completion, and changes to their queued jobs."""
+"""Batches as a whole: progress, estimated completion, changes to their queued jobs, and the graph of nodes that a
+batch was submitted as.
+"""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,14 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from diffusion_local.accounts import quota
+from diffusion_local.accounts import store
+from diffusion_local.authority import guarded
 from diffusion_local.db import rows
-from diffusion_local.db.access import readable, writable
+from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.db.dialect import as_list, by_index, in_list
+from diffusion_local.db.dialect import RANKS, as_list, by_index, in_list
 from diffusion_local.db.rows import not_found
-from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import Batch, Image, Job, Lane, Params, State, utc_now
+from diffusion_local.errors import NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.queue import estimates
 from diffusion_local.queue.batch_times import late_warning, timing_of
 from diffusion_local.queue.estimates import Pace, Work
@@ -232,7 +236,7 @@ class BatchRows:
         with self._database.write() as db:
             changed = 0
             for job_id, each in params:
-                quota.check_size(each)
+                store.check_size(each)
                 values = rows.params_row(each)
                 sets = ", ".join(f"{name} = :{name}" for name in values)
                 changed += db.execute(
@@ -307,3 +311,51 @@ def seconds_until_cuts(
             loaded.add(work[0])
             spent += pace.load_seconds(work[0], "")
         spent += seconds
+
+
+MOST = 200  # in one answer
+LEFT = "(SELECT 1 FROM jobs WHERE jobs.batch_id = graphs.batch_id AND jobs.state IN ('queued', 'running'))"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """``graph`` is JSON, as the interface that stored it wrote it. ``finished``: all jobs of the batch have ended."""
+
+    batch_id: str
+    graph: str
+    created_at: str
+    finished: bool
+
+
+@guarded("graphs")
+class GraphStore:
+    """Built by ``compose``; hangs on the Studio as ``graphs``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, batch_id: str) -> Graph:
+        """Raises NotFound."""
+        found = self._read("AND graphs.batch_id = :id", id=batch_id)
+        if not found:
+            raise NotFound(message("no_such_batch", id=echo(batch_id)))
+        return found[0]
+
+    def page(self, limit: int = MOST, before: str | None = None) -> list[Graph]:
+        """Newest first; ``before`` is the last batch id of the page before."""
+        further = "AND graphs.batch_id < :before" if before else ""
+        return self._read(further, limit=max(0, min(limit, MOST)), before=before)
+
+    def unfinished(self, limit: int = MOST) -> list[Graph]:
+        """Those of batches that wait or run, newest first."""
+        return self._read(f"AND EXISTS {LEFT}", limit=max(0, min(limit, MOST)))
+
+    def _read(self, further: str, limit: int = 1, **values: str | None) -> list[Graph]:
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT graphs.*, batches.created_at, EXISTS {LEFT} AS unfinished FROM graphs "
+                f"JOIN batches ON batches.id = graphs.batch_id WHERE {owned('graphs')} {further} "
+                "ORDER BY graphs.batch_id DESC LIMIT :limit",
+                values | {"limit": limit},
+            )
+            return [Graph(row["batch_id"], row["graph"], row["created_at"], not row["unfinished"]) for row in found]

@@ -1,10 +1,13 @@
-"""Which queued jobs a worker may claim: what it can make, and what fits into a pass with another."""
+"""Which queued jobs a worker may claim: those it can make and that fit into a pass together. Jobs that failed on a
+slot for reasons of its machine (memory, a missing file, a lost device) wait for another slot: each slot is tried
+once, and at most MOST_SLOTS of them. These rows live as long as their job.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from diffusion_local.db import rows
-from diffusion_local.db.database import Transaction
+from diffusion_local.db.database import Database, Transaction
 from diffusion_local.domain import Claim, Job, Kind, Lane
 from diffusion_local.errors import LostClaim
 from diffusion_local.queue.order import QueueOrder
@@ -68,3 +71,33 @@ def batchable(first: Job, other: Job) -> bool:
 
 def claim_values(claim: Claim) -> dict[str, Any]:
     return {"id": claim.job_id, "worker": claim.worker, "attempt": claim.attempt}
+
+
+MOST_SLOTS = 3
+
+
+def slots_that_refused(db: Transaction, job_id: str) -> list[str]:
+    found = db.execute("SELECT slot FROM refusals WHERE job_id = ? ORDER BY slot", [job_id]).fetchall()
+    return [str(slot) for (slot,) in found]
+
+
+def note_refusal(db: Transaction, job_id: str, slot: str, kind: str) -> None:
+    db.upsert("refusals", {"job_id": job_id, "slot": slot, "kind": kind}, key=("job_id", "slot"))
+
+
+class RefusalStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def waiting_for_others(self, slot: str) -> dict[str, list[str]]:
+        """Queued jobs that a slot refused, each with all slots that did."""
+        with self._database.read() as db:
+            query = (
+                "SELECT job_id FROM refusals JOIN jobs ON jobs.id = refusals.job_id "
+                "WHERE refusals.slot = ? AND jobs.state = 'queued'"
+            )
+            return {str(job): slots_that_refused(db, job) for (job,) in db.execute(query, [slot]).fetchall()}
+
+    def of_job(self, job_id: str) -> list[str]:
+        with self._database.read() as db:
+            return slots_that_refused(db, job_id)

@@ -1,7 +1,7 @@
 """The queue grouped by batch: a page of batches, and a window of each one's jobs. Reads only the rows shown.
 
 Batches with work left come in queue order: running ones first, then by their first queued job; ended ones newest first.
-A batch's jobs are listed in the order of `db.schema.RANKS`. Pages start behind a key, not at an offset.
+A batch's jobs are listed in the order of ``db.dialect.RANKS``. Pages start behind a key, not at an offset.
 """
 
 import json

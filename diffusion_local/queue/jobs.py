@@ -27,11 +27,20 @@ from diffusion_local.domain import (
 )
 from diffusion_local.errors import LostClaim
 from diffusion_local.messages import is_known, message, to_json
-from diffusion_local.queue.claims import HOLDS_CLAIM, Able, SuitsOf, claim_values, held_by, line_beside
+from diffusion_local.queue.claims import (
+    HOLDS_CLAIM,
+    MOST_SLOTS,
+    Able,
+    SuitsOf,
+    claim_values,
+    held_by,
+    line_beside,
+    note_refusal,
+    slots_that_refused,
+)
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.machines import count_picture
 from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
-from diffusion_local.queue.refusals import MOST_SLOTS, note_refusal, slots_that_refused
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
 
 
@@ -273,7 +282,7 @@ class JobStore:
     def pass_on(self, claim: Claim, kind: str, note: str, others: Collection[str]) -> bool:
         """Return a job that failed on this slot for its machine's reasons to its place, for one of ``others``.
 
-        False, with nothing changed, if none of them is left to be tried, or enough were (see ``queue.refusals``).
+        False, with nothing changed, if none of them is left to be tried, or enough were (see ``queue.claims``).
         Raises LostClaim.
         """
         noted = rows.note_row(note)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
-from diffusion_local.accounts import quota
+from diffusion_local.accounts import store
 from diffusion_local.db import rows
 from diffusion_local.db.access import SEPARATOR, scoped_key
 from diffusion_local.db.database import Transaction
@@ -29,7 +29,7 @@ def insert_batch(
     if key and (found := earlier_submit(db, key, request)):
         return found
     require_not_blocked(db)
-    quota.check(db, batch.count)
+    store.check(db, batch.count)
     waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
     if waiting + batch.count > max_queued:
         raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
@@ -41,7 +41,7 @@ def insert_batch(
     ids: list[str] = []
 
     def job_rows() -> Iterator[rows.Row]:
-        for place, job in enumerate(quota.check_sizes(jobs)):
+        for place, job in enumerate(store.check_sizes(jobs)):
             ids.append(job.id)
             yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
 

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from diffusion_local.db import rows
 from diffusion_local.db.access import SEES_ALL, readable, redacted, scoped_key
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.db.dialect import as_list, by_index, in_list, seconds_between
+from diffusion_local.db.dialect import RANKS, as_list, by_index, in_list, seconds_between
 from diffusion_local.db.rows import not_found
-from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
 from diffusion_local.messages import from_json
 from diffusion_local.queue import estimates

@@ -1,10 +1,23 @@
-"""The workers table: slots and their workers. Informative only; the slot's file lock decides whether a worker lives."""
+"""The workers table, and the leases by which workers on other machines hold their slots.
 
+Rows of workers are informative only; a slot's file lock decides whether a local worker lives. Leases expire by the
+studio's clock: if one is not renewed in time, the jobs of its slot are recovered like those of a dead worker, and the
+attempt number of each claim fences late writes.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from diffusion_local.db import rows
 from diffusion_local.db.database import Database
-from diffusion_local.domain import DeviceMemory, Worker, utc_now
+from diffusion_local.domain import Condition, DeviceMemory, Worker, utc_now, utc_text
+from diffusion_local.errors import HomeInUse, LeaseLost
+from diffusion_local.messages import message
+from diffusion_local.queue.machines import stored_problem
 
 NONE_YET = DeviceMemory()
 #: Workers report every few seconds; after this silence the page shows that one does not answer.
@@ -61,3 +74,134 @@ class WorkerStore:
     def list_all(self) -> list[Worker]:
         with self._database.read() as db:
             return [rows.to_worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
+
+
+#: A lease with more than this share of its time left is not written again.
+FRESH_SHARE = 0.8
+
+#: Digests (sha256) of files by kind ("models", or a kind of adapter) and by the name under which jobs name them.
+Files = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """``account`` is whose credential took it; ``files`` are those that the worker has."""
+
+    slot: str
+    session: str
+    account: str
+    expires_at: str
+    files: Files
+
+    def expired(self, now: datetime) -> bool:
+        return datetime.fromisoformat(self.expires_at) <= now
+
+
+LEASES = "SELECT * FROM leases WHERE session != ''"
+
+
+class LeaseStore:
+    def __init__(self, database: Database, seconds: float) -> None:
+        """A lease lasts for ``seconds`` from each renewal."""
+        self._database = database
+        self._time = timedelta(seconds=seconds)
+
+    def take(self, slot: str, account: str) -> str:
+        """Hold a slot; the session by which it is renewed. Raises HomeInUse while another session holds it."""
+        now, session = datetime.now(UTC), secrets.token_urlsafe(16)
+        with self._database.write() as db:
+            expires = db.scalar("SELECT expires_at FROM leases WHERE slot = :slot", slot=slot)
+            if expires is not None and now < datetime.fromisoformat(expires) <= now + self._time:
+                raise HomeInUse(message("slot_leased", slot=slot))
+            row: dict[str, Any] = {
+                "slot": slot,
+                "session": session,
+                "account": account,
+                "expires_at": self._end(now),
+                "files": "{}",
+            }
+            row |= {"temperature": None, "shared_at": None, "problem": "", "hung": ""}
+            db.upsert("leases", row, key=("slot",))
+        return session
+
+    def renew(self, slot: str, session: str) -> None:
+        """Hold it for its whole time again. Raises LeaseLost if it expired and was taken or recovered since."""
+        now = datetime.now(UTC)
+        with self._database.read() as db:
+            expires = db.scalar(
+                "SELECT expires_at FROM leases WHERE slot = :slot AND session = :session", slot=slot, session=session
+            )
+        if expires is None:
+            raise self._lost(slot, session)
+        if FRESH_SHARE * self._time < datetime.fromisoformat(expires) - now <= self._time:
+            return
+        with self._database.write() as db:
+            renewed = db.execute(
+                "UPDATE leases SET expires_at = ? WHERE slot = ? AND session = ?", [self._end(now), slot, session]
+            ).rowcount
+        if not renewed:
+            raise self._lost(slot, session)
+
+    def renew_all(self) -> None:
+        """Let every lease run anew, as after time that does not count: the studio was away, or its clock was set."""
+        with self._database.write() as db:
+            db.execute("UPDATE leases SET expires_at = ? WHERE session != ''", [self._end(datetime.now(UTC))])
+
+    def end_hung(self, slot: str) -> bool:
+        """End the lease of a worker that makes no progress, which is told so at its next call; whether there is one."""
+        with self._database.write() as db:
+            ended = "UPDATE leases SET hung = session, session = '', expires_at = ? WHERE slot = ? AND session != ''"
+            return bool(db.execute(ended, [utc_text(datetime.now(UTC)), slot]).rowcount)
+
+    def note_condition(self, slot: str, condition: Condition, shared_limit: int) -> None:
+        """Note what a heartbeat reported. A GPU counts as shared if others use more than ``shared_limit`` bytes."""
+        columns = {"temperature": condition.temperature, "problem": stored_problem(condition.problem)}
+        if condition.shared_bytes > shared_limit:
+            columns["shared_at"] = utc_text(datetime.now(UTC))
+        with self._database.read() as db:
+            known = next(iter(db.query("SELECT * FROM leases WHERE slot = ?", [slot])), {})
+        if any(known.get(name) != value for name, value in columns.items()):
+            sets = ", ".join(f"{name} = :{name}" for name in columns)
+            with self._database.write() as db:
+                db.execute(f"UPDATE leases SET {sets} WHERE slot = :slot", columns | {"slot": slot})
+
+    def note_files(self, slot: str, files: Files) -> None:
+        with self._database.write() as db:
+            db.execute("UPDATE leases SET files = ? WHERE slot = ?", [json.dumps(files), slot])
+
+    def release(self, slot: str, session: str) -> None:
+        with self._database.write() as db:
+            db.execute("DELETE FROM leases WHERE slot = ? AND session = ?", [slot, session])
+
+    def get(self, slot: str) -> Lease | None:
+        with self._database.read() as db:
+            return next(map(to_lease, db.query(f"{LEASES} AND slot = ?", [slot])), None)
+
+    def all(self) -> list[Lease]:
+        """Those of workers that are not known to hang."""
+        with self._database.read() as db:
+            return [to_lease(row) for row in db.query(f"{LEASES} ORDER BY slot")]
+
+    def expired(self) -> list[str]:
+        """Slots whose time is over."""
+        now = datetime.now(UTC)
+        return [lease.slot for lease in self.all() if lease.expired(now)]
+
+    def end(self, slot: str) -> bool:
+        """End a lease whose time is over; whether there is one. The row of a hung worker stays, to tell it so."""
+        now = utc_text(datetime.now(UTC))
+        with self._database.write() as db:
+            over = "slot = ? AND expires_at <= ? AND session != ''"
+            return bool(db.execute(f"DELETE FROM leases WHERE {over}", [slot, now]).rowcount)
+
+    def _lost(self, slot: str, session: str) -> LeaseLost:
+        with self._database.read() as db:
+            hung = db.scalar("SELECT hung FROM leases WHERE slot = :slot", slot=slot)
+        return LeaseLost(message("worker_hung" if hung and hung == session else "lease_lost", slot=slot))
+
+    def _end(self, now: datetime) -> str:
+        return utc_text(now + self._time)
+
+
+def to_lease(row: dict[str, Any]) -> Lease:
+    return Lease(row["slot"], row["session"], row["account"], row["expires_at"], json.loads(row["files"]))

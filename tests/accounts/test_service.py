@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from diffusion_local.accounts import service as module
-from diffusion_local.accounts import sign_ins
+from diffusion_local.accounts import store
 from diffusion_local.accounts.service import Accounts, network_of
-from diffusion_local.accounts.sign_ins import KNOWN_DAYS
-from diffusion_local.accounts.store import AccountStore
+from diffusion_local.accounts.store import KNOWN_DAYS, AccountStore
 from diffusion_local.actor import Role, Scope
 from diffusion_local.compose import Services
 from diffusion_local.domain import utc_text
@@ -301,8 +300,8 @@ def test_signing_in_to_ones_own_account_does_not_forgive_guesses_at_others(accou
 
 
 def test_what_is_counted_is_bounded(services: Services, accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_ins, "MAX_KEYS", 30)
-    monkeypatch.setattr(sign_ins, "MAX_DEVICES", 4)
+    monkeypatch.setattr(store, "MAX_KEYS", 30)
+    monkeypatch.setattr(store, "MAX_DEVICES", 4)
     attack(accounts, count=40)
     for number in range(10):
         accounts.sign_in("root", PASSWORD, f"10.9.9.{number}", "", next_device=f"device {number}")

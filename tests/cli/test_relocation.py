@@ -12,7 +12,7 @@ from diffusion_local.db import copying
 from diffusion_local.db.database import find_database
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict, StorageProblem
-from diffusion_local.gallery import copying as file_copying
+from diffusion_local.gallery import blobs as blobs_
 from diffusion_local.gallery.blobs import Area, StoredFile
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.settings import Settings
@@ -111,7 +111,7 @@ def test_a_move_that_is_cut_off_leaves_no_rows_and_goes_on(
     filled: Services, servers: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = contents(filled.settings)
-    copy_blob, copy_table = file_copying.copy_blob, copying.copy_table
+    copy_blob, copy_table = blobs_.copy_blob, copying.copy_table
     copied: list[str] = []
 
     def fail_at_the_second(source: object, target: object, key: str, size: int) -> None:
@@ -126,7 +126,7 @@ def test_a_move_that_is_cut_off_leaves_no_rows_and_goes_on(
         return copy_table(old, new, table, columns)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(file_copying, "copy_blob", fail_at_the_second)
+        patch.setattr(blobs_, "copy_blob", fail_at_the_second)
         with pytest.raises(StorageProblem):
             carry(filled.settings, servers)
     with monkeypatch.context() as patch:

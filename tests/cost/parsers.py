@@ -24,7 +24,7 @@ from starlette.responses import FileResponse
 
 from diffusion_local import domain, machines, manual, prompt_helper, styles
 from diffusion_local.accounts import service as accounts
-from diffusion_local.batches import export
+from diffusion_local.batches import service
 from diffusion_local.db.search import fts_query
 from diffusion_local.dispatch import leased, slots
 from diffusion_local.domain import Batch, Image, new_job
@@ -34,21 +34,11 @@ from diffusion_local.gallery import contact_sheet, foreign_recipes, quality, rec
 from diffusion_local.gallery import service as pictures
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.grammar import schedules, tags, weights
-from diffusion_local.hub import fetcher, links, sources
+from diffusion_local.hub import downloads, fetcher, links
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
 from diffusion_local.messages import deserialize, message, serialize, translate
-from diffusion_local.models import (
-    adapters,
-    curated,
-    directories,
-    distilled,
-    headers,
-    loras,
-    prompt_limits,
-    starter_words,
-    unets,
-)
+from diffusion_local.models import adapters, curated, directories, distilled, headers, loras, probe, prompt_limits
 from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import addresses, dispatcher, hooks
@@ -227,9 +217,9 @@ def settings_with(**changes: str) -> Settings:
 
 def downloaded(text: str) -> None:
     for source in (text, f"civitai:{text}", f"https://civitai.com/models/{text}"):
-        sources.is_link(source)
-        sources.shown_source(source)
-        sources.provisional_name(sources.civitai_source(source))
+        downloads.is_link(source)
+        downloads.shown_source(source)
+        downloads.provisional_name(downloads.civitai_source(source))
 
 
 def helped(text: str) -> None:
@@ -248,16 +238,16 @@ PARSERS = [
     Parser("password", "accounts/service.py", accounts.validate_password),
     Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
-    Parser("slug of a batch", "batches/export.py", lambda text: export.file_name(job(text), "a.png")),
+    Parser("slug of a batch", "batches/service.py", lambda text: service.file_name(job(text), "a.png")),
     Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
     Parser("answer of a prompt helper", "prompt_helper.py", helped),
-    Parser("source of a download", "hub/sources.py", downloaded),
+    Parser("source of a download", "hub/downloads.py", downloaded),
     Parser("name of a downloaded file", "hub/links.py", links.safe_name),
     Parser("path of a model's file", "remote/models.py", remote_models.is_safe),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.NAME.fullmatch),
-    Parser("Chinese of a prompt", "models/starter_words.py", lambda text: starter_words.understood(LATIN, f"树{text}")),
+    Parser("Chinese of a prompt", "models/prompt_limits.py", lambda text: prompt_limits.understood(LATIN, f"树{text}")),
     Parser("names in a sentence", "web/ui/templates.py", templates.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
@@ -316,7 +306,7 @@ PARSERS = [
     Parser("word of a textual inversion", "models/adapters.py", lambda text: adapters.contains_word(text, "ink")),
     Parser("tensors of a LoRA", "models/loras.py", lambda text: loras.read_lora(tensors(text))),
     Parser("name of a tensor", "models/lora_layers.py", lambda text: loras.read_lora(tensors(text, len(text)))),
-    Parser("tensors of a UNet", "models/unets.py", lambda text: unets.read_unet(TensorView(tensors(text)))),
+    Parser("tensors of a UNet", "models/probe.py", lambda text: probe.read_unet(TensorView(tensors(text)))),
     Parser("quantised tensors", "models/weights.py", lambda text: quantisation_of(tensors(text))),
     Parser("name of a known model", "models/curated.py", lambda text: curated.closest_curated("sd1", "", text)),
     Parser(

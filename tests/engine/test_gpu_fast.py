@@ -104,7 +104,7 @@ def test_a_picture_without_numbers_is_decoded_again_and_remembered(
 ) -> None:
     import torch
 
-    from diffusion_local.engine.fused.decoder import FusedDecoder
+    from diffusion_local.engine.fused.forms import FusedDecoder
 
     engine = engines["fast"]
     expected = Draw(engines["exact"])(**LARGE)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import autoencoder, img2img, inpainting, samplers
+from diffusion_local.engine import autoencoder, img2img, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable, Stopped
 from scripts.starter.models import load_pipeline
@@ -132,7 +132,7 @@ def test_a_source_that_is_gone_or_damaged_is_named(draw_at_home: Draw, at_home: 
 
 def test_a_source_of_another_size_is_filled_in_and_transparency_is_white() -> None:
     tall = PIL.new("RGBA", (50, 200), (255, 0, 0, 0))
-    canvas = inpainting.make_canvas(tall, PIL.new("RGBA", (10, 10), (255, 255, 255, 0)), PARAMS)
+    canvas = img2img.make_inpainting_canvas(tall, PIL.new("RGBA", (10, 10), (255, 255, 255, 0)), PARAMS)
     assert canvas.source.size == (128, 128)
     assert canvas.source.getpixel((64, 64)) == (255, 255, 255)
     assert canvas.mask is not None

@@ -10,7 +10,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import inpainting, samplers
+from diffusion_local.engine import img2img, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.img2img import add_noise
 from tests.engine.conftest import Draw
@@ -117,7 +117,7 @@ def test_what_lies_under_the_mask_decides_the_picture(draw_at_home: Draw, at_hom
 def test_the_masked_part_is_filled_with_its_surroundings() -> None:
     picture = PIL.new("RGB", (128, 128), (200, 40, 40))
     picture.paste((0, 0, 255), (48, 48, 80, 80))
-    found = inpainting.filled(picture, mask_of(picture.size, (44, 44, 84, 84)))
+    found = img2img.filled(picture, mask_of(picture.size, (44, 44, 84, 84)))
     assert max(abs(a - b) for a, b in zip(found.getpixel((64, 64)), (200, 40, 40), strict=True)) < 12  # type: ignore[arg-type]
     assert found.getpixel((5, 5)) == (200, 40, 40)
 
@@ -141,7 +141,7 @@ class TestOutpaint:
 
     def test_a_mask_and_a_frame_go_together(self) -> None:
         source, mask = PIL.new("RGB", (100, 100), "teal"), mask_of((100, 100), (0, 0, 10, 10))
-        canvas = inpainting.make_canvas(source, mask, params(outpaint="150x100", width=152, height=104))
+        canvas = img2img.make_inpainting_canvas(source, mask, params(outpaint="150x100", width=152, height=104))
         assert canvas.mask is not None
         assert [canvas.mask.getpixel(at) for at in ((5, 50), (30, 5), (75, 50), (145, 50))] == [255, 255, 0, 255]
         assert canvas.source.getpixel((145, 50)) == (0, 128, 128)

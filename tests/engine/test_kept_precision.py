@@ -12,7 +12,7 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.memory import GIB
 from diffusion_local.engine.planning import plan
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.source import Source
+from diffusion_local.models.description import Source
 from tests.engine.conftest import Draw
 
 

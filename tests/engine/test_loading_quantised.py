@@ -13,7 +13,7 @@ import transformers
 from PIL import Image as PIL
 from safetensors.torch import load_file, save_file
 
-from diffusion_local.engine import weights
+from diffusion_local.engine import precision
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.loading import load_part
 from diffusion_local.errors import ModelUnavailable
@@ -71,7 +71,7 @@ def test_a_tensor_that_is_missing_is_named(part: Path) -> None:
 
 
 def test_quantised_weights_count_as_they_are_in_memory(starter: Model) -> None:
-    found = weights.read(starter.folder)
+    found = precision.read(starter.folder)
     assert 21_000_000 < found.parts["unet"] < 21_200_000  # scales do not count
     assert 50 * 2**20 < starter.memory_bytes < 62 * 2**20  # two bytes a number once dequantised
 
@@ -267,5 +267,5 @@ def test_folders_with_quantised_parts_draw_what_their_numbers_draw(
     most = "fp32" if (kind, form) == ("unet", "fp8_scaled") else FORMS[form][2]  # convolutions are not scaled
     assert (quantised.precision, numbers.precision) == (most, "fp32")
     assert quantised.memory_bytes == pytest.approx(numbers.memory_bytes, rel=1e-3)
-    assert weights.read(quantised.path).parts == pytest.approx(weights.read(numbers.path).parts, rel=1e-3)
+    assert precision.read(quantised.path).parts == pytest.approx(precision.read(numbers.path).parts, rel=1e-3)
     assert close(drawn(quantised.path), drawn(numbers.path))

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from diffusion_local.domain import RUNGS, Fit, Kind
-from diffusion_local.engine import weights
+from diffusion_local.engine import precision
 from diffusion_local.engine.memory import GIB, LADDERS, MemoryNeed, RungChoice, Weights, choose, estimate, next_rung
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.source import Source
+from diffusion_local.models.description import Source
 from diffusion_local.settings import assets
 from tests.support import params
 
@@ -31,7 +31,7 @@ FLUX = Weights(
 
 
 def rung(weights: Weights, size: int, free_gib: float, ladder: tuple[str, ...] = CUDA, number_bytes: int = 2) -> str:
-    need = estimate(weights, number_bytes, size, size)
+    need = estimate(precision, number_bytes, size, size)
     return choose(ladder, "it", need, int(free_gib * GIB), params(width=size, height=size), []).rung
 
 
@@ -184,7 +184,7 @@ def test_a_measured_peak_stands_over_the_estimate() -> None:
 
 
 def test_the_starter_is_weighed_by_its_parts(starter: Model) -> None:
-    found = weights.read(starter.folder)
+    found = precision.read(starter.folder)
     assert set(found.parts) == {"unet", "text_encoder", "vae"}
     assert 0.98 < sum(found.parts.values()) * 2 / starter.memory_bytes < 1.02
     assert not found.upcasts_vae
@@ -208,7 +208,7 @@ def test_a_tensor_in_two_precisions_counts_once_and_unused_parts_do_not(tmp_path
     (tmp_path / "vae" / "model.safetensors").write_bytes(b"broken")
     (tmp_path / "vae" / "config.json").write_text('{"block_out_channels": [32, 64]}')
     safetensors(tmp_path / "text_encoder_2" / "model.safetensors", {"a": [3]})
-    found = weights.read(tmp_path)
+    found = precision.read(tmp_path)
     assert found.parts == {"unet": 101, "text_encoder_2": 3}
     assert (found.vae_channels, found.upcasts_vae) == (32, True)
 
@@ -217,5 +217,5 @@ def test_a_model_of_several_files_is_weighed_by_its_parts(starter: Model, tmp_pa
     counts = {"unet": 8, "text_encoder": 3, "text_encoder_2": 4, "vae": 5}
     sources = tuple(Source(slot, slot, tmp_path / "model.safetensors", count=count) for slot, count in counts.items())
     model = replace(starter, folder=assets() / "configs/sdxl", sources=sources)
-    assert weights.model_weights(model).parts == counts
-    assert weights.model_weights(model).upcasts_vae  # it is SDXL by its text encoders
+    assert precision.model_weights(model).parts == counts
+    assert precision.model_weights(model).upcasts_vae  # it is SDXL by its text encoders

@@ -10,7 +10,7 @@ from diffusion_local.domain import DeviceMemory, Fit, Kind, Worker
 from diffusion_local.engine.memory import GIB
 from diffusion_local.engine.planning import MemoryPlan, active_workers, default_params, plan
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.source import Source
+from diffusion_local.models.description import Source
 from diffusion_local.settings import assets
 from tests.support import run_python
 

@@ -13,10 +13,9 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import Engine, Part, Pass, samplers, second_pass
+from diffusion_local.engine import Engine, Part, Pass, passes, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.loops import loops_of
-from diffusion_local.engine.second_pass import Mosaic
+from diffusion_local.engine.passes import Mosaic, loops_of
 from diffusion_local.errors import Stopped
 from diffusion_local.options.hires import SecondPass, schedule, tiles
 from tests.engine.conftest import Draw
@@ -122,7 +121,7 @@ def test_tiles_show_no_seams(draw_at_home: Draw, monkeypatch: pytest.MonkeyPatch
         return float(at / elsewhere)
 
     assert ratio() < 1.5
-    monkeypatch.setattr(second_pass, "ramp", lambda size, overlap: PIL.new("L", size, 255))
+    monkeypatch.setattr(passes, "ramp", lambda size, overlap: PIL.new("L", size, 255))
     assert ratio() > 4  # the measure finds seams where there are some
 
 

@@ -5,7 +5,7 @@ from inspect import signature
 import pytest
 import torch
 
-from diffusion_local.engine import samplers, transfers
+from diffusion_local.engine import conditioning, samplers
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 CUDA = torch.device("cuda")
@@ -18,7 +18,7 @@ def test_steps_are_the_same(sampler: str, schedule: str) -> None:
     for spared in (False, True):
         scheduler = samplers.scheduler(sampler, CONFIG, schedule)
         if spared:
-            transfers.avoid_synchronisation(scheduler, CUDA)
+            conditioning.avoid_synchronisation(scheduler, CUDA)
         scheduler.set_timesteps(7, device="cpu")
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)) * scheduler.init_noise_sigma
         generator = torch.Generator().manual_seed(2)
@@ -32,7 +32,7 @@ def test_steps_are_the_same(sampler: str, schedule: str) -> None:
 
 def test_a_scheduler_is_not_asked_to_search_for_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = samplers.scheduler("Euler", CONFIG)
-    transfers.avoid_synchronisation(scheduler, CUDA)
+    conditioning.avoid_synchronisation(scheduler, CUDA)
     scheduler.set_timesteps(4, device="cpu")
     monkeypatch.setattr(scheduler, "index_for_timestep", lambda *_: pytest.fail("it would wait for the device"))
     scheduler.scale_model_input(torch.ones(1, 4, 2, 2), scheduler.timesteps[0])
@@ -40,10 +40,10 @@ def test_a_scheduler_is_not_asked_to_search_for_its_first_step(monkeypatch: pyte
 
 def test_elsewhere_nothing_changes() -> None:
     scheduler = samplers.scheduler("Euler", CONFIG)
-    transfers.avoid_synchronisation(scheduler, torch.device("cpu"))
+    conditioning.avoid_synchronisation(scheduler, torch.device("cpu"))
     assert "set_timesteps" not in scheduler.__dict__
     module = torch.nn.Linear(2, 2)
-    with transfers.AsyncCopies(torch.device("cpu")) as prelude:
+    with conditioning.AsyncCopies(torch.device("cpu")) as prelude:
         prelude.end_at(module)
         module(torch.ones(2))
     assert not module._forward_pre_hooks
@@ -59,14 +59,14 @@ def test_a_prelude_ends_at_the_first_call(monkeypatch: pytest.MonkeyPatch) -> No
         def __exit__(self, *_: object) -> None:
             entered.append("ended")
 
-    monkeypatch.setattr(transfers, "PinnedCopies", Noted)
+    monkeypatch.setattr(conditioning, "PinnedCopies", Noted)
     module = torch.nn.Linear(2, 2)
-    with transfers.AsyncCopies(CUDA) as prelude:
+    with conditioning.AsyncCopies(CUDA) as prelude:
         prelude.end_at(module)
         module(torch.ones(2))
         assert entered == ["begun", "ended"]
         assert not module._forward_pre_hooks
     assert entered == ["begun", "ended"]
-    with transfers.AsyncCopies(CUDA) as prelude:  # one that is interrupted before
+    with conditioning.AsyncCopies(CUDA) as prelude:  # one that is interrupted before
         prelude.end_at(module)
     assert not module._forward_pre_hooks

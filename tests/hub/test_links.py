@@ -17,9 +17,8 @@ from diffusion_local.cli.models import format_download
 from diffusion_local.compose import Services
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.hub import links
-from diffusion_local.hub.downloads import Download, DownloadState
+from diffusion_local.hub.downloads import Download, DownloadState, civitai_source
 from diffusion_local.hub.fetcher import Fetcher
-from diffusion_local.hub.sources import civitai_source
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import tab_models
 from tests.models import files

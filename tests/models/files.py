@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable, message_of
-from diffusion_local.models import adapters, single_files
+from diffusion_local.models import adapters, assembly
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
@@ -195,7 +195,7 @@ def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = Non
     """``configs`` are folders in which a fitting configuration may be, the preferred first; ``pool`` has the parts that
     other files hold."""
     try:
-        return single_files.describe(path, read_file(path), tuple(configs), pool or Pool())
+        return assembly.describe(path, read_file(path), tuple(configs), pool or Pool())
     except ModelUnavailable as problem:
         return incomplete(problem.message, size_bytes=path.stat().st_size)
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.models.prompt_limits import count_read
-from diffusion_local.models.starter_words import understood
+from diffusion_local.models.prompt_limits import count_read, understood
 
 
 @pytest.mark.parametrize(

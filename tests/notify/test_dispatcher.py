@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
-from diffusion_local.db.schema import FAILURES_NOTIFIED
+from diffusion_local.db.dialect import FAILURES_NOTIFIED
 from diffusion_local.domain import Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.notify import dispatcher as module

@@ -9,9 +9,8 @@ import pytest
 from diffusion_local.db.database import Database
 from diffusion_local.domain import Condition, utc_text
 from diffusion_local.errors import LeaseLost, NotFound
-from diffusion_local.queue.leases import LeaseStore
 from diffusion_local.queue.machines import MachineStore, count_picture, machine_of, pictures_per_hour
-from diffusion_local.queue.workers import WorkerStore
+from diffusion_local.queue.workers import LeaseStore, WorkerStore
 from tests.support import sql
 
 

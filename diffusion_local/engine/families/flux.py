@@ -8,7 +8,7 @@ import diffusers
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import references, transformer
+from diffusion_local.engine import inputs, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 
 
@@ -20,7 +20,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
     """Kontext: of a model that was trained with one picture."""
-    kontext = references.with_same_parts(diffusers.FluxKontextPipeline, pipe)
+    kontext = inputs.with_same_parts(diffusers.FluxKontextPipeline, pipe)
     return partial(kontext, image=pictures[0], max_area=params.width * params.height)
 
 

@@ -11,7 +11,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwen
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import references, transformer
+from diffusion_local.engine import inputs, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 #: Of the prompt, as in the pipeline's call.
@@ -74,7 +74,7 @@ def fitted(picture: PIL.Image, plus: bool) -> tuple[int, int]:
 
 def editing(pipe: Any) -> Any:
     pipeline = diffusers.QwenImageEditPlusPipeline if pipe.plus else diffusers.QwenImageEditPipeline
-    return references.with_same_parts(pipeline, pipe, processor=pipe.processor)
+    return inputs.with_same_parts(pipeline, pipe, processor=pipe.processor)
 
 
 def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import prompts, references, unet
+from diffusion_local.engine import inputs, unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 
@@ -34,10 +34,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     if text is not None and clip_skip < 2:  # its own way of skipping needs transformers 4
         positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None)
         return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
-    read = prompts.Encoder(pipe, "", max(0, clip_skip - 1), True, device)
+    read = unet.Encoder(pipe, "", max(0, clip_skip - 1), True, device)
     if negative is None:
         return {"prompt_embeds": read(prompt), "negative_prompt_embeds": None}
-    positive, unwanted = prompts.same_length(read(prompt), read(negative), read(""))
+    positive, unwanted = unet.same_length(read(prompt), read(negative), read(""))
     return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
 
 
@@ -47,7 +47,7 @@ def inpainting(pipe: Any) -> Any:
 
 def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
     """InstructPix2Pix: the picture, at the size of the result, goes in beside the latents."""
-    edits = references.with_same_parts(
+    edits = inputs.with_same_parts(
         diffusers.StableDiffusionInstructPix2PixPipeline, pipe, requires_safety_checker=False
     )
     return unet.sized_by_picture(partial(edits, **unet.instructed(params, pictures)))

@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import torch
 
-from diffusion_local.engine import prompts, unet
+from diffusion_local.engine import unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 
@@ -33,7 +33,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
             text, None, device, 1, against is not None, against or None, clip_skip=skip or None
         )
     else:
-        first, second = (prompts.Encoder(pipe, number, 1 + skip, False, device) for number in ("", "_2"))
+        first, second = (unet.Encoder(pipe, number, 1 + skip, False, device) for number in ("", "_2"))
 
         def read(words: str) -> torch.Tensor:
             return torch.cat([first(words), second(words)], dim=-1)
@@ -41,7 +41,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
         positive, pooled, unwanted, unwanted_pooled = read(prompt), second.pooled(prompt), None, None
         if negative is not None:
             if negative:
-                positive, unwanted = prompts.same_length(positive, read(negative), read(""))
+                positive, unwanted = unet.same_length(positive, read(negative), read(""))
                 unwanted_pooled = second.pooled(negative)
             else:
                 unwanted, unwanted_pooled = torch.zeros_like(positive), torch.zeros_like(pooled)

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from diffusion_local.accounts.service import Accounts
-from diffusion_local.accounts.sign_ins import KNOWN_DAYS
+from diffusion_local.accounts.store import KNOWN_DAYS
 from diffusion_local.actor import Actor, current
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
 from diffusion_local.messages import message

@@ -10,7 +10,7 @@ import gradio as gr
 from diffusion_local import serializers
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import UserError
-from diffusion_local.hub.sources import is_link
+from diffusion_local.hub.downloads import is_link
 from diffusion_local.models.curated import REPO
 from diffusion_local.models.service import FOLDERS
 from diffusion_local.studio import Studio

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from diffusion_local.engine.fused import denoiser as denoiser_module
-from diffusion_local.engine.fused.denoiser import FusedDenoiser
+from diffusion_local.engine.fused.denoiser import FusedDenoiser, FusedUNet
 from diffusion_local.engine.fused.operations import Quantised, TorchOperations
 from diffusion_local.engine.fused.packing import Unsupported
-from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
 

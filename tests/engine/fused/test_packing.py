@@ -6,9 +6,9 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from diffusion_local.engine.fused.denoiser import FusedUNet
 from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.fused.packing import Unsupported, lora_bytes
-from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
 from tests.engine.fused.test_unet import step

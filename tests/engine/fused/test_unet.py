@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_local.engine.fused.denoiser import FusedUNet
 from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.fused.packing import Unsupported, eight_bit_bytes
-from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
 

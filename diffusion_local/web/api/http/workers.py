@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse, Response
 from diffusion_local import actor
 from diffusion_local.actor import LOCAL, Scope, acting
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import sharing, wire
+from diffusion_local.dispatch import offers, wire
 from diffusion_local.dispatch.leased import LeasedDispatch
 from diffusion_local.dispatch.offers import Installed
 from diffusion_local.dispatch.storage import Storage
@@ -145,7 +145,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
         shared = None
         if services.settings.share_models == "on":
             with acting(LOCAL):
-                shared = sharing.find(services, kind, name)
+                shared = offers.find(services, kind, name)
         if shared is None or path not in shared.files:
             raise NotFound(message("no_shared_file", name=echo(name)))
         return FileResponse(shared.files[path], media_type="application/octet-stream")

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import NotFound
-from diffusion_local.queue.graphs import Graph
+from diffusion_local.queue.batches import Graph
 from diffusion_local.serializers import Json
 from diffusion_local.studio import MAX_JOBS_BY_ID, Studio
 from diffusion_local.web.api.dialects.calls import why_not

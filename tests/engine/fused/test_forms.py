@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from diffusion_local.engine import autoencoder
-from diffusion_local.engine.fused.decoder import FusedDecoder
-from diffusion_local.engine.fused.forms import Forms
+from diffusion_local.engine.fused.forms import Forms, FusedDecoder
 from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.fused.packing import Unsupported
 from tests.engine.fused import models

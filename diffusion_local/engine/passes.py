@@ -1,0 +1,247 @@
+"""The loops of a pass: the first one, those of a second pass at a larger size (whole or tile by tile), and a loop
+that is suspended between two steps and resumed.
+
+To resume, the pipeline is called again with the latents of the suspended loop and a scheduler that holds its state and
+only the remaining steps. The results equal those of an uninterrupted run bit for bit.
+"""
+
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import wraps
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image as PIL
+
+from diffusion_local.domain import Kind, Params
+from diffusion_local.engine import img2img
+from diffusion_local.engine.previews import LONG_SIDE
+from diffusion_local.options.hires import Box, Size, schedule, tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """``params`` are those of the pass with the size, steps and kind of work of this loop.
+
+    ``skipped`` steps of its schedule are left out at the beginning; ``done`` steps of the picture count as done before
+    it. ``box`` is the part of the enlarged picture of size ``whole`` that a loop of a second pass makes.
+    """
+
+    params: Params
+    number: int
+    skipped: int
+    done: int
+    whole: Size
+    box: Box | None = None
+
+    @property
+    def made(self) -> int:
+        """Steps that are made."""
+        return self.params.steps - self.skipped
+
+    @property
+    def end(self) -> int:
+        """Steps of the picture that are done after it."""
+        return self.done + self.made
+
+    @property
+    def is_tile(self) -> bool:
+        return self.box is not None and self.box != (0, 0, *self.whole)
+
+
+def loops_of(params: Params) -> list[Loop]:
+    skipped = img2img.skipped_steps(params.steps, params.strength) if params.source else 0
+    first = Loop(params, 0, skipped, skipped, (params.width, params.height))
+    second = params.second
+    if second is None:
+        return [first]
+    steps, left_out = schedule(second.steps, params.hires_strength)
+    width, height = second.loop_size
+    part = replace(params, kind=Kind.IMG2IMG, width=width, height=height, steps=steps)
+    loops = [
+        Loop(part, number, left_out, params.steps + (number - 1) * second.steps, second.size, box)
+        for number, box in enumerate(second.boxes, 1)
+    ]
+    return [first, *loops] if params.has_first_pass else loops
+
+
+#: How latents are interpolated, by the upscaler's name.
+LATENT: dict[str, dict[str, Any]] = {
+    "Latent": {"mode": "bilinear"},
+    "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
+    "Latent (bicubic)": {"mode": "bicubic"},
+    "Latent (bicubic antialiased)": {"mode": "bicubic", "antialias": True},
+    "Latent (nearest-exact)": {"mode": "nearest-exact"},
+}
+
+#: (picture, upscaler, size) to the picture (RGB) at that size.
+Enlarge = Callable[[PIL.Image, str, Size], PIL.Image]
+
+
+def interpolated(latents: torch.Tensor, upscaler: str, like: torch.Tensor) -> torch.Tensor:
+    """Latents, N x C x h x w, in the size of others."""
+    rows, columns = like.shape[-2:]
+    return torch.nn.functional.interpolate(latents.float(), size=(rows, columns), **LATENT[upscaler]).to(like)
+
+
+class Mosaic:
+    """Enlarged pictures (RGB) of a pass, by place, which a second pass changes tile by tile.
+
+    The tiles of a row are blended into a strip, and whole strips into the picture, so that no tile's end shows where
+    four of them meet. ``strips`` are those of the row at work, once its first tile is made.
+    """
+
+    def __init__(self, pictures: Sequence[PIL.Image], strips: Sequence[PIL.Image] = ()) -> None:
+        self.pictures = [each.copy() for each in pictures]
+        self.strips = list(strips)
+        self._small = [shrunken(each) for each in pictures]
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[torch.Tensor], count: int) -> Self:
+        """From what ``tensors`` gave for ``count`` pictures."""
+        found = [PIL.fromarray(each.numpy()) for each in tensors]
+        return cls(found[:count], found[count:])
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Copies of the pictures and then of the strips, H x W x 3, 8 bits a channel."""
+        return [torch.from_numpy(np.array(each)) for each in (*self.pictures, *self.strips)]
+
+    def crops(self, loop: Loop) -> list[PIL.Image]:
+        """A tile of each picture, with what was made of its neighbours."""
+        left, top, right, bottom = box_of(loop)
+        if left == 0:
+            return [each.crop((left, top, right, bottom)) for each in self.pictures]
+        return [each.crop((left, 0, right, bottom - top)) for each in self.strips]
+
+    def paste(self, loop: Loop, made: Sequence[PIL.Image]) -> None:
+        """Blend a tile of each picture into it, over the width by which it overlaps the tiles made before it."""
+        left, top, right, bottom = box_of(loop)
+        width = loop.whole[0]
+        boxes = list(tiles(loop.whole, loop.params.hires_tile))
+        if left == 0:
+            self.strips = [each.crop((0, top, width, bottom)) for each in self.pictures]
+        before = max((each[2] for each in boxes if each[0] < left), default=left)
+        across = ramp((right - left, bottom - top), before - left)
+        for place, tile in enumerate(made):
+            self._small[place] = self.preview(loop, place, tile)
+            self.strips[place].paste(tile, (left, 0), across)
+        if right == width:
+            above = max((each[3] for each in boxes if each[1] < top), default=top)
+            down = ramp((bottom - top, width), above - top).transpose(PIL.Transpose.TRANSPOSE)
+            for picture, strip in zip(self.pictures, self.strips, strict=True):
+                picture.paste(strip, (0, top), down)
+
+    def preview(self, loop: Loop, place: int, tile: PIL.Image) -> PIL.Image:
+        """A small picture in which a tile, of any size, lies in its place."""
+        small = self._small[place].copy()
+        across, down = small.width / loop.whole[0], small.height / loop.whole[1]
+        left, top, right, bottom = (
+            round(edge * scale) for edge, scale in zip(box_of(loop), (across, down, across, down), strict=True)
+        )
+        small.paste(tile.resize((max(1, right - left), max(1, bottom - top))), (left, top))
+        return small
+
+
+def box_of(loop: Loop) -> Box:
+    assert loop.box is not None
+    return loop.box
+
+
+def shrunken(picture: PIL.Image) -> PIL.Image:
+    small = picture.copy()
+    small.thumbnail((LONG_SIDE, LONG_SIDE))
+    return small
+
+
+def ramp(size: Size, overlap: int) -> PIL.Image:
+    """A mask of a size that grows from 0 to 255 over the first ``overlap`` columns."""
+    weights = np.minimum((np.arange(size[0]) + 0.5) / max(overlap, 0.5), 1.0)
+    return PIL.fromarray(np.tile(np.round(weights * 255).astype(np.uint8), (size[1], 1)))
+
+
+log = logging.getLogger(__name__)
+
+#: What a scheduler keeps from step to step, and no wrapper that was put around its methods.
+_PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLoop:
+    """After ``calls`` of the denoiser in a loop, and ``steps`` whole steps of the picture.
+
+    ``latents`` are as the pipeline has them. ``mosaic`` are the pictures that a second pass changes tile by tile.
+    """
+
+    calls: int
+    steps: int
+    latents: torch.Tensor
+    scheduler: dict[str, Any]
+    generators: list[torch.Tensor]
+    loop: int = 0
+    mosaic: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def capture(
+        cls,
+        loop: int,
+        mosaic: Mosaic | None,
+        scheduler: Any,
+        generators: Sequence[torch.Generator],
+        calls: int,
+        steps: int,
+        latents: torch.Tensor,
+    ) -> "HeldLoop":
+        state = {
+            name: list(value) if isinstance(value, list) else value
+            for name, value in vars(scheduler).items()
+            if isinstance(value, _PLAIN) and not name.startswith("__")
+        }
+        states = [each.get_state() for each in generators]
+        return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [])
+
+    def to_bytes(self, stamp: str) -> bytes:
+        """``stamp`` identifies version, device and settings that computed it."""
+        file = io.BytesIO()
+        torch.save({"stamp": stamp} | {each.name: getattr(self, each.name) for each in fields(self)}, file)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, stamp: str) -> "HeldLoop | None":
+        """None for damaged bytes, and for those with another stamp."""
+        try:
+            found = torch.load(io.BytesIO(data), weights_only=True)
+            return cls(**found) if found.pop("stamp") == stamp else None
+        except Exception as problem:  # whatever a damaged file makes of it
+            log.warning("a picture that was put aside starts anew: %s", problem)
+            return None
+
+
+def resume(scheduler: Any, paused: HeldLoop, skipped_calls: int, scales_start: bool) -> None:
+    """Make a fresh scheduler continue. ``skipped_calls`` were left out at the beginning of the picture.
+
+    ``scales_start``: the pipeline multiplies what it is handed by ``init_noise_sigma``, which must be 1 for latents
+    that are under way.
+    """
+    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+    whole: list[Any] = []
+
+    @wraps(set_timesteps)  # pipelines read the signature
+    def set_rest(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        for name, value in paused.scheduler.items():
+            setattr(scheduler, name, list(value) if isinstance(value, list) else value)
+        whole[:] = [scheduler.timesteps]
+        scheduler.timesteps = scheduler.timesteps[skipped_calls + paused.calls :]
+
+    @wraps(step)
+    def whole_step(*args: Any, **kwargs: Any) -> Any:
+        scheduler.timesteps = whole[0]
+        return step(*args, **kwargs)
+
+    scheduler.set_timesteps, scheduler.step = set_rest, whole_step
+    if scales_start:
+        kind = type(scheduler)
+        scheduler.__class__ = type(kind.__name__, (kind,), {"init_noise_sigma": 1.0})
