@@ -358,7 +358,7 @@ class Page:
 
 def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
     """Of each tab, unchanged and with one job more each time; by the handler alone and over HTTP."""
-    from diffusion_local.web.ui.look import TABS, look
+    from diffusion_local.web.page_delta import TABS, look
 
     told = {}
     for tab in TABS:

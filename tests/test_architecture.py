@@ -87,7 +87,7 @@ HOMES = {
     "pynvml": ("system/gpus.py",),
     "standardwebhooks": ("notify/",),
     "argon2": ("accounts/service.py",),
-    "cryptography": ("system/tls.py",),
+    "cryptography": ("system/network.py",),
     "ifaddr": ("system/network.py",),
     "zeroconf": ("system/network.py",),
     "platformdirs": ("settings.py",),

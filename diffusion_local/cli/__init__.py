@@ -7,14 +7,14 @@ import typer
 
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.cli import accounts, batches, jobs, lists, machines, models, pictures, relocation, reports, serving
+from diffusion_local.cli import accounts, batches, jobs, lists, machines, models, pictures, reports, serving
 from diffusion_local.disk import private_umask
 from diffusion_local.errors import UserError
 
 REFUSED = 2  # exit status after a UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for part in (accounts, jobs, lists, batches, models, machines, pictures, reports, serving, relocation):
+for part in (accounts, jobs, lists, batches, models, machines, pictures, reports, serving):
     app.add_typer(part.app)
 
 

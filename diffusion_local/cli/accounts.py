@@ -17,7 +17,7 @@ from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.system.tls import self_signed
+from diffusion_local.system.network import self_signed
 
 app = typer.Typer()
 user = typer.Typer(no_args_is_help=True, help="Accounts: who may sign in, as what, and how much they may ask for.")

@@ -1,4 +1,5 @@
-"""The families of models, one module each: whatever module lies in this package is registered by its ``FAMILY``.
+"""The families of models, one module each: every module of this package is registered by its ``FAMILY``. Families that
+are recognised and not run share the module ``recognised``.
 
 To add a family, write its module here and its engine half under the same name in ``engine/families``, and list its
 models in ``assets/models.json``.
@@ -8,18 +9,20 @@ import pkgutil
 from collections.abc import Callable, Container
 from importlib import import_module
 
+from diffusion_local.families import recognised
 from diffusion_local.families.family import Architecture, Family
 from diffusion_local.families.sign import Layers, Sign
 from diffusion_local.messages import message
 from diffusion_local.options.types import Kind
 
-#: Modules of this package that are no family.
-HELPERS = ("family", "sign")
+#: Modules of this package that are not one family.
+HELPERS = ("family", "recognised", "sign")
 
 
 def discovered() -> tuple[Family, ...]:
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
-    return tuple(import_module(f"{__name__}.{name}").FAMILY for name in names)
+    supported = tuple(import_module(f"{__name__}.{name}").FAMILY for name in names)
+    return tuple(sorted((*supported, *recognised.FAMILIES), key=lambda family: family.id))
 
 
 #: All families by id, in alphabetical order.

@@ -28,8 +28,7 @@ from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor import exit_causes
 from diffusion_local.supervisor.leader import Leader
-from diffusion_local.supervisor.lease_watch import LeaseWatch
-from diffusion_local.supervisor.watchdog import Watchdog, answers
+from diffusion_local.supervisor.watchdog import LeaseWatch, Watchdog, answers
 from diffusion_local.system import permissions
 from diffusion_local.system.network import announced, check_exposure, check_tls, local_url, other_urls, scheme
 from diffusion_local.worker.stopping import Stop, listen_to_signals

@@ -1,7 +1,8 @@
-"""Polls ``/healthz`` of the web process and kills it when it no longer answers.
+"""Detects what is alive but useless: the web process that no longer answers ``/healthz`` (killed), and workers on
+other machines whose lease expired or that hang (their jobs are requeued).
 
-A process can be alive but useless: stopped, in an endless computation, or with a blocked event loop. Any response
-counts, even an error or a closed connection: only silence is a reason to kill.
+A process can be stopped, in an endless computation, or have a blocked event loop. Any response counts, even an error or
+a closed connection: only silence is a reason to kill.
 """
 
 import contextlib
@@ -11,8 +12,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Protocol
 
+from diffusion_local.compose import Services
+from diffusion_local.dispatch import slots
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import local_host
 
@@ -126,3 +130,58 @@ def connect(settings: Settings) -> http.client.HTTPConnection:
     context.check_hostname = False  # only liveness is probed, not identity
     context.verify_mode = ssl.CERT_NONE
     return http.client.HTTPSConnection(host, settings.port, timeout=TIMEOUT_SECONDS, context=context)
+
+
+JUMP_SECONDS = 10.0  # by which the clock may differ from the monotonic one between two polls
+LONGEST_GAP = 15.0  # seconds between two polls; after a longer one silence means nothing
+
+Report = tuple[str, str]  # job, time of its last report
+
+
+class LeaseWatch:
+    """``poll`` is called every few seconds by the supervisor."""
+
+    def __init__(
+        self,
+        services: Services,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._services = services
+        self._clock = clock
+        self._wall = wall
+        self._polled: tuple[float, datetime] | None = None
+        self._heard: dict[str, dict[Report, float]] = {}
+
+    def poll(self, healthy_seconds: float) -> None:
+        """``healthy_seconds``: for how long workers have been able to reach the web process."""
+        now, wall = self._clock(), self._wall()
+        before, self._polled = self._polled, (now, wall)
+        if before is not None:
+            passed = now - before[0]
+            if abs((wall - before[1]).total_seconds() - passed) > JUMP_SECONDS:
+                log.warning("the time of day has jumped: every lease runs anew")
+                self._services.leases.renew_all()
+            if passed > LONGEST_GAP:
+                self._heard.clear()
+        if healthy_seconds <= self._services.settings.lease_seconds:
+            self._heard.clear()  # nobody could report
+            return
+        slots.recover_expired(self._services)  # whoever lives has renewed its lease since the web process is there
+        self._end_hung(now)
+
+    def _end_hung(self, now: float) -> None:
+        """A worker whose heartbeat goes on may hang all the same: its jobs then report no progress within their limit,
+        by the rule that holds for workers of this machine.
+        """
+        view, timeout = self._services.view, self._services.settings.step_timeout
+        found: dict[str, dict[Report, float]] = {}
+        for lease in self._services.leases.all():
+            known, found[lease.slot] = self._heard.get(lease.slot, {}), {}
+            for job, at, limit in view.running_reports(lease.slot, timeout):
+                since = found[lease.slot][(job.id, at)] = known.get((job.id, at), now)
+                if now - since > limit:
+                    log.error("%s made no progress for too long", lease.slot, extra={"job": job.id})
+                    slots.recover_hung(self._services, lease.slot)
+                    break
+        self._heard = found

@@ -1,9 +1,10 @@
-"""Who is it: tells from a cookie or a token on whose behalf each request acts, and turns away whoever must sign in.
+"""Authentication: determines from a cookie or token for which account a request acts, and rejects requests that must
+sign in. Quoted cookies are removed before anything else reads them.
 
 A token comes as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token`` (A1111)
-or ``X-API-Key``; a browser's session as a cookie. A picture also opens by a signed address. While there is no account
-everybody acts as the machine's own person, if only this machine reaches the server or that was said aloud; otherwise
-nobody comes in (``exposure``).
+or ``X-API-Key``; a browser's session as a cookie. A picture also opens by a signed address. While there are no
+accounts, requests act as the local admin if the server listens on loopback only or ``auth = "none"`` was set
+explicitly; otherwise they are refused (``exposure``).
 """
 
 import base64
@@ -32,9 +33,40 @@ from diffusion_local.messages import Message, message
 from diffusion_local.notify.links import Links
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import refusal_reason
-from diffusion_local.web import cookies
 from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER, error_body
+
+
+def cookie_value(header: str, name: str) -> str:
+    """The value of a cookie in a ``Cookie`` header (RFC 6265, 4.2.1); empty if there is none, or a quoted one."""
+    for pair in header.split(";"):
+        found, _, value = pair.partition("=")
+        if found.strip() == name:
+            plain = value.strip()
+            return "" if '"' in plain or "\\" in plain else plain
+    return ""
+
+
+class Cookies:
+    """ASGI middleware: removes quoted cookies from the request. Our own are never quoted.
+
+    ``http.cookies`` unquotes values in time quadratic in their length on Pythons before 3.11.10 (CVE-2024-7592), and
+    Starlette's ``request.cookies`` does the same.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and any(name == b"cookie" for name, _ in scope["headers"]):
+            headers = [(name, plain(value) if name == b"cookie" else value) for name, value in scope["headers"]]
+            scope = dict(scope) | {"headers": headers}
+        await self._app(scope, receive, send)
+
+
+def plain(header: bytes) -> bytes:
+    return b";".join(pair for pair in header.split(b";") if b'"' not in pair and b"\\" not in pair)
+
 
 MOST_WRONG = 60  # unknown tokens of an address within WINDOW seconds
 MOST_KEPT = 10_000  # addresses, and pairs of an address and its token
@@ -122,7 +154,7 @@ def given(headers: Headers, cookie: str) -> Credentials:
             return Credentials(token="?")
         if account or token:  # Open WebUI sends an empty one where none was set
             return Credentials(token=token or account, account=account if token else "")
-    return Credentials(session=cookies.cookie(headers.get("cookie", ""), cookie))
+    return Credentials(session=cookie_value(headers.get("cookie", ""), cookie))
 
 
 class Access:

@@ -9,14 +9,13 @@ from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, files, health, lan, manual, openapi, page_delta, refusals
-from diffusion_local.web.access import Access
+from diffusion_local.web.access import Access, Cookies
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import dialects, http
 from diffusion_local.web.api.dialects.paths import Paths
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.mcp import serving as mcp
 from diffusion_local.web.api.watch import Watch
-from diffusion_local.web.cookies import Cookies
 from diffusion_local.web.host_check import HostCheck, allowed_origins
 from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, LongLived
 from diffusion_local.web.page_html import PageHtml

@@ -1,11 +1,18 @@
-"""Pictures and icons as files, by id: with entity tags, and in ranges (RFC 9110, sections 13 and 14)."""
+"""Pictures, icons and other stored files as responses: with entity tags, and in ranges (RFC 9110, sections 13 and
+14).
+"""
 
+import os
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from diffusion_local import serializers
 from diffusion_local.domain import Image, State
@@ -15,8 +22,45 @@ from diffusion_local.messages import message
 from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import known_already
-from diffusion_local.web.api.stored import StoredResponse
 from diffusion_local.web.refusals import NEVER
+
+
+class StoredResponse(FileResponse):
+    """A stored file, or the ranges of it that are asked for, whether or not it lies in a folder of this machine.
+
+    Raises FileNotFoundError if it is not there.
+    """
+
+    def __init__(
+        self,
+        file: StoredFile,
+        media_type: str,
+        headers: Mapping[str, str],
+        name: str | None = None,
+        status_code: int = 200,  # FastAPI reads it here
+    ) -> None:
+        stat, path = file.stat(), file.local_path
+        status = cast(os.stat_result, SimpleNamespace(st_size=stat.size, st_mtime=stat.modified))
+        super().__init__(path or file.key, status_code, headers, media_type, filename=name, stat_result=status)
+        self._file = file
+        self._local = path is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._local:  # a server that sends files by their paths has none here
+            extensions = {k: v for k, v in scope.get("extensions", {}).items() if k != "http.response.pathsend"}
+            scope = {**scope, "extensions": extensions}
+        await super().__call__(scope, receive, send)
+
+    @asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[anyio.AsyncFile[bytes]]:
+        """Where FileResponse opens its path."""
+        file = anyio.wrap_file(await anyio.to_thread.run_sync(self._file.open))
+        try:
+            yield file
+        finally:
+            with anyio.CancelScope(shield=True):  # close it even if the transfer is cancelled
+                await file.aclose()
+
 
 T = TypeVar("T", bound=Callable[..., Any])
 

@@ -1,21 +1,95 @@
-"""What an open page asks each second, ``/look``: its parts, as far as they have changed; 204 where none has.
+"""What changed on an open page since its last request, ``/look``: each page polls once a second and gets the parts
+that differ, or 204.
 
-Past Gradio and FastAPI, as every open page asks each second: an unchanged answer costs a tenth of a Gradio event.
+Bypasses Gradio and FastAPI: an unchanged answer costs a tenth of a Gradio event. See ``look.js``.
 """
 
 import json
+import re
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from diffusion_local import __version__
-from diffusion_local.errors import InvalidParams
+from diffusion_local import __version__, disk
+from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
+from diffusion_local.queue.groups import JobFilter
 from diffusion_local.studio import Studio
 from diffusion_local.web.refusals import NEVER
-from diffusion_local.web.ui.look import look
+from diffusion_local.web.ui import (
+    tab_create,
+    tab_gallery,
+    tab_lists,
+    tab_models,
+    tab_queue,
+    tab_settings,
+    view,
+    view_now,
+)
+from diffusion_local.web.ui.words import language
+
+#: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
+TABS: dict[str, tuple[Callable[..., str], int]] = {
+    "create": (tab_create.draw, 2),
+    "lists": (tab_lists.draw, 1),
+    "queue": (tab_queue.draw, 1),
+    "gallery": (tab_gallery.draw, 1),
+    "models": (tab_models.draw, 0),
+    "settings": (tab_settings.draw, 0),
+}
+#: What a tab shows beside the database: a text that changes with it.
+PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
+#: The pictures of the gallery are a part of their own: one more picture changes their number, and none of the tiles.
+TILES = "tiles"
+TILES_OF = re.compile("<!--tiles-->(.*)<!--/tiles-->", re.DOTALL)
+PARTS = ("now", "notices", "drawer", *TABS, TILES)
+
+Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
+
+
+def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Look | None:
+    """None where nothing has changed since ``seen``, as in nearly every second. ``drawer``: the queue's is open."""
+    try:
+        with disk.storage_errors():
+            return changes(studio, seen, tab if tab in TABS else "create", asked, drawer)
+    except UserError as error:  # the database: told in the now-line until it is well again
+        return "", {"now": view_now.now_problem(error)}
+
+
+def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Look | None:
+    """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
+    now = view.utc()
+    draw, count = TABS[tab]
+    first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
+    values = [*asked[first : first + count], *[""] * count][:count]
+    key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
+    key += f"-{mark(repr((tab, values, drawer, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
+    seen_key, *seen_marks = seen.split() or [""]
+    if key == seen_key:
+        return None
+    snapshot = studio.snapshot()
+    drawn = {
+        "now": view_now.now_line(snapshot, now),
+        "notices": view_now.worker_notice(snapshot, now),
+        tab: draw(studio, snapshot, now, *values),
+    }
+    if tab == "gallery" and (tiles := TILES_OF.search(drawn[tab])):
+        drawn[TILES] = tiles[1]
+        drawn[tab] = TILES_OF.sub("<!--tiles-->", drawn[tab])
+    if drawer:
+        drawn["drawer"] = view_now.drawer(snapshot, studio.groups.live(JobFilter(), view_now.MOST), now)
+    marks = dict(zip(PARTS, seen_marks, strict=False))
+    changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
+    marks |= {part: mark(html) for part, html in changed.items()}
+    return " ".join([key, *(marks.get(part, "-") for part in PARTS)]), changed
+
+
+def mark(content: str) -> str:
+    return f"{zlib.crc32(content.encode('utf-8', 'replace')):x}"
 
 
 def add(app: FastAPI, studio: Studio) -> None:

@@ -8,9 +8,26 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local import serializers
-from diffusion_local.web.cookies import cookie
+from diffusion_local.actor import current
+from diffusion_local.web.access import cookie_value
 from diffusion_local.web.ui import addresses, theme, words
-from diffusion_local.web.ui.shell import shell
+from diffusion_local.web.ui.templates import render
+
+
+def shell(path: str, url: str = "") -> str:
+    """For the page at this path; ``url`` is where a phone of the network finds the server, if it can."""
+    view = path.removeprefix(addresses.PREFIX).strip("/").split("/")[0]
+    person = current()
+    return render(
+        "shell.html",
+        views=[each for each in addresses.VIEWS if each != "queue"],
+        open_view=view if view in addresses.VIEWS else "create",
+        now="",
+        unknown=not addresses.known(path),
+        phone_url=url,
+        who=person.name if person.source == "session" else "",
+    )
+
 
 #: Gradio's components ask the browser for its language; this answers with the one that the person has chosen.
 HEAD = """<head>
@@ -53,7 +70,9 @@ class PageHtml:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        code = words.preferred(cookie(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", ""))
+        code = words.preferred(
+            cookie_value(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", "")
+        )
         with words.speaking(code):
             if scope["method"] == "GET" and addresses.serves(scope["path"]):
                 await self._page(scope, receive, send, words.TAGS[code], "gzip" in headers.get("accept-encoding", ""))

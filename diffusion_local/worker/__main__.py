@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import BinaryIO, cast
 
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
@@ -16,15 +16,39 @@ from diffusion_local.dispatch import Dispatch, OutputTerms, offers
 from diffusion_local.dispatch.local import open_dispatch
 from diffusion_local.dispatch.slots import full_name, machine_name
 from diffusion_local.domain import Condition, DeviceMemory
-from diffusion_local.engine.factory import open_engine
+from diffusion_local.engine import Engine
 from diffusion_local.errors import DatabaseProblem, HomeInUse, StorageProblem, UserError
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.digests import Digests
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.settings import Settings, go_offline
+from diffusion_local.settings import Settings, go_offline, keep_kernels
 from diffusion_local.system import gpus, logs
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.stopping import Stop, exit_after_grace, listen_to_signals, stop_at_end_of_input
+
+
+def open_engine(settings: Settings, slot: str, open_source: Callable[[str], BinaryIO]) -> Engine:
+    """The engine of the settings on the device of this slot (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
+
+    ``open_source`` opens a source picture by its id.
+
+    Raises DeviceUnavailable if this machine has no such device, UserError if it lacks the precision of the settings.
+    """
+    if settings.engine == "fake":
+        from diffusion_local.engine.fake import FakeEngine
+
+        return FakeEngine(settings.fake_step_seconds)
+
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+    from diffusion_local.engine.inputs import PictureInputs
+
+    keep_kernels(settings.kernels)
+    limit = int(settings.memory_limit_gb * 1024**3)
+    graphs = settings.cuda_graphs == "auto"
+    inputs = PictureInputs(settings, open_source)
+    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, inputs, graphs, settings.speed)
+
 
 log = logging.getLogger("diffusion_local.worker")
 

@@ -28,10 +28,9 @@ from diffusion_local.models.digests import Digests
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.kept import HeldPassStore
-from diffusion_local.worker.ladder import Ladder
+from diffusion_local.worker.ladder import Ladder, PassSizes
 from diffusion_local.worker.reporting import DATABASE_PAUSE, PassReporter, Reporter
 from diffusion_local.worker.saving import Saver
-from diffusion_local.worker.sizes import PassSizes
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)

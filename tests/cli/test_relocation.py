@@ -6,7 +6,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from diffusion_local.cli.relocation import carry
+from diffusion_local.cli.serving import carry
 from diffusion_local.compose import Services, open_blobs, open_services
 from diffusion_local.db import copying
 from diffusion_local.db.database import find_database

@@ -59,12 +59,13 @@ from diffusion_local.web.api.dialects import cog, comfyui, paths
 from diffusion_local.web.api.dialects.a1111 import controlnet
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.dialects.comfyui import submitting
+from diffusion_local.web.api.dialects.openai import reading
 from diffusion_local.web.api.dialects.openai import reading as openai
-from diffusion_local.web.api.dialects.openai import sd_cpp
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.mcp import pictures as mcp
-from diffusion_local.web.ui import place, place_queue, templates, view, view_history, words
+from diffusion_local.web.ui import templates, view, view_history, words
+from diffusion_local.web.ui.addresses import GalleryState, QueueState
 from tests.support import params
 
 LATIN: Any = SimpleNamespace(scripts=("LATIN",))  # a model that reads no Chinese
@@ -253,8 +254,8 @@ PARSERS = [
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
     Parser("translated sentence", "web/ui/words.py", composed),
     Parser("paths of a traceback", "web/ui/view_history.py", view_history.shortened_paths),
-    Parser("place in the gallery", "web/ui/place.py", lambda text: place.Place.read(text).written()),
-    Parser("place in the queue", "web/ui/place_queue.py", place_queue.QueuePlace.read),
+    Parser("place in the gallery", "web/ui/addresses.py", lambda text: GalleryState.read(text).written()),
+    Parser("place in the queue", "web/ui/addresses.py", QueueState.read),
     Parser(
         "size, OpenAI",
         "web/api/dialects/openai/reading.py",
@@ -414,7 +415,7 @@ PARSERS = [
         "web/api/dialects/comfyui/submitting.py",
         lambda text: [submitting.ANNOTATION.sub("", text), submitting.FACTOR.search(text)],
     ),
-    Parser("tag of stable-diffusion.cpp", "web/api/dialects/openai/sd_cpp.py", sd_cpp.without_tags),
+    Parser("tag of stable-diffusion.cpp", "web/api/dialects/openai/reading.py", reading.without_tags),
     Parser("X-Request-Id", "web/requests.py", requests.GIVEN.fullmatch),
     Parser("label of a sheet", "gallery/contact_sheet.py", lambda text: contact_sheet.wrap_text(text, 200, 14, 3)),
 ]
@@ -424,7 +425,7 @@ EXEMPT = {
     "engine/single_file.py": "names of tensors, of at most 500 characters, by anchored patterns",
     "accounts/pairings.py": "removes single characters",
     "db/translation.py": "the program's own SQL",
-    "web/ui/look.py": "the gallery's HTML, as the program wrote it",
+    "web/page_delta.py": "the gallery's HTML, as the program wrote it",
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "engine/adapters.py": "a file's name as literal text, in a prompt of bounded length",
     "operations/registry.py": "the paths of routes, as the program declares them",

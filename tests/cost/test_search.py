@@ -10,7 +10,7 @@ from diffusion_local.db.connections import LIMITS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
 from diffusion_local.queue.groups import MAX_TEXT, JobFilter
-from diffusion_local.web.ui import look
+from diffusion_local.web import page_delta
 from tests.cost.conftest import WebProcess
 from tests.support import run_python
 from tests.web.conftest import client_of, made
@@ -99,7 +99,7 @@ def test_http_refuses_and_names_the_field(services: Services) -> None:
 
 def test_the_page_says_so_and_shows_the_gallery(services: Services) -> None:
     made(services)
-    found = look.look(services.studio, "", "gallery", ["", "", "", "", urlencode({"search": CRASH})])
+    found = page_delta.look(services.studio, "", "gallery", ["", "", "", "", urlencode({"search": CRASH})])
     assert found is not None
     assert f"must have at most {MAX_CHARS:,} characters" in found[1]["gallery"]
     assert "apple" in found[1]["tiles"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from diffusion_local.engine import devices
-from diffusion_local.engine.factory import open_engine
 from diffusion_local.settings import Settings
+from diffusion_local.worker.__main__ import open_engine
 
 
 @pytest.fixture

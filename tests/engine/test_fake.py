@@ -50,7 +50,7 @@ def test_crash_ends_the_process_and_nothing_imports_torch() -> None:
     code = """
 import sys
 from diffusion_local.models.catalog import read_folder
-from diffusion_local.engine.factory import open_engine
+from diffusion_local.worker.__main__ import open_engine
 from diffusion_local.settings import Settings, assets
 from tests.support import params
 

@@ -56,7 +56,7 @@ from diffusion_local import families
 from diffusion_local.models import prompt_limits as prompts
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
-from diffusion_local.engine.factory import open_engine
+from diffusion_local.worker.__main__ import open_engine
 from diffusion_local.errors import InvalidParams
 from diffusion_local.models.curated import curated_models
 from diffusion_local.settings import Settings

@@ -9,6 +9,7 @@ import pytest
 from diffusion_local import families
 from diffusion_local.engine import samplers
 from diffusion_local.engine.families import FAMILIES as ENGINES
+from diffusion_local.families import recognised
 from diffusion_local.families.family import Family
 from diffusion_local.families.sign import Sign
 from diffusion_local.messages import translate
@@ -39,13 +40,15 @@ def test_the_supported_families_are_those_of_the_engine() -> None:
 @pytest.mark.parametrize("package", ["families", "engine/families"])
 def test_every_module_of_a_package_of_families_is_one(package: str) -> None:
     modules = {path.stem for path in (PACKAGE / package).glob("*.py")} - {"__init__", *families.HELPERS}
-    assert modules == set(ENGINES if package.startswith("engine") else families.FAMILIES)
+    assert modules == set(ENGINES)
 
 
 @every
-def test_a_family_is_named_as_its_module(family: Family) -> None:
-    assert (PACKAGE / f"families/{family.id}.py").is_file()
+def test_a_family_is_registered_under_its_id(family: Family) -> None:
+    """A supported family is named as its module; those that are only recognised share one."""
     assert families.get(family.id) is family
+    assert (PACKAGE / f"families/{family.id}.py").is_file() == family.supported
+    assert (family in recognised.FAMILIES) != family.supported
 
 
 @supported

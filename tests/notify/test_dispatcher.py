@@ -22,7 +22,7 @@ from diffusion_local.notify import dispatcher as module
 from diffusion_local.notify import webhook
 from diffusion_local.notify.links import Bearer, Links, root_of
 from diffusion_local.settings import Settings
-from diffusion_local.supervisor.notifier import NotificationChore
+from diffusion_local.supervisor.leader import NotificationChore
 from tests.notify.conftest import OpenHouse, Receiver
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql, start_python
 
@@ -435,7 +435,7 @@ import sys, time
 from dataclasses import replace
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
-from diffusion_local.supervisor.notifier import NotificationChore
+from diffusion_local.supervisor.leader import NotificationChore
 from diffusion_local.settings import Settings
 run_as(LOCAL)
 url = sys.argv[1]

@@ -16,7 +16,7 @@ from diffusion_local.compose import Services
 from diffusion_local.notify import queues, webhook
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.notify.queues import MAX_OF_ACCOUNTS, MAX_OF_SETTINGS, MAX_PER_ACCOUNT, DeliveryQueues
-from diffusion_local.supervisor.notifier import NotificationChore
+from diffusion_local.supervisor.leader import NotificationChore
 from tests.notify.conftest import OpenHouse, Receiver
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of
 

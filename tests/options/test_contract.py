@@ -26,7 +26,7 @@ from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import DIFFUSION, SAMPLERS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.table import Params as Table
-from diffusion_local.web.ui import view_history, view_picture, view_recipe, words
+from diffusion_local.web.ui import view_history, view_picture, words
 from tests.models import files
 from tests.models.files import write_header
 from tests.options.doors import CANNOT, DOORS, Given, record_text
@@ -221,7 +221,7 @@ def test_every_option_is_shown_in_the_viewer_and_in_the_history(
 
 
 def test_every_option_that_is_listed_has_a_name_of_its_own(given: Given, made: Params) -> None:
-    names = [name for name, _ in view_recipe.recipe(made)]
+    names = [name for name, _ in view_picture.recipe(made)]
     assert len(names) == len(set(names))
     assert not set(names) & set(OPTIONS)  # the bare name stands where there are no words
 

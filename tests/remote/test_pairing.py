@@ -21,7 +21,7 @@ from diffusion_local.machines import fingerprint_of
 from diffusion_local.remote import pairing
 from diffusion_local.remote.dispatch import examine
 from diffusion_local.settings import Settings
-from diffusion_local.system.tls import self_signed
+from diffusion_local.system.network import self_signed
 from tests.support import eventually, sql
 from tests.web.conftest import client_of, free_port
 

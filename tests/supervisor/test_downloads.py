@@ -11,7 +11,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.hub.downloads import DownloadState
 from diffusion_local.settings import assets
-from diffusion_local.supervisor import downloads
+from diffusion_local.supervisor import leader
 from tests.hub.conftest import FakeHub
 from tests.hub.conftest import hub as hub
 from tests.hub.conftest import settings as settings
@@ -21,7 +21,7 @@ LOAD = """
 import signal, sys, threading, time
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
-from diffusion_local.supervisor.downloads import DownloadChore
+from diffusion_local.supervisor.leader import DownloadChore
 from diffusion_local.settings import Settings
 run_as(LOCAL)
 services = open_services(Settings.load())
@@ -70,10 +70,10 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(services: Services, hub: F
 
 def test_a_ring_that_is_lost_is_rung_again(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that was away or deleted for a moment must not stop downloads until the next start."""
-    monkeypatch.setattr(downloads, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(downloads, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(leader, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(leader, "DOWNLOADS_LOST_SECONDS", 0.0)
     rung: list[int] = []
-    opened = downloads.DownloadChore(services)
+    opened = leader.DownloadChore(services)
     monkeypatch.setattr(opened, "_ring", lambda: rung.append(1))  # nobody hears it
     monkeypatch.setattr(type(services.downloads), "any_waiting", lambda self: True)
     eventually(lambda: (opened.poll(), len(rung) >= 2)[1])

@@ -23,7 +23,7 @@ from tests.support import claimed, enqueue, eventually, sql
 @pytest.fixture
 def both(shared_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Services, Services]]:
     """Two machines with homes of their own, on one database."""
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "ELECTION_SECONDS", 0.0)
     url = emptied(shared_database)
     settings = Settings.load(engine="fake", port=0, database=url, password_memory_kb=8)
     opened = [open_services(replace(settings, home=tmp_path / name)) for name in ("one", "two")]

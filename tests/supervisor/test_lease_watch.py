@@ -7,7 +7,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
-from diffusion_local.supervisor.lease_watch import LeaseWatch
+from diffusion_local.supervisor.watchdog import LeaseWatch
 from tests.support import enqueue, sql
 
 LIMIT = 900.0  # step_timeout

@@ -14,7 +14,7 @@ import pytest
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor import watchdog
 from diffusion_local.supervisor.watchdog import MAX_FAILURES, MAX_STARTING, Watchdog, answers
-from diffusion_local.system import tls
+from diffusion_local.system import network
 
 
 class Process:
@@ -145,7 +145,7 @@ def test_silence_does_not(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_certificate_of_another_name_is_no_hindrance(settings: Settings, server: Any, tmp_path: Path) -> None:
     certificate, key = tmp_path / "tls" / "cert.pem", tmp_path / "tls" / "key.pem"
-    tls.self_signed(certificate, key, [])
+    network.self_signed(certificate, key, [])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)

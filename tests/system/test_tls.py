@@ -13,7 +13,7 @@ from cryptography import x509
 
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.settings import Settings
-from diffusion_local.system import tls
+from diffusion_local.system import network
 from diffusion_local.system.network import check_tls
 from tests.support import eventually
 from tests.web.conftest import free_port
@@ -25,7 +25,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_it_is_for_this_machines_names_and_those_that_are_asked_for(pair: tuple[Path, Path]) -> None:
-    names, fingerprint = tls.self_signed(*pair, ["studio.example", "192.0.2.7"])
+    names, fingerprint = network.self_signed(*pair, ["studio.example", "192.0.2.7"])
     found = x509.load_pem_x509_certificate(pair[0].read_bytes())
     told = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {"localhost", "studio.example"} <= set(told.get_values_for_type(x509.DNSName))
@@ -37,20 +37,20 @@ def test_it_is_for_this_machines_names_and_those_that_are_asked_for(pair: tuple[
 
 
 def test_nobody_else_reads_the_key_and_nothing_is_written_over(pair: tuple[Path, Path]) -> None:
-    tls.self_signed(*pair, [])
+    network.self_signed(*pair, [])
     assert stat.S_IMODE(pair[1].stat().st_mode) == 0o600
     before = pair[1].read_bytes()
     with pytest.raises(Conflict, match="--replace"):
-        tls.self_signed(*pair, [])
+        network.self_signed(*pair, [])
     assert pair[1].read_bytes() == before
-    tls.self_signed(*pair, [], replace=True)
+    network.self_signed(*pair, [], replace=True)
     assert pair[1].read_bytes() != before
     with pytest.raises(InvalidParams, match="host name"):
-        tls.self_signed(*pair, ["ünicode"], replace=True)
+        network.self_signed(*pair, ["ünicode"], replace=True)
 
 
 def test_a_client_that_trusts_it_speaks_to_a_server_that_has_it(pair: tuple[Path, Path]) -> None:
-    tls.self_signed(*pair, [])
+    network.self_signed(*pair, [])
     port = free_port()
 
     async def answer(scope, receive, send):  # type: ignore[no-untyped-def]
@@ -76,7 +76,7 @@ def test_a_client_that_trusts_it_speaks_to_a_server_that_has_it(pair: tuple[Path
 
 
 def test_what_cannot_be_used_is_said_at_the_start(settings: Settings, home: Path, pair: tuple[Path, Path]) -> None:
-    tls.self_signed(*pair, [])
+    network.self_signed(*pair, [])
     check_tls(settings)
     check_tls(Settings.load(tls_cert=str(pair[0]), tls_key=str(pair[1])))
     for cert, key in ((pair[0], ""), ("", pair[1]), (pair[0], pair[0]), (pair[0], home / "none.pem")):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.web.cookies import Cookies, cookie, plain
+from diffusion_local.web.access import Cookies, cookie_value, plain
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from diffusion_local.web.cookies import Cookies, cookie, plain
     ],
 )
 def test_a_cookie_is_read(header: str, value: str) -> None:
-    assert cookie(header, "a") == value
+    assert cookie_value(header, "a") == value
 
 
 def test_quoted_cookies_are_left_out() -> None:

@@ -9,7 +9,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.web import lan
-from diffusion_local.web.ui.shell import shell
+from diffusion_local.web.page_html import shell
 from tests.web.test_page import click
 
 

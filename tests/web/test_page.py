@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.compose import Services
 from diffusion_local.domain import State
-from diffusion_local.web.ui import actions, form, look, tab_create
+from diffusion_local.web import page_delta
+from diffusion_local.web.ui import actions, form, tab_create
 from tests.support import claimed
 from tests.web.conftest import failed, made
 
@@ -134,7 +135,7 @@ def test_every_button_that_is_drawn_has_a_verb(services: Services) -> None:
     failed(services.jobs, services, "broken")
     services.studio.submit("waits")
     mine = " ".join(job.batch_id for job in services.studio.jobs())
-    pages = [look.look(services.studio, "", tab, [mine]) for tab in look.TABS]
+    pages = [page_delta.look(services.studio, "", tab, [mine]) for tab in page_delta.TABS]
     html = json.dumps(pages) + click(services, "open", image.id)["panel"] + click(services, "trash", image.id)["toast"]
     verbs = set(re.findall(r'data-do=\\?"(\w+)', html))
     assert verbs >= {"open", "close", "again", "cancel", "cancel_batch", "cancel_waiting", "pause", "restore", "recipe"}

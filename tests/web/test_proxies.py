@@ -16,7 +16,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.app import create_app
 from diffusion_local.web.proxies import NEVER_TAKEN, Proxies, checked_root, trusted_networks
 from diffusion_local.web.ui import view, view_gallery
-from diffusion_local.web.ui.place import Place
+from diffusion_local.web.ui.addresses import GalleryState
 from tests.web.conftest import made
 
 PROXY, STRANGER = "10.0.0.1", "10.0.0.9"
@@ -101,7 +101,7 @@ def test_every_address_of_the_page_is_below_the_path(below: TestClient, services
     assert 'href="/studio/assets/icons/app.webmanifest"' in html
     assert 'window.diffusionLocalRoot = "/studio"' in html
     with serializers.below("/studio"):
-        drawn = view_gallery.gallery(Place(), view_gallery.Shown([]), [], [], [], view.utc())
+        drawn = view_gallery.gallery(GalleryState(), view_gallery.Shown([]), [], [], [], view.utc())
     assert "/studio/api/v1/images/zip?ids=" in drawn
     assert '"/api/v1' not in drawn
     assert 'href="/studio/ui/gallery?starred=1"' in drawn

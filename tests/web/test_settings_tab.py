@@ -12,7 +12,8 @@ from diffusion_local.health.service import HealthStatus
 from diffusion_local.preferences import EDITABLE, restart_file
 from diffusion_local.settings import PREFIX, Settings, specs
 from diffusion_local.system.gpus import Gpu
-from diffusion_local.web.ui import actions, look, tab_settings, view, view_settings, view_stage
+from diffusion_local.web import page_delta
+from diffusion_local.web.ui import actions, tab_settings, view, view_settings, view_stage
 from diffusion_local.web.ui.words import phrases, speaking
 from tests.web.conftest import made
 
@@ -136,9 +137,9 @@ def test_a_damaged_file_is_told_in_its_place(services: Services) -> None:
 
 def test_the_tab_is_drawn_anew_for_another_file(services: Services) -> None:
     services.studio.health.findings()
-    told, _ = look.look(services.studio, "", "settings", [])
+    told, _ = page_delta.look(services.studio, "", "settings", [])
     (services.settings.home / "config.toml").write_text("max_count = 5")
-    assert "after a restart" in look.look(services.studio, told, "settings", [])[1]["settings"]
+    assert "after a restart" in page_delta.look(services.studio, told, "settings", [])[1]["settings"]
 
 
 def test_it_speaks_chinese(services: Services) -> None:
@@ -149,12 +150,12 @@ def test_it_speaks_chinese(services: Services) -> None:
 
 
 def test_the_first_run_makes_a_picture_in_one_press(services: Services) -> None:
-    create = look.TABS["create"][0](services.studio, services.studio.snapshot(), view.utc(), "", "")
+    create = page_delta.TABS["create"][0](services.studio, services.studio.snapshot(), view.utc(), "", "")
     assert 'data-do="first_picture"' in create
     outputs = act(services, "first_picture", view_stage.EXAMPLES[0])
     assert [job.params.prompt for job in services.studio.jobs_of_batches([outputs[1]])] == [view_stage.EXAMPLES[0]]
     made(services)
-    assert "first_picture" not in look.TABS["create"][0](
+    assert "first_picture" not in page_delta.TABS["create"][0](
         services.studio, services.studio.snapshot(), view.utc(), "", ""
     )
 

@@ -8,7 +8,7 @@ from diffusion_local.compose import Services
 from diffusion_local.models import catalog
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import Defaults, Limits, check_size
-from diffusion_local.web.ui import sizes
+from diffusion_local.web.ui import form
 
 STARTER = (catalog.STARTER_DEFAULTS, catalog.STARTER_LIMITS)
 
@@ -31,13 +31,13 @@ def test_every_shape_is_a_size_the_model_takes(
     defaults: Defaults, limits: Limits, lying: bool, services: Services
 ) -> None:
     one = model(services, defaults, limits)
-    found = sizes.sizes(one, lying)
+    found = form.sizes(one, lying)
     assert found[0] == ("1:1", f"{defaults.width}x{defaults.height}")
     for _, value in found:
         width, height = value.split("x")
         check_size(width, height, limits, "m")
-        assert sizes.size_of(one, int(width), int(height)) == value
-    assert sizes.size_of(one, 8, 8) is None
+        assert form.size_of(one, int(width), int(height)) == value
+    assert form.size_of(one, 8, 8) is None
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_a_shape_stays_what_it_is_over_a_change_of_model(
     size: Any, becomes: tuple[int, int], services: Services
 ) -> None:
     before, after = model(services, *STARTER), model(services, Defaults(), Limits())
-    assert sizes.moved(before, after, *size) == becomes
+    assert form.moved(before, after, *size) == becomes

@@ -11,8 +11,8 @@ from diffusion_local.domain import Event, Failure, Image, Job, Lane, Snapshot, S
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.boards import Board
 from diffusion_local.messages import verbatim
-from diffusion_local.web.ui import view, view_drawer, view_gallery, view_history, view_now, view_picture, view_stage
-from diffusion_local.web.ui.place import Place
+from diffusion_local.web.ui import view, view_gallery, view_history, view_now, view_picture, view_stage
+from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.view_gallery import Shown
 from tests.support import params
 
@@ -47,7 +47,7 @@ def counted(jobs: list[Job]) -> dict[str, dict[State, int]]:
     return counts
 
 
-EVERYTHING, NOTHING = Place(), Shown([])
+EVERYTHING, NOTHING = GalleryState(), Shown([])
 
 
 def stage(
@@ -60,7 +60,7 @@ def stage(
 
 
 def gallery(
-    place: Place = EVERYTHING,
+    place: GalleryState = EVERYTHING,
     shown: Shown = NOTHING,
     boards: Sequence[Board] = (),
     models: Sequence[str] = (),
@@ -120,10 +120,10 @@ def test_a_persons_text_is_never_html() -> None:
     pages = [
         *(stage(jobs, {"J1": picture} if state is State.DONE else {}, chosen=state, shown=shown) for state in State),
         view_stage.stage([], [view_stage.Shot("I1", evil, "done", image=picture)], None),
-        view_drawer.drawer(shown, [], NOW),
+        view_now.drawer(shown, [], NOW),
         view_now.now_line(shown, NOW),
         view_picture.panel(picture, view_picture.Kin()),
-        gallery(Place({"search": EVIL}), Shown([picture]), [Board("B", EVIL, "", "2026")], [EVIL, "x"], [EVIL]),
+        gallery(GalleryState({"search": EVIL}), Shown([picture]), [Board("B", EVIL, "", "2026")], [EVIL, "x"], [EVIL]),
         view_gallery.compared(picture, image()),
         view.toast(EVIL, EVIL),
         view_now.worker_notice(snapshot(reason=EVIL), NOW),
@@ -314,7 +314,7 @@ def test_the_gallery_says_whether_there_is_more_and_what_is_new() -> None:
     assert "12 new pictures" in gallery(shown=Shown([image()], fresh=12))
     assert "data-fresh" not in gallery(shown=Shown([image()]))
     assert "1,234" in gallery(total=1234)  # also while something is searched
-    assert "1,234" in gallery(Place({"search": "boat"}), total=1234)
+    assert "1,234" in gallery(GalleryState({"search": "boat"}), total=1234)
 
 
 def test_tiles_have_the_pictures_own_shape() -> None:
@@ -332,14 +332,14 @@ def test_a_recipe_that_was_made_more_than_once_is_marked() -> None:
 @pytest.mark.parametrize(
     ("owners", "place", "offered"),
     [
-        ([], Place(), False),
-        (["ann"], Place(), False),  # her own alone
-        (["bob"], Place(), True),
-        (["ann", "bob"], Place(), True),
-        ([], Place({"owner": "gone"}), True),
+        ([], GalleryState(), False),
+        (["ann"], GalleryState(), False),  # her own alone
+        (["bob"], GalleryState(), True),
+        (["ann", "bob"], GalleryState(), True),
+        ([], GalleryState({"owner": "gone"}), True),
     ],
 )
-def test_owners_are_offered_where_there_are_others(owners: list[str], place: Place, offered: bool) -> None:
+def test_owners_are_offered_where_there_are_others(owners: list[str], place: GalleryState, offered: bool) -> None:
     with acting(Actor("ann")):
         html = gallery(place, owners=owners)
     assert ("filter-owner" in html) is offered
@@ -348,10 +348,10 @@ def test_owners_are_offered_where_there_are_others(owners: list[str], place: Pla
 
 def test_gallery_says_why_it_is_empty() -> None:
     assert "No pictures yet" in gallery()
-    assert "No matches" in gallery(Place({"model": "sdxl"}))
-    assert "The trash is empty" in gallery(Place({"trashed": "1"}))
-    assert "Deleted after 30 days" in gallery(Place({"trashed": "1"}))
-    assert "No such board" in gallery(Place({"board": "B"}), Shown([], missing=True))
+    assert "No matches" in gallery(GalleryState({"model": "sdxl"}))
+    assert "The trash is empty" in gallery(GalleryState({"trashed": "1"}))
+    assert "Deleted after 30 days" in gallery(GalleryState({"trashed": "1"}))
+    assert "No such board" in gallery(GalleryState({"board": "B"}), Shown([], missing=True))
 
 
 def test_panel_shows_the_whole_recipe() -> None:

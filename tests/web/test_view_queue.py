@@ -9,9 +9,8 @@ from diffusion_local.domain import Batch, Failure, Job, Lane, State
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.queue.groups import Group, JobFilter, JobWindow, ListPosition, QueuePosition
 from diffusion_local.web.ui import view_queue
-from diffusion_local.web.ui.place_queue import MOST_PAGES, MOST_WIDE, QueuePlace
-from diffusion_local.web.ui.view_queue import Page
-from diffusion_local.web.ui.view_queue_groups import Shown, group
+from diffusion_local.web.ui.addresses import MOST_PAGES, MOST_WIDE, QueueState
+from diffusion_local.web.ui.view_queue import Page, Shown, group
 from diffusion_local.web.ui.view_queue_rows import Around, passed_over, row
 from diffusion_local.web.ui.words import speaking
 from tests.support import params
@@ -53,7 +52,7 @@ def page(
     choices: Any = CHOICES,
     **changes: Any,
 ) -> str:
-    return view_queue.queue(snapshot(**changes), QueuePlace.read(place), live, ended, others, choices, {}, NOW)
+    return view_queue.queue(snapshot(**changes), QueueState.read(place), live, ended, others, choices, {}, NOW)
 
 
 # -- batches --------------------------------------------------------------------------------------------------------
@@ -61,56 +60,56 @@ def page(
 
 def test_a_batch_has_a_header_that_folds_and_tells_how_far_it_is() -> None:
     each = shown([], done=2, failed=1, queued=7)
-    html = group(each, QueuePlace(), around())
+    html = group(each, QueueState(), around())
     assert 'data-turn="fold" data-id="B1" data-value=""' in html or 'data-turn="fold" data-id="B1"' in html
     assert 'aria-expanded="true"' in html
     assert "2 of 10 pictures done" in html
     assert "1 failed" in html
     assert 'aria-valuemax="10" aria-valuenow="3"' in html
     assert '<i class="done" data-key="done" style="width:20.00%"></i>' in html
-    folded = group(shown(None, queued=3), QueuePlace(), around())
+    folded = group(shown(None, queued=3), QueueState(), around())
     assert 'aria-expanded="false"' in folded
     assert "<ul" not in folded
 
 
 def test_a_batch_of_one_is_a_plain_row() -> None:
-    html = group(shown([job()], alone=True, queued=1), QueuePlace(), around())
+    html = group(shown([job()], alone=True, queued=1), QueueState(), around())
     assert html.startswith('<li class="line queued"')
     assert "aria-expanded" not in html
 
 
 def test_an_ended_batch_offers_the_mend_and_to_go() -> None:
-    html = group(shown(None, failed=2, done=1), QueuePlace(), around())
+    html = group(shown(None, failed=2, done=1), QueueState(), around())
     assert 'data-do="batch_again" data-id="B1"' in html
     assert 'data-do="batch_forget" data-id="B1"' in html
     assert "batch_top" not in html
-    assert "batch_forget" not in group(shown(None, queued=2), QueuePlace(), around())
+    assert "batch_forget" not in group(shown(None, queued=2), QueueState(), around())
 
 
 def test_neighbours_of_one_owner_and_lane_can_change_places() -> None:
     each = shown(None, queued=2)
     above, below = moved(shown(None, queued=2), id="B0").group, moved(shown(None, queued=2), id="B2").group
-    html = group(each, QueuePlace(), around(), above, below)
+    html = group(each, QueueState(), around(), above, below)
     assert 'data-do="batch_before" data-id="B1 B0"' in html
     assert 'data-do="batch_before" data-id="B2 B1"' in html
     other = moved(shown(None, queued=2), id="B0", owner="ann").group
-    assert "batch_before" not in group(each, QueuePlace(), around(), other, None)
+    assert "batch_before" not in group(each, QueueState(), around(), other, None)
     ended = moved(shown(None, done=2), id="B0").group
-    assert "batch_before" not in group(each, QueuePlace(), around(), ended, None)
+    assert "batch_before" not in group(each, QueueState(), around(), ended, None)
 
 
 def test_a_window_tells_where_it_is_and_goes_both_ways() -> None:
     few = shown(window=JobWindow([job()], later=ListPosition(1, 0, 8)), queued=3000)
-    html = group(few, QueuePlace(), around())
+    html = group(few, QueueState(), around())
     assert "1–1 of 3,000" in html
     assert 'data-turn="wide" data-id="B1" data-value=""' in html
     middle = shown(window=JobWindow([job()], 51, True, ListPosition(1, 0, 1), ListPosition(1, -3, 100)), queued=3000)
-    html = group(middle, QueuePlace.read("wide=B1:1.0.50"), around())
+    html = group(middle, QueueState.read("wide=B1:1.0.50"), around())
     assert "51–51 of 3,000" in html
     assert 'data-value="1.0.1">Previous 50' in html
     assert 'data-value="1.-3.100">Next 50' in html
     assert 'data-turn="narrow" data-id="B1"' in html
-    assert "<nav" not in group(shown([job()], queued=2), QueuePlace(), around())
+    assert "<nav" not in group(shown([job()], queued=2), QueueState(), around())
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------
@@ -186,7 +185,7 @@ def test_a_persons_text_is_never_html() -> None:
     each = moved(shown(jobs, EVIL, queued=1, done=9), owner=EVIL, window=EVIL)
     each = replace(each, group=replace(each.group, models=[EVIL]))
     lone = moved(shown(jobs[:1], EVIL, alone=True, queued=1), id="B2")
-    place = QueuePlace(JobFilter(model=EVIL, owner=EVIL, text=EVIL))
+    place = QueueState(JobFilter(model=EVIL, owner=EVIL, text=EVIL))
     choices = {"model": [EVIL], "owner": [EVIL]}
     live = Page([each, lone], True)
     html = view_queue.queue(snapshot(), place, live, Page([each]), 1, choices, {"J1": image(params=evil)}, NOW)
@@ -250,7 +249,7 @@ def test_the_tab_speaks_chinese() -> None:
 
 
 def test_a_place_is_read() -> None:
-    place = QueuePlace.read("state=failed&text=boat&open=A+B&shut=C&wide=A:1.-2.3+B:&live=0.0.9+1.5.-7&ended=X+Y")
+    place = QueueState.read("state=failed&text=boat&open=A+B&shut=C&wide=A:1.-2.3+B:&live=0.0.9+1.5.-7&ended=X+Y")
     assert place.wanted == JobFilter(state="failed", text="boat")
     assert (place.opened, place.shut) == ({"A", "B"}, {"C"})
     assert place.wide == {"A": ListPosition(1, -2, 3), "B": None}
@@ -262,12 +261,12 @@ def test_a_place_is_read() -> None:
     "sent", [None, 7, [], "", "%%%", "state=<b>", "wide=A:x.y.z", "live=1.2", "live=1.2.99999999999999999999"]
 )
 def test_what_is_not_understood_is_left_out(sent: object) -> None:
-    place = QueuePlace.read(sent)
+    place = QueueState.read(sent)
     assert (place.wanted, place.live) == (JobFilter(), ())
     assert set(place.wide.values()) <= {None}
 
 
 def test_a_place_has_an_end() -> None:
-    place = QueuePlace.read("live=" + "+".join(["0.0.1"] * 999) + "&wide=" + "+".join(f"B{n}:" for n in range(99)))
+    place = QueueState.read("live=" + "+".join(["0.0.1"] * 999) + "&wide=" + "+".join(f"B{n}:" for n in range(99)))
     assert len(place.live) == MOST_PAGES
     assert len(place.wide) == MOST_WIDE

@@ -17,7 +17,7 @@ from tests.web.conftest import made
 
 #: Errors of a terminal or for programs, never on the page.
 ELSEWHERE = (
-    "cli/", "remote/", "supervisor/", "dispatch/", "system/tls.py", "system/network.py", "web/api/",
+    "cli/", "remote/", "supervisor/", "dispatch/", "system/network.py", "web/api/",
     "web/host_check.py", "web/proxies.py", "web/page_delta.py",
 )  # fmt: skip
 

@@ -13,10 +13,8 @@ from diffusion_local.options.validate import STRENGTHS
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.ui import (
-    actions_gallery,
     actions_jobs,
     actions_lists,
-    actions_machines,
     actions_models,
     actions_pictures,
     actions_settings,
@@ -140,10 +138,8 @@ OF_FORM: dict[str, Callable[[Studio, str, dict[str, Any]], Effect]] = {"use_lora
 VERBS: dict[str, Verb] = (
     actions_jobs.VERBS
     | actions_pictures.VERBS
-    | actions_gallery.VERBS
     | actions_models.VERBS
     | actions_settings.VERBS
-    | actions_machines.VERBS
     | actions_lists.VERBS
     | {
         "close": close,

@@ -1,12 +1,14 @@
-"""What the buttons on a picture do: again, variations, upscale, star, trash."""
+"""Buttons on pictures, one or many at once: again, variations, upscale, star, trash, and the gallery's boards."""
 
+from dataclasses import replace
 from typing import Any
 
 from diffusion_local.domain import Kind, Params, shortened
-from diffusion_local.errors import NotFound
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view, view_picture
+from diffusion_local.web.ui import view, view_gallery, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
 
@@ -124,6 +126,82 @@ def upscale(studio: Studio, key: str) -> Effect:
     return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
+# -- many at once; ``key`` has their ids ------------------------------------------------------------------------------
+
+
+def star_these(studio: Studio, key: str) -> Effect:
+    """Star them, or take the stars away where all have one."""
+    images = [studio.image(image_id) for image_id in key.split()]
+    studio.pictures.star(key.split(), not all(image.starred for image in images))
+    return Effect()
+
+
+def trash_these(studio: Studio, key: str) -> Effect:
+    gone = studio.pictures.trash(key.split())
+    undo = view.button(say("common.undo"), "restore_these", key)
+    return Effect(toast=said(say("gallery.n_trashed", n=len(gone)), undo))
+
+
+def restore_these(studio: Studio, key: str) -> Effect:
+    back = studio.pictures.restore(key.split())
+    return Effect(toast=said(say("gallery.n_restored", n=len(back))))
+
+
+def delete_these(studio: Studio, key: str) -> Effect:
+    gone = studio.pictures.delete(key.split())
+    return Effect(toast=said(say("gallery.n_deleted", n=len(gone))))
+
+
+def compare(studio: Studio, key: str) -> Effect:
+    chosen = key.split()
+    if len(chosen) != 2:
+        return Effect(toast=said(say("gallery.compare_two"), kind="warn"))
+    return Effect(panel=view_gallery.compared(*(studio.image(image_id) for image_id in chosen)))
+
+
+# -- boards; the first word of ``key`` is the board, what a person typed comes after a line break ---------------------
+
+
+def board_new(studio: Studio, key: str) -> Effect:
+    ids, _, name = key.partition("\n")
+    board = studio.boards.create(name, ids.split())
+    return Effect(toast=said(say("gallery.board_made", name=board.name)))
+
+
+def board_add(studio: Studio, key: str) -> Effect:
+    board_id, *ids = key.split()
+    board = studio.boards.add(board_id, ids)
+    return Effect(toast=said(say("gallery.board_added", name=board.name, n=len(ids))))
+
+
+def pin(studio: Studio, key: str) -> Effect:
+    """The viewer's picture onto a board; it stays open, and shows that."""
+    return replace(board_add(studio, key), panel=panel(studio, key.split()[-1]))
+
+
+def pin_new(studio: Studio, key: str) -> Effect:
+    return replace(board_new(studio, key), panel=panel(studio, key.partition("\n")[0].strip()))
+
+
+def board_take(studio: Studio, key: str) -> Effect:
+    board_id, *ids = key.split()
+    studio.boards.take(board_id, ids)
+    return Effect()
+
+
+def board_rename(studio: Studio, key: str) -> Effect:
+    board_id, _, name = key.partition("\n")
+    if not name:
+        raise InvalidParams("name", message("board_unnamed"))
+    studio.boards.rename(board_id.strip(), name)
+    return Effect()
+
+
+def board_delete(studio: Studio, key: str) -> Effect:
+    board = studio.boards.delete(key)
+    return Effect(toast=said(say("gallery.board_deleted", name=board.name)))
+
+
 VERBS: dict[str, Verb] = {
     "open": show,
     "star": star,
@@ -137,4 +215,16 @@ VERBS: dict[str, Verb] = {
     "again_picture": again_picture,
     "variations": variations,
     "upscale": upscale,
+    "star_these": star_these,
+    "trash_these": trash_these,
+    "restore_these": restore_these,
+    "delete_these": delete_these,
+    "compare": compare,
+    "board_new": board_new,
+    "board_add": board_add,
+    "board_take": board_take,
+    "pin": pin,
+    "pin_new": pin_new,
+    "board_rename": board_rename,
+    "board_delete": board_delete,
 }

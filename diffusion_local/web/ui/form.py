@@ -1,8 +1,8 @@
-"""The form of Create: a component for each option of a picture, for the count and the styles, in one order.
-
-Which component an option has, where it stands and what it offers is declared in the table of options.
+"""The form of Create: a component for each option of a picture, for the count and the styles; and the sizes it
+offers for each model.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.grammar.templates import SPECIAL
 from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.limits import FOLLOW_MODEL
+from diffusion_local.options.limits import FOLLOW_MODEL, Limits
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import OPTIONS, refused_options
 from diffusion_local.studio import Studio
@@ -264,3 +264,52 @@ def differences(before: Sequence[Any], after: Sequence[Any]) -> list[str]:
 
 def model_choices(models: Sequence[Model]) -> list[tuple[str, str]]:
     return [(each.name if each.ready else say("create.model_not_ready", model=each.name), each.id) for each in models]
+
+
+#: Width : height of the upright shapes; the first is every model's own size. Each but the first can be turned.
+SHAPES = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
+
+
+def sizes(model: Model, landscape: bool = False) -> list[tuple[str, str]]:
+    """Shapes near the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT")."""
+    area = model.defaults.width * model.defaults.height
+    found = []
+    for shape in SHAPES:
+        across, down = reversed(shape) if landscape else shape
+        width = fitting(math.sqrt(area * across / down), model.limits)
+        height = fitting(math.sqrt(area * down / across), model.limits)
+        if width * height <= model.limits.max_pixels:
+            found.append((f"{across}:{down}", f"{width}x{height}"))
+    return found
+
+
+def fitting(side: float, limits: Limits) -> int:
+    rounded = round(side / limits.multiple) * limits.multiple
+    return max(limits.min_size, min(limits.max_size, rounded))
+
+
+def landscape(width: Any, height: Any) -> bool:
+    return all(isinstance(side, int | float) for side in (width, height)) and width > height
+
+
+def size_of(model: Model, width: Any, height: Any) -> str | None:
+    """The shape that has this size, if one does."""
+    known = [value for _, value in sizes(model, landscape(width, height))]
+    chosen = f"{width}x{height}"
+    return chosen if chosen in known else None
+
+
+def moved(before: Model, model: Model, width: Any, height: Any) -> tuple[Any, Any]:
+    """A size of one model as one of another: the same shape; a size of its own stays if that model takes it."""
+    lying = landscape(width, height)
+    shapes = {value: shape for shape, value in sizes(before, lying)}
+    shape = shapes.get(f"{width}x{height}")
+    for each, value in sizes(model, lying):
+        if each == shape:
+            across, down = value.split("x")
+            return int(across), int(down)
+    limits = model.limits
+    sides = (width, height)
+    if all(isinstance(side, int | float) and limits.min_size <= side <= limits.max_size for side in sides):
+        return width, height
+    return model.defaults.width, model.defaults.height

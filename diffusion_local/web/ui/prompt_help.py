@@ -6,7 +6,7 @@ from typing import Any
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
-from diffusion_local.web.ui.icons import icon
+from diffusion_local.web.ui.templates import icon
 
 #: How many tokens the prompt has, of how many; prompts, presets and the repeat of this browser: dock.js, prompts.js.
 TOOLS = (

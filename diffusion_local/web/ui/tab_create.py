@@ -16,7 +16,7 @@ from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import dropped, form, prompt_help, sizes, view, view_models, view_source, view_stage
+from diffusion_local.web.ui import dropped, form, prompt_help, view, view_models, view_stage
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import known, label, say, translated
@@ -87,7 +87,7 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
     if not model.ready:
         problem = say("create.model_problem", model=model.name, problem=translated(model.problem))
         told = view.notice("bad", view.text(problem))
-    width, height = sizes.moved(before, model, width, height)
+    width, height = form.moved(before, model, width, height)
     names = FOLLOW_MODEL[2:]
     following = [
         getattr(model.defaults, name) if value in (None, getattr(before.defaults, name)) else value
@@ -101,14 +101,14 @@ def on_sample(studio: Studio, model_id: Any) -> list[str]:
     reference pictures that it reads."""
     adapters = studio.library.adapters()
     uses = uses_of(model_of(studio, model_id), adapters["ip_adapters"], adapters["clip_vision"])
-    sample = view_source.sample(studio.library.samples().get(str(model_id)))
-    return [sample, loras(studio, model_id), view_source.references(uses)]
+    sample = view_stage.sample(studio.library.samples().get(str(model_id)))
+    return [sample, loras(studio, model_id), view_stage.references(uses)]
 
 
 def loras(studio: Studio, model_id: Any) -> str:
     library = studio.library
     previews = {name: model_preview_url(at, name) for at, name in library.previews() if at == "loras"}
-    return view_source.loras(library.adapters()["loras"], model_of(studio, model_id).architecture, previews)
+    return view_stage.loras(library.adapters()["loras"], model_of(studio, model_id).architecture, previews)
 
 
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
@@ -117,8 +117,8 @@ def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any
 
 
 def shapes(model: Model, width: Any, height: Any) -> Any:
-    lying = sizes.landscape(width, height)
-    return gr.Radio(sizes.sizes(model, lying), value=sizes.size_of(model, width, height))
+    lying = form.landscape(width, height)
+    return gr.Radio(form.sizes(model, lying), value=form.size_of(model, width, height))
 
 
 def on_keep(studio: Studio, mine: Any) -> Any:
@@ -212,9 +212,9 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     return [
         on_size_typed(studio, model_id, width, height),
         *on_sample(studio, model_id),
-        view_source.controls(studio.library.adapters()["controlnet"]),
+        view_stage.controls(studio.library.adapters()["controlnet"]),
         prompt_help.vocabulary(studio),
-        view_source.panel(),
+        view_stage.panel(),
         gr.Dropdown(form.model_choices(studio.models())),
         gr.Dropdown([(say(key) if known(key) else name, name) for name, key in names.items()]),
         *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.OF_FILES),
@@ -263,8 +263,8 @@ def layout(studio: Studio) -> CreateTab:
                     sample = live("sample")
                     place("model")
                 size = gr.Radio(
-                    sizes.sizes(model),
-                    value=sizes.size_of(model, model.defaults.width, model.defaults.height),
+                    form.sizes(model),
+                    value=form.size_of(model, model.defaults.width, model.defaults.height),
                     label=label("create.shape"),
                     elem_id="size",
                     min_width=200,

@@ -9,15 +9,15 @@ from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_gallery
+from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.live import hidden, live
-from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.view_gallery import Shown
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str:
-    place = Place.read(written)
+    place = GalleryState.read(written)
     return view_gallery.gallery(
         place,
         found(studio, place),
@@ -30,7 +30,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str
     )
 
 
-def found(studio: Studio, place: Place) -> Shown:
+def found(studio: Studio, place: GalleryState) -> Shown:
     """The pictures at this place. Newer ones than its ``top`` are counted, not shown: what is there does not move."""
     refused = ""
     try:

@@ -7,8 +7,8 @@ from typing import Any
 from diffusion_local.domain import Snapshot
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_queue
+from diffusion_local.web.ui.addresses import QueueState
 from diffusion_local.web.ui.live import hidden, live
-from diffusion_local.web.ui.place_queue import QueuePlace
 from diffusion_local.web.ui.view_queue import Page, Shown
 
 LIVE, ENDED = 15, 10  # batches of a page
@@ -19,7 +19,7 @@ FEW, MANY = 8, 50  # jobs of an open batch at first, and after a press
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, asked: Any) -> str:
     """The page of the queue at this place."""
-    place, groups = QueuePlace.read(asked), studio.groups
+    place, groups = QueueState.read(asked), studio.groups
     live = groups.live(place.wanted, LIVE + 1, place.live[-1] if place.live else None)
     ended = groups.ended(place.wanted, ENDED + 1, place.ended[-1] if place.ended else None)
     shown = []

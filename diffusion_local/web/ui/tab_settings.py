@@ -8,7 +8,7 @@ from diffusion_local.actor import Scope, current
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view, view_machines, view_settings
+from diffusion_local.web.ui import view, view_settings
 from diffusion_local.web.ui.live import live
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
         elsewhere = {slot.slot for machine in machines for slot in machine.slots}
         here = [each for each in snapshot.workers if each.slot not in elsewhere]
         groups.append(("machine", view_settings.machine(here, health.vitals(), settings, now)))
-        groups.append(("machines", view_machines.machines(machines)))
+        groups.append(("machines", view_settings.machines(machines)))
         if paths:
             groups.append(("folders", view_settings.folders(settings)))
     groups.append(("versions", view_settings.versions(health.versions())))

@@ -11,9 +11,9 @@ from diffusion_local import actor, serializers
 from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
 from diffusion_local.gallery.images import SHAPES
-from diffusion_local.web.ui.place import Place
+from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.templates import render, say
-from diffusion_local.web.ui.view_recipe import recipe
+from diffusion_local.web.ui.view_picture import recipe
 
 #: Days back, of the menu of times.
 SPANS = (0, 6, 29)
@@ -34,7 +34,7 @@ class Shown:
 
 
 def gallery(
-    place: Place,
+    place: GalleryState,
     shown: Shown,
     boards: Sequence[Board],
     models: Sequence[str],
@@ -71,7 +71,7 @@ def gallery(
     )
 
 
-def nothing(place: Place) -> tuple[str, str]:
+def nothing(place: GalleryState) -> tuple[str, str]:
     """Why no picture is shown: a title and what to do about it."""
     if place.filters == {"trashed": "1"}:
         return "gallery.no_trash", ""

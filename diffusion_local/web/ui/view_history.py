@@ -7,7 +7,7 @@ from itertools import chain
 
 from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Event, Image, Job, State
-from diffusion_local.web.ui import view_recipe
+from diffusion_local.web.ui import view_picture
 from diffusion_local.web.ui.view import (
     button,
     close_button,
@@ -94,4 +94,4 @@ def settings(job: Job) -> str:
     more = [(say("queue.job"), text(job.id))]
     if job.priority:
         more.insert(0, (say("queue.priority"), f"{job.priority:+d}"))
-    return f"<dl>{view_recipe.rows(chain(view_recipe.recipe(job.params), more))}</dl>"
+    return f"<dl>{view_picture.rows(chain(view_picture.recipe(job.params), more))}</dl>"

@@ -1,12 +1,15 @@
-"""What the bar shows on every view: what runs and waits, and what holds the queue up. Pure."""
+"""The queue in short, as HTML: the bar on every view (running, waiting, what blocks the queue), and the drawer with
+running jobs on top and a line per waiting batch.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
-from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
+from diffusion_local.domain import FINAL, Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
+from diffusion_local.queue.groups import Group
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.web.ui import templates
 from diffusion_local.web.ui.templates import render
@@ -131,3 +134,46 @@ def step_words(job: Job, pausing: bool) -> Markup:
 def now_problem(error: UserError) -> str:
     words = text(translated(error.message))
     return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'
+
+
+MOST = 30  # batches
+
+
+def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> str:
+    waiting = [each for each in groups if each.progress.counts[State.QUEUED]]
+    return render(
+        "drawer.html",
+        running=[running_row(job, snapshot) for job in snapshot.running],
+        waiting=[waiting_row(each) for each in waiting],
+        paused=snapshot.paused,
+        total=snapshot.counts[State.QUEUED],
+        left=snapshot.total_eta is not None
+        and not (snapshot.paused or snapshot.reason)
+        and duration(snapshot.total_eta),
+        failed=snapshot.counts[State.FAILED],
+        ended=sum(count for state, count in snapshot.counts.items() if state in FINAL),
+    )
+
+
+def running_row(job: Job, snapshot: Snapshot) -> dict[str, object]:
+    eta = snapshot.eta.get(job.id)
+    return {
+        "job": job,
+        "words": state_words(job),
+        "percent": progress(job),
+        "left": "" if eta is None else duration(eta),
+    }
+
+
+def waiting_row(group: Group) -> dict[str, object]:
+    """Batches of one owner and lane can change places; ``lane`` says which those are."""
+    batch, counts = group.progress.batch, group.progress.counts
+    return {
+        "batch": batch,
+        "lane": f"{batch.owner} {batch.lane}",
+        "waits": counts[State.QUEUED],
+        "done": counts[State.DONE],
+        "total": sum(counts.values()),
+        "model": group.models[0] if group.models else "",
+        "done_at": group.progress.done_at or "",
+    }

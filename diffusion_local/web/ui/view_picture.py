@@ -1,17 +1,63 @@
-"""One picture, as large as the screen, with its recipe and what can be done with it. ``viewer.js`` zooms and walks."""
+"""A picture as large as the screen, with its recipe and its buttons, as HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from markupsafe import Markup
 
-from diffusion_local.domain import Image
+from diffusion_local import serializers
+from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.gallery.boards import Board
-from diffusion_local.web.ui import view_recipe
+from diffusion_local.options.option import Option, Shown
+from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.types import PictureRecord, format_number
 from diffusion_local.web.ui.templates import render
-from diffusion_local.web.ui.view import elapsed, flag, moment, size, text
+from diffusion_local.web.ui.view import elapsed, flag, moment, name_of, size, text
 from diffusion_local.web.ui.words import say
+
+
+def recipe(params: Params) -> Iterator[tuple[str, str]]:
+    """(name, value as HTML) of each option that applies and is set; the prompt stands elsewhere."""
+    if params.kind is not Kind.TXT2IMG:
+        yield name_of("kind"), say(f"create.kind_{params.kind}")
+    if params.negative:
+        yield name_of("negative"), text(params.negative)
+    yield name_of("size"), f"{params.width} × {params.height}"
+    for name, option in OPTIONS.items():
+        value = getattr(params, name)
+        listed = option.shown is Shown.ALWAYS or (option.shown is Shown.SET and option.is_set(value, params.kind))
+        if listed and params.kind in option.kinds:
+            yield name_of(name), shown(option, value)
+
+
+def shown(option: Option, value: Any) -> str:
+    if option.is_picture:
+        return picture(value)
+    if option.record:
+        return ", ".join(map(described, value))
+    if option.type is float:
+        return format_number(value)
+    return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
+
+
+def picture(source_id: str) -> str:
+    """A link to a source picture."""
+    return (
+        f'<a href="{text(serializers.source_url(source_id))}" target="_blank" rel="noopener">{text(source_id[:12])}</a>'
+    )
+
+
+def described(record: PictureRecord) -> str:
+    """Links to the pictures of a record, and its other values that are set."""
+    values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
+    told = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())
+    return " ".join([*map(picture, record.inputs), *map(text, told)])
+
+
+def rows(found: Iterator[tuple[str, str]]) -> str:
+    return "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +91,4 @@ def facts(image: Image) -> list[tuple[str, Markup]]:
         more.append((say("queue.owner"), text(image.owner)))
     more.append((say("gallery.file"), size(image.bytes)))
     more.append((say("gallery.made"), moment(image.created_at)))
-    return [(name, Markup(value)) for name, value in chain(view_recipe.recipe(image.params), more)]
+    return [(name, Markup(value)) for name, value in chain(recipe(image.params), more)]

@@ -1,4 +1,4 @@
-"""Settings, health and accounts as HTML: groups of rows, drawn by ``settings.html``. Pure, like ``view``."""
+"""Settings, health, accounts and machines as HTML: groups of rows, drawn by ``settings.html``. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,17 @@ from diffusion_local.actor import Allowance, Role
 from diffusion_local.domain import Worker
 from diffusion_local.health.doctor import PACKAGES, Finding
 from diffusion_local.health.service import HealthStatus
+from diffusion_local.machines import PairingCode
 from diffusion_local.models.service import format_size
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
+from diffusion_local.queue.machines import Machine
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.system.gpus import Gpu
+from diffusion_local.web.ui import words
 from diffusion_local.web.ui.templates import macro, render, say
+from diffusion_local.web.ui.view import moment, text
+from diffusion_local.web.ui.view_help import dialog
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, translated
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
@@ -257,3 +262,20 @@ def folders(settings: Settings) -> str:
 
 def versions(found: Sequence[Finding]) -> str:
     return render("settings_section.html", name="versions", rows=(), hint="", acts="", folded=(), versions=found)
+
+
+def machines(found: Sequence[Machine]) -> str:
+    def time(at: str) -> Markup:
+        return Markup(moment(at))
+
+    return render("machines.html", machines=found, moment=time, size=format_size)
+
+
+def invitation(made: PairingCode) -> str:
+    """The dialog that shows a pairing code."""
+    lines = (
+        f'<p class="code"><b><code>{text(made.code)}</code></b></p>'
+        f"<p>{words.say('machines.code_how')}</p><pre>{text(made.command)}</pre>"
+        f'<p class="quiet">{words.say("machines.code_until", time=moment(made.expires_at, exact=True))}</p>'
+    )
+    return dialog("machine-code", words.say("machines.code"), lines)

@@ -1,4 +1,6 @@
-"""Create's right side as HTML: the picture at hand, and the strip of this session's pictures. Pure, like ``view``."""
+"""Create as HTML: the current picture with the recent ones, and the frames for pictures and LoRAs of the form, which
+scripts fill.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +8,12 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Image, Job, Params, Snapshot, State
+from diffusion_local.models.adapters import Adapter, adapter_fits
 from diffusion_local.models.curated import CuratedModel
+from diffusion_local.options.types import ControlType, Use
+from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration, progress, standing, why
 
@@ -148,3 +154,34 @@ def stage(
         suited=suited,
         examples=EXAMPLES,
     )
+
+
+SHOWN_WORDS = 6  # trigger words of a LoRA
+KINDS = ("img2img", "inpaint", "upscale")
+
+
+def panel() -> str:
+    """The picture to begin from, the canvas for its mask, and the questions about a dropped file."""
+    return render("source.html", kinds=KINDS)
+
+
+def sample(image: Image | None) -> str:
+    """Decoration: the name stands beside it."""
+    return f'<img src="{serializers.thumbnail_url(image.id)}" alt="" width="48" height="48">' if image else ""
+
+
+def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str, str]) -> str:
+    """The LoRAs that fit models of an architecture, to choose from; ``previews`` are addresses by name."""
+    usable = [each for each in adapters if each.ready]
+    fitting = [each for each in usable if adapter_fits(each, architecture)]
+    return render("loras.html", loras=fitting, previews=previews, others=len(usable) - len(fitting), words=SHOWN_WORDS)
+
+
+def controls(adapters: Sequence[Adapter]) -> str:
+    """The controls of the form, to add pictures to."""
+    return render("controls.html", models=[each for each in adapters if each.ready], kinds=[*map(str, ControlType)])
+
+
+def references(uses: Sequence[Use]) -> str:
+    """The reference pictures of the form, to add pictures for these uses to."""
+    return render("references.html", uses=[*map(str, uses)], every=[*map(str, Use)], most_weight=MAX_REFERENCE_WEIGHT)

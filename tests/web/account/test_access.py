@@ -316,7 +316,7 @@ def test_nobody_is_left_acting_after_a_request(client: TestClient, tokens: dict[
 
 
 def test_the_page_shows_the_way_to_ones_account(client: TestClient) -> None:
-    from diffusion_local.web.ui.shell import shell
+    from diffusion_local.web.page_html import shell
 
     assert 'class="act who"' not in shell("/ui/create")
     signed_in(client)

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from diffusion_local.web.api import http
-from diffusion_local.web.api.http import derived, images, jobs, lists, models, sources
+from diffusion_local.web.api.http import derived, jobs, library, lists
 from tests.web.authority import calls
 from tests.web.authority.scene import Scene, scene
 
@@ -26,7 +26,7 @@ def described(studio: Scene) -> dict[str, dict[int, Any]]:
     """By method and path, the type of the answer of each status."""
     watch = studio.client.app.state.watch  # type: ignore[attr-defined]
     parts = [jobs.router(studio.services.studio, watch)]
-    parts += [each.router(studio.services.studio) for each in (lists, sources, images, models)]
+    parts += [each.router(studio.services.studio) for each in (lists, library)]
     parts.append(derived.router(studio.services.studio, watch))
     found = {}
     for route in (each for part in parts for each in part.routes if isinstance(each, APIRoute)):

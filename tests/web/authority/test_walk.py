@@ -24,8 +24,8 @@ from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.access import is_open_path
 from diffusion_local.web.api import endpoints
+from diffusion_local.web.page_delta import TABS
 from diffusion_local.web.ui import actions
-from diffusion_local.web.ui.look import TABS
 from tests.web.authority import calls
 from tests.web.authority.calls import Call
 from tests.web.authority.scene import (

@@ -4,11 +4,13 @@ Gradio may change any of this in a minor release. Where a patch that protects so
 program does not start.
 """
 
+import contextlib
 import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -22,10 +24,49 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from diffusion_local.actor import NOBODY, Actor, acting
-from diffusion_local.errors import UserError
+from diffusion_local.errors import LimitReached, NotDone, UserError
 from diffusion_local.messages import message
 from diffusion_local.web.access import KEY
-from diffusion_local.web.api.gradio.running import Running
+
+MOST_OF_ACCOUNT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of a handler."""
+
+    owner: str
+    session: str | None
+    scope: anyio.CancelScope
+
+
+class Running:
+    """Used in the event loop only."""
+
+    def __init__(self, most: int = MOST_OF_ACCOUNT) -> None:
+        self._most = most
+        self._runs: dict[str, Run] = {}  # by event id
+
+    @contextlib.contextmanager
+    def until_stopped(self, event: str, session: str | None, owner: str) -> Iterator[None]:
+        """Around a handler. Raises LimitReached where the account has too many, NotDone if it was stopped."""
+        if sum(run.owner == owner for run in self._runs.values()) >= self._most:
+            raise LimitReached(message("waits_most", most=self._most), retry_after=30)
+        with anyio.CancelScope() as scope:
+            self._runs[event] = Run(owner, session, scope)
+            try:
+                yield
+            finally:
+                self._runs.pop(event, None)
+        if scope.cancelled_caught:
+            raise NotDone(message("nobody_waits"))
+
+    def stop(self, session: str | None = None, event: str | None = None) -> None:
+        """Cancel the handlers of a session or of an event."""
+        for key, run in list(self._runs.items()):
+            if key == event or (session is not None and run.session == session):
+                run.scope.cancel()
+
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from diffusion_local.compose import Services
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http import derived, images, jobs, lists, models, reports, sources, streams, workers
+from diffusion_local.web.api.http import derived, jobs, library, lists, reports, streams, workers
 from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
@@ -40,9 +40,7 @@ def router(studio: Studio, watch: Watch, services: Services | None = None) -> AP
     parts = [
         jobs.router(studio, watch),
         lists.router(studio),
-        sources.router(studio),
-        images.router(studio),
-        models.router(studio),
+        library.router(studio),
         reports.router(studio),
         streams.router(studio, watch),
         derived.router(studio, watch),

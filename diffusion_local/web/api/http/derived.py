@@ -23,8 +23,8 @@ from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import REVALIDATE, linked, read_prefer, tagged
 from diffusion_local.web.api.schemas import HEADER, answer_schema, model_of
-from diffusion_local.web.api.stored import StoredResponse
 from diffusion_local.web.api.watch import Watch, until
+from diffusion_local.web.files import StoredResponse
 
 Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
 REPEATED = ("state",)  # parameters of a query that may come several times

@@ -34,8 +34,8 @@ from diffusion_local.web.api.dialects.comfyui.graph import read
 from diffusion_local.web.api.dialects.comfyui.requests import SHORT_ID, form_of, ids_of, json_of, parsed, text_of
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_of, options_of, refused, with_alpha
 from diffusion_local.web.api.dialects.comfyui.values import Refused
-from diffusion_local.web.api.stored import StoredResponse
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.files import StoredResponse
 from diffusion_local.web.refusals import NEVER, headers_of, sentence, status_of
 
 MOST_GRAPH_CHARS = 400_000

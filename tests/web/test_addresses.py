@@ -2,31 +2,31 @@
 
 import pytest
 
-from diffusion_local.web.ui.place import MOST, SHOW, Place
+from diffusion_local.web.ui.addresses import MOST, SHOW, GalleryState
 
 
 def test_a_place_is_written_and_read() -> None:
-    place = Place({"model": "a&b=c", "starred": "1", "search": "boat"}, at="I2", top="I1", show=200)
-    assert Place.read(place.written()) == place
+    place = GalleryState({"model": "a&b=c", "starred": "1", "search": "boat"}, at="I2", top="I1", show=200)
+    assert GalleryState.read(place.written()) == place
     assert place.asked() == {"model": "a&b=c", "starred": True, "search": "boat"}
 
 
 def test_the_address_has_the_filters_alone() -> None:
-    place = Place({"model": "a&b"}, at="I2", top="I1", show=200)
+    place = GalleryState({"model": "a&b"}, at="I2", top="I1", show=200)
     assert place.address() == "/ui/gallery?model=a%26b"
 
 
 def test_another_filter_begins_at_the_newest() -> None:
-    place = Place({"board": "B"}, at="I1", top="I2", show=300)
-    assert place.narrowed("shape", "square") == Place({"board": "B", "shape": "square"})
-    assert place.narrowed("board", "") == Place()
+    place = GalleryState({"board": "B"}, at="I1", top="I2", show=300)
+    assert place.narrowed("shape", "square") == GalleryState({"board": "B", "shape": "square"})
+    assert place.narrowed("board", "") == GalleryState()
 
 
 @pytest.mark.parametrize("written", [None, 7, "", "colour=red", "&&&=", "at=", "show=x", "search=+", f"show={SHOW}"])
 def test_what_a_browser_sends_is_not_trusted(written: object) -> None:
-    assert Place.read(written) == Place()
+    assert GalleryState.read(written) == GalleryState()
 
 
 @pytest.mark.parametrize(("sent", "shown"), [("1", 48), ("99999999", MOST), ("200", 200), ("-5", SHOW), ("²", SHOW)])
 def test_what_is_drawn_at_once_is_bounded(sent: str, shown: int) -> None:
-    assert Place.read(f"show={sent}").show == shown
+    assert GalleryState.read(f"show={sent}").show == shown
