@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import Message, message
-from diffusion_local.models import adapters, side_files, single_files
+from diffusion_local.models import adapters, assembly, side_files
 from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFacts, incomplete
@@ -253,8 +253,8 @@ class ModelIndex:
     def _checkpoint(self, path: Path, configs: tuple[Path, ...]) -> ModelFacts:
         read = self.read(path)
         if read.contents is None:
-            return incomplete(read.problem, size_bytes=single_files.size_of(path))
-        return single_files.describe(path, read.contents, configs, self._pool[1], self.places.configs)
+            return incomplete(read.problem, size_bytes=assembly.size_of(path))
+        return assembly.describe(path, read.contents, configs, self._pool[1], self.places.configs)
 
     def _own_stamp(self, path: Path) -> Any:
         """Changes whenever a person's own configuration does, or the one beside a checkpoint."""
