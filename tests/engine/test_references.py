@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind
@@ -104,6 +105,16 @@ def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytes
     return model
 
 
+@pytest.fixture(autouse=True)
+def small_references(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide by 16 the million pixels to which Qwen's pipelines enlarge each reference, but in slow tests."""
+    if request.node.get_closest_marker("slow"):
+        return
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+        fit = module.calculate_dimensions
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, fit=fit: fit(area / 16, ratio))
+
+
 @pytest.fixture
 def draw(diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch) -> Draw:
     monkeypatch.setattr(
@@ -177,6 +188,12 @@ def test_pixels_are_those_of_diffusers_own_pipeline(draw: Draw, tiny: Model, at_
     if not more:
         without = draw(**JOB, guidance=3.0, references=(Reference(second),)).image
         assert difference(ours, without) > 0
+
+
+@pytest.mark.slow  # encodes pictures of a million pixels; the test above uses smaller ones
+@pytest.mark.parametrize("tiny", ["qwen_image_edit", "qwen_image_edit_plus"], indirect=True)
+def test_pixels_are_the_same_at_the_true_size_of_references(draw: Draw, tiny: Model, at_home: Home) -> None:
+    test_pixels_are_those_of_diffusers_own_pipeline(draw, tiny, at_home)
 
 
 def test_the_order_and_the_number_of_pictures_count(draw: Draw, tiny: Model, at_home: Home) -> None:
