@@ -27,7 +27,7 @@ PATIENCE = 45_000  # milliseconds
 
 @pytest.fixture(scope="session")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The browser's profile on disk. It keeps the page's compiled scripts, which halves the work of opening the page."""
+    """The browser's profile on disk, whose cache of compiled scripts saves work when the page is opened again."""
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip(f"no Chromium found; looked for {', '.join(BROWSERS)}")

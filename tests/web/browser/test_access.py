@@ -33,6 +33,7 @@ def findings(page: Any) -> list[str]:
     ]
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 @pytest.mark.parametrize(
     ("scheme", "viewport", "locale"),
     [
@@ -92,6 +93,7 @@ def test_nothing_serious_is_found_on_any_tab(
     assert studio.snapshot().counts[State.QUEUED] >= 1
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_page_speaks_the_browsers_language_and_the_chosen_one(people: Any, site: Site) -> None:
     worked(site, a_prompt())
     page = people(locale="zh-CN").open()
@@ -131,6 +133,7 @@ def test_keys_do_what_their_list_says(people: Any, site: Site) -> None:
     page.locator("#drawer").wait_for(state="hidden")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
     page = people().open()
     job = site.services.studio.submit(a_prompt("slow [slow:0.3]"), width=128, height=128, steps=12)
@@ -139,6 +142,7 @@ def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
     page.wait_for_function("document.title === 'diffusion-local'")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_arrow_keys_walk_the_results_and_enter_opens_one(people: Any, site: Site) -> None:
     page = people().open()
     prompt = a_prompt("three of them")
@@ -159,6 +163,7 @@ def test_arrow_keys_walk_the_results_and_enter_opens_one(people: Any, site: Site
     page.wait_for_selector("[data-picture]")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_bell_is_asked_for_and_rings_when_all_is_done(people: Any, site: Site) -> None:
     person = people(permissions=["notifications"])
     person.context.add_init_script("""

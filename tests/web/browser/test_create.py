@@ -76,6 +76,7 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
     eventually(lambda: not site.services.studio.snapshot().paused)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_cancel_and_again(page: Any, site: Site) -> None:
     prompt = a_prompt("long way [slow:0.4]")
     press(page, prompt)
@@ -93,6 +94,7 @@ def test_cancel_and_again(page: Any, site: Site) -> None:
     assert all(job.state is State.CANCELLED for job in site.services.studio.jobs() if job.params.prompt == prompt)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_failed_picture_says_why(people: Any) -> None:
     page = people().open()
     prompt = a_prompt("broken [fail]")
@@ -136,6 +138,7 @@ def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> N
     assert len(set(seeds)) == 2
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_shape_sets_the_size(people: Any, site: Site) -> None:
     page = people().open()
     page.locator("#size label", has_text="3:4").click()
@@ -146,6 +149,7 @@ def test_a_shape_sets_the_size(people: Any, site: Site) -> None:
     assert (job.params.width, job.params.height) == (224, 296)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_enter_generates_but_not_while_an_input_method_composes(people: Any, site: Site) -> None:
     page = people().open()
     prompt = a_prompt()
@@ -178,6 +182,7 @@ def test_enter_generates_but_not_while_an_input_method_composes(people: Any, sit
     eventually(lambda: [job for job in site.services.studio.jobs() if job.params.prompt.strip() == other])
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
     page = people().open()
     site.services.studio.queue.pause()
@@ -196,6 +201,7 @@ def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
     assert site.services.studio.snapshot().counts[State.QUEUED] == waiting
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_weights_are_set_by_keyboard(people: Any) -> None:
     page = people().open()
     page.fill("#prompt textarea", "a red apple")
@@ -250,6 +256,7 @@ def test_a_press_that_was_lost_is_told_once(people: Any, site: Site) -> None:
     person.complaints.clear()  # of the requests that this test broke
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_presses_of_two_tabs_are_all_remembered(people: Any) -> None:
     person = people()
     tabs = [person.open(), person.open()]
@@ -262,6 +269,7 @@ def test_presses_of_two_tabs_are_all_remembered(people: Any) -> None:
         batch(tabs[0], prompt).wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_prompt_is_shown_as_text(people: Any) -> None:
     page = people().open()
     prompt = a_prompt('<img src=x onerror="window.hit = 1"> ${window.hit = 2} {{hit}} `')
@@ -273,6 +281,7 @@ def test_a_prompt_is_shown_as_text(people: Any) -> None:
     assert page.evaluate("window.hit") is None
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people: Any, site: Site) -> None:
     settings, prompt = site.services.settings, a_prompt("glowing lantern, misty harbour")
     settings.wildcards.mkdir(exist_ok=True)
@@ -328,6 +337,7 @@ def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people:
     assert page.input_value("#prompt textarea") == first
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_again_until_stopped(people: Any, site: Site) -> None:
     page, prompt = people().open(), a_prompt("on and on")
     page.fill("#prompt textarea", prompt)

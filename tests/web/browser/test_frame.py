@@ -32,6 +32,7 @@ def test_a_reload_a_second_tab_and_another_device_show_the_truth(people: Any, si
     other.locator("#queue li.line.done", has_text=prompt).wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_seventh_tab_loads(people: Any) -> None:
     """gr.State would hold a connection open for each tab, and a browser has six."""
     person = people()
@@ -41,6 +42,7 @@ def test_a_seventh_tab_loads(people: Any) -> None:
     batch(tabs[-1], prompt).locator(".shot.done").wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_whoever_was_signed_out_elsewhere_is_sent_to_the_sign_in(people: Any) -> None:
     person = people()
     page = person.open()
@@ -50,6 +52,7 @@ def test_whoever_was_signed_out_elsewhere_is_sent_to_the_sign_in(people: Any) ->
     person.complaints[:] = [each for each in person.complaints if "401" not in each]
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_light_and_dark_have_readable_words(people: Any) -> None:
     for scheme in ("light", "dark"):
         page = people(color_scheme=scheme).open()
@@ -96,6 +99,7 @@ CLIPPED = """(selector) => {
 }"""
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_arrow_keys_walk_the_views_and_the_header_holds_at_every_width(people: Any) -> None:
     page = people().open()
     page.focus("#views [data-view=create]")

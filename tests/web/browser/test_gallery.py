@@ -14,6 +14,7 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_new_pictures_are_offered_and_nothing_moves_by_itself(people: Any, site: Site) -> None:
     page = people().open()
     first = worked(site, a_prompt())
@@ -63,6 +64,7 @@ def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any, site: Site) -> None:
     first, second, third = (worked(site, a_prompt()) for _ in range(3))
     page = people().open()
@@ -93,6 +95,7 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
     page.locator(f".tile[data-key='{third}']").wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: Site) -> None:
     kept, other = worked(site, a_prompt()), worked(site, a_prompt())
     board = site.services.studio.boards.create(f"Winter {kept}", [kept])
@@ -119,6 +122,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
         site.services.studio.image(other)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_picture_is_dragged_to_a_board(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     board = site.services.studio.boards.create(f"Spring {image}", [])
@@ -129,6 +133,7 @@ def test_a_picture_is_dragged_to_a_board(people: Any, site: Site) -> None:
     assert site.services.studio.boards.get(board.id).count == 1
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_tools_of_a_tile_star_it(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     page = people().open()

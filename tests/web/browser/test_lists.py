@@ -66,6 +66,7 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
     page.wait_for_function("document.querySelectorAll('#gallery .tile').length === 3")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> None:
     studio, prompt = site.services.studio, a_prompt("waiting in a list")
     studio.queue.pause()
@@ -104,6 +105,7 @@ def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> N
     row.locator(".meta", has_text="2 cancelled").wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_grid_is_counted_before_it_is_queued(people: Any, site: Site) -> None:
     page, prompt = people().open(), a_prompt("a grid of a red apple")
     go(page, "lists")
@@ -122,6 +124,7 @@ def test_a_grid_is_counted_before_it_is_queued(people: Any, site: Site) -> None:
     batch(page, prompt).locator(".meta", has_text="6 of 6 pictures done").wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, site: Site, tmp_path: Path) -> None:
     studio, page, prompt = site.services.studio, people().open(), a_prompt("从文件")
     studio.queue.pause()

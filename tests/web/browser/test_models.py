@@ -37,6 +37,7 @@ def test_models_are_shown_added_used_and_cancelled(page: Any, site: Site, tmp_pa
     card.wait_for(state="detached")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_loras_are_cards_that_are_searched_used_and_offered_where_they_fit(people: Any, site: Site) -> None:
     from PIL import Image
 

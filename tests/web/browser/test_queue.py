@@ -101,6 +101,7 @@ def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any
     assert site.services.studio.wait([job_id], 30)[0].state is State.DONE
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.pause()
@@ -114,6 +115,7 @@ def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
     assert {job.state for job in studio.wait(receipt.job_ids, 30)} == {State.DONE}
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.forget(ended=True)
@@ -159,6 +161,7 @@ def names(site: Site) -> Iterator[list[str]]:
     studio.queue.resume()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, site: Site, names: list[str]) -> None:
     go(page, "queue")
     unfolded(page, names[0])
@@ -186,6 +189,7 @@ def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, sit
     assert fits(page)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, names: list[str]) -> None:
     boat = a_prompt("a boat at sea")
     site.services.studio.submit(boat, width=128, height=128)
@@ -210,6 +214,7 @@ def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, 
     assert page.input_value("#queue [type=search]") == ""
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_range_is_ticked_with_shift_and_cancelled(people: Any, site: Site, names: list[str]) -> None:
     page, studio = people().open(), site.services.studio
     go(page, "queue")
@@ -228,6 +233,7 @@ def test_a_range_is_ticked_with_shift_and_cancelled(people: Any, site: Site, nam
     assert [job.index for job in studio.jobs("cancelled", batch_id)] == [1, 2, 4, 5]
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
     def order() -> list[str]:
         shown = (page.locator("#queue .fold").nth(place).inner_text() for place in range(3))
@@ -244,6 +250,7 @@ def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
     assert fits(page)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.pause()

@@ -83,6 +83,7 @@ def test_several_references_are_added_used_and_removed(adapted: Site, page: Any)
     )
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_references_are_offered_only_for_models_that_read_them(site: Site, people: Any) -> None:
     page = people().open()
     page.wait_for_selector("#source [data-source=pick]")
@@ -90,6 +91,7 @@ def test_references_are_offered_only_for_models_that_read_them(site: Site, peopl
     assert page.locator("#references").is_hidden()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_prompt_helper_changes_the_prompt_and_back(
     site: Site, people: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

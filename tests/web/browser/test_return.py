@@ -114,6 +114,7 @@ def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, serv
     batch(page, prompt).locator(".shot.done").first.wait_for()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: Person, served: Served) -> None:
     page = person.open()
     go(page, "gallery")
@@ -127,6 +128,7 @@ def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: 
     assert page.locator(AWAY).count() == 0
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_page_in_the_background_looks_rarely_and_at_once_when_it_is_back(person: Person, served: Served) -> None:
     page = person.open()
     page.evaluate("""() => {
@@ -146,6 +148,7 @@ def test_a_page_in_the_background_looks_rarely_and_at_once_when_it_is_back(perso
     page.wait_for_function(f"window.looks > {before}", timeout=1000)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, served: Served) -> None:
     page = person.open()
     phone = Person(chromium.new_context(viewport=PHONE), Site(served.url, served.services))

@@ -43,6 +43,7 @@ def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, si
     assert len(free) <= 1, free
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
     page = people().open()
     go(page, "settings")
@@ -52,6 +53,7 @@ def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
     assert bell.evaluate(drawn) is False  # the server, which draws it hidden, knows no browser
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_theme_is_chosen_and_stays(people: Any) -> None:
     page = people(color_scheme="light").open()
     go(page, "settings")

@@ -31,6 +31,7 @@ def made_of(site: Site, prompt: str) -> Any:
     return found[0].params
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
     picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
     sheet(page)
@@ -125,6 +126,7 @@ def colour(page: Any, across: float, down: float) -> list[int]:
     )
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_canvas_shows_the_mask_on_any_picture_and_takes_steps_back(people: Any) -> None:
     page = people().open()
     for kind, paper in (("white", 255), ("black", 0)):
@@ -174,6 +176,7 @@ def test_the_canvas_shows_the_mask_on_any_picture_and_takes_steps_back(people: A
     assert fits(page)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_frame_is_dragged_to_extend_a_picture(people: Any, site: Site) -> None:
     page = people().open()
     page.set_input_files("#source [data-file]", {"name": "a.png", "mimeType": "image/png", "buffer": blank("navy")})
@@ -217,6 +220,7 @@ def blank(colour: str) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     original = a_prompt("the dropped one")
     data = list(site.services.studio.picture_file(worked(site, original)).read_bytes())
@@ -236,6 +240,7 @@ def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     page.wait_for_selector("#source .begin img[src^='/sources/']")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_picture_of_another_tool_fills_the_form_and_says_what_it_could_not_take_over(people: Any) -> None:
     written = (
         "a lighthouse in fog <lora:old ink:0.8>\nNegative prompt: people\n"
@@ -268,6 +273,7 @@ def foreign(parameters: str) -> list[int]:
     return list(out.getvalue())
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_what_is_no_picture_is_told(people: Any) -> None:
     person = people()
     page = person.open()
@@ -277,6 +283,7 @@ def test_what_is_no_picture_is_told(people: Any) -> None:
     person.complaints.clear()
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_picture_of_the_gallery_is_begun_from(people: Any, site: Site) -> None:
     prompt = a_prompt()
     image = worked(site, prompt)
@@ -309,6 +316,7 @@ def light(path: Any) -> float:
     return ImageStat.Stat(Image.open(path).convert("L")).mean[0] / 255
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) -> None:
     picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
     sheet(page)

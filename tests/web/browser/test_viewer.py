@@ -50,6 +50,7 @@ def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
     page.wait_for_url("**/ui/gallery")
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     name = a_prompt("board")
@@ -95,6 +96,7 @@ def test_two_fingers_zoom_and_a_finger_moves_what_is_large(people: Any, site: Si
     shown(page, image)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     person = people()
@@ -116,6 +118,7 @@ def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> N
     shown(page, image)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_an_address_of_no_picture_says_so(people: Any, site: Site) -> None:
     page = people().open()
     page.goto(f"{site.url}/ui/picture/nonsense")
@@ -139,6 +142,7 @@ def test_a_finger_swipes_from_picture_to_picture(people: Any, site: Site) -> Non
     shown(page, older)
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_more_of_a_picture_appears_on_create(people: Any, site: Site) -> None:
     page = people().open()
     prompt = a_prompt()
@@ -163,6 +167,7 @@ OVERLAP = """([one, others]) => {
 }"""
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_an_upscaled_picture_leads_to_its_original_and_a_toast_covers_no_control(people: Any, site: Site) -> None:
     studio, prompt = site.services.studio, a_prompt()
     original = worked(site, prompt)
