@@ -198,7 +198,7 @@ def through_a1111(services: Services, client: TestClient, prompt: str) -> None:
 
 def through_page(services: Services, client: TestClient, prompt: str) -> None:
     given = {"prompt": prompt, "count": 1, "expand": ""}
-    told, _ = tab_create.on_generate(services.studio, *(given.get(name) for name in form.NAMES))
+    told, _ = tab_create.on_generate(services.studio, "", *(given.get(name) for name in form.NAMES))
     assert 'class="notice bad"' not in told
 
 

@@ -19,9 +19,9 @@ SKIP = {"__type__": "update"}
 FIELDS = ("prompt", "batches")  # shown in text fields, not as HTML
 
 
-def press(services: Services, **changes: Any) -> list[Any]:
+def press(services: Services, key: str = "", **changes: Any) -> list[Any]:
     values = dict.fromkeys(form.NAMES) | {"prompt": "a red apple", "seed": "", "count": 1, "styles": []} | changes
-    return list(tab_create.on_generate(services.studio, *values.values()))
+    return list(tab_create.on_generate(services.studio, key, *values.values()))
 
 
 class Click:
@@ -31,7 +31,7 @@ class Click:
 
 def click(services: Services, verb: str, key: str = "") -> dict[str, Any]:
     values = actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "tabs", "told", "batches", *form.NAMES)
+    names = ("toast", "receipt", "tabs", "panel", "told", "batches", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
 
@@ -42,6 +42,11 @@ def test_ten_presses_are_ten_batches(services: Services) -> None:
     receipts = [press(services, count=2)[1] for _ in range(10)]
     assert len(set(receipts)) == 10
     assert services.studio.snapshot().counts[State.QUEUED] == 20
+
+
+def test_a_press_that_is_sent_twice_is_one_batch(services: Services) -> None:
+    assert press(services, "0f" * 16)[1] == press(services, "0f" * 16)[1] != press(services, "1f" * 16)[1]
+    assert services.studio.snapshot().counts[State.QUEUED] == 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Effect:
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.panel, self.tabs, self.told, self.batches, *self.form]
+        return [self.toast, self.receipt, self.tabs, self.panel, self.told, self.batches, *self.form]
 
 
 #: Studio, and the id (or ids) that the button names.

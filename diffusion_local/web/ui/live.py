@@ -14,6 +14,12 @@ T = TypeVar("T")
 #: How every handler of the page is wired: past Gradio's queue, without its progress veil, not part of the API.
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+#: The same for an event that only reads, or that changes nothing when it arrives twice: where no server answers,
+#: ``calls.js`` sends it again once there is one. All other events are told as lost.
+REPEATABLE: dict[str, Any] = QUIET | {"api_name": "repeatable"}
+#: A press of Generate, told as long as it waits.
+PRESS: dict[str, Any] = QUIET | {"api_name": "repeatable_press"}
+
 #: What it is made of is there once for all parts: live.js.
 SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
 

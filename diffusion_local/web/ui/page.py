@@ -25,7 +25,7 @@ from diffusion_local.web.ui import (
     tab_queue,
     tab_settings,
 )
-from diffusion_local.web.ui.live import QUIET, bound, hidden, live
+from diffusion_local.web.ui.live import QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.theme import THEME
 from diffusion_local.web.ui.words import label, translations
 
@@ -87,16 +87,16 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         blocks.load(None, None, laid_out["queue"].place, js=RESTORE_QUEUE, **QUIET)
-        back.then(**looks).then(bound(actions.linked, studio), linked, panel, **QUIET)
+        back.then(**looks).then(bound(actions.linked, studio), linked, panel, **REPEATABLE)
         once = [*create.drawn_once, *lists.drawn_once]
-        back.then(bound(on_load, studio), shown, once, **QUIET).then(
+        back.then(bound(on_load, studio), shown, once, **REPEATABLE).then(
             None, lists.fields, lists.fields, js=RESTORE_LIST, **QUIET
         )
         added.then(**looks)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
-        outputs = [toast, receipt, panel, tabs, create.told, lists.at, *create.fields]
+        outputs = [toast, receipt, tabs, panel, create.told, lists.at, *create.fields]
         clicks = [part.click for part in (*parts, create.told, panel, toast)]
         acted = gr.on(
             clicks,

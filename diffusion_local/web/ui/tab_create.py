@@ -17,7 +17,7 @@ from diffusion_local.options.table import OPTIONS
 from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, prompt_help, view, view_models, view_stage
-from diffusion_local.web.ui.live import QUIET, bound, hidden, live
+from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import known, label, say, translated
 
@@ -34,8 +34,8 @@ SWAP = "(width, height) => [height, width]"
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
-    """Submit; (what to tell, the new batch's id)."""
+def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
+    """Submit; (what to tell, the new batch's id). The same key sent twice makes one batch."""
     try:
         given = form.read(values)
         if (
@@ -45,7 +45,7 @@ def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
             and not given.get("outpaint")
         ):
             return view.notice("bad", say("create.mask_missing")), gr.skip()
-        receipt = studio.submit(**styled(studio, given))
+        receipt = studio.submit(**styled(studio, given), idempotency_key=key if isinstance(key, str) else None)
     except UserError as error:
         return refused(error), gr.skip()
     return view.warnings_notice(receipt.warnings), receipt.batch_id
@@ -192,6 +192,7 @@ class CreateTab:
     recount: Any  # asks for them; dock.js
     preset: Any  # settings that were chosen; prompts.js
     vocabulary: Any  # what is suggested; prompts.js
+    key: Any  # of a press; page.js
 
     @property
     def asked(self) -> list[Any]:
@@ -306,7 +307,7 @@ def layout(studio: Studio) -> CreateTab:
         drawn = live("create")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
-    rest += [hidden("", "token-count"), hidden("", "recount"), hidden("", "preset"), hidden("", "vocabulary")]
+    rest += [hidden("", "token-count"), hidden("", "recount"), hidden("", "preset"), hidden("", "vocabulary"), hidden()]
     return CreateTab(
         fields,
         size,
@@ -336,32 +337,34 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     model, seed = tab.field("model"), tab.field("seed")
     follow = [tab.field(name) for name in FOLLOW_MODEL]
     model.input(
-        bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **QUIET
+        bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **REPEATABLE
     )
-    model.change(bound(on_sample, studio), model, [tab.sample, tab.loras, tab.references], **QUIET)
+    model.change(bound(on_sample, studio), model, [tab.sample, tab.loras, tab.references], **REPEATABLE)
     tab.size.input(None, tab.size, sides, js=SPLIT_SIZE, **QUIET)
     look = bound(on_size_typed, studio)
-    tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **QUIET)
+    tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **REPEATABLE)
     for side in sides:
-        side.change(look, [model, *sides], tab.size, trigger_mode="always_last", **QUIET)
+        side.change(look, [model, *sides], tab.size, trigger_mode="always_last", **REPEATABLE)
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
-    tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
+    tab.keep.click(bound(on_keep, studio), tab.mine, seed, **REPEATABLE)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
     counted = [tab.field("prompt"), model]
     gr.on([each.change for each in counted], None, None, None, js="() => diffusionLocalDock.recount()", **QUIET)
-    tab.recount.change(bound(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **QUIET)
-    tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **QUIET)
-    tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
+    tab.recount.change(
+        bound(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **REPEATABLE
+    )
+    tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **REPEATABLE)
+    tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **REPEATABLE)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(
         bound(on_generate, studio),
-        tab.fields,
+        [tab.key, *tab.fields],
         [tab.told, receipt],
         js="diffusionLocal.press",
         trigger_mode="multiple",
-        **QUIET,
+        **PRESS,
     )
-    tab.preview.click(bound(on_preview, studio), tab.fields, tab.told, **QUIET)
-    pressed.success(None, None, None, js="() => diffusionLocal.answered(true)", trigger_mode="multiple", **QUIET)
-    pressed.failure(None, None, None, js="() => diffusionLocal.answered(false)", trigger_mode="multiple", **QUIET)
+    tab.preview.click(bound(on_preview, studio), tab.fields, tab.told, **REPEATABLE)
+    pressed.success(None, None, None, js="() => diffusionLocal.answered()", trigger_mode="multiple", **QUIET)
+    pressed.failure(None, None, None, js="() => diffusionLocal.answered()", trigger_mode="multiple", **QUIET)
     return pressed

@@ -17,7 +17,7 @@ from diffusion_local.lists.formats import format_of
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form_lists, view, view_batches, view_lists
-from diffusion_local.web.ui.live import QUIET, bound, hidden, live
+from diffusion_local.web.ui.live import QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.words import label, say
 
 MOST_CURSORS = 200  # pages that one can walk back
@@ -207,7 +207,7 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
         trigger_mode="multiple",
         **QUIET,
     )
-    tab.check.click(bound(on_check, studio), fields, tab.checked, **QUIET)
+    tab.check.click(bound(on_check, studio), fields, tab.checked, **REPEATABLE)
     text, form = tab.components["text"], tab.components["format"]
     arrived = tab.sent.change(bound(on_file, studio), tab.sent, [tab.checked, text, form], **QUIET)
     pressed = tab.checked.click(bound(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)

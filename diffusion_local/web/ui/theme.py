@@ -6,7 +6,7 @@ import gradio as gr
 
 #: In this order: later ones use earlier ones.
 SCRIPTS = (
-    "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras", "pictures",
+    "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras", "pictures",
     "lists", "queue", "gallery", "models", "settings"
 )  # fmt: skip
 SCRIPT = "\n".join((Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)

@@ -401,7 +401,7 @@ HANDLERS: dict[str, list[Any]] = {
     "on_load": ["starter", 128, 128],
     "linked": ["{image}"],
     "fill": ['{"settings": {"prompt": "a", "source": "{source}", "strength": 0.5}, "others": {}}'],
-    "on_generate": ["a tree"],
+    "on_generate": ["key of a press", "a tree"],
     "on_preview": ["a {red|blue} tree"],
 }
 TABS: dict[str, list[str]] = {

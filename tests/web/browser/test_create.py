@@ -44,7 +44,6 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
 
     tile.click()
     panel.wait_for()
-    page.wait_for_timeout(600)  # the router passes over tabs that open within 300 ms after a picture
     panel.locator(".menu[data-key=use] summary").click()
     panel.locator("[data-do=recipe]").click()
     panel.wait_for(state="detached")
@@ -234,16 +233,17 @@ def test_a_reload_brings_the_whole_form_back(people: Any) -> None:
         playwright_api.expect(page.locator("#negative :is(input, textarea)")).to_have_value("blur")
 
 
-def test_a_press_that_was_lost_is_told_once(people: Any, site: Site) -> None:
+def test_a_press_that_was_lost_with_its_page_is_told_once(people: Any, site: Site) -> None:
     person = people()
     page = person.open()
     lost = page.locator("#told .notice", has_text="did not reach the studio")
     page.fill("#prompt textarea", "lost")
     page.route("**/run/predict*", lambda route: route.abort())
     page.click("#generate")
-    page.wait_for_timeout(300)
-    page.unroute("**/run/predict*")
+    page.locator("#notices [data-away]").wait_for()
     page.reload()
+    page.wait_for_selector("#generate")
+    page.unroute("**/run/predict*")
     lost.wait_for()
     assert page.input_value("#prompt textarea") == "lost"
     prompt = a_prompt()
@@ -253,7 +253,21 @@ def test_a_press_that_was_lost_is_told_once(people: Any, site: Site) -> None:
     page.reload()
     batch(page, prompt).wait_for()
     assert lost.count() == 0
+    assert "lost" not in [job.params.prompt for job in site.services.studio.jobs()]
     person.complaints.clear()  # of the requests that this test broke
+
+
+def test_an_action_that_the_server_refuses_is_told(people: Any) -> None:
+    person = people()
+    page = person.open()
+    answer = '{"error": {"code": "rate_limited", "message": "Too many requests."}}'
+    page.route("**/run/predict*", lambda route: route.fulfill(status=429, content_type="application/json", body=answer))
+    page.click("#bar [data-do=keys]")
+    page.locator("#toast .toast", has_text="Too many requests.").wait_for()
+    page.unroute("**/run/predict*")
+    page.click("#bar [data-do=keys]")
+    page.locator("[role=dialog]").wait_for()
+    person.complaints.clear()  # of the refusal
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier

@@ -98,20 +98,82 @@ def test_the_page_outlives_its_server_without_a_reload(person: Person, served: S
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 8")
 
 
-def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, served: Served) -> None:
+def test_a_press_into_the_void_is_told_and_sent_once_the_studio_is_back(person: Person, served: Served) -> None:
     page = person.open()
-    prompt = a_prompt("into the void")
+    page.evaluate("window.since = 'the beginning'")
+    prompt, second = a_prompt("into the void"), a_prompt("into the void")
     served.kill()
-    page.fill("#prompt textarea", prompt)  # typing alone must send nothing that fails: Gradio would swallow the press
-    page.locator(AWAY).wait_for()
-    page.click("#generate")
+    press(page, prompt)  # before the page has noticed
+    page.locator(AWAY, has_text="Waiting to be sent: 1").wait_for()
+    press(page, second)
+    page.locator(AWAY, has_text="Waiting to be sent: 2").wait_for()
     served.restart()
-    page.locator("#told .notice", has_text="did not reach the studio").wait_for(timeout=60_000)
     page.locator(AWAY).wait_for(state="detached")
-    assert page.input_value("#prompt textarea") == prompt
-    assert prompt not in [job.params.prompt for job in served.services.studio.jobs()]
+    for each in (prompt, second):
+        batch(page, each).locator(".shot.done").first.wait_for()
+        assert [job.params.prompt for job in served.services.studio.jobs()].count(each) == 1
+    assert page.evaluate("window.since") == "the beginning"
+    assert page.evaluate("sessionStorage.getItem('diffusion-local-pressed')") == "0"
+
+
+def test_an_action_into_the_void_is_told_at_once_and_can_be_repeated(person: Person, served: Served) -> None:
+    page = person.open()
+    served.kill()
+    page.click("#bar [data-do=keys]")
+    page.locator("#toast .toast", has_text="did not respond").wait_for()
+    page.locator(AWAY).wait_for()
+    served.restart()
+    page.locator(AWAY).wait_for(state="detached")
+    page.click("#bar [data-do=keys]")
+    page.locator("[role=dialog]").wait_for()
+
+
+LOADING = """() => {
+  const found = gradio_config.dependencies.filter(({ api_name: name }) => name.startsWith("repeatable"));
+  return [found.map(({ id }) => id), found.find(({ api_name: name }) => name === "repeatable_press").id];
+}"""
+
+
+@pytest.mark.parametrize("cut", ["before the answer", "answered by a proxy"])
+def test_a_studio_that_dies_while_the_page_loads_costs_no_press(person: Person, served: Served, cut: str) -> None:
+    """The page asks for its choices as it loads. That call is lost with the server; then Generate is pressed."""
+    page = person.open()
+    page.locator("#source .source").wait_for(state="attached")
+    _, of_press = page.evaluate(LOADING)
+    served.kill()
+    lost: list[int] = []
+    page.route("**/gradio_api/run/predict*", lambda route: refuse(route, lost, cut))
+    page.fill("#width input", "136")
+    page.fill("#prompt textarea", prompt := a_prompt("while it loads"))
+    eventually(lambda: lost or page.wait_for_timeout(50))  # an event that is no press has failed
     page.click("#generate")
+    eventually(lambda: of_press in lost or page.wait_for_timeout(50))
+    page.locator(AWAY).wait_for()
+    page.unroute("**/gradio_api/run/predict*")
+    served.restart()
     batch(page, prompt).locator(".shot.done").first.wait_for()
+    assert [job.params.prompt for job in served.services.studio.jobs()].count(prompt) == 1
+
+
+def refuse(route: Any, lost: list[int], cut: str) -> None:
+    if cut == "before the answer":
+        route.abort()
+    else:
+        route.fulfill(status=502, content_type="text/html", body="<h1>Bad Gateway</h1>")
+    lost.append(route.request.post_data_json["fn_index"])
+
+
+def test_a_page_whose_first_calls_are_lost_becomes_whole(person: Person, served: Served) -> None:
+    page = person.context.new_page()
+    lost: list[int] = []
+    page.route("**/gradio_api/run/predict*", lambda route: refuse(route, lost, "before the answer"))
+    page.goto(served.url)
+    page.wait_for_selector("#generate")
+    eventually(lambda: lost or page.wait_for_timeout(50))
+    assert page.locator("#source .source").count() == 0
+    page.unroute("**/gradio_api/run/predict*")
+    page.locator("#source .source").wait_for(state="attached")
+    page.locator("#size label").nth(1).wait_for()
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier

@@ -9,6 +9,8 @@ from tests.support import eventually
 from tests.web.browser.ways import a_prompt, fits, go, press, sheet, worked
 from tests.web.conftest import Site
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+
 pytestmark = pytest.mark.browser
 
 DROP = """(bytes) => {
@@ -225,6 +227,7 @@ def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     original = a_prompt("the dropped one")
     data = list(site.services.studio.picture_file(worked(site, original)).read_bytes())
     page = people().open()
+    page.wait_for_selector("#source .source", state="attached")
     page.evaluate(DRAG)
     shade = page.locator("#source .drop")
     shade.wait_for()
@@ -256,9 +259,24 @@ def test_a_picture_of_another_tool_fills_the_form_and_says_what_it_could_not_tak
     assert "Restart" in told.inner_text()
     assert "old ink" in told.inner_text()
     assert page.input_value("#prompt textarea").strip() == "a lighthouse in fog"
-    page.wait_for_selector("#seed :is(input, textarea)", state="visible")
-    assert page.input_value("#seed :is(input, textarea)") == "77"
-    assert page.input_value("#negative :is(input, textarea)") == "people"
+    expect(page.locator("#seed :is(input, textarea)")).to_have_value("77")
+    expect(page.locator("#negative :is(input, textarea)")).to_have_value("people")
+
+
+def test_a_picture_that_is_dropped_before_the_page_is_whole_is_not_lost(people: Any, site: Site) -> None:
+    page = people().context.new_page()
+    held: list[Any] = []
+    page.route("**/gradio_api/run/predict*", lambda route: held.append(route))
+    page.goto(site.url)
+    page.wait_for_selector("#generate")
+    eventually(lambda: held or page.wait_for_timeout(50))
+    with page.expect_response("**/api/v1/sources*"):
+        page.evaluate(DROP, foreign("a late lighthouse\nSteps: 9"))
+    page.unroute("**/gradio_api/run/predict*")
+    for route in held:
+        route.continue_()
+    page.click("[data-ask=recipe]")
+    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('a late lighthouse')")
 
 
 def foreign(parameters: str) -> list[int]:

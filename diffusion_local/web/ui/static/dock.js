@@ -74,21 +74,11 @@ window.diffusionLocalDock = (() => {
   });
 
   // -- a prompt's tokens, as the chosen model's text encoder counts them
-  // After an event that fails, Gradio sends none until it has reloaded the page: a press would vanish without a word.
-  // So typing sends nothing unless the server answers.
-  let stale = false; // the count is of an earlier prompt or model
-  async function askForCount() {
-    if (!stale) return;
-    stale = false;
-    try {
-      const answer = await fetch(`${window.diffusionLocalRoot}/healthz`, { signal: AbortSignal.timeout(5000) });
-      if (!answer.ok) throw new Error(answer.statusText);
-      write(input("recount"), String(Date.now()));
-    } catch {
-      stale = true;
-    }
+  let counting = 0;
+  function askForCount() {
+    clearTimeout(counting);
+    counting = setTimeout(() => write(input("recount"), String(Date.now())), 400);
   }
-  setInterval(askForCount, 500);
   function count() {
     const out = document.querySelector("#tokens .tokens");
     if (!out) return;
@@ -168,9 +158,7 @@ window.diffusionLocalDock = (() => {
         }
       });
     },
-    recount() {
-      stale = true;
-    },
+    recount: askForCount,
     pressed(prompt) {
       choose("");
       document.documentElement.classList.remove("with-sheet");

@@ -14,6 +14,8 @@ window.diffusionLocalLook = (() => {
   let busy = false;
   let again = false; // asked for while a look was on its way
   let timer = 0;
+  let held = 0; // presses that wait for the studio (calls.js)
+  const waiting = []; // for the next look that is answered
 
   const pieces = { gallery: "", tiles: "" }; // the gallery comes without its tiles where those are as they were
   function draw(parts) {
@@ -25,12 +27,12 @@ window.diffusionLocalLook = (() => {
     Object.assign(drawn, whole);
     document.dispatchEvent(new CustomEvent("diffusion-local:drawn", { detail: whole }));
   }
-  async function ask() {
+  async function ask(whole) {
     const [tab, ...rest] = asked;
     const answer = await fetch(`${window.diffusionLocalRoot}/look`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ seen: failed >= FORGIVEN ? "" : seen, tab, asked: rest, drawer }),
+      body: JSON.stringify({ seen: whole ? "" : seen, tab, asked: rest, drawer }),
       signal: AbortSignal.timeout(PATIENCE),
     });
     if (answer.status === 204) return;
@@ -42,24 +44,30 @@ window.diffusionLocalLook = (() => {
     seen = told.seen;
     draw(told.parts);
   }
-  function miss() {
-    failed += 1;
-    if (failed !== FORGIVEN) return;
-    const words = window.diffusionLocalWords.away;
+  function away() {
+    const { away: told, held: waits } = window.diffusionLocalWords;
+    const words = held ? `${told} ${waits.replace("{}", held)}` : told;
     document.documentElement.classList.add("studio-away"); // what was foretold is no longer true
     draw({ notices: `<div class="notice warn" role="alert" data-away><span>${words}</span></div>` });
+  }
+  function returned() {
+    failed = 0;
+    document.documentElement.classList.remove("studio-away");
+    for (const resolve of waiting.splice(0)) resolve();
   }
   async function look() {
     clearTimeout(timer);
     again = busy;
     if (busy || !asked) return;
     busy = true;
+    const whole = failed >= FORGIVEN; // of which the notice of the absence is a part, too
     try {
-      await ask();
-      failed = 0;
-      document.documentElement.classList.remove("studio-away");
+      await ask(whole);
+      if (whole || failed < FORGIVEN) returned();
+      else again = true;
     } catch {
-      miss();
+      failed += 1;
+      if (failed === FORGIVEN) away();
     }
     busy = false;
     timer = setTimeout(look, again ? 0 : document.hidden ? HIDDEN : SHOWN);
@@ -70,6 +78,16 @@ window.diffusionLocalLook = (() => {
 
   return {
     drawn,
+    show: draw,
+    // Resolves when the studio has answered a look.
+    back: () => new Promise((resolve) => { if (asked) waiting.push(resolve); else setTimeout(resolve, SHOWN); }),
+    // A press found no studio: told at once. Returns a function to call when it has arrived.
+    hold() {
+      held += 1;
+      failed = Math.max(failed, FORGIVEN);
+      away();
+      return () => { held -= 1; };
+    },
     drawer(on) {
       drawer = on;
       look();

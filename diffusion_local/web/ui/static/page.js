@@ -106,7 +106,6 @@ document.addEventListener("change", ({ target }) => {
 window.diffusionLocal = (() => {
   const DRAFT = "diffusion-local-draft"; // of this tab: the form
   const PRESSED = "diffusion-local-pressed"; // of this tab: how many presses have no answer yet
-  const LOST = "diffusion-local-lost"; // of this tab: a press that failed on its way
   const BATCHES = "diffusion-local-batches"; // of this browser: ids, newest first
   const words = window.diffusionLocalWords; // in the page's language, from the server
   const parsed = (written) => {
@@ -119,14 +118,17 @@ window.diffusionLocal = (() => {
   const ids = (written) => (written ?? "").split(" ").filter(Boolean);
   const unanswered = () => Number(sessionStorage.getItem(PRESSED)) || 0;
   let restored = false;
+  const lost = unanswered() > 0; // presses of this page before it was reloaded, which nobody will answer any more
+  sessionStorage.removeItem(PRESSED);
+  // Counted before Gradio sees the press: even an event that Gradio drops is told after a reload.
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest?.("#generate")) sessionStorage.setItem(PRESSED, unanswered() + 1);
+  }, true);
 
   return {
-    // Gradio loads the page anew when a lost server is back: the form, as it was, and the batches of this browser.
+    // After a load: the form, as it was, and the batches of this browser.
     restore(told, mine, linked, ...form) {
       const draft = parsed(sessionStorage.getItem(DRAFT));
-      const lost = unanswered() > 0 || sessionStorage.getItem(LOST);
-      sessionStorage.removeItem(PRESSED);
-      sessionStorage.removeItem(LOST);
       restored = true;
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
@@ -144,15 +146,13 @@ window.diffusionLocal = (() => {
       window.diffusionLocalPictures.show();
       window.diffusionLocalDock.show();
     },
-    press(...form) {
-      sessionStorage.setItem(PRESSED, unanswered() + 1);
+    // The key makes one batch of a press that is sent more than once (calls.js).
+    press(_, ...form) {
       window.diffusionLocalDock.pressed(form[0]);
-      return form;
+      return [window.diffusionLocalCalls.key(), ...form];
     },
-    answered(arrived) {
+    answered() {
       sessionStorage.setItem(PRESSED, Math.max(0, unanswered() - 1));
-      if (arrived) sessionStorage.removeItem(LOST);
-      else sessionStorage.setItem(LOST, "1");
     },
     // Adds a new batch; here, as several presses may be on their way at once, and in several tabs.
     remember(most, id, mine) {
@@ -164,13 +164,3 @@ window.diffusionLocal = (() => {
     },
   };
 })();
-
-// Signed out meanwhile, or the session is over: every answer is 401 from now on, so go and sign in.
-{
-  const { fetch } = window;
-  window.fetch = async (...request) => {
-    const answer = await fetch(...request);
-    if (answer.status === 401 && new URL(answer.url).origin === location.origin) location.reload();
-    return answer;
-  };
-}

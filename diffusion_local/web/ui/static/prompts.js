@@ -305,7 +305,7 @@ window.diffusionLocalPrompts = (() => {
     if (on) again();
   }
   function again() {
-    if (!repeating) return;
+    if (!repeating || document.querySelector("html.studio-away")) return;
     if (document.querySelector("#told .notice.bad")) return repeat(false);
     const now = document.querySelector("#now [data-work]");
     if (!now || Number(now.dataset.work) > 0 || Date.now() - pressed < 3000) return;

@@ -9,8 +9,9 @@ window.diffusionLocalRouter = (() => {
     const [first, id] = parts(url);
     return first === "picture" && id ? decodeURIComponent(id) : url.searchParams.get("picture");
   }
-  let shown = null; // the view whose tab is open
-  let opening = false; // by us: what Gradio tells of its tabs meanwhile is no wish of anybody's
+  let shown = null; // the view of the page
+  let wanted = null; // the view whose tab was pressed here, until Gradio has opened it
+  const openTab = () => document.querySelector("#tabs [role=tab][aria-selected=true]")?.dataset.tabId;
 
   function select(view) {
     shown = view;
@@ -19,19 +20,24 @@ window.diffusionLocalRouter = (() => {
       if (link.dataset.view === view) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    openTab(view);
+    press(view);
   }
   // Gradio's tabs are there before they can be pressed.
-  function openTab(view, tries = 100) {
-    const tab = document.querySelector(`#tabs [role=tab][data-tab-id=${view}]`);
+  function press(view, tries = 100) {
     if (view !== shown) return;
-    opening = tries > 0;
-    if (tab?.getAttribute("aria-selected") === "true") {
-      setTimeout(() => { opening = false; }, 300); // Gradio tells of the tab it began with a little later
-      return;
-    }
-    tab?.click();
-    if (tries) setTimeout(() => openTab(view, tries - 1), 50);
+    wanted = tries && openTab() !== view ? view : null;
+    if (!wanted) return;
+    document.querySelector(`#tabs [role=tab][data-tab-id=${view}]`)?.click();
+    setTimeout(() => press(view, tries - 1), 50);
+  }
+  // The open tab is the truth, not the events that tell of it: they come late, and more than once. Where it is another
+  // one than was pressed here, the server has chosen it, as when a recipe goes into the form.
+  function follow() {
+    const open = openTab();
+    if (open === wanted) wanted = null;
+    if (!ready || wanted || open === shown || !VIEWS.includes(open)) return;
+    history[picture() ? "replaceState" : "pushState"](null, "", `${BASE}${open}`);
+    apply();
   }
   // The view that lies under an open picture is not touched.
   function apply() {
@@ -85,6 +91,7 @@ window.diffusionLocalRouter = (() => {
     watcher.disconnect();
     apply();
     ready = true;
+    new MutationObserver(follow).observe(document.getElementById("tabs"), { subtree: true, attributeFilter: ["aria-selected"] });
   }).observe(document.documentElement, { subtree: true, childList: true });
 
   return {
@@ -95,14 +102,11 @@ window.diffusionLocalRouter = (() => {
       const field = shown === "create" ? "#prompt textarea" : `#${shown} [type=search]`;
       document.querySelector(field)?.focus();
     },
-    // Gradio has opened a tab; the server may have chosen it, as when a recipe goes into the form.
+    follow,
+    // For Gradio's event of a tab that was opened.
     opened(view) {
-      if (opening) return shown;
-      if (VIEWS.includes(view) && view !== shown && ready) {
-        history[picture() ? "replaceState" : "pushState"](null, "", `${BASE}${view}`);
-        apply();
-      }
-      return view;
+      follow();
+      return shown ?? view;
     },
   };
 })();

@@ -9,6 +9,8 @@
     input.dispatchEvent(new Event("input", { bubbles: true }));
   }
   const panel = () => document.querySelector("#source .source");
+  const waiting = []; // for the panel, which the server draws after the page has loaded
+  const drawn = () => new Promise((resolve) => { if (panel()) resolve(); else waiting.push(resolve); });
   let extended = ""; // how the frame of the canvas extends the picture
   let said = ""; // of an upload: that it goes on, or why it came to nothing
   const tell = (text) => {
@@ -22,6 +24,7 @@
   function show() {
     const root = panel();
     if (!root) return;
+    for (const resolve of waiting.splice(0)) resolve();
     const [id, mask] = [value("source"), value("mask")];
     const kind = id ? value("kind") : "txt2img";
     root.querySelector(".begin").hidden = !id && !said;
@@ -58,6 +61,7 @@
     tell(words.uploading);
     try {
       const source = await upload(file, "source");
+      await drawn();
       tell("");
       if (source.recipe) ask(source, JSON.stringify(source.recipe));
       else take(source);
@@ -101,7 +105,7 @@
     drop(false);
     const file = picture(event.dataTransfer.files);
     if (!file || isOthers(event)) return;
-    document.querySelector("[role=tab][data-tab-id=create]")?.click();
+    window.diffusionLocalRouter.go(`${window.diffusionLocalRouter.base}create`);
     begin(file);
   });
   document.addEventListener("paste", (event) => {

@@ -61,11 +61,12 @@
       else history.pushState({ picture: id }, "", address);
       opened();
     } else if (router.picture()) {
-      setTimeout(() => { // closed, unless an action leads to another view: back to what lies under it
+      setTimeout(() => { // once Gradio has drawn all of the answer: it may also have opened another view
+        router.follow();
         if (!router.picture() || dialog()) return;
-        if (history.state?.picture) history.back();
+        if (history.state?.picture) history.back(); // to what lies under the picture
         else router.go(`${router.base}${router.view()}`, { replace: true });
-      }, 100);
+      });
     }
     shown = id;
   }
