@@ -6,8 +6,8 @@ import gradio as gr
 
 #: In this order: later ones use earlier ones.
 SCRIPTS = (
-    "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras", "pictures",
-    "lists", "queue", "gallery", "models", "settings"
+    "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras",
+    "pictures", "lists", "queue", "gallery", "models", "settings"
 )  # fmt: skip
 SCRIPT = "\n".join((Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
 STYLES = ("base", "rest", "create", "gallery", "models", "settings")
