@@ -22,6 +22,7 @@ from diffusion_local.notify.dispatcher import NotificationDispatcher
 from diffusion_local.notify.outbox import NoticeStore
 from diffusion_local.notify.service import Webhooks
 from diffusion_local.queue.batch_times import Timetable
+from diffusion_local.queue.batches import BatchRows
 from diffusion_local.queue.claims import RefusalStore
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.doorbell import HueyQueue
@@ -47,6 +48,7 @@ class Services:
     jobs: JobStore
     control: QueueControl
     view: QueueView
+    batches: BatchRows
     images: ImageStore
     workers: WorkerStore
     fits: FitStore
@@ -112,6 +114,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         stores.jobs,
         stores.control,
         stores.view,
+        stores.batches,
         stores.images,
         stores.workers,
         stores.fits,

@@ -163,6 +163,8 @@ class LocalDispatch:
         )
         self._services.jobs.finish(self._require_own(claim), image, picture.measured)
         self._services.files.drop_preview(job.id)
+        with contextlib.suppress(DatabaseProblem):  # only the report misses it
+            self._services.batches.note_forecast(job.batch_id)
 
     def pass_on(self, claim: Claim, failure: Failure) -> bool:
         job = self._claimed_job(claim)

@@ -118,7 +118,7 @@ def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> l
         with disk.storage_errors(), slot_lock(services, slot).acquire(timeout=0):
             if services.leases.get(slot) is not None:
                 return []  # held from another machine; ``recover_expired`` looks after it
-            services.workers.update(slot, "stopped")
+            services.workers.lost(slot)
             return recover(services, slot, failure)
     except Timeout:
         return []
@@ -148,7 +148,7 @@ def recover_expired(services: Services) -> list[Job]:
     for slot in services.leases.expired():
         with contextlib.suppress(Timeout), locked(services, slot):
             if services.leases.end(slot):  # nobody took it meanwhile
-                services.workers.update(slot, "stopped")
+                services.workers.lost(slot)
                 settled += recover(services, slot)
     return settled
 
@@ -157,6 +157,6 @@ def recover_hung(services: Services, slot: str) -> list[Job]:
     """End the lease of a worker that makes no progress, and recover its jobs; it is told so when it calls again."""
     with contextlib.suppress(Timeout), locked(services, slot):
         if services.leases.end_hung(slot):
-            services.workers.update(slot, "stopped")
+            services.workers.lost(slot)
             return recover(services, slot, HUNG)
     return []

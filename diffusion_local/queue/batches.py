@@ -3,6 +3,7 @@ batch was submitted as.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,10 +23,11 @@ from diffusion_local.queue import estimates
 from diffusion_local.queue.batch_times import late_warning, timing_of
 from diffusion_local.queue.estimates import Pace, Work
 from diffusion_local.queue.history import pace_of, queued_work
-from diffusion_local.queue.order import OrderRules, get_gate
+from diffusion_local.queue.order import OrderRules, QueueOrder, get_gate
 from diffusion_local.queue.views import RUNNING, loaded_models, read_jobs
 
 PAGE_JOBS = 500  # jobs in memory at once
+FORECAST_PICTURES = 20  # done before a list's estimated end is noted for its report
 
 
 class BatchResults:
@@ -114,7 +116,7 @@ class BatchProgress:
 class BatchRows:
     def __init__(self, database: Database, rules: OrderRules) -> None:
         self._database = database
-        self._zone = rules.zone
+        self._rules = rules
 
     def page(self, limit: int, before: str | None, large: bool = False) -> list[BatchProgress]:
         """Batches, newest first. ``before``: last id of the previous page.
@@ -159,6 +161,23 @@ class BatchRows:
             return []
         return [warning] if warning else []
 
+    def note_forecast(self, batch_id: str) -> None:
+        """Note the estimated end of a list once, when its first FORECAST_PICTURES are done."""
+        table = by_index("jobs", "jobs_listed")
+        done = f"SELECT 1 FROM {table} WHERE batch_id = :id AND list_rank = {RANKS.index(State.DONE)}"
+        with self._database.read() as db:
+            new = "SELECT 1 FROM batches WHERE id = :id AND forecast_at IS NULL AND count >= :least"
+            if not db.scalar(new, id=batch_id, least=2 * FORECAST_PICTURES):
+                return
+            enough = f"SELECT count(*) FROM ({done} LIMIT {FORECAST_PICTURES}) AS first"
+            if db.scalar(enough, id=batch_id) < FORECAST_PICTURES:
+                return
+            batch = next(rows.to_batch(row) for row in db.query("SELECT * FROM batches WHERE id = ?", [batch_id]))
+            end = self.progress(db, [batch])[0].done_at
+        with self._database.write() as db:
+            note = "UPDATE batches SET forecast_at = ?, forecast_end = ? WHERE id = ? AND forecast_at IS NULL"
+            db.execute(note, [utc_now(), end, batch_id])
+
     def progress(self, db: Transaction, batches: Sequence[Batch], most: int | None = None) -> list[BatchProgress]:
         """Progress per batch. ``done_at`` is None if more than ``most`` jobs are ahead."""
         counts: dict[str, dict[State, int]] = {batch.id: dict.fromkeys(State, 0) for batch in batches}
@@ -178,8 +197,8 @@ class BatchRows:
             done = None
             if left is not None:
                 queue_window = window if rows.LANE_RANKS[batch.lane] else ""
-                done = timing_of(batch).done_at(now, left, self._zone, queue_window)
-            late = late_warning(batch.finish_by, done, self._zone)
+                done = timing_of(batch).done_at(now, left, self._rules.zone, queue_window)
+            late = late_warning(batch.finish_by, done, self._rules.zone)
             progress.append(BatchProgress(batch, counts[batch.id], rows.utc_or_none(done), late))
         return progress
 
@@ -190,7 +209,8 @@ class BatchRows:
         running = read_jobs(db, RUNNING)
         workers = loaded_models([rows.to_worker(row) for row in db.query("SELECT * FROM workers")])
         work, loaded = queued_work(db), {job.params.model for job in running}
-        pace = pace_of(db, {each.model for each in work} | loaded)
+        line = QueueOrder(db, datetime.fromisoformat(utc_now()), self._rules)
+        pace = pace_of(db, {each.model for each in work} | loaded, line, workers[0])
         spent = estimates.total_seconds(running, {}, pace, 1, workers)
         if spent is None:
             return {}
@@ -291,25 +311,25 @@ def seconds_until_cuts(
         return
     durations: dict[tuple[Any, ...], float | None] = {}
     loaded |= set(workers)
+    pictures: Counter[str] = Counter()
     ahead = iter(cuts)
     cut, batch_id = next(ahead)
     for lane, priority, position, *work in db.execute(QUEUE if most is None else f"{QUEUE} LIMIT {most}"):
         place = (lane, priority, position)
         while place > cut:
-            yield batch_id, spent / len(workers)
+            loads = sum(pace.queued_loads(model, count, model in loaded) for model, count in pictures.items())
+            yield batch_id, (spent + loads) / len(workers)
             following = next(ahead, None)
             if following is None:
                 return
             cut, batch_id = following
         key = tuple(work)
         if key not in durations:
-            durations[key] = pace.seconds(Work(*work))
+            durations[key] = pace.queued_seconds(Work(*work))
         seconds = durations[key]
         if seconds is None:
             return
-        if work[0] not in loaded:
-            loaded.add(work[0])
-            spent += pace.load_seconds(work[0], "")
+        pictures[work[0]] += 1
         spent += seconds
 
 

@@ -13,6 +13,8 @@ from diffusion_local.errors import LostClaim
 from diffusion_local.queue.order import QueueOrder
 
 JOB = "SELECT * FROM jobs WHERE id = ?"
+#: Settings that may differ between the pictures of a pass, with their values for a comparison of the others.
+FREE_IN_PASS: dict[str, Any] = {"prompt": "", "negative": "", "seed": 0}
 HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
 
 
@@ -64,7 +66,7 @@ def batchable(first: Job, other: Job) -> bool:
 
     A job that crashed a worker, an upscale, and a picture that is remade in its old place run alone.
     """
-    one, two = (replace(job.params, prompt="", negative="", seed=0) for job in (first, other))
+    one, two = (replace(job.params, **FREE_IN_PASS) for job in (first, other))
     alike = one == two and one.kind is not Kind.UPSCALE and not one.place
     return alike and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
 

@@ -1,22 +1,28 @@
 """Time estimates from this machine's own history. Pure arithmetic; stores supply the numbers.
 
-A kind of picture (``Work``) made before takes the median of its newest pictures: of those on the same memory rung as
-the newest, and in the largest passes among them (the last pictures of a list run in smaller ones). An unknown kind is
-estimated by a line through the model's other pictures, over their cost in step-megapixels. A model without history has
-no estimate.
+A kind of picture (``Work``) made before takes the mean of its newest pictures without outliers: of those on the same
+memory rung as the newest, and in passes of the same size. An unknown kind is estimated by a line through the model's
+other pictures, over their cost in step-megapixels. A model without history has no estimate.
+
+The end of a list takes more than its pictures: time between them, losses (both from ``work_hours``), a model's loads as
+often as the order of the queue asks for it, and passes only as large as neighbours in the queue allow (``Outlook``).
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from statistics import median
+from itertools import combinations, islice
+from statistics import mean, median
 from typing import Self
 
-from diffusion_local.domain import Job, Lane
+from diffusion_local.domain import Job, Lane, State
 from diffusion_local.options.table import Params
 
-MEDIAN_PICTURES = 20  # pictures per kind in a median
+MEDIAN_PICTURES = 20  # newest pictures per kind and size of pass that are averaged
+OUTLIER = 5.0  # times the median: not counted
+DRIFT_PICTURES = 24  # newest pictures of a model whose pace is compared with the learned one
+LEAST_DRIFT_PICTURES = 10
+LARGEST_DRIFT = 2.0
 LINE_KINDS = 12  # kinds of picture in a model's line, newest first
 
 
@@ -67,7 +73,7 @@ class FinishedPicture:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a picture took in passes of ``together``: the median of ``count`` pictures, in seconds."""
+    """What a picture took in passes of ``together``: the mean of ``count`` pictures without outliers, in seconds."""
 
     together: int
     seconds: float
@@ -98,11 +104,46 @@ class LinearFit:
         return self.base + self.slope * cost
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the first queued jobs, in the order in which they will run, say of those that follow.
+
+    ``runs``: by kind of picture, how many jobs are in each run of neighbours that can share a pass; ``loads``: by
+    model, how often it is loaded per picture.
+    """
+
+    runs: Mapping[Work, Sequence[int]] = field(default_factory=dict)
+    loads: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_line(cls, line: Iterable[tuple[Work, Hashable]], loaded: str = "") -> Self:
+        """From (work, key) per job: equal keys can share a pass. A pass takes its jobs from the line of its model."""
+        runs: dict[Work, list[int]] = defaultdict(list)
+        last: dict[str, Hashable] = {}
+        loads: Counter[str] = Counter()
+        jobs: Counter[str] = Counter()
+        for work, key in line:
+            if last.get(work.model) == (work, key):
+                runs[work][-1] += 1
+            else:
+                runs[work].append(1)
+            last[work.model] = (work, key)
+            loads[work.model] += work.model != loaded
+            jobs[work.model] += 1
+            loaded = work.model
+        return cls(runs, {model: loads[model] / count for model, count in jobs.items()})
+
+
 @dataclass(slots=True)
 class Pace:
-    """Learned durations of some models."""
+    """Learned durations of some models, and what the queue and its overhead add to them."""
 
-    medians: dict[Work, float] = field(default_factory=dict)
+    medians: dict[Work, float] = field(default_factory=dict)  # in the largest passes among the newest
+    sizes: dict[Work, int] = field(default_factory=dict)  # of these passes
+    drifts: dict[str, float] = field(default_factory=dict)  # by model: the newest pictures, relative to the learned
+    outlook: Outlook = field(default_factory=Outlook)
+    gap: float = 0.0  # seconds between pictures
+    lost: float = 0.0  # share of the working time
     shares: dict[Work, list[Share]] = field(default_factory=dict)  # by pass size, ascending
     lines: dict[tuple[str, str], LinearFit] = field(
         default_factory=dict
@@ -112,6 +153,7 @@ class Pace:
     @classmethod
     def learn(cls, history: Iterable[FinishedPicture]) -> Self:
         """Learn from finished pictures, newest first."""
+        history = list(history)
         by_work: dict[Work, list[FinishedPicture]] = defaultdict(list)
         loads: dict[str, list[float]] = defaultdict(list)
         for made in history:
@@ -127,15 +169,29 @@ class Pace:
                 if made.rung == each[0].rung:
                     by_size[made.together].append(made.seconds)
             pace.shares[work] = [
-                Share(size, median(found[:MEDIAN_PICTURES]), len(found)) for size, found in sorted(by_size.items())
+                Share(size, typical(found[:MEDIAN_PICTURES]), len(found)) for size, found in sorted(by_size.items())
             ]
             largest = max(made.together for made in each[:MEDIAN_PICTURES] if made.rung == each[0].rung)
-            pace.medians[work] = median(by_size[largest][:MEDIAN_PICTURES])
+            pace.sizes[work] = largest
+            pace.medians[work] = typical(by_size[largest][:MEDIAN_PICTURES])
             for key in ((work.model, work.kind), (work.model, "")):
                 points[key].append((work.cost, pace.medians[work]))
         lines = {key: LinearFit.through(found[:LINE_KINDS]) for key, found in points.items()}
         pace.lines = {key: line for key, line in lines.items() if line}
+        pace.drifts = {model: pace._drift(history, model) for model in {work.model for work in by_work}}
         return pace
+
+    def _drift(self, history: Iterable[FinishedPicture], model: str) -> float:
+        """The newest pictures of a model relative to the learned durations; 1 for too few."""
+        newest = (made for made in history if made.work.model == model and made.seconds > 0)
+        taken = known = count = 0.0
+        for made in islice(newest, DRIFT_PICTURES):
+            usual = self.seconds(made.work, made.together)
+            if usual and usual / OUTLIER < made.seconds < usual * OUTLIER:
+                taken, known, count = taken + made.seconds, known + usual, count + 1
+        if count < LEAST_DRIFT_PICTURES:
+            return 1.0
+        return min(LARGEST_DRIFT, max(1 / LARGEST_DRIFT, taken / known))
 
     def seconds(self, work: Work, together: int | None = None) -> float | None:
         """Seconds for one picture with its model loaded, in passes of ``together`` pictures if that is given and known.
@@ -150,14 +206,51 @@ class Pace:
         line = self.lines.get((work.model, work.kind)) or self.lines.get((work.model, ""))
         return line.at(work.cost) if line else None
 
+    def queued_seconds(self, work: Work) -> float | None:
+        """Seconds that a queued picture adds to the time until a list is done, without loads. None if unknown."""
+        runs, most = self.outlook.runs.get(work, ()), self.sizes.get(work, 1)
+        passes: Counter[int] = Counter()  # pictures by the size of their pass
+        for run in runs if most > 1 else ():
+            whole, rest = divmod(run, most)
+            passes[most] += whole * most
+            passes[rest] += rest
+        each = self.seconds(work)
+        if passes:
+            parts = [(count, self._in_pass(work, size)) for size, count in passes.items() if count]
+            each = sum(count * seconds for count, seconds in parts) / sum(count for count, _ in parts)
+        if each is None:
+            return None
+        return (each * self.drifts.get(work.model, 1.0) + self.gap) * (1 + self.lost)
+
+    def _in_pass(self, work: Work, together: int) -> float:
+        """Seconds of a picture of a known kind in passes of this size, or the nearest smaller size that is known."""
+        known = self.shares[work]
+        smaller = [share for share in known if share.together <= together]
+        return (smaller[-1] if smaller else known[0]).seconds
+
+    def queued_loads(self, model: str, pictures: int, loaded: bool) -> float:
+        """Seconds of the loads of a model for so many queued pictures; at least one load if it is not ``loaded``."""
+        times = max(float(not loaded), self.outlook.loads.get(model, 0.0) * pictures)
+        return times * self.load_seconds(model, "") * (1 + self.lost)
+
     def load_seconds(self, model: str, loaded: str) -> float:
         """Seconds to load the model, 0 if it is ``loaded``."""
         return 0.0 if model == loaded else self.loads.get(model, 0.0)
 
 
+def typical(seconds: Sequence[float]) -> float:
+    """The mean without outliers: sums of many pictures need the mean, and one that stalled says nothing of the next."""
+    middle = median(seconds)
+    return mean(each for each in seconds if middle / OUTLIER <= each <= middle * OUTLIER)
+
+
 def seconds_left(job: Job, pace: Pace, loaded: str = "") -> float | None:
     """Seconds a job still needs once it runs (its share of a pass); for a queued job with its model's load."""
-    known = pace.seconds(Work.of_params(job.params), 1 if job.lane is Lane.INTERACTIVE else None)
+    work = Work.of_params(job.params)
+    if job.lane is Lane.BATCH and job.state is State.QUEUED:
+        known = pace.queued_seconds(work)
+    else:
+        known = pace.seconds(work, 1 if job.lane is Lane.INTERACTIVE else None)
     if known is None:
         return None
     load = 0.0 if job.step else pace.load_seconds(job.params.model, loaded)
@@ -205,7 +298,7 @@ def finish_times(
 def total_seconds(
     running: Iterable[Job], waiting: Mapping[Work, int], pace: Pace, workers: int, loaded: Sequence[str] = ()
 ) -> float | None:
-    """Seconds until all jobs are done, loading each model once; None if any duration is unknown."""
+    """Seconds until all jobs are done; None if any duration is unknown."""
     seconds, models = 0.0, set(loaded)
     for job in running:
         left = seconds_left(job, pace, job.params.model)
@@ -214,9 +307,12 @@ def total_seconds(
         seconds += left
         models.add(job.params.model)
     for work, count in waiting.items():
-        each = pace.seconds(work)
+        each = pace.queued_seconds(work)
         if each is None:
             return None
         seconds += count * each
-    seconds += sum(pace.load_seconds(model, "") for model in {work.model for work in waiting} - models)
+    pictures: Counter[str] = Counter()
+    for work, count in waiting.items():
+        pictures[work.model] += count
+    seconds += sum(pace.queued_loads(model, count, model in models) for model, count in pictures.items())
     return seconds / max(1, workers)

@@ -1,12 +1,17 @@
 """Measurements that estimates and the memory policy learn from."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import lru_cache
 
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.db.dialect import by_index, seconds_between
+from diffusion_local.db.dialect import as_list, by_index, in_list, seconds_between
 from diffusion_local.domain import Fit, Kind, utc_now
-from diffusion_local.queue.estimates import FinishedPicture, Pace, Work
+from diffusion_local.queue.claims import FREE_IN_PASS
+from diffusion_local.queue.estimates import FinishedPicture, Outlook, Pace, Work
+from diffusion_local.queue.order import BATCH_RANK, QueueOrder
+from diffusion_local.queue.work_hours import overhead_of
 
 
 class FitStore:
@@ -39,10 +44,25 @@ class FitStore:
             db.execute("DELETE FROM fits WHERE model = ?", [model])
 
 
+OUTLOOK_JOBS = 200  # first queued jobs from which the order of the others is inferred
 HISTORY_JOBS = 200  # newest pictures per model to learn from
 
 
-def pace_of(db: Transaction, models: Iterable[str]) -> Pace:
+def pace_of(db: Transaction, models: Iterable[str], line: QueueOrder | None = None, loaded: str = "") -> Pace:
+    """Learned durations of models; with ``line``, also what the queue's order and overhead add to queued jobs.
+
+    ``loaded``: the model in the memory of a worker.
+    """
+    pace = Pace.learn(history_of(db, models))
+    if line is not None:
+        overhead = overhead_of(db)
+        pace.gap, pace.lost = overhead.gap, overhead.lost
+        pace.outlook = outlook_of(db, line, loaded)
+    return pace
+
+
+def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
+    """The newest pictures of each model."""
     history = []
     for model in models:
         found = db.execute(
@@ -52,7 +72,31 @@ def pace_of(db: Transaction, models: Iterable[str]) -> Pace:
             [model],
         ).fetchall()
         history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]
-    return Pace.learn(history)
+    return history
+
+
+def outlook_of(db: Transaction, line: QueueOrder, loaded: str) -> Outlook:
+    """From the first due jobs of the batch lane, or by position while none is due."""
+    due = line.upcoming(loaded, OUTLOOK_JOBS)
+    columns = "SELECT id, lane, params, model, kind, pixels, steps FROM"
+    if due:
+        found = db.execute(f"{columns} jobs WHERE {in_list('id', '?')}", [as_list(due)]).fetchall()
+        place = {job_id: number for number, job_id in enumerate(due)}
+        first = sorted(found, key=lambda row: place[row[0]])
+    else:
+        queued = f"{by_index('jobs', 'jobs_queued')} WHERE state = 'queued'"
+        first = db.execute(
+            f"{columns} {queued} ORDER BY lane, priority DESC, position LIMIT {OUTLOOK_JOBS}"
+        ).fetchall()
+    return Outlook.of_line(
+        ((Work(*work), pass_key(params)) for _, lane, params, *work in first if lane == BATCH_RANK), loaded
+    )
+
+
+@lru_cache(maxsize=4096)
+def pass_key(params: str) -> str:
+    """Equal for jobs that can share a pass, from their Params as JSON."""
+    return json.dumps({name: value for name, value in json.loads(params).items() if name not in FREE_IN_PASS})
 
 
 def queued_work(db: Transaction, where: str = "", **values: int | str) -> dict[Work, int]:

@@ -27,6 +27,7 @@ from diffusion_local.domain import (
 )
 from diffusion_local.errors import LostClaim
 from diffusion_local.messages import is_known, message, to_json
+from diffusion_local.queue import work_hours
 from diffusion_local.queue.claims import (
     HOLDS_CLAIM,
     MOST_SLOTS,
@@ -175,6 +176,7 @@ class JobStore:
             if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None, suits)):
                 taken += self._take(db, worker, job_id, now)
                 first = taken[0]
+                work_hours.begin_work(db, worker, now)
             while first and len(taken) < most and (job_id := line_beside(db, line, first, able)):
                 taken += self._take(db, worker, job_id, now)
         return taken
@@ -237,10 +239,12 @@ class JobStore:
         taken = rows.timings_row(timings) if timings else {}
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
-            owner = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken).owner
-            db.insert("images", rows.image_row(image) | {"owner": owner})
+            job = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken)
+            db.insert("images", rows.image_row(image) | {"owner": job.owner})
             search.add(db, image.id, image.params.prompt)
             count_picture(db, claim.worker)
+            if timings:
+                work_hours.account(db, claim.worker, job, timings, utc_now())
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""

@@ -16,6 +16,7 @@ from diffusion_local.queue import estimates
 from diffusion_local.queue.estimates import Share, Work
 from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.order import OrderRules, QueueOrder
+from diffusion_local.queue.work_hours import overhead_of
 
 RECENT_JOBS = 1000  # ended jobs whose times are counted
 
@@ -119,8 +120,9 @@ class QueueView:
             line = QueueOrder(db, now, self._rules)
             first = queued_jobs(db, line, next((each.model for each in workers if each.model), ""), waiting)
             work = queued_work(db)
-            pace = pace_of(db, {*(each.model for each in work), *(job.params.runs_on for job in running)})
             hands = loaded_models(workers)
+            models = {*(each.model for each in work), *(job.params.runs_on for job in running)}
+            pace = pace_of(db, models, line, hands[0])
             opens = line.closed_gates()
             shown = [redacted(job) for job in running]
             # the model in memory would disclose that of a hidden job
@@ -165,7 +167,8 @@ class QueueView:
                 )
                 position = 1 + sum(ahead.values())
             models = {*(each.model for each in ahead), job.params.runs_on, *(each.params.runs_on for each in running)}
-            pace = pace_of(db, models)
+            line = QueueOrder(db, datetime.fromisoformat(utc_now()), self._rules)
+            pace = pace_of(db, models, line, hands[0])
         if job.state is State.RUNNING:
             beside = [each for each in running if each.worker == job.worker and each.id != job.id]
             return None, estimates.finish_times([job, *beside], (), pace, 1, [job.params.runs_on]).get(job.id)
@@ -184,7 +187,8 @@ class QueueView:
             running = read_jobs(db, RUNNING)
             hands = loaded_models([rows.to_worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             models = [row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()]
-            pace = pace_of(db, {*models, *(job.params.runs_on for job in running)})
+            order = QueueOrder(db, datetime.fromisoformat(utc_now()), self._rules)
+            pace = pace_of(db, {*models, *(job.params.runs_on for job in running)}, order, hands[0])
             line = db.execute(f"SELECT id, model, kind, pixels, steps FROM {QUEUED} {QUEUE_ORDER}")
             ahead: Counter[Work] = Counter()
             for position, (job_id, *work) in enumerate(line, start=1):
@@ -323,7 +327,10 @@ class QueueView:
         """Seconds that the present workers need for so many pictures; None if unknown."""
         with self._database.read() as db:
             hands = loaded_models([rows.to_worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
-            return estimates.total_seconds((), work, pace_of(db, {each.model for each in work}), len(hands), hands)
+            pace = pace_of(db, {each.model for each in work})
+            overhead = overhead_of(db)
+            pace.gap, pace.lost = overhead.gap, overhead.lost
+            return estimates.total_seconds((), work, pace, len(hands), hands)
 
     def shares(self, params: Params) -> list[Share]:
         """What such a picture took by the number of pictures in its pass."""

@@ -17,6 +17,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import Condition, DeviceMemory, Worker, utc_now, utc_text
 from diffusion_local.errors import HomeInUse, LeaseLost
 from diffusion_local.messages import message
+from diffusion_local.queue import work_hours
 from diffusion_local.queue.machines import stored_problem
 
 NONE_YET = DeviceMemory()
@@ -54,18 +55,33 @@ class WorkerStore:
                     "type": room.type,
                     "memory_bytes": room.bytes,
                     "bf16": room.bf16,
+                    "disturbed": 1,
                 },
                 key=("slot",),
             )
 
     def update(self, slot: str, status: str, model: str = "", free: int | None = None) -> None:
-        """Update a worker's status. ``free``: bytes available for models; None keeps the last value."""
+        """Update a worker's status. ``free``: bytes available for models; None keeps the last value.
+
+        A worker that runs out of due jobs or stops is no longer accounted for (see ``work_hours``), except while the
+        batch lane rests.
+        """
+        values = {"slot": slot, "status": status, "model": model, "free": free, "now": utc_now()}
         with self._database.write() as db:
+            if db.scalar("SELECT resting FROM queue") and status == "idle":
+                work_hours.disturb(db, slot)
+            elif status in ("idle", "stopped"):
+                work_hours.end_work(db, slot)
             db.execute(
-                "UPDATE workers SET status = ?, model = ?, seen_at = ?, free_bytes = coalesce(?, free_bytes) "
-                "WHERE slot = ?",
-                [status, model, utc_now(), free, slot],
+                "UPDATE workers SET status = :status, model = :model, seen_at = :now, "
+                "free_bytes = coalesce(:free, free_bytes) WHERE slot = :slot",
+                values,
             )
+
+    def lost(self, slot: str) -> None:
+        """A worker is dead: its slot counts as stopped."""
+        with self._database.write() as db:
+            db.execute("UPDATE workers SET status = 'stopped', model = '' WHERE slot = ?", [slot])
 
     def heartbeat(self, slot: str) -> None:
         with self._database.write() as db:

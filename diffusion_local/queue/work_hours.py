@@ -1,0 +1,116 @@
+"""How slots spend their time on the batch lane: making pictures, between pictures, and lost to disturbances.
+
+A slot's time counts from a claim until its worker runs out of due jobs, so pauses, closed windows and an empty queue do
+not count. What a killed worker, interactive jobs and rests of the hardware cost is recorded as lost time.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from diffusion_local.db.database import Transaction
+from diffusion_local.domain import Job, Lane
+from diffusion_local.queue.estimates import JobTimings
+
+#: A longer standstill is not learned from: the machine slept or was switched off.
+LONGEST_LOSS = 3600.0
+#: Working time in seconds after which what was lost counts half.
+HALF_LIFE = 12 * 3600.0
+#: Working time without losses, in seconds, that is assumed before any was recorded.
+PRIOR = 600.0
+#: Pictures after which a gap counts half.
+GAP_HALF_LIFE = 400
+LEARNED_HOURS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Time that the batch lane takes beyond its pictures. ``gap``: seconds per picture; ``lost``: share of the working
+    time.
+    """
+
+    gap: float = 0.0
+    lost: float = 0.0
+
+
+def begin_work(db: Transaction, slot: str, now: str) -> None:
+    """A worker claimed a job: its time counts from now on, if it did not already."""
+    db.execute("UPDATE workers SET accounted_at = ? WHERE slot = ? AND accounted_at IS NULL", [now, slot])
+
+
+def end_work(db: Transaction, slot: str) -> None:
+    """A worker ran out of due jobs, or stopped; not one that has just started."""
+    db.execute("UPDATE workers SET accounted_at = NULL WHERE slot = ? AND status != 'starting'", [slot])
+
+
+def disturb(db: Transaction, slot: str) -> None:
+    """What a slot does until its next pass of the batch lane ends is not due to that pass alone."""
+    db.execute("UPDATE workers SET disturbed = 1 WHERE slot = ?", [slot])
+
+
+def account(db: Transaction, slot: str, job: Job, timings: JobTimings, now: str) -> None:
+    """Account for the time of the slot that finished a job, since its last picture of the batch lane.
+
+    The pictures of one pass end within a moment of each other, so time is written once per pass.
+    """
+    if job.lane is not Lane.BATCH:
+        disturb(db, slot)
+        return
+    query = "SELECT accounted_at, open_seconds, open_pictures, disturbed FROM workers WHERE slot = ?"
+    found = db.execute(query, [slot]).fetchone()
+    if found is None:
+        return
+    since, seconds, pictures, disturbed = found
+    passed = seconds_from(max(since, job.created_at), now) if since else timings.run + timings.load
+    if passed - timings.run > LONGEST_LOSS:
+        passed = timings.run
+    # After a restart, or a turn of another model, the load would not have been necessary without the disturbance.
+    seconds += passed - timings.run - (0.0 if disturbed else timings.load)
+    pictures += 1
+    complete = pictures >= timings.together
+    values = {"slot": slot, "now": now, "seconds": seconds, "pictures": pictures, "disturbed": disturbed}
+    if complete:
+        values |= {"seconds": 0.0, "pictures": 0, "disturbed": 0}
+    if complete and disturbed:
+        add_hour(db, slot, now, run=timings.run, lost=seconds)
+    elif complete:
+        add_hour(db, slot, now, run=timings.run, gap=seconds, pictures=pictures)
+    else:
+        add_hour(db, slot, now, run=timings.run)
+    db.execute(
+        "UPDATE workers SET accounted_at = CASE WHEN accounted_at IS NOT NULL THEN :now END, "
+        "open_seconds = :seconds, open_pictures = :pictures, disturbed = :disturbed WHERE slot = :slot",
+        values,
+    )
+
+
+def add_hour(
+    db: Transaction, slot: str, now: str, pictures: int = 0, gap: float = 0.0, lost: float = 0.0, run: float = 0.0
+) -> None:
+    db.execute(
+        "INSERT INTO work_hours (slot, hour, pictures, run_seconds, gap_seconds, lost_seconds) "
+        "VALUES (:slot, :hour, :pictures, :run, :gap, :lost) ON CONFLICT (hour, slot) DO UPDATE SET "
+        "pictures = work_hours.pictures + :pictures, run_seconds = work_hours.run_seconds + :run, "
+        "gap_seconds = work_hours.gap_seconds + :gap, lost_seconds = work_hours.lost_seconds + :lost",
+        {"slot": slot, "hour": now[: len("2026-11-30T09")], "pictures": pictures, "run": run, "gap": gap, "lost": lost},
+    )
+
+
+def overhead_of(db: Transaction) -> Overhead:
+    """Overhead learned from all slots; newer hours count more."""
+    found = db.execute(
+        "SELECT sum(pictures), sum(run_seconds), sum(gap_seconds), sum(lost_seconds) FROM work_hours "
+        f"GROUP BY hour ORDER BY hour DESC LIMIT {LEARNED_HOURS}"
+    ).fetchall()
+    counted = worked = 0.0
+    gap = pictures = lost = work = 0.0
+    for count, run, between, gone in found:
+        weight = 0.5 ** (counted / GAP_HALF_LIFE)
+        gap, pictures, counted = gap + weight * between, pictures + weight * count, counted + count
+        weight, undisturbed = 0.5 ** (worked / HALF_LIFE), run + max(0.0, between)
+        lost, work, worked = lost + weight * gone, work + weight * undisturbed, worked + undisturbed
+    return Overhead(max(0.0, gap / pictures) if pictures else 0.0, max(0.0, lost) / (work + PRIOR))
+
+
+def seconds_from(start: str, end: str) -> float:
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
+
