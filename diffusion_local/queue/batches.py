@@ -162,21 +162,23 @@ class BatchRows:
         return [warning] if warning else []
 
     def note_forecast(self, batch_id: str) -> None:
-        """Note the estimated end of a list once, when its first FORECAST_PICTURES are done."""
-        table = by_index("jobs", "jobs_listed")
-        done = f"SELECT 1 FROM {table} WHERE batch_id = :id AND list_rank = {RANKS.index(State.DONE)}"
+        """Note the estimated end of a list once, when FORECAST_PICTURES are done, or as soon after that as it is known."""
         with self._database.read() as db:
             new = "SELECT 1 FROM batches WHERE id = :id AND forecast_at IS NULL AND count >= :least"
             if not db.scalar(new, id=batch_id, least=2 * FORECAST_PICTURES):
                 return
+            table = by_index("jobs", "jobs_listed")
+            done = f"SELECT 1 FROM {table} WHERE batch_id = :id AND list_rank = {RANKS.index(State.DONE)}"
             enough = f"SELECT count(*) FROM ({done} LIMIT {FORECAST_PICTURES}) AS first"
             if db.scalar(enough, id=batch_id) < FORECAST_PICTURES:
                 return
             batch = next(rows.to_batch(row) for row in db.query("SELECT * FROM batches WHERE id = ?", [batch_id]))
-            end = self.progress(db, [batch])[0].done_at
+            [progress] = self.progress(db, [batch])
+        if progress.done_at is None:
+            return
         with self._database.write() as db:
-            note = "UPDATE batches SET forecast_at = ?, forecast_end = ? WHERE id = ? AND forecast_at IS NULL"
-            db.execute(note, [utc_now(), end, batch_id])
+            note = "UPDATE batches SET forecast_at = ?, forecast_end = ?, forecast_pictures = ? WHERE id = ?"
+            db.execute(note, [utc_now(), progress.done_at, progress.counts[State.DONE], batch_id])
 
     def progress(self, db: Transaction, batches: Sequence[Batch], most: int | None = None) -> list[BatchProgress]:
         """Progress per batch. ``done_at`` is None if more than ``most`` jobs are ahead."""

@@ -85,9 +85,7 @@ def outlook_of(db: Transaction, line: QueueOrder, loaded: str) -> Outlook:
         first = sorted(found, key=lambda row: place[row[0]])
     else:
         queued = f"{by_index('jobs', 'jobs_queued')} WHERE state = 'queued'"
-        first = db.execute(
-            f"{columns} {queued} ORDER BY lane, priority DESC, position LIMIT {OUTLOOK_JOBS}"
-        ).fetchall()
+        first = db.execute(f"{columns} {queued} ORDER BY lane, priority DESC, position LIMIT {OUTLOOK_JOBS}").fetchall()
     return Outlook.of_line(
         ((Work(*work), pass_key(params)) for _, lane, params, *work in first if lane == BATCH_RANK), loaded
     )

@@ -15,7 +15,7 @@ from diffusion_local.queue.estimates import JobTimings
 LONGEST_LOSS = 3600.0
 #: Working time in seconds after which what was lost counts half.
 HALF_LIFE = 12 * 3600.0
-#: Working time without losses, in seconds, that is assumed before any was recorded.
+#: Working time without losses, in seconds, that is assumed before any was recorded; less after each loss.
 PRIOR = 600.0
 #: Pictures after which a gap counts half.
 GAP_HALF_LIFE = 400
@@ -39,12 +39,13 @@ def begin_work(db: Transaction, slot: str, now: str) -> None:
 
 def end_work(db: Transaction, slot: str) -> None:
     """A worker ran out of due jobs, or stopped; not one that has just started."""
-    db.execute("UPDATE workers SET accounted_at = NULL WHERE slot = ? AND status != 'starting'", [slot])
+    ended = "accounted_at = NULL, open_seconds = 0, open_pictures = 0, disturbed = 0"
+    db.execute(f"UPDATE workers SET {ended} WHERE slot = ? AND status != 'starting'", [slot])
 
 
 def disturb(db: Transaction, slot: str) -> None:
-    """What a slot does until its next pass of the batch lane ends is not due to that pass alone."""
-    db.execute("UPDATE workers SET disturbed = 1 WHERE slot = ?", [slot])
+    """The time that a working slot takes until its next pass of the batch lane ends is not due to that pass alone."""
+    db.execute("UPDATE workers SET disturbed = 1 WHERE slot = ? AND accounted_at IS NOT NULL", [slot])
 
 
 def account(db: Transaction, slot: str, job: Job, timings: JobTimings, now: str) -> None:
@@ -87,30 +88,40 @@ def add_hour(
     db: Transaction, slot: str, now: str, pictures: int = 0, gap: float = 0.0, lost: float = 0.0, run: float = 0.0
 ) -> None:
     db.execute(
-        "INSERT INTO work_hours (slot, hour, pictures, run_seconds, gap_seconds, lost_seconds) "
-        "VALUES (:slot, :hour, :pictures, :run, :gap, :lost) ON CONFLICT (hour, slot) DO UPDATE SET "
+        "INSERT INTO work_hours (slot, hour, pictures, run_seconds, gap_seconds, lost_seconds, losses) "
+        "VALUES (:slot, :hour, :pictures, :run, :gap, :lost, :losses) ON CONFLICT (hour, slot) DO UPDATE SET "
         "pictures = work_hours.pictures + :pictures, run_seconds = work_hours.run_seconds + :run, "
-        "gap_seconds = work_hours.gap_seconds + :gap, lost_seconds = work_hours.lost_seconds + :lost",
-        {"slot": slot, "hour": now[: len("2026-11-30T09")], "pictures": pictures, "run": run, "gap": gap, "lost": lost},
+        "gap_seconds = work_hours.gap_seconds + :gap, lost_seconds = work_hours.lost_seconds + :lost, "
+        "losses = work_hours.losses + :losses",
+        {
+            "slot": slot,
+            "hour": now[: len("2026-11-30T09")],
+            "pictures": pictures,
+            "run": run,
+            "gap": gap,
+            "lost": lost,
+            "losses": int(lost > 0),
+        },
     )
 
 
 def overhead_of(db: Transaction) -> Overhead:
     """Overhead learned from all slots; newer hours count more."""
     found = db.execute(
-        "SELECT sum(pictures), sum(run_seconds), sum(gap_seconds), sum(lost_seconds) FROM work_hours "
+        "SELECT sum(pictures), sum(run_seconds), sum(gap_seconds), sum(lost_seconds), sum(losses) FROM work_hours "
         f"GROUP BY hour ORDER BY hour DESC LIMIT {LEARNED_HOURS}"
     ).fetchall()
     counted = worked = 0.0
-    gap = pictures = lost = work = 0.0
-    for count, run, between, gone in found:
+    gap = pictures = lost = losses = work = 0.0
+    for count, run, between, gone, times in found:
         weight = 0.5 ** (counted / GAP_HALF_LIFE)
         gap, pictures, counted = gap + weight * between, pictures + weight * count, counted + count
         weight, undisturbed = 0.5 ** (worked / HALF_LIFE), run + max(0.0, between)
-        lost, work, worked = lost + weight * gone, work + weight * undisturbed, worked + undisturbed
-    return Overhead(max(0.0, gap / pictures) if pictures else 0.0, max(0.0, lost) / (work + PRIOR))
+        lost, losses, work = lost + weight * gone, losses + weight * times, work + weight * undisturbed
+        worked += undisturbed
+    share = max(0.0, lost) / (work + PRIOR / (1 + losses))
+    return Overhead(max(0.0, gap / pictures) if pictures else 0.0, share)
 
 
 def seconds_from(start: str, end: str) -> float:
     return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
-

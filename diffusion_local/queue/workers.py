@@ -55,10 +55,10 @@ class WorkerStore:
                     "type": room.type,
                     "memory_bytes": room.bytes,
                     "bf16": room.bf16,
-                    "disturbed": 1,
                 },
                 key=("slot",),
             )
+            work_hours.disturb(db, slot)
 
     def update(self, slot: str, status: str, model: str = "", free: int | None = None) -> None:
         """Update a worker's status. ``free``: bytes available for models; None keeps the last value.

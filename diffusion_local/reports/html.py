@@ -40,7 +40,7 @@ background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
 @media print{form{display:none}main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
-WIDE = ("report_estimate", "report_less_memory", "report_flagged")
+WIDE = ("report_estimate", "report_forecast", "report_less_memory", "report_flagged")
 #: Translates a message to the reader's language.
 Translate = Callable[[str], str]
 

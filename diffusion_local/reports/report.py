@@ -60,6 +60,18 @@ class Estimate:
     error: float
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The end of a list as estimated when its first ``pictures`` were done, and its real one. ``told_seconds``,
+    ``took_seconds``: from then on; ``error``: relative difference.
+    """
+
+    pictures: int
+    told_seconds: float
+    took_seconds: float
+    error: float
+
+
 @dataclass(slots=True)
 class Report:
     """A report; times are UTC. ``seconds``: from first start to last end; ``busy_seconds``: sum over all jobs."""
@@ -82,6 +94,8 @@ class Report:
     pictures: list[Image] = field(default_factory=list)
     #: Counts of flagged pictures by flag; they also count as done.
     flagged: dict[str, int] = field(default_factory=dict)
+    #: Of a batch that has ended, if its end was estimated.
+    forecast: Forecast | None = None
 
     @property
     def open(self) -> int:
@@ -193,6 +207,15 @@ def estimate_of(pairs: Sequence[tuple[float, float]]) -> Estimate | None:
         return None
     error = median(abs(expected - actual) / actual for expected, actual in pairs)
     return Estimate(len(pairs), sum(each for each, _ in pairs), sum(each for _, each in pairs), error)
+
+
+def forecast_of(pictures: int, told_at: str, told_end: str, ended: str | None) -> Forecast | None:
+    """None without a known end. Times are UTC."""
+    took = seconds_between(told_at, ended)
+    if not took:
+        return None
+    told = seconds_between(told_at, told_end)
+    return Forecast(pictures, told, took, abs(told - took) / took)
 
 
 def seconds_between(began: str | None, ended: str | None) -> float:

@@ -20,7 +20,7 @@ from diffusion_local.queue.schedule import parse_past
 from diffusion_local.queue.views import QueueView
 from diffusion_local.reports import html as page
 from diffusion_local.reports import wording
-from diffusion_local.reports.report import Report, build, evenly_spaced, reason_of
+from diffusion_local.reports.report import Report, build, evenly_spaced, forecast_of, reason_of
 from diffusion_local.reports.store import ReportStore
 from diffusion_local.settings import Settings
 
@@ -47,6 +47,9 @@ class Reports:
         with self._store.batch_rows(batch_id) as rows:
             found = build(rows)
         report = found.report(batch.name or batch.id, batch_id)
+        told = self._store.forecast(batch_id)
+        if told and not report.open:
+            report.forecast = forecast_of(*told, report.until)
         return self._completed(report, found.done)
 
     def night(self, since: str | None = None, until: str | None = None) -> Report:

@@ -59,6 +59,16 @@ def facts(report: Report) -> list[tuple[Message, str]]:
             jobs=made.jobs,
         )
         found.append((message("report_estimate"), told))
+    if report.forecast:
+        end = report.forecast
+        told = message(
+            "report_forecast_told",
+            count=end.pictures,
+            told=duration(end.told_seconds),
+            taken=duration(end.took_seconds),
+            error=end.error,
+        )
+        found.append((message("report_forecast"), told))
     return found
 
 

@@ -40,6 +40,13 @@ def test_nobody_waits_longer_for_a_step_than_the_bound() -> None:
     assert best_size({1: 1.0, 8: 0.9}, 1, explores=False) == 1
 
 
+def test_sizes_below_a_known_one_are_not_measured_again() -> None:
+    assert sizes("auto", True, Share(16, 0.5, 200)).size_for(JOB) == 16
+    assert sizes("auto", True, Share(4, 0.5, 200)).size_for(JOB) == 8
+    assert sizes("auto", True, Share(4, 0.5, 100), Share(8, 0.6, 100)).size_for(JOB) == 4
+    assert sizes("auto", False, Share(16, 0.5, 200)).size_for(JOB) == 1
+
+
 def test_without_exploring_only_what_was_measured_counts() -> None:
     assert sizes("auto", False).size_for(JOB) == 1
     paid = sizes("auto", False, Share(1, 1.0, 9), Share(4, 0.5, 20))

@@ -8,6 +8,7 @@ CREATE TABLE work_hours (
     run_seconds REAL NOT NULL,
     gap_seconds REAL NOT NULL,
     lost_seconds REAL NOT NULL,
+    losses INTEGER NOT NULL,
     PRIMARY KEY (hour, slot)
 );
 
@@ -18,6 +19,7 @@ ALTER TABLE workers ADD COLUMN open_seconds REAL NOT NULL DEFAULT 0;
 ALTER TABLE workers ADD COLUMN open_pictures INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE workers ADD COLUMN disturbed INTEGER NOT NULL DEFAULT 0;
 
--- The estimated end of a list when its first pictures were done, and when that was (UTC).
+-- The estimated end of a list when its first pictures were done, when that was (UTC), and how many were done.
 ALTER TABLE batches ADD COLUMN forecast_at TEXT;
 ALTER TABLE batches ADD COLUMN forecast_end TEXT;
+ALTER TABLE batches ADD COLUMN forecast_pictures INTEGER;
