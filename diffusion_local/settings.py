@@ -359,8 +359,11 @@ def go_offline(home: Path) -> None:
 
 
 def keep_kernels(folder: Path) -> None:
-    """Have Triton keep compiled kernels there, unless the environment says where; call before it is imported."""
+    """Have Triton and torch keep compiled kernels there, unless the environment says where; call before they are
+    imported.
+    """
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
 
 
 def inherited() -> dict[str, str]:

@@ -32,7 +32,7 @@ from diffusion_local.queue.batches import FORECAST_PICTURES
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.settings import Settings
-from diffusion_local.worker.sizes import PassSizes
+from diffusion_local.worker.ladder import PassSizes
 
 SLOT = "gpu0"
 FIRST_BOUND, BOUND = 0.20, 0.10

@@ -108,9 +108,11 @@ def test_names_are_the_fields() -> None:
 def test_compiled_kernels_are_kept_in_the_home_unless_the_environment_says_where(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # put back as it was afterwards
-    monkeypatch.delenv("TRITON_CACHE_DIR")
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # put back as it was afterwards
+        monkeypatch.delenv(name)
     keep_kernels(settings.kernels)
     assert os.environ["TRITON_CACHE_DIR"] == str(settings.home / "kernels")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(settings.home / "kernels" / "inductor")
     keep_kernels(tmp_path)
     assert os.environ["TRITON_CACHE_DIR"] == str(settings.home / "kernels")

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 #: Signatures that are kept for each part of a model: sizes, lengths of prompts, with guidance and without.
 MOST = 6
 #: Parts called at each step. Limits their replays in flight.
-STEPPING = frozenset({"denoiser", "fused denoiser"})
+STEPPING = frozenset({"denoiser", "fused denoiser", "compiled denoiser"})
+#: Threads that use the device beside the engine's: nothing can be recorded while there are any.
+others: set[object] = set()
 #: What the graph of a text encoder may hold, in bytes.
 ENCODER_BYTES = 64 * 2**20
 #: Rungs whose weights stay where they are.
@@ -145,7 +147,7 @@ class Graphs:
             return call(*args, **kwargs)
         recording = self._recorded.get(key)
         expected = self._expected if part in STEPPING else ENCODER_BYTES
-        if recording is None and max(self.bytes, expected) <= self._room:
+        if recording is None and not others and max(self.bytes, expected) <= self._room:
             if key not in self._tried:
                 return self._try_out(key, *static_copy(call, args, kwargs))
             recording = self._record(key, *static_copy(call, args, kwargs))
@@ -230,22 +232,24 @@ def forward_replaced(
             module.forward = kept
 
 
-def signature(value: Any, tensors: list[torch.Tensor]) -> Hashable:
-    """What a recording depends on; its tensors, in order, are put into ``tensors``. Raises Unrecordable.
+def signature(value: Any, tensors: list[torch.Tensor], numbers: bool = False) -> Hashable:
+    """What a recording depends on; its tensors, in order, are put into ``tensors``. Raises NotRecordable.
 
-    A number may be the timestep, which would be recorded as it is.
+    A number may be the timestep, which would be recorded as it is; with ``numbers`` they are part of the signature.
     """
     match value:
         case torch.Tensor():
             tensors.append(value)
             return (value.shape, value.stride(), value.dtype, value.device)
         case tuple() | list() if type(value) in (tuple, list):
-            return (type(value), *(signature(each, tensors) for each in value))
+            return (type(value), *(signature(each, tensors, numbers) for each in value))
         case dict() if type(value) is dict:
-            return (dict, *((name, signature(each, tensors)) for name, each in value.items()))
+            return (dict, *((name, signature(each, tensors, numbers)) for name, each in value.items()))
         case OrderedDict() if is_dataclass(value):  # what models of transformers return
-            return (type(value), *((name, signature(each, tensors)) for name, each in value.items()))
+            return (type(value), *((name, signature(each, tensors, numbers)) for name, each in value.items()))
         case None | bool() | str() | torch.dtype():
+            return (type(value), value)
+        case int() | float() if numbers:
             return (type(value), value)
         case _:
             raise NotRecordable(f"it is given or gives a {type(value).__name__}")

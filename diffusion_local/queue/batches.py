@@ -162,7 +162,7 @@ class BatchRows:
         return [warning] if warning else []
 
     def note_forecast(self, batch_id: str) -> None:
-        """Note the estimated end of a list once, when FORECAST_PICTURES are done, or as soon after that as it is known."""
+        """Note the estimated end of a list once: when FORECAST_PICTURES are done, or as soon as it is known then."""
         with self._database.read() as db:
             new = "SELECT 1 FROM batches WHERE id = :id AND forecast_at IS NULL AND count >= :least"
             if not db.scalar(new, id=batch_id, least=2 * FORECAST_PICTURES):

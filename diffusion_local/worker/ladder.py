@@ -15,7 +15,7 @@ from diffusion_local.engine.memory import RungChoice, next_rung
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
-from diffusion_local.queue.estimates import MEDIAN_PICTURES, Share, Work
+from diffusion_local.queue.estimates import Share, Work
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,8 @@ LONGEST_STEP = 0.5
 LEAST_GAIN = 0.015
 #: Passes of a size to measure before judging it.
 PASSES = 2
+#: Newest pictures of a size that are remembered: enough to judge the largest.
+REMEMBERED = PASSES * MOST_TOGETHER
 
 
 class PassSizes:
@@ -163,7 +165,7 @@ class PassSizes:
         work = Work.of_params(params)
         if work not in self._known:
             known = {
-                share.together: deque([share.seconds] * share.count, MEDIAN_PICTURES) for share in self._history(params)
+                share.together: deque([share.seconds] * share.count, REMEMBERED) for share in self._history(params)
             }
             self._known[work] = known
         enough = {size: median(found) for size, found in self._known[work].items() if len(found) >= PASSES * size}
@@ -173,7 +175,7 @@ class PassSizes:
         """Record the seconds per picture of a pass. The first pass of a size records CUDA graphs and is ignored."""
         work = Work.of_params(params)
         if together in self._met[work]:
-            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=MEDIAN_PICTURES)).extend(
+            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=REMEMBERED)).extend(
                 [seconds] * together
             )
         self._met[work].add(together)
@@ -188,14 +190,16 @@ def best_size(known: Mapping[int, float], steps: int, explores: bool) -> int:
     size = 1
     while explores:
         if size not in known:
-            return size
-        if size > 1 and known[size] > (1 - LEAST_GAIN) * known[size // 2]:
+            if max(known, default=0) < size:
+                return size
+            # Smaller sizes were measured before this one, too long ago to be in the history.
+        elif size > 1 and size // 2 in known and known[size] > (1 - LEAST_GAIN) * known[size // 2]:
             break
-        if 2 * size > MOST_TOGETHER or not bearable(2 * size, known[size]):
+        if 2 * size > MOST_TOGETHER or (size in known and not bearable(2 * size, known[size])):
             break
         size *= 2
     found = {each: seconds for each, seconds in known.items() if bearable(each, seconds)}
-    if 1 not in found:
+    if not found or (1 not in found and not explores):
         return 1
     fastest = min(found.values())
     return min(each for each, seconds in found.items() if seconds <= 1.01 * fastest)

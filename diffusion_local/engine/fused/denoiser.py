@@ -210,6 +210,8 @@ class FusedDenoiser:
     then on, and the log says why once.
     """
 
+    name = "denoiser"
+
     def __init__(self, unet: Any, operations: Operations, forget: Callable[[], Any]) -> None:
         """``forget`` is called whenever weights have moved in memory."""
         self.used = False

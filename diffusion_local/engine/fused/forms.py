@@ -14,6 +14,7 @@ from diffusion_local.engine.fused.denoiser import FusedDenoiser
 from diffusion_local.engine.fused.layers import Convolution, Resample, Resnet, SelfAttention, picture, require, rows
 from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.fused.packing import Packing, Unsupported
+from diffusion_local.engine.fused.transformer import CompiledTransformer
 from diffusion_local.errors import EngineError
 
 
@@ -101,16 +102,20 @@ class Forms:
         self.decoded = ""
         self._bf16 = bf16
         self._operations, self._forget = operations, forget
-        self._denoiser: FusedDenoiser | None = None
+        self._denoiser: FusedDenoiser | CompiledTransformer | None = None
         self._decoder: tuple[Any, torch.dtype, FusedDecoder | None] | None = None
 
-    def denoiser(self, pipe: Any, room: int) -> FusedDenoiser | None:
-        """The fused UNet of a pipeline, or None. ``room``: bytes available for weights merged with LoRAs."""
-        unet = getattr(pipe, "unet", None)
-        if self._operations is None or unet is None:
+    def denoiser(self, pipe: Any, room: int) -> FusedDenoiser | CompiledTransformer | None:
+        """The fused UNet or compiled transformer of a pipeline, or None. ``room``: bytes available for weights merged
+        with LoRAs or in 8 bits."""
+        unet, transformer = getattr(pipe, "unet", None), getattr(pipe, "transformer", None)
+        if self._operations is None or (unet is None and transformer is None):
             return None
-        if self._denoiser is None:
+        if self._denoiser is None and unet is not None:
             self._denoiser = FusedDenoiser(unet, self._operations, self._forget)
+        elif self._denoiser is None:
+            self._denoiser = CompiledTransformer(transformer, self._operations, self._forget)
+        assert self._denoiser is not None
         return self._denoiser if self._denoiser.ready(room) else None
 
     def decoder(self, vae: Any, dtype: torch.dtype) -> FusedDecoder | None:
@@ -162,6 +167,7 @@ class Forms:
         """Facts for the recipe: which forms made the latest picture."""
         denoised = self._denoiser is not None and self._denoiser.used
         eight_bits = self._denoiser is not None and denoised and self._denoiser.eight_bits
-        denoiser = "denoiser (8 bits)" if eight_bits else "denoiser"
+        name = self._denoiser.name if self._denoiser is not None else ""
+        denoiser = f"{name} (8 bits)" if eight_bits else name
         fused = [*[denoiser] * denoised, *[f"decoder ({self.decoded})"] * bool(self.decoded)]
         return {"speed": "fastest" if eight_bits else "fast", "fused": fused} if fused else {"speed": "exact"}

@@ -6,6 +6,7 @@ environment before this module is imported they run on a CPU, as the tests do.
 
 # Kernels are compiled from their source: names in capitals are compile-time constants.
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -217,6 +218,9 @@ class TritonOperations:
 
     def __init__(self, eight_bits: bool = False) -> None:
         self.eight_bits = eight_bits
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function, dynamic=False)
 
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None

@@ -3,6 +3,7 @@
 Activations are rows: N x P x C, contiguous, where P counts pixels or tokens. All sums are accumulated in fp32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,12 +58,19 @@ class Operations(Protocol):
         """``x @ weight.T + bias`` in ``x.dtype``; a scale of ``weight`` belongs to an output channel."""
         ...
 
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of tensors and modules compiled, at its first call for each shape of its inputs."""
+        ...
+
 
 class TorchOperations:
     """The reference: slow, for any device and dtype."""
 
     def __init__(self, eight_bits: bool = False) -> None:
         self.eight_bits = eight_bits
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
 
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None

@@ -1,0 +1,306 @@
+"""Runs a transformer with its repeated blocks compiled, and the transformer itself until they are, or if they cannot be.
+
+Compiling takes tens of seconds the first time. It happens on a thread, once per shape of the inputs, while pictures are
+made the exact way; the result is kept on the disk (``settings.keep_kernels``).
+"""
+
+import copy
+import logging
+import re
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from diffusion_local.engine import faults, graphs
+from diffusion_local.engine.fused.denoiser import EIGHT_BIT_TOLERANCE, Run, check
+from diffusion_local.engine.fused.operations import EIGHT_BITS, LARGEST, SMALLEST, Operations
+from diffusion_local.engine.graphs import NotRecordable, map_tensors, signature
+
+log = logging.getLogger(__name__)
+
+#: Shapes of inputs for which blocks are compiled; torch refuses more than 8 versions of a function.
+MOST_SHAPES = 6
+#: Layers that see one token a picture: 8 bits gain nothing there, and cost precision.
+MODULATION = re.compile(r"norm|mod|ada", re.IGNORECASE)
+#: Both sides of an 8-bit weight are multiples of it: torch._scaled_mm takes no others.
+MULTIPLE = 16
+
+Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
+
+
+class CompiledTransformer:
+    """The compiled form of one model's transformer.
+
+    Its first compiled step is compared with the transformer's own. If it differs, or compiling or a kernel fails, the
+    model runs the exact way from then on, and the log says why once.
+    """
+
+    name = "compiled blocks"
+
+    def __init__(
+        self,
+        transformer: torch.nn.Module,
+        operations: Operations,
+        forget: Callable[[], Any],
+        start: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        """``forget`` is called whenever recorded graphs are of no more use; ``start`` runs a function in the
+        background."""
+        self.used = False
+        self.eight_bits = operations.eight_bits
+        self._operations, self._forget, self._start = operations, forget, start or in_background
+        self._blocks = repeated_blocks(transformer)
+        self._compiled: dict[type, Callable[..., Any]] = {}
+        self._eight: dict[tuple[torch.nn.Module, str], torch.nn.Module] = {}
+        self._ready: set[Hashable] = set()
+        self._preparing: Hashable = None
+        self._generation = 0
+        self._checked = False
+        self._refused = ""
+        if not self._blocks:
+            self._refuse("diffusers names no repeated blocks of it")
+
+    def ready(self, room: int) -> bool:
+        """Whether the next picture may be made by compiled blocks. ``room``: bytes that weights in 8 bits may take."""
+        self.used = False
+        if self._refused:
+            return False
+        if self.eight_bits and not self._eight:
+            layers = list(large_layers(self._blocks))
+            if sum(layer.weight.numel() for _, _, layer in layers) > room:
+                self._refuse_eight_bits("there is no room for weights in 8 bits")
+            else:
+                self._eight = {(parent, name): EightBitLinear(layer) for parent, name, layer in layers}
+                if not layers:
+                    self._refuse_eight_bits("it has no layers that gain by it")
+        return True
+
+    def drop(self) -> None:
+        """The transformer's weights change or move, or the exact way is asked for."""
+        self._generation += 1
+        self._eight.clear()
+        self._ready.clear()
+        self._preparing, self._checked = None, False
+
+    def forward(self, run: Run, exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As the transformer's own ``exact``."""
+        try:
+            key: Hashable = signature((args, kwargs), [], numbers=True)
+        except NotRecordable:
+            return run("denoiser", exact, *args, **kwargs)
+        if key not in self._ready:
+            if self._refused or len(self._ready) >= MOST_SHAPES:
+                return run("denoiser", exact, *args, **kwargs)
+            if self._preparing is not None:
+                return exact(*args, **kwargs)
+            return self._exact_and_prepare(key, exact, args, kwargs)
+        try:
+            output = self._step(run, exact, args, kwargs)
+        except Exception as problem:
+            if faults.is_out_of_memory(problem) or faults.is_device_lost(problem):
+                raise
+            self._fail(problem)
+            return run("denoiser", exact, *args, **kwargs)
+        self.used = True
+        return output
+
+    def _step(self, run: Run, exact: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            with self._blocks_compiled():
+                return exact(*args, **kwargs)
+
+        if self._checked:
+            return run("compiled denoiser", compiled, *args, **kwargs)
+        output = compiled(*args, **kwargs)
+        made: list[torch.Tensor] = []
+        expected: list[torch.Tensor] = []
+        signature(output, made, numbers=True)
+        signature(exact(*args, **kwargs), expected, numbers=True)
+        for one, other in zip(made, expected, strict=True):
+            check(one, other, EIGHT_BIT_TOLERANCE if self.eight_bits else 0.0)
+        self._checked = True
+        return output
+
+    @contextmanager
+    def _blocks_compiled(self) -> Iterator[None]:
+        """Blocks run compiled, and their large layers in 8 bits, for one step."""
+        own = {(parent, name): parent._modules[name] for parent, name in self._eight}
+        for (parent, name), layer in self._eight.items():
+            parent._modules[name] = layer
+        for block in self._blocks:
+            block.__dict__["forward"] = bound(self._compiled[type(block)], block)
+        try:
+            yield
+        finally:
+            for block in self._blocks:
+                block.__dict__.pop("forward", None)
+            for (parent, name), layer in own.items():
+                parent._modules[name] = layer
+
+    # -- preparing -----------------------------------------------------------------------------------------------------
+
+    def _exact_and_prepare(self, key: Hashable, exact: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Make one step the exact way, and compile what it calls in the background."""
+        calls: dict[Hashable, Call] = {}
+        hooks = [block.register_forward_pre_hook(recorder(calls), with_kwargs=True) for block in self._blocks]
+        try:
+            output = exact(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        try:
+            prepared = [(self._private_copy(block), *given) for block, *given in calls.values()]
+        except Exception as problem:
+            if faults.is_out_of_memory(problem) or faults.is_device_lost(problem):
+                raise
+            self._fail(problem)
+            return output
+        for block in self._blocks:
+            if type(block) not in self._compiled:
+                self._compiled[type(block)] = self._operations.compile(type(block).forward)
+        self._preparing, generation = key, self._generation
+        self._start(lambda: self._prepare(key, prepared, generation))
+        return output
+
+    def _private_copy(self, block: torch.nn.Module) -> torch.nn.Module:
+        """A block that shares the weights: the model's own must not change while it is used on another thread."""
+        shared = {id(each): each for each in (*block.parameters(), *block.buffers())}
+        own: torch.nn.Module = copy.deepcopy(block, shared)
+        for parent, twin in zip(block.modules(), own.modules(), strict=True):
+            for name in parent._modules:
+                if (parent, name) in self._eight:
+                    twin._modules[name] = self._eight[parent, name]
+        return own
+
+    def _prepare(self, key: Hashable, calls: list[Any], generation: int) -> None:
+        try:
+            with torch.no_grad(), other_stream(calls):
+                for block, args, kwargs in calls:
+                    self._compiled[type(block)](block, *args, **kwargs)
+        except Exception as problem:  # whatever a compiler, its cache or a kernel may raise
+            if generation == self._generation:
+                self._fail(problem)
+        else:
+            if generation == self._generation:
+                self._ready.add(key)
+        finally:
+            if generation == self._generation:
+                self._preparing = None
+
+    def _fail(self, problem: Exception) -> None:
+        why = f"{type(problem).__name__}: {problem}"
+        if self.eight_bits:
+            self._refuse_eight_bits(why)
+        else:
+            self._refuse(why, problem)
+        self.drop()
+        self._forget()
+
+    def _refuse_eight_bits(self, why: str) -> None:
+        self.eight_bits = False
+        self._eight.clear()
+        log.warning("the denoiser does not run in 8 bits: %s", why.splitlines()[0])
+
+    def _refuse(self, why: str, problem: Exception | None = None) -> None:
+        self._refused = why or "unknown"
+        log.warning("the denoiser runs the exact way: %s", why.splitlines()[0], exc_info=problem)
+
+
+class EightBitLinear(torch.nn.Module):
+    """A linear layer with weights in 8 bits; the rows of its input are quantised as they come."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        values, scales = quantised(layer.weight.detach())
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("scales", scales.t(), persistent=False)
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, scales = quantised(x.reshape(-1, x.shape[-1]))
+        made: torch.Tensor
+        if x.device.type == "cuda":
+            made = torch._scaled_mm(
+                rows, self.values.t(), scale_a=scales, scale_b=self.scales, bias=self.bias, out_dtype=x.dtype
+            )  # type: ignore[operator]
+        else:
+            made = ((rows.float() * scales) @ (self.values.float().t() * self.scales)).to(x.dtype)  # type: ignore[operator]
+            made = made if self.bias is None else made + self.bias
+        return made.reshape(*x.shape[:-1], made.shape[-1])
+
+
+def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in 8 bits, and the scale of each (rows x 1, fp32)."""
+    wide = rows.float()
+    scales = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST)
+    return (wide / scales).clamp(-LARGEST, LARGEST).to(EIGHT_BITS), scales
+
+
+def repeated_blocks(transformer: torch.nn.Module) -> list[torch.nn.Module]:
+    """Blocks of the classes that diffusers compiles by ``compile_repeated_blocks``, or does not split."""
+    names = getattr(transformer, "_repeated_blocks", None) or getattr(transformer, "_no_split_modules", None) or ()
+    return [each for each in transformer.modules() if type(each).__name__ in names]
+
+
+def large_layers(blocks: list[torch.nn.Module]) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+    """(parent, name, layer) of the layers of blocks that run in 8 bits."""
+    for block in blocks:
+        for path, parent in block.named_modules():
+            for name, layer in parent.named_children():
+                fits = type(layer) is torch.nn.Linear and not any(side % MULTIPLE for side in layer.weight.shape)
+                if fits and not MODULATION.search(f"{path}.{name}"):
+                    yield parent, name, layer  # type: ignore[misc]
+
+
+def bound(function: Callable[..., Any], block: torch.nn.Module) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return function(block, *args, **kwargs)
+
+    return forward
+
+
+def recorder(calls: dict[Hashable, Call]) -> Callable[..., None]:
+    """A hook that keeps one call of each kind of block: class, plain attributes, shapes of the inputs."""
+
+    def record(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        plain = {name: value for name, value in vars(block).items() if isinstance(value, bool | int | str | None)}
+        layers = tuple(name for name, _ in block.named_children())
+        key = (type(block), tuple(sorted(plain.items(), key=str)), layers, signature((args, kwargs), [], numbers=True))
+        if key not in calls:
+            own_args, own_kwargs = map_tensors((args, kwargs), torch.clone)
+            calls[key] = block, own_args, own_kwargs
+
+    return record
+
+
+@contextmanager
+def other_stream(calls: list[Any]) -> Iterator[None]:
+    """Keep the kernels of a preparation beside those of the picture that is being made."""
+    given: list[torch.Tensor] = []
+    signature([[args, kwargs] for _, args, kwargs in calls], given, numbers=True)
+    device = next((each.device for each in given if each.device.type == "cuda"), None)
+    if device is None:
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+def in_background(work: Callable[[], None]) -> None:
+    """On a thread that does not keep the process; meanwhile nothing is recorded on the device."""
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            graphs.others.discard(thread)
+
+    thread = threading.Thread(target=run, name="compile", daemon=True)
+    graphs.others.add(thread)
+    thread.start()
