@@ -1,4 +1,4 @@
-"""Runs a transformer with its repeated blocks compiled, and the transformer itself until they are, or if they cannot be.
+"""Runs a transformer with its repeated blocks compiled, and the transformer itself until they are, or if that fails.
 
 Compiling takes tens of seconds the first time. It happens on a thread, once per shape of the inputs, while pictures are
 made the exact way; the result is kept on the disk (``settings.keep_kernels``).
