@@ -21,11 +21,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import bench_models
@@ -38,19 +40,21 @@ from safetensors.torch import save_file
 from diffusion_local.compose import open_files
 from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora, Params, utc_now
-from diffusion_local.engine import Picture, painting, placement
+from diffusion_local.engine import Picture, autoencoder, painting, placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.fused.operations import TorchOperations
+from diffusion_local.engine.fused.forms import Forms
+from diffusion_local.engine.fused.operations import TorchOperations, available
 from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import GIB, RungChoice, Weights, estimate
 from diffusion_local.engine.precision import read
 from diffusion_local.errors import Stopped
+from diffusion_local.gallery import formats
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.queue.history import FitStore
-from diffusion_local.settings import Settings, go_offline
+from diffusion_local.settings import Settings, go_offline, keep_kernels
 from diffusion_local.worker.ladder import Ladder
 
 RESULT = Path(__file__).parent / "results" / "gpu-engine.json"
@@ -59,6 +63,8 @@ SIDES = {"sd15": 512, "sdxl": 1024}
 DIT_SIDE = 1024
 #: Pictures with graphs and without, in turns, as other work comes and goes on the host.
 TURNS = 4
+#: Compiled blocks are waited for so long.
+PREPARING_SECONDS = 90
 
 
 class Spent(Exception):
@@ -71,6 +77,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.tiny: bool = options.tiny
         self.out: Path = options.out
+        self.only = tuple(options.only or ())
         self.ends_at = time.monotonic() + options.budget
         self.device = at_slot("cpu0" if self.tiny else "gpu0")
         settings = Settings.load({}, home=str(folder / "home"))
@@ -82,6 +89,8 @@ class Bench:
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
         """Do one measurement and write down what it found; one that fails is written down, too."""
+        if self.only and not name.startswith(self.only):
+            return
         if time.monotonic() > self.ends_at:
             raise Spent
         began = time.monotonic()
@@ -451,6 +460,109 @@ def transformer(bench: Bench) -> dict[str, Any]:
     return model | {"size": picture.width, "rungs": rows, "graphs": found}
 
 
+def flux(bench: Bench) -> dict[str, Any]:
+    """FLUX.1-schnell's transformer and VAE in bf16 with random text embeddings, 4 steps, saving included.
+
+    Four ways: plain diffusers, and the engine's own parts at each setting of ``speed`` (CUDA graphs, blocks compiled in
+    the background, fused decoder), which save on a thread as the worker does.
+    """
+    bench.engine.unload()
+    torch.cuda.empty_cache() if torch.cuda.is_available() else None
+    pipe = bench_models.flux(bench.device.torch, bench.tiny)
+    pipe.set_progress_bar_config(disable=True)
+    config, side = pipe.transformer.config, 64 if bench.tiny else DIT_SIDE
+    embeds = {
+        "prompt_embeds": torch.randn(1, 256, config.joint_attention_dim),
+        "pooled_prompt_embeds": torch.randn(1, config.pooled_projection_dim),
+    }
+    embeds = {name: each.to(bench.device.torch, torch.bfloat16) for name, each in embeds.items()}
+
+    def latents(seed: int) -> torch.Tensor:
+        made: torch.Tensor = pipe(
+            **embeds, width=side, height=side, num_inference_steps=FEW_STEPS, guidance_scale=0.0, output_type="latent",
+            generator=torch.Generator().manual_seed(seed),
+        ).images  # fmt: skip
+        unpacked: torch.Tensor = pipe._unpack_latents(made, side, side, pipe.vae_scale_factor)
+        return unpacked
+
+    rows: dict[str, Any] = {}
+    exact = latents(1).float()
+
+    def bare(seed: int) -> None:
+        picture = autoencoder.decode(pipe.vae, latents(seed), quiet)[0]
+        formats.encode(picture, {})
+
+    bare(1)
+    rows["bare"] = paced(bare)
+    room = bench.engine._gauge.free()
+    recorder = bench.engine._rack._recorder
+    for speed in ("exact", "fast", "fastest"):
+        recorded = Graphs(recorder() if recorder else None)
+        operations: Any = None
+        if speed != "exact":
+            device = torch.device(bench.device.torch)
+            operations = TorchOperations(speed == "fastest") if bench.tiny else available(device, speed == "fastest")[0]
+        forms = Forms(operations, recorded.forget, True)
+        with torch.no_grad(), ThreadPoolExecutor(2) as savers:
+            saved: list[Any] = []
+
+            held = SimpleNamespace(pipe=pipe, forms=forms, rung="resident", dtype=torch.bfloat16, checked=True)
+
+            def draw(seed: int, held: Any = held, recorded: Graphs = recorded, saved: list[Any] = saved) -> None:
+                form = held.forms.denoiser(pipe, room // 2)
+                with recorded.around(pipe.transformer, room // 2, GIB, form):
+                    made = latents(seed)
+                later = painting.decode(held, made, quiet)
+                saved.append(savers.submit(lambda: formats.encode(later()[0], {})))
+                if len(saved) > 1:
+                    saved[-2].result()
+
+            began = time.perf_counter()
+            first = timed(draw, 1)[0]
+            ready, pictures = None, 1
+            while operations is not None and time.perf_counter() - began < PREPARING_SECONDS:
+                draw(1)
+                pictures += 1
+                if forms._denoiser is not None and forms._denoiser.used:
+                    ready = round(time.perf_counter() - began, 1)
+                    break
+            for seed in (2, 3):  # the graph is recorded
+                draw(seed)
+            synchronize()
+            bench.engine._gauge.start()
+            rows[speed] = paced(draw, saved) | {
+                "first_seconds": first,
+                "compiled_after_seconds": ready,
+                "pictures_until_then": pictures,
+                "made_by": forms.facts(),
+                "cuda_graph": recorded.replayed,
+                "peak_gib": gib(bench.engine._gauge.peak()),
+            }
+            form = forms.denoiser(pipe, room // 2)
+            with recorded.around(pipe.transformer, room // 2, GIB, form):
+                rows[speed]["relative_l2_of_latents"] = round(
+                    float((latents(1).float() - exact).norm() / exact.norm()), 5
+                )
+            for each in saved:
+                each.result()
+        recorded.forget()
+        forms.drop()
+    parameters = sum(each.numel() for each in pipe.transformer.parameters())
+    return {"model": "FLUX.1 schnell", "parameters": parameters, "steps": FEW_STEPS, "size": side} | rows
+
+
+def paced(draw: Callable[[int], Any], saved: Sequence[Any] = (), pictures: int = 8) -> dict[str, Any]:
+    """Seconds a picture of several in a row, until the last is saved."""
+    synchronize()
+    began = time.perf_counter()
+    for seed in range(100, 100 + pictures):
+        draw(seed)
+    for each in saved:
+        each.result()
+    synchronize()
+    return {"seconds_a_picture": round((time.perf_counter() - began) / pictures, 3)}
+
+
 def turns_of(denoiser: Any, draw: Callable[[], Any], recorded: Graphs, expected: int, room: int) -> dict[str, Any]:
     """Eager pictures and pictures by graphs, in turns."""
     rows: dict[str, Any] = {"eager": {"seconds": []}, "graph": {"seconds": []}}
@@ -496,9 +608,9 @@ def without_places(words: list[str]) -> list[str]:
     """A command's words but for where this machine has its files."""
     kept, skip = [], False
     for word in words:
-        if not skip and word.partition("=")[0] not in ("--out", "--folder"):
+        if not skip and word.partition("=")[0] not in ("--out", "--folder", "--kernels"):
             kept.append(word)
-        skip = word in ("--out", "--folder")
+        skip = word in ("--out", "--folder", "--kernels")
     return kept
 
 
@@ -516,6 +628,7 @@ def story(bench: Bench) -> None:
     record("sdxl fused", lambda: fused(bench, "sdxl"))
     record("sdxl cancel", lambda: cancel(bench, "sdxl"))
     record("dit", lambda: transformer(bench))
+    record("flux", lambda: flux(bench))
     record("sd15 loras", lambda: loras(bench, "sd15"))
     bench.engine.unload()
     record("sdxl in 12 GiB", lambda: on_a_card(bench, "sdxl", 12))
@@ -538,6 +651,8 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU: to try the script")
     parser.add_argument("--budget", type=float, default=600, help="seconds after which no measurement is begun")
     parser.add_argument("--folder", type=Path, help="where the models are made: 10 GB; a RAM disk is fastest")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only the measurements whose names begin so")
+    parser.add_argument("--kernels", type=Path, help="where compiled kernels are kept for a later run")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)  # why something ran without a graph
@@ -545,6 +660,7 @@ def main() -> int:
     folder = options.folder or (shared if shared.is_dir() and not options.tiny else Path(tempfile.gettempdir()))
     place = Path(tempfile.mkdtemp(prefix="bench-gpu-", dir=folder))
     go_offline(place)
+    keep_kernels(options.kernels or place / "kernels")
     try:
         bench = Bench(options, place)
         story(bench)

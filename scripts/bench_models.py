@@ -1,7 +1,7 @@
 """Models of true architecture with random weights: they have the speed and memory of real ones. No download.
 
-Sizes of SD 1.5 and SDXL come from ``assets/configs``; those of the transformer are the published ones of Stable
-Diffusion 3.5 medium.
+Sizes of SD 1.5 and SDXL come from ``assets/configs``; those of the transformers are the published ones of Stable
+Diffusion 3.5 medium and FLUX.1 schnell.
 """
 
 import json
@@ -31,6 +31,18 @@ SD3_TRANSFORMER = {
     "pos_embed_max_size": 384,
     "dual_attention_layers": list(range(13)),
     "qk_norm": "rms_norm",
+}
+FLUX_TRANSFORMER = {
+    "patch_size": 1,
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": False,
+    "axes_dims_rope": [16, 56, 56],
 }
 SD3_VAE = {
     "latent_channels": 16,
@@ -77,6 +89,20 @@ def sd3(device: str, tiny: bool) -> Any:
         vae=build("AutoencoderKL", vae, device, torch.bfloat16),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         **nothing,
+    )
+
+
+def flux(device: str, tiny: bool) -> Any:
+    """A pipeline of FLUX.1 schnell in bf16 without text encoders: it takes embeddings."""
+    small = {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2}
+    small |= {"joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": [4, 4, 8]}
+    config = FLUX_TRANSFORMER | (small if tiny else {})
+    vae = (shrunk("vae", SD3_VAE) if tiny else SD3_VAE) | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+    return diffusers.FluxPipeline(
+        transformer=build("FluxTransformer2DModel", config, device, torch.bfloat16),
+        vae=build("AutoencoderKL", vae, device, torch.bfloat16),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
+        **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
     )
 
 

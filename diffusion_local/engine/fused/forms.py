@@ -113,7 +113,7 @@ class Forms:
             return None
         if self._denoiser is None and unet is not None:
             self._denoiser = FusedDenoiser(unet, self._operations, self._forget)
-        elif self._denoiser is None:
+        elif self._denoiser is None and transformer is not None:
             self._denoiser = CompiledTransformer(transformer, self._operations, self._forget)
         assert self._denoiser is not None
         return self._denoiser if self._denoiser.ready(room) else None

@@ -127,7 +127,7 @@ class CompiledTransformer:
     @contextmanager
     def _blocks_compiled(self) -> Iterator[None]:
         """Blocks run compiled, and their large layers in 8 bits, for one step."""
-        own = {(parent, name): parent._modules[name] for parent, name in self._eight}
+        own = {(parent, name): getattr(parent, name) for parent, name in self._eight}
         for (parent, name), layer in self._eight.items():
             parent._modules[name] = layer
         for block in self._blocks:
@@ -212,6 +212,9 @@ class CompiledTransformer:
 class EightBitLinear(torch.nn.Module):
     """A linear layer with weights in 8 bits; the rows of its input are quantised as they come."""
 
+    values: torch.Tensor
+    scales: torch.Tensor
+
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__()
         values, scales = quantised(layer.weight.detach())
@@ -225,9 +228,9 @@ class EightBitLinear(torch.nn.Module):
         if x.device.type == "cuda":
             made = torch._scaled_mm(
                 rows, self.values.t(), scale_a=scales, scale_b=self.scales, bias=self.bias, out_dtype=x.dtype
-            )  # type: ignore[operator]
+            )
         else:
-            made = ((rows.float() * scales) @ (self.values.float().t() * self.scales)).to(x.dtype)  # type: ignore[operator]
+            made = ((rows.float() * scales) @ (self.values.float().t() * self.scales)).to(x.dtype)
             made = made if self.bias is None else made + self.bias
         return made.reshape(*x.shape[:-1], made.shape[-1])
 
@@ -252,7 +255,7 @@ def large_layers(blocks: list[torch.nn.Module]) -> Iterator[tuple[torch.nn.Modul
             for name, layer in parent.named_children():
                 fits = type(layer) is torch.nn.Linear and not any(side % MULTIPLE for side in layer.weight.shape)
                 if fits and not MODULATION.search(f"{path}.{name}"):
-                    yield parent, name, layer  # type: ignore[misc]
+                    yield parent, name, layer
 
 
 def bound(function: Callable[..., Any], block: torch.nn.Module) -> Callable[..., Any]:
