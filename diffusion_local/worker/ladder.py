@@ -175,9 +175,7 @@ class PassSizes:
         """Record the seconds per picture of a pass. The first pass of a size records CUDA graphs and is ignored."""
         work = Work.of_params(params)
         if together in self._met[work]:
-            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=REMEMBERED)).extend(
-                [seconds] * together
-            )
+            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=REMEMBERED)).extend([seconds] * together)
         self._met[work].add(together)
 
 
