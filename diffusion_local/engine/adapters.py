@@ -22,6 +22,7 @@ from diffusion_local.engine.loaded import Loaded
 from diffusion_local.errors import EngineError, ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
+from diffusion_local.models import lora_layers
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora
@@ -58,10 +59,24 @@ def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInpu
         return
     before = loaded.loras
     loaded.weights_change()
+    if any(changes_encoders(materials.lora(lora.name)) for lora in wanted if lora not in before):
+        own_encoders(loaded)
     loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
     with placement.without_hooks(loaded.pipe, loaded.rung):
         swap_loras(loaded, before, wanted, materials)
     loaded.loras = wanted
+
+
+def changes_encoders(path: Path) -> bool:
+    """Whether a LoRA has layers for a text encoder."""
+    return any(lora_layers.locate(lora_layers.split_name(name)[0])[1] for name in read_header(path).tensors)
+
+
+def own_encoders(loaded: Loaded) -> None:
+    """Before text encoders are changed: other models must not notice."""
+    device = str(loaded.pipe._execution_device)
+    if loaded.encoders.make_own(loaded.pipe) and loaded.rung not in placement.WHOLE:
+        placement.place(loaded.pipe, loaded.rung, device)
 
 
 def swap_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
@@ -168,6 +183,7 @@ def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -
     called = {word: path for word, path in materials.embeddings().items() if contains_word(text, word)}
     for word in sorted(set(called) - loaded.words):
         loaded.graphs.forget()  # the text encoder gets another table of words
+        own_encoders(loaded)
         with placement.without_hooks(loaded.pipe, loaded.rung):
             load = partial(load_embedding, loaded.pipe, word, called[word])
             load_named(f"The embedding {word!r}", load, loaded.model.id)

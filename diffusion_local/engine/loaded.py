@@ -10,6 +10,7 @@ from PIL import Image as PIL
 
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
+from diffusion_local.engine.encoders import TextEncoders
 from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.graphs import Graphs
@@ -38,6 +39,9 @@ class Loaded:
     bytes: int = 0
     load_seconds: float | None = None
     kept: str = ""
+    #: Text encoders in memory, of which it may share some; ``displaced``: another model moved one of them since.
+    encoders: TextEncoders = field(default_factory=TextEncoders)
+    displaced: bool = False
     graphs: Graphs = field(default_factory=Graphs)
     forms: Forms = field(default_factory=Forms)
     prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,22 @@ import torch
 from accelerate import init_empty_weights
 
 from diffusion_local.engine import OnProgress, precision, tensors
+from diffusion_local.engine.encoders import HEADLESS, TextEncoders, wanted_of
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 from diffusion_local.models.folders import is_quantised, weight_files
 
 _LIBRARIES = ("diffusers", "transformers")
 _MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dict[str, Any]:
-    """Load every part that has weights to the CPU. ``on_progress`` receives the share of bytes loaded."""
+def load_parts(
+    model: Model, dtype: torch.dtype, on_progress: OnProgress, encoders: TextEncoders | None = None
+) -> dict[str, Any]:
+    """Load every part that has weights to the CPU. ``on_progress`` receives the share of bytes loaded; ``encoders``
+    are those in memory that the model may share."""
+    folder = model.folder
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     sizes = precision.read(folder).parts
     parts: dict[str, Any] = {}
@@ -26,7 +33,10 @@ def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dic
         library, class_name = index[name] if isinstance(index.get(name), list) else (None, None)
         if library in _LIBRARIES and class_name:
             on_progress(sum(sizes[part] for part in parts) / sum(sizes.values()))
-            parts[name] = load_part(getattr(importlib.import_module(library), class_name), folder / name, dtype)
+            cls = getattr(importlib.import_module(library), HEADLESS.get(class_name, class_name))
+            load = partial(load_part, cls, folder / name, dtype)
+            shared = encoders if name.startswith("text_encoder") else None
+            parts[name] = shared.get(wanted_of(model, name, dtype), load) if shared else load()
     on_progress(1.0)
     return parts
 

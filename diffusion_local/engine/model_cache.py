@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 
 from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file
-from diffusion_local.engine import precision as precision_
 from diffusion_local.engine.devices import Device
+from diffusion_local.engine.encoders import SLOTS, TextEncoders, encoders_of, shared_encoders, wanted_of
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import Operations
@@ -43,17 +44,19 @@ class ModelCache:
         self._precision = precision
         self._gauge = gauge
         self._held: OrderedDict[str, Loaded] = OrderedDict()
+        self._encoders = TextEncoders()
         self.current: Loaded | None = None
 
     def free(self) -> int:
         """Bytes of the device that are free, with those that models and graphs held here would give back."""
-        return self._gauge.free() + sum(held.bytes for held in self._held.values())
+        return self._gauge.free() + self._bytes()
 
     def bytes_of_others(self) -> int:
-        return sum(held.bytes for held in self._held.values() if held is not self.current)
+        """Bytes of the device that models other than the current one hold for themselves."""
+        return self._bytes() - (self.current.bytes if self.current else 0)
 
     def dtype_of(self, model: Model) -> torch.dtype:
-        parameters = sum(precision_.model_weights(model).parts.values())
+        parameters = sum(precision.model_weights(model).parts.values())
         name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
@@ -64,7 +67,7 @@ class ModelCache:
     def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """See ``Engine.load``."""
         held = self._held.get(model.id)
-        if held and same_files(held.model, model) and held.rung == choice.rung:
+        if held and same_files(held.model, model) and held.rung == choice.rung and not held.displaced:
             self._use(held)
             self._make_room(model.id, choice.takes - held.bytes)
             return
@@ -77,7 +80,7 @@ class ModelCache:
         if held is None:
             for path in files_of(model):
                 integrity.check(path)
-            self._held.pop(model.id, None)
+            self._drop(model.id)
         self.current = None
         raised: list[BaseException] = []
 
@@ -93,7 +96,7 @@ class ModelCache:
             self._hold(held, model, choice, tell)
             return
         except Exception as error:
-            self._held.pop(model.id, None)
+            self._drop(model.id)
             held = None
             if error in raised:
                 raise
@@ -106,7 +109,7 @@ class ModelCache:
         had = self._forget_graphs()
         others = [name for name, held in self._held.items() if held is not self.current]
         for name in others:
-            del self._held[name]
+            self._drop(name)
         self._gauge.collect()
         return bool(others) or had
 
@@ -133,27 +136,38 @@ class ModelCache:
         """Bring a model to a rung, from another one where it is held, else from its files."""
         if held is None:
             self._gauge.collect()
-            weight = sum(precision_.model_weights(model).parts.values()) * self.dtype_of(model).itemsize
-            self._make_room(model.id, choice.takes, weight)
-            held = self._load(model, on_progress)
+            weight = sum(precision.model_weights(model).parts.values()) * self.dtype_of(model).itemsize
+            shared = self._shareable(model, choice)  # held here, so that they outlast the models that are put away
+            here = sum(placement.bytes_of(each, self._device.type) for each in shared)
+            weight -= sum(each.nbytes for encoder in shared for each in encoder.parameters())
+            self._make_room(model.id, choice.takes - here, weight)
+            held = self._load(model, on_progress, choice.rung in placement.MOVABLE)
         else:
+            if choice.rung not in placement.MOVABLE:
+                self._end_sharing(held)
             self._make_room(model.id, choice.takes - held.bytes)
         held.weights_change()
         held.forms = Forms(None if held.kept else self._operations, held.graphs.forget, self._device.bf16)
         held.checked = False
         placement.place(held.pipe, choice.rung, self._device.torch)
-        held.rung = choice.rung
-        held.bytes = placement.bytes_on(held.pipe, self._device.type)
+        held.rung, held.displaced = choice.rung, False
+        held.bytes = self._measure(held)
+        for other in self._sharing(held):
+            if not {held.rung, other.rung} <= placement.WHOLE:
+                other.displaced = True
+                other.bytes = self._measure(other)
         self._use(held)
         self._gauge.collect()
 
-    def _load(self, model: Model, on_progress: OnProgress) -> Loaded:
+    def _load(self, model: Model, on_progress: OnProgress, may_share: bool) -> Loaded:
         started = time.monotonic()
+        encoders = self._encoders if may_share else None
         family, dtype = FAMILIES[model.family], self.dtype_of(model)
         if model.file:
-            pipe = single_file.load(model, dtype, on_progress)
+            pipe = single_file.load(model, dtype, on_progress, encoders)
         else:
-            pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
+            pipe = family.load(model.folder, dtype, load_parts(model, dtype, on_progress, encoders))
+        self._encoders.join(pipe)
         kept = precision.storage_scheme(self._precision, model)
         if kept == precision.FP8:
             placement.store_as_fp8(pipe, dtype)
@@ -170,7 +184,55 @@ class ModelCache:
             load_seconds=time.monotonic() - started,
             graphs=graphs.Graphs(self._recorder() if self._recorder and not kept else None),
             kept=kept,
+            encoders=self._encoders,
         )
+
+    def _shareable(self, model: Model, choice: RungChoice) -> list[torch.nn.Module]:
+        """Text encoders in memory that a model would share; none on rungs whose parts cannot be moved any more."""
+        if choice.rung not in placement.MOVABLE:
+            return []
+        dtype = self.dtype_of(model)
+        found = [self._encoders.find(wanted_of(model, slot, dtype)) for slot in SLOTS]
+        return [each for each in found if each is not None]
+
+    def _sharing(self, held: Loaded) -> list[Loaded]:
+        """Other models that have a text encoder in common with this one."""
+        others = [other for other in self._held.values() if other is not held]
+        return [other for other in others if shared_encoders(other.pipe, held.pipe)]
+
+    def _end_sharing(self, held: Loaded) -> None:
+        """Before a model goes to a rung whose parts cannot be moved any more: put away those that share with it."""
+        for other in self._sharing(held):
+            self._drop(other.model.id)
+        self._encoders.close(held.pipe)
+
+    def _measure(self, held: Loaded) -> int:
+        """Bytes of the device that a model's weights and its ControlNets take."""
+        nets = [net for _, net in held.controls.values()] if held.rung in placement.WHOLE else []
+        of_nets = sum(placement.bytes_of(net, self._device.type) for net in nets)
+        return placement.bytes_on(held.pipe, self._device.type) + of_nets
+
+    def _bytes(self) -> int:
+        """Bytes of the device that all models hold; a text encoder that several share counts once."""
+        seen: set[int] = set()
+        total = 0
+        for held in self._held.values():
+            total += held.bytes
+            for encoder in encoders_of(held.pipe).values():
+                total -= placement.bytes_of(encoder, self._device.type) if id(encoder) in seen else 0
+                seen.add(id(encoder))
+        return total
+
+    def _drop(self, name: str) -> None:
+        """Put a model away. Text encoders that others share stay, without the hooks that lead to its other parts."""
+        gone = self._held.pop(name, None)
+        if gone is None:
+            return
+        for other in self._held.values():
+            if not {gone.rung, other.rung} <= placement.WHOLE:
+                for encoder in shared_encoders(gone.pipe, other.pipe):
+                    remove_hook_from_module(encoder, recurse=True)
+                    other.displaced = True
 
     def _use(self, held: Loaded) -> None:
         self._held[held.model.id] = self.current = held
@@ -183,7 +245,7 @@ class ModelCache:
         for name in [name for name in self._held if name != keep]:
             if self._gauge.free() >= device_bytes and placement.free_main_memory() >= main_bytes:
                 return
-            del self._held[name]
+            self._drop(name)
             self._gauge.collect()
 
     def _free_but_for_graphs(self) -> int:

@@ -112,7 +112,12 @@ def offload_all(pipe: Any) -> None:
 
 def bytes_on(pipe: Any, device_type: str) -> int:
     """Bytes of weights on the device."""
-    tensors = [tensor for module in _modules(pipe) for tensor in (*module.parameters(), *module.buffers())]
+    return sum(bytes_of(module, device_type) for module in _modules(pipe))
+
+
+def bytes_of(module: torch.nn.Module, device_type: str) -> int:
+    """Bytes of a module's weights on the device."""
+    tensors = (*module.parameters(), *module.buffers())
     return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device_type)
 
 

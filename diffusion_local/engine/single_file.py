@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from diffusion_local.engine import OnProgress, tensors
+from diffusion_local.engine.encoders import HEADLESS, TextEncoders, wanted_of
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.family import Parts
 from diffusion_local.engine.loading import load_part
@@ -37,8 +39,14 @@ from diffusion_local.models.probe import DENOISER
 LDM_UNET = "model.diffusion_model."
 
 
-def load(model: Model, dtype: torch.dtype, on_progress: OnProgress = lambda share: None) -> Any:
-    """A pipeline on the CPU. ``on_progress`` is told the share of the weights that is there.
+def load(
+    model: Model,
+    dtype: torch.dtype,
+    on_progress: OnProgress = lambda share: None,
+    encoders: TextEncoders | None = None,
+) -> Any:
+    """A pipeline on the CPU. ``on_progress`` is told the share of the weights that is there; ``encoders`` are those in
+    memory that the model may share.
 
     Raises ModelUnavailable, and what diffusers and transformers raise.
     """
@@ -51,7 +59,10 @@ def load(model: Model, dtype: torch.dtype, on_progress: OnProgress = lambda shar
         for source in model.sources:
             on_progress(done / whole)
             library, name = index[source.slot]
-            found[source.slot] = load_source(getattr(importlib.import_module(library), name), source, config, dtype)
+            cls = getattr(importlib.import_module(library), HEADLESS.get(name, name))
+            load_it = partial(load_source, cls, source, config, dtype)
+            shared = encoders if source.slot.startswith("text_encoder") else None
+            found[source.slot] = shared.get(wanted_of(model, source.slot, dtype), load_it) if shared else load_it()
             done += source.count
         on_progress(1.0)
         return FAMILIES[model.family].load(config, dtype, found)

@@ -15,10 +15,13 @@ from diffusion_local.engine.family import Change, Conditioning, Parts, sized_and
 
 def pipeline_loader(pipeline: Any) -> Any:
     def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-        left_out = {name: None for name, spec in index_of(folder).items() if spec == [None, None]}
-        return pipeline.from_pretrained(
-            folder, **left_out | parts, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
+        index = index_of(folder)
+        left_out = {name: None for name, spec in index.items() if spec == [None, None]}
+        headless = {name: part for name, part in parts.items() if type(part).__name__ != index[name][1]}
+        given = left_out | parts | dict.fromkeys(headless)  # it takes parts of the classes in its index only
+        pipe = pipeline.from_pretrained(folder, **given, dtype=dtype, local_files_only=True, use_safetensors=True)
+        pipe.register_modules(**headless)
+        return pipe
 
     return load
 

@@ -1,0 +1,196 @@
+"""Text encoders that several models in memory share.
+
+One that a model loads is remembered for as long as any model uses it, and the next model with an equal one uses the
+same object. Equal are those of one class and configuration whose files hold the same tensors, byte for byte, wherever
+they lie and however they are split. Whatever changes an encoder, such as a LoRA, is done to a copy of the model's own.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import ReferenceType, WeakSet, ref
+
+import torch
+from accelerate.hooks import remove_hook_from_module
+
+from diffusion_local.engine import tensors
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.catalog import Model
+from diffusion_local.models.folders import read_config, weight_files
+from diffusion_local.models.formats import open_header
+from diffusion_local.models.headers import GGUF
+from diffusion_local.models.source import FOLDER, Source
+
+#: What the parts of a pipeline that are text encoders are called.
+SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+#: Entries of a configuration that change no number.
+UNTOLD = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+#: Classes with a head that pipelines do not use, and what they are without it.
+HEADLESS = {"Qwen3ForCausalLM": "Qwen3Model"}
+
+#: (path, modification time in ns, size) of a file.
+Stamp = tuple[Path, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A text encoder as a model would load it: what it must agree in with one in memory, and its files."""
+
+    name: str
+    config: str
+    dtype: torch.dtype
+    form: str
+    files: tuple[Stamp, ...]
+    prefix: str
+
+
+@dataclass(slots=True)
+class Known:
+    wanted: Wanted
+    module: "ReferenceType[torch.nn.Module]"
+    users: "WeakSet[Any]"
+
+
+class TextEncoders:
+    """Those in memory with the pipelines that use them. They are held weakly: it is the models that keep them."""
+
+    def __init__(self) -> None:
+        self._known: list[Known] = []
+
+    def find(self, wanted: Wanted | None) -> torch.nn.Module | None:
+        """The equal one in memory. May read the files of both."""
+        self._known = [each for each in self._known if each.module() is not None]
+        if wanted is None:
+            return None
+        return next((each.module() for each in self._known if equal(each.wanted, wanted)), None)
+
+    def get(self, wanted: Wanted | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+        """The equal one in memory, else what ``load`` gives."""
+        found = self.find(wanted)
+        if found is None:
+            found = load()
+            if wanted is not None:
+                self._known.append(Known(wanted, ref(found), WeakSet()))
+        return found
+
+    def join(self, pipe: Any) -> None:
+        """A pipeline uses its encoders from now on."""
+        for known in self._of(pipe):
+            known.users.add(pipe)
+
+    def make_own(self, pipe: Any) -> bool:
+        """Before its encoders are changed: a pipeline gets copies of those that others use, too, and nobody joins the
+        rest any more. Returns whether any was copied."""
+        copied = False
+        for known in self._of(pipe):
+            others = [each for each in known.users if each is not pipe]
+            if not others:
+                self._known.remove(known)
+                continue
+            known.users.discard(pipe)
+            for slot, module in encoders_of(pipe).items():
+                if module is known.module():
+                    remove_hook_from_module(module, recurse=True)
+                    pipe.register_modules(**{slot: copy.deepcopy(module)})
+                    copied = True
+        return copied
+
+    def close(self, pipe: Any) -> None:
+        """Nobody else may join what this pipeline uses."""
+        used = self._of(pipe)
+        self._known = [each for each in self._known if each not in used]
+
+    def _of(self, pipe: Any) -> list[Known]:
+        modules = list(encoders_of(pipe).values())
+        return [each for each in self._known if any(each.module() is module for module in modules)]
+
+
+def encoders_of(pipe: Any) -> dict[str, torch.nn.Module]:
+    """The text encoders of a pipeline by the names of its parts."""
+    found = {slot: getattr(pipe, slot, None) for slot in SLOTS}
+    return {slot: each for slot, each in found.items() if isinstance(each, torch.nn.Module)}
+
+
+def shared_encoders(one: Any, other: Any) -> list[torch.nn.Module]:
+    """The text encoders that two pipelines have in common."""
+    others = list(encoders_of(other).values())
+    return [each for each in encoders_of(one).values() if any(each is module for module in others)]
+
+
+def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wanted | None:
+    """None if the files cannot be read: loading them tells why. ``form`` is how its weights are held."""
+    source = next((each for each in model.sources if each.slot == slot), None)
+    if source is None:
+        source = Source(slot, "", model.folder / slot, container=FOLDER)
+    try:
+        index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
+        name = (index | model.changes.get("model_index.json", {}))[slot][1]
+        paths = weight_files(source.path) if source.container == FOLDER else [source.path]
+        stats = [(path, path.stat()) for path in paths]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    own = read_config(source.path) if source.container == FOLDER else {}
+    config = own or read_config(model.folder / slot) | model.changes.get(f"{slot}/config.json", {})
+    config = {key: each for key, each in config.items() if key not in UNTOLD}
+    return Wanted(
+        HEADLESS.get(name, name),
+        json.dumps(config, sort_keys=True),
+        dtype,
+        form,
+        tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats),
+        source.prefix,
+    )
+
+
+def equal(one: Wanted, other: Wanted) -> bool:
+    if (one.name, one.config, one.dtype, one.form) != (other.name, other.config, other.dtype, other.form):
+        return False
+    if (one.files, one.prefix) == (other.files, other.prefix):
+        return True
+    headless = one.name in HEADLESS.values()
+    return same_tensors(one.files, one.prefix, other.files, other.prefix, headless)
+
+
+@lru_cache(maxsize=64)
+def same_tensors(
+    files: tuple[Stamp, ...], prefix: str, others: tuple[Stamp, ...], other_prefix: str, headless: bool
+) -> bool:
+    """Whether files hold the same tensors under the same names, but for a head; read without a copy, the small ones
+    first."""
+    try:
+        headers = [[open_header(path).header for path, _, _ in each] for each in (files, others)]
+        shapes = [
+            {
+                bare_name(name, start): (tensor.dtype, tensor.shape)
+                for header in each
+                for name, tensor in header.tensors.items()
+                if name.startswith(start) and not (headless and name.startswith("lm_head."))
+            }
+            for each, start in zip(headers, (prefix, other_prefix), strict=True)
+        ]
+        if shapes[0] != shapes[1] or any(header.container == GGUF for each in headers for header in each):
+            return False
+        states: list[tensors.State] = [{}, {}]
+        for state, each, start in zip(states, (files, others), (prefix, other_prefix), strict=True):
+            for path, _, _ in each:
+                mapped = tensors.read_mapped(path, start)
+                state |= {bare_name(name): tensor for name, tensor in mapped.items() if bare_name(name) in shapes[0]}
+    except (ModelUnavailable, OSError):
+        return False
+    first, second = states
+    order = sorted(first, key=lambda name: first[name].nbytes)
+    return all(torch.equal(as_bytes(first[name]), as_bytes(second[name])) for name in order)
+
+
+def bare_name(name: str, prefix: str = "") -> str:
+    """Of a tensor in a file whose names begin with ``prefix``; language models have a prefix of their own, or none."""
+    return name.removeprefix(prefix).removeprefix("model.")
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory; NaN equals itself in it."""
+    return tensor.contiguous().view(-1).view(torch.uint8)
