@@ -20,10 +20,10 @@ from accelerate.hooks import remove_hook_from_module
 from diffusion_local.engine import tensors
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.description import FOLDER, Source
 from diffusion_local.models.folders import read_config, weight_files
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
-from diffusion_local.models.source import FOLDER, Source
 
 #: What the parts of a pipeline that are text encoders are called.
 SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
