@@ -45,11 +45,13 @@ class Styles:
         if len(names) > MAX_STYLES:
             raise InvalidParams("styles", message("at_most", most=MAX_STYLES, got=len(names)))
         known = {style.name: style for style in self.all()}
+        folded = {name.casefold(): style for name, style in known.items()}
         for name in names:
-            if name not in known:
+            style = known.get(name) or folded.get(name.casefold())
+            if style is None:
                 raise InvalidParams("styles", message("styles_among", known=list(known), got=echo(name)))
-            prompt = apply_template(known[name].prompt, prompt)
-            negative = apply_template(known[name].negative, negative)
+            prompt = apply_template(style.prompt, prompt)
+            negative = apply_template(style.negative, negative)
             check_prompt("prompt", prompt)
             check_prompt("negative", negative)
         return prompt, negative

@@ -57,6 +57,25 @@ class SourceOwners:
                 [source_id, actor.current().name],
             )
 
+    def has(self, source_id: str) -> bool:
+        """Whether the actor added this picture, and has not removed it."""
+        with self._database.read() as db:
+            return bool(db.scalar(f"SELECT {ADDED}", id=source_id))
+
+    def page(self, limit: int, after: str) -> list[str]:
+        """Ids of the pictures that the actor added, in the order of their ids."""
+        with self._database.read() as db:
+            rows = db.execute(
+                f"SELECT source_id FROM source_owners WHERE {owned()} AND source_id > :after "
+                "ORDER BY source_id LIMIT :limit",
+                {"after": after, "limit": limit},
+            )
+            return [str(row[0]) for row in rows]
+
+    def remove(self, source_id: str) -> None:
+        with self._database.write() as db:
+            db.execute(f"DELETE FROM source_owners WHERE source_id = :id AND {owned()}", {"id": source_id})
+
     def is_readable(self, source_id: str) -> bool:
         """Whether the actor may read a source."""
         with self._database.read() as db:
@@ -157,6 +176,24 @@ class Sources:
             return self.add(self._files.picture(self._images.get(image_id).key).read_bytes())
         except FileNotFoundError:
             raise NotFound(message("file_of_picture", image=echo(image_id))) from None
+
+    def page(self, limit: int = 100, after: str = "") -> list[Source]:
+        """The pictures that the actor added, in the order of their ids, from the one behind ``after`` on."""
+        ids = self._owners.page(limit, after)
+        return [Source(each, *self._size_of(each)) for each in ids if self._files.source(each).exists()]
+
+    def own(self, source_id: str) -> Source:
+        """A picture that the actor added. Raises NotFound."""
+        self.file(source_id)
+        if not self._owners.has(source_id):
+            raise NotFound(message("no_source_picture", source=echo(source_id)))
+        return Source(source_id, *self._size_of(source_id))
+
+    def remove(self, source_id: str) -> None:
+        """Take a picture off the actor's own. Jobs and pictures that use it keep it; its file is deleted once it has
+        not been used for a while, as others may have added the same. Raises NotFound."""
+        self.own(source_id)
+        self._owners.remove(source_id)
 
     def file(self, source_id: str) -> StoredFile:
         """The file of a source that the actor may read. Raises NotFound."""

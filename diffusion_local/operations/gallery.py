@@ -39,6 +39,9 @@ PARTS: dict[str, dict[str, Operation]] = {
         "seen_by": op(READ, SEEN),
         "file": op(READ, SEEN),
         "size": op(READ, SEEN),
+        "page": op(READ, OWN),
+        "own": op(READ, OWN),
+        "remove": op(SUBMIT, OWN),
         "paints": op(READ, SEEN),
     },
     "pictures": {

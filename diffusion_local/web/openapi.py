@@ -21,6 +21,12 @@ ANY: list[Json] = [{}, *({name: []} for name in SECURITY)]
 #: Routes that need nobody to have signed in.
 OPEN = ("/healthz", "/readyz")
 TEXT: Json = {"type": "string"}
+READY: Json = {
+    "type": "object",
+    "title": "Ready",
+    "required": ["ready"],
+    "properties": {"ready": {"type": "boolean"}, "reason": TEXT},
+}
 MAYBE: Json = {"anyOf": [TEXT, {"type": "null"}]}
 SHAPES: dict[str, tuple[str, Json]] = {
     OPENAI: (
@@ -82,6 +88,7 @@ def completed(document: Json) -> Json:
     schemas["WebhookMessage"] = MESSAGE
     for name, example in examples().items():  # FastAPI would leave their nulls out
         schemas[name]["examples"] = [example]
+    schemas["Ready"] = READY
     document["security"] = ANY
     document["webhooks"] = {event: webhook(event) for event in EVENT_MEANINGS if event in (*EVENTS, "batch.started")}
     for path, methods in document["paths"].items():
@@ -93,14 +100,20 @@ def completed(document: Json) -> Json:
                 refused(operation["responses"], SHAPES[dialect][0], MEANINGS)
             elif not path.startswith("/api/v1"):
                 refused(operation["responses"], "Problem", OF_FILES)
+            if path == "/readyz":
+                for status in ("200", "503"):
+                    operation["responses"][status]["content"] = in_json("Ready")
     return document
 
 
 def refused(responses: Json, schema: str, meanings: dict[str, str]) -> None:
     """Write the refusals with these statuses into the answers of an operation, in one shape."""
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     for status, meaning in meanings.items():
-        responses[status] = {"description": meaning, "content": content}
+        responses[status] = {"description": meaning, "content": in_json(schema)}
+
+
+def in_json(schema: str) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
 def webhook(event: str) -> Json:

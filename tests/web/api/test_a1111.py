@@ -90,6 +90,37 @@ def test_sillytavern_as_a_client_of_stable_diffusion_cpp(client: TestClient, dra
     assert json.loads(answer["info"])["sampler_name"] == "Euler a"
 
 
+@pytest.mark.parametrize("agent", ["node", "node-fetch", "undici"])
+def test_sillytavern_as_a_client_of_draw_things(client: TestClient, drawing: Hands, agent: str) -> None:
+    """Its router sets the path, so the configuration must be where the page is."""
+    node = {"User-Agent": agent, "Accept": "*/*"}
+    assert client.head("/", headers=node).is_success
+    told = client.get("/", headers=node).json()
+    assert (told["model"], told["upscaler"]) == ("starter", "Lanczos")
+    wanted = {"prompt": "a cat", "sampler_name": "Euler A Substep", "steps": 20, "cfg_scale": 7, "width": 512}
+    wanted |= {"height": 512, "restore_faces": False, "enable_hr": False, "denoising_strength": 0.7, "clip_skip": 1}
+    wanted |= {"upscaler_scale": 2, "hr_scale": 2, "negative_prompt": "", "seed": None}
+    assert len(client.post(f"{API}/txt2img", json=wanted, headers=node).json()["images"]) == 1
+    assert "text/html" in client.get("/", headers=node | {"Accept": "text/html"}).headers["Content-Type"]
+    assert "text/html" in client.get("/", headers={"Accept": "*/*"}).headers["Content-Type"]
+
+
+def test_names_of_draw_things(client: TestClient, services: Services, drawing: Hands) -> None:
+    """What scripts write from the configuration that they read."""
+    body = client.get("/", headers={"User-Agent": "node"}).json() | SMALL
+    body |= {"prompt": "a cat", "guidance_scale": 3, "sampler": "DDIM", "seed": 5, "batch_count": 2, "batch_size": 1}
+    answer = client.post(f"{API}/txt2img", json=body).json()
+    info = json.loads(answer["info"])
+    assert (len(answer["images"]), info["cfg_scale"], info["sampler_name"], info["all_seeds"]) == (2, 3, "DDIM", [5, 6])
+    assert not {"guidance_scale", "sampler", "batch_count", "model"} & set(info["not_used"])
+    body["loras"] = [{"file": "nobody.safetensors", "weight": 0.5}]
+    refused = client.post(f"{API}/txt2img", json=body)
+    assert (refused.status_code, "nobody" in refused.json()["errors"]) == (422, True)
+    for bad in ({"file": 7}, {"file": "a>b"}, {"file": "x", "weight": "much"}, 5):
+        refused = client.post(f"{API}/txt2img", json=body | {"loras": [bad]})
+        assert (refused.status_code, refused.json()["errors"].partition(":")[0]) == (422, "loras")
+
+
 def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
     mine = httpx.Client(base_url=site.url, headers={"User-Agent": "mine"}, timeout=30)
     other = httpx.Client(base_url=site.url, headers={"User-Agent": "other"}, timeout=30)
@@ -111,6 +142,15 @@ def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
     assert mine.post(f"{API}/interrupt").json() == {}  # twice does no harm
     mine.close()
     other.close()
+
+
+def test_a_second_pass_beyond_the_model_is_made_in_tiles(client: TestClient, drawing: Hands) -> None:
+    """The default factor of A1111 is 2, and the default size of its clients 512: more than small models make."""
+    body = {"prompt": "x", "steps": 1, "enable_hr": True, "width": 512, "height": 512}
+    info = json.loads(client.post(f"{API}/txt2img", json=body).json()["info"])
+    assert [each for each in info["warnings"] if "hr_scale" in each and "tiles of 512 pixels" in each]
+    refused = client.post(f"{API}/txt2img", json=body | {"fit": "strict"})
+    assert (refused.status_code, refused.json()["detail"][:9]) == (422, "hr_scale:")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +190,7 @@ def test_enable_hr_makes_a_second_pass(
         ({"enable_hr": True, "hr_scale": 9}, "hr_scale"),
         ({"enable_hr": True, "hr_scale": 0}, "hr_scale"),
         ({"width": 0, "fit": "strict"}, "width"),
-        ({"enable_hr": True, "hr_scale": 8}, "hr_scale"),
+        ({"enable_hr": True, "hr_scale": 8, "fit": "strict"}, "hr_scale"),
         ({"enable_hr": True, "hr_resize_x": -1}, "hr_resize_x"),
         ({"enable_hr": True, "hr_resize_x": 256, "hr_resize_y": 512, "fit": "strict"}, "hr_resize_x"),
         ({"enable_hr": True, "hr_upscaler": "4x-UltraSharp", "fit": "strict"}, "hr_upscaler"),

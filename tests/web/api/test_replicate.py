@@ -14,7 +14,7 @@ from tests.web.conftest import Site
 replicate = pytest.importorskip("replicate")
 
 INPUT = {"prompt": "a red apple", "width": 128, "height": 128, "num_inference_steps": 4}
-SLOW = INPUT | {"prompt": "patience [slow:0.4]"}
+SLOW = INPUT | {"prompt": "predicted with patience [slow:0.4]"}
 
 
 @pytest.fixture(params=["", "/replicate"])
@@ -91,6 +91,30 @@ def test_a_file_is_uploaded_and_changed(sdk: Any, site: Site) -> None:
     assert sdk.files.get(kept.id).checksums == {"sha256": kept.id}
 
 
+def test_uploaded_files_are_listed_and_deleted(sdk: Any) -> None:
+    file = io.BytesIO()
+    PIL.new("RGB", (64, 64), "teal").save(file, "PNG")
+    file.seek(0)
+    file.name = "teal.png"  # type: ignore[attr-defined]
+    kept = sdk.files.create(file)
+    assert kept.id in [each.id for each in sdk.files.list()]
+    sdk.files.delete(kept.id)
+    assert kept.id not in [each.id for each in sdk.files.list()]
+    for gone in (sdk.files.get, sdk.files.delete):
+        with pytest.raises(replicate.exceptions.ReplicateError) as missing:
+            gone(kept.id)
+        assert missing.value.status == 404
+
+
+def test_what_else_its_clients_list(sdk: Any) -> None:
+    assert [each.name for each in sdk.models.list()] == ["starter"]
+    assert [each.name for each in sdk.models.search("START")] == ["starter"]
+    assert sdk.models.search("nobody's").results == []
+    assert [each.sku for each in sdk.hardware.list()] == ["local"]
+    for empty in (sdk.collections, sdk.trainings, sdk.deployments):
+        assert list(empty.list()) == []
+
+
 def test_models_and_versions(site: Site) -> None:
     sdk = replicate.Client(api_token="none", base_url=f"{site.url}/replicate")
     assert [each.name for each in sdk.models.list()] == ["starter"]
@@ -124,7 +148,7 @@ def test_a_wait_that_was_too_short_says_starting(plain: httpx.Client) -> None:
     plain.post(told["urls"]["cancel"])
 
 
-@pytest.mark.parametrize("path", ["/replicate/v1/nope", "/v1/predictions/none", "/replicate/v1/trainings"])
+@pytest.mark.parametrize("path", ["/replicate/v1/nope", "/v1/predictions/none", "/replicate/v1/trainings/none"])
 def test_what_is_not_there_is_told_in_replicates_shape(plain: httpx.Client, path: str) -> None:
     answer = plain.get(path)
     assert (answer.status_code, answer.json()["status"]) == (404, 404)

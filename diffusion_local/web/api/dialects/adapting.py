@@ -4,22 +4,26 @@ Clients of other tools name models, samplers and sizes that this machine may lac
 With ``fit`` "strict" nothing is adapted, and the Studio refuses what it cannot do.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from math import isqrt
 from typing import Any
 
 from diffusion_local import families
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.hires import enlarged
 from diffusion_local.options.limits import nearest_size
 from diffusion_local.options.samplers import Sampling, closest_sampler, closest_schedule
 from diffusion_local.options.types import Kind
 
 FITS = ("nearest", "strict")
 LARGEST = 16384  # pixels; a larger side is a mistake, and refused
+SIZE = re.compile(r"(\d{1,5})\s*[xX×*]\s*(\d{1,5})", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -96,6 +100,7 @@ def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, name
             done.options[name] = high
             done.warnings.append(message("fitted", field=names.get(name, name), got=value, to=high, model=model.id))
     fit_sampler(done, families.get(model.family).sampling, model, names)
+    fit_second_pass(done, model, names)
     return done
 
 
@@ -112,6 +117,26 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
         sizes = {"got": f"{wanted[0]}x{wanted[1]}", "to": f"{size[0]}x{size[1]}"}
         done.warnings.append(message("fitted", field=names.get("size", "size"), **sizes, model=model.id))
     done.options |= {"width": size[0], "height": size[1]}
+
+
+def fit_second_pass(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
+    """A second pass with more pixels than the model makes at once is made in tiles, as large as it can make them.
+
+    Values that are no numbers are left for the Studio to refuse.
+    """
+    scale, tile = done.options.get("hires_scale"), done.options.get("hires_tile")
+    if not isinstance(scale, int | float) or not 1 <= scale <= LARGEST or tile:
+        return
+    size = (done.options.get("width") or model.defaults.width, done.options.get("height") or model.defaults.height)
+    if not all(isinstance(side, int) and 0 < side <= LARGEST for side in size):
+        return
+    width, height = enlarged(size, scale)
+    if width * height <= model.limits.max_pixels:
+        return
+    side = min(model.limits.max_size, isqrt(model.limits.max_pixels))
+    done.options["hires_tile"] = side - side % model.limits.multiple
+    sizes = {"got": f"{width}x{height}", "tile": done.options["hires_tile"]}
+    done.warnings.append(message("in_tiles", field=names.get("hires_scale", "hires_scale"), **sizes, model=model.id))
 
 
 def fit_sampler(done: Adapted, sampling: Sampling, model: Model, names: Mapping[str, str]) -> None:
@@ -156,6 +181,14 @@ def strict(fit: Any, setting: str) -> bool:
     if chosen not in FITS:
         raise InvalidParams("fit", message("one_of", known=list(FITS), got=echo(fit)))
     return bool(chosen == "strict")
+
+
+def sides(size: str) -> tuple[int, int]:
+    """(width, height) of a size such as ``512x768``. Raises InvalidParams."""
+    found = SIZE.fullmatch(size.strip())
+    if found is None:
+        raise InvalidParams("size", message("size_or_auto", got=echo(size)))
+    return int(found[1]), int(found[2])
 
 
 def in_shape(ratio: str, megapixels: float | None, model: Model) -> tuple[int, int]:

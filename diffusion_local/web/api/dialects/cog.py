@@ -28,7 +28,15 @@ from diffusion_local.options.table import with_pictures
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, passed_over, unknown
+from diffusion_local.web.api.dialects.adapting import (
+    Aliases,
+    adapted,
+    in_shape,
+    model_named,
+    passed_over,
+    sides,
+    unknown,
+)
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of
 from diffusion_local.web.api.dialects.paths import DIALECT, REPLICATE
@@ -81,6 +89,7 @@ class Named(BaseModel):
     count: int = Field(1, validation_alias=AliasChoices("count", "num_outputs", "num_images", "number_of_images"))
     expand: str | None = None
     aspect_ratio: str | None = Field(None, description="such as 16:9, where no width and height are given")
+    size: str | None = Field(None, description="such as 1024x1024, where no width and height are given")
     megapixels: float | str | None = Field(None, description="of a picture with an aspect ratio")
     fit: str | None = Field(None, description="strict refuses sizes and samplers that the model lacks")
 
@@ -209,12 +218,15 @@ def read(
             raise unknown(name, KNOWN)
     options = body.input.model_dump(include=set(Named.model_fields) | set(FIELDS))
     strict = is_strict(options.pop("fit"), settings.fit)
-    ratio, megapixels = options.pop("aspect_ratio"), options.pop("megapixels")
+    ratio, megapixels, size = (options.pop(name) for name in ("aspect_ratio", "megapixels", "size"))
     model, notes = chosen_model(studio, aliases, options.get("model") or named, body.version)
     options["model"] = model.id
     notes += passed_over(extra, HARMLESS)
-    if ratio and ratio not in NO_SHAPE and options.get("width") is None and options.get("height") is None:
-        options["width"], options["height"] = in_shape(ratio, pixels(megapixels), model)
+    if options.get("width") is None and options.get("height") is None:
+        if size and size not in (*NO_SHAPE, "auto"):
+            options["width"], options["height"] = sides(size)
+        elif ratio and ratio not in NO_SHAPE:
+            options["width"], options["height"] = in_shape(ratio, pixels(megapixels), model)
     options = with_pictures(options, lambda name, text: own_picture(studio, request, name, text))
     given = body.input.model_fields_set
     fitted = adapted(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in given})

@@ -7,7 +7,7 @@ What middlewares and missing routes refuse there is told in the dialect's shape.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -30,12 +30,17 @@ ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
             r"(?:/replicate)?/v1/deployments/([^/]+)/([^/]+)/predictions",
             r"/replicate/v1/models/\1/\2/predictions",
         ),
-        (REPLICATE, r"/v1(/models/[^/]+/[^/]+(?:/.*)?|/files(?:/.*)?|/account|/webhooks/.*)", r"/replicate/v1\1"),
+        (
+            REPLICATE,
+            r"/v1(/models/[^/]+/[^/]+(?:/.*)?|/(?:collections|deployments|files|trainings)(?:/.*)?"
+            r"|/account|/hardware|/webhooks/.*)",
+            r"/replicate/v1\1",
+        ),
         (REPLICATE, r"/replicate(/v1(?:/.*)?)", r"/replicate\1"),
         (REPLICATE, r"/replicate(/predictions(?:/.*)?)", r"\1"),
         (OPENAI, r"/openai/deployments/[^/]+(/images/.*)", r"/v1\1"),  # Azure's
         (OPENAI, r"(?:/openai)?(/v1(?:/.*)?)", r"\1"),
-        (A1111, r"(?:/a1111)?(/(?:sdapi|internal|sdcpp)(?:/.*)?)", r"\1"),
+        (A1111, r"(?:/a1111)?(/(?:sdapi|internal|sdcpp|controlnet)(?:/.*)?)", r"\1"),
         (COG, r"(/predictions(?:/.*)?)", r"\1"),
         (COMFYUI, rf"(?:/comfyui)?(?:/api)?(/(?:{OF_COMFYUI})(?:/.*)?)", r"\1"),
     )
@@ -73,8 +78,22 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def routed(path: str) -> tuple[str, str]:
-    """(dialect, path of the route); ("", path) for what is no dialect's."""
+#: OpenAI's and Replicate's lists of models are at one path; Replicate's clients name themselves.
+MODELS, OF_REPLICATE = "/v1/models", b"replicate-"
+#: Draw Things has its configuration where our page is; programs in Node, which SillyTavern is, read no pages.
+DRAW_THINGS, OF_NODE = "/sdapi/v1/draw-things", (b"node", b"undici", b"sillytavern")
+
+
+def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str, str]:
+    """(dialect, path of the route); ("", path) for what is no dialect's. Clients that share a path are told apart by
+    their ``headers``."""
+    if path in (MODELS, "/"):
+        given = dict(headers)
+        agent = given.get(b"user-agent", b"").lower()
+        if path == MODELS and agent.startswith(OF_REPLICATE):
+            return REPLICATE, f"/replicate{path}"
+        if path == "/" and agent.startswith(OF_NODE) and b"text/html" not in given.get(b"accept", b""):
+            return A1111, DRAW_THINGS
     for dialect, pattern, target in ALIASES:
         found = pattern.fullmatch(path)
         if found:
@@ -92,7 +111,8 @@ class Paths:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        dialect, path = routed(scope["path"])
+        reads = scope.get("method") in ("GET", "QUERY")
+        dialect, path = routed(scope["path"], scope["headers"] if reads else ())
         if not dialect:
             await self._app(scope, receive, send)
             return

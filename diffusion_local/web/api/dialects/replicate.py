@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 
 from diffusion_local import __version__, authority
@@ -30,6 +30,9 @@ METADATA_BYTES = 64 * 1024
 CONTENT = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "required": ["content"], "properties": {"content": CONTENT, "metadata": {"type": "string"}}}
 BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+PAGE = 100
+#: What clients list, and this server has none of.
+EMPTY = ("/collections", "/deployments", "/trainings")
 LONG_AGO = "2020-01-01T00:00:00.000Z"  # models have no date of their own
 
 
@@ -59,15 +62,38 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         shape = await anyio.to_thread.run_sync(file_shape, studio, request, source, name)
         return JSONResponse(shape | {"metadata": described(told)}, 201)
 
+    @api.get("/files")
+    def files(request: Request, cursor: str = "") -> Json:
+        """The caller's uploaded pictures; `next` reads on."""
+        found = studio.sources.page(PAGE, cursor)
+        shapes = [file_shape(studio, request, each, f"{each.id}.png") for each in found]
+        following = f"{root_of(request)}/replicate/v1/files?cursor={found[-1].id}" if len(found) == PAGE else None
+        return page_of(shapes, following)
+
     @api.get("/files/{file_id}")
     def file(file_id: str, request: Request) -> Json:
         """An uploaded picture, kept as a PNG."""
-        width, height = studio.sources.size(file_id)
-        return file_shape(studio, request, Source(file_id, width, height), f"{file_id}.png")
+        return file_shape(studio, request, studio.sources.own(file_id), f"{file_id}.png")
+
+    @api.delete("/files/{file_id}", status_code=204, response_class=Response)
+    def delete(file_id: str) -> Response:
+        """Take an uploaded picture off the list; predictions that use it keep it."""
+        studio.sources.remove(file_id)
+        return Response(status_code=204)
 
     @api.get("/models")
     def models(request: Request) -> Json:
-        return {"next": None, "previous": None, "results": [model_shape(request, each) for each in studio.models()]}
+        return page_of([model_shape(request, each) for each in studio.models()])
+
+    @api.api_route("/models", methods=["QUERY"], include_in_schema=False)
+    async def search(request: Request) -> Json:
+        """Models whose name has the text of the body in it."""
+        wanted = (
+            (await request.body()).decode("utf-8", "replace").strip('" \n').casefold()
+        )  # the JavaScript client quotes it
+        found = await anyio.to_thread.run_sync(studio.models)
+        named = [each for each in found if wanted in f"{full_name(each.id, each.hub_id)} {each.name}".casefold()]
+        return page_of([model_shape(request, each) for each in named])
 
     @api.get("/models/{owner}/{name}")
     def one_model(owner: str, name: str, request: Request) -> Json:
@@ -75,7 +101,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/models/{owner}/{name}/versions")
     def versions(owner: str, name: str) -> Json:
-        return {"next": None, "previous": None, "results": [version_shape(model_of(owner, name))]}
+        return page_of([version_shape(model_of(owner, name))])
 
     @api.get("/models/{owner}/{name}/versions/{version_id}")
     def version(owner: str, name: str, version_id: str) -> Json:
@@ -90,11 +116,28 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         name = current().name or "local"
         return {"type": "user", "username": name, "name": name, "github_url": None}
 
+    @api.get("/hardware")
+    def hardware() -> list[Json]:
+        """One kind: this machine."""
+        return [{"name": "This machine", "sku": "local"}]
+
+    for path in EMPTY:
+        api.add_api_route(path, nothing, methods=["GET"], name=path.strip("/"))
+
     @api.get("/webhooks/default/secret", include_in_schema=False)
     def webhook_secret() -> Json:
         return {"key": studio.webhooks.secret()}
 
     return api
+
+
+def nothing() -> Json:
+    """Always empty: there is no such thing here."""
+    return page_of([])
+
+
+def page_of(results: list[Json], following: str | None = None) -> Json:
+    return {"next": following, "previous": None, "results": results}
 
 
 def described(metadata: Any) -> Json:

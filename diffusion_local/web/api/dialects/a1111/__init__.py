@@ -25,7 +25,7 @@ from diffusion_local.options.table import FROM_SOURCE
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import controlnet, extras, lists, second_pass
+from diffusion_local.web.api.dialects.a1111 import controlnet, draw_things, extras, lists, second_pass
 from diffusion_local.web.api.dialects.a1111.reading import (
     ITS_OWN,
     NEUTRAL,
@@ -132,6 +132,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     extras.add(api, studio, settings, ended)
     lists.add(api, studio)
+    draw_things.add(api, studio)
     extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(refusal, SPELLED))
     controlnet.add(extension, studio)
     return APIRouter(routes=[*api.routes, *extension.routes])  # flat: what a dialect has is looked up by its routes

@@ -7,7 +7,7 @@ to it, with a warning; what else is passed over is named in ``not_used``.
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, create_model, model_validator
 
 from diffusion_local import families
 from diffusion_local.domain import Kind
@@ -22,9 +22,9 @@ from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import controlnet, second_pass
+from diffusion_local.web.api.dialects.a1111 import controlnet, draw_things, second_pass
 from diffusion_local.web.api.dialects.a1111.controlnet import HASH
-from diffusion_local.web.api.dialects.adapting import Aliases, adapted, model_named
+from diffusion_local.web.api.dialects.adapting import Adapted, Aliases, adapted, fit_second_pass, model_named
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral
 from diffusion_local.web.api.dialects.pictures import in_size, inverted, opened
@@ -57,7 +57,13 @@ SHORTEST_HASH = 8
 #: How a picture of another shape is resized: 0 stretched, 1 cropped (as the engine does), 2 filled at its edges.
 RESIZED, LATENT = (0, 1, 2), 3
 #: Our fields, as callers of this dialect know them.
-NAMES = {"size": "width", "guidance": "cfg_scale", "sampler": "sampler_name", "schedule": "scheduler"}
+NAMES = {
+    "size": "width",
+    "hires_scale": "hr_scale",
+    "guidance": "cfg_scale",
+    "sampler": "sampler_name",
+    "schedule": "scheduler",
+}
 
 
 #: Options that this dialect has ways of its own for: in the prompt, in options, or by another route.
@@ -88,6 +94,11 @@ class Common(BaseModel):
     n_iter: int | None = None
     override_settings: dict[str, Any] | None = None
     send_images: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names_of_a1111(cls, given: Any) -> Any:
+        return draw_things.renamed(given)
 
 
 class Pictures(BaseModel):
@@ -163,7 +174,10 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     fitted = adapted(model, given, strict, NAMES)
     given, warnings = fitted.options, warnings + fitted.warnings
     second, told = second_pass.options_of(studio, extra, sized(model, given), strict)
-    given, warnings = given | second, warnings + told
+    with_second = Adapted(given | second, warnings + told)
+    if not strict:
+        fit_second_pass(with_second, model, NAMES)
+    given, warnings = with_second.options, with_second.warnings
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None

@@ -21,7 +21,7 @@ from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import PICTURES
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, unknown
+from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, sides, unknown
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
 from diffusion_local.web.api.schemas import field_of
@@ -91,7 +91,6 @@ def flat(given: dict[str, Any]) -> dict[str, Any]:
 
 
 MOST_PICTURES = 10  # as OpenAI's own limit
-SIZE = re.compile(r"(\d{1,5})\s*[xX×]\s*(\d{1,5})", re.ASCII)
 RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
 NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # our fields, as callers know them
 #: Fields that have no effect here, and the value of each that asks for nothing.
@@ -271,11 +270,9 @@ def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
         return {}
     if RATIO.fullmatch(wanted):
         width, height = in_shape(wanted, None, chosen)
-        return {"width": width, "height": height}
-    size = SIZE.fullmatch(wanted)
-    if size is None:
-        raise InvalidParams("size", message("size_or_auto", got=echo(wanted)))
-    return {"width": int(size[1]), "height": int(size[2])}
+    else:
+        width, height = sides(wanted)
+    return {"width": width, "height": height}
 
 
 def extra_fields(body: OwnFields, strict: bool) -> list[str]:

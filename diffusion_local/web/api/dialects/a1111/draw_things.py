@@ -1,0 +1,81 @@
+"""Draw Things' HTTP API, as SillyTavern and scripts call it: A1111's txt2img and img2img with names of its own, and its
+configuration at ``GET /``.
+
+The page is at ``/`` too, so the configuration goes to programs only, see ``paths``.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+from diffusion_local.options.table import LANCZOS
+from diffusion_local.serializers import Json
+from diffusion_local.studio import Studio
+
+#: Its names for A1111's fields.
+NAMES = {
+    "batch_count": "n_iter",
+    "guidance_scale": "cfg_scale",
+    "hires_fix": "enable_hr",
+    "sampler": "sampler_name",
+    "strength": "denoising_strength",
+}
+MOST_LORAS = 50
+
+
+def renamed(given: Any) -> Any:
+    """A body with A1111's names in the place of Draw Things'. A field that has A1111's name too stays as it is.
+
+    Raises InvalidParams.
+    """
+    if not isinstance(given, dict):
+        return given
+    taken = {name for name, target in NAMES.items() if name in given and target not in given}
+    found = {NAMES[name] if name in taken else name: value for name, value in given.items()}
+    if found.get("model") and found.get("override_settings") in (None, {}):
+        found["override_settings"] = {"sd_model_checkpoint": found.pop("model")}
+    if found.get("loras"):
+        found["prompt"] = f"{found.get('prompt') or ''} {tags(found.pop('loras'))}"
+    return found
+
+
+def tags(loras: Any) -> str:
+    """``[{"file", "weight"}]`` as tags of a prompt. Raises InvalidParams."""
+    if not isinstance(loras, list) or len(loras) > MOST_LORAS:
+        raise InvalidParams("loras", message("lora_records", got=echo(loras)))
+    found = []
+    for each in loras:
+        file, weight = (each.get("file"), each.get("weight", 0.6)) if isinstance(each, dict) else (None, None)
+        if not isinstance(file, str) or set(file) & set("<>:") or not isinstance(weight, int | float):
+            raise InvalidParams("loras", message("lora_records", got=echo(each)))
+        found.append(f"<lora:{file.rpartition('.')[0] or file}:{weight}>")
+    return " ".join(found)
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    @api.get("/draw-things")
+    def configuration() -> Json:
+        """What Draw Things answers at `/`: the default model and its defaults."""
+        model = studio.models()[0]
+        upscalers = [each.name for each in studio.adapters("upscaler")]
+        return {
+            "model": model.id,
+            "prompt": "",
+            "negative_prompt": "",
+            "width": model.defaults.width,
+            "height": model.defaults.height,
+            "steps": model.defaults.steps,
+            "guidance_scale": model.defaults.guidance,
+            "sampler": model.defaults.sampler,
+            "seed": -1,
+            "strength": 1.0,
+            "batch_size": 1,
+            "batch_count": 1,
+            "clip_skip": 1,
+            "hires_fix": False,
+            "upscaler": upscalers[0] if upscalers else LANCZOS,
+            "loras": [],
+            "controls": [],
+        }
