@@ -115,6 +115,15 @@ def test_from_a_picture_with_and_without_a_mask() -> None:
         assert (work.mask.name, work.mask.channel, work.mask.grow) == ("apple.png", "alpha", grow)
 
 
+def test_a_latent_is_repeated() -> None:
+    graph = img2img("apple.png", 0.4)
+    before = graph["3"]["inputs"]["latent_image"]
+    graph["90"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": before, "amount": 3}}
+    graph["3"]["inputs"]["latent_image"] = ["90", 0]
+    work = plan(graph).work
+    assert (work.options["kind"], work.options["count"]) == ("img2img", 3)
+
+
 def test_enlarging_by_a_model() -> None:
     work = plan(upscale("apple.png", "4x_ultra.pth")).work
     assert work.options == {"prompt": "", "kind": "upscale", "upscaler": "4x_ultra"}

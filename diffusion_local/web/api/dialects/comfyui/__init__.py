@@ -47,6 +47,20 @@ FILE = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 FOLDERS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
 FOLDERS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
+#: Folders that ComfyUI has and clients list, with nothing in them here.
+NO_FILES = (
+    *(
+        "audio_encoders",
+        "classifiers",
+        "clip_vision",
+        "configs",
+        "custom_nodes",
+        "diffusers",
+        "gligen",
+        "hypernetworks",
+    ),
+    *("latent_upscale_models", "model_patches", "photomaker", "style_models", "vae_approx"),
+)
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
@@ -235,12 +249,14 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/models")
     def folders() -> list[str]:
-        return [*FOLDERS, "embeddings"]
+        return [*FOLDERS, "embeddings", *NO_FILES]
 
     @api.get("/models/{folder}")
     def files(folder: str) -> list[str]:
         if folder == "embeddings":
             return embeddings()
+        if folder in NO_FILES:
+            return []
         if folder not in FOLDERS:
             raise NotFound(message("no_address"))
         return list(names_of(studio, aliases).lists[FOLDERS[folder]])

@@ -225,6 +225,12 @@ class Reader:
             raise failed([beyond(node_id, "only an encoded image of LoadImage can have a mask", "samples")])
         return (replace(latent, mask=given["mask"]),)
 
+    def repeat(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        latent = given["samples"]
+        if not isinstance(latent, Latent):
+            raise failed([beyond(node_id, "only an empty latent or an encoded image can be repeated", "samples")])
+        return (replace(latent, count=latent.count * given["amount"]),)
+
     def sampler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (self._sampled(node_id, given, given["seed"], "seed", given["denoise"]),)
 
@@ -372,6 +378,7 @@ READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
     "VAEEncode": Reader.encode,
     "VAEEncodeForInpaint": Reader.encode_masked,
     "SetLatentNoiseMask": Reader.noise_mask,
+    "RepeatLatentBatch": Reader.repeat,
     "KSampler": Reader.sampler,
     "KSamplerAdvanced": Reader.sampler_advanced,
     "VAEDecode": Reader.decode,

@@ -260,6 +260,9 @@ NODES: dict[str, Node] = {
     "SetLatentNoiseMask": Node(
         "Set Latent Noise Mask", "latent/inpaint", {"samples": Input("LATENT"), "mask": Input("MASK")}, ("LATENT",)
     ),
+    "RepeatLatentBatch": Node(
+        "Repeat Latent Batch", "latent/batch", {"samples": Input("LATENT"), "amount": integer(1, 64, 1)}, ("LATENT",)
+    ),
     "KSampler": Node(
         "KSampler",
         "sampling",

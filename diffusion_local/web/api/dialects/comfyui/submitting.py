@@ -42,7 +42,7 @@ def names_of(studio: Studio, aliases: Aliases) -> Names:
     """What the choices of nodes offer to the current actor."""
 
     def alias(name: str) -> str | None:
-        stands_for = "" if name == PLACEHOLDER else aliases.get(name)
+        stands_for = "" if name in ("", PLACEHOLDER) else aliases.get(name)
         return models[0].id if models and stands_for == "" else stands_for
 
     models = [each for each in studio.models() if each.ready]
