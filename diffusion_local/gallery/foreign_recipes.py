@@ -17,13 +17,14 @@ from sd_parsers.data import PromptInfo
 from sd_parsers.exceptions import ParserError
 from sd_parsers.parsers import ComfyUIParser, FooocusParser, InvokeAIParser, NovelAIParser
 
+from diffusion_local.gallery import comfyui_graphs
+from diffusion_local.grammar import tags
 from diffusion_local.options import a1111, samplers
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import format_number
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 
 MAX_TEXT = 200_000  # characters of one text, and of a reader's whole input
-MAX_NODES = 1000
 #: More white space in a row than a recipe has; expressions of sd-parsers take quadratic time for it.
 LONG_SPACE = re.compile(r"\s{100,}")
 MAX_OTHERS, MAX_SHOWN = 100, 200
@@ -85,30 +86,24 @@ def read(texts: Texts) -> ForeignRecipe | None:
 
 
 def comfyui(texts: Texts) -> ForeignRecipe | None:
-    """Uses the links of the executed graph: those of the drawn workflow may be missing, or inside subgraphs."""
-    if "prompt" not in texts or not texts["prompt"].lstrip().startswith("{"):
-        return None
-    graph = {str(name): node for name, node in parse_object(texts["prompt"]).items() if isinstance(node, dict)}
-    nodes = {
-        name: node for name, node in graph.items() if "class_type" in node and isinstance(node.get("inputs"), dict)
-    }
-    if not nodes or len(nodes) > MAX_NODES:
+    nodes, missing = comfyui_graphs.read_graph(texts)
+    if not nodes:
         return None
     links = [
         [0, str(value[0]), 0, name, 0, slot.upper()]
         for name, node in nodes.items()
         for slot, value in node["inputs"].items()
-        if isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes
+        if comfyui_graphs.is_link(nodes, value)
     ]
     without_links = {name: node | {"inputs": unlinked(node["inputs"])} for name, node in nodes.items()}
     info = ComfyUIParser().parse({"prompt": without_links, "workflow": {"links": links}})
     if not info.samplers:
-        return ForeignRecipe(
-            "ComfyUI", {"graph": ", ".join(sorted({str(node["class_type"]) for node in nodes.values()}))}
-        )
+        kinds = sorted({str(node["class_type"]) for node in nodes.values()})
+        return ForeignRecipe("ComfyUI", {"graph": ", ".join(kinds)})
     found = from_prompt_info("ComfyUI", info)
     for node in nodes.values():
         apply_node(found, str(node["class_type"]), node["inputs"])
+    found.pairs |= missing
     return found
 
 
@@ -128,8 +123,12 @@ def apply_node(found: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> No
         found.pairs |= {"width": inputs["width"], "height": inputs.get("height")}
     elif kind == "VAELoader":
         found.pairs["vae_name"] = inputs.get("vae_name")
-    elif kind == "CLIPSetLastLayer":
-        found.pairs["clip_skip"] = abs(int(inputs["stop_at_clip_layer"]))
+    elif kind == "CLIPSetLastLayer" and isinstance(inputs.get("stop_at_clip_layer"), int):
+        found.pairs["clip_skip"] = abs(inputs["stop_at_clip_layer"])
+    elif "guidance" in inputs:  # of a distilled model, which has no other
+        name = "cfg_scale" if found.pairs.get("cfg_scale") in (None, 1) else f"{kind}.guidance"
+        found.pairs[name] = inputs["guidance"]
+        return
     elif kind == "UNETLoader" and "model" not in found.pairs:
         found.pairs["model"] = inputs.get("unet_name")
     else:
@@ -146,7 +145,9 @@ def invokeai(texts: Texts) -> ForeignRecipe | None:
     if "invokeai_metadata" in texts:
         metadata = parse_object(texts["invokeai_metadata"])
         for each in metadata.pop("loras", None) or []:
-            lora_model = each.get("model") or each.get("lora") or {}
+            lora_model = (each.get("model") or each.get("lora") or {}) if isinstance(each, dict) else {}
+            if not isinstance(lora_model, dict) or not lora_model:
+                continue
             loras.append(
                 (
                     str(lora_model.get("name") or lora_model.get("model_name") or lora_model.get("key")),
@@ -266,14 +267,17 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
     """(options, unused values by the program's names)."""
     settings: dict[str, Any] = {"prompt": ""}
     others: dict[str, str] = {}
-    for theirs, value in found.pairs.items():
+    pairs = {
+        printable(name): printable(value) if isinstance(value, str) else value for name, value in found.pairs.items()
+    }
+    for theirs, value in pairs.items():
         name = NAMES.get(theirs.lower().replace(" ", "_"), "")
         text = format_number(value) if isinstance(value, float) else "" if value is None else str(value)
         if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
             others[theirs] = text
     loras: dict[str, float] = {}
     for lora, weight in found.loras:
-        stem, number = stem_of(str(lora)), a1111.parse_number(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+        stem, number = stem_of(printable(str(lora))), a1111.parse_number(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
         if stem.casefold() in ("", "none"):
             continue
         if number is None or len(loras) == MAX_LORAS:
@@ -282,6 +286,8 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
             loras[stem] = number
     if loras:
         settings["loras"] = [{"name": name, "weight": weight} for name, weight in loras.items()]
+        if {stem_of(tag.name) for tag in tags.find_tags(settings["prompt"])} & loras.keys():
+            settings["prompt"] = tags.remove_tags(settings["prompt"])  # the list of LoRAs says the same
     cut = {name[:MAX_SHOWN]: text[:MAX_SHOWN] for name, text in list(others.items())[:MAX_OTHERS]}
     return settings, cut
 
@@ -309,6 +315,11 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
         return False
     settings[name] = value
     return True
+
+
+def printable(text: str) -> str:
+    """Without halves of characters, which JSON may contain and nothing can store."""
+    return text.encode(errors="replace").decode()
 
 
 def stem_of(path: str) -> str:

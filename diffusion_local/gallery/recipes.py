@@ -61,10 +61,13 @@ def read_json(picture: PIL.Image) -> dict[str, Any] | None:
 
 MAX_TEXT = 200_000
 MAX_PAIRS = 200
+MAX_NOTES = 20  # lines below A1111's line of pairs
 USER_COMMENT = 0x9286
+BOMS = (b"\xff\xfe", b"\xfe\xff")
 #: Longest name and value of a pair; longer pairs are skipped.
 _MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
 _NAME = re.compile(r"\w[\w \-/]*")
+_NEGATIVE = re.compile(rf"^{a1111.NEGATIVE}", re.MULTILINE)
 _SPACES = re.compile(r"\s*")
 _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
@@ -115,6 +118,7 @@ def metadata_texts(picture: PIL.Image) -> dict[str, str]:
     comment = a1111_text(picture)
     if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI put their JSON there in formats other than PNG
         found.setdefault("parameters", comment)
+    found = exif_graph(picture) | found
     xmp = picture.info.get("xmp")
     if isinstance(xmp, bytes):
         found.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_TEXT].decode("utf-8", "replace"))
@@ -124,7 +128,8 @@ def metadata_texts(picture: PIL.Image) -> dict[str, str]:
 def is_a1111(text: str) -> bool:
     """Whether a text is an A1111 recipe, judged by its line of pairs or its negative prompt."""
     lines = text[:MAX_TEXT].strip().splitlines()
-    named = {name for name, _ in parse_pairs(lines[-1])} if lines else set()
+    place = pairs_line(lines)
+    named = {name for name, _ in parse_pairs(lines[place])} if lines else set()
     return len(named & set(a1111.ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
 
 
@@ -140,11 +145,32 @@ def a1111_text(picture: PIL.Image) -> str:
 def decode_comment(comment: bytes) -> str:
     """Decode an EXIF comment: eight bytes that name the encoding, then the text."""
     encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_TEXT]
-    if encoding.startswith(b"UNICODE"):
+    if encoding.startswith(b"UNICODE") and (b"\0" in text.rstrip(b"\0") or not is_utf8(text)):
         # EXIF does not define the byte order; Western text has its zeros on one side
         little = text[1::2].count(0) > text[0::2].count(0)
-        return text.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0")
-    return (text if encoding.startswith(b"ASCII") else comment).decode("utf-8", "replace").strip("\0")
+        codec = "utf-16" if text[:2] in BOMS else "utf-16-le" if little else "utf-16-be"
+        return text[: len(text) // 2 * 2].decode(codec, "replace").strip("\0")
+    if encoding == b"JIS\0\0\0\0\0":
+        return text.decode("iso2022_jp" if b"\x1b" in text else "utf-8", "replace").strip("\0")
+    named = encoding.startswith((b"ASCII", b"UNICODE"))
+    return (text if named else comment).decode("utf-8", "replace").strip("\0\ufeff")
+
+
+def is_utf8(text: bytes) -> bool:
+    try:
+        return bool(text.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def exif_graph(picture: PIL.Image) -> dict[str, str]:
+    """ComfyUI's graphs in formats without text chunks: tags with ``prompt:{...}`` and ``workflow:{...}``."""
+    found = {}
+    for value in picture.getexif().values():
+        name, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
+        if colon and name.lower() in ("prompt", "workflow") and text.lstrip().startswith("{"):
+            found[name.lower()] = text
+    return found
 
 
 def read_text(text: str) -> Recipe:
@@ -152,18 +178,49 @@ def read_text(text: str) -> Recipe:
     text = text[:MAX_TEXT]
     lines = text.strip().splitlines()
     pairs: dict[str, str] = {}
-    if lines and len(found := parse_pairs(lines[-1])) >= 3:
-        lines.pop()
-        pairs = {name: a1111.unquote(value) for name, value in found}
-    prompt, mark, negative = "\n".join(lines).partition(a1111.NEGATIVE)
-    settings: dict[str, Any] = {"prompt": tags.remove_tags(prompt).strip()[:MAX_PROMPT_CHARS]}
-    if mark and negative.strip():
-        settings["negative"] = negative.strip()[:MAX_PROMPT_CHARS]
+    left: dict[str, str] = {}
+    place = pairs_line(lines)
+    if place >= 0:
+        pairs = {name: a1111.unquote(value) for name, value in parse_pairs(lines[place])}
+        left = {
+            name[:_MAX_NAME]: rest.strip()[:_MAX_VALUE] for name, _, rest in map(partition_note, lines[place + 1 :])
+        }
+        lines = lines[:place]
+    prompt, negative = split_negative("\n".join(lines))
+    settings: dict[str, Any] = {"prompt": tags.remove_tags(prompt).strip()}
+    if negative.strip():
+        settings["negative"] = negative.strip()
+    for name in ("prompt", "negative"):
+        if len(whole := settings.get(name, "")) > MAX_PROMPT_CHARS:
+            settings[name], left[name] = whole[:MAX_PROMPT_CHARS], f"… {whole[MAX_PROMPT_CHARS:][:_MAX_NAME]} …"
     settings |= a1111.parse_settings(pairs)
-    loras, left = read_loras(prompt)
+    loras, unread = read_loras(prompt)
     if loras:
         settings["loras"] = loras
-    return Recipe(settings, {}, a1111.unread_pairs(pairs, settings) | left, text)
+    return Recipe(settings, {}, a1111.unread_pairs(pairs, settings) | unread | left, text)
+
+
+def pairs_line(lines: list[str]) -> int:
+    """The place of A1111's line of pairs: the last line, or one before lines that extensions add; else -1."""
+    for place in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_NOTES), -1):
+        found = parse_pairs(lines[place])
+        last = place == len(lines) - 1
+        if len(found) >= 3 and (last or len({name for name, _ in found} & set(a1111.ORDER)) >= 2):
+            return place
+    return -1
+
+
+def partition_note(line: str) -> tuple[str, str, str]:
+    """A line such as ``Template: a {red|blue} car`` below the pairs."""
+    name, colon, rest = line.partition(":")
+    return (name.strip(), colon, rest) if colon and len(name) <= _MAX_NAME else ("further text", "", line)
+
+
+def split_negative(text: str) -> tuple[str, str]:
+    """(prompt, negative prompt). It begins on a line of its own, unless the line ends were lost."""
+    found = _NEGATIVE.search(text)
+    place = found.start() if found else text.find(a1111.NEGATIVE)
+    return (text[:place], text[place + len(a1111.NEGATIVE) :]) if place >= 0 else (text, "")
 
 
 def parse_pairs(line: str) -> list[tuple[str, str]]:

@@ -115,7 +115,8 @@ def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
             if value is not None:
                 settings[name] = value
     if size := SIZE.fullmatch(found.get("Size", "")):
-        settings |= {"width": int(size[1]), "height": int(size[2])}
+        sides = [parse_value(OPTIONS[name], size[place]) for place, name in enumerate(("width", "height"), 1)]
+        settings |= {"width": sides[0], "height": sides[1]} if all(sides) else {}
     sampler, schedule = samplers.split_schedule(found.get("Sampler", ""))
     if sampler:
         settings["sampler"] = sampler

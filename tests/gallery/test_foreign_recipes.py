@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.gallery import foreign_recipes, recipes
+from diffusion_local.gallery import comfyui_graphs, foreign_recipes, recipes
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl\\hill_v1.safetensors"}},
@@ -251,7 +251,7 @@ def test_a_graph_without_a_sampler_is_told_as_such() -> None:
 
 def test_a_huge_graph_is_not_walked() -> None:
     chain = {
-        str(n): {"class_type": "X", "inputs": {"model": [str(n + 1), 0]}} for n in range(foreign_recipes.MAX_NODES + 1)
+        str(n): {"class_type": "X", "inputs": {"model": [str(n + 1), 0]}} for n in range(comfyui_graphs.MAX_NODES + 1)
     }
     assert foreign_recipes.read({"prompt": json.dumps(chain)}) is None
     loop = {"1": GRAPH["6"] | {"inputs": GRAPH["6"]["inputs"] | {"model": ["1", 0], "positive": ["1", 0]}}}
@@ -262,3 +262,31 @@ def test_a_number_without_end_is_no_recipe_and_no_fault() -> None:
     graph = GRAPH | {"8": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": float("inf")}}}
     text = json.dumps(graph | {"6": GRAPH["6"]}).replace("Infinity", "1e999")
     foreign_recipes.read({"prompt": text})  # raises nothing, whatever is read of it
+
+
+def test_a_lora_that_is_listed_and_tagged_counts_once() -> None:
+    data = {"prompt": "a hill <lora:ink:0.5>, fog", "seed": 1, "loras": ["ink"], "loraweights": ["0.5"]}
+    found = recipes.read_picture(png({"parameters": json.dumps({"sui_image_params": data})}))
+    assert found.settings["prompt"] == "a hill, fog"
+    assert found.settings["loras"] == [{"name": "ink", "weight": 0.5}]
+
+
+def test_half_a_character_does_not_reach_the_settings() -> None:
+    text = '{"sui_image_params": {"prompt": "a \\ud800 hill", "seed": "\\udfff", "\\udc00": "x"}}'
+    found = recipes.read_picture(png({"parameters": text}))
+    json.dumps([found.settings, found.others], ensure_ascii=False).encode()
+    assert found.settings["prompt"] == "a ? hill"
+
+
+@pytest.mark.parametrize("lora", [5, None, {"model": 3, "weight": 1}, {"weight": 1}])
+def test_a_strange_lora_of_invokeai_costs_nothing_else(lora: Any) -> None:
+    data = {
+        "positive_prompt": "a hill",
+        "seed": 1,
+        "steps": 2,
+        "cfg_scale": 7,
+        "scheduler": "euler",
+        "model": {"name": "hill"},
+    }
+    found = recipes.read_picture(png({"invokeai_metadata": json.dumps(data | {"loras": [lora]})}))
+    assert (found.settings["prompt"], found.settings["steps"]) == ("a hill", 2)
