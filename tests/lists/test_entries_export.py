@@ -14,9 +14,9 @@ from diffusion_local.lists.formats import parse
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.samplers import DIFFUSION
 from diffusion_local.options.table import OPTIONS, refused_options
-from diffusion_local.options.types import ControlType
+from diffusion_local.options.types import ControlType, Use
 from diffusion_local.options.validate import complete
-from diffusion_local.options.values import CONTROL_MODES, MAX_CONTROL_WEIGHT, MAX_SEED
+from diffusion_local.options.values import CONTROL_MODES, MAX_CONTROL_WEIGHT, MAX_REFERENCE_WEIGHT, MAX_SEED
 from diffusion_local.settings import assets
 from tests.options.test_validate import SOURCE, size_of
 from tests.support import examples
@@ -36,6 +36,15 @@ CONTROLS = st.fixed_dictionaries(
         "start": st.floats(0, 0.4),
         "end": st.floats(0.5, 1),
         "mode": st.sampled_from(["", *CONTROL_MODES]),
+    }
+)
+REFERENCES = st.fixed_dictionaries(
+    {
+        "image": st.just(SOURCE),
+        "use": st.sampled_from([str(each) for each in Use]),
+        "weight": st.floats(0, MAX_REFERENCE_WEIGHT),
+        "adapter": st.one_of(st.just(""), NAMES),
+        "mask": st.sampled_from(["", SOURCE]),
     }
 )
 
@@ -58,7 +67,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         "loras": st.lists(st.builds(Lora, NAMES, st.floats(-4, 4)), max_size=4, unique_by=lambda lora: lora.name),
         "variation_seed": st.integers(0, MAX_SEED),
         "model": st.just("starter"),
-        "references": st.just([]),  # the starter reads no pictures beside the prompt
+        "references": st.lists(REFERENCES, max_size=3),
         "hires_scale": st.one_of(st.just(0.0), st.floats(1, 4)),
         "hires_tile": st.integers(256 // 8, limits.max_size // 8).map(lambda side: side * 8),
         "outpaint": st.sampled_from(["", "left 64", "right 8 top 16"]),
