@@ -16,7 +16,7 @@ from tests.support import PACKAGE, run_python
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "lazy_imports", "messages"),
     ("errors",),
-    ("actor", "disk", "grammar", "image_decoding"),
+    ("actor", "disk", "gallery.comfyui_graphs", "grammar", "image_decoding"),
     ("options", "paths"),
     ("domain", "families", "operations", "settings"),
     (

@@ -20,7 +20,7 @@ from diffusion_local.health.storage import StorageProbe
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.queue.huey_backends import open_huey, parse_url, queue_url
+from diffusion_local.queue.huey_backends import open_huey, parse_url, queue_file, queue_url
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
 from diffusion_local.system import gpus, permissions
@@ -157,6 +157,9 @@ def database(settings: Settings) -> Iterator[Finding]:
             return
         found = database.findings()
     except DatabaseProblem as problem:  # the check itself could not run
+        if getattr(problem.message, "id", "") != "database_damaged":
+            yield Finding("database", False, problem.message, message("found_see"))
+            return
         found = [problem.message]
     mend = message("found_see") if settings.database else message("rebuild", file=settings.database_file.name)
     text = found[0] if len(found) == 1 else "; ".join(found[:3])
@@ -178,7 +181,9 @@ def message_queue(settings: Settings) -> Iterator[Finding]:
     try:
         waiting = open_huey(url, "doorbell").pending_count()
     except UserError as problem:
-        yield Finding("queue", False, problem.message, message("queue_mend"), isinstance(problem, InvalidParams))
+        own = queue_file(settings) is not None and not isinstance(problem, InvalidParams)
+        mend = message("found_see") if own else message("queue_mend")
+        yield Finding("queue", False, problem.message, mend, isinstance(problem, InvalidParams))
     else:
         yield Finding("queue", True, message("queue_well", url=parse_url(url).display, count=waiting))
 

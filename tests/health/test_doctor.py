@@ -1,10 +1,12 @@
 """The doctor: looks at everything, breaks over nothing, and what it offers brings things back."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from diffusion_local.compose import Services, open_files, open_services
+from diffusion_local.db.database import Database, translate_errors
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import UserError
 from diffusion_local.health.doctor import Finding, back_up, examine, rebuild_gallery
@@ -98,3 +100,25 @@ def test_a_rebuild_takes_foreign_and_damaged_pictures_for_what_they_are(services
     PIL.new("RGB", (8, 8)).save(folder / "foreign.png")
     assert rebuild_gallery(services.settings, open_files(services.settings)) == 0
     assert [image.id for image in services.studio.gallery()] == [kept]
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("database or disk is full", "See the message."),
+        ("disk I/O error", "See the message."),
+        ("database is locked", "See the message."),
+        ("attempt to write a readonly database", "See the message."),
+        ("database disk image is malformed", "doctor --rebuild"),
+    ],
+)
+def test_only_a_damaged_database_is_to_be_set_aside(
+    services: Services, monkeypatch: pytest.MonkeyPatch, error: str, advice: str
+) -> None:
+    def fail(database: Database) -> list[str]:
+        with translate_errors(database.path):
+            raise sqlite3.DatabaseError(error)
+
+    monkeypatch.setattr(Database, "findings", fail)
+    told = found(services.settings)["database"]
+    assert (told.ok, advice in told.mend, error in told.text) == (False, True, error != "database is locked")
