@@ -1,6 +1,7 @@
 """Every tab and state of the page, as a designer looks at it: ``screenshots.py FOLDER`` shoots them all.
 
 Each state is shot on a desktop and a phone, light and dark, in each language: FOLDER/STATE-DEVICE-SCHEME-LANGUAGE.png.
+All that axe-core finds in it is written into FOLDER/findings.txt.
 The fake engine draws the pictures, so that every state can be held as long as it takes.
 """
 
@@ -18,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
 from screenshots import go, served, until
@@ -94,12 +96,21 @@ def shoot(shots: Sequence[Shot], services: Services, pages: dict[str, Any], fold
                 shot.show(page)
                 time.sleep(SETTLE / 2)
                 page.screenshot(path=folder / f"{shot.name}-{variant}.png")
+                note_findings(page, f"{shot.name}-{variant}", folder / "findings.txt")
                 shot.put_back(page)
             except PlaywrightError as error:
                 print(f"{shot.name}-{variant}: {error}", flush=True)
                 page.screenshot(path=folder / f"{shot.name}-{variant}-BROKEN.png")
                 page.reload()
         print(shot.name, flush=True)
+
+
+def note_findings(page: Any, name: str, file: Path) -> None:
+    """Append all violations that axe-core finds: rule, impact, element."""
+    with file.open("a", encoding="utf-8") as out:
+        for found in Axe().run(page).response["violations"]:
+            for node in found["nodes"]:
+                out.write(f"{name}: {found['id']} ({found['impact']}) {node['target']} {node['html'][:200]!r}\n")
 
 
 def opened(browser: Any, url: str, variants: str, waits_for: str = "#now .now") -> Iterator[tuple[str, Any]]:
@@ -325,18 +336,23 @@ def wrong(page: Any) -> None:
 def from_picture(page: Any) -> None:
     viewer(page)
     page.locator("[data-do=to_img2img]").click()
+    page.wait_for_selector("#source .begin", state="attached")
+    sheet = page.locator("[data-sheet]")
+    if sheet.is_visible():
+        sheet.click()
     page.wait_for_selector("#source .begin", state="visible")
     page.evaluate("window.scrollTo(0, 0)")
 
 
 def brush(page: Any) -> None:
-    page.locator("#source .kinds label").nth(1).click()
-    page.wait_for_selector("#source .easel canvas")
+    page.locator("#source .kinds label", has=page.locator("[value=inpaint]")).click()
+    page.wait_for_selector("#source dialog.painter[data-ready]")
 
 
 def no_picture(page: Any) -> None:
     page.keyboard.press("Escape")
     page.evaluate("document.querySelector('[data-source=remove]')?.click()")
+    page.evaluate("document.documentElement.classList.remove('with-sheet')")
 
 
 def viewer(page: Any) -> None:
@@ -375,20 +391,21 @@ def uncompared(page: Any) -> None:
 
 def searched(page: Any) -> None:
     tab("gallery")(page)
-    page.fill("#search :is(input, textarea)", "zeppelin")
+    page.fill("#gallery [data-search]", "zeppelin")
 
 
 def unsearched(page: Any) -> None:
-    page.fill("#search :is(input, textarea)", "")
+    page.fill("#gallery [data-search]", "")
 
 
 def binned(page: Any) -> None:
     tab("gallery")(page)
-    page.locator(".filters [data-id^='trashed=1']").click()
+    page.evaluate("diffusionLocalRouter.go(diffusionLocalRouter.base + 'gallery?trashed=1')")
+    page.wait_for_selector("#gallery [data-key=head]")
 
 
 def unbinned(page: Any) -> None:
-    page.locator(".filters [data-do=everything]").click()
+    page.evaluate("diffusionLocalRouter.go(diffusionLocalRouter.base + 'gallery')")
 
 
 def checked(page: Any) -> None:

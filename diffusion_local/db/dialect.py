@@ -112,6 +112,8 @@ RANKS = ("running", "queued", "failed", "done", "cancelled")
 
 #: Orientation of a picture: 1 landscape, 0 square, -1 portrait. This exact expression is indexed.
 SHAPE = "(width > height) - (width < height)"
+#: Size of a picture. This exact expression is indexed.
+PIXELS = "width * height"
 
 #: Failed jobs of a batch that get a notification of their own; the batch's report lists all of them.
 FAILURES_NOTIFIED = 20

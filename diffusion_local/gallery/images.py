@@ -9,7 +9,7 @@ from diffusion_local import actor
 from diffusion_local.db import rows, search
 from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
+from diffusion_local.db.dialect import PIXELS, SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
 from diffusion_local.db.rows import not_found
 from diffusion_local.db.search import word_count
 from diffusion_local.domain import Image, utc_now
@@ -17,6 +17,7 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
 SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
+SORTS = ("newest", "oldest", "largest")
 #: Limits of a search: FTS recurses per word of the expression, and a long one would overflow the stack.
 MAX_CHARS, MAX_WORDS = 1000, 50
 MAX_VALUE = 200  # characters of other filters
@@ -24,7 +25,10 @@ MAX_VALUE = 200  # characters of other filters
 
 @dataclass(frozen=True, slots=True)
 class GalleryFilter:
-    """Gallery filter; empty fields match everything. ``since``, ``until``: days (UTC, YYYY-MM-DD), inclusive."""
+    """Gallery filter; empty fields match everything. ``since``, ``until``: days (UTC, YYYY-MM-DD), inclusive.
+
+    ``sort`` is one of SORTS, newest by default; pictures of one size are sorted newest first.
+    """
 
     search: str = ""
     starred: bool = False
@@ -38,6 +42,7 @@ class GalleryFilter:
     since: str = ""
     until: str = ""
     like: str = ""  # id of a picture: pictures with the same recipe
+    sort: str = ""
 
     def __bool__(self) -> bool:
         return self != type(self)()
@@ -54,8 +59,10 @@ class GalleryFilter:
             values_given["search"] = values_given["search"].strip()
         parsed = cls(**values_given)
         parsed.check_lengths()
-        if parsed.shape and parsed.shape not in SHAPES:
-            raise InvalidParams("shape", message("one_of", known=list(SHAPES), got=echo(parsed.shape)))
+        for field, known_values in (("shape", tuple(SHAPES)), ("sort", SORTS)):
+            value = getattr(parsed, field)
+            if value and value not in known_values:
+                raise InvalidParams(field, message("one_of", known=list(known_values), got=echo(value)))
         for field in ("since", "until"):
             check_day(field, getattr(parsed, field))
         return parsed
@@ -110,6 +117,25 @@ def check_day(field: str, text: str) -> None:
         raise InvalidParams(field, message("gallery_day", got=echo(text))) from None
 
 
+def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
+    """(condition of the pictures behind ``:before``, ORDER BY) of each query, in the order of their pictures.
+
+    One query for pictures of the same size and one for smaller ones: each walks an index from its first picture on.
+    ``indexed``: by the full-text index, which has the order of creation.
+    """
+    last = "FROM images AS last WHERE last.id = :before"
+    older, newest_first = f"(created_at, id) < (SELECT created_at, id {last})", "created_at DESC, id DESC"
+    if sort == "largest":
+        largest_first = f"{PIXELS} DESC, {newest_first}"
+        same, smaller = (f"{PIXELS} {sign} (SELECT {PIXELS} {last})" for sign in ("=", "<"))
+        behind = [(f"{same} AND {older}", newest_first), (smaller, largest_first)]
+        return behind if before else [("", largest_first)]
+    after, order = (search.AFTER, search.ORDER) if indexed else (older, newest_first)
+    if sort == "oldest":
+        after, order = after.replace(" < ", " > "), order.replace("DESC", "ASC")
+    return [(after if before else "", order)]
+
+
 RECENT = 100
 EVERYTHING = GalleryFilter()
 SAMPLED = 2000
@@ -137,16 +163,17 @@ class ImageStore:
     def page(
         self, limit: int = 48, before: str | None = None, gallery_filter: GalleryFilter = EVERYTHING
     ) -> list[Image]:
-        """Pictures, newest first. ``before``: last id of the previous page; the cost does not depend on the depth."""
+        """Pictures in the filter's order. ``before``: last id of the previous page; the cost does not depend on the
+        depth.
+        """
         conditions, values = gallery_filter.where()
         only_own = not actor.current().sees_all
         conditions.append(owned("images") if only_own else readable())
-        values["limit"] = limit
-        source, order = "images", "created_at DESC, id DESC"
-        after = "(created_at, id) < (SELECT created_at, id FROM images AS last WHERE last.id = :before)"
+        source = "images"
+        indexed = False  # whether the full-text index gives the order
         with self._database.read() as db:
             if words := search.match_query(db, gallery_filter.search):
-                source, order, after = search.SOURCE, search.ORDER, search.AFTER
+                source, indexed = search.SOURCE, gallery_filter.sort != "largest"
                 if only_own or replace(gallery_filter, search=""):
                     conditions += search.index_bounds(db, conditions, values)
                 conditions.append(search.MATCH)
@@ -154,11 +181,15 @@ class ImageStore:
             elif gallery_filter.search:
                 conditions.append(contains("images.prompt", ":search"))
                 values["search"] = gallery_filter.search
-            if before:
-                conditions.append(after)
-                values["before"] = before
-            sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
-            return [rows.to_image(row) for row in db.query(sql, values)]
+            found: list[Image] = []
+            for part, order in ordered(gallery_filter.sort, indexed, bool(before)):
+                wanted = values | {"limit": limit - len(found)} | ({"before": before} if part else {})
+                matching = " AND ".join([*conditions, part] if part else conditions)
+                sql = f"SELECT images.* FROM {source} WHERE {matching} ORDER BY {order} LIMIT :limit"
+                found += [rows.to_image(row) for row in db.query(sql, wanted)]
+                if len(found) == limit:
+                    break
+            return found
 
     def delete_trashed(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
         """Delete rows from the trash; returns (id, key) of the deleted ones."""

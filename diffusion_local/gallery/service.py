@@ -34,7 +34,9 @@ class Pictures:
 
     @with_fields(GalleryFilter)
     def page(self, limit: int = 48, before: str | None = None, **filters: Any) -> list[Image]:
-        """Pictures, newest first. ``before``: last id of the previous page; ``filters``: fields of GalleryFilter."""
+        """Pictures, newest first unless ``sort`` says otherwise. ``before``: last id of the previous page; ``filters``:
+        fields of GalleryFilter.
+        """
         most, cursor = check_integer("limit", limit, 1, PAGE), check_cursor("before", before)
         return self._images.page(most, cursor, GalleryFilter.parse(filters))
 

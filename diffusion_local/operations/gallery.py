@@ -50,12 +50,12 @@ PARTS: dict[str, dict[str, Operation]] = {
             SEEN,
             get("/images"),
             answer=Paged("images"),
-            doc="""Pictures, newest first: give `next` as `before` to read on.
+            doc="""Pictures, newest first unless sorted: give `next` as `before` to read on.
 
             `search` looks into the prompts: each word must be there, as a whole or as a beginning; "in quotes" as a
             phrase, -word not at all. `shape` is square, portrait or landscape; `since` and `until` are days (UTC);
             `like` is a picture's id, and finds those of the same recipe; `flagged` finds those that are black, of one
-            colour, nearly flat or mere noise without being asked for.""",
+            colour, nearly flat or mere noise without being asked for. `sort` is newest, oldest or largest.""",
         ),
         "models": op(READ, SEEN),
         "owners": op(READ, SEEN),
@@ -66,7 +66,7 @@ PARTS: dict[str, dict[str, Operation]] = {
             SEEN,
             get(
                 "/images/zip",
-                "ids=image_ids search starred trashed flagged model board batch owner shape since until like",
+                "ids=image_ids search starred trashed flagged model board batch owner shape since until like sort",
             ),
             answer=File("pictures.zip"),
             doc="Pictures as one ZIP file, made while it is sent: those of `ids`, with commas, or what a filter finds.",

@@ -1,12 +1,14 @@
 """The gallery: pages, search, stars, trash."""
 
+import itertools
+
 import pytest
 
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.db.database import Database
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.gallery.images import GalleryFilter, ImageStore
+from diffusion_local.gallery.images import SORTS, GalleryFilter, ImageStore, ordered
 from diffusion_local.queue.jobs import JobStore
 from tests.support import claimed, enqueue, image_of
 
@@ -125,6 +127,44 @@ def test_filters_narrow_together(store: JobStore, images: ImageStore, database: 
     for asked in ({"shape": "round"}, {"since": "yesterday"}, {"colour": "red"}):
         with pytest.raises(InvalidParams):
             GalleryFilter.parse(asked)
+
+
+@pytest.mark.parametrize("search", ["", "castle", "堡"])
+def test_pages_in_every_order_lose_and_double_nothing(store: JobStore, images: ImageStore, search: str) -> None:
+    pictures = []
+    for width in (128, 256, 128, 512, 256, 128, 256):
+        enqueue(store, prompt="a castle 城堡")
+        job = claimed(store)
+        store.finish(job.claim, picture := image_of(job, width=width))
+        pictures.append(picture)
+
+    def read(sort: str) -> list[str]:
+        seen: list[str] = []
+        asked = GalleryFilter(sort=sort, search=search)
+        while page := images.page(2, before=seen[-1] if seen else None, gallery_filter=asked):
+            seen += [image.id for image in page]
+        return seen
+
+    newest = [image.id for image in images.page()]
+    widths = {picture.id: picture.width for picture in pictures}
+    assert read("") == read("newest") == newest
+    assert read("oldest") == newest[::-1]
+    assert read("largest") == sorted(newest, key=lambda each: -widths[each])  # newest first among equals
+    with pytest.raises(InvalidParams, match="sort"):
+        GalleryFilter.parse({"sort": "ugliest"})
+
+
+def test_no_order_sorts_the_whole_gallery(database: Database) -> None:
+    with database.read() as db:
+        if db.translated:
+            pytest.skip("reads SQLite's plans")
+        for sort, before in itertools.product(SORTS, (False, True)):
+            for part, order in ordered(sort, False, before):
+                where = f"trashed_at IS NULL AND {part or 'TRUE'}"
+                statement = f"SELECT * FROM images WHERE {where} ORDER BY {order} LIMIT 9"
+                plan = str([*db.execute(f"EXPLAIN QUERY PLAN {statement}", {"before": "x"} if part else {})])
+                assert "TEMP B-TREE" not in plan, plan
+                assert not part or "SEARCH images USING INDEX" in plan, plan
 
 
 def test_pictures_of_one_recipe_are_recognised(store: JobStore, images: ImageStore) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from diffusion_local import actor, serializers
 from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
-from diffusion_local.gallery.images import SHAPES
+from diffusion_local.gallery.images import SHAPES, SORTS
 from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.templates import render, say
 from diffusion_local.web.ui.view_picture import recipe
@@ -55,6 +55,7 @@ def gallery(
         board=next((each for each in boards if each.id == place.get("board")), None),
         spans=spans,
         shape_choices=forms,
+        sorts=SORTS,
         labels=dict([*spans, *forms]),
         models=[(name, name) for name in models],
         owners=[(name, name) for name in sorted(named)] if named - {actor.current().name} else [],
@@ -73,11 +74,12 @@ def gallery(
 
 def nothing(place: GalleryState) -> tuple[str, str]:
     """Why no picture is shown: a title and what to do about it."""
-    if place.filters == {"trashed": "1"}:
+    filters = place.without("sort").filters
+    if filters == {"trashed": "1"}:
         return "gallery.no_trash", ""
     if place.get("board"):
         return "gallery.no_board", "gallery.no_board_how"
-    if place.filters:
+    if filters:
         return "gallery.no_fit", "gallery.no_fit_how"
     return "gallery.empty", "gallery.empty_how"
 

@@ -1,4 +1,4 @@
-"""For everybody: axe-core finds nothing serious on any tab, and the page speaks the browser's language."""
+"""For everybody: axe-core finds nothing on any tab, and the page speaks the browser's language."""
 
 from typing import Any
 
@@ -21,14 +21,13 @@ DRAWN = """[...document.querySelectorAll('[role=tabpanel] .live-part')]
 
 
 def findings(page: Any) -> list[str]:
-    """What axe-core calls serious or critical, as "rule: element"."""
+    """All that axe-core finds, as "rule: element"."""
     page.evaluate(
         "Promise.all(document.getAnimations().map((each) => each.effect.getTiming().iterations === 1 && each.finished))"
     )
     return [
         f"{found['id']}: {node['html'][:160]}"
         for found in axe.Axe().run(page).response["violations"]
-        if found["impact"] in ("serious", "critical")
         for node in found["nodes"]
     ]
 
@@ -46,7 +45,7 @@ def findings(page: Any) -> list[str]:
     ],
     ids=lambda it: it if isinstance(it, str) else str(it["width"]),
 )
-def test_nothing_serious_is_found_on_any_tab(
+def test_nothing_is_found_on_any_tab(
     people: Any, site: Site, scheme: str, viewport: dict[str, int], locale: str
 ) -> None:
     studio = site.services.studio
@@ -84,6 +83,10 @@ def test_nothing_serious_is_found_on_any_tab(
     page.locator("#drawer .waiting li").first.wait_for()
     assert findings(page) == []
     page.keyboard.press("q")
+    page.keyboard.press("Tab")
+    page.evaluate("document.querySelector('.skip').focus()")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "view"
     for tab in page.evaluate("[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"):
         if tab and tab != "create":
             go(page, tab)

@@ -1,6 +1,7 @@
 """The gallery in a browser: new pictures, search, stars, boards, many at once, trash."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -12,6 +13,29 @@ from tests.web.conftest import Site
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
+def test_the_gallery_is_sorted_as_its_address_says(people: Any, site: Site) -> None:
+    studio, prompt = site.services.studio, a_prompt("to be sorted")
+    sizes = [(128, 128), (256, 256), (128, 136)]
+    job_ids = [studio.submit(prompt, width=wide, height=high, steps=2).job_ids[0] for wide, high in sizes]
+    found = studio.images_of(studio.wait(job_ids, 30))
+    small, large, middle = (found[each].id for each in job_ids)
+    page = people().open()
+    page.goto(f"{site.url}/ui/gallery?search={quote(prompt)}")
+    tiles = "() => [...document.querySelectorAll('#gallery .tile')].map((each) => each.dataset.id).join()"
+    for sort, wanted in (
+        ("oldest", [small, large, middle]),
+        ("largest", [large, middle, small]),
+        ("newest", [middle, large, small]),
+    ):
+        page.click("[data-key=filter-sort] summary")
+        page.locator("[data-key=filter-sort] a", has_text=sort.capitalize()).click()
+        page.wait_for_function(f"(ids) => ({tiles})() === ids", arg=",".join(wanted))
+        assert ("sort=" in page.url) is (sort != "newest")
+    page.go_back()
+    page.wait_for_function(f"(ids) => ({tiles})() === ids", arg=",".join([large, middle, small]))
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier

@@ -17,7 +17,10 @@ window.diffusionLocalRouter = (() => {
     shown = view;
     document.documentElement.dataset.view = view;
     for (const link of document.querySelectorAll("#bar [data-view], #tabbar [data-view]")) {
-      if (link.dataset.view === view) link.setAttribute("aria-current", "page");
+      if (link.dataset.view === view) {
+        link.setAttribute("aria-current", "page");
+        document.querySelector("#bar h1").textContent = link.textContent;
+      }
       else link.removeAttribute("aria-current");
     }
     press(view);

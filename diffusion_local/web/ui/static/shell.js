@@ -6,12 +6,18 @@ document.addEventListener("DOMContentLoaded", () => {
   new MutationObserver((_, watcher) => {
     if (!document.querySelector("#generate")) return;
     document.getElementById("skeleton")?.remove();
+    Object.assign(document.querySelector("main"), { id: "view", tabIndex: -1 });
     watcher.disconnect();
   }).observe(document.documentElement, { subtree: true, childList: true });
 });
 
 // Buttons of the shell that are not within a drawn part.
-document.addEventListener("click", ({ target }) => {
+document.addEventListener("click", (event) => {
+  const { target } = event;
+  if (target.closest?.(".skip")) { // the base of all addresses makes another page of its #view
+    event.preventDefault();
+    document.getElementById("view")?.focus();
+  }
   const button = target.closest?.("#bar > .tools [data-do], #tabbar [data-do]");
   if (button) window.diffusionLocalAct({ do: button.dataset.do, id: button.dataset.id ?? "" });
   for (const menu of document.querySelectorAll("#tabbar details[open]"))
