@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,10 +37,18 @@ def gallery(
     flagged: Annotated[
         bool, typer.Option("--flagged", help="Black, of one colour, nearly flat or mere noise, and not asked for.")
     ] = False,
+    sort: Annotated[str, typer.Option(help="newest, oldest or largest first.")] = "newest",
     as_json: AsJson = False,
 ) -> None:
-    """List pictures, newest first."""
-    images = studio.gallery(limit, search=search, starred=starred, trashed=trashed, flagged=flagged)
+    """List pictures, newest first unless sorted otherwise."""
+    wanted: dict[str, Any] = {
+        "search": search,
+        "starred": starred,
+        "trashed": trashed,
+        "flagged": flagged,
+        "sort": sort,
+    }
+    images = studio.pictures.page(limit, **wanted)
     files = [picture_path(studio, image.id) for image in images]
     shaped = [serializers.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
     lines = [

@@ -140,6 +140,7 @@ def test_submit_warns_of_a_long_prompt_on_standard_error(services: Services, run
         (["jobs", "--state", "sleeping"], "state: must be one of"),
         (["jobs", "--limit", "0"], "limit: must be from 1"),
         (["gallery", "--limit", "0"], "limit: must be from 1"),
+        (["gallery", "--sort", "ugliest"], "sort: must be one of"),
         (["serve", "--engine", "magic"], "--engine: must be one of diffusers, fake"),
         (["serve", "--device", "tpu"], "--device: must be one of"),
     ],

@@ -39,7 +39,7 @@ def press(services: Services, verb: str, key: str = "", sent: str = "", **change
 
 def act(services: Services, verb: str, key: str = "") -> dict[str, Any]:
     values = actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "tabs", "told", "batches")
+    names = ("toast", "receipt", "tabs", "panel", "told", "batches")
     told = dict(zip(names, values, strict=False))
     return {name: value for name, value in told.items() if value != {"__type__": "update"}}
 

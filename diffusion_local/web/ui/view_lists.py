@@ -25,7 +25,7 @@ def of_list(check: ListCheck, done: str | None, late: str, key: str) -> str:
         gap = check.pictures - len(check.first) - len(check.last)
         between = f'<li class="quiet">{say("lists.between", n=gap)}</li>' if gap > 0 else ""
         last = "".join(f"<li>{text(each)}</li>" for each in check.last)
-        prompts = f'<h3>{say("lists.prompts")}</h3><ol class="prompts">{first}{between}{last}</ol>'
+        prompts = f'<h2>{say("lists.prompts")}</h2><ol class="prompts">{first}{between}{last}</ol>'
     act = ""
     if check.pictures and check.bad_count:
         words = say("lists.queue_skipping", pictures=pictures(check.pictures), n=check.bad_count)
@@ -42,9 +42,9 @@ def of_grid(check: GridCheck, done: str | None, late: str, key: str) -> str:
     rows = len(check.rows) or 1
     head = f'<b>{pictures(check.pictures)}</b> <span class="quiet">{len(check.columns):,} × {rows:,}</span>'
     facts = made_of(check.models, check.seconds, done)
-    heads = f"<h3>{say('lists.columns')}</h3>{chips(check.columns)}"
+    heads = f"<h2>{say('lists.columns')}</h2>{chips(check.columns)}"
     if check.rows:
-        heads += f"<h3>{say('lists.rows')}</h3>{chips(check.rows)}"
+        heads += f"<h2>{say('lists.rows')}</h2>{chips(check.rows)}"
     act = button(say("lists.queue", pictures=pictures(check.pictures)), "queue_grid", key, kind="primary")
     return checked(head, "", facts, heads, [*check.warnings, *([late] if late else [])], act)
 
@@ -89,7 +89,7 @@ def bad_lines(lines: Sequence[BadLine], count: int) -> str:
     left = count - min(len(lines), SHOWN_BAD)
     more = f'<p class="quiet">{say("lists.more_bad", n=left)}</p>' if left > 0 else ""
     return (
-        f'<div class="bad-lines"><h3>{say("lists.bad_lines", n=count)} {manual_link("lists")}</h3>'
+        f'<div class="bad-lines"><h2>{say("lists.bad_lines", n=count)} {manual_link("lists")}</h2>'
         f"<table><thead><tr><th>{say('lists.line')}</th>"
         f"<th>{say('lists.why')}</th></tr></thead><tbody>{rows}</tbody></table>{more}</div>"
     )
