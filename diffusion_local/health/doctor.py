@@ -20,6 +20,7 @@ from diffusion_local.health.storage import StorageProbe
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.models.verdicts import PLACES
 from diffusion_local.queue.huey_backends import open_huey, parse_url, queue_file, queue_url
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
@@ -54,6 +55,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
         versions,
         home,
+        folders,
         access,
         permitted,
         database,
@@ -112,6 +114,24 @@ def home(settings: Settings) -> Iterator[Finding]:
         text = message("found_free", size=free / 1e9)
         low = free < settings.disk_reserve_mb * 10**6
         yield Finding("disk", free > LOW_DISK, text, message("mend_disk"), low)
+
+
+def folders(settings: Settings) -> Iterator[Finding]:
+    """Folders of the home that this user may not read, whose files would silently be missing."""
+    names = ("models", *PLACES.values(), "wildcards", "gallery", "configs")
+    closed = [name for name in names if is_closed(settings.home / name)]
+    if closed:
+        yield Finding("folders", False, message("found_closed", names=closed), message("mend_closed"))
+
+
+def is_closed(folder: Path) -> bool:
+    try:
+        next(folder.iterdir(), None)
+    except PermissionError:
+        return True
+    except OSError:  # not there
+        return False
+    return False
 
 
 def access(settings: Settings) -> Iterator[Finding]:

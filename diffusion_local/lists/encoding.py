@@ -40,7 +40,7 @@ def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
         else:
             data = source.read(limit + 1)
     except OSError as error:
-        raise InvalidParams("list", message("cannot_be_read", error=error)) from None
+        raise InvalidParams("list", message("cannot_be_read", error=error.strerror or error)) from None
     if len(data) > limit:
         raise InvalidParams("list", message("list_bytes", most=max_mb))
     return data

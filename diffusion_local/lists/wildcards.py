@@ -1,6 +1,5 @@
 """Wildcard files, and templates that use them."""
 
-import contextlib
 from functools import cached_property
 from pathlib import Path
 
@@ -67,11 +66,16 @@ class Expander:
         return Wildcard(name, make_choice(options))
 
     def _path(self, name: str) -> Path:
-        with contextlib.suppress(OSError):  # not a valid file name
+        try:
             inside = not any(part in ("", ".", "..") for part in name.split("/"))
             path = self._folder / f"{name}.txt"  # links that a person made are followed, as in folders of models
             if inside and path.is_file():
                 return path
+        except PermissionError as error:
+            problem = message("cannot_be_read", error=error.strerror)
+            raise InvalidParams("prompt", message("wildcard_file", name=name, problem=problem)) from None
+        except OSError:  # not a valid file name
+            pass
         raise InvalidParams(
             "prompt", message("wildcard_none", name=name, known=", ".join(self.known_names[:SHOWN_NAMES]) or "none")
         )

@@ -170,4 +170,7 @@ def bundled_configs() -> tuple[Path, ...]:
 
 
 def is_config(path: Path) -> bool:
-    return (path / "model_index.json").is_file()
+    try:
+        return (path / "model_index.json").is_file()
+    except OSError:  # a folder that may not be read hides no others
+        return False

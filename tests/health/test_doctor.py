@@ -1,6 +1,7 @@
 """The doctor: looks at everything, breaks over nothing, and what it offers brings things back."""
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,17 @@ def test_only_a_damaged_database_is_to_be_set_aside(
     monkeypatch.setattr(Database, "findings", fail)
     told = found(services.settings)["database"]
     assert (told.ok, advice in told.mend, error in told.text) == (False, True, error != "database is locked")
+
+
+def test_folders_that_may_not_be_read_are_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "folders" not in found(services.settings)
+    closed, real = services.settings.loras, Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder == closed:  # permissions do not bind the administrator, who may run this
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    told = found(services.settings)["folders"]
+    assert (told.ok, "loras" in told.text, "chown" in told.mend) == (False, True, True)

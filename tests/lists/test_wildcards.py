@@ -197,3 +197,12 @@ def test_links_are_followed_as_in_the_folders_of_models(folder: Path, tmp_path_f
     known = Expander(folder).known_names
     assert {"shared/sea", "sea", "colours/warm"} <= set(known)
     assert not [name for name in known if "loop" in name]
+
+
+def test_a_wildcard_that_may_not_be_read_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(InvalidParams, match=r"wildcards/animal\.txt cannot be read: Permission denied"):
+        Expander(folder).parse("__animal__")

@@ -437,3 +437,19 @@ def test_a_lora_keeps_its_name_when_another_of_that_name_appears(
     converted.unlink()
     assert set(names().values()) == {second, third}
     assert "ink" not in names()  # a job that waits for it is refused by name
+
+
+def test_a_configuration_that_may_not_be_read_hides_no_model(
+    catalog: Catalog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    (settings.configs_folder / "closed").mkdir(parents=True)
+    write_header(settings.models / "mine.safetensors", files.SD1)
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert catalog.get("mine").ready
