@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from diffusion_local.accounts.pairings import PairingStore
 from diffusion_local.db.database import Database, open_database
+from diffusion_local.engine import learned
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
@@ -93,7 +94,12 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))
     sources = Sources(settings, stores.source_owners, stores.images, files)
     catalog = Catalog(
-        settings.starter, ModelDirectories.from_settings(settings), sources.size, sources.paints, sources.seen_by
+        settings.starter,
+        ModelDirectories.from_settings(settings),
+        sources.size,
+        sources.paints,
+        sources.seen_by,
+        lambda task, field: learned.model_of(task, settings.preprocessors, field),
     )
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)
     notices, deliveries = stores.notices, stores.deliveries

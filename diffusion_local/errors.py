@@ -101,6 +101,11 @@ class InvalidParams(UserError):
     def problem(self) -> Message:
         return self._problem
 
+    @property
+    def option(self) -> str:
+        """The field without the place within it: ``controls`` of ``controls[1].weight``."""
+        return self.field.partition("[")[0]
+
 
 class Faults:
     """Every fault of a request, so that one refusal names them all."""

@@ -21,6 +21,7 @@ from diffusion_local.cli.terminal import (
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.messages import message
+from diffusion_local.options.values import SOURCE_ID
 
 app = typer.Typer()
 IMAGE_ID = "[0-9A-HJKMNP-TV-Z]{26}"
@@ -56,6 +57,22 @@ def gallery(
         for image, file in zip(images, files, strict=True)
     ]
     print_result(shaped, as_json, lines or ["no pictures yet"])
+
+
+@app.command()
+@with_studio
+def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
+    """Say what a picture shows: a file, or the id of a source picture or of one in the gallery."""
+    source_id = picture
+    if re.fullmatch(IMAGE_ID, picture):
+        source_id = studio.sources.from_image(picture).id
+    elif not SOURCE_ID.fullmatch(picture):
+        try:
+            source_id = studio.sources.add(Path(picture).read_bytes(), "picture").id
+        except OSError as error:
+            raise InvalidParams("picture", message("cannot_be_read", error=error)) from None
+    told = str(studio.sources.describe(source_id))
+    print_result({"caption": told, "source": source_id}, as_json, [told])
 
 
 @app.command()

@@ -21,7 +21,7 @@ from diffusion_local.messages import message
 from diffusion_local.operations import answers
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import with_options
-from diffusion_local.options.table import with_pictures
+from diffusion_local.options.validate import with_pictures
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.remote.studio import RemoteStudio
 from diffusion_local.settings import Settings
@@ -139,7 +139,9 @@ def option_flag(option: Option) -> inspect.Parameter:
     if option.name == "loras":
         kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; for several, again.")]
     elif option.record:
-        shown = ":".join(["FILE_OR_ID", *(f"{each.name}=" for each in fields(option.record) if each.name != "image")])
+        lead = option.record.lead
+        first = "FILE_OR_ID" if lead in option.record.pictures else lead.upper()
+        shown = ":".join([first, *(f"{each.name}=" for each in fields(option.record) if each.name != lead)])
         flag_name = f"--{option.name.removesuffix('s')}"
         kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{shown}; for several, again.")]
     else:

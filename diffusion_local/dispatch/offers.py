@@ -24,7 +24,7 @@ MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
 )  # fmt: skip
 FRESH_SECONDS = 3.0
 UPSCALER = "upscaler "  # as ``Params.runs_on`` names one
-IP_ADAPTERS, CLIP_VISION = "ip_adapters", "clip_vision"
+IP_ADAPTERS, CLIP_VISION, LOOKING = "ip_adapters", "clip_vision", "preprocessors"
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
@@ -99,6 +99,8 @@ class Besides:
 
 def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     """(kind, name) of the files that go into a picture."""
+    if params.background or params.details:  # their models are not offered: such a picture is made on this machine
+        yield LOOKING, "models"
     if params.kind is Kind.UPSCALE:
         if params.upscaler != LANCZOS:
             yield UPSCALERS, params.upscaler
@@ -115,7 +117,7 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     if params.vae:
         yield VAES, params.vae
     for name in here.get(EMBEDDINGS, {}):  # they are named by words of the prompt
-        if name in params.prompt or name in params.negative:
+        if any(name in text for text in (params.prompt, params.negative, *(each.prompt for each in params.regions))):
             yield EMBEDDINGS, name
 
 

@@ -179,7 +179,7 @@ def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -
     """Load the textual inversions whose words the prompts hold; words and their files."""
     if not isinstance(loaded.pipe, diffusers.loaders.TextualInversionLoaderMixin):
         return {}
-    text = f"{params.prompt}\n{params.negative}"
+    text = "\n".join([params.prompt, params.negative, *(region.prompt for region in params.regions)])
     called = {word: path for word, path in materials.embeddings().items() if contains_word(text, word)}
     for word in sorted(set(called) - loaded.words):
         loaded.graphs.forget()  # the text encoder gets another table of words

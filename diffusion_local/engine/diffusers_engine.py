@@ -25,6 +25,7 @@ from diffusion_local.engine import (
     Picture,
     controls,
     cuda_recording,
+    detailer,
     faults,
     painting,
     placement,
@@ -210,7 +211,7 @@ class DiffusersEngine:
             raise ModelUnavailable(message("no_home_sources"))
         picture = self._upscaler.upscale(params, steps, self._materials)
         picture.facts.update(self._facts(None))
-        return picture
+        return detailer.cut_out(picture, self._materials) if params.background else picture
 
     def _paint(self, crew: Pass, steps: Steps) -> None:
         loaded, params = self._loaded, crew.parts[0].params
@@ -225,17 +226,21 @@ class DiffusersEngine:
         if not crew.live:
             raise Interrupted
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
-        # attention to pictures is neither in the fused forms nor among the inputs of graphs
-        room = 0 if loaded.ip_adapters else self._rack.room_for_graphs(need)
+        # attention to pictures and to prompts of regions is neither in the fused forms nor among the inputs of graphs
+        own_attention = bool(loaded.ip_adapters or params.regions)
+        room = 0 if own_attention else self._rack.room_for_graphs(need)
         whole = loaded.rung in placement.WHOLE
         form = (
             loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph))
-            if loaded.rung in RUNGS and not loaded.hooked and not loaded.ip_adapters
+            if loaded.rung in RUNGS and not loaded.hooked and not own_attention
             else None
         )
         encoders = clip_encoders(loaded.pipe) if whole else {}
         with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders):
-            painting.paint(loaded, crew, steps, self._materials, partial(self._upscaler.enlarge, self._materials))
+            enlarge = partial(self._upscaler.enlarge, self._materials)
+            painting.paint(loaded, crew, steps, self._materials, enlarge)
+            if params.details and self._materials is not None:
+                detailer.refine(loaded, crew.parts, self._materials, enlarge)
         made = {part: part.made for part in crew.parts if part.made is not None}
         self._latest = list(made.values())
         for part, picture in made.items():
@@ -244,6 +249,8 @@ class DiffusersEngine:
                     picture.image  # noqa: B018 - waits for it
             if part.problem is not None:
                 part.made = None
+            if params.background and self._materials is not None:
+                part.made = picture = detailer.cut_out(picture, self._materials)
             picture.facts.update(self._facts(loaded) | extras.get(part, {}) | loaded.forms.facts())
             if loaded.graphs.replayed:
                 picture.facts["cuda_graph"] = True

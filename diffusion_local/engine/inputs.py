@@ -5,14 +5,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import img2img
+from diffusion_local.engine import img2img, learned
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.errors import ModelUnavailable
+from diffusion_local.engine.passes import Loop
+from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import VAE, Adapter
 from diffusion_local.models.directories import ModelDirectories
@@ -23,6 +24,7 @@ from diffusion_local.models.verdicts import PLACES
 from diffusion_local.options.types import Use
 from diffusion_local.settings import Settings
 
+T = TypeVar("T")
 #: Seconds for which a look at folders elsewhere holds.
 LOOK_SECONDS = 2.0
 
@@ -35,6 +37,7 @@ class PictureInputs:
 
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
         self._open_source = open_source
+        self._preprocessors = settings.preprocessors
         self._shelf = ModelIndex(ModelDirectories.from_settings(settings))
         self._seen: dict[str, tuple[float, list[Adapter]]] = {}
 
@@ -72,6 +75,20 @@ class PictureInputs:
             if each.ready and each.widths[hidden] == width:
                 return each.path
         raise ModelUnavailable(message("encoder_missing", width=width))
+
+    def find(self, picture: PIL.Image, word: str, least: float) -> list[learned.Found]:
+        """What a word names in a picture (RGB), if the detector is so sure (0 to 1). Raises ModelUnavailable."""
+        return self._look("detect", lambda model: learned.detect(picture, model, "details", word, least))
+
+    def main_object(self, picture: PIL.Image) -> PIL.Image:
+        """How much each pixel belongs to the main object of a picture (L). Raises ModelUnavailable."""
+        return self._look("background", lambda model: learned.preprocess(picture, model, "background")).convert("L")
+
+    def _look(self, task: str, ask: Callable[[learned.LookingModel], T]) -> T:
+        try:
+            return ask(learned.model_of(task, self._preprocessors, task))
+        except UserError as error:
+            raise ModelUnavailable(error.message) from None
 
     def embeddings(self) -> dict[str, Path]:
         """Textual inversions by the word that calls them up."""
@@ -119,13 +136,20 @@ def opened(params: Params, materials: PictureInputs) -> list[PIL.Image]:
     return [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in ids]
 
 
-def pipeline(loaded: Loaded, params: Params) -> Callable[..., Any]:
-    """What is called to denoise: with references a pipeline that reads them. Raises ModelUnavailable without one."""
+def pipeline(loaded: Loaded, loop: Loop) -> Callable[..., Any]:
+    """What is called to denoise: with references a pipeline that reads them. Raises ModelUnavailable without one.
+
+    InstructPix2Pix lays its picture over the result pixel by pixel, so a tile gets its own part of it; other models
+    read whole pictures.
+    """
     if not loaded.pictures:
         return loaded.family.run(loaded.pipe)
     if loaded.family.refer is None:
         raise ModelUnavailable(message("no_references", model=loaded.model.id))
-    return loaded.family.refer(loaded.pipe, params, loaded.pictures)
+    pictures = loaded.pictures
+    if loop.is_tile and hasattr(loaded.pipe, "unet"):
+        pictures = [img2img.make_canvas(each, loop.whole).source.crop(loop.box) for each in pictures]
+    return loaded.family.refer(loaded.pipe, loop.params, pictures)
 
 
 def with_same_parts(pipeline: Any, pipe: Any, **more: Any) -> Any:

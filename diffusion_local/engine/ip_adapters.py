@@ -20,6 +20,7 @@ from diffusion_local.domain import Params
 from diffusion_local.engine import img2img, placement
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.passes import Loop
 from diffusion_local.models.identify import read_file
 from diffusion_local.options.types import Reference, Use
 
@@ -72,9 +73,13 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
                 loaded.pipe.unload_ip_adapter()
             if names:
                 states = [read(materials.ip_adapter(name)) for name in names]
-                loaded.pipe.load_ip_adapter(
-                    states, subfolder="", weight_name=[""] * len(names), image_encoder_folder=None
-                )
+                try:
+                    loaded.pipe.load_ip_adapter(
+                        states, subfolder="", weight_name=[""] * len(names), image_encoder_folder=None
+                    )
+                except Exception:
+                    loaded.pipe.unload_ip_adapter()  # some of it may be in the UNet already
+                    raise
         loaded.ip_adapters = names
     loaded.seen = None
     if slots:
@@ -93,20 +98,17 @@ class Seen:
     embeddings: list[tuple[torch.Tensor, torch.Tensor]]
     masks: list[PIL.Image | None]
 
-    def arguments(self, params: Params, guided: bool, device: Any, dtype: torch.dtype) -> dict[str, Any]:
+    def arguments(
+        self, loop: Loop, canvas: img2img.SourceCanvas | None, guided: bool, device: Any, dtype: torch.dtype
+    ) -> dict[str, Any]:
         """Of a pipeline's call."""
         pairs = [(against.to(device, dtype), found.to(device, dtype)) for against, found in self.embeddings]
         told: dict[str, Any] = {"ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]}
         if any(self.masks):
-            size = (params.width, params.height)
-            white = PIL.new("L", size, 255)
-            shades = [
-                ImageOps.fit(img2img.flatten_alpha(mask, "black").convert("L"), size, PIL.Resampling.BILINEAR)
-                if mask
-                else white
-                for mask in self.masks
-            ]
-            spread = [IPAdapterMaskProcessor().preprocess(each, params.height, params.width) for each in shades]
+            width, height = loop.params.width, loop.params.height
+            white = PIL.new("L", (width, height), 255)
+            shades = [white if mask is None else mask_of_loop(mask, loop, canvas) for mask in self.masks]
+            spread = [IPAdapterMaskProcessor().preprocess(each, height, width) for each in shades]
             counts = [found.shape[1] for _, found in self.embeddings]
             masks = [
                 each.reshape(1, 1, *each.shape[-2:]).expand(1, count, -1, -1).to(device, dtype)
@@ -116,12 +118,27 @@ class Seen:
         return told
 
 
-def adapted(loaded: Loaded, params: Params, run: Callable[..., Any]) -> Callable[..., Any]:
+def mask_of_loop(mask: PIL.Image, loop: Loop, canvas: img2img.SourceCanvas | None) -> PIL.Image:
+    """A mask of the whole picture (L) for what a loop makes of it: all of it, a tile, or the area around what is
+    repainted."""
+    shade = img2img.flatten_alpha(mask, "black").convert("L")
+    if loop.box is not None:
+        return ImageOps.fit(shade, loop.whole, PIL.Resampling.BILINEAR).crop(loop.box)
+    area = None if canvas is None else canvas.area
+    if area is not None:
+        shade = ImageOps.fit(shade, area.picture.size, PIL.Resampling.BILINEAR).crop(area.box)
+    return ImageOps.fit(shade, loop.whole, PIL.Resampling.BILINEAR)
+
+
+def adapted(
+    loaded: Loaded, loop: Loop, canvas: img2img.SourceCanvas | None, run: Callable[..., Any]
+) -> Callable[..., Any]:
     """A pipeline that is told what the IP-Adapters read."""
     if loaded.seen is None:
         return run
-    guided = loaded.family.uses_guidance(loaded.pipe, params.guidance)
-    return partial(run, **loaded.seen.arguments(params, guided, loaded.pipe._execution_device, loaded.dtype))
+    guided = loaded.family.uses_guidance(loaded.pipe, loop.params.guidance)
+    device = loaded.pipe._execution_device
+    return partial(run, **loaded.seen.arguments(loop, canvas, guided, device, loaded.dtype))
 
 
 def embedded(loaded: Loaded, slot: Slot, materials: PictureInputs) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
-"""Preprocessors whose weights are a model: `vision` runs in a process of its own, so that this one needs no torch."""
+"""Models that look at pictures, run by `vision` in a process of its own, so that this one needs no torch."""
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -12,11 +13,20 @@ from PIL import Image as PIL
 from diffusion_local.errors import InvalidParams, Overloaded
 from diffusion_local.messages import message
 
-#: Models that fit, by type and part of the type's folder: repositories of the Hugging Face hub.
+#: Models that fit, by task and part of the task's folder: repositories of the Hugging Face hub, or what it is.
 SUGGESTED = {
     "depth": {"": "depth-anything/Depth-Anything-V2-Small-hf"},
+    "normal": {"": "depth-anything/Depth-Anything-V2-Small-hf"},
     "openpose": {"detector": "PekingU/rtdetr_r50vd_coco_o365", "pose": "usyd-community/vitpose-base-simple"},
+    "segment": {"": "openmmlab/upernet-convnext-small"},
+    "detect": {"": "IDEA-Research/grounding-dino-tiny"},
+    "caption": {"": "Salesforce/blip-image-captioning-base"},
+    "background": {"": "U²-Net or IS-Net"},
 }
+#: Folders that are not named like the task.
+FOLDERS = {"normal": "depth", "detect": "detector"}
+#: Tasks whose model is a file of any name, by its suffix.
+BY_SUFFIX = {"background": (".safetensors", ".pth", ".pt")}
 #: Files of a model by which a change is noticed.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 #: Seconds for one picture, with loading the model, and seconds of waiting for the picture before.
@@ -27,35 +37,66 @@ _turn = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedPreprocessor:
-    """The model of a type. ``version``: modification times (ns) and sizes of its files."""
+class LookingModel:
+    """The model of a task. ``version``: modification times (ns) and sizes of its files."""
 
     kind: str
     folder: Path
     version: tuple[tuple[int, int], ...]
 
 
-def model_of(kind: str, folders: Path, field: str) -> LearnedPreprocessor:
-    """The model of a type below ``folders``. Raises InvalidParams for ``field`` with what is missing."""
-    folder = folders / kind
-    for part, example in SUGGESTED[kind].items():
+def model_of(kind: str, folders: Path, field: str) -> LookingModel:
+    """The model of a task below ``folders``. Raises InvalidParams for ``field`` with what is missing."""
+    folder = folders / FOLDERS.get(kind, kind)
+    if suffixes := BY_SUFFIX.get(kind):
+        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes)[:1]
+        if not paths:
+            raise InvalidParams(field, message("weights_missing", type=str(kind), folder=place_of(kind)))
+    else:
+        paths = [folder / part / name for part in SUGGESTED[kind] for name in FILES]
+    for part, example in SUGGESTED[kind].items() if not suffixes else ():
         if not (folder / part / FILES[0]).is_file():
             place = f"{place_of(kind)}/{part}".removesuffix("/")
             raise InvalidParams(field, message("preprocessor_model", type=str(kind), folder=place, example=example))
-    paths = [folder / part / name for part in SUGGESTED[kind] for name in FILES]
     found = [path.stat() for path in paths if path.is_file()]
-    return LearnedPreprocessor(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
+    return LookingModel(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
 
 
 def place_of(kind: str) -> str:
-    """The folder of a type's model, below the home."""
-    return f"preprocessors/{kind}"
+    """The folder of a task's model, below the home."""
+    return f"preprocessors/{FOLDERS.get(kind, kind)}"
 
 
-def preprocess(picture: PIL.Image, model: LearnedPreprocessor, field: str) -> PIL.Image:
-    """The control picture of an RGB picture: RGB, same size.
+def preprocess(picture: PIL.Image, model: LookingModel, field: str) -> PIL.Image:
+    """The picture that a model makes of an RGB picture: the same size. Raises as `answer`."""
+    with PIL.open(io.BytesIO(answer(picture, model, field)), formats=("PNG",)) as made:
+        made.load()
+        return made
 
-    One is made at a time, on the CPU. Raises InvalidParams for ``field`` if the model fails, and Overloaded.
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something in a picture: its box (left, top, right, bottom in pixels), and how sure the detector is, 0 to 1."""
+
+    box: tuple[int, int, int, int]
+    score: float
+
+
+def detect(picture: PIL.Image, model: LookingModel, field: str, word: str, least: float) -> list[Found]:
+    """What a word names in an RGB picture, at least so sure, the surest first. Raises as `answer`."""
+    told = json.loads(answer(picture, model, field, str(least), word))
+    return [Found(tuple(each["box"]), each["score"]) for each in told]
+
+
+def describe(picture: PIL.Image, model: LookingModel, field: str) -> str:
+    """What an RGB picture shows, in words. Raises as `answer`."""
+    return str(json.loads(answer(picture, model, field)))
+
+
+def answer(picture: PIL.Image, model: LookingModel, field: str, *words: str) -> bytes:
+    """What a model says of a picture. One looks at a time, on the CPU.
+
+    Raises InvalidParams for ``field`` if the model fails, and Overloaded.
     """
     sent = io.BytesIO()
     picture.save(sent, "PNG", compress_level=1)
@@ -63,15 +104,15 @@ def preprocess(picture: PIL.Image, model: LearnedPreprocessor, field: str) -> PI
         raise Overloaded(message("preprocessor_busy"))
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder)],
+            [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words],
             input=sent.getvalue(),
             capture_output=True,
             timeout=MOST_SECONDS,
         )
-        answer, problem = ended.stdout, ended.stderr.decode(errors="replace").strip()
+        told, problem = ended.stdout, ended.stderr.decode(errors="replace").strip()
         failed = ended.returncode != 0
     except subprocess.TimeoutExpired:
-        answer, failed, problem = b"", True, f"more than {MOST_SECONDS:.0f} s"
+        told, failed, problem = b"", True, f"more than {MOST_SECONDS:.0f} s"
     finally:
         _turn.release()
     if failed:
@@ -79,6 +120,4 @@ def preprocess(picture: PIL.Image, model: LearnedPreprocessor, field: str) -> PI
         raise InvalidParams(
             field, message("preprocessor_failed", type=model.kind, folder=place_of(model.kind), problem=last)
         )
-    with PIL.open(io.BytesIO(answer), formats=("PNG",)) as made:
-        made.load()
-        return made
+    return told

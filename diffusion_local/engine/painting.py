@@ -24,6 +24,7 @@ from diffusion_local.engine import (
     ip_adapters,
     placement,
     previews,
+    regional,
     samplers,
 )
 from diffusion_local.engine.conditioning import (
@@ -116,6 +117,7 @@ class Work:
                 assign_compatible(crew, sketches, together)
             places = by_place(crew, sketches, lambda part: draw_noise(loaded, part.params, loop))
             embedded = conditioning_per_step(places)
+            regions = regional.regions_of(loaded, loop, self.canvas, steps, len(places))
             placement.offload_encoders(pipe)
 
             # 2. A scheduler of this loop's own: it keeps state between steps, and an interrupted one keeps it for good.
@@ -126,7 +128,7 @@ class Work:
             noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
             generators = [each.generator for each in places]
             start = family.start(pipe, noise_drawn)
-            run, change = inputs.pipeline(loaded, params), None
+            run, change = inputs.pipeline(loaded, loop), None
             if reads_mask(pipe):
                 run = inpainting_call(loaded, self.canvas, params)
             elif (self.canvas is not None or loop.box) and (paused is None or params.kind is Kind.INPAINT):
@@ -153,8 +155,8 @@ class Work:
 
             # 4. Noise to latents, step by step.
             watch = Stopwatch(device)
-            run = ip_adapters.adapted(loaded, params, run)
-            with guides.around(pipe):
+            run = ip_adapters.adapted(loaded, loop, self.canvas, run)
+            with guides.around(pipe), regions.around(pipe):
                 latents: torch.Tensor = run(
                     **embedded[min(before // scheduler.order, len(embedded) - 1)],
                     **family.call(params),

@@ -68,6 +68,11 @@ class Steps:
         self._change, self._turn, self._hold, self._before = change, turn, hold, before
         self._estimate = samplers.capture_estimate(scheduler)
 
+    @property
+    def whole(self) -> int:
+        """Whole steps of the loop that are done, those before the pass was put aside included."""
+        return self.calls // int(self._scheduler.order)
+
     def keep_pace(self, device: torch.device) -> None:
         """For a pass that may be interrupted: do not launch CUDA steps long before the previous one has ended."""
         self._pace = Pace(device) if device.type == "cuda" and self._crew.wanted else None

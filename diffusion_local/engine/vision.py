@@ -1,21 +1,25 @@
-"""Preprocessors whose weights are a model of transformers, run as a process of their own: ``python -m`` this module.
+"""Models that look at pictures, run as a process of their own: ``python -m`` this module.
 
-The arguments are the type and the folder of its model; a PNG is read from stdin, and the control picture, RGB of the
-same size, is written to stdout as PNG. A failure is one line on stderr and exit status 1. Only safetensors are read, no
-code of the folder is run, and nothing is downloaded.
+The arguments are the task, the folder of its model and words of the task; a PNG is read from stdin. A picture of the
+same size is written to stdout as PNG, anything else as JSON. A failure is one line on stderr and exit status 1. No code
+of the folder is run, and nothing is downloaded; models of transformers are read from safetensors only.
 """
 
 import colorsys
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image as PIL
 from PIL import ImageDraw
+
+from diffusion_local.engine import saliency
 
 #: Kinds of models whose depth grows with the distance. The others give inverse depth, as ControlNets expect it.
 METRIC = ("chmv2", "depth_pro", "glpn", "prompt_depth_anything", "tipsv2_dpt", "zoedepth")
@@ -41,6 +45,12 @@ def enlarged(maps: torch.Tensor, picture: PIL.Image) -> torch.Tensor:
 
 def depth(picture: PIL.Image, folder: Path) -> PIL.Image:
     """Inverse depth as shades of grey: the nearest point is white, the farthest black."""
+    grey = inverse_depth(picture, folder) * 255
+    return PIL.fromarray(grey.round().to(torch.uint8).numpy()).convert("RGB")
+
+
+def inverse_depth(picture: PIL.Image, folder: Path) -> torch.Tensor:
+    """``[h, w]``: 1 at the nearest point, 0 at the farthest."""
     model = load(transformers.AutoModelForDepthEstimation, folder)
     made = model(**processor(folder)(images=picture, return_tensors="pt")).predicted_depth
     values = enlarged(made.reshape(1, *made.shape[-2:]), picture)[0]
@@ -49,8 +59,142 @@ def depth(picture: PIL.Image, folder: Path) -> PIL.Image:
     if not values.isfinite().all():
         raise ValueError("the model gives numbers that are not finite")
     low, high = values.min(), values.max()
-    grey = (values - low) / (high - low) * 255 if high > low else torch.zeros_like(values)
-    return PIL.fromarray(grey.round().to(torch.uint8).numpy()).convert("RGB")
+    return (values - low) / (high - low) if high > low else torch.zeros_like(values)
+
+
+#: How flat surfaces look in `normal`, and below which inverse depth a point counts as background: as MiDaS' normals of
+#: the first ControlNets.
+FLATNESS, BACKGROUND = 2 * np.pi, 0.1
+
+
+def normal(picture: PIL.Image, folder: Path) -> PIL.Image:
+    """Normals of the surfaces out of their depth: red to the right, green down, blue towards the viewer."""
+    values = inverse_depth(picture, folder)
+    padded = torch.nn.functional.pad(values[None, None], (1, 1, 1, 1), mode="replicate")
+    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    slopes = torch.nn.functional.conv2d(padded, torch.stack((sobel, sobel.T))[:, None])[0] * 255
+    slopes = slopes * (values >= BACKGROUND)
+    towards = torch.full_like(values, FLATNESS)
+    made = torch.nn.functional.normalize(torch.stack((slopes[0], slopes[1], towards)), dim=0)
+    return PIL.fromarray((made * 127.5 + 127.5).clamp(0, 255).to(torch.uint8).movedim(0, -1).numpy())
+
+
+#: Kinds of models that segment in several ways, of which the semantic one is read.
+UNIVERSAL = ("mask2former", "maskformer", "oneformer", "eomt")
+#: ADE20K's classes, which ControlNets for segments were trained on.
+ADE_CLASSES = 150
+#: Red, green and blue of each class, in order.
+ADE_COLOURS = (
+    "787878b4787806e6e650323204c8037878508c8c8ccc05ffe6e6e604fa07e005ffebff0796053d78784608ff33ff06528fff8cccff04"
+    "ff3307cc46030066c83de6faff06330b66ffff0747ff09e00907e6dcdcdcff095c7009ff08ffd607ffe0ffb8060aff47ff290a07ffff"
+    "e0ff086608ffff3d06ffc207ff7a0800ff14ff0829ff05990633ffeb0cffa0961400a3ff8c8c8cfa0a0f14ff001fff00ff1f00ffe000"
+    "99ff000000ffff470000ebff00adff1f00ff0bc8c8ff520000fff5003dff00ff7000ff85ff0000ffa300ff6600c2ff00008fff33ff00"
+    "0052ff00ff2900ffad0a00ffadff0000ff99ff5c00ff00ffff00f5ff0066ffad00ff0014ffb8b8001fff00ff3d0047ffff00cc00ffc2"
+    "00ff52000aff0070ff3300ff00c2ff007aff00ffa3ff990000ff0aff70008fff005200ffa3ff00ffeb0008b8aa8500ff00ff5cb800ff"
+    "ff001f00b8ff00d6ffff00705cff0000e0ff70e0ff46b8a0a300ff9900ff47ff00ff00a3ffcc00ff008f00ffeb85ff00ff00ebf500ff"
+    "ff007afff5000abed4d6ff0000ccff1400ffffff000099ff0029ff00ffcc2900ff29ff00ad00ff00f5ff4700ff7a00ff00ffb8005cff"
+    "b8ff000085ffffd60019c2c266ff005c00ff"
+)
+
+
+def segment(picture: PIL.Image, folder: Path) -> PIL.Image:
+    """What each pixel shows, in the colours of ADE20K's 150 classes."""
+    kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if len(kind.id2label) != ADE_CLASSES:
+        raise ValueError(f"the model knows {len(kind.id2label)} classes instead of ADE20K's {ADE_CLASSES}")
+    several = kind.model_type in UNIVERSAL
+    auto = transformers.AutoModelForUniversalSegmentation if several else transformers.AutoModelForSemanticSegmentation
+    model, given = load(auto, folder), processor(folder)
+    made = model(**given(images=picture, return_tensors="pt"))
+    if several:
+        size = [(picture.height, picture.width)]
+        classes = given.post_process_semantic_segmentation(made, target_sizes=size)[0]
+    else:
+        classes = enlarged(made.logits[0], picture).argmax(0)
+    table = np.frombuffer(bytes.fromhex(ADE_COLOURS), np.uint8).reshape(ADE_CLASSES, 3)
+    return PIL.fromarray(table[classes.clamp(0, ADE_CLASSES - 1).numpy()])
+
+
+# -- what is in a picture ----------------------------------------------------------------------------------------------
+
+#: Kinds of models that find anything that words name.
+BY_WORDS = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
+FOUND_MOST = 20
+
+
+def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[dict[str, Any]]:
+    """Boxes (left, top, right, bottom in pixels) of what words name, with score and word, the surest first."""
+    kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    size, threshold = (picture.height, picture.width), float(least)
+    found = []
+    if kind.model_type in BY_WORDS:
+        model = load(transformers.AutoModelForZeroShotObjectDetection, folder)
+        given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        for word in words:  # one by one: models that read all at once mix them up
+            found += [(*each, word) for each in by_word(picture, model, given, word, threshold, size)]
+    else:
+        model, given = load(transformers.AutoModelForObjectDetection, folder), processor(folder)
+        made = model(**given(images=picture, return_tensors="pt"))
+        told = given.post_process_object_detection(made, threshold=threshold, target_sizes=[size])[0]
+        labels = {number: str(name).lower() for number, name in model.config.id2label.items()}
+        for word in words:
+            if not any(fits(word, name) for name in labels.values()):
+                known = ", ".join(sorted(set(labels.values()))[:FOUND_MOST])
+                raise ValueError(f"the detector does not know {word!r}; it knows {known}")
+            each = zip(told["scores"].tolist(), told["labels"].tolist(), told["boxes"].tolist(), strict=True)
+            found += [(score, box, word) for score, label, box in each if fits(word, labels.get(label, ""))]
+    found.sort(key=lambda each: -each[0])
+    return [{"score": score, "box": within(box, picture.size), "word": word} for score, box, word in found][:FOUND_MOST]
+
+
+def by_word(
+    picture: PIL.Image, model: Any, given: Any, word: str, threshold: float, size: tuple[int, int]
+) -> list[tuple[float, list[float]]]:
+    owl = model.config.model_type.startswith("owl")
+    inputs = given(images=picture, text=[[word]] if owl else f"{word.lower()}.", return_tensors="pt")
+    more = {} if owl else {"input_ids": inputs["input_ids"], "text_threshold": threshold}
+    told = given.post_process_grounded_object_detection(
+        model(**inputs), threshold=threshold, target_sizes=[size], **more
+    )[0]
+    return list(zip(told["scores"].tolist(), told["boxes"].tolist(), strict=True))
+
+
+def fits(word: str, label: str) -> bool:
+    """Whether a word names a class, in the singular or the plural."""
+    wanted, known = word.lower().strip(), label.strip()
+    return wanted in (known, f"{known}s", *known.replace("_", " ").split()) or f"{wanted}s" == known
+
+
+def within(box: list[float], size: tuple[int, int]) -> list[int]:
+    """A box in whole pixels of a picture."""
+    left, top, right, bottom = box
+    return [
+        max(0, min(size[0], round(left))), max(0, min(size[1], round(top))),
+        max(0, min(size[0], round(right))), max(0, min(size[1], round(bottom))),
+    ]  # fmt: skip
+
+
+def background(picture: PIL.Image, folder: Path) -> PIL.Image:
+    """How much each pixel belongs to the main object of a picture, as shades of grey."""
+    path = saliency.weights_in(folder)
+    if path is None:
+        raise ValueError("there is no file of weights")
+    return saliency.mask(picture, saliency.read(path))
+
+
+MOST_CAPTION_TOKENS = 96
+#: What Florence-2 is asked for.
+FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
+
+
+def caption(picture: PIL.Image, folder: Path) -> str:
+    """What a picture shows, in words."""
+    model = load(transformers.AutoModelForImageTextToText, folder)
+    given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    florence = model.config.model_type == "florence2"
+    inputs = given(images=picture, return_tensors="pt", **({"text": FLORENCE_TASK} if florence else {}))
+    ids = model.generate(**inputs, max_new_tokens=MOST_CAPTION_TOKENS, num_beams=3, do_sample=False)
+    return str(given.batch_decode(ids, skip_special_tokens=True)[0]).strip()
 
 
 # -- poses -------------------------------------------------------------------------------------------------------------
@@ -146,22 +290,33 @@ def colour_of(number: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-FUNCTIONS: dict[str, Callable[[PIL.Image, Path], PIL.Image]] = {"depth": depth, "openpose": openpose}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "depth": depth,
+    "normal": normal,
+    "openpose": openpose,
+    "segment": segment,
+    "detect": detect,
+    "background": background,
+    "caption": caption,
+}
 
 
-def main(kind: str, folder: str) -> int:
+def main(kind: str, folder: str, *words: str) -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     # What a library prints must not end up in the picture.
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         with torch.inference_mode(), PIL.open(io.BytesIO(sys.stdin.buffer.read()), formats=("PNG",)) as picture:
-            made = FUNCTIONS[kind](picture.convert("RGB"), Path(folder))
+            made = FUNCTIONS[kind](picture.convert("RGB"), Path(folder), *words)
     except Exception as error:  # a model may raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(first, file=sys.stderr)
         return 1
-    made.save(answer, "PNG", compress_level=1)
+    if isinstance(made, PIL.Image):
+        made.save(answer, "PNG", compress_level=1)
+    else:
+        answer.write(json.dumps(made).encode())
     answer.flush()
     return 0
 

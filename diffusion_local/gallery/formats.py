@@ -46,7 +46,7 @@ def encode(picture: PIL.Image, texts: dict[str, str], form: str = "png", with_si
 
 
 def draw_thumbnail(picture: PIL.Image) -> PIL.Image:
-    small = picture.convert("RGB")
+    small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     small.thumbnail(THUMBNAIL, PIL.Resampling.LANCZOS)
     return small
 
@@ -70,6 +70,8 @@ def can_hold(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:
     """Whether a format can hold a picture of this size with its whole recipe. PNG always can."""
     if form == "png":
         return True
+    if form == "jpeg" and picture.has_transparency_data:
+        return False
     return max(picture.size) <= MAX_SIDE[form] and (form != "jpeg" or len(exif(texts)) <= MAX_EXIF)
 
 

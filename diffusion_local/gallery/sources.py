@@ -170,6 +170,23 @@ class Sources:
         self._seen[key] = found
         return found
 
+    def describe(self, image: str) -> str:
+        """What a source picture shows, in words of the model in the home's folder for captions.
+
+        Raises NotFound, InvalidParams for ``image`` where there is no such model or it fails, and Overloaded.
+        """
+        file = self.file(check_source_id("image", image))
+        model = learned.model_of("caption", self._preprocessors, "image")
+        key = (image, "caption", (0, 0), model.version)
+        if key not in self._seen:
+            with file.open() as opened, PIL.open(opened, formats=("PNG",)) as picture, image_decoding.share(picture):
+                shown = preprocessors.fitted(picture, picture.size)
+            told = learned.describe(shown, model, "image")
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.pop(next(iter(self._seen)), None)
+            self._seen[key] = told
+        return self._seen[key]
+
     def from_image(self, image_id: str) -> Source:
         """Copy a gallery picture to the sources. Raises NotFound."""
         try:

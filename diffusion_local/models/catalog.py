@@ -38,6 +38,7 @@ from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.types import Control, ControlType, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
+from diffusion_local.options.values import entry
 
 #: Fields of a model that concern only the machine where its files lie.
 LOCAL_FIELDS = ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes")
@@ -111,16 +112,19 @@ class Catalog:
         places: ModelDirectories | Path,
         size_of: SizeOf | None = None,
         paints: Callable[[str], bool] = lambda mask_id: True,
-        see: Callable[[str, str, tuple[int, int]], str] = lambda image, kind, size: "",
+        see: Callable[[str, str, tuple[int, int], str], str] = lambda image, kind, size, field: "",
+        check_task: Callable[[str, str], object] = lambda task, field: None,
     ) -> None:
         """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
         there are none. ``paints`` tells whether a mask has any white. ``see`` keeps what a control of a
-        type sees of a picture at a size, and gives its id as a source picture."""
+        type sees of a picture at a size, and gives its id as a source picture. ``check_task`` raises InvalidParams for
+        a field unless there is a model for a task of ``engine.learned``."""
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
         self.size_of = size_of or no_source
         self.paints = paints
         self.see = see
+        self.check_task = check_task
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
@@ -217,6 +221,10 @@ class Catalog:
 
     def _check_files(self, params: Params, model: Model) -> None:
         """Check before queueing that the files named by the params exist and fit the model."""
+        if params.background:
+            self.check_task("background", "background")
+        if params.details:
+            self.check_task("detect", entry("details", 0, "target"))
         if params.kind is Kind.UPSCALE:
             if params.upscaler != LANCZOS:
                 check_adapter("upscaler", params.upscaler, self.upscalers())
@@ -234,6 +242,7 @@ class Catalog:
         self.check_controls(params, model)
         if any(each.use is not Use.EDIT for each in params.references):
             references.check_adapters(params, model, self.ip_adapters(), self.image_encoders())
+        references.check_parts(params, model)
         if params.vae:
             check_adapter("vae", params.vae, self.vaes(), model.architecture)
         self._check_words(params, model)
@@ -243,7 +252,9 @@ class Catalog:
         if model.family not in TAKES_WORDS:
             return
         for each in self.embeddings():
-            check_embeddings(each, {"prompt": params.prompt, "negative": params.negative}, model.architecture)
+            texts = {entry("regions", place, "prompt"): each.prompt for place, each in enumerate(params.regions)}
+            texts |= {"prompt": params.prompt, "negative": params.negative}
+            check_embeddings(each, texts, model.architecture)
 
     def check_loras(self, params: Params, model: Model) -> None:
         """Raises InvalidParams for a LoRA that is not there or does not fit the model."""
@@ -256,8 +267,8 @@ class Catalog:
     def check_controls(self, params: Params, model: Model) -> None:
         """Raises InvalidParams for a ControlNet that is not there or does not fit the model."""
         found = [control_of(each, model) for each in self.controls()] if params.controls else []
-        for control in params.controls:
-            check_adapter("controls", control.model, found, model.architecture)
+        for place, control in enumerate(params.controls):
+            check_adapter(entry("controls", place, "model"), control.model, found, model.architecture)
 
     def _with_controls(self, params: Params, model: Model) -> Params:
         """Every control with the name of its ControlNet, and with the picture that this one sees."""
@@ -271,13 +282,17 @@ class Catalog:
             each.name for each in found if each.ready and adapter_fits(control_of(each, model), model.architecture)
         ]
 
-        def completed(control: Control) -> Control:
-            name = resolve_name("controls", control.model, names) if control.model else chosen_control(control, fitting)
+        def completed(place: int, control: Control) -> Control:
+            field = entry("controls", place, "model")
+            name = (
+                resolve_name(field, control.model, names) if control.model else chosen_control(field, control, fitting)
+            )
+            size = self._seen_size(control, params)
             return replace(
-                control, model=name, seen=self.see(control.image, control.type, self._seen_size(control, params))
+                control, model=name, seen=self.see(control.image, control.type, size, entry("controls", place, "type"))
             )
 
-        return replace(params, controls=tuple(map(completed, params.controls)))
+        return replace(params, controls=tuple(completed(*each) for each in enumerate(params.controls)))
 
     def _seen_size(self, control: Control, params: Params) -> tuple[int, int]:
         """Size (pixels) of the picture that a control sees. Where only the masked area is painted, the engine
@@ -302,7 +317,7 @@ def control_of(adapter: Adapter, model: Model) -> Adapter:
     return replace(adapter, architecture=model.architecture) if own else adapter
 
 
-def chosen_control(control: Control, fitting: list[str]) -> str:
+def chosen_control(field: str, control: Control, fitting: list[str]) -> str:
     """The ControlNet for a control that names none: the one that fits the model, or whose name tells its type.
 
     Raises InvalidParams where that is none or several.
@@ -312,7 +327,7 @@ def chosen_control(control: Control, fitting: list[str]) -> str:
     for names in (of_kind, fitting):
         if len(names) == 1:
             return names[0]
-    raise InvalidParams("controls", message("control_which", known=", ".join(fitting) or "-"))
+    raise InvalidParams(field, message("control_which", known=", ".join(fitting) or "-"))
 
 
 def no_source(source_id: str) -> tuple[int, int]:

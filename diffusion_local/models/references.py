@@ -1,11 +1,11 @@
-"""Rules about pictures that a model reads beside the prompt."""
+"""Rules about pictures that a model reads beside the prompt, and about parts of a picture with wishes of their own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffusion_local import families
-from diffusion_local.domain import Params
+from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter, adapter_fits, check_adapter
@@ -13,6 +13,7 @@ from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, nearest_size
 from diffusion_local.options.types import Use
 from diffusion_local.options.validate import SizeOf
+from diffusion_local.options.values import entry
 
 if TYPE_CHECKING:
     from diffusion_local.models.catalog import Model
@@ -39,20 +40,33 @@ def shaped(defaults: Defaults, given: Mapping[str, Any], limits: Limits, size_of
 def check(params: Params, model: str, architecture: str, size_of: SizeOf) -> None:
     """Raise InvalidParams for references that the model does not read."""
     most = families.references_of(architecture)
-    read = [each for each in params.references if each.use is Use.EDIT]
+    read = {place: each for place, each in enumerate(params.references) if each.use is Use.EDIT}
     if read and not most:
         raise InvalidParams("references", message("no_references", model=model))
     if len(read) > most:
         raise InvalidParams("references", message("references_most", most=most, model=model, got=len(read)))
     if not read and families.needs_reference(architecture):
         raise InvalidParams("references", message("reference_needed", model=model))
-    for each in read:
+    for place, each in read.items():
         width, height = size_of(each.image)
         if min(width, height) < MIN_SIDE or max(width, height) > MAX_RATIO * min(width, height):
             least, ratio = MIN_SIDE, MAX_RATIO
             raise InvalidParams(
-                "references", message("reference_shape", least=least, ratio=ratio, got=f"{width}x{height}")
+                entry("references", place, "image"),
+                message("reference_shape", least=least, ratio=ratio, got=f"{width}x{height}"),
             )
+
+
+#: Families whose attention can read other prompts in parts of a picture.
+REGIONAL = ("sd", "sdxl")
+
+
+def check_parts(params: Params, model: "Model") -> None:
+    """Raise InvalidParams for regions or details that a model cannot make."""
+    if params.regions and (model.family not in REGIONAL or model.architecture == "sd1_instruct"):
+        raise InvalidParams("regions", message("no_regions", model=model.id))
+    if params.details and Kind.INPAINT not in model.kinds:
+        raise InvalidParams("details", message("no_details", model=model.id))
 
 
 #: Families whose models take IP-Adapters.
@@ -98,18 +112,19 @@ def encoder_for(adapter: Adapter, encoders: list[Adapter]) -> Adapter | None:
 
 def check_adapters(params: Params, model: "Model", known: list[Adapter], encoders: list[Adapter]) -> None:
     """Raise InvalidParams unless the IP-Adapters of all references and their image encoders can be used."""
-    if model.family not in TAKES_ADAPTERS:
-        raise InvalidParams("references", message("no_ip_adapters", model=model.id))
-    for each in params.references:
+    for place, each in enumerate(params.references):
         if each.use is Use.EDIT:
             continue
+        if model.family not in TAKES_ADAPTERS:
+            raise InvalidParams(entry("references", place, "use"), message("no_ip_adapters", model=model.id))
+        field = entry("references", place, "adapter")
         if not each.adapter:
-            raise InvalidParams("references", message("ip_adapter_none", model=model.id))
-        check_adapter("references", each.adapter, known, model.architecture)
+            raise InvalidParams(field, message("ip_adapter_none", model=model.id))
+        check_adapter(field, each.adapter, known, model.architecture)
         adapter = next(one for one in known if one.name == each.adapter)
         if encoder_for(adapter, encoders) is None:
             width = adapter.widths[0]
             raise InvalidParams(
-                "references",
+                field,
                 message("ip_adapter_encoder", name=each.adapter, width=width, usual=USUAL.get(width, "CLIP")),
             )

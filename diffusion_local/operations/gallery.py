@@ -36,6 +36,13 @@ PARTS: dict[str, dict[str, Operation]] = {
             post("/sources/control", status=201),
             doc="What a ControlNet would see of a source picture: `image` is its id, `type` a preprocessor, as canny.",
         ),
+        "describe": op(
+            SUBMIT,
+            SEEN,
+            post("/sources/describe"),
+            doc="What a source picture shows, in words: `image` is its id. It needs a model in preprocessors/caption.",
+            answer=Named("caption"),
+        ),
         "seen_by": op(READ, SEEN),
         "file": op(READ, SEEN),
         "size": op(READ, SEEN),

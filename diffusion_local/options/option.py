@@ -6,12 +6,12 @@ from enum import Enum
 from typing import Any, get_args, get_origin
 
 from diffusion_local.options import values
-from diffusion_local.options.types import Kind, PictureRecord
+from diffusion_local.options.types import Kind, Record
 
 #: (name, value) -> value in the option's type; raises InvalidParams.
 Check = Callable[[str, Any], Any]
 
-RecordType = type[PictureRecord]
+RecordType = type[Record]
 
 EVERY_KIND = tuple(Kind)
 #: Kinds of work that are denoised by a model.
@@ -90,9 +90,9 @@ class Option:
 
     @property
     def record(self) -> RecordType | None:
-        """The class of its entries, if it names several source pictures."""
+        """The class of its entries, if it is a list of records."""
         entry = get_args(self.type)[0] if get_origin(self.type) is tuple else None
-        return entry if isinstance(entry, type) and issubclass(entry, PictureRecord) else None
+        return entry if isinstance(entry, type) and issubclass(entry, Record) else None
 
     @property
     def request_type(self) -> Any:

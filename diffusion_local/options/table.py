@@ -6,7 +6,6 @@ one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the e
 """
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, get_args
@@ -16,7 +15,7 @@ from diffusion_local.options.hires import SecondPass, enlarged
 from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, check_content, check_outpaint
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
-from diffusion_local.options.types import RUNGS, Control, Kind, Lora, Reference
+from diffusion_local.options.types import RUNGS, Control, Detail, Kind, Lora, Reference, Region
 from diffusion_local.options.values import MAX_SEED
 
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
@@ -117,9 +116,17 @@ class Params:
     controls: Annotated[tuple[Control, ...], Option(
         meaning="pictures that steer the composition through ControlNets, each `{\"image\": ID, \"type\": \"canny\", "
         "\"model\": NAME, \"weight\": 1.0, \"start\": 0, \"end\": 1}`; `type` is canny, softedge, scribble, tile, "
-        "luminance, invert, depth, openpose or none, `model` a name in controlnet/, `start` and `end` are shares of "
+        "luminance, invert, lineart, depth, normal, openpose, segment or none, `model` a name in controlnet/, `start` "
+        "and `end` are shares of "
         "the steps, `mode` is the kind of picture for a union ControlNet", a1111=(), check=values.controls,
         sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
+    )] = ()
+    regions: Annotated[tuple[Region, ...], Option(
+        meaning='parts of the picture with prompts of their own, each `{"prompt": "a fox", "x": 0, "y": 0, "width": '
+        '0.5, "height": 1, "weight": 0.8}` in shares of the picture; `weight` counts against the prompt of the '
+        "picture, 1 alone", a1111=(), check=values.regions, sent=list[Any],
+        example=[{"prompt": "a fox", "width": 0.5}, {"prompt": "a car, red", "x": 0.5, "width": 0.5, "weight": 1.0}],
+        widget=Widget.TEXT, place="regions", varies=False
     )] = ()
     vae: Annotated[str, Option(
         meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"
@@ -196,6 +203,18 @@ class Params:
         a1111=("Hires tile",), kinds=TWICE, low=0, high=4096, example=256, place="hires", step=64,
         needs="hires_scale"
     )] = 0
+    details: Annotated[tuple[Detail, ...], Option(
+        meaning='painted anew at the size of the model where a detector finds it, each `{"target": "face", '
+        '"prompt": "", "strength": 0.4, "steps": 0, "confidence": 0.3, "padding": 32, "limit": 4}`', a1111=(),
+        check=values.details, sent=list[Any],
+        example=[{"target": "face", "strength": 0.3, "limit": 2}, {"target": "left hand"}],
+        widget=Widget.TEXT, place="details", varies=False
+    )] = ()
+    background: Annotated[str, Option(
+        meaning="transparent cuts the main object out of the finished picture", a1111=("Background",),
+        kinds=EVERY_KIND, choices=("transparent",), check=values.check_background, example="transparent",
+        place="details"
+    )] = ""
     rung: Annotated[str, Option(
         meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=RUNGS,
         place="expert.files"
@@ -215,7 +234,8 @@ class Params:
             return pixels
         share = self.strength if self.kind in FROM_SOURCE else 1.0
         first = max(1.0, self.steps * share) * pixels  # at least one step is made
-        return first if self.second is None else first * self.has_first_pass + self.second.cost
+        passes = first if self.second is None else first * self.has_first_pass + self.second.cost
+        return passes + self.detail_work * pixels
 
     @property
     def second(self) -> SecondPass | None:
@@ -244,17 +264,23 @@ class Params:
     @property
     def total_steps(self) -> int:
         """Steps that progress counts: those of both passes, and of each tile."""
-        return self.steps if self.second is None else self.steps + self.second.total_steps
+        second = 0 if self.second is None else self.second.total_steps
+        return self.steps + second + sum(each.steps or self.steps for each in self.details)
+
+    @property
+    def detail_work(self) -> float:
+        """Steps that details take, if each is found once."""
+        return sum((each.steps or self.steps) * each.strength for each in self.details)
 
     @property
     def paced(self) -> tuple[int, int]:
         """(pixels, steps) that the duration depends on; a first pass counts as steps at the size of the second."""
         pixels = self.width * self.height
         if self.second is None:
-            return pixels, self.steps
+            return pixels, self.steps + round(self.detail_work)
         large = self.second.size[0] * self.second.size[1]
         first = -(-self.steps * pixels // large) if self.has_first_pass else 0
-        return large, first + round(self.second.cost * 1e6 / large)
+        return large, first + round((self.second.cost * 1e6 + self.detail_work * pixels) / large)
 
     @property
     def runs_on(self) -> str:
@@ -346,31 +372,8 @@ BATCH_OPTIONS = declared(BatchOptions)
 SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
 #: Options that carry a source picture: its id, or the picture itself where the caller can send one.
 PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
-#: Options that carry several source pictures, with the class of their entries.
+#: Options that are lists of records, with the class of their entries.
 RECORDS = {name: option.record for name, option in OPTIONS.items() if option.record}
-
-
-def with_pictures(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
-    """Options with their pictures replaced by ``keep(name of the option, picture)``, which returns an id.
-
-    A picture is text, in the form in which a caller sends it. Other values stay as they are; so do values that are no
-    text, for ``validate`` to refuse. Raises InvalidParams.
-    """
-    done = dict(given)
-    for name in PICTURES:
-        if isinstance(text := given.get(name), str) and text:
-            done[name] = keep(name, text.strip())
-    for name, record in RECORDS.items():
-        if given.get(name):
-            done[name] = [
-                each | {part: keep(name, text.strip()) for part in record.pictures if (text := text_of(each.get(part)))}
-                for each in values.record_values(name, given[name])
-            ]
-    return done
-
-
-def text_of(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def refused_options(kind: Kind) -> tuple[str, ...]:

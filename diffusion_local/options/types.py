@@ -1,9 +1,10 @@
 """Value types of options: kind of work, LoRAs with weights, pictures with their use, rungs of the memory policy."""
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 
 class Kind(StrEnum):
@@ -40,17 +41,25 @@ class Lora:
         return f"{name}:{format_number(self.weight)}"
 
 
-@dataclass(frozen=True, slots=True)
-class PictureRecord:
-    """One entry of an option that names several source pictures. ``image``: id of the source picture.
+#: An entry of regions: text up to the last of its pairs, or all of it.
+REGION = re.compile(r"[^\s,].*?(?::[a-z_]+=[^:,]*)+(?=\s*,|\s*$)|[^\s,].*", re.DOTALL)
+#: ``LEAD:name=value:...``; the leading value may contain colons itself, as a path or a data URL.
+RECORD = re.compile(r"(?P<lead>.*?)(?P<pairs>(?::[a-z_]+=[^:]*)*)", re.DOTALL)
+PAIR = re.compile(r":(?=[a-z_]+=)")
 
-    Subclasses add fields with defaults, of type str, float or StrEnum; ``pictures`` names those that hold an id of a
-    source picture.
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of an option that is a list. Its text is ``LEAD:name=value:...``, read by ``values.record_values``.
+
+    Subclasses declare fields of type str, int, float or StrEnum; all but the first, the ``lead``, have defaults.
     """
 
-    pictures: ClassVar[tuple[str, ...]] = ("image",)
-
-    image: str
+    lead: ClassVar[str]
+    #: Fields that hold the id of a source picture.
+    pictures: ClassVar[tuple[str, ...]] = ()
+    #: The most entries of one job.
+    most: ClassVar[int] = 10
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -70,13 +79,36 @@ class PictureRecord:
         known = {each.name: each for each in fields(cls)}
         return cls(**{name: converted(known[name].default, value) for name, value in found.items() if name in known})
 
+    @classmethod
+    def split(cls, text: str) -> list[str]:
+        """The entries of a text, separated by commas."""
+        return text.split(",")
+
+    @classmethod
+    def read(cls, text: str) -> dict[str, Any]:
+        """The values in the text of one entry, by name."""
+        found = RECORD.fullmatch(text)
+        assert found is not None
+        pairs = (pair.partition("=") for pair in found["pairs"].split(":") if pair)
+        return {cls.lead: found["lead"]} | {name: unquote(value) for name, _, value in pairs}
+
     def __str__(self) -> str:
-        """``IMAGE:name=value:...``, parsed by ``options.values.picture_records``."""
         values = {
             name: format_number(value) if isinstance(value, float) else str(value)
             for name, value in self.to_dict().items()
         }
-        return ":".join([values.pop("image"), *(f"{name}={quote(value, safe='/ ')}" for name, value in values.items())])
+        pairs = (f"{name}={quote(value, safe='/ ')}" for name, value in values.items() if name != self.lead)
+        return ":".join([values[self.lead], *pairs])
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRecord(Record):
+    """An entry that names a source picture by its id."""
+
+    lead: ClassVar[str] = "image"
+    pictures: ClassVar[tuple[str, ...]] = ("image",)
+
+    image: str
 
 
 def converted(default: Any, value: Any) -> Any:
@@ -113,8 +145,11 @@ class ControlType(StrEnum):
     TILE = "tile"
     LUMINANCE = "luminance"
     INVERT = "invert"
+    LINE_ART = "lineart"
     DEPTH = "depth"
+    NORMAL = "normal"
     OPENPOSE = "openpose"
+    SEGMENT = "segment"
 
     @property
     def needs_model(self) -> bool:
@@ -123,7 +158,7 @@ class ControlType(StrEnum):
 
 
 #: Preprocessors whose weights are a model.
-LEARNED = (ControlType.DEPTH, ControlType.OPENPOSE)
+LEARNED = (ControlType.DEPTH, ControlType.NORMAL, ControlType.OPENPOSE, ControlType.SEGMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +171,7 @@ class Control(PictureRecord):
     """
 
     pictures: ClassVar[tuple[str, ...]] = ("image", "seen")
+    most: ClassVar[int] = 5
 
     type: ControlType = ControlType.NONE
     model: str = ""
@@ -144,6 +180,62 @@ class Control(PictureRecord):
     end: float = 1.0
     mode: str = ""
     seen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Region(Record):
+    """A part of the picture with a prompt of its own.
+
+    ``x``, ``y`` (of its left upper corner), ``width`` and ``height`` are shares of the picture, 0 to 1; ``weight``: how
+    much its prompt counts there against the prompt of the picture, 1 alone.
+    """
+
+    lead: ClassVar[str] = "prompt"
+    most: ClassVar[int] = 8
+
+    prompt: str
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+    weight: float = 0.8
+
+    @classmethod
+    def split(cls, text: str) -> list[str]:
+        """Entries end with a comma behind a pair; other commas belong to the prompt."""
+        return REGION.findall(text)
+
+    @classmethod
+    def read(cls, text: str) -> dict[str, Any]:
+        found = Record.read.__func__(cls, text)  # type: ignore[attr-defined]
+        return found | {"prompt": unquote(found["prompt"])}
+
+    def __str__(self) -> str:
+        prompt = PAIR.sub("%3A", self.prompt.replace("%", "%25"))
+        pairs = {name: format_number(value) for name, value in self.to_dict().items() if name != "prompt"} or {"x": "0"}
+        return ":".join([prompt, *(f"{name}={value}" for name, value in pairs.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Detail(Record):
+    """Something that a detector finds in the finished picture, and that is painted anew at the model's own size.
+
+    ``target`` is what it is called, such as face; ``prompt``: for what is painted, "" for that of the picture;
+    ``strength``: how far it may change, 0 to 1; ``steps``: 0 takes as many as the picture; ``confidence``: how sure the
+    detector must be, 0 to 1; ``padding``: pixels around it that the model sees; ``limit``: the most that are painted,
+    the surest first.
+    """
+
+    lead: ClassVar[str] = "target"
+    most: ClassVar[int] = 4
+
+    target: str
+    prompt: str = ""
+    strength: float = 0.4
+    steps: int = 0
+    confidence: float = 0.3
+    padding: int = 32
+    limit: int = 4
 
 
 def format_number(number: float) -> str:

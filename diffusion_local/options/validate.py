@@ -13,8 +13,8 @@ from diffusion_local.options.hires import MAX_TILES, MIN_TILE, Size, enlarged, t
 from diffusion_local.options.inpaint import AREAS, margins
 from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, nearest_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
-from diffusion_local.options.table import LANCZOS, OPTIONS, RECORDS, SETTINGS, Params, refused_options
-from diffusion_local.options.types import Kind, Lora, PictureRecord
+from diffusion_local.options.table import LANCZOS, OPTIONS, PICTURES, RECORDS, SETTINGS, Params, refused_options
+from diffusion_local.options.types import Kind, Lora, Record
 
 #: (width, height) of a source picture by id; raises InvalidParams or NotFound.
 SizeOf = Callable[[str], tuple[int, int]]
@@ -24,6 +24,34 @@ MAX_UPSCALED_SIDE = 16384
 MAX_UPSCALED_PIXELS = 8192 * 8192
 #: Tile side of an upscaler, in pixels of the source.
 TILE = 512
+
+
+def with_pictures(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
+    """Options with their pictures replaced by ``keep(name of the field, picture)``, which returns an id.
+
+    A picture is text, in the form in which a caller sends it. Other values stay as they are; so do values that are no
+    text, for ``validate`` to refuse. Raises InvalidParams.
+    """
+    done = dict(given)
+    for name in PICTURES:
+        if isinstance(text := given.get(name), str) and text:
+            done[name] = keep(name, text.strip())
+    for name, record in RECORDS.items():
+        if given.get(name):
+            done[name] = [
+                each
+                | {
+                    part: keep(values.entry(name, place, part), text.strip())
+                    for part in record.pictures
+                    if (text := text_of(each.get(part)))
+                }
+                for place, each in enumerate(values.record_values(name, given[name], record))
+            ]
+    return done
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def check_names(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +142,8 @@ def denoising_options(
         done["width"], done["height"] = check_size(
             given.get("width", size[0]), given.get("height", size[1]), limits, model_id
         )
+        if given.get("outpaint") and not only_masked:
+            check_frame_shape((done["width"], done["height"]), whole, limits, given)
     sampler, schedule = "", ""
     with faults:
         sampler, schedule = check_sampler(given.get("sampler", defaults.sampler), sampling)
@@ -154,6 +184,17 @@ def extended_size(given: Mapping[str, Any], size: Size) -> Size:
     width, height = margins(OPTIONS["outpaint"].validate(given.get("outpaint")), size).extended(size)
     check_upscaled_size("outpaint", width, height)
     return width, height
+
+
+def check_frame_shape(size: Size, whole: Size, limits: Limits, given: Mapping[str, Any]) -> None:
+    """Raise InvalidParams if filling ``size`` with an extended picture would cut off more than sides are rounded by."""
+    scale = max(size[0] / whole[0], size[1] / whole[1])
+    cut = max(whole[0] * scale - size[0], whole[1] * scale - size[1])
+    if cut <= limits.multiple * max(1, (max(whole) / min(whole) + 1) / 2):
+        return
+    slots = {"whole": f"{whole[0]}x{whole[1]}", "got": f"{size[0]}x{size[1]}"}
+    named = next((name for name in ("width", "height") if given.get(name) is not None), "outpaint")
+    raise InvalidParams(named, message("outpaint_shape", **slots))
 
 
 def check_upscaled_size(field: str, width: int, height: int) -> None:
@@ -256,9 +297,14 @@ def source_size(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
         raise InvalidParams(field, message("source_not_kept", source=source_id)) from None
 
 
-def check_pictures(field: str, records: tuple[PictureRecord, ...], size_of: SizeOf) -> None:
+def check_pictures(field: str, records: tuple[Record, ...], size_of: SizeOf) -> None:
     """Raise InvalidParams unless all pictures of an option exist, and are not too large together."""
-    sizes = [source_size(field, each, size_of) for record in records for each in record.inputs]
+    sizes = [
+        source_size(values.entry(field, place, name), getattr(record, name), size_of)
+        for place, record in enumerate(records)
+        for name in record.pictures
+        if getattr(record, name)
+    ]
     pixels = sum(width * height for width, height in sizes)
     if pixels > values.MAX_PICTURES_MEGAPIXELS * 1_000_000:
         raise InvalidParams(

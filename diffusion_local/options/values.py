@@ -2,14 +2,25 @@
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.grammar import tags
 from diffusion_local.messages import message
-from diffusion_local.options.types import Control, ControlType, Lora, PictureRecord, Reference, Use, format_number
+from diffusion_local.options.types import (
+    Control,
+    ControlType,
+    Detail,
+    Lora,
+    Record,
+    Reference,
+    Region,
+    Use,
+    format_number,
+)
 
 MAX_SEED = 2**32 - 1
 #: Maximum pictures per denoiser pass.
@@ -17,13 +28,13 @@ MOST_TOGETHER = 16
 MAX_PROMPT_CHARS = 10_000
 MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
-#: Entries of an option that names several source pictures.
-MAX_PICTURES = 10
 #: Megapixels of all pictures that such an option names.
 MAX_PICTURES_MEGAPIXELS = 100
 MAX_REFERENCE_WEIGHT = 2.0
-MAX_CONTROLS = 5
 MAX_CONTROL_WEIGHT = 2.0
+#: The least side of a region, as a share of the picture's.
+MIN_REGION = 0.02
+MAX_TARGET_CHARS = 60
 #: What a union ControlNet takes a picture for, by ControlNet type as other tools name them.
 CONTROL_MODES = (
     "canny", "softedge", "scribble", "lineart", "tile", "depth", "normal", "openpose", "segment", "blur", "luminance",
@@ -34,8 +45,6 @@ SOURCE_ID = re.compile(r"[0-9a-f]{64}")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
 #: Comma-separated parts; quoted commas do not separate. An unclosed quotation mark is a character.
 PART = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
-#: ``IMAGE:name=value:...``; the picture may contain colons itself, as a path or a data URL.
-RECORD = re.compile(r"(?P<image>.*?)(?P<pairs>(?::[a-z_]+=[^:]*)*)", re.DOTALL)
 QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
 #: Allowed control characters: tab, line ends, form feed, escape.
 CONTROLS = "\t\n\v\f\r\x1b"
@@ -137,6 +146,11 @@ def check_moment(field: str, value: Any) -> str | None:
         raise InvalidParams(field, message("moment", got=echo(value))) from None
 
 
+def check_background(field: str, value: Any) -> str:
+    """``transparent``, or "" for what other programs call auto or opaque. Raises InvalidParams."""
+    return {"transparent": "transparent"}.get(check_choice(field, value, ("transparent", "auto", "opaque")), "")
+
+
 def check_needed_source(field: str, value: Any, needed: str) -> str:
     """Id of a source picture. ``needed``: the kind of work that requires one, or ""."""
     if not value:
@@ -198,83 +212,138 @@ def check_lora(field: str, value: Any) -> Lora:
     return Lora(check_file_name(field, name), check_number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))
 
 
-R = TypeVar("R", bound=PictureRecord)
+R = TypeVar("R", bound=Record)
 
 
-def record_values(field: str, value: Any) -> list[dict[str, Any]]:
-    """Entries of an option that names several pictures, as plain values by name; their pictures are not validated.
+def record_values(field: str, value: Any, kind: type[Record]) -> list[dict[str, Any]]:
+    """Entries of an option that is a list of records, as plain values by name that are not validated.
 
-    Each is a record, ``{"image": ..., ...}`` or ``"IMAGE:name=value:..."``; text holds several, separated by commas.
-    Raises InvalidParams.
+    Each is a record, its values by name, or its text; a text may hold several, separated by commas. Raises
+    InvalidParams.
     """
-    each = [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+    each = [one.strip() for one in kind.split(value) if one.strip()] if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
-        raise InvalidParams(field, message("picture_list", example='[{"image": "ID"}]', got=echo(value)))
+        raise InvalidParams(field, message("picture_list", example=f'[{{"{kind.lead}": ...}}]', got=echo(value)))
     each = [one for one in each if one != ""]
-    if len(each) > MAX_PICTURES:
-        raise InvalidParams(field, message("at_most", most=MAX_PICTURES, got=len(each)))
-    return [record_value(field, one) for one in each]
+    if len(each) > kind.most:
+        raise InvalidParams(field, message("entries_most", most=kind.most, got=len(each)))
+    return [record_value(entry(field, place), one, kind) for place, one in enumerate(each)]
 
 
-def record_value(field: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, PictureRecord):
+def entry(field: str, place: int, name: str = "") -> str:
+    """How an error names an entry of an option, counted from 0, or one of its fields: ``controls[1].weight``."""
+    return f"{field}[{place}]" + (f".{name}" if name else "")
+
+
+def record_value(field: str, value: Any, kind: type[Record]) -> dict[str, Any]:
+    if isinstance(value, Record):
         return value.to_dict()
-    if isinstance(value, str) and (found := RECORD.fullmatch(value.strip())):
-        pairs = (pair.partition("=") for pair in found["pairs"].split(":") if pair)
-        return {"image": found["image"]} | {name: unquote(text) for name, _, text in pairs}
-    if isinstance(value, dict) and isinstance(value.get("image"), str):
+    if isinstance(value, str):
+        return kind.read(value.strip())
+    if isinstance(value, dict) and isinstance(value.get(kind.lead), str):
         return value
-    raise InvalidParams(field, message("picture_record", got=echo(value)))
+    raise InvalidParams(field, message("picture_record", name=kind.lead, got=echo(value)))
 
 
-def picture_records(field: str, value: Any, kind: type[R]) -> list[dict[str, Any]]:
-    """Entries with only the fields of ``kind``, and with valid ids of pictures. Raises InvalidParams."""
+def records(field: str, value: Any, kind: type[R], make: Callable[[str, dict[str, Any]], R]) -> tuple[R, ...]:
+    """Validated entries: ``make`` gets the name of an entry and its values. Raises InvalidParams."""
     names = [each.name for each in fields(kind)]
-    found = [{name: one for name, one in each.items() if one is not None} for each in record_values(field, value)]
-    for each in found:
-        for name in each:
+    made = []
+    for place, given in enumerate(record_values(field, value, kind)):
+        found = {name: one for name, one in given.items() if one is not None}
+        for name in found:
             if name not in names:
-                raise InvalidParams(field, message("picture_record_field", known=names, got=echo(name)))
+                raise InvalidParams(entry(field, place), message("picture_record_field", known=names, got=echo(name)))
         for name in kind.pictures:
-            if name == "image" or each.get(name):
-                check_source_id(field, each.get(name))
-    return found
+            if name == kind.lead or found.get(name):
+                check_source_id(entry(field, place, name), found.get(name))
+        made.append(make(entry(field, place), found))
+    return tuple(made)
 
 
 def references(field: str, value: Any) -> tuple[Reference, ...]:
     """Validated references. Raises InvalidParams."""
-    return tuple(
-        Reference(
-            image=each["image"],
-            use=Use(check_choice(field, each.get("use") or Use.EDIT, tuple(Use))),
-            weight=check_number(field, each.get("weight", 1.0), 0, MAX_REFERENCE_WEIGHT),
-            adapter=check_file_name(field, each["adapter"]) if each.get("adapter") else "",
-            mask=each.get("mask") or "",
-        )
-        for each in picture_records(field, value, Reference)
+    return records(field, value, Reference, reference)
+
+
+def reference(field: str, each: dict[str, Any]) -> Reference:
+    return Reference(
+        image=each["image"],
+        use=Use(check_choice(f"{field}.use", each.get("use") or Use.EDIT, tuple(Use))),
+        weight=check_number(f"{field}.weight", each.get("weight", 1.0), 0, MAX_REFERENCE_WEIGHT),
+        adapter=check_file_name(f"{field}.adapter", each["adapter"]) if each.get("adapter") else "",
+        mask=each.get("mask") or "",
     )
 
 
 def controls(field: str, value: Any) -> tuple[Control, ...]:
     """Validated controls. ``seen`` is dropped: what the ControlNet sees follows from the rest. Raises InvalidParams."""
-    found = picture_records(field, value, Control)
-    if len(found) > MAX_CONTROLS:
-        raise InvalidParams(field, message("at_most", most=MAX_CONTROLS, got=len(found)))
-    return tuple(control(field, each) for each in found)
+    return records(field, value, Control, control)
 
 
 def control(field: str, each: dict[str, Any]) -> Control:
     start, end = (
-        check_number(field, each.get(name, default), 0, 1) for name, default in (("start", 0.0), ("end", 1.0))
+        check_number(f"{field}.{name}", each.get(name, default), 0, 1)
+        for name, default in (("start", 0.0), ("end", 1.0))
     )
     if start >= end:
-        raise InvalidParams(field, message("control_span", start=format_number(start), end=format_number(end)))
+        raise InvalidParams(
+            f"{field}.start", message("control_span", start=format_number(start), end=format_number(end))
+        )
     return Control(
         image=each["image"],
-        type=ControlType(check_choice(field, each.get("type") or ControlType.NONE, tuple(ControlType))),
-        model=check_file_name(field, each["model"]) if each.get("model") else "",
-        weight=check_number(field, each.get("weight", 1.0), 0, MAX_CONTROL_WEIGHT),
+        type=ControlType(check_choice(f"{field}.type", each.get("type") or ControlType.NONE, tuple(ControlType))),
+        model=check_file_name(f"{field}.model", each["model"]) if each.get("model") else "",
+        weight=check_number(f"{field}.weight", each.get("weight", 1.0), 0, MAX_CONTROL_WEIGHT),
         start=start,
         end=end,
-        mode=check_choice(field, each["mode"], CONTROL_MODES) if each.get("mode") else "",
+        mode=check_choice(f"{field}.mode", each["mode"], CONTROL_MODES) if each.get("mode") else "",
+    )
+
+
+def regions(field: str, value: Any) -> tuple[Region, ...]:
+    """Validated regions. Raises InvalidParams."""
+    return records(field, value, Region, region)
+
+
+def region(field: str, each: dict[str, Any]) -> Region:
+    check_prompt(f"{field}.prompt", each["prompt"], required=True)
+    if tags.find_tags(each["prompt"]):
+        raise InvalidParams(f"{field}.prompt", message("region_tag"))
+    shares = {
+        name: check_number(f"{field}.{name}", each.get(name, default), 0, 1)
+        for name, default in (("x", 0.0), ("y", 0.0), ("width", 1.0), ("height", 1.0))
+    }
+    for start, length in (("x", "width"), ("y", "height")):
+        most = 1 - shares[start]
+        if length not in each:
+            shares[length] = round(most, 6)
+        if not MIN_REGION <= shares[length] <= most + 1e-6:
+            low, high = format_number(MIN_REGION), format_number(round(most, 6))
+            raise InvalidParams(f"{field}.{length}", message("range", low=low, high=high, got=echo(shares[length])))
+    weight = check_number(f"{field}.weight", each.get("weight", Region("").weight), 0, 1)
+    return Region(each["prompt"].strip(), **shares, weight=weight)
+
+
+def details(field: str, value: Any) -> tuple[Detail, ...]:
+    """Validated details. Raises InvalidParams."""
+    return records(field, value, Detail, detail)
+
+
+def detail(field: str, each: dict[str, Any]) -> Detail:
+    target = each["target"].strip()
+    check_prompt(f"{field}.target", target, required=True)
+    if len(target) > MAX_TARGET_CHARS:
+        raise InvalidParams(f"{field}.target", message("too_long", most=MAX_TARGET_CHARS, got=len(target)))
+    check_prompt(f"{field}.prompt", each.get("prompt") or "")
+    if tags.find_tags(each.get("prompt") or ""):
+        raise InvalidParams(f"{field}.prompt", message("region_tag"))
+    return Detail(
+        target=target,
+        prompt=(each.get("prompt") or "").strip(),
+        strength=check_number(f"{field}.strength", each.get("strength", Detail("").strength), 0.05, 1),
+        steps=check_integer(f"{field}.steps", each.get("steps", 0), 0, 150),
+        confidence=check_number(f"{field}.confidence", each.get("confidence", Detail("").confidence), 0, 1),
+        padding=check_integer(f"{field}.padding", each.get("padding", Detail("").padding), 0, 512),
+        limit=check_integer(f"{field}.limit", each.get("limit", Detail("").limit), 1, 16),
     )

@@ -1,6 +1,8 @@
 """IP-Adapters on tiny models with random weights: as diffusers' own pipelines draw with them."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,21 @@ import pytest
 import torch
 import transformers
 from PIL import Image as PIL
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffusion_local.domain import Kind
+from diffusion_local.engine import img2img, ip_adapters
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import PictureInputs
-from diffusion_local.errors import ModelUnavailable
+from diffusion_local.engine.passes import loops_of
+from diffusion_local.errors import EngineError, ModelUnavailable, Stopped
 from diffusion_local.models.catalog import Model, read_folder
-from diffusion_local.options.types import Reference, Use
+from diffusion_local.options.types import Reference, Region, Use
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_flow_families import difference
+from tests.support import PARAMS
 
 TEXT, HIDDEN, PROJECTED, TOKENS = 32, 32, 24, 4
 JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96, "guidance": 3.0}
@@ -164,8 +169,6 @@ def draw(diffusers_engine: DiffusersEngine, tiny: Model, home: Home, monkeypatch
 
 
 def state_of(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    from safetensors.torch import load_file
-
     found: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for key, tensor in load_file(path).items():
         part, _, rest = key.partition(".")
@@ -278,3 +281,101 @@ def test_an_adapter_of_another_model_ends_the_job_by_its_name(draw: Draw, home: 
     with pytest.raises(ModelUnavailable, match="foreign"):
         draw(**JOB, references=(Reference(home.source, use=Use.STYLE, adapter="foreign"),))
     assert draw(**JOB).image.tobytes() == before.tobytes()
+
+
+def test_regions_have_prompts_of_their_own_beside_it(draw: Draw, home: Home) -> None:
+    references = (Reference(home.source, use=Use.STYLE, adapter="ip-adapter", mask=home.mask),)
+    plain = draw(**JOB, references=references).image
+    same = draw(**JOB | {"prompt": "a boat"}, references=references, regions=(Region("a cat", weight=1.0),)).image
+    if "xl" not in draw.engine._loaded.model.family:  # type: ignore[attr-defined]  # whose pooled text is the picture's
+        assert difference(same, plain) <= 1
+    halves = draw(**JOB, references=references, regions=(Region("a red boat", width=0.5, weight=1.0),)).image
+    assert difference(halves, plain) > 0
+
+
+class TestHostile:
+    """Pictures and files that nobody should send, and ends in the middle."""
+
+    @pytest.mark.parametrize(
+        ("mode", "size"),
+        [("L", (1, 1)), ("RGBA", (1, 400)), ("RGB", (2000, 3)), ("LA", (50, 50)), ("RGB", (1500, 1500)), ("P", (7, 5))],
+    )
+    def test_any_picture_can_be_read(self, draw: Draw, home: Home, mode: str, size: tuple[int, int]) -> None:
+        found = home.add(PIL.new(mode, size))
+        made = draw(**JOB, references=(Reference(found, use=Use.STYLE, adapter="ip-adapter-plus", mask=found),))
+        assert made.image.size == (128, 96)
+
+    def test_transparent_parts_are_white(self, draw: Draw, home: Home) -> None:
+        clear, white = home.add(PIL.new("RGBA", (40, 40))), home.add(PIL.new("RGB", (40, 40), "white"))
+        one, other = (
+            draw(**JOB, references=(Reference(each, use=Use.STYLE, adapter="ip-adapter"),)).image
+            for each in (clear, white)
+        )
+        assert one.tobytes() == other.tobytes()
+
+    def test_without_the_image_encoder_the_job_ends_and_the_model_stays(self, draw: Draw, home: Home) -> None:
+        before = draw(**JOB).image
+        shutil.rmtree(home.settings.clip_vision / "image_encoder")
+        with pytest.raises(ModelUnavailable, match=f"{PROJECTED}"):
+            draw(**JOB, references=(Reference(home.source, use=Use.STYLE, adapter="ip-adapter"),))
+        assert draw(**JOB).image.tobytes() == before.tobytes()
+
+    def test_an_encoder_whose_configuration_lies_ends_the_job(self, draw: Draw, home: Home) -> None:
+        before = draw(**JOB).image
+        path = home.settings.clip_vision / "image_encoder/config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": 48, "num_attention_heads": 6}))
+        with pytest.raises(EngineError):
+            draw(**JOB, references=(Reference(home.source, use=Use.STYLE, adapter="ip-adapter"),))
+        assert draw(**JOB).image.tobytes() == before.tobytes()
+
+    def test_half_an_adapter_ends_the_job_by_its_name(self, draw: Draw, home: Home) -> None:
+        before = draw(**JOB).image
+        path = home.settings.ip_adapters / "ip-adapter-plus.safetensors"
+        tensors = {key: each for key, each in load_file(path).items() if ".layers.2." not in key}
+        save_file(tensors, path)
+        with pytest.raises(ModelUnavailable, match="ip-adapter-plus"):
+            draw(**JOB, references=(Reference(home.source, use=Use.STYLE, adapter="ip-adapter-plus"),))
+        assert draw(**JOB).image.tobytes() == before.tobytes()
+
+    def test_a_cancel_in_the_middle_leaves_the_model_as_it_was(self, draw: Draw, home: Home) -> None:
+        before = draw(**JOB).image
+        references = (Reference(home.source, use=Use.STYLE, adapter="ip-adapter"),)
+        whole = draw(**JOB, references=references).image
+
+        def stop(step: int, preview: Any) -> None:
+            raise Stopped("cancel")
+
+        with pytest.raises(Stopped):
+            draw.engine.generate(replace(PARAMS, **JOB, references=references), stop)
+        assert draw(**JOB).image.tobytes() == before.tobytes()
+        assert draw(**JOB, references=references).image.tobytes() == whole.tobytes()
+
+    def test_masks_follow_the_tiles_of_a_second_pass(self, draw: Draw, home: Home) -> None:
+        seen: list[list[float]] = []
+        own = ip_adapters.Seen.arguments
+
+        def noted(*given: Any) -> dict[str, Any]:
+            made = own(*given)
+            masks = made["cross_attention_kwargs"]["ip_adapter_masks"]
+            seen.append([float(masks[0][..., column].mean()) for column in (0, -1)])
+            return made
+
+        reference = Reference(home.source, use=Use.STYLE, adapter="ip-adapter", mask=home.mask)
+        tiles = {"hires_scale": 2.0, "hires_tile": 128, "hires_upscaler": "Lanczos", "hires_steps": 1}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ip_adapters.Seen, "arguments", noted)
+            draw(**JOB | {"width": 64, "height": 64}, **tiles, references=(reference,))
+            assert seen == [[1, 0], [1, 0]]  # one tile is the whole picture
+            seen.clear()
+            draw(**JOB | {"height": 64}, **tiles, references=(reference,))
+        assert seen == [[1, 0], [1, 1], [1, 0], [0, 0]]  # the whole picture, and tiles from left to right
+
+    def test_a_mask_follows_the_area_that_is_repainted(self, draw: Draw, home: Home) -> None:
+        reference = Reference(home.source, use=Use.STYLE, adapter="ip-adapter", mask=home.mask)
+        whole = img2img.Area(home.circle, home.left, (64, 0, 128, 128))
+        canvas = img2img.SourceCanvas(home.circle, area=whole)
+        loop = loops_of(replace(PARAMS, **JOB, references=(reference,)))[0]
+        assert ip_adapters.mask_of_loop(home.left, loop, canvas).getextrema()[0] == 0
+        assert ip_adapters.mask_of_loop(home.left, loop, canvas).getpixel((100, 50)) == 0
+        left = img2img.SourceCanvas(home.circle, area=replace(whole, box=(0, 0, 64, 128)))
+        assert ip_adapters.mask_of_loop(home.left, loop, left).getextrema() == (255, 255)

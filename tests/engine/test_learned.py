@@ -8,10 +8,20 @@ import torch
 import transformers
 from PIL import Image as PIL
 from PIL import ImageDraw
+from safetensors.torch import save_file
 
-from diffusion_local.engine import learned, vision
-from diffusion_local.errors import InvalidParams
-from tests.engine.vision_models import depth_model, pose_model
+from diffusion_local.engine import learned, saliency, vision
+from diffusion_local.errors import InvalidParams, ModelUnavailable
+from diffusion_local.settings import assets
+from tests.engine.vision_models import (
+    caption_model,
+    depth_model,
+    detector_model,
+    pose_model,
+    saliency_weights,
+    segment_model,
+    words_detector,
+)
 
 
 def scene(size: tuple[int, int] = (72, 40)) -> PIL.Image:
@@ -136,3 +146,93 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         vision.depth(scene(), folder)
+
+
+def test_normals_are_those_of_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slope = torch.linspace(0.2, 1, 72).expand(40, 72).clone()
+    slope[20:] = 0.5
+    monkeypatch.setattr(vision, "inverse_depth", lambda picture, folder: slope)
+    made = np.asarray(vision.normal(scene(), tmp_path)).astype(int)
+    assert made.shape == (40, 72, 3)
+    assert made[30, 40].tolist() == [127, 127, 255]  # flat, facing the viewer
+    assert made[10, 40, 0] > 200  # the nearer the further to the right
+    assert made[10, 40, 1] == 127
+    slope[:] = 0.05
+    assert (np.asarray(vision.normal(scene(), tmp_path)) == [127, 127, 255]).all()  # the background is flat
+
+
+def test_segments_have_the_colours_of_their_classes(tmp_path: Path) -> None:
+    folder = segment_model(tmp_path / "segment")
+    with torch.inference_mode():
+        made = vision.segment(scene(), folder)
+        model = transformers.AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+        given = transformers.AutoImageProcessor.from_pretrained(folder)
+        told = given.post_process_semantic_segmentation(
+            model(**given(images=scene(), return_tensors="pt")), target_sizes=[(40, 72)]
+        )[0]
+    colours = [bytes.fromhex(vision.ADE_COLOURS[6 * at : 6 * at + 6]) for at in range(150)]
+    assert len(set(colours)) == 149  # two grey ones are the same in the table that ControlNets know
+    assert (made.size, made.mode) == ((72, 40), "RGB")
+    assert [made.getpixel((x, y)) for x, y in ((0, 0), (30, 20))] == [
+        tuple(colours[told[y, x]]) for x, y in ((0, 0), (30, 20))
+    ]
+    with pytest.raises(ValueError, match="19 classes"):
+        vision.segment(scene(), segment_model(tmp_path / "streets", 19))
+
+
+def test_a_detector_finds_the_classes_that_it_knows(tmp_path: Path) -> None:
+    folder = detector_model(tmp_path)
+    with torch.inference_mode():
+        cats, both = (vision.detect(scene(), folder, "0.0", *words) for words in (["cats"], ["Cat", "person"]))
+        assert len(cats) <= len(both) == 3
+        assert [each["box"] for each in cats] == [each["box"] for each in both if each["word"] == "Cat"]
+        assert [each["score"] for each in both] == sorted((each["score"] for each in both), reverse=True)
+        assert all(0 <= each["box"][0] <= each["box"][2] <= 72 and each["box"][3] <= 40 for each in both)
+        assert vision.detect(scene(), folder, "1.0", "cat") == []
+        with pytest.raises(ValueError, match="does not know 'face'; it knows cat, person"):
+            vision.detect(scene(), folder, "0.3", "face")
+
+
+def test_a_detector_by_words_finds_anything_that_is_named(tmp_path: Path) -> None:
+    folder = words_detector(tmp_path / "detector", assets() / "starter/tokenizer")
+    model = learned.model_of("detect", tmp_path, "details[0].target")
+    found = learned.detect(scene(), model, "details[0].target", "orange ball", 0.0)
+    assert len(found) == 4  # one for each patch
+    assert found[0].score >= found[-1].score
+    with torch.inference_mode():
+        assert len(vision.detect(scene(), folder, "0.999", "orange ball")) == 0
+
+
+def test_a_caption_is_text(tmp_path: Path) -> None:
+    caption_model(tmp_path / "caption", assets() / "starter/tokenizer")
+    model = learned.model_of("caption", tmp_path, "image")
+    told = learned.describe(scene(), model, "image")
+    assert isinstance(told, str)
+    with torch.inference_mode():
+        assert told == vision.caption(scene(), tmp_path / "caption")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_main_object_is_told_from_its_background(
+    tmp_path: Path, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saliency, "ISNET_SIDE", 128)
+    torch.manual_seed(3)
+    state = saliency_weights(fused=fused)
+    path = tmp_path / "u2netp.safetensors"
+    save_file(state, path)
+    made = saliency.mask(scene(), saliency.read(path))
+    assert (made.size, made.mode) == ((72, 40), "L")
+    assert made.getextrema()[1] > made.getextrema()[0]
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "u2netp.pth")
+    assert saliency.mask(scene(), saliency.read(tmp_path / "u2netp.pth")).tobytes() == made.tobytes()
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ModelUnavailable, match="u2netp"):
+        saliency.read(path)
+
+
+def test_weights_that_are_missing_are_named_with_their_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParams, match=r"U²-Net or IS-Net.*preprocessors/background"):
+        learned.model_of("background", tmp_path, "background")
+    with pytest.raises(InvalidParams, match="preprocessors/detector"):
+        learned.model_of("detect", tmp_path, "details[0].target")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwen
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind
+from diffusion_local.engine import img2img, unet
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.families import qwen_image
 from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.errors import ModelUnavailable, Stopped
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.options.types import Reference
 from tests.engine import tiny as models
@@ -25,6 +28,7 @@ from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_flow_families import difference, flux
 from tests.engine.test_language_families import flux2
+from tests.support import PARAMS
 
 JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -231,3 +235,39 @@ def test_transparent_parts_of_a_reference_are_white(draw: Draw, tiny: Model, at_
         ids.append(at_home.services.studio.sources.add(file.getvalue()).id)
     one, other = (np.asarray(draw(**JOB, guidance=3.0, references=(Reference(each),)).image) for each in ids)
     assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("tiny", ["sd1_instruct"], indirect=True)
+def test_each_tile_of_a_second_pass_is_instructed_by_its_part_of_the_picture(
+    draw: Draw, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[PIL.Image] = []
+    own = unet.instructed
+    monkeypatch.setattr(
+        unet, "instructed", lambda params, pictures: (seen.append(pictures[0]), own(params, pictures))[1]
+    )
+    tiles = {"hires_scale": 2.0, "hires_tile": 128, "hires_upscaler": "Lanczos", "hires_steps": 1}
+    draw(**JOB | {"height": 64}, guidance=3.0, references=(Reference(at_home.source),), **tiles)
+    whole = img2img.make_canvas(at_home.circle, (256, 128)).source
+    boxes = [(left, 0, left + 128, 128) for left in (0, 64, 128)]
+    assert [each.tobytes() for each in seen[1:]] == [whole.crop(box).tobytes() for box in boxes]
+
+
+@pytest.mark.parametrize("tiny", ["flux_kontext", "sd1_instruct"], indirect=True)
+def test_any_picture_can_be_read_and_a_cancel_leaves_the_model_as_it_was(
+    draw: Draw, tiny: Model, at_home: Home
+) -> None:
+    wish = JOB | {"guidance": 3.0}
+    whole = draw(**wish, references=(Reference(at_home.source),)).image
+    for mode, size in (("L", (64, 64)), ("RGBA", (64, 512)), ("LA", (512, 64)), ("RGB", (1600, 1200))):
+        made = draw(**wish, references=(Reference(at_home.add(PIL.new(mode, size))),))
+        assert made.image.size == (128, 96)
+
+    def stop(step: int, preview: Any) -> None:
+        raise Stopped("cancel")
+
+    with pytest.raises(Stopped):
+        draw.engine.generate(replace(PARAMS, **wish, references=(Reference(at_home.source),)), stop)
+    with pytest.raises(ModelUnavailable):
+        draw(**wish, references=(Reference("e" * 64),))
+    assert draw(**wish, references=(Reference(at_home.source),)).image.tobytes() == whole.tobytes()

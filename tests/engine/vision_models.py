@@ -46,3 +46,90 @@ def depth_model(folder: Path, kind: str = "relative") -> Path:
     )  # fmt: skip
     processor.save_pretrained(folder)
     return folder
+
+
+def segment_model(folder: Path, classes: int = 150) -> Path:
+    """A Segformer with the dimensions shrunken."""
+    config = transformers.SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2],
+        num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16, num_labels=classes,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    transformers.SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def detector_model(folder: Path) -> Path:
+    """A YOLOS detector of cats and people with the dimensions shrunken."""
+    return pose_model(folder) / "detector"
+
+
+def words_detector(folder: Path, tokenizer: Path) -> Path:
+    """An OWL-ViT, which finds what words name, with the dimensions shrunken."""
+    reader = transformers.CLIPTokenizer.from_pretrained(tokenizer)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = size | {"vocab_size": len(reader), "max_position_embeddings": 77}
+    config = transformers.OwlViTConfig(
+        text_config=text, vision_config=size | {"image_size": 32, "patch_size": 16}, projection_dim=16
+    )
+    torch.manual_seed(7)
+    transformers.OwlViTForObjectDetection(config).save_pretrained(folder)
+    given = transformers.OwlViTImageProcessorPil(
+        size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
+    )
+    transformers.OwlViTProcessor(given, reader).save_pretrained(folder)
+    return folder
+
+
+def caption_model(folder: Path, tokenizer: Path) -> Path:
+    """A BLIP with the dimensions shrunken, which says something random."""
+    reader = transformers.CLIPTokenizer.from_pretrained(tokenizer)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    marks = {
+        "bos_token_id": reader.bos_token_id,
+        "eos_token_id": reader.eos_token_id,
+        "sep_token_id": reader.eos_token_id,
+    }
+    text = size | marks | {
+        "vocab_size": len(reader), "encoder_hidden_size": 16, "max_position_embeddings": 128,
+        "pad_token_id": reader.eos_token_id, "is_decoder": True,
+    }  # fmt: skip
+    config = transformers.BlipConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 16})
+    torch.manual_seed(7)
+    transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
+    given = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(given, reader).save_pretrained(folder)
+    return folder
+
+
+def saliency_weights(inner: int = 4, outer: int = 8, fused: bool = True) -> dict[str, torch.Tensor]:
+    """A U²-Net, or an IS-Net, with fewer channels, under the names of the published ones."""
+    state: dict[str, torch.Tensor] = {}
+
+    def convolution(name: str, into: int, out: int, side: int = 3) -> None:
+        state[f"{name}.weight"] = torch.randn(out, into, side, side) * 0.3
+        state[f"{name}.bias"] = torch.randn(out) * 0.1
+
+    def layer(name: str, into: int, out: int) -> None:
+        convolution(f"{name}.conv_s1", into, out)
+        state[f"{name}.bn_s1.weight"], state[f"{name}.bn_s1.bias"] = torch.ones(out), torch.zeros(out)
+        state[f"{name}.bn_s1.running_mean"], state[f"{name}.bn_s1.running_var"] = torch.zeros(out), torch.ones(out)
+
+    first = 3 if fused else outer
+    if not fused:
+        convolution("conv_in", 3, outer)
+    heights = {"stage1": 7, "stage2": 6, "stage3": 5, "stage4": 4, "stage5": 4, "stage6": 4}
+    ways = {name: (height, outer) for name, height in heights.items()}
+    ways |= {f"{name}d": (height, 2 * outer) for name, height in heights.items() if name != "stage6"}
+    for name, (height, into) in ways.items():
+        layer(f"{name}.rebnconvin", first if name == "stage1" else into, outer)
+        for number in range(1, height + 1):
+            layer(f"{name}.rebnconv{number}", outer if number == 1 else inner, inner)
+        for number in range(height - 1, 0, -1):
+            layer(f"{name}.rebnconv{number}d", 2 * inner, outer if number == 1 else inner)
+    for number in range(1, 7):
+        convolution(f"side{number}", outer, 1)
+    if fused:
+        convolution("outconv", 6, 1, 1)
+    return state

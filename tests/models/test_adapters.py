@@ -201,7 +201,7 @@ def test_a_reference_for_an_ip_adapter_is_refused_by_its_field(
         shutil.rmtree(getattr(settings, missing))
     with pytest.raises(InvalidParams, match=words) as refused:
         services.studio.submit("a cat", model=model, references=[{"image": a_source(services)} | reference])
-    assert refused.value.field == "references"
+    assert refused.value.field == ("references[0].adapter" if reference else "references")
 
 
 def test_the_adapter_of_a_reference_is_chosen_by_its_use(services: Services) -> None:

@@ -56,7 +56,7 @@ def test_the_starters_own_fits_the_starter_alone(catalog: Catalog) -> None:
     given = CONTROL | {"model": "anime", "controls": [{"image": "0" * 64, "model": "starter-edges"}]}
     with pytest.raises(InvalidParams, match="starter-edges") as refused:
         catalog.complete("x", given)
-    assert refused.value.field == "controls"
+    assert refused.value.field == "controls[0].model"
 
 
 def test_one_that_lies_to_the_scan_is_listed_with_its_problem(catalog: Catalog, tmp_path: Path) -> None:

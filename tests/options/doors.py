@@ -97,12 +97,13 @@ def written(value: Any) -> str:
     """A value as text."""
     if not isinstance(value, list):
         return str(value)
-    return ", ".join(record_text(each) if "image" in each else f"{each['name']}:{each['weight']}" for each in value)
+    return ", ".join(f"{each['name']}:{each['weight']}" if "name" in each else record_text(each) for each in value)
 
 
 def record_text(record: Given) -> str:
-    """An entry of an option that names several pictures, as text."""
-    return ":".join([record["image"], *(f"{name}={each}" for name, each in record.items() if name != "image")])
+    """An entry of an option that is a list of records, as text; its leading value comes first."""
+    lead, *others = record.items()
+    return ":".join([lead[1], *(f"{name}={each}" for name, each in others)])
 
 
 def list_text(services: Services, client: TestClient, given: Given) -> Params:

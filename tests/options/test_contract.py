@@ -52,6 +52,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     write_header(made.settings.controlnet / f"{FILE}.safetensors", files.CONTROLNET)
     write_header(made.settings.ip_adapters / f"{FILE}.safetensors", files.IP_ADAPTER)
     write_header(made.settings.clip_vision / f"{FILE}.safetensors", files.CLIP_VISION)
+    for path in ("detector/config.json", "background/u2net.safetensors"):
+        (made.settings.preprocessors / path).parent.mkdir(parents=True)
+        (made.settings.preprocessors / path).touch()
     return made
 
 
@@ -197,7 +200,7 @@ def plain(html: str) -> str:
 
 def shown(option: Option, value: Any) -> str:
     if option.record:
-        return str(value[-1]["image"][:12])
+        return str(next(iter(value[-1].values())))[:12]
     if isinstance(value, list):
         return ", ".join(f"{each['name']}:{each['weight']:g}" for each in value)
     if option.name == "kind":

@@ -4,7 +4,7 @@ import json
 
 from diffusion_local.domain import Kind, Lora, Params
 from diffusion_local.options import values
-from diffusion_local.options.types import Reference, Use
+from diffusion_local.options.types import Reference, Region, Use
 from tests.support import PARAMS, params
 
 FULL = params(
@@ -54,5 +54,24 @@ def test_entries_that_name_pictures_are_written_and_read_as_text() -> None:
 
 
 def test_a_path_with_colons_and_equals_signs_stays_whole() -> None:
-    given = values.record_value("references", "/a:b/x=1.png:use=style:weight=0.5")
+    given = values.record_value("references", "/a:b/x=1.png:use=style:weight=0.5", Reference)
     assert given == {"image": "/a:b/x=1.png", "use": "style", "weight": "0.5"}
+
+
+def test_regions_are_written_and_read_as_text() -> None:
+    found = (
+        Region("a red fox, sitting: (big:1.2)", width=0.5),
+        Region("50% blue:x=1, 100%25", x=0.5, y=0.25, width=0.5, height=0.75, weight=1.0),
+        Region("all of it"),
+        Region("more"),
+    )
+    text = ", ".join(map(str, found))
+    assert values.regions("regions", text) == found
+    assert values.regions("regions", [each.to_dict() for each in found]) == found
+    assert values.regions("regions", "a fox, red:width=0.5, a car") == (
+        Region("a fox, red", width=0.5),
+        Region("a car"),
+    )
+    assert values.regions("regions", "left:x=0.25") == (Region("left", x=0.25, width=0.75),)
+    kept = Params("x", "", "m", 8, 8, 1, 1.0, "", 1, regions=found)
+    assert (Params.from_json(kept.to_json()), kept.inputs) == (kept, ())

@@ -347,6 +347,9 @@ class TestInpainting:
             ({"outpaint": "up:3"}, "outpaint", "such as"),
             ({"outpaint": "600x600"}, "outpaint", "must hold the source, 640x480"),
             ({"outpaint": "left:4097"}, "outpaint", "at most 4,096"),
+            ({"outpaint": "left:640", "width": 256, "height": 256}, "width", "shape of the extended picture, 1280x480"),
+            ({"outpaint": "left:640", "height": 256}, "height", "shape of the extended picture"),
+            ({"outpaint": "left:4096 right:4096"}, "outpaint", "shape of the extended picture, 8832x480"),
             ({"mask": MASK, "mask_blur": 65}, "mask_blur", "to 64"),
             ({"mask": MASK, "mask_padding": -1}, "mask_padding", "from 0"),
             ({"mask": MASK, "mask_content": "mirror"}, "mask_content", "latent noise"),
@@ -374,3 +377,45 @@ class TestInpainting:
         wider = complete(catalog, source=SOURCE, outpaint="right:800")
         assert (wider.kind, wider.mask) == (Kind.INPAINT, "")
         assert wider.width / wider.height == pytest.approx(3, abs=0.1)
+        rounded = complete(catalog, source=SOURCE, outpaint="right:7 bottom:3", width=256, height=192)
+        assert (rounded.width, rounded.height) == (256, 192)
+        square = {"width": 256, "height": 256}
+        assert complete(catalog, source=SOURCE, outpaint="right:800", inpaint_area="Only masked", **square).width == 256
+
+
+class TestEntries:
+    """Errors in lists of pictures name the entry and its field."""
+
+    @pytest.mark.parametrize(
+        ("name", "entry", "field", "words"),
+        [
+            ("controls", {"weight": 3}, "controls[1].weight", "from 0 to 2"),
+            ("controls", {"type": "sketch"}, "controls[1].type", "canny"),
+            ("controls", {"start": 0.5, "end": 0.5}, "controls[1].start", "before the end"),
+            ("controls", {"end": 2}, "controls[1].end", "from 0 to 1"),
+            ("controls", {"model": "../x"}, "controls[1].model", "name of a file"),
+            ("controls", {"mode": "oil"}, "controls[1].mode", "canny"),
+            ("controls", {"colour": 1}, "controls[1]", "has the fields"),
+            ("controls", {"image": "x"}, "controls[1].image", "64 hexadecimal"),
+            ("controls", {"image": NONE}, "controls[1].image", "unknown source"),
+            ("controls", {"image": 7}, "controls[1]", "text as image"),
+            ("references", {"weight": -1}, "references[1].weight", "from 0 to 2"),
+            ("references", {"use": "mood"}, "references[1].use", "style"),
+            ("references", {"mask": "x"}, "references[1].mask", "64 hexadecimal"),
+            ("references", {"mask": NONE}, "references[1].mask", "unknown source"),
+            ("references", {"adapter": "/x"}, "references[1].adapter", "name of a file"),
+        ],
+    )
+    def test_an_error_names_the_entry_and_its_field(
+        self, catalog: Catalog, name: str, entry: dict[str, Any], field: str, words: str
+    ) -> None:
+        with pytest.raises(InvalidParams, match=words) as refused:
+            complete(catalog, **{name: [{"image": SOURCE}, {"image": SOURCE} | entry]})
+        assert (refused.value.field, refused.value.option) == (field, name)
+
+    @pytest.mark.parametrize(("name", "most"), [("controls", 5), ("references", 10)])
+    def test_too_many_are_told_with_the_limit_of_the_option(self, catalog: Catalog, name: str, most: int) -> None:
+        for count in (most + 1, 40):
+            with pytest.raises(InvalidParams, match=f"at most {most} entries .got {count}") as refused:
+                complete(catalog, **{name: [{"image": SOURCE}] * count})
+            assert refused.value.field == name

@@ -14,8 +14,9 @@ from starlette.datastructures import UploadFile
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
-from diffusion_local.options.table import PICTURES, RECORDS, with_pictures
-from diffusion_local.options.values import MAX_PICTURES, SOURCE_ID
+from diffusion_local.options.table import PICTURES, RECORDS
+from diffusion_local.options.validate import with_pictures
+from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.schemas import NewJobs
 
@@ -45,7 +46,8 @@ async def job_of(request: Request) -> BaseModel:
     """
     if media_type(request) != "multipart/form-data":
         return await anyio.to_thread.run_sync(validated, await request.body())
-    most = len(PICTURES) + len(RECORDS) * MAX_PICTURES
+    several = {name: record for name, record in RECORDS.items() if record.pictures}
+    most = len(PICTURES) + sum(record.most for record in several.values())
     async with request.form(max_files=most, max_fields=1, max_part_size=FORM_FIELD_BYTES) as fields:
         job = fields.get("job", "")
         body = validated(job if isinstance(job, str) else await job.read())
@@ -53,7 +55,7 @@ async def job_of(request: Request) -> BaseModel:
             file = fields.get(name)
             if isinstance(file, UploadFile):
                 setattr(body, name, await anyio.to_thread.run_sync(data_url, await file.read()))
-        for name in RECORDS:
+        for name in several:
             files = [each for each in fields.getlist(name) if isinstance(each, UploadFile)]
             added = [{"image": await anyio.to_thread.run_sync(data_url, await each.read())} for each in files]
             if added:

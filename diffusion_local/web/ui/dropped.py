@@ -12,7 +12,7 @@ from diffusion_local.errors import NotFound
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.a1111 import CHOICES, MODEL_HASH, NOTES
 from diffusion_local.options.table import OPTIONS, RECORDS
-from diffusion_local.options.types import PictureRecord
+from diffusion_local.options.types import Record
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say
@@ -88,7 +88,7 @@ def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
     return params, lost
 
 
-def is_kept(studio: Studio, record: PictureRecord) -> bool:
+def is_kept(studio: Studio, record: Record) -> bool:
     """Whether all pictures of a record are here."""
     try:
         for each in record.inputs:

@@ -53,7 +53,7 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
 
 def refused(error: UserError) -> str:
     """Why nothing was made. What names a field stands until that is changed (dock.js)."""
-    field = error.field if isinstance(error, InvalidParams) else ""
+    field = error.option if isinstance(error, InvalidParams) else ""
     return render("refused.html", words=view.problem(error), field=field)
 
 

@@ -111,7 +111,8 @@ def why(job: Job) -> str:
 def problem(error: UserError) -> str:
     """A UserError for the page: the field by its label there."""
     if isinstance(error, InvalidParams):
-        return f"{name_of(error.field)} {translated(error.problem)}"
+        within = text(error.field.removeprefix(error.option))
+        return f"{name_of(error.option)}{within} {translated(error.problem)}"
     return translated(error.message)
 
 

@@ -12,7 +12,7 @@ from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.gallery.boards import Board
 from diffusion_local.options.option import Option, Shown
 from diffusion_local.options.table import OPTIONS
-from diffusion_local.options.types import PictureRecord, format_number
+from diffusion_local.options.types import Record, format_number
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import elapsed, flag, moment, name_of, size, text
 from diffusion_local.web.ui.words import say
@@ -49,7 +49,7 @@ def picture(source_id: str) -> str:
     )
 
 
-def described(record: PictureRecord) -> str:
+def described(record: Record) -> str:
     """Links to the pictures of a record, and its other values that are set."""
     values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
     told = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())

@@ -14,6 +14,7 @@ from PIL import Image as PIL
 
 from diffusion_local import families
 from diffusion_local.compose import Services
+from diffusion_local.options.types import Detail
 from diffusion_local.web.api.dialects.pictures import in_size
 from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
@@ -488,7 +489,7 @@ def test_what_clients_probe_is_answered_also_below_a1111(client: TestClient, pat
 
 def test_what_is_not_there_is_told_in_a1111s_shape(client: TestClient) -> None:
     assert client.get("/internal/ping").status_code == 200
-    for method, path, status in (("POST", "interrogate", 501), ("GET", "nope", 404), ("GET", "txt2img", 405)):
+    for method, path, status in (("POST", "interrogate", 422), ("GET", "nope", 404), ("GET", "txt2img", 405)):
         answer = client.request(method, f"{API}/{path}")
         assert (answer.status_code, isinstance(answer.json()["detail"], str)) == (status, True)
 
@@ -506,6 +507,25 @@ SWITCHED_OFF: list[dict[str, Any]] = [
 def test_scripts_that_are_off_ask_for_nothing(client: TestClient, drawing: Hands, scripts: dict[str, Any]) -> None:
     body = {"prompt": "x", "alwayson_scripts": scripts} | SMALL
     assert client.post(f"{API}/txt2img", json=body).status_code == 200
+
+
+def test_units_of_adetailer_are_details(client: TestClient, services: Services, drawing: Hands) -> None:
+    unit = {"ad_model": "face_yolov8n.pt", "ad_prompt": "a smile [SEP]", "ad_denoising_strength": 0.35}
+    unit |= {"ad_mask_k": 2, "ad_use_steps": True, "ad_steps": 3, "ad_dilate_erode": 8}
+    hand = {"ad_model": "hand_yolov8s.pt", "ad_confidence": 0.5, "ad_tab_enable": True}
+    body = {"prompt": "x", "alwayson_scripts": {"ADetailer": {"args": [True, False, unit, hand]}}} | SMALL
+    refused = client.post(f"{API}/txt2img", json=body)
+    assert (refused.status_code, "preprocessors/detector" in refused.text) == (422, True)
+    (services.settings.preprocessors / "detector").mkdir(parents=True)
+    (services.settings.preprocessors / "detector/config.json").touch()
+    answer = client.post(f"{API}/txt2img", json=body)
+    assert answer.status_code == 200, answer.text
+    assert services.studio.jobs(limit=1)[0].params.details == (
+        Detail("face", prompt="a smile", strength=0.35, steps=3, limit=2), Detail("hand", confidence=0.5),
+    )  # fmt: skip
+    assert "ad_dilate_erode" in str(json.loads(answer.json()["info"])["warnings"])
+    body["alwayson_scripts"] = {"ADetailer": {"args": [{"ad_model": "strange.pt"}]}}
+    assert client.post(f"{API}/txt2img", json=body).status_code == 422
 
 
 def test_png_info_reads_the_recipe(client: TestClient, services: Services) -> None:

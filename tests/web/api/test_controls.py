@@ -117,7 +117,9 @@ def test_a_control_that_cannot_be_is_refused_by_name(
     write_header(settings.controlnet / "lora.safetensors", LORA)
     control = {"image": CIRCLE, "type": "canny", "model": "edges"} | more
     answer = client.post(JOBS, json={"prompt": "x", "controls": [control]} | SMALL)
-    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "controls")
+    [name] = list(more)[:1]
+    field = "controls[0]" if name == "strength" else f"controls[0].{name}"
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
     assert words in answer.json()["error"]["message"]
 
 
@@ -141,7 +143,7 @@ def test_a_preprocessor_with_a_model_runs_once_for_a_picture_and_version_of_the_
 ) -> None:
     made = []
 
-    def made_of(picture: PIL.Image, model: learned.LearnedPreprocessor, field: str) -> PIL.Image:
+    def made_of(picture: PIL.Image, model: learned.LookingModel, field: str) -> PIL.Image:
         made.append((picture.size, model.kind, model.folder, field))
         return PIL.new("RGB", picture.size, (len(made), 0, 0))
 
@@ -163,10 +165,12 @@ def test_a_preprocessor_with_a_model_runs_once_for_a_picture_and_version_of_the_
         assert seen(services, newest(services).controls[0]).getpixel((0, 0)) == (1, 0, 0)
         (folder / "config.json").write_text('{"other": 1}')
         assert client.post(JOBS, json=body).status_code == 202
-        assert made[1:] == [((128, 128), "depth", folder, "controls")]
+        assert made[1:] == [((128, 128), "depth", folder, "controls[0].type")]
         masked = {"kind": "inpaint", "source": source, "mask": source, "inpaint_area": "Only masked"}
         assert client.post(JOBS, json=body | masked | {"outpaint": "left:64"}).status_code == 202
-        assert made[2:] == [((264, 160), "depth", folder, "controls")]  # of the whole picture, for its area to be cut
+        assert made[2:] == [
+            ((264, 160), "depth", folder, "controls[0].type")
+        ]  # of the whole picture, for its area to be cut
     finally:
         shutil.rmtree(folder)
 

@@ -55,5 +55,5 @@ def test_what_it_lists(api: Any) -> None:
 def test_what_there_is_not_is_an_error(api: Any) -> None:
     with pytest.raises(RuntimeError, match="hr_prompt"):
         api.txt2img(prompt="x", enable_hr=True, hr_prompt="another", **SMALL)
-    with pytest.raises(RuntimeError, match="not interrogated"):
+    with pytest.raises(RuntimeError, match="preprocessors/caption"):
         api.interrogate(PIL.new("RGB", (64, 64)))

@@ -48,7 +48,8 @@ def refusing(
                 except RequestValidationError as error:
                     return say(request, of_validation(error))
                 except InvalidParams as error:
-                    field = await name_given(request, error.field, names.get(error.field, ()))
+                    option = await name_given(request, error.option, names.get(error.option, ()))
+                    field = option + error.field.removeprefix(error.option)
                     return say(request, InvalidParams(field, error.problem))
                 except UserError as error:
                     return say(request, error)

@@ -24,7 +24,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.notify.predictions import FILTER, MOST_JOBS, Subscription, prediction, version_of
 from diffusion_local.options.signature import options_of
-from diffusion_local.options.table import with_pictures
+from diffusion_local.options.validate import with_pictures
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio

@@ -20,7 +20,9 @@ from diffusion_local.web.api.watch import Watch, until_final
 
 PICTURE = {"type": "string", "format": "binary"}
 SCHEMA = NewJobs.model_json_schema()
-FILES = dict.fromkeys(PICTURES, PICTURE) | {name: {"type": "array", "items": PICTURE} for name in RECORDS}
+FILES = dict.fromkeys(PICTURES, PICTURE) | {
+    name: {"type": "array", "items": PICTURE} for name, each in RECORDS.items() if each.pictures
+}
 FORM = {"type": "object", "required": ["job"], "properties": {"job": SCHEMA, **FILES}}
 BODY = {
     "requestBody": {

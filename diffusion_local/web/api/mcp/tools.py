@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 from pydantic import BaseModel
 
-from diffusion_local import serializers
+from diffusion_local import families, serializers
 from diffusion_local.actor import Scope, current
 from diffusion_local.domain import Image, Job, Kind
 from diffusion_local.errors import InvalidParams
@@ -22,8 +22,9 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import OPERATIONS, Argument
-from diffusion_local.options.table import with_pictures
-from diffusion_local.options.values import check_integer, check_number
+from diffusion_local.options.types import Reference
+from diffusion_local.options.validate import with_pictures
+from diffusion_local.options.values import check_integer, check_number, record_values
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.mcp.arguments import (
     model_for,
@@ -99,7 +100,8 @@ class Tools:
         try:
             return await tool.call(context, validated(self._models[tool.name], given))
         except InvalidParams as error:
-            raise InvalidParams(tool.renamed.get(error.field, error.field), error.problem) from None
+            option = tool.renamed.get(error.option, error.option)
+            raise InvalidParams(option + error.field.removeprefix(error.option), error.problem) from None
 
 
 # -- making pictures ---------------------------------------------------------------------------------------------------
@@ -110,8 +112,27 @@ async def generate_image(context: Context, given: dict[str, Any]) -> Result:
 
 
 async def edit_image(context: Context, given: dict[str, Any]) -> Result:
-    kind = Kind.INPAINT if given.get("mask") or given.get("outpaint") else Kind.IMG2IMG
-    return await made(context, given | {"kind": kind.value})
+    """A model that reads pictures gets the image as its first reference, unless a mask or a strength is given."""
+    if given.get("mask") or given.get("outpaint"):
+        return await made(context, given | {"kind": Kind.INPAINT.value})
+    image, others = given.get("image"), given.get("references") or []
+    if image and (
+        given.get("strength") is not None
+        or not await anyio.to_thread.run_sync(reads_pictures, context, given.get("model"))
+    ):
+        return await made(context, given | {"kind": Kind.IMG2IMG.value})
+    if not image and not others:
+        raise InvalidParams("image", message("source_needed", kind=Kind.IMG2IMG))
+    rest = {name: value for name, value in given.items() if name != "image"}
+    references = [*([{"image": image}] if image else []), *record_values("references", others, Reference)]
+    return await made(context, rest | {"references": references, "kind": Kind.TXT2IMG.value})
+
+
+def reads_pictures(context: Context, model: str | None) -> bool:
+    """Whether a model, or the default one, reads pictures beside the prompt."""
+    models = context.studio.models()
+    found = next((each for each in models if each.id == model), models[0] if not model else None)
+    return found is not None and families.references_of(found.architecture) > 0
 
 
 async def upscale(context: Context, given: dict[str, Any]) -> Result:
@@ -237,6 +258,7 @@ IMAGE_MEANING = (
     "picture to begin from: the id of a picture in the gallery or of a source picture, or the picture in Base64"
 )
 IMAGE_ARGUMENT = Argument("image", "image", str, meaning=IMAGE_MEANING)
+EDITED = Argument("image", "image", str | None, None, IMAGE_MEANING + "; `references` may stand for it")
 MASK = Argument(
     "mask",
     "mask",
@@ -251,7 +273,7 @@ SHARED = "name priority idempotency_key expand"
 def declared() -> list[Tool]:
     prompt, count, *more = of_operation("submit", f"prompt count {SHARED}")
     edited = of_picture(Kind.IMG2IMG, Kind.INPAINT, without=("prompt",))
-    upscaling = [each for each in of_picture(Kind.UPSCALE) if each.name in ("upscaler", "scale")]
+    upscaling = [each for each in of_picture(Kind.UPSCALE) if each.name in ("upscaler", "scale", "background")]
     gallery = [each for each in registry.arguments(OPERATIONS["pictures.page"]) if each.name != "limit"]
     limit = Argument("limit", "limit", int, 20, "pictures to list, 1 to 100")
     without_picture = Argument("picture", "picture", str, "none", PICTURE.meaning)
@@ -275,8 +297,9 @@ def declared() -> list[Tool]:
             "Edit a picture",
             "submit",
             "Change a picture by a prompt: all of it, or with a `mask` what is white there. `strength` says how far "
-            "from the picture. Waits as `generate_image` does.",
-            [prompt, IMAGE_ARGUMENT, MASK, *edited, count, *more, SECONDS, PICTURE],
+            "from the picture; without it a model that reads pictures follows the prompt as an instruction, also for "
+            "those in `references`. Waits as `generate_image` does.",
+            [prompt, EDITED, MASK, *edited, count, *more, SECONDS, PICTURE],
             MADE,
             edit_image,
             {"source": "image"},

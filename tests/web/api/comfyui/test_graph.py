@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from diffusion_local.messages import Message
+from diffusion_local.web.api.dialects.comfyui import info
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.graph import read
-from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names, info
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names
 from diffusion_local.web.api.dialects.comfyui.values import Plan, Refused
 from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
 
@@ -18,6 +19,8 @@ NAMES = Names(
         "vaes": ("sharp",),
         "clips": (),
         "upscalers": ("4x_ultra",),
+        "ip_adapters": ("plus_sd15",),
+        "clip_visions": (),
         "images": (),
     },
     {"any.safetensors": "starter"}.get,
@@ -369,3 +372,97 @@ def test_a_second_sampler_of_another_kind_is_refused(
 def test_a_seed_of_the_second_sampler_is_warned_of() -> None:
     found = plan(sampled_again({"40": LATENT_BY}, ["40", 0], seed=8))
     assert (found.work.options["seed"], len(found.warnings)) == (7, 2)
+
+
+def linked(graph: Any, **nodes: Any) -> Any:
+    """A graph with more nodes: by id, (class, inputs)."""
+    return graph | {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+def test_reference_latents_are_references_of_a_picture_that_begins_from_noise() -> None:
+    graph = linked(
+        txt2img(KSampler={"positive": ["flux", 0], "latent_image": ["encoded", 0]}),
+        loaded=("LoadImage", {"image": "house.png"}),
+        sized=("FluxKontextImageScale", {"image": ["loaded", 0]}),
+        encoded=("VAEEncode", {"pixels": ["sized", 0], "vae": ["4", 2]}),
+        refers=("ReferenceLatent", {"conditioning": ["6", 0], "latent": ["encoded", 0]}),
+        flux=("FluxGuidance", {"conditioning": ["refers", 0], "guidance": 2.5}),
+    )
+    work = plan(graph).work
+    assert [(each.picture.name, each.values) for each in work.references] == [("house.png", {})]
+    assert (work.picture, "strength" in work.options, "width" in work.options) == (None, False, False)
+    assert work.origins["references[0]"] == ("refers", "image")
+    graph["3"]["inputs"]["denoise"] = 0.5
+    assert plan(graph).work.picture == work.references[0].picture
+
+
+def test_instructions_of_qwen_bring_up_to_three_pictures() -> None:
+    graph = linked(
+        txt2img(KSampler={"positive": ["words", 0]}),
+        one=("LoadImage", {"image": "one.png"}),
+        two=("LoadImage", {"image": "two.png"}),
+        words=(
+            "TextEncodeQwenImageEditPlus",
+            {"clip": ["4", 1], "prompt": "make it winter", "image1": ["one", 0], "image3": ["two", 0]},
+        ),
+    )
+    work = plan(graph).work
+    assert (work.options["prompt"], work.origins["prompt"]) == ("make it winter", ("words", "prompt"))
+    assert [each.picture.name for each in work.references] == ["one.png", "two.png"]
+
+
+def test_ip_adapters_are_references_with_weight_and_mask() -> None:
+    graph = linked(
+        txt2img(KSampler={"model": ["second", 0]}),
+        loaded=("LoadImage", {"image": "style.png"}),
+        file=("IPAdapterModelLoader", {"ipadapter_file": "plus_sd15"}),
+        first=(
+            "IPAdapterAdvanced",
+            {
+                "model": ["4", 0], "ipadapter": ["file", 0], "image": ["loaded", 0], "weight": 0.6, "start_at": 0,
+                "end_at": 0.5, "weight_type": "linear", "attn_mask": ["loaded", 1],
+            },
+        ),
+        any=("IPAdapterUnifiedLoader", {"model": ["first", 0], "preset": "PLUS FACE (portraits)"}),
+        second=(
+            "IPAdapter",
+            {
+                "model": ["any", 0], "ipadapter": ["any", 1], "image": ["loaded", 0], "weight": 0.4, "start_at": 0,
+                "end_at": 1, "weight_type": "standard",
+            },
+        ),
+    )  # fmt: skip
+    found = plan(graph)
+    first, second = found.work.references
+    assert first.values == {"use": "style", "adapter": "plus_sd15", "weight": 0.6}
+    assert first.mask is not None
+    assert second.values == {"use": "face", "weight": 0.4}
+    assert ["end_at" in str(each) for each in found.warnings] == [True]
+
+
+def test_areas_are_regions() -> None:
+    graph = linked(
+        txt2img(KSampler={"positive": ["both", 0]}),
+        fox=("CLIPTextEncode", {"clip": ["4", 1], "text": "a fox"}),
+        left=(
+            "ConditioningSetArea",
+            {"conditioning": ["fox", 0], "x": 0, "y": 0, "width": 64, "height": 128, "strength": 2},
+        ),
+        right=(
+            "ConditioningSetAreaPercentage",
+            {"conditioning": ["fox", 0], "x": 0.5, "y": 0, "width": 0.75, "height": 1, "strength": 0.7},
+        ),
+        one=("ConditioningCombine", {"conditioning_1": ["6", 0], "conditioning_2": ["left", 0]}),
+        both=("ConditioningCombine", {"conditioning_1": ["right", 0], "conditioning_2": ["one", 0]}),
+    )
+    options = plan(graph).work.options
+    assert options["prompt"] == "a red apple"
+    assert options["regions"] == [
+        {"prompt": "a fox", "weight": 1.0, "x": 0, "y": 0, "width": 0.5, "height": 1},
+        {"prompt": "a fox", "weight": 0.7, "x": 0.5, "y": 0, "width": 0.5, "height": 1},
+    ]
+    graph["3"]["inputs"]["positive"] = ["left", 0]
+    assert "whole picture" in refused(graph).details
+    graph["both"]["inputs"] = {"conditioning_1": ["6", 0], "conditioning_2": ["fox", 0]}
+    graph["3"]["inputs"]["positive"] = ["both", 0]
+    assert "with an area" in refused(graph).details

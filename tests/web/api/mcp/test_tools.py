@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from diffusion_local import families
 from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import Kind
@@ -149,6 +150,22 @@ def test_a_picture_is_named_by_its_id_or_sent_itself(services: Services, drawing
     result, _ = called(services, "upscale", image=image_id, scale=2)
     params = result.content["jobs"][0]["params"]
     assert (params["kind"], params["scale"], params["source"]) == ("upscale", 2.0, source)
+
+
+def test_a_model_that_reads_pictures_gets_them_as_references(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "references_of", lambda architecture: 3)
+    image, other = (base64.b64encode(png(colour)).decode() for colour in ("red", "blue"))
+    called(services, "edit_image", prompt="make it winter", image=image, references=[{"image": other}], seconds=0)
+    params = services.studio.jobs(limit=1)[0].params
+    assert (params.kind, params.source, len(params.references)) == (Kind.TXT2IMG, "", 2)
+    called(services, "edit_image", prompt="as both", references=[{"image": other}], seconds=0)
+    assert services.studio.jobs(limit=1)[0].params.references == params.references[1:]
+    called(services, "edit_image", prompt="a bit", image=image, strength=0.5, seconds=0)
+    assert services.studio.jobs(limit=1)[0].params.kind is Kind.IMG2IMG
+    with pytest.raises(InvalidParams, match="image"):
+        called(services, "edit_image", prompt="nothing", seconds=0)
 
 
 @pytest.mark.parametrize(

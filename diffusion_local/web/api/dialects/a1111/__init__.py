@@ -13,6 +13,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 
 from diffusion_local import __version__, authority
 from diffusion_local.domain import Job, Params, Receipt, utc_now
@@ -54,8 +55,17 @@ from diffusion_local.web.api.dialects.calls import (
     refusing,
     why_not,
 )
+from diffusion_local.web.api.uploads import decoded
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, sentence, status_of
+
+
+class Interrogated(BaseModel):
+    """A picture (Base64) to describe; ``model`` is accepted for A1111's sake."""
+
+    image: str
+    model: str = "clip"
+
 
 #: Pairs of the recipe text that A1111 repeats in ``info``.
 EXTRA_GENERATION_PARAMS = ("Schedule type", "Hires upscale", "Hires steps", "Hires upscaler")
@@ -96,10 +106,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         """Make pictures from `init_images` (one, in Base64), with a `mask` within it; answers as txt2img does."""
         return await made(body, request)
 
-    @api.post("/interrogate", status_code=501, include_in_schema=False)
-    def interrogate() -> Response:
-        """Says that it is not there."""
-        return problem(501, "not_supported", "Pictures are not interrogated: there is no model for it.")
+    @api.post("/interrogate")
+    def interrogate(body: Interrogated) -> Json:
+        """What a picture (Base64) shows, as `caption`, by the model in preprocessors/caption whatever `model` says."""
+        authority.check("sources.describe")  # before the picture is decoded
+        return {"caption": studio.sources.describe(studio.sources.add(decoded("image", body.image), "image").id)}
 
     @api.get("/options")
     def options(request: Request) -> Json:

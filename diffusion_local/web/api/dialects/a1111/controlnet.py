@@ -11,8 +11,8 @@ from diffusion_local import authority
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.options.types import ControlType
-from diffusion_local.options.values import MAX_CONTROLS, check_number
+from diffusion_local.options.types import Control, ControlType
+from diffusion_local.options.values import check_number
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.uploads import decoded
@@ -33,7 +33,12 @@ MODULES = {
     "invert (from white bg & black line)": ControlType.INVERT, "depth": ControlType.DEPTH,
     "depth_midas": ControlType.DEPTH, "depth_zoe": ControlType.DEPTH, "depth_anything": ControlType.DEPTH,
     "depth_anything_v2": ControlType.DEPTH, "depth_leres": ControlType.DEPTH, "depth_leres++": ControlType.DEPTH,
-    "openpose": ControlType.OPENPOSE,
+    "openpose": ControlType.OPENPOSE, "normal": ControlType.NORMAL, "normal_midas": ControlType.NORMAL,
+    "normal_map": ControlType.NORMAL, "normal_bae": ControlType.NORMAL, "lineart": ControlType.LINE_ART,
+    "lineart_standard": ControlType.LINE_ART, "lineart_standard (from white bg & black line)": ControlType.LINE_ART,
+    "lineart_realistic": ControlType.LINE_ART, "lineart_coarse": ControlType.LINE_ART,
+    "lineart_anime": ControlType.LINE_ART, "segment": ControlType.SEGMENT, "segmentation": ControlType.SEGMENT,
+    "seg_ofade20k": ControlType.SEGMENT, "oneformer_ade20k": ControlType.SEGMENT, "seg_ufade20k": ControlType.SEGMENT,
 }  # fmt: skip
 #: Fields of a unit that have no effect here, with the values that ask for nothing. Preprocessors have fixed thresholds
 #: and work in the size of the job; a ControlNet counts as much as the prompt.
@@ -45,7 +50,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
 }
 SIDE = 512
 OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth",
-    "openpose")  # fmt: skip
+    "openpose", "normal_midas", "lineart_standard", "seg_ofade20k")  # fmt: skip
 
 
 def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tuple[list[dict[str, Any]], list[str]]:
@@ -57,8 +62,8 @@ def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tu
     if not all(isinstance(unit, dict) for unit in units):
         raise InvalidParams(field, message("control_picture"))
     wanted = [unit for unit in units if unit.get("enabled", True)]
-    if len(wanted) > MAX_CONTROLS:
-        raise InvalidParams(field, message("at_most", most=MAX_CONTROLS, got=len(wanted)))
+    if len(wanted) > Control.most:
+        raise InvalidParams(field, message("entries_most", most=Control.most, got=len(wanted)))
     warnings: list[str] = [
         message("passed_over", field=f"{field}.{name}", got=echo(value))
         for unit in wanted
@@ -128,7 +133,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/settings")
     def settings() -> Json:
-        return {"control_net_unit_count": MAX_CONTROLS}
+        return {"control_net_unit_count": Control.most}
 
     @api.get("/model_list")
     def model_list() -> Json:
@@ -153,10 +158,10 @@ def add(api: APIRouter, studio: Studio) -> None:
         authority.check("sources.preview_control")
         kind = module_of(body.controlnet_module, "controlnet_module")
         side = int(check_number("controlnet_processor_res", body.controlnet_processor_res, 64, 4096))
-        if not 1 <= len(body.controlnet_input_images) <= MAX_CONTROLS:
+        if not 1 <= len(body.controlnet_input_images) <= Control.most:
             raise InvalidParams(
                 "controlnet_input_images",
-                message("range", low=1, high=MAX_CONTROLS, got=len(body.controlnet_input_images)),
+                message("range", low=1, high=Control.most, got=len(body.controlnet_input_images)),
             )
         images = []
         for image in body.controlnet_input_images:

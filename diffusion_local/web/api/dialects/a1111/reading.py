@@ -22,7 +22,7 @@ from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import controlnet, draw_things, second_pass
+from diffusion_local.web.api.dialects.a1111 import controlnet, detailer, draw_things, second_pass
 from diffusion_local.web.api.dialects.a1111.controlnet import HASH
 from diffusion_local.web.api.dialects.adapting import Adapted, Aliases, adapted, fit_second_pass, model_named
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
@@ -181,9 +181,12 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
-    for field, args in units:
-        controls, told = controlnet.controls_of(studio, args, field, first)
-        given["controls"] = [*(given.get("controls") or ()), *controls]
+    for script, field, args in units:
+        if script == detailer.SCRIPT:
+            name, (entries, told) = "details", detailer.details_of(args, field)
+        else:
+            name, (entries, told) = "controls", controlnet.controls_of(studio, args, field, first)
+        given[name] = [*(given.get(name) or ()), *entries]
         warnings = warnings + told
     if isinstance(body, Pictures):
         found, told = pictures_of(studio, body, given, strict, model.architecture)
@@ -206,19 +209,20 @@ def styles_of(given: Any) -> list[str]:
     return [each for each in given if each and each != "None"]
 
 
-def check_scripts(given: Any) -> list[tuple[str, Any]]:
-    """(field, arguments) of the ControlNet extension; no other script is here.
+def check_scripts(given: Any) -> list[tuple[str, str, Any]]:
+    """(script, field, arguments) of the extensions ControlNet and ADetailer; no other script is here.
 
     Scripts that are switched off, as clients send them for extensions they know, ask for nothing. Raises InvalidParams.
     """
-    units: list[tuple[str, Any]] = []
+    units: list[tuple[str, str, Any]] = []
     if not given:
         return units
     for name, script in given.items() if isinstance(given, dict) else [("", given)]:
         args = script.get("args") if isinstance(script, dict) else script
         field = f"alwayson_scripts.{name}".rstrip(".")
-        if not is_off(args) and str(name).lower() == controlnet.SCRIPT:
-            units.append((field, args))
+        script = str(name).lower()
+        if not is_off(args) and script in (controlnet.SCRIPT, detailer.SCRIPT):
+            units.append((script, field, args))
         elif not is_off(args):
             raise InvalidParams(field, message("no_script", name=echo(name)))
     return units

@@ -63,6 +63,37 @@ NO_FILES = (
 )
 
 
+def info(name: str, names: nodes.Names) -> Json:
+    """A node as ComfyUI describes it."""
+    node = nodes.NODES[name]
+    inputs: dict[str, dict[str, Any]] = {"required": {}}
+    for key, each in node.inputs.items():
+        part = inputs.setdefault("required" if each.required else "optional", {})
+        part[key] = described(each, names)
+    return {
+        "input": inputs,
+        "input_order": {part: list(each) for part, each in inputs.items()},
+        "output": list(node.outputs),
+        "output_is_list": [False] * len(node.outputs),
+        "output_name": list(node.outputs),
+        "name": name,
+        "display_name": node.title,
+        "description": "",
+        "python_module": "nodes",
+        "category": node.category,
+        "output_node": node.is_output,
+    }
+
+
+def described(each: nodes.Input, names: nodes.Names) -> list[Any]:
+    if each.kind == "COMBO":
+        return [list(names.of(each)), {} if each.default is None else {"default": each.default}]
+    if each.kind not in nodes.WIDGETS:
+        return [each.kind]
+    limits = {"default": each.default, "min": each.low, "max": each.high}
+    return [each.kind, {name: value for name, value in limits.items() if value is not None}]
+
+
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     api = APIRouter(tags=["ComfyUI"], route_class=refusing(refusal), include_in_schema=False)
     uploads = Uploads(PerAccount(MOST_NAMES))
@@ -241,11 +272,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     def object_info() -> Json:
         """Every node that is understood, with what its choices offer."""
         names = names_of(studio, aliases)
-        return {name: nodes.info(name, names) for name in nodes.NODES}
+        return {name: info(name, names) for name in nodes.NODES}
 
     @api.get("/object_info/{node}")
     def one_object_info(node: str) -> Json:
-        return {node: nodes.info(node, names_of(studio, aliases))} if node in nodes.NODES else {}
+        return {node: info(node, names_of(studio, aliases))} if node in nodes.NODES else {}
 
     @api.get("/models")
     def folders() -> list[str]:

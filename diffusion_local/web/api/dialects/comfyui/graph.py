@@ -10,7 +10,8 @@ from typing import Any
 
 from diffusion_local.messages import message
 from diffusion_local.options.types import format_number
-from diffusion_local.web.api.dialects.comfyui import checking
+from diffusion_local.options.values import entry
+from diffusion_local.web.api.dialects.comfyui import checking, shaping
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.nodes import (
     NODES,
@@ -133,20 +134,20 @@ class Reader:
         if given.get("strength_clip", weight) != weight:
             self.warn(message("one_lora_weight", name=given["lora_name"], weight=format_number(weight)))
         if weight:
-            model = replace(model, loras=(*model.loras, (self._chosen("loras", given["lora_name"]), weight)))
+            model = replace(model, loras=(*model.loras, (self.chosen("loras", given["lora_name"]), weight)))
         return (model, clip) if clip is not None else (model,)
 
     def upscaler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (self._chosen("upscalers", given["model_name"]),)
+        return (self.chosen("upscalers", given["model_name"]),)
 
     def _model(self, name: str) -> str:
-        found = self._chosen("models", name)
+        found = self.chosen("models", name)
         if not found:
             found = self._names.alias(name) or ""
             self.warn(message("model_stands_for", name=name, model=found))
         return found
 
-    def _chosen(self, key: str, value: str) -> str:
+    def chosen(self, key: str, value: str) -> str:
         return checking.chosen(value, self._names.lists.get(key, ()))
 
     def text(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
@@ -163,7 +164,7 @@ class Reader:
         return (replace(given["conditioning"], guidance=given["guidance"]),)
 
     def control_net(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (Control(self._chosen("controls", given["control_net_name"])),)
+        return (Control(self.chosen("controls", given["control_net_name"])),)
 
     def union_type(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (replace(given["control_net"], mode=UNION_TYPES.get(str(given["type"]), "")),)
@@ -281,12 +282,13 @@ class Reader:
             options["clip_skip"] = positive.clip.skip
         if latent.picture is None:
             options |= {"width": latent.width, "height": latent.height}
-        else:
+        latent = shaping.shaped(node_id, options, positive, latent, denoise)
+        if latent.picture is not None:
             options["kind"] = "inpaint" if latent.mask else "img2img"
             options["strength"] = denoise
         origins = {
-            "prompt": (positive.node_id, "text"),
-            "negative": (negative.node_id, "text"),
+            "prompt": (positive.node_id, positive.key),
+            "negative": (negative.node_id, negative.key),
             "model": (model.node_id, "unet_name" if model.split else "ckpt_name"),
             "width": (latent.node_id, "width"),
             "height": (latent.node_id, "height"),
@@ -297,8 +299,11 @@ class Reader:
             "guidance": (node_id, "cfg"),
             "strength": (node_id, "denoise"),
         }
-        if positive.controls:
-            origins["controls"] = (positive.controls[-1].node_id, "control_net")
+        for place, control in enumerate(positive.controls):
+            origins[entry("controls", place)] = (control.node_id, "control_net")
+        references = (*positive.references, *model.references)
+        origins |= {entry("references", place): (each.node_id, "image") for place, each in enumerate(references)}
+        origins |= {entry("regions", place): (each.node_id, "width") for place, each in enumerate(positive.regions)}
         return Work(
             node_id,
             options,
@@ -308,6 +313,7 @@ class Reader:
             latent.mask,
             origins,
             controls=positive.controls,
+            references=references,
         )
 
     def decode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
@@ -352,6 +358,7 @@ class Reader:
 
 
 READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
+    **shaping.READERS,
     "CheckpointLoaderSimple": Reader.checkpoint,
     "UNETLoader": Reader.unet,
     "CLIPLoader": Reader.clip,

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusion_local.serializers import Json
-
 #: Values that a choice may have beside the names of files: see ``Names``.
 WEIGHTS = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 CLIP_TYPES = (
@@ -104,6 +102,26 @@ CONTROLLED = {
     "start_percent": decimal(0, 1, 0),
     "end_percent": decimal(0, 1, 1),
 }
+#: Of the IP-Adapter nodes, which are an extension's.
+PRESETS = ("LIGHT - SD1.5 only (low strength)", "STANDARD (medium strength)", "VIT-G (medium strength)",
+    "PLUS (high strength)", "PLUS FACE (portraits)", "FULL FACE - SD1.5 only (portraits stronger)")  # fmt: skip
+WEIGHT_TYPES = ("standard", "prompt is more important", "style transfer")
+ADAPTED = {
+    "model": Input("MODEL"),
+    "ipadapter": Input("IPADAPTER"),
+    "image": Input("IMAGE"),
+    "weight": decimal(-1, 3, 1),
+    "start_at": decimal(0, 1, 0),
+    "end_at": decimal(0, 1, 1),
+    "attn_mask": Input("MASK", required=False),
+}
+INSTRUCTED = {"clip": Input("CLIP"), "prompt": TEXT, "vae": Input("VAE", required=False)}
+
+
+def optional_images(*names: str) -> dict[str, Input]:
+    return {name: Input("IMAGE", required=False) for name in names}
+
+
 #: Types of a union ControlNet by our name of its mode.
 UNION_TYPES = {
     "openpose": "openpose", "depth": "depth", "hed/pidi/scribble/ted": "softedge",
@@ -191,6 +209,71 @@ NODES: dict[str, Node] = {
         "FluxGuidance",
         "advanced/conditioning/flux",
         {"conditioning": Input("CONDITIONING"), "guidance": decimal(0, 100, 3.5)},
+        ("CONDITIONING",),
+    ),
+    "IPAdapterModelLoader": Node(
+        "IPAdapter Model Loader", "ipadapter/loaders", {"ipadapter_file": combo("ip_adapters")}, ("IPADAPTER",)
+    ),
+    "IPAdapterUnifiedLoader": Node(
+        "IPAdapter Unified Loader",
+        "ipadapter",
+        {"model": Input("MODEL"), "preset": combo(PRESETS, open=True), "ipadapter": Input("IPADAPTER", required=False)},
+        ("MODEL", "IPADAPTER"),
+    ),
+    "CLIPVisionLoader": Node(
+        "Load CLIP Vision", "loaders", {"clip_name": combo("clip_visions", open=True)}, ("CLIP_VISION",)
+    ),
+    "IPAdapter": Node("IPAdapter", "ipadapter", ADAPTED | {"weight_type": combo(WEIGHT_TYPES, open=True)}, ("MODEL",)),
+    "IPAdapterAdvanced": Node(
+        "IPAdapter Advanced",
+        "ipadapter",
+        ADAPTED | {"weight_type": combo(("linear",), open=True), "clip_vision": Input("CLIP_VISION", required=False)},
+        ("MODEL",),
+    ),
+    "FluxKontextImageScale": Node(
+        "FluxKontextImageScale", "advanced/conditioning/flux", {"image": Input("IMAGE")}, ("IMAGE",)
+    ),
+    "ReferenceLatent": Node(
+        "ReferenceLatent",
+        "advanced/conditioning/edit_models",
+        {"conditioning": Input("CONDITIONING"), "latent": Input("LATENT", required=False)},
+        ("CONDITIONING",),
+    ),
+    "TextEncodeQwenImageEdit": Node(
+        "TextEncodeQwenImageEdit", "advanced/conditioning", INSTRUCTED | optional_images("image"), ("CONDITIONING",)
+    ),
+    "TextEncodeQwenImageEditPlus": Node(
+        "TextEncodeQwenImageEditPlus",
+        "advanced/conditioning",
+        INSTRUCTED | optional_images("image1", "image2", "image3"),
+        ("CONDITIONING",),
+    ),
+    "ConditioningSetArea": Node(
+        "Conditioning (Set Area)",
+        "conditioning",
+        {
+            "conditioning": Input("CONDITIONING"),
+            **{name: integer(64, 16384, 64) for name in ("width", "height")},
+            **{name: integer(0, 16384, 0) for name in ("x", "y")},
+            "strength": decimal(0, 10, 1),
+        },
+        ("CONDITIONING",),
+    ),
+    "ConditioningSetAreaPercentage": Node(
+        "Conditioning (Set Area with Percentage)",
+        "conditioning",
+        {
+            "conditioning": Input("CONDITIONING"),
+            **{name: decimal(0, 1, 1) for name in ("width", "height")},
+            **{name: decimal(0, 1, 0) for name in ("x", "y")},
+            "strength": decimal(0, 10, 1),
+        },
+        ("CONDITIONING",),
+    ),
+    "ConditioningCombine": Node(
+        "Conditioning (Combine)",
+        "conditioning",
+        {"conditioning_1": Input("CONDITIONING"), "conditioning_2": Input("CONDITIONING")},
         ("CONDITIONING",),
     ),
     "ControlNetLoader": Node(
@@ -308,37 +391,3 @@ NODES: dict[str, Node] = {
     "PrimitiveStringMultiline": Node("String (Multiline)", "utils/primitive", {"value": TEXT}, ("STRING",)),
     "PrimitiveBoolean": Node("Boolean", "utils/primitive", {"value": Input("BOOLEAN", default=True)}, ("BOOLEAN",)),
 }
-
-
-# -- what /object_info tells -------------------------------------------------------------------------------------------
-
-
-def info(name: str, names: Names) -> Json:
-    """A node as ComfyUI describes it."""
-    node = NODES[name]
-    inputs: dict[str, dict[str, Any]] = {"required": {}}
-    for key, each in node.inputs.items():
-        part = inputs.setdefault("required" if each.required else "optional", {})
-        part[key] = described(each, names)
-    return {
-        "input": inputs,
-        "input_order": {part: list(each) for part, each in inputs.items()},
-        "output": list(node.outputs),
-        "output_is_list": [False] * len(node.outputs),
-        "output_name": list(node.outputs),
-        "name": name,
-        "display_name": node.title,
-        "description": "",
-        "python_module": "nodes",
-        "category": node.category,
-        "output_node": node.is_output,
-    }
-
-
-def described(each: Input, names: Names) -> list[Any]:
-    if each.kind == "COMBO":
-        return [list(names.of(each)), {} if each.default is None else {"default": each.default}]
-    if each.kind not in WIDGETS:
-        return [each.kind]
-    limits = {"default": each.default, "min": each.low, "max": each.high}
-    return [each.kind, {name: value for name, value in limits.items() if value is not None}]

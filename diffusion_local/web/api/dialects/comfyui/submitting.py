@@ -24,6 +24,7 @@ from diffusion_local.web.api.dialects.comfyui.values import (
     Mask,
     Picture,
     Plan,
+    Reference,
     Refused,
     Work,
     failed,
@@ -46,7 +47,7 @@ def names_of(studio: Studio, aliases: Aliases) -> Names:
         return models[0].id if models and stands_for == "" else stands_for
 
     models = [each for each in studio.models() if each.ready]
-    kinds = ("lora", "vae", "upscaler", "control")
+    kinds = ("lora", "vae", "upscaler", "control", "ip_adapter", "image_encoder")
     files = {kind: tuple(each.name for each in studio.adapters(kind)) for kind in kinds}
     return Names(
         {
@@ -56,6 +57,8 @@ def names_of(studio: Studio, aliases: Aliases) -> Names:
             "clips": OWN_PARTS,
             "upscalers": files["upscaler"],
             "controls": files["control"],
+            "ip_adapters": files["ip_adapter"],
+            "clip_visions": files["image_encoder"],
             "images": (),
         },
         alias,
@@ -102,6 +105,8 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tu
         options["source"] = found(studio, work.picture, uploads)
     if work.controls:
         options["controls"] = [control(studio, each, uploads) for each in work.controls]
+    if work.references:
+        options["references"] = [reference(studio, each, uploads) for each in work.references]
     if work.mask is not None:
         options["mask"] = studio.sources.add(painted(studio, work.mask, uploads), "mask").id
     return options | {"expand": "no"}, warnings
@@ -114,6 +119,14 @@ def control(studio: Studio, wanted: Control, uploads: Uploads) -> dict[str, Any]
     numbers = {"weight": wanted.weight, "start": wanted.start, "end": wanted.end}
     image = {"image": found(studio, wanted.picture, uploads)}
     return image | {name: each for name, each in given.items() if each} | numbers
+
+
+def reference(studio: Studio, wanted: Reference, uploads: Uploads) -> dict[str, Any]:
+    """An entry of the option ``references``. Raises Refused, Overloaded."""
+    made = {"image": found(studio, wanted.picture, uploads)} | wanted.values
+    if wanted.mask is not None:
+        made["mask"] = studio.sources.add(painted(studio, wanted.mask, uploads), "mask").id
+    return made
 
 
 def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None:
@@ -192,7 +205,10 @@ def with_alpha(picture: bytes, mask: bytes) -> bytes:
 def refused(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
     """What the Studio refuses, at the node that it came from."""
     renamed = {"source": "image", "mask": "image", "loras": "lora_name"}
-    node_id, key = plan.work.origins.get(error.field, (plan.work.node_id, renamed.get(error.field, error.field)))
+    origins, entry = plan.work.origins, error.field.partition(".")[0]
+    node_id, key = (
+        origins.get(entry) or origins.get(error.option) or (plan.work.node_id, renamed.get(error.option, error.field))
+    )
     given = checking.inputs_of(graph.get(node_id)).get(key)
     extra = {"input_name": key, "received_value": checking.shortened(given)}
     details = f"{key}: {error.problem}"

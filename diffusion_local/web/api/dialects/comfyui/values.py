@@ -50,11 +50,33 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture that the result refers to; ``values`` are further ones of its entry in the option ``references``."""
+
+    picture: Picture
+    node_id: str
+    values: dict[str, Any] = field(default_factory=dict, hash=False)
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An area with a prompt of its own: ``box`` is x, y, width and height, in ``pixels`` or in shares."""
+
+    prompt: str
+    node_id: str
+    box: tuple[float, ...]
+    weight: float = 1.0
+    pixels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     name: str
     node_id: str
     split: bool = False
     loras: tuple[tuple[str, float], ...] = ()
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +98,10 @@ class Conditioning:
     guidance: float | None = None
     zero: bool = False
     controls: tuple[Control, ...] = ()
+    references: tuple[Reference, ...] = ()
+    regions: tuple[Region, ...] = ()
+    area: Region | None = None
+    key: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +131,7 @@ class Work:
     origins: dict[str, tuple[str, str]] = field(default_factory=dict, hash=False)
     sampled: bool = True
     controls: tuple[Control, ...] = ()
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

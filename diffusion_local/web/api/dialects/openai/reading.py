@@ -95,7 +95,6 @@ RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
 NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # our fields, as callers know them
 #: Fields that have no effect here, and the value of each that asks for nothing.
 HARMLESS: dict[str, Any] = {
-    "background": "auto",
     "input_fidelity": None,
     "metadata": None,
     "moderation": None,
@@ -106,7 +105,7 @@ HARMLESS: dict[str, Any] = {
     "user": None,
 }
 #: Values that ask for nothing, beside those.
-NOTHING_ASKED: dict[str, tuple[Any, ...]] = {"background": ("opaque",)}
+NOTHING_ASKED: dict[str, tuple[Any, ...]] = {}
 #: Fields about the caller or the answer: passed over without a word.
 SILENT = ("metadata", "moderation", "safety_identifier", "prompt_cache_key", "store", "user", "style", "input_fidelity")
 #: Steps by quality, as a part of the model's default.

@@ -1,0 +1,154 @@
+"""Details: what a detector finds in a finished picture is painted anew at the model's own size, and put back."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from PIL import Image as PIL
+
+from diffusion_local.domain import Kind, Params
+from diffusion_local.engine import OnStep, Part, Pass, Picture, img2img
+from diffusion_local.engine.faults import ending_only
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.learned import Found
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.painting import Work
+from diffusion_local.engine.passes import Enlarge, loops_of
+from diffusion_local.engine.steps import Interrupted, Steps
+from diffusion_local.options.inpaint import AREAS
+from diffusion_local.options.types import Detail
+
+#: Smaller finds are left as they are, in pixels.
+LEAST_SIDE = 8
+#: The mask fades over this share of its shorter side, in at most so many pixels.
+FADE, MOST_FADE = 16, 32
+#: Stands for the source picture, which is in memory.
+IN_MEMORY = "picture"
+
+
+def refine(loaded: Loaded, parts: list[Part], materials: PictureInputs, enlarge: Enlarge) -> None:
+    """Paint the details of finished pictures. What goes wrong with one ends its part and no other.
+
+    A pass is not put aside meanwhile. Raises EngineError of the pass as a whole (OutOfMemory).
+    """
+    for part in parts:
+        if part.made is None or not part.params.details:
+            continue
+        finished, part.made = part.made, None
+        with ending_only(part), suppress(Interrupted):
+            part.made = refined(loaded, part, finished, materials, enlarge)
+
+
+def refined(loaded: Loaded, part: Part, finished: Picture, materials: PictureInputs, enlarge: Enlarge) -> Picture:
+    """A picture with its details painted. Raises EngineError, and Interrupted once the part has a problem."""
+    image, params, told = finished.image, part.params, []
+    done = params.total_steps - sum(each.steps or params.steps for each in params.details)
+    for detail in params.details:
+        steps = detail.steps or params.steps
+        found = [
+            each
+            for each in materials.find(image, detail.target, detail.confidence)
+            if min(each.box[2] - each.box[0], each.box[3] - each.box[1]) >= LEAST_SIDE
+        ][: detail.limit]
+        for place, each in enumerate(found):
+            report = progress(part, done, (place * steps, len(found)))
+            wish = wish_of(params, detail, each, place, own_size(loaded, params))
+            image = painted(loaded, image, mask_of(image, each), wish, report, materials, enlarge)
+            told.append({"target": detail.target, "box": list(each.box), "score": round(each.score, 3)})
+        done += steps
+        if not found:
+            progress(part, done, (0, 1))(0, None)
+    return Picture(image, finished.facts | {"details": told})
+
+
+def progress(part: Part, done: int, share: tuple[int, int]) -> OnStep:
+    """Counts the steps of several finds as those of one. ``share``: (steps of the finds before, number of finds).
+
+    What the part's own ``on_step`` raises becomes its problem.
+    """
+    before, count = share
+
+    def report(step: int, preview: Callable[[], PIL.Image] | None) -> None:
+        try:
+            part.on_step(done + ceil((before + step) / count), preview)
+        except BaseException as problem:
+            part.problem = problem
+            raise Interrupted from problem
+
+    return report
+
+
+def own_size(loaded: Loaded, params: Params) -> tuple[int, int]:
+    """The size at which a detail is painted: the model's own, unless the picture's first pass has fewer pixels."""
+    own = loaded.model.defaults
+    first = (params.width, params.height)
+    return (own.width, own.height) if own.width * own.height <= first[0] * first[1] else first
+
+
+def wish_of(params: Params, detail: Detail, found: Found, place: int, size: tuple[int, int]) -> Params:
+    """What is asked for a detail: an inpaint of its region alone."""
+    box = found.box
+    fade = min(MOST_FADE, max(2, round(min(box[2] - box[0], box[3] - box[1]) / FADE)))
+    return replace(
+        params,
+        kind=Kind.INPAINT,
+        prompt=detail.prompt or params.prompt,
+        width=size[0],
+        height=size[1],
+        steps=detail.steps or params.steps,
+        strength=detail.strength,
+        seed=(params.seed + place) % 2**32,
+        source=IN_MEMORY,
+        mask=IN_MEMORY,
+        controls=(),
+        regions=(),
+        details=(),
+        outpaint="",
+        hires_scale=0.0,
+        inpaint_area=AREAS[1],
+        mask_padding=detail.padding,
+        mask_blur=fade,
+        mask_content="original",
+        mask_edges="hard",
+        place="",
+    )
+
+
+def mask_of(image: PIL.Image, found: Found) -> PIL.Image:
+    mask = PIL.new("L", image.size)
+    mask.paste(255, found.box)
+    return mask
+
+
+def painted(
+    loaded: Loaded,
+    image: PIL.Image,
+    mask: PIL.Image,
+    wish: Params,
+    report: OnStep,
+    materials: PictureInputs,
+    enlarge: Enlarge,
+) -> PIL.Image:
+    """A picture with what is masked painted anew."""
+    part = Part(wish, report)
+    crew = Pass([part])
+    canvas = img2img.make_inpainting_canvas(image, mask, wish)
+    loops = loops_of(wish)
+    work = Work(loaded, crew, Steps(crew), materials, canvas, enlarge, loops)
+    work.run(loops[0], None)
+    made, _ = work.finish(part)()
+    return made
+
+
+def cut_out(finished: Picture, materials: PictureInputs) -> Picture:
+    """A picture whose background is transparent (RGBA), once the device has made it."""
+
+    def finish() -> tuple[PIL.Image, dict[str, Any]]:
+        image = finished.image.convert("RGB")
+        clear = image.copy()
+        clear.putalpha(materials.main_object(image))
+        return clear, {}
+
+    return Picture(finish, finished.facts)

@@ -1,0 +1,122 @@
+"""U²-Net and IS-Net: networks that tell the main object of a picture from its background.
+
+One function runs both, and the smaller U²-NetP, from the names and shapes of their published weights. Each stage is a
+small U-Net itself; what the stages say at each resolution is fused (U²-Net) or read at the finest (IS-Net).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PIL
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+
+State = dict[str, torch.Tensor]
+SUFFIXES = (".safetensors", ".pth", ".pt")
+#: Layers of each stage's own U-Net on the way down; of 0, four that keep the resolution and grow their reach.
+STAGES = {"stage1": 7, "stage2": 6, "stage3": 5, "stage4": 4, "stage5": 0, "stage6": 0}
+WAY_UP = ("stage5", "stage4", "stage3", "stage2", "stage1")
+FLAT_REACH = (1, 2, 4, 8)
+#: Sides of the square pictures that each was trained on.
+U2NET_SIDE, ISNET_SIDE = 320, 1024
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MARK = "stage1.rebnconvin.conv_s1.weight"
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The file of weights in a folder."""
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    return found[0] if found else None
+
+
+def read(path: Path) -> State:
+    """Weights of a file; a pickle is opened without running anything of it. Raises ModelUnavailable for others."""
+    state = (
+        load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    )
+    state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items() if torch.is_tensor(tensor)}
+    if MARK not in state or "side1.weight" not in state:
+        raise ModelUnavailable(message("no_saliency", file=path.name))
+    return state
+
+
+def mask(picture: PIL.Image, state: State) -> PIL.Image:
+    """How much each pixel of an RGB picture belongs to its main object (L, the size of the picture)."""
+    fused = "outconv.weight" in state
+    side = U2NET_SIDE if fused else ISNET_SIDE
+    small = picture.convert("RGB").resize((side, side), PIL.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(small)).movedim(-1, 0)[None].float()
+    if fused:
+        mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
+        pixels = (pixels / pixels.max().clamp(min=1) - mean) / deviation
+    else:
+        pixels = pixels / 255 - 0.5
+    found = saliency(pixels, state, fused)[0, 0]
+    low, high = found.min(), found.max()
+    if not bool((high - low).isfinite()):
+        raise ValueError("the network gives numbers that are not finite")
+    grey = (found - low) / (high - low).clamp(min=1e-6) * 255
+    made = PIL.fromarray(grey.round().to(torch.uint8).numpy())
+    return made.resize(picture.size, PIL.Resampling.BILINEAR)
+
+
+def saliency(pixels: torch.Tensor, state: State, fused: bool) -> torch.Tensor:
+    """1 x 1 x H x W in 0..1 of 1 x 3 x H x W."""
+    x = pixels
+    if not fused:
+        x = F.conv2d(x, state["conv_in.weight"], state["conv_in.bias"], stride=2, padding=1)
+    down: list[torch.Tensor] = []
+    for name in STAGES:
+        x = stage(halved(x) if down else x, state, name, STAGES[name])
+        down.append(x)
+    ways = [down[-1]]
+    for name, beside in zip(WAY_UP, reversed(down[:-1]), strict=True):
+        x = stage(torch.cat((resized(x, beside), beside), 1), state, f"{name}d", STAGES[name])
+        ways.append(x)
+    said: list[torch.Tensor] = []
+    for number, each in enumerate(reversed(ways), 1):
+        side = F.conv2d(each, state[f"side{number}.weight"], state[f"side{number}.bias"], padding=1)
+        said.append(resized(side, said[0] if said and fused else pixels))
+        if not fused:
+            return said[0].sigmoid()
+    return F.conv2d(torch.cat(said, 1), state["outconv.weight"], state["outconv.bias"]).sigmoid()
+
+
+def stage(x: torch.Tensor, state: State, name: str, height: int) -> torch.Tensor:
+    """A U-Net within, of so many layers down; its input is added to its output."""
+    first = x = layer(x, state, f"{name}.rebnconvin")
+    down = []
+    count = height or len(FLAT_REACH)
+    for number in range(1, count + 1):
+        last = number == count
+        reach = (2 if last else 1) if height else FLAT_REACH[number - 1]
+        if height and number > 1 and not last:
+            x = halved(x)
+        x = layer(x, state, f"{name}.rebnconv{number}", reach)
+        down.append(x)
+    for number in range(count - 1, 0, -1):
+        beside = down[number - 1]
+        reach = 1 if height else FLAT_REACH[number - 1]
+        x = layer(torch.cat((resized(x, beside), beside), 1), state, f"{name}.rebnconv{number}d", reach)
+    return x + first
+
+
+def layer(x: torch.Tensor, state: State, name: str, reach: int = 1) -> torch.Tensor:
+    x = F.conv2d(x, state[f"{name}.conv_s1.weight"], state[f"{name}.conv_s1.bias"], padding=reach, dilation=reach)
+    mean, variance, weight, bias = (
+        state[f"{name}.bn_s1.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    return F.relu(F.batch_norm(x, mean, variance, weight, bias))
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return F.max_pool2d(x, 2, stride=2, ceil_mode=True)
+
+
+def resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    size = (like.shape[-2], like.shape[-1])
+    return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size, mode="bilinear", align_corners=False)

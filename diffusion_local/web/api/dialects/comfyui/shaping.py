@@ -1,0 +1,151 @@
+"""Nodes that shape a picture by others or in parts: reference pictures, IP-Adapters, and prompts for areas."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from diffusion_local.messages import message
+from diffusion_local.web.api.dialects.comfyui.values import (
+    Conditioning,
+    Latent,
+    Model,
+    Picture,
+    Reference,
+    Region,
+    beyond,
+    failed,
+)
+
+Given = dict[str, Any]
+
+
+class Reads(Protocol):
+    def warn(self, text: str) -> None: ...
+    def chosen(self, key: str, value: str) -> str: ...
+
+
+def adapter_file(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    return (reader.chosen("ip_adapters", given["ipadapter_file"]),)
+
+
+def any_adapter(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    """IPAdapterUnifiedLoader: which file it is, is left to the studio; of presets for faces one for faces."""
+    face = "FACE" in str(given["preset"])
+    return given["model"], "face" if face else "style"
+
+
+def vision(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    return ("",)
+
+
+def adapted(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    """A model that an IP-Adapter shows a picture."""
+    if not isinstance(given["image"], Picture) or given["image"].preprocessor:
+        raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
+    for key, usual in (("start_at", 0.0), ("end_at", 1.0), ("weight_type", "linear")):
+        if given.get(key) not in (None, usual, "standard"):
+            reader.warn(message("passed_over", field=key, got=str(given[key])))
+    named = given["ipadapter"]
+    kind = {"use": named} if named in ("style", "face") else {"use": "style", "adapter": named}
+    mask = given.get("attn_mask")
+    made = Reference(given["image"], node_id, kind | {"weight": given["weight"]}, mask)
+    model: Model = given["model"]
+    return (replace(model, references=(*model.references, made)) if given["weight"] else model,)
+
+
+def scaled(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    """FluxKontextImageScale: the studio sizes references itself."""
+    if not isinstance(given["image"], Picture):
+        raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
+    return (given["image"],)
+
+
+def reference_latent(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    latent, conditioning = given.get("latent"), given["conditioning"]
+    if latent is None:
+        return (conditioning,)
+    if not isinstance(latent, Latent) or latent.picture is None:
+        raise failed([beyond(node_id, "only an encoded image of LoadImage can be a reference", "latent")])
+    return (replace(conditioning, references=(*conditioning.references, Reference(latent.picture, node_id))),)
+
+
+def instruction(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    """TextEncodeQwenImageEdit and its successor with up to three images."""
+    images = [given.get(key) for key in ("image", "image1", "image2", "image3")]
+    pictures = [each for each in images if each is not None]
+    if not all(isinstance(each, Picture) for each in pictures):
+        raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
+    made = Conditioning(given["prompt"], given["clip"], node_id, key="prompt")
+    return (replace(made, references=tuple(Reference(each, node_id) for each in pictures)),)
+
+
+def area(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    """ConditioningSetArea, in pixels, and ConditioningSetAreaPercentage, in shares."""
+    box = tuple(float(given[name]) for name in ("x", "y", "width", "height"))
+    made = Region("", node_id, box, given["strength"], pixels=all(isinstance(given[name], int) for name in ("x", "y")))
+    return (replace(given["conditioning"], area=made),)
+
+
+def combined(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+    """ConditioningCombine: one with an area becomes a region of the other."""
+    first, second = given["conditioning_1"], given["conditioning_2"]
+    if second.area is None and first.area is not None:
+        first, second = second, first
+    if second.area is None:
+        why = "only a conditioning with an area (ConditioningSetArea) can be combined with another one"
+        raise failed([beyond(node_id, why, "conditioning_2")])
+    if second.controls or second.references:
+        raise failed(
+            [beyond(node_id, "controls and references belong to the picture, not to an area", "conditioning_2")]
+        )
+    regions = [*first.regions, *second.regions, replace(second.area, prompt=second.text)]
+    if first.area is not None:  # two areas: the prompt of the whole picture is that of neither
+        regions = [replace(first.area, prompt=first.text), *regions]
+        first = replace(first, text="", area=None)
+    return (replace(first, regions=tuple(regions)),)
+
+
+READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
+    "IPAdapterModelLoader": adapter_file,
+    "IPAdapterUnifiedLoader": any_adapter,
+    "CLIPVisionLoader": vision,
+    "IPAdapter": adapted,
+    "IPAdapterAdvanced": adapted,
+    "FluxKontextImageScale": scaled,
+    "ReferenceLatent": reference_latent,
+    "TextEncodeQwenImageEdit": instruction,
+    "TextEncodeQwenImageEditPlus": instruction,
+    "ConditioningSetArea": area,
+    "ConditioningSetAreaPercentage": area,
+    "ConditioningCombine": combined,
+}
+
+
+def shaped(node_id: str, options: Given, positive: Conditioning, latent: Latent, denoise: float) -> Latent:
+    """Adds the regions of a sampler's prompt to its options; the latent without a picture that is only a reference.
+
+    A whole repaint of a picture that the model reads as a reference begins from noise. Raises Refused.
+    """
+    if positive.area is not None:
+        raise failed([beyond(node_id, "must be combined with a prompt for the whole picture", "positive")])
+    if positive.regions:
+        options["regions"] = [region_of(each, options, node_id) for each in positive.regions]
+        if not options["prompt"]:
+            options["prompt"] = ", ".join(each.prompt for each in positive.regions)
+    if positive.references and latent.picture is not None and latent.mask is None and denoise >= 1:
+        return replace(latent, picture=None)
+    return latent
+
+
+def region_of(region: Region, options: Given, node_id: str) -> Given:
+    """An entry of the option ``regions``; areas in pixels need the size of an empty latent image."""
+    x, y, width, height = region.box
+    if region.pixels:
+        if not options.get("width"):
+            why = "an area in pixels needs an empty latent image; use ConditioningSetAreaPercentage"
+            raise failed([beyond(region.node_id, why, "width")])
+        whole = options["width"], options["height"]
+        x, y, width, height = x / whole[0], y / whole[1], width / whole[0], height / whole[1]
+    x, y = min(x, 1.0), min(y, 1.0)
+    shares = {"x": x, "y": y, "width": min(width, 1 - x), "height": min(height, 1 - y)}
+    return {"prompt": region.prompt, "weight": min(1.0, region.weight)} | {k: round(v, 6) for k, v in shares.items()}
