@@ -201,7 +201,7 @@ def test_enable_hr_makes_a_second_pass(
         ({"styles": ["x"]}, "styles"),
         ({"styles": "x"}, "styles"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"module": "canny"}]}}}, "alwayson_scripts.ControlNet"),
-        ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "alwayson_scripts.ADetailer"),
+        ({"alwayson_scripts": {"Dynamic Thresholding": {"args": [True, {}]}}}, "alwayson_scripts.Dynamic Thresholding"),
         ({"script_name": "X/Y/Z plot"}, "script_name"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, "CLIP_stop_at_last_layers"),
         ({"prompt": "x <hypernet:y:1>"}, "prompt"),
