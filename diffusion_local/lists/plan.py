@@ -51,7 +51,7 @@ class CatalogSnapshot(Catalog):
         self.shelf = catalog.shelf
         self._starter = catalog.default
         self.size_of = catalog.size_of
-        self.paints, self.see = catalog.paints, catalog.see
+        self.paints, self.see, self.check_task = catalog.paints, catalog.see, catalog.check_task
 
     def all(self) -> list[Model]:
         return self._found
