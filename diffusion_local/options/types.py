@@ -90,7 +90,8 @@ class Record:
         found = RECORD.fullmatch(text)
         assert found is not None
         pairs = (pair.partition("=") for pair in found["pairs"].split(":") if pair)
-        return {cls.lead: found["lead"]} | {name: unquote(value) for name, _, value in pairs}
+        lead = found["lead"] if cls.lead in cls.pictures else unquote(found["lead"])
+        return {cls.lead: lead} | {name: unquote(value) for name, _, value in pairs}
 
     def __str__(self) -> str:
         values = {
@@ -98,7 +99,8 @@ class Record:
             for name, value in self.to_dict().items()
         }
         pairs = (f"{name}={quote(value, safe='/ ')}" for name, value in values.items() if name != self.lead)
-        return ":".join([values[self.lead], *pairs])
+        lead = values[self.lead] if self.lead in self.pictures else quote(values[self.lead], safe="/ ")
+        return ":".join([lead, *pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +207,9 @@ class Region(Record):
         """Entries end with a comma behind a pair; other commas belong to the prompt."""
         return REGION.findall(text)
 
-    @classmethod
-    def read(cls, text: str) -> dict[str, Any]:
-        found = Record.read.__func__(cls, text)  # type: ignore[attr-defined]
-        return found | {"prompt": unquote(found["prompt"])}
-
     def __str__(self) -> str:
         prompt = PAIR.sub("%3A", self.prompt.replace("%", "%25"))
+        prompt = f"%2C{prompt[1:]}" if prompt.startswith(",") else prompt
         pairs = {name: format_number(value) for name, value in self.to_dict().items() if name != "prompt"} or {"x": "0"}
         return ":".join([prompt, *(f"{name}={value}" for name, value in pairs.items())])
 

@@ -47,6 +47,27 @@ REFERENCES = st.fixed_dictionaries(
         "mask": st.sampled_from(["", SOURCE]),
     }
 )
+REGIONS = st.fixed_dictionaries(
+    {
+        "prompt": TEXT.filter(lambda text: text and "<" not in text),
+        "x": st.floats(0, 0.5),
+        "y": st.floats(0, 0.5),
+        "width": st.floats(0.1, 0.5),
+        "height": st.floats(0.1, 0.5),
+        "weight": st.floats(0, 1),
+    }
+)
+DETAILS = st.fixed_dictionaries(
+    {
+        "target": TEXT.filter(bool),
+        "prompt": TEXT.filter(lambda text: "<" not in text),
+        "strength": st.floats(0.05, 1),
+        "steps": st.integers(0, 150),
+        "confidence": st.floats(0, 1),
+        "padding": st.integers(0, 512),
+        "limit": st.integers(1, 16),
+    }
+)
 
 
 def values_of(name: str) -> st.SearchStrategy[Any]:
@@ -72,6 +93,8 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         "hires_tile": st.integers(256 // 8, limits.max_size // 8).map(lambda side: side * 8),
         "outpaint": st.sampled_from(["", "left 64", "right 8 top 16"]),
         "controls": st.lists(CONTROLS, max_size=2),
+        "regions": st.lists(REGIONS, max_size=3),
+        "details": st.lists(DETAILS, max_size=2),
         "place": st.sampled_from(["", "1/2", "3/8", "16/16"]),
     }
     if name in special:
@@ -92,6 +115,8 @@ def recipes(draw: st.DrawFn) -> Params:
     given = {name: draw(values_of(name)) for name in names if name not in refused_options(kind)}
     model = CATALOG.default
     prompt = given.pop("prompt")
+    if given.get("outpaint"):  # the size follows the extended picture
+        given |= {"width": None, "height": None}
     given["kind"] = str(kind)
     if kind is Kind.UPSCALE:
         given["scale"] = draw(st.floats(1, 8))
