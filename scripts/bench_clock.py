@@ -58,15 +58,17 @@ class Pattern:
     regular: bool = False
 
 
+SIDES = ((1024, 1024), (1024, 768), (768, 768))
 PATTERNS = {
-    "one kind, in passes": Pattern(alike=10**6),
-    "mixed sizes and steps": Pattern(sizes=((512, 512), (768, 512), (768, 768)), steps=(12, 20, 30)),
-    "two models in turns, short runs": Pattern(models=("starter", "second"), alike=3),
-    "kills": Pattern(sizes=((512, 512), (768, 512), (768, 768)), steps=(12, 20, 30), alike=4, kills_every=400.0),
+    "one kind, in passes": Pattern(sizes=((1024, 1024),), alike=10**6),
+    "mixed sizes and steps": Pattern(sizes=SIDES, steps=(12, 20, 30)),
+    "two models in turns, short runs": Pattern(models=("starter", "second"), sizes=((1024, 1024),), alike=3),
+    "kills": Pattern(sizes=SIDES, steps=(20, 30), alike=4, kills_every=700.0),
     "kills, people, rests": Pattern(
-        models=("starter", "second"), steps=(12, 20), alike=6, kills_every=500.0, people_every=300.0, rests_every=1500.0
+        models=("starter", "second"), sizes=((1024, 1024),), alike=6, kills_every=700.0, people_every=400.0,
+        rests_every=1200.0, rest=120.0,
     ),
-}
+}  # fmt: skip
 
 
 class Clock:

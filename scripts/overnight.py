@@ -1,10 +1,10 @@
 """A night with a long list, whose worker is killed again and again: is every picture made once, and in its place?
 
-    python scripts/overnight.py --prompts 2000 --kills 12 --record scripts/results/overnight-fake.json
-    python scripts/overnight.py --engine diffusers --prompts 60 --kills 4
+    python scripts/overnight.py --prompts 2000 --kills 12 --alike 8 --people 40 --record FILE.json
+    python scripts/overnight.py --engine diffusers --prompts 100 --kills 4 --alike 4 --people 8
 
-The list mixes sizes and steps, so that estimates have something to be wrong about. After each kill the worker must go
-on with the picture that it had begun. Exit status 1 if any promise was broken. Needs the `test` extra (psutil).
+The list mixes sizes and steps, so that estimates have something to be wrong about; ``--alike`` in a row share a pass,
+and ``--people`` interactive jobs come in between. After each kill the worker must go on with what it had begun. Exit status 1 if any promise was broken. Needs the `test` extra (psutil).
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -61,6 +62,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["fake", "diffusers"], default="fake")
     parser.add_argument("--prompts", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--alike", type=int, default=1, help="pictures in a row that may share a pass, and its size")
+    parser.add_argument("--people", type=int, default=0, help="interactive jobs that come during the night")
     parser.add_argument("--step-seconds", type=float, default=0.005, help="of the fake engine")
     parser.add_argument("--seconds", type=float, default=3000.0, help="it is given up then")
     parser.add_argument("--seed", type=int, default=1)
@@ -71,7 +74,7 @@ def parse() -> argparse.Namespace:
 def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]:
     settings = Settings.load(
         {}, home=home, engine=options.engine, port=0, fake_step_seconds=options.step_seconds, device="cpu", threads=1,
-        disk_reserve_mb=50,
+        disk_reserve_mb=50, batch_size=str(options.alike),
     )  # fmt: skip
     scene = Scene(open_services(settings), second=False)
     services = scene.services
@@ -79,19 +82,20 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
         receipt = services.studio.lists.submit(night(options), "jsonl", name="night")
         began = time.monotonic()
         scene.start()
-        kills, forecast = until_done(scene, receipt.batch_id, options)
+        kills, people = until_done(scene, receipt.batch_id, options)
         seconds = time.monotonic() - began
-        ended = datetime.now(UTC)
         jobs = services.studio.jobs(batch_id=receipt.batch_id, limit=1000)
         while len(jobs) < receipt.count:
             jobs += services.studio.jobs(batch_id=receipt.batch_id, limit=1000, before=jobs[-1].id)
         report = services.studio.reports.batch(receipt.batch_id).to_dict()
         error = estimate_error(services.database, receipt.batch_id)
         scene.stop()
-        found = audit(settings, Ledger({job.id: job.params.prompt for job in jobs}))
+        found = audit(settings, Ledger({job.id: job.params.prompt for job in jobs} | people))
     finally:
         scene.end()
-    resumed = check_order(found, services)
+    resumed = check_order(found, services, receipt.batch_id)
+    accepted = f"{len(people)} interactive jobs were accepted"
+    found.check(len(people) == options.people, accepted)
     done = sum(job.state is State.DONE for job in jobs)
     found.check(done == receipt.count, f"{receipt.count - done} pictures were not made")
     figures = {
@@ -100,7 +104,8 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
         "kills": kills,
         "resumed_at_the_next_picture": resumed,
         "estimate_of_a_picture": {key: value and round(value, 3) for key, value in asdict(error).items()},
-        "forecast_of_the_end": forecast.told(ended) if forecast else None,
+        "passes": passes(services, receipt.batch_id),
+        "interactive": waits(services, list(people)),
         **found.counts,
         "report": {key: value for key, value in report.items() if key not in ("pictures", "newest", "batches")},
         "violations": found.violations,
@@ -112,38 +117,30 @@ def night(options: argparse.Namespace) -> str:
     lot = random.Random(options.seed)
     lines = []
     for number in range(options.prompts):
-        width, height = lot.choice(SIZES)
+        if number % options.alike == 0:
+            (width, height), steps = lot.choice(SIZES), lot.choice(STEPS)
         prompt = f"{lot.choice(WORDS)} number {number}"
-        settings = {"prompt": prompt, "seed": number, "width": width, "height": height, "steps": lot.choice(STEPS)}
+        settings = {"prompt": prompt, "seed": number, "width": width, "height": height, "steps": steps}
         lines.append(json.dumps(settings))
     return "\n".join(lines)
 
 
-class Forecast:
-    """What was said of the end when a quarter was done."""
-
-    def __init__(self, done_at: str) -> None:
-        self.said_at, self.done_at = datetime.now(UTC), datetime.fromisoformat(done_at)
-
-    def told(self, ended: datetime) -> dict[str, float]:
-        left = (ended - self.said_at).total_seconds()
-        said = (self.done_at - self.said_at).total_seconds()
-        off = abs(said - left) / left
-        return {"said_seconds": round(said, 1), "took_seconds": round(left, 1), "off": round(off, 3)}
-
-
-def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tuple[int, Forecast | None]:
-    """Kill the worker each time that another part of the list is done, at a random moment; wait for the end."""
+def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tuple[int, dict[str, str]]:
+    """Kill the worker, and submit an interactive job, each time that another part of the list is done, at a random
+    moment; wait for the end. Returns the kills, and the prompts of the interactive jobs by id.
+    """
     lot = random.Random(options.seed)
     deadline = time.monotonic() + options.seconds
-    kills, forecast = 0, None
+    kills, people = 0, {}
     while time.monotonic() < deadline:
         progress = scene.services.studio.batches.get(batch_id)
         ended = sum(progress.counts[state] for state in FINAL)
-        if ended == progress.batch.count:
-            return kills, forecast
-        if forecast is None and ended >= progress.batch.count / 4 and progress.done_at:
-            forecast = Forecast(progress.done_at)
+        if ended == progress.batch.count and not scene.services.view.unfinished(list(people)):
+            break
+        if len(people) < options.people and ended > (len(people) + 0.5) * progress.batch.count / options.people:
+            prompt = f"somebody waits for {len(people)}"
+            asked = scene.services.studio.submit(prompt, seed=len(people), width=128, height=128, steps=4)
+            people |= dict.fromkeys(asked.job_ids, prompt)
         if kills < options.kills and ended > (kills + 0.5) * progress.batch.count / options.kills:
             time.sleep(lot.uniform(0, 0.5))
             for worker in scene.workers():
@@ -153,15 +150,36 @@ def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tupl
                 except psutil.NoSuchProcess:
                     continue
         time.sleep(LOOK_SECONDS)
-    return kills, forecast
+    return kills, people
 
 
-def check_order(found: Audit, services: Services) -> int:
+def passes(services: Services, batch_id: str) -> dict[str, int]:
+    """Pictures of the list by the size of their pass."""
+    with services.database.read() as db:
+        query = "SELECT together, count(*) FROM jobs WHERE batch_id = ? AND state = 'done' GROUP BY together"
+        return {str(size): count for size, count in db.execute(query, [batch_id]).fetchall()}
+
+
+def waits(services: Services, job_ids: list[str]) -> dict[str, Any]:
+    """Interactive jobs: how many began while a pass of the list was under way, and seconds from submit to start."""
+    inside, seconds = 0, []
+    with services.database.read() as db:
+        for job_id in job_ids:
+            created, began = db.execute("SELECT created_at, started_at FROM jobs WHERE id = ?", [job_id]).fetchone()
+            aside = "SELECT 1 FROM jobs WHERE lane = 1 AND started_at < ? AND finished_at > ? LIMIT 1"
+            inside += db.execute(aside, [began, began]).fetchone() is not None
+            seconds.append((datetime.fromisoformat(began) - datetime.fromisoformat(created)).total_seconds())
+    waited = {"median": round(median(seconds), 3), "most": round(max(seconds), 3)} if seconds else None
+    return {"jobs": len(job_ids), "began_inside_a_pass": inside, "seconds_until_start": waited}
+
+
+def check_order(found: Audit, services: Services, batch_id: str) -> int:
     """After each loss of a worker what it had begun comes next, in its order. How often that was so."""
     db = sqlite3.connect(services.settings.database_file)
     events = db.execute(
         "SELECT job_events.job_id, job_events.state, job_events.note, jobs.idx FROM job_events "
-        "JOIN jobs ON jobs.id = job_events.job_id ORDER BY job_events.id"
+        "JOIN jobs ON jobs.id = job_events.job_id WHERE jobs.batch_id = ? ORDER BY job_events.id",
+        [batch_id],
     ).fetchall()
     db.close()
     resumed, expected, highest = 0, [], -1
@@ -183,7 +201,8 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": f"scripts/overnight.py --engine {options.engine} --prompts {options.prompts} "
-        f"--kills {options.kills} --step-seconds {options.step_seconds} --seconds {options.seconds:g}",
+        f"--kills {options.kills} --alike {options.alike} --people {options.people} "
+        f"--step-seconds {options.step_seconds} --seconds {options.seconds:g}",
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
