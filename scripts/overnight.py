@@ -4,7 +4,8 @@
     python scripts/overnight.py --engine diffusers --prompts 100 --kills 4 --alike 4 --people 8
 
 The list mixes sizes and steps, so that estimates have something to be wrong about; ``--alike`` in a row share a pass,
-and ``--people`` interactive jobs come in between. After each kill the worker must go on with what it had begun. Exit status 1 if any promise was broken. Needs the `test` extra (psutil).
+and ``--people`` interactive jobs come in between. After each kill the worker must go on with what it had begun. Exit
+status 1 if any promise was broken. Needs the `test` extra (psutil).
 """
 
 import argparse

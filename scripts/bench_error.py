@@ -1,0 +1,121 @@
+"""How far pictures of ``speed`` fast and fastest are from exact ones: pixels of the starter model over 20 prompts.
+
+    python scripts/bench_error.py --out scripts/results/speed-error.json
+
+On a machine without a GPU ``--reference`` takes the plain-torch counterparts of the kernels. PSNR in dB and differences
+in 8-bit steps; ``other_picture`` is the distance between pictures of two prompts, for scale.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+from diffusion_local.compose import open_files
+from diffusion_local.domain import Params, utc_now
+from diffusion_local.engine.devices import find
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.fused.operations import TorchOperations
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.memory import RungChoice
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.settings import Settings, go_offline, keep_kernels
+
+RESULT = Path(__file__).parent / "results" / "speed-error.json"
+SPEEDS = ("exact", "fast", "fastest")
+PROMPTS = (
+    "a red apple", "a green apple", "a blue house", "a yellow house", "a cat", "a dog", "two owls", "a tree at night",
+    "a paper boat", "a lighthouse", "a car in the rain", "a bird on a branch", "a flower", "a fish", "a mountain",
+    "a red car", "a white horse", "a cup of tea", "a boat on the sea", "a star",
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--reference", action="store_true", help="plain torch in place of the kernels")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        go_offline(Path(home))
+        keep_kernels(Path(home) / "kernels")
+        found = measure(options, Path(home))
+    options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
+    device = find()[0]
+    settings = Settings.load({}, home=home)
+    settings.make_folders()
+    catalog = Catalog(settings.starter, ModelDirectories.from_settings(settings))
+    model = catalog.get("starter")
+    made: dict[str, list[np.ndarray]] = {}
+    rows: dict[str, Any] = {}
+    for speed in SPEEDS:
+        inputs = PictureInputs(settings, open_files(settings).open_source)
+        engine = DiffusersEngine(device, materials=inputs, speed=speed)
+        if options.reference and speed != "exact":
+            engine._rack._operations = TorchOperations()
+        engine.load(model, RungChoice(engine.ladder[0]))
+        wanted = [
+            catalog.complete(prompt, {"model": "starter", "seed": 1000 + place, "steps": options.steps})
+            for place, prompt in enumerate(PROMPTS[: options.prompts])
+        ]
+        draw(engine, wanted[0])
+        began = time.perf_counter()
+        pictures, facts = zip(*(draw(engine, params) for params in wanted), strict=True)
+        seconds = (time.perf_counter() - began) / len(wanted)
+        made[speed] = list(pictures)
+        rows[speed] = {
+            "seconds_a_picture": round(seconds, 3),
+            "made_by": facts[-1].get("fused", []),
+            "dtype": facts[-1]["dtype"],
+            **distance(made["exact"], made[speed]),
+        }
+        engine.unload()
+    shifted = made["exact"][1:] + made["exact"][:1]
+    return {
+        "date": utc_now()[:10],
+        "device": device.words,
+        "versions": {each.__name__: str(each.__version__) for each in (torch, diffusers)},
+        "command": f"scripts/bench_error.py --prompts {options.prompts} --steps {options.steps}"
+        + " --reference" * options.reference,
+        "prompts": options.prompts,
+        "steps": options.steps,
+        "against_exact": rows,
+        "other_picture": distance(made["exact"], shifted),
+    }
+
+
+def draw(engine: DiffusersEngine, params: Params) -> tuple[np.ndarray, dict[str, Any]]:
+    picture = engine.generate(params, lambda step, preview: None)
+    return np.asarray(picture.image, dtype=np.float32), picture.facts
+
+
+def distance(ones: list[np.ndarray], others: list[np.ndarray]) -> dict[str, Any]:
+    """PSNR (None: equal), mean and largest difference, over pairs of pictures."""
+    apart = [np.abs(one - other) for one, other in zip(ones, others, strict=True)]
+    psnr = [20 * np.log10(255 / np.sqrt((each**2).mean())) for each in apart if each.any()]
+    return {
+        "equal": sum(not each.any() for each in apart),
+        "psnr_median": round(float(median(psnr)), 1) if psnr else None,
+        "psnr_least": round(float(min(psnr)), 1) if psnr else None,
+        "mean_difference": round(float(np.mean([each.mean() for each in apart])), 3),
+        "largest_difference": int(max(each.max() for each in apart)),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
