@@ -36,6 +36,7 @@ TARGETS = {"worker": 66, "freeze": 10, "steal": 6, "term": 6, "web": 6, "supervi
 #: Faults of the storage that pass: gallery or database without write permission, the gallery moved away, a gallery
 #: whose files take no sync (as a share whose server is away), and a disk without a free byte.
 FAULTS = {"gallery": 12, "database": 12, "away": 12, "hang": 12, "full": 12}
+STOP_SECONDS = 240  # a busy machine takes long to stop a server and its worker
 FAULT_SECONDS = (0.5, 6.0)
 #: Run by every Python under attack when it starts.
 SITE = """
@@ -115,7 +116,7 @@ class Scene:
                 process.terminate()
         for process in (self.serve, self.other):
             if process is not None:
-                process.wait(60)
+                process.wait(STOP_SECONDS)
         if self.serve is not None:
             self.serve_exits.append(self.serve.returncode)
 
