@@ -48,7 +48,7 @@ def main() -> None:
             services = open_services(settings)
             wait_for_worker(services)
             record: dict[str, Any] = about(options)
-            record |= throughput(services, options)
+            record |= throughput(services, options, serving.pid)
             record |= submit_latency(services, url, options.submits)
             record |= idle_latency(services, options.submits // 2)
             record |= memory(serving.pid)
@@ -104,26 +104,46 @@ def eventually(condition: Any, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def throughput(services: Services, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a picture, queue against loop; both with two CPU threads at most, never at the same time."""
+def throughput(services: Services, options: argparse.Namespace, server: int) -> dict[str, Any]:
+    """Seconds a picture, queue against loop; both with two CPU threads at most, never at the same time.
+
+    ``cpu``: CPU seconds of all processes of the studio against those of the loop, which other programs on the machine
+    disturb less.
+    """
     loop = bare_loop(options.steps)
     each = max(1, options.pictures // ROUNDS)
     queued, bare = [], []
+    queued_cpu, bare_cpu = [], []
     for round_ in range(ROUNDS):
-        began = time.monotonic()
+        began, used = time.monotonic(), cpu_seconds(server)
         receipt = services.studio.submit(PROMPT, count=each, seed=round_ * each, steps=options.steps)
         services.studio.wait(receipt.job_ids, 3600)
         queued.append((time.monotonic() - began) / each)
-        began = time.monotonic()
+        queued_cpu.append((cpu_seconds(server) - used) / each)
+        began, used = time.monotonic(), time.process_time()
         for seed in range(round_ * each, (round_ + 1) * each):
             loop(seed)
         bare.append((time.monotonic() - began) / each)
+        bare_cpu.append((time.process_time() - used) / each)
     return {
         "queue_seconds_a_picture": round(statistics.median(queued), 3),
         "loop_seconds_a_picture": round(statistics.median(bare), 3),
         "ratio": round(statistics.median(queued) / statistics.median(bare), 3),
         "ratios_by_round": [round(q / b, 3) for q, b in zip(queued, bare, strict=True)],
+        "cpu": {
+            "queue_seconds_a_picture": round(statistics.median(queued_cpu), 3),
+            "loop_seconds_a_picture": round(statistics.median(bare_cpu), 3),
+            "ratio": round(statistics.median(queued_cpu) / statistics.median(bare_cpu), 3),
+            "ratios_by_round": [round(q / b, 3) for q, b in zip(queued_cpu, bare_cpu, strict=True)],
+        },
     }
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and its descendants so far."""
+    first = psutil.Process(pid)
+    times = [each.cpu_times() for each in (first, *first.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def bare_loop(steps: int) -> Any:
