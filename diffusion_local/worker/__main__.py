@@ -18,7 +18,6 @@ from diffusion_local.dispatch.slots import full_name, machine_name
 from diffusion_local.domain import Condition, DeviceMemory
 from diffusion_local.engine import Engine
 from diffusion_local.errors import DatabaseProblem, HomeInUse, StorageProblem, UserError
-from diffusion_local.lazy_imports import defer_import
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.digests import Digests
 from diffusion_local.models.directories import ModelDirectories
@@ -40,7 +39,6 @@ def open_engine(settings: Settings, slot: str, open_source: Callable[[str], Bina
 
         return FakeEngine(settings.fake_step_seconds)
 
-    defer_import("boto3")  # which accelerate imports for training on rented machines
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
     from diffusion_local.engine.inputs import PictureInputs

@@ -6,7 +6,6 @@ made the exact way; the result is kept on the disk (``settings.keep_kernels``).
 
 import copy
 import logging
-import re
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 #: Shapes of inputs for which blocks are compiled; torch refuses more than 8 versions of a function.
 MOST_SHAPES = 6
 #: Layers that see one token a picture: 8 bits gain nothing there, and cost precision.
-MODULATION = re.compile(r"norm|mod|ada", re.IGNORECASE)
+MODULATION = ("norm", "mod", "ada")
 #: Both sides of an 8-bit weight are multiples of it: torch._scaled_mm takes no others.
 MULTIPLE = 16
 
@@ -254,7 +253,7 @@ def large_layers(blocks: list[torch.nn.Module]) -> Iterator[tuple[torch.nn.Modul
         for path, parent in block.named_modules():
             for name, layer in parent.named_children():
                 fits = type(layer) is torch.nn.Linear and not any(side % MULTIPLE for side in layer.weight.shape)
-                if fits and not MODULATION.search(f"{path}.{name}"):
+                if fits and not any(word in f"{path}.{name}".lower() for word in MODULATION):
                     yield parent, name, layer
 
 
