@@ -131,7 +131,18 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+#: The first tier has one UNet and one transformer in all tests, and each family but the starter's in that of pixels.
+EACH = pytest.mark.parametrize(
+    "case", [pytest.param(each, marks=pytest.mark.slow if each == "sd" else ()) for each in CASES], indirect=True
+)
+FEW = pytest.mark.parametrize(
+    "case",
+    [pytest.param(each, marks=() if each in ("sdxl", "flux") else pytest.mark.slow) for each in CASES],
+    indirect=True,
+)
+
+
+@pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -208,6 +219,7 @@ def difference(one: PIL.Image, other: PIL.Image) -> int:
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
 
 
+@EACH
 def test_pixels_are_those_of_diffusers_own_pipeline(
     draw: Draw, tiny: Model, net: Any, case: str, at_home: Home
 ) -> None:
@@ -223,6 +235,7 @@ def test_pixels_are_those_of_diffusers_own_pipeline(
     assert draw(**job(tiny)).image.tobytes() == plain.tobytes()
 
 
+@FEW
 def test_a_single_file_without_configuration_draws_the_same(
     draw: Draw, tiny: Model, net: Any, case: str, at_home: Home
 ) -> None:
@@ -234,6 +247,7 @@ def test_a_single_file_without_configuration_draws_the_same(
     assert draw(**job(tiny), controls=(replace(control(at_home), model="flat"),)).image.tobytes() == first.tobytes()
 
 
+@FEW
 def test_passes_are_shared_and_continue_bit_for_bit(
     draw: Draw, tiny: Model, net: Any, case: str, at_home: Home
 ) -> None:
@@ -242,12 +256,14 @@ def test_passes_are_shared_and_continue_bit_for_bit(
     check_passes(draw.engine, **job(tiny, controls=(control(at_home, start=0.2),)))
 
 
+@FEW
 def test_several_controls_add_up(draw: Draw, tiny: Model, net: Any, at_home: Home) -> None:
     half = draw(**job(tiny), controls=(control(at_home, weight=0.5), control(at_home, weight=0.5))).image
     assert difference(half, draw(**job(tiny), controls=(control(at_home),)).image) <= 2
     assert difference(half, draw(**job(tiny), controls=(control(at_home, weight=0.5),)).image) > 2
 
 
+@FEW
 def test_other_kinds_of_work_are_steered_too(draw: Draw, tiny: Model, net: Any, at_home: Home) -> None:
     for more in (
         {"kind": Kind.IMG2IMG, "strength": 0.8},
@@ -344,7 +360,7 @@ def test_a_configuration_beside_a_file_counts_only_for_its_own_kind(tmp_path: Pa
     assert control_nets.config_beside(tmp_path / "x.safetensors") == {}
 
 
-@pytest.mark.parametrize("case", ["sd"], indirect=True)
+@pytest.mark.parametrize("case", ["sdxl"], indirect=True)
 def test_a_second_pass_sees_control_pictures_of_its_own_size(
     draw: Draw, tiny: Model, net: Any, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

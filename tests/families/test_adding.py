@@ -132,6 +132,7 @@ def run(place: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow  # starts the copy in a process of its own; the contract that it breaks is in the first tier
 @pytest.mark.timeout(600)
 def test_a_family_is_two_modules_and_a_line_of_the_curated_list(copy: Path) -> None:
     told = run(copy, "-c", USE, str(copy / "home"))
@@ -152,6 +153,7 @@ def test_a_family_is_two_modules_and_a_line_of_the_curated_list(copy: Path) -> N
     assert found["picture"] == [128, 128]
 
 
+@pytest.mark.slow  # starts the copy in a process of its own; the contract that it breaks is in the first tier
 @pytest.mark.timeout(600)
 def test_a_family_without_its_engine_half_is_reported(copy: Path) -> None:
     (copy / PACKAGE.name / "engine/families/dummy.py").unlink()

@@ -94,7 +94,9 @@ def test_portraits_do_not_leave_room_for_landscapes(tmp_path: Path) -> None:
     assert portrait.height == square.height
 
 
-@pytest.mark.parametrize(("count", "columns"), [(MAX_CELLS, 0), (200, 200), (200, 1), (65, 8)])
+@pytest.mark.parametrize(
+    ("count", "columns"), [pytest.param(MAX_CELLS, 0, marks=pytest.mark.slow), (200, 200), (200, 1), (65, 8)]
+)
 def test_a_sheet_is_bounded(tmp_path: Path, count: int, columns: int) -> None:
     width, height = contact_sheet([Cell(opener(tmp_path, RED), "label")] * count, columns).size
     assert width * height <= MAX_PIXELS

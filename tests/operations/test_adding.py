@@ -79,6 +79,7 @@ def run(copy: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow  # starts the copy in a process of its own; tests/operations/test_registry.py holds the contract
 def test_a_declaration_and_a_method_reach_every_interface(copy: Path) -> None:
     insert(copy / "diffusion_local/operations/gallery.py", '        "of_image": op(READ, SEEN),\n', DECLARATION)
     insert(copy / "diffusion_local/gallery/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")

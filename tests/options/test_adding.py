@@ -70,6 +70,7 @@ def contract(place: Path, walked: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow  # starts the copy in a process of its own; the contract that it breaks is in the first tier
 @pytest.mark.timeout(900)
 def test_an_option_is_a_line_of_the_table_and_its_words(copy: Path) -> None:
     insert(copy / PACKAGE.name / "web/ui/phrases/common.toml", r"(?m)^rung = ", WORDS)
@@ -78,6 +79,7 @@ def test_an_option_is_a_line_of_the_table_and_its_words(copy: Path) -> None:
     assert "failed" not in told
 
 
+@pytest.mark.slow  # starts the copy in a process of its own; the contract that it breaks is in the first tier
 @pytest.mark.timeout(900)
 def test_words_that_are_forgotten_are_told(copy: Path) -> None:
     told = contract(copy, "test_every_option_has_words")
