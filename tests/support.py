@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +51,14 @@ def soon(seconds: float) -> float:
 def examples(count: int) -> int:
     """How many random examples a test marked ``fuzz`` draws: a fifth in the first tier, all in the second."""
     return count if "FUZZ_EXAMPLES" in os.environ else count // 5
+
+
+def tiers(values: Iterable[Any], first: Iterable[Any]) -> list[Any]:
+    """Values of a parametrised test: those of ``first`` in the first tier, the others in the second."""
+    import pytest
+
+    chosen = tuple(first)
+    return [value if value in chosen else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def params(**changes: Any) -> Params:

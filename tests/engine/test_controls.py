@@ -33,6 +33,7 @@ from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_sdxl import tiny as tiny_sdxl  # noqa: F401 - a fixture
 from tests.models.headers import tensors_of
+from tests.support import tiers
 
 JOB: dict[str, Any] = {"model": "tiny", "sampler": "Euler", "steps": 4, "prompt": "a cat", "guidance": 3.0}
 
@@ -132,14 +133,8 @@ CASES = {
 
 
 #: The first tier has one UNet and one transformer in all tests, and each family but the starter's in that of pixels.
-EACH = pytest.mark.parametrize(
-    "case", [pytest.param(each, marks=pytest.mark.slow if each == "sd" else ()) for each in CASES], indirect=True
-)
-FEW = pytest.mark.parametrize(
-    "case",
-    [pytest.param(each, marks=() if each in ("sdxl", "flux") else pytest.mark.slow) for each in CASES],
-    indirect=True,
-)
+EACH = pytest.mark.parametrize("case", tiers(CASES, first=[each for each in CASES if each != "sd"]), indirect=True)
+FEW = pytest.mark.parametrize("case", tiers(CASES, first=["sdxl", "flux"]), indirect=True)
 
 
 @pytest.fixture(scope="module")

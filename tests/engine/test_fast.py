@@ -66,7 +66,9 @@ def is_fast(facts: dict[str, Any]) -> bool:
     return (facts["speed"], facts.get("fused")) == ("fast", ["denoiser", "decoder (float32)"])
 
 
-@pytest.mark.parametrize("sampler", [pytest.param("Euler", marks=pytest.mark.slow), "DPM++ 2M", "Heun"])
+@pytest.mark.parametrize(
+    "sampler", [pytest.param("Euler", marks=pytest.mark.slow), "DPM++ 2M", pytest.param("Heun", marks=pytest.mark.slow)]
+)
 def test_text_to_image(engines: dict[str, DiffusersEngine], latents: list[torch.Tensor], sampler: str) -> None:
     for guidance in (5.0, 1.0):
         facts = compared(engines, latents, steps=4, sampler=sampler, guidance=guidance)

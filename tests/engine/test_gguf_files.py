@@ -15,6 +15,7 @@ from tests.engine.conftest import Draw
 from tests.engine.shrunken import LAYOUTS, Layout, State
 from tests.engine.test_flow_families import difference
 from tests.engine.test_split_files import JOB, catalogue, close, matrices, narrow_flux  # noqa: F401 - a fixture
+from tests.support import tiers
 
 gguf = pytest.importorskip("gguf")
 
@@ -35,8 +36,14 @@ QWEN = (
 
 
 #: Every family and every kind of blocks; the first tier has each family once.
+IN_FIRST_TIER = ("flux", "z_image")
 BLOCKS = [
-    pytest.param(layout, kind, marks=[pytest.mark.slow] * ((place + turn) % 2), id=f"{layout}-{kind}")
+    pytest.param(
+        layout,
+        kind,
+        marks=[pytest.mark.slow] * (layout not in IN_FIRST_TIER or (place + turn) % 2),
+        id=f"{layout}-{kind}",
+    )
     for place, layout in enumerate(LAYOUTS)
     for turn, kind in enumerate(("Q8_0", "Q4_0"))
 ]
@@ -106,6 +113,7 @@ def test_a_transformer_in_blocks(
     assert difference(*(drawn(model) for model in models)) <= 4
 
 
+@pytest.mark.parametrize("layout", tiers(LAYOUTS, first=["flux"]), indirect=True)
 def test_a_text_encoder_in_blocks(layout: Layout, drawn: Callable[[Model], PIL.Image], tmp_path: Path) -> None:
     file = next((name for name in layout.parts if "t5" in name or "qwen" in name), "")
     kind = gguf.GGMLQuantizationType.Q8_0

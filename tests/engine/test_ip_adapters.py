@@ -25,7 +25,7 @@ from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_flow_families import difference
-from tests.support import PARAMS
+from tests.support import PARAMS, tiers
 
 TEXT, HIDDEN, PROJECTED, TOKENS = 32, 32, 24, 4
 JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96, "guidance": 3.0}
@@ -74,7 +74,7 @@ def pipeline(family: str, starter: Model) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl"])
+@pytest.fixture(scope="module", params=tiers(["sd", "sdxl"], first=["sdxl"]))
 def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     with torch.random.fork_rng():

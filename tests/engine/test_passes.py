@@ -11,7 +11,7 @@ from diffusion_local.engine import Engine, Part, Pass
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.options.samplers import SAMPLERS
-from tests.support import PARAMS
+from tests.support import PARAMS, tiers
 
 STEPS = 4
 
@@ -140,7 +140,7 @@ def put_aside(engine: Engine, crew: Pass, after: int, meanwhile: Callable[[], ob
     assert crew.left == []
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("after", tiers([1, 2, 3], first=[1, 3]))
 def test_a_pass_that_was_put_aside_goes_on_bit_for_bit(engine: Engine, after: int) -> None:
     undisturbed = run(engine, part(1), part(2, "a blue car"))
     told: list[int] = []
@@ -150,7 +150,7 @@ def test_a_pass_that_was_put_aside_goes_on_bit_for_bit(engine: Engine, after: in
     assert told == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", tiers(SAMPLERS, first=["Euler a", "Heun", "DPM++ 2M SDE", "UniPC", "LCM"]))
 def test_every_sampler_goes_on_bit_for_bit(engine: Engine, sampler: str) -> None:
     if isinstance(engine, FakeEngine) and sampler != "Euler":
         pytest.skip("the fake engine has no samplers")

@@ -220,7 +220,7 @@ def test_a_picture_begins_from_another_one_beside_its_references(draw: Draw, tin
     assert made.crop(kept).tobytes() == at_home.circle.crop(kept).tobytes()
 
 
-@pytest.mark.parametrize("tiny", ["flux_kontext", pytest.param("sd1_instruct", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("tiny", [pytest.param("flux_kontext", marks=pytest.mark.slow), "sd1_instruct"], indirect=True)
 def test_pictures_with_references_share_a_pass(draw: Draw, tiny: Model, at_home: Home) -> None:
     check_passes(draw.engine, **JOB | {"steps": 3, "guidance": 3.0, "references": (Reference(at_home.source),)})
 

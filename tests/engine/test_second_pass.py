@@ -114,6 +114,7 @@ def steps_across(picture: PIL.Image, side: int) -> tuple[float, float]:
     return float(changes[at].mean()), float(np.delete(changes, at).mean())
 
 
+@pytest.mark.slow  # draws four pictures of many tiles; the next test sees how tiles are blended
 def test_tiles_show_no_seams(draw_at_home: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     def ratio() -> float:
         made = [draw_at_home(**TILED | {"hires_strength": 0.6, "hires_steps": 3}, seed=seed).image for seed in (1, 2)]
@@ -171,7 +172,7 @@ def run(engine: Engine, parts: list[Part], wanted: Callable[[], bool] | None = N
 
 @pytest.mark.parametrize(
     ("job", "boundaries"),
-    [(TWICE, [2]), (TWICE | {"hires_upscaler": "Lanczos"}, [2]), (TILED, [2, 3])],
+    [(TWICE, [2]), pytest.param(TWICE | {"hires_upscaler": "Lanczos"}, [2], marks=pytest.mark.slow), (TILED, [2, 3])],
     ids=["latent", "pixels", "tiles"],
 )
 def test_a_pass_that_was_put_aside_in_the_second_pass_goes_on_bit_for_bit(
