@@ -7,8 +7,8 @@ from diffusion_local.compose import Services
 from diffusion_local.web.ui import tab_queue
 from diffusion_local.web.ui.view import utc
 from tests.support import claimed
-from tests.web.test_look import poll
 from tests.web.test_page import click
+from tests.web.test_page_delta import poll
 
 
 def draw(services: Services, place: str = "") -> str:
