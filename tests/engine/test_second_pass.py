@@ -172,7 +172,11 @@ def run(engine: Engine, parts: list[Part], wanted: Callable[[], bool] | None = N
 
 @pytest.mark.parametrize(
     ("job", "boundaries"),
-    [(TWICE, [2]), pytest.param(TWICE | {"hires_upscaler": "Lanczos"}, [2], marks=pytest.mark.slow), (TILED, [2, 3])],
+    [
+        (TWICE, [2]),
+        pytest.param(TWICE | {"hires_upscaler": "Lanczos"}, [2], marks=pytest.mark.slow),
+        pytest.param(TILED, [2, 3], marks=pytest.mark.slow),
+    ],
     ids=["latent", "pixels", "tiles"],
 )
 def test_a_pass_that_was_put_aside_in_the_second_pass_goes_on_bit_for_bit(

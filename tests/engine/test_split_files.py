@@ -167,13 +167,16 @@ SCHEMES = {
 }  # fmt: skip
 
 
-#: Tried with every family in the default suite; the others with the slow ones.
+#: The first tier alternates between these from family to family; the second tries each scheme with each family.
 FIRST = ("fp8_scaled", "bnb_nf4")
+PAIRS = [
+    pytest.param(layout, scheme, marks=() if scheme == FIRST[place % 2] else pytest.mark.slow, id=f"{layout}-{scheme}")
+    for place, layout in enumerate(LAYOUTS)
+    for scheme in SCHEMES
+]
 
 
-@pytest.mark.parametrize(
-    "scheme", [each if each in FIRST else pytest.param(each, marks=pytest.mark.slow) for each in SCHEMES]
-)
+@pytest.mark.parametrize(("layout", "scheme"), PAIRS, indirect=["layout"])
 def test_quantised_files_draw_what_their_numbers_draw(
     layout: Layout, scheme: str, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:
