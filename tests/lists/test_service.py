@@ -18,7 +18,7 @@ from diffusion_local.lists.service import PromptLists
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.studio import Studio
 from diffusion_local.worker.stopping import Stop
-from tests.support import FAILURE, claimed, run_python, sql
+from tests.support import FAILURE, claimed, run_python, sql, tiers
 from tests.workers import open_runner
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}
@@ -223,13 +223,14 @@ def test_the_queues_limit_holds_and_that_of_one_press_does_not(services: Service
 MANY_LINES = "a {{red|blue}} castle number {number}, by the sea --seed {number}\n"
 
 
-def test_ten_thousand_lines_are_one_transaction(services: Services, lists: PromptLists) -> None:
-    receipt = lists.submit("".join(MANY_LINES.format(number=number) for number in range(10_000)).encode())
-    assert (receipt.count, len(receipt.job_ids)) == (10_000, 10)
+@pytest.mark.parametrize("count", tiers([2_500, 10_000], first=[2_500]))
+def test_thousands_of_lines_are_one_transaction(services: Services, lists: PromptLists, count: int) -> None:
+    receipt = lists.submit("".join(MANY_LINES.format(number=number) for number in range(count)).encode())
+    assert (receipt.count, len(receipt.job_ids)) == (count, 10)
     with sql(services.settings) as db:
         rows = db.execute("SELECT idx, position, params FROM jobs ORDER BY idx").fetchall()
     assert [(row["idx"], row["position"], json.loads(row["params"])["seed"]) for row in rows] == [
-        (number, number + 1, number) for number in range(10_000)
+        (number, number + 1, number) for number in range(count)
     ]
 
 
