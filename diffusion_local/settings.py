@@ -28,7 +28,7 @@ ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
 SPEEDS = ("exact", "fast", "fastest")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
+PRECISIONS = ("auto", "stored", "fp32", "bf16", "fp16", "fp8", "int8", "nf4")
 FORMATS = ("png", "webp", "jpeg")
 AUTH = ("accounts", "none")
 SHARE = ("shared", "own")
@@ -82,7 +82,8 @@ class Settings(Folders):
     )
     precision: str = setting(
         "auto",
-        "numbers that models run in; auto chooses by device and model, fp8 keeps denoisers in 8 bits",
+        "numbers that models run in; auto chooses by device and model, stored holds weights as their file does, fp8,"
+        " int8 and nf4 hold denoisers in 8 or 4 bits",
         PRECISIONS,
     )
     speed: str = setting(

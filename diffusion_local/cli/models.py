@@ -6,6 +6,7 @@ import typer
 
 from diffusion_local import serializers
 from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, connect, print_result, with_studio
+from diffusion_local.engine.planning import MemoryPlan
 from diffusion_local.errors import InvalidParams
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import message
@@ -63,12 +64,13 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
         format_model(model),
         f"  {model.family} ({model.architecture}), {', '.join(model.kinds)}",
         *([f"  precision of the file: {model.precision}"] if model.precision else []),
+        *([f"  precision chosen for it: {model.chosen_precision}"] if model.chosen_precision else []),
         *([f"  {path}"] if path else []),
         f"  {format_size(model.size_bytes)} on the disk, {format_size(model.memory_bytes)} in memory in half precision",
         f"  licence: {model.licence}",
         f"  {size}, {defaults.steps} steps, guidance {defaults.guidance:g}, {defaults.sampler}",
         f"  sha256: {model.sha256 or 'not computed yet'}",
-        *(f"  {plan.words}\n    ({plan.why})" for plan in plans),
+        *map(format_plan, plans),
     ]
     print_result(serializers.model(model, plans) | ({"path": path} if path else {}), as_json, lines)
 
@@ -87,6 +89,21 @@ def remove(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     """Remove a model from the catalogue. Its files are kept; prints where they are."""
     removed = studio.library.remove(model_id)
     print_result({"id": removed.id, "moved_to": removed.moved_to, "message": removed.words}, as_json, [removed.words])
+
+
+@commands.command()
+@with_studio
+def precision(
+    studio: AnyStudio,
+    model_id: str,
+    value: Annotated[str, typer.Argument(help="As in the setting `precision`; none: the setting's own.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Choose the precision of one model, and print how each device would then hold it."""
+    model = studio.library.set_precision(model_id, value)
+    plans = studio.library.plans(model)[model.id]
+    lines = [f"{model.id}: {model.chosen_precision or 'as the setting precision'}", *map(format_plan, plans)]
+    print_result(serializers.model(model, plans), as_json, lines)
 
 
 @commands.command()
@@ -140,6 +157,10 @@ def cancel(studio: AnyStudio, download_id: str, as_json: AsJson = False) -> None
     """Cancel a download and discard its data."""
     found = studio.library.cancel_download(download_id)
     print_result(found, as_json, [format_download(found)])
+
+
+def format_plan(plan: MemoryPlan) -> str:
+    return f"  {plan.words}\n    ({plan.why})"
 
 
 def format_model(model: Model) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from diffusion_local import families
 from diffusion_local.domain import Lora, Params
-from diffusion_local.engine import faults, inputs, ip_adapters, placement, previews
+from diffusion_local.engine import faults, inputs, ip_adapters, placement, previews, quantised
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
@@ -119,7 +119,12 @@ def load_lora(loaded: Loaded, name: str, path: Path) -> None:
 def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
     """Load with diffusers if it supports method and layout; otherwise, or if that fails, with hooks."""
     found, tensors = read_lora(read_header(path)), load_file(path)
-    if found.method in (LORA, LOCON) and (not family.lora_layouts or found.layout in family.lora_layouts):
+    # diffusers reads shapes of the weights, which those in 4 bits do not have
+    if (
+        loaded.kept not in quantised.LAYERS
+        and found.method in (LORA, LOCON)
+        and (not family.lora_layouts or found.layout in family.lora_layouts)
+    ):
         try:
             load_through_peft(loaded, name, tensors)
             return

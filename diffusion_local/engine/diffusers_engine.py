@@ -104,8 +104,7 @@ class DiffusersEngine:
 
     @property
     def room(self) -> DeviceMemory:
-        memory = self._device.memory or 0
-        return DeviceMemory(self._device.type, min(self._gauge.limit or memory, memory), self._device.bf16)
+        return self._rack.room
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -120,7 +119,8 @@ class DiffusersEngine:
     ) -> RungChoice:
         choice = choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
         takes = self._need(model, params, together).bytes_at(choice.rung) if together > 1 else 0
-        return replace(choice, takes=max(choice.takes, takes))
+        why = "; ".join(filter(None, (choice.why, self._rack.form_of(model).why)))
+        return replace(choice, takes=max(choice.takes, takes), why=why)
 
     def free(self) -> int:
         return self._rack.free()
@@ -268,7 +268,9 @@ class DiffusersEngine:
 
     def _facts(self, loaded: Loaded | None) -> dict[str, Any]:
         numbers = {"dtype": loaded.dtype, "vae_dtype": loaded.pipe.vae.dtype} if loaded else {}
-        kept = {"weights": loaded.kept} if loaded and loaded.kept else {}
+        form = loaded.form if loaded else precision.Form()
+        held = {"weights": form.denoiser, "text_encoder_weights": form.encoders, "weights_why": form.why}
+        kept = {name: value for name, value in held.items() if value}
         return {
             "engine": "diffusers",
             "device": self.device,

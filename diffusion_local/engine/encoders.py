@@ -7,8 +7,8 @@ they lie and however they are split. Whatever changes an encoder, such as a LoRA
 
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from weakref import ReferenceType, WeakSet, ref
 import torch
 from accelerate.hooks import remove_hook_from_module
 
-from diffusion_local.engine import tensors
+from diffusion_local.engine import quantised, tensors
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import FOLDER, Source
@@ -107,6 +107,29 @@ class TextEncoders:
     def _of(self, pipe: Any) -> list[Known]:
         modules = list(encoders_of(pipe).values())
         return [each for each in self._known if any(each.module() is module for module in modules)]
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Gives the parts of a model that is loaded: text encoders that are in memory already, and every part in the form
+    in which it is to be held. ``forms`` are by part; ``shared`` None: nothing is shared."""
+
+    shared: TextEncoders | None = None
+    forms: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+
+    def part(self, model: Model, slot: str, dtype: torch.dtype, load: Callable[[], torch.nn.Module]) -> Any:
+        form = self.forms.get(slot, "")
+
+        def held() -> torch.nn.Module:
+            found = load()
+            if form in quantised.LAYERS:
+                quantised.quantise(found, form, self.device)
+            return found
+
+        if self.shared is None or not slot.startswith("text_encoder"):
+            return held()
+        return self.shared.get(wanted_of(model, slot, dtype, form), held)
 
 
 def encoders_of(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -14,6 +14,7 @@ from torch.nn.functional import conv2d, linear
 
 from diffusion_local.engine.adapter_names import Layers
 from diffusion_local.engine.graphs import denoiser_of
+from diffusion_local.engine.quantised import QuantisedLinear
 from diffusion_local.models import lora_layers
 
 #: Adapters of more bytes wait in main memory, and each of their layers comes when it is called.
@@ -131,6 +132,8 @@ def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], row
 def weight_of(module: Any) -> torch.Tensor:
     """The layer's weight, also if offloaded. Raises ValueError if it is quantised."""
     weight = module.weight
+    if isinstance(module, QuantisedLinear) and not weight.is_meta:
+        return module.dequantised(weight, module.scale)
     if weight.is_meta:
         weight = module._hf_hook.weights_map["weight"]
     if not weight.is_floating_point():

@@ -15,6 +15,7 @@ from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.hooked import HookedAdapter
+from diffusion_local.engine.precision import Form
 from diffusion_local.models.catalog import Model
 
 
@@ -39,6 +40,7 @@ class Loaded:
     bytes: int = 0
     load_seconds: float | None = None
     kept: str = ""
+    form: Form = field(default_factory=Form)
     #: Text encoders in memory, of which it may share some; ``displaced``: another model moved one of them since.
     encoders: TextEncoders = field(default_factory=TextEncoders)
     displaced: bool = False

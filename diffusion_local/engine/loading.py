@@ -10,7 +10,7 @@ import torch
 from accelerate import init_empty_weights
 
 from diffusion_local.engine import OnProgress, precision, tensors
-from diffusion_local.engine.encoders import HEADLESS, TextEncoders, wanted_of
+from diffusion_local.engine.encoders import HEADLESS, Opener
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
@@ -20,11 +20,8 @@ _LIBRARIES = ("diffusers", "transformers")
 _MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_parts(
-    model: Model, dtype: torch.dtype, on_progress: OnProgress, encoders: TextEncoders | None = None
-) -> dict[str, Any]:
-    """Load every part that has weights to the CPU. ``on_progress`` receives the share of bytes loaded; ``encoders``
-    are those in memory that the model may share."""
+def load_parts(model: Model, dtype: torch.dtype, on_progress: OnProgress, opener: Opener) -> dict[str, Any]:
+    """Load every part that has weights to the CPU. ``on_progress`` receives the share of bytes loaded."""
     folder = model.folder
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     sizes = precision.read(folder).parts
@@ -35,8 +32,7 @@ def load_parts(
             on_progress(sum(sizes[part] for part in parts) / sum(sizes.values()))
             cls = getattr(importlib.import_module(library), HEADLESS.get(class_name, class_name))
             load = partial(load_part, cls, folder / name, dtype)
-            shared = encoders if name.startswith("text_encoder") else None
-            parts[name] = shared.get(wanted_of(model, name, dtype), load) if shared else load()
+            parts[name] = opener.part(model, name, dtype, load)
     on_progress(1.0)
     return parts
 

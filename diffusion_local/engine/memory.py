@@ -93,12 +93,14 @@ class RungChoice:
 class Weights:
     """Numbers (parameters) in each part of a model; ``vae_channels`` are those of its VAE at full size.
 
-    ``kept`` has the bytes of parts whose weights are kept otherwise than they are computed in."""
+    ``kept`` has the bytes of parts whose weights are kept otherwise than they are computed in; ``blocks`` are the
+    numbers in matrices of numbered blocks."""
 
     parts: Mapping[str, int] = field(default_factory=dict)
     vae_channels: int = 128
     upcasts_vae: bool = False
     kept: Mapping[str, int] = field(default_factory=dict)
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
 
 def estimate(

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from accelerate.hooks import remove_hook_from_module
 
+from diffusion_local.domain import DeviceMemory
 from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file
 from diffusion_local.engine.devices import Device
-from diffusion_local.engine.encoders import SLOTS, TextEncoders, encoders_of, shared_encoders, wanted_of
+from diffusion_local.engine.encoders import SLOTS, Opener, TextEncoders, encoders_of, shared_encoders, wanted_of
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import Operations
@@ -55,19 +56,27 @@ class ModelCache:
         """Bytes of the device that models other than the current one hold for themselves."""
         return self._bytes() - (self.current.bytes if self.current else 0)
 
+    @property
+    def room(self) -> DeviceMemory:
+        memory = self._device.memory or 0
+        return DeviceMemory(self._device.type, min(self._gauge.limit or memory, memory), self._device.bf16)
+
     def dtype_of(self, model: Model) -> torch.dtype:
-        parameters = sum(precision.model_weights(model).parts.values())
-        name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
+        wanted, room = model.chosen_precision or self._precision, self.room
+        name = precision.dtype_of(wanted, room.type, model.family, precision.parameters_of(model), room.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
+    def form_of(self, model: Model) -> precision.Form:
+        return precision.form_of(self._precision, model, self.room, precision.main_memory())
+
     def weights_of(self, model: Model) -> Weights:
-        return precision.stored_weights(self._precision, model)
+        return precision.held_weights(model, self.form_of(model), self.dtype_of(model).itemsize)
 
     def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """See ``Engine.load``."""
         held = self._held.get(model.id)
-        if held and same_files(held.model, model) and held.rung == choice.rung and not held.displaced:
+        if held and self._as_held(held, model) and held.rung == choice.rung and not held.displaced:
             self._use(held)
             self._make_room(model.id, choice.takes - held.bytes)
             return
@@ -75,7 +84,9 @@ class ModelCache:
             raise ModelUnavailable(message("model_cannot_load", model=model.id, problem=model.problem))
         if model.family not in FAMILIES:
             raise ModelUnavailable(message("family_unsupported", model=model.id, family=model.family))
-        if held and (not same_files(held.model, model) or held.rung not in placement.MOVABLE):
+        if emulated := precision.problem(model.chosen_precision, self._device.type):
+            raise ModelUnavailable(emulated)
+        if held and (not self._as_held(held, model) or held.rung not in placement.MOVABLE):
             held = None
         if held is None:
             for path in files_of(model):
@@ -132,11 +143,16 @@ class ModelCache:
         self._held.clear()
         self._gauge.collect()
 
+    def _as_held(self, held: Loaded, model: Model) -> bool:
+        """Whether a model is in memory as its files and the choice of its precision are now."""
+        return same_files(held.model, model) and (held.form, held.dtype) == (self.form_of(model), self.dtype_of(model))
+
     def _hold(self, held: Loaded | None, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """Bring a model to a rung, from another one where it is held, else from its files."""
         if held is None:
             self._gauge.collect()
-            weight = sum(precision.model_weights(model).parts.values()) * self.dtype_of(model).itemsize
+            size = self.dtype_of(model).itemsize
+            weight = sum(precision.bytes_of_parts(precision.model_weights(model), self.form_of(model), size).values())
             shared = self._shareable(model, choice)  # held here, so that they outlast the models that are put away
             here = sum(placement.bytes_of(each, self._device.type) for each in shared)
             weight -= sum(each.nbytes for encoder in shared for each in encoder.parameters())
@@ -162,13 +178,15 @@ class ModelCache:
     def _load(self, model: Model, on_progress: OnProgress, may_share: bool) -> Loaded:
         started = time.monotonic()
         encoders = self._encoders if may_share else None
+        form = self.form_of(model)
+        opener = Opener(encoders, form.of_parts(precision.model_weights(model).parts), self._device.torch)
         family, dtype = FAMILIES[model.family], self.dtype_of(model)
         if model.file:
-            pipe = single_file.load(model, dtype, on_progress, encoders)
+            pipe = single_file.load(model, dtype, on_progress, opener)
         else:
-            pipe = family.load(model.folder, dtype, load_parts(model, dtype, on_progress, encoders))
+            pipe = family.load(model.folder, dtype, load_parts(model, dtype, on_progress, opener))
         self._encoders.join(pipe)
-        kept = precision.storage_scheme(self._precision, model)
+        kept = form.denoiser
         if kept == precision.FP8:
             placement.store_as_fp8(pipe, dtype)
         pipe.set_progress_bar_config(disable=True)
@@ -184,6 +202,7 @@ class ModelCache:
             load_seconds=time.monotonic() - started,
             graphs=graphs.Graphs(self._recorder() if self._recorder and not kept else None),
             kept=kept,
+            form=form,
             encoders=self._encoders,
         )
 
@@ -191,8 +210,11 @@ class ModelCache:
         """Text encoders in memory that a model would share; none on rungs whose parts cannot be moved any more."""
         if choice.rung not in placement.MOVABLE:
             return []
-        dtype = self.dtype_of(model)
-        found = [self._encoders.find(wanted_of(model, slot, dtype)) for slot in SLOTS]
+        dtype, parts = self.dtype_of(model), precision.model_weights(model).parts
+        forms = self.form_of(model).of_parts(parts)
+        found = [
+            self._encoders.find(wanted_of(model, slot, dtype, forms.get(slot, ""))) for slot in SLOTS if slot in parts
+        ]
         return [each for each in found if each is not None]
 
     def _sharing(self, held: Loaded) -> list[Loaded]:

@@ -47,13 +47,17 @@ class MemoryPlan:
 def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> MemoryPlan:
     """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
     ``memory``, the second empty for the policy's own choice."""
-    room, size = worker.room, precision.stored_weights(numbers, model)
-    dtype = precision.dtype_of(numbers, room.type, model.family, sum(size.parts.values()), room.bf16)
+    room = worker.room
+    form = precision.form_of(numbers, model, room, precision.main_memory())
+    dtype = precision.dtype_of(
+        model.chosen_precision or numbers, room.type, model.family, precision.parameters_of(model), room.bf16
+    )
+    size = precision.held_weights(model, form, precision.NUMBER_BYTES[dtype])
     params = default_params(model)
     need = estimate(size, precision.NUMBER_BYTES[dtype], *params.peak_size)
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
-    how = precision.describe(dtype, precision.storage_scheme(numbers, model))
-    held = (choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
+    how = precision.describe(dtype, form.denoiser)
+    held = (choice.rung, "; ".join(filter(None, (choice.why, form.why))), choice.takes, worker.free_bytes, room.bytes)
     return MemoryPlan(worker.slot, worker.device, *held, how)
 
 

@@ -1,19 +1,25 @@
-"""The dtype a model runs in, by device and family, and the number of weights in each part. Torch-free.
+"""The dtype a model runs in, the form in which its weights are held, and how many there are in each part. Torch-free.
 
-The choice depends on the machine and the model only, so that equal seeds give equal pictures on one machine.
+Rules that depend on the machine, the model and the settings only, so that equal seeds give equal pictures on it.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
+
 from diffusion_local import families
-from diffusion_local.engine.memory import DENOISERS, Weights
+from diffusion_local.domain import DeviceMemory
+from diffusion_local.engine.memory import DENOISERS, Weights, format_gib
 from diffusion_local.errors import ModelUnavailable, UserError
-from diffusion_local.messages import message
+from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.folders import read_config
-from diffusion_local.models.headers import GGUF, read_header
+from diffusion_local.models.folders import read_config, weight_files
+from diffusion_local.models.formats import open_header
+from diffusion_local.models.headers import GGUF, Tensor
 from diffusion_local.models.integrity import UNUSED
 from diffusion_local.models.probe import DENOISER
 from diffusion_local.models.weights import counts_of
@@ -24,7 +30,13 @@ def model_weights(model: Model) -> Weights:
     if not model.sources:
         return read(model.path)
     counts = {each.slot: each.count for each in model.sources}
-    return weights_of(counts, model.folder, any(each.slot == "text_encoder_2" for each in model.sources))
+    blocks = {
+        each.slot: found
+        for each in model.sources
+        if each.count and (found := _blocks_of_file(each.path, _changed(each.path), each.prefix))
+    }
+    second = any(each.slot == "text_encoder_2" for each in model.sources)
+    return weights_of(counts, model.folder, second, blocks)
 
 
 def read(path: Path) -> Weights:
@@ -36,26 +48,51 @@ def read(path: Path) -> Weights:
 @lru_cache(maxsize=64)
 def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
     sizes: dict[str, dict[str, int]] = {}  # by tensor too: a folder may have the same one in two precisions
+    matrices: dict[str, dict[str, int]] = {}
     for file, _ in files:
         part = file.relative_to(path).parts[0]
-        if part not in UNUSED and (counts := _counts(file)):
-            sizes.setdefault(part, {}).update(counts)
-    return weights_of({part: sum(counts.values()) for part, counts in sizes.items()}, path, "text_encoder_2" in sizes)
+        if part not in UNUSED and (tensors := _tensors(file)):
+            sizes.setdefault(part, {}).update(counts_of(tensors))
+            matrices.setdefault(part, {}).update(in_blocks(tensors))
+    counts, blocks = ({part: sum(found.values()) for part, found in each.items()} for each in (sizes, matrices))
+    return weights_of(counts, path, "text_encoder_2" in sizes, blocks)
 
 
-def weights_of(counts: dict[str, int], folder: Path, second: bool) -> Weights:
+def weights_of(counts: dict[str, int], folder: Path, second: bool, blocks: dict[str, int]) -> Weights:
     """``second``: whether there is a second text encoder, which with a UNet only SDXL has."""
     config = read_config(folder / "vae")
     return Weights(
         parts=counts,
         vae_channels=(config.get("block_out_channels") or [128])[0],
         upcasts_vae="unet" in counts and second and config.get("force_upcast", True),
+        blocks=blocks,
     )
 
 
-def _counts(file: Path) -> dict[str, int]:
+def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Numbers of each matrix in a numbered block: what ``engine.quantised`` replaces."""
+    counts = counts_of(tensors)
+    return {
+        name: counts[name]
+        for name, tensor in tensors.items()
+        if name in counts
+        and len(tensor.shape) == 2
+        and name.endswith(".weight")
+        and any(word.isdigit() for word in name.split(".")[:-2])
+    }
+
+
+@lru_cache(maxsize=256)
+def _blocks_of_file(file: Path, changed: int, prefix: str) -> int:
+    """Of one part in a file, or in its folder."""
+    files = weight_files(file) if file.is_dir() else [file]
+    tensors = {name: each for path in files for name, each in _tensors(path).items()}
+    return sum(in_blocks({name: each for name, each in tensors.items() if name.startswith(prefix)}).values())
+
+
+def _tensors(file: Path) -> Mapping[str, Tensor]:
     try:
-        return counts_of(read_header(file).tensors)
+        return open_header(file).header.tensors
     except ModelUnavailable:
         return {}
 
@@ -71,8 +108,16 @@ def _changed(file: Path) -> int:
 LARGE = 400_000_000
 #: Bytes of one number, by torch's name of the dtype.
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: The setting that keeps the denoiser in 8 bits.
-FP8 = "fp8"
+#: Settings by which weights are held in fewer bits than they are computed in, and the one that holds them as the file.
+FP8, INT8, NF4, STORED = "fp8", "int8", "nf4", "stored"
+#: Bytes of a number in the blocks of a model; nf4 has a scale of two bytes for 64 numbers.
+FORM_BYTES = {FP8: 1.0, INT8: 1.0, NF4: 0.5 + 2 / 64}
+#: The form that loses nothing against a file of this precision.
+FORMS_OF_FILES = {"fp8_e4m3": FP8, "int8": INT8, "nf4": NF4}
+#: Text encoders with more parameters are held in int8 beside a denoiser in int8 or nf4.
+HEAVY_ENCODER = 1_000_000_000
+#: The share of main memory that weights may take before auto holds them in fewer bits.
+MAIN_SHARE = 0.8
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -87,29 +132,103 @@ def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool
     return "float32"  # fp16 gives black pictures with some models on Apple GPUs
 
 
-def storage_scheme(setting: str, model: Model) -> str:
-    """Storage format of the denoiser's weights if it differs from the compute dtype: ``fp8``, the file's type such as
-    ``Q8_0``, or ""."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How weights are held: ``denoiser`` is empty for the compute dtype, else fp8, int8, nf4 or a type of GGUF;
+    ``encoders``, of heavy text encoders, is int8 or empty. ``why`` is a sentence where nobody asked for it."""
+
+    denoiser: str = ""
+    encoders: str = ""
+    why: str = ""
+
+    def of_parts(self, parts: Mapping[str, int]) -> dict[str, str]:
+        """The form of each part that is not held in the compute dtype; ``parts`` are numbers of parameters."""
+        found = {part: self.denoiser for part in parts if part in DENOISERS}
+        found |= {
+            part: self.encoders
+            for part, count in parts.items()
+            if part.startswith("text_encoder") and count >= HEAVY_ENCODER
+        }
+        return {part: form for part, form in found.items() if form}
+
+
+def form_of(setting: str, model: Model, room: DeviceMemory, main: int) -> Form:
+    """How a model's weights are held on a device. ``main``: bytes of main memory.
+
+    Weights are quantised if the setting or the model's own choice says so, and by ``auto`` only where they fit neither
+    into main memory nor onto the device; the least lossy form that fits is taken.
+    """
+    found = _wanted_form(setting, model, room, main)
+    heavy = any(part.startswith("text_encoder") for part in found.of_parts(model_weights(model).parts))
+    return found if heavy or not found.encoders else replace(found, encoders="")
+
+
+def _wanted_form(setting: str, model: Model, room: DeviceMemory, main: int) -> Form:
+    wanted = model.chosen_precision or setting
     denoiser = next((each for each in model.sources if each.part == DENOISER), None)
     if denoiser and denoiser.container == GGUF:
-        return denoiser.precision
-    return FP8 if setting == FP8 else ""
+        return Form(denoiser.precision, INT8 if wanted in (INT8, NF4) else "")
+    stored = Form(FORMS_OF_FILES.get(denoiser.precision if denoiser else model.precision, ""))
+    if wanted in (INT8, NF4):
+        return Form(wanted, INT8)
+    if wanted in (FP8, STORED):
+        return Form(FP8) if wanted == FP8 else stored
+    if wanted != "auto":
+        return Form()
+    found = model_weights(model)
+    dtype = dtype_of("auto", room.type, model.family, sum(found.parts.values()), room.bf16)
+    forms = [form for form in (Form(), stored, Form(INT8, INT8), Form(NF4, INT8)) if form == Form() or form.denoiser]
+    sizes = [sum(bytes_of_parts(found, form, NUMBER_BYTES[dtype]).values()) for form in forms]
+    most = max(int(main * MAIN_SHARE), room.bytes if room.type == "cuda" else 0)
+    chosen = next((form for form, size in zip(forms, sizes, strict=True) if size <= most), forms[-1])
+    if chosen == Form() or not main:
+        return Form()
+    why = message("form_chosen", size=format_gib(sizes[0]), main=format_gib(main), form=chosen.denoiser)
+    return replace(chosen, why=why)
 
 
-def stored_weights(setting: str, model: Model) -> Weights:
-    """Weights of a model's parts, with the bytes of those stored in another format than the compute dtype."""
-    found, how = model_weights(model), storage_scheme(setting, model)
-    name = next((each for each in DENOISERS if each in found.parts), "")
-    if not how or not name:
-        return found
-    size = next((each.size for each in model.sources if each.part == DENOISER), 0)
-    return replace(found, kept={name: found.parts[name] if how == FP8 else size})
+def parameters_of(model: Model) -> int:
+    return sum(model_weights(model).parts.values())
+
+
+def held_weights(model: Model, form: Form, number_bytes: int) -> Weights:
+    """Weights of a model's parts, with the bytes of those that are held in another form than the compute dtype."""
+    found = model_weights(model)
+    size = next((each.size for each in model.sources if each.part == DENOISER and each.container == GGUF), 0)
+    kept = {part: bytes_of_part(found, part, how, number_bytes) for part, how in form.of_parts(found.parts).items()}
+    return replace(found, kept=kept | {part: size for part in kept if part in DENOISERS and size})
+
+
+def bytes_of_parts(found: Weights, form: Form, number_bytes: int) -> dict[str, int]:
+    forms = form.of_parts(found.parts)
+    return {part: bytes_of_part(found, part, forms.get(part, ""), number_bytes) for part in found.parts}
+
+
+def bytes_of_part(found: Weights, part: str, form: str, number_bytes: int) -> int:
+    """Bytes of a part; int8 and nf4 are for the matrices in its blocks only."""
+    count = found.parts[part]
+    blocks = count if form == FP8 else min(count, found.blocks.get(part, count))
+    return int(blocks * FORM_BYTES.get(form, number_bytes) + (count - blocks) * number_bytes)
+
+
+@lru_cache(maxsize=1)
+def main_memory() -> int:
+    """Bytes of main memory of this machine, or of its container."""
+    total = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # not on Linux, or no limit
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return total
 
 
 def check(setting: str, device: str) -> None:
     """Raises UserError for a precision that this device only emulates."""
-    if setting == "fp16" and device == "cpu":
-        raise UserError(message("fp16_cpu"))
+    if found := problem(setting, device):
+        raise UserError(found)
+
+
+def problem(setting: str, device: str) -> Message | None:
+    """Why a device does not run models in this precision; None if it does."""
+    return message("fp16_cpu") if setting == "fp16" and device == "cpu" else None
 
 
 @lru_cache(maxsize=1)

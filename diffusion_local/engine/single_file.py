@@ -23,7 +23,7 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from diffusion_local.engine import OnProgress, tensors
-from diffusion_local.engine.encoders import HEADLESS, TextEncoders, wanted_of
+from diffusion_local.engine.encoders import HEADLESS, Opener
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.family import Parts
 from diffusion_local.engine.loading import load_part
@@ -43,10 +43,9 @@ def load(
     model: Model,
     dtype: torch.dtype,
     on_progress: OnProgress = lambda share: None,
-    encoders: TextEncoders | None = None,
+    opener: Opener | None = None,
 ) -> Any:
-    """A pipeline on the CPU. ``on_progress`` is told the share of the weights that is there; ``encoders`` are those in
-    memory that the model may share.
+    """A pipeline on the CPU. ``on_progress`` is told the share of the weights that is there.
 
     Raises ModelUnavailable, and what diffusers and transformers raise.
     """
@@ -61,8 +60,7 @@ def load(
             library, name = index[source.slot]
             cls = getattr(importlib.import_module(library), HEADLESS.get(name, name))
             load_it = partial(load_source, cls, source, config, dtype)
-            shared = encoders if source.slot.startswith("text_encoder") else None
-            found[source.slot] = shared.get(wanted_of(model, source.slot, dtype), load_it) if shared else load_it()
+            found[source.slot] = (opener or Opener()).part(model, source.slot, dtype, load_it)
             done += source.count
         on_progress(1.0)
         return FAMILIES[model.family].load(config, dtype, found)

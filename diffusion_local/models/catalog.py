@@ -24,6 +24,7 @@ from diffusion_local.models.adapters import (
     check_embeddings,
     resolve_name,
 )
+from diffusion_local.models.choices import ModelChoices
 from diffusion_local.models.curated import closest_curated
 from diffusion_local.models.description import READY, RECOGNISED, Source
 from diffusion_local.models.directories import ModelDirectories
@@ -60,8 +61,9 @@ class Model:
     ``scripts`` are those whose words its text encoder has learned, as Unicode names them; empty is unknown.
     ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
     fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
-    ``precision`` is that of most weights, and ``probe`` what the header of a file says, None for a folder. ``sources``,
-    ``tokenizers`` and ``changes`` are as in ``Found``.
+    ``precision`` is that of most weights, ``chosen_precision`` what a person chose for it, before the setting, and
+    ``probe`` what the header of a file says, None for a folder. ``sources``, ``tokenizers`` and ``changes`` are as in
+    ``Found``.
     """
 
     id: str
@@ -84,6 +86,7 @@ class Model:
     scheduler: dict[str, Any] = field(default_factory=dict)
     scripts: tuple[str, ...] = ()
     precision: str = ""
+    chosen_precision: str = ""
     probe: Probe | None = None
     sources: tuple[Source, ...] = ()
     tokenizers: dict[str, Path] = field(default_factory=dict)
@@ -121,6 +124,7 @@ class Catalog:
         a field unless there is a model for a task of ``engine.learned``."""
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
+        self.choices = ModelChoices(self.shelf.places.choices)
         self.size_of = size_of or no_source
         self.paints = paints
         self.see = see
@@ -128,7 +132,11 @@ class Catalog:
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
-        return [self.default, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+        found = [self.default, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+        return [self._with_choice(model) for model in found]
+
+    def _with_choice(self, model: Model) -> Model:
+        return replace(model, chosen_precision=self.choices.precision(model.id))
 
     @cached_property
     def _starter(self) -> Model:
@@ -142,10 +150,10 @@ class Catalog:
 
     def get(self, model_id: str) -> Model:
         if model_id == STARTER:
-            return self.default
+            return self._with_choice(self.default)
         entry = self.shelf.entry(model_id)
         if entry:
-            return described(entry)
+            return self._with_choice(described(entry))
         raise NotFound(message("no_model", model=echo(model_id), known=[m.id for m in self.all()]))
 
     def loras(self) -> list[Adapter]:

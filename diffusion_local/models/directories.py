@@ -105,7 +105,7 @@ MOST_SNAPSHOTS = 200
 class ModelDirectories:
     """``added`` and ``hashes`` are small JSON files: paths outside of ``models`` that a person named, and the digests
     that were computed of files; ``ids`` and ``adapter_names`` are two more, with the ids of models and the names
-    of adapters. A path that is None has nothing."""
+    of adapters, and ``choices`` has what a person chose for single models. A path that is None has nothing."""
 
     models: Path
     loras: Path | None = None
@@ -122,6 +122,7 @@ class ModelDirectories:
     added: Path | None = None
     hashes: Path | None = None
     ids: Path | None = None
+    choices: Path | None = None
     adapter_names: Path | None = None
 
     @classmethod
@@ -142,6 +143,7 @@ class ModelDirectories:
             added=settings.home / "models.json",
             hashes=settings.home / "hashes.json",
             ids=settings.home / "ids.json",
+            choices=settings.home / "model-choices.json",
             adapter_names=settings.home / "adapter_names.json",
         )
 

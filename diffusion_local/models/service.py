@@ -40,7 +40,7 @@ from diffusion_local.options.values import check_prompt
 from diffusion_local.paths import expanded
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.workers import WorkerStore
-from diffusion_local.settings import Settings
+from diffusion_local.settings import PRECISIONS, Settings
 
 FOLDERS = ("models", *PLACES.values())
 #: A page or a file of a repository: https://huggingface.co/owner/name/blob/main/folder/file?download=true
@@ -183,6 +183,18 @@ class Library:
             f"{entry.path.name} lies in `removed` in the home now. Delete it there to free "
             f"{format_size(entry.found.size_bytes)}.",
         )
+
+    def set_precision(self, model_id: str, precision: str = "") -> Model:
+        """Choose the precision of one model, as a value of the setting ``precision``; empty: the setting's own.
+
+        Jobs that start from now on are made so. Raises InvalidParams and NotFound.
+        """
+        model = self._catalog.get(model_id)
+        if precision and precision not in PRECISIONS:
+            raise InvalidParams("precision", message("one_of", known=list(PRECISIONS), got=echo(precision)))
+        self._catalog.choices.set_precision(model.id, precision)
+        self._fits.delete(model.id)  # measured with other weights
+        return self._catalog.get(model.id)
 
     # -- load from the hub -----------------------------------------------------------------------------------------
 

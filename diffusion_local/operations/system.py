@@ -81,6 +81,15 @@ PARTS: dict[str, dict[str, Operation]] = {
             delete("/models/{model_id}"),
             doc="Take a model out of the catalogue; the answer says where its files are.",
         ),
+        "set_precision": op(
+            ADMIN,
+            ALL,
+            patch("/models/{model_id}"),
+            meanings={
+                "precision": "a value of the setting `precision`, which it goes before; empty is the setting's own",
+            },
+            doc="Choose the precision of a model, for jobs that start from now on.",
+        ),
         "download": op(
             ADMIN,
             ALL,

@@ -1,19 +1,26 @@
 """Denoisers whose weights are kept in fewer bits than they are computed in."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import ImageChops
 
-from diffusion_local.domain import DeviceMemory, Worker
+from diffusion_local.domain import DeviceMemory, Lora, Worker
 from diffusion_local.engine import precision
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import GIB
+from diffusion_local.engine.placement import bytes_of
 from diffusion_local.engine.planning import plan
+from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
 from tests.engine.conftest import Draw
+from tests.engine.home import Home, make_lora
 
 
 @pytest.fixture
@@ -35,8 +42,6 @@ def test_weights_in_eight_bits_draw_nearly_the_same_and_the_recipe_says_so(
 
 
 def of_size(starter: Model, tmp_path: Path, container: str, size: int) -> Model:
-    from dataclasses import replace
-
     counts = {"transformer": 12 * 10**9, "text_encoder": 10**9, "vae": 10**8}
     sources = tuple(
         Source(slot, "denoiser" if slot == "transformer" else slot, tmp_path / slot, container=container,
@@ -63,4 +68,105 @@ def test_what_it_takes_is_planned_and_told(
     told = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 48 * GIB), (), setting, "")
     assert f"({words})" in told.words
     assert denoiser < told.takes_bytes < denoiser * 1.5 + 4 * GIB
-    assert precision.stored_weights(setting, model).kept.get("transformer", denoiser) == denoiser
+    form = precision.form_of(setting, model, room, 64 * GIB)
+    assert precision.held_weights(model, form, 2).kept.get("transformer", denoiser) == denoiser
+
+
+@pytest.fixture(scope="module", params=["int8", "nf4"])
+def few_bits(request: pytest.FixtureRequest) -> Iterator[DiffusersEngine]:
+    engine = DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1, numbers=request.param)
+    yield engine
+    engine.unload()
+
+
+def test_matrices_in_few_bits_take_less_and_draw_nearly_the_same(
+    few_bits: DiffusersEngine, diffusers_engine: DiffusersEngine, starter: Model
+) -> None:
+    few_bits.load(starter)
+    picture, exact = Draw(few_bits)(steps=2), Draw(diffusers_engine)(steps=2)
+    assert picture.facts["weights"] == few_bits._precision
+    assert "text_encoder_weights" not in picture.facts  # it is small
+    apart = ImageChops.difference(picture.image, exact.image).convert("L").resize((1, 1), 4).getpixel((0, 0))
+    assert isinstance(apart, int | float)
+    assert apart < (12 if few_bits._precision == "int8" else 60)
+    assert picture.image.tobytes() != exact.image.tobytes()
+    assert few_bits._loaded is not None
+    assert diffusers_engine._loaded is not None
+    held = bytes_of(few_bits._loaded.pipe.unet, "cpu")
+    whole = bytes_of(diffusers_engine._loaded.pipe.unet, "cpu")
+    planned = few_bits._rack.weights_of(starter).kept["unet"]
+    assert held < whole
+    assert abs(held - planned) < 0.02 * held  # the plan knows which matrices are replaced
+
+
+def test_a_lora_works_on_them_and_leaves_no_trace(
+    few_bits: DiffusersEngine,
+    diffusers_engine: DiffusersEngine,
+    starter: Model,
+    at_home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = PictureInputs(at_home.settings, at_home.services.files.open_source)
+    monkeypatch.setattr(few_bits, "_materials", inputs)
+    few_bits.load(starter)
+    assert diffusers_engine._loaded is not None
+    make_lora(at_home.settings.loras / "ink.safetensors", diffusers_engine._loaded.pipe.unet)
+    bare = Draw(few_bits)(steps=1).image.tobytes()
+    assert Draw(few_bits)(steps=1, loras=(Lora("ink", 1.0),)).image.tobytes() != bare
+    assert Draw(few_bits)(steps=1).image.tobytes() == bare
+
+
+def test_a_choice_for_the_model_goes_before_the_setting(diffusers_engine: DiffusersEngine, starter: Model) -> None:
+    engine = DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1)
+    engine.load(starter)
+    engine.load(replace(starter, chosen_precision="nf4"))  # loaded anew
+    assert Draw(engine)(steps=1).facts["weights"] == "nf4"
+    engine.load(replace(starter, chosen_precision="stored"))
+    assert Draw(engine)(steps=1).facts["weights"] == "int8"  # as its files are
+    engine.load(starter)
+    assert "weights" not in Draw(engine)(steps=1).facts
+    with pytest.raises(ModelUnavailable, match="fp16"):
+        engine.load(replace(starter, chosen_precision="fp16"))
+    engine.unload()
+
+
+@pytest.mark.parametrize(
+    ("card", "main", "form"),
+    [
+        (24, 64, ""),  # streamed: nothing is lost
+        (8, 64, ""),
+        (48, 16, ""),  # all of it on the card
+        (12, 32, ""),
+        (24, 16, "int8"),
+        (8, 16, "int8"),
+        (8, 8, "nf4"),
+    ],
+)
+def test_auto_loses_nothing_as_long_as_the_weights_fit_somewhere(
+    card: int, main: int, form: str, starter: Model, tmp_path: Path
+) -> None:
+    model = of_size(starter, tmp_path, "safetensors", 24 * 10**9)
+    room = DeviceMemory("cuda", card * GIB, bf16=True)
+    found = precision.form_of("auto", model, room, main * GIB)
+    assert found.denoiser == form
+    assert bool(found.why) == bool(form)
+    assert not form or f"held in {form}" in found.why
+
+
+def test_what_the_file_holds_is_kept_if_so_wanted(starter: Model, tmp_path: Path) -> None:
+    model = of_size(starter, tmp_path, "safetensors", 12 * 10**9)
+    room = DeviceMemory("cuda", 24 * GIB, bf16=True)
+    for held, form in (("fp8_e4m3", "fp8"), ("nf4", "nf4"), ("int8", "int8"), ("bf16", "")):
+        sources = tuple(replace(each, precision=held) for each in model.sources)
+        assert precision.form_of("stored", replace(model, sources=sources), room, 64 * GIB).denoiser == form
+        tight = precision.form_of("auto", replace(model, sources=sources), replace(room, bytes=GIB), 20 * GIB)
+        assert tight.denoiser == (form or "int8")  # what the file has before anything else
+
+
+def test_the_reason_is_told_with_the_plan(starter: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "main_memory", lambda: 16 * GIB)
+    model = of_size(starter, tmp_path, "safetensors", 24 * 10**9)
+    room = DeviceMemory("cuda", 12 * GIB, bf16=True)
+    told = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 12 * GIB), (), "auto", "")
+    assert told.numbers == "nf4, computed in bf16" or told.numbers == "int8, computed in bf16"
+    assert "of main memory" in told.why

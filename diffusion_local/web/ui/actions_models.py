@@ -45,6 +45,14 @@ def remove_model(studio: Studio, key: str) -> Effect:
     return Effect(toast=said(say(phrase, name=model.name, size=format_size(model.size_bytes))))
 
 
+def model_precision(studio: Studio, key: str) -> Effect:
+    """``key``: the value, which may be empty, a space, and the model's id."""
+    value, _, model_id = key.partition(" ")
+    model = studio.library.set_precision(model_id, value)
+    words = model.chosen_precision or say("models.precision_setting")
+    return Effect(toast=said(say("models.precision_set", name=model.name, precision=words)))
+
+
 def scan(studio: Studio, key: str) -> Effect:
     return Effect(toast=said(say("models.looked", n=len(studio.library.models()))))
 
@@ -68,6 +76,7 @@ VERBS: dict[str, Verb] = {
     "use_model": use_model,
     "use_lora": use_lora,
     "remove_model": remove_model,
+    "model_precision": model_precision,
     "scan": scan,
     "download_model": download_model,
     "retry_download": retry_download,

@@ -16,6 +16,7 @@ from diffusion_local.models.adapters import Adapter, title_of
 from diffusion_local.models.catalog import STARTER, Model
 from diffusion_local.models.curated import CuratedModel
 from diffusion_local.models.service import format_size
+from diffusion_local.settings import PRECISIONS
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import known as is_known
 from diffusion_local.web.ui.words import say, translated
@@ -48,6 +49,7 @@ class Card:
     image: Image | None = None
     preview: str = ""  # address of the file's own
     precision: str = ""
+    precisions: tuple[tuple[str, str, bool], ...] = ()  # to choose from: value, its words, whether it is the one chosen
     download: Download | None = None
     action: str = ""
     removable: bool = False
@@ -122,6 +124,7 @@ def card(
         image=sample,
         preview=STARTER_FACE if model.id == STARTER else previews.get(("models", model.path.stem), ""),
         precision=model.precision,
+        precisions=precisions(model) if model.ready else (),
         action="use_model" if model.ready else "",
         removable=model.id != STARTER,
         used_at=sample.created_at if sample else "",
@@ -134,11 +137,20 @@ def tags(steps: int, side: int) -> tuple[str, ...]:
     return (*fast, f"{side} px")
 
 
+def precisions(model: Model) -> tuple[tuple[str, str, bool], ...]:
+    """What a person may choose for a model; empty follows the setting."""
+    words = {"": say("models.precision_setting"), "auto": say("models.precision_auto")}
+    words["stored"] = say("models.precision_stored", precision=model.precision)
+    return tuple((each, words.get(each, each), each == model.chosen_precision) for each in ("", *PRECISIONS))
+
+
 def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> list[tuple[str, Markup]]:
     licence = model.licence if model.licence != "unknown" else say("models.licence_unknown")
     rows = [("id", escape(model.id)), ("licence", escape(licence)), ("disk", escape(format_size(model.size_bytes)))]
     if model.precision:
         rows.append(("precision", escape(model.precision)))
+    if runs_in := sorted({plan.numbers for plan in plans if plan.numbers}):
+        rows.append(("runs_in", escape(", ".join(runs_in))))
     if model.memory_bytes and not plans:  # which say more: the weights are a part of it
         rows.append(("memory", escape(say("models.memory_about", size=format_size(model.memory_bytes)))))
     if model.ready:

@@ -516,6 +516,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "library.preview": ("loras", "ink"),
     "library.add": ("/nowhere",),
     "library.remove": ("starter",),
+    "library.set_precision": ("starter", "auto"),
     "library.download": ("another/one",),
     "library.one_download": ("{download}",),
     "library.cancel_download": ("{download}",),

@@ -1,0 +1,49 @@
+"""Choices a person made for single models, kept in a small file of the home."""
+
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+from diffusion_local.disk import FILE
+
+
+class ModelChoices:
+    """``path`` is a JSON file, ``{"precision": {model id: value}}``; None: nothing is chosen. It is read anew once it
+    changes, so a running worker follows."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._read_at: tuple[int, int] | None = None
+        self._precisions: dict[str, str] = {}
+
+    def precision(self, model_id: str) -> str:
+        """The value of the setting ``precision`` for one model; empty: the setting's own."""
+        self._read()
+        return self._precisions.get(model_id, "")
+
+    def set_precision(self, model_id: str, precision: str) -> None:
+        """An empty ``precision`` removes the choice. Raises OSError if the home cannot be written to."""
+        assert self._path is not None
+        with FileLock(self._path.with_suffix(".lock"), mode=FILE):
+            self._read()
+            kept = {name: value for name, value in self._precisions.items() if name != model_id}
+            kept |= {model_id: precision} if precision else {}
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps({"precision": kept}, indent=1) + "\n", encoding="utf-8")
+            part.replace(self._path)
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        try:
+            state = self._path.stat()
+            mark = (state.st_mtime_ns, state.st_ino)
+            if mark != self._read_at:
+                found = json.loads(self._path.read_text(encoding="utf-8"))["precision"]
+                self._precisions = {str(name): str(value) for name, value in found.items()}
+                self._read_at = mark
+        except FileNotFoundError:
+            self._precisions, self._read_at = {}, None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: nothing is chosen
+            self._precisions = {}
