@@ -33,6 +33,7 @@ from diffusion_local.engine import (
 )
 from diffusion_local.engine.adapters import apply_adapters
 from diffusion_local.engine.devices import Device
+from diffusion_local.engine.extras import extras_of
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
 from diffusion_local.engine.inputs import PictureInputs
@@ -46,7 +47,6 @@ from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.headers import read_header
 
 log = logging.getLogger(__name__)
 
@@ -193,18 +193,8 @@ class DiffusersEngine:
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
         size = self._rack.dtype_of(model).itemsize
-        beside = sum(self._control_numbers(name) for name in {control.model for control in params.controls}) * size
-        return estimate(self._rack.weights_of(model), size, *params.peak_size, together, beside)
-
-    def _control_numbers(self, name: str) -> int:
-        """Parameters of a ControlNet, by its header; a pickle file is taken to have half precision."""
-        try:
-            path = self._materials.control(name) if self._materials else None
-            if path is None or path.suffix.lower() not in (".safetensors", ".sft"):
-                return path.stat().st_size // 2 if path else 0
-            return sum(tensor.count for tensor in read_header(path).tensors.values())
-        except (ModelUnavailable, OSError):
-            return 0
+        extras = extras_of(params, self._materials)
+        return estimate(self._rack.weights_of(model), size, *params.peak_size, together, extras)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
@@ -216,6 +206,8 @@ class DiffusersEngine:
     def _paint(self, crew: Pass, steps: Steps) -> None:
         loaded, params = self._loaded, crew.parts[0].params
         assert loaded is not None
+        if isinstance(crew.held, HeldLoop) and crew.held.weights != loaded.weights_name:
+            crew.held = None  # the precision was changed since: it starts anew
         if (params.vae, params.loras) != (loaded.vae, loaded.loras):
             self._finish_latest()
         extras: dict[Part, dict[str, Any]] = {}

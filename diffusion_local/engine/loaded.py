@@ -62,6 +62,11 @@ class Loaded:
     #: Whether the latest picture passed its checks, so that the next need not wait for them.
     checked: bool = False
 
+    @property
+    def weights_name(self) -> str:
+        """Differs where the weights are held or computed otherwise."""
+        return f"{self.dtype} {self.form.denoiser} {self.form.encoders}"
+
     def weights_change(self) -> None:
         """Call before the denoiser's or a text encoder's weights change or move: what was made of them goes."""
         self.forms.drop()

@@ -43,7 +43,8 @@ class MemoryNeed:
 
     ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
     and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles; ``beside``: weights of
-    ControlNets, which are on the device whenever the denoiser is at work.
+    ControlNets, IP-Adapters and LoRAs, which are on the device whenever the denoiser is at work; ``vision``: weights of
+    the image encoder, which is there before the first step only.
     """
 
     parts: Mapping[str, int]
@@ -52,6 +53,7 @@ class MemoryNeed:
     tiled: int
     small_tiled: int
     beside: int = 0
+    vision: int = 0
 
     @property
     def graph(self) -> int:
@@ -69,13 +71,13 @@ class MemoryNeed:
         encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)
         layers = max(denoiser, encoder) // LAYERS_SHARE
         bare = {
-            "resident": self.weights + max(self.step, self.decode),
-            "vae_tiling": self.weights + max(self.step, self.tiled),
-            "encoder_offload": denoiser + max(self.step + vae, encoder, vae + self.tiled),
-            "model_offload": max(denoiser + self.step, encoder, vae + self.tiled),
-            "group_offload": vae + max(layers + self.step, self.tiled),  # the VAE stays
-            "attention_slicing": self.weights + max(self.step // 2, self.tiled),
-            "sequential": layers + max(self.step, self.small_tiled),
+            "resident": self.weights + max(self.step, self.decode, self.vision),
+            "vae_tiling": self.weights + max(self.step, self.tiled, self.vision),
+            "encoder_offload": denoiser + max(self.step + vae, encoder, vae + self.tiled, self.vision),
+            "model_offload": max(denoiser + self.step, encoder, vae + self.tiled, self.vision),
+            "group_offload": vae + max(layers + self.step, self.tiled, self.vision),  # the VAE stays
+            "attention_slicing": self.weights + max(self.step // 2, self.tiled, self.vision),
+            "sequential": layers + max(self.step, self.small_tiled, self.vision),
         }[rung]
         return int((bare + self.beside) * MARGIN) + WORKSPACE
 
@@ -103,12 +105,26 @@ class Weights:
     blocks: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a picture needs beside its model. ``beside`` and ``vision`` are numbers of weights, of what is there with
+    the denoiser and of the image encoder; ``references`` are pictures that the denoiser reads at each step."""
+
+    beside: int = 0
+    vision: int = 0
+    references: int = 0
+
+
+NO_EXTRAS = Extras()
+
+
 def estimate(
-    weights: Weights, number_bytes: int, width: int, height: int, together: int = 1, beside: int = 0
+    weights: Weights, number_bytes: int, width: int, height: int, together: int = 1, extras: Extras = NO_EXTRAS
 ) -> MemoryNeed:
     """What a pass of ``together`` pictures of this size needs with numbers of so many bytes (2 = half precision).
 
-    They are decoded one by one. ``beside``: bytes of the ControlNets.
+    They are decoded one by one. A transformer reads a reference as further tokens, so a step takes as much more; a UNet
+    reads it in further channels, and the third pass of its guidance takes half as much more.
     """
     vae_bytes = 4 if weights.upcasts_vae else number_bytes
     parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
@@ -118,13 +134,15 @@ def estimate(
         return pixels * DECODE_NUMBERS * weights.vae_channels // 128 * vae_bytes
 
     pixels = width * height
+    more = min(extras.references, 1) / 2 if "unet" in weights.parts else extras.references
     return MemoryNeed(
         parts=parts,
-        step=pixels * STEP_NUMBERS * number_bytes * together,
+        step=int(pixels * (1 + more) * STEP_NUMBERS * number_bytes * together),
         decode=decoding(pixels),
         tiled=decoding(min(pixels, TILE**2)),
         small_tiled=decoding(min(pixels, SMALL_TILE**2)),
-        beside=beside,
+        beside=extras.beside * number_bytes,
+        vision=extras.vision * number_bytes,
     )
 
 

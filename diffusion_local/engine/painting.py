@@ -146,7 +146,8 @@ class Work:
                 resume(scheduler, paused, loop.skipped * scheduler.order, family.scales_start)
             before = paused.calls if paused else 0
             turn = partial(next_prompt, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
-            aside = partial(HeldLoop.capture, loop.number, self.mosaic, scheduler, generators) if together else None
+            capture = partial(HeldLoop.capture, loop.number, self.mosaic, scheduler, generators)
+            aside = partial(capture, weights=loaded.weights_name) if together else None
             steps.follow(loop, scheduler, self.previewer(loop), change, turn, aside, before)
             guides = controls.guides_of(loaded, loop, self.materials, self.canvas, steps, before)
             steps.keep_pace(device)

@@ -173,6 +173,7 @@ class HeldLoop:
     """After ``calls`` of the denoiser in a loop, and ``steps`` whole steps of the picture.
 
     ``latents`` are as the pipeline has them. ``mosaic`` are the pictures that a second pass changes tile by tile.
+    ``weights`` names the dtype and form of the weights that it was computed with.
     """
 
     calls: int
@@ -182,6 +183,7 @@ class HeldLoop:
     generators: list[torch.Tensor]
     loop: int = 0
     mosaic: list[torch.Tensor] = field(default_factory=list)
+    weights: str = ""
 
     @classmethod
     def capture(
@@ -193,6 +195,7 @@ class HeldLoop:
         calls: int,
         steps: int,
         latents: torch.Tensor,
+        weights: str = "",
     ) -> "HeldLoop":
         state = {
             name: list(value) if isinstance(value, list) else value
@@ -200,7 +203,7 @@ class HeldLoop:
             if isinstance(value, _PLAIN) and not name.startswith("__")
         }
         states = [each.get_state() for each in generators]
-        return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [])
+        return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [], weights)
 
     def to_bytes(self, stamp: str) -> bytes:
         """``stamp`` identifies version, device and settings that computed it."""

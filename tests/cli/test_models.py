@@ -42,6 +42,9 @@ def test_it_tells_how_a_device_will_hold_a_model(settings: Settings) -> None:
     workers.update("gpu0", "idle", free=12 * GIB)
     assert "gpu0: all of it stays in memory (fp16), about " in run()
     assert "starter at 256x256 needs about" in run("info", "starter")
+    assert "gpu0: all of it stays in memory (nf4, computed in fp16), about " in run("precision", "starter", "nf4")
+    assert "precision chosen for it: nf4" in run("info", "starter")
+    assert "as the setting precision" in run("precision", "starter")
     [plan] = json.loads(run("info", "starter", "--json"))["memory_plan"]
     assert (plan["slot"], plan["rung"], plan["total_bytes"], plan["fits"]) == ("gpu0", "resident", 12 * GIB, True)
 

@@ -31,7 +31,7 @@ FLUX = Weights(
 
 
 def rung(weights: Weights, size: int, free_gib: float, ladder: tuple[str, ...] = CUDA, number_bytes: int = 2) -> str:
-    need = estimate(precision, number_bytes, size, size)
+    need = estimate(weights, number_bytes, size, size)
     return choose(ladder, "it", need, int(free_gib * GIB), params(width=size, height=size), []).rung
 
 

@@ -9,6 +9,7 @@ import pytest
 from diffusion_local import actor, families
 from diffusion_local.actor import Role
 from diffusion_local.compose import Services, open_services
+from diffusion_local.domain import Fit, Kind
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
 from diffusion_local.models.curated import curated_models
 from diffusion_local.models.digests import Digests
@@ -95,6 +96,22 @@ def test_taking_out_of_models_moves_it_aside(library: Library, services: Service
     assert len(list(services.settings.removed.iterdir())) == 2
 
 
+def test_a_model_keeps_the_precision_chosen_for_it(library: Library, services: Services) -> None:
+    services.fits.save(Fit("starter", Kind.TXT2IMG, 256, 256, "A GPU", worked="resident", peak_bytes=1))
+    assert library.model("starter").chosen_precision == ""
+    assert library.set_precision("starter", "int8").chosen_precision == "int8"
+    assert library.fits() == {}  # measured with other weights
+    assert [model.chosen_precision for model in open_services(services.settings).catalog.all()] == ["int8"]
+    with pytest.raises(InvalidParams, match="one of auto, stored"):
+        library.set_precision("starter", "int7")
+    with pytest.raises(NotFound):
+        library.set_precision("nothing", "int8")
+    (services.settings.home / "model-choices.json").write_text("damaged")
+    assert library.model("starter").chosen_precision == ""
+    library.set_precision("starter", "nf4")
+    assert library.set_precision("starter").chosen_precision == ""
+
+
 def test_the_starter_stays_and_the_unknown_is_named(library: Library) -> None:
     with pytest.raises(Conflict, match="starter"):
         library.remove("starter")
@@ -157,6 +174,7 @@ def test_what_is_there_is_not_loaded_over(library: Library, services: Services) 
     [
         lambda library: library.add("/x"),
         lambda library: library.remove("x"),
+        lambda library: library.set_precision("starter", "nf4"),
         lambda library: library.download("a/b"),
         lambda library: library.cancel_download("x"),
     ],

@@ -153,6 +153,15 @@ def test_remove_says_where_the_files_are(services: Services) -> None:
     assert "warn" in act(services.studio, "remove_model", "mine")[0]
 
 
+def test_the_precision_of_a_model_is_chosen_on_its_card(services: Services) -> None:
+    assert "✓ as in the settings" in card(drawn(services.studio), "starter")
+    assert "nf4" in act(services.studio, "model_precision", "nf4 starter")[0]
+    assert services.studio.library.model("starter").chosen_precision == "nf4"
+    assert "✓ nf4" in card(drawn(services.studio), "starter")
+    act(services.studio, "model_precision", " starter")
+    assert services.studio.library.model("starter").chosen_precision == ""
+
+
 def test_download_cancel_and_try_again(services: Services) -> None:
     library = services.studio.library
     assert "in line" in act(services.studio, "download_model", "stabilityai/sdxl-turbo")[0]

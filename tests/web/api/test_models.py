@@ -32,6 +32,14 @@ def test_a_model_elsewhere_is_added_and_taken_out(client: TestClient, services: 
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "path")
 
 
+def test_the_precision_of_a_model_is_chosen(client: TestClient) -> None:
+    chosen = client.patch(f"{ROOT}/models/starter", json={"precision": "int8"})
+    assert (chosen.status_code, chosen.json()["chosen_precision"]) == (200, "int8")
+    refused = client.patch(f"{ROOT}/models/starter", json={"precision": "int7"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "precision")
+    assert client.patch(f"{ROOT}/models/starter", json={}).json()["chosen_precision"] == ""
+
+
 def test_a_scan_tells_of_adapters(client: TestClient, services: Services) -> None:
     write_header(services.settings.loras / "style.safetensors", files.LORA)
     [lora] = client.post(f"{ROOT}/models/scan").json()["loras"]
