@@ -86,4 +86,4 @@ def test_whole_models_in_fewer_bits_reach_a_higher_rung() -> None:
     rungs = {name: [cell(flux, form, card).split("`")[1] for card in CARDS] for name, form in FORMS.items()}
     assert rungs["bf16"] == ["group_offload", "group_offload", "group_offload", "group_offload"]
     assert rungs["int8"][2:] == ["model_offload", "resident"]
-    assert rungs["nf4"][1:3] == ["model_offload", "resident"]
+    assert rungs["nf4"][1:3] == ["encoder_offload", "resident"]

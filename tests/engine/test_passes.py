@@ -195,6 +195,20 @@ def test_another_model_may_be_used_meanwhile(engine: Engine, starter_copy: Any, 
     assert held.result().image.tobytes() == undisturbed
 
 
+def test_a_pass_starts_anew_if_the_precision_was_changed_meanwhile(engine: Engine, starter: Any) -> None:
+    """Its first steps were computed with other weights."""
+    if isinstance(engine, FakeEngine):
+        pytest.skip("it has no weights")
+    changed = replace(starter, chosen_precision="nf4")
+    engine.load(changed)
+    [anew] = run(engine, part(5))
+    engine.load(starter)
+    held = part(5)
+    put_aside(engine, Pass([held]), 2, lambda: engine.load(changed))
+    engine.load(starter)
+    assert held.result().image.tobytes() == anew
+
+
 def test_a_held_pass_continues_from_bytes_in_an_engine_started_anew(engine: Engine, starter: Any) -> None:
     undisturbed = run(engine, part(1, sampler="DPM++ 2M SDE"), part(2, "a blue car", sampler="DPM++ 2M SDE"))
     asked = iter(range(1, 9))
