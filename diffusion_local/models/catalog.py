@@ -37,7 +37,7 @@ from diffusion_local.options.inpaint import AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
-from diffusion_local.options.types import Control, ControlType, Use
+from diffusion_local.options.types import Control, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 from diffusion_local.options.values import entry
 
@@ -274,7 +274,7 @@ class Catalog:
 
     def check_controls(self, params: Params, model: Model) -> None:
         """Raises InvalidParams for a ControlNet that is not there or does not fit the model."""
-        found = [control_of(each, model) for each in self.controls()] if params.controls else []
+        found = [references.control_of(each, model) for each in self.controls()] if params.controls else []
         for place, control in enumerate(params.controls):
             check_adapter(entry("controls", place, "model"), control.model, found, model.architecture)
 
@@ -287,13 +287,17 @@ class Catalog:
         found = self.controls()
         names = [each.name for each in found]
         fitting = [
-            each.name for each in found if each.ready and adapter_fits(control_of(each, model), model.architecture)
+            each.name
+            for each in found
+            if each.ready and adapter_fits(references.control_of(each, model), model.architecture)
         ]
 
         def completed(place: int, control: Control) -> Control:
             field = entry("controls", place, "model")
             name = (
-                resolve_name(field, control.model, names) if control.model else chosen_control(field, control, fitting)
+                resolve_name(field, control.model, names)
+                if control.model
+                else references.chosen_control(field, control, fitting)
             )
             size = self._seen_size(control, params)
             return replace(
@@ -317,25 +321,6 @@ class Catalog:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
-
-
-def control_of(adapter: Adapter, model: Model) -> Adapter:
-    """A ControlNet as it is compared with a model: the starter model's own fits no other model of its family."""
-    own = adapter.architecture == STARTER == model.id
-    return replace(adapter, architecture=model.architecture) if own else adapter
-
-
-def chosen_control(field: str, control: Control, fitting: list[str]) -> str:
-    """The ControlNet for a control that names none: the one that fits the model, or whose name tells its type.
-
-    Raises InvalidParams where that is none or several.
-    """
-    kind = control.mode or str(control.type)
-    of_kind = [name for name in fitting if kind != ControlType.NONE and kind in name.lower().replace("_", "")]
-    for names in (of_kind, fitting):
-        if len(names) == 1:
-            return names[0]
-    raise InvalidParams(field, message("control_which", known=", ".join(fitting) or "-"))
 
 
 def no_source(source_id: str) -> tuple[int, int]:

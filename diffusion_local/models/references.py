@@ -1,4 +1,4 @@
-"""Rules about pictures that a model reads beside the prompt, and about parts of a picture with wishes of their own."""
+"""Rules about pictures that a model or its ControlNets read, and about parts of a picture with wishes of their own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,9 +9,10 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter, adapter_fits, check_adapter
+from diffusion_local.models.index import STARTER
 from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, nearest_size
-from diffusion_local.options.types import Use
+from diffusion_local.options.types import Control, ControlType, Use
 from diffusion_local.options.validate import SizeOf
 from diffusion_local.options.values import entry
 
@@ -128,3 +129,22 @@ def check_adapters(params: Params, model: "Model", known: list[Adapter], encoder
                 field,
                 message("ip_adapter_encoder", name=each.adapter, width=width, usual=USUAL.get(width, "CLIP")),
             )
+
+
+def control_of(adapter: Adapter, model: "Model") -> Adapter:
+    """A ControlNet as it is compared with a model: the starter model's own fits no other model of its family."""
+    own = adapter.architecture == STARTER == model.id
+    return replace(adapter, architecture=model.architecture) if own else adapter
+
+
+def chosen_control(field: str, control: Control, fitting: list[str]) -> str:
+    """The ControlNet for a control that names none: the one that fits the model, or whose name tells its type.
+
+    Raises InvalidParams where that is none or several.
+    """
+    kind = control.mode or str(control.type)
+    of_kind = [name for name in fitting if kind != ControlType.NONE and kind in name.lower().replace("_", "")]
+    for names in (of_kind, fitting):
+        if len(names) == 1:
+            return names[0]
+    raise InvalidParams(field, message("control_which", known=", ".join(fitting) or "-"))
