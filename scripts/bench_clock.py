@@ -273,9 +273,11 @@ def main() -> int:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as home:
             found = nights(PATTERNS[name], Path(home), options.nights, options.prompts, options.seed)
-        results[name] = judged(found) | {"seconds": round(time.monotonic() - began, 1), "nights": found}
-        print(name, {key: value for key, value in results[name].items() if key != "nights"}, flush=True)
-        for each in found:
+        seconds = round(time.monotonic() - began, 1)
+        shown = [{key: round(value, 3) for key, value in each.items()} for each in found]
+        results[name] = judged(found) | {"nights": shown}
+        print(name, {key: value for key, value in results[name].items() if key != "nights"}, f"{seconds} s", flush=True)
+        for each in shown:
             print("   ", each, flush=True)
     if options.record:
         about = {

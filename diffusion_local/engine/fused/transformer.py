@@ -55,6 +55,7 @@ class CompiledTransformer:
         self._compiled: dict[type, Callable[..., Any]] = {}
         self._eight: dict[tuple[torch.nn.Module, str], torch.nn.Module] = {}
         self._ready: set[Hashable] = set()
+        self._in_picture: frozenset[Hashable] = frozenset()  # ready when the picture began: one is made in one way
         self._preparing: Hashable = None
         self._generation = 0
         self._checked = False
@@ -65,6 +66,7 @@ class CompiledTransformer:
     def ready(self, room: int) -> bool:
         """Whether the next picture may be made by compiled blocks. ``room``: bytes that weights in 8 bits may take."""
         self.used = False
+        self._in_picture = frozenset(self._ready)
         if self._refused:
             return False
         if self.eight_bits and not self._eight:
@@ -82,6 +84,7 @@ class CompiledTransformer:
         self._generation += 1
         self._eight.clear()
         self._ready.clear()
+        self._in_picture = frozenset()
         self._preparing, self._checked = None, False
 
     def forward(self, run: Run, exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -90,8 +93,8 @@ class CompiledTransformer:
             key: Hashable = signature((args, kwargs), [], numbers=True)
         except NotRecordable:
             return run("denoiser", exact, *args, **kwargs)
-        if key not in self._ready:
-            if self._refused or len(self._ready) >= MOST_SHAPES:
+        if key not in self._in_picture:
+            if self._refused or key in self._ready or len(self._ready) >= MOST_SHAPES:
                 return run("denoiser", exact, *args, **kwargs)
             if self._preparing is not None:
                 return exact(*args, **kwargs)
@@ -242,8 +245,11 @@ def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def repeated_blocks(transformer: torch.nn.Module) -> list[torch.nn.Module]:
-    """Blocks of the classes that diffusers compiles by ``compile_repeated_blocks``, or does not split."""
-    names = getattr(transformer, "_repeated_blocks", None) or getattr(transformer, "_no_split_modules", None) or ()
+    """Blocks of the classes that diffusers compiles by ``compile_repeated_blocks``, and those of Stable Diffusion 3.5.
+
+    Others may have shapes that depend on numbers, and would be compiled anew at each step.
+    """
+    names = getattr(transformer, "_repeated_blocks", None) or ("JointTransformerBlock",)
     return [each for each in transformer.modules() if type(each).__name__ in names]
 
 

@@ -157,6 +157,19 @@ def test_torch_compiles_each_kind_of_block_once(family: str, backend: str) -> No
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before  # nothing is compiled at a step
 
 
+def test_a_picture_is_made_in_one_way_from_its_first_step_to_its_last() -> None:
+    stage = Stage("FLUX.1", Counting())
+    assert stage.form.ready(ROOM)
+    given = stage.inputs | {"return_dict": False}
+    stage.form.forward(stage.run, stage.model.forward, **given)
+    stage.prepare()
+    stage.form.forward(stage.run, stage.model.forward, **given)
+    assert not stage.form.used
+    assert stage.form.ready(ROOM)
+    stage.form.forward(stage.run, stage.model.forward, **given)
+    assert stage.form.used
+
+
 def test_another_size_is_prepared_while_the_first_goes_on() -> None:
     stage = Stage("FLUX.1", Counting())
     stage.step()
@@ -259,6 +272,12 @@ def test_without_room_for_eight_bits_sixteen_go_on(caplog: pytest.LogCaptureFixt
     assert stage.form.ready(10)
     assert not stage.form.eight_bits
     assert "no room for weights in 8 bits" in caplog.text
+
+
+def test_a_transformer_without_known_blocks_runs_the_exact_way(caplog: pytest.LogCaptureFixture) -> None:
+    form = CompiledTransformer(torch.nn.Sequential(torch.nn.Linear(2, 2)), Counting(), lambda: None)
+    assert not form.ready(ROOM)
+    assert "names no repeated blocks" in caplog.text
 
 
 def test_forms_of_a_model_with_a_transformer_and_their_facts() -> None:
