@@ -77,7 +77,7 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_cancel_and_again(page: Any, site: Site) -> None:
-    prompt = a_prompt("long way [slow:0.4]")
+    prompt = a_prompt("long way [slow:3]")
     press(page, prompt)
     mine = batch(page, prompt)
     mine.locator(".shot.running").wait_for()

@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, answer, fits, go
+from tests.web.browser.ways import a_prompt, answer, batch, fits, go, press, worked
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -281,3 +281,33 @@ def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: 
         studio.queue.cancel(waiting=True)
         studio.queue.forget(ended=True)
         studio.queue.resume()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", ["create", "queue", "gallery"])
+def test_nothing_moves_while_jobs_run(people: Any, site: Site, view: str) -> None:
+    """The browser's own measure of layout shift, while a picture goes from step to step."""
+    studio, page = site.services.studio, people().open()
+    worked(site, a_prompt("there before"))
+    prompt = a_prompt("runs and runs [slow:1]")
+    press(page, prompt)
+    batch(page, prompt).locator(".shot.running").wait_for()
+    go(page, view)
+    page.locator("#now img.mini").wait_for()
+    page.evaluate(SHIFTS)
+    eventually(lambda: studio.snapshot().running[0].step >= 10 or page.wait_for_timeout(100), 60)  # a digit more
+    page.locator("#now .step", has_text="10").wait_for()
+    assert page.evaluate("window.shifts") == []
+    studio.queue.cancel([job.id for job in studio.snapshot().running])
+
+
+SHIFTS = """() => {
+  window.shifts = [];
+  new PerformanceObserver((list) => {
+    for (const each of list.getEntries())
+      window.shifts.push(...each.sources.filter(
+        ({ previousRect: from, currentRect: to }) => Math.abs(from.x - to.x) >= 1 || Math.abs(from.y - to.y) >= 1,
+      ).map(({ node, previousRect: from, currentRect: to }) =>
+        `${node?.id || node?.className || node?.nodeName}: ${from.x},${from.y} to ${to.x},${to.y}`));
+  }).observe({ type: "layout-shift", buffered: false });
+}"""
