@@ -182,7 +182,7 @@ def open_sqlite(address: QueueUrl, name: str) -> Huey:
             return connect_sqlite(path, name)
         except sqlite3.DatabaseError as error:
             if not any(words in str(error) for words in ("not a database", "malformed")):
-                raise QueueUnavailable(message("queue_unavailable_why", why=error)) from error
+                raise QueueUnavailable(message("queue_file_closed", file=path.name, error=error)) from error
             log.warning("%s is damaged (%s) and set aside; nothing is lost", path.name, error)
             path.replace(path.with_suffix(".damaged"))
             for rest in ("-wal", "-shm"):

@@ -78,7 +78,9 @@ def test_a_relative_file_lies_in_the_home(settings: Settings, tmp_path: Path) ->
 
 
 def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    with pytest.raises(QueueUnavailable, match="unable to open"):
+    with pytest.raises(
+        QueueUnavailable, match=r"queue.db cannot be opened .unable to open database file.. Check its owner"
+    ):
         open_huey(sqlite_url(tmp_path / "no such folder" / "queue.db"), "doorbell")
 
 
