@@ -55,9 +55,10 @@ def preferred(chosen: str, accepted: str) -> str:
     for place, part in enumerate(accepted.split(",")):
         tag, _, weight = part.partition(";")
         found = re.search(r"q=([\d.]{1,5})", weight)
-        wanted.append((-float(found[1]) if found and found[1].count(".") < 2 and found[1] != "." else -1.0, place, tag))
-    codes = (tag.strip().lower().split("-")[0] for _, _, tag in sorted(wanted))
-    return next((code for code in codes if code in LANGUAGES), FIRST)
+        quality = float(found[1]) if found and found[1].count(".") < 2 and found[1] != "." else 1.0
+        if (code := tag.strip().lower().split("-")[0]) in LANGUAGES:
+            wanted.append((-quality, place, code))
+    return min(wanted, default=(0.0, 0, FIRST))[2]
 
 
 @cache
