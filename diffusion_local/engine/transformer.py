@@ -17,7 +17,8 @@ def pipeline_loader(pipeline: Any) -> Any:
     def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
         index = index_of(folder)
         left_out = {name: None for name, spec in index.items() if spec == [None, None]}
-        headless = {name: part for name, part in parts.items() if type(part).__name__ != index[name][1]}
+        modules = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+        headless = {name: part for name, part in modules.items() if type(part).__name__ != index[name][1]}
         given = left_out | parts | dict.fromkeys(headless)  # it takes parts of the classes in its index only
         pipe = pipeline.from_pretrained(folder, **given, dtype=dtype, local_files_only=True, use_safetensors=True)
         pipe.register_modules(**headless)

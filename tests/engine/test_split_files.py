@@ -21,6 +21,7 @@ from diffusion_local.settings import assets
 from tests.engine.conftest import Draw
 from tests.engine.shrunken import LAYOUTS, ONCE, Layout, State, as_folder, narrowed
 from tests.engine.test_flow_families import difference
+from tests.support import tiers
 
 JOB: dict[str, Any] = {"steps": 2, "prompt": "a cat", "width": 64, "height": 64, "guidance": 3.0}
 
@@ -34,7 +35,7 @@ def narrow_flux() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(scope="module", params=tiers(LAYOUTS, first=["flux", "flux2"]))
 def layout(request: pytest.FixtureRequest) -> Layout:
     with torch.random.fork_rng():
         torch.manual_seed(0)
