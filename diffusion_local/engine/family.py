@@ -1,6 +1,7 @@
 """The engine half of a family of models: functions that load, prompt and denoise its models."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image as PIL
 
 from diffusion_local.domain import Params
 from diffusion_local.engine import autoencoder
+from diffusion_local.engine.img2img import SourceCanvas
 
 #: Parts of a pipeline by name.
 Parts = dict[str, Any]
@@ -43,7 +45,8 @@ class EngineFamily:
 
     ``prompt_tensors(conditioning)``: the tensors that change the prompt of a running pipeline; None if it cannot
     change. ``call(params)``: further arguments; ``run(pipe)``: the callable that takes all of them;
-    ``inpainting(pipe)``: the pipeline for a UNet that reads a mask. ``refer(pipe, params, pictures)``: the one that
+    ``inpainting(pipe)``: the pipeline for a UNet that reads a mask; ``fill(pipe, canvas)``: around a loop of a
+    transformer that does. ``refer(pipe, params, pictures)``: the one that
     reads reference pictures (RGB) instead; None if the family reads none. ``embed_with(pipe, prompt, negative,
     pictures)`` encodes a prompt together with them. ``together``: several pictures may share a pass,
     and a pass may be held; ``tests/engine/passes.py`` checks it.
@@ -67,4 +70,5 @@ class EngineFamily:
     together: bool = False
     inpainting: Callable[[Any], Any] | None = None
     refer: Callable[[Any, Params, list[PIL.Image]], Callable[..., Any]] | None = None
+    fill: Callable[[Any, SourceCanvas | None], AbstractContextManager[None]] = lambda pipe, canvas: nullcontext()
     embed_with: Callable[[Any, str, str | None, list[PIL.Image]], Conditioning] | None = None

@@ -157,7 +157,7 @@ class Work:
             # 4. Noise to latents, step by step.
             watch = Stopwatch(device)
             run = ip_adapters.adapted(loaded, loop, self.canvas, run)
-            with guides.around(pipe), regions.around(pipe):
+            with family.fill(pipe, self.canvas), guides.around(pipe), regions.around(pipe):
                 latents: torch.Tensor = run(
                     **embedded[min(before // scheduler.order, len(embedded) - 1)],
                     **family.call(params),

@@ -48,8 +48,18 @@ def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
 
 def packed_latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
     """Latent shape of pipelines that pack 2 x 2 patches into channels."""
-    scale = pipe.vae_scale_factor
-    return (1, pipe.transformer.config.in_channels // 4, height // scale, width // scale)
+    scale, config = pipe.vae_scale_factor, pipe.transformer.config
+    channels = config.out_channels if reads_mask(pipe) else config.in_channels
+    return (1, channels // 4, height // scale, width // scale)
+
+
+def reads_mask(pipe: Any) -> bool:
+    """Whether it is FLUX Fill: its transformer reads a mask and the masked picture beside the latents."""
+    transformer: Any = getattr(pipe, "transformer", None)
+    if type(transformer).__name__ != "FluxTransformer2DModel":
+        return False
+    own = transformer.config.out_channels
+    return bool(own) and own < transformer.config.in_channels
 
 
 def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:

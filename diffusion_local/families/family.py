@@ -21,7 +21,8 @@ class Architecture:
     ``adapters`` is the architecture that adapter files name when they fit this one; empty: its own id. Adapters that
     name the family's id fit all of its architectures. ``problem`` is the sentence shown where it cannot be run although
     its family can. ``tokens`` replaces the family's limit. ``references`` is the number of pictures that its models
-    read beside the prompt, and ``needs_reference`` says that they need one. ``like`` is the architecture whose
+    read beside the prompt, and ``needs_reference`` says that they need one. ``kinds`` of
+    work are those that they can do. ``like`` is the architecture whose
     configurations its files have.
 
     ``parts`` are the text encoders and the VAE that the denoiser needs beside itself, by their ids in
@@ -41,6 +42,7 @@ class Architecture:
     tokens: int = 0
     references: int = 0
     needs_reference: bool = False
+    kinds: tuple[Kind, ...] = DENOISED
     like: str = ""
     parts: tuple[str, ...] = ()
     signs: tuple[Sign, ...] = ()

@@ -5,6 +5,7 @@ from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
+from diffusion_local.options.types import Kind
 
 PARTS = ("clip_l", "t5_xxl", "vae_flux")
 BLOCKS = ("double_blocks.0.img_attn", "single_blocks.0", "vector_in", "txt_in")
@@ -66,7 +67,8 @@ def signs(guided: bool, channels: int | None) -> tuple[Sign, ...]:
 FAMILY = Family(
     id="flux",
     title="FLUX.1",
-    pipelines=every_kind("FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline"),
+    pipelines=every_kind("FluxPipeline", "FluxKontextPipeline", "FluxControlPipeline")
+    | {"FluxFillPipeline": (Kind.INPAINT,)},
     architectures={
         # named by LoRAs, which fit all of them
         "flux": Architecture(
@@ -99,7 +101,7 @@ FAMILY = Family(
             adapters="flux",
             parts=PARTS,
             signs=signs(True, FILL),
-            problem=message("file_not_yet_other", title="FLUX.1 Fill", other="FLUX.1 dev"),
+            kinds=(Kind.INPAINT,),
         ),
         "flux_control": Architecture(
             title="FLUX.1 Canny or Depth",

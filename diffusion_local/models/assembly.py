@@ -211,7 +211,8 @@ def describe(
     if probe.kind in (CHECKPOINT, DENOISER) and probe.architecture:
         known |= {"family": probe.family, "architecture": probe.architecture}
     unet = probe.unet
-    kinds = UNET_KINDS.get(unet.channels, DENOISED) if unet else DENOISED
+    variant = families.ARCHITECTURES.get(probe.architecture)
+    kinds = UNET_KINDS.get(unet.channels, DENOISED) if unet else variant.kinds if variant else DENOISED
     state, problem = verdicts.model_verdict(path.name, probe)
     if state != READY:
         return ModelFacts(state=state, problem=problem, kinds=kinds, **known)

@@ -116,7 +116,7 @@ def recipes(draw: st.DrawFn) -> Params:
     model = CATALOG.default
     prompt = given.pop("prompt")
     if given.get("outpaint"):  # the size follows the extended picture
-        given |= {"width": None, "height": None}
+        given = {name: value for name, value in given.items() if name not in ("width", "height")}
     given["kind"] = str(kind)
     if kind is Kind.UPSCALE:
         given["scale"] = draw(st.floats(1, 8))

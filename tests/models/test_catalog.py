@@ -157,7 +157,7 @@ def test_a_family_has_samplers_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("pipeline", "words"),
-    [("CogView3PlusPipeline", "CogView4 can"), ("FluxFillPipeline", "FLUX.1 dev can")],
+    [("CogView3PlusPipeline", "CogView4 can"), ("FluxControlPipeline", "FLUX.1 dev can")],
 )
 def test_a_family_that_is_not_run_says_what_to_take_instead(
     catalog: Catalog, settings: Settings, pipeline: str, words: str
