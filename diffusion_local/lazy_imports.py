@@ -4,8 +4,8 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -43,11 +43,16 @@ def defer_import(name: str) -> None:
     sys.modules[name] = module
 
 
+def hidden_imports(*names: str) -> AbstractContextManager[None]:
+    """Within it, importing these packages raises ImportError, as if they were not installed."""
+    return replaced_modules(dict.fromkeys(names))
+
+
 @contextmanager
-def hidden_imports(*names: str) -> Iterator[None]:
-    """Within it the import of these packages raises ImportError, as if they were not installed."""
-    before = {name: sys.modules.get(name) for name in names}
-    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # an import of None fails with ImportError
+def replaced_modules(stand_ins: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Within it, imports of these names return the stand-ins; None makes the import raise ImportError."""
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)  # type: ignore[arg-type]  # an import of None fails with ImportError
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ used, by architectures that restore faces and fill holes; where torchvision is m
 there is, it is left out.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.passes import ramp
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.lazy_imports import replaced_modules
 from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
@@ -180,16 +180,8 @@ def without_torchvision() -> Iterator[None]:
     except (ImportError, RuntimeError):  # the latter from one built for another PyTorch
         pass
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
-    before = {name: sys.modules.get(name) for name in names}
-    for name in names:
-        sys.modules[name] = ModuleType(name)
-    for missing in ("InterpolationMode", "rotate", "normalize"):
-        setattr(sys.modules[names[-1]], missing, None)
-    try:
+    stand_ins = {name: ModuleType(name) for name in names}
+    for imported in ("InterpolationMode", "rotate", "normalize"):
+        setattr(stand_ins[names[-1]], imported, None)
+    with replaced_modules(stand_ins):
         yield
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module

@@ -16,7 +16,7 @@ from diffusion_local.models.weights import TensorView
 ORIGINAL, DIFFUSERS = "original", "diffusers"
 #: Widths of the text that cross attention reads, and of what is added to the time step.
 SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
-KOLORS_ADDED, UNCLIP_ADDED, SVD_ADDED = 5632, (2048, 1536), 768
+KOLORS_ADDED = 5632
 #: Input channels of a UNet that reads a picture beside the latents (InstructPix2Pix).
 PICTURE_CHANNELS = 8
 DEPTH = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")

@@ -244,6 +244,7 @@ def pictures_per_hour(db: Transaction, slot: str, now: datetime) -> int:
 
 
 def delete_old_counts(database: Database) -> None:
+    """Delete hourly counts of pictures older than KEPT_HOURS."""
     with database.write() as db:
         db.execute("DELETE FROM slot_pictures WHERE hour < ?", [hour_of(datetime.now(UTC) - KEPT_HOURS)])
 

@@ -9,6 +9,7 @@ from diffusion_local.db import upkeep
 from diffusion_local.errors import UserError
 from diffusion_local.gallery import retention
 from diffusion_local.gallery.sweep import sweep
+from diffusion_local.queue import machines
 from diffusion_local.queue.doorbell import ChoreQueue
 from diffusion_local.queue.huey_backends import queue_file, queue_url
 from diffusion_local.system import logs
@@ -28,13 +29,14 @@ def sweep_gallery(services: Services) -> None:
 
 
 def delete_expired(services: Services) -> None:
-    """Delete expired jobs, trash, source pictures and previews; nothing while the clock cannot be trusted."""
+    """Delete expired jobs, trash, source pictures, previews and counts; nothing while the clock cannot be trusted."""
     if not retention.clock_trusted(services.database):
         log.warning("the time of day has jumped, or nothing ran for days: nothing is deleted by its age for a while")
         return
     jobs = retention.delete_old_jobs(services.settings, services.database)
     images = retention.empty_trash(services.settings, services.database, services.files)
     retention.delete_tombstones(services.database)
+    machines.delete_old_counts(services.database)
     services.notices.delete_old(retention.days_ago(KEEP_TOLD_DAYS))
     previews = retention.delete_old_previews(services.files)
     sources = retention.delete_old_sources(services.settings, services.database, services.files)

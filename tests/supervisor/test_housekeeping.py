@@ -16,6 +16,7 @@ from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.gallery.files import key_for
 from diffusion_local.messages import verbatim
+from diffusion_local.queue.machines import hour_of
 from diffusion_local.supervisor.housekeeping import CHORES, delete_expired, optimize, run_or_postpone, sweep_gallery
 from tests.support import FAILURE, claimed, image_of, sql
 
@@ -43,6 +44,17 @@ def aged(services: Services, table: str, column: str, days: float) -> None:
 
 def strays(services: Services) -> list[str]:
     return sorted(path.stem for path in services.settings.strays.rglob("*.png"))
+
+
+def test_hourly_counts_of_pictures_are_deleted_after_a_week(services: Services) -> None:
+    hours = [hour_of(datetime.now(UTC) - timedelta(days=days)) for days in (30, 8, 6, 0)]
+    with sql(services.settings) as db:
+        db.executemany(
+            "INSERT INTO slot_pictures (slot, hour, pictures) VALUES ('gpu0', ?, 5)", [[hour] for hour in hours]
+        )
+    delete_expired(services)
+    with sql(services.settings) as db:
+        assert [row[0] for row in db.execute("SELECT hour FROM slot_pictures ORDER BY hour")] == hours[2:]
 
 
 def test_a_picture_without_a_row_is_moved_aside_and_not_deleted(services: Services) -> None:

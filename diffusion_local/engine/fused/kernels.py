@@ -147,7 +147,7 @@ def add_rows(X, Y, BIAS, TOTAL, rows, channels,
 
 @triton.jit
 def store_quantised(Y, SCALES, y, row, channels, column, inside):
-    """A row in 8 bits and its scale, 448 being the greatest number of e4m3."""
+    """Store a row in 8 bits with its scale. 448: the largest e4m3 number. 1e-6: keeps the scale of zeros above 0."""
     scale = tl.maximum(tl.max(tl.abs(tl.where(inside, y, 0.0)), 0), 1e-6) / 448.0
     tl.store(SCALES + row, scale)
     tl.store(Y + row * channels + column, (y / scale).to(Y.dtype.element_ty), mask=inside)
