@@ -38,7 +38,7 @@ MAX_PROOF = 200  # characters of a proof or a nonce
 
 @dataclass(frozen=True, slots=True)
 class PairingCode:
-    """``command``: what is to be run at the other machine; ``expires_at``: UTC."""
+    """``command``: command line to run on the other machine; ``expires_at``: UTC."""
 
     code: str
     expires_at: str
@@ -47,8 +47,8 @@ class PairingCode:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A worker's credential. ``answer``: proof that it is from the studio of the code. ``token`` is "" where nobody
-    signs in.
+    """A worker's credential. ``answer`` proves that it comes from the studio that made the code. ``token`` is "" if the
+    studio has no accounts.
     """
 
     machine: str
@@ -90,7 +90,7 @@ class Machines:
     # -- pairing -------------------------------------------------------------------------------------------------------
 
     def invite(self) -> PairingCode:
-        """A pairing code: for one machine, for five minutes."""
+        """Create a pairing code, valid for one machine and five minutes."""
         account = actor.current().name
         if not account and self._accounts.exists_any():  # the command line acts for the first admin
             account = next(each.name for each in self._accounts.list_all() if each.role is actor.Role.ADMIN)
@@ -120,8 +120,8 @@ class Machines:
     # -- settings ------------------------------------------------------------------------------------------------------
 
     def change(self, machine: str, hours: str | None = None, gpu_share: str | None = None) -> Machine:
-        """Change a machine's hours (a window as ``22:00-07:00``, "" for always) and whether it waits while another
-        program uses its GPU (``wait``, else ``ignore``).
+        """Change a machine's hours (a window such as ``22:00-07:00``, or "" for always) and whether it pauses while
+        another program uses its GPU (``wait``, else ``ignore``).
         """
         columns = {}
         if hours is not None:
@@ -133,18 +133,18 @@ class Machines:
         return self._changed(machine, columns)
 
     def pause(self, machine: str) -> Machine:
-        """Give its jobs back at their next step, and take no more."""
+        """Return its jobs to the queue at their next step, and assign no more."""
         return self._changed(machine, {"state": PAUSED})
 
     def drain(self, machine: str) -> Machine:
-        """Finish its jobs, and take no more."""
+        """Let it finish its jobs, and assign no more."""
         return self._changed(machine, {"state": DRAINING})
 
     def resume(self, machine: str) -> Machine:
         return self._changed(machine, {"state": ACTIVE})
 
     def remove(self, machine: str) -> None:
-        """Revoke its token, return its jobs to the queue, and forget it. Raises NotFound."""
+        """Revoke its token, requeue its jobs, and delete its record. Raises NotFound."""
         self._revoke(machine)
         for slot in self._store.remove(machine):
             running = [job.claim for job in self._jobs.running(slot)]
@@ -161,7 +161,7 @@ class Machines:
         return self.get(machine)
 
     def _new_token(self, account: str, machine: str) -> tuple[str, str]:
-        """(secret, id) of a token of the scope worker; both empty for a studio without accounts."""
+        """(secret, id) of a token with the worker scope; both empty for a studio without accounts."""
         if not account:
             return "", ""
         secret = new_secret()
@@ -179,7 +179,7 @@ class Machines:
                 return
 
     def _fingerprints(self) -> list[str]:
-        """Those that a worker may have seen: none, or that of this server's own certificate."""
+        """Certificate fingerprints that a worker may have seen: none, or that of this server's certificate."""
         own = fingerprint_of(self._settings.tls_cert)
         return ["", own] if own else [""]
 
@@ -189,7 +189,7 @@ class Machines:
         return next(iter(other_urls(self._settings)), local_url(self._settings))
 
     def _with_models(self, machines: list[Machine]) -> list[Machine]:
-        """With the models that each has as the studio has them, byte for byte."""
+        """Machines with the models of which they hold byte-identical copies."""
         if not machines:
             return []
         here = {model.id: model.sha256 for model in self._catalog.all() if model.ready and model.sha256}
@@ -201,7 +201,7 @@ class Machines:
 
 
 def shared(here: dict[str, str], *there: object) -> set[str]:
-    """Names that have the same digest at both ends."""
+    """Names that have the same digest on both sides."""
     return {name for files in there if isinstance(files, dict) for name in files if files[name] == here.get(name)}
 
 

@@ -31,7 +31,7 @@ MAX_PROBLEM = 500  # characters
 
 
 class LeasedDispatch(LocalDispatch):
-    """One for each session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
+    """One per session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
 
     def __init__(
         self, services: Services, slot: str, storage: Storage, account: str, installed: Installed | None = None
@@ -62,7 +62,7 @@ class LeasedDispatch(LocalDispatch):
         return terms_of(self._services.settings)
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
-        """Carry a call of the session out. Raises what the call raises, and LeaseLost once the lease is lost."""
+        """Execute a call of the session. Raises its errors, and LeaseLost once the lease is lost."""
         if name == "take":
             raise Conflict(message("slot_leased", slot=self._slot))
         self._services.leases.renew(self._slot, self.session)
@@ -109,7 +109,7 @@ class LeasedDispatch(LocalDispatch):
         return self._with_requests(super().flags(claims))
 
     def _with_requests(self, flags: list[Flags | None]) -> list[Flags | None]:
-        """A machine that is paused gives its jobs back; one that somebody waits for makes room."""
+        """Reports with requests added: a paused machine returns its jobs, one with an urgent job waiting yields."""
         paused, urgent = self._services.machines.state(self._slot) == PAUSED, self.urgent()
         return [each and replace(each, give_back=each.give_back or paused, make_room=urgent) for each in flags]
 
@@ -129,7 +129,9 @@ class LeasedDispatch(LocalDispatch):
         super().finish(claim, self._completed(claim, picture))
 
     def _completed(self, claim: Claim, picture: Finished) -> Finished:
-        """With a time that can be true by the studio's clock, and the expected seconds, if the worker did not ask."""
+        """The picture with a time that is plausible by the studio's clock, and the expected seconds if the worker did
+        not ask for them.
+        """
         job, now = self._claimed_job(claim), utc_now()
         created = picture.created_at if (job.started_at or "") <= picture.created_at <= now else now
         measured = picture.measured
@@ -140,7 +142,7 @@ class LeasedDispatch(LocalDispatch):
 
 
 def is_picture(data: bytes, form: str, size: tuple[int, int] | None = None) -> bool:
-    """Whether a file's header is that of a picture in this format and, if given, of this size. Nothing is decoded."""
+    """Whether a file's header is that of a picture in this format and, if given, of this size. Decodes nothing."""
     try:
         with PIL.open(io.BytesIO(data), formats=(form.upper(),)) as picture:
             return size is None or picture.size == size

@@ -1,6 +1,7 @@
-"""Loads ControlNets and T2I-Adapters: diffusers folders, single files with diffusers' names, and LDM's names.
+"""Loads ControlNets and T2I-Adapters from diffusers folders and from single files, with diffusers' or LDM's tensor
+names.
 
-A file without a configuration gets the shapes that its own tensors and the denoiser's configuration give.
+For a file without configuration, shapes are inferred from its tensors and the denoiser's configuration.
 """
 
 import json
@@ -18,7 +19,7 @@ from diffusion_local.engine import tensors
 from diffusion_local.engine.hooked import UnmatchedLayer
 
 Weights = dict[str, torch.Tensor]
-#: Classes of diffusers by the class of the denoiser that they steer.
+#: diffusers' ControlNet class by the class of the denoiser.
 CLASSES: dict[str, tuple[str, ...]] = {
     "UNet2DConditionModel": ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter"),
     "FluxTransformer2DModel": ("FluxControlNetModel",),
@@ -29,7 +30,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 
 def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
-    """The network of a file, on the CPU. Raises UnmatchedLayer if it is made for another model."""
+    """Load the network of a file, on the CPU. Raises UnmatchedLayer if it was made for another model."""
     weights = tensors.dequantise(read(path), dtype, path.name)
     config = config_beside(path)
     known = CLASSES.get(type(denoiser).__name__, ())
@@ -55,7 +56,7 @@ def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def read(path: Path) -> Weights:
-    """The tensors of a file; a pickle file is opened without running anything of it."""
+    """The tensors of a file; a pickle file is read without executing its content."""
     if path.suffix.lower() in (".safetensors", ".sft"):
         return load_file(path)
     found = torch.load(path, map_location="cpu", weights_only=True)
@@ -64,7 +65,7 @@ def read(path: Path) -> Weights:
 
 
 def config_beside(path: Path) -> dict[str, Any]:
-    """The configuration of the diffusers folder in which a file lies, empty where there is none."""
+    """The configuration of the diffusers folder that contains a file; empty without one."""
     try:
         found = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and "_class_name" in found else {}
@@ -104,7 +105,7 @@ def check_shapes(net: Any, denoiser: Any) -> None:
 
 
 def of_unet(weights: Weights, unet: Any) -> dict[str, Any]:
-    """A ControlNet has the configuration of the UNet's first half."""
+    """The configuration of a ControlNet, which equals the UNet's first half."""
     names = ("in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "only_cross_attention",
         "block_out_channels", "layers_per_block", "downsample_padding", "mid_block_scale_factor", "act_fn",
         "norm_num_groups", "norm_eps", "cross_attention_dim", "transformer_layers_per_block", "encoder_hid_dim",
@@ -122,7 +123,7 @@ def of_union(weights: Weights, unet: Any) -> dict[str, Any]:
 
 
 def embedding_channels(weights: Weights) -> tuple[int, ...]:
-    """Channels of the layers that read the control picture, empty for other names than diffusers'."""
+    """Channels of the layers that read the control picture; empty if the names are not diffusers'."""
     start = weights.get("controlnet_cond_embedding.conv_in.weight")
     if start is None:
         return ()
@@ -132,7 +133,7 @@ def embedding_channels(weights: Weights) -> tuple[int, ...]:
 
 
 def of_adapter(weights: Weights, unet: Any) -> dict[str, Any]:
-    """SDXL's T2I-Adapters shrink the picture once more at the entrance, and less after it."""
+    """The configuration of a T2I-Adapter. SDXL's downsample the picture once more at first, and less later."""
     xl = unet["addition_embed_type"] == "text_time"
     factor = 16 if xl else 8
     levels = count(weights, "adapter.body.")
@@ -164,7 +165,9 @@ def of_flux(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def of_sd3(weights: Weights, transformer: Any) -> dict[str, Any]:
-    """Those that embed places and words of their own, as the first ones do, were trained with an empty prompt."""
+    """The configuration of an SD3 ControlNet. Those with position and text embeddings of their own, like the first
+    ones, were trained with an empty prompt.
+    """
     names = ("sample_size", "patch_size", "in_channels", "attention_head_dim", "num_attention_heads",
         "joint_attention_dim", "caption_projection_dim", "pooled_projection_dim", "out_channels", "pos_embed_max_size",
         "qk_norm")  # fmt: skip
@@ -196,7 +199,9 @@ def of_qwen(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def of_z_image(weights: Weights, transformer: Any) -> dict[str, Any]:
-    """Three generations: without a refiner that sees the picture, with the layers' own, and with one for it."""
+    """The configuration of a Z-Image ControlNet, of which there are three generations: without a refiner for the
+    picture, with the layers' own, and with a separate one.
+    """
     names = ("all_patch_size", "all_f_patch_size", "dim", "n_refiner_layers", "n_heads", "n_kv_heads", "norm_eps",
         "qk_norm")  # fmt: skip
     layers = count(weights, "control_layers.")
@@ -213,7 +218,7 @@ def of_z_image(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def count(weights: Weights, start: str) -> int:
-    """Number of the modules whose names begin so."""
+    """Number of modules whose names begin with a prefix."""
     return len({name.removeprefix(start).partition(".")[0] for name in weights if name.startswith(start)})
 
 

@@ -1,8 +1,8 @@
-"""Pictures that steer the composition: ControlNets and T2I-Adapters beside a model's denoiser, at each step.
+"""Control pictures steer the composition by ControlNets and T2I-Adapters beside a model's denoiser, at each step.
 
-A network reads what the denoiser is given and a control picture, and its residuals become further arguments of the
-denoiser's call. So every kind of work, sampler and size goes through the model's one pipeline, and the fused form and
-CUDA graphs of the denoiser work as they are. diffusers' own ControlNet pipelines compute the same (tests compare).
+A network reads the denoiser's inputs and a control picture; its residuals become further arguments of the denoiser's
+call. So every kind of work, sampler and size uses the model's one pipeline, and the denoiser's fused form and CUDA
+graphs still apply. diffusers' own ControlNet pipelines compute the same (tests compare).
 """
 
 import inspect

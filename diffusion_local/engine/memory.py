@@ -1,8 +1,9 @@
-"""Which rung a model is held on: what it needs is estimated from its files, and corrected by what was learned.
+"""The memory policy: chooses the rung on which a model is held. Its need is estimated from its files and corrected
+by measurements.
 
-Torch-free. Bytes throughout. The figures were fitted to the peaks of torch's tensors on one H100, by rung, of SD 1.5 at
-512x512 and SDXL at 1024x1024 in fp16, and of SD 3.5 medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json): they
-are over each of them, by a twentieth to a quarter. Memory beyond the weights grows with the pixels.
+Torch-free; sizes in bytes. The constants were fitted to peaks of torch's tensors on one H100, by rung, for SD 1.5 at
+512x512 and SDXL at 1024x1024 in fp16, and SD 3.5 medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json); the
+estimates exceed each peak by 5 to 25 %. Memory beyond the weights grows with the number of pixels.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from diffusion_local.domain import Fit, Params
 from diffusion_local.messages import message
 
-#: Rungs by type of device, best first. A CPU or an Apple GPU has one memory: there is nothing to move out to.
+#: Rungs by type of device, best first. CPUs and Apple GPUs have a single memory, so nothing can be offloaded.
 LADDERS: dict[str, tuple[str, ...]] = {
     "cuda": ("resident", "vae_tiling", "encoder_offload", "model_offload", "group_offload", "sequential"),
     "mps": ("resident", "vae_tiling", "attention_slicing"),
@@ -20,26 +21,26 @@ LADDERS: dict[str, tuple[str, ...]] = {
 }
 
 GIB = 1024**3
-#: Numbers held at the peak of a step or of the decoding, for each pixel of the picture.
+#: Values held per pixel of the picture at the peak of a step or of decoding.
 STEP_NUMBERS = 300
 DECODE_NUMBERS = 1290  # of a VAE with 128 channels at full size, as SD, SDXL, SD3 and FLUX have
-#: Side of the tiles in which a picture is decoded below ``resident``, and on the last rung.
+#: Side of the tiles for decoding below ``resident``, and on the last rung.
 TILE, SMALL_TILE = 512, 256
-#: A graph's memory over a step's peak: it is laid out once, with gaps. 1.0 to 1.37 were measured.
+#: A graph's memory relative to a step's peak: its layout is fixed and has gaps. Measured: 1.0 to 1.37.
 GRAPH_SHARE = 1.4
-#: Of a part whose layers come one by one, the share that is on the device: the layer at work and the next.
+#: Share of a part on the device when its layers are streamed: the current layer and the next.
 LAYERS_SHARE = 32
-#: What the allocator loses to fragments, and the libraries' workspaces.
+#: Overhead: fragmentation in the allocator, and workspaces of libraries.
 MARGIN, WORKSPACE = 1.05, 160 * 1024**2
-#: What the denoiser is called.
+#: Names of the denoiser among a pipeline's parts.
 DENOISERS = ("unet", "transformer")
-#: With this much more memory free than at a failure, the rung that failed is tried again.
+#: A rung that failed is retried once this much more memory is free than at the failure.
 RETRY_WITH = 1.15
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """What a model takes at one size.
+    """Memory that a model needs at one size.
 
     ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
     and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles; ``beside``: weights of
@@ -57,7 +58,7 @@ class MemoryNeed:
 
     @property
     def graph(self) -> int:
-        """Bytes a CUDA graph keeps between steps: the activations of one."""
+        """Bytes that a CUDA graph keeps between steps: the activations of one step."""
         return int(self.step * GRAPH_SHARE)
 
     @property
@@ -84,7 +85,7 @@ class MemoryNeed:
 
 @dataclass(frozen=True, slots=True)
 class RungChoice:
-    """The rung to hold a model on, why in words, and how many bytes of the device that takes at its peak."""
+    """The rung to hold a model on, the reason in words, and the device's bytes it takes at its peak."""
 
     rung: str
     why: str = ""
@@ -93,7 +94,7 @@ class RungChoice:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Numbers (parameters) in each part of a model; ``vae_channels`` are those of its VAE at full size.
+    """Number of parameters in each part of a model; ``vae_channels``: channels of its VAE at full size.
 
     ``kept`` has the bytes of parts whose weights are kept otherwise than they are computed in; ``blocks`` are the
     numbers in matrices of numbered blocks."""
@@ -121,7 +122,8 @@ NO_EXTRAS = Extras()
 def estimate(
     weights: Weights, number_bytes: int, width: int, height: int, together: int = 1, extras: Extras = NO_EXTRAS
 ) -> MemoryNeed:
-    """What a pass of ``together`` pictures of this size needs with numbers of so many bytes (2 = half precision).
+    """Memory needed by a pass of ``together`` pictures of this size, with weights of ``bytes`` per number (2: half
+    precision).
 
     They are decoded one by one. A transformer reads a reference as further tokens, so a step takes as much more; a UNet
     reads it in further channels, and the third pass of its guidance takes half as much more.
@@ -155,9 +157,9 @@ def choose(
     learned: Sequence[Fit],
     wanted: str = "",
 ) -> RungChoice:
-    """The first rung that should fit into ``free``; the last one where none does.
+    """The first rung expected to fit into ``free``, or else the last one.
 
-    ``wanted`` is a rung that the person asked for. One that this device does not have counts as the next below it.
+    ``wanted``: a rung requested by the user; one that this device lacks counts as the next below it.
     """
     if wanted:
         rung = wanted if wanted in ladder else ladder[-1]
@@ -201,5 +203,5 @@ def _at_this_size(learned: Sequence[Fit], params: Params) -> Fit | None:
 
 
 def _tells_about(fit: Fit, params: Params) -> bool:
-    """A rung that failed at some size fails at a larger one, too."""
+    """Whether a failure applies: a rung that failed at some size also fails at a larger one."""
     return fit.kind == params.kind and fit.width * fit.height <= math.prod(params.peak_size)

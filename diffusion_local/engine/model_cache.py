@@ -1,4 +1,4 @@
-"""The models in memory: the one used longest ago is put away first, and only when its room is needed."""
+"""Cache of loaded models; the least recently used one is evicted first, and only when its memory is needed."""
 
 import time
 from collections import OrderedDict
@@ -27,7 +27,7 @@ from diffusion_local.models.catalog import Model
 
 
 class ModelCache:
-    """Models by id, the one used last at the end; ``current`` is the one that draws."""
+    """Loaded models by id, the most recently used last; ``current`` is the one in use."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ModelCache:
         self.current: Loaded | None = None
 
     def free(self) -> int:
-        """Bytes of the device that are free, with those that models and graphs held here would give back."""
+        """Free bytes of the device, plus those that evicting models and graphs would release."""
         return self._gauge.free() + self._bytes()
 
     def bytes_of_others(self) -> int:
@@ -116,7 +116,7 @@ class ModelCache:
         raise problem
 
     def free_caches(self) -> bool:
-        """Put away all graphs, and all models but the current one. Whether there were any."""
+        """Drop all graphs, and all models but the current one. Returns whether there were any."""
         had = self._forget_graphs()
         others = [name for name, held in self._held.items() if held is not self.current]
         for name in others:
@@ -125,7 +125,9 @@ class ModelCache:
         return bool(others) or had
 
     def room_for_graphs(self, need: MemoryNeed) -> int:
-        """Bytes that graphs of the current model may hold beside what a picture needs; those of others make room."""
+        """Bytes that graphs of the current model may keep beyond the needs of a picture; graphs of other models are
+        dropped for it.
+        """
         held = self.current
         if held is None or held.rung not in graphs.RUNGS:
             return 0
@@ -148,7 +150,7 @@ class ModelCache:
         return same_files(held.model, model) and (held.form, held.dtype) == (self.form_of(model), self.dtype_of(model))
 
     def _hold(self, held: Loaded | None, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
-        """Bring a model to a rung, from another one where it is held, else from its files."""
+        """Move a model to a rung: from its present one, or from its files."""
         if held is None:
             self._gauge.collect()
             size = self.dtype_of(model).itemsize
@@ -261,7 +263,7 @@ class ModelCache:
         self._held.move_to_end(held.model.id)
 
     def _make_room(self, keep: str, device_bytes: int, main_bytes: int = 0) -> None:
-        """Until so many bytes are free put away the graphs, then the models used longest ago, but for ``keep``."""
+        """Drop graphs, then the least recently used models (except ``keep``), until this many bytes are free."""
         if self._free_but_for_graphs() < device_bytes:
             self._forget_graphs()
         for name in [name for name in self._held if name != keep]:
@@ -271,7 +273,7 @@ class ModelCache:
             self._gauge.collect()
 
     def _free_but_for_graphs(self) -> int:
-        """What graphs hold from one step to the next counts as free with torch."""
+        """Free bytes of the device without what graphs keep between steps, which torch counts as free."""
         return self._gauge.free() - sum(held.graphs.bytes for held in self._held.values())
 
     def _forget_graphs(self) -> bool:

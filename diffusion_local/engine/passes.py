@@ -24,10 +24,10 @@ from diffusion_local.options.hires import Box, Size, schedule, tiles
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """``params`` are those of the pass with the size, steps and kind of work of this loop.
+    """A denoising loop. ``params``: those of the pass, with the size, steps and kind of this loop.
 
-    ``skipped`` steps of its schedule are left out at the beginning; ``done`` steps of the picture count as done before
-    it. ``box`` is the part of the enlarged picture of size ``whole`` that a loop of a second pass makes.
+    ``skipped``: steps of its schedule that are left out at the start; ``done``: the picture's steps completed before
+    it. ``box``: the region of the enlarged picture (size ``whole``) that a loop of a second pass makes.
     """
 
     params: Params
@@ -39,12 +39,12 @@ class Loop:
 
     @property
     def made(self) -> int:
-        """Steps that are made."""
+        """Number of steps that the loop runs."""
         return self.params.steps - self.skipped
 
     @property
     def end(self) -> int:
-        """Steps of the picture that are done after it."""
+        """The picture's steps completed after it."""
         return self.done + self.made
 
     @property
@@ -82,16 +82,16 @@ Enlarge = Callable[[PIL.Image, str, Size], PIL.Image]
 
 
 def interpolated(latents: torch.Tensor, upscaler: str, like: torch.Tensor) -> torch.Tensor:
-    """Latents, N x C x h x w, in the size of others."""
+    """Latents (N x C x h x w) interpolated to the size of others."""
     rows, columns = like.shape[-2:]
     return torch.nn.functional.interpolate(latents.float(), size=(rows, columns), **LATENT[upscaler]).to(like)
 
 
 class Mosaic:
-    """Enlarged pictures (RGB) of a pass, by place, which a second pass changes tile by tile.
+    """Enlarged pictures (RGB) of a pass, in order, which a second pass repaints tile by tile.
 
-    The tiles of a row are blended into a strip, and whole strips into the picture, so that no tile's end shows where
-    four of them meet. ``strips`` are those of the row at work, once its first tile is made.
+    The tiles of a row are blended into a strip and whole strips into the picture, so that no seam shows where four
+    tiles meet. ``strips``: the current row's, once its first tile is made.
     """
 
     def __init__(self, pictures: Sequence[PIL.Image], strips: Sequence[PIL.Image] = ()) -> None:
@@ -101,23 +101,23 @@ class Mosaic:
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[torch.Tensor], count: int) -> Self:
-        """From what ``tensors`` gave for ``count`` pictures."""
+        """The reverse of ``tensors``, for ``count`` pictures."""
         found = [PIL.fromarray(each.numpy()) for each in tensors]
         return cls(found[:count], found[count:])
 
     def tensors(self) -> list[torch.Tensor]:
-        """Copies of the pictures and then of the strips, H x W x 3, 8 bits a channel."""
+        """Copies of the pictures, then of the strips: H x W x 3, 8 bits per channel."""
         return [torch.from_numpy(np.array(each)) for each in (*self.pictures, *self.strips)]
 
     def crops(self, loop: Loop) -> list[PIL.Image]:
-        """A tile of each picture, with what was made of its neighbours."""
+        """One tile of each picture, including its finished neighbours."""
         left, top, right, bottom = box_of(loop)
         if left == 0:
             return [each.crop((left, top, right, bottom)) for each in self.pictures]
         return [each.crop((left, 0, right, bottom - top)) for each in self.strips]
 
     def paste(self, loop: Loop, made: Sequence[PIL.Image]) -> None:
-        """Blend a tile of each picture into it, over the width by which it overlaps the tiles made before it."""
+        """Blend one tile into each picture, over the width of its overlap with earlier tiles."""
         left, top, right, bottom = box_of(loop)
         width = loop.whole[0]
         boxes = list(tiles(loop.whole, loop.params.hires_tile))
@@ -135,7 +135,7 @@ class Mosaic:
                 picture.paste(strip, (0, top), down)
 
     def preview(self, loop: Loop, place: int, tile: PIL.Image) -> PIL.Image:
-        """A small picture in which a tile, of any size, lies in its place."""
+        """A small picture with a tile (of any size) at its position."""
         small = self._small[place].copy()
         across, down = small.width / loop.whole[0], small.height / loop.whole[1]
         left, top, right, bottom = (
@@ -164,13 +164,13 @@ def ramp(size: Size, overlap: int) -> PIL.Image:
 
 log = logging.getLogger(__name__)
 
-#: What a scheduler keeps from step to step, and no wrapper that was put around its methods.
+#: Types of a scheduler's state; wrappers around its methods are not part of it.
 _PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
 
 
 @dataclass(frozen=True, slots=True)
 class HeldLoop:
-    """After ``calls`` of the denoiser in a loop, and ``steps`` whole steps of the picture.
+    """A suspended loop, after ``calls`` of its denoiser and ``steps`` whole steps of the picture.
 
     ``latents`` are as the pipeline has them. ``mosaic`` are the pictures that a second pass changes tile by tile.
     ``weights`` names the dtype and form of the weights that it was computed with.
@@ -206,14 +206,14 @@ class HeldLoop:
         return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [], weights)
 
     def to_bytes(self, stamp: str) -> bytes:
-        """``stamp`` identifies version, device and settings that computed it."""
+        """Serialize. ``stamp`` identifies the version, device and settings that computed it."""
         file = io.BytesIO()
         torch.save({"stamp": stamp} | {each.name: getattr(self, each.name) for each in fields(self)}, file)
         return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes, stamp: str) -> "HeldLoop | None":
-        """None for damaged bytes, and for those with another stamp."""
+        """Deserialize; None for damaged bytes or another stamp."""
         try:
             found = torch.load(io.BytesIO(data), weights_only=True)
             return cls(**found) if found.pop("stamp") == stamp else None
@@ -223,10 +223,10 @@ class HeldLoop:
 
 
 def resume(scheduler: Any, paused: HeldLoop, skipped_calls: int, scales_start: bool) -> None:
-    """Make a fresh scheduler continue. ``skipped_calls`` were left out at the beginning of the picture.
+    """Make a fresh scheduler continue. ``skipped_calls``: calls left out at the start of the picture.
 
-    ``scales_start``: the pipeline multiplies what it is handed by ``init_noise_sigma``, which must be 1 for latents
-    that are under way.
+    ``scales_start``: the pipeline multiplies its initial latents by ``init_noise_sigma``, which must be 1 for latents
+    of a resumed loop.
     """
     set_timesteps, step = scheduler.set_timesteps, scheduler.step
     whole: list[Any] = []

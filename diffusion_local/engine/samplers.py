@@ -1,7 +1,7 @@
-"""Sampler names people know from other tools, and the diffusers schedulers they stand for.
+"""Maps sampler names, as other tools use them, to diffusers schedulers.
 
-After the table in diffusers' documentation (api/schedulers/overview). Each row says all that makes the sampler what
-its name says, so that a model's own scheduler config does not leak into another sampler.
+Follows the table in diffusers' documentation (api/schedulers/overview). Each row sets everything that defines its
+sampler, so that a model's own scheduler config does not leak into another sampler.
 """
 
 import inspect
@@ -13,10 +13,10 @@ import diffusers
 import torch
 
 _PLAIN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-#: Latents are not bounded to [-1, 1] as pixels are.
+#: Latents, unlike pixels, are not limited to [-1, 1].
 _LATENT = {"clip_sample": False, "thresholding": False}
 
-#: name: (scheduler class, what to set over the model's scheduler config)
+#: name: (scheduler class, entries that override the model's scheduler config)
 TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "DPM++ 2M": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2}),
     "DPM++ 2M Karras": (
@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-#: What spaces the noise levels so, for each of ``options.samplers.SCHEDULES``.
+#: Scheduler entries that give each spacing of ``options.samplers.SCHEDULES``.
 SPACINGS: dict[str, dict[str, Any]] = {
     "Automatic": {},
     "Uniform": {"timestep_spacing": "leading"},
@@ -46,7 +46,7 @@ SPACINGS: dict[str, dict[str, Any]] = {
     "Karras": {"use_karras_sigmas": True},
     "Exponential": {"use_exponential_sigmas": True},
 }
-#: Models that were trained by flow matching have samplers of their own.
+#: Samplers of models trained by flow matching.
 FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     "Euler": ("FlowMatchEulerDiscreteScheduler", _PLAIN),
     "DPM++ 2M": (
@@ -55,7 +55,7 @@ FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2", "use_flow_sigmas": True}),
 }
-#: The one of models that were distilled into a few steps along angles.
+#: The sampler of models distilled into a few TrigFlow steps.
 ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
 
 
@@ -66,7 +66,7 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
     class_name, overrides = (FLOW if flows else ANGULAR if angular else TABLE)[name]
     config = dict(base_config)
     if flows and class_name != base_config.get("_class_name"):
-        # what one kind of scheduler calls the shift the other calls the flow's
+        # the two kinds of schedulers have different names for the shift
         shift = base_config.get("shift", base_config.get("flow_shift", 1.0))
         config |= {"flow_shift": shift, "shift": shift, "prediction_type": "flow_prediction"}
     kind = getattr(diffusers, class_name)
@@ -83,9 +83,10 @@ def accepts(kind: Any, setting: str) -> bool:
 
 
 def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
-    """The betas of a model that was trained on pure noise too, for a scheduler that cannot rescale them itself.
+    """Betas of a model also trained on pure noise, for a scheduler that cannot rescale them itself.
 
-    diffusers' own rescaling, but for the last: a trace of the picture is left, as the noise would be endless without.
+    Same as diffusers' rescaling, except that the last step keeps a trace of signal: its noise level would be infinite
+    otherwise.
     """
     rescaled = diffusers.DDIMScheduler.from_config(config, rescale_betas_zero_snr=True)
     kept = rescaled.alphas_cumprod.clone().double()
@@ -95,10 +96,10 @@ def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
 
 
 def use_default_spacing(scheduler: Any) -> None:
-    """Let a scheduler choose its own noise levels where a pipeline asks for the usual ones of flow matching.
+    """Make a scheduler choose its own noise levels where a pipeline passes the usual ones of flow matching.
 
-    Pipelines hand the levels of ``FlowMatchEulerDiscreteScheduler`` to whatever scheduler they have, which others
-    refuse; these space and shift levels themselves, to nearly the same.
+    Pipelines pass the levels of ``FlowMatchEulerDiscreteScheduler`` to every scheduler. Others reject them, and compute
+    nearly the same spacing and shift themselves.
     """
     set_timesteps = scheduler.set_timesteps
     dynamic = scheduler.config.get("use_dynamic_shifting")
@@ -119,9 +120,9 @@ def use_default_spacing(scheduler: Any) -> None:
 
 
 def capture_estimate(scheduler: Any) -> Callable[[], torch.Tensor | None]:
-    """Keep each step's estimate of the noise-free latents (x0), which pipelines throw away.
+    """Keep each step's estimate of the noise-free latents (x0), which pipelines discard.
 
-    Returns a function that gives the latest one, or None before the first step or where the scheduler has none.
+    Returns a function that returns the latest estimate; None before the first step, or if the scheduler computes none.
     """
     step = scheduler.step
     latest: torch.Tensor | None = None

@@ -1,7 +1,7 @@
-"""The header of a file of weights: names, types and shapes of its tensors, without reading a weight.
+"""Headers of weight files: tensor names, types and shapes, read without the weights.
 
-A safetensors file has the header's length (8 bytes, little endian), the header (JSON), then the tensors at the offsets
-that the header gives. https://huggingface.co/docs/safetensors
+A safetensors file consists of the header's length (8 bytes, little endian), the header (JSON), and the tensors at the
+offsets that the header lists. https://huggingface.co/docs/safetensors
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import Message, message
 
-#: The most bytes of a header that are read. The format allows more, but no model comes near.
+#: Longest header that is read, in bytes. The format allows more, but no model comes close.
 MAX_HEADER = 32_000_000
-#: Bits of one number, by the names that safetensors files use; GGUF's block types are added by ``models.gguf``.
+#: Bits per number, by safetensors dtype; ``models.gguf`` adds GGUF's block types.
 BITS: dict[str, float] = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8,
     "U16": 16, "U32": 32, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -31,7 +31,7 @@ SAFETENSORS, GGUF, PICKLE = "safetensors", "gguf", "pickle"
 
 @dataclass(slots=True)
 class Tensor:
-    """``start`` is where its numbers begin in the file, -1 where that is not known."""
+    """``start``: offset of its data in the file, -1 if unknown."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -51,8 +51,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``metadata`` is what its maker wrote, any text at all; ``size`` is the file's, in bytes. ``container`` is the
-    file's format: safetensors, gguf or pickle."""
+    """``metadata``: arbitrary text written by the file's maker. ``size``: of the file, in bytes. ``container``: the
+    file's format (safetensors, gguf or pickle).
+    """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -61,7 +62,7 @@ class Header:
     path: Path | None = None
 
     def memory_bytes(self, float_bytes: int = 2) -> int:
-        """Memory of the loaded weights. ``float_bytes``: 2 for fp16 or bf16, 4 for fp32."""
+        """Size of the loaded weights. ``float_bytes``: 2 for fp16 or bf16, 4 for fp32."""
         return sum(
             tensor.count * float_bytes if tensor.dtype in FLOATS else tensor.bytes for tensor in self.tensors.values()
         )
@@ -71,7 +72,7 @@ class Header:
         return found.shape if found else None
 
     def bytes_of(self, name: str, most: int = 4096) -> bytes:
-        """A small tensor of bytes, such as a note in JSON; empty if that is not possible."""
+        """Content of a small byte tensor, such as a note in JSON; empty if it cannot be read."""
         found = self.tensors.get(name)
         if found is None or found.start < 0 or self.path is None or not 0 < found.bytes <= most:
             return b""
@@ -83,7 +84,7 @@ class Header:
             return b""
 
     def numbers(self, name: str, most: int = 4096) -> tuple[float, ...]:
-        """The first numbers of a small floating-point tensor, read from the file; empty if that is not possible."""
+        """The first values of a small floating-point tensor, read from the file; empty if they cannot be read."""
         found = self.tensors.get(name)
         if found is None or found.start < 0 or self.path is None or found.dtype not in ("F32", "F16", "BF16"):
             return ()
@@ -100,15 +101,16 @@ class Header:
 
 
 def read_header(path: Path, name: str = "") -> Header:
-    """The header of a safetensors file. Raises ModelUnavailable, naming the file, if it is missing, damaged or cut
-    short."""
+    """The header of a safetensors file. Raises ModelUnavailable, naming the file, if it is missing, damaged or
+    truncated.
+    """
     name = name or path.name
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            # A true length may begin with these bytes, too; as one, a pickle's are longer than any file.
+            # A valid length may begin with these bytes too; a pickle's, read as a length, exceeds any file size.
             if length > size - 8 and (start[:2] == b"PK" or start[:1] == b"\x80"):
                 raise ModelUnavailable(message("pickle_renamed", path=name))
             if len(start) == 8 and length > MAX_HEADER:
@@ -132,9 +134,9 @@ def read_header(path: Path, name: str = "") -> Header:
 
 
 def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], int]:
-    """The tensors, the metadata, and where the last tensor ends in the file; ``start`` is where the first begins.
+    """The tensors, the metadata, and the end of the last tensor in the file. ``start``: offset of the first tensor.
 
-    Raises ValueError, TypeError, KeyError, AttributeError, IndexError or RecursionError for what is not such a header.
+    Raises ValueError, TypeError, KeyError, AttributeError, IndexError or RecursionError for a malformed header.
     """
     content = json.loads(text)
     metadata = content.pop("__metadata__", None) or {}
@@ -156,14 +158,14 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
 
 
 def checked_name(name: str) -> str:
-    """Raises ValueError for a name that no tensor has."""
+    """Raises ValueError for an invalid tensor name."""
     if len(name) > MAX_NAME:
         raise ValueError("no such name")
     return name
 
 
 def read_shape(lengths: list[Any]) -> tuple[int, ...]:
-    """Raises ValueError for a shape that no tensor has: the product of its lengths would take minutes."""
+    """Raises ValueError for an implausible shape: multiplying its lengths would take minutes."""
     if len(lengths) > MAX_DIMENSIONS or not all(type(each) is int and 0 <= each <= MAX_LENGTH for each in lengths):
         raise ValueError("no such shape")
     return tuple(lengths)

@@ -14,10 +14,10 @@ from diffusion_local.models.loras import LoraFile
 from diffusion_local.models.weights import TensorView
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
-#: Widths of the text that cross attention reads, and of what is added to the time step.
+#: Widths of the text embeddings for cross attention, and of the addition to the time embedding.
 SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
 KOLORS_ADDED = 5632
-#: Input channels of a UNet that reads a picture beside the latents (InstructPix2Pix).
+#: Input channels of a UNet that also reads a picture (InstructPix2Pix).
 PICTURE_CHANNELS = 8
 DEPTH = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
@@ -26,8 +26,9 @@ CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
 
 @dataclass(frozen=True, slots=True)
 class Unet:
-    """``channels`` go in, ``width`` is that of the text, ``added`` that of what is added to the time step (0: nothing).
-    ``depths`` are the transformer blocks of each attention on the way down."""
+    """Shape of a UNet. ``channels``: of its input; ``width``: of the text embeddings; ``added``: of the addition to the
+    time embedding (0: none). ``depths``: transformer blocks of each attention in the down blocks.
+    """
 
     naming: str
     channels: int
@@ -39,7 +40,7 @@ class Unet:
 
     @property
     def architecture(self) -> str:
-        """The architecture by the width of the text and the shape, empty for one that is not known."""
+        """The architecture by text width and shape; empty if unknown."""
         if self.width == XL:
             if self.added == KOLORS_ADDED:
                 return "kolors"
@@ -50,7 +51,7 @@ class Unet:
 
 
 def read_unet(view: TensorView) -> Unet | None:
-    """None if the tensors are no UNet's."""
+    """The shape of the UNet; None if the tensors do not belong to one."""
     original = view.shape("input_blocks.0.0.weight")
     if original is not None and len(original) == 4:
         return read_shape(view, ORIGINAL, original, "label_emb.0.0.weight")
@@ -84,7 +85,7 @@ def read_shape(view: TensorView, naming: str, entrance: tuple[int, ...], added: 
     )
 
 
-#: Kinds of files beside those of ``parts``.
+#: Kinds of files in addition to those of ``parts``.
 CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, IP_ADAPTER, ATTACHMENT, STRANGER, UNKNOWN = (
     "checkpoint", "denoiser", "lora", "embedding", "upscaler", "control", "ip_adapter", "attachment", "stranger",
     "unknown",
@@ -93,8 +94,9 @@ CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, IP_ADAPTER, ATTACHMENT
 
 @dataclass(frozen=True, slots=True)
 class HeldPart:
-    """A part that a file holds: its id in ``parts``, or ``denoiser``; the prefix of its tensors; how its weights come,
-    how many numbers they are, and how many bytes of the file."""
+    """A part contained in a file: its id in ``parts``, or ``denoiser``; the prefix of its tensors; their precision and
+    quantisation; and its size, in numbers and in bytes of the file.
+    """
 
     id: str
     prefix: str

@@ -22,7 +22,7 @@ UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
 class Stage:
-    """ResNet blocks, each followed by a transformer where there are any, and a resampling at the end or None."""
+    """ResNet blocks, each followed by a transformer if the stage has any, and a final resampling or None."""
 
     def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
         attentions = getattr(block, "attentions", None) or []
@@ -35,15 +35,16 @@ class Stage:
 
 
 class FusedUNet:
-    """``text`` and ``embedding`` prepare what stays the same over a picture's steps; ``step`` is one step.
+    """The fused UNet. ``text`` and ``embedding`` compute what is constant over a picture's steps; ``step`` is one step.
 
-    While it exists the UNet's convolution kernels are in channels-last order: call ``undo`` before the UNet itself is
-    to compute as it was loaded.
+    While it exists, the UNet's convolution kernels are in channels-last order: call ``undo`` before the UNet itself
+    must compute as it was loaded.
     """
 
     def __init__(self, unet: Any, operations: Operations, eight_bits: bool = False) -> None:
-        """``eight_bits``: whether products in transformer blocks are of 8-bit numbers. Raises Unsupported, after which
-        the UNet is as it was."""
+        """``eight_bits``: whether transformer blocks multiply 8-bit numbers. Raises Unsupported, leaving the UNet
+        unchanged.
+        """
         check_supported(unet)
         self.packing = Packing(eight_bits)
         try:
@@ -76,13 +77,15 @@ class FusedUNet:
         self.packing.undo()
 
     def text(self, states: torch.Tensor) -> torch.Tensor:
-        """Keys and values of a prompt for all blocks side by side: N x tokens x channels to N x tokens x their sum."""
+        """Keys and values of a prompt for all blocks, concatenated: N x tokens x channels to N x tokens x sum of their
+        channels.
+        """
         if self._text_weight is None:
             return states[..., :0]
         return F.linear(states, self._text_weight, self._text_bias)
 
     def embedding(self, states: torch.Tensor, added: dict[str, Any] | None) -> torch.Tensor | None:
-        """What is added to the time embedding (SDXL: size and pooled prompt), or None."""
+        """The addition to the time embedding (SDXL: size and pooled prompt), or None."""
         found: torch.Tensor | None = self._unet.get_aug_embed(
             emb=states, encoder_hidden_states=states, added_cond_kwargs=added or {}
         )
@@ -135,7 +138,7 @@ class FusedUNet:
         embedding: torch.Tensor | None,
         condition: torch.Tensor | None,
     ) -> Any:
-        """The time embedding as each ResNet block adds it: N x C, one after the other."""
+        """The time embedding as each ResNet block adds it: N x C, concatenated."""
         time = self._unet.time_embedding(self._unet.get_time_embed(sample=sample, timestep=timestep), condition)
         if embedding is not None:
             time = time + embedding
@@ -152,7 +155,7 @@ class FusedUNet:
 
 
 def check_supported(unet: Any) -> None:
-    """Raises Unfit for a UNet with parts that have no fused form."""
+    """Raises Unsupported for a UNet with parts that have no fused form."""
     require(type(unet) is UNet2DConditionModel, f"a denoiser of type {type(unet).__name__}")
     config = unet.config
     for names, known in ((config.down_block_types, DOWN), (config.up_block_types, UP)):
@@ -182,7 +185,7 @@ log = logging.getLogger(__name__)
 #: Relative L2 difference from the UNet's own first step above which the fused form counts as wrong. Rounding alone
 #: comes to a tenth of it.
 TOLERANCES = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float32: 0.002}
-#: The same with products of 8-bit numbers, which alone make 0.02.
+#: The same for 8-bit products, whose rounding alone gives 0.02.
 EIGHT_BIT_TOLERANCE = 0.1
 #: Arguments of ``UNet2DConditionModel.forward`` that the fused form takes.
 KNOWN = {
@@ -206,8 +209,8 @@ class Run(Protocol):
 class FusedDenoiser:
     """The fused form of one model's UNet.
 
-    Its first step is compared with the UNet's own. If it differs, or a kernel fails, the model runs the exact way from
-    then on, and the log says why once.
+    Its first step is compared with the UNet's own. If they differ, or a kernel fails, the model uses the exact path
+    from then on, and the reason is logged once.
     """
 
     name = "denoiser"
@@ -223,9 +226,9 @@ class FusedDenoiser:
         self._prompt: tuple[tuple[Any, ...], Any] | None = None
 
     def ready(self, room: int) -> bool:
-        """Whether the next picture can be made by the fused form, which is built if need be.
+        """Whether the next picture can use the fused form, which is built if necessary.
 
-        ``room``: bytes that merged copies of weights with LoRAs may take.
+        ``room``: bytes available for copies of weights merged with LoRAs.
         """
         self.used, self._prompt = False, None
         if self._form is None and not self._refused and not self._unfit:
@@ -243,7 +246,7 @@ class FusedDenoiser:
         return self._form is not None
 
     def drop(self) -> None:
-        """Let the UNet be as it was loaded, before its weights change or the exact way is asked for."""
+        """Restore the UNet as it was loaded, before its weights change or the exact path is requested."""
         form, self._form, self._unfit = self._form, None, ""  # other LoRAs may fit
         self._prompt, self._checked = None, False
         if form is not None:
@@ -251,7 +254,7 @@ class FusedDenoiser:
             self._forget()
 
     def forward(self, run: Run, exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """As ``UNet2DConditionModel.forward``; ``exact`` is that."""
+        """Has the signature of ``UNet2DConditionModel.forward``; ``exact`` is the original."""
         given = kwargs | dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
         unknown = [name for name, value in given.items() if name not in KNOWN and value is not None]
         if self._form is None or unknown or len(args) > 3:
@@ -295,7 +298,7 @@ class FusedDenoiser:
         return output
 
     def _prepared(self, states: torch.Tensor, added: dict[str, Any] | None) -> Any:
-        """Keys, values and embedding of the prompt, computed at the first of the steps that bring the same tensors."""
+        """Keys, values and embedding of the prompt, cached while steps pass the same tensors."""
         source = (states, *(added or {}).values())
         known = self._prompt
         if known is None or [*map(id, known[0])] != [*map(id, source)]:
@@ -305,7 +308,7 @@ class FusedDenoiser:
         return known[1]
 
     def _refuse_eight_bits(self, why: str) -> None:
-        """The next picture is made by the fused form in 16 bits."""
+        """Use 16 bits in the fused form from the next picture on."""
         self.eight_bits = False
         log.warning("the denoiser does not run in 8 bits: %s", why.splitlines()[0])
 
@@ -315,16 +318,18 @@ class FusedDenoiser:
 
 
 class Differs(Exception):
-    """The fused form computes something else."""
+    """The fused form gives a different result."""
 
 
 def gains_by_eight_bits(unet: Any) -> bool:
-    """SDXL and its kin spend their time in large products; SD 1 and 2 were measured to gain nothing."""
+    """Whether 8-bit products pay: SDXL and related models spend their time in large products; SD 1 and 2 measurably
+    gain nothing.
+    """
     return bool(unet.config.addition_embed_type == "text_time")
 
 
 def check(output: torch.Tensor, expected: torch.Tensor, tolerance: float = 0.0) -> None:
-    """``tolerance``: 0 is that of the dtype. Raises Differs; a NaN on either side counts as different."""
+    """Raises Differs; a NaN on either side counts as a difference. ``tolerance``: 0 means that of the dtype."""
     difference = (output.float() - expected.float()).norm() / expected.float().norm()
     if not difference <= (tolerance or TOLERANCES.get(output.dtype, 0.02)):
         raise Differs(f"the fused form differs from the model by {difference:.2g}")

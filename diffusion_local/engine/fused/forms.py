@@ -19,7 +19,7 @@ from diffusion_local.errors import EngineError
 
 
 class FusedDecoder:
-    """Latents as the VAE has them (N x C x h x w) to pixels in [-1, 1] (N x 3 x H x W)."""
+    """Decodes latents in the VAE's layout (N x C x h x w) to pixels in [-1, 1] (N x 3 x H x W)."""
 
     def __init__(self, vae: Any, operations: Operations, dtype: torch.dtype) -> None:
         """Pack the VAE's current weights; later changes have no effect. Raises Unsupported."""
@@ -87,17 +87,18 @@ log = logging.getLogger(__name__)
 
 
 class Forms:
-    """Without ``operations`` there are none.
+    """The fused forms of one model; without ``operations`` it has none.
 
-    ``lock`` is held by whoever runs or changes the model's VAE. ``decoded`` is the dtype in which a fused decoder
-    decoded the latest picture, or empty.
+    ``lock`` is held by whoever runs or changes the model's VAE. ``decoded``: the dtype in which a fused decoder decoded
+    the latest picture, or empty.
     """
 
     def __init__(
         self, operations: Operations | None = None, forget: Callable[[], Any] = lambda: None, bf16: bool = False
     ) -> None:
         """``forget`` is called whenever the denoiser's weights have moved in memory; ``bf16``: whether the device
-        computes in it."""
+        supports it.
+        """
         self.lock = threading.RLock()
         self.decoded = ""
         self._bf16 = bf16
@@ -119,9 +120,9 @@ class Forms:
         return self._denoiser if self._denoiser.ready(room) else None
 
     def decoder(self, vae: Any, dtype: torch.dtype) -> FusedDecoder | None:
-        """Of a VAE that stays on the device; ``dtype`` is the model's.
+        """The fused decoder of a VAE that stays on the device, or None; ``dtype`` is the model's.
 
-        A VAE in fp32 beside a model in half precision overflows in fp16, and is decoded in bf16.
+        The decoder of an fp32 VAE beside a model in half precision would overflow in fp16, so it decodes in bf16.
         """
         self.decoded = ""
         if self._operations is None or (vae.dtype != dtype and not self._bf16):
@@ -139,8 +140,9 @@ class Forms:
         return self._decoder[2]
 
     def fused_or_exact(self, decoder: FusedDecoder | None, decode: Callable[[FusedDecoder | None], T]) -> T:
-        """``decode(decoder)``, or ``decode(None)`` from the first failure of a kernel on. Errors of the engine, a lack
-        of memory and a lost device are raised as they are."""
+        """``decode(decoder)``, or ``decode(None)`` once a kernel has failed. Engine errors, out-of-memory and device-
+        lost errors are raised unchanged.
+        """
         try:
             return decode(decoder)
         except EngineError:
@@ -152,7 +154,7 @@ class Forms:
         return decode(None)
 
     def refuse_decoder(self, why: str) -> None:
-        """From now on this VAE decodes the exact way."""
+        """Decode on the exact path from now on."""
         if self._decoder is not None and self._decoder[2] is not None:
             log.warning("pictures are decoded the exact way: %s", why)
             self._decoder = (*self._decoder[:2], None)

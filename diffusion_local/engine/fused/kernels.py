@@ -1,7 +1,7 @@
-"""Triton kernels and their launchers; ``operations`` says what each computes.
+"""Triton kernels and their launchers; ``operations`` specifies what each computes.
 
 Every kernel reads and writes 16-bit or fp32 tensors and calculates in fp32. With ``TRITON_INTERPRET=1`` in the
-environment before this module is imported they run on a CPU, as the tests do.
+environment before this module is imported they run on a CPU, as in the tests.
 """
 
 # Kernels are compiled from their source: names in capitals are compile-time constants.
@@ -15,9 +15,9 @@ import triton.language as tl
 
 from diffusion_local.engine.fused.operations import EIGHT_BITS, Quantised
 
-#: Elements that one program normalises at once where a whole group fits; larger groups take three launches.
+#: Largest group (elements) that a single program normalises; larger groups take three launches.
 WHOLE_GROUP = 16384
-#: Tile of the kernels that walk over pixels and channels.
+#: Tile of the kernels that iterate over pixels and channels.
 TILE_ROWS, TILE_COLUMNS = 32, 128
 #: Programs of the first pass over a large tensor: enough to fill the largest GPUs several times.
 PROGRAMS = 1056
@@ -27,7 +27,7 @@ PROGRAMS = 1056
 def normalise_group(X, SHIFT, WEIGHT, BIAS, Y, pixels, channels, shift_stride, eps,
                     SILU: tl.constexpr, SHIFTED: tl.constexpr, GROUP: tl.constexpr,
                     ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """One program: one group of one picture, read once."""
+    """One program per group of a picture, which is read once."""
     picture = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * GROUP
     row = tl.arange(0, ROWS)
@@ -55,7 +55,7 @@ def normalise_group(X, SHIFT, WEIGHT, BIAS, Y, pixels, channels, shift_stride, e
 @triton.jit
 def channel_sums(X, SHIFT, SUMS, pixels, channels, shift_stride, share,
                  SHIFTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """First of three passes: sums of values and of squares, by channel, over a share of a picture's pixels."""
+    """First of three passes: sums and sums of squares per channel, over a share of a picture's pixels."""
     picture = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
@@ -84,7 +84,7 @@ def channel_sums(X, SHIFT, SUMS, pixels, channels, shift_stride, share,
 def group_factors(SUMS, SHIFT, WEIGHT, BIAS, FACTORS, pixels, channels, shift_stride, parts, eps,
                   SHIFTED: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr,
                   COLUMNS: tl.constexpr):  # fmt: skip
-    """Second pass: normalisation of a group as ``factor * x + offset`` for each of its channels."""
+    """Second pass: expresses a group's normalisation as ``factor * x + offset`` for each channel."""
     picture = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = column < GROUP
@@ -115,7 +115,7 @@ def group_factors(SUMS, SHIFT, WEIGHT, BIAS, FACTORS, pixels, channels, shift_st
 @triton.jit
 def scale_and_offset(X, FACTORS, Y, pixels, channels,
                      SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """Third pass. Rows are on the first axis: CUDA allows 65,535 programs on each of the others."""
+    """Third pass. Rows are on the first grid axis, because CUDA limits the others to 65,535 programs."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     picture = tl.program_id(1).to(tl.int64)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
@@ -155,7 +155,7 @@ def store_quantised(Y, SCALES, y, row, channels, column, inside):
 
 @triton.jit
 def quantise_row(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
-    """One program: one row."""
+    """One program per row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = column < channels
@@ -165,7 +165,7 @@ def quantise_row(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
 
 @triton.jit
 def gate_and_quantise(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
-    """One program: one row."""
+    """One program per row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = column < channels
@@ -179,7 +179,7 @@ def gate_and_quantise(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
 @triton.jit
 def add_and_normalise(X, Y, WEIGHT, BIAS, TOTAL, NORMED, SCALES, channels, eps,
                       ADDING: tl.constexpr, QUANTISED: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """One program: one row. The sum is rounded as it is stored, then normalised."""
+    """One program per row. The sum is rounded to its stored dtype, then normalised."""
     start = tl.program_id(0).to(tl.int64) * channels
     column = tl.arange(0, COLUMNS)
     inside = column < channels
@@ -315,17 +315,17 @@ class TritonOperations:
 
 
 def empty_quantised(x: torch.Tensor, channels: int) -> Quantised:
-    """For rows of ``channels`` numbers, as many as ``x`` has rows."""
+    """An uninitialised Quantised with ``channels`` numbers per row and as many rows as ``x``."""
     values = torch.empty(*x.shape[:-1], channels, device=x.device, dtype=EIGHT_BITS)
     scales = torch.empty(x.numel() // x.shape[-1], 1, device=x.device, dtype=torch.float32)
     return Quantised(values, scales, x.dtype)
 
 
 def power_of_two(count: int) -> int:
-    """The smallest power of two that is no less."""
+    """The smallest power of two not below a number."""
     return 1 << (count - 1).bit_length()
 
 
 def warps(elements: int) -> int:
-    """For a tile that one program holds in registers: at most 64 values a thread."""
+    """Number of warps for a tile that one program holds in registers: at most 64 values per thread."""
     return max(1, min(16, elements // 1024))

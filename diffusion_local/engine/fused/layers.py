@@ -1,7 +1,7 @@
 """Fused forms of diffusers' building blocks: convolutions, ResNet blocks, attention and transformer blocks.
 
-Pictures pass between them as N x C x H x W in channels-last memory, whose rows (N x HW x C) are a view. Constructors
-raise Unfit for a block that computes anything which its fused form does not.
+Pictures are passed between them as N x C x H x W in channels-last memory, of which rows (N x HW x C) are a view.
+Constructors raise Unsupported for a block with a computation that the fused form lacks.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusion_local.engine.fused.operations import Operations, Quantised
 from diffusion_local.engine.fused.packing import Packing, Unsupported, base, bias_of, stacked_bias
 
-#: Both sides of an 8-bit weight are multiples of it: torch._scaled_mm takes no others.
+#: torch._scaled_mm requires both sides of an 8-bit weight to be multiples of this.
 EIGHT_BIT_MULTIPLE = 16
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
-    """N x C x H x W in channels-last memory as N x HW x C: a view."""
+    """A view of N x C x H x W in channels-last memory as N x HW x C."""
     pictures, channels, height, width = x.shape
     return x.permute(0, 2, 3, 1).reshape(pictures, height * width, channels)
 
@@ -33,13 +33,13 @@ def picture(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def require(condition: Any, what: str) -> None:
-    """Raises Unsupported naming what the model has instead."""
+    """Raises Unsupported naming the unsupported feature."""
     if not condition:
         raise Unsupported(what)
 
 
 class Linear:
-    """A product with a weight."""
+    """A matrix product with a weight."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._weight, self._bias = weight, bias
@@ -49,7 +49,7 @@ class Linear:
 
 
 class QuantisedLinear:
-    """A product of 8-bit numbers: of the weight's rows, and of the input's, which are quantised here if need be."""
+    """A matrix product of 8-bit numbers. Rows of the weight are quantised, and those of the input if needed."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, packing: Packing, operations: Operations
@@ -77,7 +77,7 @@ class Convolution:
 
 
 class Resnet:
-    """A ResNet block. ``bias``: what is to be added before the second normalisation where no time embedding is."""
+    """A ResNet block. ``bias``: added before the second normalisation if there is no time embedding."""
 
     def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
         require(isinstance(block, ResnetBlock2D), f"a {type(block).__name__}")
@@ -115,7 +115,7 @@ class Resnet:
 
 
 class Resample:
-    """A convolution that halves the sides, or follows an enlargement by repetition."""
+    """Halves the sides by a convolution, or enlarges by repetition followed by a convolution."""
 
     def __init__(self, layer: Any, packing: Packing, up: bool) -> None:
         require(layer.use_conv and getattr(layer, "norm", None) is None, "resampling with a norm or no convolution")
@@ -131,7 +131,7 @@ class Resample:
 
 
 class SelfAttention:
-    """Queries, keys and values by one product."""
+    """Self-attention that computes queries, keys and values in one product."""
 
     def __init__(self, attention: Any, packing: Packing, quantised: Operations | None) -> None:
         self.heads = attention.heads
@@ -149,7 +149,7 @@ class SelfAttention:
 
 
 class CrossAttention:
-    """Its keys and values are computed elsewhere, once a picture."""
+    """Cross-attention whose keys and values are computed elsewhere, once per picture."""
 
     def __init__(self, attention: Any, packing: Packing, quantised: Operations | None) -> None:
         self.heads = attention.heads
@@ -167,7 +167,7 @@ class CrossAttention:
 
 
 def product(weight: torch.Tensor, bias: torch.Tensor | None, packing: Packing, quantised: Operations | None) -> Any:
-    """``quantised``: the operations of 8-bit numbers; None: the product is of the weight's own."""
+    """A linear layer. ``quantised``: operations for 8-bit numbers, or None for the weight's own dtype."""
     if quantised is None:
         return Linear(weight, bias)
     return QuantisedLinear(weight, bias, packing, quantised)
@@ -178,7 +178,7 @@ def linear(layer: Any, packing: Packing, quantised: Operations | None) -> Any:
 
 
 def fit_eight_bits(block: Any) -> bool:
-    """Whether kernels of 8-bit products take the sizes of a block's weights."""
+    """Whether a block's weights have sizes that the 8-bit product supports."""
     layers = (block.attn1.to_q, block.attn1.to_out[0], block.attn2.to_q, block.attn2.to_out[0])
     sides = [side for each in (*layers, block.ff.net[0].proj, block.ff.net[2]) for side in base(each).weight.shape]
     return all(side % EIGHT_BIT_MULTIPLE == 0 for side in sides)
@@ -196,7 +196,7 @@ def check_attention(attention: Any) -> None:
 
 
 class Block:
-    """A transformer block; the last residual is left for the next operation to add."""
+    """A transformer block; adding its last residual is left to the next operation."""
 
     def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
         require(isinstance(block, BasicTransformerBlock), f"a {type(block).__name__}")

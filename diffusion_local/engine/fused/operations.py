@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-#: The type of 8-bit numbers, its largest, and the smallest scale of a row.
+#: The 8-bit dtype, its largest number, and the smallest scale of a row.
 EIGHT_BITS, LARGEST, SMALLEST = torch.float8_e4m3fn, 448.0, 1e-6 / 448
 
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """Rows of 8-bit numbers (any shape ending in C), each with a scale (rows x 1, fp32) by which it is multiplied.
-    ``dtype`` is that of the numbers before."""
+    """Rows of 8-bit numbers (any shape ending in C), with one scale per row (rows x 1, fp32) to multiply by. ``dtype``:
+    the dtype before quantisation.
+    """
 
     values: torch.Tensor
     scales: torch.Tensor
@@ -27,7 +28,7 @@ class Quantised:
 class Operations(Protocol):
     """Implemented by ``TorchOperations`` and, in Triton, by ``kernels.TritonOperations``."""
 
-    #: Whether large products shall be of 8-bit numbers.
+    #: Whether to use 8-bit numbers in large products.
     eight_bits: bool
 
     def group_norm(
@@ -51,11 +52,11 @@ class Operations(Protocol):
         ...
 
     def quantise(self, x: torch.Tensor) -> Quantised:
-        """Each row divided by the scale that makes its greatest number the greatest of 8 bits."""
+        """Divide each row by the scale that maps its largest number to the largest 8-bit number."""
         ...
 
     def linear(self, x: Quantised, weight: Quantised, bias: torch.Tensor | None) -> torch.Tensor:
-        """``x @ weight.T + bias`` in ``x.dtype``; a scale of ``weight`` belongs to an output channel."""
+        """``x @ weight.T + bias`` in ``x.dtype``; a scale of ``weight`` applies per output channel."""
         ...
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +65,7 @@ class Operations(Protocol):
 
 
 class TorchOperations:
-    """The reference: slow, for any device and dtype."""
+    """Reference implementation: slow, for any device and dtype."""
 
     def __init__(self, eight_bits: bool = False) -> None:
         self.eight_bits = eight_bits
@@ -113,8 +114,7 @@ def quantise(x: torch.Tensor, dtype: torch.dtype) -> Quantised:
 
 
 def available(device: torch.device, eight_bits: bool = False) -> tuple[Operations | None, str]:
-    """Triton's operations for a device, or None and the reason why there are none. Without support for 8-bit products
-    the operations have none."""
+    """Triton's operations for a device, or None with the reason. Without 8-bit support they do not quantise."""
     if device.type != "cuda" or torch.version.hip is not None:
         return None, "fused kernels are for NVIDIA GPUs"
     major, minor = torch.cuda.get_device_capability(device)

@@ -1,7 +1,7 @@
-"""Weights as fused layers read them: LoRAs added, neighbouring layers stacked, convolution kernels channels-last.
+"""Weights in the layout of fused layers: LoRAs merged, adjacent layers stacked, convolution kernels channels-last.
 
-Nothing is held twice: a layer without LoRAs shares its memory with the packed form, so the model still runs the exact
-way. Only the order of its convolution kernels differs then, which ``Packing.undo`` takes back.
+Nothing is stored twice: a layer without LoRAs shares its memory with the packed form, so the model can still use the
+exact path. Only the memory order of its convolution kernels differs, which ``Packing.undo`` reverts.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ class Packing:
     """Packed weights of one model. ``bytes``: size of merged and 8-bit copies, in addition to the weights."""
 
     def __init__(self, eight_bits: bool = False) -> None:
-        """``eight_bits``: whether products in transformer blocks are of 8-bit numbers."""
+        """``eight_bits``: whether transformer blocks multiply 8-bit numbers."""
         self.eight_bits = eight_bits
         self.bytes = 0
         self._reordered: list[torch.nn.Parameter] = []
 
     def weight(self, layer: Any) -> torch.Tensor:
-        """With the active LoRAs. Raises Unfit."""
+        """The layer's weight with the active LoRAs merged. Raises Unsupported."""
         if not isinstance(layer, BaseTunerLayer):
             own: torch.Tensor = layer.weight
             return own.detach()
@@ -41,7 +41,7 @@ class Packing:
         return self.weight(layer).flatten(1)
 
     def stacked(self, layers: Sequence[Any]) -> torch.Tensor:
-        """The weights of linear layers with equal input, one below the other."""
+        """The weights of linear layers with equal input, stacked along the output dimension."""
         rows = sum(base(layer).weight.shape[0] for layer in layers)
         like = base(layers[0]).weight
         whole = torch.empty(rows, like.shape[1], dtype=like.dtype, device=like.device)
@@ -70,7 +70,7 @@ class Packing:
         return weight.contiguous(memory_format=torch.channels_last)
 
     def undo(self) -> None:
-        """Put the kernels back into the order that the exact path computes with."""
+        """Restore the memory order of the kernels for the exact path."""
         for parameter in self._reordered:
             parameter.data = parameter.data.contiguous()
         self._reordered.clear()
@@ -81,7 +81,7 @@ def base(layer: Any) -> Any:
 
 
 def with_loras(layer: Any) -> torch.Tensor:
-    """The weight with the active LoRAs added in fp32. Raises Unfit for adapters that are not a sum of matrices."""
+    """The weight with the active LoRAs added in fp32. Raises Unsupported for adapters that are not sums of matrices."""
     own: torch.Tensor = layer.get_base_layer().weight
     if not isinstance(layer, LoraLayer):
         raise Unsupported(f"an adapter of type {type(layer).__name__}")
@@ -116,7 +116,7 @@ def bias_of(layer: Any) -> torch.Tensor | None:
 
 
 def stacked_bias(layers: Sequence[Any]) -> torch.Tensor | None:
-    """Biases of stacked layers; None where none has one."""
+    """The stacked layers' biases, or None if no layer has one."""
     found = [bias_of(layer) for layer in layers]
     if all(each is None for each in found):
         return None
