@@ -1,4 +1,4 @@
-"""What the buttons inside the drawn parts do: one function a verb. Those on jobs are in ``actions_jobs``."""
+"""Buttons inside the server-drawn parts of the page: one function per verb. Those on jobs are in ``actions_jobs``."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,15 +25,15 @@ from diffusion_local.web.ui import (
 from diffusion_local.web.ui.actions_pictures import DRAWN
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
-#: Verbs that fill the form from a recipe: what they have changed is told, as most of it is folded away.
+#: Verbs that fill the form from a recipe: a toast lists their changes, because most fields are folded away.
 RECIPES = ("recipe", "recipe_of_job", "recipe_seed", "recipe_size")
 MOST_ADDRESS = 200
 
 
 def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
-    """A click on a drawn button, with the form's values as they are.
+    """Run the verb of a clicked button, with the form's current values.
 
-    What a browser sends is not trusted: unknown verbs and ids are told as such.
+    Input from a browser is untrusted: unknown verbs and ids are reported as errors.
     """
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
@@ -63,7 +63,7 @@ def keys(studio: Studio, key: str) -> Effect:
 
 
 def phone(studio: Studio, key: str) -> Effect:
-    """``key`` is the address that the shell wrote."""
+    """``key``: the address, as the shell wrote it."""
     if not key.startswith(("http://", "https://")) or len(key) > MOST_ADDRESS:
         return Effect()
     return Effect(panel=view_help.phone(key, lan.qr(key)))
@@ -80,7 +80,7 @@ def linked(studio: Studio, picture: str) -> Any:
 
 
 def open_link(studio: Studio, key: str) -> Effect:
-    """The picture of an address that Back or Forward has led to."""
+    """Open the picture of an address reached by Back or Forward."""
     return Effect(panel=linked(studio, key))
 
 
@@ -118,7 +118,7 @@ def to_inpaint(studio: Studio, key: str) -> Effect:
 
 
 def begin_from(studio: Studio, image_id: str, kind: Kind) -> Effect:
-    """The picture as a source, with the words that it was made by."""
+    """Use a picture as the source, together with its prompt."""
     params, source = studio.image(image_id).params, studio.sources.from_image(image_id)
     words = {name: getattr(params, name) for name in ("prompt", "negative", "model")}
     return to_form(form.only(**words, kind=str(kind), source=source.id, mask="", strength=STRENGTHS[kind]))

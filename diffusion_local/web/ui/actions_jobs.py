@@ -1,4 +1,4 @@
-"""What the buttons on jobs do: cancel, again, pause, order, forget, and what happened."""
+"""Buttons on jobs: cancel, again, pause, order, forget, and history."""
 
 from diffusion_local.domain import PRIORITIES, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
@@ -14,7 +14,7 @@ MOST_UNDO = 50  # ids that a toast's button carries
 
 
 def selected(key: str) -> list[str]:
-    """The ids of a selection, each once. Whether they are known is for the Studio to say."""
+    """The distinct ids of a selection. The Studio checks whether they exist."""
     ids = list(dict.fromkeys(key.split()))
     if not ids:
         raise NotFound(message("selection_empty"))
@@ -48,25 +48,27 @@ def cancel_waiting(studio: Studio, key: str) -> Effect:
 
 
 def cancelled(touched: list[str]) -> Effect:
-    """With an undo: what was cancelled is made anew."""
+    """A toast with an undo button, which submits the cancelled jobs again."""
     undo = view.button(say("common.undo"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
 
 
 def again_auto(studio: Studio, key: str) -> Effect:
-    """Out of memory in a memory mode that a person fixed: once more in the automatic one."""
+    """Retry a job that ran out of memory in a fixed memory mode, in the automatic mode."""
     params = studio.job(key).params
     receipt = studio.submit(params.prompt, expand=DRAWN, **{**settings_of(params), "rung": ""})
     return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
 
 
 def first_picture(studio: Studio, key: str) -> Effect:
-    """The welcome's button: a picture in one press, with the first model's own defaults."""
+    """The button of the welcome panel: a picture with the first model's defaults."""
     return Effect(receipt=studio.submit(key).batch_id)
 
 
 def again(studio: Studio, key: str) -> Effect:
-    """The recipe once more; what came out already is drawn with another seed, as the same would come out again."""
+    """Submit the recipe again; if it already made a picture, with another seed, because the same seed gives the same
+    picture.
+    """
     job = studio.job(key)
     prompt = shortened(job.params.prompt, 40)
     if job.state is State.DONE:
@@ -166,7 +168,7 @@ def priority_down(studio: Studio, key: str) -> Effect:
 
 
 def shift_priority(studio: Studio, key: str, by: int) -> Effect:
-    """Each by one from where it is, within the limits."""
+    """Change each job's priority by one, within the limits."""
     groups: dict[int, list[str]] = {}
     for job in [studio.job(job_id) for job_id in selected(key)]:
         groups.setdefault(max(PRIORITIES[0], min(PRIORITIES[1], job.priority + by)), []).append(job.id)

@@ -1,4 +1,4 @@
-"""What the buttons of batches do: change what waits, copy, arrange, again."""
+"""Buttons of batches: change queued jobs, duplicate, arrange, again."""
 
 from urllib.parse import parse_qsl
 
@@ -16,7 +16,7 @@ MOST_COMPARED = 1000  # queued pictures that the panel looks at for values they 
 
 
 def batches_at(studio: Studio, key: str) -> Effect:
-    """Another page of the list of batches; ``key`` has the last ids of the pages before it."""
+    """Show another page of the batches; ``key``: the last ids of the pages before it."""
     return Effect(batches=key)
 
 
@@ -45,7 +45,7 @@ def batch_down(studio: Studio, key: str) -> Effect:
 
 
 def shift(studio: Studio, batch_id: str, by: int) -> Effect:
-    """All that waits of a batch by one from where the first of it is."""
+    """Change the priority of a batch's queued jobs by one, starting from the first of them."""
     waiting = studio.jobs(State.QUEUED, batch_id, limit=1) if batch_id else []
     if not waiting:
         raise Conflict(message("none_waits"))
@@ -68,7 +68,7 @@ def moved(ids: list[str], words: str) -> Effect:
 
 
 def batch_before(studio: Studio, key: str) -> Effect:
-    """``key`` has the batch, and the one with which it changes places."""
+    """``key``: the batch, and the one to swap places with."""
     batch_id, _, before = key.partition(" ")
     studio.queue.move_batch(batch_id, before)
     return Effect()
@@ -90,7 +90,7 @@ def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
 
 
 def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
-    """Settings in which all queued pictures of a batch agree, as the panel writes them; "" where they differ."""
+    """Settings shared by all queued pictures of a batch, as the panel shows them; "" if they differ."""
     waiting = studio.jobs(State.QUEUED, batch_id, limit=MOST_COMPARED)
     found = {}
     for name in view_batches.FIELDS:
@@ -107,7 +107,7 @@ def written(name: str, params: Params) -> str:
 
 
 def batch_change(studio: Studio, key: str) -> Effect:
-    """``key`` is the batch and, behind a line break, the panel's fields; only those that were changed say anything."""
+    """``key``: the batch and, after a line break, the panel's fields; only changed fields are applied."""
     batch_id, _, written = key.partition("\n")
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
     shown = shared_values(studio, batch_id) | studio.batches.times(studio.batches.get(batch_id).batch)

@@ -1,4 +1,4 @@
-"""What the buttons on models do: use, remove, look again, download, cancel."""
+"""Buttons on models: use, remove, rescan, download, cancel."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ LORA_WEIGHT = 0.8
 
 
 def use_model(studio: Studio, key: str) -> Effect:
-    """Into the form, with its own defaults; what was typed stays."""
+    """Select the model in the form, with its defaults; typed values are kept."""
     model = studio.library.model(key)
     values: dict[str, Any] = {name: getattr(model.defaults, name) for name in FOLLOW_MODEL}
     values["model"] = gr.Dropdown(form.model_choices(studio.models()), value=model.id)  # it may be newer than the page
@@ -25,7 +25,7 @@ def use_model(studio: Studio, key: str) -> Effect:
 
 
 def use_lora(studio: Studio, key: str, values: dict[str, Any] | None = None) -> Effect:
-    """Into the form's list of LoRAs, at the strength at which most are made to be used."""
+    """Add a LoRA to the form, at the strength most are made for."""
     if all(each.name != key for each in studio.library.adapters()["loras"]):
         raise NotFound(message("no_lora", name=echo(key)))
     listed = [each.strip() for each in str((values or {}).get("loras") or "").split(",") if each.strip()]

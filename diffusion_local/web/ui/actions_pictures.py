@@ -19,7 +19,7 @@ DRAWN = "no"  # a recipe's prompt is drawn already: a brace in it is a brace
 
 
 def settings_of(params: Params) -> dict[str, Any]:
-    """A recipe as arguments of ``Studio.submit``, without what is at its default."""
+    """A recipe as arguments of ``Studio.submit``, without values at their default."""
     applying = [name for name in SETTINGS if params.kind in OPTIONS[name].kinds]
     return {name: value for name in applying if OPTIONS[name].is_set(value := getattr(params, name), params.kind)}
 
@@ -49,7 +49,7 @@ def unstar(studio: Studio, key: str) -> Effect:
 
 
 def stage_star(studio: Studio, key: str) -> Effect:
-    """Where a picture is shown without the viewer; the next look draws the star."""
+    """Star a picture outside of the viewer; the next poll draws the star."""
     studio.star(key)
     return Effect()
 
@@ -70,7 +70,7 @@ def restore(studio: Studio, key: str) -> Effect:
 
 
 def restore_open(studio: Studio, key: str) -> Effect:
-    """From the trash, in the viewer, which stays."""
+    """Restore from the trash within the viewer, which stays open."""
     return Effect(toast=restore(studio, key).toast, panel=panel(studio, key))
 
 
@@ -83,7 +83,7 @@ def submitted(studio: Studio, params: Params, what: str, count: int = 1, **chang
 
 
 def again_new(studio: Studio, key: str) -> Effect:
-    """The recipe with another seed; of a variation, another variation."""
+    """Submit the recipe with another seed; for a variation, another variation."""
     params = studio.image(key).params
     return submitted(studio, params, shortened(params.prompt, 40), **other_seed(params))
 
@@ -93,7 +93,7 @@ def other_seed(params: Params) -> dict[str, Any]:
 
 
 def again_picture(studio: Studio, key: str) -> Effect:
-    """The same picture once more, also where its job was cleared from the list long ago."""
+    """Make the same picture again, even if its job was deleted long ago."""
     image = studio.image(key)
     try:
         receipt = studio.queue.again([image.job_id], exactly=True)
@@ -104,7 +104,7 @@ def again_picture(studio: Studio, key: str) -> Effect:
 
 
 def variations(studio: Studio, key: str) -> Effect:
-    """Pictures near to this one: its own noise with a little of another's."""
+    """Pictures similar to this one: its noise blended with a little of another seed's."""
     params = studio.image(key).params
     what = say("viewer.n_variations", n=VARIATIONS, prompt=shortened(params.prompt, 40))
     changes: dict[str, Any] = {"variation_seed": None, "variation_strength": VARIATION_STRENGTH}
@@ -130,7 +130,7 @@ def upscale(studio: Studio, key: str) -> Effect:
 
 
 def star_these(studio: Studio, key: str) -> Effect:
-    """Star them, or take the stars away where all have one."""
+    """Star the selected pictures, or unstar them if all are starred."""
     images = [studio.image(image_id) for image_id in key.split()]
     studio.pictures.star(key.split(), not all(image.starred for image in images))
     return Effect()
@@ -175,7 +175,7 @@ def board_add(studio: Studio, key: str) -> Effect:
 
 
 def pin(studio: Studio, key: str) -> Effect:
-    """The viewer's picture onto a board; it stays open, and shows that."""
+    """Add the viewer's picture to a board; the viewer stays open and shows it."""
     return replace(board_add(studio, key), panel=panel(studio, key.split()[-1]))
 
 

@@ -15,7 +15,7 @@ from diffusion_local.web.ui.words import known, say, translated
 
 
 def change_setting(studio: Studio, key: str) -> Effect:
-    """``key`` is the setting's name and, on the next line, what was typed or chosen."""
+    """``key``: the setting's name and, on the next line, the new value."""
     name, _, value = key.partition("\n")
     changed = studio.preferences.change(name, value)
     return told(changed.later is not None, name)
@@ -118,7 +118,7 @@ def machine_resume(studio: Studio, key: str) -> Effect:
 
 
 def machine_hours(studio: Studio, key: str) -> Effect:
-    """``key`` is the machine's name and, on the next line, the hours that were typed."""
+    """``key``: the machine's name and, on the next line, the new hours."""
     name, _, hours = key.partition("\n")
     return changed(studio.machines.change(name, hours=hours))
 

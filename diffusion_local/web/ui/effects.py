@@ -1,4 +1,4 @@
-"""What an action changes on the page."""
+"""The changes that an action makes to the page."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ def skipped_form() -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What changes on the page; the rest stays as it is."""
+    """Changes to the page; the default leaves each part as it is."""
 
     toast: Any = field(default_factory=gr.skip)
     receipt: Any = field(default_factory=gr.skip)
     panel: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
     told: Any = field(default_factory=gr.skip)
-    batches: Any = field(default_factory=gr.skip)  # where in the list of batches one is
+    batches: Any = field(default_factory=gr.skip)  # the page of the list of batches
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:

@@ -29,14 +29,14 @@ def default(studio: Studio) -> Model:
 
 
 def first(option: Option, studio: Studio) -> Any:
-    """The value that the page offers at first."""
+    """The initial value of an option on the page."""
     if option.name in FOLLOW_MODEL:
         return getattr(default(studio).defaults, option.name)
     return option.default if option.initial is None else option.initial
 
 
 def hint(option: Option, kind: str = "hint") -> Any:
-    """A phrase about an option (``common.NAME_hint``), or None where there is none."""
+    """The hint for an option (phrase ``common.NAME_hint``), or None."""
     key = f"common.{option.name}_{kind}"
     return words.label(key) if words.known(key) else None
 
@@ -67,14 +67,15 @@ def model_choice(option: Option, label: Any, studio: Studio) -> gr.components.Co
 
 
 def unchecked(dropdown: gr.Dropdown) -> gr.Dropdown:
-    """A dropdown whose value only the Studio checks: a file may have come after the page was built, and Gradio would
-    refuse every event of a browser that still has it chosen."""
+    """A dropdown validated by the Studio only: a file may be newer than the page, and Gradio would reject every event
+    of a browser that still has it selected.
+    """
     dropdown.preprocess = lambda payload: payload
     return dropdown
 
 
 def number(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """gr.Number and not gr.Slider, which would clamp the value of a recipe."""
+    """A gr.Number instead of a gr.Slider, which would clamp the values of a recipe."""
     return gr.Number(
         first(option, studio),
         label=label,
@@ -97,7 +98,7 @@ def slider(option: Option, label: Any, studio: Studio) -> gr.components.Componen
 
 
 def seed(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """Text, not gr.Number: that one turns "empty" into 0 when its accordion opens."""
+    """A text field instead of gr.Number, which turns an empty value into 0 when its accordion opens."""
     return gr.Textbox(
         "",
         label=label,
@@ -123,7 +124,7 @@ def choice(option: Option, label: Any, studio: Studio) -> gr.components.Componen
 
 
 def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list[tuple[Any, str]]:
-    """What a dropdown offers: where nothing else is offered at first, the model's own value comes first."""
+    """Choices of a dropdown; if none is preselected, the model's own value comes first."""
     known = [*option.choices, *(usable(studio, option.files) if option.files else ())]
     if option.initial is not None and option.initial not in known:
         known = [option.initial, *known]
@@ -134,13 +135,13 @@ def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list
 
 
 def models_own(option: Option, speak: Callable[[str], Any]) -> Any:
-    """What stands for an option that is left to the model: ``common.NAME_own``, or words that hold for all."""
+    """Placeholder of an option left to the model: ``common.NAME_own``, or a general phrase."""
     key = f"common.{option.name}_own"
     return speak(key if words.known(key) else "create.models_own")
 
 
 def kept(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """A value that a script of the page shows and sets (``source.js``, ``loras.js``, ``pictures.js``)."""
+    """A value that a script of the page displays and sets (``source.js``, ``loras.js``, ``pictures.js``)."""
     return hidden(str(option.default or ""), f"field-{option.name}")
 
 
@@ -175,7 +176,7 @@ MAKERS: dict[Widget, Make] = {
     Widget.CHOICE: choice,
     Widget.HIDDEN: kept,
 }
-#: Beside the options of a picture.
+#: Fields in addition to the options of a picture.
 EXTRA: dict[str, Callable[[Studio], gr.components.Component]] = {
     "count": count,
     "styles": styles,
@@ -190,7 +191,7 @@ FROM_SOURCE = ("width", "height")
 
 
 def component(name: str, studio: Studio) -> Any:
-    """The component of one field, made where the layout wants it."""
+    """The component of a field, created where the layout places it."""
     if name in EXTRA:
         return EXTRA[name](studio)
     option = OPTIONS[name]
@@ -198,7 +199,7 @@ def component(name: str, studio: Studio) -> Any:
 
 
 def at(place: str) -> list[str]:
-    """The options that stand at a place of the form."""
+    """Options placed at a location of the form."""
     return [name for name, option in OPTIONS.items() if option.place == place]
 
 
@@ -208,9 +209,9 @@ def rows_for_experts() -> list[list[str]]:
 
 
 def read(values: Sequence[Any]) -> dict[str, Any]:
-    """The components' values, in the form's order, as arguments of ``Studio.submit`` and the ``styles``.
+    """The components' values, in the form's order, as arguments of ``Studio.submit``, and the ``styles``.
 
-    Options that mean nothing to the kind of work are left out, wherever their components stand.
+    Options that do not apply to the kind of work are left out, wherever their components are.
     """
     given = dict(zip(NAMES, values, strict=True))
     given["prompt"] = given["prompt"] or ""
@@ -229,7 +230,7 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def fill(params: Params) -> list[Any]:
-    """The components' values that show this recipe, as one picture."""
+    """Values of the components that show this recipe, as a single picture."""
     values = {name: filled(option, getattr(params, name), params.kind) for name, option in OPTIONS.items()}
     written = SPECIAL.search(f"{params.prompt} {params.negative}")  # a recipe's prompts are drawn already
     values |= {"count": 1, "styles": [], "expand": "no" if written else ""}
@@ -249,12 +250,12 @@ def filled(option: Option, value: Any, kind: Kind) -> Any:
 
 
 def only(**changes: Any) -> list[Any]:
-    """These fields change, the others stay."""
+    """Update these fields and leave the others."""
     return [changes.get(name, gr.skip()) for name in NAMES]
 
 
 def differences(before: Sequence[Any], after: Sequence[Any]) -> list[str]:
-    """Names of the settings, other than the prompt, that a recipe has changed."""
+    """Names of the settings, except the prompt, that a recipe has changed."""
     return [
         name
         for name, old, new in zip(NAMES, before, after, strict=True)
@@ -271,7 +272,7 @@ SHAPES = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
 
 
 def sizes(model: Model, landscape: bool = False) -> list[tuple[str, str]]:
-    """Shapes near the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT")."""
+    """Shapes close to the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT")."""
     area = model.defaults.width * model.defaults.height
     found = []
     for shape in SHAPES:
@@ -293,14 +294,14 @@ def landscape(width: Any, height: Any) -> bool:
 
 
 def size_of(model: Model, width: Any, height: Any) -> str | None:
-    """The shape that has this size, if one does."""
+    """The shape with this size, if there is one."""
     known = [value for _, value in sizes(model, landscape(width, height))]
     chosen = f"{width}x{height}"
     return chosen if chosen in known else None
 
 
 def moved(before: Model, model: Model, width: Any, height: Any) -> tuple[Any, Any]:
-    """A size of one model as one of another: the same shape; a size of its own stays if that model takes it."""
+    """Translate a size of one model to another: the same shape, or the same size if the model supports it."""
     lying = landscape(width, height)
     shapes = {value: shape for shape, value in sizes(before, lying)}
     shape = shapes.get(f"{width}x{height}")

@@ -1,4 +1,4 @@
-"""The form of the Lists tab: one table from what may be said of a list or a grid to components, in one order."""
+"""The form of the Lists tab: one table that maps options of a list or grid to components, in one order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ Make = Callable[[Studio], Any]
 
 
 def line(name: str, hint: str = "", **more: Any) -> Make:
-    """Text, not gr.Number: nothing is what the model has."""
+    """A text field instead of gr.Number: empty means the model's value."""
 
     def make(studio: Studio) -> Any:
         placeholder = label(hint) if hint else None
@@ -99,7 +99,7 @@ def model(studio: Studio) -> Any:
 
 
 def option(name: str) -> Make:
-    """An option that holds for every picture; left empty, it is as the model has it."""
+    """An option that applies to every picture; empty means the model's value."""
     each = OPTIONS[name]
     if each.component is Widget.MODEL:
         return model
@@ -175,7 +175,7 @@ NAMES = tuple(FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the form says: of each picture, of the batch, and of its times. What is empty is absent."""
+    """The form's values: per picture, per batch, and its times. Empty fields are absent."""
 
     grid: bool
     given: dict[str, Any]
@@ -195,7 +195,7 @@ class Asked:
 
     @property
     def list(self) -> tuple[str, dict[str, Any]]:
-        """(the list, how it is to be read)."""
+        """(the list, its format and options for parsing)."""
         count = self.given.get("count")
         settings = self.texts(("format", "expand", "size", *OF_PICTURES))
         return str(self.given.get("text") or ""), settings | {"count": 1 if count is None else count}
@@ -228,7 +228,7 @@ def axes(words: Callable[[str], Any], loras: Sequence[str] = ()) -> list[Any]:
 
 
 def once(studio: Studio) -> list[Any]:
-    """A new page knows models and LoRAs that came after the server's start."""
+    """Update choices on page load with models and LoRAs newer than the server's start."""
     loras = [each.name for each in studio.library.adapters()["loras"] if each.ready]
     own = (say("lists.own_model"), "")
     files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in OF_FILES)
@@ -240,12 +240,12 @@ def once(studio: Studio) -> list[Any]:
 
 
 def at(place: str) -> list[str]:
-    """The options that stand at a place of the form; places are those of Create."""
+    """Options placed at a location of the form; locations are those of Create."""
     return [name for name in OF_PICTURES if OPTIONS[name].place == place]
 
 
 def rows_for_experts() -> list[list[str]]:
-    """The options that have no place of their own among the common ones."""
+    """Options without a location of their own among the common ones."""
     places = dict.fromkeys(OPTIONS[name].place for name in OF_PICTURES)
     return [at(place) for place in places if place not in ("model", "numbers", "seed", "negative")]
 

@@ -20,7 +20,7 @@ REPEATABLE: dict[str, Any] = QUIET | {"api_name": "repeatable"}
 #: A press of Generate, told as long as it waits.
 PRESS: dict[str, Any] = QUIET | {"api_name": "repeatable_press"}
 
-#: What it is made of is there once for all parts: live.js.
+#: Shared by all parts: live.js.
 SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
 
 
@@ -48,5 +48,5 @@ def bound(handler: Callable[..., T], studio: Studio) -> Callable[..., T]:
 
 
 def hidden(value: str = "", elem_id: str | None = None) -> gr.Textbox:
-    """A value that lives in the page: what gr.State would hold, without its connection kept open per tab."""
+    """A value kept in the page instead of in gr.State, which needs an open connection per tab."""
     return gr.Textbox(value, visible="hidden", elem_id=elem_id, show_label=False, container=False)

@@ -1,5 +1,6 @@
-"""Gradio's part of the page: a tab for each view, the panel of a picture, and the wiring. ``look`` keeps it true; the
-bar around it is ``shell``."""
+"""Gradio's part of the page: a tab per view, the panel of a picture, and the wiring. ``page_delta`` updates it;
+``page_html`` draws the bar around it.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,7 @@ REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCH
 
 
 def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
-    """What is drawn once for each page."""
+    """Parts drawn once per page load."""
     return [*tab_create.once(studio, model_id, width, height), *form_lists.once(studio)]
 
 

@@ -1,4 +1,4 @@
-"""Help with the prompt on Create: its tokens, what is suggested while one types, and presets (``prompts.js``)."""
+"""Help with the prompt on Create: token count, suggestions while typing, and presets (``prompts.js``)."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ MOST_PRESET = 100_000  # characters
 
 
 def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
-    """``count/limit`` of the prompt, empty where that is not known."""
+    """``count/limit`` of the prompt; empty if unknown."""
     try:
         count, limit = studio.prompts.count_tokens(prompt if isinstance(prompt, str) else "", str(model_id or ""))
     except UserError:  # a model that is not there any more
@@ -37,7 +37,7 @@ def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
 
 
 def on_preset(studio: Studio, written: Any) -> list[Any]:
-    """The form from settings that this browser keeps under a name: JSON by the names of the fields."""
+    """Fill the form from a preset that this browser stores: JSON by field name."""
     try:
         found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
         values = {name: value for name, value in dict(found).items() if name in form.NAMES and is_plain(value)}
@@ -47,16 +47,17 @@ def on_preset(studio: Studio, written: Any) -> list[Any]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a component can show it."""
+    """Whether a component can show the value."""
     if isinstance(value, list):
         return all(isinstance(each, str) for each in value)
     return value is None or isinstance(value, str | int | float)
 
 
 def vocabulary(studio: Studio) -> str:
-    """What the prompt's suggestions are made of, as JSON: names, and the parts of one's own newest prompts.
+    """Vocabulary of the prompt's suggestions, as JSON: names, and phrases of the user's newest prompts.
 
-    ``helper`` says whether a prompt helper is set."""
+    ``helper``: whether a prompt helper is configured.
+    """
     counts: dict[str, int] = {}
     for image in studio.pictures.page(TAGGED):
         for part in image.params.prompt.split(","):

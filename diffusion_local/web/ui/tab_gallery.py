@@ -1,4 +1,4 @@
-"""Gallery: boards and filters, the pictures, and what is done with the ticked ones. All drawn; see ``gallery.js``."""
+"""Gallery: boards and filters, the pictures, and actions on selected ones. Drawn by the server; see ``gallery.js``."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,9 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str
 
 
 def found(studio: Studio, place: GalleryState) -> Shown:
-    """The pictures at this place. Newer ones than its ``top`` are counted, not shown: what is there does not move."""
+    """The pictures at this position. Newer ones than its ``top`` are counted but not shown, so that the page does not
+    move.
+    """
     refused = ""
     try:
         GalleryFilter.parse(place.asked())
@@ -42,7 +44,7 @@ def found(studio: Studio, place: GalleryState) -> Shown:
     asked = place.asked()
     try:
         images = studio.pictures.page(place.show + 1, place.at or None, **asked)
-    except UserError:  # a place that is not there any more
+    except UserError:  # the picture at this position was deleted
         images = studio.pictures.page(place.show + 1, **asked)
     fresh = 0
     if place.top and not place.at:

@@ -1,4 +1,4 @@
-"""Lists: prompts by the hundred, or a grid, looked at before they are queued; and batches as a whole."""
+"""Lists: prompts by the hundred, or a grid, checked before they are queued; and batches as a whole."""
 
 import base64
 import binascii
@@ -26,14 +26,14 @@ MOST_CURSORS = 200  # pages that one can walk back
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, at: Any) -> str:
-    """The list of batches; ``at`` has the last ids of the pages before."""
+    """The list of batches; ``at``: the last ids of the previous pages."""
     cursors = at.split()[:MOST_CURSORS] if isinstance(at, str) else []
     found = studio.batches.page(view_batches.PAGE + 1, cursors[-1] if cursors else None, large=True)
     return view_batches.batches(found, cursors, now)
 
 
 def on_check(studio: Studio, *values: Any) -> str:
-    """What the form would make; nothing is enqueued."""
+    """Show what the form would make; nothing is enqueued."""
     return told(lambda: check(studio, form_lists.read(values)))
 
 
@@ -51,7 +51,7 @@ def check(studio: Studio, asked: form_lists.Asked) -> str:
 
 
 def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> str:
-    """A button of what was checked."""
+    """A button of the check's result."""
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     if verb == "import_skipping":
@@ -62,7 +62,7 @@ def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> st
 
 
 def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", seed: str = "") -> str:
-    """Pressed twice, ``key`` makes one batch of it."""
+    """Submit; with the same ``key``, pressing twice makes one batch."""
     more = asked.batch | asked.times | {"idempotency_key": key or None}
     if verb == "queue_grid":
         prompt, settings = asked.axes
@@ -81,7 +81,7 @@ def queued(count: int, warnings: list[str]) -> str:
 
 
 def on_file(studio: Studio, sent: str) -> list[Any]:
-    """A file that the browser has read (``lists.js``): (what to tell, the list, its format)."""
+    """Accept a file read by the browser (``lists.js``): (toast, list, format)."""
     try:
         what, name, data = opened(sent)
         if what == "queue":
@@ -101,7 +101,7 @@ def opened(sent: str) -> tuple[str, str, bytes]:
 
 
 def take_file(studio: Studio, sent: str, skip: bool) -> str:
-    """Enqueue what a queue file holds."""
+    """Enqueue the jobs of a queue file."""
     try:
         _, _, data = opened(sent)
         receipt = studio.queue_file.take(data, skip)
@@ -193,9 +193,9 @@ def layout(studio: Studio) -> ListsTab:
 
 
 def wire(tab: ListsTab, studio: Studio) -> list[Any]:
-    """The events after which there may be another batch."""
+    """Returns the events after which there may be a new batch."""
     fields = tab.fields
-    # What was checked holds no more once the form says something else.
+    # A check is outdated once the form changes.
     said = [tab.components["text"].change, *(part.input for part in fields)]
     gr.on(said, None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
     gr.on(

@@ -1,4 +1,4 @@
-"""Models: what is here, what is being loaded, what the hub has, and a line to add more."""
+"""Models: installed ones, downloads, the curated list, and a line to add more."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +39,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 
 
 def pulse(studio: Studio) -> str:
-    """Changes with what the database's revision does not tell: bytes of downloads, and files in the folders."""
+    """Changes with state outside of the database's revision: bytes of downloads, and files in the folders."""
     library = studio.library
     loading = [(each.id, each.bytes_done) for each in library.downloads() if not each.final]
     there = [(model.id, model.problem) for model in library.models()]
@@ -48,8 +48,9 @@ def pulse(studio: Studio) -> str:
 
 
 def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
-    """A hub id (with the path of a file in it, for one file), a URL, a version on Civitai, or a path of this machine:
-    (toast, the emptied line)."""
+    """Add a hub id (optionally with the path of a file), a URL, a version on Civitai, or a local path: (toast, emptied
+    line).
+    """
     wish = what.strip() if isinstance(what, str) else ""
     try:
         return [said(added(studio, wish, into if into in FOLDERS else "models")), ""]
@@ -58,8 +59,9 @@ def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
 
 
 def added(studio: Studio, wish: str, into: str) -> str:
-    """What to tell. A URL or a version on Civitai is downloaded. A path begins with / or ~ or a drive, or is there; all
-    else is an id of the hub."""
+    """The toast. URLs and versions on Civitai are downloaded. A path begins with / or ~ or a drive, or exists; anything
+    else is an id of the hub.
+    """
     if is_link(wish):
         return say("models.queued", name=studio.library.download(wish, into=into).source)
     owner, _, rest = wish.strip("/").partition("/")
@@ -117,7 +119,7 @@ def layout(studio: Studio) -> ModelsTab:
 
 
 def wire(tab: ModelsTab, studio: Studio, toast: Any) -> Any:
-    """The event of an addition is returned, to go on from."""
+    """Returns the event of an addition, for further handlers."""
     return gr.on(
         [tab.add.click, tab.what.submit], bound(on_add, studio), [tab.what, tab.into], [toast, tab.what], **QUIET
     )

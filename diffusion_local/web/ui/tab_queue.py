@@ -1,4 +1,6 @@
-"""Queue: batches with their jobs, what runs and waits before what has ended. All drawn; its buttons are ``actions``."""
+"""Queue: batches with their jobs; running and queued before ended ones. Drawn by the server; buttons are in
+``actions``.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +20,7 @@ FEW, MANY = 8, 50  # jobs of an open batch at first, and after a press
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, asked: Any) -> str:
-    """The page of the queue at this place."""
+    """The page of the queue at this position."""
     place, groups = QueueState.read(asked), studio.groups
     live = groups.live(place.wanted, LIVE + 1, place.live[-1] if place.live else None)
     ended = groups.ended(place.wanted, ENDED + 1, place.ended[-1] if place.ended else None)

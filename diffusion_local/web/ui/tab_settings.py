@@ -1,4 +1,4 @@
-"""Settings: how the machine does, what is set and where, and what can be changed."""
+"""Settings: health of the machine, current settings with their origin, and controls to change them."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +15,7 @@ from diffusion_local.web.ui.live import live
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
-    """All of it for an admin; versions and whether things are well for everybody."""
+    """Everything for an admin; versions and overall health for the others."""
     health = studio.health
     admin = Scope.ADMIN in current().scopes
     paths = health.shows_paths()
@@ -42,7 +42,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 
 
 def preferences(studio: Studio) -> tuple[list[tuple[str, str]], int]:
-    """(groups, how many changes wait for a restart). A config.toml that cannot be read is told in its place."""
+    """(groups, number of changes pending a restart). An unreadable config.toml is reported instead."""
     try:
         found = studio.preferences.all()
     except InvalidParams as error:
@@ -52,7 +52,7 @@ def preferences(studio: Studio) -> tuple[list[tuple[str, str]], int]:
 
 
 def people(studio: Studio) -> list[view_settings.Person]:
-    """Every account, for an admin."""
+    """All accounts, for an admin."""
     accounts = studio.accounts
     return [
         view_settings.Person(
@@ -67,8 +67,9 @@ def people(studio: Studio) -> list[view_settings.Person]:
 
 
 def pulse(studio: Studio) -> str:
-    """Changes with what the database's revision does not tell: config.toml, what the doctor found; for an admin, who
-    is shown them, GPUs and disk too."""
+    """Changes with state outside of the database's revision: config.toml, the doctor's findings; for an admin also GPUs
+    and disk.
+    """
     health = studio.health
     found = [(each.name, each.ok, each.text) for each in health.findings()]
     told = (studio.preferences.mark(), health.looking, found)
@@ -81,7 +82,7 @@ def pulse(studio: Studio) -> str:
 
 
 def beats(studio: Studio) -> list[Any]:
-    """What machines show, without the time of each heartbeat."""
+    """State of the machines as shown, without the times of heartbeats."""
     return [
         replace(each, seen_at="", slots=[replace(slot, seen_at="") for slot in each.slots])
         for each in studio.machines.all()

@@ -1,4 +1,4 @@
-"""Words and small pieces of HTML. Pure: nouns in, text out; every text of a person goes through ``text``."""
+"""Words and small pieces of HTML. Pure: domain objects in, text out; user input is escaped by ``text``."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ def text(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """An estimate in words: it is never exact, so it says so."""
+    """An estimated duration in words, marked as approximate."""
     if seconds < 5:
         return say("common.few_seconds")
     if seconds < 55:
@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def name_of(field: str) -> str:
-    """What a person reads for a field of Params."""
+    """The label of a field of Params."""
     return say(f"common.{field}") if known(f"common.{field}") else field
 
 
@@ -54,7 +54,7 @@ def size(number: int) -> str:
 
 
 def moment(at: datetime | str, exact: bool = False) -> str:
-    """A time, with ``exact`` to the second; the browser writes it in its own zone and language."""
+    """A time (``exact``: with seconds); the browser formats it for its zone and language."""
     iso = at if isinstance(at, str) else utc_text(at)
     seconds, until = (" data-exact", 19) if exact else ("", 16)
     return f'<time datetime="{text(iso)}"{seconds}>{text(iso[11:until])} UTC</time>'
@@ -66,7 +66,7 @@ def facts(params: Params) -> str:
 
 
 def state_words(job: Job, position: int | None = None) -> str:
-    """Where a job stands, in words."""
+    """The state of a job, in words."""
     match job.state:
         case State.QUEUED if job.held:
             return say("common.held")
@@ -84,7 +84,7 @@ def state_words(job: Job, position: int | None = None) -> str:
 
 
 def standing(job: Job, position: int | None = None) -> str:
-    """Where a job stands, as HTML: `state_words`, and for one that is tried again the time of that."""
+    """The state of a job, as HTML: `state_words`, and for a retry its time."""
     if job.state is State.QUEUED and job.not_before and not job.held:
         time = moment(job.not_before)
         if job.tries:
@@ -101,7 +101,7 @@ def ordinal(number: int) -> str:
 
 
 def why(job: Job) -> str:
-    """Why a job failed: its kind and the message, as HTML."""
+    """Why a job failed, as HTML: its kind and the message."""
     if not job.failure:
         return ""
     kind = translated(kind_text(job.failure.kind))
@@ -109,7 +109,7 @@ def why(job: Job) -> str:
 
 
 def problem(error: UserError) -> str:
-    """A UserError for the page: the field by its label there."""
+    """A UserError for the page, with the field's label."""
     if isinstance(error, InvalidParams):
         within = text(error.field.removeprefix(error.option))
         return f"{name_of(error.option)}{within} {translated(error.problem)}"
@@ -126,7 +126,7 @@ def button(
 
 
 def ask(question: str, answer: str = "") -> str:
-    """``live.js`` asks for a line of text, which goes behind the button's id."""
+    """``live.js`` asks for a line of text and appends it to the button's id."""
     return f' data-ask="{text(question)}" data-answer="{text(answer)}"'
 
 
@@ -150,12 +150,12 @@ def report_link(url: str, label: str) -> str:
 
 
 def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = False) -> str:
-    """A line of a `menu`; with ``stay`` the menu stays open, for what is pressed several times."""
+    """A line of a `menu`; with ``stay`` the menu stays open after a press."""
     return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")
 
 
 def short(seconds: float) -> str:
-    """An estimate for where there is little room."""
+    """A short estimate, for narrow places."""
     if seconds < 55:
         return say("common.short_seconds", n=round(seconds / 5) * 5 or max(1, round(seconds)))
     if seconds < 3570:
@@ -164,12 +164,12 @@ def short(seconds: float) -> str:
 
 
 def progress(job: Job) -> float:
-    """Per cent."""
+    """Progress in per cent."""
     return 100 * min(1.0, job.step / job.params.total_steps)
 
 
 def bar(job: Job) -> str:
-    """A job's progress. It belongs to the job, so that the next one begins at nought and not where this one ended."""
+    """A job's progress bar. It is keyed by the job, so that the next one starts at zero."""
     percent = round(progress(job), 1)
     return (
         f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
@@ -178,7 +178,7 @@ def bar(job: Job) -> str:
 
 
 def ring(job: Job, eta: float | None) -> str:
-    """A running job's progress, round what is left of its time in seconds, or its step where nobody knows."""
+    """A running job's progress as a ring around its remaining seconds, or its step if unknown."""
     words = f"{job.step}/{job.params.total_steps}" if eta is None else short(eta)
     exact = "" if eta is None else f' title="{duration(eta)}"'
     percent = round(progress(job), 1)
@@ -195,7 +195,7 @@ def notice(kind: str, words: str, more: str = "") -> str:
 
 
 def manual_link(topic: str) -> str:
-    """A link to a page of the manual, in a tab of its own so that the form stays."""
+    """A link to a page of the manual, in a new tab so that the form is kept."""
     return f'<a class="manual" href="manual/{topic}" target="_blank" rel="noopener">{say("page.manual")}</a>'
 
 
@@ -204,25 +204,25 @@ def warnings_notice(warnings: Sequence[str]) -> str:
 
 
 def warned(warning: str) -> str:
-    """A warning that begins with a field: that by its label on the page."""
+    """A warning whose leading field name is replaced by the field's label."""
     told, (field, _, _) = translated(warning), warning.partition(":")
     return told.replace(field, name_of(field), 1) if told.startswith(field) else told
 
 
 def changed(names: Sequence[str]) -> str:
-    """Which settings a recipe has changed."""
+    """A sentence listing the settings changed by a recipe."""
     if not names:
         return ""
     return notice("info", say("create.changed", what=", ".join(name_of(name) for name in names)))
 
 
 def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
-    """A message that goes by itself. A new ``key`` shows it anew."""
+    """A message that disappears by itself. A new ``key`` shows it again."""
     return f'<div class="toast {kind}" role="status" data-key="{text(key)}"><span>{text(words)}</span>{more}</div>'
 
 
 def flag(image: Image) -> str:
-    """A chip on a picture that is probably not what was wanted."""
+    """A chip on a picture that is probably unwanted."""
     if not image.flag:
         return ""
     words = say(f"gallery.flag_{image.flag}") if known(f"gallery.flag_{image.flag}") else text(image.flag)

@@ -1,4 +1,4 @@
-"""The list of batches as HTML: how far each is, its menu, and the panel that changes one. Pure, like ``view``."""
+"""The list of batches as HTML: progress, menu, and the panel for changes. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,12 +16,12 @@ from diffusion_local.web.ui.words import say
 PAGE = 20
 #: Options of the waiting pictures that the panel changes: the size, and those that Create shows beside each other.
 SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
-#: Everything in the panel but the times.
+#: All fields of the panel except the times.
 FIELDS = ("prompt", "model", *SETTINGS)
 
 
 def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> str:
-    """A page of them; ``cursors`` are the last ids of the pages before."""
+    """A page of batches; ``cursors``: the last ids of the previous pages."""
     shown = found[:PAGE]
     head = f'<header><h2>{say("lists.batches")}</h2><div class="acts">{file_menu()}</div></header>'
     if not shown:
@@ -66,7 +66,7 @@ def file_menu() -> str:
 
 
 def link(words: str, url: str, opens: bool = False) -> str:
-    """A line of a menu that is a file, or with ``opens`` a page of its own."""
+    """A line of a menu that links to a file, or with ``opens`` to a page."""
     way = ' target="_blank" rel="noopener"' if opens else " download"
     return f'<a class="act" href="{text(url)}"{way}>{words}</a>'
 
@@ -109,7 +109,7 @@ def bar(each: BatchProgress, ended: int, total: int) -> str:
 
 
 def why(each: BatchProgress, now: datetime) -> str:
-    """What it waits for, and that it will be late."""
+    """What the batch waits for, and whether it will be late."""
     batch, told = each.batch, []
     waits = each.counts[State.QUEUED]
     if waits and batch.start_at and datetime.fromisoformat(batch.start_at) > now:
@@ -134,7 +134,7 @@ def standing(each: BatchProgress, ended: int, total: int) -> str:
 
 
 def acts(each: BatchProgress) -> str:
-    """The likeliest one beside the menu."""
+    """The most likely action, beside the menu."""
     batch = each.batch
     first = ""
     if batch.paused and each.counts[State.QUEUED]:
@@ -149,7 +149,7 @@ def pictures_link(batch_id: str) -> str:
 
 
 def items_of(each: BatchProgress, files: bool = True) -> list[str]:
-    """``files``: what of it can be taken away, too."""
+    """Lines of the menu. ``files``: including exports."""
     batch, counts = each.batch, each.counts
     key, waits = batch.id, counts[State.QUEUED]
     items = []
@@ -189,8 +189,9 @@ def items_of(each: BatchProgress, files: bool = True) -> list[str]:
 
 
 def panel(each: BatchProgress, models: Sequence[Model], shown: Mapping[str, str], problem: str = "") -> str:
-    """The settings of a batch's queued pictures, to be changed; the fields go with the press (``live.js``). ``shown``
-    has their present values, "" for a setting in which the pictures differ."""
+    """The settings of a batch's queued pictures, to be changed; the fields are sent with the button (``live.js``).
+    ``shown``: their present values, "" where pictures differ.
+    """
     return render(
         "batch_panel.html",
         each=each,

@@ -1,4 +1,4 @@
-"""The gallery as HTML: shelves and boards, filters, the pictures in justified rows, and two of them compared. Pure."""
+"""The gallery as HTML: shelves and boards, filters, pictures in justified rows, and a comparison of two. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,9 @@ ZIP = "images/zip"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a place of the gallery shows. ``fresh``: how many newer pictures came since the page was opened;
-    ``repeated``: how often a recipe was made; ``missing``: the address names a board that is not there."""
+    """The visible part of the gallery. ``fresh``: newer pictures since the page was opened; ``repeated``: how often a
+    recipe was made; ``missing``: the address names a board that does not exist.
+    """
 
     images: Sequence[Image]
     more: bool = False
@@ -73,7 +74,7 @@ def gallery(
 
 
 def nothing(place: GalleryState) -> tuple[str, str]:
-    """Why no picture is shown: a title and what to do about it."""
+    """Why no picture is shown: a title, and what to do about it."""
     filters = place.without("sort").filters
     if filters == {"trashed": "1"}:
         return "gallery.no_trash", ""
@@ -85,7 +86,7 @@ def nothing(place: GalleryState) -> tuple[str, str]:
 
 
 def compared(first: Image, second: Image) -> str:
-    """Two pictures over each other with a slider between them, and the settings in which they differ."""
+    """Two pictures on top of each other with a slider between them, and the settings that differ."""
     return render("compare.html", first=first, second=second, rows=differences(first, second))
 
 

@@ -1,10 +1,10 @@
-"""Small dialogs of the frame: the shortcuts, the way to a phone, an address without a picture. Pure."""
+"""Small dialogs: keyboard shortcuts, the QR code for a phone, a picture's address that does not exist. Pure."""
 
 from markupsafe import Markup
 
 from diffusion_local.web.ui.templates import render
 
-#: Keys, and the phrase that says what they do.
+#: Keys, with the phrase that describes their effect.
 KEYS = (
     ("Enter", "keys.generate"),
     ("Shift + Enter", "keys.newline"),
@@ -36,5 +36,5 @@ def phone(url: str, code: str) -> str:
 
 
 def not_found(picture: str) -> str:
-    """For an address that names no picture."""
+    """For an address whose picture does not exist."""
     return render("not_found.html")

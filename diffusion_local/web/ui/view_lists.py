@@ -1,4 +1,4 @@
-"""What a list or a grid would make, as HTML, and its refusal. Pure, like ``view``."""
+"""What a list or grid would make, as HTML, or why it is refused. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ SHOWN_HEADS = 12
 
 
 def of_list(check: ListCheck, done: str | None, late: str, key: str) -> str:
-    """``key`` goes back with the press, so that what is queued is what is shown."""
+    """``key`` is returned with the button, so that exactly what is shown gets queued."""
     lines = say("lists.from_lines", n=check.lines)
     facts = made_of(check.models, check.seconds, done)
     if check.bytes is not None and check.pictures:
@@ -55,7 +55,7 @@ def chips(heads: Sequence[str]) -> str:
 
 
 def made_of(models: Mapping[str, int], seconds: float | None, done: str | None) -> list[tuple[str, str]]:
-    """Facts as HTML: models with their pictures, and time."""
+    """Facts as HTML: models with their number of pictures, and time."""
     told = []
     if models:
         alone = len(models) == 1
@@ -96,7 +96,7 @@ def bad_lines(lines: Sequence[BadLine], count: int) -> str:
 
 
 def reason(words: str) -> str:
-    """Why a line is bad: the field by its label, and the message in this language."""
+    """Why a line is invalid: the field's label, and the message in the reader's language."""
     field = words.params["field"] if isinstance(words, Message) and words.id == "in_field" else ""
     if isinstance(words, Message) and known(f"common.{field}"):
         return f"<b>{name_of(field)}</b> {text(translated(words.params['problem']))}"
@@ -104,6 +104,6 @@ def reason(words: str) -> str:
 
 
 def import_refused(words: str) -> str:
-    """A queue file with bad lines."""
+    """The invalid lines of a queue file."""
     acts = button(say("lists.import_skipping"), "import_skipping", kind="small")
     return notice("bad", text(words), f'<span class="acts">{acts}</span>')

@@ -1,4 +1,4 @@
-"""Models as HTML: cards of what is here and of what the hub has, with their downloads in place. Pure, like ``view``."""
+"""Models as HTML: cards of installed and curated models, with their downloads in place. Pure, like ``view``."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def library(
     adapters: Mapping[str, Sequence[Adapter]],
     previews: Mapping[tuple[str, str], str] | None = None,
 ) -> str:
-    """``previews``: addresses of pictures that lie beside files, by folder and name."""
+    """``previews``: addresses of preview pictures beside files, by folder and name."""
     there = {model.hub_id.lower() for model in models}
     going = {each.repo.lower(): each for each in reversed(downloads) if not each.file and each.state != "done"}
     offered = [each for each in known if each.id.lower() not in there]
@@ -132,7 +132,7 @@ def card(
 
 
 def tags(steps: int, side: int) -> tuple[str, ...]:
-    """What is worth knowing at a glance: whether few steps do, and the size it draws best."""
+    """Tags: whether few steps suffice, and the best size."""
     fast = [say("models.tag_fast", n=steps)] if 0 < steps <= FAST_STEPS else []
     return (*fast, f"{side} px")
 
@@ -162,7 +162,7 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> lis
 
 
 def planned(plans: Sequence[MemoryPlan]) -> list[str]:
-    """What the memory policy will do with a model, a line for devices that are alike."""
+    """What the memory policy will do with a model; one line for equal devices."""
     alike: dict[tuple[str, ...], list[MemoryPlan]] = {}
     for plan in plans:
         kind = plan.slot.rstrip(DIGITS)
@@ -183,7 +183,7 @@ def rung_words(rung: str) -> str:
 
 
 def held(fits: Sequence[Fit]) -> str:
-    """How the memory policy held a model on this machine, as its latest picture showed."""
+    """How the memory policy held a model on this machine for its latest picture."""
     fit = fits[0]
     size = f"{fit.width}×{fit.height}"
     peak = f", {say('models.held_peak', peak=format_size(fit.peak_bytes))}" if fit.peak_bytes else ""
@@ -194,14 +194,14 @@ def held(fits: Sequence[Fit]) -> str:
 
 
 def loading(downloads: Sequence[Download]) -> list[dict[str, Any]]:
-    """Downloads without a card: those on their way, and the newest that have ended."""
+    """Downloads without a card: active ones, and the latest that ended."""
     going = [each for each in downloads if not each.final]
     ended = [each for each in downloads if each.final][:SHOWN_ENDED]
     return [{"download": each, "words": download_words(each)} for each in [*going, *ended]]
 
 
 def download_words(download: Download) -> str:
-    """Where a download stands."""
+    """The state of a download."""
     state = "stopping" if download.cancel_requested and not download.final else str(download.state)
     words = say("models.cancelled_state" if state == "cancelled" else f"models.{state}")
     if download.state is DownloadState.RUNNING and download.bytes_total:
@@ -238,15 +238,17 @@ def known_card(model: CuratedModel, room: DeviceMemory, download: Download | Non
 
 
 def larger(model: CuratedModel, room: DeviceMemory) -> bool:
-    """Whether it is more than the largest device holds at once. Memory is told in half precision, which not every CPU
-    computes in."""
+    """Whether it exceeds the memory of the largest device. Sizes are given in half precision, which not every CPU
+    supports.
+    """
     numbers = 1 if room.type == "cuda" or room.bf16 else 2
     return bool(room.bytes) and model.memory_gb * 1e9 * numbers > room.bytes
 
 
 def suited(known: Sequence[CuratedModel], room: DeviceMemory) -> CuratedModel | None:
-    """The model to begin with on this machine: free to load, and the largest that it holds at once; on a CPU, which
-    is slow, the smallest of few steps."""
+    """The recommended first model for this machine: free to download, and the largest that fits; on a CPU, which is
+    slow, the smallest that needs few steps.
+    """
     fitting = [each for each in known if not each.gated and not larger(each, room)]
     if room.type != "cuda":
         quick = [each for each in fitting if each.steps <= FAST_STEPS]

@@ -28,12 +28,12 @@ from diffusion_local.web.ui.words import say, translated
 
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
-    """Changes when what `worker_notice` says changes; time alone does not."""
+    """Changes exactly when the text of `worker_notice` changes, not with time alone."""
     return ",".join(f"{w.slot}:{'silent' if is_silent(w, now) else w.status}" for w in workers)
 
 
 def worker_notice(snapshot: Snapshot, now: datetime) -> str:
-    """What keeps the queue from moving, or an empty string."""
+    """What blocks the queue, or ""."""
     held = hold_notice(snapshot) or window_notice(snapshot)
     alive = [w for w in snapshot.workers if w.status != "stopped" and not is_silent(w, now)]
     if any(w.status in ("idle", "busy") for w in alive) or (held and alive):
@@ -49,7 +49,7 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
 
 
 def hold_notice(snapshot: Snapshot) -> str:
-    """Why the machine itself holds the queue back. A pause by a person is in the now-line, where it is ended."""
+    """Why the machine itself blocks the queue. A pause by a user is shown in the now-line, with a button to end it."""
     told = ""
     if snapshot.reason:
         told = notice("warn", say("page.queue_waits", reason=text(translated(snapshot.reason))))
@@ -63,7 +63,7 @@ def hold_notice(snapshot: Snapshot) -> str:
 
 
 def window_notice(snapshot: Snapshot) -> str:
-    """All that waits has to wait for its time."""
+    """A notice that all queued jobs wait for their time window."""
     if snapshot.running or not snapshot.waiting or not all(shut(job, snapshot) for job in snapshot.waiting):
         return ""
     opening = [at for job in snapshot.waiting if (at := snapshot.opens[job.gate])]
@@ -77,7 +77,7 @@ def shut(job: Job, snapshot: Snapshot) -> bool:
 
 
 def now_line(snapshot: Snapshot, now: datetime) -> str:
-    """One line: what runs, how many wait, when all will be done."""
+    """One line: what runs, how many jobs wait, when all will be done."""
     waiting = snapshot.counts[State.QUEUED]
     held = bool(snapshot.paused or snapshot.reason)
     gone = bool(snapshot.workers) and all(
@@ -113,7 +113,7 @@ def idle_words(snapshot: Snapshot) -> str:
 
 
 def done_at(snapshot: Snapshot, now: datetime, certain: bool) -> Markup:
-    """When all is done. Unknown while something that waits may not start yet: its closed hours are in no estimate."""
+    """When all jobs will be done. Unknown while a queued job may not start yet: estimates leave out closed hours."""
     work = snapshot.running or snapshot.counts[State.QUEUED]
     if not (certain and work) or snapshot.total_eta is None or any(shut(job, snapshot) for job in snapshot.waiting):
         return Markup()
@@ -121,7 +121,7 @@ def done_at(snapshot: Snapshot, now: datetime, certain: bool) -> Markup:
 
 
 def step_words(job: Job, pausing: bool) -> Markup:
-    """``state_words``, and where there is little room the numbers alone."""
+    """``state_words``, or just the numbers in narrow places."""
     if pausing and not job.cancel_requested:
         return templates.say("page.pausing")
     words = state_words(job)
@@ -166,7 +166,7 @@ def running_row(job: Job, snapshot: Snapshot) -> dict[str, object]:
 
 
 def waiting_row(group: Group) -> dict[str, object]:
-    """Batches of one owner and lane can change places; ``lane`` says which those are."""
+    """Batches of one owner and lane can swap places; ``lane`` identifies them."""
     batch, counts = group.progress.batch, group.progress.counts
     return {
         "batch": batch,

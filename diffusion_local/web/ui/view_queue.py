@@ -23,7 +23,7 @@ MOST_MODELS = 3
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A batch on the page with the jobs that are shown of it, if it is open; ``alone``: there is one job only."""
+    """A batch on the page with its visible jobs, if it is open; ``alone``: it has a single job."""
 
     group: Group
     window: JobWindow | None
@@ -31,7 +31,7 @@ class Shown:
 
 
 def turn(words: str, verb: str, key: str = "", value: str = "", kind: str = "small", more: str = "") -> str:
-    """A button that changes what is shown, in the browser (``queue.js``)."""
+    """A button that changes the view in the browser (``queue.js``)."""
     return (
         f'<button type="button" class="act {kind}" data-turn="{verb}" data-id="{text(key)}" data-value="{text(value)}"'
         f"{more}>{words}</button>"
@@ -41,7 +41,7 @@ def turn(words: str, verb: str, key: str = "", value: str = "", kind: str = "sma
 def group(
     shown: Shown, place: QueueState, around: Around, above: Group | None = None, below: Group | None = None
 ) -> str:
-    """``above`` and ``below`` are its neighbours in line on this page."""
+    """``above`` and ``below``: its neighbours in the queue on this page."""
     window, each = shown.window, shown.group
     if shown.alone:
         return "".join(row(job, around, several=False) for job in window.jobs) if window else ""
@@ -77,7 +77,7 @@ def models(each: Group) -> str:
 
 
 def bar(each: Group, total: int) -> str:
-    """How many have ended, and how: a strip of parts, told in words beside it."""
+    """How many jobs have ended, by outcome: a bar of segments, with words beside it."""
     counts = each.progress.counts
     ended = sum(counts[state] for state in FINAL)
     if ended == total:
@@ -110,7 +110,7 @@ def acts(each: Group, above: Group | None, below: Group | None) -> str:
 
 
 def places(each: Group, above: Group | None, below: Group | None) -> list[str]:
-    """Ways to run earlier or later; of two batches only those of one owner and lane can change places."""
+    """Menu items to run earlier or later; only batches of one owner and lane can swap places."""
     batch = each.progress.batch
     if not each.progress.counts[State.QUEUED]:
         return []
@@ -128,7 +128,7 @@ def fits(each: Group, other: Group) -> bool:
 
 
 def group_pager(shown: Shown, window: JobWindow, place: QueueState) -> str:
-    """Below the jobs that are shown, if there are more."""
+    """Below the visible jobs, if there are more."""
     batch_id = shown.group.progress.batch.id
     if not (window.later or window.has_earlier):
         return ""
@@ -172,7 +172,7 @@ def queue(
     images: Images,
     now: datetime,
 ) -> str:
-    """The whole tab. ``others``: how many jobs wait that may not be looked at; ``choices`` of the filters."""
+    """The whole tab. ``others``: number of queued jobs that the account may not see; ``choices`` of the filters."""
     around = Around.of(snapshot, images, now)
     hidden = "".join(row(job, around) for job in snapshot.running if job.hidden)
     groups = [each.group for each in live.shown]
@@ -302,7 +302,7 @@ def ended_acts(snapshot: Snapshot) -> str:
 
 
 def selection_bar() -> str:
-    """Shown by ``live.js`` while rows are ticked; its buttons send all their ids."""
+    """Shown by ``live.js`` while rows are selected; its buttons send all their ids."""
     many, last = " data-many", " data-many data-unpick"
     return (
         f'<div class="picked" data-picked data-key="picked" role="toolbar" aria-label="{say("queue.selected")}" hidden>'

@@ -26,7 +26,7 @@ from diffusion_local.web.ui.words import say
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a row tells beside its job: places in line, estimates, pictures, and what keeps it waiting."""
+    """What a row shows besides its job: queue positions, estimates, pictures, and the reason for waiting."""
 
     snapshot: Snapshot
     now: datetime
@@ -44,7 +44,7 @@ class Around:
 
 
 def passed_over(waiting: Iterable[Job]) -> frozenset[str]:
-    """Jobs behind others of their owner, in the line as it runs, that stand behind them: those of a loaded model."""
+    """Jobs that run later than their owner's jobs behind them, whose model is loaded."""
     furthest: dict[tuple[str, int, str], tuple[int, str]] = {}
     found = set()
     for job in waiting:
@@ -58,7 +58,7 @@ def passed_over(waiting: Iterable[Job]) -> frozenset[str]:
 
 
 def row(job: Job, around: Around, several: bool = True) -> str:
-    """One job as a line of the queue; ``several``: its batch has more than this."""
+    """A job as a row of the queue; ``several``: its batch has more than one."""
     if job.hidden:
         return row_of_another(job, around)
     detail = f'<span class="meta">{priority(job)}{facts(job.params)} · {model_of(job, several)}</span>'
@@ -75,7 +75,7 @@ def row(job: Job, around: Around, several: bool = True) -> str:
 
 
 def row_of_another(job: Job, around: Around) -> str:
-    """Somebody's job: that it is there and how far it is, nothing to press."""
+    """A job of another account: its existence and progress, without buttons."""
     return (
         f'<li class="line {job.state}" data-key="{job.id}"><span class="tick"></span>'
         f'<div class="thumb" data-key="thumb-{job.id}"></div>'
@@ -85,13 +85,13 @@ def row_of_another(job: Job, around: Around) -> str:
 
 
 def model_of(job: Job, several: bool) -> str:
-    """Its model, and of one that stands alone its owner."""
+    """The model, and for a single job its owner."""
     owner = "" if several or not job.owner else f" · {text(job.owner)}"
     return text(job.params.model or job.params.upscaler) + owner
 
 
 def when(job: Job, around: Around) -> str:
-    """When it ended, how long it takes yet, or what it waits for."""
+    """When it ended, its remaining time, or what it waits for."""
     eta, words = around.eta.get(job.id), ""
     if job.finished_at:
         words = moment(job.finished_at)

@@ -40,7 +40,7 @@ GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a group. ``told`` is what stands below the title; ``part`` names the macro that draws its control."""
+    """A row of a group. ``told``: text below the title; ``part``: the macro that draws its control."""
 
     key: str
     title: str
@@ -59,7 +59,7 @@ def section(name: str, rows: Sequence[Row], hint: str = "", **more: Any) -> str:
 
 
 def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -> str:
-    """(name, HTML) of each group; ``pending``: changes that wait for a restart."""
+    """(name, HTML) of each group; ``pending``: changes that need a restart."""
     return render("settings.html", sections=sections, pending=pending, can_restart=can_restart)
 
 
@@ -82,7 +82,7 @@ def look() -> str:
 
 
 def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) -> str:
-    """``admin`` is told what is wrong and what to do; the others whether something is."""
+    """Admins see details and fixes; others see only the status."""
     hidden = {each.name for each in found} & ({"home"} if not paths else set())
     shown = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
@@ -96,7 +96,7 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
 
 
 def plain(finding: Finding) -> bool:
-    """Versions of what is well are in a list of their own."""
+    """Versions of healthy components, as a list of their own."""
     return finding.name in ("diffusion-local", *PACKAGES)
 
 
@@ -173,7 +173,7 @@ def gpu_row(gpu: Gpu, limit: int) -> Row:
 
 
 def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str]]:
-    """(name, HTML) of each group; what can only be changed elsewhere is folded away in the last."""
+    """(name, HTML) of each group; settings that can only be changed elsewhere are folded into the last."""
     by_name = {each.name: each for each in found}
     groups = {name: [by_name[each] for each in names if each in by_name] for name, names in GROUPS.items()}
     placed = {each for names in GROUPS.values() for each in names}
@@ -186,7 +186,7 @@ def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str
 
 
 def preference(each: Preference, paths: bool) -> Row:
-    """A setting in a person's words, with what it means, its name in config.toml, and where its value comes from."""
+    """A setting: title, meaning, its name in config.toml, and where its value comes from."""
     meaning = str(say(f"meanings.{each.name}")) if known(f"meanings.{each.name}") else each.doc
     meaning = meaning[:1].upper() + meaning[1:]
     title = say(f"titles.{each.name}") if known(f"titles.{each.name}") else escape(meaning)
@@ -232,7 +232,7 @@ def shown(value: Any) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """An account as an admin sees it. ``allowance`` has the limits that hold for it; ``tokens`` are (id, name)."""
+    """An account as seen by an admin. ``allowance``: its effective limits; ``tokens``: (id, name)."""
 
     account: Account
     allowance: Allowance
@@ -242,13 +242,13 @@ class Person:
 
     @property
     def limits(self) -> list[tuple[str, Any, int]]:
-        """(name, the account's own limit or None, the one that holds)."""
+        """(name, the account's own limit or None, the effective limit)."""
         own: Mapping[str, int] = self.account.limits
         return [(name, own.get(name), getattr(self.allowance, name)) for name in LIMITS]
 
 
 def accounts(people: Sequence[Person], who: str) -> str:
-    """``who`` is the admin who looks: they do not remove themselves."""
+    """``who``: the admin viewing the page, who cannot remove themselves."""
     return render("settings_accounts.html", people=people, who=who, roles=list(Role))
 
 
@@ -272,7 +272,7 @@ def machines(found: Sequence[Machine]) -> str:
 
 
 def invitation(made: PairingCode) -> str:
-    """The dialog that shows a pairing code."""
+    """The dialog with a pairing code."""
     lines = (
         f'<p class="code"><b><code>{text(made.code)}</code></b></p>'
         f"<p>{words.say('machines.code_how')}</p><pre>{text(made.command)}</pre>"

@@ -17,7 +17,7 @@ from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration, progress, standing, why
 
-#: Pictures of one press in the strip; the rest of a long one is a number.
+#: Pictures of one batch in the strip; the rest is shown as a number.
 MOST_SHOTS = 24
 EXAMPLES = ("a red apple", "a blue heart", "a yellow star", "a green tree")
 FREE = ("vae_tiling",)  # memory modes that leave nothing to try
@@ -28,7 +28,7 @@ Counts = Mapping[State, int]
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A picture of the strip: a job of this session, or an older picture, whose job may be gone."""
+    """A picture of the strip: a job of this session, or an older picture whose job may be deleted."""
 
     id: str
     params: Params
@@ -56,14 +56,14 @@ class Shot:
 
     @property
     def mend(self) -> bool:
-        """Whether the automatic memory mode may make what a fixed one could not."""
+        """Whether the automatic memory mode may succeed where a fixed one failed."""
         failure = self.job.failure if self.job else None
         return bool(failure and failure.kind == "out_of_memory" and self.params.rung not in ("", *FREE))
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The pictures of one press."""
+    """The pictures of one batch."""
 
     id: str
     prompt: str
@@ -82,15 +82,16 @@ def places(snapshot: Snapshot) -> dict[str, int]:
 
 
 def estimates(snapshot: Snapshot) -> dict[str, float]:
-    """Seconds to go, by job. Nobody knows how long what is held stays so."""
+    """Remaining seconds by job; unknown for jobs that are held."""
     if snapshot.paused or snapshot.reason:
         return {job.id: snapshot.eta[job.id] for job in snapshot.running if job.id in snapshot.eta}
     return dict(snapshot.eta)
 
 
 def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, snapshot: Snapshot) -> list[Stack]:
-    """``jobs`` are the first MOST_SHOTS of each batch, ``counts`` how many of each are in each state. Pictures that
-    are in the trash by now are left out."""
+    """``jobs``: the first MOST_SHOTS of each batch; ``counts``: jobs by state per batch. Pictures in the trash are left
+    out.
+    """
     order, eta = places(snapshot), estimates(snapshot)
     found = []
     for batch_id, group in groupby(jobs, key=lambda job: job.batch_id):
@@ -119,7 +120,7 @@ def older(images: Sequence[Image], shown: Sequence[Stack]) -> list[Shot]:
 
 
 def at_hand(stacks: Sequence[Stack], earlier: Sequence[Shot], chosen: str) -> Shot | None:
-    """The chosen one; else what can be seen of the running one, the newest that has ended, or what comes first."""
+    """The selected picture; else the running one's preview, the newest finished one, or the first."""
     shots = [shot for stack in stacks for shot in stack.shots]
     for shot in (*shots, *earlier):
         if chosen and shot.id == chosen:
@@ -161,7 +162,7 @@ KINDS = ("img2img", "inpaint", "upscale")
 
 
 def panel() -> str:
-    """The picture to begin from, the canvas for its mask, and the questions about a dropped file."""
+    """The source picture, the canvas for its mask, and the questions about a dropped file."""
     return render("source.html", kinds=KINDS)
 
 
@@ -171,17 +172,17 @@ def sample(image: Image | None) -> str:
 
 
 def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str, str]) -> str:
-    """The LoRAs that fit models of an architecture, to choose from; ``previews`` are addresses by name."""
+    """The LoRAs that fit an architecture, as choices; ``previews``: addresses by name."""
     usable = [each for each in adapters if each.ready]
     fitting = [each for each in usable if adapter_fits(each, architecture)]
     return render("loras.html", loras=fitting, previews=previews, others=len(usable) - len(fitting), words=SHOWN_WORDS)
 
 
 def controls(adapters: Sequence[Adapter]) -> str:
-    """The controls of the form, to add pictures to."""
+    """The controls of the form, with buttons to add pictures."""
     return render("controls.html", models=[each for each in adapters if each.ready], kinds=[*map(str, ControlType)])
 
 
 def references(uses: Sequence[Use]) -> str:
-    """The reference pictures of the form, to add pictures for these uses to."""
+    """The reference pictures of the form, with buttons to add pictures for these uses."""
     return render("references.html", uses=[*map(str, uses)], every=[*map(str, Use)], most_weight=MAX_REFERENCE_WEIGHT)

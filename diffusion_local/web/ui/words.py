@@ -1,10 +1,10 @@
-"""Every word of the page, in each language it speaks: ``say`` for what the server draws, ``label`` for components.
+"""All texts of the page, in each language: ``say`` for server-drawn parts, ``label`` for components.
 
-The phrases are in ``phrases/*.toml``, both languages side by side; a phrase's key is ``file.name``. The language is the
-request's (`frame.Frame` sets it), so that no function has to pass it on.
+The phrases are in ``phrases/*.toml``, both languages side by side; a phrase's key is ``file.name``. The language is
+that of the request (set by ``page_html``), so that no function has to pass it on.
 
-A phrase that depends on a number has two forms, ``"one picture|{n:,} pictures"``: the first where ``n`` is 1. Chinese
-needs one. A person's text that goes into a phrase must be escaped by the caller, like everywhere in ``view``.
+A phrase that depends on a number has two forms, ``"one picture|{n:,} pictures"``: the first for ``n`` = 1. Chinese
+needs only one. User text in a phrase must be escaped by the caller, as everywhere in ``view``.
 """
 
 import re
@@ -20,9 +20,9 @@ import gradio as gr
 
 from diffusion_local.messages import translate
 
-#: What the page calls each language, in that language, by the code that ``phrases`` uses.
+#: The name of each language in that language, by the code used in ``phrases``.
 LANGUAGES = {"en": "English", "zh": "简体中文"}
-#: The code that a browser knows (``<html lang>``), for each of ours.
+#: BCP 47 tag (``<html lang>``) of each code.
 TAGS = {"en": "en", "zh": "zh-CN"}
 FIRST = "en"
 COOKIE = "language"  # set by page.js, when a person has chosen
@@ -33,13 +33,13 @@ _language: ContextVar[str] = ContextVar("language", default=FIRST)
 
 
 def language() -> str:
-    """The code of the language that is spoken now."""
+    """Code of the current request's language."""
     return _language.get()
 
 
 @contextmanager
 def speaking(code: str) -> Iterator[None]:
-    """Within it, ``say`` speaks this language; an unknown one is the first."""
+    """Context in which ``say`` uses this language; an unknown one selects the first."""
     token = _language.set(code if code in LANGUAGES else FIRST)
     try:
         yield
@@ -48,7 +48,7 @@ def speaking(code: str) -> Iterator[None]:
 
 
 def preferred(chosen: str, accepted: str) -> str:
-    """The language for a browser: what was chosen, else the first of its ``Accept-Language`` that we speak."""
+    """The language for a browser: the chosen one, else the first supported one of its ``Accept-Language``."""
     if chosen in LANGUAGES:
         return chosen
     wanted = []
@@ -88,13 +88,13 @@ def known(key: str) -> bool:
 
 
 def label(key: str) -> Any:
-    """For a component of gradio, which is built once for all browsers: gradio's page puts the phrase in."""
+    """A text for a Gradio component, which is built once for all browsers; Gradio's page inserts the phrase."""
     phrases()[key]
     return gr.I18n()(key)
 
 
 def translations() -> gr.I18n:
-    """What gradio's page chooses from for each ``label``."""
+    """The translations from which Gradio's page selects for each ``label``."""
     spoken: dict[str, Any] = {
         TAGS[code]: {key: said[code] for key, said in phrases().items() if "{" not in said[code]} for code in LANGUAGES
     }
@@ -102,12 +102,12 @@ def translations() -> gr.I18n:
 
 
 def of_script() -> dict[str, str]:
-    """The phrases that the page's own scripts use, without ``script.``."""
+    """Phrases used by the page's scripts, without the prefix ``script.``."""
     return {
         key.removeprefix("script."): said[language()] for key, said in phrases().items() if key.startswith("script.")
     }
 
 
 def translated(text: str) -> str:
-    """A message of the program in the language of this request; other text is returned as it is."""
+    """A message of the program in the language of the request; any other text is returned unchanged."""
     return translate(language(), text)
