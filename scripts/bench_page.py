@@ -358,7 +358,7 @@ class Page:
 
 def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
     """Of each tab, unchanged and with one job more each time; by the handler alone and over HTTP."""
-    from diffusion_local.web.page_delta import TABS, look
+    from diffusion_local.web.page_delta import TABS, delta_since
 
     told = {}
     for tab in TABS:
@@ -369,15 +369,15 @@ def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
         for number in range(LOOKS):
             services.studio.submit(f"a red apple {number}")
             changed.append(each.poll())
-        seen, _ = look(services.studio, "", tab, []) or ("", {})
+        seen, _ = delta_since(services.studio, "", tab, []) or ("", {})
         told[tab] = {
             "first_bytes": first[1],
             "unchanged_http_ms": percentiles([seconds for seconds, _ in still]),
             "unchanged_bytes": still[-1][1],
             "changed_http_ms": percentiles([seconds for seconds, _ in changed]),
             "changed_bytes": round(statistics.mean(size for _, size in changed)),
-            "unchanged_handler_ms": percentiles(timed(partial(look, services.studio, seen, tab, []))),
-            "changed_handler_ms": percentiles(timed(partial(look, services.studio, "", tab, []))),
+            "unchanged_handler_ms": percentiles(timed(partial(delta_since, services.studio, seen, tab, []))),
+            "changed_handler_ms": percentiles(timed(partial(delta_since, services.studio, "", tab, []))),
         }
     return told
 

@@ -47,6 +47,19 @@ def code(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
+def test_files_that_the_pages_for_developers_name_exist() -> None:
+    roots = (PACKAGE, REPOSITORY, PACKAGE / "db")
+    named = {
+        (path.name, each)
+        for path, text in PAGES.items()
+        if path.parent.name == "inside"
+        for each in code(text)
+        if re.fullmatch(r"[\w/.]+/[\w/.]*", each) and not re.search(r"NAME|TOPIC", each)
+    }
+    assert len(named) > 40
+    assert {pair for pair in named if not any((root / pair[1]).exists() for root in roots)} == set()
+
+
 def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 

@@ -151,14 +151,14 @@ def embedded(loaded: Loaded, slot: Slot, materials: PictureInputs) -> tuple[torc
         encoder = image_encoder(
             materials.image_encoder(probe.widths[0], hidden), loaded.pipe._execution_device, loaded.dtype
         )
-        loaded.embeddings[key] = look(encoder, pictures, hidden)
+        loaded.embeddings[key] = encode(encoder, pictures, hidden)
         while len(loaded.embeddings) > KEPT:
             loaded.embeddings.popitem(last=False)
     loaded.embeddings.move_to_end(key)
     return loaded.embeddings[key]
 
 
-def look(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch.Tensor, torch.Tensor]:
     side = encoder.config.image_size
     processor = transformers.CLIPImageProcessorPil(size=side, crop_size=side)
     pixels = processor(pictures, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)

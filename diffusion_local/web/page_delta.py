@@ -48,10 +48,10 @@ TILES = "tiles"
 TILES_OF = re.compile("<!--tiles-->(.*)<!--/tiles-->", re.DOTALL)
 PARTS = ("now", "notices", "drawer", *TABS, TILES)
 
-Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
+Delta = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
 
 
-def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Look | None:
+def delta_since(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Delta | None:
     """None where nothing has changed since ``seen``, as in nearly every second. ``drawer``: the queue's is open."""
     try:
         with disk.storage_errors():
@@ -60,7 +60,7 @@ def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool
         return "", {"now": view_now.now_problem(error)}
 
 
-def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Look | None:
+def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Delta | None:
     """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
     now = view.utc()
     draw, count = TABS[tab]
@@ -94,7 +94,7 @@ def mark(content: str) -> str:
 
 def add(app: FastAPI, studio: Studio) -> None:
     async def answer(request: Request) -> Response:
-        found = await run_in_threadpool(look, studio, *read(await request.body()))
+        found = await run_in_threadpool(delta_since, studio, *read(await request.body()))
         if found is None:
             return Response(status_code=204, headers=NEVER)
         return JSONResponse({"version": __version__, "seen": found[0], "parts": found[1]}, headers=NEVER)

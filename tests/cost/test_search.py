@@ -99,7 +99,7 @@ def test_http_refuses_and_names_the_field(services: Services) -> None:
 
 def test_the_page_says_so_and_shows_the_gallery(services: Services) -> None:
     made(services)
-    found = page_delta.look(services.studio, "", "gallery", ["", "", "", "", urlencode({"search": CRASH})])
+    found = page_delta.delta_since(services.studio, "", "gallery", ["", "", "", "", urlencode({"search": CRASH})])
     assert found is not None
     assert f"must have at most {MAX_CHARS:,} characters" in found[1]["gallery"]
     assert "apple" in found[1]["tiles"]

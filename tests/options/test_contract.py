@@ -29,7 +29,7 @@ from diffusion_local.options.table import Params as Table
 from diffusion_local.web.ui import view_history, view_picture, words
 from tests.models import files
 from tests.models.files import write_header
-from tests.options.doors import CANNOT, DOORS, Given, record_text
+from tests.options.interfaces import CANNOT, DOORS, Given, record_text
 from tests.options.test_validate import png
 from tests.support import gradio_endpoint
 from tests.web.conftest import client_of, services_of

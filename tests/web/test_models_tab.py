@@ -125,16 +125,16 @@ def test_downloads_show_their_progress_and_what_went_wrong(services: Services) -
 
 
 def test_the_tab_is_drawn_anew_for_bytes_and_for_files(services: Services) -> None:
-    told, _ = page_delta.look(services.studio, "", "models", [])
-    assert page_delta.look(services.studio, told, "models", []) is None
+    told, _ = page_delta.delta_since(services.studio, "", "models", [])
+    assert page_delta.delta_since(services.studio, told, "models", []) is None
     write_header(services.settings.models / "new.safetensors", files.SD1)
-    fresh, parts = page_delta.look(services.studio, told, "models", [])
+    fresh, parts = page_delta.delta_since(services.studio, told, "models", [])
     assert "new" in parts["models"]
     download = services.studio.library.download("a/b")
     services.downloads.claim()
-    told, _ = page_delta.look(services.studio, fresh, "models", [])
+    told, _ = page_delta.delta_since(services.studio, fresh, "models", [])
     services.downloads.report(download.id, 10, 100)
-    assert "models" in page_delta.look(services.studio, told, "models", [])[1]
+    assert "models" in page_delta.delta_since(services.studio, told, "models", [])[1]
 
 
 def test_use_this_fills_the_form_with_the_models_defaults(services: Services) -> None:

@@ -27,12 +27,12 @@ def poll(
 ) -> dict:
     """What has changed, the gallery with its tiles as look.js puts them together."""
     asked = [" ".join(mine), "", "", queue, place]
-    found = page_delta.look(services.studio, seen, tab, asked, drawer)
+    found = page_delta.delta_since(services.studio, seen, tab, asked, drawer)
     if found is None:
         return {"seen": seen}
     answer = {"seen": found[0], **found[1]}
     if {"gallery", "tiles"} & set(answer):
-        _, whole = page_delta.look(services.studio, "", tab, asked) or ("", {})
+        _, whole = page_delta.delta_since(services.studio, "", tab, asked) or ("", {})
         answer |= {"gallery": whole["gallery"].replace("<!--tiles-->", whole["tiles"])}
         answer.pop("tiles", None)
     return answer
@@ -146,7 +146,7 @@ def test_what_is_not_finished_is_shown_before_what_is(services: Services, monkey
 
 @pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7], "no such batch", "' OR 1=1", "x " * 5000])
 def test_whatever_a_browser_remembers_the_page_is_drawn(services: Services, mine: Any) -> None:
-    found = page_delta.look(services.studio, "", "nonsense", [mine])
+    found = page_delta.delta_since(services.studio, "", "nonsense", [mine])
     assert found
     assert "Describe a picture" in found[1]["create"]
 
@@ -210,12 +210,12 @@ def test_one_more_picture_does_not_send_the_tiles_again(services: Services) -> N
     newest = made(services)
     place = f"top={newest.id}"
     asked = ["", "", "", "", place]
-    seen, parts = page_delta.look(services.studio, "", "gallery", asked)
+    seen, parts = page_delta.delta_since(services.studio, "", "gallery", asked)
     assert newest.id in parts["tiles"]
     assert 'class="tile"' not in parts["gallery"]
     made(services, seed=8)
-    seen, _ = page_delta.look(services.studio, "", "gallery", asked)
+    seen, _ = page_delta.delta_since(services.studio, "", "gallery", asked)
     made(services, seed=9)
-    _, changed = page_delta.look(services.studio, seen, "gallery", asked)
+    _, changed = page_delta.delta_since(services.studio, seen, "gallery", asked)
     assert "2 new pictures" in changed["gallery"]
     assert "tiles" not in changed

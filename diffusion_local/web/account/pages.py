@@ -39,7 +39,7 @@ legend{font-size:.875rem;color:var(--soft);padding:0}
 
 
 def sign_in(root: str, following: str, name: str = "", problem: str = "", note: str = "") -> str:
-    told = said(problem, "bad") or said(note, "good")
+    told = alert(problem, "bad") or alert(note, "good")
     first, second = (" autofocus", "") if not name else ("", " autofocus")
     return page(
         say("account.sign_in"),
@@ -71,7 +71,7 @@ def account(
         f'{text(who.name)}</h2><p class="soft">{text(say(f"account.role_{who.role}"))}</p></div>'
         f"{form(root, 'logout', '', say('account.sign_out'))}</div></section>"
     )
-    body = said(problem, "bad") + said(note, "good") + top
+    body = alert(problem, "bad") + alert(note, "good") + top
     body += allowances(allowance, used) + token_part(root, who, tokens, secret)
     body += session_part(root, sessions, own_session) + password_part(root, who)
     link = f'<a href="{text(root)}/">{text(say("account.back"))}</a>'
@@ -171,7 +171,7 @@ def heading(root: str, more: str = "") -> str:
     )
 
 
-def said(message: str, kind: str) -> str:
+def alert(message: str, kind: str) -> str:
     return f'<p class="said {kind}" role="alert">{text(message)}</p>' if message else ""
 
 

@@ -48,7 +48,7 @@ def names() -> list[str]:
 def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
     """Declare the endpoints; call inside a Blocks context."""
     for name, operation in derived().items():
-        gr.api(told(endpoint(operation, studio)), api_name=name, queue=False)
+        gr.api(with_refusals(endpoint(operation, studio)), api_name=name, queue=False)
     written = Endpoints(studio, watch, uploads)
     for name in WRITTEN:
         function = getattr(written, name)
@@ -57,7 +57,7 @@ def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
         elif name in SLOW:
             gr.api(told_later(function), api_name=name, concurrency_limit=None)
         else:
-            gr.api(told(function), api_name=name, queue=False)
+            gr.api(with_refusals(function), api_name=name, queue=False)
 
 
 def declared() -> list[tuple[str, Any]]:
@@ -211,7 +211,7 @@ def refusals() -> Iterator[None]:
         raise gr.Error(error.message, print_exception=False) from None
 
 
-def told(function: Any) -> Any:
+def with_refusals(function: Any) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with refusals():

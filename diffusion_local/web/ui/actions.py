@@ -23,7 +23,7 @@ from diffusion_local.web.ui import (
     view_help,
 )
 from diffusion_local.web.ui.actions_pictures import DRAWN
-from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 
 #: Verbs that fill the form from a recipe: a toast lists their changes, because most fields are folded away.
 RECIPES = ("recipe", "recipe_of_job", "recipe_seed", "recipe_size")
@@ -44,7 +44,7 @@ def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
             else:
                 effect = VERBS.get(verb, unknown)(studio, key)
     except UserError as error:
-        effect = Effect(toast=said(view.problem(error), kind="warn"))
+        effect = Effect(toast=new_toast(view.problem(error), kind="warn"))
     if verb in RECIPES and len(values) == len(effect.form):
         effect = replace(effect, told=view.changed(form.differences(values, effect.form)))
     return effect.outputs()

@@ -6,7 +6,7 @@ from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
 from diffusion_local.web.ui.actions_pictures import DRAWN, other_seed, settings_of, submitted
-from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say
 
 MOST_SELECTED = 500  # more rows than the page shows
@@ -50,14 +50,15 @@ def cancel_waiting(studio: Studio, key: str) -> Effect:
 def cancelled(touched: list[str]) -> Effect:
     """A toast with an undo button, which submits the cancelled jobs again."""
     undo = view.button(say("common.undo"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
-    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
+    return Effect(toast=new_toast(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
 
 
 def again_auto(studio: Studio, key: str) -> Effect:
     """Retry a job that ran out of memory in a fixed memory mode, in the automatic mode."""
     params = studio.job(key).params
     receipt = studio.submit(params.prompt, expand=DRAWN, **{**settings_of(params), "rung": ""})
-    return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
+    toast = new_toast(say("page.queued_again", what=shortened(params.prompt, 40)))
+    return Effect(toast=toast, receipt=receipt.batch_id)
 
 
 def first_picture(studio: Studio, key: str) -> Effect:
@@ -74,17 +75,17 @@ def again(studio: Studio, key: str) -> Effect:
     if job.state is State.DONE:
         return submitted(studio, job.params, prompt, **other_seed(job.params))
     receipt = studio.queue.again([key])
-    return Effect(toast=said(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
+    return Effect(toast=new_toast(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
 
 
 def again_these(studio: Studio, key: str) -> Effect:
     receipt = studio.queue.again(selected(key))
-    return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
+    return Effect(toast=new_toast(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
 def again_failed(studio: Studio, key: str) -> Effect:
     receipt = studio.queue.again(state=State.FAILED)
-    return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
+    return Effect(toast=new_toast(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
 # -- pause and resume -----------------------------------------------------------------------------------------------
@@ -92,22 +93,22 @@ def again_failed(studio: Studio, key: str) -> Effect:
 
 def pause(studio: Studio, key: str) -> Effect:
     studio.queue.pause()
-    return Effect(toast=said(say("page.paused")))
+    return Effect(toast=new_toast(say("page.paused")))
 
 
 def pause_now(studio: Studio, key: str) -> Effect:
     studio.queue.pause(give_back=True)
-    return Effect(toast=said(say("page.paused_now")))
+    return Effect(toast=new_toast(say("page.paused_now")))
 
 
 def resume(studio: Studio, key: str) -> Effect:
     studio.queue.resume()
-    return Effect(toast=said(say("page.going_on")))
+    return Effect(toast=new_toast(say("page.going_on")))
 
 
 def stay_awake(studio: Studio, key: str) -> Effect:
     studio.queue.stay_awake()
-    return Effect(toast=said(say("page.stays_awake")))
+    return Effect(toast=new_toast(say("page.stays_awake")))
 
 
 def pause_batch(studio: Studio, key: str) -> Effect:
@@ -121,13 +122,13 @@ def pause_batch_now(studio: Studio, key: str) -> Effect:
 def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     known_batch(studio, batch_id)
     studio.queue.pause_batch(batch_id, give_back)
-    return Effect(toast=said(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
+    return Effect(toast=new_toast(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
 
 
 def resume_batch(studio: Studio, key: str) -> Effect:
     known_batch(studio, key)
     studio.queue.resume_batch(key)
-    return Effect(toast=said(say("page.going_on_with")))
+    return Effect(toast=new_toast(say("page.going_on_with")))
 
 
 def known_batch(studio: Studio, batch_id: str) -> None:
@@ -140,13 +141,13 @@ def known_batch(studio: Studio, batch_id: str) -> None:
 
 def move_top(studio: Studio, key: str) -> Effect:
     moved = studio.queue.move("top", selected(key))
-    return Effect(toast=said(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
+    return Effect(toast=new_toast(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
 
 
 def move_bottom(studio: Studio, key: str) -> Effect:
     moved = studio.queue.move("bottom", selected(key))
     words = say("page.moved_bottom", pictures=pictures(moved)) if moved else say("page.none_waits")
-    return Effect(toast=said(words))
+    return Effect(toast=new_toast(words))
 
 
 def move_up(studio: Studio, key: str) -> Effect:
@@ -174,11 +175,11 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
         groups.setdefault(max(PRIORITIES[0], min(PRIORITIES[1], job.priority + by)), []).append(job.id)
     reached = [job_id for priority, ids in groups.items() for job_id in studio.queue.set_priority(priority, ids)]
     if not reached:
-        return Effect(toast=said(say("page.none_waits")))
+        return Effect(toast=new_toast(say("page.none_waits")))
     if len(groups) > 1:
-        return Effect(toast=said(say("page.raised" if by > 0 else "page.lowered")))
+        return Effect(toast=new_toast(say("page.raised" if by > 0 else "page.lowered")))
     now = f"{next(iter(groups)):+d}"
-    return Effect(toast=said(say("page.raised_to" if by > 0 else "page.lowered_to", priority=now)))
+    return Effect(toast=new_toast(say("page.raised_to" if by > 0 else "page.lowered_to", priority=now)))
 
 
 # -- the past ---------------------------------------------------------------------------------------------------------
@@ -186,12 +187,12 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
 
 def forget(studio: Studio, key: str) -> Effect:
     gone = studio.queue.forget([key])
-    return Effect(toast=said(say("page.removed" if gone else "page.not_ended")))
+    return Effect(toast=new_toast(say("page.removed" if gone else "page.not_ended")))
 
 
 def forget_ended(studio: Studio, key: str) -> Effect:
     gone = studio.queue.forget(ended=True)
-    return Effect(toast=said(say("page.cleared", pictures=pictures(gone))))
+    return Effect(toast=new_toast(say("page.cleared", pictures=pictures(gone))))
 
 
 def what_happened(studio: Studio, key: str) -> Effect:

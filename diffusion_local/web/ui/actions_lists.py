@@ -9,7 +9,7 @@ from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.types import format_number
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_batches
-from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say, translated
 
 MOST_COMPARED = 1000  # queued pictures that the panel looks at for values they share
@@ -28,12 +28,12 @@ def batch_rename(studio: Studio, key: str) -> Effect:
 
 def batch_duplicate(studio: Studio, key: str) -> Effect:
     receipt = studio.batches.duplicate(key)
-    return Effect(toast=said(say("lists.queued", pictures=view.pictures(len(receipt.job_ids)))))
+    return Effect(toast=new_toast(say("lists.queued", pictures=view.pictures(len(receipt.job_ids)))))
 
 
 def batch_again(studio: Studio, key: str) -> Effect:
     receipt = studio.queue.again(batch_id=key, state=State.FAILED)
-    return Effect(toast=said(say("page.queued_again", what=view.pictures(len(receipt.job_ids)))))
+    return Effect(toast=new_toast(say("page.queued_again", what=view.pictures(len(receipt.job_ids)))))
 
 
 def batch_up(studio: Studio, key: str) -> Effect:
@@ -52,7 +52,7 @@ def shift(studio: Studio, batch_id: str, by: int) -> Effect:
     priority = max(PRIORITIES[0], min(PRIORITIES[1], waiting[0].priority + by))
     studio.queue.set_priority(priority, batch_id=batch_id)
     words = say("page.raised_to" if by > 0 else "page.lowered_to", priority=f"{priority:+d}")
-    return Effect(toast=said(words))
+    return Effect(toast=new_toast(words))
 
 
 def batch_top(studio: Studio, key: str) -> Effect:
@@ -64,7 +64,7 @@ def batch_bottom(studio: Studio, key: str) -> Effect:
 
 
 def moved(ids: list[str], words: str) -> Effect:
-    return Effect(toast=said(say(words, pictures=view.pictures(len(ids))) if ids else say("page.none_waits")))
+    return Effect(toast=new_toast(say(words, pictures=view.pictures(len(ids))) if ids else say("page.none_waits")))
 
 
 def batch_before(studio: Studio, key: str) -> Effect:
@@ -76,7 +76,7 @@ def batch_before(studio: Studio, key: str) -> Effect:
 
 def batch_forget(studio: Studio, key: str) -> Effect:
     gone = studio.queue.forget(batch_id=key)
-    return Effect(toast=said(say("page.cleared", pictures=view.pictures(len(gone)))))
+    return Effect(toast=new_toast(say("page.cleared", pictures=view.pictures(len(gone)))))
 
 
 def batch_panel(studio: Studio, key: str) -> Effect:
@@ -121,7 +121,7 @@ def batch_change(studio: Studio, key: str) -> Effect:
         return Effect(panel=panel(studio, batch_id, view.problem(error)))
     warned = " ".join(translated(each) for each in edited.warnings)
     words = say("lists.changed", pictures=view.pictures(edited.count))
-    return Effect(panel="", toast=said(f"{words}. {warned}" if warned else words, kind="warn" if warned else ""))
+    return Effect(panel="", toast=new_toast(f"{words}. {warned}" if warned else words, kind="warn" if warned else ""))
 
 
 VERBS: dict[str, Verb] = {

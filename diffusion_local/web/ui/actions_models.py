@@ -10,7 +10,7 @@ from diffusion_local.models.service import format_size
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
-from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say
 
 LORA_WEIGHT = 0.8
@@ -32,7 +32,7 @@ def use_lora(studio: Studio, key: str, values: dict[str, Any] | None = None) -> 
     if all(each.rpartition(":")[0] != key for each in listed):
         listed.append(f"{key}:{LORA_WEIGHT}")
     return Effect(
-        toast=said(say("models.lora_used", name=key)),
+        toast=new_toast(say("models.lora_used", name=key)),
         tabs=gr.Tabs(selected="create"),
         form=form.only(loras=", ".join(listed)),
     )
@@ -42,7 +42,7 @@ def remove_model(studio: Studio, key: str) -> Effect:
     model = studio.library.model(key)
     removed = studio.library.remove(key)
     phrase = "models.removed_moved" if removed.moved_to else "models.removed_forgotten"
-    return Effect(toast=said(say(phrase, name=model.name, size=format_size(model.size_bytes))))
+    return Effect(toast=new_toast(say(phrase, name=model.name, size=format_size(model.size_bytes))))
 
 
 def model_precision(studio: Studio, key: str) -> Effect:
@@ -54,22 +54,22 @@ def model_precision(studio: Studio, key: str) -> Effect:
 
 
 def scan(studio: Studio, key: str) -> Effect:
-    return Effect(toast=said(say("models.looked", n=len(studio.library.models()))))
+    return Effect(toast=new_toast(say("models.looked", n=len(studio.library.models()))))
 
 
 def download_model(studio: Studio, key: str) -> Effect:
-    return Effect(toast=said(say("models.queued", name=studio.library.download(key).source)))
+    return Effect(toast=new_toast(say("models.queued", name=studio.library.download(key).source)))
 
 
 def retry_download(studio: Studio, key: str) -> Effect:
     old = studio.library.one_download(key)
     again = studio.library.download(old.repo, old.file, old.folder, old.revision, old.digest)
-    return Effect(toast=said(say("models.queued", name=again.source)))
+    return Effect(toast=new_toast(say("models.queued", name=again.source)))
 
 
 def cancel_download(studio: Studio, key: str) -> Effect:
     studio.library.cancel_download(key)
-    return Effect(toast=said(say("models.cancelled")))
+    return Effect(toast=new_toast(say("models.cancelled")))
 
 
 VERBS: dict[str, Verb] = {

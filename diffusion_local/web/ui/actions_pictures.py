@@ -9,7 +9,7 @@ from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_gallery, view_picture
-from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say
 
 VARIATIONS = 4
@@ -61,12 +61,12 @@ def stage_unstar(studio: Studio, key: str) -> Effect:
 
 def trash(studio: Studio, key: str) -> Effect:
     studio.trash(key)
-    return Effect(toast=said(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
+    return Effect(toast=new_toast(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
 
 
 def restore(studio: Studio, key: str) -> Effect:
     studio.restore(key)
-    return Effect(toast=said(say("page.restored")))
+    return Effect(toast=new_toast(say("page.restored")))
 
 
 def restore_open(studio: Studio, key: str) -> Effect:
@@ -79,7 +79,7 @@ def restore_open(studio: Studio, key: str) -> Effect:
 
 def submitted(studio: Studio, params: Params, what: str, count: int = 1, **changes: Any) -> Effect:
     receipt = studio.submit(params.prompt, count=count, expand=DRAWN, **settings_of(params) | changes)
-    return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
+    return Effect(toast=new_toast(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
 def again_new(studio: Studio, key: str) -> Effect:
@@ -100,7 +100,7 @@ def again_picture(studio: Studio, key: str) -> Effect:
     except NotFound:
         return submitted(studio, image.params, shortened(image.params.prompt, 40))
     what = shortened(image.params.prompt, 40)
-    return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
+    return Effect(toast=new_toast(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
 def variations(studio: Studio, key: str) -> Effect:
@@ -123,7 +123,7 @@ def upscale(studio: Studio, key: str) -> Effect:
         model=image.params.model,
         seed=image.params.seed,
     )
-    return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
+    return Effect(toast=new_toast(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
 # -- many at once; ``key`` has their ids ------------------------------------------------------------------------------
@@ -139,23 +139,23 @@ def star_these(studio: Studio, key: str) -> Effect:
 def trash_these(studio: Studio, key: str) -> Effect:
     gone = studio.pictures.trash(key.split())
     undo = view.button(say("common.undo"), "restore_these", key)
-    return Effect(toast=said(say("gallery.n_trashed", n=len(gone)), undo))
+    return Effect(toast=new_toast(say("gallery.n_trashed", n=len(gone)), undo))
 
 
 def restore_these(studio: Studio, key: str) -> Effect:
     back = studio.pictures.restore(key.split())
-    return Effect(toast=said(say("gallery.n_restored", n=len(back))))
+    return Effect(toast=new_toast(say("gallery.n_restored", n=len(back))))
 
 
 def delete_these(studio: Studio, key: str) -> Effect:
     gone = studio.pictures.delete(key.split())
-    return Effect(toast=said(say("gallery.n_deleted", n=len(gone))))
+    return Effect(toast=new_toast(say("gallery.n_deleted", n=len(gone))))
 
 
 def compare(studio: Studio, key: str) -> Effect:
     chosen = key.split()
     if len(chosen) != 2:
-        return Effect(toast=said(say("gallery.compare_two"), kind="warn"))
+        return Effect(toast=new_toast(say("gallery.compare_two"), kind="warn"))
     return Effect(panel=view_gallery.compared(*(studio.image(image_id) for image_id in chosen)))
 
 
@@ -165,13 +165,13 @@ def compare(studio: Studio, key: str) -> Effect:
 def board_new(studio: Studio, key: str) -> Effect:
     ids, _, name = key.partition("\n")
     board = studio.boards.create(name, ids.split())
-    return Effect(toast=said(say("gallery.board_made", name=board.name)))
+    return Effect(toast=new_toast(say("gallery.board_made", name=board.name)))
 
 
 def board_add(studio: Studio, key: str) -> Effect:
     board_id, *ids = key.split()
     board = studio.boards.add(board_id, ids)
-    return Effect(toast=said(say("gallery.board_added", name=board.name, n=len(ids))))
+    return Effect(toast=new_toast(say("gallery.board_added", name=board.name, n=len(ids))))
 
 
 def pin(studio: Studio, key: str) -> Effect:
@@ -199,7 +199,7 @@ def board_rename(studio: Studio, key: str) -> Effect:
 
 def board_delete(studio: Studio, key: str) -> Effect:
     board = studio.boards.delete(key)
-    return Effect(toast=said(say("gallery.board_deleted", name=board.name)))
+    return Effect(toast=new_toast(say("gallery.board_deleted", name=board.name)))
 
 
 VERBS: dict[str, Verb] = {

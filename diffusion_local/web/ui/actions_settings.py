@@ -10,34 +10,34 @@ from diffusion_local.messages import message
 from diffusion_local.queue.machines import IGNORE, WAIT, Machine
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_settings
-from diffusion_local.web.ui.effects import Effect, Verb, said
-from diffusion_local.web.ui.words import known, say, translated
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast
+from diffusion_local.web.ui.words import has_phrase, say, translated
 
 
 def change_setting(studio: Studio, key: str) -> Effect:
     """``key``: the setting's name and, on the next line, the new value."""
     name, _, value = key.partition("\n")
     changed = studio.preferences.change(name, value)
-    return told(changed.later is not None, name)
+    return saved_toast(changed.later is not None, name)
 
 
 def reset_setting(studio: Studio, key: str) -> Effect:
-    return told(studio.preferences.reset(key).later is not None, key)
+    return saved_toast(studio.preferences.reset(key).later is not None, key)
 
 
-def told(later: bool, name: str) -> Effect:
-    title = say(f"titles.{name}") if known(f"titles.{name}") else name
-    return Effect(toast=said(say("settings.saved_later" if later else "settings.saved", name=title)))
+def saved_toast(later: bool, name: str) -> Effect:
+    title = say(f"titles.{name}") if has_phrase(f"titles.{name}") else name
+    return Effect(toast=new_toast(say("settings.saved_later" if later else "settings.saved", name=title)))
 
 
 def restart(studio: Studio, key: str) -> Effect:
     studio.preferences.restart()
-    return Effect(toast=said(say("settings.restarting")))
+    return Effect(toast=new_toast(say("settings.restarting")))
 
 
 def check_health(studio: Studio, key: str) -> Effect:
     studio.health.look()
-    return Effect(toast=said(say("settings.looking")))
+    return Effect(toast=new_toast(say("settings.looking")))
 
 
 # -- accounts; ``key`` is a name and, on the next line, the fields of a form ------------------------------------------
@@ -51,7 +51,7 @@ def fields_of(key: str) -> tuple[str, dict[str, str]]:
 def account_add(studio: Studio, key: str) -> Effect:
     _, sent = fields_of(key)
     account = studio.accounts.add(sent.get("name", "").strip(), sent.get("password", ""), sent.get("role") or None)
-    return Effect(toast=said(say("settings.account_added", name=account.name)))
+    return Effect(toast=new_toast(say("settings.account_added", name=account.name)))
 
 
 def account_role(studio: Studio, key: str) -> Effect:
@@ -94,11 +94,11 @@ def account_out(studio: Studio, key: str) -> Effect:
 
 def account_remove(studio: Studio, key: str) -> Effect:
     studio.accounts.remove(key)
-    return Effect(toast=said(say("settings.account_removed", name=key)))
+    return Effect(toast=new_toast(say("settings.account_removed", name=key)))
 
 
 def done(name: str) -> Effect:
-    return Effect(toast=said(say("settings.account_changed", name=name)))
+    return Effect(toast=new_toast(say("settings.account_changed", name=name)))
 
 
 def machine_invite(studio: Studio, key: str) -> Effect:
@@ -133,12 +133,12 @@ def machine_share_ignore(studio: Studio, key: str) -> Effect:
 
 def machine_remove(studio: Studio, key: str) -> Effect:
     studio.machines.remove(key)
-    return Effect(toast=said(say("machines.removed", name=key)))
+    return Effect(toast=new_toast(say("machines.removed", name=key)))
 
 
 def changed(machine: Machine) -> Effect:
     words = say("machines.changed", name=machine.name)
-    return Effect(toast=said(f"{words} {translated(machine.resting)}".strip()))
+    return Effect(toast=new_toast(f"{words} {translated(machine.resting)}".strip()))
 
 
 VERBS: dict[str, Verb] = {

@@ -38,7 +38,7 @@ def first(option: Option, studio: Studio) -> Any:
 def hint(option: Option, kind: str = "hint") -> Any:
     """The hint for an option (phrase ``common.NAME_hint``), or None."""
     key = f"common.{option.name}_{kind}"
-    return words.label(key) if words.known(key) else None
+    return words.label(key) if words.has_phrase(key) else None
 
 
 def prompt(option: Option, label: Any, studio: Studio) -> gr.components.Component:
@@ -137,7 +137,7 @@ def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list
 def models_own(option: Option, speak: Callable[[str], Any]) -> Any:
     """Placeholder of an option left to the model: ``common.NAME_own``, or a general phrase."""
     key = f"common.{option.name}_own"
-    return speak(key if words.known(key) else "create.models_own")
+    return speak(key if words.has_phrase(key) else "create.models_own")
 
 
 def kept(option: Option, label: Any, studio: Studio) -> gr.components.Component:

@@ -15,7 +15,7 @@ from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 from diffusion_local.web.ui.form import model_choices
-from diffusion_local.web.ui.words import known, label, say
+from diffusion_local.web.ui.words import has_phrase, label, say
 
 REPLACED = PROMPTS
 LORA = "lora "
@@ -106,7 +106,7 @@ def option(name: str) -> Make:
     if each.component is Widget.CHOICE:
         return option_choice(each)
     wide = {"scale": 3} if name in REPLACED else {}
-    return line(name, f"common.{name}_hint" if known(f"common.{name}_hint") else "lists.own", **wide)
+    return line(name, f"common.{name}_hint" if has_phrase(f"common.{name}_hint") else "lists.own", **wide)
 
 
 def option_choice(each: Option) -> Make:

@@ -19,7 +19,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, prompt_help, view, view_models, view_stage
 from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.templates import render
-from diffusion_local.web.ui.words import known, label, say, translated
+from diffusion_local.web.ui.words import has_phrase, label, say, translated
 
 SHOWN_PROMPTS = 10  # of a preview
 SHOWN_BATCHES = 12  # at least, finished ones among them
@@ -217,7 +217,7 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
         prompt_help.vocabulary(studio),
         view_stage.panel(),
         gr.Dropdown(form.model_choices(studio.models())),
-        gr.Dropdown([(say(key) if known(key) else name, name) for name, key in names.items()]),
+        gr.Dropdown([(say(key) if has_phrase(key) else name, name) for name, key in names.items()]),
         *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.OF_FILES),
     ]
 

@@ -34,7 +34,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, at: Any) -> str:
 
 def on_check(studio: Studio, *values: Any) -> str:
     """Show what the form would make; nothing is enqueued."""
-    return told(lambda: check(studio, form_lists.read(values)))
+    return text_or_refusal(lambda: check(studio, form_lists.read(values)))
 
 
 def check(studio: Studio, asked: form_lists.Asked) -> str:
@@ -58,7 +58,7 @@ def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> st
         return take_file(studio, sent, True)
     if verb not in ("queue_list", "queue_skipping", "queue_grid"):
         return ""
-    return told(lambda: queue(studio, form_lists.read(values), verb, *key.split()))
+    return text_or_refusal(lambda: queue(studio, form_lists.read(values), verb, *key.split()))
 
 
 def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", seed: str = "") -> str:
@@ -113,7 +113,7 @@ def take_file(studio: Studio, sent: str, skip: bool) -> str:
     return queued(receipt.count, [])
 
 
-def told(work: Callable[[], str]) -> str:
+def text_or_refusal(work: Callable[[], str]) -> str:
     try:
         return work()
     except UserError as error:

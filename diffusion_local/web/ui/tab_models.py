@@ -15,7 +15,7 @@ from diffusion_local.models.curated import REPO
 from diffusion_local.models.service import FOLDERS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_models
-from diffusion_local.web.ui.effects import said
+from diffusion_local.web.ui.effects import new_toast
 from diffusion_local.web.ui.live import QUIET, bound, live
 from diffusion_local.web.ui.words import label, say
 
@@ -53,9 +53,9 @@ def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
     """
     wish = what.strip() if isinstance(what, str) else ""
     try:
-        return [said(added(studio, wish, into if into in FOLDERS else "models")), ""]
+        return [new_toast(added(studio, wish, into if into in FOLDERS else "models")), ""]
     except UserError as error:
-        return [said(view.problem(error), kind="warn"), gr.skip()]
+        return [new_toast(view.problem(error), kind="warn"), gr.skip()]
 
 
 def added(studio: Studio, wish: str, into: str) -> str:

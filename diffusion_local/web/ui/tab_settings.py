@@ -19,7 +19,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
     health = studio.health
     admin = Scope.ADMIN in current().scopes
     paths = health.shows_paths()
-    groups = [("look", view_settings.look())]
+    groups = [("look", view_settings.appearance())]
     pending, can_restart = 0, False
     if admin:
         settings = studio.preferences.settings

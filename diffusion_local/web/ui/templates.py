@@ -120,7 +120,7 @@ def environment() -> Environment:
     made.filters |= {"hue": hue, "sentence": sentence}
     made.globals |= {
         "say": say,
-        "known": words.known,
+        "known": words.has_phrase,
         "translated": words.translated,
         "icon": lambda *args, **more: Markup(icon(*args, **more)),
         "shapes": serializers,

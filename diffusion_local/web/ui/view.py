@@ -8,7 +8,7 @@ from diffusion_local import serializers
 from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.reports.html import kind_text
-from diffusion_local.web.ui.words import FIRST, known, language, say, translated
+from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, translated
 
 
 def text(value: object) -> str:
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 def name_of(field: str) -> str:
     """The label of a field of Params."""
-    return say(f"common.{field}") if known(f"common.{field}") else field
+    return say(f"common.{field}") if has_phrase(f"common.{field}") else field
 
 
 def pictures(number: int) -> str:
@@ -225,7 +225,7 @@ def flag(image: Image) -> str:
     """A chip on a picture that is probably unwanted."""
     if not image.flag:
         return ""
-    words = say(f"gallery.flag_{image.flag}") if known(f"gallery.flag_{image.flag}") else text(image.flag)
+    words = say(f"gallery.flag_{image.flag}") if has_phrase(f"gallery.flag_{image.flag}") else text(image.flag)
     return f'<span class="flag" title="{say("gallery.flagged_why")}">{words}</span>'
 
 

@@ -19,7 +19,7 @@ from diffusion_local.web.ui.view import (
     text,
     why,
 )
-from diffusion_local.web.ui.words import known, say, translated
+from diffusion_local.web.ui.words import has_phrase, say, translated
 
 LONG_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s\"'/\\]+){3,}")
 
@@ -71,7 +71,7 @@ def event_line(event: Event, before: Event | None) -> str:
     """An event with the time since the event ``before``."""
     back = event.state == State.QUEUED and before is not None
     key = "queue.happened_back" if back else f"queue.happened_{event.state}"
-    words = say(key) if known(key) else event.state
+    words = say(key) if has_phrase(key) else event.state
     more = []
     if event.state == State.RUNNING:
         more.append(say("queue.attempt", n=event.attempt))

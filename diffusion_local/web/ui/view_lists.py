@@ -7,7 +7,7 @@ from diffusion_local.lists.grid_service import GridCheck
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.messages import Message
 from diffusion_local.web.ui.view import button, duration, manual_link, moment, name_of, notice, pictures, size, text
-from diffusion_local.web.ui.words import known, say, translated
+from diffusion_local.web.ui.words import has_phrase, say, translated
 
 SHOWN_BAD = 20
 SHOWN_HEADS = 12
@@ -98,7 +98,7 @@ def bad_lines(lines: Sequence[BadLine], count: int) -> str:
 def reason(words: str) -> str:
     """Why a line is invalid: the field's label, and the message in the reader's language."""
     field = words.params["field"] if isinstance(words, Message) and words.id == "in_field" else ""
-    if isinstance(words, Message) and known(f"common.{field}"):
+    if isinstance(words, Message) and has_phrase(f"common.{field}"):
         return f"<b>{name_of(field)}</b> {text(translated(words.params['problem']))}"
     return text(translated(words))
 

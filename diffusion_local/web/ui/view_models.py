@@ -18,7 +18,7 @@ from diffusion_local.models.curated import CuratedModel
 from diffusion_local.models.service import format_size
 from diffusion_local.settings import PRECISIONS
 from diffusion_local.web.ui.templates import render
-from diffusion_local.web.ui.words import known as is_known
+from diffusion_local.web.ui.words import has_phrase as is_known
 from diffusion_local.web.ui.words import say, translated
 
 SHOWN_ENDED = 3  # downloads that have ended

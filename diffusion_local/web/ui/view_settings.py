@@ -23,7 +23,7 @@ from diffusion_local.web.ui import words
 from diffusion_local.web.ui.templates import macro, render, say
 from diffusion_local.web.ui.view import moment, text
 from diffusion_local.web.ui.view_help import dialog
-from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, translated
+from diffusion_local.web.ui.words import LANGUAGES, TAGS, has_phrase, language, translated
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
 THEMES = {"system": "", "light": "light", "dark": "dark"}
@@ -66,7 +66,7 @@ def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -
 # -- how it looks: of this browser alone ------------------------------------------------------------------------------
 
 
-def look() -> str:
+def appearance() -> str:
     themes = [(value, say(f"settings.theme_{name}")) for name, value in THEMES.items()]
     tongues = [(code, name, TAGS[code], code == language()) for code, name in LANGUAGES.items()]
     rows = [
@@ -104,7 +104,7 @@ def title_of(finding: Finding) -> str:
     """``model sdxl`` is a kind, and a name of that kind."""
     kind, _, name = finding.name.partition(" ")
     key = f"settings.find_{kind.lower()}"
-    return f"{say(key)} {name}".strip() if known(key) else finding.name
+    return f"{say(key)} {name}".strip() if has_phrase(key) else finding.name
 
 
 def state(finding: Finding) -> str:
@@ -152,7 +152,7 @@ def worker_row(worker: Worker, now: datetime) -> Row:
     elif status in ("stopped", "starting"):
         dot = "warn"
     key = f"settings.status_{status}"
-    sign = say(key) if known(key) else status
+    sign = say(key) if has_phrase(key) else status
     return Row(worker.slot, f"{worker.slot} · {worker.device}", Markup(" · ").join(told), dot=dot, badge=sign)
 
 
@@ -187,9 +187,9 @@ def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str
 
 def preference(each: Preference, paths: bool) -> Row:
     """A setting: title, meaning, its name in config.toml, and where its value comes from."""
-    meaning = str(say(f"meanings.{each.name}")) if known(f"meanings.{each.name}") else each.doc
+    meaning = str(say(f"meanings.{each.name}")) if has_phrase(f"meanings.{each.name}") else each.doc
     meaning = meaning[:1].upper() + meaning[1:]
-    title = say(f"titles.{each.name}") if known(f"titles.{each.name}") else escape(meaning)
+    title = say(f"titles.{each.name}") if has_phrase(f"titles.{each.name}") else escape(meaning)
     told = [] if str(title) == meaning else [escape(meaning), Markup("<br>")]
     told.append(Markup("<code>{}</code> · ").format(each.name))
     told.append(Markup('<span class="origin {}">{}</span>').format(each.origin, say(f"settings.from_{each.origin}")))
@@ -212,7 +212,7 @@ def preference(each: Preference, paths: bool) -> Row:
 
 def choice_words(name: str, choice: str) -> str:
     key = f"titles.{name}_{choice}"
-    return say(key) if known(key) else choice
+    return say(key) if has_phrase(key) else choice
 
 
 def fixed(each: Preference, paths: bool) -> str:

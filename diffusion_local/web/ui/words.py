@@ -83,7 +83,7 @@ def fill(phrase: str, values: dict[str, Any]) -> str:
     return phrase.format(**values) if values else phrase
 
 
-def known(key: str) -> bool:
+def has_phrase(key: str) -> bool:
     return key in phrases()
 
 

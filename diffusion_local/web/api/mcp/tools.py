@@ -154,7 +154,7 @@ async def made(context: Context, given: dict[str, Any]) -> Result:
             jobs, finished = await until_batch_ended(context, receipt.batch_id, seconds)
         else:
             jobs, finished = await until_ended(context, receipt.job_ids, seconds)
-    content, images = await anyio.to_thread.run_sync(told, context.studio, jobs)
+    content, images = await anyio.to_thread.run_sync(jobs_with_pictures, context.studio, jobs)
     head = {
         "batch_id": receipt.batch_id,
         "job_ids": receipt.job_ids,
@@ -173,7 +173,7 @@ async def wait(context: Context, given: dict[str, Any]) -> Result:
             jobs, finished = await until_batch_ended(context, batch_id, seconds)
         else:
             jobs, finished = await until_ended(context, job_ids, seconds)
-    content, images = await anyio.to_thread.run_sync(told, context.studio, jobs)
+    content, images = await anyio.to_thread.run_sync(jobs_with_pictures, context.studio, jobs)
     return Result(content | {"finished": finished}, images, picture)
 
 
@@ -182,7 +182,7 @@ async def get_job(context: Context, given: dict[str, Any]) -> Result:
 
     def look() -> tuple[Json, list[Image]]:
         job = context.studio.job(given["job_id"])
-        content, images = told(context.studio, [job])
+        content, images = jobs_with_pictures(context.studio, [job])
         return content["jobs"][0], images
 
     content, images = await anyio.to_thread.run_sync(look)
@@ -236,7 +236,7 @@ def picture_form(given: dict[str, Any], usual: str = "preview") -> str:
     return str(found)
 
 
-def told(studio: Any, jobs: list[Job]) -> tuple[Json, list[Image]]:
+def jobs_with_pictures(studio: Any, jobs: list[Job]) -> tuple[Json, list[Image]]:
     """(jobs as JSON, their pictures)."""
     images = studio.images_of(jobs)
     return {"jobs": serializers.with_places(studio, jobs)}, [images[job.id] for job in jobs if job.id in images]

@@ -115,7 +115,7 @@ def add(api: APIRouter, studio: Studio) -> None:
         return {"api": True, "nowebui": False, "api_server_stop": False}
 
     for path, content in EMPTY.items():
-        api.add_api_route(path, said(content), methods=["GET"], name=path.strip("/").replace("-", "_"))
+        api.add_api_route(path, constant(content), methods=["GET"], name=path.strip("/").replace("-", "_"))
 
     @api.post("/refresh-checkpoints")
     @api.post("/refresh-loras", include_in_schema=False)
@@ -128,7 +128,7 @@ def add(api: APIRouter, studio: Studio) -> None:
         return {}
 
 
-def said(content: Any) -> Any:
+def constant(content: Any) -> Any:
     def empty() -> Any:
         """Always empty: there is no such thing here."""
         return content
