@@ -1,6 +1,6 @@
-"""Writes ``scripts/results/attacks.md``: what the attack tests try, what comes back, and by which rule.
+"""Writes ``scripts/results/attacks.md``: what the attack tests try, the response, and the rule that produces it.
 
-The rows are those that ``tests/web/attacks`` runs, so the table cannot tell of a defence that is not tested.
+The rows are those that ``tests/web/attacks`` runs, so the table lists tested defences only.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Seconds a picture of the whole app on a GPU, saving included, beside a bare diffusers loop in the same minutes.
+"""Seconds per picture of the whole app on a GPU, saving included, compared with a bare diffusers loop at the same time.
 
 For each model the real worker process works off prompt lists through the real queue, once with each of ``--runs`` (a
 speed and the setting ``batch_size``), in turns with ``pipe(prompt).images[0].save()`` in this process, also with
@@ -43,12 +43,12 @@ RESULT = Path(__file__).parent / "results" / "gpu-app.json"
 SIDES = {"sd15": 512, "sdxl": 1024}
 STEPS, GUIDANCE = 20, 7.5
 PIPELINES = {"sd15": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
-#: Seconds between two looks of an open page at the queue.
+#: Seconds between two polls of the queue by an open page.
 LOOK_SECONDS = 0.5
 
 
 class App:
-    """A home with one model and a worker at work on it."""
+    """A home with one model, and a worker running on it."""
 
     def __init__(self, folder: Path, models: Path, run: str, tiny: bool) -> None:
         self.name, self.tiny = run, tiny
@@ -67,7 +67,7 @@ class App:
         self.start_seconds = time.monotonic() - began
 
     def draw(self, name: str, prompts: list[str], side: int, steps: int) -> list[Job]:
-        """Work off a list of prompts; its jobs, in order."""
+        """Run a list of prompts; returns its jobs, in order."""
         return self.finish(self.start(name, prompts, side, steps))
 
     def start(self, name: str, prompts: list[str], side: int, steps: int) -> list[str]:
@@ -83,7 +83,7 @@ class App:
         return sorted(jobs, key=lambda job: job.started_at or "")
 
     def urge(self, name: str, side: int, steps: int, count: int, pause: float) -> list[Job]:
-        """Ask for single pictures, one after another with pauses between them."""
+        """Submit single pictures one after another, with pauses between them."""
         numbers = {"width": side, "height": side, "steps": steps, "guidance": GUIDANCE, "sampler": "Euler"}
         done = []
         for number in range(count):
@@ -111,7 +111,7 @@ def eventually(condition: Any, seconds: float = 240) -> None:
 
 @contextlib.contextmanager
 def watched(homes: list[Path]) -> Iterator[None]:
-    """While another process looks at the queues as open pages do."""
+    """Run while another process polls the queues like open pages."""
     watcher = multiprocessing.get_context("spawn").Process(target=watch, args=(homes,), daemon=True)
     watcher.start()
     try:
@@ -131,7 +131,7 @@ def watch(homes: list[Path]) -> None:
 
 
 def prompts(count: int, start: int) -> list[str]:
-    """Different ones, as a list has them: no embedding is met again."""
+    """Distinct prompts, as in a list, so that no cached embedding is reused."""
     return [f"a red apple on a wooden table, painting number {number}" for number in range(start, start + count)]
 
 
@@ -158,7 +158,7 @@ def moment(at: str | None) -> float:
 
 
 def measured(jobs: list[Job]) -> dict[str, Any]:
-    """Of a list that was worked off, without its first pass: seconds a picture from claim to claim, and all in all."""
+    """Statistics of a finished list without its first pass: seconds per picture from claim to claim, and overall."""
     started = sorted(moment(job.started_at) for job in jobs)
     ended = max(moment(job.finished_at) for job in jobs)
     passes: list[list[float]] = []
@@ -175,7 +175,7 @@ def measured(jobs: list[Job]) -> dict[str, Any]:
 
 
 def waited(app: App, name: str, side: int, steps: int, jobs: int) -> dict[str, Any]:
-    """Milliseconds that single pictures wait beside a running list, and what they take then and with nothing beside."""
+    """Milliseconds that single pictures wait beside a running list, and their duration then and on an idle machine."""
 
     def told(done: list[Job]) -> dict[str, Any]:
         claimed = sorted(1000 * (moment(job.started_at) - moment(job.created_at)) for job in done)
@@ -195,7 +195,7 @@ def waited(app: App, name: str, side: int, steps: int, jobs: int) -> dict[str, A
 
 
 def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One model: rounds in turns."""
+    """Alternate the runs of one model for a number of rounds."""
     side, steps = (64, 4) if options.tiny else (SIDES[name], STEPS)
     models = folder / "models"
     device = "cpu" if options.tiny else "cuda"

@@ -1,4 +1,4 @@
-"""What a claim costs in a long queue of mixed owners, models, priorities and windows; and a page of batches there.
+"""Duration of a claim in a long queue of mixed owners, models, priorities and windows, and of a page of batches.
 
     python scripts/bench_claims.py [--jobs 100000] [--claims 500] [--record scripts/results/claims.json]
 
@@ -73,7 +73,9 @@ def measured(jobs: int, claims: int, mixed: bool) -> dict[str, Any]:
 
 
 def fill(services: Services, jobs: int, mixed: bool) -> None:
-    """Batches of equal length. Of the mixed ones a sixth may begin at any time, the others wait for their window."""
+    """Submit batches of equal length. A sixth of the mixed ones may start at any time; the others wait for their
+    window.
+    """
     closed = datetime.now(UTC).astimezone(services.settings.zone) + timedelta(hours=2)
     for number in range(BATCHES):
         window = ""
@@ -105,7 +107,7 @@ def claim(services: Services, claims: int) -> tuple[list[float], list[tuple[str,
 
 
 def idle_looks(services: Services) -> list[float]:
-    """A look while nothing may begin, as an idle worker has it every two seconds."""
+    """Time of a claim attempt when no job is due, as an idle worker makes every two seconds."""
     services.studio.queue.set_window("00:00-00:01" if datetime.now(services.settings.zone).hour else "12:00-12:01")
     looks = [timed(lambda: services.jobs.claim_next("cpu0")) for _ in range(LOOKS)]
     services.studio.queue.set_window("")

@@ -1,4 +1,4 @@
-"""How soon a person sees the page and can type: a real web process, a real Chromium, a gallery of a thousand.
+"""Time until the page is visible and accepts input: a real web process, a real Chromium, a gallery of 1,000 pictures.
 
     python scripts/bench_first_paint.py [--visits 7] [--record FILE.json]
 

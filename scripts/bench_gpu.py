@@ -68,11 +68,11 @@ PREPARING_SECONDS = 90
 
 
 class Spent(Exception):
-    """The budget is spent."""
+    """The time budget is used up."""
 
 
 class Bench:
-    """The models, a home for what is learned, one engine, and the results so far."""
+    """The models, a home for measurements that the policy learns, one engine, and the results so far."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.tiny: bool = options.tiny
@@ -88,7 +88,7 @@ class Bench:
         self.results: dict[str, Any] = about(self)
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do one measurement and write down what it found; one that fails is written down, too."""
+        """Run one measurement and write its result; a failure is written too."""
         if self.only and not name.startswith(self.only):
             return
         if time.monotonic() > self.ends_at:
@@ -106,7 +106,7 @@ class Bench:
         self.out.write_text(json.dumps(self.results, indent=2) + "\n")
 
     def make(self, name: str) -> dict[str, Any]:
-        """A model's folder, and its weights by the estimate's count."""
+        """A model's folder, with weights sized by the estimate's counts."""
         folder = self.models / name
         bench_models.make(name, folder, self.device.torch, self.tiny)
         self.engine._gauge.collect()
@@ -124,19 +124,19 @@ class Bench:
     def draw(
         self, name: str, seed: int = 1, wanted: str = "auto", say: Callable[[str], None] | None = None
     ) -> tuple[float, Picture]:
-        """Seconds and picture, as a worker makes it: with its ladder, and loaded first if need be."""
+        """Seconds and picture, made as a worker does: with its ladder, loading the model if necessary."""
         ladder = Ladder(self.engine, self.fits.of, self.fits.save, wanted)
         model = self.catalog.get(name)
         return timed(ladder.make, model, self.params(name, seed), quiet, lambda: quiet, say or quiet)
 
     def cap(self, limit_gib: float) -> None:
-        """The allocator may take no more than a smaller card has; 0 is all there is."""
+        """Limit the allocator to the memory of a smaller card; 0: no limit."""
         self.engine._gauge.collect()
         self.engine._gauge.cap(int(limit_gib * GIB))
 
 
 def quiet(*_: Any) -> None:
-    """Nobody listens."""
+    """A progress callback that does nothing."""
 
 
 def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -153,7 +153,7 @@ def synchronize() -> None:
 
 
 def resident(bench: Bench, name: str) -> dict[str, Any]:
-    """All in memory: load, two pictures after one to warm up, and the first seed again."""
+    """Everything on the device: load, two pictures after a warm-up, and the first seed again."""
     load = bench.load(name)
     first, begun = timed(finished, bench.engine, bench.params(name))
     runs = [timed(finished, bench.engine, bench.params(name, seed)) for seed in (2, 3)]
@@ -176,7 +176,7 @@ def resident(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def graphs(bench: Bench, name: str) -> dict[str, Any]:
-    """The same pictures in turns: each kernel started by Python, and each step by a CUDA graph."""
+    """The same pictures alternately with kernels launched from Python and with one CUDA graph per step."""
     loaded = bench.engine._loaded
     assert loaded is not None
     ways = {"eager": Graphs(), "graph": loaded.graphs}
@@ -217,7 +217,7 @@ def one_more(bench: Bench, name: str, held: Graphs) -> None:
 
 
 def reserved_peaks(draw: Callable[[str], None]) -> dict[str, float]:
-    """What torch takes of the device, gaps and all, without graphs and with them."""
+    """Device memory reserved by torch, including gaps, with and without graphs."""
     if not torch.cuda.is_available():
         return {}
     peaks = {}
@@ -234,7 +234,9 @@ def faster(rows: dict[str, Any], what: str) -> float:
 
 
 def fused(bench: Bench, name: str) -> dict[str, Any]:
-    """The same pictures exact and by fused forms, in turns: seconds, memory, and how far latents and pixels differ."""
+    """The same pictures alternately on the exact path and with fused forms: seconds, memory, and differences of latents
+    and pixels.
+    """
     fast = DiffusersEngine(bench.device, speed="fast")
     if bench.tiny:
         fast._rack._operations = TorchOperations()
@@ -281,7 +283,7 @@ def finished(engine: DiffusersEngine, params: Params) -> Picture:
 
 
 def loras(bench: Bench, name: str) -> dict[str, Any]:
-    """A LoRA, then none, on rungs that move the weights and one that does not: what each does to the picture."""
+    """Pictures with a LoRA, then without, on rungs that move the weights and on one that does not."""
     bench.load(name)
     loaded = bench.engine._loaded
     assert loaded is not None
@@ -308,7 +310,7 @@ def loras(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def make_lora(path: Path, unet: Any) -> None:
-    """Rank 16 on the attention of a UNet, under peft's names."""
+    """A rank-16 LoRA on the attention of a UNet, with peft's tensor names."""
     generator, weights = torch.Generator().manual_seed(1), {}
     for name, module in unet.named_modules():
         if name.endswith(("to_q", "to_k", "to_v")):
@@ -320,7 +322,7 @@ def make_lora(path: Path, unet: Any) -> None:
 
 
 def cancel(bench: Bench, name: str) -> dict[str, Any]:
-    """From the wish to the engine being free again, at three moments of a picture."""
+    """Time from a cancel request until the engine is free, at three moments of a picture."""
     usual, _ = timed(finished, bench.engine, bench.params(name))
     waits = []
     for share in (0.2, 0.45, 0.7):
@@ -346,7 +348,7 @@ def cancel(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def on_a_card(bench: Bench, name: str, limit_gib: float, wanted: str = "auto") -> dict[str, Any]:
-    """What is chosen where no more than so many GiB may be taken, and what it costs."""
+    """The rung chosen when memory is limited to a number of GiB, and its cost."""
     bench.cap(limit_gib)
     first, begun = bench.draw(name, 21, wanted)
     seconds, picture = bench.draw(name, 22, wanted)
@@ -364,7 +366,9 @@ def on_a_card(bench: Bench, name: str, limit_gib: float, wanted: str = "auto") -
 
 
 def out_of_memory(bench: Bench, name: str, limit_gib: float) -> dict[str, Any]:
-    """Told to stay in memory where it cannot: it steps down by itself and ends; the next picture begins there."""
+    """Forced to stay on the device without enough memory: it steps down by itself and finishes; the next picture starts
+    on that rung.
+    """
     said: list[str] = []
     bench.cap(limit_gib)
     seconds, picture = bench.draw(name, 31, "resident", said.append)
@@ -383,7 +387,7 @@ def out_of_memory(bench: Bench, name: str, limit_gib: float) -> dict[str, Any]:
 
 
 def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
-    """With all of the GPU's memory: seconds a step, and the peak."""
+    """With all of the GPU's memory: seconds per step, and the peak."""
     move = bench.load(name, rung)
     params = bench.params(name, steps=FEW_STEPS)
     need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
@@ -400,7 +404,7 @@ def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
 
 
 def switches(bench: Bench, limit_gib: float) -> dict[str, Any]:
-    """From one model to the other and back: with room for both, and for one only."""
+    """Switching between two models: with memory for both, and for only one."""
     bench.engine.unload()
     rows = []
     for limit in (0.0, limit_gib):
@@ -564,7 +568,7 @@ def paced(draw: Callable[[int], Any], saved: Sequence[Any] = (), pictures: int =
 
 
 def turns_of(denoiser: Any, draw: Callable[[], Any], recorded: Graphs, expected: int, room: int) -> dict[str, Any]:
-    """Eager pictures and pictures by graphs, in turns."""
+    """Alternate eager pictures and pictures by graphs."""
     rows: dict[str, Any] = {"eager": {"seconds": []}, "graph": {"seconds": []}}
     pictures = set()
     for turn in range(TURNS + 1):
@@ -580,7 +584,7 @@ def turns_of(denoiser: Any, draw: Callable[[], Any], recorded: Graphs, expected:
 
 
 def held_by(part: Any) -> int:
-    """Numbers in what a part's file would hold."""
+    """Number of weights in the file of a part."""
     return sum(each.numel() for each in part.state_dict().values())
 
 
@@ -605,7 +609,7 @@ def about(bench: Bench) -> dict[str, Any]:
 
 
 def without_places(words: list[str]) -> list[str]:
-    """A command's words but for where this machine has its files."""
+    """The words of a command, without the locations of files on this machine."""
     kept, skip = [], False
     for word in words:
         if not skip and word.partition("=")[0] not in ("--out", "--folder", "--kernels"):
@@ -615,7 +619,7 @@ def without_places(words: list[str]) -> list[str]:
 
 
 def story(bench: Bench) -> None:
-    """Every measurement, in the order of worth, with as few loads as that allows."""
+    """All measurements, most important first, with as few model loads as that order allows."""
     record = bench.record
     record("sd15 made", lambda: bench.make("sd15"))
     record("sd15 resident", lambda: resident(bench, "sd15"))

@@ -1,4 +1,4 @@
-"""What accepting a long prompt list costs: seconds and memory of the dry run, the submit and the export.
+"""Cost of accepting a long prompt list: seconds and memory of the dry run, the submit and the export.
 
     python scripts/bench_lists.py [--lines 10000 100000] [--record scripts/results/lists.json]
 
@@ -93,7 +93,7 @@ def measured(count: int) -> dict[str, Any]:
 
 
 class Lock:
-    """How long another writer waits while a list is submitted."""
+    """Longest time another writer waits while a list is submitted."""
 
     def __init__(self, services: Services) -> None:
         self._house = services

@@ -1,11 +1,10 @@
-"""Many clients at once: each submits over HTTP, polls until its picture is there, and begins again.
+"""Load test: many clients submit over HTTP, poll until their picture is ready, and start again.
 
     python scripts/bench_load.py [--clients 200] [--seconds 60] [--max-queued 150] [--record FILE.json]
 
-A real server with one worker (test cards without steps' pauses), in a home of its own. Told are: answers by status, the
-latency of submits and polls, and at the end, from the table itself, whether every acknowledged job is there once and
-every one of them has ended. A client that hears 429 waits as ``Retry-After`` says, but no longer than a second or two,
-so that the limit is met again and again.
+A real server with one worker (test cards without pauses) in a home of its own. Reports answers by status, the latency of
+submits and polls, and finally, from the table itself, whether every acknowledged job is there once and has ended. A
+client that receives 429 waits as ``Retry-After`` says, but at most a second or two, so that the limit is hit repeatedly.
 """
 
 import argparse
@@ -41,7 +40,7 @@ INTENDED = {202, 200, 429}
 
 @dataclass
 class Seen:
-    """What all clients saw together."""
+    """Observations of all clients together."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     submits: list[float] = field(default_factory=list)
@@ -82,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 
 async def crowd(url: str, clients: int, seconds: float) -> Seen:
-    """Every client with a connection of its own, as so many programs would have."""
+    """Run all clients, each with a connection of its own like separate programs."""
     seen = Seen()
     until = time.monotonic() + seconds
     await asyncio.gather(*(one_client(url, number, until, seen) for number in range(clients)))
@@ -129,7 +128,7 @@ async def asked(
 
 
 def audit(services: Services, seen: Seen) -> dict[str, Any]:
-    """Every acknowledged job is in the table, once; and all of them end, with a picture each."""
+    """Check that each acknowledged job is in the table once, and that all end with one picture each."""
     deadline = time.monotonic() + 300
     while services.studio.unfinished(seen.acknowledged) and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What N joined workers cost a studio, and what they get of it: claims and pictures a second, over HTTP on loopback.
+"""Throughput and cost of N joined workers: claims and pictures per second, over HTTP on loopback.
 
     python scripts/bench_machines.py --workers 1,4,16,64,256 --queues 10,10000,100000 \
         --record scripts/results/machines.json

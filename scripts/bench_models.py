@@ -1,4 +1,4 @@
-"""Models of true architecture with random weights: they have the speed and memory of real ones. No download.
+"""Models with real architectures and random weights, so speed and memory are those of real ones. No download.
 
 Sizes of SD 1.5 and SDXL come from ``assets/configs``; those of the transformers are the published ones of Stable
 Diffusion 3.5 medium and FLUX.1 schnell.

@@ -1,4 +1,4 @@
-"""What the queue costs: pictures through the queue against a bare pipeline loop, in one run; latencies; memory.
+"""Overhead of the queue: pictures through the queue compared with a bare pipeline loop in one run; latencies; memory.
 
     python scripts/bench_overhead.py [--pictures 20] [--submits 100] [--steps 8] [--record FILE.json]
 

@@ -1,4 +1,4 @@
-"""What the page costs: its poll, ten open tabs, the gallery with many pictures, the queue with many jobs.
+"""Cost of the page: its poll, ten open tabs, a large gallery, a long queue.
 
     python scripts/bench_page.py [--rows 1000 100000 1000000] [--waiting 10000 100000] [--record FILE.json]
 

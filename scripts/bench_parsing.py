@@ -1,4 +1,4 @@
-"""How the time of every parser grows with the length of a nasty text.
+"""Growth of every parser's time with the length of adversarial input.
 
     python scripts/bench_parsing.py [--length 200000] [--record scripts/results/parsing.json]
 

@@ -1,4 +1,4 @@
-"""How large transformers run on small cards: whole, streamed block by block, in 8 bits and in 4, at several caps.
+"""Large transformers on small cards: resident, streamed by block, in 8 bits and in 4 bits, at several memory caps.
 
 True architectures (``assets/configs``) with random weights, so time and memory are those of real models. torch's
 allocator is capped at what a card of that size has left beside the CUDA context and a desktop; that imitates a small

@@ -1,4 +1,4 @@
-"""How long a look at all models takes: the first one, and one at files that did not change.
+"""Duration of a scan of all models: the first one, and one of unchanged files.
 
     python scripts/bench_scan.py
 

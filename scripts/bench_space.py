@@ -1,4 +1,4 @@
-"""What comes back of a database's space after many jobs were forgotten, and how long a submit waits meanwhile.
+"""Space released by a database after many jobs were deleted, and how long a submit waits meanwhile.
 
     python scripts/bench_space.py [--jobs 32000] [--record scripts/results/upkeep.json]
 

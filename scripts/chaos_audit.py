@@ -1,4 +1,4 @@
-"""Audits a home after the worst: was every job that was promised made exactly once, and does nothing else lie about?
+"""Audits a home after failures: every acknowledged job was made exactly once, and no stray files are left.
 
 Used by ``chaos.py`` and by the durability tests. It reads the tables by plain SQL of its own, so that a fault of the
 store's code cannot hide itself; only the sweep is the program's.

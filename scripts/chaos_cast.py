@@ -1,4 +1,4 @@
-"""Who takes part in ``chaos.py``: the processes under attack, the clients, and the killer, who spoils the disk, too."""
+"""Participants of ``chaos.py``: the processes under attack, the clients, and the killer, which also breaks the disk."""
 
 import argparse
 import json

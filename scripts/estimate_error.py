@@ -1,4 +1,4 @@
-"""How far the estimates made at the start of jobs were off, from the columns that jobs keep."""
+"""Errors of the estimates made at the start of jobs, from the columns of the jobs table."""
 
 from dataclasses import dataclass
 from statistics import median

@@ -1,4 +1,4 @@
-"""A night with a long list, whose worker is killed again and again: is every picture made once, and in its place?
+"""A long list overnight, while its worker is killed repeatedly: checks that every picture is made once, in order.
 
     python scripts/overnight.py --prompts 2000 --kills 12 --alike 8 --people 40 --record FILE.json
     python scripts/overnight.py --engine diffusers --prompts 100 --kills 4 --alike 4 --people 8

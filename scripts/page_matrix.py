@@ -1,4 +1,4 @@
-"""Every tab and state of the page, as a designer looks at it: ``screenshots.py FOLDER`` shoots them all.
+"""Every tab and state of the page as screenshots for a designer: ``screenshots.py FOLDER`` takes them all.
 
 Each state is shot on a desktop and a phone, light and dark, in each language: FOLDER/STATE-DEVICE-SCHEME-LANGUAGE.png.
 All that axe-core finds in it is written into FOLDER/findings.txt.

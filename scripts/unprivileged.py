@@ -1,4 +1,4 @@
-"""Takes from root the power to ignore permissions, so that a folder without write permission is one for root, too."""
+"""Drops the capability of root to ignore file permissions, so that read-only folders are read-only for root too."""
 
 import ctypes
 import sys
