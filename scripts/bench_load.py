@@ -2,9 +2,9 @@
 
     python scripts/bench_load.py [--clients 200] [--seconds 60] [--max-queued 150] [--record FILE.json]
 
-A real server with one worker (test cards without pauses) in a home of its own. Reports answers by status, the latency of
-submits and polls, and finally, from the table itself, whether every acknowledged job is there once and has ended. A
-client that receives 429 waits as ``Retry-After`` says, but at most a second or two, so that the limit is hit repeatedly.
+A real server with one worker (test cards without pauses) in a home of its own. Reports answers by status, the latency
+of submits and polls, and finally, from the table itself, whether every acknowledged job is there once and has ended. A
+client that receives 429 waits as ``Retry-After`` says, but at most two seconds, so that the limit is hit repeatedly.
 """
 
 import argparse
