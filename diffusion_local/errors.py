@@ -11,8 +11,8 @@ DiffusionLocalError
 |   |-- QueueUnavailable  the message queue that wakes workers cannot be used; work goes on without it
 |   |-- LimitReached      the account's own limit is reached
 |   |-- Overloaded        too many pictures are being decoded; nothing was taken on
-|   |-- Forbidden         whoever asks may not do this
-|   |-- Unauthorized      it is not known who asks
+|   |-- Forbidden         the actor may not do this
+|   |-- Unauthorized      not authenticated
 |   |-- NotDone           the time that somebody would wait is over; the work goes on
 |   |-- ServerProblem     a studio on another machine cannot be used
 |   |-- HubProblem        the hub has no such model, or it cannot be had; its ``kind`` says why

@@ -160,10 +160,8 @@ class Settings(Folders):
     )
     prompt_helper_model: str = setting("", "model that is asked for there, such as llama3.2")
     prompt_helper_key: str = setting("", "key of that address", file_only=True)
-    webhooks: str = setting("", "addresses that are told of every event, separated by spaces or commas")
-    webhook_events: str = setting(
-        "batch.done, job.failed, queue.idle, queue.paused", "the events that they are told of"
-    )
+    webhooks: str = setting("", "addresses that receive every event, separated by spaces or commas")
+    webhook_events: str = setting("batch.done, job.failed, queue.idle, queue.paused", "the events that they receive")
     webhook_allow_private: str = setting(
         "", "hosts and networks inside, such as 192.168.1.0/24, that webhooks may reach"
     )

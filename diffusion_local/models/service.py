@@ -82,7 +82,7 @@ class Library:
     # -- look ------------------------------------------------------------------------------------------------------
 
     def models(self) -> list[Model]:
-        """Every entry, the default model first; the folders are looked at anew."""
+        """Every entry, the default model first; rescans the folders."""
         return self._catalog.all()
 
     def model(self, model_id: str) -> Model:

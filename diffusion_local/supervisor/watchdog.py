@@ -167,7 +167,7 @@ class LeaseWatch:
         if healthy_seconds <= self._services.settings.lease_seconds:
             self._heard.clear()  # nobody could report
             return
-        slots.recover_expired(self._services)  # whoever lives has renewed its lease since the web process is there
+        slots.recover_expired(self._services)  # live workers have renewed their leases since the web process started
         self._end_hung(now)
 
     def _end_hung(self, now: float) -> None:

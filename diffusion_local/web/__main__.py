@@ -1,4 +1,4 @@
-"""``python -m diffusion_local.web``: serve the page and the API until told to stop."""
+"""``python -m diffusion_local.web``: serve the page and the API until stopped."""
 
 import argparse
 import asyncio
@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class WebServer(uvicorn.Server):
-    """Stops on SIGINT and SIGTERM, and then ends in peace: uvicorn's own raises the signal again at the end."""
+    """Stops cleanly on SIGINT and SIGTERM; uvicorn's own server raises the signal again at the end."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,8 +71,9 @@ class WebServer(uvicorn.Server):
 
 
 async def draw_once(app: Any) -> None:
-    """The page for nobody, past all checks: FastAPI prepares its routes with the first request, Gradio its page, and
-    that second must not be the first visitor's."""
+    """Render the page once at startup, bypassing all checks, so that the first visitor does not pay for building
+    FastAPI's routes and Gradio's page.
+    """
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -139,13 +140,13 @@ def serve(settings: Settings, supervised: bool = False) -> None:
 
 
 def not_cut_off(record: logging.LogRecord) -> bool:
-    """Leaves out uvicorn's complaints about the open streams that a stop cuts off: they are meant to be."""
+    """Filter uvicorn's complaints about open streams that a stop ends on purpose."""
     cut = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not cut and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
 def stop_at_end_of_input(server: WebServer) -> None:
-    """The supervisor holds the other end of standard input: when it dies, by whatever cause, the pipe closes."""
+    """Stop when standard input closes: the supervisor holds its other end, so it closes when the supervisor dies."""
     while os.read(sys.stdin.fileno(), 1024):
         continue
     server.should_exit = True

@@ -112,23 +112,23 @@ T = TypeVar("T")
 
 #: Where workers on other machines exchange a pairing code for a token.
 PAIRING = "/api/v1/machines/join"
-#: Where one comes in, what its page needs, and what only says whether the server lives.
+#: Open to everyone: the sign-in, files of its page, and health checks.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", PAIRING)
 #: What a signed address may open (see ``notify.links``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
-PROBES = ("/healthz", "/readyz")  # answer also where nobody is let in
+PROBES = ("/healthz", "/readyz")  # open even where no one can sign in
 SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
 THREADS = 8
 #: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
 KEY = "diffusion_local.actor"
 SESSION = "diffusion_local.session"
-#: A question for what goes on after the request was let in, as a stream: whether it would be let in again, as the same.
+#: For lasting requests, such as streams: a callable that returns whether the same account would still be admitted.
 STILL = "diffusion_local.still"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request brought to say who it is."""
+    """The credentials of a request."""
 
     token: str = ""
     account: str = ""
@@ -201,7 +201,7 @@ class Access:
             return True
 
     async def _who(self, scope: Scope) -> Actor | Response:
-        """The actor, or what is answered in its place."""
+        """The actor, or the response to send instead."""
         if self._settings.auth == "none":
             return LOCAL
         if not await self._has_accounts():
@@ -251,7 +251,9 @@ def is_open_path(path: str) -> bool:
 
 
 def turned_away(scope: Scope, headers: Headers) -> Response:
-    """A browser that opens a page goes to the sign-in; everything else hears 401."""
+    """The response to an unauthenticated request: browsers opening a page are redirected to the sign-in, all others get
+    401.
+    """
     if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
         back = str(scope["path"])
         if scope["query_string"]:

@@ -1,8 +1,9 @@
-"""Connections: how many one address may hold, how many there are in all, and how long one may keep the server waiting.
+"""Connections: limits on how many one address may hold, on their total, and on how long one may keep the server
+waiting.
 
-They are counted where they are accepted, before TLS and HTTP. When an address has too many, the one of its connections
-that has waited longest without a whole request is closed in favour of the new one; only where all of them are at work
-is the new one closed at once. The same holds for all together, of which a part is kept for this machine's own.
+They are counted on accept, before TLS and HTTP. If an address has too many, the one that has been idle longest without
+a complete request is closed in favour of the new one; only if all are busy is the new one closed. The same applies to
+the total, part of which is reserved for this machine itself.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ def raise_file_limit() -> int:
 
 
 class Connection(socket.socket):
-    """An accepted connection, which tells ``owner`` when it is closed."""
+    """An accepted connection, which notifies ``owner`` when it is closed."""
 
     address = ""  # the network it counts for; empty for this machine
     owner: "Connections | None" = None
@@ -73,11 +74,11 @@ class Connections:
 
     @property
     def settling(self) -> bool:
-        """Whether the event loop has to close what was given up before more is accepted."""
+        """Whether the event loop must close evicted connections before more are accepted."""
         return self._closing >= MOST_CLOSING
 
     def admit(self, connection: Connection, host: str) -> bool:
-        """Count a new connection, if there is room for it or room can be made."""
+        """Count a new connection if there is room for it, or room can be made."""
         address = "" if is_loopback(host) else network_of(host)
         others = len(self) - self._counts[""]
         room = True
@@ -97,7 +98,7 @@ class Connections:
         return True
 
     def mark(self, number: int, busy: bool) -> None:
-        """Whether the connection with this descriptor has sent a whole request that is not answered yet."""
+        """Record whether the connection with this descriptor has a complete request that is not answered yet."""
         if busy:
             self._idle.pop(number, None)
         elif number in self._open and number not in self._idle:

@@ -1,6 +1,6 @@
-"""``/docs``: the routes as one page, drawn from ``/openapi.json`` on the server, with a form to try each one.
+"""``/docs``: the routes as one page, rendered from ``/openapi.json`` on the server, with a form to try each one.
 
-The page loads nothing. Its forms ask this server alone, with the session of who looks at it or with a token.
+The page loads nothing. Its forms call only this server, with the viewer's session or with a token.
 """
 
 import html
@@ -119,7 +119,7 @@ class Page:
         return f"<table>{head}{cells}</table>"
 
     def _answers(self, operation: Json) -> str:
-        """The body of success as an example, and which refusals there are."""
+        """An example of the success body, and the possible refusals."""
         good: Json = next((each for status, each in operation["responses"].items() if status.startswith("2")), {})
         refusals = ", ".join(status for status in operation["responses"] if not status.startswith("2"))
         schema = good.get("content", {}).get("application/json", {}).get("schema")
@@ -182,7 +182,7 @@ class Page:
         return str(schema.get("type", "")) + bounds
 
     def request(self, schema: Json) -> Any:
-        """An example of a request: what is required, and what the document has examples of."""
+        """An example request: required fields, and those with examples in the document."""
         for option in self._options(schema):
             if properties := option.get("properties"):
                 needed = option.get("required", [])

@@ -26,9 +26,9 @@ from diffusion_local.web.refusals import NEVER
 
 
 class StoredResponse(FileResponse):
-    """A stored file, or the ranges of it that are asked for, whether or not it lies in a folder of this machine.
+    """A stored file or the requested ranges of it, whether or not it is in a local folder.
 
-    Raises FileNotFoundError if it is not there.
+    Raises FileNotFoundError if it does not exist.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class StoredResponse(FileResponse):
 
     @asynccontextmanager
     async def _open_file(self) -> AsyncIterator[anyio.AsyncFile[bytes]]:
-        """Where FileResponse opens its path."""
+        """Overrides the place where FileResponse opens its path."""
         file = anyio.wrap_file(await anyio.to_thread.run_sync(self._file.open))
         try:
             yield file
@@ -64,7 +64,7 @@ class StoredResponse(FileResponse):
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-#: A picture's bytes never change; only whoever asked may keep them.
+#: A picture's bytes never change; only private caches may keep them.
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
 NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
@@ -84,8 +84,9 @@ ICONS = {
 def add(app: FastAPI, studio: Studio) -> None:
     @readable(app, "/images/{image_id}.{suffix}")
     def picture(request: Request, image_id: str, suffix: str, download: bool = False) -> Response:
-        """A picture's file, byte for byte as it was saved, recipe included. Its suffix is that of its `url`; png
-        leads there for all."""
+        """A picture's file, byte for byte as it was saved, recipe included. Its suffix is that of its `url`; `.png`
+        redirects to it.
+        """
         image = studio.image(image_id)
         file = studio.picture_file(image_id)
         if f".{suffix}" != image.suffix:
@@ -101,12 +102,12 @@ def add(app: FastAPI, studio: Studio) -> None:
 
     @readable(app, "/sources/{source_id}.png")
     def source(request: Request, source_id: str) -> Response:
-        """A source picture, as it is kept."""
+        """A stored source picture."""
         return kept(request, studio.sources.file(source_id), "image/png")
 
     @readable(app, "/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
-        """The newest preview of a running job. One asked for just after the end gets the picture's thumbnail."""
+        """The newest preview of a running job; just after its end, the picture's thumbnail."""
         job = studio.job(job_id)
         try:
             # Read at once, not streamed: the worker may replace the file at any moment.
@@ -119,7 +120,7 @@ def add(app: FastAPI, studio: Studio) -> None:
 
     @readable(app, "/model-previews/{folder}/{name}")
     def model_preview(folder: str, name: str) -> FileResponse:
-        """The picture that lies beside a model's or an adapter's file; ``folder`` is models, loras and the like."""
+        """The preview picture beside a model's or adapter's file; ``folder``: models, loras and so on."""
         file = studio.library.preview(folder, name)
         return FileResponse(
             file, media_type=TYPES[file.suffix.lower()], headers={"Cache-Control": "private, max-age=60"}
@@ -135,7 +136,7 @@ def add(app: FastAPI, studio: Studio) -> None:
 
 
 def readable(app: FastAPI, path: str) -> Callable[[T], T]:
-    """A file's route: GET, and HEAD, which needs no line of its own in the documentation."""
+    """A GET route for a file, with HEAD, which is left out of the documentation."""
 
     def add(endpoint: T) -> T:
         app.get(path, tags=["files"], response_class=FileResponse)(endpoint)
@@ -146,7 +147,7 @@ def readable(app: FastAPI, path: str) -> Callable[[T], T]:
 
 
 def kept(request: Request, file: StoredFile, media_type: str, name: str | None = None) -> Response:
-    """A file that never changes: 304 for whoever has it, a part of it (206) for whoever asks for that."""
+    """Respond with an immutable file: 304 if the caller has it, 206 for a requested range."""
     answer = StoredResponse(file, media_type, FOREVER, name)
     if known_already(request, answer.headers["ETag"]):
         return Response(status_code=304, headers=FOREVER | {"ETag": answer.headers["ETag"]})

@@ -1,4 +1,4 @@
-"""What machines ask about the server's health: ``/healthz``, ``/readyz``, and ``/metrics`` for Prometheus."""
+"""Health endpoints for other programs: ``/healthz``, ``/readyz``, and ``/metrics`` for Prometheus."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ RUN_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 def add(app: FastAPI, studio: Studio, settings: Settings, registry: CollectorRegistry) -> None:
-    """``registry`` may hold further metrics, as those of ``web.requests``."""
+    """``registry``: further metrics, such as those of ``web.requests``."""
     registry.register(Numbers(studio, settings))
 
     @app.get("/healthz", tags=["health"])
@@ -38,17 +38,18 @@ def add(app: FastAPI, studio: Studio, settings: Settings, registry: CollectorReg
 
     @app.get("/readyz", tags=["health"])
     def readyz() -> JSONResponse:
-        """Whether a job submitted now would be worked on: 503 says why not. A pause by a person is no fault.
+        """Whether a job submitted now would be processed; 503 gives the reason. A pause by a user is not a failure.
 
-        Gallery and database are written to for it, every few seconds at most."""
-        with acting(LOCAL):  # whoever asks: it tells one sentence about the machine
+        Tests whether gallery and database are writable, at most every few seconds.
+        """
+        with acting(LOCAL):  # open to everyone: it reveals one sentence about the machine
             reason = why_not_ready(studio).replace(f"{settings.home}/", "")
         content = {"ready": not reason} | ({"reason": reason} if reason else {})
         return JSONResponse(content, 503 if reason else 200, headers=NEVER)
 
     @app.get("/metrics", tags=["health"], response_class=Response)
     def metrics() -> Response:
-        """The numbers for Prometheus, all of one moment."""
+        """Metrics for Prometheus, all taken at one moment."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=NEVER)
 
 
@@ -69,10 +70,10 @@ def up(worker: Worker) -> bool:
 
 
 class Numbers(Collector):
-    """Reads the queue afresh at each scrape: a restart changes nothing.
+    """Reads the queue at each scrape, so a restart changes nothing.
 
-    All are gauges, as jobs are forgotten after their time. The histograms are of the last RECENT ended jobs: their
-    buckets are gauges, so take ``histogram_quantile`` of them without ``rate``.
+    All metrics are gauges, because old jobs are deleted. The histograms cover the last RECENT ended jobs: their buckets
+    are gauges, so use ``histogram_quantile`` without ``rate``.
     """
 
     def __init__(self, studio: Studio, settings: Settings) -> None:
@@ -103,7 +104,7 @@ class Numbers(Collector):
 
 
 def graphics() -> Iterator[Metric]:
-    """Of each GPU, by the slot of its worker; nothing where there is none."""
+    """Metrics of each GPU, by its worker's slot; none without GPUs."""
     found = gpus.read()
     if not found:
         return
@@ -141,7 +142,7 @@ def counted(name: str, meaning: str, label: str, counts: Mapping[str, float]) ->
 
 
 def histogram(name: str, meaning: str, bounds: Sequence[float], values: list[float]) -> Iterator[Metric]:
-    """A histogram of what is there now, as OpenMetrics' gauge histogram, written in the older text format."""
+    """A histogram of current values, as OpenMetrics' gauge histogram in the older text format."""
     buckets = gauge(f"{name}_bucket", f"{meaning}, of the last {RECENT_JOBS} ended jobs", ["le"])
     for bound in bounds:
         buckets.add_metric([f"{float(bound):g}"], sum(value <= bound for value in values))

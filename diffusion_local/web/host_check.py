@@ -1,7 +1,7 @@
-"""Who may talk to the server: Host and Origin checks, and the headers that keep a page in its frame.
+"""Host and Origin checks, and the security headers.
 
-A web site that somebody has open must not drive this server. Its requests carry its own Origin; one that points its
-own name at this machine (DNS rebinding) carries that name as Host.
+A web site open in a user's browser must not control this server. Its requests carry its own Origin; a site whose name
+resolves to this machine (DNS rebinding) sends that name as Host.
 """
 
 import ipaddress
@@ -79,10 +79,11 @@ def same_origin(origin: str, host: str) -> bool:
 
 
 def foreign_page(headers: Headers, host: str) -> str:
-    """The page that sent a request, if it is not ours; empty if it is, or if no browser sent it.
+    """The origin of a request from a foreign page; empty if it comes from our own page or not from a browser.
 
-    Browsers say ``Origin`` with every write, all but old ones ``Sec-Fetch-Site``; ``Referer`` is the last resort. With
-    none of them it is a program, or a browser that keeps our cookie (SameSite) from other sites all the same.
+    Browsers send ``Origin`` with every write, and all but old ones ``Sec-Fetch-Site``; ``Referer`` is the last resort.
+    A request with none of them is from a program, or from a browser that withholds our cookie (SameSite) on other sites
+    anyway.
     """
     origin, fetched, referer = (headers.get(name) for name in ("origin", "sec-fetch-site", "referer"))
     if origin is not None:
@@ -93,7 +94,7 @@ def foreign_page(headers: Headers, host: str) -> str:
 
 
 def allowed_origins(settings: Settings) -> set[str]:
-    """Raises InvalidParams; ``*`` is not to be had."""
+    """Parse the setting. Raises InvalidParams; ``*`` is not allowed."""
     found = {each.strip().rstrip("/").lower() for each in settings.cors_origins.split(",") if each.strip()}
     for origin in found:
         parts = urlsplit(origin)
@@ -123,7 +124,7 @@ class HostCheck:
             return
         writes = scope["type"] == "websocket" or scope["method"] not in READS
         if origin in self._origins:
-            # Another page that may call us, with a token of its own: never with the session of who looks at it.
+            # An allowed foreign page, which must send a token: it never gets the visitor's session.
             scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}
         elif writes and (foreign := foreign_page(headers, host)):
             text = message("foreign_page", page=foreign)

@@ -1,4 +1,4 @@
-"""The address at which other devices of the network reach this server, and the same as a QR code."""
+"""The address at which other devices on the network reach this server, and its QR code."""
 
 import io
 import socket
@@ -13,7 +13,7 @@ ELSEWHERE = ("192.0.2.1", 9)
 
 
 def address(settings: Settings) -> str:
-    """For phones on the same network; empty for a server that serves this machine only."""
+    """The address for phones on the same network; empty if the server listens on this machine only."""
     bound = settings.host.strip("[]")
     host = own_address() if bound in EVERYWHERE else bound
     if not host or host == "localhost" or host.startswith("127.") or host == "::1":
@@ -32,7 +32,7 @@ def own_address() -> str:
 
 
 def qr(url: str) -> str:
-    """SVG for HTML, as wide as its frame."""
+    """An inline SVG as wide as its container."""
     out = io.BytesIO()
     segno.make(url, error="m").save(out, kind="svg", xmldecl=False, svgns=True, omitsize=True, border=0, dark="#1c1917")
     return out.getvalue().decode()

@@ -1,8 +1,8 @@
-"""Requests that take long: event streams, long polls, downloads and uploads of every kind, whoever's code answers them.
+"""Long requests: event streams, long polls, downloads and uploads, whichever application answers them.
 
-Each ends soon after its caller would not be let in again as the same: a token or session that was removed, an account
-that is gone or has another role. Event streams get a comment in each silence, so that proxies and clients know that
-they live; those of Gradio have heartbeats of their own, and its Python client takes no comments.
+Each is ended soon after its caller would no longer be admitted as the same account: a revoked token or session, a
+deleted account, a changed role. Idle event streams get a comment, so that proxies and clients keep them open; Gradio's
+have heartbeats of their own, and its Python client rejects comments.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class LongLived:
 
 
 class Every:
-    """Calls a coroutine each ``seconds`` until it is stopped. Costs a timer only, until the first call."""
+    """Calls a coroutine every ``seconds`` until stopped. Costs only a timer before the first call."""
 
     def __init__(self, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
         self._seconds = seconds
@@ -83,9 +83,9 @@ class Every:
 
 
 class Answer:
-    """The answer as it is sent; an event stream with a comment after ``heartbeat`` seconds of silence (0: none).
+    """The response as it is sent; an event stream gets a comment after ``heartbeat`` seconds of silence (0: none).
 
-    Once it is ``cut``, nothing more of the application's is sent: some applications answer their cancellation.
+    Once it is ``cut``, nothing more of the application's is sent: some applications respond to their cancellation.
     """
 
     def __init__(self, send: Send, heartbeat: float) -> None:
@@ -121,7 +121,7 @@ class Answer:
             self._timer.stop()
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
-        """End what was begun: an event stream properly, anything else so that its caller sees that it is not whole."""
+        """End a response in progress: event streams regularly, others so that the caller notices the truncation."""
         if not self._started:
             text = message("access_ended")
             await refusal(401, "unauthorized", text)(scope, receive, self._send)

@@ -1,4 +1,4 @@
-"""``/manual``: the manual as HTML, drawn from its Markdown on the server. It loads nothing from elsewhere."""
+"""``/manual``: the manual as HTML, rendered from Markdown on the server. It loads nothing from elsewhere."""
 
 import posixpath
 import re

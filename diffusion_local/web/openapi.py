@@ -16,9 +16,9 @@ SECURITY: Json = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same token"},
     "basic": {"type": "http", "scheme": "basic", "description": "name and token, as clients of A1111 send them"},
 }
-#: Any of them; none is needed while the server has no accounts.
+#: Any one suffices; none is required while the server has no accounts.
 ANY: list[Json] = [{}, *({name: []} for name in SECURITY)]
-#: Routes that need nobody to have signed in.
+#: Routes that need no authentication.
 OPEN = ("/healthz", "/readyz")
 TEXT: Json = {"type": "string"}
 READY: Json = {
@@ -38,17 +38,17 @@ SHAPES: dict[str, tuple[str, Json]] = {
 }
 SHAPES[COG] = SHAPES[REPLICATE]
 MEANINGS = {
-    "400": "this cannot be read, or a field is out of its limits",
-    "401": "it is not known who asks",
-    "403": "whoever asks may not do this",
-    "404": "there is no such thing",
+    "400": "malformed request, or an invalid field",
+    "401": "not authenticated",
+    "403": "not permitted",
+    "404": "not found",
     "409": "its state does not allow this, or it was cancelled",
-    "411": "the length is not said",
+    "411": "the length is missing",
     "413": "the body is too long",
-    "422": "a field is out of its limits",
-    "429": "a limit is reached; `Retry-After` says for how long",
+    "422": "a field is invalid",
+    "429": "a limit is reached; `Retry-After` gives the seconds",
     "500": "a picture could not be made",
-    "503": "not now; `Retry-After` says for how long",
+    "503": "temporarily unavailable; `Retry-After` gives the seconds",
 }
 #: Of pictures' files and of what machines ask about health.
 OF_FILES = {status: MEANINGS[status] for status in ("400", "401", "403", "404", "422", "429", "503")}
@@ -68,7 +68,7 @@ MESSAGE: Json = {
 
 
 def add(app: FastAPI) -> None:
-    """Let ``app.openapi()`` give the whole document."""
+    """Make ``app.openapi()`` return the whole document."""
     derive = app.openapi
 
     def whole() -> Json:
@@ -107,7 +107,7 @@ def completed(document: Json) -> Json:
 
 
 def refused(responses: Json, schema: str, meanings: dict[str, str]) -> None:
-    """Write the refusals with these statuses into the answers of an operation, in one shape."""
+    """Add these refusals to the responses of an operation, in one shape."""
     for status, meaning in meanings.items():
         responses[status] = {"description": meaning, "content": in_json(schema)}
 
@@ -117,7 +117,7 @@ def in_json(schema: str) -> Json:
 
 
 def webhook(event: str) -> Json:
-    """By Standard Webhooks: signed in ``webhook-signature``, sent again until a 2xx answers."""
+    """A webhook by Standard Webhooks: signed in ``webhook-signature``, resent until a 2xx response."""
     body = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookMessage"}}},

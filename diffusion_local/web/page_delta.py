@@ -32,7 +32,7 @@ from diffusion_local.web.ui import (
 )
 from diffusion_local.web.ui.words import language
 
-#: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
+#: Per tab: its draw function, and how many values of the page it takes (its ``asked``).
 TABS: dict[str, tuple[Callable[..., str], int]] = {
     "create": (tab_create.draw, 2),
     "lists": (tab_lists.draw, 1),
@@ -41,9 +41,9 @@ TABS: dict[str, tuple[Callable[..., str], int]] = {
     "models": (tab_models.draw, 0),
     "settings": (tab_settings.draw, 0),
 }
-#: What a tab shows beside the database: a text that changes with it.
+#: State that a tab shows from outside the database: a text that changes with it.
 PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
-#: The pictures of the gallery are a part of their own: one more picture changes their number, and none of the tiles.
+#: The gallery's tiles are a separate part, because the count above them changes with every new picture.
 TILES = "tiles"
 TILES_OF = re.compile("<!--tiles-->(.*)<!--/tiles-->", re.DOTALL)
 PARTS = ("now", "notices", "drawer", *TABS, TILES)
@@ -52,7 +52,9 @@ Delta = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts t
 
 
 def delta_since(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Delta | None:
-    """None where nothing has changed since ``seen``, as in nearly every second. ``drawer``: the queue's is open."""
+    """The changed parts since ``seen``; None if nothing changed, as in nearly every second. ``drawer``: the queue's
+    drawer is open.
+    """
     try:
         with disk.storage_errors():
             return changes(studio, seen, tab if tab in TABS else "create", asked, drawer)
@@ -61,7 +63,7 @@ def delta_since(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawe
 
 
 def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Delta | None:
-    """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
+    """``asked``: the values of all tabs, in the order of ``TABS``; only those of the open tab are used."""
     now = view.utc()
     draw, count = TABS[tab]
     first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
@@ -103,7 +105,7 @@ def add(app: FastAPI, studio: Studio) -> None:
 
 
 def read(body: bytes) -> tuple[str, str, list[Any], bool]:
-    """(what was seen, the open tab, what the tabs ask for, whether the drawer is open). Raises InvalidParams."""
+    """Parse the request: (seen, open tab, values of the tabs, whether the drawer is open). Raises InvalidParams."""
     try:
         sent = json.loads(body)
         seen, tab, asked, drawer = sent["seen"], sent["tab"], sent["asked"], sent.get("drawer", False)

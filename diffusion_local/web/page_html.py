@@ -1,4 +1,4 @@
-"""The HTML around gradio's page, and the language of every request."""
+"""The HTML around Gradio's page, and the language of every request."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from diffusion_local.web.ui.templates import render
 
 
 def shell(path: str, url: str = "") -> str:
-    """For the page at this path; ``url`` is where a phone of the network finds the server, if it can."""
+    """The shell of the page at this path; ``url``: address of the server for phones on the network, if it has one."""
     view = path.removeprefix(addresses.PREFIX).strip("/").split("/")[0]
     person = current()
     return render(
@@ -29,7 +29,7 @@ def shell(path: str, url: str = "") -> str:
     )
 
 
-#: Gradio's components ask the browser for its language; this answers with the one that the person has chosen.
+#: Gradio's components read the browser's language; this replaces it with the one chosen by the user.
 HEAD = """<head>
 <script>
   for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
@@ -61,7 +61,7 @@ class PageHtml:
     """ASGI middleware: sets the language, and writes it into the page's HTML."""
 
     def __init__(self, app: ASGIApp, url: str = "") -> None:
-        """``url`` is where other devices of the network find the page; empty if they do not."""
+        """``url``: address at which other devices find the page; empty if they cannot."""
         self._app = app
         self._url = url
 
@@ -116,12 +116,12 @@ class PageHtml:
 
 
 def script(value: object) -> str:
-    """JSON that can stand within a script element."""
+    """JSON that is safe within a script element."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def page(html: bytes, tag: str, around: str = "") -> bytes:
-    """``around`` is what stands before Gradio's part."""
+    """``around``: HTML before Gradio's part."""
     html = FOREIGN.sub(b"", html)
     html = BASE.sub(f'<base href="{serializers.root()}/" />'.encode(), html, count=1)
     html = html.replace(b"<gradio-app", around.encode() + b"<gradio-app", 1)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with time-outs for callers that send, or read, too slowly or not at all."""
+"""HTTP/1.1 as implemented by uvicorn, with time-outs for callers that send or read too slowly or not at all."""
 
 import asyncio
 from typing import Any

@@ -38,7 +38,7 @@ PASSED_ON = {
     b"x-real-ip",
     b"x-scheme",
 }
-#: Where in the scope the name of such a header is, for whoever decides about requests without accounts.
+#: Key of such a header's name in the scope, for the decision about requests without accounts.
 PASSED = "diffusion_local.passed_on"
 FORWARDED = {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 #: Other ways to say the same, which we do not take from anybody.

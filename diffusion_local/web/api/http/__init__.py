@@ -15,21 +15,21 @@ from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
 ROOT = "/api/v1"
-#: What any route may answer instead, all in one shape.
+#: Refusals of any route, in one shape.
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": meaning}
     for status, meaning in {
-        400: "this cannot be read, or comes from where it must not",
-        401: "it is not known who asks",
-        403: "whoever asks may not do this",
-        404: "there is no such thing",
+        400: "malformed request, or a disallowed host or origin",
+        401: "not authenticated",
+        403: "not permitted",
+        404: "not found",
         409: "its state does not allow this",
         410: "it was deleted",
-        411: "the length is not said",
+        411: "the length is missing",
         413: "the body is too long",
-        422: "a field is out of its limits; `field` names it",
-        429: "a limit is reached; `Retry-After` says for how long",
-        503: "nothing is taken on for the moment; `Retry-After` says for how long",
+        422: "a field is invalid; `field` names it",
+        429: "a limit is reached; `Retry-After` gives the seconds",
+        503: "temporarily unavailable; `Retry-After` gives the seconds",
     }.items()
 }
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -52,7 +52,7 @@ def router(studio: Studio, watch: Watch, services: Services | None = None) -> AP
 
     @api.api_route("/{rest:path}", methods=METHODS, include_in_schema=False)
     def unknown(rest: str) -> None:
-        """What nothing above has taken; without this it would be the page's business."""
+        """404 or 405 for all other paths; without this the page would answer them."""
         here = [route for route in known if route.path_regex.match(f"/{rest}")]
         allowed = sorted({verb for route in here for verb in route.methods or ()})
         if allowed:

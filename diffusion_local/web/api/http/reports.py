@@ -1,4 +1,4 @@
-"""Reports as JSON, Markdown or HTML, and who was told: the delivery log of webhooks and hooks."""
+"""Reports as JSON, Markdown or HTML, and the delivery log of webhooks and hooks."""
 
 from urllib.parse import parse_qs
 
