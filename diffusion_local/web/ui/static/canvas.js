@@ -1,6 +1,6 @@
-// The canvas on which a mask is painted (templates/source.html): what is covered is made anew. The picture lies under pan
-// and zoom; the mask is a list of steps over an earlier mask, so that each can be undone. A pen presses, a finger paints,
-// two fingers pan and zoom, the right button erases. The sides of the frame are dragged where the picture is to be extended.
+// The canvas for painting a mask (templates/source.html): painted areas are generated anew. The picture can be panned and
+// zoomed; the mask is a list of strokes over an earlier mask, so that each can be undone. Pen pressure sets the width, one
+// finger paints, two fingers pan and zoom, the right button erases. Dragging a side of the frame extends the picture.
 window.diffusionLocalCanvas = (() => {
   const LARGEST = 2048; // pixels of the mask's longer side
   const ZOOM = [0.05, 32];
@@ -231,7 +231,7 @@ window.diffusionLocalCanvas = (() => {
     show();
     draw();
   }
-  // What is under (x, y) stays there.
+  // Keeps the point under (x, y) in place.
   function zoom(factor, x = screen().clientWidth / 2, y = screen().clientHeight / 2) {
     const scale = Math.max(ZOOM[0], Math.min(ZOOM[1], camera.scale * factor));
     camera.x = x - ((x - camera.x) * scale) / camera.scale;
@@ -391,7 +391,7 @@ window.diffusionLocalCanvas = (() => {
     new ResizeObserver(resize).observe(canvas);
   }
 
-  // White where it is painted, black elsewhere; null where nothing is.
+  // White where painted, black elsewhere; null if nothing is painted.
   function finish() {
     const read = sheet(mask.width, mask.height).getContext("2d", { willReadFrequently: true });
     read.drawImage(mask, 0, 0);
@@ -403,7 +403,7 @@ window.diffusionLocalCanvas = (() => {
     box.close();
     opened.done(painted ? out : null, SIDES.filter((each) => margins[each]).map((each) => `${each}:${margins[each]}`).join(" "));
   }
-  // A stored mask: its light is what is painted.
+  // A stored mask: its brightness is the painted area.
   function fromMask(image) {
     const made = sheet(mask.width, mask.height);
     const context = made.getContext("2d", { willReadFrequently: true });

@@ -1,5 +1,5 @@
-// The gallery (tab_gallery.py): its filters are the address; which part of the pictures is drawn is kept here. A part is a
-// window over all pictures that slides with the scrolling, by whole rows, so that a gallery of any size has few elements.
+// The gallery (tab_gallery.py): its filters are in the address; the visible range of pictures is kept here. The range is a
+// window that follows scrolling by whole rows, so that a gallery of any size needs few elements.
 (() => {
   const SIZE = "diffusion-local-tile";
   const MOST = 480; // tiles at once
@@ -94,7 +94,7 @@
     busy = Date.now() + 5000;
     write();
   }
-  // Rows that are far above are let go; where none is, more is drawn.
+  // Rows far above are removed; where rows are missing, more are requested.
   function down(pictures) {
     const tiles = [...pictures.children];
     const first = tiles[0].offsetTop;

@@ -1,4 +1,4 @@
-// The Lists tab (tab_lists.py): files that are chosen, the example, and what outlives a reload.
+// The Lists tab (tab_lists.py): chosen files, the example, and state that survives a reload.
 window.diffusionLocalLists = (() => {
   const DRAFT = "diffusion-local-list"; // of this tab: the form
   const MOST = 5_000_000; // bytes of a file that becomes text on the page

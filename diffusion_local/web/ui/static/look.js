@@ -1,5 +1,5 @@
-// Keeps the page true. One timer asks what has changed since what is shown (web/looks.py); the parts draw it (live.js).
-// One look at a time, so that none overtakes another; a server that was away is found again without a reload.
+// Polls for changes. One timer requests the parts that differ from those shown (web/page_delta.py); live.js patches them.
+// One request at a time, so that none overtakes another; after an outage the page recovers without a reload.
 window.diffusionLocalLook = (() => {
   const SHOWN = 1000; // milliseconds between looks
   const HIDDEN = 5000; // of a tab in the background: its title and the bell go on
@@ -79,7 +79,7 @@ window.diffusionLocalLook = (() => {
   return {
     drawn,
     show: draw,
-    // Resolves when the studio has answered a look.
+    // Resolves when the studio has answered a poll.
     back: () => new Promise((resolve) => { if (asked) waiting.push(resolve); else setTimeout(resolve, SHOWN); }),
     // A press found no studio: told at once. Returns a function to call when it has arrived.
     hold() {

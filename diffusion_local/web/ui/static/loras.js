@@ -1,5 +1,5 @@
-// The list of LoRAs (templates/loras.html): one text "name:weight, ..." is the field, rows with sliders show it. Trigger
-// words go into the prompt by a click.
+// The list of LoRAs (templates/loras.html): the form's field is one text, "name:weight, ..."; rows with sliders edit it. A
+// click adds a trigger word to the prompt.
 (() => {
   const input = () => document.querySelector("#field-loras :is(textarea, input)");
   const frame = () => document.querySelector("#loras .loras");
@@ -48,7 +48,7 @@
     item.append(face, about, away, slider, number);
     return item;
   }
-  // A trigger word behind the prompt, once.
+  // Appends a trigger word to the prompt, once.
   function add(word) {
     const field = document.querySelector("#prompt :is(textarea, input)");
     if (field.value.toLowerCase().includes(word.toLowerCase())) return;

@@ -1,4 +1,4 @@
-// The Models tab (templates/models.html): searched, filtered and sorted where it is; what is asked for is the address.
+// The Models tab (templates/models.html): search, filters and sorting happen in the browser and are kept in the address.
 (() => {
   let asked = new URLSearchParams();
   const NAMES = ["search", "show", "family", "sort"];

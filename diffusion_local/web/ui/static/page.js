@@ -1,4 +1,4 @@
-// Once for the page: the keyboard, and what outlives a reload.
+// Set up once per page: the keyboard, and state that survives a reload.
 
 // Keys of the page; those of a dialog are its own (live.js, viewer.js). All of them are listed under "?" (view_help.py).
 document.addEventListener("keydown", (event) => {
@@ -25,7 +25,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// A prompt into the clipboard; over plain HTTP to another machine there is no navigator.clipboard.
+// Copies a prompt; over plain HTTP to another machine there is no navigator.clipboard.
 document.addEventListener("click", async ({ target }) => {
   const button = target.closest?.("[data-copy]");
   if (!button) return;
@@ -80,14 +80,14 @@ document.addEventListener("click", async ({ target }) => {
   });
 })();
 
-// Another language: kept in a cookie, so that the server speaks it too.
+// Another language: stored in a cookie, so that the server uses it too.
 document.addEventListener("change", ({ target }) => {
   if (!target.matches?.("[data-language]")) return;
   document.cookie = `language=${target.value}; path=/; max-age=31536000; SameSite=Lax`;
   location.reload();
 });
 
-// Light or dark, kept in this browser; frame.py heeds it before the page is drawn.
+// Light or dark theme, stored in this browser; shell.html applies it before the page is drawn.
 document.addEventListener("change", ({ target }) => {
   if (!target.matches?.("[data-theme]")) return;
   if (target.value) localStorage.setItem("diffusion-local-theme", target.value);

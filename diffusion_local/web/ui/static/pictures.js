@@ -3,7 +3,7 @@
 (() => {
   const root = window.diffusionLocalRoot;
   const words = window.diffusionLocalWords;
-  // By the name of the option: the settings of a picture that is added, and the numbers that need not be written.
+  // By option: settings of an added picture, and default numbers that are left out of the text.
   const LISTS = {
     controls: { added: () => ({ type: "canny" }), numbers: { weight: 1, start: 0, end: 1 } },
     references: { added: (panel) => ({ use: panel.dataset.use }), numbers: { weight: 1 } },
@@ -29,7 +29,7 @@
     input.value = shown[name];
     input.dispatchEvent(new Event("input", { bubbles: true }));
   }
-  // What a row has no part for, such as the mask of a reference, stays as it was.
+  // Values without an element in the row, such as the mask of a reference, are kept.
   const values = (row) => ({
     ...row.given,
     ...Object.fromEntries([...row.querySelectorAll("[data-part]")].map((each) => [each.dataset.part, each.value])),
@@ -47,7 +47,7 @@
     }
   }
 
-  // What the ControlNet will see, in the size of the picture.
+  // The preprocessed picture, at the size of the result.
   async function preview(row) {
     const side = (name) => Number(document.querySelector(`#field-${name} input`)?.value) || 512;
     const { image, type } = values(row);
@@ -103,7 +103,7 @@
     if (all.some(({ target }) => target.closest?.("#controls, #references"))) soon();
   }).observe(document.documentElement, { subtree: true, childList: true });
 
-  // One after the other, so that they stand in the order in which they were chosen.
+  // One after the other, to keep the order of selection.
   async function add(name, files) {
     const panel = panelOf(name);
     told(panel, words.uploading);

@@ -1,5 +1,5 @@
-// Help with prompts (prompt_help.TOOLS): suggestions while one types, the prompts and presets of this browser, a language
-// model that rewrites them, and the press that repeats itself.
+// Help with prompts (prompt_help.TOOLS): suggestions while typing, history and presets of this browser, rewriting by a
+// language model, and repeated generation.
 window.diffusionLocalPrompts = (() => {
   const HISTORY = "diffusion-local-prompts"; // newest first
   const PRESETS = "diffusion-local-presets"; // name -> values of the form by field
@@ -45,7 +45,7 @@ window.diffusionLocalPrompts = (() => {
     });
     return made;
   })();
-  // What is being typed: (where it begins, its kind, its text).
+  // The word being typed: (start, kind, text).
   function typed(input) {
     const before = input.value.slice(0, input.selectionStart);
     const lora = before.match(/<(?:lora:)?([^<>:\s]*)$/);
@@ -285,14 +285,14 @@ window.diffusionLocalPrompts = (() => {
     box.replaceChildren(make("div", { className: "acts" }, ...tasks), told, make("ul", { hidden: !rows.length }, ...rows), ...undo);
     if (!box.contains(document.activeElement)) box.querySelector("button:not([disabled])")?.focus();
   }
-  // A prompt that is written from nothing does not come from the old one.
+  // A prompt written from scratch is not derived from the previous one.
   document.addEventListener("input", ({ target }) => {
     if (target === field() && !target.value.trim()) keepOriginal("");
     if (target === hidden("vocabulary") || target === hidden("field-original")) markHelper();
   });
   setInterval(markHelper, 500); // Gradio sets values without an event
 
-  // -- again until stopped: a press whenever all is done
+  // -- repeat until stopped: submit again whenever all jobs are done
   let repeating = false;
   let pressed = 0; // when; the queue takes a moment to show it
   function repeat(on) {

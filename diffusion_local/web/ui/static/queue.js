@@ -1,5 +1,5 @@
-// The Queue tab (tab_queue.py): what is folded, filtered and paged is kept in this browser and told to the server in one
-// line, which draws it. Filters and folds outlive a reload; pages do not.
+// The Queue tab (tab_queue.py): folds, filters and pages are kept in this browser and sent in one line to the server, which
+// draws the tab. Filters and folds survive a reload; pages do not.
 window.diffusionLocalQueue = (() => {
   const KEPT = "diffusion-local-queue";
   const MOST = 50; // batches whose fold is remembered
@@ -51,7 +51,7 @@ window.diffusionLocalQueue = (() => {
     },
   };
   for (const name of FILTERS) TURNS[name] = (_, value) => narrow(name, value);
-  // The rows of another window take the place of these: it is read from its beginning.
+  // Another window of rows replaces these, so scroll to its start.
   function above(target) {
     const head = target.closest(".group").querySelector(".group-head");
     if (head.getBoundingClientRect().top < 0) head.scrollIntoView();

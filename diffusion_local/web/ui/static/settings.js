@@ -1,4 +1,4 @@
-// The Settings tab (templates/settings.html): searched where it is; a link of its list of groups scrolls.
+// The Settings tab (templates/settings.html): search happens in the browser; links of the list of groups scroll.
 (() => {
   const field = () => document.querySelector("#settings [data-settings-search]");
   const groups = () => [...document.querySelectorAll("#settings .groups > section")];

@@ -51,7 +51,7 @@ window.diffusionLocalDrawer = (() => {
     if (localStorage.getItem(KEPT) && innerWidth > 1280) set(true, false);
   });
 
-  // Rows are dragged to another place in line: `before` is the batch that then comes behind.
+  // Rows can be dragged to another position: `before` is the batch that then follows.
   let dragged = null;
   document.addEventListener("dragstart", (event) => {
     dragged = event.target.closest?.("[data-drag]") ?? null;
@@ -81,7 +81,7 @@ window.diffusionLocalDrawer = (() => {
   return { toggle: () => set(!opened()), opened, close: () => set(false) };
 })();
 
-// Asks for a confirmation, or with `answer` for a line of text. Resolves to null where it was not given.
+// Asks for confirmation, or with `answer` for a line of text. Resolves to null if cancelled.
 window.diffusionLocalAsk = (words, { answer, label }) => new Promise((resolve) => {
   const dialog = document.getElementById("asking");
   const [input, yes] = [dialog.querySelector("input"), dialog.querySelector(".primary")];

@@ -1,4 +1,4 @@
-// The picture to begin from (view_source.py): picked, dropped, pasted, or of the gallery; its kind of work; its mask.
+// The source picture (view_stage.py): picked, dropped, pasted, or from the gallery; its kind of work; its mask.
 (() => {
   const words = window.diffusionLocalWords;
   const field = (name) => document.querySelector(`#field-${name} :is(textarea, input)`);
@@ -20,7 +20,7 @@
   const root = window.diffusionLocalRoot;
   const address = (id) => `${root}/sources/${id}.png`;
 
-  // -- what the fields say
+  // -- values of the fields
   function show() {
     const root = panel();
     if (!root) return;

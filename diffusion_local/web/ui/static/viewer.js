@@ -18,7 +18,7 @@
     img.style.transform = view.scale === 1 ? "" : `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
     stage().classList.toggle("zoomed", view.scale > 1);
   }
-  // What is under (x, y), measured from the middle of the stage, stays there.
+  // Keeps the point under (x, y), relative to the centre of the stage, in place.
   function zoom(scale, x = 0, y = 0) {
     const next = Math.max(1, Math.min(MOST, scale));
     view.x = x - ((x - view.x) * next) / view.scale;
@@ -31,7 +31,7 @@
     return [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2];
   };
 
-  // -- from picture to picture: the links that can be seen, in their order on the page
+  // -- previous and next picture: the visible links, in page order
   function links() {
     const found = [...document.querySelectorAll("a.open[data-id]")].filter((link) => link.offsetParent);
     return found.filter((link, at) => found.findIndex((each) => each.dataset.id === link.dataset.id) === at);
