@@ -1,4 +1,4 @@
-// The Models tab (templates/models.html): search, filters and sorting happen in the browser and are kept in the address.
+// The Models tab (templates/models.html): search, filters and sorting happen in the browser; the address holds them.
 (() => {
   let asked = new URLSearchParams();
   const NAMES = ["search", "show", "family", "sort"];

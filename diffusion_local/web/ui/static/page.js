@@ -87,7 +87,7 @@ document.addEventListener("change", ({ target }) => {
   location.reload();
 });
 
-// Light or dark theme, stored in this browser; shell.html applies it before the page is drawn.
+// Light or dark theme, stored in this browser; page_html.py applies it before the page is drawn.
 document.addEventListener("change", ({ target }) => {
   if (!target.matches?.("[data-theme]")) return;
   if (target.value) localStorage.setItem("diffusion-local-theme", target.value);
