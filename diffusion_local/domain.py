@@ -12,10 +12,8 @@ from typing import Any
 
 from ulid import ULID
 
-from diffusion_local.options.table import Params as Params
-from diffusion_local.options.types import RUNGS as RUNGS
-from diffusion_local.options.types import Kind as Kind
-from diffusion_local.options.types import Lora as Lora
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 
 class State(StrEnum):

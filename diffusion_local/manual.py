@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.messages import message
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 #: Topics in reading order; ``/`` in a topic is a folder.
 TOPICS = (

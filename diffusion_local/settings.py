@@ -20,7 +20,6 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.options.types import RUNGS
 from diffusion_local.paths import Folders, expanded
-from diffusion_local.paths import assets as assets
 
 PREFIX = "DIFFUSION_LOCAL_"
 ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child

@@ -13,7 +13,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.options.values import check_prompt
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 SLOT = "{prompt}"
 MAX_STYLES = 20  # at once

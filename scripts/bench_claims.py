@@ -23,7 +23,8 @@ from typing import Any
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
-from diffusion_local.domain import Batch, Failure, Lane, Params, new_id, utc_now
+from diffusion_local.domain import Batch, Failure, Lane, new_id, utc_now
+from diffusion_local.options.table import Params
 from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.settings import Settings
 

@@ -26,8 +26,10 @@ from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch.slots import LOST
-from diffusion_local.domain import Batch, Image, Job, Kind, Lane, Params, new_id, utc_text
+from diffusion_local.domain import Batch, Image, Job, Lane, new_id, utc_text
 from diffusion_local.gallery.files import key_for
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 from diffusion_local.queue.batches import FORECAST_PICTURES
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.jobs import new_jobs

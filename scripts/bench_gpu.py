@@ -39,7 +39,7 @@ from safetensors.torch import save_file
 
 from diffusion_local.compose import open_files
 from diffusion_local.db.database import Database
-from diffusion_local.domain import Lora, Params, utc_now
+from diffusion_local.domain import utc_now
 from diffusion_local.engine import Picture, autoencoder, painting, placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -53,6 +53,8 @@ from diffusion_local.errors import Stopped
 from diffusion_local.gallery import formats
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Lora
 from diffusion_local.queue.history import FitStore
 from diffusion_local.settings import Settings, go_offline, keep_kernels
 from diffusion_local.worker.ladder import Ladder

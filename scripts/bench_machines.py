@@ -39,9 +39,10 @@ from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, ProgressReport
 from diffusion_local.dispatch.local import LocalDispatch
 from diffusion_local.dispatch.offers import installed_files
-from diffusion_local.domain import Batch, DeviceMemory, Lane, Params, new_id, utc_now
+from diffusion_local.domain import Batch, DeviceMemory, Lane, new_id, utc_now
 from diffusion_local.gallery.formats import encode
 from diffusion_local.models.digests import Digests
+from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.remote.dispatch import join

@@ -13,7 +13,7 @@ import diffusers
 import torch
 import transformers
 
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 CONFIGS = assets() / "configs"
 NAMES = {"sd15": "sd1", "sdxl": "sdxl"}

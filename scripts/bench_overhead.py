@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
-from diffusion_local.settings import Settings, assets
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings
 
 PROMPT = "a red apple"
 ROUNDS = 4

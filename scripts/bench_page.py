@@ -35,7 +35,8 @@ import psutil
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db import rows
-from diffusion_local.domain import Image, Params, new_id, utc_text
+from diffusion_local.domain import Image, new_id, utc_text
+from diffusion_local.options.table import Params
 from diffusion_local.settings import Settings, go_offline
 
 BATCH = 100  # pictures of one

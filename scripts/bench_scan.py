@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_local.models.directories import ModelDirectories  # noqa: E402
 from diffusion_local.models.index import ModelIndex  # noqa: E402
-from diffusion_local.models.verdicts import LORA, VAE  # noqa: E402
+from diffusion_local.models.parts import VAE  # noqa: E402
+from diffusion_local.models.probe import LORA  # noqa: E402
 from tests.models.headers import published, write_published  # noqa: E402
 
 RUNS = 5

@@ -24,7 +24,8 @@ from typing import Any
 
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db import upkeep
-from diffusion_local.domain import Batch, Lane, Params, new_id, utc_now
+from diffusion_local.domain import Batch, Lane, new_id, utc_now
+from diffusion_local.options.table import Params
 from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.settings import Settings
 from diffusion_local.system import logs

@@ -188,6 +188,30 @@ def test_no_two_modules_import_each_other() -> None:
         visit(name, ())
 
 
+def test_names_are_imported_from_the_module_that_defines_them() -> None:
+    """No re-exports, so that each name has one address."""
+    names = {".".join(["diffusion_local", *path.relative_to(PACKAGE).with_suffix("").parts]): path for path in MODULES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    wrong = [
+        f"{place(path)} imports {name}"
+        for path in MODULES
+        for name in imported(path)
+        if name not in names
+        and (module := name.rpartition(".")[0]) in names
+        and name.rpartition(".")[2] in {each.rpartition(".")[2] for each in top_level(names[module])}
+        and name.rpartition(".")[2] not in defined(names[module])
+    ]
+    assert wrong == []
+
+
+@functools.cache
+def defined(path: Path) -> frozenset[str]:
+    """Names that a module's own statements bind, other than imports."""
+    stored = {node.id for node in nodes(path) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return frozenset(stored | {node.name for node in tree(path).body if isinstance(node, functions)})
+
+
 def top_level(path: Path) -> Iterator[str]:
     for node in tree(path).body:
         if isinstance(node, ast.ImportFrom):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from diffusion_local.styles import SLOT, Styles, apply_template, read_styles
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from diffusion_local import actor
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.domain import Job, Params, new_id, utc_now, utc_text
+from diffusion_local.domain import Job, new_id, utc_now, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, echo
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
 
 KNOWN_DAYS = 180  # how long a browser or network is remembered after its last sign-in
 MAX_DEVICES = 50  # per account; the least recently used is dropped

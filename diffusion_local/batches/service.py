@@ -12,7 +12,7 @@ from typing import Any
 
 from diffusion_local import actor, image_decoding
 from diffusion_local.authority import guarded
-from diffusion_local.domain import FINAL, Batch, Image, Job, Params, Receipt, new_id, shortened, utc_now
+from diffusion_local.domain import FINAL, Batch, Image, Job, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.gallery import service
 from diffusion_local.gallery.blobs import StoredFile
@@ -27,7 +27,7 @@ from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.prompt_limits import prompt_warnings
-from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
+from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS, Params
 from diffusion_local.options.values import check_cursor, check_integer, check_prompt
 from diffusion_local.queue.batch_times import Timetable, parse_utc
 from diffusion_local.queue.batches import BatchProgress, BatchResults, BatchRows

@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Callable
 
 from diffusion_local import actor
-from diffusion_local.domain import Job, Params
+from diffusion_local.domain import Job
+from diffusion_local.options.table import Params
 
 SEPARATOR = "\x1f"  # separates an account name from its idempotency key
 SEES_ALL, RULES_ALL = "actor_sees_all()", "actor_rules_all()"

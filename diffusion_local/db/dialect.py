@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from diffusion_local.domain import Params
+from diffusion_local.options.table import Params
 
 if TYPE_CHECKING:  # the migrations, which ``db.database`` imports, use this module
     from diffusion_local.db.database import Transaction

@@ -8,21 +8,10 @@ from typing import Any
 from diffusion_local.db.access import readable
 from diffusion_local.db.database import Transaction
 from diffusion_local.db.dialect import recipe_mark
-from diffusion_local.domain import (
-    Batch,
-    DeviceMemory,
-    Event,
-    Failure,
-    Image,
-    Job,
-    Lane,
-    Params,
-    State,
-    Worker,
-    utc_text,
-)
+from diffusion_local.domain import Batch, DeviceMemory, Event, Failure, Image, Job, Lane, State, Worker, utc_text
 from diffusion_local.errors import Gone, NotFound, echo
 from diffusion_local.messages import from_json, message, to_json
+from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import JobTimings
 
 

@@ -25,7 +25,6 @@ from diffusion_local.domain import (
     Flags,
     Image,
     Job,
-    Params,
     SharedFile,
     State,
     utc_text,
@@ -33,6 +32,7 @@ from diffusion_local.domain import (
 from diffusion_local.errors import DatabaseProblem, LostClaim, NotFound, echo
 from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import Share
 from diffusion_local.settings import Settings
 

@@ -10,11 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from diffusion_local.compose import Services
-from diffusion_local.domain import Job, Params, SharedFile
+from diffusion_local.domain import Job, SharedFile
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.machines import ACTIVE, machine_of
 from diffusion_local.queue.workers import Files, is_silent

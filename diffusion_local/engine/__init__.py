@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from PIL import Image as PIL
 
-from diffusion_local.domain import DeviceMemory, Fit, Params
+from diffusion_local.domain import DeviceMemory, Fit
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.values import MOST_TOGETHER as MOST_TOGETHER
-from diffusion_local.options.values import parse_pass_position
+from diffusion_local.options.table import Params
+from diffusion_local.options.values import MOST_TOGETHER, parse_pass_position
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
 #: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.

@@ -26,6 +26,8 @@ from diffusion_local.models import lora_layers
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Lora
 
 
 def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:

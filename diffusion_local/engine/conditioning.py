@@ -11,7 +11,6 @@ from typing import Any, Self
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import Part, Pass, assign_places
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.faults import ending_only
@@ -19,6 +18,7 @@ from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
 from diffusion_local.grammar import schedules
 from diffusion_local.models.prompt_limits import understood
+from diffusion_local.options.table import Params
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
 PROMPTS_KEPT = 64

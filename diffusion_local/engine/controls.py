@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import control_nets, faults, img2img, placement, preprocessors
 from diffusion_local.engine.graphs import denoiser_of, forward_replaced
 from diffusion_local.engine.hooked import UnmatchedLayer
@@ -27,6 +26,7 @@ from diffusion_local.engine.passes import Loop
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import Control
 
 #: Arguments of the denoiser's call by name.

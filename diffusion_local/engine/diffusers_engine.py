@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffusion_local import __version__
-from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
+from diffusion_local.domain import DeviceMemory, Fit
 from diffusion_local.engine import (
     Held,
     OnProgress,

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
-from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
+from diffusion_local.domain import DeviceMemory, Fit
 from diffusion_local.engine import Held, OnProgress, OnStep, Part, Pass, Picture, assign_places
 from diffusion_local.engine.memory import GIB, LADDERS, RungChoice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 PREVIEW_SIZE = 256
 _DIRECTIVE = re.compile(r"\[(fail|oom(?::[a-z_]+)?|crash|hang|flaky|slow:\d+(?:\.\d+)?)\]")

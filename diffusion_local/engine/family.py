@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import autoencoder
 from diffusion_local.engine.img2img import SourceCanvas
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image as PIL
 from PIL import ImageChops, ImageFilter, ImageOps
 
-from diffusion_local.domain import Params
 from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, Margins, margins, region
+from diffusion_local.options.table import Params
 
 #: Pixels over which a repainted part fades into what is kept; inside the mask, so that what is kept stays as it was.
 FEATHER = 6

@@ -16,12 +16,12 @@ from PIL import Image as PIL
 from PIL import ImageOps
 from safetensors.torch import load_file
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import img2img, placement
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
 from diffusion_local.models.identify import read_file
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import Reference, Use
 
 #: Attention heads of the encoders, which their tensors do not tell.

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
 from diffusion_local.engine.encoders import TextEncoders
 from diffusion_local.engine.family import Conditioning, EngineFamily
@@ -17,6 +16,7 @@ from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.hooked import HookedAdapter
 from diffusion_local.engine.precision import Form
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.types import Lora
 
 
 @dataclass(slots=True)

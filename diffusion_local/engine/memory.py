@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diffusion_local.domain import Fit, Params
+from diffusion_local.domain import Fit
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
 
 #: Rungs by type of device, best first. CPUs and Apple GPUs have a single memory, so nothing can be offloaded.
 LADDERS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import (
     Finish,
     Part,
@@ -46,6 +45,8 @@ from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
 from diffusion_local.options.inpaint import CONTENTS
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 #: Channels of a UNet that reads the mask and the masked picture beside the latents.
 INPAINT_CHANNELS = 9

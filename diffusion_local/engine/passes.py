@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import img2img
 from diffusion_local.engine.previews import LONG_SIDE
 from diffusion_local.options.hires import Box, Size, schedule, tiles
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ It asks what the engine asks, of the files and of what was learned; the memory t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffusion_local.domain import Fit, Kind, Params, Worker
+from diffusion_local.domain import Fit, Worker
 from diffusion_local.engine import precision
 from diffusion_local.engine.memory import LADDERS, choose, estimate, format_gib
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 
 @dataclass(frozen=True, slots=True)

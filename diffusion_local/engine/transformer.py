@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from diffusion_local.domain import Params
 from diffusion_local.engine.family import Change, Conditioning, Parts, sized_and_guided
+from diffusion_local.options.table import Params
 
 
 def pipeline_loader(pipeline: Any) -> Any:

@@ -12,10 +12,10 @@ import torch
 from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import img2img
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.grammar.weights import parse_parts, without_weights
+from diffusion_local.options.table import Params
 
 
 def fits(tokenizer: Any, text: str) -> bool:

@@ -17,7 +17,6 @@ import torch
 from PIL import Image as PIL
 from PIL import ImageChops
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import Picture, faults, img2img
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.passes import ramp
@@ -26,7 +25,7 @@ from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.lazy_imports import replaced_modules
 from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
 from diffusion_local.options.validate import MAX_UPSCALED_PIXELS, TILE
 
 #: Pixels around a tile that the network sees, else the tiles' edges show; over some of them tiles are blended.

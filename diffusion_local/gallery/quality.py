@@ -10,7 +10,8 @@ from collections.abc import Callable
 from PIL import Image as PIL
 from PIL import ImageChops, ImageStat
 
-from diffusion_local.domain import Kind, Params
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 BLACK, ONE_COLOUR, FLAT, NOISE = "black", "one_colour", "flat", "noise"
 BLEMISHES = (BLACK, ONE_COLOUR, FLAT, NOISE)

@@ -16,14 +16,14 @@ from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL
 
 from diffusion_local import __version__
-from diffusion_local.domain import Image, Params
+from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery import foreign_recipes
 from diffusion_local.grammar import tags
 from diffusion_local.image_decoding import FORMATS
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
-from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.table import OPTIONS, Params
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 
 A1111_KEY = "parameters"

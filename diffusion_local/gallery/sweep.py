@@ -7,10 +7,11 @@ from PIL import Image as PIL
 
 from diffusion_local.db import rows, search
 from diffusion_local.db.database import Database, insert_sql
-from diffusion_local.domain import Image, Params, State, utc_now
+from diffusion_local.domain import Image, State, utc_now
 from diffusion_local.gallery import recipes
 from diffusion_local.gallery.blobs import Area, StoredFile
 from diffusion_local.gallery.files import ImageFiles, job_id_of
+from diffusion_local.options.table import Params
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from diffusion_local.authority import guarded
-from diffusion_local.domain import Kind, Params, Preview
+from diffusion_local.domain import Preview
 from diffusion_local.errors import InvalidParams, Overloaded, echo
 from diffusion_local.grammar.tags import LORAS, Tag
 from diffusion_local.grammar.trees import MANY, Node, Text
@@ -17,7 +17,8 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
 from diffusion_local.options import values
-from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.table import BATCH_OPTIONS, Params
+from diffusion_local.options.types import Kind
 from diffusion_local.options.validate import extract_lora_tags, ignored_warnings, lora_from_tag, seed_series
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.prompt_helper import MAX_VARIANTS, HelpedPrompt, PromptHelper

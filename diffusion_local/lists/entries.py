@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any
 
-from diffusion_local.domain import Job, Kind, Params
+from diffusion_local.domain import Job
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.options.table import OPTIONS, RECORDS, SETTINGS
+from diffusion_local.options.table import OPTIONS, RECORDS, SETTINGS, Params
+from diffusion_local.options.types import Kind
 from diffusion_local.options.values import check_choice
 
 #: How wildcards and choices expand: one random draw per picture, every combination, or not at all.

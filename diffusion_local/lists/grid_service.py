@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_local import actor
 from diffusion_local.authority import guarded
-from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
+from diffusion_local.domain import PRIORITIES, Batch, Lane, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.drafts import Drafts, parse_expansion
 from diffusion_local.lists.grid import Grid, parse_grid
@@ -15,7 +15,7 @@ from diffusion_local.lists.plan import CatalogSnapshot
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.table import BATCH_OPTIONS, Params
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.batches import BatchRows

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.lists.drafts import Draft, Drafts, Pair, too_many_combinations
 from diffusion_local.lists.entries import BadLine, Entry
@@ -17,6 +16,7 @@ from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models import prompt_limits
 from diffusion_local.models.catalog import Catalog, Model
+from diffusion_local.options.table import Params
 from diffusion_local.options.validate import seed_series
 from diffusion_local.options.values import check_integer
 from diffusion_local.queue.estimates import Work

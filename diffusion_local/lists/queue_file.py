@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from diffusion_local import actor, disk
 from diffusion_local.authority import guarded
-from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, utc_now
+from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, new_id, new_job, utc_now
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.gallery.local_blobs import check_room
 from diffusion_local.lists.encoding import lines, read_bounded
@@ -20,7 +20,7 @@ from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.plan import MAX_BAD_LINES, CatalogSnapshot
 from diffusion_local.messages import concatenate, message
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.table import BATCH_OPTIONS, Params
 from diffusion_local.options.values import check_integer, check_prompt
 from diffusion_local.queue.batch_times import check_url
 from diffusion_local.queue.batches import BatchResults

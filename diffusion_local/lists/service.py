@@ -9,7 +9,7 @@ from typing import IO, Any, BinaryIO
 
 from diffusion_local import actor
 from diffusion_local.authority import guarded
-from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
+from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, new_id, new_job, shortened, utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.files import ImageFiles, bare_key, suffix_of
 from diffusion_local.gallery.images import ImageStore
@@ -21,7 +21,7 @@ from diffusion_local.lists.plan import ListCheck, ListPlan
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import Message, concatenate, message
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.table import BATCH_OPTIONS, Params
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.batches import BatchResults, BatchRows

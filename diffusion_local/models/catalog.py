@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from diffusion_local import families
-from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.models import distilled, folders, references
@@ -28,8 +27,7 @@ from diffusion_local.models.choices import ModelChoices
 from diffusion_local.models.curated import closest_curated
 from diffusion_local.models.description import READY, RECOGNISED, Source
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.models.index import STARTER as STARTER
-from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
+from diffusion_local.models.index import STARTER, IndexEntry, ModelIndex, signature_of
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Probe
 from diffusion_local.options import validate

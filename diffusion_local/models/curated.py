@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from diffusion_local.models.distilled import distillation_of
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 #: https://huggingface.co/docs/hub/repositories-getting-started: owner/name, of 96 characters each.
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

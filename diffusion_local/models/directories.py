@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from diffusion_local.models.formats import SUFFIXES
-from diffusion_local.settings import Settings, assets, hub_cache
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings, hub_cache
 
 #: Limits against folders that are none of models.
 MOST_DEPTH, MOST_FILES = 24, 100_000

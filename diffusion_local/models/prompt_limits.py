@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local import families
-from diffusion_local.domain import Kind, Params, shortened
+from diffusion_local.domain import shortened
 from diffusion_local.grammar import schedules, tags, weights
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
-from diffusion_local.settings import assets
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
+from diffusion_local.paths import assets
 
 HAN = re.compile(r"[\u3400-\u9fff]+")
 #: What stands between clauses. Spaces before it count from their first one, so that a long run of them is read once.

@@ -32,8 +32,9 @@ from diffusion_local.hub.downloads import (
 from diffusion_local.messages import message
 from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import STARTER, Catalog, Model, described
+from diffusion_local.models.catalog import Catalog, Model, described
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
+from diffusion_local.models.index import STARTER
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
 from diffusion_local.options.values import check_prompt

@@ -16,7 +16,7 @@ from typing import Any
 
 from diffusion_local.errors import echo
 from diffusion_local.models.parts import PARTS
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 #: Every tokenizer folder has one of these files.
 WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")

@@ -16,9 +16,10 @@ from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import RANKS, as_list, by_index, in_list
 from diffusion_local.db.rows import not_found
-from diffusion_local.domain import Batch, Image, Job, Lane, Params, State, utc_now
+from diffusion_local.domain import Batch, Image, Job, Lane, State, utc_now
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
 from diffusion_local.queue import estimates
 from diffusion_local.queue.batch_times import late_warning, timing_of
 from diffusion_local.queue.estimates import Pace, Work

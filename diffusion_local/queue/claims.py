@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from diffusion_local.db import rows
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.domain import Claim, Job, Kind, Lane
+from diffusion_local.domain import Claim, Job, Lane
 from diffusion_local.errors import LostClaim
+from diffusion_local.options.types import Kind
 from diffusion_local.queue.order import QueueOrder
 
 JOB = "SELECT * FROM jobs WHERE id = ?"

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, by_index, in_list, seconds_between
-from diffusion_local.domain import Fit, Kind, utc_now
+from diffusion_local.domain import Fit, utc_now
+from diffusion_local.options.types import Kind
 from diffusion_local.queue.claims import FREE_IN_PASS
 from diffusion_local.queue.estimates import FinishedPicture, Outlook, Pace, Work
 from diffusion_local.queue.order import BATCH_RANK, QueueOrder

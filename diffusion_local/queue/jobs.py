@@ -19,7 +19,6 @@ from diffusion_local.domain import (
     Image,
     Job,
     Lane,
-    Params,
     State,
     new_job,
     utc_now,
@@ -27,6 +26,7 @@ from diffusion_local.domain import (
 )
 from diffusion_local.errors import LostClaim
 from diffusion_local.messages import is_known, message, to_json
+from diffusion_local.options.table import Params
 from diffusion_local.queue import work_hours
 from diffusion_local.queue.claims import (
     HOLDS_CLAIM,

@@ -10,21 +10,12 @@ from typing import Any
 
 from diffusion_local import actor
 from diffusion_local.authority import guarded
-from diffusion_local.domain import (
-    MAX_IDS,
-    PRIORITIES,
-    RUNGS,
-    Batch,
-    Params,
-    Receipt,
-    State,
-    new_id,
-    shortened,
-    utc_now,
-)
+from diffusion_local.domain import MAX_IDS, PRIORITIES, Batch, Receipt, State, new_id, shortened, utc_now
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import RUNGS
 from diffusion_local.options.values import check_integer
 from diffusion_local.queue import schedule
 from diffusion_local.queue.control import QueueControl

@@ -10,8 +10,9 @@ from diffusion_local.db.access import SEES_ALL, readable, redacted, scoped_key
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import RANKS, as_list, by_index, in_list, seconds_between
 from diffusion_local.db.rows import not_found
-from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
+from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, Worker, utc_now
 from diffusion_local.messages import from_json
+from diffusion_local.options.table import Params
 from diffusion_local.queue import estimates
 from diffusion_local.queue.estimates import Share, Work
 from diffusion_local.queue.history import pace_of, queued_work

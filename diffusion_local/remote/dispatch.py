@@ -18,7 +18,7 @@ import httpx
 from diffusion_local import __version__
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, wire
 from diffusion_local.dispatch.slots import machine_name
-from diffusion_local.domain import Claim, Failure, Flags, Job, Params, SharedFile, State
+from diffusion_local.domain import Claim, Failure, Flags, Job, SharedFile, State
 from diffusion_local.errors import (
     DatabaseProblem,
     InvalidParams,
@@ -31,6 +31,7 @@ from diffusion_local.errors import (
 )
 from diffusion_local.health.doctor import Finding
 from diffusion_local.messages import Message, deserialize, message
+from diffusion_local.options.table import Params
 from diffusion_local.remote.models import Fetcher
 from diffusion_local.remote.pairing import Credential, client_of, stored
 from diffusion_local.remote.pulse import Bell, Pulse

@@ -12,10 +12,11 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from diffusion_local.batches.service import BatchEdit
-from diffusion_local.domain import Batch, Failure, Image, Job, Params, Snapshot, State
+from diffusion_local.domain import Batch, Failure, Image, Job, Snapshot, State
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import deserialize
 from diffusion_local.models.service import RemovedModel
+from diffusion_local.options.table import Params
 from diffusion_local.queue.batches import BatchProgress
 
 T = TypeVar("T")

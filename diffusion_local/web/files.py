@@ -19,7 +19,7 @@ from diffusion_local.domain import Image, State
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.messages import message
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import known_already
 from diffusion_local.web.refusals import NEVER

@@ -14,7 +14,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from diffusion_local import manual
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from diffusion_local.web.ui.words import TAGS, language, say
 
 #: Topics by group: the phrase of its title, and how its topics begin.

@@ -9,12 +9,15 @@ from contextlib import suppress
 from dataclasses import replace
 from statistics import median
 
-from diffusion_local.domain import Fit, Job, Kind, Lane, Params
-from diffusion_local.engine import MOST_TOGETHER, Engine, OnProgress, Pass
+from diffusion_local.domain import Fit, Job, Lane
+from diffusion_local.engine import Engine, OnProgress, Pass
 from diffusion_local.engine.memory import RungChoice, next_rung
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
+from diffusion_local.options.values import MOST_TOGETHER
 from diffusion_local.queue.estimates import Share, Work
 
 log = logging.getLogger(__name__)

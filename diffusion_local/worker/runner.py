@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffusion_local import disk
 from diffusion_local.dispatch import Dispatch, OutputTerms
-from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind, Lane
+from diffusion_local.domain import MAX_TRIES, Failure, Job, Lane
 from diffusion_local.engine import Engine, Pass
 from diffusion_local.errors import (
     DatabaseProblem,
@@ -25,6 +25,7 @@ from diffusion_local.errors import (
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.digests import Digests
+from diffusion_local.options.types import Kind
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.kept import HeldPassStore

@@ -14,13 +14,15 @@ from PIL import Image as PIL
 
 from diffusion_local import disk, image_decoding
 from diffusion_local.dispatch import Dispatch, Finished, OutputTerms, ProgressReport
-from diffusion_local.domain import Image, Job, Kind, Params, utc_text
+from diffusion_local.domain import Image, Job, utc_text
 from diffusion_local.engine import Picture
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem, UserError
 from diffusion_local.gallery import quality, recipes
 from diffusion_local.gallery.formats import encode
 from diffusion_local.messages import message
 from diffusion_local.models.digests import Digests
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 from diffusion_local.queue.estimates import JobTimings
 
 log = logging.getLogger(__name__)

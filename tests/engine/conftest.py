@@ -11,7 +11,8 @@ from diffusion_local.domain import Params
 from diffusion_local.engine import Engine, Part, Pass, Picture
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.models.catalog import Catalog, Model, read_folder
-from diffusion_local.settings import Settings, assets
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings
 from tests.support import PARAMS
 
 if TYPE_CHECKING:

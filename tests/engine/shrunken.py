@@ -20,7 +20,7 @@ import torch
 import transformers
 from diffusers.loaders import single_file_utils
 
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.engine.test_flow_families import t5
 from tests.models.files import original_vae
 from tests.models.headers import tensors_of

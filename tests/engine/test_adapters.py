@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_local.domain import Lora
 from diffusion_local.engine import adapters
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import short_hash
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_local.domain import Lora
 from diffusion_local.engine import encoders, placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Model, read_folder
+from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.test_language_families import flux2, z_image

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_local.domain import Kind, Lora
+from diffusion_local.domain import Kind
 from diffusion_local.engine import painting
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -17,6 +17,7 @@ from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.fused.models import difference
 from tests.engine.home import Home, make_lora

@@ -12,10 +12,11 @@ import pytest
 
 from diffusion_local.compose import open_services
 from diffusion_local.db.database import Database
-from diffusion_local.domain import Lora, State
+from diffusion_local.domain import State
 from diffusion_local.engine.memory import LADDERS, RungChoice
 from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.types import Lora
 from diffusion_local.queue.history import FitStore
 from diffusion_local.settings import Settings
 from diffusion_local.worker.ladder import Ladder

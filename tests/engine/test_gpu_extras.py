@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local.domain import Kind, Lora
+from diffusion_local.domain import Kind
 from diffusion_local.engine.memory import LADDERS, RungChoice
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 

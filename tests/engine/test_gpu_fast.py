@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffusion_local.domain import Kind, Lora
+from diffusion_local.domain import Kind
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 from tests.support import PARAMS

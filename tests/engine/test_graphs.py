@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from diffusion_local.db.database import Database
-from diffusion_local.domain import Lora
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.graphs import MOST, Graphs, NotRecordable, denoiser_of, map_tensors, signature
@@ -18,6 +17,7 @@ from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.types import Lora
 from diffusion_local.queue.history import FitStore
 from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw, run_on_ladder

@@ -10,7 +10,6 @@ import torch
 from PIL import Image as PIL
 from safetensors.torch import save_file
 
-from diffusion_local.domain import Lora
 from diffusion_local.engine import hooked
 from diffusion_local.engine.adapter_names import Layers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -18,6 +17,7 @@ from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder
+from diffusion_local.options.types import Lora
 from tests.engine import tiny
 from tests.engine.conftest import Draw
 from tests.engine.home import Home

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.domain import RUNGS, Fit, Kind
+from diffusion_local.domain import Fit, Kind
 from diffusion_local.engine import precision
 from diffusion_local.engine.memory import GIB, LADDERS, MemoryNeed, RungChoice, Weights, choose, estimate, next_rung
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
-from diffusion_local.settings import assets
+from diffusion_local.options.types import RUNGS
+from diffusion_local.paths import assets
 from tests.support import params
 
 CUDA = LADDERS["cuda"]

@@ -274,7 +274,7 @@ def test_the_second_order_sampler_works_together(diffusers_engine: Engine) -> No
 def test_the_fake_engine_fails_a_part_and_runs_out_of_memory_as_a_whole() -> None:
     engine = FakeEngine(0)
     from diffusion_local.models.catalog import Catalog
-    from diffusion_local.settings import assets
+    from diffusion_local.paths import assets
 
     engine.load(Catalog(assets() / "starter", assets() / "none").default)
     broken, good = part(1, "[fail]"), part(2)

@@ -11,7 +11,7 @@ from diffusion_local.engine.memory import GIB
 from diffusion_local.engine.planning import MemoryPlan, active_workers, default_params, plan
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.support import run_python
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from accelerate import init_empty_weights
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
 from diffusion_local.engine import single_file
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.models.headers import tensors_of
 
 CONFIGS = assets() / "configs"

@@ -16,7 +16,7 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
 from tests.models.files import original_encoder, original_unet, original_vae
 from tests.models.headers import tensors_of

@@ -17,7 +17,7 @@ from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models import parts
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
 from tests.engine.shrunken import LAYOUTS, ONCE, Layout, State, as_folder, narrowed
 from tests.engine.test_flow_families import difference

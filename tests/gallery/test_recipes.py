@@ -12,10 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 from sd_parsers import ParserManager
 
 from diffusion_local.compose import open_files
-from diffusion_local.domain import Image, Kind, Lora, Params
+from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery import recipes
 from diffusion_local.options import a1111
+from diffusion_local.options.types import Lora
 from diffusion_local.settings import Settings
 from tests.support import params
 

@@ -12,7 +12,7 @@ from diffusion_local.compose import Services
 from diffusion_local.hub import fetcher as fetcher_module
 from diffusion_local.hub.downloads import Download, DownloadState
 from diffusion_local.hub.fetcher import Fetcher
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.hub.conftest import FakeHub
 from tests.models import files
 from tests.models.files import write_header

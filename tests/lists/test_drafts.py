@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from diffusion_local.cli import app
 from diffusion_local.compose import Services
-from diffusion_local.domain import Job, Lora
+from diffusion_local.domain import Job
 from diffusion_local.errors import Conflict, InvalidParams, Overloaded
 from diffusion_local.lists import wildcards
 from diffusion_local.lists.drafts import Drafts
 from diffusion_local.lists.wildcards import Expander
+from diffusion_local.options.types import Lora
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.dialects.a1111 import reading
 from diffusion_local.web.api.dialects.adapting import Aliases

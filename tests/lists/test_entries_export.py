@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_local.domain import Batch, Job, Kind, Lane, Lora, Params, new_job, utc_now
+from diffusion_local.domain import Batch, Job, Kind, Lane, Params, new_job, utc_now
 from diffusion_local.lists.entries import EXPORTS, Entry, export_lines
 from diffusion_local.lists.formats import parse
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.samplers import DIFFUSION
 from diffusion_local.options.table import OPTIONS, refused_options
-from diffusion_local.options.types import ControlType, Use
+from diffusion_local.options.types import ControlType, Lora, Use
 from diffusion_local.options.validate import complete
 from diffusion_local.options.values import CONTROL_MODES, MAX_CONTROL_WEIGHT, MAX_REFERENCE_WEIGHT, MAX_SEED
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.options.test_validate import SOURCE, size_of
 from tests.support import examples
 

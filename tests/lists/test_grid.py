@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_local.domain import Lora
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.grid import Axis, Grid, parse_axis, parse_grid
+from diffusion_local.options.types import Lora
 
 
 @pytest.mark.parametrize(

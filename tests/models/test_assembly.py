@@ -10,7 +10,8 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.models.catalog import Catalog, Model
-from diffusion_local.settings import Settings, assets
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings
 from tests.models import files
 from tests.models.files import write_header
 

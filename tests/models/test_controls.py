@@ -11,7 +11,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.options.types import Control
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.models.files import CONTROLNET, SD1, write_header
 
 SD15 = CONTROLNET | {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)}

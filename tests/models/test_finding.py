@@ -15,7 +15,8 @@ from diffusion_local.models.directories import ModelDirectories, walk
 from diffusion_local.models.ids import ModelIds
 from diffusion_local.models.program_roots import find_folders
 from diffusion_local.models.service import Library
-from diffusion_local.settings import Settings, assets
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings
 from tests.models import files
 from tests.models.files import write_header
 

@@ -14,7 +14,7 @@ from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
 from diffusion_local.models.curated import curated_models
 from diffusion_local.models.digests import Digests
 from diffusion_local.models.service import Library
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.models import files
 from tests.models.files import write_header
 

@@ -14,15 +14,16 @@ from PIL import Image as PIL
 
 from diffusion_local import families
 from diffusion_local.compose import Services
-from diffusion_local.domain import RUNGS, Kind, Lora, Params
+from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import verbatim
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Limits, nearest_size
+from diffusion_local.options.types import RUNGS, Lora
 from diffusion_local.options.validate import extract_lora_tags, seed_series
 from diffusion_local.options.values import MAX_SEED
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 SOURCE, MASK, NONE, TALL = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 

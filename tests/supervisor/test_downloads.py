@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.hub.downloads import DownloadState
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from diffusion_local.supervisor import leader
 from tests.hub.conftest import FakeHub
 from tests.hub.conftest import hub as hub

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 from diffusion_local.db.dialect import recipe_mark
-from diffusion_local.domain import Params
+from diffusion_local.options.table import Params
 
 MIGRATIONS = Migrations("diffusion_local")
 

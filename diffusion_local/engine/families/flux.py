@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import inputs, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.graphs import forward_replaced

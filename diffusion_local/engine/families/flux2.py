@@ -8,9 +8,9 @@ import diffusers
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import autoencoder, transformer
 from diffusion_local.engine.family import Change, Conditioning, EngineFamily
+from diffusion_local.options.table import Params
 
 
 def uses_guidance(pipe: Any, guidance: float) -> bool:

@@ -5,9 +5,9 @@ from typing import Any
 
 import diffusers
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
+from diffusion_local.options.table import Params
 
 #: One for all prompts, one for those with text to write.
 GUIDERS = ("guider", "ocr_guider")

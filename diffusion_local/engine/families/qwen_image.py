@@ -10,9 +10,9 @@ import transformers
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import inputs, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
+from diffusion_local.options.table import Params
 
 #: Of the prompt, as in the pipeline's call.
 MOST_TOKENS = 512

@@ -5,10 +5,10 @@ from typing import Any
 import diffusers
 import torch
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import transformer
 from diffusion_local.engine.families.sana import instruction_of
 from diffusion_local.engine.family import Change, Conditioning, EngineFamily
+from diffusion_local.options.table import Params
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:

@@ -9,9 +9,9 @@ import diffusers
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import inputs, unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
+from diffusion_local.options.table import Params
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:

@@ -15,22 +15,24 @@ from typing_extensions import TypedDict
 
 from diffusion_local import serializers
 from diffusion_local.batches.service import BatchEdit
-from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Kind, Lane, Params, Receipt, Snapshot, State
+from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Lane, Receipt, Snapshot, State
 from diffusion_local.engine.planning import MemoryPlan
 from diffusion_local.gallery.quality import BLEMISHES
 from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import LOCAL_FIELDS, STARTER, STARTER_DEFAULTS, STARTER_LIMITS, Model
+from diffusion_local.models.catalog import LOCAL_FIELDS, STARTER_DEFAULTS, STARTER_LIMITS, Model
 from diffusion_local.models.description import STATES as MODEL_STATES
+from diffusion_local.models.index import STARTER
 from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import After, Answer, Constant, Named, Operation, Paged
 from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.option import Option
-from diffusion_local.options.table import OPTIONS, refused_options
+from diffusion_local.options.table import OPTIONS, Params, refused_options
+from diffusion_local.options.types import Kind
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local import disk
-from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
+from diffusion_local.options.types import Kind
 from diffusion_local.options.validate import STRENGTHS
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan

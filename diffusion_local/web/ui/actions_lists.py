@@ -2,10 +2,10 @@
 
 from urllib.parse import parse_qsl
 
-from diffusion_local.domain import PRIORITIES, Params, State
+from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.messages import message
-from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.table import BATCH_OPTIONS, Params
 from diffusion_local.options.types import format_number
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_batches

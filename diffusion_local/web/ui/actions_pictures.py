@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from diffusion_local.domain import Kind, Params, shortened
+from diffusion_local.domain import shortened
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
-from diffusion_local.options.table import OPTIONS, SETTINGS
+from diffusion_local.options.table import OPTIONS, SETTINGS, Params
+from diffusion_local.options.types import Kind
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_gallery, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, new_toast

@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import Kind, Params
 from diffusion_local.grammar.templates import SPECIAL
 from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL, Limits
 from diffusion_local.options.option import Option, Widget
-from diffusion_local.options.table import OPTIONS, refused_options
+from diffusion_local.options.table import OPTIONS, Params, refused_options
+from diffusion_local.options.types import Kind
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import words
 from diffusion_local.web.ui.live import hidden

@@ -6,12 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import PRIORITIES, Kind
+from diffusion_local.domain import PRIORITIES
 from diffusion_local.lists.entries import EXPANSIONS, parse_size
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.grid import PROMPTS
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
+from diffusion_local.options.types import Kind
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 from diffusion_local.web.ui.form import model_choices

@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from diffusion_local.settings import Settings, assets
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
 from diffusion_local.web.api.gradio import compat, uploads

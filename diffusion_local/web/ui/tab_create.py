@@ -7,13 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import Kind, Snapshot
+from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.curated import CuratedModel
 from diffusion_local.models.references import uses_of
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.types import Kind
 from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, prompt_help, view, view_models, view_stage

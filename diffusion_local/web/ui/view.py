@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from html import escape
 
 from diffusion_local import serializers
-from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, utc_text
+from diffusion_local.domain import MAX_TRIES, Image, Job, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.options.table import Params
 from diffusion_local.reports.html import kind_text
 from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, translated
 

@@ -13,8 +13,9 @@ from diffusion_local.domain import DeviceMemory, Fit, Image
 from diffusion_local.engine.planning import MemoryPlan
 from diffusion_local.hub.downloads import Download, DownloadState
 from diffusion_local.models.adapters import Adapter, title_of
-from diffusion_local.models.catalog import STARTER, Model
+from diffusion_local.models.catalog import Model
 from diffusion_local.models.curated import CuratedModel
+from diffusion_local.models.index import STARTER
 from diffusion_local.models.service import format_size
 from diffusion_local.settings import PRECISIONS
 from diffusion_local.web.ui.templates import render

@@ -151,9 +151,6 @@ def way(words: str, batch_id: str, key: ListPosition | None) -> str:
     return turn(say(words), "wide", batch_id, written(key) if key else "")
 
 
-__all__ = ["Page", "Shown", "queue"]
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """Batches of one page, and whether there are more behind them."""

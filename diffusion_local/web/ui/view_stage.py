@@ -9,9 +9,10 @@ from itertools import groupby
 from markupsafe import Markup
 
 from diffusion_local import serializers
-from diffusion_local.domain import FINAL, Image, Job, Params, Snapshot, State
+from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.models.adapters import Adapter, adapter_fits
 from diffusion_local.models.curated import CuratedModel
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import ControlType, Use
 from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
 from diffusion_local.web.ui.templates import render

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.operations import registry
 from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS, PICTURES
+from diffusion_local.options.types import Kind
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.schemas import model_of
 from diffusion_local.web.refusals import of_validation

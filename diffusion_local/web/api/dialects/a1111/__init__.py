@@ -16,13 +16,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from diffusion_local import __version__, authority
-from diffusion_local.domain import Job, Params, Receipt, utc_now
+from diffusion_local.domain import Job, Receipt, utc_now
 from diffusion_local.errors import NotDone, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import options_of
-from diffusion_local.options.table import FROM_SOURCE
+from diffusion_local.options.table import FROM_SOURCE, Params
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, create_model, model_validator
 
 from diffusion_local import families
-from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
@@ -19,6 +18,7 @@ from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import merge_schedule
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import OPTIONS, PICTURES
+from diffusion_local.options.types import Kind
 from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio

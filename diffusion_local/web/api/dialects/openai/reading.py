@@ -13,12 +13,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from diffusion_local import families
-from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import PICTURES
+from diffusion_local.options.types import Kind
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, sides, unknown
