@@ -17,6 +17,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.db.postgresql import PostgresDatabase, bind
 from diffusion_local.db.server_connections import connect
 from diffusion_local.domain import Batch, Failure, Image, Job, Lane, Params, State, new_id, utc_now
+from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.gallery.files import key_for
 from diffusion_local.queue.jobs import JobStore, new_jobs
 from diffusion_local.settings import Settings
@@ -59,6 +60,17 @@ def tiers(values: Iterable[Any], first: Iterable[Any]) -> list[Any]:
 
     chosen = tuple(first)
     return [value if value in chosen else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@contextmanager
+def refused(error: type[DiffusionLocalError], message_id: str, field: str = "") -> Iterator[Any]:
+    """``pytest.raises`` by the id of the message instead of its words, and by the field that it is about."""
+    import pytest
+
+    with pytest.raises(error) as raised:
+        yield raised
+    assert raised.value.problem.id == message_id
+    assert getattr(raised.value, "field", "") == field
 
 
 def params(**changes: Any) -> Params:

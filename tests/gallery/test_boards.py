@@ -8,6 +8,7 @@ from diffusion_local.gallery.boards import BoardStore
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
 from diffusion_local.queue.jobs import JobStore
 from tests.gallery.test_images import made
+from tests.support import refused
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_the_trash_is_on_no_board_but_comes_back_to_it(store: JobStore, boards: 
 
 def test_names_are_kept_apart(boards: BoardStore) -> None:
     board = boards.create("Autumn")
-    with pytest.raises(Conflict, match="Autumn"):
+    with refused(Conflict, "board_there"):
         boards.create("Autumn")
     for name in ("", "  ", "x" * 101):
         with pytest.raises(InvalidParams, match="100"):
@@ -69,7 +70,7 @@ def test_an_unknown_picture_or_board_changes_nothing(store: JobStore, boards: Bo
         lambda name: boards.add(name, [image.id]),
         lambda name: boards.rename(name, "x"),
     ):
-        with pytest.raises(NotFound, match="no board"):
+        with refused(NotFound, "no_board"):
             ask("nobody")
 
 

@@ -9,6 +9,7 @@ from diffusion_local.compose import Services
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.worker.stopping import Stop
+from tests.support import refused
 from tests.workers import open_runner
 
 
@@ -41,7 +42,7 @@ def test_one_unknown_picture_stops_all(services: Services, made: list[str]) -> N
 
 def test_only_the_trash_is_deleted_for_good(services: Services, made: list[str]) -> None:
     pictures, [first, second, _] = services.studio.pictures, made
-    with pytest.raises(Conflict, match="not in the trash"):
+    with refused(Conflict, "not_in_trash"):
         pictures.delete([first])
     path = services.files.picture(services.studio.image(first).key).local_path
     pictures.trash([first, second])
