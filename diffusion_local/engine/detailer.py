@@ -8,7 +8,6 @@ from typing import Any
 
 from PIL import Image as PIL
 
-from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import OnStep, Part, Pass, Picture, img2img
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.inputs import PictureInputs
@@ -18,7 +17,8 @@ from diffusion_local.engine.painting import Work
 from diffusion_local.engine.passes import Enlarge, loops_of
 from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.options.inpaint import AREAS
-from diffusion_local.options.types import Detail
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Detail, Kind
 
 #: Smaller finds are left as they are, in pixels.
 LEAST_SIDE = 8

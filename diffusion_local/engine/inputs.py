@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image as PIL
 
-from diffusion_local.domain import Params
 from diffusion_local.engine import img2img, learned
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
@@ -21,6 +20,7 @@ from diffusion_local.models.index import ModelIndex
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER
 from diffusion_local.models.verdicts import PLACES
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import Use
 from diffusion_local.settings import Settings
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffusion_local import families
-from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter, adapter_fits, check_adapter

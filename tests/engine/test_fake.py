@@ -51,7 +51,8 @@ def test_crash_ends_the_process_and_nothing_imports_torch() -> None:
 import sys
 from diffusion_local.models.catalog import read_folder
 from diffusion_local.worker.__main__ import open_engine
-from diffusion_local.settings import Settings, assets
+from diffusion_local.paths import assets
+from diffusion_local.settings import Settings
 from tests.support import params
 
 engine = open_engine(Settings.load(engine="fake", fake_step_seconds="0"), "gpu7", None)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from diffusion_local.engine import learned, saliency, vision
 from diffusion_local.errors import InvalidParams, ModelUnavailable
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.engine.vision_models import (
     caption_model,
     depth_model,

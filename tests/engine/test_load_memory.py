@@ -19,7 +19,7 @@ import torch
 from diffusion_local.engine import single_file
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 
 torch.set_num_threads(1)
 

@@ -2,9 +2,9 @@
 
 import json
 
-from diffusion_local.domain import Kind, Lora, Params
+from diffusion_local.domain import Kind, Params
 from diffusion_local.options import values
-from diffusion_local.options.types import Reference, Region, Use
+from diffusion_local.options.types import Lora, Reference, Region, Use
 from tests.support import PARAMS, params
 
 FULL = params(

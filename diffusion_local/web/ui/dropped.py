@@ -7,12 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import NotFound
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.a1111 import CHOICES, MODEL_HASH, NOTES
-from diffusion_local.options.table import OPTIONS, RECORDS
-from diffusion_local.options.types import Record
+from diffusion_local.options.table import OPTIONS, RECORDS, Params
+from diffusion_local.options.types import Kind, Record
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say

@@ -8,11 +8,11 @@ from typing import Any
 from markupsafe import Markup
 
 from diffusion_local import serializers
-from diffusion_local.domain import Image, Kind, Params
+from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
 from diffusion_local.options.option import Option, Shown
-from diffusion_local.options.table import OPTIONS
-from diffusion_local.options.types import Record, format_number
+from diffusion_local.options.table import OPTIONS, Params
+from diffusion_local.options.types import Kind, Record, format_number
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import elapsed, flag, moment, name_of, size, text
 from diffusion_local.web.ui.words import say

@@ -15,14 +15,14 @@ from pydantic import BaseModel
 
 from diffusion_local import families, serializers
 from diffusion_local.actor import Scope, current
-from diffusion_local.domain import Image, Job, Kind
+from diffusion_local.domain import Image, Job
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import OPERATIONS, Argument
-from diffusion_local.options.types import Reference
+from diffusion_local.options.types import Kind, Reference
 from diffusion_local.options.validate import with_pictures
 from diffusion_local.options.values import check_integer, check_number, record_values
 from diffusion_local.serializers import Json
