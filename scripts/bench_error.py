@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from diffusion_local.compose import open_files
-from diffusion_local.domain import Params, utc_now
+from diffusion_local.domain import utc_now
 from diffusion_local.engine.devices import find
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.fused.operations import TorchOperations
@@ -28,6 +28,7 @@ from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.options.table import Params
 from diffusion_local.settings import Settings, go_offline, keep_kernels
 
 RESULT = Path(__file__).parent / "results" / "speed-error.json"

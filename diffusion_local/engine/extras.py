@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from diffusion_local.domain import Params
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import Extras
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.identify import read_file
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import Use
 
 
