@@ -14,7 +14,6 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
 from diffusion_local import families
-from diffusion_local.domain import Lora
 from diffusion_local.engine import faults, inputs, ip_adapters, placement, previews, quantised
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash

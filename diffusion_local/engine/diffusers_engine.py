@@ -47,6 +47,8 @@ from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Kind
 
 log = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from diffusion_local.options import validate
 from diffusion_local.options.inpaint import AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
-from diffusion_local.options.types import Control, Use
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
+from diffusion_local.options.types import Control, Kind, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 from diffusion_local.options.values import entry
 

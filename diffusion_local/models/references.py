@@ -11,7 +11,8 @@ from diffusion_local.models.adapters import Adapter, adapter_fits, check_adapter
 from diffusion_local.models.index import STARTER
 from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, nearest_size
-from diffusion_local.options.types import Control, ControlType, Use
+from diffusion_local.options.table import Params
+from diffusion_local.options.types import Control, ControlType, Kind, Use
 from diffusion_local.options.validate import SizeOf
 from diffusion_local.options.values import entry
 

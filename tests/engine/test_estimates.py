@@ -13,7 +13,7 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import precision, quantised
 from diffusion_local.engine.memory import GIB, LADDERS, Weights, choose, estimate
 from diffusion_local.engine.precision import INT8, NF4, Form
-from diffusion_local.settings import assets
+from diffusion_local.paths import assets
 from tests.support import REPOSITORY
 
 PAGE = REPOSITORY / "assets/docs/memory.md"

@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusion_local.domain import Lora
 from diffusion_local.engine.extras import extras_of
 from diffusion_local.engine.memory import GIB, LADDERS, Extras, Weights, estimate
-from diffusion_local.options.types import Control, Reference, Use
+from diffusion_local.options.types import Control, Lora, Reference, Use
 from tests.support import PARAMS
 
 FLUX = Weights({"transformer": 12 * 10**9, "text_encoder_2": 5 * 10**9, "vae": 84 * 10**6})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import ImageChops
 
-from diffusion_local.domain import DeviceMemory, Lora, Worker
+from diffusion_local.domain import DeviceMemory, Worker
 from diffusion_local.engine import precision
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -19,6 +19,7 @@ from diffusion_local.engine.planning import plan
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
+from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 

@@ -50,7 +50,7 @@ def model_precision(studio: Studio, key: str) -> Effect:
     value, _, model_id = key.partition(" ")
     model = studio.library.set_precision(model_id, value)
     words = model.chosen_precision or say("models.precision_setting")
-    return Effect(toast=said(say("models.precision_set", name=model.name, precision=words)))
+    return Effect(toast=new_toast(say("models.precision_set", name=model.name, precision=words)))
 
 
 def scan(studio: Studio, key: str) -> Effect:
