@@ -11,6 +11,7 @@ from PIL import Image as PIL
 
 from diffusion_local.engine import autoencoder
 from diffusion_local.engine.img2img import SourceCanvas
+from diffusion_local.options.table import Params
 
 #: Parts of a pipeline by name.
 Parts = dict[str, Any]

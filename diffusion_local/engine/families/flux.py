@@ -14,6 +14,7 @@ from diffusion_local.engine import inputs, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.graphs import forward_replaced
 from diffusion_local.engine.img2img import SourceCanvas
+from diffusion_local.options.table import Params
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
