@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -14,25 +13,31 @@ import pytest
 
 from tests.web.conftest import Site
 
-#: Not among the test extras, as it wants an older typer than the pinned one; `pip install --no-deps
-#: openapi-python-client ruamel.yaml`, or an environment of its own on the PATH, gives it.
-GENERATOR = shutil.which("openapi-python-client", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-
 
 @pytest.mark.slow
-@pytest.mark.skipif(GENERATOR is None, reason="openapi-python-client is not installed")
-@pytest.mark.timeout(600)
-def test_a_generated_client_submits_and_waits(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(1800)
+def test_a_generated_client_submits_and_waits(
+    site: Site, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("attrs")  # of what it generates
     document = tmp_path / "openapi.json"
     document.write_text(json.dumps(httpx.get(f"{site.url}/openapi.json").json()), encoding="utf-8")
     package = tmp_path / "studio_client"
     subprocess.run(
-        [str(GENERATOR), "generate", "--path", document, "--output-path", package, "--meta", "none"],
+        [
+            python.parent / "openapi-python-client",
+            "generate",
+            "--path",
+            document,
+            "--output-path",
+            package,
+            "--meta",
+            "none",
+        ],
         check=True,
         timeout=500,
         stdout=subprocess.DEVNULL,
-        env=os.environ | {"PATH": f"{Path(str(GENERATOR)).parent}{os.pathsep}{os.environ['PATH']}"},  # it calls ruff
+        env=os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},  # it calls ruff
     )
     monkeypatch.syspath_prepend(tmp_path)
     try:
