@@ -25,6 +25,7 @@ from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.types import Kind, Reference
 from diffusion_local.options.validate import with_pictures
 from diffusion_local.options.values import check_integer, check_number, record_values
+from diffusion_local.prompt_helper import HelpedPrompt
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.mcp.arguments import (
     model_for,
@@ -224,6 +225,11 @@ async def queue(context: Context, given: dict[str, Any]) -> Result:
     return Result(serializers.queue(snapshot))
 
 
+async def help_prompt(context: Context, given: dict[str, Any]) -> Result:
+    found: HelpedPrompt = await anyio.to_thread.run_sync(lambda: context.studio.prompts.help(**given))
+    return Result(answers.as_json(context.studio, found))
+
+
 def patience(given: dict[str, Any]) -> tuple[float, str]:
     """(seconds to wait, form of pictures). Raises InvalidParams."""
     return check_number("seconds", given.get("seconds", USUAL_SECONDS), 0, MOST_SECONDS), picture_form(given)
@@ -369,5 +375,14 @@ def declared() -> list[Tool]:
             [*lists, *of_picture(Kind.TXT2IMG, without=("prompt", "seed")), *of_batch()],
             typed("ListSubmitted", ListReceipt),
             submit_list,
+        ),
+        Tool(
+            "help_prompt",
+            "Improve a prompt",
+            "prompts.help",
+            OPERATIONS["prompts.help"].doc,
+            of_operation("prompts.help", "prompt task language count"),
+            typed("Helped", HelpedPrompt),
+            help_prompt,
         ),
     ]

@@ -10,9 +10,10 @@ from diffusion_local import families
 from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import Kind
-from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, NotFound, UserError
+from diffusion_local.errors import Conflict, Forbidden, InvalidParams, LimitReached, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, PICTURES
+from diffusion_local.prompt_helper import HelpedPrompt, PromptHelper
 from diffusion_local.web.api.mcp import waiting
 from diffusion_local.web.api.mcp.tools import Result, Tools
 from diffusion_local.web.api.mcp.waiting import Context
@@ -23,7 +24,7 @@ from tests.web.authority.scene import png
 TOOLS = Tools()
 NAMES = [
     *("generate_image", "edit_image", "upscale", "get_job", "wait", "cancel"),
-    *("list_models", "search_gallery", "queue", "submit_list"),
+    *("list_models", "search_gallery", "queue", "submit_list", "help_prompt"),
 ]
 
 
@@ -63,7 +64,7 @@ def test_every_option_of_a_picture_is_offered_with_its_limits() -> None:
     [
         (Role.ADMIN, set()),
         (Role.USER, set()),
-        (Role.VIEWER, {"generate_image", "edit_image", "upscale", "cancel", "submit_list"}),
+        (Role.VIEWER, {"generate_image", "edit_image", "upscale", "cancel", "submit_list", "help_prompt"}),
     ],
 )
 def test_only_tools_within_the_scopes_are_listed_and_the_others_are_refused(
@@ -73,13 +74,29 @@ def test_only_tools_within_the_scopes_are_listed_and_the_others_are_refused(
         assert [each.name for each in TOOLS.offered()] == [each for each in NAMES if each not in refused]
         needed = {"edit_image": {"image": base64.b64encode(png("red")).decode()}, "submit_list": {"text": "a"}}
         for name in refused:
-            given = {"prompt": "x"} if name in ("generate_image", "edit_image") else {}
+            given = {"prompt": "x"} if name in ("generate_image", "edit_image", "help_prompt") else {}
             given |= {"image": "0" * 64} if name == "upscale" else needed.get(name, {})
             given |= {"waiting": True} if name == "cancel" else {}
             with pytest.raises(Forbidden):
                 called(services, name, **given)
     with acting(NOBODY):
         assert TOOLS.offered() == []
+
+
+def test_a_prompt_is_improved(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    helped = HelpedPrompt("vary", "an apple", ["a red apple", "a green apple"], "tiny")
+    asked: list[Any] = []
+    monkeypatch.setattr(PromptHelper, "help", lambda helper, *given, **more: asked.append((given, more)) or helped)
+    result, _ = called(services, "help_prompt", prompt="an apple", task="vary", count=2)
+    assert (result.content["prompts"], result.content["original"]) == (helped.prompts, "an apple")
+    assert "an apple" in str(asked)
+
+
+def test_without_a_helper_a_prompt_stays_as_it_is(services: Services) -> None:
+    with pytest.raises(Conflict, match="prompt_helper_url"):
+        called(services, "help_prompt", prompt="an apple")
+    with pytest.raises(InvalidParams, match="task"):
+        called(services, "help_prompt", prompt="an apple", task="sing")
 
 
 def test_pictures_are_made_and_waited_for(services: Services, drawing: Hands) -> None:
