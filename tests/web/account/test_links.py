@@ -1,5 +1,6 @@
 """Signed addresses of pictures: what they open, for how long, and what ends them."""
 
+import logging
 import time
 from dataclasses import replace
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -50,6 +51,31 @@ def test_a_signed_address_opens_its_picture_with_a_plain_get(
     assert client.get(url).content.startswith(b"\x89PNG")
     assert client.head(url).status_code == 200
     assert client.get(urlsplit(url).path).status_code == 401
+
+
+def test_no_address_is_logged(
+    client: TestClient,
+    services: Services,
+    image: Image,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither when it opens its picture nor when that fails."""
+    url = link(client, token_of(services, "ann"), image)
+    forgiving = TestClient(client.app, base_url="http://127.0.0.1:7860", raise_server_exceptions=False)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the disk is gone")
+
+    with caplog.at_level("DEBUG"):
+        assert forgiving.get(url).status_code == 200
+        monkeypatch.setattr(type(services.studio), "picture_file", broken)
+        assert forgiving.get(url).status_code == 500
+    ours = [each for each in caplog.records if not each.name.startswith(("httpx", "httpcore"))]  # the test's own client
+    written = "\n".join(logging.Formatter().format(each) for each in ours)
+    for secret in parse_qs(urlsplit(url).query).values():
+        assert len(secret[0]) < 16 or secret[0] not in written
+    assert urlsplit(url).query not in written
 
 
 def test_it_opens_nothing_else(client: TestClient, services: Services, image: Image) -> None:
