@@ -178,3 +178,35 @@ def test_jobs_by_the_time_of_their_submit(client: TestClient, services: Services
 def test_an_unknown_cursor_is_refused(client: TestClient, path: str) -> None:
     answer = client.get(f"/api/v1/{path}", params={"before": "nope"})
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "before")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "names"),
+    [
+        (
+            "/v1/images/generations",
+            {"prompt": "x", "num_inference_steps": 0, "guidance_scale": -1, "seed": -5},
+            ["num_inference_steps", "guidance_scale", "seed"],
+        ),
+        (
+            "/sdapi/v1/txt2img",
+            {"prompt": "x", "steps": 0, "cfg_scale": -1, "seed": -5},
+            ["steps", "cfg_scale", "seed"],
+        ),
+        (
+            "/predictions",
+            {"input": {"prompt": "x", "num_inference_steps": 0, "guidance_scale": -1, "seed": -5}},
+            ["num_inference_steps", "guidance_scale", "seed"],
+        ),
+    ],
+)
+def test_dialects_tell_every_fault_by_the_names_of_the_caller(
+    client: TestClient, path: str, body: dict[str, Any], names: list[str]
+) -> None:
+    answer = client.post(path, json=body)
+    assert answer.status_code in (400, 422)
+    told = answer.json()
+    text = told["error"]["message"] if path.startswith("/v1") else told["detail"]
+    assert sorted(name for name in names if f"{name}: " in text) == sorted(names)
+    if path == "/predictions":
+        assert sorted(each["field"] for each in told["invalid_fields"]) == sorted(names)

@@ -91,7 +91,7 @@ def requests_are_answered_well(schema: Any, examples: int) -> None:
 
 
 def test_no_request_of_the_document_is_a_servers_fault(schema: Any, quick: None) -> None:
-    requests_are_answered_well(schema, 3)
+    requests_are_answered_well(schema, 2)
 
 
 @pytest.mark.slow

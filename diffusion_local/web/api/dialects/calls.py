@@ -19,7 +19,7 @@ from diffusion_local.gallery import recipes
 from diffusion_local.messages import message
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
-from diffusion_local.web.refusals import of_validation
+from diffusion_local.web.refusals import of_validation, sentence
 
 LONGEST = MAX_WAIT  # seconds that a call which knows no time-out may stay
 MOST_CALLERS = 32  # of one account: its programs and addresses
@@ -48,15 +48,24 @@ def refusing(
                 except RequestValidationError as error:
                     return say(request, of_validation(error))
                 except InvalidParams as error:
-                    option = await name_given(request, error.option, names.get(error.option, ()))
-                    field = option + error.field.removeprefix(error.option)
-                    return say(request, InvalidParams(field, error.problem))
+                    found = []
+                    for each in (error, *error.also):
+                        option = await name_given(request, each.option, names.get(each.option, ()))
+                        field = option + each.field.removeprefix(each.option)
+                        found.append(InvalidParams(field, each.problem))
+                    found[0].also = tuple(found[1:])
+                    return say(request, found[0])
                 except UserError as error:
                     return say(request, error)
 
             return call
 
     return Refusing
+
+
+def sentences(request: Request, error: UserError) -> str:
+    """Every fault of a request, one sentence after the other; of other refusals the one sentence."""
+    return " ".join(sentence(request, each) for each in (error, *getattr(error, "also", ())))
 
 
 async def name_given(request: Request, field: str, names: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ from diffusion_local.web.api.dialects.adapting import (
     unknown,
 )
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
-from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of
+from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, sentences
 from diffusion_local.web.api.dialects.paths import DIALECT, REPLICATE
 from diffusion_local.web.api.headers import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.schemas import field_of
@@ -329,8 +329,10 @@ async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
 
 def refusal(request: Request, error: UserError) -> JSONResponse:
     """Replicate's shape; the caller's own names of fields."""
-    status, text = status_of(error), sentence(request, error)
+    status, text = status_of(error), sentences(request, error)
     told = {"title": error.code, "detail": text, "status": status}
     if isinstance(error, InvalidParams):
-        told["invalid_fields"] = [{"field": error.field, "description": text}]
+        told["invalid_fields"] = [
+            {"field": each.field, "description": sentence(request, each)} for each in (error, *error.also)
+        ]
     return JSONResponse(told, status, headers=headers_of(error))

@@ -53,11 +53,12 @@ from diffusion_local.web.api.dialects.calls import (
     encoded,
     outcome,
     refusing,
+    sentences,
     why_not,
 )
 from diffusion_local.web.api.uploads import decoded
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import NEVER, headers_of, sentence, status_of
+from diffusion_local.web.refusals import NEVER, headers_of, status_of
 
 
 class Interrogated(BaseModel):
@@ -262,7 +263,7 @@ def progress_of(studio: Studio, receipts: Sequence[Receipt], with_picture: bool 
 
 
 def refusal(request: Request, error: UserError) -> JSONResponse:
-    return problem(status_of(error), error.code, sentence(request, error), headers_of(error))
+    return problem(status_of(error), error.code, sentences(request, error), headers_of(error))
 
 
 def problem(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

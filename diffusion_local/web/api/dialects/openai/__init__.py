@@ -36,6 +36,7 @@ from diffusion_local.web.api.dialects.calls import (
     encoded,
     outcome,
     refusing,
+    sentences,
     why_not,
 )
 from diffusion_local.web.api.dialects.openai.reading import (
@@ -52,7 +53,7 @@ from diffusion_local.web.api.dialects.openai.reading import (
 )
 from diffusion_local.web.api.dialects.openai.streaming import Shown, streamed, warned
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
+from diffusion_local.web.refusals import NEVER, headers_of, printable, status_of
 
 UNANSWERED_SECONDS = 900
 MOST_UNANSWERED = 256  # requests of one account
@@ -219,7 +220,7 @@ def refusal(request: Request, error: UserError) -> JSONResponse:
     field = error.field if isinstance(error, InvalidParams) else None
     final = FINAL_WORD if isinstance(error, Conflict) else {}
     return problem(
-        status, kind, sentence(request, error), printable(field or "") or None, error.code, headers_of(error) | final
+        status, kind, sentences(request, error), printable(field or "") or None, error.code, headers_of(error) | final
     )
 
 
