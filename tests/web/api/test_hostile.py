@@ -120,7 +120,7 @@ def test_a_name_leads_to_no_other_file(client: TestClient, path: str) -> None:
     ],
 )
 def test_ranges_of_a_picture(client: TestClient, services: Services, ranges: str) -> None:
-    client.post("/api/v1/jobs", json={"prompt": "x"} | SMALL)
+    services.studio.submit("x", **SMALL)
     image = draw_next(services)
     whole = client.get(f"/images/{image.id}.png")
     answer = client.get(f"/images/{image.id}.png", headers={"Range": ranges})
@@ -134,7 +134,7 @@ def test_ranges_of_a_picture(client: TestClient, services: Services, ranges: str
 )
 def test_many_cancel_at_once_while_it_ends(client: TestClient, services: Services, cancel: str) -> None:
     """Each answer is one of the documented, and the batch has one end."""
-    batch_id = client.post("/api/v1/jobs", json={"prompt": "x", "count": 6} | SMALL).json()["batch_id"]
+    batch_id = services.studio.submit("x", count=6, **SMALL).batch_id
     statuses: list[int] = []
     start = threading.Barrier(5)
 
@@ -155,7 +155,7 @@ def test_many_cancel_at_once_while_it_ends(client: TestClient, services: Service
     for each in threads:
         each.join(60)
     assert set(statuses) <= {200, 202, 409, 429}, statuses
-    client.post(f"/api/v1/batches/{batch_id}/cancel")
+    services.studio.queue.cancel(batch_id=batch_id)
     assert {each.state for each in services.studio.jobs(batch_id=batch_id)} <= {State.CANCELLED, State.DONE}
 
 
