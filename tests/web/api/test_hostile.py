@@ -11,6 +11,14 @@ from fastapi.testclient import TestClient
 from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from tests.web.api.conftest import SMALL, Hands, draw_next
+from tests.web.conftest import services_of
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    """Without the limit on requests, which would answer most of them."""
+    return services_of(tmp_path_factory, writes_per_second=0)
+
 
 #: (method, path) of each call that takes a body, and where its sentence is in a refusal.
 BODIES = {
