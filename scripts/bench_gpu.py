@@ -172,7 +172,7 @@ def resident(bench: Bench, name: str) -> dict[str, Any]:
         "seconds_a_picture": [run[0] for run in runs],
         "denoise_seconds": [run[1].facts["denoise_seconds"] for run in runs],
         "peak_gib": gib(facts.get("peak_bytes", 0)),
-        "estimated_gib": gib(need.at("resident")),
+        "estimated_gib": gib(need.bytes_at("resident")),
         "same_seed_twice_equal": begun.image.tobytes() == again.image.tobytes(),
     }
 
@@ -401,7 +401,7 @@ def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
         "seconds": seconds,
         "seconds_a_step": round(picture.facts["denoise_seconds"] / FEW_STEPS, 3),
         "peak_gib": gib(picture.facts.get("peak_bytes", 0)),
-        "estimated_gib": gib(need.at(rung)) if rung in bench.engine.ladder else None,
+        "estimated_gib": gib(need.bytes_at(rung)) if rung in bench.engine.ladder else None,
     }
 
 
@@ -457,7 +457,7 @@ def transformer(bench: Bench) -> dict[str, Any]:
             gauge.start()
             for _ in range(2):
                 seconds, picture = timed(draw)
-            rows[rung] = {"seconds": seconds, "peak_gib": gib(gauge.peak()), "estimated_gib": gib(need.at(rung))}
+            rows[rung] = {"seconds": seconds, "peak_gib": gib(gauge.peak()), "estimated_gib": gib(need.bytes_at(rung))}
             if rung == "resident":
                 found = turns_of(pipe.transformer, draw, recorded, need.graph, gauge.free())
         recorded.forget()

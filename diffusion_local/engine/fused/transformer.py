@@ -7,6 +7,7 @@ made the exact way; the result is kept on the disk (``settings.keep_kernels``).
 import copy
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,9 @@ MOST_SHAPES = 6
 MODULATION = ("norm", "mod", "ada")
 #: Both sides of an 8-bit weight are multiples of it: torch._scaled_mm takes no others.
 MULTIPLE = 16
+
+#: Seconds of a step in 8 bits over those of an exact one, above which they are not worth their precision.
+WORTHWHILE = 0.9
 
 Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
 
@@ -123,6 +127,10 @@ class CompiledTransformer:
         signature(exact(*args, **kwargs), expected, numbers=True)
         for one, other in zip(made, expected, strict=True):
             check(one, other, EIGHT_BIT_TOLERANCE if self.eight_bits else 0.0)
+        if self.eight_bits:
+            own = seconds(lambda: exact(*args, **kwargs), made[0].device)
+            if seconds(lambda: compiled(*args, **kwargs), made[0].device) > own * WORTHWHILE:
+                raise RuntimeError("a step in 8 bits takes as long as one without on this card")
         self._checked = True
         return output
 
@@ -235,6 +243,18 @@ class EightBitLinear(torch.nn.Module):
             made = ((rows.float() * scales) @ (self.values.float().t() * self.scales)).to(x.dtype)
             made = made if self.bias is None else made + self.bias
         return made.reshape(*x.shape[:-1], made.shape[-1])
+
+
+def seconds(step: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a step takes once its kernels are compiled and loaded; 0.0 on a device without streams."""
+    if device.type != "cuda":
+        return 0.0
+    step()
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    step()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - began
 
 
 def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -267,6 +267,25 @@ def test_eight_bits_are_in_large_layers_and_leave_no_trace() -> None:
     assert stage.equals_exact(stage.model(**stage.inputs, return_dict=False)[0])
 
 
+def test_eight_bits_are_left_where_they_are_no_faster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = [0.10, 0.095]
+    monkeypatch.setattr(compiled_form, "seconds", lambda step, device: (step(), times.pop(0))[1])
+    stage = Stage("FLUX.1", Counting(eight_bits=True))
+    stage.step()
+    stage.prepare()
+    assert stage.equals_exact(stage.step())
+    assert not stage.form.eight_bits
+    assert "as long as one without" in caplog.text
+    stage.prepare()
+    stage.step()
+    stage.prepare()
+    assert stage.equals_exact(stage.step())
+    assert stage.form.used  # compiled, in 16 bits
+    assert times == []
+
+
 def test_without_room_for_eight_bits_sixteen_go_on(caplog: pytest.LogCaptureFixture) -> None:
     stage = Stage("FLUX.1", Counting(eight_bits=True))
     assert stage.form.ready(10)
