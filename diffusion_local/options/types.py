@@ -41,10 +41,8 @@ class Lora:
         return f"{name}:{format_number(self.weight)}"
 
 
-#: An entry of regions: text up to the last of its pairs, or all of it.
-REGION = re.compile(r"[^\s,].*?(?::[a-z_]+=[^:,]*)+(?=\s*,|\s*$)|[^\s,].*", re.DOTALL)
-#: ``LEAD:name=value:...``; the leading value may contain colons itself, as a path or a data URL.
-RECORD = re.compile(r"(?P<lead>.*?)(?P<pairs>(?::[a-z_]+=[^:]*)*)", re.DOTALL)
+#: A pair behind a colon. Matched part by part: one pattern for a whole text would take quadratic time.
+PAIR_START = re.compile(r"[a-z_]+=")
 PAIR = re.compile(r":(?=[a-z_]+=)")
 
 
@@ -86,11 +84,17 @@ class Record:
 
     @classmethod
     def read(cls, text: str) -> dict[str, Any]:
-        """The values in the text of one entry, by name."""
-        found = RECORD.fullmatch(text)
-        assert found is not None
-        pairs = (pair.partition("=") for pair in found["pairs"].split(":") if pair)
-        lead = found["lead"] if cls.lead in cls.pictures else unquote(found["lead"])
+        """The values in the text of one entry, ``LEAD:name=value:...``, by name.
+
+        The leading value may contain colons itself, as a path or a data URL.
+        """
+        parts = text.split(":")
+        first = len(parts)
+        while first > 1 and PAIR_START.match(parts[first - 1]):
+            first -= 1
+        pairs = (pair.partition("=") for pair in parts[first:])
+        lead = ":".join(parts[:first])
+        lead = lead if cls.lead in cls.pictures else unquote(lead)
         return {cls.lead: lead} | {name: unquote(value) for name, _, value in pairs}
 
     def __str__(self) -> str:
@@ -205,7 +209,16 @@ class Region(Record):
     @classmethod
     def split(cls, text: str) -> list[str]:
         """Entries end with a comma behind a pair; other commas belong to the prompt."""
-        return REGION.findall(text)
+        entries, entry = [], list[str]()
+        for segment in text.split(","):
+            if not entry and not segment.strip():
+                continue
+            entry.append(segment if entry else segment.lstrip())
+            before, _, pair = entry[-1].rpartition(":")
+            if PAIR_START.match(pair) and (before or (len(entry) > 1 and ":" in entry[-1])):
+                entries.append(",".join(entry))
+                entry = []
+        return [*entries, ",".join(entry)] if entry else entries
 
     def __str__(self) -> str:
         prompt = PAIR.sub("%3A", self.prompt.replace("%", "%25"))

@@ -43,7 +43,7 @@ from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import addresses, dispatcher, hooks
 from diffusion_local.options import a1111 as a1111_recipe
-from diffusion_local.options import inpaint, samplers, validate, values
+from diffusion_local.options import inpaint, samplers, types, validate, values
 from diffusion_local.queue import groups, schedule
 from diffusion_local.remote import models as remote_models
 from diffusion_local.remote import server
@@ -55,8 +55,8 @@ from diffusion_local.web.api import headers as etags
 from diffusion_local.web.api import headers as prefer
 from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
-from diffusion_local.web.api.dialects import cog, comfyui, paths
-from diffusion_local.web.api.dialects.a1111 import controlnet
+from diffusion_local.web.api.dialects import adapting, cog, comfyui, paths
+from diffusion_local.web.api.dialects.a1111 import controlnet, detailer
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.dialects.comfyui import submitting
 from diffusion_local.web.api.dialects.openai import reading
@@ -231,6 +231,13 @@ def helped(text: str) -> None:
     prompt_helper.lines_of(prompt_helper.without_fence(prompt_helper.without_thinking(f"```\n- {text}")))
 
 
+def entries_of(text: str) -> None:
+    """As entries of regions and of controls, and with a pair behind and between."""
+    for given in (text, f"{text}:x=0.5", text.replace(",", ":x=1,"), ":a=1" * (len(text) // 4) + ":"):
+        [types.Region.read(each) for each in types.Region.split(given)]
+        types.Control.read(given)
+
+
 PARSERS = [
     Parser(
         "what a prompt asks for",
@@ -243,6 +250,13 @@ PARSERS = [
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
     Parser("slug of a batch", "batches/service.py", lambda text: service.file_name(job(text), "a.png")),
     Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
+    Parser("entries of regions and controls", "options/types.py", entries_of),
+    Parser("size, other programs", "web/api/dialects/adapting.py", adapting.SIZE.fullmatch),
+    Parser(
+        "prompt of a detailer",
+        "web/api/dialects/a1111/detailer.py",
+        lambda text: detailer.detail_of({"ad_model": "face_yolov8n.pt", "ad_prompt": text}, "args"),
+    ),
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
     Parser("answer of a prompt helper", "prompt_helper.py", helped),
     Parser("source of a download", "hub/downloads.py", downloaded),
