@@ -1,6 +1,7 @@
 """Builds the objects of a process from its settings. The only place that chooses backends."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from diffusion_local.accounts.pairings import PairingStore
 from diffusion_local.db.database import Database, open_database
@@ -99,7 +100,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         sources.size,
         sources.paints,
         sources.seen_by,
-        lambda task, field: learned.model_of(task, settings.preprocessors, field),
+        partial(learned.check, settings.preprocessors),
     )
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)
     notices, deliveries = stores.notices, stores.deliveries

@@ -185,7 +185,8 @@ def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -
     """Load the textual inversions whose words the prompts hold; words and their files."""
     if not isinstance(loaded.pipe, diffusers.loaders.TextualInversionLoaderMixin):
         return {}
-    text = "\n".join([params.prompt, params.negative, *(region.prompt for region in params.regions)])
+    parts = [*(region.prompt for region in params.regions), *(detail.prompt for detail in params.details)]
+    text = "\n".join([params.prompt, params.negative, *parts])
     called = {word: path for word, path in materials.embeddings().items() if contains_word(text, word)}
     for word in sorted(set(called) - loaded.words):
         loaded.graphs.forget()  # the text encoder gets another table of words

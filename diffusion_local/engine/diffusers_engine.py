@@ -243,7 +243,7 @@ class DiffusersEngine:
                     picture.image  # noqa: B018 - waits for it
             if part.problem is not None:
                 part.made = None
-            if params.background and self._materials is not None:
+            elif params.background and self._materials is not None:
                 part.made = picture = detailer.cut_out(picture, self._materials)
             picture.facts.update(self._facts(loaded) | extras.get(part, {}) | loaded.forms.facts())
             if loaded.graphs.replayed:

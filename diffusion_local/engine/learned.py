@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image as PIL
 
-from diffusion_local.errors import InvalidParams, Overloaded
+from diffusion_local.errors import InvalidParams, Overloaded, echo
 from diffusion_local.messages import message
 
 #: Models that fit, by task and part of the task's folder: repositories of the Hugging Face hub, or what it is.
@@ -27,6 +28,10 @@ SUGGESTED = {
 FOLDERS = {"normal": "depth", "detect": "detector"}
 #: Tasks whose model is a file of any name, by its suffix.
 BY_SUFFIX = {"background": (".safetensors", ".pth", ".pt")}
+#: Kinds of detectors that find anything that words name; others find the classes of their configuration.
+BY_WORDS = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
+#: Classes that an error names.
+MOST_NAMED = 20
 #: Files of a model by which a change is noticed.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 #: Seconds for one picture, with loading the model, and seconds of waiting for the picture before.
@@ -60,6 +65,31 @@ def model_of(kind: str, folders: Path, field: str) -> LookingModel:
             raise InvalidParams(field, message("preprocessor_model", type=str(kind), folder=place, example=example))
     found = [path.stat() for path in paths if path.is_file()]
     return LookingModel(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
+
+
+def check(folders: Path, kind: str, field: str, word: str) -> None:
+    """Raise InvalidParams for ``field`` unless there is a model for a task, which finds the word if it is not empty."""
+    model = model_of(kind, folders, field)
+    classes = classes_of(model) if word else ()
+    if classes and not any(fits(word, each) for each in classes):
+        raise InvalidParams(field, message("detector_word", known=list(classes[:MOST_NAMED]), got=echo(word)))
+
+
+@lru_cache(maxsize=16)
+def classes_of(model: LookingModel) -> tuple[str, ...]:
+    """The classes of a detector in lower case, sorted; none if it finds any word, or if its file cannot be read."""
+    try:
+        config = json.loads((model.folder / FILES[0]).read_text(encoding="utf-8"))
+        names = () if config.get("model_type") in BY_WORDS else config["id2label"].values()
+        return tuple(sorted({str(each).lower() for each in names}))
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
+        return ()
+
+
+def fits(word: str, label: str) -> bool:
+    """Whether a word names a class, in the singular or the plural."""
+    wanted, known = word.lower().strip(), label.strip()
+    return wanted in (known, f"{known}s", *known.replace("_", " ").split()) or f"{wanted}s" == known
 
 
 def place_of(kind: str) -> str:

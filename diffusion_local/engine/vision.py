@@ -20,6 +20,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 
 from diffusion_local.engine import saliency
+from diffusion_local.engine.learned import BY_WORDS, fits
 
 #: Kinds of models whose depth grows with the distance. The others give inverse depth, as ControlNets expect it.
 METRIC = ("chmv2", "depth_pro", "glpn", "prompt_depth_anything", "tipsv2_dpt", "zoedepth")
@@ -117,8 +118,6 @@ def segment(picture: PIL.Image, folder: Path) -> PIL.Image:
 
 # -- what is in a picture ----------------------------------------------------------------------------------------------
 
-#: Kinds of models that find anything that words name.
-BY_WORDS = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
 FOUND_MOST = 20
 
 
@@ -157,12 +156,6 @@ def by_word(
         model(**inputs), threshold=threshold, target_sizes=[size], **more
     )[0]
     return list(zip(told["scores"].tolist(), told["boxes"].tolist(), strict=True))
-
-
-def fits(word: str, label: str) -> bool:
-    """Whether a word names a class, in the singular or the plural."""
-    wanted, known = word.lower().strip(), label.strip()
-    return wanted in (known, f"{known}s", *known.replace("_", " ").split()) or f"{wanted}s" == known
 
 
 def within(box: list[float], size: tuple[int, int]) -> list[int]:

@@ -114,12 +114,12 @@ class Catalog:
         size_of: SizeOf | None = None,
         paints: Callable[[str], bool] = lambda mask_id: True,
         see: Callable[[str, str, tuple[int, int], str], str] = lambda image, kind, size, field: "",
-        check_task: Callable[[str, str], object] = lambda task, field: None,
+        check_task: Callable[[str, str, str], object] = lambda task, field, word: None,
     ) -> None:
         """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
         there are none. ``paints`` tells whether a mask has any white. ``see`` keeps what a control of a
         type sees of a picture at a size, and gives its id as a source picture. ``check_task`` raises InvalidParams for
-        a field unless there is a model for a task of ``engine.learned``."""
+        a field unless there is a model for a task of ``engine.learned`` that knows a word ("" for any model)."""
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
         self.choices = ModelChoices(self.shelf.places.choices)
@@ -228,9 +228,9 @@ class Catalog:
     def _check_files(self, params: Params, model: Model) -> None:
         """Check before queueing that the files named by the params exist and fit the model."""
         if params.background:
-            self.check_task("background", "background")
-        if params.details:
-            self.check_task("detect", entry("details", 0, "target"))
+            self.check_task("background", "background", "")
+        for place, each in enumerate(params.details):
+            self.check_task("detect", entry("details", place, "target"), each.target)
         if params.kind is Kind.UPSCALE:
             if params.upscaler != LANCZOS:
                 check_adapter("upscaler", params.upscaler, self.upscalers())
@@ -259,6 +259,7 @@ class Catalog:
             return
         for each in self.embeddings():
             texts = {entry("regions", place, "prompt"): each.prompt for place, each in enumerate(params.regions)}
+            texts |= {entry("details", place, "prompt"): each.prompt for place, each in enumerate(params.details)}
             texts |= {"prompt": params.prompt, "negative": params.negative}
             check_embeddings(each, texts, model.architecture)
 

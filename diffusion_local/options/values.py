@@ -311,14 +311,19 @@ def region(field: str, each: dict[str, Any]) -> Region:
     if tags.find_tags(each["prompt"]):
         raise InvalidParams(f"{field}.prompt", message("region_tag"))
     shares = {
-        name: check_number(f"{field}.{name}", each.get(name, default), 0, 1)
-        for name, default in (("x", 0.0), ("y", 0.0), ("width", 1.0), ("height", 1.0))
+        name: check_number(f"{field}.{name}", each.get(name, default), low, high)
+        for name, default, low, high in (
+            ("x", 0.0, 0, 1 - MIN_REGION),
+            ("y", 0.0, 0, 1 - MIN_REGION),
+            ("width", 1.0, MIN_REGION, 1),
+            ("height", 1.0, MIN_REGION, 1),
+        )
     }
     for start, length in (("x", "width"), ("y", "height")):
         most = 1 - shares[start]
         if length not in each:
             shares[length] = round(most, 6)
-        if not MIN_REGION <= shares[length] <= most + 1e-6:
+        if shares[length] > most + 1e-6:
             low, high = format_number(MIN_REGION), format_number(round(most, 6))
             raise InvalidParams(f"{field}.{length}", message("range", low=low, high=high, got=echo(shares[length])))
     weight = check_number(f"{field}.weight", each.get("weight", Region("").weight), 0, 1)

@@ -10,10 +10,10 @@ from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import Part, Pass, detailer
+from diffusion_local.engine import Part, Pass, Picture, detailer, painting
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.learned import Found
-from diffusion_local.errors import ModelUnavailable, Stopped
+from diffusion_local.errors import BadImage, ModelUnavailable, Stopped
 from diffusion_local.options.types import Detail
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -118,6 +118,33 @@ def test_the_detector_of_the_home_is_asked(draw_at_home: Draw, at_home: Home) ->
     (at_home.settings.preprocessors / "detector/config.json").unlink()
     with pytest.raises(ModelUnavailable, match="preprocessors/detector"):
         draw_at_home(**JOB | {"steps": 2}, details=(FACE,))
+
+
+def test_words_of_embeddings_in_the_prompts_of_details_are_loaded(
+    draw_at_home: Draw, at_home: Home, finds: dict[str, list[Found]]
+) -> None:
+    loaded = draw_at_home.engine._loaded  # type: ignore[attr-defined]
+    width = loaded.pipe.text_encoder.get_input_embeddings().weight.shape[1]
+    path = at_home.settings.embeddings / "zwickel.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": torch.randn(2, width, generator=torch.Generator().manual_seed(1))}, path)
+    made = draw_at_home(**JOB | {"steps": 2}, details=(replace(FACE, prompt="a zwickel apple"),))
+    assert list(made.facts["embedding_hashes"]) == ["zwickel"]
+
+
+def test_a_failed_picture_is_not_cut_out(draw_at_home: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed() -> Any:
+        raise BadImage
+
+    def paint(loaded: Any, crew: Pass, *more: Any) -> None:
+        for part in crew.parts:
+            part.made = Picture(failed)
+
+    monkeypatch.setattr(painting, "paint", paint)
+    part = Part(replace(PARAMS, **JOB, background="transparent"), lambda *step: None)
+    draw_at_home.engine.run(Pass([part]))
+    assert isinstance(part.problem, BadImage)
+    assert part.made is None
 
 
 def test_the_main_object_is_cut_out(draw_at_home: Draw, at_home: Home) -> None:

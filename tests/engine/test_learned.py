@@ -22,6 +22,7 @@ from tests.engine.vision_models import (
     segment_model,
     words_detector,
 )
+from tests.support import refused
 
 
 def scene(size: tuple[int, int] = (72, 40)) -> PIL.Image:
@@ -236,3 +237,16 @@ def test_weights_that_are_missing_are_named_with_their_place(tmp_path: Path) -> 
         learned.model_of("background", tmp_path, "background")
     with pytest.raises(InvalidParams, match="preprocessors/detector"):
         learned.model_of("detect", tmp_path, "details[0].target")
+
+
+def test_a_word_that_the_detector_does_not_know_is_refused_before_the_work(tmp_path: Path) -> None:
+    detector_model(tmp_path)
+    for word in ("cat", "Persons", ""):
+        learned.check(tmp_path, "detect", "details[0].target", word)
+    with refused(InvalidParams, "detector_word", "details[0].target"):
+        learned.check(tmp_path, "detect", "details[0].target", "hand")
+    config = tmp_path / "detector/config.json"
+    config.write_text('{"model_type": "owlvit"}')
+    learned.check(tmp_path, "detect", "details[0].target", "hand")
+    config.write_text("no json")
+    learned.check(tmp_path, "detect", "details[0].target", "anything")

@@ -16,6 +16,7 @@ from diffusion_local.models.catalog import Catalog
 from diffusion_local.settings import Settings
 from tests.models import files
 from tests.models.files import write_header
+from tests.support import refused
 
 
 @pytest.fixture
@@ -218,3 +219,13 @@ def a_source(services: Services) -> str:
     file = io.BytesIO()
     PIL.new("RGB", (128, 128), "red").save(file, "PNG")
     return services.studio.sources.add(file.getvalue()).id
+
+
+def test_words_of_embeddings_are_checked_in_every_prompt(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.embeddings / "wide.safetensors", {"emb_params": (4, 1280)})
+    (settings.preprocessors / "detector").mkdir(parents=True)
+    (settings.preprocessors / "detector/config.json").touch()
+    calls = ({"negative": "a wide sky"}, {"regions": ["a wide sky"]}, {"details": ["eye", "face:prompt=a wide smile"]})
+    for given, field in zip(calls, ("negative", "regions[0].prompt", "details[1].prompt"), strict=True):
+        with refused(InvalidParams, "file_word_of_other", field):
+            catalog.complete("x", {"seed": 1, **given})

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from diffusion_local.domain import Kind, Params
+from diffusion_local.errors import InvalidParams
 from diffusion_local.options import values
 from diffusion_local.options.types import Lora, Reference, Region, Use
-from tests.support import PARAMS, params
+from tests.support import PARAMS, params, refused
 
 FULL = params(
     kind=Kind.INPAINT,
@@ -75,3 +78,11 @@ def test_regions_are_written_and_read_as_text() -> None:
     assert values.regions("regions", "left:x=0.25") == (Region("left", x=0.25, width=0.75),)
     kept = Params("x", "", "m", 8, 8, 1, 1.0, "", 1, regions=found)
     assert (Params.from_json(kept.to_json()), kept.inputs) == (kept, ())
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize("start", [0.99, 1, 2])
+def test_a_region_outside_the_picture_names_its_corner(side: str, start: float) -> None:
+    with refused(InvalidParams, "range", f"regions[1].{side}") as error:
+        values.regions("regions", [{"prompt": "a fox"}, {"prompt": "a car", side: start}])
+    assert error.value.problem.params["high"] == "0.98"
