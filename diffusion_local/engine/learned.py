@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +40,7 @@ FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pr
 MOST_SECONDS, PATIENCE = 300.0, 120.0
 #: Its errors are shortened to so many characters.
 MOST_WORDS = 300
-_turn = threading.Lock()
+_turn = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,17 @@ def describe(picture: PIL.Image, model: LookingModel, field: str) -> str:
     return str(json.loads(answer(picture, model, field)))
 
 
+@contextmanager
+def turn() -> Iterator[None]:
+    """Wait until no other thread has a model look at a picture; a thread may enter again. Raises Overloaded."""
+    if not _turn.acquire(timeout=PATIENCE):
+        raise Overloaded(message("preprocessor_busy"))
+    try:
+        yield
+    finally:
+        _turn.release()
+
+
 def answer(picture: PIL.Image, model: LookingModel, field: str, *words: str) -> bytes:
     """What a model says of a picture. One looks at a time, on the CPU.
 
@@ -130,21 +143,18 @@ def answer(picture: PIL.Image, model: LookingModel, field: str, *words: str) -> 
     """
     sent = io.BytesIO()
     picture.save(sent, "PNG", compress_level=1)
-    if not _turn.acquire(timeout=PATIENCE):
-        raise Overloaded(message("preprocessor_busy"))
     try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words],
-            input=sent.getvalue(),
-            capture_output=True,
-            timeout=MOST_SECONDS,
-        )
+        with turn():
+            ended = subprocess.run(
+                [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words],
+                input=sent.getvalue(),
+                capture_output=True,
+                timeout=MOST_SECONDS,
+            )
         told, problem = ended.stdout, ended.stderr.decode(errors="replace").strip()
         failed = ended.returncode != 0
     except subprocess.TimeoutExpired:
         told, failed, problem = b"", True, f"more than {MOST_SECONDS:.0f} s"
-    finally:
-        _turn.release()
     if failed:
         last = problem.replace(str(model.folder), place_of(model.kind)).rpartition("\n")[2][:MOST_WORDS]
         raise InvalidParams(

@@ -178,14 +178,17 @@ class Sources:
         file = self.file(check_source_id("image", image))
         model = learned.model_of("caption", self._preprocessors, "image")
         key = (image, "caption", (0, 0), model.version)
-        told = self._seen.get(key)
-        if told is None:
-            with file.open() as opened, PIL.open(opened, formats=("PNG",)) as picture, image_decoding.share(picture):
-                shown = preprocessors.fitted(picture, picture.size)
-            told = learned.describe(shown, model, "image")
-            if len(self._seen) >= MOST_SEEN:
-                self._seen.pop(next(iter(self._seen)), None)
-            self._seen[key] = told
+        if (known := self._seen.get(key)) is not None:
+            return known
+        with learned.turn():
+            told = self._seen.get(key)  # of a call at the same time
+            if told is None:
+                with file.open() as data, PIL.open(data, formats=("PNG",)) as picture, image_decoding.share(picture):
+                    shown = preprocessors.fitted(picture, picture.size)
+                told = learned.describe(shown, model, "image")
+                if len(self._seen) >= MOST_SEEN:
+                    self._seen.pop(next(iter(self._seen)), None)
+                self._seen[key] = told
         return told
 
     def from_image(self, image_id: str) -> Source:

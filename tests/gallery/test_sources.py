@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
@@ -13,10 +14,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
+from diffusion_local.engine import learned
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.sources import Source, SourceOwners, Sources, normalise
 from diffusion_local.settings import Settings
-from tests.support import claimed, enqueue, image_of
+from tests.support import claimed, enqueue, eventually, image_of
 
 
 @pytest.fixture
@@ -233,3 +235,31 @@ def test_a_mask_without_white_is_warned_of(services: Services, picture: PIL.Imag
     assert any("has no white" in warning for warning in receipt.warnings) is warned
     line = f"a boat --source {source} --mask {mask} --size 128x128"
     assert any("has no white" in warning for warning in services.studio.lists.check(line).warnings) is warned
+
+
+def test_calls_at_the_same_time_describe_a_picture_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = services.settings.preprocessors / "caption"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    source, count = services.sources.add(encoded()).id, 4
+    begun: list[str] = []
+    asked: list[Any] = []
+    model_of = learned.model_of
+
+    def looked_up(kind: str, *more: Any) -> learned.LookingModel:
+        begun.append(kind)
+        return model_of(kind, *more)
+
+    def describe(*arguments: Any) -> str:
+        with learned.turn():
+            asked.append(arguments)
+        return "a cat"
+
+    monkeypatch.setattr(learned, "model_of", looked_up)
+    monkeypatch.setattr(learned, "describe", describe)
+    with ThreadPoolExecutor(count) as pool, learned.turn():
+        told = [pool.submit(services.sources.describe, source) for _ in range(count)]
+        eventually(lambda: len(begun) == count)
+        assert asked == []
+    assert [each.result() for each in told] == ["a cat"] * count
+    assert len(asked) == 1
