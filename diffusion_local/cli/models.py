@@ -123,7 +123,7 @@ def known(studio: AnyStudio, as_json: AsJson = False) -> None:
 def download(
     studio: AnyStudio,
     repo: str,
-    file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository or version.")] = "",
+    file: Annotated[str, typer.Option(help="Only this file of weights of the repository or version.")] = "",
     into: Annotated[
         str,
         typer.Option(

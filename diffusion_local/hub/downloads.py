@@ -13,6 +13,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import from_json, message, to_json
+from diffusion_local.models.formats import WEIGHTS
 
 SUFFIX = ".safetensors"
 MAX_NAME = 100  # characters of a file name
@@ -54,6 +55,11 @@ def civitai_source(text: str) -> str:
 def provisional_name(source: str) -> str:
     """Name of a Civitai download until its API has told the file's name."""
     return source.replace(":", "-").replace("/", "-") + SUFFIX
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file name has the suffix of a file of weights."""
+    return PurePosixPath(name).suffix.lower() in WEIGHTS
 
 
 def name_in(url: str) -> str:

@@ -12,16 +12,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffusion_local import disk
 from diffusion_local.errors import DatabaseProblem, HubProblem, echo
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
-from diffusion_local.hub.downloads import Download, DownloadStore, is_link
+from diffusion_local.hub.downloads import Download, DownloadStore, is_link, is_weights
 from diffusion_local.hub.links import Links
 from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
+from diffusion_local.models.formats import WEIGHTS
 from diffusion_local.models.integrity import UNUSED, is_component
 from diffusion_local.settings import Settings, hub_endpoint, hub_token
 
@@ -73,11 +74,9 @@ def variants_of(file: RemoteFile) -> set[str]:
 
 def single_file(listing: Listing, path: str) -> RemoteFile:
     """A single-file model. Raises HubProblem."""
-    if path.endswith(PICKLED):
-        raise HubProblem(kind="pickle", message=message("model_pickle", name=path))
     file = listing.file(path)
     if file is None:
-        there = [each.path for each in listing.files if each.path.endswith(".safetensors")][:8]
+        there = weight_paths(listing)[:8]
         raise HubProblem(
             kind="unknown_file",
             message=message("hub_has_no_file", repo=listing.repo, path=echo(path), known=", ".join(there) or "none"),
@@ -85,9 +84,17 @@ def single_file(listing: Listing, path: str) -> RemoteFile:
     return file
 
 
+def weight_paths(listing: Listing) -> list[str]:
+    """Files of weights, safetensors first."""
+    return sorted(
+        (each.path for each in listing.files if is_weights(each.path)),
+        key=lambda path: WEIGHTS.index(PurePosixPath(path).suffix.lower()),
+    )
+
+
 def no_index(listing: Listing) -> HubProblem:
     """Why a repository without a model_index.json is no model, and which files it offers."""
-    there = [each.path for each in listing.files if each.path.endswith(".safetensors")]
+    there = weight_paths(listing)
     if there:
         return HubProblem(
             kind="not_a_model",

@@ -22,9 +22,10 @@ import httpx
 from diffusion_local import __version__
 from diffusion_local.errors import HubProblem, InvalidParams, ModelUnavailable, echo
 from diffusion_local.hub.client import MAX_TRIES, TIMEOUT, digest_existing, reason
-from diffusion_local.hub.downloads import CIVITAI, MAX_NAME, SUFFIX, shown_source
-from diffusion_local.messages import message
-from diffusion_local.models.headers import read_header
+from diffusion_local.hub.downloads import CIVITAI, MAX_NAME, SUFFIX, is_weights, shown_source
+from diffusion_local.messages import Message, message
+from diffusion_local.models.formats import open_header
+from diffusion_local.models.pickled import calls_problem
 from diffusion_local.notify.addresses import AllowedTargets, check_target, is_public
 from diffusion_local.settings import Settings, civitai_endpoint
 
@@ -90,7 +91,7 @@ class Links:
         """Download a file, resuming from ``target`` + ``.part``, and return its SHA-256 in hexadecimal.
 
         ``on_bytes`` is called with the bytes present and the total (0 if unknown), ``check_room`` with the bytes to
-        come; their exceptions propagate. Raises HubProblem also if the file is not a safetensors file.
+        come; their exceptions propagate. Raises HubProblem also if the file holds no weights, or would run code.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
@@ -98,11 +99,9 @@ class Links:
         if link.digest and digest != link.digest:
             part.unlink()
             raise HubProblem(message("link_checksum", path=link.name, wanted=link.digest, got=digest), kind="checksum")
-        try:
-            read_header(part, link.name)
-        except ModelUnavailable as problem:
+        if problem := weights_problem(part, link.name):
             part.unlink()
-            raise HubProblem(problem.message, kind="not_a_model") from None
+            raise HubProblem(problem, kind="not_a_model")
         part.replace(target)
         return digest
 
@@ -229,11 +228,12 @@ class Links:
 
 
 def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: str, folder: str) -> Link:
-    """One of a version's files: the wanted one, or the primary or first one in safetensors form. Raises HubProblem,
-    and KeyError, TypeError or ValueError for an answer of another shape."""
-    usable = [each for each in files if str(each["name"]).lower().endswith(SUFFIX)]
+    """One of a version's files: the wanted one, or the primary or first one, in safetensors form if there is one.
+    Raises HubProblem, and KeyError, TypeError or ValueError for an answer of another shape."""
+    usable = [each for each in files if is_weights(str(each["name"]))]
     if wanted:
         usable = [each for each in usable if each["name"] == wanted]
+    usable = [each for each in usable if str(each["name"]).lower().endswith(SUFFIX)] or usable
     if not usable:
         known = [str(each["name"]) for each in files][:8]
         raise HubProblem(message("civitai_files", source=source, known=known), kind="unknown_file")
@@ -244,8 +244,18 @@ def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: 
 
 def safe_name(name: str) -> str:
     """A server's file name as a name in a folder: without separators, control characters and a leading dot."""
-    stem = re.sub(r"[^\w .()+\[\]-]", "_", name[: -len(SUFFIX)]).lstrip(". ")[: MAX_NAME - len(SUFFIX)]
-    return (stem or "model") + SUFFIX
+    stem, dot, suffix = name.rpartition(".")
+    stem = re.sub(r"[^\w .()+\[\]-]", "_", stem).lstrip(". ")[: MAX_NAME - len(SUFFIX)]
+    return (stem or "model") + dot + suffix
+
+
+def weights_problem(path: Path, name: str) -> Message | None:
+    """Why a file cannot be used as weights, None if it can."""
+    try:
+        opened = open_header(path, name)
+    except ModelUnavailable as problem:
+        return problem.message
+    return calls_problem(name, opened.calls)
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int | None]:

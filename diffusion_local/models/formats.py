@@ -1,7 +1,7 @@
 """Opens the header of a file of weights, whose format is detected from its content."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
@@ -13,8 +13,9 @@ SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 #: Formats of other programs, recognised by their magic bytes.
 FOREIGN = (".onnx", ".engine", ".trt", ".plan")
-#: Names of files that may be weights, in lower case.
-SUFFIXES = (*SAFETENSORS, ".gguf", *PICKLES, *FOREIGN)
+#: Suffixes of files of weights, in the order of preference; the scan reads those of other programs too.
+WEIGHTS = (*SAFETENSORS, ".gguf", *PICKLES)
+SUFFIXES = (*WEIGHTS, *FOREIGN)
 POINTER = b"version https://git-lfs"
 WEB = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 #: Files of these sizes and less are never weights: texts that were saved under their name.
@@ -30,7 +31,10 @@ class OpenedFile:
 
 
 def open_header(path: Path, name: str = "") -> OpenedFile:
-    """Open a header. Raises ModelUnavailable naming the kind of file if it has no weights or is incomplete."""
+    """Open a header. Raises ModelUnavailable naming the kind of file if it has no weights or is incomplete.
+
+    ``name``: the file name to report and whose suffix counts, if not that of ``path``.
+    """
     name = name or path.name
     try:
         with path.open("rb") as file:
@@ -69,7 +73,7 @@ def refuse_foreign(path: Path, name: str, start: bytes) -> None:
         raise ModelUnavailable(message("file_web", name=name))
     if text.startswith((b"{", b"[")):
         raise ModelUnavailable(message("file_json", name=name))
-    suffix = path.suffix.lower()
+    suffix = PurePath(name).suffix.lower()
     if suffix in (".engine", ".trt", ".plan") or start[:4] in (b"ftrt", b"ptrt"):
         raise ModelUnavailable(message("file_engine", name=name))
     if suffix == ".onnx":

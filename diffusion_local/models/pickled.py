@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.messages import message
+from diffusion_local.messages import Message, message
 from diffusion_local.models.headers import PICKLE, Header, Tensor, checked_name, read_shape, truncated
 
 MAX_PROGRAM, MAX_STEPS, MAX_DEPTH = 16_000_000, 4_000_000, 12
@@ -99,6 +99,11 @@ def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
         if not tensors and not calls:
             raise ModelUnavailable(message("file_pickle_damaged", name=name)) from None
     return Header(tensors, metadata, size, PICKLE, path), tuple(sorted(calls))
+
+
+def calls_problem(name: str, calls: tuple[str, ...]) -> Message | None:
+    """The message about a pickle file that would call functions; None without any."""
+    return message("file_calls", name=name, calls=", ".join(calls[:3])) if calls else None
 
 
 def zipped_program(path: Path) -> bytes:

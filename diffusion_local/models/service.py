@@ -20,11 +20,11 @@ from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.hub.downloads import (
     MAX_NAME,
-    SUFFIX,
     Download,
     DownloadStore,
     civitai_source,
     is_link,
+    is_weights,
     name_in,
     provisional_name,
     shown_source,
@@ -34,6 +34,7 @@ from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog, Model, described
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
+from diffusion_local.models.formats import WEIGHTS
 from diffusion_local.models.index import STARTER
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
@@ -157,7 +158,7 @@ class Library:
         found = self._described(there)
         usable = [model for model in found if model.ready]
         if not usable:
-            why = found[0].problem if found else "there is no .safetensors checkpoint and no diffusers folder."
+            why = found[0].problem if found else "there is no checkpoint and no diffusers folder."
             raise InvalidParams("path", message("local_none", problem=why))
         self._change(lambda paths: [*paths, str(there)] if str(there) not in paths else paths)
         real = {model.path.resolve() for model in usable}
@@ -202,9 +203,9 @@ class Library:
     def download(
         self, repo: str, file: str = "", into: str = "models", revision: str = "main", digest: str = ""
     ) -> Download:
-        """Queue a download: a diffusers model, or with ``file`` one .safetensors file of a repository.
+        """Queue a download: a diffusers model, or with ``file`` one file of weights of a repository.
 
-        ``repo`` may also be the address of a repository or of a file in it, the URL of a .safetensors file anywhere
+        ``repo`` may also be the address of a repository or of a file in it, the URL of a file of weights anywhere
         (``file`` names it if the URL does not), or a version on Civitai: its address or ``civitai:ID`` (``file``
         chooses among its files). ``into`` is models, loras, vae, upscalers, embeddings, controlnet, text_encoders,
         ip_adapters or clip_vision. ``digest`` is the SHA-256 that the file of a URL must have. Asking twice is one
@@ -239,7 +240,7 @@ class Library:
         else:
             check_url(url, AllowedTargets.parse(self._settings.download_allow_private, "download_allow_private"))
             source, name = url, PurePosixPath(file).name or name_in(url)
-            if not file and not name.lower().endswith(SUFFIX):
+            if not file and not is_weights(name):
                 raise InvalidParams("file", message("link_name"))
             file = name
             if (self._settings.home / into / name).exists():
@@ -322,8 +323,8 @@ def check_file(file: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or path.name.startswith("."):
         raise InvalidParams("file", message("hub_path"))
-    if path.suffix.lower() != ".safetensors":
-        raise InvalidParams("file", message("hub_suffix", got=echo(path.name)))
+    if not is_weights(path.name):
+        raise InvalidParams("file", message("hub_suffix", known=", ".join(WEIGHTS), got=echo(path.name)))
     if len(path.name) > MAX_NAME:
         raise InvalidParams("file", message("name_length", most=MAX_NAME))
 

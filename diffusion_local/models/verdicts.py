@@ -17,6 +17,7 @@ from diffusion_local.models.headers import PICKLE, SAFETENSORS
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
 from diffusion_local.models.loras import APPLIED, METHODS, NOT_OURS, LoraFile
 from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
+from diffusion_local.models.pickled import calls_problem
 from diffusion_local.models.probe import (
     ATTACHMENT,
     CHECKPOINT,
@@ -35,6 +36,8 @@ from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, T
 LOADED_VAE = frozenset(("", PLAIN_FP8))
 #: The package that reads files of a container.
 PACKAGES = {GGUF: "gguf"}
+#: Packages that run upscalers. They come without dependencies, which might replace the PyTorch there is.
+UPSCALER_PACKAGES = ("spandrel", "einops")
 #: VAEs that another model's VAE is replaced by, and the naming that each is loaded in (empty: any).
 REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers"}
 #: Folders of the home that files of a kind belong into.
@@ -76,10 +79,8 @@ UNKNOWN = Verdict(UNSUPPORTED, message("model_unknown"))
 
 def calls_verdict(name: str, found: Probe) -> Verdict | None:
     """A pickle that would call functions is not opened."""
-    if not found.calls:
-        return None
-    called = ", ".join(found.calls[:3])
-    return Verdict(UNSUPPORTED, message("file_calls", name=name, calls=called))
+    problem = calls_problem(name, found.calls)
+    return Verdict(UNSUPPORTED, problem) if problem else None
 
 
 def describe_kind(found: Probe) -> str:
@@ -266,6 +267,8 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return ip_adapter_verdict(found)
     if kind == VISION:
         return vision_verdict(found)
+    if kind == UPSCALER and not all(has_package(name) for name in UPSCALER_PACKAGES):
+        return Verdict(RECOGNISED, message("file_upscaler_package"))
     return USABLE
 
 
@@ -321,7 +324,7 @@ def encoder_verdict(found: Probe) -> Verdict:
     return container_verdict(found.container, (found.quantisation,), title) or USABLE
 
 
-#: Text encoders of models that are run.
+#: Parts, such as text encoders and VAEs, of models that are run.
 NEEDED = frozenset(
     part
     for family in families.FAMILIES.values()
@@ -334,6 +337,8 @@ NEEDED = frozenset(
 def vae_verdict(found: Probe) -> Verdict:
     naming = REPLACING.get(found.id)
     if naming is None or naming not in ("", found.naming):
+        if found.id in NEEDED:
+            return Verdict(RECOGNISED, message("file_vae_part", title=found.title))
         return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
     if found.container != SAFETENSORS:
         return Verdict(RECOGNISED, message("file_as_container", title="VAE", container=container_title(found)))

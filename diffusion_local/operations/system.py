@@ -71,7 +71,7 @@ PARTS: dict[str, dict[str, Operation]] = {
             post("/models"),
             answer=Named("models"),
             meanings={
-                "path": "a diffusers folder, a .safetensors checkpoint, or a folder of such, on the server",
+                "path": "a diffusers folder, a checkpoint, or a folder of such, on the server",
             },
             doc="Use models where they lie on the server; nothing is copied.",
         ),
@@ -95,9 +95,9 @@ PARTS: dict[str, dict[str, Operation]] = {
             ALL,
             post("/downloads", status=202),
             meanings={
-                "repo": "as stabilityai/sdxl-turbo, the URL of a .safetensors file, or a version on Civitai as"
+                "repo": "as stabilityai/sdxl-turbo, the URL of a file of weights, or a version on Civitai as"
                 " civitai:128713",
-                "file": "only this .safetensors file of the repository or version",
+                "file": "only this file of weights of the repository or version",
                 "into": "models, loras, vae, upscalers, embeddings, controlnet, text_encoders, ip_adapters or "
                 "clip_vision",
                 "revision": "branch, tag or commit",

@@ -12,6 +12,7 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import upscale
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped
+from diffusion_local.models import verdicts
 from diffusion_local.options.validate import TILE
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -127,6 +128,15 @@ def test_an_upscaler_as_it_is_published_draws_as_its_safetensors_form(
     assert [each.ready for each in at_home.services.catalog.upscalers()] == [True, True]
     made = [draw_at_home(**UPSCALE, source=at_home.source, upscaler=name).image for name in ("tiny", "4x_published")]
     assert made[0].tobytes() == made[1].tobytes()
+
+
+def test_an_upscaler_without_the_package_that_runs_it_is_not_called_ready(
+    at_home: Home, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "has_package", lambda name: name != "spandrel")
+    [found] = at_home.services.catalog.upscalers()
+    assert not found.ready
+    assert "pip install --no-deps spandrel einops" in found.problem
 
 
 def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:

@@ -160,7 +160,7 @@ def test_the_token_is_sent_and_never_told(
     ("repo", "content", "kind", "words"),
     [
         ("no/body", None, "unknown_repo", "no repository 'no/body'"),
-        ("a/notes", {"README.md": b""}, "not_a_model", "no diffusers model and no .safetensors"),
+        ("a/notes", {"README.md": b""}, "not_a_model", "no diffusers model and no file of weights"),
         ("a/files", {"x.safetensors": b""}, "not_a_model", "Name one of its files instead: x.safetensors"),
         ("a/pickle", {"unet/model.bin": b"", "unet/config.json": b"{}"}, "pickle", "its unet only as a pickle file"),
         ("a/empty", {}, "not_a_model", "no parts"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 
 from diffusion_local import serializers
 from diffusion_local.cli.models import format_download
@@ -19,10 +21,13 @@ from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.hub import links
 from diffusion_local.hub.downloads import Download, DownloadState, civitai_source
 from diffusion_local.hub.fetcher import Fetcher
+from diffusion_local.models.parts import TEXT_ENCODER
+from diffusion_local.models.probe import LORA, UPSCALER
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import tab_models
 from tests.models import files
-from tests.models.files import write_header
+from tests.models.files import Trap, write_header
+from tests.models.headers import write_gguf
 
 
 @dataclass
@@ -215,7 +220,7 @@ def test_a_file_beyond_the_limit_is_refused(
     ("headers", "content", "words"),
     [
         ({"Content-Type": "text/html; charset=utf-8"}, b"<html>sign in</html>", "is a web page"),
-        ({}, b"version https://git-lfs.github.com/spec/v1\n", "not a safetensors file"),
+        ({}, b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
     ],
 )
 def test_what_is_no_model_file_is_refused(
@@ -226,6 +231,39 @@ def test_what_is_no_model_file_is_refused(
     assert failed.error_kind == "not_a_model"
     assert words in failed.error_message
     assert not (services.settings.loras / "style.safetensors").exists()
+
+
+@pytest.mark.parametrize("suffix", [".SFT", ".gguf", ".pth"])
+def test_weights_in_other_formats_are_downloaded_and_listed(
+    services: Services, server: FileServer, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"part{suffix}"
+    if suffix == ".gguf":
+        write_gguf(path, {"token_embd.weight": ("F16", (8, 2560))}, "qwen3")
+    elif suffix == ".pth":
+        torch.save(
+            {"params_ema": {"conv_first.weight": torch.ones(1, 3, 3, 3), "conv_last.weight": torch.ones(1)}}, path
+        )
+    else:
+        write_header(path, files.LORA)
+    server.files[f"/part{suffix}"] = path.read_bytes()
+    into = {".gguf": "text_encoders", ".pth": "upscalers", ".SFT": "loras"}[suffix]
+    found = loaded(services, f"{server.url}/part{suffix}", into=into)
+    assert (found.state, found.error_message) == (DownloadState.DONE, "")
+    assert (services.settings.home / into / f"part{suffix}").read_bytes() == path.read_bytes()
+    kind = {"text_encoders": TEXT_ENCODER, "upscalers": UPSCALER, "loras": LORA}[into]
+    assert [each.name for each in services.catalog.shelf.adapters(kind)] == ["part"]
+
+
+def test_a_downloaded_pickle_that_would_run_code_is_not_kept(
+    services: Services, server: FileServer, tmp_path: Path
+) -> None:
+    server.files["/trap.pth"] = pickle.dumps({"params": Trap(tmp_path / "sprung")})
+    failed = loaded(services, f"{server.url}/trap.pth", into="upscalers")
+    assert failed.error_kind == "not_a_model"
+    assert "runs code when it is opened" in failed.error_message
+    assert list(services.settings.upscalers.glob("*.pth")) == []
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_missing_file_is_named(services: Services, server: FileServer) -> None:
@@ -267,9 +305,9 @@ def test_a_redirect_into_a_private_network_is_not_followed(
         ("ftp://example.com/x.safetensors", {}, "repo: must begin with https://"),
         ("https://me:secret@example.com/x.safetensors", {}, "repo: must not hold a user name or password"),
         ("https://example.com:22/x.safetensors", {}, "repo: must have port"),
-        ("https://example.com/download?id=4", {}, "file: must name the .safetensors file"),
-        ("https://example.com/x.ckpt", {}, "file: must name the .safetensors file"),
-        ("https://example.com/x", {"file": "x.ckpt"}, "file: must be a .safetensors file"),
+        ("https://example.com/download?id=4", {}, "file: must name the file of weights"),
+        ("https://example.com/x.zip", {}, "file: must name the file of weights"),
+        ("https://example.com/x", {"file": "x.zip"}, "file: must be a file of weights: .safetensors, .sft, .gguf"),
         ("https://example.com/x.safetensors", {"digest": "abc"}, "digest: must be a SHA-256"),
         ("https://example.com/x.safetensors", {"into": "trash"}, "into: must be one of"),
         ("a/b", {"digest": "0" * 64}, "digest: is only for URLs"),
@@ -313,8 +351,8 @@ def version(content: bytes, server: FileServer, path: str = "/api/download/model
         "name": "style_v1.safetensors", "type": "Model", "sizeKB": len(content) / 1024, "primary": True,
         "hashes": {"SHA256": hashlib.sha256(content).hexdigest().upper()}, "downloadUrl": server.url + path,
     }  # fmt: skip
-    pickle = {"name": "style.pt", "type": "Model", "downloadUrl": f"{server.url}/pickle"}
-    told = {"id": 7, "model": {"name": "Style", "type": "LORA"}, "files": [pickle, file | changes]}
+    old = {"name": "style.pt", "type": "Model", "downloadUrl": f"{server.url}/pickle"}
+    told = {"id": 7, "model": {"name": "Style", "type": "LORA"}, "files": [old, file | changes]}
     return json.dumps(told).encode()
 
 

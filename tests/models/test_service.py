@@ -131,7 +131,7 @@ def test_the_starter_stays_and_the_unknown_is_named(library: Library) -> None:
         ({"repo": "a/b", "into": "loras"}, "file", "must name"),
         ({"repo": "a/b", "file": "../../x.safetensors"}, "file", "inside the repository"),
         ({"repo": "a/b", "file": "C:\\x.safetensors"}, "file", "inside the repository"),
-        ({"repo": "a/b", "file": "x.ckpt"}, "file", "can run code"),
+        ({"repo": "a/b", "file": "x.zip"}, "file", "must be a file of weights"),
         ({"repo": "a/b", "file": "x" * 200 + ".safetensors"}, "file", "at most 100"),
         ({"repo": 7}, "repo", "must be text"),
     ],
