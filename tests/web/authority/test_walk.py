@@ -419,7 +419,7 @@ def record(studio: Scene) -> str:
     asked = 2 * len(studio.people) * len(OPERATIONS)
     for kind, door in DOORS:
         call = calls.ROUTES[door] if kind == "route" else Call()
-        says = studio.interfaces.get((kind, door)) or asked_first(studio, kind, door, call)[1]
+        says = studio.doors.get((kind, door)) or asked_first(studio, kind, door, call)[1]
         says = says if door == "GET /readyz" else says - NOW_AND_THEN
         for name in sorted(says):
             doors[name].append(f"{kind} {door}".removeprefix("route "))
