@@ -10,7 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from diffusion_local import serializers
@@ -83,13 +84,19 @@ def offered(name: str, method: str, path: str) -> list[Argument]:
     return [each for each in registry.arguments(operation, route.takes) if each.name not in (HEADER, route.content)]
 
 
+def no_boolean(value: Any) -> Any:
+    """The value; pydantic would take true for 1. Raises PydanticCustomError."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a valid number")
+    return value
+
+
 def field_of(option: Option, *names: str) -> tuple[Any, Any]:
     """A field that may be left out; with ``names`` it is read under those."""
     examples = None if option.example is None else [option.example]
     alias = AliasChoices(*names) if names else None
-    return option.request_type | None, Field(
-        None, description=option.meaning, examples=examples, validation_alias=alias
-    )
+    kind = Annotated[option.request_type, BeforeValidator(no_boolean)] if option.is_number else option.request_type
+    return kind | None, Field(None, description=option.meaning, examples=examples, validation_alias=alias)
 
 
 NewJobs = model_of("NewJobs", offered("submit", "POST", "/jobs"))

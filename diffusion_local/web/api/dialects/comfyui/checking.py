@@ -162,10 +162,14 @@ def not_in_list(node_id: str, key: str, value: str, choices: tuple[str, ...]) ->
 
 
 def converted(kind: str, value: Any) -> Any:
-    """A value in the type of its input, as ComfyUI converts it; None where it cannot be."""
+    """A value in the type of its input; None where it cannot be. Unlike ComfyUI, which cuts fractions off and takes
+    true for 1, only what is a number and keeps its value is converted to one."""
     try:
+        if kind in ("INT", "FLOAT") and isinstance(value, bool):
+            return None
         if kind == "INT":
-            return None if isinstance(value, str) and len(value) > 40 else int(value)
+            found = None if isinstance(value, str) and len(value) > 40 else int(value)
+            return None if isinstance(value, float) and found != value else found
         if kind == "FLOAT":
             found = float(value)
             return found if found == found and abs(found) != float("inf") else None

@@ -33,6 +33,10 @@ def parsed(data: bytes | str, field: str) -> Json:
         raise InvalidParams(field, message("json_object"))
     if deeper(found, MOST_NESTED):
         raise InvalidParams(field, message("json_nested", most=MOST_NESTED))
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # could neither be stored nor answered
+        raise InvalidParams(field, message("half_character")) from None
     return found
 
 

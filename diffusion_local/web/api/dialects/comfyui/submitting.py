@@ -109,7 +109,7 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tu
         options["references"] = [reference(studio, each, uploads) for each in work.references]
     if work.mask is not None:
         options["mask"] = studio.sources.add(painted(studio, work.mask, uploads), "mask").id
-    return options | {"expand": "no"}, warnings
+    return options, warnings
 
 
 def control(studio: Studio, wanted: Control, uploads: Uploads) -> dict[str, Any]:
