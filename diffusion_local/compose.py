@@ -1,7 +1,7 @@
 """Builds the objects of a process from its settings. The only place that chooses backends."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from diffusion_local.accounts.pairings import PairingStore
 from diffusion_local.db.database import Database, open_database
@@ -11,7 +11,7 @@ from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.gallery.local_blobs import LocalBlobs
-from diffusion_local.gallery.sources import Sources
+from diffusion_local.gallery.sources import Sources, is_first_of_several
 from diffusion_local.health.storage import StorageProbe
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.machines import Machines
@@ -101,6 +101,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         sources.paints,
         sources.seen_by,
         partial(learned.check, settings.preprocessors),
+        lru_cache(maxsize=1024)(partial(is_first_of_several, files)),  # a source never changes
     )
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)
     notices, deliveries = stores.notices, stores.deliveries

@@ -25,7 +25,7 @@ PATIENCE = 30.0  # seconds to wait
 BYTES_PER_PIXEL = 4
 COPIES = 2  # while a picture is rotated or converted
 #: Formats whose decoders keep a whole picture besides Pillow's copy.
-BUFFERED = ("WEBP", "AVIF", "HEIF")
+BUFFERED = ("WEBP", "AVIF", "HEIF", "TIFF")
 
 #: Modes with more than 8 bits per channel; scaling them takes another copy.
 WIDE = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -134,7 +134,7 @@ def supported_formats() -> tuple[str, ...]:
     else:
         register_heif_opener(thumbnails=False)
         heif = ["HEIF"]
-    return ("PNG", "JPEG", "WEBP", "GIF", "BMP", *(["AVIF"] if features.check("avif") else []), *heif)
+    return ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []), *heif)
 
 
 FORMATS = supported_formats()

@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from PIL import Image as PIL
 from PIL import ImageCms, ImageMath, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local import actor, image_decoding
 from diffusion_local.authority import guarded
@@ -84,6 +85,10 @@ class SourceOwners:
 
 #: Control pictures whose ids are remembered.
 MOST_SEEN = 1024
+#: Formats whose further frames or pages are pictures of their own; further ones of a JPEG are previews and gain maps.
+ANIMATED = ("PNG", "GIF", "WEBP", "AVIF", "TIFF")
+#: Text chunk of a kept picture that was the first of several; kept with the picture, so every later submit can warn.
+FIRST_FRAME = "First frame"
 #: A mask repaints where it is brighter than this.
 HALF_GREY = 127
 
@@ -274,10 +279,20 @@ class Sources:
         return message("megapixels", most=self._max_pixels // 10**6)
 
 
+def is_first_of_several(files: ImageFiles, source_id: str) -> bool:
+    """Whether a source picture is the first frame or page of a file that had more. Visibility is not checked."""
+    with files.source(source_id).open() as file, PIL.open(file, formats=("PNG",)) as picture:
+        return FIRST_FRAME in picture.info
+
+
 def to_png(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
     """A picture as it is kept, and its size. Changes the picture."""
+    info = None
+    if picture.format in ANIMATED and getattr(picture, "is_animated", False):
+        info = PngInfo()
+        info.add_text(FIRST_FRAME, "of several")
     kept, encoded = normalise(picture), io.BytesIO()
-    kept.save(encoded, "PNG", compress_level=PNG_LEVEL)
+    kept.save(encoded, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
     return encoded.getvalue(), kept.size
 
 
@@ -320,13 +335,17 @@ def to_8_bits(picture: PIL.Image) -> PIL.Image:
 def to_srgb(picture: PIL.Image) -> PIL.Image:
     """Colours of a wide-gamut photograph as they look; a profile that cannot be read says nothing."""
     profile = picture.info.get("icc_profile")
+    if profile and picture.mode in ("P", "PA"):  # a profile of colours, which are in the palette
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.mode == "LAB":
         to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         return ImageCms.applyTransform(picture, to_rgb) or picture
-    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
+    if not profile or picture.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return picture
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if picture.mode in ("L", "LA"):
+            return grey_to_srgb(picture, own)
         mode = "RGBA" if picture.mode == "RGBA" else "RGB"
         converted = ImageCms.profileToProfile(
             picture, own, ImageCms.createProfile("sRGB"), outputMode=mode, inPlace=mode == picture.mode
@@ -334,3 +353,14 @@ def to_srgb(picture: PIL.Image) -> PIL.Image:
     except (ImageCms.PyCMSError, OSError, ValueError):
         return picture
     return converted or picture
+
+
+def grey_to_srgb(picture: PIL.Image, own: ImageCms.ImageCmsProfile) -> PIL.Image:
+    """L or LA with the tones of a profile in those of sRGB, which is grey again. Raises PyCMSError."""
+    clear = picture.has_transparency_data
+    alpha = picture.convert("LA").getchannel("A") if clear else None
+    if own.profile.xcolor_space.strip() != "GRAY":
+        return picture  # of colours: it says nothing about a single channel
+    coloured = ImageCms.profileToProfile(picture.convert("L"), own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    grey = coloured.getchannel("G") if coloured else picture.convert("L")
+    return PIL.merge("LA", (grey, alpha)) if alpha else grey

@@ -17,7 +17,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
 from diffusion_local.options import values
-from diffusion_local.options.table import BATCH_OPTIONS, Params
+from diffusion_local.options.table import BATCH_OPTIONS, PICTURES, RECORDS, Params
 from diffusion_local.options.types import Kind
 from diffusion_local.options.validate import extract_lora_tags, ignored_warnings, lora_from_tag, seed_series
 from diffusion_local.options.values import check_integer, check_prompt, draw_seed
@@ -91,7 +91,7 @@ class Draft:
         for pair, place in self.pairs(count, expand, most):
             params = pairs.get(pair) or pairs.setdefault(pair, self.finish(pair))
             made.append(replace(params, seed=seeds[place].seed, variation_seed=seeds[place].variation_seed))
-        found = self.drafts.mask_warnings(self.params)
+        found = [*self.drafts.picture_warnings(self.params).values()]
         for (prompt, negative), params in list(pairs.items())[:MAX_EXAMINED]:
             found += [*tag_warnings(prompt, negative).values(), *prompt_warnings(self.model, params)]
         return made, list(dict.fromkeys(found))
@@ -104,6 +104,13 @@ class Draft:
         return sha256(repr((params, count, expand)).encode()).hexdigest()
 
 
+def field_of_source(params: Params, source_id: str) -> str:
+    """The option that names this source picture."""
+    single = (name for name in PICTURES if getattr(params, name) == source_id)
+    several = (name for name in RECORDS for record in getattr(params, name) if source_id in record.inputs)
+    return next(single, "") or next(several)
+
+
 class Drafts:
     """Creates drafts against one state of the wildcard files, and of the catalogue if it is a `CatalogSnapshot`."""
 
@@ -111,6 +118,7 @@ class Drafts:
         self._catalog = catalog
         self._expander = expander
         self._fitting: set[tuple[str, str]] = set()
+        self._first_of_several: dict[str, bool] = {}
         self._paints = {"": True}  # masks, and whether they contain any white
 
     def draft(self, prompt: Any, settings: Mapping[str, Any], expand: str) -> Draft:
@@ -130,6 +138,16 @@ class Drafts:
     def draw_text(self, field: str, text: str, seed: Any, expand: str) -> str:
         """One draw of a text by a seed. Raises InvalidParams."""
         return text if expand == "no" else self._expander.parse(text, field).sample(Random(str(seed)))
+
+    def picture_warnings(self, params: Params) -> dict[str, str]:
+        """Warnings about source pictures, one of each kind."""
+        found = dict(zip(("mask",), self.mask_warnings(params), strict=False))
+        for source_id in params.inputs:
+            if source_id not in self._first_of_several:
+                self._first_of_several[source_id] = self._catalog.is_first_of_several(source_id)
+            if self._first_of_several[source_id]:
+                found["frame"] = message("first_frame", field=field_of_source(params, source_id))
+        return found
 
     def mask_warnings(self, params: Params) -> list[str]:
         """Warning for a mask without white; none if it cannot be decoded now because too many pictures are."""

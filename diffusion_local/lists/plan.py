@@ -52,6 +52,7 @@ class CatalogSnapshot(Catalog):
         self._starter = catalog.default
         self.size_of = catalog.size_of
         self.paints, self.see, self.check_task = catalog.paints, catalog.see, catalog.check_task
+        self.is_first_of_several = catalog.is_first_of_several
 
     def all(self) -> list[Model]:
         return self._found
@@ -152,8 +153,8 @@ class ListPlan:
 
     def _add_warnings(self, model: Model, params: Params, pair: Pair) -> None:
         """Keep the first warning of each kind: a list of thousands has no room for all."""
-        if params.mask:
-            self._warnings |= dict(zip(("mask",), self._drafts.mask_warnings(params), strict=False))
+        if params.inputs:
+            self._warnings = self._drafts.picture_warnings(params) | self._warnings
         if any(sign in text for text in pair for sign in prompt_limits.SYNTAX):
             found = prompt_limits.tag_warnings(*pair) | prompt_limits.syntax_warnings(model, params)
             self._warnings = found | self._warnings

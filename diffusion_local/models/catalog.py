@@ -115,11 +115,13 @@ class Catalog:
         paints: Callable[[str], bool] = lambda mask_id: True,
         see: Callable[[str, str, tuple[int, int], str], str] = lambda image, kind, size, field: "",
         check_task: Callable[[str, str, str], object] = lambda task, field, word: None,
+        is_first_of_several: Callable[[str], bool] = lambda source_id: False,
     ) -> None:
         """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
         there are none. ``paints`` tells whether a mask has any white. ``see`` keeps what a control of a
         type sees of a picture at a size, and gives its id as a source picture. ``check_task`` raises InvalidParams for
-        a field unless there is a model for a task of ``engine.learned`` that knows a word ("" for any model)."""
+        a field unless there is a model for a task of ``engine.learned`` that knows a word ("" for any model).
+        ``is_first_of_several`` tells whether a source picture is one frame of an animation."""
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
         self.choices = ModelChoices(self.shelf.places.choices)
@@ -127,6 +129,7 @@ class Catalog:
         self.paints = paints
         self.see = see
         self.check_task = check_task
+        self.is_first_of_several = is_first_of_several
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""

@@ -16,7 +16,7 @@ from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
 from diffusion_local.engine import learned
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.gallery.sources import Source, SourceOwners, Sources, normalise
+from diffusion_local.gallery.sources import Source, SourceOwners, Sources, is_first_of_several, normalise
 from diffusion_local.settings import Settings
 from tests.support import claimed, enqueue, eventually, image_of
 
@@ -263,3 +263,72 @@ def test_calls_at_the_same_time_describe_a_picture_once(services: Services, monk
         assert asked == []
     assert [each.result() for each in told] == ["a cat"] * count
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_several_is_kept_and_every_submit_warns(services: Services, form: str) -> None:
+    frames = [PIL.new("RGB", (128, 128), colour) for colour in ("red", "blue")]
+    several = services.studio.sources.add(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
+    single = services.studio.sources.add(encoded(frames[0], form))
+    with services.studio.sources.file(several.id).open() as file, PIL.open(file) as kept:
+        red, green, blue = kept.convert("RGB").getpixel((5, 5))  # type: ignore[misc]
+        assert red > 240
+        assert max(green, blue) < 15
+    for source, warned in ((several, True), (single, False)):
+        settings = {"source": source.id, "width": 128, "height": 128}
+        told = services.studio.submit("a boat", **settings).warnings
+        assert any(each.startswith("source: has several frames") for each in told) is warned
+        line = f"a boat --source {source.id} --size 128x128"
+        assert any("several frames" in each for each in services.studio.lists.check(line).warnings) is warned
+    upscaled = services.studio.submit("", kind="upscale", source=several.id)
+    assert any("several frames" in each for each in upscaled.warnings)
+
+
+def test_further_pictures_of_a_jpeg_are_previews(services: Services) -> None:
+    frames = [PIL.new("RGB", (128, 128), colour) for colour in ("red", "blue")]
+    source = services.studio.sources.add(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]))
+    assert not is_first_of_several(services.files, source.id)
+
+
+def linear_profile(space: bytes) -> bytes:
+    """An ICC profile of linear light: ``GRAY``, or ``RGB `` with the primaries of sRGB."""
+
+    def xyz(*numbers: float) -> bytes:
+        return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
+
+    white = xyz(0.9642, 1.0, 0.8249)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHH", 1, 256, 0)
+    words = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + b"\0" * 79
+    tags = {b"desc": words, b"wtpt": b"XYZ \0\0\0\0" + white}
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        primaries = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+        for name, primary in zip((b"r", b"g", b"b"), primaries, strict=True):
+            tags |= {name + b"XYZ": b"XYZ \0\0\0\0" + xyz(*primary), name + b"TRC": curve}
+    at, table = 128 + 4 + 12 * len(tags), b""
+    for name, body in tags.items():
+        table += name + struct.pack(">II", at, len(body))
+        at += len(body)
+    head = struct.pack(">I4sI4s4s4s", at, b"lcms", 0x02400000, b"mntr", space, b"XYZ ") + b"\0" * 12 + b"acsp"
+    head = head.ljust(68, b"\0") + white
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + b"".join(tags.values())
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_with_a_profile_looks_as_it_did(mode: str) -> None:
+    picture = PIL.new(mode, (2, 1), 128 if mode == "L" else (128, 60))
+    picture.info["icc_profile"] = linear_profile(b"GRAY")  # linear light: half as bright is 188 in sRGB
+    kept = normalise(picture)
+    first = kept.getpixel((0, 0))
+    assert (first[0] if isinstance(first, tuple) else first) == pytest.approx(188, abs=2)
+    assert mode == "L" or first[-1] == 60  # type: ignore[index]
+
+
+def test_a_palette_with_a_profile_looks_as_it_did_in_colour() -> None:
+    coloured = PIL.new("RGB", (2, 1), (200, 40, 90))
+    found = []
+    for picture in (coloured.copy(), coloured.quantize(2)):
+        picture.info["icc_profile"] = linear_profile(b"RGB ")
+        found.append(normalise(picture).getpixel((0, 0)))
+    assert found[0] == found[1] == pytest.approx((228, 110, 159), abs=3)

@@ -53,7 +53,7 @@ def router(studio: Studio) -> APIRouter:
             Literal["source", "mask", "references", "controls"], Query(description="what a refusal calls it")
         ] = "source",
     ) -> JSONResponse:
-        """Keep a picture (PNG, JPEG, WebP, GIF, BMP, AVIF, HEIC): its first frame, upright, without metadata, and
+        """Keep a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC): its first frame, upright, without metadata, and
         with 8 bits a channel. Of a mask white is painted anew; what is clear in it counts as black.
 
         The same picture sent again has the same id. Give the id as `source` or `mask` of a submit, or in its

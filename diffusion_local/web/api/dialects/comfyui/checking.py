@@ -168,8 +168,8 @@ def converted(kind: str, value: Any) -> Any:
         if kind in ("INT", "FLOAT") and isinstance(value, bool):
             return None
         if kind == "INT":
-            found = None if isinstance(value, str) and len(value) > 40 else int(value)
-            return None if isinstance(value, float) and found != value else found
+            whole = None if isinstance(value, str) and len(value) > 40 else int(value)
+            return None if isinstance(value, float) and whole != value else whole
         if kind == "FLOAT":
             found = float(value)
             return found if found == found and abs(found) != float("inf") else None
