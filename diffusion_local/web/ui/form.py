@@ -54,10 +54,6 @@ def prompt(option: Option, label: Any, studio: Studio) -> gr.components.Componen
     )
 
 
-#: Least width in pixels of a text of records, which takes a row of its own.
-RECORDS_WIDTH = 300
-
-
 def text(option: Option, label: Any, studio: Studio) -> gr.components.Component:
     return gr.Textbox(
         label=label,
@@ -65,7 +61,6 @@ def text(option: Option, label: Any, studio: Studio) -> gr.components.Component:
         info=hint(option, "info"),
         lines=2 if option.record else 1,
         max_lines=6,
-        min_width=RECORDS_WIDTH if option.record else 160,
         elem_id=option.name,
     )
 
