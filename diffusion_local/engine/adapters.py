@@ -18,11 +18,12 @@ from diffusion_local.engine import faults, inputs, ip_adapters, placement, previ
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.tensors import read_mapped
 from diffusion_local.errors import EngineError, ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
 from diffusion_local.models import lora_layers
-from diffusion_local.models.headers import read_header
+from diffusion_local.models.formats import open_header
 from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora
 from diffusion_local.options.table import Params
@@ -70,7 +71,7 @@ def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInpu
 
 def changes_encoders(path: Path) -> bool:
     """Whether a LoRA has layers for a text encoder."""
-    return any(lora_layers.locate(lora_layers.split_name(name)[0])[1] for name in read_header(path).tensors)
+    return any(lora_layers.locate(lora_layers.split_name(name)[0])[1] for name in open_header(path).header.tensors)
 
 
 def own_encoders(loaded: Loaded) -> None:
@@ -119,7 +120,7 @@ def load_lora(loaded: Loaded, name: str, path: Path) -> None:
 
 def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
     """Load with diffusers if it supports method and layout; otherwise, or if that fails, with hooks."""
-    found, tensors = read_lora(read_header(path)), load_file(path)
+    found, tensors = read_lora(open_header(path).header), read_mapped(path, "")
     # diffusers reads shapes of the weights, which those in 4 bits do not have
     if (
         loaded.kept not in quantised.LAYERS
@@ -171,7 +172,7 @@ def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) 
 
 def read_vae(path: Path, like: Any) -> Any:
     """A VAE of the same shape as the model's own, from diffusers' or the original layout."""
-    weights = load_file(path)
+    weights = read_mapped(path, "")
     vae = type(like).from_config(like.config)
     if "encoder.down_blocks.0.resnets.0.conv1.weight" not in weights:
         start = "first_stage_model."

@@ -13,7 +13,6 @@ import accelerate
 import diffusers
 import torch
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-from safetensors.torch import load_file
 
 from diffusion_local.engine import tensors
 from diffusion_local.engine.hooked import UnmatchedLayer
@@ -56,12 +55,8 @@ def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def read(path: Path) -> Weights:
-    """The tensors of a file; a pickle file is read without executing its content."""
-    if path.suffix.lower() in (".safetensors", ".sft"):
-        return load_file(path)
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    inside = found.get("state_dict", found)
-    return {name: tensor for name, tensor in inside.items() if isinstance(tensor, torch.Tensor)}
+    """The tensors of a file."""
+    return tensors.read_mapped(path, "")
 
 
 def config_beside(path: Path) -> dict[str, Any]:

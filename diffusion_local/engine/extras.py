@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import Extras
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.models.headers import read_header
+from diffusion_local.models.formats import open_header
 from diffusion_local.models.identify import read_file
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Use
@@ -36,11 +36,9 @@ def image_encoder_of(adapter: str, materials: PictureInputs) -> Path:
 
 
 def numbers_in(find: Callable[[], Path]) -> int:
-    """Parameters in the file that ``find`` returns; a pickle file is taken to have half precision."""
+    """Parameters in the file that ``find`` returns."""
     try:
         path = find()
-        if path.suffix.lower() not in (".safetensors", ".sft"):
-            return path.stat().st_size // 2
-        return sum(tensor.count for tensor in read_header(path).tensors.values())
+        return sum(tensor.count for tensor in open_header(path).header.tensors.values())
     except (ModelUnavailable, OSError, IndexError):
         return 0

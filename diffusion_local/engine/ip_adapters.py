@@ -14,12 +14,12 @@ import transformers
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image as PIL
 from PIL import ImageOps
-from safetensors.torch import load_file
 
 from diffusion_local.engine import img2img, placement
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.tensors import read_mapped
 from diffusion_local.models.identify import read_file
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Reference, Use
@@ -173,7 +173,7 @@ def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch
 
 def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:
     """A CLIP image encoder out of a file, with the configuration beside it or that which its tensors tell."""
-    state = load_file(path)
+    state = read_mapped(path, "")
     if (path.parent / "config.json").is_file():
         config = transformers.CLIPVisionConfig.from_pretrained(path.parent, local_files_only=True)
     else:
@@ -204,11 +204,8 @@ def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of an IP-Adapter as diffusers takes them; a pickle file is opened without running anything of it."""
-    if path.suffix.lower() not in (".safetensors", ".sft"):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return {part: dict(found[part]) for part in ("image_proj", "ip_adapter")}
-    state = load_file(path)
+    """The weights of an IP-Adapter as diffusers takes them."""
+    state = read_mapped(path, "")
     return {part: dict(below(state, f"{part}.")) for part in ("image_proj", "ip_adapter")}
 
 

@@ -4,18 +4,23 @@ Files are mapped into memory: a tensor takes none of its own until it is convert
 multiplied out, one tensor after the other.
 """
 
+import codecs
 import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.description import Source
-from diffusion_local.models.formats import open_header
+from diffusion_local.models.formats import holds_pickle, open_header
 from diffusion_local.models.headers import GGUF
+from diffusion_local.models.pickled import calls_problem, collect
 
 State = dict[str, torch.Tensor]
 #: Tensors beside a weight by which it is multiplied, the names of different programs for it.
@@ -40,12 +45,46 @@ def read(source: Source, dtype: torch.dtype) -> State:
 
 
 def read_mapped(path: Path, prefix: str) -> State:
-    """Map the tensors of a safetensors file with any suffix."""
+    """Map the tensors of a safetensors or PyTorch file with any suffix. Raises ModelUnavailable."""
     try:
+        if holds_pickle(path):
+            state = read_pickled(path)
+            return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
         with safe_open(path, "pt") as file:
             return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelUnavailable(message("model_damaged", name=path.name)) from error
+
+
+class ModelCheckpoint:
+    """Stands in for the class that checkpoints of PyTorch Lightning name among their callbacks."""
+
+
+#: Objects beside tensors that checkpoints hold, by the names in them; none of them runs code of a file.
+INERT: list[Any] = [
+    (ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    (np.dtype, "numpy.dtype"), (np.dtypes.Float64DType, "numpy.dtypes.Float64DType"),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (codecs.encode, "_codecs.encode"),
+]  # fmt: skip
+
+
+def read_pickled(path: Path) -> State:
+    """The tensors of a PyTorch file under the names that its header gives them, opened without running code of it.
+
+    Those of a zip archive are mapped. Raises ModelUnavailable for a file that is damaged or would run code.
+    """
+    if problem := calls_problem(path.name, open_header(path).calls):
+        raise ModelUnavailable(problem)
+    try:
+        with torch.serialization.safe_globals(INERT):
+            built = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise ModelUnavailable(message("model_damaged", name=path.name)) from error
+    state: State = {}
+    collect(built, "", state, {}, set(), leaf=torch.Tensor)
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def read_packed(source: Source, dtype: torch.dtype) -> State:

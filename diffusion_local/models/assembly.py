@@ -37,7 +37,9 @@ class Pool:
     tokenizers: dict[str, list[Path]] = field(default_factory=dict)
 
     def add_file(self, path: Path, probe: Probe) -> None:
-        """Whatever parts a file holds; a denoiser is none, as models are made around it."""
+        """The parts in a file that can be loaded. A denoiser is none, as models are made around it."""
+        if probe.calls:
+            return
         if probe.kind in (parts.TEXT_ENCODER, parts.VAE):
             held = probe.held[0] if probe.held else HeldPart(probe.id, "", probe.precision, probe.quantisation)
             self._add(ALONE, source_of(path, probe, held, probe.base or held.id))
@@ -70,7 +72,8 @@ class Pool:
                 self.tokenizers.setdefault(parts.PARTS[part].tokenizer, []).append(place)
 
     def _add(self, place: int, source: Source) -> None:
-        self.sources.setdefault(source.part, []).append((place, source))
+        if verdicts.container_verdict(source.container, (source.quantisation,), "") is None:
+            self.sources.setdefault(source.part, []).append((place, source))
 
     def best(self, part: str, slot: str) -> Source | None:
         """The best source of a part. A VAE that could belong to two models serves both."""

@@ -52,6 +52,12 @@ def open_header(path: Path, name: str = "") -> OpenedFile:
     return OpenedFile(read_header(path, name))
 
 
+def holds_pickle(path: Path) -> bool:
+    """Whether a file is a pickle, whatever its suffix. Raises OSError."""
+    with path.open("rb") as file:
+        return is_pickle(path, file.read(64))
+
+
 def is_pickle(path: Path, start: bytes) -> bool:
     """A safetensors file begins with the length of its header, whose first bytes may look like a pickle's."""
     if start[:2] != b"PK" and start[:1] != b"\x80":

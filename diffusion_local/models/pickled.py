@@ -23,12 +23,13 @@ TYPES = {
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
     "BoolStorage": "BOOL", "UntypedStorage": "U8",
 }  # fmt: skip
-#: Names that PyTorch's own loading of weights alone accepts too.
+#: Names that loading of weights alone accepts: PyTorch's own, and those in ``engine.tensors``.
 HARMLESS = {
     "collections OrderedDict", "torch Size", "torch device", "torch.nn.parameter Parameter",
     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor",
     "torch.serialization _get_layout", "numpy.core.multiarray scalar", "numpy dtype", "_codecs encode",
     "numpy._core.multiarray scalar", "builtins set", "__builtin__ set", "torch _utils",
+    "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint", "numpy.dtypes Float64DType",
     "torch float16", "torch float32", "torch bfloat16", "torch float8_e4m3fn", "torch float8_e5m2",
 }  # fmt: skip
 REBUILDS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_tensor")
@@ -271,10 +272,16 @@ def call(called: Any, arguments: Any) -> Any:
 
 
 def collect(
-    built: Any, prefix: str, tensors: dict[str, Tensor], metadata: dict[str, str], seen: set[int], depth: int = 0
+    built: Any,
+    prefix: str,
+    tensors: dict[str, Any],
+    metadata: dict[str, str],
+    seen: set[int],
+    depth: int = 0,
+    leaf: type = Tensor,
 ) -> None:
-    """Tensors by their names, those of nested dictionaries with dots between. ``state_dict`` and the like leave no
-    trace, as no program keeps them. An object that is there more than once counts once."""
+    """Tensors (of the type ``leaf``) by their names, those of nested dictionaries with dots between. ``state_dict`` and
+    the like leave no trace, as no program keeps them. An object that is there more than once counts once."""
     if isinstance(built, Unknown):
         built = built.parts
     if not isinstance(built, dict) or depth > MAX_DEPTH or id(built) in seen:
@@ -282,10 +289,10 @@ def collect(
     seen.add(id(built))
     for key, value in built.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Tensor):
+        if isinstance(value, leaf):
             tensors[checked_name(name)] = value
         elif isinstance(value, dict | Unknown):
             outer = depth == 0 and key in OUTER
-            collect(value, prefix if outer else f"{name}.", tensors, metadata, seen, depth + 1)
+            collect(value, prefix if outer else f"{name}.", tensors, metadata, seen, depth + 1, leaf)
         elif isinstance(value, str | int | float) and depth == 0:
             metadata[name] = str(value)[:1000]

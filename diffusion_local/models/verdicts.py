@@ -13,7 +13,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models import parts
 from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UNSUPPORTED
 from diffusion_local.models.folders import makes_no_pictures
-from diffusion_local.models.headers import PICKLE, SAFETENSORS
+from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
 from diffusion_local.models.loras import APPLIED, METHODS, NOT_OURS, LoraFile
 from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
@@ -170,8 +170,6 @@ def loadable_verdict(found: Probe) -> Verdict:
     title = families.title_of(found.architecture)
     if found.container == GGUF and found.unet:
         return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
-    if found.container == PICKLE:
-        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
     if verdict := container_verdict(found.container, tuple(each.quantisation for each in found.held), title):
         return verdict
     return USABLE
@@ -216,7 +214,7 @@ def folder_hints(missing: tuple[str, ...]) -> str:
 
 
 def container_title(found: Probe) -> str:
-    return "a pickle file" if found.container == PICKLE else f"GGUF ({found.precision})"
+    return f"GGUF ({found.precision})"
 
 
 def describe_contents(found: Probe) -> str:
@@ -284,7 +282,7 @@ def ip_adapter_verdict(found: Probe) -> Verdict:
 def vision_verdict(found: Probe) -> Verdict:
     if not found.widths:
         return Verdict(RECOGNISED, message("file_not_used", title=found.title))
-    if found.container != SAFETENSORS:
+    if found.container == GGUF:
         return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
     return USABLE
 
@@ -306,7 +304,7 @@ def control_verdict(found: Probe) -> Verdict:
     """Of a ControlNet or T2I-Adapter."""
     if found.base not in CONTROLLED.get(found.naming, ()):
         return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
-    if found.container not in (SAFETENSORS, PICKLE):
+    if found.container == GGUF:
         return Verdict(
             RECOGNISED, message("file_as_container", title=describe_attachment(found), container=container_title(found))
         )
@@ -319,8 +317,6 @@ def encoder_verdict(found: Probe) -> Verdict:
     title = f"{found.title} ({describe_contents(found)})"
     if found.id not in NEEDED:
         return Verdict(RECOGNISED, message("file_encoder", title=title))
-    if found.container == PICKLE:
-        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
     return container_verdict(found.container, (found.quantisation,), title) or USABLE
 
 
@@ -340,7 +336,7 @@ def vae_verdict(found: Probe) -> Verdict:
         if found.id in NEEDED:
             return Verdict(RECOGNISED, message("file_vae_part", title=found.title))
         return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
-    if found.container != SAFETENSORS:
+    if found.container == GGUF:
         return Verdict(RECOGNISED, message("file_as_container", title="VAE", container=container_title(found)))
     if found.quantisation not in LOADED_VAE:
         scheme = TITLES.get(found.quantisation, found.quantisation)
@@ -353,8 +349,8 @@ def lora_verdict(found: LoraFile, container: str) -> Verdict:
     kind = message("file_lora_for", method=method, base=base) if base else method
     if found.base in NOT_OURS:
         return Verdict(UNSUPPORTED, message("file_lora_video", kind=kind))
-    if container != SAFETENSORS:
-        return Verdict(RECOGNISED, message("file_lora_pickle", kind=kind))
+    if container == GGUF:
+        return Verdict(RECOGNISED, message("file_as_container", title=kind, container="GGUF"))
     if found.layout == BFL_CONTROL:
         return Verdict(RECOGNISED, message("file_lora_control", kind=kind))
     family = families.of_architecture(found.base) if found.base in families.ARCHITECTURES else families.get(found.base)

@@ -67,17 +67,28 @@ def test_a_lora_that_does_not_fit_is_named_and_the_next_picture_is_made(
     foreign = {f"{other}.lora_A.weight": torch.ones(2, 4), f"{other}.lora_B.weight": torch.ones(4, 2)}
     save_file(foreign, at_home.settings.loras / "dit.safetensors")
     (at_home.settings.loras / "cut.safetensors").write_bytes(ink.read_bytes()[:-100])
-    torch.save(load_file(ink), at_home.settings.loras / "old.pt")
     for name, words in (
         ("wide", "'wide' does not fit starter"),
         ("dit", "'dit' does not fit starter"),
         ("cut", r"cut\.safetensors is cut short"),
-        ("old", "in a pickle file, which cannot be loaded yet"),
         ("none", r"loras/none\.safetensors is missing"),
     ):
         with pytest.raises(ModelUnavailable, match=words):
             draw_at_home(steps=1, loras=(Lora("ink"), Lora(name)))
         assert draw_at_home(steps=1).image.tobytes() == bare, name
+
+
+def test_a_lora_and_a_vae_in_pickles_are_those_of_safetensors(
+    draw_at_home: Draw, at_home: Home, loaded: Loaded, ink: Path
+) -> None:
+    torch.save({"state_dict": load_file(ink)}, at_home.settings.loras / "old.pt")
+    made = [draw_at_home(steps=1, loras=(Lora(name),)).image.tobytes() for name in ("ink", "old")]
+    assert made[0] == made[1] != draw_at_home(steps=1).image.tobytes()
+    weights = {name: tensor * 0.9 for name, tensor in loaded.pipe.vae.state_dict().items()}
+    save_file(weights, at_home.settings.vae / "dark.safetensors")
+    torch.save({"state_dict": weights}, at_home.settings.vae / "old-dark.pt")
+    made = [draw_at_home(steps=1, vae=name).image.tobytes() for name in ("dark", "old-dark")]
+    assert made[0] == made[1] != draw_at_home(steps=1).image.tobytes()
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])

@@ -1,25 +1,30 @@
 """A checkpoint in one file, in the layout of the original training code, draws what its diffusers folder draws."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import transformers
 
-from diffusion_local.engine import samplers, single_file
+from diffusion_local.engine import samplers, single_file, tensors
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
-from tests.models.files import original_encoder, original_unet, original_vae
+from tests.models.files import Trap, original_encoder, original_unet, original_vae
 from tests.models.headers import tensors_of
+
+LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,47 @@ def test_it_draws_what_its_folder_draws(
         diffusers_engine.load(each)
         pictures.append(Draw(diffusers_engine)(model="tiny", steps=2, width=64, height=64).image.tobytes())
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
+def test_a_checkpoint_in_a_pickle_draws_what_its_safetensors_form_draws(
+    diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model], tmp_path: Path, old: bool
+) -> None:
+    model = checkpoint()
+    with pytest.MonkeyPatch.context() as patch:
+        callback = lightning_callback(patch)
+        content = {
+            "state_dict": safetensors.torch.load_file(model.path),
+            "callbacks": {callback: {"best_model_score": np.float64(0.5)}},
+            "epoch": 3,
+        }
+        torch.save(content, model.path.with_name("old.ckpt"), _use_new_zipfile_serialization=not old)
+    catalog = Catalog(assets() / "starter", ModelDirectories(model.path.parent, configs=tmp_path / "configs"))
+    pictures = []
+    for name in ("tiny", "old"):
+        each = catalog.get(name)
+        assert each.ready, each.problem
+        diffusers_engine.load(each)
+        pictures.append(Draw(diffusers_engine)(model=name, steps=2, width=64, height=64).image.tobytes())
+    assert pictures[0] == pictures[1]
+
+
+def lightning_callback(patch: pytest.MonkeyPatch) -> type:
+    """A class that is pickled under the name of PyTorch Lightning's, which checkpoints of SD 1 hold."""
+    names = ("pytorch_lightning", "pytorch_lightning.callbacks", LIGHTNING)
+    for name in names:
+        patch.setitem(sys.modules, name, ModuleType(name))
+    callback = type("ModelCheckpoint", (), {"__module__": LIGHTNING})
+    patch.setattr(sys.modules[LIGHTNING], "ModelCheckpoint", callback, raising=False)
+    return callback
+
+
+def test_a_pickle_that_would_run_code_is_not_loaded(checkpoint: Callable[[], Model], tmp_path: Path) -> None:
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "x": Trap(tmp_path / "sprung")}, path)
+    with pytest.raises(ModelUnavailable, match="runs code when it is opened"):
+        tensors.read_mapped(path, "")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_what_the_checkpoint_says_of_its_training_reaches_the_scheduler(

@@ -13,9 +13,11 @@ import torch
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import translate
 from diffusion_local.models import integrity
+from diffusion_local.models.assembly import Pool
+from diffusion_local.models.directories import bundled_configs
 from diffusion_local.models.identify import read_file
 from tests.models.files import EMBEDDING, LORA, SD1, UPSCALER, Trap, read_adapter, read_checkpoint
-from tests.models.headers import tensors_of, write_gguf
+from tests.models.headers import tensors_of, write, write_gguf
 
 
 def raw(header: Any, tail: int = 64) -> bytes:
@@ -118,7 +120,7 @@ def saved(path: Path, shapes: dict[str, tuple[int, ...]], wrap: str = "", old: b
     [
         (UPSCALER, "params_ema", "upscaler", "ready"),
         (UPSCALER, "", "upscaler", "ready"),
-        (LORA, "", "lora", "recognised"),
+        (LORA, "", "lora", "ready"),
         (EMBEDDING, "", "embedding", "ready"),
         ({"*": (4, 768)}, "string_to_param", "embedding", "ready"),
     ],
@@ -132,10 +134,24 @@ def test_a_pytorch_file_is_told_without_being_opened(
     assert read_adapter(path, kind).state == state
 
 
-def test_a_checkpoint_in_a_pickle_is_named(tmp_path: Path) -> None:
-    found = read_checkpoint(saved(tmp_path / "model.ckpt", SD1, "state_dict"), [])
-    assert (found.state, found.architecture) == ("recognised", "sd1")
-    assert "It is SD 1 as a pickle file, which cannot be loaded yet" in found.problem
+def test_a_checkpoint_in_a_pickle_is_ready(tmp_path: Path) -> None:
+    found = read_checkpoint(saved(tmp_path / "model.ckpt", SD1, "state_dict"), bundled_configs())
+    assert (found.state, found.architecture, found.problem) == ("ready", "sd1", "")
+
+
+def test_parts_that_cannot_be_loaded_complete_no_model(tmp_path: Path) -> None:
+    """A text encoder in a pickle that would run code, and one in a scheme of quantisation that is not read."""
+    t5 = {"encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(1), "shared.weight": torch.zeros(1, 4096)}
+    torch.save({"state_dict": t5, "callbacks": Trap(tmp_path / "sprung")}, tmp_path / "t5.pth")
+    scaled = tensors_of("models/te/t5xxl_fp16.safetensors")
+    name = "encoder.block.0.layer.0.SelfAttention.q.weight_scale_2"
+    write(tmp_path / "t5xxl_nvfp4.safetensors", scaled | {name: ("F32", ())})
+    pool = Pool()
+    for file in ("t5.pth", "t5xxl_nvfp4.safetensors"):
+        probe = read_file(tmp_path / file).probe
+        assert probe.id == "t5_xxl"
+        pool.add_file(tmp_path / file, probe)
+    assert pool.best("t5_xxl", "text_encoder") is None
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
