@@ -6,7 +6,6 @@ multiplied out, one tensor after the other.
 
 import codecs
 import json
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,9 @@ def read_pickled(path: Path) -> State:
     try:
         with torch.serialization.safe_globals(INERT):
             built = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
         raise ModelUnavailable(message("model_damaged", name=path.name)) from error
     state: State = {}
     collect(built, "", state, {}, set(), leaf=torch.Tensor)
