@@ -220,7 +220,7 @@ def test_what_is_no_studio_is_said(monkeypatch: pytest.MonkeyPatch, owned: Servi
 def test_the_page_shows_a_code_to_an_admin(owned: Services) -> None:
     from tests.web.test_settings_tab import act
 
-    shown = act(owned, "machine_invite")[2]
+    shown = act(owned, "machine_invite")[3]
     assert "diffusion-local worker --join" in shown
     [code] = [word for word in shown.replace("<", " ").replace(">", " ").split() if len(word) == 11 and word[5] == "-"][
         :1
