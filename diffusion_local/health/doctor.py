@@ -11,6 +11,7 @@ from typing import Any
 from diffusion_local import __version__
 from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db import upkeep
+from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import DatabaseError, find_database, open_database
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, UserError, message_of
@@ -29,6 +30,8 @@ from diffusion_local.system.network import exposing_setting, refusal_reason
 
 PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
 LOW_DISK = 2 * 1024**3
+#: Seconds: longer than a write waits for a lock, so that a locked database is named.
+LOCK_PATIENCE = BUSY_SECONDS + 5
 TOO_MUCH_FREE = 100_000_000  # free bytes in a database worth reporting
 
 
@@ -189,7 +192,7 @@ def database(settings: Settings) -> Iterator[Finding]:
 def storage_check(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
     """Whether gallery and database are writable; writes a small file and a number."""
     if database := find_database(settings):
-        found = StorageProbe(database, files).fault()
+        found = StorageProbe(database, files, patience=LOCK_PATIENCE).fault()
         yield Finding("storage", not found, found or message("found_writable"), message("found_see"))
 
 

@@ -21,9 +21,11 @@ PATIENCE_SECONDS = 2.0
 class StorageProbe:
     """One per process. Writes at most once in FRESH_SECONDS, however many ask."""
 
-    def __init__(self, database: Database, files: ImageFiles) -> None:
+    def __init__(self, database: Database, files: ImageFiles, patience: float | None = None) -> None:
+        """``patience``: seconds to wait for an answer."""
         self._database = database
         self._files = files
+        self._patience = patience
         self._lock = threading.Lock()
         self._running: threading.Thread | None = None
         self._found = ""
@@ -37,7 +39,7 @@ class StorageProbe:
                 self._running.start()
             running = self._running
         if running is not None:
-            running.join(PATIENCE_SECONDS)
+            running.join(PATIENCE_SECONDS if self._patience is None else self._patience)
             if running.is_alive():
                 return message("storage_no_answer")
         return self._found

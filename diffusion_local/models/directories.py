@@ -1,5 +1,6 @@
 """Folders of models, adapters and configurations."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Self
 from diffusion_local.models.formats import SUFFIXES
 from diffusion_local.paths import assets
 from diffusion_local.settings import Settings, hub_cache
+
+log = logging.getLogger(__name__)
 
 #: Limits against folders that are none of models.
 MOST_DEPTH, MOST_FILES = 24, 100_000
@@ -55,6 +58,9 @@ def walk_folder(
             return
         seen.add((status.st_dev, status.st_ino))
         entries = sorted(os.scandir(folder), key=lambda each: each.name)
+    except PermissionError:
+        warn_of_closed(folder)
+        return
     except OSError:
         return
     names = {entry.name for entry in entries}
@@ -73,6 +79,12 @@ def walk_folder(
                 yield from walk_folder(Path(entry.path), (*below, entry.name), seen, suffixes)
         elif entry.name.lower().endswith(suffixes) and not is_later_shard(entry.name) and entry.is_file():
             yield WalkedFile(Path(entry.path), below=below)
+
+
+@lru_cache(maxsize=1000)
+def warn_of_closed(folder: Path) -> None:
+    """Log once that a folder may not be read, as its models would be missing without a word."""
+    log.warning("this user may not read the folder %s, so what lies there is missing", folder)
 
 
 def is_model_folder(names: set[str], folder: Path) -> bool:

@@ -14,7 +14,7 @@ from diffusion_local.models import adapters, assembly, side_files
 from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFacts, incomplete
-from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk
+from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk, warn_of_closed
 from diffusion_local.models.folders import read_config, read_folder
 from diffusion_local.models.formats import PICKLES, SUFFIXES
 from diffusion_local.models.headers import PICKLE
@@ -276,6 +276,9 @@ class ModelIndex:
         """Entries in ``models/``, including empty folders."""
         try:
             children = sorted(path for path in self.places.models.iterdir() if not path.name.startswith("."))
+        except PermissionError:
+            warn_of_closed(self.places.models)
+            return
         except OSError:
             return
         for child in children:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from diffusion_local.domain import Kind
 from diffusion_local.engine import control_nets, controls, img2img, preprocessors, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.extras import numbers_in
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.passes import Loop
@@ -399,17 +401,14 @@ def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
     assert (np.abs(np.asarray(seen[0]).astype(int) - blue) < 3).mean() > 0.9  # the corner, without most of the circle
 
 
-def test_a_file_in_full_precision_counts_by_its_parameters(
-    diffusers_engine: DiffusersEngine, at_home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_full_precision_counts_by_its_parameters(at_home: Home) -> None:
     """The memory plan multiplies them by the bytes of the numbers that they are loaded in."""
     materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
-    monkeypatch.setattr(diffusers_engine, "_materials", materials)
     folder = at_home.settings.controlnet
     for name, dtype in (("half", torch.float16), ("full", torch.float32)):
         save_file({"controlnet_cond_embedding.conv_in.weight": torch.zeros(16, 3, 3, 3, dtype=dtype)},
             folder / f"{name}.safetensors")  # fmt: skip
-        assert diffusers_engine._control_numbers(name) == 16 * 27
+        assert numbers_in(partial(materials.control, name)) == 16 * 27
         (folder / f"{name}.safetensors").unlink()
 
 

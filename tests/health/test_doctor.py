@@ -1,6 +1,7 @@
 """The doctor: looks at everything, breaks over nothing, and what it offers brings things back."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from diffusion_local.compose import Services, open_files, open_services
 from diffusion_local.db.database import Database, translate_errors
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.errors import UserError
+from diffusion_local.errors import DatabaseProblem, UserError
+from diffusion_local.health import storage
 from diffusion_local.health.doctor import Finding, back_up, examine, rebuild_gallery
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.worker.stopping import Stop
 from tests.workers import open_runner
@@ -34,6 +37,19 @@ def test_a_sound_home_is_found_sound(services: Services) -> None:
     assert {name: finding.text for name, finding in findings.items() if not finding.ok} == {}
     assert findings.keys() >= {"diffusion-local", "torch", "home", "disk", "database", "device cpu0", "model starter"}
     assert "process 10" in findings["worker cpu0"].text
+
+
+def test_a_database_that_another_program_holds_is_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.01)  # readiness answers sooner than a lock is given up
+
+    def locked(database: Database) -> None:
+        threading.Event().wait(0.2)
+        raise DatabaseProblem(message("database_locked", file="app.db", seconds=15))
+
+    monkeypatch.setattr(Database, "probe", locked)
+    finding = found(services.settings)["storage"]
+    assert not finding.ok
+    assert "locked by another program" in finding.text
 
 
 def test_a_home_that_is_not_there_is_not_made(settings: Settings) -> None:

@@ -454,3 +454,21 @@ def test_a_configuration_that_may_not_be_read_hides_no_model(
     write_header(settings.models / "mine.safetensors", files.SD1)
     monkeypatch.setattr(Path, "is_file", is_file)
     assert catalog.get("mine").ready
+
+
+def test_a_folder_that_may_not_be_read_is_told_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed, scandir = settings.loras / "closed", os.scandir
+    closed.mkdir(parents=True)
+
+    def refuse(folder: Any) -> Any:
+        if Path(folder) == closed:  # permissions do not bind the administrator, who may run this
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(walk(settings.loras)) == list(walk(settings.loras)) == []
+    assert [record.message for record in caplog.records] == [
+        f"this user may not read the folder {closed}, so what lies there is missing"
+    ]
