@@ -454,7 +454,7 @@ def test_a_picture_among_several_is_seen_like_a_source(
         for source in (first, mask):
             with pytest.raises(NotFound):
                 studio.sources.file(source)
-            with refused(InvalidParams, "source_not_kept", field="references"):
+            with refused(InvalidParams, "source_not_kept", field="references[0].image"):
                 studio.submit("a hill", references=[{"image": source}])
     with acting(ann):
         assert all(studio.sources.file(each).exists() for each in (first, mask))

@@ -154,7 +154,7 @@ def test_the_handshake_and_versions(client: TestClient) -> None:
 
 def test_a_request_needs_no_session(client: TestClient, drawing: Hands) -> None:
     """So it works after a restart of the server, and nobody can fill the memory with sessions."""
-    assert len(ask(client, "tools/list")[-1]["result"]["tools"]) == 10
+    assert len(ask(client, "tools/list")[-1]["result"]["tools"]) == 11
     result = call(client, **APPLE)
     assert result["structuredContent"]["finished"]
     assert client.get("/mcp", headers=HEADERS).status_code == 405
@@ -256,7 +256,7 @@ def test_a_token_sees_and_does_what_its_scopes_allow(guarded: Any) -> None:
         for who in headers
     }
     assert names["ann"] - names["bob"] == {"cancel"}
-    assert names["bob"] - names["eve"] == {"generate_image", "edit_image", "upscale", "submit_list"}
+    assert names["bob"] - names["eve"] == {"generate_image", "edit_image", "upscale", "submit_list", "help_prompt"}
     arguments = {"prompt": "a secret apple", "seconds": 0, **SMALL}
     refused = call(client, "generate_image", arguments, **headers["eve"])
     assert refused["isError"]
