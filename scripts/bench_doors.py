@@ -105,7 +105,9 @@ def main() -> None:
 
 
 def opened(home: str, most: int) -> tuple[Services, TestClient]:
-    settings = Settings.load(home=home, engine="fake", port=0, max_queued=most, auth="none", environ={})
+    settings = Settings.load(
+        home=home, engine="fake", port=0, max_queued=most, auth="none", writes_per_second=0, environ={}
+    )
     services = open_services(settings)
     app = create_app(services.studio, settings, services=services)
     return services, TestClient(app, base_url="http://127.0.0.1:7860")
