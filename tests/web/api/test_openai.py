@@ -112,7 +112,7 @@ def test_a_size_that_the_model_cannot_do_is_fitted(sdk: openai.OpenAI) -> None:
         ({"quality": "hd"}, 18, []),
         ({"quality": "high", "num_inference_steps": 3}, 3, []),
         ({"style": "vivid", "moderation": "low", "user": "me", "metadata": {"a": "b"}}, 12, []),
-        ({"background": "transparent"}, 12, []),
+        ({"background": "transparent"}, 12, ["background"]),
         ({"colour": "red", "background": "opaque"}, 12, ["colour"]),
         ({"steps": 400}, 100, ["steps"]),
         ({"sampler": "dpmpp_3m_sde_karras"}, 12, ["sampler"]),
