@@ -217,3 +217,9 @@ def test_page_and_config_tell_no_path_and_name_no_foreign_host(client: TestClien
 
 def test_icon(client: TestClient) -> None:
     assert client.get("/assets/icons/mark.svg").headers["Content-Type"].startswith("image/svg+xml")
+
+
+def test_gradios_own_mcp_server_is_off(client: TestClient) -> None:
+    """``/mcp`` is the Studio's own; Gradio's would offer its endpoints a second time."""
+    assert client.post("/gradio_api/mcp", json={}).status_code == 404
+    assert client.get("/gradio_api/mcp/sse").status_code == 404
