@@ -1,8 +1,8 @@
 """Text encoders that several models in memory share.
 
 One that a model loads is remembered for as long as any model uses it, and the next model with an equal one uses the
-same object. Equal are those of one class and configuration whose files hold the same tensors, byte for byte, wherever
-they lie and however they are split. Whatever changes an encoder, such as a LoRA, is done to a copy of the model's own.
+same object. Two encoders are equal if their class and configuration agree and their files hold the same tensors, byte
+for byte, whatever their paths and shards. Changes to an encoder, such as a LoRA, are made to the model's own copy.
 """
 
 import copy
@@ -25,10 +25,10 @@ from diffusion_local.models.folders import read_config, weight_files
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
 
-#: What the parts of a pipeline that are text encoders are called.
+#: Names of text encoders among the parts of a pipeline.
 SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
-#: Entries of a configuration that change no number.
-UNTOLD = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+#: Configuration entries that do not affect the output.
+IRRELEVANT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 #: Classes with a head that pipelines do not use, and what they are without it.
 HEADLESS = {"Qwen3ForCausalLM": "Qwen3Model"}
 
@@ -56,20 +56,20 @@ class Known:
 
 
 class TextEncoders:
-    """Those in memory with the pipelines that use them. They are held weakly: it is the models that keep them."""
+    """The text encoders in memory and the pipelines that use each. References are weak: models own their encoders."""
 
     def __init__(self) -> None:
         self._known: list[Known] = []
 
     def find(self, wanted: Wanted | None) -> torch.nn.Module | None:
-        """The equal one in memory. May read the files of both."""
+        """The equal encoder in memory, or None. May read the files of both."""
         self._known = [each for each in self._known if each.module() is not None]
         if wanted is None:
             return None
         return next((each.module() for each in self._known if equal(each.wanted, wanted)), None)
 
     def get(self, wanted: Wanted | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-        """The equal one in memory, else what ``load`` gives."""
+        """The equal encoder in memory, else the result of ``load``."""
         found = self.find(wanted)
         if found is None:
             found = load()
@@ -78,13 +78,15 @@ class TextEncoders:
         return found
 
     def join(self, pipe: Any) -> None:
-        """A pipeline uses its encoders from now on."""
+        """Register a pipeline as a user of its encoders."""
         for known in self._of(pipe):
             known.users.add(pipe)
 
     def make_own(self, pipe: Any) -> bool:
-        """Before its encoders are changed: a pipeline gets copies of those that others use, too, and nobody joins the
-        rest any more. Returns whether any was copied."""
+        """Prepare a pipeline's encoders for changes: copy those that others use and stop sharing the rest.
+
+        Returns whether any was copied.
+        """
         copied = False
         for known in self._of(pipe):
             others = [each for each in known.users if each is not pipe]
@@ -100,7 +102,7 @@ class TextEncoders:
         return copied
 
     def close(self, pipe: Any) -> None:
-        """Nobody else may join what this pipeline uses."""
+        """Stop sharing this pipeline's encoders with models loaded later."""
         used = self._of(pipe)
         self._known = [each for each in self._known if each not in used]
 
@@ -111,8 +113,10 @@ class TextEncoders:
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """Gives the parts of a model that is loaded: text encoders that are in memory already, and every part in the form
-    in which it is to be held. ``forms`` are by part; ``shared`` None: nothing is shared."""
+    """Opens the parts of a model, reusing text encoders in memory and quantising each part as planned.
+
+    ``forms``: scheme by part; ``shared`` None: nothing is shared.
+    """
 
     shared: TextEncoders | None = None
     forms: Mapping[str, str] = field(default_factory=dict)
@@ -145,7 +149,7 @@ def shared_encoders(one: Any, other: Any) -> list[torch.nn.Module]:
 
 
 def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wanted | None:
-    """None if the files cannot be read: loading them tells why. ``form`` is how its weights are held."""
+    """None if the files cannot be read: loading them raises the error. ``form``: the scheme of its weights."""
     source = next((each for each in model.sources if each.slot == slot), None)
     if source is None:
         source = Source(slot, "", model.folder / slot, container=FOLDER)
@@ -158,7 +162,7 @@ def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wa
         return None
     own = read_config(source.path) if source.container == FOLDER else {}
     config = own or read_config(model.folder / slot) | model.changes.get(f"{slot}/config.json", {})
-    config = {key: each for key, each in config.items() if key not in UNTOLD}
+    config = {key: each for key, each in config.items() if key not in IRRELEVANT}
     return Wanted(
         HEADLESS.get(name, name),
         json.dumps(config, sort_keys=True),

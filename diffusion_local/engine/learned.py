@@ -40,7 +40,10 @@ FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pr
 MOST_SECONDS, PATIENCE = 300.0, 120.0
 #: Its errors are shortened to so many characters.
 MOST_WORDS = 300
+#: Threads that may wait for their turn.
+MOST_WAITING = 8
 _turn = threading.RLock()
+_waiting = threading.BoundedSemaphore(MOST_WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,18 @@ def describe(picture: PIL.Image, model: LookingModel, field: str) -> str:
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """Wait until no other thread has a model look at a picture; a thread may enter again. Raises Overloaded."""
-    if not _turn.acquire(timeout=PATIENCE):
-        raise Overloaded(message("preprocessor_busy"))
+    """Wait until no other thread has a model look at a picture; a thread may enter again.
+
+    Raises Overloaded after PATIENCE, and at once if MOST_WAITING threads wait: they are the ones that answer requests.
+    """
+    if not _turn.acquire(blocking=False):
+        if not _waiting.acquire(blocking=False):
+            raise Overloaded(message("preprocessor_busy"))
+        try:
+            if not _turn.acquire(timeout=PATIENCE):
+                raise Overloaded(message("preprocessor_busy"))
+        finally:
+            _waiting.release()
     try:
         yield
     finally:

@@ -170,9 +170,7 @@ class Sources:
         if model:
             made = learned.preprocess(made, model, field)
         found = self._keep(*to_png(made)).id
-        if len(self._seen) >= MOST_SEEN:
-            self._seen.pop(next(iter(self._seen)), None)
-        self._seen[key] = found
+        self._remember(key, found)
         return found
 
     def describe(self, image: str) -> str:
@@ -191,10 +189,14 @@ class Sources:
                 with file.open() as data, PIL.open(data, formats=("PNG",)) as picture, image_decoding.share(picture):
                     shown = preprocessors.fitted(picture, picture.size)
                 told = learned.describe(shown, model, "image")
-                if len(self._seen) >= MOST_SEEN:
-                    self._seen.pop(next(iter(self._seen)), None)
-                self._seen[key] = told
+                self._remember(key, told)
         return told
+
+    def _remember(self, key: tuple[object, ...], answer: str) -> None:
+        """Keep what a model said of a picture, and forget the oldest answer if there are too many."""
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.pop(next(iter(self._seen)), None)
+        self._seen[key] = answer
 
     def from_image(self, image_id: str) -> Source:
         """Copy a gallery picture to the sources. Raises NotFound."""

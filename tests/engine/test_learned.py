@@ -1,5 +1,6 @@
 """Preprocessors whose weights are a model: tiny random models of transformers, in this process and in their own."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import ImageDraw
 from safetensors.torch import save_file
 
 from diffusion_local.engine import learned, saliency, vision
-from diffusion_local.errors import InvalidParams, ModelUnavailable
+from diffusion_local.errors import InvalidParams, ModelUnavailable, Overloaded
 from diffusion_local.paths import assets
 from tests.engine.vision_models import (
     caption_model,
@@ -22,7 +23,7 @@ from tests.engine.vision_models import (
     segment_model,
     words_detector,
 )
-from tests.support import refused
+from tests.support import eventually, refused
 
 
 def scene(size: tuple[int, int] = (72, 40)) -> PIL.Image:
@@ -250,3 +251,20 @@ def test_a_word_that_the_detector_does_not_know_is_refused_before_the_work(tmp_p
     learned.check(tmp_path, "detect", "details[0].target", "hand")
     config.write_text("no json")
     learned.check(tmp_path, "detect", "details[0].target", "anything")
+
+
+def test_only_some_threads_wait_for_their_turn() -> None:
+    """They are the server's: if all of them waited for captions, no page would be answered."""
+    with ThreadPoolExecutor(learned.MOST_WAITING + 1) as pool:
+        with learned.turn(), learned.turn():  # one thread may enter twice
+            waiting = [pool.submit(enter) for _ in range(learned.MOST_WAITING + 1)]
+            assert eventually(lambda: any(each.done() for each in waiting))
+            assert sum(each.done() for each in waiting) == 1
+        refusals = [each.exception() for each in waiting]
+    assert [type(each) for each in refusals if each] == [Overloaded]
+    assert enter()
+
+
+def enter() -> bool:
+    with learned.turn():
+        return True

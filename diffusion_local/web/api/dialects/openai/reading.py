@@ -105,8 +105,6 @@ HARMLESS: dict[str, Any] = {
     "style": None,
     "user": None,
 }
-#: Values that ask for nothing, beside those.
-NOTHING_ASKED: dict[str, tuple[Any, ...]] = {}
 #: Fields about the caller or the answer: passed over without a word.
 SILENT = ("metadata", "moderation", "safety_identifier", "prompt_cache_key", "store", "user", "style", "input_fidelity")
 #: Steps by quality, as a part of the model's default.
@@ -295,7 +293,7 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
             refusal = unknown(name, KNOWN)
             if strict or refusal.problem.id == "field_near":
                 raise refusal
-        elif value in (None, HARMLESS[name]) or name in SILENT or value in NOTHING_ASKED.get(name, ()):
+        elif value in (None, HARMLESS[name]) or name in SILENT:
             continue
         told.append(message("passed_over", field=name, got=echo(value)))
     return told
