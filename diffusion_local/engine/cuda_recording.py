@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -64,11 +64,12 @@ class CudaRecorder:
         self._pool: Any = None
         self._on_their_way: deque[torch.cuda.Event] = deque()
 
-    def try_out(self, run: Callable[[], Any]) -> tuple[Any, str]:
+    def try_out(self, run: Callable[[], Any], watched: bool) -> tuple[Any, str]:
         """Beside the stream that everything else runs on, so that the libraries are ready for recording there."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), SyncDetector("cuda") as waits:
+        waits = SyncDetector("cuda")
+        with torch.cuda.stream(self._stream), waits if watched else nullcontext():
             output = run()
         current.wait_stream(self._stream)
         return map_tensors(output, torch.clone), waits.found

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 MOST = 6
 #: Parts called at each step. Limits their replays in flight.
 STEPPING = frozenset({"denoiser", "fused denoiser", "compiled denoiser"})
+#: Parts that call compiled functions. torch.compile runs a function as it is, for good, once it is called where
+#: operations are watched.
+COMPILED = frozenset({"compiled denoiser"})
 #: Threads that use the device beside the engine's: nothing can be recorded while there are any.
 others: set[object] = set()
 #: What the graph of a text encoder may hold, in bytes.
@@ -38,8 +41,11 @@ class Recorder(Protocol):
 
     bytes: int
 
-    def try_out(self, run: Callable[[], Any]) -> tuple[Any, str]:
-        """(result of ``run``, why it cannot be recorded or ""). Raises the exceptions of ``run``."""
+    def try_out(self, run: Callable[[], Any], watched: bool) -> tuple[Any, str]:
+        """(result of ``run``, why it cannot be recorded or ""). Raises the exceptions of ``run``.
+
+        Only if ``watched`` are its operations watched for what cannot be recorded.
+        """
         ...
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
@@ -167,7 +173,7 @@ class Graphs:
         self._tried[key] = None
         if len(self._tried) > 10 * MOST:
             self._tried.popitem(last=False)
-        output, problem = self._recorder.try_out(run)
+        output, problem = self._recorder.try_out(run, key[0] not in COMPILED)
         if problem:
             self._refuse(key, problem)
         return output

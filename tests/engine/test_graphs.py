@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion_local.db.database import Database
+from diffusion_local.engine.cuda_recording import SyncDetector
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.graphs import MOST, Graphs, NotRecordable, denoiser_of, map_tensors, signature
@@ -34,9 +35,10 @@ class Recorder:
         self.problem = ""
         self.error: Exception | None = None
 
-    def try_out(self, run: Callable[[], Any]) -> tuple[Any, str]:
+    def try_out(self, run: Callable[[], Any], watched: bool) -> tuple[Any, str]:
         self.tried += 1
-        return run(), self.problem
+        with SyncDetector("cuda") if watched else nullcontext():
+            return run(), self.problem
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         if self.error:

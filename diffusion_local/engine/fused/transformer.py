@@ -298,10 +298,16 @@ def recorder(calls: dict[Hashable, Call]) -> Callable[..., None]:
         layers = tuple(name for name, _ in block.named_children())
         key = (type(block), tuple(sorted(plain.items(), key=str)), layers, signature((args, kwargs), [], numbers=True))
         if key not in calls:
-            own_args, own_kwargs = map_tensors((args, kwargs), torch.clone)
+            own_args, own_kwargs = map_tensors((args, kwargs), copied)
             calls[key] = block, own_args, own_kwargs
 
     return record
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides, which ``torch.clone`` does not keep for a part of a tensor: blocks are compiled for
+    them."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 @contextmanager

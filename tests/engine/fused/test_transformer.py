@@ -14,14 +14,17 @@ from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.fused.transformer import CompiledTransformer, EightBitLinear, repeated_blocks
 from diffusion_local.engine.graphs import unrecorded
+from tests.engine.test_graphs import Recorder
 
 ROOM = 2**40
+#: Inputs of a FLUX.1 transformer that have a row for each picture.
+BATCHED = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
 
 class Counting(TorchOperations):
     """Operations whose "compiler" counts, and may be torch's with another backend than Inductor."""
 
-    def __init__(self, backend: str = "", eight_bits: bool = False) -> None:
+    def __init__(self, backend: str | Callable[..., Any] = "", eight_bits: bool = False) -> None:
         super().__init__(eight_bits)
         self.backend, self.calls, self.problem = backend, 0, ""
         self.change: Callable[[Any], Any] = lambda output: output
@@ -155,6 +158,43 @@ def test_torch_compiles_each_kind_of_block_once(family: str, backend: str) -> No
         assert stage.equals_exact(stage.step())
         assert stage.form.used
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before  # nothing is compiled at a step
+
+
+def test_blocks_stay_compiled_when_their_step_is_recorded() -> None:
+    torch._dynamo.reset()
+    executed = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            executed.append(1)
+            return module(*args)
+
+        return call
+
+    stage = Stage("FLUX.1", Counting(backend))
+    held = graphs.Graphs(Recorder())
+    held._room, held._expected = ROOM, 0
+    stage.run = held.run  # type: ignore[method-assign]
+    with torch.no_grad():
+        stage.step()
+        stage.prepare()
+        for _ in range(4):  # compared, tried out, recorded, replayed
+            executed.clear()
+            stage.step()
+            assert len(executed) >= len(repeated_blocks(stage.model))
+
+
+def test_nothing_is_compiled_at_a_step_of_two_pictures() -> None:
+    torch._dynamo.reset()
+    stage = Stage("FLUX.1", Counting("eager"))
+    stage.inputs |= {name: torch.cat([stage.inputs[name]] * 2) for name in BATCHED}
+    with torch.no_grad():
+        stage.step()
+        stage.prepare()
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        stage.step()
+    assert stage.form.used
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
 
 
 def test_a_picture_is_made_in_one_way_from_its_first_step_to_its_last() -> None:
@@ -315,7 +355,7 @@ def test_nothing_is_recorded_beside_a_thread_that_compiles(monkeypatch: pytest.M
     class Never:
         bytes = 0
 
-        def try_out(self, run: Callable[[], Any]) -> Any:
+        def try_out(self, run: Callable[[], Any], watched: bool) -> Any:
             raise AssertionError
 
     held = graphs.Graphs(Never())  # type: ignore[arg-type]
