@@ -283,8 +283,9 @@ class TritonOperations:
     def quantise(self, x: torch.Tensor) -> Quantised:
         channels = x.shape[-1]
         into = empty_quantised(x, channels)
+        columns = power_of_two(channels)
         quantise_row[(x.numel() // channels,)](
-            x.contiguous(), into.values, into.scales, channels, COLUMNS=power_of_two(channels), num_warps=4
+            x.contiguous(), into.values, into.scales, channels, COLUMNS=columns, num_warps=max(4, warps(columns))
         )
         return into
 
