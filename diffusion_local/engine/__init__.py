@@ -14,9 +14,11 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.options.table import Params
 from diffusion_local.options.values import MOST_TOGETHER, parse_pass_position
 
-#: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
-#: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.
-OnStep = Callable[[int, "Callable[[], PIL.Image] | None"], None]
+#: Begins to draw a small preview on the thread that makes the picture; the function it returns finishes on any thread.
+Preview = Callable[[], Callable[[], PIL.Image]]
+#: Called after each denoising step with the number of steps done (1 = first) and its preview, or None. Whatever it
+#: raises (Stopped, LostClaim) leaves ``generate`` unchanged.
+OnStep = Callable[[int, "Preview | None"], None]
 
 
 #: Gives a picture (RGB) and further facts once the device has made it. Raises EngineError.

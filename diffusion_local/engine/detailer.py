@@ -1,6 +1,5 @@
 """Details: what a detector finds in a finished picture is painted anew at the model's own size, and put back."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from math import ceil
@@ -8,7 +7,7 @@ from typing import Any
 
 from PIL import Image as PIL
 
-from diffusion_local.engine import OnStep, Part, Pass, Picture, img2img
+from diffusion_local.engine import OnStep, Part, Pass, Picture, Preview, img2img
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.learned import Found
@@ -70,7 +69,7 @@ def progress(part: Part, done: int, share: tuple[int, int]) -> OnStep:
     """
     before, count = share
 
-    def report(step: int, preview: Callable[[], PIL.Image] | None) -> None:
+    def report(step: int, preview: Preview | None) -> None:
         try:
             part.on_step(done + ceil((before + step) / count), preview)
         except BaseException as problem:

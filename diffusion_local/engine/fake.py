@@ -5,14 +5,14 @@ import os
 import re
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.domain import DeviceMemory, Fit
-from diffusion_local.engine import Held, OnProgress, OnStep, Part, Pass, Picture, assign_places
+from diffusion_local.engine import Held, OnProgress, OnStep, Part, Pass, Picture, Preview, assign_places
 from diffusion_local.engine.memory import GIB, LADDERS, RungChoice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -172,7 +172,7 @@ def draw_card(params: Params) -> PIL.Image:
     return card
 
 
-def _preview(card: PIL.Image, done: float) -> Callable[[], PIL.Image]:
+def _preview(card: PIL.Image, done: float) -> Preview:
     """The card in blocks that get finer as the steps go by, at most 256 px on the long side."""
 
     def draw() -> PIL.Image:
@@ -181,4 +181,4 @@ def _preview(card: PIL.Image, done: float) -> Callable[[], PIL.Image]:
         blocks = (max(2, int(small.width * done**2)), max(2, int(small.height * done**2)))
         return small.resize(blocks, PIL.Resampling.BOX).resize(small.size, PIL.Resampling.NEAREST)
 
-    return draw
+    return lambda: draw

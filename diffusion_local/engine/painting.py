@@ -40,7 +40,7 @@ from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import LATENT, Enlarge, HeldLoop, Loop, Mosaic, interpolated, loops_of, resume
-from diffusion_local.engine.steps import Interrupted, Preview, Steps
+from diffusion_local.engine.steps import Interrupted, Previewer, Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
@@ -244,8 +244,8 @@ class Work:
         decoded = (lambda: (tiled, "")) if tiled else self.decode(last, part.place)
         return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.said)
 
-    def previewer(self, loop: Loop) -> Preview | None:
-        """Draws latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a
+    def previewer(self, loop: Loop) -> Previewer | None:
+        """Begins to draw latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a
         thread."""
         loaded = self.loaded
         unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
@@ -254,11 +254,11 @@ class Work:
             return None
         mosaic = self.mosaic if loop.is_tile else None
 
-        def draw(latents: torch.Tensor, place: int) -> PIL.Image:
-            drawn = previews.draw(plain(unpack(latents)), factors)
-            return drawn if mosaic is None else mosaic.preview(loop, place, drawn)
+        def begin(latents: torch.Tensor, place: int) -> Callable[[], PIL.Image]:
+            drawn = previews.begin(plain(unpack(latents)), factors)
+            return drawn if mosaic is None else lambda: mosaic.preview(loop, place, drawn())
 
-        return draw
+        return begin
 
     def in_fp32(self) -> None:
         """Run the VAE in fp32 from now on."""

@@ -3,9 +3,13 @@
 The matrix is the least squares fit between synthetic pictures, eight times smaller, and their latents.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image as PIL
 
@@ -40,16 +44,31 @@ def fit(vae: Any) -> Factors | None:
     return Factors(solution.T.contiguous()) if torch.isfinite(solution).all() else None
 
 
-def draw(latents: torch.Tensor, factors: Factors) -> PIL.Image:
-    """The first of the latents as a picture, at most 256 px on the long side."""
+def begin(latents: torch.Tensor, factors: Factors) -> Callable[[], PIL.Image]:
+    """A function that draws the first of the latents as a picture, at most 256 px on the long side, on any thread.
+
+    Latents on the CPU are mixed at once: once a second thread has computed with torch there, OpenMP counts more threads
+    than processors, its threads no longer spin while they wait, and every step takes a third longer for good.
+    """
+    if latents.device.type != "cpu":
+        return lambda: enlarged(mixed(latents, factors))
+    return partial(enlarged, mixed(latents, factors))
+
+
+def mixed(latents: torch.Tensor, factors: Factors) -> npt.NDArray[np.uint8]:
+    """Pixels (h x w x 3) of the first of the latents."""
     channels = latents[0].detach().to("cpu", torch.float32)
     weights, bias = factors.weights[:, :-1], factors.weights[:, -1]
     rgb = torch.einsum("rc,chw->hwr", weights, channels) + bias
-    pixels = (rgb.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
+    pixels: npt.NDArray[np.uint8] = (rgb.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8).numpy()
+    return pixels
+
+
+def enlarged(pixels: npt.NDArray[np.uint8]) -> PIL.Image:
     height, width = pixels.shape[:2]
     scale = min(8, LONG_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return PIL.fromarray(pixels.numpy()).resize(size, PIL.Resampling.BICUBIC)
+    return PIL.fromarray(pixels).resize(size, PIL.Resampling.BICUBIC)
 
 
 def _synthetic_pictures() -> torch.Tensor:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.engine import Held, Part, Pass, samplers
+from diffusion_local.engine import Held, Part, Pass, Preview, samplers
 from diffusion_local.engine.passes import Loop
 
 #: A small picture of latents as the pipeline has them, of the part of a pass at a place.
-Preview = Callable[[torch.Tensor, int], PIL.Image]
+#: Begins to draw the latents of the picture at a place; see ``Preview``.
+Previewer = Callable[[torch.Tensor, int], Callable[[], PIL.Image]]
 #: New latents for those after a step, by the number of the call (0 = first).
 Change = Callable[[int, torch.Tensor], torch.Tensor]
 #: Other tensors of the pipeline for the call after this one, by their names there.
@@ -41,7 +42,7 @@ class Steps:
         self.latents: torch.Tensor | None = None
         #: Calls of the loop's denoiser that are done, those before the pass was put aside included.
         self.calls = 0
-        self._preview: Preview | None = None
+        self._preview: Previewer | None = None
         self._loop: Loop | None = None
         self._before = 0
         self._change: Change | None = None
@@ -55,7 +56,7 @@ class Steps:
         self,
         loop: Loop,
         scheduler: Any,
-        preview: Preview | None,
+        preview: Previewer | None,
         change: Change | None = None,
         turn: Turn | None = None,
         hold: Hold | None = None,
@@ -117,7 +118,7 @@ class Steps:
         estimate = self._estimate()
         return latents if estimate is None else estimate
 
-    def _picture(self, part: Part, latents: torch.Tensor | None) -> Callable[[], PIL.Image] | None:
+    def _picture(self, part: Part, latents: torch.Tensor | None) -> Preview | None:
         if latents is None or self._preview is None:
             return None
         return partial(self._preview, latents[part.place : part.place + 1], part.place)

@@ -2,15 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from PIL import Image as PIL
-
 from diffusion_local.dispatch import Dispatch, ProgressReport
 from diffusion_local.domain import Flags, Job
-from diffusion_local.engine import Part, Pass
+from diffusion_local.engine import Part, Pass, Preview
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped
 from diffusion_local.gallery.formats import PREVIEW_QUALITY, webp
 from diffusion_local.messages import message
@@ -59,13 +57,18 @@ class Reporter:
     def preview_is_due(self, step: int) -> bool:
         return bool(self._every) and step % self._every == 0
 
-    def draw_preview(self, job: Job, preview: Callable[[], PIL.Image]) -> None:
-        """Draw and save a preview in the background; skipped while the job's previous one is being drawn."""
+    def draw_preview(self, job: Job, preview: Preview) -> None:
+        """Draw a preview, finish and save it in the background; skipped while the job's previous one is being drawn."""
         drawing = self._drawing.get(job.id)
         if drawing is None or drawing.done():
             self._drawing = {name: future for name, future in self._drawing.items() if not future.done()}
+            try:
+                finish = preview()
+            except Exception as problem:  # a picture is worth more than its preview
+                log.warning("step without a preview: %s", problem)
+                return
             self._drawing[job.id] = self._previewer.submit(
-                lambda: self._dispatch.save_preview(job.claim, webp(preview(), PREVIEW_QUALITY))
+                lambda: self._dispatch.save_preview(job.claim, webp(finish(), PREVIEW_QUALITY))
             )
 
     def _problem_of(self, flags: Flags | None, stops: bool) -> Exception | None:
@@ -120,7 +123,7 @@ class PassReporter:
             self._kept = time.monotonic()
             self._exchange(crew.held.steps if crew.held else 0, message("phase_aside"), write=True, stops=False)
 
-    def _on_step(self, job: Job, step: int, preview: Callable[[], PIL.Image] | None) -> None:
+    def _on_step(self, job: Job, step: int, preview: Preview | None) -> None:
         part, now = self.parts[job.id], time.monotonic()
         if step != self._step:  # the first part of a step asks for all
             self._step = step

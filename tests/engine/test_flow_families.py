@@ -156,7 +156,7 @@ def difference(one: PIL.Image, other: PIL.Image) -> int:
 def test_pixels_are_those_of_a_bare_pipeline(draw: Draw, tiny: Model) -> None:
     ours = draw(**JOB, width=128, height=96).image
     assert draw.steps == [1, 2, 3, 4]
-    assert all(preview().size == (128, 96) for preview in draw.previews)
+    assert all(preview()().size == (128, 96) for preview in draw.previews)
     theirs = bare(tiny, "txt2img")(
         "a cat",
         width=128,

@@ -117,7 +117,7 @@ def test_little_strength_stays_near_the_source_and_much_goes_far(draw_at_home: D
 
 def test_previews_of_a_source_are_drawn(draw_at_home: Draw, at_home: Home) -> None:
     draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5, steps=4)
-    assert all(preview().size == (128, 128) for preview in draw_at_home.previews)
+    assert all(preview()().size == (128, 128) for preview in draw_at_home.previews)
 
 
 def test_a_source_that_is_gone_or_damaged_is_named(draw_at_home: Draw, at_home: Home) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_local.engine import autoencoder, previews
 from diffusion_local.engine.devices import at_slot
@@ -23,7 +24,7 @@ def test_latents_of_plain_colours_are_previewed_in_those_colours(diffusers_engin
         pixels = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 64, 64) / 127.5 - 1
         with torch.no_grad():
             latents = autoencoder.encode(loaded.pipe.vae, pixels)
-        seen = previews.draw(latents, loaded.factors).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+        seen = previews.begin(latents, loaded.factors)().resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
         assert isinstance(seen, tuple)
         assert all(abs(a - b) < 48 for a, b in zip(seen, colour, strict=True)), (seen, colour)
 
@@ -42,13 +43,29 @@ def test_factors_are_the_same_each_time_and_fitting_leaves_the_model_as_it_was(
     assert loaded.pipe.vae.dtype == torch.float32
 
 
+def test_latents_on_the_cpu_are_drawn_without_torch_on_the_other_thread() -> None:
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(func)
+            return func(*args, **(kwargs or {}))
+
+    called: list[Any] = []
+    with Watch():
+        finish = previews.begin(torch.randn(1, 4, 128, 128).half(), previews.Factors(torch.rand(3, 5)))
+    assert called
+    called.clear()
+    with Watch():
+        assert finish().size == (256, 256)
+    assert called == []
+
+
 def test_a_preview_costs_little() -> None:
     factors = previews.Factors(torch.rand(3, 5))
     latents = torch.randn(1, 4, 128, 128)
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        assert previews.draw(latents, factors).size == (256, 256)
+        assert previews.begin(latents, factors)().size == (256, 256)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < soon(0.02)
 
@@ -62,7 +79,7 @@ def test_a_preview_that_still_waits_keeps_no_model(starter: Model, stopped: bool
     waiting = []
 
     def on_step(step: int, preview: Any) -> None:
-        waiting.append(preview)
+        waiting.append(preview())
         if stopped:
             raise Stopped("cancel")
 

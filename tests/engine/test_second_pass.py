@@ -99,7 +99,7 @@ def test_tiles_have_previews_of_the_whole_picture(draw_at_home: Draw) -> None:
     made = draw_at_home(**TILED).image
     assert made.size == (192, 192)
     assert draw_at_home.steps == list(range(1, 2 + 4 * 2 + 1))
-    assert {preview().size for preview in draw_at_home.previews} == {(128, 128), (192, 192)}
+    assert {preview()().size for preview in draw_at_home.previews} == {(128, 128), (192, 192)}
 
 
 # -- seams ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from diffusion_local import serializers
 from diffusion_local.compose import Services
 from diffusion_local.db import connections
 from diffusion_local.domain import DeviceMemory, Job, Params, State, utc_text
-from diffusion_local.engine import Pass, Picture
+from diffusion_local.engine import Pass, Picture, Preview
 from diffusion_local.engine.fake import FakeEngine, TransientFault, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.gallery import recipes
@@ -371,7 +371,7 @@ def test_previews_are_drawn_every_so_many_steps(
     runner = open_runner(
         replace(services, settings=replace(services.settings, preview_every=every)), "cpu0", FakeEngine(0), stop
     )
-    asked: list[Callable[[], PIL.Image]] = []
+    asked: list[Preview] = []
     monkeypatch.setattr(runner._reporter, "draw_preview", lambda job, preview: asked.append(preview))
     submit(services)
     runner.run_due_jobs()

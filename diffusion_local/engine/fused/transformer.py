@@ -80,7 +80,9 @@ class CompiledTransformer:
             if sum(layer.weight.numel() for _, _, layer in layers) > room:
                 self._refuse_eight_bits("there is no room for weights in 8 bits")
             else:
-                self._eight = {(parent, name): EightBitLinear(layer, self._operations) for parent, name, layer in layers}
+                self._eight = {
+                    (parent, name): EightBitLinear(layer, self._operations) for parent, name, layer in layers
+                }
                 if not layers:
                     self._refuse_eight_bits("it has no layers that gain by it")
         return True
