@@ -274,7 +274,7 @@ def of_processes(services: Services, url: str, web: psutil.Process, count: int, 
             children.append(subprocess.Popen([*command, "--machine", f"m{number}"], env=environ))
 
         def done() -> int:
-            return sum(1 for _ in services.settings.gallery.rglob("*.png"))
+            return sum(1 for _ in services.settings.gallery_folder.rglob("*.png"))
 
         try:
             until(

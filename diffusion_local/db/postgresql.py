@@ -37,6 +37,9 @@ LOCKS = 0x6469_6666
 WRITE_LOCK, MIGRATION_LOCK = 1, 2
 #: How long an unanswered COMMIT is looked into on a new connection.
 OUTCOME_SECONDS = 10.0
+#: Begins a write transaction. Without sorts, because the first of many rows is to come from an index that is in order:
+#: while the statistics are older than a long list, the planner would rather read and sort all that are queued.
+BEGIN_WRITE = "SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true)"
 LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
 FULL = {"53100", "53200", "53300"}
@@ -190,7 +193,7 @@ class PostgresDatabase(Database):
             connection = self._begin("BEGIN")
             with self._rolled_back_on_error(connection):
                 write = self._session.next_write()
-                connection.execute("SELECT begin_write($1::int, $2::int, $3, $4)", [LOCKS, WRITE_LOCK, *write])
+                connection.execute(BEGIN_WRITE, [LOCKS, WRITE_LOCK, *write])
                 yield PostgresTransaction(connection)
                 try:
                     connection.execute("COMMIT")

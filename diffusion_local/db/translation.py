@@ -21,6 +21,10 @@ REWRITINGS = [
     (re.compile(pattern, re.IGNORECASE), by)
     for pattern, by in (
         (r"\s+INDEXED\s+BY\s+\w+", ""),  # PostgreSQL's planner chooses
+        (  # rows by their address, one by one: the planner would read a whole table that it takes for small
+            r"\bCROSS\s+JOIN\s+(\w+)(?:\s+AS\s+\w+)?\s+ON\s+(\w+)\.rowid\s*=\s*(\w+\.\w+)",
+            r"CROSS JOIN LATERAL (SELECT * FROM \1 AS \2 WHERE \2.ctid = \3 OFFSET 0) AS \2",
+        ),
         (r"\bCROSS\s+JOIN(\s+\w+(?:\s+AS\s+\w+)?\s+ON\b)", r"JOIN\1"),
         (r"\bimages_text\.rowid\b", "images_text.number"),
         (r"(?<!:)\browid\b", "ctid"),

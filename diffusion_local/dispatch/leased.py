@@ -13,7 +13,7 @@ from diffusion_local import disk
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.dispatch.offers import Installed, Runnable, missing_files, refused_jobs
+from diffusion_local.dispatch.offers import Installed, Others, Runnable, missing_files
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
@@ -95,8 +95,9 @@ class LeasedDispatch(LocalDispatch):
             raise LeaseLost(message("lease_lost", slot=self._slot))
         if not self.ready() or self._services.machines.resting(self._slot):
             return []
-        refused = refused_jobs(self._services, self._slot)
-        can = Runnable(self._installed.files(), lease.files, refused)
+        here = self._installed.files()
+        others = Others(self._services, self._slot, here) if self._services.refusals.any_of(self._slot) else None
+        can = Runnable(here, lease.files, others)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
 
     def urgent(self) -> bool:

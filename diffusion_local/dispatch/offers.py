@@ -63,14 +63,15 @@ def digests(adapters: list[Adapter]) -> dict[str, str]:
 class Runnable:
     """Which jobs a worker with the files ``there`` makes as this machine would with its own, ``here``.
 
-    A file whose digest is not known at either end counts as another one. ``besides``: ids of jobs that it may not take.
+    A file whose digest is not known at either end counts as another one. ``others``: if given, jobs that the worker
+    refused are left to them.
     """
 
-    def __init__(self, here: Files, there: Files, besides: Collection[str] = ()) -> None:
-        self._here, self._there, self._besides = here, there, besides
+    def __init__(self, here: Files, there: Files, others: "Others | None" = None) -> None:
+        self._here, self._there, self._others = here, there, others
 
-    def job(self, job: Job) -> bool:
-        return job.id not in self._besides and self.params(job.params)
+    def job(self, job: Job, refused: Collection[str] = ()) -> bool:
+        return self.params(job.params) and (self._others is None or self._others.job(job, refused))
 
     def params(self, params: Params) -> bool:
         return all(self._has(kind, name) for kind, name in required_files(params, self._here))
@@ -84,14 +85,36 @@ class Runnable:
         return bool(digest) and digest == self._there.get(kind, {}).get(name)
 
 
-class Besides:
-    """Every job but these."""
+class Others:
+    """The live slots beside ``slot``, and which jobs they leave to it. Read once for a claim, however many jobs were
+    refused.
+    """
 
-    def __init__(self, ids: Collection[str]) -> None:
-        self._ids = ids
+    def __init__(self, services: Services, slot: str, here: Files | None = None) -> None:
+        now, leases = datetime.now(UTC), services.leases.all()
+        here = installed_files(services.catalog) if here is None else here
+        leased = {lease.slot for lease in leases}
+        self._slot = slot
+        self._local = {
+            worker.slot
+            for worker in services.workers.list_all()
+            if worker.slot not in leased and worker.status != "stopped" and not is_silent(worker, now)
+        } - {slot}
+        self._joined = {
+            lease.slot: Runnable(here, lease.files)
+            for lease in leases
+            if lease.slot != slot and not lease.expired(now) and services.machines.state(lease.slot) == ACTIVE
+        }
 
-    def job(self, job: Job) -> bool:
-        return job.id not in self._ids
+    def able(self, params: Params) -> set[str]:
+        """Those that could make such a picture."""
+        return self._local | {slot for slot, runnable in self._joined.items() if runnable.params(params)}
+
+    def job(self, job: Job, refused: Collection[str]) -> bool:
+        """Whether ``slot`` may try a job. One that it refused waits for slots that are still to try it. Where none of
+        them is left it may try again: so the job fails by name, instead of waiting for a machine that went away.
+        """
+        return self._slot not in refused or not self.able(job.params) - set(refused)
 
     def model(self, runs_on: str) -> bool:
         return True
@@ -123,30 +146,10 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
 
 def able_slots(services: Services, params: Params, slot: str, kind: str = "") -> set[str]:
     """Live slots other than ``slot`` that could make such a picture; of its own machine none, if a file was missing."""
-    here, now, leases = installed_files(services.catalog), datetime.now(UTC), services.leases.all()
-    leased = {lease.slot for lease in leases}
-    found = {
-        worker.slot
-        for worker in services.workers.list_all()
-        if worker.slot not in leased and worker.status != "stopped" and not is_silent(worker, now)
-    }
-    for lease in leases:
-        if not lease.expired(now) and services.machines.state(lease.slot) == ACTIVE:
-            found |= {lease.slot} if Runnable(here, lease.files).params(params) else set()
+    found = Others(services, slot).able(params)
     if kind == ModelUnavailable.kind:
         found = {each for each in found if machine_of(each) != machine_of(slot)}
-    return found - {slot}
-
-
-def refused_jobs(services: Services, slot: str) -> set[str]:
-    """Queued jobs that a slot refused and that others are still to try. Where none of them is left it may try again: so
-    the job fails by name, instead of waiting for a machine that went away.
-    """
-    return {
-        job_id
-        for job_id, refused in services.refusals.waiting_for_others(slot).items()
-        if able_slots(services, services.jobs.get(job_id).params, slot) - set(refused)
-    }
+    return found
 
 
 LOOK_AT = 200  # queued jobs whose files are missed

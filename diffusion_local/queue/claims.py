@@ -1,8 +1,9 @@
 """Which queued jobs a worker may claim: those it can make and that fit into a pass together. Jobs that failed on a
 slot for reasons of its machine (memory, a missing file, a lost device) wait for another slot: each slot is tried
-once, and at most MOST_SLOTS of them. These rows live as long as their job.
+once, and at most MOST_SLOTS of them. Their rows are deleted when the job ends.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,7 +23,9 @@ HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
 class Able(Protocol):
     """Which jobs a worker can make."""
 
-    def job(self, job: Job) -> bool: ...
+    def job(self, job: Job, refused: Collection[str]) -> bool:
+        """``refused``: slots that could not make it."""
+        ...
 
     def model(self, runs_on: str) -> bool: ...
 
@@ -35,10 +38,14 @@ class SuitsOf:
     able: Able
 
     def job(self, job_id: str) -> bool:
-        return self.able.job(by_id(self.db, job_id))
+        return able_to_make(self.db, self.able, by_id(self.db, job_id))
 
     def model(self, runs_on: str) -> bool:
         return self.able.model(runs_on)
+
+
+def able_to_make(db: Transaction, able: Able, job: Job) -> bool:
+    return able.job(job, slots_that_refused(db, job.id))
 
 
 def held_by(db: Transaction, claim: Claim) -> Job:
@@ -57,7 +64,7 @@ def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Able | None
 
     def suits(job_id: str) -> bool:
         job = by_id(db, job_id)
-        return batchable(first, job) and (able is None or able.job(job))
+        return batchable(first, job) and (able is None or able_to_make(db, able, job))
 
     return line.beside(rows.LANE_RANKS[first.lane], first.priority, first.params.model, suits)
 
@@ -92,14 +99,10 @@ class RefusalStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def waiting_for_others(self, slot: str) -> dict[str, list[str]]:
-        """Queued jobs that a slot refused, each with all slots that did."""
+    def any_of(self, slot: str) -> bool:
+        """Whether a slot refused a job that has not ended."""
         with self._database.read() as db:
-            query = (
-                "SELECT job_id FROM refusals JOIN jobs ON jobs.id = refusals.job_id "
-                "WHERE refusals.slot = ? AND jobs.state = 'queued'"
-            )
-            return {str(job): slots_that_refused(db, job) for (job,) in db.execute(query, [slot]).fetchall()}
+            return db.scalar("SELECT 1 FROM refusals WHERE slot = :slot LIMIT 1", slot=slot) is not None
 
     def of_job(self, job_id: str) -> list[str]:
         with self._database.read() as db:

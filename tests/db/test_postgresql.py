@@ -100,6 +100,12 @@ def test_what_has_no_translation_is_refused_by_name() -> None:
         ("a = :x AND b = :y", {"x": None, "y": 2}, "a = NULL AND b = $1", [2]),
         ("note = 'window :x ?' AND x LIKE ?", ["%"], "note = 'window :x ?' AND x ILIKE $1", ["%"]),
         ("FROM a CROSS JOIN b AS c ON c.id = a.id", (), "FROM a JOIN b AS c ON c.id = a.id", []),
+        (
+            "FROM a CROSS JOIN b AS c ON c.rowid = a.number",
+            (),
+            "FROM a CROSS JOIN LATERAL (SELECT * FROM b AS c WHERE c.ctid = a.number OFFSET 0) AS c",
+            [],
+        ),
         ("FROM jobs INDEXED BY jobs_due WHERE id = 1", (), "FROM jobs WHERE id = 1", []),
         ("(actor_sees_all() OR owner = actor_name())", (), "(true OR owner = $1)", [""]),
     ],
