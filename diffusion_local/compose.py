@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 
 from diffusion_local.accounts.pairings import PairingStore
 from diffusion_local.db.database import Database, open_database
-from diffusion_local.engine import learned
+from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
@@ -100,7 +100,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         sources.size,
         sources.paints,
         sources.seen_by,
-        partial(learned.check, settings.preprocessors),
+        partial(vision_models.check_model, settings.preprocessors),
         lru_cache(maxsize=1024)(partial(is_first_of_several, files)),  # a source never changes
     )
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)

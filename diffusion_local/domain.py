@@ -278,8 +278,8 @@ class Condition:
 class SharedFile:
     """A file of a model or adapter that a worker may fetch from the studio.
 
-    ``kind`` and ``name`` as in ``dispatch.offers``; ``path``: POSIX, below the folder of the kind; ``sha256``: of this
-    file, "" for large ones; ``whole``: digest of the model or adapter.
+    ``kind`` and ``name`` as in ``dispatch.matching``; ``path``: POSIX, below the folder of the kind; ``sha256``: of
+    this file, "" for large ones; ``whole``: digest of the model or adapter.
     """
 
     kind: str

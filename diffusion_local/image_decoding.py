@@ -137,7 +137,7 @@ def supported_formats() -> tuple[str, ...]:
     return ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []), *heif)
 
 
-FORMATS = supported_formats()
+INPUT_FORMATS = supported_formats()
 
 
 class BoundedFile:

@@ -32,7 +32,7 @@ from diffusion_local.queue.workers import LeaseStore
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import local_url, other_urls
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+MACHINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 MAX_PROOF = 200  # characters of a proof or a nonce
 
 
@@ -102,7 +102,7 @@ class Machines:
 
         Raises InvalidParams, also for a wrong or used code, and Conflict while such a machine is connected.
         """
-        if not NAME.fullmatch(machine):
+        if not MACHINE_NAME.fullmatch(machine):
             raise InvalidParams("machine", message("machine_name", got=echo(machine)))
         for field, text in (("proof", proof), ("nonce", nonce)):
             if not (text.isascii() and 16 <= len(text) <= MAX_PROOF):

@@ -37,12 +37,12 @@ SECRET = frozenset(
 #: Shown only to those who may see paths of this machine.
 PATHS = frozenset({"home", "tls_cert", "configs"})
 NO_LIMIT = 1_000_000_000
-DAYS = 36_500
+MAX_DAYS = 36_500
 #: Settings that can be changed on the page, with the bounds of numbers.
 EDITABLE: dict[str, tuple[float, float] | None] = {
-    "keep_jobs_days": (0, DAYS),
-    "keep_trash_days": (0, DAYS),
-    "keep_sources_days": (0, DAYS),
+    "keep_jobs_days": (0, MAX_DAYS),
+    "keep_trash_days": (0, MAX_DAYS),
+    "keep_sources_days": (0, MAX_DAYS),
     "preview_every": (0, NO_LIMIT),
     "disk_reserve_mb": (0, NO_LIMIT),
     "idle_unload": (0, NO_LIMIT),
@@ -68,7 +68,7 @@ EDITABLE: dict[str, tuple[float, float] | None] = {
     "user_max_queued": (0, NO_LIMIT),
     "user_max_per_day": (0, NO_LIMIT),
     "user_max_pixels": (0, NO_LIMIT),
-    "session_days": (1, DAYS),
+    "session_days": (1, MAX_DAYS),
     "log_level": None,
 }
 

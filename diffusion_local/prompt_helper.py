@@ -27,7 +27,11 @@ MAX_ANSWER = 256 * 1024  # bytes
 MAX_VARIANTS = 8
 MAX_LANGUAGE = 40
 #: Metadata services of clouds, which hand out credentials.
-NEVER = ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"), ipaddress.ip_network("fd00:ec2::/32")
+BLOCKED_NETWORKS = (
+    ipaddress.ip_network("169.254.0.0/16"),
+    ipaddress.ip_network("fe80::/10"),
+    ipaddress.ip_network("fd00:ec2::/32"),
+)
 THINKING, ANSWERING, FENCE = "<think>", "</think>", "```"
 BULLET = re.compile(r"^\s*(?:[-*\u2022]|\(?\d{1,2}[.):])\s+")
 
@@ -111,7 +115,10 @@ def checked(url: str) -> Target:
     except InvalidParams as problem:
         raise NotDone(message("helper_away", error=problem.message)) from None
     if any(
-        address in network for address in plain.addresses for network in NEVER if address.version == network.version
+        address in network
+        for address in plain.addresses
+        for network in BLOCKED_NETWORKS
+        if address.version == network.version
     ):
         raise NotDone(message("helper_away", error=f"{plain.host} is never called"))
     path = plain.url.path.rstrip("/")

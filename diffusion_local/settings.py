@@ -28,7 +28,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
 SPEEDS = ("exact", "fast", "fastest")
 PRECISIONS = ("auto", "stored", "fp32", "bf16", "fp16", "fp8", "int8", "nf4")
-FORMATS = ("png", "webp", "jpeg")
+IMAGE_FORMATS = ("png", "webp", "jpeg")
 AUTH = ("accounts", "none")
 SHARE = ("shared", "own")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -135,7 +135,7 @@ class Settings(Folders):
     download_allow_private: str = setting(
         "", "hosts and networks inside, such as 192.168.1.0/24, that files may be downloaded from"
     )
-    image_format: str = setting("png", "format that new pictures are kept in; PNG loses nothing", FORMATS)
+    image_format: str = setting("png", "format that new pictures are kept in; PNG loses nothing", IMAGE_FORMATS)
     preview_every: int = setting(1, "steps between two previews of a running picture; 0 draws none")
     sidecar: str = setting("off", "whether a picture's recipe also lies beside it, as .json", ("off", "on"))
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")

@@ -17,7 +17,7 @@ from diffusion_local.paths import assets
 
 SLOT = "{prompt}"
 MAX_STYLES = 20  # at once
-FILE = "styles.csv"
+STYLES_FILE = "styles.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Styles:
     """Read anew on each call, so that edits need no restart."""
 
     def __init__(self, home: Path) -> None:
-        self._files = (assets() / FILE, home / FILE)
+        self._files = (assets() / STYLES_FILE, home / STYLES_FILE)
 
     def all(self) -> list[Style]:
         """All styles, the home's first. Unreadable files are skipped."""

@@ -38,7 +38,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, ProgressReport
 from diffusion_local.dispatch.local import LocalDispatch
-from diffusion_local.dispatch.offers import installed_files
+from diffusion_local.dispatch.matching import installed_files
 from diffusion_local.domain import Batch, DeviceMemory, Lane, new_id, utc_now
 from diffusion_local.gallery.formats import encode
 from diffusion_local.models.digests import Digests

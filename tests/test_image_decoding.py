@@ -23,7 +23,7 @@ from tests.support import PACKAGE, eventually
 WITHOUT_BUDGET = {
     "dispatch/leased.py": "reads the header only",
     "engine/inputs.py": "the worker's process, a job at a time",
-    "engine/learned.py": "what our own child process made, a picture of the size that it was given",
+    "engine/vision_models.py": "what our own child process made, a picture of the size that it was given",
     "engine/vision.py": "a child process for one picture that was decoded within the budget before",
     "gallery/recipes.py": "reads the header and the metadata only",
     "gallery/sweep.py": "reads the header and the metadata only",

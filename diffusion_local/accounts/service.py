@@ -27,7 +27,7 @@ from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import is_loopback, refusal_reason
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 MIN_PASSWORD, MAX_PASSWORD = 8, 200  # password length in characters
 TOKEN_PREFIX = "dl_"  # identifies leaked tokens, and tells them from passwords
 WINDOW = 15 * 60.0  # seconds for which failed sign-ins count
@@ -103,7 +103,7 @@ class Accounts:
         ``device``: the browser's secret from its last sign-in; ``next_device``: the one that replaces it.
         """
         name = name.strip().lower()
-        key = name if NAME.fullmatch(name) else "?"
+        key = name if ACCOUNT_NAME.fullmatch(name) else "?"
         self.check_password(key, password, address, device)
         secret = secrets.token_urlsafe(32)
         self._store.add_session(key, digest(secret), address, agent[:AGENT_CHARS], self._expiry())
@@ -267,7 +267,7 @@ def network_of(address: str) -> str:
 
 
 def check_name(name: str) -> str:
-    if not NAME.fullmatch(name):
+    if not ACCOUNT_NAME.fullmatch(name):
         raise InvalidParams("name", message("account_name"))
     return name
 

@@ -21,7 +21,7 @@ from diffusion_local.disk import inherited_umask_restored
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.entries import EXPORTS, BadLine
-from diffusion_local.lists.formats import FORMATS
+from diffusion_local.lists.formats import LIST_PARSERS
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
@@ -41,7 +41,7 @@ def submit_list(
     file: Annotated[str, typer.Argument(help="Text, .csv, .tsv, .jsonl or .json; - is standard input.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the list would make.")] = False,
     skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
-    form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; else the file's name tells.")] = "",
+    form: Annotated[str, typer.Option("--format", help=f"{', '.join(LIST_PARSERS)}; else the file's name tells.")] = "",
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
     idempotency_key: Annotated[str | None, typer.Option(help="A second list with this key makes nothing new.")] = None,

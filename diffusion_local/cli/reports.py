@@ -10,7 +10,7 @@ from diffusion_local.compose import open_studio
 from diffusion_local.disk import inherited_umask_restored
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.reports.service import FORMATS
+from diffusion_local.reports.service import REPORT_FORMATS
 from diffusion_local.settings import Settings
 
 app = typer.Typer()
@@ -27,12 +27,12 @@ def report(
         str | None, typer.Option(help="Beginning: 23:00 (the last one), yesterday 23:00 or 2026-11-22T23:00.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="End, as --since.")] = None,
-    form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "md",
+    form: Annotated[str, typer.Option("--format", help=", ".join(REPORT_FORMATS))] = "md",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
 ) -> None:
     """Report on a batch or a night: pictures done, failures by reason, time."""
-    if form not in FORMATS:
-        raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
+    if form not in REPORT_FORMATS:
+        raise InvalidParams("format", message("one_of", known=list(REPORT_FORMATS), got=echo(form)))
     if batch and (since or until):
         raise InvalidParams("batch", message("without_since"))
     text = studio.reports.written(form, batch, since, until)

@@ -21,7 +21,7 @@ from diffusion_local import actor
 from diffusion_local.db import translation
 from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import Database, Row, Transaction, Values
-from diffusion_local.db.migrations import FILES, statements
+from diffusion_local.db.migrations import SQL_FILES, statements
 from diffusion_local.db.server_connections import Session, check_url, display
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams
@@ -123,7 +123,7 @@ class PostgresDatabase(Database):
 
     def _migrate(self) -> None:
         connection = self._session.connection()
-        if [name for name, _ in FILES] == applied(connection):
+        if [name for name, _ in SQL_FILES] == applied(connection):
             return
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", [LOCKS, MIGRATION_LOCK])
@@ -133,7 +133,7 @@ class PostgresDatabase(Database):
             if not done:
                 run_script(connection, translation.functions())
                 run_script(connection, f"CREATE TABLE {MIGRATED} (name text PRIMARY KEY, at text NOT NULL)")
-            for name, path in FILES:
+            for name, path in SQL_FILES:
                 if name not in done:
                     for statement in translation.migration(name, statements(path.read_text(encoding="utf-8"))):
                         run_script(connection, statement)
@@ -141,7 +141,7 @@ class PostgresDatabase(Database):
 
     def _newer(self, done: list[str]) -> Message | None:
         """That the tables are a newer program's, if they are."""
-        unknown = sorted(set(done) - {name for name, _ in FILES})
+        unknown = sorted(set(done) - {name for name, _ in SQL_FILES})
         return message("database_newer", file=self.name, version=unknown[-1]) if unknown else None
 
     def backup(self, target: Path) -> None:

@@ -23,7 +23,7 @@ UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u30
 #: sort.
 SOURCE = "images_text CROSS JOIN images ON images.number = images_text.rowid"
 MATCH = "images_text MATCH :words"
-ORDER = "images_text.rowid DESC"
+NEWEST_FIRST = "images_text.rowid DESC"
 #: Pictures behind the picture ``:before`` in this order.
 AFTER = "images_text.rowid < (SELECT number FROM images AS last WHERE last.id = :before)"
 

@@ -79,13 +79,13 @@ class Dispatch(Protocol):
         ...
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
-        """Say which files the worker has: their digests by kind and name (see ``dispatch.offers``).
+        """Say which files the worker has: their digests by kind and name (see ``dispatch.matching``).
 
         A worker on the studio's machine has what the studio has, and is given any job."""
         ...
 
     def missing_files(self) -> list[SharedFile]:
-        """Files that queued jobs need, that this worker lacks and that the studio shares; see ``dispatch.offers``."""
+        """Files that queued jobs need, that this worker lacks and that the studio shares; see ``dispatch.matching``."""
         ...
 
     def leave(self) -> None:

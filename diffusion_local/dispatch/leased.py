@@ -13,7 +13,7 @@ from diffusion_local import disk
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.dispatch.offers import Installed, Others, Runnable, missing_files
+from diffusion_local.dispatch.matching import InstalledFiles, JobsForFiles, OtherSlots, missing_files
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
@@ -34,7 +34,7 @@ class LeasedDispatch(LocalDispatch):
     """One per session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
 
     def __init__(
-        self, services: Services, slot: str, storage: Storage, account: str, installed: Installed | None = None
+        self, services: Services, slot: str, storage: Storage, account: str, installed: InstalledFiles | None = None
     ) -> None:
         """``account``: name and token id of the worker's credential, joined by a slash. ``installed`` is shared by
         the sessions of a process. Raises InvalidParams for a slot that is not ``machine.device``.
@@ -43,7 +43,7 @@ class LeasedDispatch(LocalDispatch):
             raise InvalidParams("slot", message("slot_name", got=echo(slot)))
         super().__init__(services, slot, storage)
         self.account = account
-        self._installed = installed or Installed(services.catalog)
+        self._installed = installed or InstalledFiles(services.catalog)
         self.session = ""
         #: Number of the newest event of the queue that the worker was woken for.
         self.seen_moment: int | None = None
@@ -96,8 +96,8 @@ class LeasedDispatch(LocalDispatch):
         if not self.ready() or self._services.machines.resting(self._slot):
             return []
         here = self._installed.files()
-        others = Others(self._services, self._slot, here) if self._services.refusals.any_of(self._slot) else None
-        can = Runnable(here, lease.files, others)
+        others = OtherSlots(self._services, self._slot, here) if self._services.refusals.any_of(self._slot) else None
+        can = JobsForFiles(here, lease.files, others)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
 
     def urgent(self) -> bool:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from diffusion_local import disk as faults
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
-from diffusion_local.dispatch.offers import Others, able_slots
+from diffusion_local.dispatch.matching import OtherSlots, able_slots
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import (
     Claim,
@@ -98,7 +98,7 @@ class LocalDispatch:
         return self._storage.ready()
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
-        able = Others(self._services, self._slot) if self._services.refusals.any_of(self._slot) else None
+        able = OtherSlots(self._services, self._slot) if self._services.refusals.any_of(self._slot) else None
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, able)
 
     def urgent(self) -> bool:

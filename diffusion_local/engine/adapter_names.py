@@ -100,7 +100,7 @@ _KREA2: dict[str, Targets] = {
     r"txtfusion_projector": ("text_fusion.projector",),
 }
 #: Names of the authors by family: an expression for the name with underscores -> layers of diffusers' model.
-NAMES: Mapping[str, Mapping[str, Targets]] = {
+LAYERS_OF_NAME: Mapping[str, Mapping[str, Targets]] = {
     "flux": _FLUX,
     "chroma": _FLUX,
     "flux2": _FLUX2,
@@ -134,7 +134,7 @@ class Layers:
 
     def __init__(self, names: Iterable[str], family: str = "", per_level: int = 2) -> None:
         self._flat = {name.replace(".", "_"): name for name in names}
-        self._rules = [(re.compile(rf"{key}\Z"), found) for key, found in NAMES.get(family, {}).items()]
+        self._rules = [(re.compile(rf"{key}\Z"), found) for key, found in LAYERS_OF_NAME.get(family, {}).items()]
         self._per_level = per_level
 
     def named(self, stem: str) -> Targets:

@@ -37,7 +37,7 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
             raise ModelUnavailable(message("no_home_files"))
         return {}
     facts: dict[str, Any] = {}
-    loaded.pictures = inputs.opened(params, materials)
+    loaded.pictures = inputs.edit_references(params, materials)
     apply_vae(loaded, params.vae, materials, device)
     apply_loras(loaded, params.loras, materials)
     if loaded.ip_adapters or any(each.adapter for each in params.references):

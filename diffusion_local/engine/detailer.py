@@ -10,11 +10,11 @@ from PIL import Image as PIL
 from diffusion_local.engine import OnStep, Part, Pass, Picture, Preview, img2img
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.inputs import PictureInputs
-from diffusion_local.engine.learned import Found
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.painting import Work
 from diffusion_local.engine.passes import Enlarge, loops_of
 from diffusion_local.engine.steps import Interrupted, Steps
+from diffusion_local.engine.vision_models import Detection
 from diffusion_local.options.inpaint import AREAS
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Detail, Kind
@@ -86,7 +86,7 @@ def own_size(loaded: Loaded, params: Params) -> tuple[int, int]:
     return (own.width, own.height) if own.width * own.height <= first[0] * first[1] else first
 
 
-def wish_of(params: Params, detail: Detail, found: Found, place: int, size: tuple[int, int]) -> Params:
+def wish_of(params: Params, detail: Detail, found: Detection, place: int, size: tuple[int, int]) -> Params:
     """What is asked for a detail: an inpaint of its region alone."""
     box = found.box
     fade = min(MOST_FADE, max(2, round(min(box[2] - box[0], box[3] - box[1]) / FADE)))
@@ -115,7 +115,7 @@ def wish_of(params: Params, detail: Detail, found: Found, place: int, size: tupl
     )
 
 
-def mask_of(image: PIL.Image, found: Found) -> PIL.Image:
+def mask_of(image: PIL.Image, found: Detection) -> PIL.Image:
     mask = PIL.new("L", image.size)
     mask.paste(255, found.box)
     return mask

@@ -18,7 +18,7 @@ import torch
 log = logging.getLogger(__name__)
 
 #: Signatures that are kept for each part of a model: sizes, lengths of prompts, with guidance and without.
-MOST = 6
+MAX_GRAPHS_PER_PART = 6
 #: Parts called at each step. Limits their replays in flight.
 STEPPING = frozenset({"denoiser", "fused denoiser", "compiled denoiser"})
 #: Parts that call compiled functions. torch.compile runs a function as it is, for good, once it is called where
@@ -171,7 +171,7 @@ class Graphs:
     def _try_out(self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]) -> Any:
         assert self._recorder is not None
         self._tried[key] = None
-        if len(self._tried) > 10 * MOST:
+        if len(self._tried) > 10 * MAX_GRAPHS_PER_PART:
             self._tried.popitem(last=False)
         output, problem = self._recorder.try_out(run, key[0] not in COMPILED)
         if problem:
@@ -184,7 +184,7 @@ class Graphs:
         """None where it cannot be recorded, or its memory does not suffice."""
         assert self._recorder is not None
         same_part = [each for each in self._recorded if each[0] == key[0]]
-        for each in same_part[: max(0, len(same_part) - MOST + 1)]:
+        for each in same_part[: max(0, len(same_part) - MAX_GRAPHS_PER_PART + 1)]:
             del self._recorded[each]
         try:
             replay, output = self._recorder.record(run)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image as PIL
 
-from diffusion_local.engine import img2img, learned
+from diffusion_local.engine import img2img, vision_models
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
 from diffusion_local.errors import ModelUnavailable, UserError
@@ -26,7 +26,7 @@ from diffusion_local.settings import Settings
 
 T = TypeVar("T")
 #: Seconds for which a look at folders elsewhere holds.
-LOOK_SECONDS = 2.0
+RESCAN_SECONDS = 2.0
 
 
 class PictureInputs:
@@ -76,17 +76,18 @@ class PictureInputs:
                 return each.path
         raise ModelUnavailable(message("encoder_missing", width=width))
 
-    def find(self, picture: PIL.Image, word: str, least: float) -> list[learned.Found]:
+    def find(self, picture: PIL.Image, word: str, least: float) -> list[vision_models.Detection]:
         """What a word names in a picture (RGB), if the detector is so sure (0 to 1). Raises ModelUnavailable."""
-        return self._look("detect", lambda model: learned.detect(picture, model, "details", word, least))
+        return self._look("detect", lambda model: vision_models.detect(picture, model, "details", word, least))
 
     def main_object(self, picture: PIL.Image) -> PIL.Image:
         """How much each pixel belongs to the main object of a picture (L). Raises ModelUnavailable."""
-        return self._look("background", lambda model: learned.preprocess(picture, model, "background")).convert("L")
+        mask = self._look("background", lambda model: vision_models.preprocess(picture, model, "background"))
+        return mask.convert("L")
 
-    def _look(self, task: str, ask: Callable[[learned.LookingModel], T]) -> T:
+    def _look(self, task: str, ask: Callable[[vision_models.VisionModel], T]) -> T:
         try:
-            return ask(learned.model_of(task, self._preprocessors, task))
+            return ask(vision_models.find_model(task, self._preprocessors, task))
         except UserError as error:
             raise ModelUnavailable(error.message) from None
 
@@ -109,7 +110,7 @@ class PictureInputs:
     def _adapters(self, kind: str) -> list[Adapter]:
         """The files of a kind. Folders elsewhere, which may hold very many, are looked into after a while only."""
         at, found = self._seen.get(kind, (0.0, []))
-        if time.monotonic() - at > LOOK_SECONDS or not found or not self._shelf.added():
+        if time.monotonic() - at > RESCAN_SECONDS or not found or not self._shelf.added():
             found = self._shelf.adapters(kind)
             self._seen[kind] = (time.monotonic(), found)
         return found
@@ -130,13 +131,13 @@ def _digest(path: Path, changed: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def opened(params: Params, materials: PictureInputs) -> list[PIL.Image]:
+def edit_references(params: Params, materials: PictureInputs) -> list[PIL.Image]:
     """The references that the model itself reads (RGB; transparent parts are white), in order."""
     ids = [each.image for each in params.references if each.use is Use.EDIT]
     return [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in ids]
 
 
-def pipeline(loaded: Loaded, loop: Loop) -> Callable[..., Any]:
+def denoising_pipeline(loaded: Loaded, loop: Loop) -> Callable[..., Any]:
     """What is called to denoise: with references a pipeline that reads them. Raises ModelUnavailable without one.
 
     InstructPix2Pix lays its picture over the result pixel by pixel, so a tile gets its own part of it; other models
@@ -153,7 +154,7 @@ def pipeline(loaded: Loaded, loop: Loop) -> Callable[..., Any]:
 
 
 def with_same_parts(pipeline: Any, pipe: Any, **more: Any) -> Any:
-    """Another pipeline of diffusers with the parts of one."""
+    """A pipeline of class ``pipeline`` with the components of ``pipe``."""
     found = pipeline(**pipe.components, **more)
     found.set_progress_bar_config(disable=True)
     return found

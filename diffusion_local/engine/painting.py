@@ -129,7 +129,7 @@ class Work:
             noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
             generators = [each.generator for each in places]
             start = family.start(pipe, noise_drawn)
-            run, change = inputs.pipeline(loaded, loop), None
+            run, change = inputs.denoising_pipeline(loaded, loop), None
             if reads_mask(pipe):
                 run = inpainting_call(loaded, self.canvas, params)
             elif (self.canvas is not None or loop.box) and (paused is None or params.kind is Kind.INPAINT):

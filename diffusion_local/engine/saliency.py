@@ -24,7 +24,7 @@ FLAT_REACH = (1, 2, 4, 8)
 #: Sides of the square pictures that each was trained on.
 U2NET_SIDE, ISNET_SIDE = 320, 1024
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MARK = "stage1.rebnconvin.conv_s1.weight"
+ISNET_TENSOR = "stage1.rebnconvin.conv_s1.weight"
 
 
 def weights_in(folder: Path) -> Path | None:
@@ -39,7 +39,7 @@ def read(path: Path) -> State:
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     )
     state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items() if torch.is_tensor(tensor)}
-    if MARK not in state or "side1.weight" not in state:
+    if ISNET_TENSOR not in state or "side1.weight" not in state:
         raise ModelUnavailable(message("no_saliency", file=path.name))
     return state
 

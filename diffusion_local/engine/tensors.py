@@ -26,7 +26,7 @@ State = dict[str, torch.Tensor]
 SCALES = ("scale_weight", "weight_scale")
 #: Tensors that are no weights: notes on how others are quantised, and a mark on the whole file.
 NOTES = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
-FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
 
 def read(source: Source, dtype: torch.dtype) -> State:
@@ -145,7 +145,7 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
     noted = state.get(f"{stem}.comfy_quant")
     if noted is not None:
         form = json.loads(bytes(noted.flatten().tolist())).get("format", "")
-        if form not in FORMATS:
+        if form not in COMFYUI_FORMATS:
             raise ModelUnavailable(message("file_quantised", title=file, scheme=str(form)[:40]))
     for name in SCALES:
         if (scale := state.pop(f"{stem}.{name}", None)) is not None:

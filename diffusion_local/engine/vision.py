@@ -20,7 +20,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 
 from diffusion_local.engine import saliency
-from diffusion_local.engine.learned import BY_WORDS, fits
+from diffusion_local.engine.vision_models import OPEN_VOCABULARY, names_class
 
 #: Kinds of models whose depth grows with the distance. The others give inverse depth, as ControlNets expect it.
 METRIC = ("chmv2", "depth_pro", "glpn", "prompt_depth_anything", "tipsv2_dpt", "zoedepth")
@@ -126,7 +126,7 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
     kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     size, threshold = (picture.height, picture.width), float(least)
     found = []
-    if kind.model_type in BY_WORDS:
+    if kind.model_type in OPEN_VOCABULARY:
         model = load(transformers.AutoModelForZeroShotObjectDetection, folder)
         given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         for word in words:  # one by one: models that read all at once mix them up
@@ -137,11 +137,11 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
         told = given.post_process_object_detection(made, threshold=threshold, target_sizes=[size])[0]
         labels = {number: str(name).lower() for number, name in model.config.id2label.items()}
         for word in words:
-            if not any(fits(word, name) for name in labels.values()):
+            if not any(names_class(word, name) for name in labels.values()):
                 known = ", ".join(sorted(set(labels.values()))[:FOUND_MOST])
                 raise ValueError(f"the detector does not know {word!r}; it knows {known}")
             each = zip(told["scores"].tolist(), told["labels"].tolist(), told["boxes"].tolist(), strict=True)
-            found += [(score, box, word) for score, label, box in each if fits(word, labels.get(label, ""))]
+            found += [(score, box, word) for score, label, box in each if names_class(word, labels.get(label, ""))]
     found.sort(key=lambda each: -each[0])
     return [{"score": score, "box": within(box, picture.size), "word": word} for score, box, word in found][:FOUND_MOST]
 
@@ -194,7 +194,7 @@ def caption(picture: PIL.Image, folder: Path) -> str:
 
 Box = tuple[float, float, float, float]
 #: COCO's 17 key points in OpenPose's order of 18; its second, the neck, lies between the shoulders.
-ORDER = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+OPENPOSE_ORDER = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6
 #: Bones between OpenPose's points, in the order of their colours.
 BONES = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
@@ -266,7 +266,7 @@ def drawn(people: torch.Tensor, size: tuple[int, int]) -> PIL.Image:
     for person in people.tolist():
         neck = [(a + b) / 2 for a, b in zip(person[LEFT_SHOULDER], person[RIGHT_SHOULDER], strict=True)]
         neck[2] = min(person[LEFT_SHOULDER][2], person[RIGHT_SHOULDER][2])
-        points = [neck if at is None else person[at] for at in ORDER]
+        points = [neck if at is None else person[at] for at in OPENPOSE_ORDER]
         for colour, (one, other) in enumerate(BONES):
             if min(points[one][2], points[other][2]) >= POINT:
                 shade = tuple(round(part * 0.6) for part in colour_of(colour))

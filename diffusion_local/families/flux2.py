@@ -9,7 +9,7 @@ from diffusion_local.options.samplers import FLOW
 SMALL, LARGE = 7680, 12288
 #: Pictures that klein was trained to read at once.
 REFERENCES = 4
-NAMES = ("double_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
+BLOCK_NAMES = ("double_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
 DIFFUSERS = ("transformer_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
 SIZES = {
     "in_channels": "img_in.weight:1",
@@ -32,7 +32,7 @@ def find_architecture(configs: Configs) -> str:
 
 def signs(width: int) -> tuple[Sign, ...]:
     return (
-        Sign(has=NAMES, shapes={"txt_in.weight": (None, width)}, sizes=SIZES),
+        Sign(has=BLOCK_NAMES, shapes={"txt_in.weight": (None, width)}, sizes=SIZES),
         Sign(
             has=DIFFUSERS,
             shapes={"context_embedder.weight": (None, width)},
@@ -63,7 +63,7 @@ FAMILY = Family(
         "flux2": Architecture(
             title="FLUX.2",
             references=REFERENCES,
-            signs=(Sign(has=NAMES), Sign(has=DIFFUSERS, naming="diffusers")),
+            signs=(Sign(has=BLOCK_NAMES), Sign(has=DIFFUSERS, naming="diffusers")),
             loras=(
                 LoraSign(parts=("single_transformer_blocks_#_attn_to_qkv_mlp_proj",)),
                 LoraSign(parts=("transformer_blocks_#_ff_linear_in",)),

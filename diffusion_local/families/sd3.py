@@ -8,7 +8,7 @@ from diffusion_local.options.samplers import FLOW
 LAYERS_OF_LARGE = 38
 MEDIUM, LARGE = 1536, 2432  # widths of a block
 PARTS = ("clip_l", "clip_g", "t5_xxl", "vae_sd3")
-NAMES = ("joint_blocks.0.context_block", "joint_blocks.0.x_block", "context_embedder")
+BLOCK_NAMES = ("joint_blocks.0.context_block", "joint_blocks.0.x_block", "context_embedder")
 DIFFUSERS = ("transformer_blocks.0.attn.add_q_proj", "transformer_blocks.0.norm1_context", "pos_embed.proj")
 SIZES = {
     "in_channels": "x_embedder.proj.weight:1",
@@ -43,7 +43,7 @@ FAMILY = Family(
             adapters="sd3_medium",
             parts=PARTS,
             signs=(
-                Sign(has=NAMES, sizes=SIZES),
+                Sign(has=BLOCK_NAMES, sizes=SIZES),
                 Sign(
                     has=DIFFUSERS,
                     lacks=("single_transformer_blocks",),
@@ -84,7 +84,7 @@ FAMILY = Family(
             adapters="sd3_medium",
             parts=PARTS,
             signs=(
-                Sign(has=(*NAMES, "joint_blocks.0.x_block.attn2"), sizes=SIZES),
+                Sign(has=(*BLOCK_NAMES, "joint_blocks.0.x_block.attn2"), sizes=SIZES),
                 Sign(
                     has=(*DIFFUSERS, "transformer_blocks.0.attn2"),
                     lacks=("single_transformer_blocks",),
@@ -97,7 +97,7 @@ FAMILY = Family(
             title="SD 3.5 Large",
             parts=PARTS,
             signs=(
-                Sign(has=(*NAMES, f"joint_blocks.{LAYERS_OF_LARGE - 1}"), sizes=SIZES),
+                Sign(has=(*BLOCK_NAMES, f"joint_blocks.{LAYERS_OF_LARGE - 1}"), sizes=SIZES),
                 Sign(
                     has=(*DIFFUSERS, f"transformer_blocks.{LAYERS_OF_LARGE - 1}"),
                     lacks=("single_transformer_blocks",),

@@ -29,7 +29,7 @@ MAX_TEXT = 200_000  # characters of one text, and of a reader's whole input
 LONG_SPACE = re.compile(r"\s{100,}")
 MAX_OTHERS, MAX_SHOWN = 100, 200
 #: Options by the names that these programs use, lower-case with underscores.
-NAMES = {
+OPTION_NAMES = {
     "prompt": "prompt", "positive_prompt": "prompt", "c": "prompt",
     "negative": "negative", "negative_prompt": "negative", "negativeprompt": "negative", "uc": "negative",
     "seed": "seed", "noise_seed": "seed", "steps": "steps", "num_inference_steps": "steps",
@@ -39,7 +39,7 @@ NAMES = {
     "denoising_strength": "strength", "model": "model", "base_model": "model", "use_stable_diffusion_model": "model",
     "vae": "vae", "vae_name": "vae", "use_vae_model": "vae", "clip_skip": "clip_skip", "clipskip": "clip_skip",
 }  # fmt: skip
-FILES = ("model", "vae")
+FILE_OPTIONS = ("model", "vae")
 #: Values that mean "default".
 NEUTRAL: dict[str, tuple[str, ...]] = {
     "schedule": ("normal", "simple", "automatic", "default", "none"),
@@ -66,7 +66,7 @@ def read(texts: Texts) -> ForeignRecipe | None:
     if sum(map(len, texts.values())) > MAX_TEXT:
         texts = {name: text[: MAX_TEXT // max(1, len(texts))] for name, text in texts.items()}
     texts = {name: LONG_SPACE.sub(" ", text) for name, text in texts.items()}
-    for reader in READERS:
+    for reader in RECIPE_READERS:
         try:
             found = reader(texts)
         except (
@@ -227,7 +227,7 @@ def easy_diffusion(texts: Texts) -> ForeignRecipe | None:
     )
 
 
-READERS: tuple[Callable[[Texts], ForeignRecipe | None], ...] = (
+RECIPE_READERS: tuple[Callable[[Texts], ForeignRecipe | None], ...] = (
     invokeai, comfyui, fooocus, swarmui, novelai, draw_things, easy_diffusion,
 )  # fmt: skip
 
@@ -271,7 +271,7 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
         printable(name): printable(value) if isinstance(value, str) else value for name, value in found.pairs.items()
     }
     for theirs, value in pairs.items():
-        name = NAMES.get(theirs.lower().replace(" ", "_"), "")
+        name = OPTION_NAMES.get(theirs.lower().replace(" ", "_"), "")
         text = format_number(value) if isinstance(value, float) else "" if value is None else str(value)
         if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
             others[theirs] = text
@@ -299,7 +299,7 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
     if name in ("prompt", "negative"):
         settings[name] = text[:MAX_PROMPT_CHARS].strip()
         return len(text) <= MAX_PROMPT_CHARS
-    if name in FILES:
+    if name in FILE_OPTIONS:
         settings[name] = stem_of(text)[:MAX_SHOWN]
         return True
     if name == "sampler":

@@ -16,7 +16,7 @@ from diffusion_local.domain import Image, utc_now
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
-SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
+SHAPE_FILTERS = {"square": 0, "portrait": -1, "landscape": 1}
 SORTS = ("newest", "oldest", "largest")
 #: Limits of a search: FTS recurses per word of the expression, and a long one would overflow the stack.
 MAX_CHARS, MAX_WORDS = 1000, 50
@@ -59,7 +59,7 @@ class GalleryFilter:
             values_given["search"] = values_given["search"].strip()
         parsed = cls(**values_given)
         parsed.check_lengths()
-        for field, known_values in (("shape", tuple(SHAPES)), ("sort", SORTS)):
+        for field, known_values in (("shape", tuple(SHAPE_FILTERS)), ("sort", SORTS)):
             value = getattr(parsed, field)
             if value and value not in known_values:
                 raise InvalidParams(field, message("one_of", known=list(known_values), got=echo(value)))
@@ -99,7 +99,7 @@ class GalleryFilter:
             conditions.append("mark = (SELECT mark FROM images AS liked WHERE liked.id = :like)")
             values["like"] = self.like
         if self.shape:
-            conditions.append(f"{SHAPE} = {SHAPES[self.shape]}")
+            conditions.append(f"{SHAPE} = {SHAPE_FILTERS[self.shape]}")
         if self.since:
             conditions.append("created_at >= :since")
             values["since"] = self.since
@@ -130,7 +130,7 @@ def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
         same, smaller = (f"{PIXELS} {sign} (SELECT {PIXELS} {last})" for sign in ("=", "<"))
         behind = [(f"{same} AND {older}", newest_first), (smaller, largest_first)]
         return behind if before else [("", largest_first)]
-    after, order = (search.AFTER, search.ORDER) if indexed else (older, newest_first)
+    after, order = (search.AFTER, search.NEWEST_FIRST) if indexed else (older, newest_first)
     if sort == "oldest":
         after, order = after.replace(" < ", " > "), order.replace("DESC", "ASC")
     return [(after if before else "", order)]

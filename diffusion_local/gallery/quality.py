@@ -16,9 +16,9 @@ from diffusion_local.options.types import Kind
 BLACK, ONE_COLOUR, FLAT, NOISE = "black", "one_colour", "flat", "noise"
 BLEMISHES = (BLACK, ONE_COLOUR, FLAT, NOISE)
 DARKEST = 8  # brightest value (of 255) of a black picture
-SAME = 4  # range of a channel's values in a single-coloured picture
+MAX_SPREAD = 4  # range of a channel's values in a single-coloured picture
 FLATTEST = 3.0  # standard deviation of the brightness of a nearly flat picture
-SIDE = 512  # longest side of the centre crop examined for noise
+NOISE_SIDE = 512  # longest side of the centre crop examined for noise
 LEAST_SIDE = 128
 BLOCK = 32
 #: Averaging over blocks removes the variance of noise, because its pixels are uncorrelated; for undenoised latents this
@@ -62,12 +62,12 @@ PLAIN = frozenset(f"a an the of in on and just only simple very dark night light
 def blemish_of(picture: PIL.Image) -> str:
     """One of BLEMISHES, or "". About 10 ms per megapixel."""
     image = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if max(image.size) > 2 * SIDE:
-        image = image.reduce(max(image.size) // SIDE)
+    if max(image.size) > 2 * NOISE_SIDE:
+        image = image.reduce(max(image.size) // NOISE_SIDE)
     spans = image.getextrema()
     if all(high <= DARKEST for _, high in spans):  # type: ignore[misc]
         return BLACK
-    if all(high - low <= SAME for low, high in spans):  # type: ignore[misc]
+    if all(high - low <= MAX_SPREAD for low, high in spans):  # type: ignore[misc]
         return ONE_COLOUR
     if max(ImageStat.Stat(image).stddev) < FLATTEST:
         return FLAT
@@ -75,8 +75,8 @@ def blemish_of(picture: PIL.Image) -> str:
 
 
 def centre_crop(picture: PIL.Image) -> PIL.Image:
-    """Centre crop in whole blocks, at most SIDE on each side."""
-    width, height = (min(side, SIDE) // BLOCK * BLOCK for side in picture.size)
+    """Centre crop in whole blocks, at most NOISE_SIDE on each side."""
+    width, height = (min(side, NOISE_SIDE) // BLOCK * BLOCK for side in picture.size)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
 

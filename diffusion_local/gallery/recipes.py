@@ -20,7 +20,7 @@ from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery import foreign_recipes
 from diffusion_local.grammar import tags
-from diffusion_local.image_decoding import FORMATS
+from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.table import OPTIONS, Params
@@ -91,12 +91,12 @@ def read_picture(data: bytes) -> Recipe:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixels are decoded
-            with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
+            with PIL.open(io.BytesIO(data), formats=INPUT_FORMATS) as picture:
                 ours, text, texts = read_json(picture), a1111_text(picture), metadata_texts(picture)
     except UnidentifiedImageError:
-        raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None
+        raise InvalidParams("image", message("not_a_picture", formats=list(INPUT_FORMATS))) from None
     except Exception as error:  # decoders raise arbitrary errors for damaged files
-        raise InvalidParams("image", message("whole_picture", what=list(FORMATS), error=error)) from None
+        raise InvalidParams("image", message("whole_picture", what=list(INPUT_FORMATS), error=error)) from None
     if ours:
         facts = ours.get("facts")
         known = Params.from_dict(ours["params"]).to_dict()
@@ -130,7 +130,7 @@ def is_a1111(text: str) -> bool:
     lines = text[:MAX_TEXT].strip().splitlines()
     place = pairs_line(lines)
     named = {name for name, _ in parse_pairs(lines[place])} if lines else set()
-    return len(named & set(a1111.ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
+    return len(named & set(a1111.PAIR_ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
 
 
 def a1111_text(picture: PIL.Image) -> str:
@@ -205,7 +205,7 @@ def pairs_line(lines: list[str]) -> int:
     for place in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_NOTES), -1):
         found = parse_pairs(lines[place])
         last = place == len(lines) - 1
-        if len(found) >= 3 and (last or len({name for name, _ in found} & set(a1111.ORDER)) >= 2):
+        if len(found) >= 3 and (last or len({name for name, _ in found} & set(a1111.PAIR_ORDER)) >= 2):
             return place
     return -1
 

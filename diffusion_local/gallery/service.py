@@ -19,7 +19,7 @@ from diffusion_local.messages import message
 from diffusion_local.options.signature import with_fields
 from diffusion_local.options.values import check_cursor, check_integer
 
-PAGE = 500
+ZIP_PAGE = 500
 MODE = 0o644
 SLUG_CHARS = 50
 
@@ -37,7 +37,7 @@ class Pictures:
         """Pictures, newest first unless ``sort`` says otherwise. ``before``: last id of the previous page; ``filters``:
         fields of GalleryFilter.
         """
-        most, cursor = check_integer("limit", limit, 1, PAGE), check_cursor("before", before)
+        most, cursor = check_integer("limit", limit, 1, ZIP_PAGE), check_cursor("before", before)
         return self._images.page(most, cursor, GalleryFilter.parse(filters))
 
     def models(self) -> list[str]:
@@ -103,7 +103,7 @@ class Pictures:
 
     def _matching(self, wanted: GalleryFilter) -> Iterator[Image]:
         before = None
-        while page := self._images.page(PAGE, before, wanted):
+        while page := self._images.page(ZIP_PAGE, before, wanted):
             yield from page
             before = page[-1].id
 

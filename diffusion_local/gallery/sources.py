@@ -15,13 +15,13 @@ from diffusion_local.authority import guarded
 from diffusion_local.db.access import RULES_ALL, owned, readable
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import json_field
-from diffusion_local.engine import learned, preprocessors
+from diffusion_local.engine import preprocessors, vision_models
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.image_decoding import FORMATS
+from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import Message, message
 from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.types import ControlType
@@ -157,7 +157,7 @@ class Sources:
         """
         file, model = self.file(image), None
         if ControlType(kind).needs_model:
-            model = learned.model_of(kind, self._preprocessors, field)
+            model = vision_models.find_model(kind, self._preprocessors, field)
         key = (image, str(kind), size, model and model.version)
         known = self._seen.get(key)
         if known and self._files.source(known).exists():
@@ -168,7 +168,7 @@ class Sources:
             fitted = preprocessors.fitted(picture, size)
             made = fitted if model else preprocessors.preprocess(fitted, kind)
         if model:
-            made = learned.preprocess(made, model, field)
+            made = vision_models.preprocess(made, model, field)
         found = self._keep(*to_png(made)).id
         self._remember(key, found)
         return found
@@ -179,16 +179,16 @@ class Sources:
         Raises NotFound, InvalidParams for ``image`` where there is no such model or it fails, and Overloaded.
         """
         file = self.file(check_source_id("image", image))
-        model = learned.model_of("caption", self._preprocessors, "image")
+        model = vision_models.find_model("caption", self._preprocessors, "image")
         key = (image, "caption", (0, 0), model.version)
         if (known := self._seen.get(key)) is not None:
             return known
-        with learned.turn():
+        with vision_models.exclusive():
             told = self._seen.get(key)  # of a call at the same time
             if told is None:
                 with file.open() as data, PIL.open(data, formats=("PNG",)) as picture, image_decoding.share(picture):
                     shown = preprocessors.fitted(picture, picture.size)
-                told = learned.describe(shown, model, "image")
+                told = vision_models.describe(shown, model, "image")
                 self._remember(key, told)
         return told
 
@@ -256,12 +256,12 @@ class Sources:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # our own limit is checked below
-                with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
+                with PIL.open(io.BytesIO(data), formats=INPUT_FORMATS) as picture:
                     self._check_pixels(*picture.size, field)
                     with image_decoding.share(picture):
                         return to_png(picture)
         except UnidentifiedImageError:
-            raise InvalidParams(field, message("not_a_picture", formats=list(FORMATS))) from None
+            raise InvalidParams(field, message("not_a_picture", formats=list(INPUT_FORMATS))) from None
         except PIL.DecompressionBombError:
             raise InvalidParams(field, self._too_many_pixels()) from None
         except UserError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 #: Nesting limit; deeper brackets are text.
-DEEPEST = 50
+MAX_NESTING = 50
 _TOKEN = re.compile(r"\\.|[()\[\]:|]|[^\\()\[\]:|]+|\\", re.DOTALL)
 _WHEN = re.compile(r"\s*(\d{1,6}(?:\.\d{0,9})?|\.\d{1,9})\s*")
 
@@ -87,7 +87,7 @@ def parse(prompt: str) -> tuple[Part, ...]:
     open_brackets = {"(": 0, "[": 0}
     for token in _TOKEN.finditer(prompt):
         sign = token[0]
-        if sign in open_brackets and len(frames) <= DEEPEST:
+        if sign in open_brackets and len(frames) <= MAX_NESTING:
             open_brackets[sign] += 1
             frames.append(Frame(sign, [], []))
         elif sign in (")", "]") and open_brackets[partner := "(" if sign == ")" else "["]:

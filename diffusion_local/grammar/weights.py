@@ -12,9 +12,9 @@ from itertools import pairwise
 
 UP, DOWN = 1.1, 1 / 1.1
 #: Stronger weights only produce noise.
-MOST = 10.0
+MAX_WEIGHT = 10.0
 #: Nesting limit of each kind of weighting bracket; further ones are text. 1.1 to the 25th reaches the maximum already.
-DEEPEST = 50
+MAX_NESTING = 50
 _MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\bBREAK\b")
 _SIGNS = re.compile(r"[\\()\[\]]")
@@ -40,15 +40,15 @@ def parse(prompt: str) -> list[WeightedText]:
 
     def weigh(start: int, factor: float) -> None:
         for piece in found[start:]:
-            piece.weight = math.copysign(min(MOST, abs(piece.weight * factor)), piece.weight * factor)
+            piece.weight = math.copysign(min(MAX_WEIGHT, abs(piece.weight * factor)), piece.weight * factor)
 
     for match in _MARK.finditer(prompt):
         mark, weight = match[0], match[1]
         if mark.startswith("\\") and len(mark) == 2:
             found.append(WeightedText(mark[1]))
-        elif mark == "(" and len(round_open) < DEEPEST:
+        elif mark == "(" and len(round_open) < MAX_NESTING:
             round_open.append(len(found))
-        elif mark == "[" and len(square_open) < DEEPEST:
+        elif mark == "[" and len(square_open) < MAX_NESTING:
             square_open.append(len(found))
         elif weight is not None and round_open:
             weigh(round_open.pop(), float(weight))
@@ -119,7 +119,7 @@ def unbalanced(prompt: str) -> str:
 def beyond_limit(prompt: str) -> str:
     """The first written weight that is stronger than the strongest, or ""."""
     written = (match[1] for match in _MARK.finditer(prompt) if match[1])
-    return next((number for number in written if abs(float(number)) > MOST), "")
+    return next((number for number in written if abs(float(number)) > MAX_WEIGHT), "")
 
 
 def without_weights(prompt: str) -> str | None:

@@ -19,8 +19,8 @@ from diffusion_local.options.values import check_choice
 #: How wildcards and choices expand: one random draw per picture, every combination, or not at all.
 EXPANSIONS = ("random", "all", "no")
 #: Fields besides those of Params.
-EXTRA = ("size", "count", "expand")
-FIELDS = ("prompt", *SETTINGS, *EXTRA)
+LIST_EXTRAS = ("size", "count", "expand")
+LIST_OPTIONS = ("prompt", *SETTINGS, *LIST_EXTRAS)
 #: Columns added by an export; ignored when the list is read again.
 RESULTS = ("batch_id", "job_id", "state", "error", "file")
 #: Our field by names of other tools (A1111's "prompts from file", InvokeAI, Midjourney).
@@ -28,7 +28,7 @@ ALIASES = {spelling: name for name, option in OPTIONS.items() for spelling in op
 ALIASES |= dict.fromkeys(("n", "n_iter"), "count")
 
 
-SIZE = re.compile(r"\s{0,9}(\d{1,6})\s{0,9}[xX×*]\s{0,9}(\d{1,6})\s{0,9}", re.ASCII)
+SIZE_TEXT = re.compile(r"\s{0,9}(\d{1,6})\s{0,9}[xX×*]\s{0,9}(\d{1,6})\s{0,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ def field_name(name: str) -> str:
 
 
 def is_known(name: str) -> bool:
-    return name in FIELDS or name in RESULTS
+    return name in LIST_OPTIONS or name in RESULTS
 
 
 def make_entry(line: int, named_values: Mapping[str, Any]) -> Entry:
     """An Entry of named values; blank ones are ignored. Raises InvalidParams for an invalid size, kind or expansion."""
-    values = {name: value for name, value in named_values.items() if name in FIELDS and value is not None}
+    values = {name: value for name, value in named_values.items() if name in LIST_OPTIONS and value is not None}
     values = {name: value for name, value in values.items() if not (isinstance(value, str) and not value.strip())}
     if "size" in values:
         if "width" in values or "height" in values:
@@ -75,7 +75,7 @@ def make_entry(line: int, named_values: Mapping[str, Any]) -> Entry:
 
 def parse_size(size: Any) -> tuple[int, int]:
     """(width, height). Raises InvalidParams."""
-    found = SIZE.fullmatch(size) if isinstance(size, str) else None
+    found = SIZE_TEXT.fullmatch(size) if isinstance(size, str) else None
     if not found:
         raise InvalidParams("size", message("size_form", got=echo(size)))
     return int(found[1]), int(found[2])

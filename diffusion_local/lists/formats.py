@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines
-from diffusion_local.lists.entries import FIELDS, BadLine, Entry, field_name, is_known, make_entry
+from diffusion_local.lists.entries import LIST_OPTIONS, BadLine, Entry, field_name, is_known, make_entry
 from diffusion_local.messages import map_params, message
 
 Parsed = Iterator[Entry | BadLine]
@@ -51,9 +51,9 @@ def format_of(name: str) -> str:
 
 def parse(data: bytes, form: str) -> Parsed:
     """Parse a list lazily. Raises InvalidParams if it cannot be read as a whole."""
-    if form not in FORMATS:
-        raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
-    return FORMATS[form](data)
+    if form not in LIST_PARSERS:
+        raise InvalidParams("format", message("one_of", known=list(LIST_PARSERS), got=echo(form)))
+    return LIST_PARSERS[form](data)
 
 
 def parse_text(data: bytes) -> Parsed:
@@ -189,7 +189,7 @@ def header_problems(number: int, header: list[str], names: list[str]) -> Iterato
         raise InvalidParams("list", message("column_twice", column=list(duplicates)))
     if unknown := [shown for name, shown in zip(names, header, strict=True) if name and not is_known(name)]:
         yield bad_line(
-            number, f"unknown columns: {', '.join(unknown)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header)
+            number, f"unknown columns: {', '.join(unknown)[:200]}. Known: {', '.join(LIST_OPTIONS)}.", ",".join(header)
         )
 
 
@@ -258,8 +258,8 @@ def text_values(text: str) -> dict[str, Any]:
             values["prompt"] = prompt
     while found:
         shown, name = found[1], field_name(found[1])
-        if name not in FIELDS:
-            raise InvalidParams(f"--{shown}", message("not_a_flag", known=["--" + each for each in FIELDS]))
+        if name not in LIST_OPTIONS:
+            raise InvalidParams(f"--{shown}", message("not_a_flag", known=["--" + each for each in LIST_OPTIONS]))
         if name in values:
             raise InvalidParams(f"--{shown}", message("flag_twice"))
         following = FLAG.search(text, found.end())
@@ -315,7 +315,7 @@ def json_values(found: Any) -> dict[str, Any]:
         raise InvalidParams("line", message("json_line", example='{"prompt": "a castle", "seed": 7}'))
     values = {field_name(name): value for name, value in found.items()}
     if unknown := [name for name in found if not is_known(field_name(name))]:
-        raise InvalidParams("line", message("json_fields", fields=", ".join(unknown)[:200], known=list(FIELDS)))
+        raise InvalidParams("line", message("json_fields", fields=", ".join(unknown)[:200], known=list(LIST_OPTIONS)))
     if len(values) < len(found) or isinstance(found, Twice):
         raise InvalidParams("line", message("field_twice"))
     return values
@@ -346,7 +346,7 @@ def printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-FORMATS: dict[str, Callable[[bytes], Parsed]] = {
+LIST_PARSERS: dict[str, Callable[[bytes], Parsed]] = {
     "text": parse_text,
     "csv": parse_csv,
     "jsonl": parse_jsonl,

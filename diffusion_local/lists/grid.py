@@ -25,7 +25,7 @@ MAX_VALUES = 100  # per axis
 MAX_CHARS = 10_000
 PROMPTS = ("prompt", "negative")
 VARYING = tuple(name for name in SETTINGS if OPTIONS[name].varies)
-FIELDS = ("prompt", "size", "lora", *VARYING)
+AXIS_FIELDS = ("prompt", "size", "lora", *VARYING)
 RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*-\s*(-?\d+(?:\.\d+)?)(?:\s*\(\s*\+?\s*(\d+(?:\.\d+)?)\s*\))?")
 INTEGERS = tuple(name for name in VARYING if OPTIONS[name].type is int)
 DECIMALS = (*(name for name in VARYING if OPTIONS[name].type is float), "lora")
@@ -143,10 +143,10 @@ def parse_axis(axis: str, text: str) -> Axis:
     if field in ("s/r", "sr"):
         field = "prompt"
     name = words[1].strip() if len(words) > 1 else ""
-    if not colon or field not in FIELDS or len(text) > MAX_CHARS:
+    if not colon or field not in AXIS_FIELDS or len(text) > MAX_CHARS:
         raise InvalidParams(
             axis,
-            message("grid_axis", got=echo(text), known=list(FIELDS)),
+            message("grid_axis", got=echo(text), known=list(AXIS_FIELDS)),
         )
     if (field == "lora") != bool(name):
         raise InvalidParams(axis, message("grid_lora"))

@@ -140,7 +140,7 @@ def parse_job(found: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
 
 
 MAX_NAMED = 5
-KEY = "queue-file "
+KEY_PREFIX = "queue-file "
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class QueueFile:
         if not imported:
             raise InvalidParams("file", message("no_job_in"))
         owner = actor.current().owner("")
-        new_batches = [(*parcel.build(owner), KEY + parcel.key, batch_digest(parcel)) for parcel in imported]
+        new_batches = [(*parcel.build(owner), KEY_PREFIX + parcel.key, batch_digest(parcel)) for parcel in imported]
         found = self._jobs.insert_batches(new_batches, self._settings.max_queued)
         self._queue.ring(sum(len(ids) for _, ids in found))
         names = {batch_id: lot[0].name for (batch_id, _), lot in zip(found, new_batches, strict=True)}

@@ -15,7 +15,7 @@ from diffusion_local.gallery.files import ImageFiles, bare_key, suffix_of
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.lists.drafts import parse_expansion
 from diffusion_local.lists.encoding import read_bounded
-from diffusion_local.lists.entries import FIELDS, BadLine, export_lines, field_name, make_entry
+from diffusion_local.lists.entries import LIST_OPTIONS, BadLine, export_lines, field_name, make_entry
 from diffusion_local.lists.formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, ListPlan
 from diffusion_local.lists.wildcards import Expander
@@ -198,8 +198,8 @@ class PromptLists:
     def _plan(self, defaults: Mapping[str, Any], expand: str, expansion_seed: int | None) -> ListPlan:
         defaults_given = {field_name(name): value for name, value in defaults.items() if value is not None}
         for what in defaults_given:
-            if what not in FIELDS or what == "prompt":
-                raise InvalidParams(what, message("list_field", known=list(FIELDS[1:])))
+            if what not in LIST_OPTIONS or what == "prompt":
+                raise InvalidParams(what, message("list_field", known=list(LIST_OPTIONS[1:])))
         seed = draw_seed() if expansion_seed is None else check_integer("expansion_seed", expansion_seed, 0, 2**32 - 1)
         return ListPlan(
             self._catalog,

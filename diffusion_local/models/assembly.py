@@ -43,8 +43,8 @@ class Pool:
         if probe.kind in (parts.TEXT_ENCODER, parts.VAE):
             held = probe.held[0] if probe.held else HeldPart(probe.id, "", probe.precision, probe.quantisation)
             self._add(ALONE, source_of(path, probe, held, probe.base or held.id))
-            if tokenizers.has_vocabulary(path.parent) and probe.id in parts.PARTS:
-                self.tokenizers.setdefault(parts.PARTS[probe.id].tokenizer, []).append(path.parent)
+            if tokenizers.has_vocabulary(path.parent) and probe.id in parts.PARTS_BY_ID:
+                self.tokenizers.setdefault(parts.PARTS_BY_ID[probe.id].tokenizer, []).append(path.parent)
         elif probe.kind == CHECKPOINT and probe.architecture:
             own = families.ARCHITECTURES[probe.architecture].parts
             for held in probe.held:
@@ -68,8 +68,8 @@ class Pool:
         known = families.ARCHITECTURES.get(architecture_of(folder))
         for slot, part in slots(known.parts) if known else ():
             place = folder / slot.replace("text_encoder", "tokenizer")
-            if part in parts.PARTS and tokenizers.has_vocabulary(place):
-                self.tokenizers.setdefault(parts.PARTS[part].tokenizer, []).append(place)
+            if part in parts.PARTS_BY_ID and tokenizers.has_vocabulary(place):
+                self.tokenizers.setdefault(parts.PARTS_BY_ID[part].tokenizer, []).append(place)
 
     def _add(self, place: int, source: Source) -> None:
         if verdicts.container_verdict(source.container, (source.quantisation,), "") is None:
@@ -81,11 +81,11 @@ class Pool:
             among = sorted(self.sources.get(name or "", ()), key=lambda each: (each[0], each[1].rank))
             if among:
                 source = among[0][1]
-                return Source(slot, part, *(getattr(source, each) for each in FIELDS))
+                return Source(slot, part, *(getattr(source, each) for each in STAMPED_FIELDS))
         return None
 
 
-FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count", "size")
+STAMPED_FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count", "size")
 
 
 def source_of(path: Path, probe: Probe, held: HeldPart, part: str, slot: str = "") -> Source:
@@ -128,7 +128,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
             missing.append(part)
         else:
             found.append(source)
-        kind = parts.PARTS[part].tokenizer if part in parts.PARTS else ""
+        kind = parts.PARTS_BY_ID[part].tokenizer if part in parts.PARTS_BY_ID else ""
         if not slot.startswith("text_encoder") or tokenizers.is_bundled(kind):
             continue
         place = tokenizers.find_tokenizer(pool.tokenizers.get(kind, ()))

@@ -44,11 +44,11 @@ LOCAL_FIELDS = ("folder", "file", "scheduler", "probe", "sources", "tokenizers",
 #: Families whose denoisers take the residuals of a ControlNet.
 CONTROLLED_FAMILIES = ("sd", "sdxl", "flux", "sd3", "qwen_image", "z_image")
 #: Families whose text encoders take textual inversions.
-TAKES_WORDS = ("sd", "sdxl")
+EMBEDDING_FAMILIES = ("sd", "sdxl")
 LATIN = "LATIN"
 Origin = Literal["bundled", "folder", "file", "hub"]
 #: Side of the pictures that SD 2's models were trained on which predict noise; the others' are larger.
-SMALL_OF_SD2 = 512
+SD2_BASE_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Catalog:
         """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
         there are none. ``paints`` tells whether a mask has any white. ``see`` keeps what a control of a
         type sees of a picture at a size, and gives its id as a source picture. ``check_task`` raises InvalidParams for
-        a field unless there is a model for a task of ``engine.learned`` that knows a word ("" for any model).
+        a field unless there is a model for a task of ``engine.vision_models`` that knows a word ("" for any model).
         ``is_first_of_several`` tells whether a source picture is one frame of an animation."""
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
@@ -133,7 +133,7 @@ class Catalog:
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
-        found = [self.default, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+        found = [self.default, *(from_entry(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
         return [self._with_choice(model) for model in found]
 
     def _with_choice(self, model: Model) -> Model:
@@ -154,7 +154,7 @@ class Catalog:
             return self._with_choice(self.default)
         entry = self.shelf.entry(model_id)
         if entry:
-            return self._with_choice(described(entry))
+            return self._with_choice(from_entry(entry))
         raise NotFound(message("no_model", model=echo(model_id), known=[m.id for m in self.all()]))
 
     def loras(self) -> list[Adapter]:
@@ -258,7 +258,7 @@ class Catalog:
 
     def _check_words(self, params: Params, model: Model) -> None:
         """The textual inversions whose words the prompts hold are made for the model."""
-        if model.family not in TAKES_WORDS:
+        if model.family not in EMBEDDING_FAMILIES:
             return
         for each in self.embeddings():
             texts = {entry("regions", place, "prompt"): each.prompt for place, each in enumerate(params.regions)}
@@ -339,7 +339,7 @@ def read_folder(
     source: Origin = "folder",
 ) -> Model:
     """Describe a diffusers folder; errors become the entry's ``problem``."""
-    model = described(IndexEntry(model_id, folder, folders.read_folder(folder)))
+    model = from_entry(IndexEntry(model_id, folder, folders.read_folder(folder)))
     return replace(
         model,
         name=name,
@@ -350,7 +350,7 @@ def read_folder(
     )
 
 
-def described(entry: IndexEntry) -> Model:
+def from_entry(entry: IndexEntry) -> Model:
     """A model with the defaults of its kind, as the curated list has them."""
     found = entry.found
     known = closest_curated(found.architecture, found.hub_id, entry.id, found.title)
@@ -363,7 +363,7 @@ def described(entry: IndexEntry) -> Model:
         defaults = Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
         defaults = distilled.adjust_defaults(defaults, known.words, entry.id, found.title)
     if found.architecture == "sd2" and found.scheduler.get("prediction_type") == "epsilon":
-        defaults = replace(defaults, width=SMALL_OF_SD2, height=SMALL_OF_SD2)
+        defaults = replace(defaults, width=SD2_BASE_SIDE, height=SD2_BASE_SIDE)
     spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
     return Model(
         id=entry.id,

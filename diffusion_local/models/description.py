@@ -41,7 +41,7 @@ class Source:
 
 
 #: States of an entry. What is recognised is known by name, and this version cannot run it yet.
-STATES = READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
+MODEL_STATES = READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
 
 
 @dataclass(frozen=True, slots=True)

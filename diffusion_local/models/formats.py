@@ -12,10 +12,10 @@ from diffusion_local.models.pickled import read_pickle
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 #: Formats of other programs, recognised by their magic bytes.
-FOREIGN = (".onnx", ".engine", ".trt", ".plan")
+FOREIGN_SUFFIXES = (".onnx", ".engine", ".trt", ".plan")
 #: Suffixes of files of weights, in the order of preference; the scan reads those of other programs too.
 WEIGHTS = (*SAFETENSORS, ".gguf", *PICKLES)
-SUFFIXES = (*WEIGHTS, *FOREIGN)
+SUFFIXES = (*WEIGHTS, *FOREIGN_SUFFIXES)
 POINTER = b"version https://git-lfs"
 WEB = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 #: Files of these sizes and less are never weights: texts that were saved under their name.

@@ -31,7 +31,7 @@ MAX_ENTRIES, MAX_TEXT, MAX_ITEMS = 10_000, 1_000_000, 4_000_000
 SCALARS = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "?", 10: "<Q", 11: "<q", 12: "<d"}
 TEXT, ARRAY = 8, 9
 #: Types of tensors: name, numbers of a block, and the bytes that it takes.
-TYPES: Final = {
+TENSOR_TYPES: Final = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
@@ -40,7 +40,7 @@ TYPES: Final = {
     24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
 }  # fmt: skip
-BITS.update({name: size * 8 / block for name, block, size in TYPES.values() if block > 1})
+BITS.update({name: size * 8 / block for name, block, size in TENSOR_TYPES.values() if block > 1})
 
 
 class Reader:
@@ -137,7 +137,7 @@ def read(reader: Reader, path: Path, size: int) -> Header:
         if dimensions > 8:
             raise ValueError("no such shape")
         shape = tuple(reversed([reader.length(MAX_LENGTH) for _ in range(dimensions)]))
-        kind = TYPES[reader.number("<I")]
+        kind = TENSOR_TYPES[reader.number("<I")]
         found.append((key, Tensor(kind[0], original_shape(metadata, key, shape), reader.number("<Q"))))
     align = int(metadata.get("general.alignment", ALIGNMENT)) or ALIGNMENT
     start = -(-reader.at // align) * align

@@ -43,8 +43,8 @@ ENDS = re.compile(
 )
 OLD = re.compile(r"\.processor\.(?P<layer>to_\w+?)_lora\.(?P<role>down|up)\.weight$")
 XLABS_END = re.compile(r"\.processor\.(?P<layer>\w+?)_lora\d?\.(?P<role>down|up)\.weight$")
-DEPTH = re.compile(r"transformer_blocks[._](\d{1,3})")
-READERS = ("down", "diff")
+BLOCK_NUMBER = re.compile(r"transformer_blocks[._](\d{1,3})")
+READING_ROLES = ("down", "diff")
 
 
 def is_known_layer(name: str) -> bool:
@@ -78,9 +78,11 @@ def add_layer(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]
     layer = layers.setdefault("_".join("#" if word.isdigit() else word for word in words), Layer())
     if numbers:
         layer.first, layer.last = min(layer.first, numbers[0]), max(layer.last, numbers[0])
-    if deep := DEPTH.search(stem):
+    if deep := BLOCK_NUMBER.search(stem):
         layer.depth = max(layer.depth, int(deep[1]))
-    layer.dimensions = max(layer.dimensions, *(len(each.shape) for end, each in tensors.items() if end in READERS), 0)
+    layer.dimensions = max(
+        layer.dimensions, *(len(each.shape) for end, each in tensors.items() if end in READING_ROLES), 0
+    )
     reads, writes = layer_sizes(tensors)
     if reads:
         layer.reads.add(reads)

@@ -217,7 +217,7 @@ VAE_TITLES = {
     "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
     "vae_sd3": "the VAE of SD 3",
 }  # fmt: skip
-PARTS = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}
+PARTS_BY_ID = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}
 
 UMT5_WORDS = 256384
 #: Ends of tensor names behind which a part's prefix ends.
@@ -234,7 +234,7 @@ VAE_ANCHORS = (
 
 def title_of(part: str) -> str:
     """Such as T5-XXL, or the VAE of FLUX.1."""
-    return VAE_TITLES.get(part) or (PARTS[part].title if part in PARTS else part)
+    return VAE_TITLES.get(part) or (PARTS_BY_ID[part].title if part in PARTS_BY_ID else part)
 
 
 def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
@@ -268,7 +268,7 @@ def part_of_gguf(header: Header) -> Part | None:
     shape = header.shape("token_embd.weight")
     width = shape[-1] if shape else 0
     if shape and kind == "t5" and shape[0] == UMT5_WORDS:
-        return PARTS["umt5_xxl"]
+        return PARTS_BY_ID["umt5_xxl"]
     return (
         next((part for part in TEXT_ENCODERS if part.gguf == (kind, width)), None) if header.container == GGUF else None
     )

@@ -18,7 +18,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models.headers import PICKLE, Header, Tensor, checked_name, read_shape, truncated
 
 MAX_PROGRAM, MAX_STEPS, MAX_DEPTH = 16_000_000, 4_000_000, 12
-TYPES = {
+STORAGE_TYPES = {
     "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
     "BoolStorage": "BOOL", "UntypedStorage": "U8",
@@ -241,7 +241,7 @@ def extend(target: Any, items: list[Any]) -> None:
 
 def resolve_global(program: Program, name: str) -> None:
     module, _, last = name.partition(" ")
-    storage = module in ("torch", "torch.storage") and last in TYPES
+    storage = module in ("torch", "torch.storage") and last in STORAGE_TYPES
     if not storage and name not in HARMLESS and name not in REBUILDS:
         program.calls.add(f"{module}.{last}")
     program.stack.append(Name(name))
@@ -250,7 +250,7 @@ def resolve_global(program: Program, name: str) -> None:
 def storage_of(identity: Any) -> Any:
     """Of ("storage", type, key, place, count), which stands for numbers that lie elsewhere in the file."""
     if isinstance(identity, tuple) and len(identity) > 1 and isinstance(identity[1], Name):
-        return PickledStorage(TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))
+        return PickledStorage(STORAGE_TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))
     return Unknown()
 
 

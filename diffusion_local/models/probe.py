@@ -19,7 +19,7 @@ SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
 KOLORS_ADDED = 5632
 #: Input channels of a UNet that also reads a picture (InstructPix2Pix).
 PICTURE_CHANNELS = 8
-DEPTH = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
+ATTENTION_BLOCK = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
 CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
 
@@ -65,7 +65,7 @@ def read_shape(view: TensorView, naming: str, entrance: tuple[int, ...], added: 
     label = view.shape(added)
     depths: dict[tuple[int, ...], int] = {}
     width, temporal = 0, False
-    pattern = DEPTH if naming == ORIGINAL else DEPTH_DIFFUSERS
+    pattern = ATTENTION_BLOCK if naming == ORIGINAL else DEPTH_DIFFUSERS
     for name in view.tensors:
         if found := pattern.match(name):
             *place, block = (int(each) for each in found.groups())

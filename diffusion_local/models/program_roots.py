@@ -30,7 +30,7 @@ ROOTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("fooocus_version.py",), ("models",)),
     (("Packages", "Models"), ("Models",)),
 )
-EXTRA = ("extra_model_paths.yaml", "extra_model_paths.yml")
+EXTRA_PATH_LISTS = ("extra_model_paths.yaml", "extra_model_paths.yml")
 #: Names of a hub's cache: models--owner--name/snapshots/commit.
 CACHED = "models--"
 MOST_YAML = 1_000_000
@@ -55,7 +55,7 @@ def find_folders(root: Path) -> Iterator[ProgramFolder]:
     folders = list(model_folders(root))
     for folder in folders:
         yield from folders_below(folder)
-    for name in EXTRA:
+    for name in EXTRA_PATH_LISTS:
         if folders and (root / name).is_file():
             for folder in list_entries(root / name):
                 yield from folders_below(folder)

@@ -114,7 +114,7 @@ SYNTAX = (
 AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
 BREAK = re.compile(r"\bBREAK\b")
 #: Syntax of other programs that means nothing here, by program.
-FOREIGN = {
+FOREIGN_SYNTAX = {
     "ComfyUI": re.compile(r"\bembedding:[^\s,:()\[\]]{1,100}", re.IGNORECASE),
     "InvokeAI": re.compile(
         r"\w{1,40}\+\+{1,9}(?![\w+])|\)(?:[+-]{1,9}|\d?\.\d{1,6})(?=[\s,.)]|$)"
@@ -178,7 +178,7 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         if AND.search(text):
             found[f"{name} AND"] = message("joins_no_prompts", field=name)
-        for tool, pattern in FOREIGN.items():
+        for tool, pattern in FOREIGN_SYNTAX.items():
             if other := pattern.search(text):
                 shown = shortened(other[0], 60)
                 found[f"{name} {tool}"] = message("foreign_syntax", field=name, text=shown, tool=tool)
@@ -218,7 +218,7 @@ def weight_warnings(field: str, text: str) -> dict[str, str]:
     if bracket := weights.unbalanced(text):
         found[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
     if strong := weights.beyond_limit(text):
-        found[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MOST)
+        found[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MAX_WEIGHT)
     for match in SCHEDULE.finditer(text):
         if not schedules.first_schedule(match[0]) and not COMMA_WEIGHT.search(match[0]):
             shown = shortened(match[0], 60)

@@ -32,7 +32,7 @@ from diffusion_local.hub.downloads import (
 from diffusion_local.messages import message
 from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import Catalog, Model, described
+from diffusion_local.models.catalog import Catalog, Model, from_entry
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
 from diffusion_local.models.formats import WEIGHTS
 from diffusion_local.models.index import STARTER
@@ -275,7 +275,7 @@ class Library:
 
     def _described(self, there: Path) -> list[Model]:
         """The models at a path, as they would be listed."""
-        return [described(entry) for entry in self._catalog.shelf.preview(there)]
+        return [from_entry(entry) for entry in self._catalog.shelf.preview(there)]
 
     def _change(self, change: Callable[[list[str]], list[str]]) -> None:
         path = self._settings.home / "models.json"

@@ -25,13 +25,13 @@ class SideNotes:
     about: str = ""
 
 
-PICTURES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
+PREVIEW_SUFFIXES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
 MOST_PICTURE_BYTES = 20_000_000
 
 
 def picture(path: Path) -> Path | None:
     """The preview beside a file, as A1111 and Civitai's tools name it; None if there is none."""
-    for suffix in PICTURES:
+    for suffix in PREVIEW_SUFFIXES:
         place = path.with_name(f"{path.stem}{suffix}")
         try:
             if place.is_file() and place.stat().st_size <= MOST_PICTURE_BYTES:

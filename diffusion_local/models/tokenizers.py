@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import echo
-from diffusion_local.models.parts import PARTS
+from diffusion_local.models.parts import PARTS_BY_ID
 from diffusion_local.paths import assets
 
 #: Every tokenizer folder has one of these files.
@@ -31,7 +31,7 @@ def bundled(kind: str) -> Path | None:
 
 def tokenizer_of_part(part: str) -> Path | None:
     """The bundled tokenizer of a text encoder."""
-    return bundled(PARTS[part].tokenizer) if part in PARTS else None
+    return bundled(PARTS_BY_ID[part].tokenizer) if part in PARTS_BY_ID else None
 
 
 def is_bundled(kind: str) -> bool:

@@ -51,7 +51,7 @@ PLACES = {
     IP_ADAPTER: "ip_adapters",
     VISION: "clip_vision",
 }
-NAMES = {
+KIND_NAMES = {
     LORA: message("adapter_lora"),
     VAE: message("adapter_vae"),
     UPSCALER: message("adapter_upscaler"),
@@ -91,7 +91,7 @@ def describe_kind(found: Probe) -> str:
         return parts.title_of(found.base) if found.base else found.title
     if found.kind == CONTROL:
         return describe_attachment(found)
-    return NAMES.get(found.kind, "")
+    return KIND_NAMES.get(found.kind, "")
 
 
 def describe_attachment(found: Probe) -> str:
@@ -244,15 +244,15 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
             return Verdict(
                 UNSUPPORTED,
                 message(
-                    "misplaced", what=describe_kind(found), wanted=NAMES.get(kind, kind), folder=PLACES[found.kind]
+                    "misplaced", what=describe_kind(found), wanted=KIND_NAMES.get(kind, kind), folder=PLACES[found.kind]
                 ),
             )
         if found.kind in (STRANGER, ATTACHMENT):
             return model_verdict(name, found)
         if found.kind in (CHECKPOINT, DENOISER) and found.architecture:
             title = families.title_of(found.architecture)
-            return Verdict(UNSUPPORTED, message("file_model_elsewhere", title=title, what=NAMES.get(kind, kind)))
-        return Verdict(UNSUPPORTED, message("not_an_adapter", what=NAMES.get(kind, kind)))
+            return Verdict(UNSUPPORTED, message("file_model_elsewhere", title=title, what=KIND_NAMES.get(kind, kind)))
+        return Verdict(UNSUPPORTED, message("not_an_adapter", what=KIND_NAMES.get(kind, kind)))
     if kind == LORA and found.lora:
         return lora_verdict(found.lora, found.container)
     if kind == VAE:

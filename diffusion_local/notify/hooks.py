@@ -22,7 +22,7 @@ from diffusion_local.notify.webhook import MAX_READ, Outcome, printable
 from diffusion_local.settings import PREFIX, Settings, inherited
 
 #: Event -> setting with its command.
-SETTINGS = {
+HOOK_SETTINGS = {
     "batch.done": "on_batch_done",
     "job.failed": "on_job_failed",
     "queue.idle": "on_queue_idle",
@@ -33,14 +33,14 @@ MOST_LETTERS = 1000  # per fact
 
 
 def hook_receiver(settings: Settings, event: str) -> str | None:
-    name = SETTINGS.get(event)
+    name = HOOK_SETTINGS.get(event)
     return HOOK + name if name and getattr(settings, name) else None
 
 
 def run(settings: Settings, receiver: str, payload: str) -> Outcome:
     """Run a hook until it ends or times out. It is never retried: a command may have done half of its work."""
     name = receiver.removeprefix(HOOK)
-    command = getattr(settings, name, ()) if name in SETTINGS.values() else ()
+    command = getattr(settings, name, ()) if name in HOOK_SETTINGS.values() else ()
     if not command:
         return Outcome(False, error=f"config.toml has no command {name} any more", final=True)
     message = json.loads(payload)

@@ -1,7 +1,7 @@
 """Signed addresses of pictures, for programs that cannot sign in.
 
-A signed address opens one picture by GET for at most ``SECONDS``. It names its account and, if a token made it, that
-token: once either is removed, the address is void. It never opens a picture that the account may not read. Query
+A signed address opens one picture by GET for at most ``LINK_SECONDS``. It names its account and, if a token made it,
+that token: once either is removed, the address is void. It never opens a picture that the account may not read. Query
 strings are not logged.
 """
 
@@ -16,12 +16,12 @@ from urllib.parse import parse_qsl, urlencode
 from diffusion_local.notify.webhook import stored_secret
 from diffusion_local.settings import Settings
 
-FILE = "links.secret"
-SECONDS = 3600
+KEY_FILE = "links.secret"
+LINK_SECONDS = 3600
 #: Addresses made within so many seconds are equal, so that clients can cache answers that contain them.
 STEP = 600
 EVERYWHERE = ("0.0.0.0", "::", "[::]", "")
-FIELDS = ("expires", "account", "token", "signature")
+SIGNED_FIELDS = ("expires", "account", "token", "signature")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +40,26 @@ class Links:
 
     @cached_property
     def _key(self) -> bytes:
-        return stored_secret(self._settings.home / FILE).encode()
+        return stored_secret(self._settings.home / KEY_FILE).encode()
 
     def query(self, path: str, account: str, token: str = "") -> str:
         """Query string, with "?", that opens ``path`` (without a proxy's prefix)."""
-        expires = str(int(time.time()) // STEP * STEP + SECONDS)
+        expires = str(int(time.time()) // STEP * STEP + LINK_SECONDS)
         values = {"expires": expires, "account": account, "token": token}
         return "?" + urlencode(values | {"signature": self._signature(path, values)})
 
     def bearer(self, path: str, query: str) -> Bearer | None:
         """The bearer of a signed ``query`` for ``path``, or None if the signature is missing, invalid or expired."""
         given = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=20, errors="replace"))
-        if not all(name in given for name in FIELDS) or not given["expires"].isdecimal():
+        if not all(name in given for name in SIGNED_FIELDS) or not given["expires"].isdecimal():
             return None
-        values = {name: given[name] for name in FIELDS[:-1]}
+        values = {name: given[name] for name in SIGNED_FIELDS[:-1]}
         if not hmac.compare_digest(self._signature(path, values).encode(), given["signature"].encode()):
             return None
         return Bearer(given["account"], given["token"]) if time.time() < int(given["expires"]) else None
 
     def _signature(self, path: str, values: dict[str, str]) -> str:
-        text = "\n".join([path, *(values[name] for name in FIELDS[:-1])])
+        text = "\n".join([path, *(values[name] for name in SIGNED_FIELDS[:-1])])
         return hmac.new(self._key, text.encode("utf-8", "replace"), sha256).hexdigest()
 
 

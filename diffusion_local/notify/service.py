@@ -15,7 +15,7 @@ from diffusion_local.notify.webhook import webhook_secret
 from diffusion_local.options.values import check_cursor
 from diffusion_local.settings import Settings
 
-STATES = ("waiting", "sending", "delivered", "failed")
+DELIVERY_STATES = ("waiting", "sending", "delivered", "failed")
 
 
 @guarded("webhooks")
@@ -35,8 +35,8 @@ class Webhooks:
         """The delivery log, newest first. ``before``: last id of the previous page."""
         if not isinstance(limit, int) or not 1 <= limit <= 500:
             raise InvalidParams("limit", message("range", low=1, high=500, got=echo(limit)))
-        if state and state not in STATES:
-            raise InvalidParams("state", message("one_of", known=list(STATES), got=echo(state)))
+        if state and state not in DELIVERY_STATES:
+            raise InvalidParams("state", message("one_of", known=list(DELIVERY_STATES), got=echo(state)))
         return self._deliveries.page(limit, check_cursor("before", before), state or None)
 
     def delivery(self, delivery_id: str) -> Delivery:

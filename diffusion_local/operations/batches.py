@@ -196,7 +196,7 @@ QUEUE_FILE = {
     ),
 }
 
-GROUPS = {
+GROUP_OPERATIONS = {
     "live": op(READ, SEEN),
     "ended": op(READ, SEEN),
     "window": op(READ, SEEN),
@@ -211,12 +211,12 @@ GRAPHS = {
     "unfinished": op(READ, OWN),
 }
 
-PARTS: dict[str, dict[str, Operation]] = {
+OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
     "batches": BATCHES,
     "prompts": PROMPTS,
     "grids": GRIDS,
     "lists": LISTS,
     "queue_file": QUEUE_FILE,
-    "groups": GROUPS,
+    "groups": GROUP_OPERATIONS,
     "graphs": GRAPHS,
 }

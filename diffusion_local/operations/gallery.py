@@ -21,7 +21,7 @@ from diffusion_local.operations.operation import (
     unserved,
 )
 
-PARTS: dict[str, dict[str, Operation]] = {
+OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
     "sources": {
         "add": op(SUBMIT, OWN, unserved(post("/sources"), content="data")),
         "from_image": op(

@@ -144,7 +144,7 @@ OPERATIONS = {
     "adapters": op(READ, NOTHING),
 }
 
-QUEUE = {
+QUEUE_OPERATIONS = {
     "again": op(
         SUBMIT,
         OWN,

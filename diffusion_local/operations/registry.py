@@ -70,8 +70,8 @@ def declare(part: str, operations: dict[str, Operation]) -> None:
 
 
 declare("", jobs.OPERATIONS)
-declare("queue", jobs.QUEUE)
-for _parts in (batches.PARTS, gallery.PARTS, system.PARTS):
+declare("queue", jobs.QUEUE_OPERATIONS)
+for _parts in (batches.OPERATIONS_BY_PART, gallery.OPERATIONS_BY_PART, system.OPERATIONS_BY_PART):
     for _part, _operations in _parts.items():
         declare(_part, _operations)
 

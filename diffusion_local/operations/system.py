@@ -19,7 +19,7 @@ from diffusion_local.operations.operation import (
     post,
 )
 
-PARTS: dict[str, dict[str, Operation]] = {
+OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
     "library": {
         "models": op(
             READ,

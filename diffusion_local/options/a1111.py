@@ -20,12 +20,12 @@ from diffusion_local.options.values import MAX_NAME_CHARS
 NEGATIVE = "Negative prompt:"
 STRENGTH = "Denoising strength"  # of img2img, and of a second pass after text to image
 RESIZE = "Hires resize"  # a size that stands for the factor of a second pass
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+SIZE_TEXT = re.compile(r"(\d{1,5})x(\d{1,5})")
 MODEL_HASH = "Model hash"  # first ten digits of the file's SHA-256
 #: Names in recipes that are not options.
 NOTES = (MODEL_HASH, "VAE hash", "Lora hashes", "TI hashes", "Version", "version", "Pipeline", "Parser", "Operations")
 #: A1111's order of its names; others follow in table order.
-ORDER = (
+PAIR_ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", MODEL_HASH, "Model", "VAE hash", "VAE",
     STRENGTH, "Clip skip", "Variation seed", "Variation seed strength", "Hires upscale", "Hires steps",
     "Hires upscaler", "Postprocess upscale by", "Postprocess upscaler",
@@ -46,7 +46,7 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
         "VAE hash": facts.get("vae_hash"),
         **option_pairs(params),
     }
-    order = {name: place for place, name in enumerate(ORDER)}
+    order = {name: place for place, name in enumerate(PAIR_ORDER)}
     found = dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
     found |= {f"ControlNet {place}": control_text(control) for place, control in enumerate(params.controls)}
     found |= {
@@ -114,7 +114,7 @@ def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
             value = parse_value(option, found.get(theirs, ""))
             if value is not None:
                 settings[name] = value
-    if size := SIZE.fullmatch(found.get("Size", "")):
+    if size := SIZE_TEXT.fullmatch(found.get("Size", "")):
         sides = [parse_value(OPTIONS[name], size[place]) for place, name in enumerate(("width", "height"), 1)]
         settings |= {"width": sides[0], "height": sides[1]} if all(sides) else {}
     sampler, schedule = samplers.split_schedule(found.get("Sampler", ""))
@@ -131,7 +131,7 @@ def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
 def read_second_pass(found: Mapping[str, str], settings: dict[str, Any]) -> None:
     """Add what A1111 says of a second pass in ways of its own: a size instead of a factor, and its strength under the
     name that img2img's has."""
-    size, large = SIZE.fullmatch(found.get("Size", "")), SIZE.fullmatch(found.get(RESIZE, ""))
+    size, large = SIZE_TEXT.fullmatch(found.get("Size", "")), SIZE_TEXT.fullmatch(found.get(RESIZE, ""))
     if size and large and "hires_scale" not in settings:
         scale = max(int(large[place]) / max(1, int(size[place])) for place in (1, 2))
         if 1 <= scale <= OPTIONS["hires_scale"].bounds[1]:

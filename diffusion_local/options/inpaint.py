@@ -16,7 +16,7 @@ CONTENT_NAMES = {"blur": "fill", "noise": "latent noise", "nothing": "latent not
 
 SIDES = ("left", "top", "right", "bottom")
 MAX_SIDE = 4096
-SIDE = re.compile(r"(left|top|right|bottom|all)\s*[:=]?\s*(\d{1,5})(?:px)?", re.ASCII | re.IGNORECASE)
+OUTPAINT_SIDE = re.compile(r"(left|top|right|bottom|all)\s*[:=]?\s*(\d{1,5})(?:px)?", re.ASCII | re.IGNORECASE)
 FRAME = re.compile(r"(\d{1,5})\s*[x×]\s*(\d{1,5})(?:\s*\+\s*(\d{1,5})\s*\+\s*(\d{1,5}))?", re.ASCII | re.IGNORECASE)
 #: What an outpaint may look like.
 EXAMPLES = '"left:128 right:128", or a frame such as "1024x768" or "1024x768+128+0"'
@@ -59,8 +59,8 @@ def check_outpaint(field: str, value: Any) -> str:
     if frame := FRAME.fullmatch(text):
         width, height, left, top = frame.groups()
         return f"{int(width)}x{int(height)}" + (f"+{int(left)}+{int(top)}" if left else "")
-    found = {name.lower(): int(pixels) for name, pixels in SIDE.findall(text)}
-    if not found or SIDE.sub("", text).strip(" ,;") or len(SIDE.findall(text)) != len(found):
+    found = {name.lower(): int(pixels) for name, pixels in OUTPAINT_SIDE.findall(text)}
+    if not found or OUTPAINT_SIDE.sub("", text).strip(" ,;") or len(OUTPAINT_SIDE.findall(text)) != len(found):
         raise InvalidParams(field, message("outpaint", examples=EXAMPLES, got=echo(value)))
     sides = dict.fromkeys(SIDES, found.pop("all", 0)) | found
     if max(sides.values()) > MAX_SIDE:
@@ -74,7 +74,7 @@ def margins(outpaint: str, size: Size) -> Margins:
     Without a position the source lies in the middle of a frame.
     """
     if not (frame := FRAME.fullmatch(outpaint)):
-        return Margins(**{name.lower(): int(pixels) for name, pixels in SIDE.findall(outpaint)})
+        return Margins(**{name.lower(): int(pixels) for name, pixels in OUTPAINT_SIDE.findall(outpaint)})
     width, height = int(frame[1]), int(frame[2])
     spare = (width - size[0], height - size[1])
     left, top = (int(frame[3]), int(frame[4])) if frame[3] else (spare[0] // 2, spare[1] // 2)

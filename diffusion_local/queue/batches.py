@@ -336,7 +336,7 @@ def seconds_until_cuts(
         spent += seconds
 
 
-MOST = 200  # in one answer
+MAX_GRAPHS_PER_PAGE = 200
 LEFT = "(SELECT 1 FROM jobs WHERE jobs.batch_id = graphs.batch_id AND jobs.state IN ('queued', 'running'))"
 
 
@@ -364,14 +364,14 @@ class GraphStore:
             raise NotFound(message("no_such_batch", id=echo(batch_id)))
         return found[0]
 
-    def page(self, limit: int = MOST, before: str | None = None) -> list[Graph]:
+    def page(self, limit: int = MAX_GRAPHS_PER_PAGE, before: str | None = None) -> list[Graph]:
         """Newest first; ``before`` is the last batch id of the page before."""
         further = "AND graphs.batch_id < :before" if before else ""
-        return self._read(further, limit=max(0, min(limit, MOST)), before=before)
+        return self._read(further, limit=max(0, min(limit, MAX_GRAPHS_PER_PAGE)), before=before)
 
-    def unfinished(self, limit: int = MOST) -> list[Graph]:
+    def unfinished(self, limit: int = MAX_GRAPHS_PER_PAGE) -> list[Graph]:
         """Those of batches that wait or run, newest first."""
-        return self._read(f"AND EXISTS {LEFT}", limit=max(0, min(limit, MOST)))
+        return self._read(f"AND EXISTS {LEFT}", limit=max(0, min(limit, MAX_GRAPHS_PER_PAGE)))
 
     def _read(self, further: str, limit: int = 1, **values: str | None) -> list[Graph]:
         with self._database.read() as db:

@@ -30,7 +30,7 @@ from diffusion_local.queue.batches import BatchProgress, BatchRows
 from diffusion_local.queue.order import OrderRules
 
 #: State filters of the queue view, as conditions on jobs.
-STATES = {
+STATE_FILTERS = {
     "waiting": "list_rank = 1",
     "paused": "list_rank = 1 AND held = 1",
     "running": "list_rank = 0",
@@ -40,7 +40,7 @@ STATES = {
 }
 UNFINISHED = ("", "waiting", "paused", "running")
 BATCH_JOBS = by_index("jobs", "jobs_listed")
-KEY = "(list_rank, list_priority, list_place)"
+LIST_KEY = "(list_rank, list_priority, list_place)"
 FORWARDS = "list_rank, list_priority, list_place"
 BACKWARDS = "list_rank DESC, list_priority DESC, list_place DESC"
 #: Jobs behind a given one in the queue, nearest first; tried one by one, so that each is an index look-up.
@@ -93,7 +93,7 @@ class JobFilter:
         for each in fields(self):
             if len(getattr(self, each.name)) > MAX_TEXT:
                 raise InvalidParams(each.name, message("most_characters", most=MAX_TEXT))
-        conditions = [STATES[self.state]] if self.state in STATES else []
+        conditions = [STATE_FILTERS[self.state]] if self.state in STATE_FILTERS else []
         conditions += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
         if self.text:  # the raw JSON is matched first, which spares parsing most of the rows
             conditions.append(
@@ -181,8 +181,8 @@ class QueueGroups:
         where, values = job_filter.where()
         listed = f"{BATCH_JOBS} WHERE batch_id = :batch_id AND {readable()}{where}"
         values |= {"batch_id": batch_id, "n": limit + 1} | (after._asdict() if after else {})
-        behind = f"AND {KEY} > (:rank, :priority, :place)" if after else ""
-        before = f"{listed} AND {KEY} <= (:rank, :priority, :place)"
+        behind = f"AND {LIST_KEY} > (:rank, :priority, :place)" if after else ""
+        before = f"{listed} AND {LIST_KEY} <= (:rank, :priority, :place)"
         with self._database.read() as db:
             found = list(db.query(f"SELECT * FROM {listed} {behind} ORDER BY {FORWARDS} LIMIT :n", values))
             shown = found[:limit]

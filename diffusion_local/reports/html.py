@@ -14,7 +14,7 @@ from diffusion_local.messages import Message, is_known, message
 from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.wording import duration, facts
 
-SIDE = 192  # side of an embedded picture in pixels
+PICTURE_SIDE = 192  # side of an embedded picture in pixels
 STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--card:#f6f6f7;--text:#18181b;--faint:#63636b;--line:#e2e2e6;--bad:#b42318;
 --accent:#5046c8}
@@ -124,7 +124,7 @@ def render_figure(image: Image, files: ImageFiles, root: str | None, translate: 
 def inline(open_picture: Opener) -> str:
     """A small copy of a picture as a data URL; a transparent pixel if it cannot be read."""
     try:
-        small = open_thumbnail(open_picture, (SIDE, SIDE))
+        small = open_thumbnail(open_picture, (PICTURE_SIDE, PICTURE_SIDE))
     except DiffusionLocalError:
         small = None
     if small is None:

@@ -24,7 +24,7 @@ from diffusion_local.reports.report import Report, build, evenly_spaced, forecas
 from diffusion_local.reports.store import ReportStore
 from diffusion_local.settings import Settings
 
-FORMATS = ("md", "html", "json")
+REPORT_FORMATS = ("md", "html", "json")
 NIGHT = timedelta(hours=12)
 
 
@@ -108,7 +108,7 @@ class Reports:
             return page.render(report, self._files)
         if form == "json":
             return to_json(report.to_dict())
-        raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
+        raise InvalidParams("format", message("one_of", known=list(REPORT_FORMATS), got=echo(form)))
 
     def page(self, report: Report, root: str = "", translate: page.Translate = str, tag: str = "en") -> str:
         """A report as HTML served by the app at path ``root``, with links into the app."""

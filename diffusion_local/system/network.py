@@ -203,7 +203,7 @@ def check_exposure(settings: Settings, has_accounts: bool) -> None:
         raise UserError(reason)
 
 
-DAYS = 825  # the maximum that Apple's systems accept
+CERTIFICATE_DAYS = 825  # the maximum that Apple's systems accept
 
 
 def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bool = False) -> tuple[list[str], str]:
@@ -227,7 +227,7 @@ def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bo
         .public_key(secret.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=DAYS))
+        .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
         .add_extension(x509.SubjectAlternativeName([general_name(each) for each in (*names, *places)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

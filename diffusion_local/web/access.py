@@ -34,7 +34,7 @@ from diffusion_local.notify.links import Links
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import refusal_reason
 from diffusion_local.web.proxies import PASSED
-from diffusion_local.web.refusals import NEVER, error_body
+from diffusion_local.web.refusals import NOT_CACHED, error_body
 
 
 def cookie_value(header: str, name: str) -> str:
@@ -120,7 +120,7 @@ PROBES = ("/healthz", "/readyz")  # open even where no one can sign in
 SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
 THREADS = 8
 #: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
-KEY = "diffusion_local.actor"
+ACTOR_KEY = "diffusion_local.actor"
 SESSION = "diffusion_local.session"
 #: For lasting requests, such as streams: a callable that returns whether the same account would still be admitted.
 STILL = "diffusion_local.still"
@@ -179,12 +179,12 @@ class Access:
             who = await self._who(scope)
         except DatabaseProblem as problem:
             told = error_body(problem.code, message("database_unusable"))
-            await JSONResponse(told, 503, headers=NEVER | {"Retry-After": "5"})(scope, receive, send)
+            await JSONResponse(told, 503, headers=NOT_CACHED | {"Retry-After": "5"})(scope, receive, send)
             return
         if isinstance(who, Response):
             await who(scope, receive, send)
             return
-        scope[KEY], scope[STILL] = who, lambda: self._still(dict(scope), who)
+        scope[ACTOR_KEY], scope[STILL] = who, lambda: self._still(dict(scope), who)
         with acting(who), self._signing(who):
             await self._app(scope, receive, send)
 
@@ -259,7 +259,7 @@ def turned_away(scope: Scope, headers: Headers) -> Response:
         if scope["query_string"]:
             back += "?" + scope["query_string"].decode("latin-1")
         root = str(scope.get("root_path", ""))
-        return RedirectResponse(f"{root}/login?next={quote(back, safe='')}", 303, headers=NEVER)
+        return RedirectResponse(f"{root}/login?next={quote(back, safe='')}", 303, headers=NOT_CACHED)
     return refusal(401, "unauthorized", message("sign_in_first"))
 
 
@@ -270,5 +270,5 @@ def too_many(wait: float) -> Response:
 
 
 def refusal(status: int, code: str, problem: Message) -> JSONResponse:
-    headers = NEVER | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
+    headers = NOT_CACHED | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
     return JSONResponse(error_body(code, problem), status, headers=headers)

@@ -19,7 +19,7 @@ from diffusion_local.system.network import is_loopback
 
 log = logging.getLogger(__name__)
 
-MOST = 2000
+MAX_CONNECTIONS = 2000
 MOST_OF_ADDRESS = 200
 OWN_FILES = 100  # descriptors for databases, logs and libraries
 MOST_CLOSING = 32
@@ -33,12 +33,12 @@ def raise_file_limit() -> int:
     try:
         import resource
     except ImportError:  # Windows
-        return MOST * FILES_EACH + OWN_FILES
+        return MAX_CONNECTIONS * FILES_EACH + OWN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS refuses more than kern.maxfilesperproc
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    return MOST * FILES_EACH + OWN_FILES if soft == resource.RLIM_INFINITY else soft
+    return MAX_CONNECTIONS * FILES_EACH + OWN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 class Connection(socket.socket):
@@ -60,7 +60,7 @@ class Connections:
     def __init__(self, files: int, unlimited: Callable[[str], bool] = lambda _: False) -> None:
         """``files`` is the most open files of the process. ``unlimited`` tells which addresses speak for many, such as
         proxies: they have no limit of their own."""
-        self.most = max(8, min(MOST, (files - OWN_FILES) // FILES_EACH))
+        self.most = max(8, min(MAX_CONNECTIONS, (files - OWN_FILES) // FILES_EACH))
         self.most_of_others = self.most * 3 // 4
         self.most_of_address = min(MOST_OF_ADDRESS, self.most // 4)
         self._unlimited = unlimited

@@ -50,7 +50,7 @@ addEventListener("submit", async (event) => {
   } catch (error) { told.textContent = String(error); }
 });
 """
-DEPTH = 5  # of examples
+EXAMPLE_DEPTH = 5
 MOST_EXAMPLE = 4000  # characters
 
 
@@ -204,14 +204,14 @@ class Page:
         if "enum" in schema:
             return schema["enum"][0]
         if "$ref" in schema:
-            return self.example(self.resolved(schema), depth + 1) if depth < DEPTH else {}
+            return self.example(self.resolved(schema), depth + 1) if depth < EXAMPLE_DEPTH else {}
         if options := schema.get("anyOf"):
             return self.example(options[0], depth)
         kind = schema.get("type")
         if kind == "object" or "properties" in schema:
             return {name: self.example(each, depth + 1) for name, each in schema.get("properties", {}).items()}
         if kind == "array":
-            return [self.example(schema.get("items", {}), depth + 1)] if depth < DEPTH else []
+            return [self.example(schema.get("items", {}), depth + 1)] if depth < EXAMPLE_DEPTH else []
         return {"string": "text", "integer": 1, "number": 1.0, "boolean": False}.get(str(kind))
 
 

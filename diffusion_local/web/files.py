@@ -22,7 +22,7 @@ from diffusion_local.messages import message
 from diffusion_local.paths import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import known_already
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NOT_CACHED
 
 
 class StoredResponse(FileResponse):
@@ -68,7 +68,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
 NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 ICONS = {
     "mark.svg": "image/svg+xml",
     "mark-192.png": "image/png",
@@ -93,8 +93,8 @@ def add(app: FastAPI, studio: Studio) -> None:
             if suffix != "png":
                 raise NotFound(message("kept_as", image=echo(image_id), format=image.suffix))
             query = "?download=1" if download else ""
-            return RedirectResponse(serializers.file_url(image) + query, headers=NEVER)
-        return kept(request, file, TYPES[image.suffix], download_name(image) if download else None)
+            return RedirectResponse(serializers.file_url(image) + query, headers=NOT_CACHED)
+        return kept(request, file, TYPE_BY_SUFFIX[image.suffix], download_name(image) if download else None)
 
     @readable(app, "/thumbnails/{image_id}.webp")
     def thumbnail(request: Request, image_id: str) -> Response:
@@ -111,19 +111,19 @@ def add(app: FastAPI, studio: Studio) -> None:
         job = studio.job(job_id)
         try:
             # Read at once, not streamed: the worker may replace the file at any moment.
-            return Response(studio.preview_file(job_id).read_bytes(), media_type="image/webp", headers=NEVER)
+            return Response(studio.preview_file(job_id).read_bytes(), media_type="image/webp", headers=NOT_CACHED)
         except (NotFound, FileNotFoundError):
             image = studio.images_of([job]).get(job_id) if job.state is State.DONE else None
             if image:
-                return RedirectResponse(serializers.thumbnail_url(image.id), headers=NEVER)
-            return Response(NOTHING, media_type="image/gif", headers=NEVER)
+                return RedirectResponse(serializers.thumbnail_url(image.id), headers=NOT_CACHED)
+            return Response(NOTHING, media_type="image/gif", headers=NOT_CACHED)
 
     @readable(app, "/model-previews/{folder}/{name}")
     def model_preview(folder: str, name: str) -> FileResponse:
         """The preview picture beside a model's or adapter's file; ``folder``: models, loras and so on."""
         file = studio.library.preview(folder, name)
         return FileResponse(
-            file, media_type=TYPES[file.suffix.lower()], headers={"Cache-Control": "private, max-age=60"}
+            file, media_type=TYPE_BY_SUFFIX[file.suffix.lower()], headers={"Cache-Control": "private, max-age=60"}
         )
 
     @readable(app, "/assets/icons/{name}")

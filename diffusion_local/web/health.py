@@ -20,7 +20,7 @@ from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.system import gpus
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NOT_CACHED
 
 PREFIX = "diffusion_local_"
 WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)
@@ -45,12 +45,12 @@ def add(app: FastAPI, studio: Studio, settings: Settings, registry: CollectorReg
         with acting(LOCAL):  # open to everyone: it reveals one sentence about the machine
             reason = why_not_ready(studio).replace(f"{settings.home}/", "")
         content = {"ready": not reason} | ({"reason": reason} if reason else {})
-        return JSONResponse(content, 503 if reason else 200, headers=NEVER)
+        return JSONResponse(content, 503 if reason else 200, headers=NOT_CACHED)
 
     @app.get("/metrics", tags=["health"], response_class=Response)
     def metrics() -> Response:
         """Metrics for Prometheus, all taken at one moment."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=NEVER)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=NOT_CACHED)
 
 
 def why_not_ready(studio: Studio) -> str:

@@ -18,7 +18,7 @@ from diffusion_local.paths import assets
 from diffusion_local.web.ui.words import TAGS, language, say
 
 #: Topics by group: the phrase of its title, and how its topics begin.
-GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/"), ("page.manual_inside", "inside/"))
+PAGE_GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/"), ("page.manual_inside", "inside/"))
 
 
 def add(app: FastAPI) -> None:
@@ -58,7 +58,7 @@ def groups() -> list[dict[str, Any]]:
     known = manual.pages(language())
     return [
         {"title": say(phrase), "pages": [page for page in known if beginning(page.topic) == start]}
-        for phrase, start in GROUPS
+        for phrase, start in PAGE_GROUPS
     ]
 
 

@@ -19,7 +19,7 @@ from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.queue.groups import JobFilter
 from diffusion_local.studio import Studio
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NOT_CACHED
 from diffusion_local.web.ui import (
     tab_create,
     tab_gallery,
@@ -46,7 +46,7 @@ PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "setti
 #: The gallery's tiles are a separate part, because the count above them changes with every new picture.
 TILES = "tiles"
 TILES_OF = re.compile("<!--tiles-->(.*)<!--/tiles-->", re.DOTALL)
-PARTS = ("now", "notices", "drawer", *TABS, TILES)
+PAGE_PARTS = ("now", "notices", "drawer", *TABS, TILES)
 
 Delta = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
 
@@ -83,11 +83,11 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: b
         drawn[TILES] = tiles[1]
         drawn[tab] = TILES_OF.sub("<!--tiles-->", drawn[tab])
     if drawer:
-        drawn["drawer"] = view_now.drawer(snapshot, studio.groups.live(JobFilter(), view_now.MOST), now)
-    marks = dict(zip(PARTS, seen_marks, strict=False))
+        drawn["drawer"] = view_now.drawer(snapshot, studio.groups.live(JobFilter(), view_now.MAX_BATCHES), now)
+    marks = dict(zip(PAGE_PARTS, seen_marks, strict=False))
     changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
     marks |= {part: mark(html) for part, html in changed.items()}
-    return " ".join([key, *(marks.get(part, "-") for part in PARTS)]), changed
+    return " ".join([key, *(marks.get(part, "-") for part in PAGE_PARTS)]), changed
 
 
 def mark(content: str) -> str:
@@ -98,8 +98,8 @@ def add(app: FastAPI, studio: Studio) -> None:
     async def answer(request: Request) -> Response:
         found = await run_in_threadpool(delta_since, studio, *read(await request.body()))
         if found is None:
-            return Response(status_code=204, headers=NEVER)
-        return JSONResponse({"version": __version__, "seen": found[0], "parts": found[1]}, headers=NEVER)
+            return Response(status_code=204, headers=NOT_CACHED)
+        return JSONResponse({"version": __version__, "seen": found[0], "parts": found[1]}, headers=NOT_CACHED)
 
     app.add_route("/look", answer, methods=["POST"], include_in_schema=False)
 

@@ -54,7 +54,7 @@ HEAD = """<head>
 <meta name="theme-color" content="#151517" media="(prefers-color-scheme: dark)">"""
 LEVEL = 5  # of gzip: some milliseconds for a sixth of the bytes
 BASE = re.compile(rb'<base href="[^"]*" />')
-FOREIGN = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
+GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
 
 class PageHtml:
@@ -122,7 +122,7 @@ def script(value: object) -> str:
 
 def page(html: bytes, tag: str, around: str = "") -> bytes:
     """``around``: HTML before Gradio's part."""
-    html = FOREIGN.sub(b"", html)
+    html = GRADIO_META.sub(b"", html)
     html = BASE.sub(f'<base href="{serializers.root()}/" />'.encode(), html, count=1)
     html = html.replace(b"<gradio-app", around.encode() + b"<gradio-app", 1)
     html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)

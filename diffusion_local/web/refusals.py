@@ -72,7 +72,7 @@ RETRY_AFTER: dict[type[UserError], int] = {
     DiskFull: 60,
 }
 MOST_FAULTS = 20  # that one answer names
-NEVER = {"Cache-Control": "no-store"}
+NOT_CACHED = {"Cache-Control": "no-store"}
 
 
 def add(app: FastAPI, settings: Settings) -> None:
@@ -98,12 +98,12 @@ def add(app: FastAPI, settings: Settings) -> None:
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         told = error_body(code, verbatim(error.detail))
-        return JSONResponse(told, error.status_code, headers=NEVER | dict(error.headers or {}))
+        return JSONResponse(told, error.status_code, headers=NOT_CACHED | dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
         """Nobody reads it; without it, each caller that goes away while it sends would be a fault in the log."""
-        return JSONResponse(error_body("bad_request", message("body_ended")), 400, headers=NEVER)
+        return JSONResponse(error_body("bad_request", message("body_ended")), 400, headers=NOT_CACHED)
 
 
 def error_body(code: str, text: str, problem: str | None = None) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def status_of(error: UserError) -> int:
 
 def headers_of(error: UserError) -> dict[str, str]:
     seconds = error.retry_after if isinstance(error, LimitReached) else RETRY_AFTER.get(type(error))
-    return NEVER | ({"Retry-After": str(seconds)} if seconds else {})
+    return NOT_CACHED | ({"Retry-After": str(seconds)} if seconds else {})
 
 
 def shape(request: Request, error: UserError) -> dict[str, Any]:

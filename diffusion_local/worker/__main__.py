@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.disk import private_umask
-from diffusion_local.dispatch import Dispatch, OutputTerms, offers
+from diffusion_local.dispatch import Dispatch, OutputTerms, matching
 from diffusion_local.dispatch.local import open_dispatch
 from diffusion_local.dispatch.slots import full_name, machine_name
 from diffusion_local.domain import Condition, DeviceMemory
@@ -23,7 +23,7 @@ from diffusion_local.models.digests import Digests
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import Settings, go_offline, keep_kernels
 from diffusion_local.system import gpus, logs
-from diffusion_local.worker.inputs import Inputs
+from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop, exit_after_grace, listen_to_signals, stop_at_end_of_input
 
 
@@ -105,7 +105,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     pass  # torch: seconds
     from diffusion_local.worker.runner import Runner
 
-    inputs = Inputs(dispatch)
+    inputs = SourcePictures(dispatch)
     engine = open_engine(settings, slot, inputs.open)
     dispatch.register(os.getpid(), engine.device, engine.room)
     best_effort(lambda: dispatch.report_status("idle", free=engine.free()))
@@ -196,17 +196,17 @@ def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settin
     digests, offered = Digests(catalog.shelf, catalog.default.folder), None
     assert isinstance(dispatch, RemoteDispatch)
     folders = {
-        offers.MODELS: settings.models,
-        offers.LORAS: settings.loras,
-        offers.VAES: settings.vae,
-        offers.UPSCALERS: settings.upscalers,
-        offers.EMBEDDINGS: settings.embeddings,
-        offers.CONTROLS: settings.controlnet,
+        matching.MODELS: settings.models,
+        matching.LORAS: settings.loras,
+        matching.VAES: settings.vae,
+        matching.UPSCALERS: settings.upscalers,
+        matching.EMBEDDINGS: settings.embeddings,
+        matching.CONTROLS: settings.controlnet,
     }
     fetcher = dispatch.fetcher(folders, digests.sha256, settings.disk_reserve_mb * 10**6)
     while True:
         digests.run()
-        files = offers.installed_files(catalog)
+        files = matching.installed_files(catalog)
         try:
             if files != offered:
                 dispatch.publish_files(files)

@@ -27,11 +27,11 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.digests import Digests
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.estimates import JobTimings
-from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.kept import HeldPassStore
 from diffusion_local.worker.ladder import Ladder, PassSizes
 from diffusion_local.worker.reporting import DATABASE_PAUSE, PassReporter, Reporter
 from diffusion_local.worker.saving import Saver
+from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Runner:
         catalog: Catalog,
         stop: Stop,
         *,
-        inputs: Inputs | None = None,
+        inputs: SourcePictures | None = None,
         memory: str = "auto",
         batch_size: str = "auto",
         idle_unload: float = 600.0,
@@ -70,7 +70,7 @@ class Runner:
         self._engine = engine
         self._catalog = catalog
         self._stop = stop
-        self._inputs = inputs or Inputs(dispatch)
+        self._inputs = inputs or SourcePictures(dispatch)
         self._idle_unload = idle_unload
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
         self._reporter = Reporter(dispatch, stop, terms.preview_every)

@@ -251,7 +251,7 @@ PARSERS = [
     Parser("slug of a batch", "batches/service.py", lambda text: service.file_name(job(text), "a.png")),
     Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
     Parser("entries of regions and controls", "options/types.py", entries_of),
-    Parser("size, other programs", "web/api/dialects/adapting.py", adapting.SIZE.fullmatch),
+    Parser("size, other programs", "web/api/dialects/adapting.py", adapting.SIZE_TEXT.fullmatch),
     Parser(
         "prompt of a detailer",
         "web/api/dialects/a1111/detailer.py",
@@ -263,7 +263,7 @@ PARSERS = [
     Parser("name of a downloaded file", "hub/links.py", links.safe_name),
     Parser("path of a model's file", "remote/models.py", remote_models.is_safe),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
-    Parser("a machine that joins", "machines.py", machines.NAME.fullmatch),
+    Parser("a machine that joins", "machines.py", machines.MACHINE_NAME.fullmatch),
     Parser("Chinese of a prompt", "models/prompt_limits.py", lambda text: prompt_limits.understood(LATIN, f"树{text}")),
     Parser("names in a sentence", "web/ui/templates.py", templates.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
@@ -430,7 +430,7 @@ PARSERS = [
     Parser("slot of a worker", "dispatch/leased.py", leased.SLOT.fullmatch),
     Parser("layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").named(text)),
     Parser("address on the hub", "models/service.py", models_service.HUB_ADDRESS.fullmatch),
-    Parser("file of ComfyUI", "web/api/dialects/comfyui/__init__.py", comfyui.FILE.fullmatch),
+    Parser("file of ComfyUI", "web/api/dialects/comfyui/__init__.py", comfyui.FILE_NAME.fullmatch),
     Parser(
         "picture's name, ComfyUI",
         "web/api/dialects/comfyui/submitting.py",

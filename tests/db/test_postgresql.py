@@ -11,7 +11,7 @@ import pytest
 
 from diffusion_local.db import search, translation
 from diffusion_local.db.database import Database, find_database, open_database
-from diffusion_local.db.migrations import FILES, statements
+from diffusion_local.db.migrations import SQL_FILES, statements
 from diffusion_local.db.postgresql import MIGRATED, PostgresDatabase
 from diffusion_local.db.server_connections import check_url, display
 from diffusion_local.errors import DatabaseProblem, InvalidParams
@@ -81,7 +81,9 @@ def test_both_schemas_have_the_same_indexes_and_triggers(database: Database, ser
 
 def test_every_text_for_postgresql_takes_the_place_of_a_statement() -> None:
     subjects = {
-        f"{name}.{translation.subject(each)}" for name, path in FILES for each in statements(path.read_text("utf-8"))
+        f"{name}.{translation.subject(each)}"
+        for name, path in SQL_FILES
+        for each in statements(path.read_text("utf-8"))
     }
     assert set(translation.exceptions()) <= subjects
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from diffusion_local.domain import Kind
 from diffusion_local.engine import Part, Pass, Picture, detailer, painting
 from diffusion_local.engine.inputs import PictureInputs
-from diffusion_local.engine.learned import Found
+from diffusion_local.engine.vision_models import Detection
 from diffusion_local.errors import BadImage, ModelUnavailable, Stopped
 from diffusion_local.options.types import Detail
 from tests.engine.conftest import Draw
@@ -26,9 +26,9 @@ BOX = (160, 96, 224, 176)
 
 
 @pytest.fixture
-def finds(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Found]]:
+def finds(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Detection]]:
     """What the detector finds, by word."""
-    found: dict[str, list[Found]] = {"face": [Found(BOX, 0.9)]}
+    found: dict[str, list[Detection]] = {"face": [Detection(BOX, 0.9)]}
     monkeypatch.setattr(PictureInputs, "find", lambda self, picture, word, least: found.get(word, []))
     return found
 
@@ -41,7 +41,7 @@ def outside(made: PIL.Image, plain: PIL.Image, box: tuple[int, int, int, int], m
     return int(difference.max())
 
 
-def test_only_what_is_found_is_painted_anew(draw_at_home: Draw, finds: dict[str, list[Found]]) -> None:
+def test_only_what_is_found_is_painted_anew(draw_at_home: Draw, finds: dict[str, list[Detection]]) -> None:
     plain = draw_at_home(**JOB).image
     made = draw_at_home(**JOB, details=(FACE,))
     assert draw_at_home.steps == [1, 2, 3, 4, 7, 8]  # half of four steps is made of the detail
@@ -53,18 +53,18 @@ def test_only_what_is_found_is_painted_anew(draw_at_home: Draw, finds: dict[str,
 
 
 def test_where_nothing_is_found_the_picture_stays_and_its_steps_are_counted(
-    draw_at_home: Draw, finds: dict[str, list[Found]]
+    draw_at_home: Draw, finds: dict[str, list[Detection]]
 ) -> None:
     plain = draw_at_home(**JOB).image
-    finds["face"] = [Found((10, 10, 14, 90), 0.8)]  # too narrow
+    finds["face"] = [Detection((10, 10, 14, 90), 0.8)]  # too narrow
     params = {"details": (FACE, Detail("hand", steps=3))}
     made = draw_at_home(**JOB, **params)
     assert made.image.tobytes() == plain.tobytes()
     assert draw_at_home.steps[-1] == replace(PARAMS, **JOB, **params).total_steps == 11
 
 
-def test_several_finds_share_the_steps_of_one(draw_at_home: Draw, finds: dict[str, list[Found]]) -> None:
-    finds["face"] = [Found(BOX, 0.9), Found((8, 8, 72, 72), 0.6), Found((90, 180, 150, 250), 0.5)]
+def test_several_finds_share_the_steps_of_one(draw_at_home: Draw, finds: dict[str, list[Detection]]) -> None:
+    finds["face"] = [Detection(BOX, 0.9), Detection((8, 8, 72, 72), 0.6), Detection((90, 180, 150, 250), 0.5)]
     made = draw_at_home(**JOB, details=(replace(FACE, limit=2),))
     assert [each["score"] for each in made.facts["details"]] == [0.9, 0.6]
     assert draw_at_home.steps == sorted(draw_at_home.steps)
@@ -72,7 +72,7 @@ def test_several_finds_share_the_steps_of_one(draw_at_home: Draw, finds: dict[st
 
 
 def test_it_follows_a_second_pass_and_inpainting(
-    draw_at_home: Draw, at_home: Home, finds: dict[str, list[Found]]
+    draw_at_home: Draw, at_home: Home, finds: dict[str, list[Detection]]
 ) -> None:
     twice = {"hires_scale": 1.5, "hires_steps": 1, "hires_upscaler": "Lanczos"}
     made = draw_at_home(**JOB | twice, details=(FACE,)).image
@@ -82,7 +82,7 @@ def test_it_follows_a_second_pass_and_inpainting(
     assert draw_at_home(**JOB | wish, details=(FACE,)).image.size == (256, 256)
 
 
-def test_pictures_of_a_pass_have_details_of_their_own(draw_at_home: Draw, finds: dict[str, list[Found]]) -> None:
+def test_pictures_of_a_pass_have_details_of_their_own(draw_at_home: Draw, finds: dict[str, list[Detection]]) -> None:
     parts = [Part(replace(PARAMS, **JOB | {"prompt": each, "details": (FACE,)}), lambda *step: None) for each in "ab"]
     draw_at_home.engine.run(Pass(list(parts)))
     alone = draw_at_home(**JOB | {"prompt": "b"}, details=(FACE,)).image
@@ -90,7 +90,7 @@ def test_pictures_of_a_pass_have_details_of_their_own(draw_at_home: Draw, finds:
     assert np.abs(np.asarray(alone).astype(int) - np.asarray(together)).max() <= 6
 
 
-def test_a_cancel_among_the_details_ends_its_part_alone(draw_at_home: Draw, finds: dict[str, list[Found]]) -> None:
+def test_a_cancel_among_the_details_ends_its_part_alone(draw_at_home: Draw, finds: dict[str, list[Detection]]) -> None:
     def stop(step: int, preview: Any) -> None:
         if step > 4:
             raise Stopped("cancel")
@@ -103,7 +103,7 @@ def test_a_cancel_among_the_details_ends_its_part_alone(draw_at_home: Draw, find
     assert draw_at_home(**JOB).image.size == (256, 256)
 
 
-def test_a_detail_is_painted_at_the_models_own_size(draw_at_home: Draw, finds: dict[str, list[Found]]) -> None:
+def test_a_detail_is_painted_at_the_models_own_size(draw_at_home: Draw, finds: dict[str, list[Detection]]) -> None:
     loaded = draw_at_home.engine._loaded  # type: ignore[attr-defined]
     assert detailer.own_size(loaded, replace(PARAMS, width=512, height=320)) == (256, 256)
     assert detailer.own_size(loaded, replace(PARAMS, width=128, height=192)) == (128, 192)
@@ -121,7 +121,7 @@ def test_the_detector_of_the_home_is_asked(draw_at_home: Draw, at_home: Home) ->
 
 
 def test_words_of_embeddings_in_the_prompts_of_details_are_loaded(
-    draw_at_home: Draw, at_home: Home, finds: dict[str, list[Found]]
+    draw_at_home: Draw, at_home: Home, finds: dict[str, list[Detection]]
 ) -> None:
     loaded = draw_at_home.engine._loaded  # type: ignore[attr-defined]
     width = loaded.pipe.text_encoder.get_input_embeddings().weight.shape[1]

@@ -13,7 +13,14 @@ from diffusion_local.db.database import Database
 from diffusion_local.engine.cuda_recording import SyncDetector
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.graphs import MOST, Graphs, NotRecordable, denoiser_of, map_tensors, signature
+from diffusion_local.engine.graphs import (
+    MAX_GRAPHS_PER_PART,
+    Graphs,
+    NotRecordable,
+    denoiser_of,
+    map_tensors,
+    signature,
+)
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.errors import OutOfMemory, Stopped
@@ -136,13 +143,13 @@ def test_tensors_in_dicts_are_read_anew(graphs: Graphs, denoiser: Denoiser) -> N
 
 def test_the_signatures_used_longest_ago_are_dropped(graphs: Graphs, recorder: Recorder, denoiser: Denoiser) -> None:
     with graphs.around(denoiser, 100_000, 1000):
-        for size in range(1, MOST + 2):
+        for size in range(1, MAX_GRAPHS_PER_PART + 2):
             call(denoiser, 1.0, size)
             call(denoiser, 1.0, size)
         call(denoiser, 1.0, 2)
-        assert recorder.recorded == MOST + 1
+        assert recorder.recorded == MAX_GRAPHS_PER_PART + 1
         call(denoiser, 1.0, 1)
-    assert recorder.recorded == MOST + 2
+    assert recorder.recorded == MAX_GRAPHS_PER_PART + 2
 
 
 def test_without_room_it_runs_as_ever(graphs: Graphs, recorder: Recorder, denoiser: Denoiser) -> None:

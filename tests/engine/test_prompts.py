@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.grammar.weights import DEEPEST, MOST, WeightedText, parse, without_weights
+from diffusion_local.grammar.weights import MAX_NESTING, MAX_WEIGHT, WeightedText, parse, without_weights
 from tests.engine.conftest import Draw
 from tests.support import tiers
 
@@ -83,10 +83,10 @@ def test_clip_skip_is_counted_as_in_a1111(draw: Draw) -> None:
 
 
 def test_brackets_beyond_the_deepest_are_text() -> None:
-    depth = DEEPEST + 3
+    depth = MAX_NESTING + 3
     found = parse("(" * depth + "a" + ")" * depth)
     assert "".join(piece.text for piece in found) == "(((a)))"
-    assert max(piece.weight for piece in found) == MOST
+    assert max(piece.weight for piece in found) == MAX_WEIGHT
 
 
 def test_break_begins_a_part_that_is_encoded_by_itself(draw: Draw) -> None:

@@ -14,7 +14,7 @@ from diffusion_local.families.family import Family
 from diffusion_local.families.sign import Sign
 from diffusion_local.messages import translate
 from diffusion_local.models.curated import curated_models
-from diffusion_local.models.parts import LATENTS, PARTS
+from diffusion_local.models.parts import LATENTS, PARTS_BY_ID
 from diffusion_local.options.limits import check_size
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, Sampling
@@ -174,7 +174,7 @@ def accumulated(name: str) -> list[str]:
 
 
 def test_parts_that_families_need_are_known() -> None:
-    known = {*PARTS, *LATENTS}
+    known = {*PARTS_BY_ID, *LATENTS}
     for architecture in families.ARCHITECTURES.values():
         assert set(architecture.parts) <= known
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
-from diffusion_local.engine import learned
+from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.sources import Source, SourceOwners, Sources, is_first_of_several, normalise
 from diffusion_local.settings import Settings
@@ -183,7 +183,7 @@ def test_numbers_with_a_fraction_are_scaled_by_their_range() -> None:
         assert pixels(normalise(picture)) == seen
 
 
-@pytest.mark.skipif("AVIF" not in image_decoding.FORMATS, reason="Pillow was built without AVIF")
+@pytest.mark.skipif("AVIF" not in image_decoding.INPUT_FORMATS, reason="Pillow was built without AVIF")
 def test_avif_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     held_by(sources, monkeypatch, encoded(PIL.linear_gradient("L").convert("RGB"), "AVIF"))
 
@@ -244,20 +244,20 @@ def test_calls_at_the_same_time_describe_a_picture_once(services: Services, monk
     source, count = services.sources.add(encoded()).id, 4
     begun: list[str] = []
     asked: list[Any] = []
-    model_of = learned.model_of
+    model_of = vision_models.find_model
 
-    def looked_up(kind: str, *more: Any) -> learned.LookingModel:
+    def looked_up(kind: str, *more: Any) -> vision_models.VisionModel:
         begun.append(kind)
         return model_of(kind, *more)
 
     def describe(*arguments: Any) -> str:
-        with learned.turn():
+        with vision_models.exclusive():
             asked.append(arguments)
         return "a cat"
 
-    monkeypatch.setattr(learned, "model_of", looked_up)
-    monkeypatch.setattr(learned, "describe", describe)
-    with ThreadPoolExecutor(count) as pool, learned.turn():
+    monkeypatch.setattr(vision_models, "find_model", looked_up)
+    monkeypatch.setattr(vision_models, "describe", describe)
+    with ThreadPoolExecutor(count) as pool, vision_models.exclusive():
         told = [pool.submit(services.sources.describe, source) for _ in range(count)]
         eventually(lambda: len(begun) == count)
         assert asked == []

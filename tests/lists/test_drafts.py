@@ -199,7 +199,7 @@ def through_a1111(services: Services, client: TestClient, prompt: str) -> None:
 
 def through_page(services: Services, client: TestClient, prompt: str) -> None:
     given = {"prompt": prompt, "count": 1, "expand": ""}
-    told, _ = tab_create.on_generate(services.studio, "", *(given.get(name) for name in form.NAMES))
+    told, _ = tab_create.on_generate(services.studio, "", *(given.get(name) for name in form.FORM_FIELDS))
     assert 'class="notice bad"' not in told
 
 
@@ -245,7 +245,7 @@ def test_the_command_line_shows_what_would_be_drawn(services: Services) -> None:
 
 def test_the_page_shows_what_would_be_drawn(services: Services) -> None:
     given = {"prompt": "a {red|blue} <b>", "expand": "all", "count": 1}
-    told = tab_create.on_preview(services.studio, *(given.get(name) for name in form.NAMES))
+    told = tab_create.on_preview(services.studio, *(given.get(name) for name in form.FORM_FIELDS))
     assert "<li>a red &lt;b&gt;</li><li>a blue &lt;b&gt;</li>" in told
 
 

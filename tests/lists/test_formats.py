@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.entries import ALIASES, FIELDS, BadLine, Entry
-from diffusion_local.lists.formats import FORMATS, format_of, parse
+from diffusion_local.lists.entries import ALIASES, LIST_OPTIONS, BadLine, Entry
+from diffusion_local.lists.formats import LIST_PARSERS, format_of, parse
 
 
 def one(line: str, form: str = "text") -> Entry | BadLine:
@@ -203,8 +203,8 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 def test_the_names_from_other_tools_mean_fields() -> None:
-    assert set(ALIASES.values()) <= set(FIELDS)
-    assert not set(ALIASES) & set(FIELDS)
+    assert set(ALIASES.values()) <= set(LIST_OPTIONS)
+    assert not set(ALIASES) & set(LIST_OPTIONS)
 
 
 PIECES = st.sampled_from(
@@ -245,7 +245,7 @@ def test_every_line_of_any_text_is_an_entry_or_a_bad_line_with_its_number(lines:
     assert all(each.reason for each in found if isinstance(each, BadLine))
 
 
-@given(st.binary(max_size=300), st.sampled_from(sorted(FORMATS)))
+@given(st.binary(max_size=300), st.sampled_from(sorted(LIST_PARSERS)))
 @settings(max_examples=600, deadline=None)
 def test_no_bytes_break_a_parser(data: bytes, form: str) -> None:
     with contextlib.suppress(InvalidParams):

@@ -154,7 +154,7 @@ def page(services: Services, client: TestClient, given: Given) -> Params:
 
 def lists_page(services: Services, client: TestClient, given: Given) -> Params:
     """The form of the Lists tab."""
-    fields: Given = dict.fromkeys(form_lists.NAMES, "")
+    fields: Given = dict.fromkeys(form_lists.LIST_FIELDS, "")
     fields |= {"mode": "list", "format": "text", "expand": "no", "count": 1, "priority": 0, "text": given["prompt"]}
     fields |= {name: written(each) for name, each in given.items() if name in form_lists.OF_PICTURES}
     fields["size"] = f"{given['width']}x{given['height']}"

@@ -20,7 +20,7 @@ from diffusion_local.compose import Services, open_files
 from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.gallery import recipes
 from diffusion_local.gallery.files import key_for
-from diffusion_local.lists.grid import FIELDS, VARYING
+from diffusion_local.lists.grid import AXIS_FIELDS, VARYING
 from diffusion_local.options import a1111
 from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import DIFFUSION, SAMPLERS
@@ -188,7 +188,7 @@ def test_every_option_that_varies_is_an_axis(services: Services, source: str, na
 
 
 def test_every_option_varies_or_says_that_it_does_not() -> None:
-    assert {*OPTIONS} - {*FIELDS} == {name for name, option in OPTIONS.items() if not option.varies}
+    assert {*OPTIONS} - {*AXIS_FIELDS} == {name for name, option in OPTIONS.items() if not option.varies}
 
 
 # -- shown ----------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_every_option_is_shown_in_the_viewer_and_in_the_history(
 ) -> None:
     job = replace(services.studio.jobs(limit=1)[0], params=made)
     image = Image(job.id, job.id, "2026/01/02/id", made, made.width, made.height, 1, job.created_at)
-    for panel in (view_picture.panel(image, view_picture.Kin()), view_history.panel(job, [], image)):
+    for panel in (view_picture.panel(image, view_picture.Related()), view_history.panel(job, [], image)):
         text = plain(panel)
         missing = {
             name
@@ -224,7 +224,7 @@ def test_every_option_is_shown_in_the_viewer_and_in_the_history(
 
 
 def test_every_option_that_is_listed_has_a_name_of_its_own(given: Given, made: Params) -> None:
-    names = [name for name, _ in view_picture.recipe(made)]
+    names = [name for name, _ in view_picture.recipe_rows(made)]
     assert len(names) == len(set(names))
     assert not set(names) & set(OPTIONS)  # the bare name stands where there are no words
 
@@ -331,7 +331,7 @@ def by_gradio_copy(services: Services, client: TestClient) -> str:
 def by_the_lists_page(services: Services, client: TestClient) -> str:
     from diffusion_local.web.ui import form_lists, tab_lists
 
-    fields: Given = dict.fromkeys(form_lists.NAMES, "") | {"mode": "list", "format": "text", "expand": "no"}
+    fields: Given = dict.fromkeys(form_lists.LIST_FIELDS, "") | {"mode": "list", "format": "text", "expand": "no"}
     fields |= {"count": 1, "priority": 0, "text": "a cat"} | BATCH
     tab_lists.queue(services.studio, form_lists.read(list(fields.values())), "queue_list")
     return services.studio.jobs(limit=1)[0].batch_id

@@ -13,7 +13,7 @@ import uvicorn
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.cli import main
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import offers
+from diffusion_local.dispatch import matching
 from diffusion_local.models.digests import Digests
 from tests.remote.farm import Studio
 from tests.support import eventually
@@ -99,4 +99,4 @@ def files(services: Services) -> dict[str, dict[str, str]]:
     """Those of the studio, whose digests it knows."""
     with acting(LOCAL):
         Digests(services.catalog.shelf, services.catalog.default.folder).run()
-        return offers.installed_files(services.catalog)
+        return matching.installed_files(services.catalog)

@@ -21,8 +21,8 @@ from diffusion_local.remote.spool import Spool
 from diffusion_local.web import refusals
 from diffusion_local.web.api.http import workers
 from diffusion_local.web.api.watch import Watch
-from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop
 
 ROBOT = Actor("ann", Role.ADMIN, frozenset({Scopes.READ, Scopes.WORKER}), source="token", token="t1")
@@ -75,7 +75,7 @@ def joined(
 
 
 def runner(dispatch: Any, services: Services, engine: Engine | None = None, stop: Stop | None = None) -> Runner:
-    terms, inputs = terms_of(services.settings), Inputs(dispatch)
+    terms, inputs = terms_of(services.settings), SourcePictures(dispatch)
     return Runner(dispatch, terms, engine or FakeEngine(0), services.catalog, stop or Stop(), inputs=inputs)
 
 

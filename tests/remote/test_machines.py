@@ -15,8 +15,8 @@ from diffusion_local.errors import InvalidParams, LeaseLost, LostClaim, Unauthor
 from diffusion_local.queue.jobs import Selection
 from diffusion_local.remote.dispatch import RemoteDispatch
 from diffusion_local.worker import saving
-from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop
 from tests.remote.farm import Studio, joined, runner
 from tests.support import enqueue, eventually
@@ -192,7 +192,7 @@ def test_a_picture_gets_the_studios_time_though_the_workers_clock_is_off(
     terms = dispatch.take(0)
     assert 3590 < terms.clock_offset < 3610
     dispatch.publish_files(files)
-    worker = Runner(dispatch, terms, FakeEngine(0), services.catalog, Stop(), inputs=Inputs(dispatch))
+    worker = Runner(dispatch, terms, FakeEngine(0), services.catalog, Stop(), inputs=SourcePictures(dispatch))
     worker.run_due_jobs()
     worker.close()
     image = services.studio.image(job_id)

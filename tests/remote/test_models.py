@@ -12,7 +12,7 @@ import pytest
 
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services, open_services
-from diffusion_local.dispatch.offers import installed_files
+from diffusion_local.dispatch.matching import installed_files
 from diffusion_local.domain import SharedFile
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.models.digests import Digests

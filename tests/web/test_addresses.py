@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_local.web.ui.addresses import MOST, SHOW, GalleryState
+from diffusion_local.web.ui.addresses import MAX_SHOWN, SHOW, GalleryState
 
 
 def test_a_place_is_written_and_read() -> None:
@@ -27,6 +27,8 @@ def test_what_a_browser_sends_is_not_trusted(written: object) -> None:
     assert GalleryState.read(written) == GalleryState()
 
 
-@pytest.mark.parametrize(("sent", "shown"), [("1", 48), ("99999999", MOST), ("200", 200), ("-5", SHOW), ("²", SHOW)])
+@pytest.mark.parametrize(
+    ("sent", "shown"), [("1", 48), ("99999999", MAX_SHOWN), ("200", 200), ("-5", SHOW), ("²", SHOW)]
+)
 def test_what_is_drawn_at_once_is_bounded(sent: str, shown: int) -> None:
     assert GalleryState.read(f"show={sent}").show == shown

@@ -14,14 +14,18 @@ from tests.support import params
 
 
 def test_the_form_has_fields_of_params_and_the_count() -> None:
-    assert list(form.NAMES) == [f.name for f in fields(Params) if f.name in form.NAMES] + ["count", "styles", "expand"]
+    assert list(form.FORM_FIELDS) == [f.name for f in fields(Params) if f.name in form.FORM_FIELDS] + [
+        "count",
+        "styles",
+        "expand",
+    ]
 
 
 def test_every_field_has_a_label_and_a_component(services: Services) -> None:
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False):
-        for name in form.NAMES:
+        for name in form.FORM_FIELDS:
             made = form.component(name, services.studio)
             assert made.visible == "hidden" or made.label.key == f"common.{name}"
 
@@ -52,7 +56,7 @@ def test_what_is_filled_in_is_read_back() -> None:
     [("", None), (None, None), ("  ", None), ("7", 7), (" -1 ", -1), (7, 7), ("seven", "seven"), ("9" * 40, "9" * 40)],
 )
 def test_seed_is_a_number_or_nothing_and_else_left_for_the_check(written: Any, read: Any) -> None:
-    values = ["x" if name == "prompt" else written if name == "seed" else None for name in form.NAMES]
+    values = ["x" if name == "prompt" else written if name == "seed" else None for name in form.FORM_FIELDS]
     assert form.read(values)["seed"] == read
 
 

@@ -140,7 +140,7 @@ def test_the_tab_is_drawn_anew_for_bytes_and_for_files(services: Services) -> No
 def test_use_this_fills_the_form_with_the_models_defaults(services: Services) -> None:
     write_header(services.settings.models / "some_sdxl_turbo.safetensors", files.SDXL)
     outputs = act(services.studio, "use_model", "some_sdxl_turbo")
-    values = dict(zip(form.NAMES, outputs[-len(form.NAMES) :], strict=True))
+    values = dict(zip(form.FORM_FIELDS, outputs[-len(form.FORM_FIELDS) :], strict=True))
     assert (values["width"], values["steps"], values["sampler"]) == (512, 4, "Euler a")
     assert values["model"].value == "some_sdxl_turbo"
     assert not isinstance(values["prompt"], str)

@@ -20,7 +20,7 @@ FIELDS = ("prompt", "batches")  # shown in text fields, not as HTML
 
 
 def press(services: Services, key: str = "", **changes: Any) -> list[Any]:
-    values = dict.fromkeys(form.NAMES) | {"prompt": "a red apple", "seed": "", "count": 1, "styles": []} | changes
+    values = dict.fromkeys(form.FORM_FIELDS) | {"prompt": "a red apple", "seed": "", "count": 1, "styles": []} | changes
     return list(tab_create.on_generate(services.studio, key, *values.values()))
 
 
@@ -31,7 +31,7 @@ class Click:
 
 def click(services: Services, verb: str, key: str = "") -> dict[str, Any]:
     values = actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
-    names = ("toast", "receipt", "tabs", "panel", "told", "batches", *form.NAMES)
+    names = ("toast", "receipt", "tabs", "panel", "told", "batches", *form.FORM_FIELDS)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
 
@@ -289,7 +289,7 @@ def test_a_recipe_says_which_settings_it_changed(services: Services) -> None:
     image = made(services, seed=4242)
     before = form.fill(image.params)
     for name, value in (("steps", 50), ("negative", "blur"), ("prompt", "other"), ("count", 9)):
-        before[form.NAMES.index(name)] = value
+        before[form.FORM_FIELDS.index(name)] = value
     values = actions.act(services.studio, Click("recipe", image.id), *before)  # type: ignore[arg-type]
     assert "Applied: Negative prompt, Steps</span>" in values[4]
 
@@ -337,8 +337,8 @@ def test_only_a_part_of_the_settings_is_used(services: Services) -> None:
     image = made(services, seed=4242)
     seed = click(services, "recipe_seed", image.id)
     assert (seed["seed"], seed["tabs"].selected) == ("4242", "create")
-    assert set(seed) & set(form.NAMES) == {"seed"}
-    assert set(click(services, "recipe_size", image.id)) & set(form.NAMES) == {"width", "height"}
+    assert set(seed) & set(form.FORM_FIELDS) == {"seed"}
+    assert set(click(services, "recipe_size", image.id)) & set(form.FORM_FIELDS) == {"width", "height"}
     words = click(services, "recipe_prompt", image.id)
     assert words["prompt"] == "a red apple"
     assert not {"seed", "width", "model"} & set(words)

@@ -137,10 +137,15 @@ def test_what_is_not_finished_is_shown_before_what_is(services: Services, monkey
     waiting = [services.studio.submit("more").batch_id for _ in range(3)]
     mine = sorted([*ended, running, *waiting], reverse=True)
     monkeypatch.setattr(tab_create, "SHOWN_BATCHES", 6)
-    assert tab_create.choose(mine, services.studio.snapshot())[0] == [running, *waiting[::-1], ended[7], ended[6]]
+    assert tab_create.choose_batches(mine, services.studio.snapshot())[0] == [
+        running,
+        *waiting[::-1],
+        ended[7],
+        ended[6],
+    ]
     monkeypatch.setattr(tab_create, "MOST_BATCHES", 2)
     monkeypatch.setattr(tab_create, "SHOWN_BATCHES", 2)
-    assert tab_create.choose(mine, services.studio.snapshot()) == ([running, waiting[2]], 2)
+    assert tab_create.choose_batches(mine, services.studio.snapshot()) == ([running, waiting[2]], 2)
     assert "2 more in the queue" in poll(services, mine=mine)["create"]
 
 

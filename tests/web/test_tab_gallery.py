@@ -32,7 +32,7 @@ def drawn(image: Image) -> str:
     """The gallery with one picture, and the viewer with the same one."""
     shown = view_gallery.Shown([image], repeated={image.id: 2})
     page = view_gallery.gallery(GalleryState(), shown, [BOARD], ["starter", "sdxl"], ["ann", "bob"], NOW, 1, 30)
-    return page + view_picture.panel(image, view_picture.Kin(1, "B1", [BOARD], [BOARD]))
+    return page + view_picture.panel(image, view_picture.Related(1, "B1", [BOARD], [BOARD]))
 
 
 def test_every_filter_of_the_gallery_can_be_set_on_its_page() -> None:

@@ -19,7 +19,7 @@ SMALL = {"size": "128x128", "steps": "2"}
 
 def form(**changes: Any) -> list[Any]:
     """The form's values, as a browser sends them."""
-    values: dict[str, Any] = dict.fromkeys(form_lists.NAMES, "")
+    values: dict[str, Any] = dict.fromkeys(form_lists.LIST_FIELDS, "")
     values |= {"mode": "list", "format": "text", "expand": "random", "count": 1, "priority": 0}
     return list((values | changes).values())
 
@@ -190,7 +190,7 @@ def test_the_list_of_batches_has_no_single_pictures_that_somebody_waits_for(serv
 
 
 def test_pages_of_batches(services: Services) -> None:
-    ids = [batch_of(services) for _ in range(view_batches.PAGE + 1)]
+    ids = [batch_of(services) for _ in range(view_batches.BATCHES_PER_PAGE + 1)]
     assert ids[0] not in shown(services)
     at = act(services, "batches_at", ids[1])["batches"]
     assert shown(services, at).count("batch-line") == 1

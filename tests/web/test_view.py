@@ -122,7 +122,7 @@ def test_a_persons_text_is_never_html() -> None:
         view_stage.stage([], [view_stage.Shot("I1", evil, "done", image=picture)], None),
         view_now.drawer(shown, [], NOW),
         view_now.now_line(shown, NOW),
-        view_picture.panel(picture, view_picture.Kin()),
+        view_picture.panel(picture, view_picture.Related()),
         gallery(GalleryState({"search": EVIL}), Shown([picture]), [Board("B", EVIL, "", "2026")], [EVIL, "x"], [EVIL]),
         view_gallery.compared(picture, image()),
         view.toast(EVIL, EVIL),
@@ -355,7 +355,7 @@ def test_gallery_says_why_it_is_empty() -> None:
 
 
 def test_panel_shows_the_whole_recipe() -> None:
-    html = view_picture.panel(image(params=params(negative="blurry", seed=99, guidance=7.5)), view_picture.Kin())
+    html = view_picture.panel(image(params=params(negative="blurry", seed=99, guidance=7.5)), view_picture.Related())
     for shown in ("a red apple", "blurry", "99", "7.5", "DPM++ 2M", "starter", "128 × 128", "4 kB", "2.5 s"):
         assert shown in html
     assert "/images/I1.png?download=1" in html
@@ -363,14 +363,14 @@ def test_panel_shows_the_whole_recipe() -> None:
 
 def test_panel_leads_to_what_is_akin() -> None:
     tea, sea = (Board(f"B{name}", f"<{name}>", "", "2026-01-02T03:04:05.000Z") for name in ("tea", "sea"))
-    html = view_picture.panel(image(), view_picture.Kin(2, "BATCH", [tea], [sea, tea]))
+    html = view_picture.panel(image(), view_picture.Related(2, "BATCH", [tea], [sea, tea]))
     assert "2 others with these settings" in html
     for query in ("like=I1", "batch=BATCH", "board=Btea"):
         assert f'href="/ui/gallery?{query}"' in html
     assert 'data-do="pin" data-id="Bsea I1"' in html
     assert "Btea I1" not in html
     assert "&lt;tea&gt;" in html
-    trashed = view_picture.panel(replace(image(), trashed_at="2026-01-02T03:04:05.000Z"), view_picture.Kin())
+    trashed = view_picture.panel(replace(image(), trashed_at="2026-01-02T03:04:05.000Z"), view_picture.Related())
     assert 'data-do="pin' not in trashed
     assert "like=" not in trashed
 

@@ -40,7 +40,7 @@ def statements(text: str) -> Iterator[str]:
 
 
 #: Names and files of all migrations, in order.
-FILES = [(step.stem, step) for step in sorted(Path(__file__).parent.glob("*.sql"))]
+SQL_FILES = [(step.stem, step) for step in sorted(Path(__file__).parent.glob("*.sql"))]
 
-for name, step in FILES:
+for name, step in SQL_FILES:
     MIGRATIONS(name=name)(partial(run, step))

@@ -10,7 +10,7 @@ from diffusion_local.engine import transformer, unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 #: Tokens that each text encoder reads.
-READ = {0: 77, 1: 256}
+TOKENS_OF_ENCODER = {0: 77, 1: 256}
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
@@ -27,7 +27,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
             pipe.transformer.dtype,
             do_classifier_free_guidance=negative is not None,
             negative_prompt=negative or None,
-            max_sequence_length=READ[number],
+            max_sequence_length=TOKENS_OF_ENCODER[number],
             text_encoder_index=number,
         )
         found |= {

@@ -188,7 +188,7 @@ TOLERANCES = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float32: 0.002}
 #: The same for 8-bit products, whose rounding alone gives 0.02.
 EIGHT_BIT_TOLERANCE = 0.1
 #: Arguments of ``UNet2DConditionModel.forward`` that the fused form takes.
-KNOWN = {
+SUPPORTED = {
     "sample",
     "timestep",
     "encoder_hidden_states",
@@ -256,7 +256,7 @@ class FusedDenoiser:
     def forward(self, run: Run, exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Has the signature of ``UNet2DConditionModel.forward``; ``exact`` is the original."""
         given = kwargs | dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
-        unknown = [name for name, value in given.items() if name not in KNOWN and value is not None]
+        unknown = [name for name, value in given.items() if name not in SUPPORTED and value is not None]
         if self._form is None or unknown or len(args) > 3:
             return run("denoiser", exact, *args, **kwargs) if self._form is None else exact(*args, **kwargs)
         try:

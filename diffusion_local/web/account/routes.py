@@ -22,7 +22,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web import access
 from diffusion_local.web.access import SESSION, cookie_name
 from diffusion_local.web.account import pages
-from diffusion_local.web.refusals import NEVER, error_body, headers_of, status_of
+from diffusion_local.web.refusals import NOT_CACHED, error_body, headers_of, status_of
 from diffusion_local.web.ui import view
 from diffusion_local.web.ui.words import say
 
@@ -69,7 +69,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         session = request.scope.get(SESSION)
         if session:
             await anyio.to_thread.run_sync(accounts.sign_out, session.account, session.id)
-        answer = RedirectResponse(f"{root_of(request)}/login?out=true", 303, headers=NEVER)
+        answer = RedirectResponse(f"{root_of(request)}/login?out=true", 303, headers=NOT_CACHED)
         answer.delete_cookie(cookie, path="/")
         return answer
 
@@ -98,7 +98,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
             problem, status = view.problem(error), status_of(error)
             return await anyio.to_thread.run_sync(lambda: shown(request, status, problem=problem))
         if more is None:
-            return RedirectResponse(f"{root_of(request)}/account", 303, headers=NEVER)
+            return RedirectResponse(f"{root_of(request)}/account", 303, headers=NOT_CACHED)
         return await anyio.to_thread.run_sync(lambda: shown(request, **more))
 
     @app.get("/account", include_in_schema=False)
@@ -177,13 +177,13 @@ def wants_html(request: Request) -> bool:
 
 
 def html(content: str, status: int = 200) -> HTMLResponse:
-    return HTMLResponse(content, status, headers=NEVER)
+    return HTMLResponse(content, status, headers=NOT_CACHED)
 
 
 def to(request: Request, following: str) -> RedirectResponse:
     """To a page of ours, wherever the address said to go."""
     ours = following.startswith("/") and not following.startswith(("//", "/\\")) and following.isprintable()
-    return RedirectResponse(root_of(request) + (following if ours else "/"), 303, headers=NEVER)
+    return RedirectResponse(root_of(request) + (following if ours else "/"), 303, headers=NOT_CACHED)
 
 
 def root_of(request: Request) -> str:

@@ -14,7 +14,7 @@ from diffusion_local.errors import NotFound, UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.watch import Watch
 
-PAGE = 500  # events in one look
+EVENTS_PER_LOOK = 500
 LARGEST = 2**63 - 1
 
 
@@ -52,11 +52,11 @@ class JobEvents:
 
     def look(self) -> tuple[list[FollowEvent], bool]:
         whole = self._whole()  # before the events: they then tell at least as much
-        found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, PAGE)
+        found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, EVENTS_PER_LOOK)
         news = []
         for self.number, event in found:
             news.append(FollowEvent("state", serializers.event(event), self.number))
-        self.more = len(found) == PAGE
+        self.more = len(found) == EVENTS_PER_LOOK
         if self._job_id:
             ended = whole["finished_at"] is not None
             running = [] if ended or whole["state"] != "running" else [whole]
@@ -98,10 +98,10 @@ class QueueEvents:
         if self.number < 0:
             self.number = self._studio.moment()[1]
         news = []
-        found = self._studio.events_after(self.number, limit=PAGE)
+        found = self._studio.events_after(self.number, limit=EVENTS_PER_LOOK)
         for self.number, event in found:
             news.append(FollowEvent("state", serializers.event(event), self.number))
-        self.more = len(found) == PAGE
+        self.more = len(found) == EVENTS_PER_LOOK
         queue = serializers.queue(self._studio.snapshot(0, 0))
         counts = {name: queue[name] for name in ("paused", "reason", "counts")}
         if counts != self._counts:

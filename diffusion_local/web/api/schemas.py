@@ -24,7 +24,7 @@ from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import LOCAL_FIELDS, STARTER_DEFAULTS, STARTER_LIMITS, Model
-from diffusion_local.models.description import STATES as MODEL_STATES
+from diffusion_local.models.description import MODEL_STATES
 from diffusion_local.models.index import STARTER
 from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
@@ -198,7 +198,7 @@ BATCH = typed(
     **dict.fromkeys(("start_at", "finish_by", "done_at"), TIME | None),
     **dict.fromkeys(("jobs_url", "stream_url", "images_url", "zip_url", "sheet_url"), str),
 )
-QUEUE = typed(
+QUEUE_SHAPE = typed(
     "Queue",
     Snapshot,
     *("total_eta",),
@@ -224,7 +224,7 @@ SCHEMAS: dict[Any, Any] = {
     Job: JOB,
     Image: IMAGE,
     BatchProgress: BATCH,
-    Snapshot: QUEUE,
+    Snapshot: QUEUE_SHAPE,
     Model: MODEL,
     Adapter: typed("Adapter", Adapter, "path", ready=bool),
     Download: typed("Download", Download, "error_kind", "error_message", error=FAULT | None),
@@ -235,8 +235,11 @@ SCHEMAS: dict[Any, Any] = {
 }
 #: Answers to what enqueues a batch.
 URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
-WHERE: dict[str, Any] = dict.fromkeys(URLS, str) | {"finished": bool}
-ACCEPTED = {Receipt: typed("Accepted", Receipt, **WHERE), ListReceipt: typed("ListAccepted", ListReceipt, **WHERE)}
+LOCATION: dict[str, Any] = dict.fromkeys(URLS, str) | {"finished": bool}
+ACCEPTED = {
+    Receipt: typed("Accepted", Receipt, **LOCATION),
+    ListReceipt: typed("ListAccepted", ListReceipt, **LOCATION),
+}
 
 
 def examples() -> dict[str, serializers.Json]:

@@ -40,7 +40,7 @@ def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
     try:
         with disk.storage_errors():
             if verb in OF_FORM:
-                effect = OF_FORM[verb](studio, key, dict(zip(form.NAMES, values, strict=False)))
+                effect = OF_FORM[verb](studio, key, dict(zip(form.FORM_FIELDS, values, strict=False)))
             else:
                 effect = VERBS.get(verb, unknown)(studio, key)
     except UserError as error:

@@ -31,7 +31,7 @@ def panel(studio: Studio, image_id: str) -> str:
         batch_id = studio.job(image.job_id).batch_id
     except NotFound:  # the list was cleared since
         batch_id = ""
-    kin = view_picture.Kin(
+    kin = view_picture.Related(
         studio.pictures.alike(image), batch_id, studio.boards.of_image(image.id), studio.boards.all()
     )
     return view_picture.panel(image, kin)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from diffusion_local import serializers
 from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, GalleryFilter
-from diffusion_local.queue.groups import MAX_TEXT, STATES, JobFilter, ListPosition, QueuePosition
+from diffusion_local.queue.groups import MAX_TEXT, STATE_FILTERS, JobFilter, ListPosition, QueuePosition
 
 PREFIX = "/ui"
 #: Views of the page, in the order of its navigation.
@@ -65,7 +65,7 @@ class QueueState:
         """What a browser sends is not trusted: what is not understood is left out."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
         named = {each.name: values.get(each.name, "").strip()[:MAX_TEXT] for each in fields(JobFilter)}
-        if named["state"] not in STATES:
+        if named["state"] not in STATE_FILTERS:
             named["state"] = ""
         pages = [numbers(each) for each in values.get("live", "").split()[-MOST_PAGES:]]
         windows = [each.partition(":") for each in values.get("wide", "").split()[-MOST_WIDE:]]
@@ -92,8 +92,8 @@ def written(key: tuple[int, int, int]) -> str:
 
 
 FLAGS = ("starred", "trashed", "flagged")
-NAMES = frozenset(each.name for each in fields(GalleryFilter))
-FEWEST, SHOW, MOST = 48, 160, 480  # pictures that are drawn at once
+FILTER_NAMES = frozenset(each.name for each in fields(GalleryFilter))
+FEWEST, SHOW, MAX_SHOWN = 48, 160, 480  # pictures that are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,11 @@ class GalleryState:
         filters = {
             name: value.strip()[: 2 * MAX_CHARS if name == "search" else MAX_VALUE]
             for name, value in values.items()
-            if name in NAMES
+            if name in FILTER_NAMES
         }
-        return cls({name: value for name, value in filters.items() if value}, at, top, max(FEWEST, min(MOST, number)))
+        return cls(
+            {name: value for name, value in filters.items() if value}, at, top, max(FEWEST, min(MAX_SHOWN, number))
+        )
 
     def written(self) -> str:
         more = {"at": self.at, "top": self.top, "show": "" if self.show == SHOW else str(self.show)}
@@ -134,7 +136,7 @@ class GalleryState:
         """With one filter more, from the beginning; an empty value takes it away."""
         rest = {each: kept for each, kept in self.filters.items() if each != name}
         return replace(
-            self, filters=rest | ({name: value} if value and name in NAMES else {}), at="", top="", show=SHOW
+            self, filters=rest | ({name: value} if value and name in FILTER_NAMES else {}), at="", top="", show=SHOW
         )
 
     def without(self, *names: str) -> Self:

@@ -12,7 +12,7 @@ from diffusion_local.web.ui import form, view
 
 
 def skipped_form() -> list[Any]:
-    return [gr.skip() for _ in form.NAMES]
+    return [gr.skip() for _ in form.FORM_FIELDS]
 
 
 @dataclass(frozen=True, slots=True)

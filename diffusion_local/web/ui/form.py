@@ -182,14 +182,14 @@ MAKERS: dict[Widget, Make] = {
     Widget.HIDDEN: kept,
 }
 #: Fields in addition to the options of a picture.
-EXTRA: dict[str, Callable[[Studio], gr.components.Component]] = {
+FORM_EXTRAS: dict[str, Callable[[Studio], gr.components.Component]] = {
     "count": count,
     "styles": styles,
     "expand": expand,
 }
-NAMES = (*OPTIONS, *EXTRA)
+FORM_FIELDS = (*OPTIONS, *FORM_EXTRAS)
 #: Options that choose a file, which may have come after the server's start.
-OF_FILES = tuple(name for name, each in OPTIONS.items() if each.files and each.component is Widget.CHOICE)
+FILE_FIELDS = tuple(name for name, each in OPTIONS.items() if each.files and each.component is Widget.CHOICE)
 WHOLE_NUMBER = re.compile(r"-?\d{1,20}")
 #: Decided by the size of a source picture.
 FROM_SOURCE = ("width", "height")
@@ -197,8 +197,8 @@ FROM_SOURCE = ("width", "height")
 
 def component(name: str, studio: Studio) -> Any:
     """The component of a field, created where the layout places it."""
-    if name in EXTRA:
-        return EXTRA[name](studio)
+    if name in FORM_EXTRAS:
+        return FORM_EXTRAS[name](studio)
     option = OPTIONS[name]
     return MAKERS[option.component](option, words.label(f"common.{name}"), studio)
 
@@ -218,7 +218,7 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
 
     Options that do not apply to the kind of work are left out, wherever their components are.
     """
-    given = dict(zip(NAMES, values, strict=True))
+    given = dict(zip(FORM_FIELDS, values, strict=True))
     given["prompt"] = given["prompt"] or ""
     for name, option in OPTIONS.items():
         if option.component is Widget.SEED:
@@ -228,7 +228,9 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
     if kind in tuple(Kind):
         given |= dict.fromkeys(refused_options(Kind(kind)))
     if kind == Kind.UPSCALE:
-        given = {name: each for name, each in given.items() if name in EXTRA or Kind.UPSCALE in OPTIONS[name].kinds}
+        given = {
+            name: each for name, each in given.items() if name in FORM_EXTRAS or Kind.UPSCALE in OPTIONS[name].kinds
+        }
     elif kind != Kind.TXT2IMG:
         given |= dict.fromkeys(FROM_SOURCE)
     return given
@@ -241,7 +243,7 @@ def fill(params: Params) -> list[Any]:
     values |= {"count": 1, "styles": [], "expand": "no" if written else ""}
     if params.kind is Kind.UPSCALE:  # it has none of these; the form keeps its own
         values |= {name: gr.skip() for name in FOLLOW_MODEL}
-    return [values[name] for name in NAMES]
+    return [values[name] for name in FORM_FIELDS]
 
 
 def filled(option: Option, value: Any, kind: Kind) -> Any:
@@ -256,14 +258,14 @@ def filled(option: Option, value: Any, kind: Kind) -> Any:
 
 def only(**changes: Any) -> list[Any]:
     """Update these fields and leave the others."""
-    return [changes.get(name, gr.skip()) for name in NAMES]
+    return [changes.get(name, gr.skip()) for name in FORM_FIELDS]
 
 
 def differences(before: Sequence[Any], after: Sequence[Any]) -> list[str]:
     """Names of the settings, except the prompt, that a recipe has changed."""
     return [
         name
-        for name, old, new in zip(NAMES, before, after, strict=True)
+        for name, old, new in zip(FORM_FIELDS, before, after, strict=True)
         if name not in ("prompt", "count", "expand") and not isinstance(new, dict) and (old or "") != (new or "")
     ]
 
@@ -273,14 +275,14 @@ def model_choices(models: Sequence[Model]) -> list[tuple[str, str]]:
 
 
 #: Width : height of the upright shapes; the first is every model's own size. Each but the first can be turned.
-SHAPES = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
+ASPECT_RATIOS = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
 
 
 def sizes(model: Model, landscape: bool = False) -> list[tuple[str, str]]:
     """Shapes close to the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT")."""
     area = model.defaults.width * model.defaults.height
     found = []
-    for shape in SHAPES:
+    for shape in ASPECT_RATIOS:
         across, down = reversed(shape) if landscape else shape
         width = fitting(math.sqrt(area * across / down), model.limits)
         height = fitting(math.sqrt(area * down / across), model.limits)

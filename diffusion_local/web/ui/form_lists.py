@@ -8,7 +8,7 @@ import gradio as gr
 
 from diffusion_local.domain import PRIORITIES
 from diffusion_local.lists.entries import EXPANSIONS, parse_size
-from diffusion_local.lists.formats import FORMATS
+from diffusion_local.lists.formats import LIST_PARSERS
 from diffusion_local.lists.grid import PROMPTS
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
@@ -20,17 +20,17 @@ from diffusion_local.web.ui.words import has_phrase, label, say
 
 REPLACED = PROMPTS
 LORA = "lora "
-SIZE = ("width", "height")
+SIZE_OPTIONS = ("width", "height")
 #: Options that hold for every picture: those of a picture without a source. The size is one field.
 OF_PICTURES = tuple(
     name
     for name, option in OPTIONS.items()
-    if Kind.TXT2IMG in option.kinds and not option.is_picture and name not in ("prompt", "kind", *SIZE)
+    if Kind.TXT2IMG in option.kinds and not option.is_picture and name not in ("prompt", "kind", *SIZE_OPTIONS)
 )
 #: The axes of a grid that are offered; LoRAs of this machine come behind them, any other field can be typed.
 AXES = (*PROMPTS, "size", *(name for name in OF_PICTURES if OPTIONS[name].varies and name not in PROMPTS))
 #: Options that choose a file, which may have come after the server's start.
-OF_FILES = tuple(name for name in form.OF_FILES if name in OF_PICTURES)
+FILE_FIELDS = tuple(name for name in form.FILE_FIELDS if name in OF_PICTURES)
 Make = Callable[[Studio], Any]
 
 
@@ -153,10 +153,10 @@ def values_of(name: str) -> Make:
     return make
 
 
-FIELDS: dict[str, Make] = {
+COMPONENTS: dict[str, Make] = {
     "mode": mode,
     "text": text,
-    "format": choice("format", tuple(FORMATS)),
+    "format": choice("format", tuple(LIST_PARSERS)),
     "expand": choice("expand", EXPANSIONS),
     "prompt": prompt,
     **{f"axis_{name}": axis(name) for name in "xyz"},
@@ -171,7 +171,7 @@ FIELDS: dict[str, Make] = {
     },
     "priority": number("priority", 0, *PRIORITIES),
 }
-NAMES = tuple(FIELDS)
+LIST_FIELDS = tuple(COMPONENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +214,12 @@ class Asked:
 
 
 def read(values: Sequence[Any]) -> Asked:
-    given = dict(zip(NAMES, values, strict=True))
+    given = dict(zip(LIST_FIELDS, values, strict=True))
     return Asked(given["mode"] == "grid", given)
 
 
 def component(name: str, studio: Studio) -> Any:
-    return FIELDS[name](studio)
+    return COMPONENTS[name](studio)
 
 
 def axes(words: Callable[[str], Any], loras: Sequence[str] = ()) -> list[Any]:
@@ -232,7 +232,7 @@ def once(studio: Studio) -> list[Any]:
     """Update choices on page load with models and LoRAs newer than the server's start."""
     loras = [each.name for each in studio.library.adapters()["loras"] if each.ready]
     own = (say("lists.own_model"), "")
-    files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in OF_FILES)
+    files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in FILE_FIELDS)
     return [
         gr.Dropdown([own, *model_choices(studio.models())]),
         *files,
@@ -256,4 +256,4 @@ def times_at(place: str) -> list[str]:
 
 
 #: What `once` changes.
-DRAWN_ONCE = ("model", *OF_FILES, "axis_x", "axis_y", "axis_z")
+DRAWN_ONCE = ("model", *FILE_FIELDS, "axis_x", "axis_y", "axis_z")

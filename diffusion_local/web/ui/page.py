@@ -36,7 +36,7 @@ RESTORE = "(...values) => diffusionLocal.restore(...values)"
 RESTORE_QUEUE = "() => diffusionLocalQueue.written()"
 RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
 #: The open tab, and what the tabs ask for; see look.js.
-LOOK = "(...asked) => diffusionLocalLook.ask(...asked)"
+POLL_SCRIPT = "(...asked) => diffusionLocalLook.ask(...asked)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCH
 
 def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """Parts drawn once per page load."""
-    return [*tab_create.once(studio, model_id, width, height), *form_lists.once(studio)]
+    return [*tab_create.initial_updates(studio, model_id, width, height), *form_lists.once(studio)]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         parts = [each.drawn for each in laid_out.values()]
         asked = [part for each in laid_out.values() for part in each.asked]
         here = [tab, *asked]
-        looks: dict[str, Any] = {"fn": None, "inputs": here, "js": LOOK, "trigger_mode": "multiple", **QUIET}
+        looks: dict[str, Any] = {"fn": None, "inputs": here, "js": POLL_SCRIPT, "trigger_mode": "multiple", **QUIET}
         gr.on([part.change for part in here], **looks)
         outlives = [create.told, create.mine, linked, *create.fields]
         shown = [create.field(name) for name in ("model", "width", "height")]

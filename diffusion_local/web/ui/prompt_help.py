@@ -40,7 +40,7 @@ def on_preset(studio: Studio, written: Any) -> list[Any]:
     """Fill the form from a preset that this browser stores: JSON by field name."""
     try:
         found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
-        values = {name: value for name, value in dict(found).items() if name in form.NAMES and is_plain(value)}
+        values = {name: value for name, value in dict(found).items() if name in form.FORM_FIELDS and is_plain(value)}
     except (ValueError, TypeError, RecursionError):
         values = {}
     return form.only(**values)
@@ -65,5 +65,9 @@ def vocabulary(studio: Studio) -> str:
             if 1 < len(tag) <= MOST_TAG:
                 counts[tag] = counts.get(tag, 0) + 1
     tags = sorted(counts, key=lambda tag: -counts[tag])[:MOST_TAGS]
-    more = {"tags": tags, "fields": form.NAMES, "helper": bool(studio.preferences.settings.prompt_helper_url.strip())}
+    more = {
+        "tags": tags,
+        "fields": form.FORM_FIELDS,
+        "helper": bool(studio.preferences.settings.prompt_helper_url.strip()),
+    }
     return json.dumps(studio.prompts.vocabulary() | more, ensure_ascii=False)

@@ -17,7 +17,7 @@ from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import Kind
 from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import dropped, form, prompt_help, view, view_models, view_stage
+from diffusion_local.web.ui import form, prompt_help, recipe_import, view, view_models, view_stage
 from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import has_phrase, label, say, translated
@@ -26,7 +26,7 @@ SHOWN_PROMPTS = 10  # of a preview
 SHOWN_BATCHES = 12  # at least, finished ones among them
 MOST_BATCHES = 30  # at most, all of them unfinished
 REMEMBERED_BATCHES = 100
-EARLIER = 24  # pictures of the gallery, behind those of this session
+OLDER_PICTURES = 24  # pictures of the gallery, behind those of this session
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 32))"
 SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
@@ -46,13 +46,13 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
             and not given.get("outpaint")
         ):
             return view.notice("bad", say("create.mask_missing")), gr.skip()
-        receipt = studio.submit(**styled(studio, given), idempotency_key=key if isinstance(key, str) else None)
+        receipt = studio.submit(**apply_styles(studio, given), idempotency_key=key if isinstance(key, str) else None)
     except UserError as error:
-        return refused(error), gr.skip()
+        return refusal_notice(error), gr.skip()
     return view.warnings_notice(receipt.warnings), receipt.batch_id
 
 
-def refused(error: UserError) -> str:
+def refusal_notice(error: UserError) -> str:
     """Why nothing was made. What names a field stands until that is changed (dock.js)."""
     field = error.option if isinstance(error, InvalidParams) else ""
     return render("refused.html", words=view.problem(error), field=field)
@@ -61,15 +61,15 @@ def refused(error: UserError) -> str:
 def on_preview(studio: Studio, *values: Any) -> str:
     """What a press of Generate would draw of wildcards and choices."""
     try:
-        preview = studio.prompts.preview(**styled(studio, form.read(values)))
+        preview = studio.prompts.preview(**apply_styles(studio, form.read(values)))
     except UserError as error:
-        return refused(error)
+        return refusal_notice(error)
     drawn = "".join(f"<li>{view.text(prompt)}</li>" for prompt in preview.prompts[:SHOWN_PROMPTS])
     said = say("create.would_draw", n=preview.pictures, combinations=preview.combinations, seed=preview.seed)
     return view.notice("info", f"{said}<ol>{drawn}</ol>") + view.warnings_notice(preview.warnings)
 
 
-def styled(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:
+def apply_styles(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:
     """The form's settings with the chosen styles in both prompts."""
     chosen = given.pop("styles") or []
     prompt, negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
@@ -129,7 +129,7 @@ def on_keep(studio: Studio, mine: Any) -> Any:
     return str(jobs[0].params.seed) if jobs else gr.skip()
 
 
-def choose(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int]:
+def choose_batches(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int]:
     """Of these, newest first: what to show, and how many unfinished ones are left out."""
     running = {job.batch_id for job in snapshot.running}
     unfinished = running | {job.batch_id for job in snapshot.waiting}
@@ -147,12 +147,12 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: A
     that has made nothing yet shows what there is.
     """
     batch_ids = mine.split() if isinstance(mine, str) else []
-    shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
+    shown, left_out = choose_batches(batch_ids[:REMEMBERED_BATCHES], snapshot)
     running = [job.batch_id for job in snapshot.running if not job.hidden and job.batch_id not in shown]
     shown = [*dict.fromkeys(running), *shown]
     jobs = studio.jobs_of_batches(shown, view_stage.MOST_SHOTS)
     stacks = view_stage.stacked(jobs, studio.counts_of_batches(shown), studio.images_of(jobs), snapshot)
-    earlier = view_stage.older(studio.pictures.page(EARLIER), stacks)
+    earlier = view_stage.older(studio.pictures.page(OLDER_PICTURES), stacks)
     hand = view_stage.at_hand(stacks, earlier, chosen if isinstance(chosen, str) else "")
     return view_stage.stage(stacks, earlier, hand, left_out, None if hand else first_model(studio))
 
@@ -200,15 +200,15 @@ class CreateTab:
         return [self.mine, self.at]
 
     def field(self, name: str) -> Any:
-        return self.fields[form.NAMES.index(name)]
+        return self.fields[form.FORM_FIELDS.index(name)]
 
     @property
     def drawn_once(self) -> list[Any]:
         first = (self.size, self.sample, self.loras, self.references, self.controls, self.vocabulary, self.source)
-        return [*first, *map(self.field, ("model", "styles", *form.OF_FILES))]
+        return [*first, *map(self.field, ("model", "styles", *form.FILE_FIELDS))]
 
 
-def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
+def initial_updates(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """For ``CreateTab.drawn_once`` when a page is loaded: it has its own language, and shows files that came lately."""
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
     return [
@@ -219,12 +219,12 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
         view_stage.panel(),
         gr.Dropdown(form.model_choices(studio.models())),
         gr.Dropdown([(say(key) if has_phrase(key) else name, name) for name, key in names.items()]),
-        *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.OF_FILES),
+        *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.FILE_FIELDS),
     ]
 
 
 #: Named groups of settings below the prompt, and the fields of each; dock.js keeps them open.
-GROUPS = {
+FIELDS_OF_GROUP = {
     "sampling": ("steps", "guidance", "sampler", "schedule"),
     "files": ("vae", "clip_skip", "rung"),
     "variation": ("variation_seed", "variation_strength"),
@@ -232,13 +232,13 @@ GROUPS = {
 
 
 #: Places of options that the layout below names.
-PLACED = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
+LAYOUT_PLACES = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
 
 
-def own_groups() -> list[str]:
+def option_groups() -> list[str]:
     """Places of options without a row of their own in the layout: each becomes a group, ``create.group_NAME``."""
     places = dict.fromkeys(option.place for option in OPTIONS.values())
-    return [each for each in places if each not in PLACED and not each.startswith("expert.")]
+    return [each for each in places if each not in LAYOUT_PLACES and not each.startswith("expert.")]
 
 
 def layout(studio: Studio) -> CreateTab:
@@ -288,25 +288,25 @@ def layout(studio: Studio) -> CreateTab:
                 with gr.Row(elem_id="source-settings"):
                     place(*form.at("source-settings"))
                 with gr.Accordion(label("create.group_sampling"), open=True, elem_id="group-sampling"), gr.Row():
-                    place(*GROUPS["sampling"])
+                    place(*FIELDS_OF_GROUP["sampling"])
                 with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
                     loras = live("loras")
                 with gr.Accordion(label("common.controls"), open=False, elem_id="group-controls"):
                     controls = live("controls")
-                for group in own_groups():
+                for group in option_groups():
                     with gr.Accordion(label(f"create.group_{group}"), open=False, elem_id=f"group-{group}"), gr.Row():
                         place(*form.at(group))
                 with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():
                     place("expand")
                     preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
                 with gr.Accordion(label("create.group_variation"), open=False, elem_id="group-variation"), gr.Row():
-                    place(*GROUPS["variation"])
+                    place(*FIELDS_OF_GROUP["variation"])
                 with gr.Accordion(label("create.group_files"), open=False, elem_id="group-files"):
                     with gr.Row():
-                        place(*GROUPS["files"])
-                    place(*(name for name in form.NAMES if name not in made))
+                        place(*FIELDS_OF_GROUP["files"])
+                    place(*(name for name in form.FORM_FIELDS if name not in made))
         drawn = live("create")
-    fields = [made[name] for name in form.NAMES]
+    fields = [made[name] for name in form.FORM_FIELDS]
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
     rest += [hidden("", "token-count"), hidden("", "recount"), hidden("", "preset"), hidden("", "vocabulary"), hidden()]
     return CreateTab(
@@ -355,7 +355,9 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
         bound(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **REPEATABLE
     )
     tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **REPEATABLE)
-    tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **REPEATABLE)
+    tab.dropped.change(
+        bound(recipe_import.fill_form, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **REPEATABLE
+    )
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(
         bound(on_generate, studio),

@@ -28,7 +28,7 @@ MOST_CURSORS = 200  # pages that one can walk back
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, at: Any) -> str:
     """The list of batches; ``at``: the last ids of the previous pages."""
     cursors = at.split()[:MOST_CURSORS] if isinstance(at, str) else []
-    found = studio.batches.page(view_batches.PAGE + 1, cursors[-1] if cursors else None, large=True)
+    found = studio.batches.page(view_batches.BATCHES_PER_PAGE + 1, cursors[-1] if cursors else None, large=True)
     return view_batches.batches(found, cursors, now)
 
 
@@ -142,7 +142,7 @@ class ListsTab:
 
     @property
     def fields(self) -> list[Any]:
-        return [self.components[name] for name in form_lists.NAMES]
+        return [self.components[name] for name in form_lists.LIST_FIELDS]
 
     @property
     def drawn_once(self) -> list[Any]:

@@ -13,21 +13,21 @@ from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import ask, button, item, menu, moment, pictures, text
 from diffusion_local.web.ui.words import say
 
-PAGE = 20
+BATCHES_PER_PAGE = 20
 #: Options of the waiting pictures that the panel changes: the size, and those that Create shows beside each other.
-SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
+EDITABLE_SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
 #: All fields of the panel except the times.
-FIELDS = ("prompt", "model", *SETTINGS)
+EDITABLE = ("prompt", "model", *EDITABLE_SETTINGS)
 
 
 def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> str:
     """A page of batches; ``cursors``: the last ids of the previous pages."""
-    shown = found[:PAGE]
+    shown = found[:BATCHES_PER_PAGE]
     head = f'<header><h2>{say("lists.batches")}</h2><div class="acts">{file_menu()}</div></header>'
     if not shown:
         return whole(f"{head}{nothing(bool(cursors))}{pager(cursors, '')}")
     lines = "".join(row(each, now) for each in shown)
-    last = shown[-1].batch.id if len(found) > PAGE else ""
+    last = shown[-1].batch.id if len(found) > BATCHES_PER_PAGE else ""
     return whole(f"{head}<ul>{lines}</ul>{pager(cursors, last)}")
 
 
@@ -198,7 +198,7 @@ def panel(each: BatchProgress, models: Sequence[Model], shown: Mapping[str, str]
         waits=each.counts[State.QUEUED],
         models=[one for one in models if one.ready],
         shown=shown,
-        settings=SETTINGS,
+        settings=EDITABLE_SETTINGS,
         times=BATCH_OPTIONS,
         problem=problem,
     )

@@ -10,10 +10,10 @@ from markupsafe import Markup
 from diffusion_local import actor, serializers
 from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
-from diffusion_local.gallery.images import SHAPES, SORTS
+from diffusion_local.gallery.images import SHAPE_FILTERS, SORTS
 from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.templates import render, say
-from diffusion_local.web.ui.view_picture import recipe
+from diffusion_local.web.ui.view_picture import recipe_rows
 
 #: Days back, of the menu of times.
 SPANS = (0, 6, 29)
@@ -45,7 +45,7 @@ def gallery(
     keep_days: int = 0,
 ) -> str:
     spans = [((now - timedelta(days=back)).date().isoformat(), say(f"gallery.span_{back}")) for back in SPANS]
-    forms = [(name, say(f"gallery.{name}")) for name in SHAPES]
+    forms = [(name, say(f"gallery.{name}")) for name in SHAPE_FILTERS]
     named = {*owners, *([place.get("owner")] if place.get("owner") else [])}
     return render(
         "gallery.html",
@@ -93,7 +93,7 @@ def compared(first: Image, second: Image) -> str:
 def differences(first: Image, second: Image) -> list[tuple[str, Markup, Markup]]:
     left, right = (
         {say("gallery.prompt"): Markup.escape(each.params.prompt)}
-        | {name: Markup(value) for name, value in recipe(each.params)}
+        | {name: Markup(value) for name, value in recipe_rows(each.params)}
         for each in (first, second)
     )
     none = Markup("–")

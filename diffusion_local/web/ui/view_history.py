@@ -94,4 +94,4 @@ def settings(job: Job) -> str:
     more = [(say("queue.job"), text(job.id))]
     if job.priority:
         more.insert(0, (say("queue.priority"), f"{job.priority:+d}"))
-    return f"<dl>{view_picture.rows(chain(view_picture.recipe(job.params), more))}</dl>"
+    return f"<dl>{view_picture.render_rows(chain(view_picture.recipe_rows(job.params), more))}</dl>"

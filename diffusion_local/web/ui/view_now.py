@@ -136,7 +136,7 @@ def now_problem(error: UserError) -> str:
     return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'
 
 
-MOST = 30  # batches
+MAX_BATCHES = 30  # in the drawer
 
 
 def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> str:

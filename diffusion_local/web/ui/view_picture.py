@@ -18,7 +18,7 @@ from diffusion_local.web.ui.view import elapsed, flag, moment, name_of, size, te
 from diffusion_local.web.ui.words import say
 
 
-def recipe(params: Params) -> Iterator[tuple[str, str]]:
+def recipe_rows(params: Params) -> Iterator[tuple[str, str]]:
     """(name, value as HTML) of each option that applies and is set; the prompt stands elsewhere."""
     if params.kind is not Kind.TXT2IMG:
         yield name_of("kind"), say(f"create.kind_{params.kind}")
@@ -29,39 +29,39 @@ def recipe(params: Params) -> Iterator[tuple[str, str]]:
         value = getattr(params, name)
         listed = option.shown is Shown.ALWAYS or (option.shown is Shown.SET and option.is_set(value, params.kind))
         if listed and params.kind in option.kinds:
-            yield name_of(name), shown(option, value)
+            yield name_of(name), format_value(option, value)
 
 
-def shown(option: Option, value: Any) -> str:
+def format_value(option: Option, value: Any) -> str:
     if option.is_picture:
-        return picture(value)
+        return source_link(value)
     if option.record:
-        return ", ".join(map(described, value))
+        return ", ".join(map(format_record, value))
     if option.type is float:
         return format_number(value)
     return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
 
 
-def picture(source_id: str) -> str:
+def source_link(source_id: str) -> str:
     """A link to a source picture."""
     return (
         f'<a href="{text(serializers.source_url(source_id))}" target="_blank" rel="noopener">{text(source_id[:12])}</a>'
     )
 
 
-def described(record: Record) -> str:
+def format_record(record: Record) -> str:
     """Links to the pictures of a record, and its other values that are set."""
     values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
     told = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())
-    return " ".join([*map(picture, record.inputs), *map(text, told)])
+    return " ".join([*map(source_link, record.inputs), *map(text, told)])
 
 
-def rows(found: Iterator[tuple[str, str]]) -> str:
+def render_rows(found: Iterator[tuple[str, str]]) -> str:
     return "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in found)
 
 
 @dataclass(frozen=True, slots=True)
-class Kin:
+class Related:
     """What belongs to a picture: ``alike`` others of its recipe, its batch, the boards it is ``on``, and all of
     them."""
 
@@ -76,7 +76,7 @@ class Kin:
         return [each for each in self.boards if each.id not in there]
 
 
-def panel(image: Image, kin: Kin) -> str:
+def panel(image: Image, kin: Related) -> str:
     return render("viewer.html", image=image, kin=kin, facts=facts(image))
 
 
@@ -91,4 +91,4 @@ def facts(image: Image) -> list[tuple[str, Markup]]:
         more.append((say("queue.owner"), text(image.owner)))
     more.append((say("gallery.file"), size(image.bytes)))
     more.append((say("gallery.made"), moment(image.created_at)))
-    return [(name, Markup(value)) for name, value in chain(recipe(image.params), more)]
+    return [(name, Markup(value)) for name, value in chain(recipe_rows(image.params), more)]

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Snapshot, State
-from diffusion_local.queue.groups import STATES, Group, JobWindow, ListPosition
+from diffusion_local.queue.groups import STATE_FILTERS, Group, JobWindow, ListPosition
 from diffusion_local.web.ui import view_batches
 from diffusion_local.web.ui.addresses import QueueState, written
 from diffusion_local.web.ui.view import button, duration, item, menu, moment, report_link, text
@@ -17,7 +17,7 @@ from diffusion_local.web.ui.view_stage import Images
 from diffusion_local.web.ui.words import say
 
 #: Parts of the bar, in their order.
-PARTS = (State.DONE, State.FAILED, State.CANCELLED, State.RUNNING)
+BAR_STATES = (State.DONE, State.FAILED, State.CANCELLED, State.RUNNING)
 MOST_MODELS = 3
 
 
@@ -84,7 +84,7 @@ def bar(each: Group, total: int) -> str:
         return ""
     parts = "".join(
         f'<i class="{state}" data-key="{state}" style="width:{100 * counts[state] / total:.2f}%"></i>'
-        for state in PARTS
+        for state in BAR_STATES
         if counts[state]
     )
     return (
@@ -227,7 +227,7 @@ def toolbar(snapshot: Snapshot) -> str:
 
 def filters(place: QueueState, choices: Mapping[str, Sequence[str]]) -> str:
     wanted = place.wanted
-    states = [(name, say(f"queue.state_{name}")) for name in STATES]
+    states = [(name, say(f"queue.state_{name}")) for name in STATE_FILTERS]
     menus = choice("state", say("queue.state"), wanted.state, states)
     for name in ("model", "owner"):
         now, given = getattr(wanted, name), [each for each in choices[name] if each]

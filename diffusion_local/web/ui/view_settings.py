@@ -28,7 +28,7 @@ from diffusion_local.web.ui.words import LANGUAGES, TAGS, has_phrase, language, 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
 THEMES = {"system": "", "light": "light", "dark": "dark"}
 #: The settings that can be changed on the page, by what they are about; one that no group has is in "other".
-GROUPS = {
+SETTING_GROUPS = {
     "pictures": ("image_format", "sidecar", "preview_every", "max_count"),
     "night": ("timezone", "report_at", "when_done", "when_done_minutes"),
     "keeping": ("keep_jobs_days", "keep_trash_days", "keep_sources_days", "disk_reserve_mb"),
@@ -175,8 +175,8 @@ def gpu_row(gpu: Gpu, limit: int) -> Row:
 def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str]]:
     """(name, HTML) of each group; settings that can only be changed elsewhere are folded into the last."""
     by_name = {each.name: each for each in found}
-    groups = {name: [by_name[each] for each in names if each in by_name] for name, names in GROUPS.items()}
-    placed = {each for names in GROUPS.values() for each in names}
+    groups = {name: [by_name[each] for each in names if each in by_name] for name, names in SETTING_GROUPS.items()}
+    placed = {each for names in SETTING_GROUPS.values() for each in names}
     groups["other"] = [each for each in found if each.name in EDITABLE and each.name not in placed]
     rest = [preference(each, paths) for each in found if each.name not in EDITABLE]
     return [

@@ -14,7 +14,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 
 from diffusion_local.compose import Services
-from diffusion_local.engine import learned
+from diffusion_local.engine import vision_models
 from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.options.types import Control, ControlType
 from diffusion_local.settings import Settings
@@ -143,11 +143,11 @@ def test_a_preprocessor_with_a_model_runs_once_for_a_picture_and_version_of_the_
 ) -> None:
     made = []
 
-    def made_of(picture: PIL.Image, model: learned.LookingModel, field: str) -> PIL.Image:
+    def made_of(picture: PIL.Image, model: vision_models.VisionModel, field: str) -> PIL.Image:
         made.append((picture.size, model.kind, model.folder, field))
         return PIL.new("RGB", picture.size, (len(made), 0, 0))
 
-    monkeypatch.setattr(learned, "preprocess", made_of)
+    monkeypatch.setattr(vision_models, "preprocess", made_of)
     source = client.post("/api/v1/sources", content=circle()).json()["id"]
     wanted = {"image": source, "type": "depth", "width": 128, "height": 128}
     refused = client.post("/api/v1/sources/control", json=wanted)

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusion_local.queue.groups import JobFilter
 from diffusion_local.web.api.dialects import METHODS, PREFIXES
-from diffusion_local.web.api.dialects.a1111.lists import EMPTY
+from diffusion_local.web.api.dialects.a1111.lists import EMPTY_ANSWERS
 from tests.web.api.comfyui.graphs import TXT2IMG
 from tests.web.authority.scene import OWNER, PASSWORD, SMALL, png
 
@@ -45,7 +45,7 @@ PNG = base64.b64encode(png("blue")).decode()
 AT_ONCE = {"prompt": "at once", **SMALL}
 LIST = b"a tree\na hill"
 A1111_SAYS_NOTHING = {
-    *(f"GET /sdapi/v1{path}" for path in (*EMPTY, "/cmd-flags", "/memory", "/latent-upscale-modes")),
+    *(f"GET /sdapi/v1{path}" for path in (*EMPTY_ANSWERS, "/cmd-flags", "/memory", "/latent-upscale-modes")),
     *(f"POST /sdapi/v1/{path}" for path in ("refresh-embeddings", "unload-checkpoint", "reload-checkpoint")),
     *(f"GET /controlnet/{path}" for path in ("version", "settings", "module_list")),
     "GET /internal/ping",

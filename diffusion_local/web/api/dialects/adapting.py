@@ -23,7 +23,7 @@ from diffusion_local.options.types import Kind
 
 FITS = ("nearest", "strict")
 LARGEST = 16384  # pixels; a larger side is a mistake, and refused
-SIZE = re.compile(r"(\d{1,5})\s*[xX×*]\s*(\d{1,5})", re.ASCII)
+SIZE_TEXT = re.compile(r"(\d{1,5})\s*[xX×*]\s*(\d{1,5})", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ def strict(fit: Any, setting: str) -> bool:
 
 def sides(size: str) -> tuple[int, int]:
     """(width, height) of a size such as ``512x768``. Raises InvalidParams."""
-    found = SIZE.fullmatch(size.strip())
+    found = SIZE_TEXT.fullmatch(size.strip())
     if found is None:
         raise InvalidParams("size", message("size_or_auto", got=echo(size)))
     return int(found[1]), int(found[2])

@@ -46,8 +46,8 @@ from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import headers_of, sentence, status_of
 
-KEY = "prediction:"
-PAGE = 20
+KEY_PREFIX = "prediction:"
+PREDICTIONS_PER_PAGE = 20
 WAIT = 60.0  # seconds of Replicate's ``Prefer: wait``
 NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "context": ({},)}
 Prefer = Annotated[str | None, Header(description="`respond-async` or `wait=N` (RFC 7240)")]
@@ -96,15 +96,15 @@ class Named(BaseModel):
 
 #: Names of this dialect alone: in A1111's API a scheduler is the spacing of the noise levels.
 ALSO = {"sampler": ("scheduler",), "source": ("input_image", "init_image", "image_input")}
-FIELDS: dict[str, Any] = {
+INPUT_FIELDS: dict[str, Any] = {
     option.name: field_of(option, option.name, *option.spellings, *ALSO.get(option.name, ())) for option in options_of()
 }
-Input: Any = create_model("Input", __base__=Named, __doc__=Named.__doc__, **FIELDS)
+Input: Any = create_model("Input", __base__=Named, __doc__=Named.__doc__, **INPUT_FIELDS)
 #: The names under which callers give our options; the first one that a request holds is told in a refusal.
 SPELLED: dict[str, tuple[str, ...]] = {
     option.name: (*ALSO.get(option.name, ()), *option.spellings, option.name) for option in options_of()
 } | {"count": ("num_outputs", "count")}
-KNOWN = sorted({name for each in options_of() for name in (each.name, *each.spellings)} | set(Named.model_fields))
+INPUT_NAMES = sorted({name for each in options_of() for name in (each.name, *each.spellings)} | set(Named.model_fields))
 
 
 class Prediction(BaseModel):
@@ -148,10 +148,10 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.get("/predictions")
     def listed(request: Request, cursor: str = "") -> Json:
         """Predictions, newest first, as every submit of whatever door is one: `next` reads on."""
-        found = studio.batches.page(PAGE, cursor or None)
+        found = studio.batches.page(PREDICTIONS_PER_PAGE, cursor or None)
         following = f"{root_of(request)}/predictions?cursor={found[-1].batch.id}" if found else None
         results = [shape(studio, request, each.batch.id, each.batch.id) for each in found]
-        return {"previous": None, "next": following if len(found) == PAGE else None, "results": results}
+        return {"previous": None, "next": following if len(found) == PREDICTIONS_PER_PAGE else None, "results": results}
 
     @api.get("/predictions/{prediction_id}")
     def one(prediction_id: str, request: Request) -> Json:
@@ -191,7 +191,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         hook = body.webhook or body.webhook_completed
         events_told = events_told if body.webhook else ("completed",)
         told = Subscription(chosen or "", root_of(request), events_told, tuple(notes))
-        options |= {"idempotency_key": KEY + chosen if chosen else None, "webhook": hook, "prediction": told.text()}
+        options |= {
+            "idempotency_key": KEY_PREFIX + chosen if chosen else None,
+            "webhook": hook,
+            "prediction": told.text(),
+        }
         receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**kept_pictures(studio, options)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
         if replicate and preference.seconds is None:
@@ -215,8 +219,8 @@ def read(
     extra: dict[str, Any] = body.input.model_extra or {}
     for name in extra:
         if name not in HARMLESS:
-            raise unknown(name, KNOWN)
-    options = body.input.model_dump(include=set(Named.model_fields) | set(FIELDS))
+            raise unknown(name, INPUT_NAMES)
+    options = body.input.model_dump(include=set(Named.model_fields) | set(INPUT_FIELDS))
     strict = is_strict(options.pop("fit"), settings.fit)
     ratio, megapixels, size = (options.pop(name) for name in ("aspect_ratio", "megapixels", "size"))
     model, notes = chosen_model(studio, aliases, options.get("model") or named, body.version)
@@ -282,7 +286,7 @@ def own_picture(studio: Studio, request: Request, field: str, value: str) -> str
 def batch_of(studio: Studio, prediction_id: str) -> str:
     """The batch of a prediction, by the client's own id or by ours. Raises NotFound."""
     try:
-        return studio.submitted_under(KEY + prediction_id)
+        return studio.submitted_under(KEY_PREFIX + prediction_id)
     except NotFound:
         return studio.batch(prediction_id)[0].id
 

@@ -69,7 +69,7 @@ def comfyui_shape(status: int, code: str, text: str, field: str | None) -> dict[
     return {"error": error, "node_errors": {}}
 
 
-SHAPES: dict[str, Shape] = {
+REFUSAL_SHAPES: dict[str, Shape] = {
     OPENAI: openai_shape,
     A1111: a1111_shape,
     REPLICATE: replicate_shape,
@@ -119,7 +119,7 @@ class Paths:
         changed = dict(scope) | {"path": path, DIALECT: dialect}
         if path != scope["path"]:
             changed["raw_path"] = path.encode("utf-8", "surrogateescape")
-        answer = Reshaped(send, SHAPES[dialect]).send if scope["type"] == "http" else send
+        answer = Reshaped(send, REFUSAL_SHAPES[dialect]).send if scope["type"] == "http" else send
         await self._app(changed, receive, answer)
 
 

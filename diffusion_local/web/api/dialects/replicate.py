@@ -28,11 +28,15 @@ from diffusion_local.web.api.watch import Watch
 
 METADATA_BYTES = 64 * 1024
 CONTENT = {"type": "string", "format": "binary"}
-FORM = {"type": "object", "required": ["content"], "properties": {"content": CONTENT, "metadata": {"type": "string"}}}
-BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
-PAGE = 100
+UPLOAD_FORM = {
+    "type": "object",
+    "required": ["content"],
+    "properties": {"content": CONTENT, "metadata": {"type": "string"}},
+}
+BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_FORM}}}}
+ITEMS_PER_PAGE = 100
 #: What clients list, and this server has none of.
-EMPTY = ("/collections", "/deployments", "/trainings")
+EMPTY_LISTS = ("/collections", "/deployments", "/trainings")
 LONG_AGO = "2020-01-01T00:00:00.000Z"  # models have no date of their own
 
 
@@ -65,9 +69,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.get("/files")
     def files(request: Request, cursor: str = "") -> Json:
         """The caller's uploaded pictures; `next` reads on."""
-        found = studio.sources.page(PAGE, cursor)
+        found = studio.sources.page(ITEMS_PER_PAGE, cursor)
         shapes = [file_shape(studio, request, each, f"{each.id}.png") for each in found]
-        following = f"{root_of(request)}/replicate/v1/files?cursor={found[-1].id}" if len(found) == PAGE else None
+        following = (
+            f"{root_of(request)}/replicate/v1/files?cursor={found[-1].id}" if len(found) == ITEMS_PER_PAGE else None
+        )
         return page_of(shapes, following)
 
     @api.get("/files/{file_id}")
@@ -121,7 +127,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         """One kind: this machine."""
         return [{"name": "This machine", "sku": "local"}]
 
-    for path in EMPTY:
+    for path in EMPTY_LISTS:
         api.add_api_route(path, nothing, methods=["GET"], name=path.strip("/"))
 
     @api.get("/webhooks/default/secret", include_in_schema=False)

@@ -25,7 +25,7 @@ FILE_KEYS = ("path", "url", "meta")
 UPLOAD = "upload"
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Fields that a caller may send; all others are dropped.
-FIELDS = {
+FIELDS_OF_KIND = {
     RouteKind.CALL: ("data", "session_hash", "fn_index", "trigger_id", "event_data"),
     RouteKind.CANCEL: ("session_hash", "fn_index", "event_id"),
     RouteKind.RESET: ("event_id",),
@@ -53,7 +53,7 @@ class Calls:
             raise InvalidParams("body", message("json_object"))
         if kind is RouteKind.CALL_BY_NAME:
             return {str(name): self._checked(value, owner) for name, value in given.items()}
-        kept = {name: given[name] for name in FIELDS[kind] if given.get(name) is not None}
+        kept = {name: given[name] for name in FIELDS_OF_KIND[kind] if given.get(name) is not None}
         if kind is RouteKind.CALL:
             if not isinstance(kept.get("data"), list):
                 raise InvalidParams("data", message("parameter_list"))

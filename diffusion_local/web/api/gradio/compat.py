@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from diffusion_local.actor import NOBODY, Actor, acting
 from diffusion_local.errors import LimitReached, NotDone, UserError
 from diffusion_local.messages import message
-from diffusion_local.web.access import KEY
+from diffusion_local.web.access import ACTOR_KEY
 
 MOST_OF_ACCOUNT = 500
 
@@ -90,7 +90,7 @@ CALLERS: tuple[tuple[Any, str, str], ...] = (
     (gr.Blocks, "process_api", "self.postprocess_data("),
     (processing_utils, "_check_allowed", "has_launched"),
 )
-QUEUE = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
+QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
 TUNED = ("sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
 
 
@@ -109,7 +109,7 @@ def check(blocks: gr.Blocks) -> None:
         f"{owner.__name__}.{name}" for owner, name, text in CALLERS if text not in source(getattr(owner, name, None))
     ]
     queue = getattr(blocks, "_queue", None)
-    differs += [f"Queue.{name}" for name in QUEUE if not hasattr(queue, name)]
+    differs += [f"Queue.{name}" for name in QUEUE_ATTRIBUTES if not hasattr(queue, name)]
     differs += [f"Blocks.{name}" for name in ("has_launched", "fns") if not hasattr(blocks, name)]
     if differs:
         raise UnsupportedGradio(
@@ -249,7 +249,7 @@ def caller(request: Any) -> Actor:
     """Who made a Gradio request; nobody if there is none."""
     first = request[0] if isinstance(request, list) else request
     scope = getattr(getattr(first, "request", None), "scope", None)
-    found = scope.get(KEY) if scope else None
+    found = scope.get(ACTOR_KEY) if scope else None
     return found if isinstance(found, Actor) else NOBODY
 
 

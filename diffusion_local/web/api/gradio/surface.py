@@ -20,7 +20,7 @@ from diffusion_local.web import refusals
 from diffusion_local.web.api.gradio.calls import Calls, session_key
 from diffusion_local.web.api.gradio.routes import AllowedRoute, RouteKind, find
 from diffusion_local.web.api.limits import MOST_BYTES, refusal
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NOT_CACHED
 
 REPLY_BYTES = 10_000  # of an answer that names an event
 
@@ -189,4 +189,4 @@ def refused(error: UserError) -> JSONResponse:
         **refusals.error_body(error.code, error.message, error.problem),
         "detail": error.message,
     }
-    return JSONResponse(content, 404 if isinstance(error, NotFound) else 400, headers=NEVER)
+    return JSONResponse(content, 404 if isinstance(error, NotFound) else 400, headers=NOT_CACHED)

@@ -28,7 +28,7 @@ from diffusion_local.errors import InvalidParams, LimitReached, NotFound, QueueB
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.limits import refusal
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NOT_CACHED
 
 MAX_AGE = 900.0  # seconds that a file waits to be used
 MAX_FILES = 32  # of one account at once
@@ -170,7 +170,7 @@ def add(app: FastAPI, uploads: Uploads) -> None:
     async def download(path: str) -> FileResponse:
         """An upload, for whoever uploaded it."""
         file = uploads.file(path, actor.current().name)
-        return FileResponse(file, media_type="application/octet-stream", filename="upload", headers=NEVER)
+        return FileResponse(file, media_type="application/octet-stream", filename="upload", headers=NOT_CACHED)
 
     app.get("/gradio_api/file={path:path}", include_in_schema=False)(download)
     app.head("/gradio_api/file={path:path}", include_in_schema=False)(download)

@@ -14,25 +14,25 @@ from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import read_prefer
 from diffusion_local.web.api.http.derived import where_it_stands
-from diffusion_local.web.api.schemas import ACCEPTED, JOB, WHERE, NewJobs, several, typed
+from diffusion_local.web.api.schemas import ACCEPTED, JOB, LOCATION, NewJobs, several, typed
 from diffusion_local.web.api.uploads import job_of, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 
-PICTURE = {"type": "string", "format": "binary"}
+PICTURE_FILE = {"type": "string", "format": "binary"}
 SCHEMA = NewJobs.model_json_schema()
-FILES = dict.fromkeys(PICTURES, PICTURE) | {
-    name: {"type": "array", "items": PICTURE} for name, each in RECORDS.items() if each.pictures
+PICTURE_FIELDS = dict.fromkeys(PICTURES, PICTURE_FILE) | {
+    name: {"type": "array", "items": PICTURE_FILE} for name, each in RECORDS.items() if each.pictures
 }
-FORM = {"type": "object", "required": ["job"], "properties": {"job": SCHEMA, **FILES}}
+JOB_FORM = {"type": "object", "required": ["job"], "properties": {"job": SCHEMA, **PICTURE_FIELDS}}
 BODY = {
     "requestBody": {
         "required": True,
         "description": "JSON, where `source`, `mask` and the pictures of `references` are ids or pictures in Base64; "
         "or a form with that JSON as `job` and the pictures as files, several of them under one name in order.",
-        "content": {"application/json": {"schema": SCHEMA}, "multipart/form-data": {"schema": FORM}},
+        "content": {"application/json": {"schema": SCHEMA}, "multipart/form-data": {"schema": JOB_FORM}},
     }
 }
-DONE = typed("Done", Receipt, **WHERE, jobs=several(JOB))
+DONE = typed("Done", Receipt, **LOCATION, jobs=several(JOB))
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": DONE, "description": "the ended jobs, within the time of `Prefer: wait=N`"},
     202: {"model": ACCEPTED[Receipt]},

@@ -23,7 +23,7 @@ from diffusion_local.web.api.http.derived import accepted
 from diffusion_local.web.api.schemas import ACCEPTED, ListOptions, ListSettings, schema
 from diffusion_local.web.api.uploads import media_type
 
-FORMATS = {
+FORMAT_BY_TYPE = {
     "text/csv": "csv",
     "text/tab-separated-values": "csv",
     "application/json": "json",
@@ -32,13 +32,13 @@ FORMATS = {
     "application/x-ndjson": "jsonl",
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
+FILE_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
 BODY = {
     "requestBody": {
         "required": True,
         "description": "The list: its bytes with their media type, or a form with it as `file`, whose name then tells "
         "the format.",
-        "content": {"text/plain": BINARY} | dict.fromkeys(FORMATS, BINARY) | {"multipart/form-data": FORM},
+        "content": {"text/plain": BINARY} | dict.fromkeys(FORMAT_BY_TYPE, BINARY) | {"multipart/form-data": FILE_FORM},
     }
 }
 
@@ -91,7 +91,7 @@ async def file_of(request: Request, form: str) -> tuple[bytes, str, str]:
     """(a list's bytes, its format, the name of its file). Raises InvalidParams."""
     media = media_type(request)
     if media != "multipart/form-data":
-        return await request.body(), form or FORMATS.get(media, "text"), ""
+        return await request.body(), form or FORMAT_BY_TYPE.get(media, "text"), ""
     async with request.form(max_files=1, max_fields=1) as fields:
         file = fields.get("file")
         if not isinstance(file, UploadFile):

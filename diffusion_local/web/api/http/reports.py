@@ -13,9 +13,9 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import tagged
 from diffusion_local.web.ui.words import TAGS, language, translated
 
-FORMATS = {".json": "json", ".md": "md", ".html": "html"}
-TYPES = {"application/json": "json", "text/markdown": "md", "text/html": "html"}
-NEVER = {"Cache-Control": "no-store"}
+FORMAT_BY_SUFFIX = {".json": "json", ".md": "md", ".html": "html"}
+FORMAT_BY_TYPE = {"application/json": "json", "text/markdown": "md", "text/html": "html"}
+NOT_CACHED = {"Cache-Control": "no-store"}
 
 
 def router(studio: Studio) -> APIRouter:
@@ -52,7 +52,7 @@ def page_router(studio: Studio) -> APIRouter:
 
     def shown(report: Report) -> HTMLResponse:
         written = studio.reports.page(report, serializers.root(), translated, TAGS[language()])
-        return HTMLResponse(written, headers=NEVER)
+        return HTMLResponse(written, headers=NOT_CACHED)
 
     @pages.get("/batch/{batch_id}.html")
     def batch_page(batch_id: str) -> HTMLResponse:
@@ -73,19 +73,19 @@ def page_router(studio: Studio) -> APIRouter:
             return studio.queue.again_of_reason(said["reason"], **of)
 
         receipt = await anyio.to_thread.run_sync(make)
-        return RedirectResponse(serializers.report_url(receipt.batch_id), 303, headers=NEVER)
+        return RedirectResponse(serializers.report_url(receipt.batch_id), 303, headers=NOT_CACHED)
 
     return pages
 
 
 def form_of(name: str, request: Request) -> tuple[str, str]:
     """(name without its ending, format): the ending decides, then ``Accept``, then it is JSON."""
-    for ending, form in FORMATS.items():
+    for ending, form in FORMAT_BY_SUFFIX.items():
         if name.endswith(ending):
             return name.removesuffix(ending), form
     for wanted in request.headers.get("Accept", "").split(","):
-        if wanted.partition(";")[0].strip() in TYPES:
-            return name, TYPES[wanted.partition(";")[0].strip()]
+        if wanted.partition(";")[0].strip() in FORMAT_BY_TYPE:
+            return name, FORMAT_BY_TYPE[wanted.partition(";")[0].strip()]
     return name, "json"
 
 
@@ -94,4 +94,4 @@ def answer(studio: Studio, request: Request, report: Report, form: str) -> Respo
         return tagged(request, report.to_dict())
     kind = {"md": PlainTextResponse, "html": HTMLResponse}[form]
     media = {"md": "text/markdown; charset=utf-8", "html": "text/html; charset=utf-8"}[form]
-    return kind(studio.reports.text(report, form), media_type=media, headers=NEVER | {"Vary": "Accept"})
+    return kind(studio.reports.text(report, form), media_type=media, headers=NOT_CACHED | {"Vary": "Accept"})

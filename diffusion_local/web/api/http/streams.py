@@ -17,14 +17,22 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from diffusion_local import serializers
 from diffusion_local.domain import Event
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.following import LARGEST, PAGE, EventSource, FollowEvent, JobEvents, QueueEvents, news_of
+from diffusion_local.web.api.following import (
+    EVENTS_PER_LOOK,
+    LARGEST,
+    EventSource,
+    FollowEvent,
+    JobEvents,
+    QueueEvents,
+    news_of,
+)
 from diffusion_local.web.api.headers import REVALIDATE
 from diffusion_local.web.api.watch import Watch
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 VARIES = REVALIDATE | {"Vary": "Accept"}
 After = Annotated[int, Query(ge=0, le=LARGEST, description="the last `number` that was seen")]
-Limit = Annotated[int, Query(ge=1, le=PAGE)]
+Limit = Annotated[int, Query(ge=1, le=EVENTS_PER_LOOK)]
 LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="the last `id` that was seen")]
 
 
@@ -64,7 +72,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     @streams.get("/batches/{batch_id}/events", responses=HISTORY)
     async def batch_events(
-        batch_id: str, request: Request, after: After = 0, limit: Limit = PAGE, last_event_id: LastId = None
+        batch_id: str, request: Request, after: After = 0, limit: Limit = EVENTS_PER_LOOK, last_event_id: LastId = None
     ) -> Response:
         """What happened to a batch's jobs, oldest first: give `next` as `after` to read on."""
         if wants_stream(request):
@@ -74,7 +82,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     @streams.get("/queue/events", responses=HISTORY)
     async def queue_events(
-        request: Request, after: After = 0, limit: Limit = PAGE, last_event_id: LastId = None
+        request: Request, after: After = 0, limit: Limit = EVENTS_PER_LOOK, last_event_id: LastId = None
     ) -> Response:
         """What happened to all jobs that are listed, oldest first: give `next` as `after` to read on."""
         if wants_stream(request):

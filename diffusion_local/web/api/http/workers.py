@@ -18,9 +18,9 @@ from fastapi.responses import FileResponse, Response
 from diffusion_local import actor
 from diffusion_local.actor import LOCAL, Scope, acting
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import offers, wire
+from diffusion_local.dispatch import matching, wire
 from diffusion_local.dispatch.leased import LeasedDispatch
-from diffusion_local.dispatch.offers import Installed
+from diffusion_local.dispatch.matching import InstalledFiles
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost, NotFound, echo
@@ -42,7 +42,7 @@ class Sessions:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._storage: Storage | None = None
-        self._installed = Installed(services.catalog)
+        self._installed = InstalledFiles(services.catalog)
         self._open: dict[str, LeasedDispatch] = {}
         self._lock = threading.Lock()
 
@@ -145,7 +145,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
         shared = None
         if services.settings.share_models == "on":
             with acting(LOCAL):
-                shared = offers.find(services, kind, name)
+                shared = matching.find_shared(services, kind, name)
         if shared is None or path not in shared.files:
             raise NotFound(message("no_shared_file", name=echo(name)))
         return FileResponse(shared.files[path], media_type="application/octet-stream")

@@ -17,8 +17,8 @@ MOST_BYTES = 4_000_000  # of a whole file in an answer; larger ones are sent as 
 MOST_PICTURES = 8  # in one answer
 GALLERY_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 SCHEME = "diffusion-local://images/"
-MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
-FORMATS = {b"\x89PN": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIF": "image/webp"}
+TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+TYPE_BY_MAGIC = {b"\x89PN": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIF": "image/webp"}
 
 
 def source_of(studio: Any, field: str, text: str) -> str:
@@ -53,7 +53,7 @@ def shown(data: bytes, whole: bool) -> tuple[bytes, str]:
 
 
 def media_type(data: bytes) -> str:
-    return FORMATS.get(data[:3], "application/octet-stream")
+    return TYPE_BY_MAGIC.get(data[:3], "application/octet-stream")
 
 
 def uri_of(image: Image) -> str:

@@ -23,13 +23,13 @@ from diffusion_local.web.refusals import printable
 
 log = logging.getLogger(__name__)
 
-NAME = "diffusion-local"
+SERVER_NAME = "diffusion-local"
 INSTRUCTIONS = (
     "Makes pictures on this machine. generate_image waits for its pictures up to `seconds` and then leaves them in the "
     "queue: call wait with the job ids until `finished` is true. list_models has the models with their sizes and "
     "defaults; leave options out to take those. Pictures come as previews; their resource links have the whole files."
 )
-PAGE = 50  # resources in one listing
+RESOURCES_PER_PAGE = 50
 
 Within = Callable[[Any], AbstractContextManager[Any]]
 
@@ -49,7 +49,7 @@ class McpServer:
         self._home = home
         self._tools = Tools()
         self.sdk: Server[Any] = Server(
-            NAME,
+            SERVER_NAME,
             version=__version__,
             title="diffusion-local",
             instructions=INSTRUCTIONS,
@@ -136,10 +136,10 @@ class McpServer:
         cursor = params.cursor if params else None
         with self._within(context.request):
             try:
-                found = await anyio.to_thread.run_sync(lambda: self._studio.pictures.page(PAGE, cursor))
+                found = await anyio.to_thread.run_sync(lambda: self._studio.pictures.page(RESOURCES_PER_PAGE, cursor))
             except UserError as error:
                 raise MCPError(types.INVALID_PARAMS, self._clean(error.message)) from None
-        following = found[-1].id if len(found) == PAGE else None
+        following = found[-1].id if len(found) == RESOURCES_PER_PAGE else None
         return types.ListResourcesResult(resources=[resource_of(each) for each in found], next_cursor=following)
 
     async def _list_templates(self, context: Any, params: Any) -> types.ListResourceTemplatesResult:
@@ -171,7 +171,7 @@ def text_of(text: str) -> types.TextContent:
 
 
 def facts_of(image: Image) -> dict[str, Any]:
-    kind = pictures.MEDIA.get(image.suffix, "application/octet-stream")
+    kind = pictures.TYPE_BY_SUFFIX.get(image.suffix, "application/octet-stream")
     about = image.params.prompt or str(image.params.kind)
     size = {"size": image.bytes} if image.bytes else {}  # a job's picture on another machine does not tell it
     told = {"uri": pictures.uri_of(image), "name": f"{image.id}{image.suffix}", "mime_type": kind}

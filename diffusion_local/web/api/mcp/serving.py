@@ -23,7 +23,7 @@ from diffusion_local import serializers
 from diffusion_local.actor import NOBODY, acting
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.access import KEY
+from diffusion_local.web.access import ACTOR_KEY
 from diffusion_local.web.api.dialects.calls import root_of
 from diffusion_local.web.api.limits import larger
 from diffusion_local.web.api.watch import Watch
@@ -73,7 +73,7 @@ def of_request(request: Request | None) -> Iterator[None]:
 
     The SDK runs handlers in tasks of its own, where the request's context does not hold.
     """
-    who = NOBODY if request is None else request.scope.get(KEY, NOBODY)
+    who = NOBODY if request is None else request.scope.get(ACTOR_KEY, NOBODY)
     with acting(who), serializers.below(root_of(request) if request is not None else ""):
         yield
 

@@ -38,11 +38,11 @@ from diffusion_local.web.api.mcp.arguments import (
 )
 from diffusion_local.web.api.mcp.pictures import source_of
 from diffusion_local.web.api.mcp.waiting import MOST_JOBS, Context, one_more_wait, until_batch_ended, until_ended
-from diffusion_local.web.api.schemas import IMAGE, JOB, QUEUE, several, typed
+from diffusion_local.web.api.schemas import IMAGE, JOB, QUEUE_SHAPE, several, typed
 
 MOST_SECONDS = 600.0  # that one call may wait
 USUAL_SECONDS = 45.0  # below the time-out of usual clients, a minute
-PICTURES = ("none", "preview", "full")
+PICTURE_FORMS = ("none", "preview", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +237,8 @@ def patience(given: dict[str, Any]) -> tuple[float, str]:
 
 def picture_form(given: dict[str, Any], usual: str = "preview") -> str:
     found = given.get("picture", usual)
-    if found not in PICTURES:
-        raise InvalidParams("picture", message("one_of", known=list(PICTURES), got=found))
+    if found not in PICTURE_FORMS:
+        raise InvalidParams("picture", message("one_of", known=list(PICTURE_FORMS), got=found))
     return str(found)
 
 
@@ -366,7 +366,7 @@ def declared() -> list[Tool]:
             typed("Found", images=several(IMAGE), next=str | None),
             search_gallery,
         ),
-        Tool("queue", "Look at the queue", "snapshot", OPERATIONS["snapshot"].doc, [], QUEUE, queue),
+        Tool("queue", "Look at the queue", "snapshot", OPERATIONS["snapshot"].doc, [], QUEUE_SHAPE, queue),
         Tool(
             "submit_list",
             "Submit a list of prompts",

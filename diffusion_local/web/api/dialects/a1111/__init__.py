@@ -58,7 +58,7 @@ from diffusion_local.web.api.dialects.calls import (
 )
 from diffusion_local.web.api.uploads import decoded
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import NEVER, headers_of, status_of
+from diffusion_local.web.refusals import NOT_CACHED, headers_of, status_of
 
 
 class Interrogated(BaseModel):
@@ -165,7 +165,7 @@ def answer(studio: Studio, body: Common, wish: Wish, receipt: Receipt) -> Respon
     images = [encoded(studio, image, wish.form) for _, image in made] if body.send_images else []
     told = body.model_dump(exclude={"init_images", "mask"})
     content = {"images": images, "parameters": told, "info": json.dumps(info)}
-    return Response(json.dumps(content), media_type="application/json", headers=NEVER)
+    return Response(json.dumps(content), media_type="application/json", headers=NOT_CACHED)
 
 
 def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
@@ -222,8 +222,8 @@ def timestamp(moment: str) -> str:
 
 def not_used(body: Common) -> list[str]:
     extra = body.model_extra or {}
-    given = {*extra, *(body.override_settings or {}), *(body.model_fields_set & {*second_pass.FIELDS})}
-    read = (*second_pass.FIELDS, *second_pass.READ) if extra.get("enable_hr") else ()
+    given = {*extra, *(body.override_settings or {}), *(body.model_fields_set & {*second_pass.HIRES_FIELDS})}
+    read = (*second_pass.HIRES_FIELDS, *second_pass.FIELDS_WITHOUT_OPTION) if extra.get("enable_hr") else ()
     return sorted(given - {*SETTABLE, *NEUTRAL, *OF_IMG2IMG, *WITHOUT_EFFECT, *READ_ELSEWHERE, *read})
 
 

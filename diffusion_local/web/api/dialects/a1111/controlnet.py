@@ -48,7 +48,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "threshold_a": ("", -1),
     "threshold_b": ("", -1),
 }
-SIDE = 512
+DEFAULT_SIDE = 512
 OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recolor_luminance", "invert", "depth",
     "openpose", "normal_midas", "lineart_standard", "seg_ofade20k")  # fmt: skip
 
@@ -123,7 +123,7 @@ class Detection(BaseModel):
 
     controlnet_module: str = "none"
     controlnet_input_images: list[str] = []
-    controlnet_processor_res: int = SIDE
+    controlnet_processor_res: int = DEFAULT_SIDE
 
 
 def add(api: APIRouter, studio: Studio) -> None:

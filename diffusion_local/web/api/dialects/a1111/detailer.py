@@ -12,7 +12,7 @@ SCRIPT = "adetailer"
 #: What the extension's models find, by the beginning of their names.
 TARGETS = {"face": "face", "mediapipe_face": "face", "hand": "hand", "person": "person", "eye": "eye"}
 #: Our fields by the extension's names, of those that have one.
-FIELDS = {
+OPTION_OF_FIELD = {
     "ad_prompt": "prompt", "ad_denoising_strength": "strength", "ad_confidence": "confidence",
     "ad_inpaint_only_masked_padding": "padding",
 }  # fmt: skip
@@ -34,7 +34,9 @@ def details_of(args: Any, field: str) -> tuple[list[dict[str, Any]], list[str]]:
         message("passed_over", field=f"{field}.{name}", got=echo(value))
         for unit in units
         for name, value in unit.items()
-        if name not in FIELDS and value not in ("", None, [], *NEUTRAL.get(name, (False,))) and NEUTRAL.get(name) != ()
+        if name not in OPTION_OF_FIELD
+        and value not in ("", None, [], *NEUTRAL.get(name, (False,)))
+        and NEUTRAL.get(name) != ()
     ]
     return [detail_of(unit, field) for unit in units], warnings
 
@@ -47,7 +49,7 @@ def detail_of(unit: dict[str, Any], field: str) -> dict[str, Any]:
     if not target:
         raise InvalidParams(f"{field}.ad_model", message("one_of", known=list(TARGETS), got=echo(unit["ad_model"])))
     found: dict[str, Any] = {
-        ours: unit[theirs] for theirs, ours in FIELDS.items() if unit.get(theirs) not in (None, "")
+        ours: unit[theirs] for theirs, ours in OPTION_OF_FIELD.items() if unit.get(theirs) not in (None, "")
     }
     if unit.get("ad_use_steps") and unit.get("ad_steps"):
         found["steps"] = unit["ad_steps"]

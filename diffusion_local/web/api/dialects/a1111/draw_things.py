@@ -15,7 +15,7 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 
 #: Its names for A1111's fields.
-NAMES = {
+A1111_NAMES = {
     "batch_count": "n_iter",
     "guidance_scale": "cfg_scale",
     "hires_fix": "enable_hr",
@@ -32,8 +32,8 @@ def renamed(given: Any) -> Any:
     """
     if not isinstance(given, dict):
         return given
-    taken = {name for name, target in NAMES.items() if name in given and target not in given}
-    found = {NAMES[name] if name in taken else name: value for name, value in given.items()}
+    taken = {name for name, target in A1111_NAMES.items() if name in given and target not in given}
+    found = {A1111_NAMES[name] if name in taken else name: value for name, value in given.items()}
     if found.get("model") and found.get("override_settings") in (None, {}):
         found["override_settings"] = {"sd_model_checkpoint": found.pop("model")}
     if found.get("loras"):

@@ -16,7 +16,7 @@ from diffusion_local import authority
 from diffusion_local.domain import Image, Receipt
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.gallery import recipes
-from diffusion_local.image_decoding import FORMATS
+from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.image_decoding import share as decoding_share
 from diffusion_local.messages import message
 from diffusion_local.options.table import LANCZOS, OPTIONS
@@ -28,7 +28,7 @@ from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import encoded, neutral, outcome, why_not
 from diffusion_local.web.api.dialects.pictures import encoded_as
 from diffusion_local.web.api.uploads import decoded
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NOT_CACHED
 
 PNG_INFO_CHARS = 100_000
 MOST_PICTURES = 50
@@ -81,7 +81,7 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         """Make a picture larger: `image` (Base64), `upscaling_resize` (a factor) or `resize_mode` 1 with a size,
         `upscaler_1`."""
         [picture], told = await enlarged(body, [body.image], request, "image")
-        return JSONResponse({"html_info": told, "image": picture}, headers=NEVER)
+        return JSONResponse({"html_info": told, "image": picture}, headers=NOT_CACHED)
 
     @api.post("/extra-batch-images")
     async def enlarge_several(body: Several, request: Request) -> Response:
@@ -89,7 +89,7 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         if not 1 <= len(body.imageList) <= MOST_PICTURES:
             raise InvalidParams("imageList", message("some_pictures", most=MOST_PICTURES, got=len(body.imageList)))
         pictures, told = await enlarged(body, [each.data for each in body.imageList], request, "imageList")
-        return JSONResponse({"html_info": told, "images": pictures}, headers=NEVER)
+        return JSONResponse({"html_info": told, "images": pictures}, headers=NOT_CACHED)
 
     @api.post("/png-info")
     def png_info(body: Read) -> Json:
@@ -172,6 +172,6 @@ def in_base64(studio: Studio, body: Larger, image: Image) -> str:
 def opened(data: bytes) -> PIL.Image:
     """Raises InvalidParams."""
     try:
-        return PIL.open(io.BytesIO(data), formats=FORMATS)
+        return PIL.open(io.BytesIO(data), formats=INPUT_FORMATS)
     except (OSError, ValueError, SyntaxError, PIL.DecompressionBombError):
-        raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None
+        raise InvalidParams("image", message("not_a_picture", formats=list(INPUT_FORMATS))) from None

@@ -15,7 +15,7 @@ from diffusion_local.system import gpus
 from diffusion_local.web.api.dialects.a1111.reading import title
 
 #: Paths whose lists are always empty: clients ask for them whatever they are about to do.
-EMPTY: dict[str, Any] = {
+EMPTY_ANSWERS: dict[str, Any] = {
     "/hypernetworks": [],
     "/face-restorers": [],
     "/realesrgan-models": [],
@@ -114,7 +114,7 @@ def add(api: APIRouter, studio: Studio) -> None:
         """Clients ask for them to find out whether the API answers."""
         return {"api": True, "nowebui": False, "api_server_stop": False}
 
-    for path, content in EMPTY.items():
+    for path, content in EMPTY_ANSWERS.items():
         api.add_api_route(path, constant(content), methods=["GET"], name=path.strip("/").replace("-", "_"))
 
     @api.post("/refresh-checkpoints")

@@ -46,7 +46,7 @@ FILLS = ("fill", "original", "latent noise", "latent nothing")
 OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
 READ_ELSEWHERE = ("enable_hr", "alwayson_scripts", "resize_mode", "styles", "fit")
 #: Formats of pictures in answers, by the setting ``samples_format``.
-FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+ANSWER_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 #: Says something about the answer or the saving, not about the picture.
 WITHOUT_EFFECT = {"do_not_save_grid", "do_not_save_samples", "override_settings_restore_afterwards", "save_images"}
 SETTABLE = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers", "samples_format")
@@ -57,7 +57,7 @@ SHORTEST_HASH = 8
 #: How a picture of another shape is resized: 0 stretched, 1 cropped (as the engine does), 2 filled at its edges.
 RESIZED, LATENT = (0, 1, 2), 3
 #: Our fields, as callers of this dialect know them.
-NAMES = {
+A1111_FIELDS = {
     "size": "width",
     "hires_scale": "hr_scale",
     "guidance": "cfg_scale",
@@ -171,12 +171,12 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     }
     if not body.subseed_strength:  # A1111 sends a subseed with every call
         given |= {"variation_seed": None, "variation_strength": None}
-    fitted = adapted(model, given, strict, NAMES)
+    fitted = adapted(model, given, strict, A1111_FIELDS)
     given, warnings = fitted.options, warnings + fitted.warnings
     second, told = second_pass.options_of(studio, extra, sized(model, given), strict)
     with_second = Adapted(given | second, warnings + told)
     if not strict:
-        fit_second_pass(with_second, model, NAMES)
+        fit_second_pass(with_second, model, A1111_FIELDS)
     given, warnings = with_second.options, with_second.warnings
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
@@ -191,7 +191,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     if isinstance(body, Pictures):
         found, told = pictures_of(studio, body, given, strict, model.architecture)
         given, warnings = given | found, warnings + told
-    return Wish(given, warnings, styles, FORMATS[str(set_up.get("samples_format") or "png")])
+    return Wish(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")])
 
 
 def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:
@@ -312,8 +312,8 @@ def sampler_of(body: Any) -> tuple[str | None, str | None]:
 def checked_options(studio: Studio, aliases: Aliases, options: dict[str, Any]) -> None:
     """Raises InvalidParams for a value that cannot be set."""
     form = options.get("samples_format")
-    if form is not None and form not in FORMATS:
-        raise InvalidParams("samples_format", message("one_of", known=list(FORMATS), got=echo(form)))
+    if form is not None and form not in ANSWER_FORMATS:
+        raise InvalidParams("samples_format", message("one_of", known=list(ANSWER_FORMATS), got=echo(form)))
     model_of(studio, aliases, options.get("sd_model_checkpoint"))
     vae, skip = named_vae(options.get("sd_vae")), options.get("CLIP_stop_at_last_layers")
     if vae and vae not in {each.name for each in studio.adapters("vae")}:

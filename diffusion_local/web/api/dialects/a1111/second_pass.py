@@ -10,9 +10,9 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 
 #: Our options of a second pass; ``hires_scale`` is what the others need.
-NAMES = ("hires_scale", *(name for name, option in OPTIONS.items() if option.needs == "hires_scale"))
+HIRES_OPTIONS = ("hires_scale", *(name for name, option in OPTIONS.items() if option.needs == "hires_scale"))
 #: The second pass has the model, prompts and sampler of the first.
-SAME: dict[str, tuple[Any, ...]] = {
+FIRST_PASS_VALUES: dict[str, tuple[Any, ...]] = {
     "hr_checkpoint_name": ("", "Use same checkpoint"),
     "hr_prompt": ("",),
     "hr_negative_prompt": ("",),
@@ -20,8 +20,8 @@ SAME: dict[str, tuple[Any, ...]] = {
     "hr_scheduler": ("", "Automatic", "Use same scheduler"),
 }
 #: Their names in requests, and those of what else is read there.
-FIELDS = tuple(OPTIONS[name].web_api or name for name in NAMES)
-READ = ("hr_resize_x", "hr_resize_y", "denoising_strength", *SAME)
+HIRES_FIELDS = tuple(OPTIONS[name].web_api or name for name in HIRES_OPTIONS)
+FIELDS_WITHOUT_OPTION = ("hr_resize_x", "hr_resize_y", "denoising_strength", *FIRST_PASS_VALUES)
 #: A1111's defaults.
 SCALE, STRENGTH = 2.0, 0.75
 #: A1111's upscalers that have another name here.
@@ -39,8 +39,8 @@ def options_of(
     if enabled not in (None, False, True):
         raise InvalidParams("enable_hr", message("not_supported", got=echo(enabled)))
     if not enabled:
-        return dict.fromkeys(NAMES), []
-    neutral(extra, {name: (*same, given.get(name.removeprefix("hr_"))) for name, same in SAME.items()})
+        return dict.fromkeys(HIRES_OPTIONS), []
+    neutral(extra, {name: (*same, given.get(name.removeprefix("hr_"))) for name, same in FIRST_PASS_VALUES.items()})
     scale, warnings = scale_of(extra, given, strict)
     strength = given["hires_strength"]
     if strength is None:

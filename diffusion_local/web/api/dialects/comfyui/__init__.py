@@ -36,15 +36,15 @@ from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_o
 from diffusion_local.web.api.dialects.comfyui.values import Refused
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.files import StoredResponse
-from diffusion_local.web.refusals import NEVER, headers_of, sentence, status_of
+from diffusion_local.web.refusals import NOT_CACHED, headers_of, sentence, status_of
 
 MOST_GRAPH_CHARS = 400_000
 MOST_NAMES = 500  # of uploads, for one account
 MOST_HISTORY = 64  # prompts, unless max_items says less
 #: ComfyUI's own release whose API this is, for clients that ask.
 VERSION = "0.3.60"
-FILE = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
-MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+FILE_NAME = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
+TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 FOLDERS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
 FOLDERS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
 #: Folders that ComfyUI has and clients list, with nothing in them here.
@@ -110,7 +110,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         try:
             return await anyio.to_thread.run_sync(submitted, body)
         except Refused as error:
-            return JSONResponse(refused_shape(error, body.get("prompt")), 400, headers=NEVER)
+            return JSONResponse(refused_shape(error, body.get("prompt")), 400, headers=NOT_CACHED)
 
     def submitted(body: Json) -> Response:
         graph = body.get("prompt")
@@ -122,7 +122,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         kept = records.written(prompt_id, client_id, graph, plan.outputs, plan.work.node_id)
         if len(kept) > MOST_GRAPH_CHARS:
             raise Refused("invalid_prompt", f"A graph must have at most {MOST_GRAPH_CHARS:,} characters.")
-        key = records.KEY + prompt_id if prompt_id else None
+        key = records.KEY_PREFIX + prompt_id if prompt_id else None
         try:
             receipt = studio.submit(**options, graph=kept, idempotency_key=key)
         except InvalidParams as error:
@@ -130,7 +130,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         number = records.record(studio.graphs.get(receipt.batch_id)).number
         told = {"prompt_id": prompt_id or receipt.batch_id, "number": number, "node_errors": {}}
         differs = [*warnings, *map(str, receipt.warnings)]
-        return JSONResponse(told | ({"warnings": differs} if differs else {}), headers=NEVER)
+        return JSONResponse(told | ({"warnings": differs} if differs else {}), headers=NOT_CACHED)
 
     @api.get("/prompt")
     def waiting() -> Json:
@@ -195,9 +195,9 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         try:
             each = records.named(studio, prompt_id[:SHORT_ID])
         except NotFound:
-            return JSONResponse({}, 404, headers=NEVER)
+            return JSONResponse({}, 404, headers=NOT_CACHED)
         told = {each.id: records.history(studio, each)} if each.finished else {}
-        return JSONResponse(told, headers=NEVER)
+        return JSONResponse(told, headers=NOT_CACHED)
 
     @api.post("/history")
     async def edit_history(request: Request) -> Response:
@@ -221,7 +221,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         """A picture of the caller by its `filename`; `preview` (such as `webp;90`) is smaller in bytes."""
         stored, suffix = file_named(filename)
         if not preview:
-            return StoredResponse(stored, MEDIA[suffix], {"Cache-Control": "private, max-age=3600"})
+            return StoredResponse(stored, TYPE_BY_SUFFIX[suffix], {"Cache-Control": "private, max-age=3600"})
         form, _, quality = preview.partition(";")
         form = form if form in ("webp", "jpeg") else "webp"
         data = converted(stored, form, int(quality) if quality.isdecimal() and len(quality) < 4 else 90)
@@ -229,7 +229,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     def file_named(filename: str) -> tuple[StoredFile, str]:
         """(file, suffix) of a picture of the gallery, or of an upload under our name or the caller's."""
-        found = FILE.fullmatch(filename)
+        found = FILE_NAME.fullmatch(filename)
         if found and not SOURCE_ID.fullmatch(found["id"]):
             image = studio.image(found["id"])
             if records.own(image):

@@ -94,7 +94,7 @@ class Reader:
     def evaluate(self, node_id: str) -> None:
         name = checking.class_of(self._graph[node_id])
         given = {key: self._input(node_id, key, each) for key, each in NODES[name].inputs.items()}
-        self._values[node_id] = READERS[name](self, node_id, given)
+        self._values[node_id] = NODE_READERS[name](self, node_id, given)
 
     def _input(self, node_id: str, key: str, declared: Input) -> Any:
         given = checking.inputs_of(self._graph[node_id])
@@ -357,8 +357,8 @@ class Reader:
         return (given["value"],)
 
 
-READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
-    **shaping.READERS,
+NODE_READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
+    **shaping.NODE_READERS,
     "CheckpointLoaderSimple": Reader.checkpoint,
     "UNETLoader": Reader.unet,
     "CLIPLoader": Reader.clip,

@@ -77,10 +77,10 @@ def combo(
 
 
 TEXT = Input("STRING")
-SIZE = integer(16, 16384, 512)
+SIDE = integer(16, 16384, 512)
 SEED = integer(0, 2**64 - 1, 0)
 STEPS = integer(1, 10_000, 20)
-LATENT_SIZE = {"width": SIZE, "height": SIZE, "batch_size": integer(1, 4096, 1)}
+LATENT_SIZE = {"width": SIDE, "height": SIDE, "batch_size": integer(1, 4096, 1)}
 SAMPLED = {
     "steps": STEPS,
     "cfg": decimal(0, 100, 8),

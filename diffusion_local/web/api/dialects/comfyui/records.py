@@ -15,7 +15,7 @@ from diffusion_local.studio import MAX_JOBS_BY_ID, Studio
 from diffusion_local.web.api.dialects.calls import why_not
 from diffusion_local.web.api.dialects.comfyui import checking
 
-KEY = "comfyui:"
+KEY_PREFIX = "comfyui:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def record(kept: Graph) -> Record:
 def named(studio: Studio, prompt_id: str) -> Record:
     """The caller's prompt of this id. Raises NotFound."""
     try:
-        batch_id = studio.submitted_under(KEY + prompt_id)
+        batch_id = studio.submitted_under(KEY_PREFIX + prompt_id)
     except NotFound:
         batch_id = prompt_id
     return record(studio.graphs.get(batch_id))

@@ -105,7 +105,7 @@ def combined(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
     return (replace(first, regions=tuple(regions)),)
 
 
-READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
+NODE_READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
     "IPAdapterModelLoader": adapter_file,
     "IPAdapterUnifiedLoader": any_adapter,
     "CLIPVisionLoader": vision,

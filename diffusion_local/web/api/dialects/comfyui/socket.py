@@ -28,7 +28,7 @@ from diffusion_local.web.api.dialects.comfyui.records import Record
 from diffusion_local.web.api.watch import Watch
 
 MOST_OF_ACCOUNT = 50
-MOST = 500
+MAX_SOCKETS = 500
 SEND_SECONDS = 10.0  # for one message
 RECHECK_SECONDS = 10.0
 MOST_NEW = 50  # prompts between two looks
@@ -90,7 +90,7 @@ class Endpoint:
     @contextlib.contextmanager
     def _counted(self) -> Iterator[bool]:
         name = current().name
-        admitted = self._open[name] < MOST_OF_ACCOUNT and self._open.total() < MOST
+        admitted = self._open[name] < MOST_OF_ACCOUNT and self._open.total() < MAX_SOCKETS
         if not admitted:
             yield False
             return

@@ -53,7 +53,7 @@ from diffusion_local.web.api.dialects.openai.reading import (
 )
 from diffusion_local.web.api.dialects.openai.streaming import Shown, streamed, warned
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import NEVER, headers_of, printable, status_of
+from diffusion_local.web.refusals import NOT_CACHED, headers_of, printable, status_of
 
 UNANSWERED_SECONDS = 900
 MOST_UNANSWERED = 256  # requests of one account
@@ -207,7 +207,7 @@ def answer(studio: Studio, body: OwnFields, receipt: Receipt) -> Response:
     width, height = made[0][1].width, made[0][1].height
     content: Json = {"created": int(time.time()), "data": data, "output_format": form, "size": f"{width}x{height}"}
     content |= {"warnings": warnings} if warnings else {}
-    return JSONResponse(content, headers=NEVER | warned(warnings))
+    return JSONResponse(content, headers=NOT_CACHED | warned(warnings))
 
 
 def model(model_id: str) -> Json:

@@ -13,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from diffusion_local import families
-from diffusion_local.engine import learned
+from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
@@ -93,7 +93,7 @@ def flat(given: dict[str, Any]) -> dict[str, Any]:
 
 MOST_PICTURES = 10  # as OpenAI's own limit
 RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
-NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # our fields, as callers know them
+CALLER_NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # our fields, as callers know them
 #: Fields that have no effect here, and the value of each that asks for nothing.
 HARMLESS: dict[str, Any] = {
     "input_fidelity": None,
@@ -165,15 +165,15 @@ Edit: Any = create_model(
 )
 
 
-KNOWN = sorted({*Edit.model_fields, *HARMLESS, *(name for names in SPELLED.values() for name in names)})
-FILE = {"type": "string", "format": "binary"}
-FORM = Edit.model_json_schema()
+REQUEST_FIELDS = sorted({*Edit.model_fields, *HARMLESS, *(name for names in SPELLED.values() for name in names)})
+FILE_SCHEMA = {"type": "string", "format": "binary"}
+EDIT_FORM = Edit.model_json_schema()
 
-FORM["properties"] |= {"image": FILE, "mask": FILE}
+EDIT_FORM["properties"] |= {"image": FILE_SCHEMA, "mask": FILE_SCHEMA}
 
-FORM["required"] = ["image", "prompt"]
+EDIT_FORM["required"] = ["image", "prompt"]
 
-EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": EDIT_FORM}}}}
 
 
 async def edit_form(request: Request) -> tuple[dict[str, str], list[bytes], bytes | None]:
@@ -259,14 +259,14 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
     options |= {name: value for name, value in further.items() if options.get(name) is None}
     if options.get("background") == "transparent" and not strict and not can_cut_out(settings):
         warnings.append(message("passed_over", field="background", got=echo(options.pop("background"))))
-    fitted = adapted(chosen, options, strict, NAMES)
+    fitted = adapted(chosen, options, strict, CALLER_NAMES)
     return Wish(fitted.options, warnings + fitted.warnings, chosen.architecture)
 
 
 def can_cut_out(settings: Settings) -> bool:
     """Whether the home has a model that finds the background of a picture."""
     try:
-        learned.model_of("background", settings.preprocessors, "background")
+        vision_models.find_model("background", settings.preprocessors, "background")
     except InvalidParams:
         return False
     return True
@@ -290,7 +290,7 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
     told: list[str] = []
     for name, value in (body.model_extra or {}).items():
         if name not in HARMLESS:
-            refusal = unknown(name, KNOWN)
+            refusal = unknown(name, REQUEST_FIELDS)
             if strict or refusal.problem.id == "field_near":
                 raise refusal
         elif value in (None, HARMLESS[name]) or name in SILENT:

@@ -21,7 +21,7 @@ from diffusion_local.web.api.dialects.pictures import encoded_as
 from diffusion_local.web.api.watch import Watch
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-LOOK = 5.0  # seconds between two looks at the jobs where nothing is heard of them
+POLL_SECONDS = 5.0  # jobs are read this often even if no event arrives
 MOST_WARNING = 2000  # characters of the header
 USAGE = {
     "input_tokens": 0,
@@ -85,7 +85,7 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
         for told in await anyio.to_thread.run_sync(look):
             yield framed(told)
         if left:
-            moment = await watch.until(lambda now, seen=seen: now != seen, LOOK)  # type: ignore[misc]
+            moment = await watch.until(lambda now, seen=seen: now != seen, POLL_SECONDS)  # type: ignore[misc]
             seen = moment or seen
             if watch.stopping():
                 return

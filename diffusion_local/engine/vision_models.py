@@ -31,23 +31,23 @@ FOLDERS = {"normal": "depth", "detect": "detector"}
 #: Tasks whose model is a file of any name, by its suffix.
 BY_SUFFIX = {"background": (".safetensors", ".pth", ".pt")}
 #: Kinds of detectors that find anything that words name; others find the classes of their configuration.
-BY_WORDS = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
+OPEN_VOCABULARY = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
 #: Classes that an error names.
-MOST_NAMED = 20
+MAX_NAMED = 20
 #: Files of a model by which a change is noticed.
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
+MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 #: Seconds for one picture, with loading the model, and seconds of waiting for the picture before.
-MOST_SECONDS, PATIENCE = 300.0, 120.0
+TIMEOUT_SECONDS, WAIT_SECONDS = 300.0, 120.0
 #: Its errors are shortened to so many characters.
-MOST_WORDS = 300
+MAX_ERROR_CHARS = 300
 #: Threads that may wait for their turn.
-MOST_WAITING = 8
-_turn = threading.RLock()
-_waiting = threading.BoundedSemaphore(MOST_WAITING)
+MAX_WAITING = 8
+_exclusive = threading.RLock()
+_waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 @dataclass(frozen=True, slots=True)
-class LookingModel:
+class VisionModel:
     """The model of a task. ``version``: modification times (ns) and sizes of its files."""
 
     kind: str
@@ -55,100 +55,101 @@ class LookingModel:
     version: tuple[tuple[int, int], ...]
 
 
-def model_of(kind: str, folders: Path, field: str) -> LookingModel:
+def find_model(kind: str, folders: Path, field: str) -> VisionModel:
     """The model of a task below ``folders``. Raises InvalidParams for ``field`` with what is missing."""
     folder = folders / FOLDERS.get(kind, kind)
     if suffixes := BY_SUFFIX.get(kind):
         paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes)[:1]
         if not paths:
-            raise InvalidParams(field, message("weights_missing", type=str(kind), folder=place_of(kind)))
+            raise InvalidParams(field, message("weights_missing", type=str(kind), folder=folder_of(kind)))
     else:
-        paths = [folder / part / name for part in SUGGESTED[kind] for name in FILES]
+        paths = [folder / part / name for part in SUGGESTED[kind] for name in MODEL_FILES]
     for part, example in SUGGESTED[kind].items() if not suffixes else ():
-        if not (folder / part / FILES[0]).is_file():
-            place = f"{place_of(kind)}/{part}".removesuffix("/")
+        if not (folder / part / MODEL_FILES[0]).is_file():
+            place = f"{folder_of(kind)}/{part}".removesuffix("/")
             raise InvalidParams(field, message("preprocessor_model", type=str(kind), folder=place, example=example))
     found = [path.stat() for path in paths if path.is_file()]
-    return LookingModel(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
+    return VisionModel(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
 
 
-def check(folders: Path, kind: str, field: str, word: str) -> None:
+def check_model(folders: Path, kind: str, field: str, word: str) -> None:
     """Raise InvalidParams for ``field`` unless there is a model for a task, which finds the word if it is not empty."""
-    model = model_of(kind, folders, field)
+    model = find_model(kind, folders, field)
     classes = classes_of(model) if word else ()
-    if classes and not any(fits(word, each) for each in classes):
-        raise InvalidParams(field, message("detector_word", known=list(classes[:MOST_NAMED]), got=echo(word)))
+    if classes and not any(names_class(word, each) for each in classes):
+        raise InvalidParams(field, message("detector_word", known=list(classes[:MAX_NAMED]), got=echo(word)))
 
 
 @lru_cache(maxsize=16)
-def classes_of(model: LookingModel) -> tuple[str, ...]:
+def classes_of(model: VisionModel) -> tuple[str, ...]:
     """The classes of a detector in lower case, sorted; none if it finds any word, or if its file cannot be read."""
     try:
-        config = json.loads((model.folder / FILES[0]).read_text(encoding="utf-8"))
-        names = () if config.get("model_type") in BY_WORDS else config["id2label"].values()
+        config = json.loads((model.folder / MODEL_FILES[0]).read_text(encoding="utf-8"))
+        names = () if config.get("model_type") in OPEN_VOCABULARY else config["id2label"].values()
         return tuple(sorted({str(each).lower() for each in names}))
     except (OSError, ValueError, KeyError, AttributeError, RecursionError):
         return ()
 
 
-def fits(word: str, label: str) -> bool:
+def names_class(word: str, label: str) -> bool:
     """Whether a word names a class, in the singular or the plural."""
     wanted, known = word.lower().strip(), label.strip()
     return wanted in (known, f"{known}s", *known.replace("_", " ").split()) or f"{wanted}s" == known
 
 
-def place_of(kind: str) -> str:
+def folder_of(kind: str) -> str:
     """The folder of a task's model, below the home."""
     return f"preprocessors/{FOLDERS.get(kind, kind)}"
 
 
-def preprocess(picture: PIL.Image, model: LookingModel, field: str) -> PIL.Image:
+def preprocess(picture: PIL.Image, model: VisionModel, field: str) -> PIL.Image:
     """The picture that a model makes of an RGB picture: the same size. Raises as `answer`."""
-    with PIL.open(io.BytesIO(answer(picture, model, field)), formats=("PNG",)) as made:
+    with PIL.open(io.BytesIO(run_model(picture, model, field)), formats=("PNG",)) as made:
         made.load()
         return made
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Detection:
     """Something in a picture: its box (left, top, right, bottom in pixels), and how sure the detector is, 0 to 1."""
 
     box: tuple[int, int, int, int]
     score: float
 
 
-def detect(picture: PIL.Image, model: LookingModel, field: str, word: str, least: float) -> list[Found]:
+def detect(picture: PIL.Image, model: VisionModel, field: str, word: str, least: float) -> list[Detection]:
     """What a word names in an RGB picture, at least so sure, the surest first. Raises as `answer`."""
-    told = json.loads(answer(picture, model, field, str(least), word))
-    return [Found(tuple(each["box"]), each["score"]) for each in told]
+    told = json.loads(run_model(picture, model, field, str(least), word))
+    return [Detection(tuple(each["box"]), each["score"]) for each in told]
 
 
-def describe(picture: PIL.Image, model: LookingModel, field: str) -> str:
+def describe(picture: PIL.Image, model: VisionModel, field: str) -> str:
     """What an RGB picture shows, in words. Raises as `answer`."""
-    return str(json.loads(answer(picture, model, field)))
+    return str(json.loads(run_model(picture, model, field)))
 
 
 @contextmanager
-def turn() -> Iterator[None]:
-    """Wait until no other thread has a model look at a picture; a thread may enter again.
+def exclusive() -> Iterator[None]:
+    """Hold the lock that allows one model run at a time; reentrant.
 
-    Raises Overloaded after PATIENCE, and at once if MOST_WAITING threads wait: they are the ones that answer requests.
+    Raises Overloaded after WAIT_SECONDS, and at once if MAX_WAITING threads wait already: the waiting threads are those
+    that serve requests.
     """
-    if not _turn.acquire(blocking=False):
+    if not _exclusive.acquire(blocking=False):
         if not _waiting.acquire(blocking=False):
             raise Overloaded(message("preprocessor_busy"))
         try:
-            if not _turn.acquire(timeout=PATIENCE):
+            if not _exclusive.acquire(timeout=WAIT_SECONDS):
                 raise Overloaded(message("preprocessor_busy"))
         finally:
             _waiting.release()
     try:
         yield
     finally:
-        _turn.release()
+        _exclusive.release()
 
 
-def answer(picture: PIL.Image, model: LookingModel, field: str, *words: str) -> bytes:
+def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str) -> bytes:
     """What a model says of a picture. One looks at a time, on the CPU.
 
     Raises InvalidParams for ``field`` if the model fails, and Overloaded.
@@ -156,20 +157,20 @@ def answer(picture: PIL.Image, model: LookingModel, field: str, *words: str) -> 
     sent = io.BytesIO()
     picture.save(sent, "PNG", compress_level=1)
     try:
-        with turn():
+        with exclusive():
             ended = subprocess.run(
                 [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words],
                 input=sent.getvalue(),
                 capture_output=True,
-                timeout=MOST_SECONDS,
+                timeout=TIMEOUT_SECONDS,
             )
         told, problem = ended.stdout, ended.stderr.decode(errors="replace").strip()
         failed = ended.returncode != 0
     except subprocess.TimeoutExpired:
-        told, failed, problem = b"", True, f"more than {MOST_SECONDS:.0f} s"
+        told, failed, problem = b"", True, f"more than {TIMEOUT_SECONDS:.0f} s"
     if failed:
-        last = problem.replace(str(model.folder), place_of(model.kind)).rpartition("\n")[2][:MOST_WORDS]
+        last = problem.replace(str(model.folder), folder_of(model.kind)).rpartition("\n")[2][:MAX_ERROR_CHARS]
         raise InvalidParams(
-            field, message("preprocessor_failed", type=model.kind, folder=place_of(model.kind), problem=last)
+            field, message("preprocessor_failed", type=model.kind, folder=folder_of(model.kind), problem=last)
         )
     return told

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 from safetensors.torch import save_file
 
-from diffusion_local.engine import learned, saliency, vision
+from diffusion_local.engine import saliency, vision, vision_models
 from diffusion_local.errors import InvalidParams, ModelUnavailable, Overloaded
 from diffusion_local.paths import assets
 from tests.engine.vision_models import (
@@ -57,10 +57,10 @@ def test_metric_depth_is_turned_round(tmp_path: Path) -> None:
 
 def test_a_process_of_its_own_makes_the_same_picture(tmp_path: Path) -> None:
     folder = depth_model(tmp_path / "depth")
-    model = learned.model_of("depth", tmp_path, "controls")
+    model = vision_models.find_model("depth", tmp_path, "controls")
     with torch.inference_mode():
         expected = vision.depth(scene(), folder)
-    made = learned.preprocess(scene(), model, "controls")
+    made = vision_models.preprocess(scene(), model, "controls")
     assert np.abs(np.asarray(made).astype(int) - np.asarray(expected)).max() <= 1
 
 
@@ -111,23 +111,23 @@ def test_a_skeleton_has_openposes_points_and_colours() -> None:
 def test_each_part_of_a_pose_is_asked_for(tmp_path: Path) -> None:
     for part, example in (("detector", "rtdetr"), ("pose", "vitpose")):
         with pytest.raises(InvalidParams, match=f"preprocessors/openpose/{part} .*{example}"):
-            learned.model_of("openpose", tmp_path, "controls")
+            vision_models.find_model("openpose", tmp_path, "controls")
         (tmp_path / "openpose" / part).mkdir(parents=True)
         (tmp_path / "openpose" / part / "config.json").write_text("{}")
-    assert len(learned.model_of("openpose", tmp_path, "controls").version) == 2
+    assert len(vision_models.find_model("openpose", tmp_path, "controls").version) == 2
 
 
 def test_a_missing_model_is_named_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(InvalidParams, match=r"depth.*preprocessors/depth.*depth-anything/") as refused:
-        learned.model_of("depth", tmp_path, "controls")
+        vision_models.find_model("depth", tmp_path, "controls")
     assert refused.value.field == "controls"
 
 
 def test_another_model_is_another_version(tmp_path: Path) -> None:
     depth_model(tmp_path / "depth")
-    before = learned.model_of("depth", tmp_path, "controls").version
+    before = vision_models.find_model("depth", tmp_path, "controls").version
     (tmp_path / "depth" / "config.json").write_text("{}")
-    assert learned.model_of("depth", tmp_path, "controls").version != before
+    assert vision_models.find_model("depth", tmp_path, "controls").version != before
 
 
 def test_a_model_that_fails_is_refused_without_its_path(
@@ -135,9 +135,9 @@ def test_a_model_that_fails_is_refused_without_its_path(
 ) -> None:
     (tmp_path / "depth").mkdir()
     (tmp_path / "depth" / "config.json").write_text('{"model_type": "bert"}')
-    model = learned.model_of("depth", tmp_path, "controls")
+    model = vision_models.find_model("depth", tmp_path, "controls")
     with pytest.raises(InvalidParams, match="preprocessors/depth") as refused:
-        learned.preprocess(scene(), model, "controls")
+        vision_models.preprocess(scene(), model, "controls")
     assert str(tmp_path) not in str(refused.value.message)
 
 
@@ -197,8 +197,8 @@ def test_a_detector_finds_the_classes_that_it_knows(tmp_path: Path) -> None:
 
 def test_a_detector_by_words_finds_anything_that_is_named(tmp_path: Path) -> None:
     folder = words_detector(tmp_path / "detector", assets() / "starter/tokenizer")
-    model = learned.model_of("detect", tmp_path, "details[0].target")
-    found = learned.detect(scene(), model, "details[0].target", "orange ball", 0.0)
+    model = vision_models.find_model("detect", tmp_path, "details[0].target")
+    found = vision_models.detect(scene(), model, "details[0].target", "orange ball", 0.0)
     assert len(found) == 4  # one for each patch
     assert found[0].score >= found[-1].score
     with torch.inference_mode():
@@ -207,8 +207,8 @@ def test_a_detector_by_words_finds_anything_that_is_named(tmp_path: Path) -> Non
 
 def test_a_caption_is_text(tmp_path: Path) -> None:
     caption_model(tmp_path / "caption", assets() / "starter/tokenizer")
-    model = learned.model_of("caption", tmp_path, "image")
-    told = learned.describe(scene(), model, "image")
+    model = vision_models.find_model("caption", tmp_path, "image")
+    told = vision_models.describe(scene(), model, "image")
     assert isinstance(told, str)
     with torch.inference_mode():
         assert told == vision.caption(scene(), tmp_path / "caption")
@@ -235,29 +235,29 @@ def test_the_main_object_is_told_from_its_background(
 
 def test_weights_that_are_missing_are_named_with_their_place(tmp_path: Path) -> None:
     with pytest.raises(InvalidParams, match=r"U²-Net or IS-Net.*preprocessors/background"):
-        learned.model_of("background", tmp_path, "background")
+        vision_models.find_model("background", tmp_path, "background")
     with pytest.raises(InvalidParams, match="preprocessors/detector"):
-        learned.model_of("detect", tmp_path, "details[0].target")
+        vision_models.find_model("detect", tmp_path, "details[0].target")
 
 
 def test_a_word_that_the_detector_does_not_know_is_refused_before_the_work(tmp_path: Path) -> None:
     detector_model(tmp_path)
     for word in ("cat", "Persons", ""):
-        learned.check(tmp_path, "detect", "details[0].target", word)
+        vision_models.check_model(tmp_path, "detect", "details[0].target", word)
     with refused(InvalidParams, "detector_word", "details[0].target"):
-        learned.check(tmp_path, "detect", "details[0].target", "hand")
+        vision_models.check_model(tmp_path, "detect", "details[0].target", "hand")
     config = tmp_path / "detector/config.json"
     config.write_text('{"model_type": "owlvit"}')
-    learned.check(tmp_path, "detect", "details[0].target", "hand")
+    vision_models.check_model(tmp_path, "detect", "details[0].target", "hand")
     config.write_text("no json")
-    learned.check(tmp_path, "detect", "details[0].target", "anything")
+    vision_models.check_model(tmp_path, "detect", "details[0].target", "anything")
 
 
 def test_only_some_threads_wait_for_their_turn() -> None:
     """They are the server's: if all of them waited for captions, no page would be answered."""
-    with ThreadPoolExecutor(learned.MOST_WAITING + 1) as pool:
-        with learned.turn(), learned.turn():  # one thread may enter twice
-            waiting = [pool.submit(enter) for _ in range(learned.MOST_WAITING + 1)]
+    with ThreadPoolExecutor(vision_models.MAX_WAITING + 1) as pool:
+        with vision_models.exclusive(), vision_models.exclusive():  # one thread may enter twice
+            waiting = [pool.submit(enter) for _ in range(vision_models.MAX_WAITING + 1)]
             assert eventually(lambda: any(each.done() for each in waiting))
             assert sum(each.done() for each in waiting) == 1
         refusals = [each.exception() for each in waiting]
@@ -266,5 +266,5 @@ def test_only_some_threads_wait_for_their_turn() -> None:
 
 
 def enter() -> bool:
-    with learned.turn():
+    with vision_models.exclusive():
         return True

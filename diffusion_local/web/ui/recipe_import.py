@@ -20,29 +20,29 @@ MOST_NAMED, MOST_CHARS = 12, 60
 FEWEST_DIGITS = 8  # of a hash that names a model; A1111 writes ten
 
 
-def fill(studio: Studio, recipe: str, *values: Any) -> list[Any]:
+def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
     """(what to tell, the form) for what ``POST /api/v1/sources`` read in the file."""
     try:
         found = json.loads(recipe)
         settings, others = dict(found["settings"]), dict(found["others"])
-        model = same_model(studio.models(), settings, others)
-        chosen = model or current(studio.models(), values)
+        model = model_in_recipe(studio.models(), settings, others)
+        chosen = model or current_model(studio.models(), values)
         blank = {"prompt": "", "negative": "", "seed": 0} | asdict(chosen.defaults)
         params = Params.from_dict(blank | settings | {"model": chosen.id})
-        params, lost = without_lost(studio, params)
+        params, lost = without_missing_files(studio, params)
         filled = form.fill(params)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return [gr.skip(), *form.only()]
     if model is None:
-        filled[form.NAMES.index("model")] = gr.skip()
+        filled[form.FORM_FIELDS.index("model")] = gr.skip()
     if "seed" not in settings:
-        filled[form.NAMES.index("seed")] = ""
-    left_out = [*lost, *unread(settings, others, model)]
+        filled[form.FORM_FIELDS.index("seed")] = ""
+    left_out = [*lost, *unused_settings(settings, others, model)]
     told = view.notice("warn", say("create.not_here", what=view.text("; ".join(left_out)))) if left_out else ""
     return [told + view.changed(form.differences(values, filled)), *filled]
 
 
-def same_model(models: list[Model], settings: dict[str, Any], others: dict[str, Any]) -> Model | None:
+def model_in_recipe(models: list[Model], settings: dict[str, Any], others: dict[str, Any]) -> Model | None:
     """The model that a recipe names: by id, by the name or file other tools call it, by its hash."""
     named, digest = str(settings.get("model", "")), str(others.get(MODEL_HASH, "")).lower()
     for each in models:
@@ -53,15 +53,15 @@ def same_model(models: list[Model], settings: dict[str, Any], others: dict[str, 
     return next((each for each in models if each.sha256.startswith(digest)), None)
 
 
-def current(models: list[Model], values: tuple[Any, ...]) -> Model:
-    chosen = dict(zip(form.NAMES, values, strict=False)).get("model")
+def current_model(models: list[Model], values: tuple[Any, ...]) -> Model:
+    chosen = dict(zip(form.FORM_FIELDS, values, strict=False)).get("model")
     return next((each for each in models if each.id == chosen), models[0])
 
 
-def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
+def without_missing_files(studio: Studio, params: Params) -> tuple[Params, list[str]]:
     """The params without files that are not here, and what those were."""
     lost = []
-    for name in form.OF_FILES:
+    for name in form.FILE_FIELDS:
         option, value = OPTIONS[name], getattr(params, name)
         if value not in (option.default, option.initial, *option.choices, *form.usable(studio, option.files)):
             lost.append(f"{view.name_of(name)} {value}")
@@ -80,14 +80,14 @@ def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
             lost.append(say("create.no_source_in_it"))
             params = replace(params, kind=Kind.TXT2IMG, source="", mask="", strength=0.0)
     for name in RECORDS:
-        found: Any = tuple(each for each in getattr(params, name) if is_kept(studio, each))
+        found: Any = tuple(each for each in getattr(params, name) if has_pictures(studio, each))
         if found != getattr(params, name):
             lost.append(view.name_of(name))
             params = replace(params, **{name: found})
     return params, lost
 
 
-def is_kept(studio: Studio, record: Record) -> bool:
+def has_pictures(studio: Studio, record: Record) -> bool:
     """Whether all pictures of a record are here."""
     try:
         for each in record.inputs:
@@ -97,7 +97,7 @@ def is_kept(studio: Studio, record: Record) -> bool:
     return True
 
 
-def unread(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:
+def unused_settings(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:
     """What another tool noted and has no like here; its version and hashes are no settings."""
     if model is None and settings.get("model"):
         yield f"{view.name_of('model')} {settings['model']}"

@@ -9,7 +9,7 @@ from diffusion_local.domain import Job
 from diffusion_local.errors import NotFound
 
 
-class Inputs:
+class SourcePictures:
     """Sources of the current job. The engine opens them by id and knows no jobs and no studio."""
 
     def __init__(self, dispatch: Dispatch) -> None:

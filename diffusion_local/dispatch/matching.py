@@ -24,7 +24,7 @@ MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
 )  # fmt: skip
 FRESH_SECONDS = 3.0
 UPSCALER = "upscaler "  # as ``Params.runs_on`` names one
-IP_ADAPTERS, CLIP_VISION, LOOKING = "ip_adapters", "clip_vision", "preprocessors"
+IP_ADAPTERS, CLIP_VISION, PREPROCESSORS = "ip_adapters", "clip_vision", "preprocessors"
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
@@ -42,7 +42,7 @@ def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
     return {MODELS: models} | {kind: digests(read()) for kind, read in kinds}
 
 
-class Installed:
+class InstalledFiles:
     """``installed_files`` of a catalogue, read again after FRESH_SECONDS: it looks at every folder."""
 
     def __init__(self, catalog: Catalog) -> None:
@@ -60,14 +60,14 @@ def digests(adapters: list[Adapter]) -> dict[str, str]:
     return {each.name: each.sha256 for each in adapters if each.ready and each.sha256}
 
 
-class Runnable:
+class JobsForFiles:
     """Which jobs a worker with the files ``there`` makes as this machine would with its own, ``here``.
 
     A file whose digest is not known at either end counts as another one. ``others``: if given, jobs that the worker
     refused are left to them.
     """
 
-    def __init__(self, here: Files, there: Files, others: "Others | None" = None) -> None:
+    def __init__(self, here: Files, there: Files, others: "OtherSlots | None" = None) -> None:
         self._here, self._there, self._others = here, there, others
 
     def job(self, job: Job, refused: Collection[str] = ()) -> bool:
@@ -85,7 +85,7 @@ class Runnable:
         return bool(digest) and digest == self._there.get(kind, {}).get(name)
 
 
-class Others:
+class OtherSlots:
     """The live slots beside ``slot``, and which jobs they leave to it. Read once for a claim, however many jobs were
     refused.
     """
@@ -101,14 +101,14 @@ class Others:
             if worker.slot not in leased and worker.status != "stopped" and not is_silent(worker, now)
         } - {slot}
         self._joined = {
-            lease.slot: Runnable(here, lease.files)
+            lease.slot: JobsForFiles(here, lease.files)
             for lease in leases
             if lease.slot != slot and not lease.expired(now) and services.machines.state(lease.slot) == ACTIVE
         }
 
     def able(self, params: Params) -> set[str]:
         """Those that could make such a picture."""
-        return self._local | {slot for slot, runnable in self._joined.items() if runnable.params(params)}
+        return self._local | {slot for slot, jobs in self._joined.items() if jobs.params(params)}
 
     def job(self, job: Job, refused: Collection[str]) -> bool:
         """Whether ``slot`` may try a job. One that it refused waits for slots that are still to try it. Where none of
@@ -123,7 +123,7 @@ class Others:
 def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     """(kind, name) of the files that go into a picture."""
     if params.background or params.details:  # their models are not offered: such a picture is made on this machine
-        yield LOOKING, "models"
+        yield PREPROCESSORS, "models"
     if params.kind is Kind.UPSCALE:
         if params.upscaler != LANCZOS:
             yield UPSCALERS, params.upscaler
@@ -146,19 +146,19 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
 
 def able_slots(services: Services, params: Params, slot: str, kind: str = "") -> set[str]:
     """Live slots other than ``slot`` that could make such a picture; of its own machine none, if a file was missing."""
-    found = Others(services, slot).able(params)
+    found = OtherSlots(services, slot).able(params)
     if kind == ModelUnavailable.kind:
         found = {each for each in found if machine_of(each) != machine_of(slot)}
     return found
 
 
-LOOK_AT = 200  # queued jobs whose files are missed
+SCANNED_JOBS = 200  # queued jobs whose files are missed
 SMALL_BYTES = 16 * 1024 * 1024  # a file up to this size has a digest of its own
 MOST_FILES = 500  # of one model
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedModel:
     """A model or adapter at the studio: its files by their paths below the folder of its kind."""
 
     digest: str
@@ -172,26 +172,26 @@ def missing_files(services: Services, there: Files) -> list[SharedFile]:
     here = installed_files(services.catalog)
     wanted = {
         (kind, name)
-        for job in services.view.snapshot(LOOK_AT, 0).waiting
+        for job in services.view.snapshot(SCANNED_JOBS, 0).waiting
         for kind, name in required_files(job.params, here)
         if here.get(kind, {}).get(name) and here[kind][name] != there.get(kind, {}).get(name)
     }
     return [
         SharedFile(kind, name, path, file.stat().st_size, small_digest(file), shared.digest)
         for kind, name in sorted(wanted)
-        if (shared := find(services, kind, name))
+        if (shared := find_shared(services, kind, name))
         for path, file in shared.files.items()
     ]
 
 
-def find(services: Services, kind: str, name: str) -> Shared | None:
+def find_shared(services: Services, kind: str, name: str) -> SharedModel | None:
     """A ready model or adapter by the name under which jobs name it; None if it is not known or does not lie alone."""
     catalog = services.catalog
     if kind == MODELS:
         found = next((each for each in catalog.all() if each.id == name and each.ready and each.sha256), None)
         if found is None or found.sources or found.source == "bundled":
             return None
-        return Shared(found.sha256, files_below(found.path))
+        return SharedModel(found.sha256, files_below(found.path))
     kinds = {
         LORAS: catalog.loras,
         VAES: catalog.vaes,
@@ -202,7 +202,7 @@ def find(services: Services, kind: str, name: str) -> Shared | None:
     if kind not in kinds:
         return None
     adapter = next((each for each in kinds[kind]() if each.name == name and each.ready and each.sha256), None)
-    return Shared(adapter.sha256, files_below(adapter.path)) if adapter else None
+    return SharedModel(adapter.sha256, files_below(adapter.path)) if adapter else None
 
 
 def files_below(path: Path) -> dict[str, Path]:

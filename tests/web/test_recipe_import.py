@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusion_local.compose import Services
 from diffusion_local.gallery import recipes
-from diffusion_local.web.ui import dropped, form
+from diffusion_local.web.ui import form, recipe_import
 from tests.models import files
 from tests.models.files import write_header
 from tests.web.conftest import made
@@ -23,13 +23,13 @@ def recipe(text: str) -> str:
 
 
 def fill(services: Services, text: str, **before: Any) -> tuple[str, dict[str, Any]]:
-    told, *values = dropped.fill(services.studio, text, *(dict.fromkeys(form.NAMES) | before).values())
-    return told, dict(zip(form.NAMES, values, strict=True))
+    told, *values = recipe_import.fill_form(services.studio, text, *(dict.fromkeys(form.FORM_FIELDS) | before).values())
+    return told, dict(zip(form.FORM_FIELDS, values, strict=True))
 
 
 def test_our_own_recipe_comes_back_and_says_what_changed(services: Services) -> None:
     image = made(services, seed=4242)
-    now = dict(zip(form.NAMES, form.fill(image.params), strict=True))
+    now = dict(zip(form.FORM_FIELDS, form.fill(image.params), strict=True))
     ours = json.dumps({"settings": image.params.to_dict(), "facts": {}, "others": {}})
     told, values = fill(services, ours, **now | {"steps": 50})
     assert values == now
