@@ -231,12 +231,12 @@ class JobStore:
                 for claim, step, phase in reports
             ]
 
-    def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None) -> None:
+    def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None, note: str = "") -> None:
         """Insert the picture's row and mark the job `done`, in one transaction. The file must exist already.
 
-        Raises LostClaim.
+        ``note`` goes into the job's history. Raises LostClaim.
         """
-        taken = rows.timings_row(timings) if timings else {}
+        taken = (rows.timings_row(timings) if timings else {}) | (rows.note_row(note) if note else {})
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
             job = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken)
