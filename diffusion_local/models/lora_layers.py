@@ -12,8 +12,9 @@ KOHYA, DIFFUSERS, OLD_DIFFUSERS, COMFY, PEFT, XLABS, BFL_CONTROL, ONETRAINER, LY
 )  # fmt: skip
 #: Those whose names the engine finds the layers of by itself.
 GENERIC = frozenset((KOHYA, DIFFUSERS, COMFY, PEFT, ONETRAINER, LYCORIS, BARE))
-LORA, LOCON, TUCKER, DORA, LOHA, LOKR, OFT, IA3, FULL, GLORA, NORM, VERA = (
-    "lora", "locon", "locon_mid", "dora", "loha", "lokr", "oft", "ia3", "full", "glora", "norm", "vera",
+LORA, LOCON, TUCKER, DORA, LOHA, LOKR, OFT, BOFT, IA3, FULL, GLORA, NORM, VERA, ADALORA, OTHER = (
+    "lora", "locon", "locon_mid", "dora", "loha", "lokr", "oft", "boft", "ia3", "full", "glora", "norm", "vera",
+    "adalora", "other",
 )  # fmt: skip
 
 #: What layouts put before the names of layers; the text encoder's number, if it is one's.
@@ -38,8 +39,9 @@ ENDS = re.compile(
     r"|(?P<bias>lora_B\.bias|lora_up\.bias)"
     r"|(?P<mid>lora_mid(?:\.weight)?)|(?P<alpha>alpha)|(?P<dora>dora_scale|lora_magnitude_vector(?:\.\w+)?)"
     r"|(?P<hada>hada_[wt][12](?:_[ab])?)|(?P<lokr>lokr_(?:w[12](?:_[ab])?|t2))"
-    r"|(?P<oft>oft_(?:blocks|diag|R)(?:\.\w+)*|rescale)|(?P<glora>[ab][12]\.weight)|(?P<ia3>on_input)"
-    r"|(?P<full>diff|diff_b|set_weight)|(?P<norm>w_norm|b_norm)|(?P<vera>vera_lambda_[bd](?:\.\w+)?))$"
+    r"|(?P<oft>oft_(?:blocks|diag|R)(?:\.\w+)*|rescale)|(?P<glora>[ab][12]\.weight)|(?P<ia3>on_input|ia3_l(?:\.\w+)?)"
+    r"|(?P<full>diff|diff_b|set_weight)|(?P<norm>w_norm|b_norm)|(?P<vera>vera_(?:lambda_[bd]|[AB])(?:\.\w+)?)|(?P<adalora>lora_E(?:\.\w+)?|ranknum(?:\.\w+)?)"
+    r"|(?P<boft>boft_[Rs](?:\.\w+)?)|(?P<other>(?:hra_u|fourierft_spectrum|shira_weight|randlora_\w+)(?:\.\w+)?))$"
 )
 OLD = re.compile(r"\.processor\.(?P<layer>to_\w+?)_lora\.(?P<role>down|up)\.weight$")
 XLABS_END = re.compile(r"\.processor\.(?P<layer>\w+?)_lora\d?\.(?P<role>down|up)\.weight$")
@@ -60,7 +62,7 @@ def split_name(name: str) -> tuple[str, str]:
     if match is None:
         return name, ""
     kind = str(match.lastgroup)
-    return name[: match.start()], match[kind] if kind in ("hada", "lokr", "ia3", "full") else kind
+    return name[: match.start()], match[kind] if kind in ("hada", "lokr", "full") else kind
 
 
 def locate(stem: str) -> tuple[str, str, str]:
@@ -108,17 +110,27 @@ def layer_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     return first[0] * second[0], first[1] * second[1]
 
 
-def method_of(stems: Mapping[str, Mapping[str, Tensor]], ia3: bool) -> str:
+def method_of(stems: Mapping[str, Mapping[str, Tensor]]) -> str:
     ends = {end for tensors in stems.values() for end in tensors}
     if any(end.startswith("hada_") for end in ends):
         return LOHA
     if any(end.startswith("lokr_") for end in ends):
         return LOKR
-    for end, method in (("oft", OFT), ("glora", GLORA), ("vera", VERA), ("dora", DORA), ("mid", TUCKER)):
+    if any(len(tensors["oft"].shape) == 4 for tensors in stems.values() if "oft" in tensors):
+        return BOFT
+    for end, method in (
+        ("boft", BOFT),
+        ("oft", OFT),
+        ("adalora", ADALORA),
+        ("other", OTHER),
+        ("ia3", IA3),
+        ("glora", GLORA),
+        ("vera", VERA),
+        ("dora", DORA),
+        ("mid", TUCKER),
+    ):
         if end in ends:
             return method
-    if ia3:
-        return IA3
     if "norm" in ends:
         return NORM
     if "diff" in ends or "set_weight" in ends:

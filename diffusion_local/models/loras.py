@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from diffusion_local import families
 from diffusion_local.families.sign import Layer, LoraSign
 from diffusion_local.models.headers import Header, Tensor
+from diffusion_local.models.known_layers import makes_of, models_of
 from diffusion_local.models.lora_layers import (
+    ADALORA,
     BARE,
     BFL_CONTROL,
+    BOFT,
     COMFY,
     DORA,
     FULL,
@@ -23,6 +26,7 @@ from diffusion_local.models.lora_layers import (
     NORM,
     OFT,
     OLD_DIFFUSERS,
+    OTHER,
     TUCKER,
     VERA,
     XLABS,
@@ -37,7 +41,7 @@ from diffusion_local.models.lora_layers import (
 METHODS = {
     LORA: "a LoRA", LOCON: "a LoCon", TUCKER: "a LoCon with mid layers", DORA: "a DoRA", LOHA: "a LoHa", LOKR: "a LoKr",
     OFT: "an OFT", IA3: "an IA3", FULL: "a full difference", GLORA: "a GLoRA", NORM: "a LoRA with norm layers",
-    VERA: "a VeRA",
+    VERA: "a VeRA", ADALORA: "an AdaLoRA", BOFT: "a BOFT", OTHER: "an adapter of PEFT of another kind",
 }  # fmt: skip
 #: Methods that the engine applies.
 APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL))
@@ -54,39 +58,51 @@ MARKS = (
     ".diff",
     "lora_magnitude_vector",
     "vera_",
+    "lycoris_",
+    "ia3_l",
+    "hra_u",
+    "boft_",
+    "fourierft_",
 )
+VIDEO, TEXT, PICTURE = "video", "text", "picture"
 #: Tensors beside those of layers, which do no harm.
 ASIDE = re.compile(r"^(lora_te.*\.text_projection.*|.*\.reshape_weight|.*\.diff_b)$")
 BUNDLED = ("bundle_emb.",)
+#: Architectures with a UNet, and one that has another's shape.
+UNETS = frozenset(("sd1", "sd2", "sdxl"))
+SHAPED_ALIKE = {"kolors": "sdxl"}
 UNET = ("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_")
-#: Video models by their layers, as LoRAs for them lie among others.
-VIDEO = (
-    ("Wan", LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"))),
-    ("Wan", LoraSign(parts=("blocks_#_ffn_#",), reads={"blocks_#_self_attn_q": (1536, 2048, 3072, 5120)})),
-    ("Wan", LoraSign(reads={"blocks_#_attn1_to_q": (1536, 3072, 5120)}, parts=("blocks_#_attn2_to_",))),
-    ("HunyuanVideo", LoraSign(parts=("double_blocks_#_", "txt_in_individual_token_refiner"))),
-    ("LTX-Video", LoraSign(reads={"transformer_blocks_#_attn1_to_q": (2048, 4096)}, lacks=("attentions",
+#: Models that are not run by a few layers of LoRAs for them, as such LoRAs lie among others.
+STRANGERS = (
+    ("Wan", VIDEO, LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"))),
+    ("Wan", VIDEO, LoraSign(parts=("blocks_#_ffn_#",), reads={"blocks_#_self_attn_q": (1536, 2048, 3072, 5120)})),
+    ("Wan", VIDEO, LoraSign(reads={"blocks_#_attn1_to_q": (1536, 3072, 5120)}, parts=("blocks_#_attn2_to_",))),
+    ("HunyuanVideo", VIDEO, LoraSign(parts=("double_blocks_#_", "txt_in_individual_token_refiner"))),
+    ("LTX-Video", VIDEO, LoraSign(reads={"transformer_blocks_#_attn1_to_q": (2048, 4096)}, lacks=("attentions",
         "norm1_linear"))),
-    ("Mochi", LoraSign(parts=("blocks_#_attn_qkv_x",))),
-    ("CogVideoX", LoraSign(reads={"transformer_blocks_#_attn1_to_q": (1920, 3072)}, lacks=("attentions",))),
-    ("AnimateDiff", LoraSign(parts=("motion_modules_#_",))),
-    ("AnimateDiff", LoraSign(parts=("temporal_transformer_blocks", "down_blocks_#", "motion"))),
-    ("Anima", LoraSign(parts=("llm_adapter_",))),
-    ("Anima", LoraSign(parts=("blocks_#_self_attn_q_proj", "blocks_#_mlp_layer1"))),
+    ("Mochi", VIDEO, LoraSign(parts=("blocks_#_attn_qkv_x",))),
+    ("CogVideoX", VIDEO, LoraSign(reads={"transformer_blocks_#_attn1_to_q": (1920, 3072)}, lacks=("attentions",))),
+    ("AnimateDiff", VIDEO, LoraSign(parts=("motion_modules_#_",))),
+    ("AnimateDiff", VIDEO, LoraSign(parts=("temporal_transformer_blocks", "down_blocks_#", "motion"))),
+    ("Anima", PICTURE, LoraSign(parts=("llm_adapter_",))),
+    ("Anima", PICTURE, LoraSign(parts=("blocks_#_self_attn_q_proj", "blocks_#_mlp_layer1"))),
+    ("a language model", TEXT, LoraSign(parts=("layers_#_self_attn_q_proj",))),
+    ("a language model", TEXT, LoraSign(parts=("layers_#_self_attn_qkv_proj",))),
+    ("a language model", TEXT, LoraSign(parts=("layers_#_mlp_gate_proj", "layers_#_mlp_down_proj"))),
 )  # fmt: skip
-VIDEO_WORDS = (
+STRANGER_WORDS = (
     ("hunyuan_video", "HunyuanVideo"), ("hunyuan-video", "HunyuanVideo"), ("hunyuanvideo", "HunyuanVideo"),
     ("wan2", "Wan"), ("wan_", "Wan"), ("ltxv", "LTX-Video"), ("ltx-video", "LTX-Video"), ("ltx2", "LTX-2"),
     ("cogvideo", "CogVideoX"), ("framepack", "HunyuanVideo"), ("mochi", "Mochi"),
 )  # fmt: skip
-NOT_OURS = frozenset(title for title, _ in VIDEO) | frozenset(title for _, title in VIDEO_WORDS)
 
 
 @dataclass(slots=True)
 class LoraFile:
     """``base`` is an architecture or family, the title of a model for video, or empty where nothing tells.
     ``unknown`` are
-    tensors of no known meaning; ``rank`` is that of most layers."""
+    tensors of no known meaning; ``rank`` is that of most layers; ``strange`` is a layer that no known model has, where
+    the base is unknown for that reason."""
 
     base: str = ""
     layout: str = BARE
@@ -95,6 +111,15 @@ class LoraFile:
     unknown: tuple[str, ...] = ()
     bundled: bool = False
     rank: int = 0
+    strange: str = ""
+
+    @property
+    def makes(self) -> str:
+        """What its base makes, if that is not run: ``video``, ``text``, ``picture``; empty if it may be run."""
+        if self.base in families.ARCHITECTURES or families.get(self.base).title:
+            return ""
+        titled = {title: makes for title, makes, _ in STRANGERS} | {title: VIDEO for _, title in STRANGER_WORDS}
+        return titled.get(self.base) or makes_of(self.base)
 
     @property
     def title(self) -> str:
@@ -136,11 +161,14 @@ def read_lora(header: Header) -> LoraFile:
     found.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
         add_layer(found.layers, stem, tensors)
-    ia3 = any("on_input" in tensors for tensors in stems.values())
+    ia3 = any("ia3" in tensors for tensors in stems.values())
     found.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
-    found.method = method_of(stems, ia3)
+    found.method = method_of(stems)
     found.rank = max(ranks, key=lambda each: ranks[each], default=0)
     found.base = base_of(found.layers, header.metadata, found.layout)
+    denoiser = {name: layer for name, layer in found.layers.items() if ":" not in name}
+    if not found.base and denoiser and not is_of_unet(denoiser):
+        found.strange = next(stem for stem in stems if ":" not in stem)
     return found
 
 
@@ -150,16 +178,45 @@ def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: st
     denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
     if not denoiser:
         return stated or base_of_texts(layers)
-    video = max(((sign.specificity, title) for title, sign in VIDEO if sign.matches(denoiser)), default=None)
-    if any(name.startswith(UNET) for name in denoiser) and video is None:
+    bases = dict.fromkeys(adapters_of(each.model) for each in models_of(denoiser))
+    if (not bases or bases.keys() & UNETS) and is_of_unet(denoiser):
         found = base_of_unet(denoiser, layers)
-        of_family = families.of_architecture(stated).id == found  # the layers tell the family only
-        return stated if stated and (of_family or not found) else found
+        # the layers may tell the family only, and not SDXL from a model of its shape
+        alike = found in (families.of_architecture(stated).id, SHAPED_ALIKE.get(stated, ""))
+        return stated if stated and (alike or not found) else found
+    if stated in {title for _, title in STRANGER_WORDS}:
+        return stated
+    if len(bases) == 1:
+        return next(iter(bases))
+    by_names = base_by_names(denoiser, stated, layout)
+    if adapters_of(stated) in bases and families.of_architecture(stated) is not families.of_architecture(by_names):
+        return stated
+    if not bases or by_names in bases:
+        return by_names
+    of_families = {families.of_architecture(each).id for each in bases}
+    return of_families.pop() if len(of_families) == 1 and families.UNKNOWN.id not in of_families else next(iter(bases))
+
+
+def is_of_unet(denoiser: Mapping[str, Layer]) -> bool:
+    unet = any(name.startswith(UNET) for name in denoiser)
+    return unet and not any(sign.matches(denoiser) for _, _, sign in STRANGERS)
+
+
+def adapters_of(model: str) -> str:
+    """What adapters for a model name as their base: an architecture or family, or its title if it is not run."""
+    known = families.ARCHITECTURES.get(model)
+    return known.adapters or model if known else model
+
+
+def base_by_names(denoiser: Mapping[str, Layer], stated: str, layout: str) -> str:
+    """Base by the names of a few layers, for those whose sizes tell nothing and for unknown models."""
     if layout == COMFY and is_chroma(denoiser):
         return stated or "chroma"
+    known = [(sign.specificity, title) for title, _, sign in STRANGERS if sign.matches(denoiser)]
+    stranger = max(known, default=None)
     ours = families.of_lora(denoiser)
-    if video and (not ours or video[0] >= families.certainty(ours, denoiser)):
-        return video[1]
+    if stranger and (not ours or stranger[0] >= families.certainty(ours, denoiser)):
+        return stranger[1]
     if stated and (not ours or families.certainty(ours, denoiser) <= 1):
         return stated
     return ours or stated
@@ -225,5 +282,5 @@ def stated_base(metadata: Mapping[str, str]) -> str:
     keys = ("modelspec.architecture", "ss_base_model_version", "base_model", "baseModel")
     stated = " ".join(metadata.get(key, "") for key in keys).lower()
     words = [(word, name) for name, each in families.ARCHITECTURES.items() for word in each.lora_words]
-    found = [(-len(word), stated.index(word), name) for word, name in (*words, *VIDEO_WORDS) if word in stated]
+    found = [(-len(word), stated.index(word), name) for word, name in (*words, *STRANGER_WORDS) if word in stated]
     return min(found)[2] if found else ""

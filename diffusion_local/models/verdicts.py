@@ -15,7 +15,7 @@ from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UN
 from diffusion_local.models.folders import makes_no_pictures
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
-from diffusion_local.models.loras import APPLIED, METHODS, NOT_OURS, LoraFile
+from diffusion_local.models.loras import APPLIED, METHODS, PICTURE, LoraFile
 from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
 from diffusion_local.models.pickled import calls_problem
 from diffusion_local.models.probe import (
@@ -347,8 +347,15 @@ def vae_verdict(found: Probe) -> Verdict:
 def lora_verdict(found: LoraFile, container: str) -> Verdict:
     base, method = found.title, METHODS[found.method]
     kind = message("file_lora_for", method=method, base=base) if base else method
-    if found.base in NOT_OURS:
-        return Verdict(UNSUPPORTED, message("file_lora_video", kind=kind))
+    if found.makes and found.makes != PICTURE:
+        others = {
+            "video": message("file_lora_video", kind=kind),
+            "audio": message("file_lora_audio", kind=kind),
+            "text": message("file_lora_text", kind=kind),
+        }
+        return Verdict(UNSUPPORTED, others[found.makes])
+    if found.strange:
+        return Verdict(UNSUPPORTED, message("file_lora_no_base", kind=kind, name=found.strange))
     if container == GGUF:
         return Verdict(RECOGNISED, message("file_as_container", title=kind, container="GGUF"))
     if found.layout == BFL_CONTROL:

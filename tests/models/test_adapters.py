@@ -53,7 +53,7 @@ def test_a_lora_says_which_models_it_fits(
     write_header(settings.loras / "style.safetensors", shapes, metadata)
     [lora] = catalog.loras()
     assert (lora.name, lora.architecture) == ("style", architecture)
-    assert lora.ready or "layer names of another program (kohya)" in lora.problem
+    assert lora.ready or "a model that is not known: layers such as x" in lora.problem
 
 
 def test_its_words_come_most_frequent_first_and_are_bounded(catalog: Catalog, settings: Settings) -> None:

@@ -1,0 +1,146 @@
+"""The tensors of known denoisers, with which LoRAs and files are compared.
+
+``assets/model_layers.json`` has one model a line, written by ``scripts/model_layers.py``: names of tensors with ``#``
+for each number, and by them the shapes with the numbers that occur.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Any
+
+from diffusion_local.families.sign import Layer, Layers
+from diffusion_local.paths import assets
+
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+#: By the tensor's name: (shape, numbers of each ``#``), a single length n standing for 0 to n - 1.
+Packed = dict[str, list[list[Any]]]
+#: Numbers up to this one may be a layer's own (``linear_2``) rather than a block's.
+LEAST = 3
+#: The share of a LoRA's layers that a model must have to be taken as its base where none has all.
+MOST = 0.8
+
+
+def pack(shapes: Mapping[str, tuple[int, ...]]) -> Packed:
+    """Names and shapes in the compact form of the data file."""
+    groups: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = defaultdict(set)
+    for name, shape in shapes.items():
+        numbers = tuple(int(each) for each in NUMBER.findall(name))
+        groups[NUMBER.sub("#", name), tuple(shape)].add(numbers)
+    packed: Packed = {}
+    for (name, shape), places in groups.items():
+        for axes in products(places):
+            packed.setdefault(name, []).append([list(shape), *axes])
+    return packed
+
+
+def products(places: set[tuple[int, ...]]) -> list[list[int | list[int]]]:
+    """The same places as few products of numbers."""
+    if not places or not next(iter(places)):
+        return [[]]
+    rest: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+    for place in places:
+        rest[place[0]].add(place[1:])
+    alike: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    for first, following in rest.items():
+        alike[tuple(sorted(following))].append(first)
+    return [[shorten(sorted(firsts)), *axes] for others, firsts in alike.items() for axes in products(set(others))]
+
+
+def shorten(numbers: list[int]) -> int | list[int]:
+    return len(numbers) if numbers == list(range(len(numbers))) else numbers
+
+
+def numbers_of(axis: int | list[int]) -> Iterable[int]:
+    return range(axis) if isinstance(axis, int) else axis
+
+
+def unpack(packed: Packed) -> dict[str, tuple[int, ...]]:
+    """Names and shapes out of the compact form."""
+    shapes = {}
+    for name, groups in packed.items():
+        parts = name.split("#")
+        for shape, *axes in groups:
+            for numbers in product(*(numbers_of(axis) for axis in axes)):
+                words = [parts[0], *(f"{number}{part}" for number, part in zip(numbers, parts[1:], strict=True))]
+                shapes["".join(words)] = tuple(shape)
+    return shapes
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """``model`` is an architecture of ``families``, or the title of a model that is not run and ``makes`` video, audio
+    or pictures. ``naming`` is as in ``Probe``."""
+
+    model: str
+    makes: str
+    naming: str
+    source: str
+    tensors: Packed
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """The layers with a matrix, under the names that those of LoRAs have."""
+        found: dict[str, Layer] = {}
+        for name, groups in self.tensors.items():
+            if not name.endswith(".weight"):
+                continue
+            words = re.split(r"[._]", name.removesuffix(".weight"))
+            stem = "_".join("#" if word.isdigit() else word for word in words)
+            for shape, *axes in groups:
+                if len(shape) < 2:
+                    continue
+                layer = found.setdefault(stem, Layer())
+                layer.reads.add(shape[1])
+                layer.writes.add(shape[0])
+                numbers = list(numbers_of(axes[0])) if axes else [0]
+                layer.first, layer.last = min(layer.first, *numbers), max(layer.last, *numbers)
+        return found
+
+    def share(self, layers: Layers) -> float:
+        """The share of a LoRA's layers that this model has, in their sizes."""
+        same = sum(name in self.layers and is_part_of(layer, self.layers[name]) for name, layer in layers.items())
+        return same / len(layers)
+
+    def reach(self, layers: Layers) -> int:
+        """In how many kinds of layers a LoRA goes as far as the last block."""
+        return sum(
+            name in self.layers and "#" in name and layer.last == self.layers[name].last
+            for name, layer in layers.items()
+        )
+
+
+def is_part_of(layer: Layer, known: Layer) -> bool:
+    """Whether a model has these layers of a LoRA, in their sizes; the first number counts blocks."""
+    if layer.last > max(known.last, LEAST):
+        return False
+    return layer.reads <= known.reads and layer.writes <= known.writes
+
+
+@lru_cache(maxsize=1)
+def known_models() -> tuple[KnownModel, ...]:
+    rows = (assets() / "model_layers.json").read_text(encoding="utf-8").splitlines()
+    return tuple(KnownModel(**json.loads(row)) for row in rows)
+
+
+def makes_of(title: str) -> str:
+    """What a model that is not run makes, empty for other models."""
+    return next((each.makes for each in known_models() if each.model == title), "")
+
+
+def models_of(layers: Layers) -> tuple[KnownModel, ...]:
+    """The models that a LoRA of these layers fits best, empty if none has most of them.
+
+    Several are left where their blocks are of the same sizes and number.
+    """
+    shares = [(each.share(layers), each) for each in known_models()] if layers else []
+    most = max((share for share, _ in shares), default=0)
+    if most < MOST:
+        return ()
+    best = [each for share, each in shares if share == most]
+    reach = max(each.reach(layers) for each in best)
+    return tuple(each for each in best if each.reach(layers) == reach)
