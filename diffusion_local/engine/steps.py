@@ -12,7 +12,6 @@ from PIL import Image as PIL
 from diffusion_local.engine import Held, Part, Pass, Preview, samplers
 from diffusion_local.engine.passes import Loop
 
-#: A small picture of latents as the pipeline has them, of the part of a pass at a place.
 #: Begins to draw the latents of the picture at a place; see ``Preview``.
 Previewer = Callable[[torch.Tensor, int], Callable[[], PIL.Image]]
 #: New latents for those after a step, by the number of the call (0 = first).
@@ -23,8 +22,10 @@ Turn = Callable[[int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 Hold = Callable[[int, int, torch.Tensor], Held]
 
 
-#: Seconds before the end of a step on the device in which the next one is launched.
+#: Seconds before the end of a step at which the next one has been launched.
 LEAD = 0.006
+#: Newest steps from which that time is learned.
+RECENT = 8
 
 
 class Interrupted(Exception):
@@ -76,7 +77,7 @@ class Steps:
 
     def keep_pace(self, device: torch.device) -> None:
         """For a pass that may be interrupted: do not launch CUDA steps long before the previous one has ended."""
-        self._pace = Pace(device) if device.type == "cuda" and self._crew.wanted else None
+        self._pace = Pace(partial(mark, device)) if device.type == "cuda" and self._crew.wanted else None
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
@@ -127,26 +128,48 @@ class Steps:
 class Pace:
     """Waits until the device has nearly done the step that was launched last.
 
-    Whoever comes meanwhile waits for that step only, and not for others that were launched ahead.
+    Whoever comes meanwhile waits for that step only, and not for others that were launched ahead. The device never
+    waits: how long launching a step takes, and how much too late a sleep ends, is learned from the newest steps.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._launched: deque[torch.cuda.Event] = deque()
+    def __init__(
+        self,
+        mark: Callable[[], Callable[[], None]],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``mark`` marks the work that was launched so far, and returns a function that waits for its end."""
+        self._mark, self._clock, self._sleep = mark, clock, sleep
+        self._launched: deque[Callable[[], None]] = deque()
         self._ended: float | None = None
         self._shortest = float("inf")  # of the pass: a step that was launched late takes longer, and must not count
+        self._returned: float | None = None
+        self._launching: deque[float] = deque([0.0], RECENT)
+        self._late: deque[float] = deque([0.0], RECENT)
 
     def wait(self) -> None:
-        with torch.cuda.device(self._device):
-            event = torch.cuda.Event(blocking=True)
-            event.record()
-        self._launched.append(event)
-        if len(self._launched) < 2:
-            return
-        self._launched.popleft().synchronize()
-        now = time.monotonic()
-        if self._ended is not None:
-            self._shortest = min(self._shortest, now - self._ended)
-            if self._shortest > LEAD:
-                time.sleep(self._shortest - LEAD)
-        self._ended = now
+        if self._returned is not None:
+            self._launching.append(self._clock() - self._returned)
+        self._launched.append(self._mark())
+        if len(self._launched) >= 2:
+            self._launched.popleft()()
+            now = self._clock()
+            if self._ended is not None:
+                self._shortest = min(self._shortest, now - self._ended)
+                self._rest(self._shortest - LEAD - max(self._launching) - max(self._late))
+            self._ended = now
+        self._returned = self._clock()
+
+    def _rest(self, seconds: float) -> None:
+        if seconds > 0:
+            began = self._clock()
+            self._sleep(seconds)
+            self._late.append(self._clock() - began - seconds)
+
+
+def mark(device: torch.device) -> Callable[[], None]:
+    """Mark the work launched on a CUDA device so far; the function returned waits for its end without spinning."""
+    with torch.cuda.device(device):
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+    return event.synchronize
