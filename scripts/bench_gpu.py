@@ -292,7 +292,7 @@ def loras(bench: Bench, name: str) -> dict[str, Any]:
     make_lora(bench.loras / "ink.safetensors", loaded.pipe.unet)
     bare, rows = bench.params(name, 70, FEW_STEPS), {}
     inked = replace(bare, loras=(Lora("ink", 1.0),))
-    for rung in ("resident", "encoder_offload", "model_offload", "group_offload"):
+    for rung in ("resident", "encoder_offload", "block_streaming", "model_offload", "group_offload"):
         if rung not in bench.engine.ladder:
             continue
         bench.load(name, rung)
@@ -641,11 +641,11 @@ def story(bench: Bench) -> None:
     record("sdxl in 8 GiB", lambda: on_a_card(bench, "sdxl", 8))
     record("sdxl in 8 GiB by model_offload", lambda: on_a_card(bench, "sdxl", 8, "model_offload"))
     record("sdxl out of memory", lambda: out_of_memory(bench, "sdxl", 7.2))
-    for rung in ("vae_tiling", "encoder_offload", "model_offload", "group_offload"):
+    for rung in ("vae_tiling", "encoder_offload", "block_streaming", "model_offload", "group_offload"):
         record(f"sdxl {rung}", lambda rung=rung: on_a_rung(bench, "sdxl", rung))
     record("sdxl in 6 GiB", lambda: on_a_card(bench, "sdxl", 6))
     record("sdxl sequential", lambda: on_a_rung(bench, "sdxl", "sequential"))
-    for rung in ("vae_tiling", "encoder_offload", "model_offload", "group_offload", "sequential"):
+    for rung in ("vae_tiling", "encoder_offload", "block_streaming", "model_offload", "group_offload", "sequential"):
         record(f"sd15 {rung}", lambda rung=rung: on_a_rung(bench, "sd15", rung))
     record("switch", lambda: switches(bench, 9.2))
     record("sd15 in 6 GiB", lambda: on_a_card(bench, "sd15", 6))

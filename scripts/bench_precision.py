@@ -1,4 +1,5 @@
-"""Large transformers on small cards: resident, streamed by block, in 8 bits and in 4 bits, at several memory caps.
+"""Large transformers on small cards: resident, by the engine's rung ``block_streaming``, in 8 and in 4 bits, at several
+memory caps.
 
 True architectures (``assets/configs``) with random weights, so time and memory are those of real models. torch's
 allocator is capped at what a card of that size has left beside the CUDA context and a desktop; that imitates a small
@@ -32,19 +33,30 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers.utils import logging as diffusers_logging
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "assets" / "configs"
-#: The engine's own layers, without its package and what that imports: a lent machine has few libraries.
-_spec: Any = spec_from_file_location("quantised", ROOT / "diffusion_local/engine/quantised.py")
-quantised: Any = module_from_spec(_spec)
-_spec.loader.exec_module(quantised)
+
+
+def engine_module(name: str) -> Any:
+    """A module of the engine without its package and what that imports: a lent machine has few libraries."""
+    spec: Any = spec_from_file_location(f"diffusion_local.engine.{name}", ROOT / f"diffusion_local/engine/{name}.py")
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+quantised, kept_blocks, _, streaming = map(engine_module, ("quantised", "kept_blocks", "block_weights", "streaming"))
 RESULT = Path(__file__).parent / "results" / "gpu-precision.json"
 GIB = 1024**3
 CAPS = (8, 12, 16, 24)
 #: GiB of a card that CUDA's context and a desktop take.
 BESIDE = 1.0
+#: The engine's estimate (engine/memory.py): bytes of a step at 1024x1024 and of decoding a tile, and its overheads.
+STEP, DECODE = 1024**2 * 300 * 2, 512**2 * 1290 * 2
+MARGIN, WORKSPACE = 1.05, 160 * 1024**2
 STEPS, WIDTH, WORDS = 4, 1024, 512
 DTYPE = torch.bfloat16
 TINY = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 96,
@@ -195,6 +207,8 @@ def pipeline_of(bench: Bench, subject: Subject) -> Any:
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.enable_tiling()
+    if hasattr(pipe.vae, "tile_latent_min_size"):  # tiles as large as the engine's
+        pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 512, 64
     return pipe
 
 
@@ -248,141 +262,6 @@ FORMS: dict[str, Callable[[torch.nn.Module], Any]] = {
 }
 
 
-# -- streaming ---------------------------------------------------------------------------------------------------------
-
-
-class Waiting:
-    """A block whose weights wait in main memory, in one pinned buffer."""
-
-    def __init__(self, block: torch.nn.Module, pin: bool) -> None:
-        self.block = block
-        self.held = [each for module in block.modules() for each in module._parameters.values() if each is not None]
-        self.places: list[tuple[int, int]] = []
-        size = 0
-        for each in self.held:
-            self.places.append((size, each.nbytes))
-            size += -(-each.nbytes // 256) * 256
-        self.shapes = [(each.dtype, each.shape) for each in self.held]
-        self.host = torch.empty(size, dtype=torch.uint8)
-        self.pinned = pin
-        for each, (start, length) in zip(self.held, self.places, strict=True):
-            self.host[start : start + length].view(each.dtype).view(each.shape).copy_(each)
-        if pin:  # torch's own pinned memory is rounded up to a power of two
-            problem = torch.cuda.cudart().cudaHostRegister(self.host.data_ptr(), size, 0)
-            if int(problem):
-                raise RuntimeError(f"main memory could not be pinned: error {int(problem)}")
-
-    def release(self) -> None:
-        if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(self.host.data_ptr())
-
-    def use(self, buffer: torch.Tensor) -> None:
-        """Let the parameters be views of ``buffer``, which has the bytes of ``host`` or will have them."""
-        for each, (start, length), (dtype, shape) in zip(self.held, self.places, self.shapes, strict=True):
-            each.data = buffer[start : start + length].view(dtype).view(shape)
-
-    def leave(self, device: str) -> None:
-        for each, (dtype, _) in zip(self.held, self.shapes, strict=True):
-            each.data = torch.empty(0, dtype=dtype, device=device)
-
-
-class Stream:
-    """Runs blocks in their order with as many on the device as fit; the rest come through two buffers, each while the
-    blocks before it compute. Exact: the numbers are those of the resident model."""
-
-    def __init__(self, order: list[Waiting], keep: int, device: str) -> None:
-        """``keep``: how many blocks stay; the others are spread evenly between them, so that their copies overlap."""
-        self.device, count = device, len(order)
-        moving = max(0, count - keep)
-        self.moving = [order[at * count // moving] for at in range(moving)]
-        staying = [each for each in order if each not in self.moving]
-        self.cuda = device == "cuda"
-        self.copies: Any = torch.cuda.Stream() if self.cuda else None
-        for each in order:
-            each.leave(device)
-        self.kept = []
-        for each in staying:
-            buffer = each.host.to(device)
-            each.use(buffer)
-            self.kept.append(buffer)
-        largest = max((each.host.numel() for each in self.moving), default=0)
-        self.buffers = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(min(2, moving))]
-        self.free: list[Any] = [None] * len(self.buffers)
-        self.ready: dict[int, Any] = {}
-        self.handles = []
-        for at, each in enumerate(self.moving):
-            self.handles.append(each.block.register_forward_pre_hook(self._before(at)))
-            self.handles.append(each.block.register_forward_hook(self._after(at)))
-        for at in range(len(self.buffers)):
-            self._fetch(at)
-
-    @property
-    def bytes_a_step(self) -> int:
-        return sum(each.host.numel() for each in self.moving)
-
-    def _fetch(self, at: int) -> None:
-        place, each = at % len(self.buffers), self.moving[at]
-        self.ready = {other: done for other, done in self.ready.items() if other % len(self.buffers) != place}
-        buffer = self.buffers[place][: each.host.numel()]
-        if not self.cuda:
-            buffer.copy_(each.host)
-            self.ready[at] = None
-            return
-        with torch.cuda.stream(self.copies):
-            if self.free[place] is not None:
-                self.copies.wait_event(self.free[place])
-            buffer.copy_(each.host, non_blocking=True)
-            self.ready[at] = self.copies.record_event()
-
-    def _before(self, at: int) -> Any:
-        def bring(*_: Any) -> None:
-            if at not in self.ready:
-                self._fetch(at)
-            done = self.ready.pop(at)
-            if self.cuda:
-                torch.cuda.current_stream().wait_event(done)
-            self.moving[at].use(self.buffers[at % len(self.buffers)])
-
-        return bring
-
-    def _after(self, at: int) -> Any:
-        def give_back(*_: Any) -> None:
-            place = at % len(self.buffers)
-            if self.cuda:
-                self.free[place] = torch.cuda.current_stream().record_event()
-            following = at + len(self.buffers)
-            self._fetch(following if following < len(self.moving) else place)  # or the first ones of the next call
-
-        return give_back
-
-    def close(self) -> None:
-        for each in self.handles:
-            each.remove()
-        for each in self.moving:
-            each.leave(self.device)
-        self.buffers, self.kept, self.ready = [], [], {}
-
-
-def blocks_in_order(module: torch.nn.Module, run: Callable[[], Any]) -> list[torch.nn.Module]:
-    """The blocks of a transformer's lists in the order in which ``run`` calls them."""
-    blocks = [
-        block
-        for each in module.children()
-        if isinstance(each, torch.nn.ModuleList)
-        for block in each
-        if sum(parameter.numel() for parameter in block.parameters()) > 10_000
-    ]
-    order: list[torch.nn.Module] = []
-    handles = [
-        block.register_forward_pre_hook(lambda block, given: None if block in order else order.append(block))
-        for block in blocks
-    ]
-    run()
-    for handle in handles:
-        handle.remove()
-    return order
-
-
 # -- measurements ------------------------------------------------------------------------------------------------------
 
 
@@ -396,8 +275,7 @@ class Drawing:
         bench.collect()
         self.prompt = prompt_of(bench, self.subject, self.pipe)
         self.weights = sum(each.nbytes for each in self.pipe.transformer.parameters())
-        self.stream: Stream | None = None
-        self.waiting: list[Waiting] = []
+        self.stream: Any = None
 
     def draw(self, steps: int) -> tuple[float, list[float]]:
         """Seconds of a picture, and the times at which its steps began."""
@@ -454,43 +332,42 @@ class Drawing:
             "transformer_gib": round(self.weights / GIB, 2),
         }
 
-    def pin(self) -> float:
-        """Have every block wait in main memory; seconds."""
-        order = blocks_in_order(self.pipe.transformer, lambda: self.draw(2))
+    def streamed(self, cap: float) -> dict[str, Any]:
+        """By the engine's streaming, with as many blocks kept as fit by its estimate."""
+        pipe, bench = self.pipe, self.bench
+        self.unstream()
         began = time.perf_counter()
-        for block in order:
-            self.waiting.append(Waiting(block, self.bench.device == "cuda"))
-            self.waiting[-1].leave(self.bench.device)
-        self.bench.collect()
-        return time.perf_counter() - began
+        pipe.vae.to("cpu")
+        usable = ((cap - BESIDE) * GIB - WORKSPACE) / MARGIN
+        vae = sum(each.nbytes for each in pipe.vae.parameters())
 
-    def streamed(self, cap: float, spare: float = 2.2) -> dict[str, Any]:
-        """With as many blocks kept as fit beside ``spare`` GiB for what is computed and the VAE's tiles."""
-        if self.stream:
-            self.stream.close()
-        for each in self.waiting:
-            each.leave(self.bench.device)
-        self.bench.collect()
-        largest = max(each.host.numel() for each in self.waiting)
-        beside = sum(each.nbytes for part in (self.pipe.transformer, self.pipe.vae) for each in part.parameters())
-        room = (cap - BESIDE - spare) * GIB - beside - 2 * largest
-        sizes = sorted((each.host.numel() for each in self.waiting), reverse=True)
-        keep = 0 if self.bench.tiny else sum(sum(sizes[: at + 1]) <= room for at in range(len(sizes)))
-        self.stream = Stream(self.waiting, keep, self.bench.device)
-        found = self.measure()
-        return found | {
-            "blocks_kept": f"{keep} of {len(self.waiting)}",
-            "moved_gib_a_call": round(self.stream.bytes_a_step / GIB, 2),
-            "pinned_gib": round(sum(each.host.numel() for each in self.waiting) / GIB, 2),
+        def choose(sizes: list[int]) -> Any:
+            step = STEP + kept_blocks.slots_size(sizes)
+            room = usable - (self.weights - sum(sizes)) - max(step, vae + DECODE)
+            return () if bench.tiny else kept_blocks.kept_for(sizes, int(room))
+
+        self.stream = streaming.Streamed(bench.device, choose)
+        add_hook_to_module(pipe.transformer, self.stream)
+        add_hook_to_module(pipe.vae, streaming.Visiting(bench.device, self.stream))
+        bench.collect()
+        took = time.perf_counter() - began
+        return self.measure() | {
+            "blocks_kept": f"{len(self.stream.kept)} of {self.stream.count}",
+            "moved_gib_a_call": round(self.stream.moved_bytes / GIB, 2),
+            "pinned_gib": round((sum(self.stream.sizes) if not self.stream.pageable else 0) / GIB, 2),
+            "preparing_seconds": round(took, 1),
         }
 
+    def unstream(self) -> None:
+        """Everything to main memory; buffers there stay for the next cap."""
+        remove_hook_from_module(self.pipe.transformer)
+        remove_hook_from_module(self.pipe.vae)
+        self.bench.collect()
+
     def close(self) -> None:
-        if self.stream:
-            self.stream.close()
+        self.unstream()
         synchronize()
-        for each in self.waiting:
-            each.release()
-        self.pipe, self.prompt, self.waiting, self.stream = None, {}, [], None
+        self.pipe, self.prompt, self.stream = None, {}, None
         self.bench.collect()
 
 
@@ -515,12 +392,10 @@ class Story:
             fits = self.smallest(form)
             below = [cap for cap in bench.caps if bench.tiny or not fits or cap < fits]
             if streamed and below:
-                took = made.pin()
                 for cap in reversed(below):
                     name = f"{self.name} {form} streamed at {cap}"
                     with bench.capped(cap):
                         row = bench.row(name, lambda cap=cap: made.streamed(cap) | {"cap_gib": cap})
-                    row["pinning_seconds"] = round(took, 1)
                 if self.exact is not None:
                     row["relative_error"] = apart(made.first_output(), self.exact)
                 bench.write()

@@ -35,7 +35,7 @@ from diffusion_local.engine.adapters import apply_adapters
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.extras import extras_of
 from diffusion_local.engine.fused.operations import available
-from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
+from diffusion_local.engine.graphs import clip_encoders, denoiser_of
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
@@ -119,10 +119,11 @@ class DiffusersEngine:
     def plan(
         self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
     ) -> RungChoice:
-        choice = choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
-        takes = self._need(model, params, together).bytes_at(choice.rung) if together > 1 else 0
+        free = self.free()
+        more = self._need(model, params, together) if together > 1 else None
+        choice = choose(self.ladder, model.id, self._need(model, params), free, params, learned, wanted, more)
         why = "; ".join(filter(None, (choice.why, self._rack.form_of(model).why)))
-        return replace(choice, takes=max(choice.takes, takes), why=why)
+        return replace(choice, why=why)
 
     def free(self) -> int:
         return self._rack.free()
@@ -229,7 +230,7 @@ class DiffusersEngine:
         whole = loaded.rung in placement.WHOLE
         form = (
             loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph))
-            if loaded.rung in RUNGS and not loaded.hooked and not own_attention
+            if placement.weights_stay(loaded.pipe, loaded.rung) and not loaded.hooked and not own_attention
             else None
         )
         encoders = clip_encoders(loaded.pipe) if whole else {}
@@ -249,6 +250,7 @@ class DiffusersEngine:
             elif params.background and self._materials is not None:
                 part.made = picture = detailer.cut_out(picture, self._materials)
             picture.facts.update(self._facts(loaded) | extras.get(part, {}) | loaded.forms.facts())
+            picture.facts.update(placement.facts(loaded.pipe))
             if loaded.graphs.replayed:
                 picture.facts["cuda_graph"] = True
             if loaded.load_seconds is not None:

@@ -8,18 +8,30 @@ estimates exceed each peak by 5 to 25 %. Memory beyond the weights grows with th
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diffusion_local.domain import Fit
+from diffusion_local.engine.kept_blocks import kept_for, slots_size
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
 
 #: Rungs by type of device, best first. CPUs and Apple GPUs have a single memory, so nothing can be offloaded.
 LADDERS: dict[str, tuple[str, ...]] = {
-    "cuda": ("resident", "vae_tiling", "encoder_offload", "model_offload", "group_offload", "sequential"),
+    "cuda": (
+        "resident",
+        "vae_tiling",
+        "encoder_offload",
+        "block_streaming",
+        "model_offload",
+        "group_offload",
+        "sequential",
+    ),
     "mps": ("resident", "vae_tiling", "attention_slicing"),
     "cpu": ("resident", "vae_tiling", "attention_slicing"),
 }
+
+#: The rung on which blocks of the denoiser stay on the device as far as they fit, and the others come and go.
+STREAMING = "block_streaming"
 
 GIB = 1024**3
 #: Values held per pixel of the picture at the peak of a step or of decoding.
@@ -46,7 +58,8 @@ class MemoryNeed:
     ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
     and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles; ``beside``: weights of
     ControlNets, IP-Adapters and LoRAs, which are on the device whenever the denoiser is at work; ``vision``: weights of
-    the image encoder, which is there before the first step only.
+    the image encoder, which is there before the first step only; ``blocks``: those of the denoiser's blocks; ``read``:
+    need of the largest text encoder if its blocks come and go.
     """
 
     parts: Mapping[str, int]
@@ -56,6 +69,8 @@ class MemoryNeed:
     small_tiled: int
     beside: int = 0
     vision: int = 0
+    blocks: tuple[int, ...] = ()
+    read: int = 0
 
     @property
     def graph(self) -> int:
@@ -66,16 +81,21 @@ class MemoryNeed:
     def weights(self) -> int:
         return sum(self.parts.values())
 
-    def bytes_at(self, rung: str) -> int:
-        """Peak bytes on the device, with the allocator's overhead."""
-        vae = self.parts.get("vae", 0)
-        denoiser = max((self.parts.get(part, 0) for part in DENOISERS), default=0)
+    @property
+    def denoiser(self) -> int:
+        return max((self.parts.get(part, 0) for part in DENOISERS), default=0)
+
+    def bytes_at(self, rung: str, kept: int = 0) -> int:
+        """Peak bytes on the device, with the allocator's overhead. ``kept``: those of blocks that stay there while the
+        others come and go."""
+        vae, denoiser = self.parts.get("vae", 0), self.denoiser
         encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)
         layers = max(denoiser, encoder) // LAYERS_SHARE
         bare = {
             "resident": self.weights + max(self.step, self.decode, self.vision),
             "vae_tiling": self.weights + max(self.step, self.tiled, self.vision),
             "encoder_offload": denoiser + max(self.step + vae, encoder, vae + self.tiled, self.vision),
+            STREAMING: denoiser - sum(self.blocks) + kept + self._beside_blocks,
             "model_offload": max(denoiser + self.step, encoder, vae + self.tiled, self.vision),
             "group_offload": vae + max(layers + self.step, self.tiled, self.vision),  # the VAE stays
             "attention_slicing": self.weights + max(self.step // 2, self.tiled, self.vision),
@@ -83,14 +103,27 @@ class MemoryNeed:
         }[rung]
         return int((bare + self.beside) * MARGIN) + WORKSPACE
 
+    def room_for_blocks(self, free: int) -> int:
+        """Bytes that blocks may take that stay on the device, of ``free`` there."""
+        rest = self.denoiser - sum(self.blocks) + self._beside_blocks + self.beside
+        return max(0, int((free - WORKSPACE) / MARGIN) - rest)
+
+    @property
+    def _beside_blocks(self) -> int:
+        """Bytes beside the denoiser's weights while blocks come and go; encoders and VAE come by turns."""
+        vae = self.parts.get("vae", 0)
+        return max(self.step + slots_size(self.blocks), vae + self.tiled, self.read, self.vision)
+
 
 @dataclass(frozen=True, slots=True)
 class RungChoice:
-    """The rung to hold a model on, the reason in words, and the device's bytes it takes at its peak."""
+    """The rung to hold a model on, the reason in words, and the device's bytes it takes at its peak. ``room``: bytes
+    that blocks may take that stay on the device, where the others come and go."""
 
     rung: str
     why: str = ""
     takes: int = 0
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +131,14 @@ class Weights:
     """Number of parameters in each part of a model; ``vae_channels``: channels of its VAE at full size.
 
     ``kept`` has the bytes of parts whose weights are kept otherwise than they are computed in; ``blocks`` are the
-    numbers in matrices of numbered blocks."""
+    numbers in matrices of numbered blocks, and ``units`` those of each block."""
 
     parts: Mapping[str, int] = field(default_factory=dict)
     vae_channels: int = 128
     upcasts_vae: bool = False
     kept: Mapping[str, int] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +170,16 @@ def estimate(
     def decoding(pixels: int) -> int:
         return pixels * DECODE_NUMBERS * weights.vae_channels // 128 * vae_bytes
 
+    units = {
+        part: tuple(size * parts[part] // (weights.parts[part] or 1) for size in sizes)
+        for part, sizes in weights.units.items()
+        if part in parts
+    }
+    read = [
+        size - sum(units.get(part, ())) + slots_size(units.get(part, ()))
+        for part, size in parts.items()
+        if part not in (*DENOISERS, "vae")
+    ]
     pixels = width * height
     more = min(extras.references, 1) / 2 if "unet" in weights.parts else extras.references
     return MemoryNeed(
@@ -146,6 +190,8 @@ def estimate(
         small_tiled=decoding(min(pixels, SMALL_TILE**2)),
         beside=extras.beside * number_bytes,
         vision=extras.vision * number_bytes,
+        blocks=next((units[part] for part in DENOISERS if part in units), ()),
+        read=max(read, default=0),
     )
 
 
@@ -157,14 +203,18 @@ def choose(
     params: Params,
     learned: Sequence[Fit],
     wanted: str = "",
+    together: MemoryNeed | None = None,
 ) -> RungChoice:
-    """The first rung expected to fit into ``free``, or else the last one.
+    """The first rung expected to fit into ``free``, or else the last one. ``together``: the need of a pass of several
+    pictures, which takes more and never changes the rung.
 
     ``wanted``: a rung requested by the user; one that this device lacks counts as the next below it.
     """
     if wanted:
         rung = wanted if wanted in ladder else ladder[-1]
-        return RungChoice(rung, "asked for", need.bytes_at(rung))
+        if rung == STREAMING and not need.blocks:
+            rung = next_rung(ladder, rung)
+        return completed(RungChoice(rung, "asked for", need.bytes_at(rung)), need, together, free)
     size = "{}x{}".format(*params.peak_size)
     here = _at_this_size(learned, params)
     start, failed = 0, ""
@@ -174,7 +224,9 @@ def choose(
             if below > start:
                 start, failed = below, fit.failed
     for rung in ladder[start:]:
-        measured = here is not None and rung == here.worked and here.peak_bytes
+        if rung == STREAMING and not need.blocks:
+            continue
+        measured = here is not None and rung == here.worked != STREAMING and here.peak_bytes
         takes = int(here.peak_bytes * MARGIN) if here and measured else need.bytes_at(rung)
         if takes <= free:
             break
@@ -185,7 +237,19 @@ def choose(
     else:
         resident = format_gib(need.bytes_at("resident"))
         why = f"{format_gib(free)} free, {name} at {size} needs about {resident}: {message(f'rung_{rung}')}"
-    return RungChoice(rung, why, takes)
+    return completed(RungChoice(rung, why, takes), need, together, free)
+
+
+def completed(choice: RungChoice, need: MemoryNeed, together: MemoryNeed | None, free: int) -> RungChoice:
+    """A choice for all pictures of a pass; if blocks come and go, with those that stay, whose number is told."""
+    if choice.rung != STREAMING:
+        return choice if together is None else replace(choice, takes=max(choice.takes, together.bytes_at(choice.rung)))
+    need = together or need
+    room = need.room_for_blocks(free)
+    kept = kept_for(need.blocks, room)
+    takes = need.bytes_at(STREAMING, sum(need.blocks[place] for place in kept))
+    why = f"{choice.why}, {message('blocks_stay', kept=len(kept), blocks=len(need.blocks))}"
+    return replace(choice, why=why, takes=takes, room=room)
 
 
 def next_rung(ladder: Sequence[str], rung: str) -> str:

@@ -16,6 +16,7 @@ from diffusion_local.engine.encoders import SLOTS, Opener, TextEncoders, encoder
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import Operations
+from diffusion_local.engine.kept_blocks import kept_for
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loading import load_parts
 from diffusion_local.engine.memory import MemoryNeed, RungChoice, Weights
@@ -76,7 +77,13 @@ class ModelCache:
     def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """See ``Engine.load``."""
         held = self._held.get(model.id)
-        if held and self._as_held(held, model) and held.rung == choice.rung and not held.displaced:
+        if (
+            held
+            and self._as_held(held, model)
+            and held.rung == choice.rung
+            and not held.displaced
+            and suits(held, choice)
+        ):
             self._use(held)
             self._make_room(model.id, choice.takes - held.bytes)
             return
@@ -129,9 +136,11 @@ class ModelCache:
         dropped for it.
         """
         held = self.current
-        if held is None or held.rung not in graphs.RUNGS:
+        if held is None or not placement.weights_stay(held.pipe, held.rung):
             return 0
-        room = self._free_but_for_graphs() + held.graphs.bytes - (need.bytes_at(held.rung) - held.bytes)
+        streamed = placement.streamed_denoiser(held.pipe)
+        takes = need.bytes_at(held.rung, streamed.kept_bytes if streamed else 0)
+        room = self._free_but_for_graphs() + held.graphs.bytes - (takes - held.bytes)
         if room >= need.graph:
             return room
         for other in self._held.values():
@@ -167,7 +176,7 @@ class ModelCache:
         held.weights_change()
         held.forms = Forms(None if held.kept else self._operations, held.graphs.forget, self._device.bf16)
         held.checked = False
-        placement.place(held.pipe, choice.rung, self._device.torch)
+        placement.place(held.pipe, choice.rung, self._device.torch, choice.room)
         held.rung, held.displaced = choice.rung, False
         held.bytes = self._measure(held)
         for other in self._sharing(held):
@@ -279,6 +288,12 @@ class ModelCache:
     def _forget_graphs(self) -> bool:
         had = [held.graphs.forget() for held in self._held.values()]
         return any(had)
+
+
+def suits(held: Loaded, choice: RungChoice) -> bool:
+    """Whether the blocks that stay on the device are those that may, or nearly."""
+    streamed = placement.streamed_denoiser(held.pipe)
+    return streamed is None or streamed.suits(partial(kept_for, room=choice.room))
 
 
 def files_of(model: Model) -> list[Path]:

@@ -1,13 +1,15 @@
 """Places a pipeline's parts by rung: on the device, or in main memory until needed.
 
-The offloading is diffusers' own, but for ``encoder_offload``. Attention slicing replaces torch's fused attention, which
-never holds a whole map, by a slower one that holds slices of it. On CUDA that takes more memory, so it is for the other
-devices' last rung.
+The offloading is diffusers' own, but for ``encoder_offload`` and ``block_streaming``. Attention slicing replaces
+torch's fused attention, which never holds a whole map, by a slower one that holds slices of it. On CUDA that takes more
+memory, so it is for the other devices' last rung.
 """
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,31 @@ import accelerate
 import psutil
 import torch
 
-from diffusion_local.engine.graphs import denoiser_of
-from diffusion_local.engine.memory import SMALL_TILE, TILE
+from diffusion_local.engine import block_weights, streaming
+from diffusion_local.engine.graphs import RUNGS, denoiser_of
+from diffusion_local.engine.kept_blocks import kept_for
+from diffusion_local.engine.memory import SMALL_TILE, STREAMING, TILE
+from diffusion_local.engine.precision import MAIN_SHARE, main_memory
+from diffusion_local.engine.streaming import Streamed
 
 #: Rungs that a placed pipeline can leave for any other; from the rest only a fresh load leads back.
-MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", "model_offload"})
+MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", STREAMING, "model_offload"})
 #: Rungs on which every part stays on the device as a whole.
 WHOLE = frozenset({"resident", "vae_tiling"})
+log = logging.getLogger(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def place(pipe: Any, rung: str, device: str) -> None:
-    """Bring a pipeline to a rung, from the CPU or from a rung of MOVABLE."""
+def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
+    """Bring a pipeline to a rung, from the CPU or from a rung of MOVABLE.
+
+    ``room``: bytes that blocks may take that stay while others come and go; None: as before.
+    """
+    before = streamed_denoiser(pipe)
     pipe.remove_all_hooks()
+    if rung != STREAMING:
+        for part in _modules(pipe):
+            block_weights.forget(part)
     _tile(pipe.vae, rung)
     if rung == "attention_slicing":
         with suppress(NotImplementedError, ValueError):  # transformers slice nothing
@@ -35,6 +49,10 @@ def place(pipe: Any, rung: str, device: str) -> None:
     match rung:
         case "encoder_offload":
             _keep_denoiser(pipe, device)
+        case "block_streaming":
+            _stream_blocks(
+                pipe, device, before.choose if before and room is None else partial(kept_for, room=room or 0)
+            )
         case "model_offload":
             pipe.enable_model_cpu_offload(device=device)
         case "group_offload":
@@ -71,6 +89,13 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
             pipe.register_modules(vae=vae)
             _tile(vae, rung)
             accelerate.cpu_offload(vae, torch.device(device))
+        case "block_streaming":
+            streamed = streamed_denoiser(pipe)
+            assert streamed is not None
+            accelerate.hooks.remove_hook_from_module(before, recurse=True)
+            pipe.register_modules(vae=vae)
+            _tile(vae, rung)
+            accelerate.hooks.add_hook_to_module(vae, streaming.Visiting(device, streamed))
         case "encoder_offload" | "model_offload":  # the hooks know each other, so all are made anew
             pipe.remove_all_hooks()
             pipe.register_modules(vae=vae)
@@ -85,15 +110,18 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
 @contextmanager
 def without_hooks(pipe: Any, rung: str) -> Iterator[None]:
     """Remove our offload hooks while parts are changed. diffusers handles the hooks of its own rungs."""
-    if rung != "encoder_offload":
+    if rung not in ("encoder_offload", STREAMING):
         yield
         return
-    device = pipe._execution_device
+    device, before = pipe._execution_device, streamed_denoiser(pipe)
     pipe.remove_all_hooks()
     try:
         yield
     finally:
-        _keep_denoiser(pipe, device)
+        if before is None:
+            _keep_denoiser(pipe, device)
+        else:
+            _stream_blocks(pipe, device, before.choose)
 
 
 def offload_encoders(pipe: Any) -> None:
@@ -102,6 +130,8 @@ def offload_encoders(pipe: Any) -> None:
         hook = getattr(part, "_hf_hook", None)
         if isinstance(hook, accelerate.hooks.CpuOffload):
             hook.init_hook(part)
+        elif isinstance(hook, Streamed) and not hook.stays:
+            hook.release()
 
 
 def offload_all(pipe: Any) -> None:
@@ -111,8 +141,31 @@ def offload_all(pipe: Any) -> None:
 
 
 def bytes_on(pipe: Any, device_type: str) -> int:
-    """Bytes of weights on the device."""
-    return sum(bytes_of(module, device_type) for module in _modules(pipe))
+    """Bytes of weights on the device, and of the slots that blocks come to."""
+    hooks = [getattr(part, "_hf_hook", None) for part in _modules(pipe)]
+    slots = sum(hook.slot_bytes for hook in hooks if isinstance(hook, Streamed))
+    return slots + sum(bytes_of(module, device_type) for module in _modules(pipe))
+
+
+def streamed_denoiser(pipe: Any) -> Streamed | None:
+    """How the denoiser's blocks come and go, if they do."""
+    hook = getattr(denoiser_of(pipe), "_hf_hook", None)
+    return hook if isinstance(hook, Streamed) else None
+
+
+def weights_stay(pipe: Any, rung: str) -> bool:
+    """Whether all of the denoiser stays where it is on the device, as CUDA graphs and compiled blocks need it."""
+    streamed = streamed_denoiser(pipe)
+    return rung in RUNGS if streamed is None else not streamed.moved_bytes
+
+
+def facts(pipe: Any) -> dict[str, Any]:
+    """Facts for the recipe: how many blocks stay on the device, and whether others wait in pageable memory."""
+    hook = streamed_denoiser(pipe)
+    if hook is None:
+        return {}
+    found: dict[str, Any] = {"blocks_kept": f"{len(hook.kept)} of {hook.count}"}
+    return found | ({"blocks_pageable": hook.pageable} if hook.pageable else {})
 
 
 def bytes_of(module: torch.nn.Module, device_type: str) -> int:
@@ -145,6 +198,38 @@ def _keep_denoiser(pipe: Any, device: str | torch.device) -> None:
     for part in _modules(pipe):
         if part is not kept:
             _, hook = accelerate.cpu_offload_with_hook(part, device, prev_module_hook=hook)
+
+
+def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
+    """Some blocks of the denoiser stay, the others come and go; text encoders come block by block, the rest as a whole.
+
+    ``choose``: see ``Streamed``.
+    """
+    kept = denoiser_of(pipe)
+    streamed = Streamed(device, choose, may_gather=_may_gather)
+    for part in _modules(pipe):
+        if part is not kept:
+            part.to("cpu")
+    accelerate.hooks.add_hook_to_module(kept, streamed)
+    for name, part in pipe.components.items():
+        if not isinstance(part, torch.nn.Module) or part is kept:
+            continue
+        hook: Any = streaming.Visiting(device, streamed)
+        if name.startswith("text_encoder"):
+            hook = Streamed(device, stays=False, may_gather=_may_gather, before=streamed)
+        accelerate.hooks.add_hook_to_module(part, hook)
+    if streamed.moved_bytes:
+        log.info("the denoiser runs without CUDA graphs and compiled blocks, as %d blocks come and go",
+                 streamed.count - len(streamed.kept))  # fmt: skip
+    if streamed.pageable:
+        log.warning(
+            "%d of %d blocks wait in pageable memory, from which copies are slower", streamed.pageable, streamed.count
+        )
+
+
+def _may_gather(size: int) -> bool:
+    """Whether a block's weights may be gathered in memory that is never swapped out: a fifth stays for others."""
+    return free_main_memory() - size > main_memory() * (1 - MAIN_SHARE)
 
 
 def _tile(vae: Any, rung: str) -> None:

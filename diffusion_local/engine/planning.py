@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from diffusion_local.domain import Fit, Worker
 from diffusion_local.engine import precision
-from diffusion_local.engine.memory import LADDERS, choose, estimate, format_gib
+from diffusion_local.engine.kept_blocks import kept_for
+from diffusion_local.engine.memory import LADDERS, STREAMING, choose, estimate, format_gib
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.table import Params
@@ -21,7 +22,7 @@ class MemoryPlan:
 
     ``takes_bytes`` at the peak, of ``total_bytes`` that models may take there, of which ``free_bytes`` are free now
     or held by models that can be put away. ``numbers`` is what it computes in, and how its denoiser is kept where that
-    is not the same.
+    is not the same. ``blocks``: how many blocks stay on the device where others come and go, such as ``12 of 57``.
     """
 
     slot: str
@@ -32,6 +33,7 @@ class MemoryPlan:
     free_bytes: int
     total_bytes: int
     numbers: str = ""
+    blocks: str = ""
 
     @property
     def fits(self) -> bool:
@@ -40,7 +42,8 @@ class MemoryPlan:
     @property
     def words(self) -> str:
         """Display text: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
-        how = f" ({self.numbers})" if self.numbers else ""
+        details = ", ".join(filter(None, (self.blocks, self.numbers)))
+        how = f" ({details})" if details else ""
         takes = f"about {format_gib(self.takes_bytes)} of {format_gib(self.total_bytes)}"
         told = f"{self.slot}: {message(f'rung_{self.rung}')}{how}, {takes}"
         return told if self.fits else f"{told}, which may be too little: {format_gib(self.free_bytes)} are free"
@@ -60,7 +63,8 @@ def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wan
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
     how = precision.describe(dtype, form.denoiser)
     held = (choice.rung, "; ".join(filter(None, (choice.why, form.why))), choice.takes, worker.free_bytes, room.bytes)
-    return MemoryPlan(worker.slot, worker.device, *held, how)
+    blocks = f"{len(kept_for(need.blocks, choice.room))} of {len(need.blocks)}" if choice.rung == STREAMING else ""
+    return MemoryPlan(worker.slot, worker.device, *held, how, blocks)
 
 
 def default_params(model: Model) -> Params:

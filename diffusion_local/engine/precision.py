@@ -13,6 +13,7 @@ import psutil
 
 from diffusion_local import families
 from diffusion_local.domain import DeviceMemory
+from diffusion_local.engine.kept_blocks import sizes_by_name
 from diffusion_local.engine.memory import DENOISERS, Weights, format_gib
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import Message, message
@@ -30,13 +31,13 @@ def model_weights(model: Model) -> Weights:
     if not model.sources:
         return read(model.path)
     counts = {each.slot: each.count for each in model.sources}
-    blocks = {
-        each.slot: found
-        for each in model.sources
-        if each.count and (found := _blocks_of_file(each.path, _changed(each.path), each.prefix))
+    found = {
+        each.slot: _blocks_of_file(each.path, _changed(each.path), each.prefix) for each in model.sources if each.count
     }
+    blocks = {slot: matrices for slot, (matrices, _) in found.items() if matrices}
+    units = {slot: sizes for slot, (_, sizes) in found.items() if sizes}
     second = any(each.slot == "text_encoder_2" for each in model.sources)
-    return weights_of(counts, model.folder, second, blocks)
+    return weights_of(counts, model.folder, second, blocks, units)
 
 
 def read(path: Path) -> Weights:
@@ -55,10 +56,13 @@ def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
             sizes.setdefault(part, {}).update(counts_of(tensors))
             matrices.setdefault(part, {}).update(in_blocks(tensors))
     counts, blocks = ({part: sum(found.values()) for part, found in each.items()} for each in (sizes, matrices))
-    return weights_of(counts, path, "text_encoder_2" in sizes, blocks)
+    units = {part: sizes_by_name(found) for part, found in sizes.items()}
+    return weights_of(counts, path, "text_encoder_2" in sizes, blocks, units)
 
 
-def weights_of(counts: dict[str, int], folder: Path, second: bool, blocks: dict[str, int]) -> Weights:
+def weights_of(
+    counts: dict[str, int], folder: Path, second: bool, blocks: dict[str, int], units: dict[str, tuple[int, ...]]
+) -> Weights:
     """``second``: whether there is a second text encoder, which with a UNet only SDXL has."""
     config = read_config(folder / "vae")
     return Weights(
@@ -66,6 +70,7 @@ def weights_of(counts: dict[str, int], folder: Path, second: bool, blocks: dict[
         vae_channels=(config.get("block_out_channels") or [128])[0],
         upcasts_vae="unet" in counts and second and config.get("force_upcast", True),
         blocks=blocks,
+        units={part: sizes for part, sizes in units.items() if sizes and part != "vae"},
     )
 
 
@@ -83,11 +88,12 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=256)
-def _blocks_of_file(file: Path, changed: int, prefix: str) -> int:
-    """Of one part in a file, or in its folder."""
+def _blocks_of_file(file: Path, changed: int, prefix: str) -> tuple[int, tuple[int, ...]]:
+    """Of one part in a file, or in its folder: numbers in matrices of its blocks, and in each block."""
     files = weight_files(file) if file.is_dir() else [file]
     tensors = {name: each for path in files for name, each in _tensors(path).items()}
-    return sum(in_blocks({name: each for name, each in tensors.items() if name.startswith(prefix)}).values())
+    own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+    return sum(in_blocks(own).values()), sizes_by_name(counts_of(own))
 
 
 def _tensors(file: Path) -> Mapping[str, Tensor]:

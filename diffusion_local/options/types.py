@@ -20,6 +20,7 @@ RUNGS = (
     "resident",
     "vae_tiling",
     "encoder_offload",
+    "block_streaming",
     "model_offload",
     "group_offload",
     "attention_slicing",

@@ -11,7 +11,7 @@ from statistics import median
 
 from diffusion_local.domain import Fit, Job, Lane
 from diffusion_local.engine import Engine, OnProgress, Pass
-from diffusion_local.engine.memory import RungChoice, next_rung
+from diffusion_local.engine.memory import GIB, RETRY_WITH, RungChoice, next_rung
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
@@ -21,6 +21,9 @@ from diffusion_local.options.values import MOST_TOGETHER
 from diffusion_local.queue.estimates import Share, Work
 
 log = logging.getLogger(__name__)
+
+#: Bytes for blocks that stay on the device, below which none stays after running out of memory.
+LEAST_ROOM = GIB
 
 
 class Ladder:
@@ -38,6 +41,7 @@ class Ladder:
         self._note = learn
         self._wanted = "" if wanted == "auto" else wanted
         self._most: dict[tuple[str, Kind, int, int], int] = {}
+        self._room: dict[tuple[str, Kind, int, int], tuple[int, int]] = {}
 
     def largest_pass(self, model: Model, params: Params, wanted: int) -> int:
         """How many of the ``wanted`` pictures should fit into memory in one pass."""
@@ -60,13 +64,15 @@ class Ladder:
     ) -> None:
         """Run a pass. ``begin`` is called before each run, and ``say`` is told what is being done about the memory.
 
-        A pass that runs out of memory is halved before it is put on the next rung. Raises what the engine raises,
+        A pass that runs out of memory is halved before it is put on the next rung; where blocks of the model come and
+        go, fewer of them stay on the device before that. Raises what the engine raises,
         OutOfMemory only from the last rung.
         """
         engine, device, params = self._engine, self._engine.device, crew.parts[0].params
         learned = self._fits(model.id, device)
         wanted = params.rung or self._wanted if crew.held is None else crew.rung
         choice = engine.plan(model, params, learned, wanted, max(crew.size, len(crew.parts)))
+        choice = self._with_known_room(choice, params)
         fit = next((each for each in learned if same_size(each, params)), None) or new_fit(params, device)
         known = fit
         down: list[str] = []
@@ -91,6 +97,12 @@ class Ladder:
                 crew.left = live[half:] + crew.left
                 crew.parts = [part for part in crew.parts if part not in crew.left]
                 continue
+            if choice.room:
+                choice = with_fewer_blocks(choice)
+                log.warning("out of memory (%s): fewer blocks stay on the device", problem)
+                self._room[size_key(params)] = choice.room, free
+                say(message("phase_stepping_down", how=message("blocks_fewer")))
+                continue
             rung = next_rung(engine.ladder, choice.rung)
             log.warning("out of memory at %s (%s)", choice.rung, problem)
             fit = replace(fit, failed=choice.rung, free_bytes=free)
@@ -111,9 +123,23 @@ class Ladder:
         for picture in made:
             picture.facts.update({"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {}))
 
+    def _with_known_room(self, choice: RungChoice, params: Params) -> RungChoice:
+        """With as many blocks on the device as did not run out of memory before, unless much more of it is free."""
+        room, free = self._room.get(size_key(params), (choice.room, 0))
+        if room >= choice.room or self._engine.free() > free * RETRY_WITH:
+            return choice
+        return replace(choice, room=room, why=f"{choice.why}; {message('blocks_fewer')}")
+
     def _record(self, fit: Fit) -> None:
         with suppress(DatabaseProblem):  # it is learned from a later picture
             self._note(fit)
+
+
+def with_fewer_blocks(choice: RungChoice) -> RungChoice:
+    """After out of memory: with less memory for blocks that stay, at last with none."""
+    room = choice.room * 3 // 4 if choice.room > LEAST_ROOM else 0
+    why = choice.why if choice.why.endswith(message("blocks_fewer")) else f"{choice.why}; {message('blocks_fewer')}"
+    return replace(choice, room=room, why=why)
 
 
 def same_size(fit: Fit, params: Params) -> bool:

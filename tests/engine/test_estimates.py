@@ -11,6 +11,7 @@ from accelerate import init_empty_weights
 
 from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import precision, quantised
+from diffusion_local.engine.kept_blocks import sizes_by_name
 from diffusion_local.engine.memory import GIB, LADDERS, Weights, choose, estimate
 from diffusion_local.engine.precision import INT8, NF4, Form
 from diffusion_local.paths import assets
@@ -29,14 +30,15 @@ BESIDE = 1
 def sizes_of(config: str) -> Weights:
     """Numbers of each part, and of the matrices in its blocks, by its class on the meta device."""
     folder = assets() / "configs" / config
-    counts, blocks = {}, {}
+    counts, blocks, units = {}, {}, {}
     for part, spec in json.loads((folder / "model_index.json").read_text()).items():
         if part.startswith(("text_encoder", "transformer", "vae")):
             with init_empty_weights(include_buffers=True):
                 module = made(getattr(importlib.import_module(spec[0]), spec[1]), folder / part)
             counts[part] = sum(each.numel() for each in module.parameters())
+            units[part] = sizes_by_name({name: each.numel() for name, each in module.named_parameters()})
             blocks[part] = sum(layer.weight.numel() for _, layer in quantised.layers_in_blocks(module))
-    return Weights(counts, blocks=blocks)
+    return Weights(counts, blocks=blocks, units=units)
 
 
 def made(cls: Any, folder: Any) -> Any:

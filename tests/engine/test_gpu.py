@@ -100,7 +100,9 @@ def test_every_rung_draws_the_same_picture(gpu: "DiffusersEngine", starter: Mode
     assert first.facts["peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("rung", ["resident", "encoder_offload", "model_offload", "group_offload", "sequential"])
+@pytest.mark.parametrize(
+    "rung", ["resident", "encoder_offload", "block_streaming", "model_offload", "group_offload", "sequential"]
+)
 def test_a_vae_that_gave_no_numbers_is_run_in_fp32_on_every_rung(
     gpu: "DiffusersEngine", starter: Model, rung: str
 ) -> None:
@@ -196,10 +198,10 @@ def test_a_graph_follows_loras_and_rungs(at_home: Home, starter: Model, eager: D
         seen.append(picture.image.tobytes())
     assert len(set(seen)) == 3
     assert (seen[0], seen[1]) == (seen[4], seen[3])
-    for rung in ("vae_tiling", "encoder_offload", "model_offload", "resident"):
+    for rung in ("vae_tiling", "encoder_offload", "block_streaming", "model_offload", "resident"):
         engines[0].load(starter, RungChoice(rung))
         picture = Draw(engines[0])(**LARGE)
-        assert picture.facts.get("cuda_graph", False) == (rung != "model_offload")
+        assert picture.facts.get("cuda_graph", False) == (rung not in ("block_streaming", "model_offload"))
         assert rung == "model_offload" or picture.image.tobytes() == seen[0], rung
     for engine in engines:
         engine.unload()

@@ -43,7 +43,16 @@ def put(pipe: Any, rung: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rung", ["resident", "vae_tiling", "encoder_offload", "model_offload", "group_offload", "sequential"]
+    "rung",
+    [
+        "resident",
+        "vae_tiling",
+        "encoder_offload",
+        "block_streaming",
+        "model_offload",
+        "group_offload",
+        "sequential",
+    ],
 )
 def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any, rung: str) -> None:
     own = pipe.vae
@@ -53,7 +62,7 @@ def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any,
     placement.swap_vae(pipe, other, rung, "cpu")
     assert pipe.vae is other
     assert torch.equal(decoded(pipe.vae), expected)
-    assert hasattr(other, "_hf_hook") == (rung in ("encoder_offload", "model_offload", "sequential"))
+    assert hasattr(other, "_hf_hook") == (rung in ("encoder_offload", "block_streaming", "model_offload", "sequential"))
     waits = next(other.parameters()).device.type
     assert waits == ("meta" if rung == "sequential" else "cpu")
     assert other.use_tiling == (rung != "resident")

@@ -18,46 +18,50 @@ from tests.engine.home import Home
 from tests.engine.passes import check_passes, check_shaping
 
 
+def tiny_pipeline(starter: Model) -> Any:
+    vocabulary = json.loads((starter.folder / "text_encoder/config.json").read_text())["vocab_size"]
+    text = transformers.CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=16,
+        eos_token_id=vocabulary - 1,
+    )
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+        use_linear_projection=True,
+    )
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(starter.folder / "tokenizer")
+    return diffusers.StableDiffusionXLPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(starter.folder / "vae"),
+        text_encoder=transformers.CLIPTextModel(text),
+        text_encoder_2=transformers.CLIPTextModelWithProjection(text),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def tiny(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vocabulary = json.loads((starter.folder / "text_encoder/config.json").read_text())["vocab_size"]
-        text = transformers.CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            projection_dim=16,
-            eos_token_id=vocabulary - 1,
-        )
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(16, 32),
-            norm_num_groups=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            attention_head_dim=8,
-            cross_attention_dim=32,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=16 + 6 * 8,
-            use_linear_projection=True,
-        )
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(starter.folder / "tokenizer")
-        diffusers.StableDiffusionXLPipeline(
-            vae=diffusers.AutoencoderKL.from_pretrained(starter.folder / "vae"),
-            text_encoder=transformers.CLIPTextModel(text),
-            text_encoder_2=transformers.CLIPTextModelWithProjection(text),
-            tokenizer=tokenizer,
-            tokenizer_2=tokenizer,
-            unet=unet,
-            scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="leading"),
-            add_watermarker=False,
-        ).save_pretrained(folder)
+        tiny_pipeline(starter).save_pretrained(folder)
     return read_folder(folder, "tiny", "Tiny")
 
 

@@ -11,7 +11,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import Claim, Job, Kind, State
 from diffusion_local.engine import OnProgress
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.engine.memory import RungChoice
+from diffusion_local.engine.memory import GIB, RungChoice
 from diffusion_local.errors import OutOfMemory
 from diffusion_local.gallery import recipes
 from diffusion_local.messages import message
@@ -100,10 +100,10 @@ def test_out_of_memory_steps_down_and_runs_the_same_job_again(
     job = run(services, runner, "[oom:model_offload]")
     found = facts(services, job)
     assert (job.attempt, job.tries, job.crashes) == (1, 0, 0)
-    assert engine.rungs == ["resident", "vae_tiling", "encoder_offload", "model_offload"]
+    assert engine.rungs == ["resident", "vae_tiling", "encoder_offload", "block_streaming", "model_offload"]
     assert found["rung"] == "model_offload"
-    assert found["steps_down"] == ["resident", "vae_tiling", "encoder_offload"]
-    assert found["rung_why"].startswith("encoder_offload ran out of memory")
+    assert found["steps_down"] == ["resident", "vae_tiling", "encoder_offload", "block_streaming"]
+    assert found["rung_why"].startswith("block_streaming ran out of memory")
     assert message("phase_stepping_down", how=message("rung_model_offload")) in phases
 
 
@@ -117,7 +117,7 @@ def test_the_rung_is_remembered_for_model_and_size(services: Services, runner: R
     run(services, runner, "a red apple", width=128)  # smaller: nothing is known of it
     assert engine.rungs == ["resident"]
     [fit] = [fit for fit in services.fits.of("starter", engine.device) if fit.failed]
-    assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "encoder_offload")
+    assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "block_streaming")
 
 
 def test_only_the_last_rung_fails_the_job_and_says_what_to_try(
@@ -156,6 +156,59 @@ def test_a_rung_of_the_settings_is_where_it_begins(services: Services, engine: R
     found = facts(services, run(services, opened, "[oom:sequential]", seed=8))
     opened.close()
     assert (found["rung"], found["steps_down"]) == ("sequential", ["group_offload"])
+
+
+class Streaming(Recording):
+    """Blocks of its models come and go; more than ``holds`` bytes of those that stay run out of memory."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__()
+        self.holds, self.memory = holds, 20 * GIB
+        self.rooms: list[int] = []
+
+    def plan(self, *args: Any, **kwargs: Any) -> RungChoice:
+        return RungChoice("block_streaming", "a reason", 10 * GIB, 8 * GIB)
+
+    def free(self) -> int:
+        return self.memory
+
+    def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
+        assert choice is not None
+        self.rooms.append(choice.room)
+        super().load(model, choice, on_progress)
+        if choice.rung == "block_streaming" and choice.room > self.holds:
+            raise OutOfMemory
+
+
+def test_fewer_blocks_stay_before_a_step_down_and_that_is_remembered(services: Services, phases: list[str]) -> None:
+    engine = Streaming(5 * GIB)
+    opened = open_runner(services, "cpu0", engine, Stop())
+    found = facts(services, run(services, opened, "a red apple"))
+    assert engine.rooms == [8 * GIB, 6 * GIB, 4.5 * GIB]
+    assert found["rung"] == "block_streaming"
+    assert found["rung_why"] == f"a reason; {message('blocks_fewer')}"
+    assert "steps_down" not in found
+    assert message("phase_stepping_down", how=message("blocks_fewer")) in phases
+    engine.rooms.clear()
+    found = facts(services, run(services, opened, "a red apple", seed=8))
+    assert engine.rooms == [4.5 * GIB]
+    assert found["rung_why"] == f"a reason; {message('blocks_fewer')}"
+    engine.memory, engine.holds = 30 * GIB, 8 * GIB  # another program has gone
+    engine.rooms.clear()
+    assert facts(services, run(services, opened, "a red apple", seed=9))["rung_why"] == "a reason"
+    opened.close()
+    assert engine.rooms == [8 * GIB]
+
+
+def test_only_where_no_block_stays_is_the_next_rung_taken(services: Services) -> None:
+    engine = Streaming(-1)
+    opened = open_runner(services, "cpu0", engine, Stop())
+    found = facts(services, run(services, opened, "a red apple"))
+    opened.close()
+    assert engine.rooms[:3] == [8 * GIB, 6 * GIB, 4.5 * GIB]
+    assert engine.rooms[-2:] == [0, 0]
+    assert len(engine.rooms) == 11
+    assert (found["rung"], found["steps_down"]) == ("model_offload", ["block_streaming"])
 
 
 def test_what_is_known_is_written_once(services: Services, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

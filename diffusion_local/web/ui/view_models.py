@@ -167,7 +167,7 @@ def planned(plans: Sequence[MemoryPlan]) -> list[str]:
     alike: dict[tuple[str, ...], list[MemoryPlan]] = {}
     for plan in plans:
         kind = plan.slot.rstrip(DIGITS)
-        alike.setdefault((kind, plan.device, plan.rung, str(plan.fits)), []).append(plan)
+        alike.setdefault((kind, plan.device, plan.rung, plan.blocks, str(plan.fits)), []).append(plan)
     return [plan_line(kind, each) for (kind, *_), each in alike.items()]
 
 
@@ -176,7 +176,10 @@ def plan_line(kind: str, plans: Sequence[MemoryPlan]) -> str:
     device = say(f"models.on_{kind}", numbers=numbers) if is_known(f"models.on_{kind}") else plan.slot
     takes, total, free = map(format_size, (plan.takes_bytes, plan.total_bytes, plan.free_bytes))
     key = "models.planned" if plan.fits else "models.planned_tight"
-    return say(key, device=device, rung=rung_words(plan.rung), takes=takes, total=total, free=free)
+    rung = rung_words(plan.rung)
+    if plan.blocks:
+        rung = say("models.blocks_stay", rung=rung, blocks=plan.blocks)
+    return say(key, device=device, rung=rung, takes=takes, total=total, free=free)
 
 
 def rung_words(rung: str) -> str:
