@@ -2,15 +2,20 @@
 
 spandrel tells the network's architecture from its weights. Of torchvision, which it asks for, only two functions are
 used, by architectures that restore faces and fill holes; where torchvision is missing, or does not fit the PyTorch
-there is, it is left out.
+there is, it is left out. spandrel is bundled for that reason, see ``assets/wheels/README.md``.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -27,7 +32,9 @@ from diffusion_local.messages import message
 from diffusion_local.options.hires import Size
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
 from diffusion_local.options.validate import MAX_UPSCALED_PIXELS, TILE
+from diffusion_local.paths import assets
 
+SPANDREL = "spandrel-0.4.2-py3-none-any.whl"
 #: Pixels around a tile that the network sees, else the tiles' edges show; over some of them tiles are blended.
 OVERLAP, BLEND = 32, 8
 SMALLEST_TILE = 64
@@ -146,11 +153,7 @@ def tiles(size: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int
 
 def load(path: Path, device: torch.device) -> Network:
     """Raises ModelUnavailable if the file is damaged or no upscaler of colour pictures."""
-    with without_torchvision():
-        try:
-            import spandrel
-        except ImportError:
-            raise ModelUnavailable(message("upscaler_package")) from None
+    spandrel = import_spandrel()
     try:
         found = spandrel.ModelLoader("cpu").load_from_file(path)
     except spandrel.UnsupportedModelError:
@@ -166,6 +169,19 @@ def load(path: Path, device: torch.device) -> Network:
     except Exception as error:
         problem = faults.to_engine_error(error, faults.making_error)
     raise problem
+
+
+@cache
+def import_spandrel() -> Any:
+    """The bundled spandrel; an installed one is left alone. It imports all of its modules at once, so that the folder
+    that it is unpacked into may go then."""
+    with TemporaryDirectory() as folder, ZipFile(assets() / "wheels" / SPANDREL) as wheel, without_torchvision():
+        wheel.extractall(folder)
+        sys.path.insert(0, folder)
+        try:
+            return import_module("spandrel")
+        finally:
+            sys.path.remove(folder)
 
 
 @contextmanager

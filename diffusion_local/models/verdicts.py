@@ -36,8 +36,6 @@ from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, T
 LOADED_VAE = frozenset(("", PLAIN_FP8))
 #: The package that reads files of a container.
 PACKAGES = {GGUF: "gguf"}
-#: Packages that run upscalers. They come without dependencies, which might replace the PyTorch there is.
-UPSCALER_PACKAGES = ("spandrel", "einops")
 #: VAEs that another model's VAE is replaced by, and the naming that each is loaded in (empty: any).
 REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers"}
 #: Folders of the home that files of a kind belong into.
@@ -265,8 +263,6 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return ip_adapter_verdict(found)
     if kind == VISION:
         return vision_verdict(found)
-    if kind == UPSCALER and not all(has_package(name) for name in UPSCALER_PACKAGES):
-        return Verdict(RECOGNISED, message("file_upscaler_package"))
     return USABLE
 
 

@@ -1,5 +1,7 @@
 """Upscaling: by Lanczos, and by a network in tiles whose edges do not show; each tile is told and can be the last."""
 
+import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import upscale
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped
-from diffusion_local.models import verdicts
 from diffusion_local.options.validate import TILE
+from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.models.files import Trap
@@ -25,10 +27,8 @@ UPSCALE = {"kind": Kind.UPSCALE, "width": 256, "height": 256, "scale": 2.0, "ste
 @pytest.fixture
 def network(at_home: Home) -> Path:
     """A small ESRGAN with random weights that doubles the size."""
-    with upscale.without_torchvision():
-        pytest.importorskip("spandrel")
-        from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
-
+    upscale.import_spandrel()
+    RRDBNet = sys.modules["spandrel.architectures.ESRGAN.__arch.RRDB"].RRDBNet
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = RRDBNet(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=2).state_dict()
@@ -130,13 +130,11 @@ def test_an_upscaler_as_it_is_published_draws_as_its_safetensors_form(
     assert made[0].tobytes() == made[1].tobytes()
 
 
-def test_an_upscaler_without_the_package_that_runs_it_is_not_called_ready(
-    at_home: Home, network: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verdicts, "has_package", lambda name: name != "spandrel")
-    [found] = at_home.services.catalog.upscalers()
-    assert not found.ready
-    assert "pip install --no-deps spandrel einops" in found.problem
+def test_the_bundled_spandrel_runs_upscalers_whatever_is_installed() -> None:
+    found = upscale.import_spandrel()
+    wheel = assets() / "wheels" / upscale.SPANDREL
+    assert "site-packages" not in found.__file__
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() in (wheel.parent / "README.md").read_text("utf-8")
 
 
 def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:
