@@ -141,21 +141,28 @@ class QueueControl:
             return [row["id"] for row in chosen]
 
     def move_batch(self, batch_id: str, before: str) -> list[str]:
-        """Reorder two batches of a lane so that the queued jobs of ``batch_id`` precede those of ``before``; returns
-        their ids.
+        """Insert the queued jobs of ``batch_id`` directly before those of ``before``; returns their ids.
 
-        The two exchange places only with each other, so other batches keep theirs. Raises Conflict if the lanes differ.
+        The owner's other jobs between the two shift by one place and keep their order; jobs of other owners are not
+        touched. Raises Conflict if the lanes differ.
         """
         where, values = Selection(batch_id=batch_id).where()
         others, other_values = Selection(batch_id=before).where()
         with self._database.write() as db:
             moved, passed = queued_rows(db, where, values), queued_rows(db, others, other_values)
+            if not moved or not passed or batch_id == before:
+                return []
             if {row["lane"] for row in moved} != {row["lane"] for row in passed}:
                 raise Conflict(message("other_lanes"))
-            places = sorted((-row["priority"], row["position"]) for row in (*moved, *passed))
+            owner = "owner = (SELECT owner FROM batches WHERE id = :batch_id) AND lane = :lane"
+            lane = queued_rows(db, owner, {"batch_id": batch_id, "lane": moved[0]["lane"]})
+            ids = {row["id"] for row in moved}
+            rest = [row for row in lane if row["id"] not in ids]
+            at = next(index for index, row in enumerate(rest) if row["id"] == passed[0]["id"])
             moves = [
-                (position, -priority, row["id"])
-                for (priority, position), row in zip(places, (*moved, *passed), strict=True)
+                (place["position"], place["priority"], row["id"])
+                for place, row in zip(lane, (*rest[:at], *moved, *rest[at:]), strict=True)
+                if place["id"] != row["id"]
             ]
             db.execute_many(SET_PLACE, moves)
             return [row["id"] for row in moved]

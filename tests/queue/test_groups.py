@@ -194,14 +194,20 @@ def test_others_batches_are_not_shown_but_counted(store: JobStore, groups: Queue
         assert groups.others_waiting() == 0
 
 
-def test_batches_change_places_and_nobody_else_moves(store: JobStore, groups: QueueGroups, database: Database) -> None:
+def test_a_batch_is_inserted_before_another_and_those_between_keep_their_order(
+    store: JobStore, groups: QueueGroups, database: Database
+) -> None:
     first, second, third = (add(store, "x", "y") for _ in range(3))
+    other = add(store, "z", owner="bob")
     QueueControl(database).set_priority(Selection(batch_id=first), 2)
-    before = [(job.priority, job.position) for job in groups.window(second, ALL, 9).jobs]
+    places = [(job.priority, job.position) for job in groups.window(other, ALL, 9).jobs]
     QueueControl(database).move_batch(third, before=first)
-    assert ids(groups.live(ALL, 9)) == [third, second, first]
-    assert [(job.priority, job.position) for job in groups.window(second, ALL, 9).jobs] == before
+    assert [each for each in ids(groups.live(ALL, 9)) if each != other] == [third, first, second]
+    QueueControl(database).move_batch(third, before=second)
+    assert [each for each in ids(groups.live(ALL, 9)) if each != other] == [first, third, second]
+    assert [(job.priority, job.position) for job in groups.window(other, ALL, 9).jobs] == places
     assert [job.index for job in groups.window(third, ALL, 9).jobs] == [0, 1]
+    assert QueueControl(database).move_batch(third, before=third) == []
 
 
 @pytest.mark.sqlite

@@ -4,6 +4,7 @@ import re
 
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
+from diffusion_local.domain import Lane
 from diffusion_local.web.ui import tab_queue
 from diffusion_local.web.ui.view import utc
 from tests.support import claimed
@@ -93,6 +94,10 @@ def test_buttons_of_a_batch(services: Services) -> None:
     assert order() == [second, first]
     click(services, "batch_before", f"{first} {second}")
     assert order() == [first, second]
+    night = services.studio.submit("x", lane=Lane.BATCH).batch_id
+    assert "Prompt lists run only when" in click(services, "batch_before", f"{night} {first}")["toast"]
+    services.studio.queue.cancel(batch_id=night)
+    assert "waiting any more" in click(services, "batch_before", f"{night} {first}")["toast"]
     assert "Moved to the bottom: 2 pictures" in click(services, "batch_bottom", first)["toast"]
     assert order() == [second, first]
     [job] = [each for each in services.studio.snapshot().waiting if each.batch_id == first][:1]

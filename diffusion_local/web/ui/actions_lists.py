@@ -68,10 +68,10 @@ def moved(ids: list[str], words: str) -> Effect:
 
 
 def batch_before(studio: Studio, key: str) -> Effect:
-    """``key``: the batch, and the one to swap places with."""
+    """``key``: the batch, and the one that then follows it."""
     batch_id, _, before = key.partition(" ")
-    studio.queue.move_batch(batch_id, before)
-    return Effect()
+    moved_ids = studio.queue.move_batch(batch_id, before)
+    return Effect() if moved_ids else Effect(toast=new_toast(say("page.none_waits")))
 
 
 def batch_forget(studio: Studio, key: str) -> Effect:

@@ -166,7 +166,7 @@ def running_row(job: Job, snapshot: Snapshot) -> dict[str, object]:
 
 
 def waiting_row(group: Group) -> dict[str, object]:
-    """Batches of one owner and lane can swap places; ``lane`` identifies them."""
+    """Batches of one owner and lane can change places; ``lane`` identifies them."""
     batch, counts = group.progress.batch, group.progress.counts
     return {
         "batch": batch,

@@ -110,7 +110,7 @@ def acts(each: Group, above: Group | None, below: Group | None) -> str:
 
 
 def places(each: Group, above: Group | None, below: Group | None) -> list[str]:
-    """Menu items to run earlier or later; only batches of one owner and lane can swap places."""
+    """Menu items to run earlier or later; only batches of one owner and lane can change places."""
     batch = each.progress.batch
     if not each.progress.counts[State.QUEUED]:
         return []

@@ -311,3 +311,18 @@ SHIFTS = """() => {
         `${node?.id || node?.className || node?.nodeName}: ${from.x},${from.y} to ${to.x},${to.y}`));
   }).observe({ type: "layout-shift", buffered: false });
 }"""
+
+
+def test_the_last_batch_is_dragged_to_the_top_of_the_drawer(people: Any, site: Site) -> None:
+    site.services.studio.queue.pause()
+    names = [a_prompt() for _ in range(3)]
+    for name in names:
+        site.services.studio.submit(name, count=2, width=128, height=128, steps=2)
+    page = people().open()
+    page.click("#drawer-button")
+    rows = page.locator("#drawer .waiting > li")
+    rows.nth(2).wait_for()
+    rows.nth(2).drag_to(rows.nth(0))
+    eventually(
+        lambda: [rows.nth(at).locator(".title").inner_text() for at in range(3)] == [names[2], names[0], names[1]]
+    )

@@ -59,7 +59,7 @@ window.diffusionLocalDrawer = (() => {
   });
   const place = (event) => {
     const row = event.target.closest?.("[data-drag]");
-    return dragged && row && row !== dragged && row.dataset.lane === dragged.dataset.lane ? row : null;
+    return dragged && row && row !== dragged ? row : null; // the server says why where two cannot change places
   };
   const mark = (row) => {
     for (const each of document.querySelectorAll(".drop-here")) if (each !== row) each.classList.remove("drop-here");
