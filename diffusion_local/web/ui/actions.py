@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local import disk
+from diffusion_local.domain import new_id
 from diffusion_local.errors import UserError
 from diffusion_local.options.types import Kind
 from diffusion_local.options.validate import STRENGTHS
@@ -24,6 +25,7 @@ from diffusion_local.web.ui import (
 )
 from diffusion_local.web.ui.actions_pictures import DRAWN
 from diffusion_local.web.ui.effects import Effect, Verb, new_toast
+from diffusion_local.web.ui.templates import render
 
 #: Verbs that fill the form from a recipe: a toast lists their changes, because most fields are folded away.
 RECIPES = ("recipe", "recipe_of_job", "recipe_seed", "recipe_size")
@@ -118,10 +120,12 @@ def to_inpaint(studio: Studio, key: str) -> Effect:
 
 
 def begin_from(studio: Studio, image_id: str, kind: Kind) -> Effect:
-    """Use a picture as the source, together with its prompt."""
+    """Use a picture as the source, together with its prompt; for inpainting the page then opens the mask canvas."""
     params, source = studio.image(image_id).params, studio.sources.from_image(image_id)
     words = {name: getattr(params, name) for name in ("prompt", "negative", "model")}
-    return to_form(form.only(**words, kind=str(kind), source=source.id, mask="", strength=STRENGTHS[kind]))
+    values = form.only(**words, kind=str(kind), source=source.id, mask="", strength=STRENGTHS[kind])
+    panel = render("paint.html", source=source.id, key=new_id()) if kind is Kind.INPAINT else ""
+    return replace(to_form(values), panel=panel)
 
 
 def to_form(values: list[Any]) -> Effect:

@@ -294,12 +294,36 @@ def foreign(parameters: str) -> list[int]:
     return list(out.getvalue())
 
 
+DROP_FILES = """(files) => {
+  const data = new DataTransfer();
+  for (const [name, type, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+  document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_dropped_files_that_are_not_taken_are_told(people: Any) -> None:
+    page = people().open()
+    page.wait_for_selector("#source .source", state="attached")
+    told = page.locator("#source [data-told]")
+    good = ["good.png", "image/png", list(blank("navy"))]
+    page.evaluate(DROP_FILES, [["notes.txt", "text/plain", [1]], good, ["b.png", "image/png", [2]]])
+    told.filter(has_text="Only good.png was taken").wait_for()
+    page.wait_for_selector("#source .begin img[src^='/sources/']")
+    page.click("[data-source=remove]")
+    page.wait_for_selector("#source .begin", state="hidden")
+    page.evaluate(DROP_FILES, [["notes.doc", "application/msword", [1]]])
+    told.filter(has_text="notes.doc is not an image").wait_for()
+    go(page, "lists")
+    page.evaluate(DROP_FILES, [["night.txt", "text/plain", list(b"a red apple")]])
+    page.wait_for_function("document.querySelector('#list-text textarea').value === 'a red apple'")
+
+
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_what_is_no_picture_is_told(people: Any) -> None:
     person = people()
     page = person.open()
     page.set_input_files("#source [data-file]", {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
-    page.locator("#source [data-told]", has_text="must be a picture").wait_for()
+    page.locator("#source [data-told]", has_text="a.png: must be a picture").wait_for()
     assert any("400" in each or "422" in each for each in person.complaints)  # the refusal itself
     person.complaints.clear()
 
@@ -317,6 +341,18 @@ def test_a_picture_of_the_gallery_is_begun_from(people: Any, site: Site) -> None
     assert page.locator("#strength").is_visible()
     page.reload()
     page.wait_for_selector("#source .begin", state="visible")
+
+
+def test_inpaint_of_a_picture_opens_the_canvas_each_time(people: Any, site: Site) -> None:
+    first, second = (worked(site, a_prompt()) for _ in range(2))
+    page = people().open()
+    for image in (first, first, second):
+        go(page, "gallery")
+        page.click(f".tile[data-key='{image}'] a.open")
+        page.click("[role=dialog] [data-do=to_inpaint]")
+        page.wait_for_selector("#source dialog.painter[open] canvas")
+        page.click("#source dialog.painter [data-paint=close]")
+        page.wait_for_selector("#source dialog.painter", state="hidden")
 
 
 def plain(path: Any) -> bytes:

@@ -41,6 +41,7 @@ window.diffusionLocalLists = (() => {
   });
   return {
     choose,
+    send,
     restore(...form) {
       restored = true;
       try {

@@ -40,12 +40,17 @@
     const outpaint = document.querySelector("#outpaint :is(textarea, input)")?.value ?? extended; // it may be folded away
     const text = said || (kind === "inpaint" && !mask && !outpaint ? words.no_mask : "");
     if (told.textContent !== text) told.textContent = text;
+    const mark = document.querySelector("#panel [data-inpaint]"); // "Inpaint" was pressed for a picture
+    if (mark && mark.dataset.inpaint === id && kind === "inpaint" && !mask) {
+      mark.remove();
+      paint();
+    }
   }
   let waits = 0;
   const soon = () => { cancelAnimationFrame(waits); waits = requestAnimationFrame(() => requestAnimationFrame(show)); };
   window.diffusionLocalSource = { show: soon };
   new MutationObserver((all) => {
-    if (all.some(({ target }) => target.closest?.("#source"))) soon();
+    if (all.some(({ target }) => target.closest?.("#source, #panel"))) soon();
   }).observe(document.documentElement, { subtree: true, childList: true });
 
   // -- a file becomes a source
@@ -54,19 +59,20 @@
       method: "POST", body: data, headers: { "Content-Type": data.type || "application/octet-stream" },
     });
     const said = await answer.json();
-    if (!answer.ok) throw new Error(said.error?.message ?? words.not_arrived);
+    if (!answer.ok) throw new Error(said.error?.message.replace(/^(source|mask): /, "") ?? words.not_arrived);
     return said;
   }
-  async function begin(file) {
+  // ``note``: told once the picture is there.
+  async function begin(file, note = "") {
     tell(words.uploading);
     try {
       const source = await upload(file, "source");
       await drawn();
-      tell("");
+      tell(note);
       if (source.recipe) ask(source, JSON.stringify(source.recipe));
       else take(source);
     } catch (error) {
-      tell(error instanceof TypeError ? words.not_arrived : error.message);
+      tell(error instanceof TypeError ? words.not_arrived : `${file.name}: ${error.message}`);
     }
   }
   function take(source) {
@@ -103,10 +109,14 @@
     if (!carriesFiles(event)) return;
     event.preventDefault();
     drop(false);
-    const file = picture(event.dataTransfer.files);
-    if (!file || isOthers(event)) return;
-    window.diffusionLocalRouter.go(`${window.diffusionLocalRouter.base}create`);
-    begin(file);
+    if (isOthers(event)) return;
+    const files = [...event.dataTransfer.files];
+    const file = picture(files);
+    const router = window.diffusionLocalRouter;
+    if (!file && files.length && router.view() === "lists") return window.diffusionLocalLists.send("list", files[0]);
+    router.go(`${router.base}create`);
+    if (file) begin(file, files.length > 1 ? words.one_picture.replace("{}", file.name) : "");
+    else if (files.length) tell(words.no_picture.replace("{}", files[0].name));
   });
   document.addEventListener("paste", (event) => {
     const file = picture(event.clipboardData?.files);
@@ -130,6 +140,7 @@
       set("source", "");
       set("mask", "");
       set("kind", "txt2img");
+      tell("");
       soon();
     }
   });
