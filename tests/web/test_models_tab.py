@@ -13,7 +13,7 @@ from diffusion_local.engine.memory import GIB
 from diffusion_local.hub.downloads import DownloadState
 from diffusion_local.studio import Studio
 from diffusion_local.web import page_delta
-from diffusion_local.web.ui import actions, form, tab_models, view
+from diffusion_local.web.ui import actions, form, tab_create, tab_models, view
 from diffusion_local.web.ui.words import speaking
 from tests.models import files
 from tests.models.files import write_header
@@ -171,6 +171,26 @@ def test_download_cancel_and_try_again(services: Services) -> None:
     act(services.studio, "retry_download", download.id)
     assert library.downloads()[0].state is DownloadState.WAITING
     assert "no download" in act(services.studio, "retry_download", "x")[0]
+
+
+def test_the_offered_model_shows_its_download_where_it_was_pressed(services: Services) -> None:
+    studio, now = services.studio, view.utc()
+
+    def shown() -> list[str]:
+        welcome = tab_create.draw(studio, studio.snapshot(), now, "", "").split("more-models")[-1]
+        notice = drawn(studio).split('data-key="suited"')[1].split("<section")[0]
+        return [welcome, notice]
+
+    first = tab_create.first_model(studio)
+    assert first
+    assert all("download_model" in each for each in shown())
+    act(studio, "download_model", first.model.id)
+    download = services.downloads.claim()
+    assert all("cancel_download" in each and "download_model" not in each for each in shown())
+    services.downloads.fail(download.id, "unreachable", "The hub cannot be reached.")
+    assert all("cannot be reached" in each and "retry_download" in each for each in shown())
+    studio.library.download("a/nother")
+    assert tab_create.first_model(studio) is None  # another model is on its way
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import gradio as gr
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.curated import CuratedModel
 from diffusion_local.models.references import uses_of
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
@@ -157,12 +156,15 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: A
     return view_stage.stage(stacks, earlier, hand, left_out, None if hand else first_model(studio))
 
 
-def first_model(studio: Studio) -> CuratedModel | None:
-    """What to download on this machine where only the starter is there and nothing is on its way."""
+def first_model(studio: Studio) -> view_models.Offer | None:
+    """What to download on this machine where only the starter is there and no other model is on its way."""
     library = studio.library
-    if len(library.models()) > 1 or any(not each.final for each in library.downloads()):
+    if len(library.models()) > 1:
         return None
-    return view_models.suited(library.known(), library.largest())
+    downloads = library.downloads()
+    offer = view_models.offer(library.known(), library.largest(), downloads)
+    going = {each.id for each in downloads if not each.final}
+    return offer if offer and going <= ({offer.download.id} if offer.download else set()) else None
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def library(
         families=sorted({each.family for each in chain(cards, hub, *shelves.values()) if each.family}),
         alone=len(models) == 1,
         words_of=download_words,
-        suited=suited(offered, room) if len(models) == 1 else None,
+        offer=offer(offered, room, downloads) if len(models) == 1 else None,
     )
 
 
@@ -247,6 +247,29 @@ def larger(model: CuratedModel, room: DeviceMemory) -> bool:
     """
     numbers = 1 if room.type == "cuda" or room.bf16 else 2
     return bool(room.bytes) and model.memory_gb * 1e9 * numbers > room.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The model to download first, and its download if that has begun or failed."""
+
+    model: CuratedModel
+    download: Download | None = None
+
+    @property
+    def words(self) -> str:
+        return download_words(self.download) if self.download else ""
+
+
+def offer(known: Sequence[CuratedModel], room: DeviceMemory, downloads: Sequence[Download]) -> Offer | None:
+    """``downloads``: newest first."""
+    model = suited(known, room)
+    if model is None:
+        return None
+    own = (each for each in downloads if each.repo.lower() == model.id.lower() and not each.file)
+    newest = next(own, None)
+    shown = newest and (not newest.final or newest.state is DownloadState.FAILED)
+    return Offer(model, newest if shown else None)
 
 
 def suited(known: Sequence[CuratedModel], room: DeviceMemory) -> CuratedModel | None:

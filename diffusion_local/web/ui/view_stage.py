@@ -11,12 +11,12 @@ from markupsafe import Markup
 from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.models.adapters import Adapter, adapter_fits
-from diffusion_local.models.curated import CuratedModel
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import ControlType, Use
 from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration, progress, standing, why
+from diffusion_local.web.ui.view_models import Offer
 
 #: Pictures of one batch in the strip; the rest is shown as a number.
 MOST_SHOTS = 24
@@ -144,16 +144,16 @@ def stage(
     earlier: Sequence[Shot],
     hand: Shot | None,
     left_out: int = 0,
-    suited: CuratedModel | None = None,
+    offer: Offer | None = None,
 ) -> str:
-    """``left_out``: unfinished batches that are not in the strip; ``suited``: the model to download first."""
+    """``left_out``: unfinished batches that are not in the strip; ``offer``: the model to download first."""
     return render(
         "stage.html",
         stacks=stacks,
         earlier=earlier,
         hand=hand,
         left_out=left_out,
-        suited=suited,
+        offer=offer,
         examples=EXAMPLES,
     )
 
