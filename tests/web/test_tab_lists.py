@@ -147,10 +147,11 @@ def sent(what: str, name: str, data: bytes) -> str:
 
 
 def test_a_file_becomes_the_list(services: Services) -> None:
-    assert tab_lists.on_file(services.studio, sent("list", "a.csv", "prompt\n苹果".encode("gbk"))) == [
+    assert tab_lists.on_file(services.studio, sent("list", "night.csv", "prompt\n苹果".encode("gbk"))) == [
         "",
         "prompt\n苹果",
         "csv",
+        "night",
     ]
     told = tab_lists.on_file(services.studio, sent("list", "a.txt", b"\0\1\2" * 100))[0]
     assert "List is a binary file" in told

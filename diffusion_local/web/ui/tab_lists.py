@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
@@ -21,6 +22,7 @@ from diffusion_local.web.ui.live import QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.words import label, say
 
 MOST_CURSORS = 200  # pages that one can walk back
+MOST_NAME = 100  # characters that the name of a file gives to its batch
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
@@ -81,14 +83,14 @@ def queued(count: int, warnings: list[str]) -> str:
 
 
 def on_file(studio: Studio, sent: str) -> list[Any]:
-    """Accept a file read by the browser (``lists.js``): (toast, list, format)."""
+    """Accept a file read by the browser (``lists.js``): (toast, list, format, name of the batch)."""
     try:
         what, name, data = opened(sent)
         if what == "queue":
-            return [take_file(studio, sent, False), gr.skip(), gr.skip()]
-        return ["", decode(data), format_of(name)]
+            return [take_file(studio, sent, False), gr.skip(), gr.skip(), gr.skip()]
+        return ["", decode(data), format_of(name), PurePath(name).stem[:MOST_NAME]]
     except UserError as error:
-        return [refused(error), gr.skip(), gr.skip()]
+        return [refused(error), gr.skip(), gr.skip(), gr.skip()]
 
 
 def opened(sent: str) -> tuple[str, str, bytes]:
@@ -208,7 +210,7 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
         **QUIET,
     )
     tab.check.click(bound(on_check, studio), fields, tab.checked, **REPEATABLE)
-    text, form = tab.components["text"], tab.components["format"]
-    arrived = tab.sent.change(bound(on_file, studio), tab.sent, [tab.checked, text, form], **QUIET)
+    filled = [tab.components[name] for name in ("text", "format", "name")]
+    arrived = tab.sent.change(bound(on_file, studio), tab.sent, [tab.checked, *filled], **QUIET)
     pressed = tab.checked.click(bound(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)
     return [arrived, pressed]
