@@ -21,8 +21,6 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IMAGE = Image("I1", "J1", "2026/01/02/I1.png", params(), 128, 128, 4321, "2026-01-02T03:04:05.000Z", 2.5)
 BOARD = Board("B1", "Boats", "", "2026")
 
-#: Filters that only programs can set: the page offers spans of days back from today.
-ONLY_PROGRAMS = {"until"}
 #: Columns that the page leaves out, and that the JSON leaves out.
 NOT_DRAWN = {"job_id"}
 NOT_ANSWERED = {"owner"}
@@ -40,7 +38,7 @@ def test_every_filter_of_the_gallery_can_be_set_on_its_page() -> None:
     links = [urlsplit(unescape(each)) for each in re.findall(r'href="([^"]*/ui/gallery[^"]*)"', html)]
     offered = {name for link in links for name, _ in parse_qsl(link.query)}
     offered |= {"search"} if "data-search" in html else set()
-    assert {field.name for field in fields(GalleryFilter)} - offered == ONLY_PROGRAMS
+    assert {field.name for field in fields(GalleryFilter)} <= offered
 
 
 def other(name: str) -> Any:
@@ -60,3 +58,17 @@ def test_every_column_of_the_gallery_is_drawn_and_answered(name: str) -> None:
     changed = replace(IMAGE, **{name: other(name)})
     assert (drawn(changed) != drawn(IMAGE)) == (name not in NOT_DRAWN)
     assert (serializers.image(changed) != serializers.image(IMAGE)) == (name not in NOT_ANSWERED)
+
+
+def test_yesterday_is_one_day_and_shown_as_chosen() -> None:
+    link = 'href="/ui/gallery?since=2026-03-01&amp;until=2026-03-01"'
+    now = datetime(2026, 3, 2, 12, tzinfo=UTC)
+    page = view_gallery.gallery(GalleryState(), view_gallery.Shown([]), [], [], [], now)
+    assert re.search(f"{re.escape(link)}>Yesterday<", page)
+    chosen = GalleryState({"since": "2026-03-01", "until": "2026-03-01"})
+    page = view_gallery.gallery(chosen, view_gallery.Shown([]), [], [], [], now)
+    assert re.search(f'{re.escape(link)} aria-current="true">Yesterday<', page)
+    assert 'href="/ui/gallery">Any' in page
+    assert "2026-02-27 – " in view_gallery.gallery(
+        GalleryState({"since": "2026-02-27"}), view_gallery.Shown([]), [], [], [], now
+    )

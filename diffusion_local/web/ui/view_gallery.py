@@ -16,7 +16,8 @@ from diffusion_local.web.ui.templates import render, say
 from diffusion_local.web.ui.view_picture import recipe_rows
 
 #: Days back, of the menu of times.
-SPANS = (0, 6, 29)
+#: Name, first and last day, counted back from today; None: without an end.
+SPANS = (("span_0", 0, None), ("yesterday", 1, 1), ("span_6", 6, None), ("span_29", 29, None))
 ZIP = "images/zip"
 
 
@@ -34,6 +35,10 @@ class Shown:
     refused: str = ""
 
 
+def day(now: datetime, back: int | None) -> str:
+    return "" if back is None else (now - timedelta(days=back)).date().isoformat()
+
+
 def gallery(
     place: GalleryState,
     shown: Shown,
@@ -44,7 +49,9 @@ def gallery(
     total: int = 0,
     keep_days: int = 0,
 ) -> str:
-    spans = [((now - timedelta(days=back)).date().isoformat(), say(f"gallery.span_{back}")) for back in SPANS]
+    spans = [(day(now, first), day(now, last), say(f"gallery.{words}")) for words, first, last in SPANS]
+    since, until = place.get("since"), place.get("until")
+    chosen = next((words for first, last, words in spans if (first, last) == (since, until)), f"{since} – {until}")
     forms = [(name, say(f"gallery.{name}")) for name in SHAPE_FILTERS]
     named = {*owners, *([place.get("owner")] if place.get("owner") else [])}
     return render(
@@ -57,7 +64,8 @@ def gallery(
         spans=spans,
         shape_choices=forms,
         sorts=SORTS,
-        labels=dict([*spans, *forms]),
+        labels=dict(forms),
+        chosen_span=chosen if since or until else "",
         models=[(name, name) for name in models],
         owners=[(name, name) for name in sorted(named)] if named - {actor.current().name} else [],
         images=shown.images,
