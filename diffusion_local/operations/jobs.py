@@ -105,8 +105,7 @@ OPERATIONS = {
         endpoint="gallery",
         answer=Paged("images"),
         doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash; '
-        "`flagged`: those that are black, of one colour, nearly flat or mere noise without being asked for, or "
-        "incomplete, as a last step (details, background) failed.",
+        "`flagged`: those that are black, of one colour, nearly flat or mere noise without being asked for.",
     ),
     "gallery_count": op(READ, SEEN),
     "picture_file": op(READ, SEEN),

@@ -28,7 +28,7 @@ def panel(job: Job, events: Sequence[Event], image: Image | None) -> str:
     picture = f'<div class="small-picture">{picture_link(image, job.params.prompt)}</div>' if image else ""
     acts = ""
     if job.final:
-        acts = button(say("common.again"), "again", job.id, "primary")
+        acts = button(say("common.rerun" if job.state is State.DONE else "common.again"), "again", job.id, "primary")
         acts += button(say("common.use_recipe"), "recipe_of_job", job.id)
     if job.batch_id:
         acts += report_link(serializers.report_url(job.batch_id), say("queue.batch_report"))

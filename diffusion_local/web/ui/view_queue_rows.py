@@ -134,7 +134,8 @@ def main_act(job: Job, several: bool) -> str:
     if Shot(job.id, job.params, str(job.state), job).mend:
         return button(say("create.again_auto"), "again_auto", job.id, "small")
     if job.final:
-        return button(say("common.again"), "again", job.id, "small")
+        words = "common.rerun" if job.state is State.DONE else "common.again"
+        return button(say(words), "again", job.id, "small")
     if job.held and job.state is State.QUEUED and not several:  # else the batch's header offers it
         return button(say("common.resume"), "resume_batch", job.batch_id, "small")
     return "" if job.cancel_requested else button(say("common.cancel"), "cancel", job.id, "small")
