@@ -74,10 +74,27 @@ class PageHtml:
             cookie_value(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", "")
         )
         with words.speaking(code):
+            shown = words.TAGS[code], "gzip" in headers.get("accept-encoding", "")
             if scope["method"] == "GET" and addresses.serves(scope["path"]):
-                await self._page(scope, receive, send, words.TAGS[code], "gzip" in headers.get("accept-encoding", ""))
+                await self._page(scope, receive, send, *shown)
+            elif scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate":
+                if await self._missing(scope, receive, send):
+                    await self._page(scope, receive, send, *shown)
             else:
                 await self._app(scope, receive, send)
+
+    async def _missing(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Send the answer of an API, unless that is "not found": somebody who typed the address is shown the page."""
+        missing = False
+
+        async def found(message: Message) -> None:
+            nonlocal missing
+            missing = missing or message.get("status") == 404
+            if not missing:
+                await send(message)
+
+        await self._app(scope, receive, found)
+        return missing
 
     async def _page(self, scope: Scope, receive: Receive, send: Send, tag: str, packed: bool) -> None:
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]

@@ -94,6 +94,15 @@ def test_an_address_that_names_nothing_says_so(client: TestClient, path: str) ->
     assert "data-unknown" in answer.text
 
 
+def test_somebody_who_types_an_address_that_is_not_there_gets_the_page_and_a_program_json(client: TestClient) -> None:
+    typed = {"sec-fetch-mode": "navigate", "accept": "text/html"}
+    answer = client.get("/galerie", headers=typed)
+    assert answer.status_code == 404
+    assert "data-unknown" in answer.text
+    assert client.get("/galerie").json()["error"]["code"] == "not_found"
+    assert "jobs" in client.get("/api/v1/jobs", headers=typed).json()
+
+
 def test_the_page_can_be_installed(client: TestClient) -> None:
     assert 'rel="manifest" href="/assets/icons/app.webmanifest"' in client.get("/").text
     answer = client.get("/assets/icons/app.webmanifest")

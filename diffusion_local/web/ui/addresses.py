@@ -39,6 +39,8 @@ def serves(path: str) -> bool:
 
 def known(path: str) -> bool:
     """Whether an address can name something: a view or a picture, as far as its form tells."""
+    if not serves(path):
+        return False
     parts = path.removeprefix(PREFIX).strip("/").split("/")
     return parts in ([""], *([view] for view in VIEWS)) or (len(parts) == 2 and parts[0] == PICTURE and bool(parts[1]))
 
