@@ -66,9 +66,9 @@ class Settings(Folders):
         "accounts", "who comes in: accounts, once there is one; none is everybody, for everything", AUTH
     )
     share: str = setting("shared", "whether accounts see the jobs and pictures of all, or their own", SHARE)
-    user_max_queued: int = setting(0, "jobs that an account may have waiting; 0 is without a limit, so below")
-    user_max_per_day: int = setting(0, "pictures that an account may submit a day (UTC)")
-    user_max_pixels: int = setting(0, "largest picture of an account, width times height")
+    user_max_queued: int = setting(0, "jobs that an account may have waiting; 0: no limit")
+    user_max_per_day: int = setting(0, "pictures that an account may submit a day (UTC); 0: no limit")
+    user_max_pixels: int = setting(0, "largest picture of an account, width times height; 0: no limit")
     session_days: int = setting(30, "days without a visit after which a browser must sign in again")
     password_memory_kb: int = setting(65_536, "memory that checking a password takes (argon2id), in KiB")
     engine: str = setting("diffusers", "what makes the pictures; fake draws test cards without a model", ENGINES)
@@ -121,7 +121,7 @@ class Settings(Folders):
     queue: str = setting(
         "", "URL of the queue that wakes workers, as redis://host:6379/0; queue.db in the home if empty"
     )
-    model_streak: int = setting(16, "pictures for which a loaded model may go before others whose turn it is")
+    model_streak: int = setting(16, "pictures in a row from a loaded model before another model gets its turn")
     timezone: str = setting("", "time zone of windows and times, as Europe/Berlin; empty is this machine's own")
     max_list_mb: int = setting(20, "megabytes that a prompt list may have")
     max_source_mb: int = setting(50, "megabytes that a source picture may have")
@@ -137,7 +137,7 @@ class Settings(Folders):
     )
     image_format: str = setting("png", "format that new pictures are kept in; PNG loses nothing", IMAGE_FORMATS)
     preview_every: int = setting(1, "steps between two previews of a running picture; 0 draws none")
-    sidecar: str = setting("off", "whether a picture's recipe also lies beside it, as .json", ("off", "on"))
+    sidecar: str = setting("off", "whether each picture's settings are also saved beside it, as .json", ("off", "on"))
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
@@ -182,7 +182,7 @@ class Settings(Folders):
     hook_timeout: int = setting(60, "seconds that such a command may take")
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
     fake_step_seconds: float = setting(0.02, "seconds a step of the fake engine takes")
-    log_level: str = setting("info", "how much the logs tell", LOG_LEVELS)
+    log_level: str = setting("info", "how detailed the logs are", LOG_LEVELS)
     #: Which of these were given, and where: ``file``, ``environment`` or ``command``. Not a setting itself.
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
