@@ -81,6 +81,8 @@ class Steps:
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
+        if self._pace is not None:
+            self._pace.launched()
         index += self._before
         calls, order = index + 1, self._scheduler.order
         self.calls = calls
@@ -147,9 +149,13 @@ class Pace:
         self._launching: deque[float] = deque([0.0], RECENT)
         self._late: deque[float] = deque([0.0], RECENT)
 
-    def wait(self) -> None:
+    def launched(self) -> None:
+        """The first work after ``wait`` has been launched."""
         if self._returned is not None:
             self._launching.append(self._clock() - self._returned)
+            self._returned = None
+
+    def wait(self) -> None:
         self._launched.append(self._mark())
         if len(self._launched) >= 2:
             self._launched.popleft()()
