@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from diffusion_local.compose import open_files
 from diffusion_local.db.database import Database
 from diffusion_local.domain import utc_now
-from diffusion_local.engine import Picture, autoencoder, painting, placement
+from diffusion_local.engine import Part, Pass, Picture, autoencoder, painting, placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.fused.forms import Forms
@@ -86,7 +86,8 @@ class Bench:
         self.models, self.loras = settings.models, settings.loras
         self.catalog = Catalog(settings.starter, ModelDirectories.from_settings(settings))
         self.fits = FitStore(Database.open(settings.database_file))
-        self.engine = DiffusersEngine(self.device, materials=PictureInputs(settings, open_files(settings).open_source))
+        materials = PictureInputs(settings, open_files(settings).open_source)
+        self.engine = DiffusersEngine(self.device, materials=materials, speed=options.speed)
         self.results: dict[str, Any] = about(self)
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
@@ -129,7 +130,15 @@ class Bench:
         """Seconds and picture, made as a worker does: with its ladder, loading the model if necessary."""
         ladder = Ladder(self.engine, self.fits.of, self.fits.save, wanted)
         model = self.catalog.get(name)
-        return timed(ladder.make, model, self.params(name, seed), quiet, lambda: quiet, say or quiet)
+        part = Part(self.params(name, seed), quiet)
+
+        def make() -> Picture:
+            ladder.run(model, Pass([part]), quiet, quiet, say or quiet)
+            picture = part.result()
+            picture.image  # noqa: B018 - waits for it
+            return picture
+
+        return timed(make)
 
     def cap(self, limit_gib: float) -> None:
         """Limit the allocator to the memory of a smaller card; 0: no limit."""
@@ -358,7 +367,9 @@ def on_a_card(bench: Bench, name: str, limit_gib: float, wanted: str = "auto") -
     return {
         "limit_gib": limit_gib,
         "rung": picture.facts["rung"],
+        "speed": picture.facts["speed"],
         "cuda_graph": picture.facts.get("cuda_graph", False),
+        "blocks_kept": picture.facts.get("blocks_kept", ""),
         "why": begun.facts["rung_why"],
         "steps_down": begun.facts.get("steps_down", []),
         "first_seconds_with_the_move": first,
@@ -644,6 +655,7 @@ def story(bench: Bench) -> None:
     for rung in ("vae_tiling", "encoder_offload", "block_streaming", "model_offload", "group_offload"):
         record(f"sdxl {rung}", lambda rung=rung: on_a_rung(bench, "sdxl", rung))
     record("sdxl in 6 GiB", lambda: on_a_card(bench, "sdxl", 6))
+    record("sdxl in 6 GiB by model_offload", lambda: on_a_card(bench, "sdxl", 6, "model_offload"))
     record("sdxl sequential", lambda: on_a_rung(bench, "sdxl", "sequential"))
     for rung in ("vae_tiling", "encoder_offload", "block_streaming", "model_offload", "group_offload", "sequential"):
         record(f"sd15 {rung}", lambda rung=rung: on_a_rung(bench, "sd15", rung))
@@ -658,6 +670,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=600, help="seconds after which no measurement is begun")
     parser.add_argument("--folder", type=Path, help="where the models are made: 10 GB; a RAM disk is fastest")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only the measurements whose names begin so")
+    parser.add_argument("--speed", choices=("exact", "fast", "fastest"), default="exact", help="the setting")
     parser.add_argument("--kernels", type=Path, help="where compiled kernels are kept for a later run")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()

@@ -44,14 +44,16 @@ class HookedAdapter:
             here = {name: each.to(device if kept else "cpu", dtype) for name, each in parts.items() if name != "alpha"}
             if "alpha" in parts:
                 here["alpha"] = parts["alpha"].float()  # stays where Python reads it
-            self._handles.append(module.register_forward_hook(self._hook(here, rows)))
+            self._handles.append(module.register_forward_hook(self._hook(here, rows, kept)))
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, parts: dict[str, torch.Tensor], rows: slice | None) -> Any:
+    def _hook(self, parts: dict[str, torch.Tensor], rows: slice | None, kept: bool) -> Any:
+        """``kept``: whether the tensors stay where the layer ran last."""
+
         def add(module: torch.nn.Module, given: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if not self.weight:
                 return output
@@ -59,6 +61,8 @@ class HookedAdapter:
             here = {
                 name: each if name == "alpha" else each.to(inside.device, inside.dtype) for name, each in parts.items()
             }
+            if kept:
+                parts.update(here)
             weight = weight_of(module) if "dora" in parts else None
             return output + self.weight * output_delta(module, here, rows, weight, inside)
 

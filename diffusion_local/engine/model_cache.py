@@ -19,7 +19,7 @@ from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.kept_blocks import kept_for
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loading import load_parts
-from diffusion_local.engine.memory import MemoryNeed, RungChoice, Weights
+from diffusion_local.engine.memory import STREAMING, MemoryNeed, RungChoice, Weights
 from diffusion_local.engine.placement import MemoryGauge
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.messages import message
@@ -292,8 +292,10 @@ class ModelCache:
 
 def suits(held: Loaded, choice: RungChoice) -> bool:
     """Whether the blocks that stay on the device are those that may, or nearly."""
-    streamed = placement.streamed_denoiser(held.pipe)
-    return streamed is None or streamed.suits(partial(kept_for, room=choice.room))
+    if choice.rung != STREAMING:
+        return True
+    streamed = placement.streamed_denoiser(held.pipe)  # None after a change that ran out of memory
+    return streamed is not None and streamed.suits(partial(kept_for, room=choice.room))
 
 
 def files_of(model: Model) -> list[Path]:

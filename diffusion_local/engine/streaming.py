@@ -150,6 +150,14 @@ class Streamed(ModelHook):
         empty = {each.dtype: torch.empty(0, dtype=each.dtype, device=self.execution_device) for own in weights
                  for each in map(data_of, own)}  # fmt: skip
         self._empty = [[empty[each.dtype] for each in block.host] for block in self._blocks]
+        try:
+            self._attach(blocks)
+        except Exception:  # out of memory, as a rule
+            self.detach_hook(module)
+            raise
+        return module
+
+    def _attach(self, blocks: list[torch.nn.Module]) -> None:
         if self.stays:
             self._bring_rest()
         for place, (block, waiting) in enumerate(zip(blocks, self._blocks, strict=True)):
@@ -159,7 +167,6 @@ class Streamed(ModelHook):
             waiting.put(self._empty[place])
             self._handles.append(block.register_forward_pre_hook(self._bring(place), prepend=True))
             self._handles.append(block.register_forward_hook(self._leave(place), always_call=True))
-        return module
 
     def detach_hook(self, module: torch.nn.Module) -> torch.nn.Module:
         self._drop_slots()
@@ -191,9 +198,9 @@ class Streamed(ModelHook):
 
     def _bring_rest(self) -> None:
         if not self._here:
+            self._here = True
             for each in self._rest:
                 each.put(each.host.to(self.execution_device, non_blocking=True))
-            self._here = True
 
     def _return_rest(self) -> None:
         for each in self._rest if self._here else ():

@@ -275,6 +275,31 @@ def test_main_memory_holds_one_copy_and_is_given_back(engine: DiffusersEngine, f
     engine.unload()
 
 
+def test_a_choice_that_does_not_fit_leaves_the_model_as_it_was(
+    engine: DiffusersEngine, flux_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load(flux_model)
+    expected = Draw(engine)(**JOB).image.tobytes()
+    assert engine._loaded is not None
+    pipe, calls, put = engine._loaded.pipe, [], block_weights.Waiting.put
+
+    def fail(self: block_weights.Waiting, tensors: Any) -> None:
+        calls.append(1)
+        if len(calls) == 14:  # when some of the blocks have been moved
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        put(self, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(block_weights.Waiting, "put", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            placement.place(pipe, STREAMING, "cpu", 1 << 40)
+    assert len(calls) > 14
+    assert placement.streamed_denoiser(pipe) is None
+    engine._loaded.rung = STREAMING  # as after a LoRA that left no room
+    streamed(engine, flux_model)
+    assert Draw(engine)(**JOB).image.tobytes() == expected
+
+
 def test_another_order_of_calls_is_learned() -> None:
     model: Any = torch.nn.Sequential(torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(5)))
     order = [3, 0, 4, 1, 2]
