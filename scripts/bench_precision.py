@@ -473,18 +473,19 @@ def encoder(bench: Bench, name: str, form: str) -> dict[str, Any]:
 ORDER = (("bf16", True), ("int8", True), ("nf4", True), ("fp8", False), ("q8_0", False))
 
 
-def plan(names: list[str]) -> list[str]:
+def plan(names: list[str], forms: list[str]) -> list[str]:
     """The cells of the table that the story may fill."""
-    cells = [f"{name} {form} whole" for name in names for form, _ in ORDER]
+    cells = [f"{name} {form} whole" for name in names for form in forms]
     return cells + [f"{name} {form} read" for name in ENCODERS for form in ("bf16", "int8", "nf4")]
 
 
-def story(bench: Bench, names: list[str]) -> None:
-    bench.planned = plan(names)
+def story(bench: Bench, names: list[str], forms: list[str]) -> None:
+    bench.planned = plan(names, forms)
     for name in names:
         told = Story(bench, name)
         for form, streamed in ORDER:
-            told.tell(form, streamed)
+            if form in forms:
+                told.tell(form, streamed)
     for name in ENCODERS:
         for form in ("bf16", "int8", "nf4"):
             if f"{name} {form} read" in bench.rows:
@@ -521,13 +522,14 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU: to try the script")
     parser.add_argument("--budget", type=float, default=560, help="seconds after which no measurement is begun")
     parser.add_argument("--models", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument("--forms", nargs="*", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     diffusers_logging.set_verbosity_error()
     bench = Bench(options)
     try:
         with torch.no_grad():
-            story(bench, options.models)
+            story(bench, options.models, options.forms)
     except Spent:
         print("the budget is spent", flush=True)
     bench.write()
