@@ -22,7 +22,7 @@ class MemoryPlan:
 
     ``takes_bytes`` at the peak, of ``total_bytes`` that models may take there, of which ``free_bytes`` are free now
     or held by models that can be put away. ``numbers`` is what it computes in, and how its denoiser is kept where that
-    is not the same. ``blocks``: how many blocks stay on the device where others come and go, such as ``12 of 57``.
+    is not the same. ``blocks``: how many blocks stay on the device where others come and go, such as ``12/57``.
     """
 
     slot: str
@@ -42,10 +42,11 @@ class MemoryPlan:
     @property
     def words(self) -> str:
         """Display text: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
-        details = ", ".join(filter(None, (self.blocks, self.numbers)))
-        how = f" ({details})" if details else ""
+        how = f" ({self.numbers})" if self.numbers else ""
         takes = f"about {format_gib(self.takes_bytes)} of {format_gib(self.total_bytes)}"
-        told = f"{self.slot}: {message(f'rung_{self.rung}')}{how}, {takes}"
+        kept, _, blocks = self.blocks.partition("/")
+        stay = f", {message('blocks_stay', kept=kept, blocks=blocks)}" if blocks else ""
+        told = f"{self.slot}: {message(f'rung_{self.rung}')}{stay}{how}, {takes}"
         return told if self.fits else f"{told}, which may be too little: {format_gib(self.free_bytes)} are free"
 
 
@@ -63,7 +64,7 @@ def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wan
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
     how = precision.describe(dtype, form.denoiser)
     held = (choice.rung, "; ".join(filter(None, (choice.why, form.why))), choice.takes, worker.free_bytes, room.bytes)
-    blocks = f"{len(kept_for(need.blocks, choice.room))} of {len(need.blocks)}" if choice.rung == STREAMING else ""
+    blocks = f"{len(kept_for(need.blocks, choice.room))}/{len(need.blocks)}" if choice.rung == STREAMING else ""
     return MemoryPlan(worker.slot, worker.device, *held, how, blocks)
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diffusion_local.domain import DeviceMemory, Fit, Kind, Worker
-from diffusion_local.engine.memory import GIB
+from diffusion_local.engine import precision
+from diffusion_local.engine.memory import GIB, Weights
 from diffusion_local.engine.planning import MemoryPlan, active_workers, default_params, plan
+from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
 from diffusion_local.paths import assets
+from diffusion_local.web.ui.view_models import plan_line
 from tests.support import run_python
 
 if TYPE_CHECKING:
@@ -51,6 +54,17 @@ def test_it_is_told_in_words(large: Model) -> None:
 
 def test_what_other_programs_hold_counts(large: Model) -> None:
     assert made(large, worker(24, free=8)).rung == "encoder_offload"
+
+
+def test_how_many_blocks_stay_is_told(large: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = Weights({"transformer": 12 * 10**9, "vae": 8 * 10**7}, units={"transformer": (2 * 10**8,) * 57})
+    monkeypatch.setattr(precision, "model_weights", lambda model: weights)
+    monkeypatch.setattr(precision, "main_memory", lambda: 64 * GIB)
+    told = made(large, worker(12))
+    assert (told.rung, told.blocks) == ("block_streaming", "23/57")
+    assert told.words.startswith(f"gpu0: {message('rung_block_streaming')}, 23 of 57 stay there (fp16), about 11.")
+    assert told.why.endswith("23 of 57 stay there")
+    assert "23/57" in plan_line("gpu", [told])
 
 
 def test_what_does_not_fit_says_so(large: Model) -> None:
