@@ -179,6 +179,8 @@ def expand_range(axis: str, field: str, cell: str) -> list[str]:
     step = float(found[3] or 1)
     if last < first or not 0 < step < math.inf:
         raise InvalidParams(axis, message("grid_up", got=echo(cell)))
+    if found[3] is None and 0 < last - first < 1:
+        raise InvalidParams(axis, message("grid_step", got=echo(cell)))
     steps = (last - first) / step + 1e-9
     if steps >= MAX_VALUES:
         raise InvalidParams(axis, message("grid_values", most=MAX_VALUES, field=echo(cell), count=steps + 1))
