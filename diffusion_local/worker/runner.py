@@ -285,7 +285,8 @@ class Runner:
         def on_progress(share: float) -> None:
             nonlocal began
             began = began or time.monotonic()
-            followed.report(crew, message("phase_loading", model=params.model, share=share))
+            loaded = message("phase_preparing", model=params.model)
+            followed.report(crew, message("phase_loading", model=params.model, share=share) if share < 1 else loaded)
             self._report_status("loading" if share < 1 else "busy", params.model)
 
         def begin() -> None:

@@ -188,7 +188,11 @@ def test_the_offered_model_shows_its_download_where_it_was_pressed(services: Ser
     download = services.downloads.claim()
     assert all("cancel_download" in each and "download_model" not in each for each in shown())
     services.downloads.fail(download.id, "unreachable", "The hub cannot be reached.")
-    assert all("cannot be reached" in each and "retry_download" in each for each in shown())
+    assert all("hub cannot be reached" in each and "retry_download" in each for each in shown())
+    act(studio, "retry_download", download.id)
+    services.downloads.fail(services.downloads.claim().id, "unreachable", "Still away.")
+    assert "Still away." in drawn(studio)
+    assert "The hub cannot be reached." not in drawn(studio)  # the earlier try
     studio.library.download("a/nother")
     assert tab_create.first_model(studio) is None  # another model is on its way
 

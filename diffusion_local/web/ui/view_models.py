@@ -95,7 +95,7 @@ def library(
         cards=cards,
         shelves=shelves,
         hub=hub,
-        downloads=loading([each for each in downloads if each.id not in in_place]),
+        downloads=loading([each for each in without_earlier_tries(downloads) if each.id not in in_place]),
         families=sorted({each.family for each in chain(cards, hub, *shelves.values()) if each.family}),
         alone=len(models) == 1,
         words_of=download_words,
@@ -195,6 +195,12 @@ def held(fits: Sequence[Fit]) -> str:
 
 
 # -- downloads ------------------------------------------------------------------------------------------------------
+
+
+def without_earlier_tries(downloads: Sequence[Download]) -> list[Download]:
+    """Newest first, as they come: of several downloads of one source only active ones and the newest."""
+    newest = {(each.repo, each.file): each.id for each in reversed(downloads)}
+    return [each for each in downloads if not each.final or newest[each.repo, each.file] == each.id]
 
 
 def loading(downloads: Sequence[Download]) -> list[dict[str, Any]]:

@@ -326,3 +326,5 @@ def test_the_last_batch_is_dragged_to_the_top_of_the_drawer(people: Any, site: S
     eventually(
         lambda: [rows.nth(at).locator(".title").inner_text() for at in range(3)] == [names[2], names[0], names[1]]
     )
+    page.get_by_role("link", name="Open the whole queue").click()
+    page.wait_for_selector("#drawer", state="hidden")

@@ -47,6 +47,9 @@ window.diffusionLocalDrawer = (() => {
     if (event.key !== "Escape" || event.defaultPrevented || !drawer()?.contains(document.activeElement)) return;
     if (!document.querySelector("[role=dialog], dialog[open], .menu[open]")) set(false);
   });
+  document.addEventListener("diffusion-local:went", ({ detail }) => { // the view shows the whole queue
+    if (detail.view === "queue" && opened()) set(false, false);
+  });
   document.addEventListener("DOMContentLoaded", () => {
     if (localStorage.getItem(KEPT) && innerWidth > 1280) set(true, false);
   });
