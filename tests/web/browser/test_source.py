@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_local.domain import Kind
 from tests.support import eventually
+from tests.web.browser.conftest import DESKTOP, PHONE
 from tests.web.browser.ways import a_prompt, fits, go, press, sheet, worked
 from tests.web.conftest import Site
 
@@ -343,9 +344,10 @@ def test_a_picture_of_the_gallery_is_begun_from(people: Any, site: Site) -> None
     page.wait_for_selector("#source .begin", state="visible")
 
 
-def test_inpaint_of_a_picture_opens_the_canvas_each_time(people: Any, site: Site) -> None:
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_inpaint_of_a_picture_opens_the_canvas_each_time(people: Any, site: Site, size: dict[str, int]) -> None:
     first, second = (worked(site, a_prompt()) for _ in range(2))
-    page = people().open()
+    page = people(viewport=size).open()
     for image in (first, first, second):
         go(page, "gallery")
         page.click(f".tile[data-key='{image}'] a.open")

@@ -41,8 +41,10 @@
     const text = said || (kind === "inpaint" && !mask && !outpaint ? words.no_mask : "");
     if (told.textContent !== text) told.textContent = text;
     const mark = document.querySelector("#panel [data-inpaint]"); // "Inpaint" was pressed for a picture
-    if (mark && mark.dataset.inpaint === id && kind === "inpaint" && !mask) {
+    const there = window.diffusionLocalRouter.view() === "create";
+    if (mark && there && mark.dataset.inpaint === id && kind === "inpaint" && !mask) {
       mark.remove();
+      if (!root.checkVisibility()) document.documentElement.classList.add("with-sheet"); // on a phone
       paint();
     }
   }
@@ -52,6 +54,7 @@
   new MutationObserver((all) => {
     if (all.some(({ target }) => target.closest?.("#source, #panel"))) soon();
   }).observe(document.documentElement, { subtree: true, childList: true });
+  document.addEventListener("diffusion-local:went", soon);
 
   // -- a file becomes a source
   async function upload(data, name) {
