@@ -63,6 +63,12 @@ def test_a_bad_change_is_told(services: Services, key: str) -> None:
     assert not (services.settings.home / "config.toml").exists()
 
 
+def test_a_refused_value_names_the_setting_by_its_title(services: Services) -> None:
+    assert "Time zone must be a zone" in act(services, "change_setting", "timezone\nMars")[0]
+    with speaking("zh"):
+        assert "时区 " in act(services, "change_setting", "timezone\nMars")[0]
+
+
 def test_what_is_set_by_the_environment_has_no_control(services: Services) -> None:
     environ = {PREFIX + "HOME": str(services.settings.home), PREFIX + "MODEL_STREAK": "8"}
     other = open_services(Settings.load(environ, engine="fake"))

@@ -33,8 +33,9 @@ def duration(seconds: float) -> str:
 
 
 def name_of(field: str) -> str:
-    """The label of a field of Params."""
-    return say(f"common.{field}") if has_phrase(f"common.{field}") else field
+    """The label of a field of Params or of a setting."""
+    named = (f"{section}.{field}" for section in ("common", "titles") if has_phrase(f"{section}.{field}"))
+    return next(map(say, named), field)
 
 
 def pictures(number: int) -> str:
