@@ -208,7 +208,7 @@ class Image:
 
     @property
     def flag(self) -> str:
-        """Why it is probably unwanted (see ``gallery.quality``): black, one_colour, flat, noise; or ""."""
+        """Why it is probably unwanted (see ``gallery.quality``): black, one_colour, flat, noise, incomplete; or ""."""
         return str(self.facts.get("flag", ""))
 
     @property

@@ -36,7 +36,10 @@ def gallery(
     starred: Annotated[bool, typer.Option("--starred", help="Only starred ones.")] = False,
     trashed: Annotated[bool, typer.Option("--trashed", help="What is in the trash instead.")] = False,
     flagged: Annotated[
-        bool, typer.Option("--flagged", help="Black, of one colour, nearly flat or mere noise, and not asked for.")
+        bool,
+        typer.Option(
+            "--flagged", help="Black, of one colour, nearly flat or mere noise, and not asked for; or incomplete."
+        ),
     ] = False,
     sort: Annotated[str, typer.Option(help="newest, oldest or largest first.")] = "newest",
     as_json: AsJson = False,

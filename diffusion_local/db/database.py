@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from diffusion_local import disk
 from diffusion_local.db.connections import BUSY_SECONDS, Connections
 from diffusion_local.db.migrations import MIGRATIONS
+from diffusion_local.db.write_lock import write_lock
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
@@ -103,6 +104,7 @@ class Database:
         self.path = path
         self.name = path.name
         self._connections = Connections(path)
+        self._write_lock = write_lock(path)
 
     @classmethod
     def open(cls, path: Path) -> "Database":
@@ -181,9 +183,17 @@ class Database:
             yield db
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Transaction]:
-        """A write transaction: all changes are applied or none. Must not be nested."""
-        with self._transaction("BEGIN IMMEDIATE") as db:
+    def write(self, patient: bool = False) -> Iterator[Transaction]:
+        """A write transaction: all changes are applied or none. Must not be nested.
+
+        Writers get their turn in the order in which they come. ``patient``: for workers' writes, which come by the
+        hundred; others of this process go first.
+        """
+        with (
+            translate_errors(self.path),
+            self._write_lock.hold(patient, BUSY_SECONDS),
+            self._transaction("BEGIN IMMEDIATE") as db,
+        ):
             yield db
 
     @contextlib.contextmanager

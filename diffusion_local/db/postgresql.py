@@ -188,7 +188,7 @@ class PostgresDatabase(Database):
                 connection.execute("COMMIT")
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Transaction]:
+    def write(self, patient: bool = False) -> Iterator[Transaction]:
         with self.problems():
             connection = self._begin("BEGIN")
             with self._rolled_back_on_error(connection):

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -160,7 +160,8 @@ class LocalDispatch:
             seconds,
             facts=picture.facts,
         )
-        self._services.jobs.finish(self._require_own(claim), image, picture.measured)
+        note = incomplete_note(picture.facts)
+        self._services.jobs.finish(self._require_own(claim), image, picture.measured, note)
         self._services.files.drop_preview(job.id)
         with contextlib.suppress(DatabaseProblem):  # only the report misses it
             self._services.batches.note_forecast(job.batch_id)
@@ -242,3 +243,11 @@ def terms_of(settings: Settings) -> OutputTerms:
 def open_dispatch(settings: Settings, slot: str) -> LocalDispatch:
     """Raises DatabaseProblem and InvalidParams."""
     return LocalDispatch(open_services(settings), slot)
+
+
+def incomplete_note(facts: dict[str, Any]) -> str:
+    """The note of a job whose picture was kept although its last steps failed; "" if none did."""
+    failed = facts.get("incomplete")
+    if not isinstance(failed, dict) or not failed:  # a worker elsewhere may send anything
+        return ""
+    return message("event_incomplete", options=sorted(map(str, failed)), problem=" ".join(map(str, failed.values())))

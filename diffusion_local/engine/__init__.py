@@ -29,11 +29,14 @@ class Picture:
     """A picture (RGB) and the facts of its making that belong in its recipe (device, dtype, versions).
 
     The device may still be at work on it: ``image`` waits for it, on whatever thread, and only then are ``facts``
-    complete. Where the picture turns out to be unusable ``image`` raises EngineError.
+    complete. Where the picture turns out to be unusable ``image`` raises EngineError. The fact ``incomplete`` holds the
+    problem of each last step that failed (details, background) by its option; the picture is as it was before it.
     """
 
     def __init__(self, image: PIL.Image | Finish, facts: dict[str, Any] | None = None) -> None:
         self.facts = facts if facts is not None else {}
+        #: Called now and then while a slow step finishes the picture; what it raises ends that step and the picture.
+        self.check: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._finish = image if callable(image) else None
         self._image = None if callable(image) else image

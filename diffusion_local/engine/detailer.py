@@ -1,23 +1,28 @@
 """Details: what a detector finds in a finished picture is painted anew at the model's own size, and put back."""
 
+import logging
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any
 
 from PIL import Image as PIL
 
 from diffusion_local.engine import OnStep, Part, Pass, Picture, Preview, img2img
-from diffusion_local.engine.faults import ending_only
+from diffusion_local.engine.faults import ending_only, making_error, to_engine_error
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.painting import Work
 from diffusion_local.engine.passes import Enlarge, loops_of
 from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.engine.vision_models import Detection
+from diffusion_local.errors import DeviceLost, EngineError, OutOfMemory
 from diffusion_local.options.inpaint import AREAS
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Detail, Kind
+
+log = logging.getLogger(__name__)
 
 #: Smaller finds are left as they are, in pixels.
 LEAST_SIDE = 8
@@ -27,28 +32,54 @@ FADE, MOST_FADE = 16, 32
 IN_MEMORY = "picture"
 
 
-def refine(loaded: Loaded, parts: list[Part], materials: PictureInputs, enlarge: Enlarge) -> None:
-    """Paint the details of finished pictures. What goes wrong with one ends its part and no other.
+def refine(loaded: Loaded, parts: list[Part], materials: PictureInputs, enlarge: Enlarge, last_rung: bool) -> None:
+    """Paint the details of finished pictures. What goes wrong with one leaves its picture as it was before, with the
+    fact ``incomplete``, and does not concern the others; a cancel ends its part.
 
-    A pass is not put aside meanwhile. Raises EngineError of the pass as a whole (OutOfMemory).
+    A pass is not put aside meanwhile. Raises OutOfMemory unless this is the last rung of memory, and DeviceLost.
     """
-    for part in parts:
-        if part.made is None or not part.params.details:
+    made = {part: part.made for part in parts if part.made is not None and part.params.details}
+    for part in made:
+        part.made = None  # it is not done yet: its progress is reported, and out of memory it is made again
+    for part, finished in made.items():
+        if part.problem is not None:
             continue
-        finished, part.made = part.made, None
         with ending_only(part), suppress(Interrupted):
-            part.made = refined(loaded, part, finished, materials, enlarge)
+            image = finished.image
+            try:
+                part.made = refined(loaded, part, image, finished.facts, materials, enlarge)
+            except Interrupted:
+                raise
+            except Exception as error:
+                problem = to_engine_error(error, making_error)
+                if isinstance(problem, DeviceLost) or (isinstance(problem, OutOfMemory) and not last_rung):
+                    raise problem from error
+                part.made = Picture(image, finished.facts | incomplete(finished, "details", problem))
 
 
-def refined(loaded: Loaded, part: Part, finished: Picture, materials: PictureInputs, enlarge: Enlarge) -> Picture:
+def incomplete(finished: Picture, option: str, problem: EngineError) -> dict[str, Any]:
+    """The fact that a picture was kept as it was before its last steps, with the reason by the option that failed."""
+    log.warning("the picture is kept without %s: %s", option, problem)
+    return {"incomplete": finished.facts.get("incomplete", {}) | {option: str(problem)}}
+
+
+def refined(
+    loaded: Loaded,
+    part: Part,
+    image: PIL.Image,
+    facts: dict[str, Any],
+    materials: PictureInputs,
+    enlarge: Enlarge,
+) -> Picture:
     """A picture with its details painted. Raises EngineError, and Interrupted once the part has a problem."""
-    image, params, told = finished.image, part.params, []
+    params, told = part.params, []
     done = params.total_steps - sum(each.steps or params.steps for each in params.details)
     for detail in params.details:
         steps = detail.steps or params.steps
+        check = partial(progress(part, done, (0, 1)), 0, None)
         found = [
             each
-            for each in materials.find(image, detail.target, detail.confidence)
+            for each in materials.find(image, detail.target, detail.confidence, check)
             if min(each.box[2] - each.box[0], each.box[3] - each.box[1]) >= LEAST_SIDE
         ][: detail.limit]
         for place, each in enumerate(found):
@@ -59,7 +90,7 @@ def refined(loaded: Loaded, part: Part, finished: Picture, materials: PictureInp
         done += steps
         if not found:
             progress(part, done, (0, 1))(0, None)
-    return Picture(image, finished.facts | {"details": told})
+    return Picture(image, facts | {"details": told})
 
 
 def progress(part: Part, done: int, share: tuple[int, int]) -> OnStep:
@@ -142,12 +173,19 @@ def painted(
 
 
 def cut_out(finished: Picture, materials: PictureInputs) -> Picture:
-    """A picture whose background is transparent (RGBA), once the device has made it."""
+    """A picture whose background is transparent (RGBA), once the device has made it.
+
+    It stays opaque (RGB), with the fact ``incomplete``, if its main object cannot be found.
+    """
 
     def finish() -> tuple[PIL.Image, dict[str, Any]]:
         image = finished.image.convert("RGB")
         clear = image.copy()
-        clear.putalpha(materials.main_object(image))
+        try:
+            clear.putalpha(materials.main_object(image, lambda: made.check()))
+        except EngineError as problem:
+            return image, incomplete(finished, "background", problem)
         return clear, {}
 
-    return Picture(finish, finished.facts)
+    made = Picture(finish, finished.facts)
+    return made

@@ -202,6 +202,7 @@ class DiffusersEngine:
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
             raise ModelUnavailable(message("no_home_sources"))
+        self._materials.check_tasks(params)
         picture = self._upscaler.upscale(params, steps, self._materials)
         picture.facts.update(self._facts(None))
         return detailer.cut_out(picture, self._materials) if params.background else picture
@@ -216,6 +217,8 @@ class DiffusersEngine:
         extras: dict[Part, dict[str, Any]] = {}
         for part in crew.live:
             with faults.ending_only(part):
+                if self._materials is not None:
+                    self._materials.check_tasks(part.params)
                 extras[part] = apply_adapters(loaded, part.params, self._materials, self._device.torch)
                 extras[part] |= controls.apply_controls(loaded, part.params, self._materials, self._device.torch)
         if not crew.live:
@@ -235,7 +238,7 @@ class DiffusersEngine:
             enlarge = partial(self._upscaler.enlarge, self._materials)
             painting.paint(loaded, crew, steps, self._materials, enlarge)
             if params.details and self._materials is not None:
-                detailer.refine(loaded, crew.parts, self._materials, enlarge)
+                detailer.refine(loaded, crew.parts, self._materials, enlarge, loaded.rung == self.ladder[-1])
         made = {part: part.made for part in crew.parts if part.made is not None}
         self._latest = list(made.values())
         for part, picture in made.items():

@@ -12,6 +12,7 @@ from PIL import Image as PIL
 from diffusion_local.engine import img2img, vision_models
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.vision_models import Check, unchecked
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import VAE, Adapter
@@ -76,14 +77,30 @@ class PictureInputs:
                 return each.path
         raise ModelUnavailable(message("encoder_missing", width=width))
 
-    def find(self, picture: PIL.Image, word: str, least: float) -> list[vision_models.Detection]:
-        """What a word names in a picture (RGB), if the detector is so sure (0 to 1). Raises ModelUnavailable."""
-        return self._look("detect", lambda model: vision_models.detect(picture, model, "details", word, least))
+    def check_tasks(self, params: Params) -> None:
+        """Raise ModelUnavailable if a model that the last steps of a picture ask is missing or knows no such word.
 
-    def main_object(self, picture: PIL.Image) -> PIL.Image:
-        """How much each pixel belongs to the main object of a picture (L). Raises ModelUnavailable."""
-        mask = self._look("background", lambda model: vision_models.preprocess(picture, model, "background"))
-        return mask.convert("L")
+        To be called before the picture is made: another worker may have the model.
+        """
+        wanted = [("detect", each.target) for each in params.details]
+        wanted += [("background", "")] if params.background else []
+        try:
+            for task, word in wanted:
+                vision_models.check_model(self._preprocessors, task, task, word)
+        except UserError as error:
+            raise ModelUnavailable(error.message) from None
+
+    def find(
+        self, picture: PIL.Image, word: str, least: float, check: Check = unchecked
+    ) -> list[vision_models.Detection]:
+        """What a word names in a picture (RGB), if the detector is so sure (0 to 1). Raises ModelUnavailable, and what
+        ``check`` raises, which is called meanwhile."""
+        return self._look("detect", lambda model: vision_models.detect(picture, model, "details", word, least, check))
+
+    def main_object(self, picture: PIL.Image, check: Check = unchecked) -> PIL.Image:
+        """How much each pixel belongs to the main object of a picture (L). Raises as ``find``."""
+        made = self._look("background", lambda model: vision_models.preprocess(picture, model, "background", check))
+        return made.convert("L")
 
     def _look(self, task: str, ask: Callable[[vision_models.VisionModel], T]) -> T:
         try:

@@ -5,8 +5,9 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,12 +39,20 @@ MAX_NAMED = 20
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 #: Seconds for one picture, with loading the model, and seconds of waiting for the picture before.
 TIMEOUT_SECONDS, WAIT_SECONDS = 300.0, 120.0
+#: Seconds between two calls of what may end a look at a picture.
+CHECK_SECONDS = 0.25
 #: Its errors are shortened to so many characters.
 MAX_ERROR_CHARS = 300
 #: Threads that may wait for their turn.
 MAX_WAITING = 8
+#: Called now and then during a look at a picture; what it raises ends the look.
+Check = Callable[[], None]
 _exclusive = threading.RLock()
 _waiting = threading.BoundedSemaphore(MAX_WAITING)
+
+
+def unchecked() -> None:
+    """A look that nobody ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,16 @@ def find_model(kind: str, folders: Path, field: str) -> VisionModel:
             raise InvalidParams(field, message("preprocessor_model", type=str(kind), folder=place, example=example))
     found = [path.stat() for path in paths if path.is_file()]
     return VisionModel(str(kind), folder, tuple((each.st_mtime_ns, each.st_size) for each in found))
+
+
+def available(folders: Path) -> list[str]:
+    """Tasks that have a model below ``folders``."""
+    found = []
+    for kind in SUGGESTED:
+        with suppress(InvalidParams):
+            find_model(kind, folders, kind)
+            found.append(kind)
+    return found
 
 
 def check_model(folders: Path, kind: str, field: str, word: str) -> None:
@@ -102,9 +121,9 @@ def folder_of(kind: str) -> str:
     return f"preprocessors/{FOLDERS.get(kind, kind)}"
 
 
-def preprocess(picture: PIL.Image, model: VisionModel, field: str) -> PIL.Image:
+def preprocess(picture: PIL.Image, model: VisionModel, field: str, check: Check = unchecked) -> PIL.Image:
     """The picture that a model makes of an RGB picture: the same size. Raises as `answer`."""
-    with PIL.open(io.BytesIO(run_model(picture, model, field)), formats=("PNG",)) as made:
+    with PIL.open(io.BytesIO(run_model(picture, model, field, check=check)), formats=("PNG",)) as made:
         made.load()
         return made
 
@@ -117,9 +136,11 @@ class Detection:
     score: float
 
 
-def detect(picture: PIL.Image, model: VisionModel, field: str, word: str, least: float) -> list[Detection]:
+def detect(
+    picture: PIL.Image, model: VisionModel, field: str, word: str, least: float, check: Check = unchecked
+) -> list[Detection]:
     """What a word names in an RGB picture, at least so sure, the surest first. Raises as `answer`."""
-    told = json.loads(run_model(picture, model, field, str(least), word))
+    told = json.loads(run_model(picture, model, field, str(least), word, check=check))
     return [Detection(tuple(each["box"]), each["score"]) for each in told]
 
 
@@ -129,18 +150,22 @@ def describe(picture: PIL.Image, model: VisionModel, field: str) -> str:
 
 
 @contextmanager
-def exclusive() -> Iterator[None]:
-    """Hold the lock that allows one model run at a time; reentrant.
+def exclusive(check: Check = unchecked) -> Iterator[None]:
+    """Wait until no other thread has a model look at a picture; a thread may enter again.
 
-    Raises Overloaded after WAIT_SECONDS, and at once if MAX_WAITING threads wait already: the waiting threads are those
-    that serve requests.
+    Raises Overloaded after WAIT_SECONDS, and at once if MAX_WAITING threads wait: they are
+    those that serve requests.
+    Also raises what ``check`` raises, which is called meanwhile.
     """
     if not _exclusive.acquire(blocking=False):
         if not _waiting.acquire(blocking=False):
             raise Overloaded(message("preprocessor_busy"))
         try:
-            if not _exclusive.acquire(timeout=WAIT_SECONDS):
-                raise Overloaded(message("preprocessor_busy"))
+            until = time.monotonic() + WAIT_SECONDS
+            while not _exclusive.acquire(timeout=CHECK_SECONDS):
+                check()
+                if time.monotonic() > until:
+                    raise Overloaded(message("preprocessor_busy"))
         finally:
             _waiting.release()
     try:
@@ -149,28 +174,50 @@ def exclusive() -> Iterator[None]:
         _exclusive.release()
 
 
-def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str) -> bytes:
+def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, check: Check = unchecked) -> bytes:
     """What a model says of a picture. One looks at a time, on the CPU.
 
-    Raises InvalidParams for ``field`` if the model fails, and Overloaded.
+    ``check`` is called every CHECK_SECONDS; what it raises ends the model's process and is raised. Raises InvalidParams
+    for ``field`` if the model fails, and Overloaded. A process that is killed from outside, as for want of memory, is
+    started once more.
     """
     sent = io.BytesIO()
     picture.save(sent, "PNG", compress_level=1)
-    try:
-        with exclusive():
-            ended = subprocess.run(
-                [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words],
-                input=sent.getvalue(),
-                capture_output=True,
-                timeout=TIMEOUT_SECONDS,
-            )
-        told, problem = ended.stdout, ended.stderr.decode(errors="replace").strip()
-        failed = ended.returncode != 0
-    except subprocess.TimeoutExpired:
-        told, failed, problem = b"", True, f"more than {TIMEOUT_SECONDS:.0f} s"
-    if failed:
-        last = problem.replace(str(model.folder), folder_of(model.kind)).rpartition("\n")[2][:MAX_ERROR_CHARS]
+    command = [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words]
+    with exclusive(check):
+        ended = look(command, sent.getvalue(), check)
+        if ended.returncode < 0:
+            ended = look(command, sent.getvalue(), check)
+    if ended.returncode != 0:
+        said = ended.stderr.decode(errors="replace").strip().replace(str(model.folder), folder_of(model.kind))
+        last = said.rpartition("\n")[2][:MAX_ERROR_CHARS]
+        if ended.returncode < 0:
+            last = f"its process was killed by signal {-ended.returncode}"
         raise InvalidParams(
             field, message("preprocessor_failed", type=model.kind, folder=folder_of(model.kind), problem=last)
         )
-    return told
+    return ended.stdout
+
+
+def look(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with bytes for its standard input, for at most TIMEOUT_SECONDS; ends it if ``check`` raises."""
+    until = time.monotonic() + TIMEOUT_SECONDS
+    given: bytes | None = sent
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while True:
+                try:
+                    told, problem = process.communicate(given, timeout=CHECK_SECONDS)
+                    return subprocess.CompletedProcess(command, process.returncode, told, problem)
+                except subprocess.TimeoutExpired:
+                    given = None  # the rest of it is sent by the next call
+                    check()
+                    if time.monotonic() > until:
+                        process.kill()
+                        process.communicate()
+                        return subprocess.CompletedProcess(
+                            command, 1, b"", f"more than {TIMEOUT_SECONDS:.0f} s".encode()
+                        )
+        except BaseException:
+            process.kill()
+            raise

@@ -15,6 +15,9 @@ from diffusion_local.options.types import Kind
 
 BLACK, ONE_COLOUR, FLAT, NOISE = "black", "one_colour", "flat", "noise"
 BLEMISHES = (BLACK, ONE_COLOUR, FLAT, NOISE)
+#: Flag of a picture that was kept although one of its last steps failed.
+INCOMPLETE = "incomplete"
+FLAGS = (*BLEMISHES, INCOMPLETE)
 DARKEST = 8  # brightest value (of 255) of a black picture
 MAX_SPREAD = 4  # range of a channel's values in a single-coloured picture
 FLATTEST = 3.0  # standard deviation of the brightness of a nearly flat picture

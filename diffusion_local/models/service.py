@@ -15,6 +15,7 @@ from filelock import FileLock
 from diffusion_local import actor, disk, families
 from diffusion_local.authority import guarded
 from diffusion_local.domain import DeviceMemory, Fit, Image
+from diffusion_local.engine import vision_models
 from diffusion_local.engine.planning import MemoryPlan, active_workers, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
@@ -93,6 +94,10 @@ class Library:
     def adapters(self) -> dict[str, list[Adapter]]:
         """Adapters by folder: loras, vae, upscalers, embeddings, controlnet, text_encoders."""
         return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
+
+    def tasks(self) -> list[str]:
+        """Tasks that have a model in preprocessors/: depth, normal, openpose, segment, detect, caption, background."""
+        return vision_models.available(self._settings.preprocessors)
 
     def samples(self) -> dict[str, Image]:
         """Newest picture per model, among the newest of the gallery."""

@@ -62,7 +62,8 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             `search` looks into the prompts: each word must be there, as a whole or as a beginning; "in quotes" as a
             phrase, -word not at all. `shape` is square, portrait or landscape; `since` and `until` are days (UTC);
             `like` is a picture's id, and finds those of the same recipe; `flagged` finds those that are black, of one
-            colour, nearly flat or mere noise without being asked for. `sort` is newest, oldest or largest.""",
+            colour, nearly flat or mere noise without being asked for, or incomplete because a last step (details,
+            background) failed. `sort` is newest, oldest or largest.""",
         ),
         "models": op(READ, SEEN),
         "owners": op(READ, SEEN),

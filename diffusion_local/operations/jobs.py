@@ -105,7 +105,8 @@ OPERATIONS = {
         endpoint="gallery",
         answer=Paged("images"),
         doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash; '
-        "`flagged`: those that are black, of one colour, nearly flat or mere noise without being asked for.",
+        "`flagged`: those that are black, of one colour, nearly flat or mere noise without being asked for, or "
+        "incomplete, as a last step (details, background) failed.",
     ),
     "gallery_count": op(READ, SEEN),
     "picture_file": op(READ, SEEN),

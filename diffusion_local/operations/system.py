@@ -42,6 +42,13 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             answer=Whole(),
             doc="LoRAs, VAEs, upscalers and textual inversions, with what each fits.",
         ),
+        "tasks": op(
+            READ,
+            NOTHING,
+            get("/tasks"),
+            answer=Named("tasks"),
+            doc="Tasks for which a model lies in preprocessors/, such as depth, detect, caption and background.",
+        ),
         "samples": op(READ, SEEN),
         "previews": op(READ, NOTHING),
         "preview": op(READ, NOTHING),

@@ -164,7 +164,7 @@ class JobStore:
             if not QueueOrder(db, moment, self._rules).any_due() and db.scalar(RETRY_DUE, **delays) is None:
                 return []
         taken: list[Job] = []
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             if not db.scalar(OPEN_QUEUE):
                 return []
             if db.scalar(RETRY_DUE, **delays):
@@ -220,7 +220,7 @@ class JobStore:
             "UPDATE jobs SET step = :step, phase = :phase, phase_json = :phase_json, reported_at = :now "
             f"WHERE id = :id AND state = 'running' {HOLDS_CLAIM} RETURNING {REQUESTS}"
         )
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             return [
                 read_flags(
                     db.query(
@@ -231,14 +231,14 @@ class JobStore:
                 for claim, step, phase in reports
             ]
 
-    def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None) -> None:
+    def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None, note: str = "") -> None:
         """Insert the picture's row and mark the job `done`, in one transaction. The file must exist already.
 
-        Raises LostClaim.
+        ``note`` goes into the job's history. Raises LostClaim.
         """
-        taken = rows.timings_row(timings) if timings else {}
+        taken = (rows.timings_row(timings) if timings else {}) | (rows.note_row(note) if note else {})
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             job = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken)
             db.insert("images", rows.image_row(image) | {"owner": job.owner})
             search.add(db, image.id, image.params.prompt)
@@ -249,12 +249,12 @@ class JobStore:
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""
         columns = rows.failure_row(failure)
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             self._settle(db, "fail", claim, ENDED + ", cancel_requested = 0" + rows.set_clauses(columns), **columns)
 
     def stop(self, claim: Claim) -> None:
         """End the job as cancelled. Raises LostClaim."""
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             self._settle(db, "stop", claim, ENDED)
 
     def requeue(self, claim: Claim, note: str, not_before: str | None = None, tries: int = 0, faults: int = 0) -> State:
@@ -264,7 +264,7 @@ class JobStore:
         LostClaim.
         """
         noted = rows.note_row(note)
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             values = claim_values(claim)
             if db.scalar(
                 f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}", **values
@@ -290,7 +290,7 @@ class JobStore:
         Raises LostClaim.
         """
         noted = rows.note_row(note)
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             if held_by(db, claim).cancel_requested:
                 return False
             tried = {claim.worker, *slots_that_refused(db, claim.job_id)}
@@ -319,7 +319,7 @@ class JobStore:
         ``given_back`` were released by the worker itself and do not count as crashes.
         """
         settled = []
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             orphans = [
                 rows.to_job(r) for r in db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
             ]

@@ -41,7 +41,7 @@ class WorkerStore:
 
     def register(self, slot: str, pid: int, device: str, room: DeviceMemory = NONE_YET) -> None:
         now = utc_now()
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             db.upsert(
                 "workers",
                 {
@@ -67,7 +67,7 @@ class WorkerStore:
         batch lane rests.
         """
         values = {"slot": slot, "status": status, "model": model, "free": free, "now": utc_now()}
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             if db.scalar("SELECT resting FROM queue") and status == "idle":
                 work_hours.disturb(db, slot)
             elif status in ("idle", "stopped"):
@@ -80,11 +80,11 @@ class WorkerStore:
 
     def lost(self, slot: str) -> None:
         """A worker is dead: its slot counts as stopped."""
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             db.execute("UPDATE workers SET status = 'stopped', model = '' WHERE slot = ?", [slot])
 
     def heartbeat(self, slot: str) -> None:
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             db.execute("UPDATE workers SET seen_at = ? WHERE slot = ?", [utc_now(), slot])
 
     def list_all(self) -> list[Worker]:
@@ -125,7 +125,7 @@ class LeaseStore:
     def take(self, slot: str, account: str) -> str:
         """Hold a slot; the session by which it is renewed. Raises HomeInUse while another session holds it."""
         now, session = datetime.now(UTC), secrets.token_urlsafe(16)
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             expires = db.scalar("SELECT expires_at FROM leases WHERE slot = :slot", slot=slot)
             if expires is not None and now < datetime.fromisoformat(expires) <= now + self._time:
                 raise HomeInUse(message("slot_leased", slot=slot))
@@ -151,7 +151,7 @@ class LeaseStore:
             raise self._lost(slot, session)
         if FRESH_SHARE * self._time < datetime.fromisoformat(expires) - now <= self._time:
             return
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             renewed = db.execute(
                 "UPDATE leases SET expires_at = ? WHERE slot = ? AND session = ?", [self._end(now), slot, session]
             ).rowcount
@@ -160,12 +160,12 @@ class LeaseStore:
 
     def renew_all(self) -> None:
         """Let every lease run anew, as after time that does not count: the studio was away, or its clock was set."""
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             db.execute("UPDATE leases SET expires_at = ? WHERE session != ''", [self._end(datetime.now(UTC))])
 
     def end_hung(self, slot: str) -> bool:
         """End the lease of a worker that makes no progress, which is told so at its next call; whether there is one."""
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             ended = "UPDATE leases SET hung = session, session = '', expires_at = ? WHERE slot = ? AND session != ''"
             return bool(db.execute(ended, [utc_text(datetime.now(UTC)), slot]).rowcount)
 
@@ -178,15 +178,15 @@ class LeaseStore:
             known = next(iter(db.query("SELECT * FROM leases WHERE slot = ?", [slot])), {})
         if any(known.get(name) != value for name, value in columns.items()):
             sets = ", ".join(f"{name} = :{name}" for name in columns)
-            with self._database.write() as db:
+            with self._database.write(patient=True) as db:
                 db.execute(f"UPDATE leases SET {sets} WHERE slot = :slot", columns | {"slot": slot})
 
     def note_files(self, slot: str, files: Files) -> None:
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             db.execute("UPDATE leases SET files = ? WHERE slot = ?", [json.dumps(files), slot])
 
     def release(self, slot: str, session: str) -> None:
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             db.execute("DELETE FROM leases WHERE slot = ? AND session = ?", [slot, session])
 
     def get(self, slot: str) -> Lease | None:
@@ -206,7 +206,7 @@ class LeaseStore:
     def end(self, slot: str) -> bool:
         """End a lease whose time is over; whether there is one. The row of a hung worker stays, to tell it so."""
         now = utc_text(datetime.now(UTC))
-        with self._database.write() as db:
+        with self._database.write(patient=True) as db:
             over = "slot = ? AND expires_at <= ? AND session != ''"
             return bool(db.execute(f"DELETE FROM leases WHERE {over}", [slot, now]).rowcount)
 

@@ -9,7 +9,7 @@ from diffusion_local.domain import Image, shortened
 from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.gallery.contact_sheet import Opener, open_thumbnail
 from diffusion_local.gallery.files import ImageFiles
-from diffusion_local.gallery.quality import BLEMISHES
+from diffusion_local.gallery.quality import FLAGS
 from diffusion_local.messages import Message, is_known, message
 from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.wording import duration, facts
@@ -113,7 +113,7 @@ def kind_text(kind: str) -> str:
 
 def render_figure(image: Image, files: ImageFiles, root: str | None, translate: Translate) -> str:
     label = escape(shortened(image.params.prompt, 80))
-    flag = f"<br><b>{escape(translate(message(f'flag_{image.flag}')))}</b>" if image.flag in BLEMISHES else ""
+    flag = f"<br><b>{escape(translate(message(f'flag_{image.flag}')))}</b>" if image.flag in FLAGS else ""
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key).open())}">'
     if root is not None:
         seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'

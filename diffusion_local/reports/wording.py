@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from diffusion_local.gallery.quality import BLEMISHES
+from diffusion_local.gallery.quality import FLAGS
 from diffusion_local.messages import Message, message
 from diffusion_local.reports.report import Report
 
@@ -18,7 +18,7 @@ def facts(report: Report) -> list[tuple[Message, str]]:
     ]
     if report.flagged:
         flags = [
-            message("report_flag_count", flag=message(f"flag_{flag}") if flag in BLEMISHES else flag, count=count)
+            message("report_flag_count", flag=message(f"flag_{flag}") if flag in FLAGS else flag, count=count)
             for flag, count in sorted(report.flagged.items())
         ]
         total = sum(report.flagged.values())

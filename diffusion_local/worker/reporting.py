@@ -17,6 +17,7 @@ from diffusion_local.worker.stopping import Stop
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2  # at most five writes a second about a running job; flags are read at every step
+ASK_SECONDS = 0.25  # between two questions for flags within a step, where a detector is at work
 PREVIEW_SECONDS = 0.5
 KEEP_SECONDS = 1.0  # between two reports about what is put aside
 DATABASE_PAUSE = 2.0
@@ -97,7 +98,7 @@ class PassReporter:
         self._jobs = {self.parts[job.id]: job for job in jobs}
         self._running: Pass | None = None
         self._step = 0
-        self._reported = self._kept = 0.0
+        self._reported = self._kept = self._asked = 0.0
         self._previewed: dict[str, float] = {}
 
     def job(self, part: Part) -> Job:
@@ -125,7 +126,7 @@ class PassReporter:
 
     def _on_step(self, job: Job, step: int, preview: Preview | None) -> None:
         part, now = self.parts[job.id], time.monotonic()
-        if step != self._step:  # the first part of a step asks for all
+        if step != self._step or now - self._asked >= ASK_SECONDS:  # the first part of a step asks for all
             self._step = step
             write = now - self._reported >= REPORT_SECONDS or step == job.params.total_steps
             # one that can be put aside is, for the next start
@@ -149,3 +150,4 @@ class PassReporter:
         reports = [ProgressReport(self._jobs[part].claim, step if part in running else 0, phase) for part in live]
         for part, problem in zip(live, self._reporter.exchange(reports, write, stops), strict=True):
             part.problem = problem
+        self._asked = time.monotonic()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from PIL import Image as PIL
 
@@ -89,6 +91,8 @@ class Saver:
         self._unsaved |= {job.id: job for job, _, _ in made}
         self.wait()
         pictures, measured, handed_at = [picture for _, picture, _ in made], made[0][2], time.monotonic()
+        for job, picture, _ in made:
+            picture.check = partial(self._check, job)
 
         def compute() -> float:
             seconds = self._seconds(pictures, measured.run, handed_at) / len(made)
@@ -171,24 +175,28 @@ class Saver:
                 else:
                     failed = True
 
+    def _check(self, job: Job) -> None:
+        """Raise Stopped if the job was cancelled, and LostClaim."""
+        with contextlib.suppress(DatabaseProblem):
+            [flags] = self._dispatch.flags([job.claim])
+            if flags is None:
+                raise LostClaim
+            if flags.cancel:
+                raise Stopped("cancel")
+
     def _wait_for_storage(self, job: Job, needed: int) -> None:
         """Wait until the studio can store pictures. Raises Stopped and LostClaim."""
         while True:
             self._stop.wait(TRY_SECONDS)
             if self._stop.is_set():
                 raise Stopped("shutdown")
-            with contextlib.suppress(DatabaseProblem):
-                [flags] = self._dispatch.flags([job.claim])
-                if flags is None:
-                    raise LostClaim
-                if flags.cancel:
-                    raise Stopped("cancel")
+            self._check(job)
             if self._dispatch.check_storage(needed):
                 return
 
     def _encode(self, job: Job, picture: Picture, measured: JobTimings) -> Finished:
         width, height = picture.image.size
-        facts = picture.facts | self._model_hash(job.params) | self._flag(job, picture.image)
+        facts = picture.facts | self._model_hash(job.params) | self._flag(job, picture.image, picture.facts)
         now = utc_text(datetime.now(UTC) + timedelta(seconds=self._terms.clock_offset))
         image = Image(job.id, job.id, "", job.params, width, height, 0, now, measured.run + measured.load)
         texts = recipes.to_texts(image, facts)
@@ -199,8 +207,10 @@ class Saver:
         self._dispatch.finish(job.claim, finished)
         log.info("done in %.2f s", finished.measured.run + finished.measured.load, extra={"job": job.id})
 
-    def _flag(self, job: Job, picture: PIL.Image) -> dict[str, str]:
-        """The quality flag of a picture that is probably a failure, as a fact of its recipe."""
+    def _flag(self, job: Job, picture: PIL.Image, facts: dict[str, Any]) -> dict[str, str]:
+        """The flag of a picture that lacks its last steps or is probably a failure, as a fact of its recipe."""
+        if "incomplete" in facts:
+            return {"flag": quality.INCOMPLETE}
         flag = quality.flag_of(picture, job.params, lambda: self._source(job))
         return {"flag": flag} if flag else {}
 

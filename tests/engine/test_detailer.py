@@ -1,5 +1,6 @@
 """Details that a detector finds are painted anew in the finished picture; its main object is cut out."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import Part, Pass, Picture, detailer, painting
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.vision_models import Detection
-from diffusion_local.errors import BadImage, ModelUnavailable, Stopped
+from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory, Stopped
+from diffusion_local.messages import message
 from diffusion_local.options.types import Detail
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -29,7 +31,8 @@ BOX = (160, 96, 224, 176)
 def finds(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Detection]]:
     """What the detector finds, by word."""
     found: dict[str, list[Detection]] = {"face": [Detection(BOX, 0.9)]}
-    monkeypatch.setattr(PictureInputs, "find", lambda self, picture, word, least: found.get(word, []))
+    monkeypatch.setattr(PictureInputs, "check_tasks", lambda self, params: None)
+    monkeypatch.setattr(PictureInputs, "find", lambda self, picture, word, least, check: found.get(word, []))
     return found
 
 
@@ -113,7 +116,7 @@ def test_the_detector_of_the_home_is_asked(draw_at_home: Draw, at_home: Home) ->
     detector_model(at_home.settings.preprocessors)
     made = draw_at_home(**JOB | {"steps": 2}, details=(Detail("person", confidence=0.0, steps=1, limit=1),))
     assert len(made.facts["details"]) <= 1
-    with pytest.raises(ModelUnavailable, match="does not know 'face'"):
+    with pytest.raises(ModelUnavailable, match="'face'"):
         draw_at_home(**JOB | {"steps": 2}, details=(FACE,))
     (at_home.settings.preprocessors / "detector/config.json").unlink()
     with pytest.raises(ModelUnavailable, match="preprocessors/detector"):
@@ -132,6 +135,79 @@ def test_words_of_embeddings_in_the_prompts_of_details_are_loaded(
     assert list(made.facts["embedding_hashes"]) == ["zwickel"]
 
 
+def failing(error: Exception) -> Callable[..., Any]:
+    def raising(*arguments: Any) -> Any:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("find", ModelUnavailable(message("not_loaded", model="detector"))),
+        ("find", ZeroDivisionError()),
+        ("painted", BadImage()),
+    ],
+)
+def test_a_fault_among_the_details_keeps_the_picture(
+    draw_at_home: Draw,
+    finds: dict[str, list[Detection]],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
+) -> None:
+    plain = draw_at_home(**JOB).image
+    monkeypatch.setattr(PictureInputs if where == "find" else detailer, where, failing(error))
+    made = draw_at_home(**JOB, details=(FACE,))
+    assert made.image.tobytes() == plain.tobytes()
+    assert list(made.facts["incomplete"]) == ["details"]
+    assert made.facts["engine"] == "diffusers"
+
+
+def test_out_of_memory_among_the_details_makes_the_pass_again_until_the_last_rung(
+    draw_at_home: Draw, finds: dict[str, list[Detection]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No picture of the pass passes for finished without its details."""
+    monkeypatch.setattr(detailer, "painted", failing(OutOfMemory()))
+    parts = [Part(replace(PARAMS, **JOB | {"prompt": each, "details": (FACE,)}), lambda *step: None) for each in "ab"]
+    with pytest.raises(OutOfMemory):
+        draw_at_home.engine.run(Pass(list(parts)))
+    assert all(part.live for part in parts)
+    monkeypatch.setattr(type(draw_at_home.engine), "ladder", (draw_at_home.engine._loaded.rung,))  # type: ignore[attr-defined]
+    draw_at_home.engine.run(Pass(list(parts)))
+    assert all(list(part.result().facts["incomplete"]) == ["details"] for part in parts)
+
+
+def test_a_picture_whose_background_is_not_found_stays_as_it_is(
+    draw_at_home: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureInputs, "check_tasks", lambda self, params: None)
+    plain = draw_at_home(**JOB).image
+    made = draw_at_home(**JOB, background="transparent")
+    assert (made.image.mode, made.image.tobytes()) == ("RGB", plain.tobytes())
+    assert list(made.facts["incomplete"]) == ["background"]
+
+
+def test_a_cancel_is_heard_while_a_detector_looks(
+    draw_at_home: Draw, finds: dict[str, list[Detection]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looking(self: Any, picture: Any, word: str, least: float, check: Callable[[], None]) -> list[Detection]:
+        check()
+        pytest.fail("the look went on")
+
+    def cancelled(step: int, preview: Any) -> None:
+        if step == JOB["steps"] and calls.count(step) == 1:
+            raise Stopped("cancel")
+        calls.append(step)
+
+    calls: list[int] = []
+    monkeypatch.setattr(PictureInputs, "find", looking)
+    part = Part(replace(PARAMS, **JOB, details=(FACE,)), cancelled)
+    draw_at_home.engine.run(Pass([part]))
+    assert isinstance(part.problem, Stopped)
+
+
 def test_a_failed_picture_is_not_cut_out(draw_at_home: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     def failed() -> Any:
         raise BadImage
@@ -140,6 +216,7 @@ def test_a_failed_picture_is_not_cut_out(draw_at_home: Draw, monkeypatch: pytest
         for part in crew.parts:
             part.made = Picture(failed)
 
+    monkeypatch.setattr(PictureInputs, "check_tasks", lambda self, params: None)
     monkeypatch.setattr(painting, "paint", paint)
     part = Part(replace(PARAMS, **JOB, background="transparent"), lambda *step: None)
     draw_at_home.engine.run(Pass([part]))

@@ -1,5 +1,6 @@
 """Preprocessors whose weights are a model: tiny random models of transformers, in this process and in their own."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import ImageDraw
 from safetensors.torch import save_file
 
 from diffusion_local.engine import saliency, vision, vision_models
-from diffusion_local.errors import InvalidParams, ModelUnavailable, Overloaded
+from diffusion_local.errors import InvalidParams, ModelUnavailable, Overloaded, Stopped
 from diffusion_local.paths import assets
 from tests.engine.vision_models import (
     caption_model,
@@ -263,6 +264,40 @@ def test_only_some_threads_wait_for_their_turn() -> None:
         refusals = [each.exception() for each in waiting]
     assert [type(each) for each in refusals if each] == [Overloaded]
     assert enter()
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> vision_models.VisionModel:
+    """A model whose process runs a script instead."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(vision_models.sys, "executable", str(path))
+    return vision_models.VisionModel("caption", tmp_path, ())
+
+
+def test_a_look_ends_when_it_is_called_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = tmp_path / "begun"
+    model = stand_in(tmp_path, monkeypatch, f"echo $$ > {begun}; exec sleep 600")
+
+    def check() -> None:
+        if begun.exists() and begun.read_text():
+            raise Stopped("cancel")
+
+    with pytest.raises(Stopped):
+        vision_models.run_model(scene(), model, "image", check=check)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
+
+
+def test_a_look_that_is_killed_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = tmp_path / "once"
+    model = stand_in(
+        tmp_path, monkeypatch, f"cat > /dev/null; test -f {once} && echo '\"a cat\"' && exit; : > {once}; kill -9 $$"
+    )
+    assert vision_models.describe(scene(), model, "image") == "a cat"
+    model = stand_in(tmp_path, monkeypatch, "kill -9 $$")
+    with refused(InvalidParams, "preprocessor_failed", "image"):
+        vision_models.describe(scene(), model, "image")
 
 
 def enter() -> bool:

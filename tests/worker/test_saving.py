@@ -118,3 +118,35 @@ def test_the_device_s_time_is_counted_once(services: Services, work: Any) -> Non
     assert run(late(now + 0.5), 1.0, now) == 1.5  # handed over 0.5 s early
     assert run(late(now + 1.5), 0.9, now + 1.0) == 1.0  # began beside the one before, which took its first 0.4 s
     assert run(late(now + 9.0), 1.0, now + 8.0) == 2.0
+
+
+def test_a_picture_that_was_kept_without_its_last_steps_says_so(services: Services, work: Any) -> None:
+    class Incomplete(Late):
+        def late(self, prompt: str, made: Picture) -> Picture:
+            return Picture(lambda: (made.image, {"incomplete": {"details": "The detector failed."}}), made.facts)
+
+    [job_id] = submit(services, "a red apple")
+    work(Incomplete(lambda prompt, image: image)).run_due_jobs()
+    [image] = services.images.of_jobs([job_id]).values()
+    assert image.flag == "incomplete"
+    assert [each.id for each in services.studio.pictures.page(flagged=True)] == [image.id]
+    note = services.studio.events(job_id)[-1].note
+    assert note.id == "event_incomplete"  # type: ignore[attr-defined]
+    assert "The detector failed." in note
+
+
+def test_a_cancel_is_heard_while_a_picture_is_finished(services: Services, work: Any) -> None:
+    class Slow(Late):
+        def late(self, prompt: str, made: Picture) -> Picture:
+            def finish() -> tuple[PIL.Image, dict[str, Any]]:
+                services.studio.queue.cancel([job_id])
+                picture.check()
+                pytest.fail("the look went on")
+
+            picture = Picture(finish, made.facts)
+            return picture
+
+    [job_id] = submit(services, "a red apple")
+    work(Slow(lambda prompt, image: image)).run_due_jobs()
+    assert services.jobs.get(job_id).state is State.CANCELLED
+    assert not services.images.of_jobs([job_id])

@@ -18,7 +18,7 @@ from diffusion_local import serializers
 from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Lane, Receipt, Snapshot, State
 from diffusion_local.engine.planning import MemoryPlan
-from diffusion_local.gallery.quality import BLEMISHES
+from diffusion_local.gallery.quality import FLAGS
 from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
@@ -141,7 +141,7 @@ TIME = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=
 COUNT = Annotated[int, Field(ge=0)]
 PIXELS = Annotated[int, Field(ge=1)]
 SECONDS = Annotated[float, Field(ge=0)]
-FLAGS = ("", *BLEMISHES)
+FLAG_OR_NONE = ("", *FLAGS)
 TIMES: dict[str, Any] = {"created_at": TIME, "started_at": TIME | None, "finished_at": TIME | None}
 
 
@@ -151,7 +151,14 @@ FAULT = typed(
     "JobError", kind=str, message=str, cause=NotRequired[str], id=NotRequired[str], params=NotRequired[dict[str, Any]]
 )
 IMAGE_LINK = typed(
-    "ImageLink", id=ID, url=str, public_url=str, thumbnail_url=str, width=PIXELS, height=PIXELS, flag=Literal[FLAGS]
+    "ImageLink",
+    id=ID,
+    url=str,
+    public_url=str,
+    thumbnail_url=str,
+    width=PIXELS,
+    height=PIXELS,
+    flag=Literal[FLAG_OR_NONE],
 )
 IMAGE = typed(
     "Image",

@@ -10,8 +10,7 @@ from diffusion_local.web.ui.templates import icon
 
 #: How many tokens the prompt has, of how many; prompts, presets and the repeat of this browser: dock.js, prompts.js.
 TOOLS = (
-    '<output class="tokens" aria-live="off"></output><span class="spring"></span>'
-    + "".join(
+    "".join(
         f'<button type="button" class="act icon" data-prompts="{name}" {state}="false"{more}>{icon(sign, 18)}</button>'
         for name, state, sign, more in (
             ("helper", "aria-expanded", "create", " hidden"),
@@ -21,6 +20,7 @@ TOOLS = (
         )
     )
     + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
+    '<span class="spring"></span><output class="tokens" aria-live="off"></output>'
 )
 TAGGED = 300  # of the newest pictures, whose prompts' parts are offered
 MOST_TAGS, MOST_TAG = 400, 60

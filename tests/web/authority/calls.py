@@ -215,6 +215,7 @@ ROUTES: dict[str, Call] = {
     "DELETE /api/v1/models/{model_id}": Call("/api/v1/models/starter", fine=(409,)),
     "POST /api/v1/models/scan": Call(),
     "GET /api/v1/adapters": Call(),
+    "GET /api/v1/tasks": Call(),
     "GET /api/v1/known-models": Call(),
     "GET /api/v1/downloads": Call(),
     "GET /api/v1/downloads/{download_id}": Call("/api/v1/downloads/{download}"),

@@ -101,6 +101,25 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
     count.textContent = picked.size ? count.dataset.words.replace("{}", picked.size) : "";
   }
 
+  // The pictures of the strip make room for others: those that are elsewhere after a redraw glide to their new place.
+  function gliding() {
+    const strip = root.querySelector(".strip");
+    if (!strip?.offsetParent) return () => {};
+    const parts = () => [...strip.querySelectorAll(".shot, .count, .rest, .divider, :scope > .act")];
+    const places = new Map(parts().map((each) => [each, each.getBoundingClientRect()]));
+    return () => {
+      const now = parts();
+      for (const each of now) for (const glide of each.getAnimations()) glide.cancel(); // of the redraw before
+      const moves = now.filter((each) => places.has(each)).map((each) => {
+        const [was, is] = [places.get(each), each.getBoundingClientRect()];
+        return [each, was.left - is.left, was.top - is.top];
+      });
+      for (const [each, x, y] of moves)
+        if (x || y) each.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: "none" }], GLIDE);
+    };
+  }
+  const GLIDE = { duration: 160, easing: "ease-out" };
+
   let before = null; // what had the focus when a dialog opened
   function draw(html) {
     const fresh = document.createElement("div");
@@ -108,7 +127,9 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
     localTimes(fresh);
     const hadDialog = root.querySelector("[role=dialog]");
     const active = document.activeElement;
+    const glide = gliding();
     children(root, fresh);
+    glide();
     showPicked();
     // A row that moved has lost the focus.
     if (active && active !== document.activeElement && root.contains(active)) active.focus({ preventScroll: true });

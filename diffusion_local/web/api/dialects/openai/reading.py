@@ -13,7 +13,6 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from diffusion_local import families
-from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
@@ -257,19 +256,15 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
             options["steps"] = min(steps, chosen.limits.max_steps)
     options |= size_of(body, chosen)
     options |= {name: value for name, value in further.items() if options.get(name) is None}
-    if options.get("background") == "transparent" and not strict and not can_cut_out(settings):
+    if options.get("background") == "transparent" and not strict and not can_cut_out(studio):
         warnings.append(message("passed_over", field="background", got=echo(options.pop("background"))))
     fitted = adapted(chosen, options, strict, CALLER_NAMES)
     return Wish(fitted.options, warnings + fitted.warnings, chosen.architecture)
 
 
-def can_cut_out(settings: Settings) -> bool:
-    """Whether the home has a model that finds the background of a picture."""
-    try:
-        vision_models.find_model("background", settings.preprocessors, "background")
-    except InvalidParams:
-        return False
-    return True
+def can_cut_out(studio: Studio) -> bool:
+    """Whether there is a model that finds the background of a picture."""
+    return "background" in studio.library.tasks()
 
 
 def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:

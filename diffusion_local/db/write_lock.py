@@ -1,0 +1,200 @@
+"""The order in which writers of a SQLite file get their turn: nobody waits while others write again and again.
+
+SQLite itself has no queue for its write lock: a writer that finds it taken tries again after sleeps that grow to a
+tenth of a second, while those that come later find it free by chance. Here the threads of a process form a queue, and
+its first takes part in that of the processes, which consists of two locked files: whoever holds ``*.next.lock`` is
+next, and waits for ``*.write.lock``. A process that has written must queue behind the one that is next. The operating
+system releases the locks of a process that dies.
+
+SQLite's lock still decides who writes; where the files cannot be locked, it is the only one.
+"""
+
+import contextlib
+import os
+import sqlite3
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusion_local import disk
+
+#: Seconds between two looks of a process at a locked file: that is next, and of those behind it. The first is shorter
+#: than a transaction; the others are equal, so that none of them is at an advantage.
+NEXT_POLL, QUEUE_POLL = 0.0005, 0.002
+
+
+class FileTurn:
+    """A file that one process at a time locks. Its threads take turns before they use it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def try_lock(self) -> bool:
+        """Whether it is locked now. Raises OSError where files cannot be locked."""
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), disk.FILE)
+        return lock_file(self._file)
+
+    def unlock(self) -> None:
+        if self._file is not None:
+            unlock_file(self._file)
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock_file(file: int) -> bool:
+        os.lseek(file, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+    def unlock_file(file: int) -> None:
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def lock_file(file: int) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock_file(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class ThreadTurns:
+    """A lock whose waiters get it in the order in which they came.
+
+    Patient ones let the others go first, but every second turn is theirs while they wait: neither waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: tuple[deque[threading.Lock], deque[threading.Lock]] = deque(), deque()
+        self._last_was_patient = False
+        self.holder: int | None = None  # thread
+
+    def acquire(self, patient: bool, seconds: float) -> bool:
+        """False if it was not free within ``seconds``."""
+        me = threading.get_ident()
+        with self._mutex:
+            if self.holder is None:
+                self.holder, self._last_was_patient = me, patient
+                return True
+            own = threading.Lock()
+            own.acquire()
+            self._waiting[patient].append(own)
+        try:
+            own.acquire(timeout=seconds)  # released by whoever hands the turn over
+        except BaseException:  # interrupted
+            if not self._leave(own, patient):
+                self.release()
+            raise
+        if self._leave(own, patient):
+            return False
+        self.holder = me
+        return True
+
+    def _leave(self, own: threading.Lock, patient: bool) -> bool:
+        """Leave the queue; False if the turn was handed over already."""
+        with self._mutex:
+            waits = own in self._waiting[patient]
+            if waits:
+                self._waiting[patient].remove(own)
+            return waits
+
+    def release(self) -> None:
+        with self._mutex:
+            others, patient = self._waiting
+            line = patient if patient and (not others or not self._last_was_patient) else others
+            if line:
+                self._last_was_patient = line is patient
+                self.holder = 0  # nobody's thread, until the next holder runs
+                line.popleft().release()
+            else:
+                self.holder = None
+
+
+class WriteLock:
+    """The turns of all writers of one SQLite file. Get it by ``write_lock``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._threads = ThreadTurns()
+        self._next = FileTurn(self._path.with_suffix(".next.lock"))
+        self._write = FileTurn(self._path.with_suffix(".write.lock"))
+
+    @contextlib.contextmanager
+    def hold(self, patient: bool, seconds: float) -> Iterator[None]:
+        """Wait for a turn, and have it. Raises sqlite3's OperationalError if there was none within ``seconds``."""
+        if self._process != os.getpid():  # after a fork, whose other threads are gone
+            self._start()
+        threads = self._threads
+        if threads.holder == threading.get_ident():  # a nested transaction, which SQLite refuses
+            yield
+            return
+        deadline = time.monotonic() + seconds
+        if not threads.acquire(patient, seconds):
+            raise sqlite3.OperationalError("database is locked")
+        try:
+            locked = self._lock_files(deadline)
+            try:
+                yield
+            finally:
+                if locked:
+                    self._write.unlock()
+        finally:
+            threads.release()
+
+    def _lock_files(self, deadline: float) -> bool:
+        """False where files cannot be locked."""
+        try:
+            wait_for(self._next, deadline, QUEUE_POLL)
+            try:
+                wait_for(self._write, deadline, NEXT_POLL)
+            finally:
+                self._next.unlock()
+        except OSError:
+            return False
+        return True
+
+
+_locks: weakref.WeakValueDictionary[Path, WriteLock] = weakref.WeakValueDictionary()
+_mutex = threading.Lock()
+
+
+def write_lock(path: Path) -> WriteLock:
+    """The lock of a file, which everything in this process shares."""
+    with _mutex:
+        found = _locks.get(path)
+        if found is None:
+            found = _locks[path] = WriteLock(path)
+        return found
+
+
+def wait_for(file: FileTurn, deadline: float, pause: float) -> None:
+    while not file.try_lock():
+        if time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(pause)
