@@ -6,13 +6,15 @@ Torch-free, and without other modules of the program: ``scripts/bench_precision.
 import re
 from collections.abc import Mapping, Sequence
 
-#: A block of a UNet or a transformer, in the names of diffusers, of the original files and of transformers.
-BLOCK = re.compile(
+#: Levels of a UNet, in the names of diffusers and of the original files, and their blocks.
+LEVEL = re.compile(r"(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)\.")
+LEVEL_BLOCK = re.compile(
     r".*?transformer_blocks\.\d+(?=\.)"
-    r"|(?:down|up)_blocks\.\d+\.\w+\.\d+(?=\.)|mid_block\.\w+\.\d+(?=\.)"
-    r"|(?:in|out)put_blocks\.\d+\.\d+(?=\.)|middle_block\.\d+(?=\.)"
-    r"|.*?\.\d+(?=\.)"
+    r"|(?:(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+|(?:in|out)put_blocks\.\d+|middle_block)\.\d+"
+    r"(?=\.)(?!\.(?:norm|proj_in|proj_out)\.)"
 )
+#: A block of a transformer or a text encoder.
+BLOCK = re.compile(r".*?\.\d+(?=\.)")
 #: Blocks with less than this share of a part's weights stay with the rest of it.
 LEAST_SHARE = 1 / 500
 #: Blocks that are on the device to be used or to be copied, beside those that stay.
@@ -23,7 +25,7 @@ def sizes_by_name(counts: Mapping[str, int]) -> tuple[int, ...]:
     """Sizes of the blocks, in the order of their names. ``counts``: size of each tensor by its name."""
     found: dict[str, int] = {}
     for name, count in counts.items():
-        if block := BLOCK.match(name):
+        if block := (LEVEL_BLOCK if LEVEL.match(name) else BLOCK).match(name):
             found[block[0]] = found.get(block[0], 0) + count
     least = sum(counts.values()) * LEAST_SHARE
     return tuple(found[name] for name in sorted(found, key=natural) if found[name] >= least)

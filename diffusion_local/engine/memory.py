@@ -110,9 +110,9 @@ class MemoryNeed:
 
     @property
     def _beside_blocks(self) -> int:
-        """Bytes beside the denoiser's weights while blocks come and go; encoders and VAE come by turns."""
+        """Bytes beside the denoiser's weights while blocks come and go. A VAE that encoded a source is still there."""
         vae = self.parts.get("vae", 0)
-        return max(self.step + slots_size(self.blocks), vae + self.tiled, self.read, self.vision)
+        return max(vae + self.step + slots_size(self.blocks), vae + self.tiled, self.read, self.vision)
 
 
 @dataclass(frozen=True, slots=True)
