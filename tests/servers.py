@@ -133,8 +133,13 @@ class RabbitServer:
         self._names_port = self._port + 2 if self._port < 65_000 else self._port - 2
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
         self._process: subprocess.Popen[bytes] | None = None
+        self._names: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        # Erlang's name server. RabbitMQ would start it as a daemon, which nothing stops.
+        names = {"ERL_EPMD_PORT": str(self._names_port), "ERL_EPMD_ADDRESS": "127.0.0.1"}
+        self._names = subprocess.Popen(["epmd"], env=os.environ | names, stdout=subprocess.DEVNULL)
+        eventually(lambda: self._listens(self._names_port), 20)
         (self._folder / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{self._port}\n")
         (self._folder / "plugins").write_text("[].\n")
         environ = os.environ | {
@@ -146,8 +151,8 @@ class RabbitServer:
             "RABBITMQ_NODENAME": f"test{self._port}@localhost",
             "RABBITMQ_DIST_PORT": str(self._port + 1 if self._port < 65_000 else self._port - 1),
             "RABBITMQ_PID_FILE": str(self._folder / "pid"),
-            "ERL_EPMD_PORT": str(self._names_port),
         }
+        environ |= names
         with (self._folder / "rabbit.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._program], env=environ, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
@@ -159,8 +164,17 @@ class RabbitServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
             self._process = None
-            # Erlang's name server is a daemon of its own.
-            subprocess.run(["epmd", "-port", str(self._names_port), "-kill"], stdout=subprocess.DEVNULL, check=False)
+        if self._names is not None:
+            self._names.kill()
+            self._names.wait(10)
+            self._names = None
+            assert not self._listens(self._names_port), "a name server of Erlang was left behind"
+
+    @staticmethod
+    def _listens(port: int) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1) as connection:
@@ -178,8 +192,8 @@ def rabbitmq_server() -> Iterator[RabbitServer]:
         pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
     with tempfile.TemporaryDirectory() as folder:
         server = RabbitServer(Path(folder), program)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             server.stop()

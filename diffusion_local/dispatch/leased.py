@@ -111,7 +111,8 @@ class LeasedDispatch(LocalDispatch):
 
     def _with_requests(self, flags: list[Flags | None]) -> list[Flags | None]:
         """Reports with requests added: a paused machine returns its jobs, one with an urgent job waiting yields."""
-        paused, urgent = self._services.machines.state(self._slot) == PAUSED, self.urgent()
+        state, resting = self._services.machines.standing(self._slot)
+        paused, urgent = state == PAUSED, resting is None and super().urgent()
         return [each and replace(each, give_back=each.give_back or paused, make_room=urgent) for each in flags]
 
     def save_preview(self, claim: Claim, picture: bytes) -> None:
@@ -127,13 +128,14 @@ class LeasedDispatch(LocalDispatch):
             raise InvalidParams("thumbnail", message("worker_picture"))
         if max(len(json.dumps(picture.facts)), len(encoded.sidecar)) > MAX_TEXT:
             raise InvalidParams("facts", message("worker_facts", most=MAX_TEXT))
-        super().finish(claim, self._completed(claim, picture))
+        job = self._claimed_job(claim)
+        self._save(claim, job, self._completed(job, picture))
 
-    def _completed(self, claim: Claim, picture: Finished) -> Finished:
+    def _completed(self, job: Job, picture: Finished) -> Finished:
         """The picture with a time that is plausible by the studio's clock, and the expected seconds if the worker did
         not ask for them.
         """
-        job, now = self._claimed_job(claim), utc_now()
+        now = utc_now()
         created = picture.created_at if (job.started_at or "") <= picture.created_at <= now else now
         measured = picture.measured
         if measured.expected is None:

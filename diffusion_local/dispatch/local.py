@@ -144,7 +144,10 @@ class LocalDispatch:
             log.warning("%s", problem)
 
     def finish(self, claim: Claim, picture: Finished) -> None:
-        job = self._claimed_job(claim)  # a claim that was lost meanwhile must not touch the file
+        self._save(claim, self._claimed_job(claim), picture)  # a claim that was lost meanwhile must not touch the file
+
+    def _save(self, claim: Claim, job: Job, picture: Finished) -> None:
+        """Save the picture of the claimed job: bytes before rows."""
         with self._storage.waiting():
             saved = self._services.files.save_encoded(key_for(job.id, job.created_at), picture.encoded)
         seconds = picture.measured.run + picture.measured.load

@@ -49,10 +49,15 @@ def type_hints(thing: Any) -> dict[str, Any]:
     return get_type_hints(thing)
 
 
+#: Signatures of the calls, read once: reading one takes longer than a whole call travels.
+SIGNATURES = {name: inspect.signature(call) for name, call in CALLS.items()}
+NAMES = functools.cache(lambda noun: [each.name for each in dataclasses.fields(noun)])
+
+
 def to_plain(value: Any, blobs: list[bytes]) -> Any:
     """A value as JSON has it; bytes are appended to ``blobs``. Raises TypeError for anything that could not travel."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: to_plain(getattr(value, each.name), blobs) for each in dataclasses.fields(value)}
+        return {name: to_plain(getattr(value, name), blobs) for name in NAMES(type(value))}
     if isinstance(value, Message):
         return serialize(value) | {"message": str(value)}
     if isinstance(value, bytes):
@@ -131,7 +136,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 def request(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **head: Any) -> bytes:
     """A call with its arguments; ``head`` is what goes beside it."""
-    _, *given = inspect.signature(CALLS[name]).bind(None, *args, **kwargs).arguments.items()
+    _, *given = SIGNATURES[name].bind(None, *args, **kwargs).arguments.items()
     blobs: list[bytes] = []
     arguments = {key: to_plain(value, blobs) for key, value in given}
     return pack(head | {"protocol": PROTOCOL, "call": name, "arguments": arguments}, blobs)
@@ -150,7 +155,7 @@ def parse_arguments(head: dict[str, Any], blobs: list[bytes]) -> tuple[str, dict
     kinds, following = type_hints(CALLS[name]), iter(blobs)
     try:
         arguments = {key: from_plain(kinds[key], value, following) for key, value in given.items() if key != "return"}
-        inspect.signature(CALLS[name]).bind(None, **arguments)
+        SIGNATURES[name].bind(None, **arguments)
     except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
         raise UnreadableMessage(f"{type(error).__name__}: {error}") from None
     return name, arguments

@@ -112,12 +112,16 @@ class MachineStore:
 
     def resting(self, slot: str) -> Message | None:
         """Why a slot is given no jobs now, by its machine's settings; None if it is given some."""
+        return self.standing(slot)[1]
+
+    def standing(self, slot: str) -> tuple[str, Message | None]:
+        """(state of the slot's machine, why the slot is given no jobs now or None)."""
         now = datetime.now(UTC)
         with self._database.read() as db:
             for row in db.query("SELECT state, hours, gpu_share FROM machines WHERE name = ?", [machine_of(slot)]):
                 shared_at = db.scalar("SELECT shared_at FROM leases WHERE slot = :slot", slot=slot)
-                return reason(row, shared_at, now, self._zone)
-        return None
+                return str(row["state"]), reason(row, shared_at, now, self._zone)
+        return ACTIVE, None
 
     def all(self, name: str | None = None) -> list[Machine]:
         """All machines by name, or only one."""

@@ -13,6 +13,7 @@ from diffusion_local.web.access import Access, Cookies
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import dialects, http
 from diffusion_local.web.api.dialects.paths import Paths
+from diffusion_local.web.api.http import workers
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.mcp import serving as mcp
 from diffusion_local.web.api.watch import Watch
@@ -69,7 +70,10 @@ def create_app(
     openapi.add(app)
     docs.add(app)
     manual.add(app)
-    app.include_router(http.router(studio, watch, services))
+    calls = workers.router(services, watch) if services else None
+    app.include_router(http.router(studio, watch, calls))
+    if calls:
+        app.router.routes.insert(0, workers.first_route(calls, http.ROOT))
     app.include_router(http.reports.page_router(studio))
     app.include_router(dialects.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)

@@ -6,11 +6,10 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from diffusion_local.compose import Services
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http import derived, jobs, library, lists, reports, streams, workers
+from diffusion_local.web.api.http import derived, jobs, library, lists, reports, streams
 from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
@@ -35,7 +34,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def router(studio: Studio, watch: Watch, services: Services | None = None) -> APIRouter:
+def router(studio: Studio, watch: Watch, calls: APIRouter | None = None) -> APIRouter:
+    """``calls``: the route of workers on other machines (see ``workers.router``)."""
     api = APIRouter(prefix=ROOT, responses=REFUSALS, generate_unique_id_function=lambda route: route.name)
     parts = [
         jobs.router(studio, watch),
@@ -44,7 +44,7 @@ def router(studio: Studio, watch: Watch, services: Services | None = None) -> AP
         reports.router(studio),
         streams.router(studio, watch),
         derived.router(studio, watch),
-        *([workers.router(services, watch)] if services else []),
+        *([calls] if calls else []),
     ]
     for part in parts:
         api.include_router(part)
