@@ -9,7 +9,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import Params
 from diffusion_local.models import catalog
 from diffusion_local.options import validate
-from diffusion_local.web.ui import form
+from diffusion_local.web.ui import form, form_lists
 from tests.support import params
 
 
@@ -28,6 +28,17 @@ def test_every_field_has_a_label_and_a_component(services: Services) -> None:
         for name in form.FORM_FIELDS:
             made = form.component(name, services.studio)
             assert made.visible == "hidden" or made.label.key == f"common.{name}"
+
+
+def test_no_field_refuses_a_number_that_the_studio_would_explain(services: Services) -> None:
+    import gradio as gr
+
+    with gr.Blocks(analytics_enabled=False):
+        made = [form.component(name, services.studio) for name in form.FORM_FIELDS]
+        made += [form_lists.component(name, services.studio) for name in form_lists.LIST_FIELDS]
+        numbers = [each for each in made if isinstance(each, gr.Number | gr.Slider)]
+        assert {"strength", "count", "list-count", "list-priority"} <= {each.elem_id for each in numbers}
+        assert {each.preprocess(-12.5) for each in numbers} == {-12.5}
 
 
 @pytest.mark.parametrize("name", ["width", "height", "count"])

@@ -5,7 +5,7 @@ offers for each model.
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -22,6 +22,8 @@ from diffusion_local.web.ui.live import hidden
 from diffusion_local.web.ui.words import say
 
 Make = Callable[[Option, Any, Studio], gr.components.Component]
+
+Field = TypeVar("Field", bound=gr.components.Component)
 
 
 def default(studio: Studio) -> Model:
@@ -71,12 +73,12 @@ def model_choice(option: Option, label: Any, studio: Studio) -> gr.components.Co
     return unchecked(made)
 
 
-def unchecked(dropdown: gr.Dropdown) -> gr.Dropdown:
-    """A dropdown validated by the Studio only: a file may be newer than the page, and Gradio would reject every event
-    of a browser that still has it selected.
+def unchecked(field: Field) -> Field:
+    """A field validated by the Studio only. Gradio would answer a value out of bounds with "Error" alone, and a file
+    may be newer than the page: it would reject every event of a browser that has it selected.
     """
-    dropdown.preprocess = lambda payload: payload
-    return dropdown
+    field.preprocess = lambda payload: payload
+    return field
 
 
 def number(option: Option, label: Any, studio: Studio) -> gr.components.Component:
@@ -92,13 +94,15 @@ def number(option: Option, label: Any, studio: Studio) -> gr.components.Componen
 
 
 def slider(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    return gr.Slider(
-        *option.bounds,
-        first(option, studio),
-        step=option.step,
-        label=label,
-        info=hint(option, "info"),
-        elem_id=option.name,
+    return unchecked(
+        gr.Slider(
+            *option.bounds,
+            first(option, studio),
+            step=option.step,
+            label=label,
+            info=hint(option, "info"),
+            elem_id=option.name,
+        )
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import PRIORITIES
 from diffusion_local.lists.entries import EXPANSIONS, parse_size
 from diffusion_local.lists.formats import LIST_PARSERS
 from diffusion_local.lists.grid import PROMPTS
@@ -58,12 +57,11 @@ def choice(name: str, values: Sequence[str]) -> Make:
     return make
 
 
-def number(name: str, value: int, least: int, most: int) -> Make:
+def number(name: str, value: int) -> Make:
+    """Without bounds: the Studio names the field and its limits, where Gradio would only answer "Error"."""
+
     def make(studio: Studio) -> Any:
-        said = label(f"common.{name}")
-        return gr.Number(
-            value, label=said, precision=0, minimum=least, maximum=most, elem_id=f"list-{name}", min_width=90
-        )
+        return gr.Number(value, label=label(f"common.{name}"), step=1, elem_id=f"list-{name}", min_width=90)
 
     return make
 
@@ -162,14 +160,14 @@ COMPONENTS: dict[str, Make] = {
     **{f"axis_{name}": axis(name) for name in "xyz"},
     **{f"values_{name}": values_of(name) for name in "xyz"},
     "size": line("size", "lists.size_hint"),
-    "count": number("count", 1, 1, 10_000),
+    "count": number("count", 1),
     **{name: option(name) for name in OF_PICTURES},
     "name": line("name", "lists.name_hint", scale=2),
     **{
         name: line(name, f"common.{name}_hint", **({"scale": 3} if each.place == "address" else {}))
         for name, each in BATCH_OPTIONS.items()
     },
-    "priority": number("priority", 0, *PRIORITIES),
+    "priority": number("priority", 0),
 }
 LIST_FIELDS = tuple(COMPONENTS)
 
