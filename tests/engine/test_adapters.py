@@ -11,9 +11,15 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import short_hash
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 @pytest.fixture

@@ -10,6 +10,11 @@ from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 def test_equal_params_give_equal_pixels(draw: Draw) -> None:
     assert draw(seed=1, steps=2).image.tobytes() == draw(seed=1, steps=2).image.tobytes()
 
@@ -37,13 +42,13 @@ def test_steps_are_counted_from_one(draw: Draw, steps: int) -> None:
 
 def test_previews_are_small_pictures_of_the_same_shape(draw: Draw) -> None:
     draw(width=256, height=128, steps=2)
-    image = draw.previews[-1]()
+    image = draw.previews[-1]()()
     assert (image.size, image.mode) == ((256, 128), "RGB")
 
 
 def test_a_long_side_is_previewed_at_256(draw: Draw) -> None:
     draw(width=128, height=512, steps=1)
-    assert draw.previews[0]().size == (64, 256)
+    assert draw.previews[0]()().size == (64, 256)
 
 
 @pytest.mark.parametrize("error", [Stopped("cancel"), KeyError("not an error of the engine"), KeyboardInterrupt()])

@@ -40,6 +40,11 @@ from tests.support import tiers
 JOB: dict[str, Any] = {"model": "tiny", "sampler": "Euler", "steps": 4, "prompt": "a cat", "guidance": 3.0}
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @dataclass(frozen=True)
 class Case:
     """A family: its tiny pipeline, a ControlNet for its denoiser, and diffusers' pipeline with both."""
@@ -432,9 +437,10 @@ def test_what_a_model_made_at_the_submit_is_scaled_and_cut(at_home: Home) -> Non
 
 
 def test_the_starters_own_control_works_out_of_the_box(
-    diffusers_engine: DiffusersEngine, starter: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
+    diffusers_engine: DiffusersEngine, trained: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A picture follows the edges of another one, moved to where the model would not draw it by itself."""
+    diffusers_engine.load(trained)
     materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
     monkeypatch.setattr(diffusers_engine, "_materials", materials)
 

@@ -16,6 +16,7 @@ from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.vision_models import Detection
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory, Stopped
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Detail
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -25,6 +26,11 @@ from tests.support import PARAMS
 JOB: dict[str, Any] = {"prompt": "a cat", "width": 256, "height": 256, "steps": 4, "guidance": 3.5, "sampler": "Euler"}
 FACE = Detail("face", prompt="a red apple", strength=0.5)
 BOX = (160, 96, 224, 176)
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 @pytest.fixture
@@ -112,6 +118,7 @@ def test_a_detail_is_painted_at_the_models_own_size(draw_at_home: Draw, finds: d
     assert detailer.own_size(loaded, replace(PARAMS, width=128, height=192)) == (128, 192)
 
 
+@pytest.mark.usefixtures("vision_in_this_process")
 def test_the_detector_of_the_home_is_asked(draw_at_home: Draw, at_home: Home) -> None:
     detector_model(at_home.settings.preprocessors)
     made = draw_at_home(**JOB | {"steps": 2}, details=(Detail("person", confidence=0.0, steps=1, limit=1),))
@@ -224,6 +231,7 @@ def test_a_failed_picture_is_not_cut_out(draw_at_home: Draw, monkeypatch: pytest
     assert part.made is None
 
 
+@pytest.mark.usefixtures("vision_in_this_process")
 def test_the_main_object_is_cut_out(draw_at_home: Draw, at_home: Home) -> None:
     folder = at_home.settings.preprocessors / "background"
     folder.mkdir(parents=True)

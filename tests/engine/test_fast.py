@@ -26,6 +26,11 @@ from tests.engine.test_graphs import Recorder
 SOURCE = {"kind": Kind.IMG2IMG, "strength": 0.6}
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @pytest.fixture
 def engines(at_home: Home, starter: Model) -> Iterator[dict[str, DiffusersEngine]]:
     """One that is exact, and one that is fast and runs by graphs."""

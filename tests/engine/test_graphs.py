@@ -33,6 +33,11 @@ from tests.engine.home import Home, make_lora
 from tests.support import params
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 class Recorder:
     """Each recording takes 1000 bytes; a replay runs the function anew and writes into the same tensors."""
 
@@ -353,9 +358,9 @@ def test_there_are_none_where_weights_move(engine: DiffusersEngine, starter: Mod
 
 
 def test_there_are_none_without_room(
-    engine: DiffusersEngine, starter: Model, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+    engine: DiffusersEngine, trained: Model, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.load(starter)
+    engine.load(trained)
     monkeypatch.setattr(engine._gauge, "free", lambda: 200 * 2**20)
     assert "cuda_graph" not in Draw(engine)(steps=3).facts
     monkeypatch.setattr(engine._gauge, "free", lambda: 4 * 2**30)

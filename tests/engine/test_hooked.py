@@ -27,6 +27,11 @@ Tensors = dict[str, torch.Tensor]
 RANK = 2
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 class Random:
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(5)

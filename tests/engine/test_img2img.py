@@ -13,10 +13,16 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import autoencoder, img2img, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable, Stopped
+from diffusion_local.models.catalog import Model
 from scripts.starter.models import load_pipeline
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.support import PARAMS, tiers
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 def difference(one: PIL.Image, other: PIL.Image) -> int:
@@ -106,7 +112,11 @@ def test_equal_seeds_give_equal_pixels_and_a_stop_leaves_no_trace(draw_at_home: 
     assert draw_at_home(steps=2).image.tobytes() == txt2img.tobytes()
 
 
-def test_little_strength_stays_near_the_source_and_much_goes_far(draw_at_home: Draw, at_home: Home) -> None:
+def test_little_strength_stays_near_the_source_and_much_goes_far(
+    draw_at_home: Draw, at_home: Home, trained: Model
+) -> None:
+    draw_at_home.engine.load(trained)
+
     def mean_difference(strength: float) -> float:
         made = draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=strength, steps=10).image
         return float(np.abs(np.asarray(made).astype(int) - np.asarray(at_home.circle).astype(int)).mean())

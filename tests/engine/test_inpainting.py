@@ -13,12 +13,18 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import img2img, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.img2img import add_noise
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.test_img2img import difference, latents_of
 from tests.support import params
 
 JOB: dict[str, Any] = {"kind": Kind.INPAINT, "steps": 3, "strength": 1.0}
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 @pytest.fixture

@@ -31,6 +31,11 @@ TEXT, HIDDEN, PROJECTED, TOKENS = 32, 32, 24, 4
 JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96, "guidance": 3.0}
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 def unet(**more: Any) -> Any:
     return diffusers.UNet2DConditionModel(
         sample_size=16,

@@ -202,7 +202,7 @@ def reference(family: str, pipe: Any, guidance: float) -> dict[str, Any]:
 def test_pixels_are_those_of_a_bare_pipeline(draw: Draw, tiny: Model, guidance: float) -> None:
     ours = draw(**job(tiny, guidance=guidance)).image
     assert draw.steps == [1, 2]
-    preview = draw.previews[-1]()
+    preview = draw.previews[-1]()()
     assert preview.width * 96 == preview.height * 128
     pipe = diffusers.DiffusionPipeline.from_pretrained(tiny.folder)
     pipe.set_progress_bar_config(disable=True)

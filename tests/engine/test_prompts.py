@@ -8,10 +8,16 @@ from PIL import Image as PIL
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.grammar.weights import MAX_NESTING, MAX_WEIGHT, WeightedText, parse, without_weights
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.support import tiers
 
 JOB: dict[str, Any] = {"steps": 2, "guidance": 4.0}
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 @pytest.fixture
@@ -53,7 +59,8 @@ def test_text_without_weights_is_told_apart() -> None:
     assert parse("x") == [WeightedText("x")]
 
 
-def test_weights_change_pixels_and_neutral_ones_do_not(draw: Draw) -> None:
+def test_weights_change_pixels_and_neutral_ones_do_not(draw: Draw, trained: Model) -> None:
+    draw.engine.load(trained)
     usual = draw(**JOB, prompt="a red apple").image
     assert draw(**JOB, prompt="a (red:1.0) apple").image.tobytes() == usual.tobytes()
     more, less = (draw(**JOB, prompt=f"a (red:{weight}) apple").image for weight in (1.6, 0.4))
@@ -62,7 +69,8 @@ def test_weights_change_pixels_and_neutral_ones_do_not(draw: Draw) -> None:
     assert difference(more, less) > 8
 
 
-def test_a_negative_prompt_can_be_weighted(draw: Draw) -> None:
+def test_a_negative_prompt_can_be_weighted(draw: Draw, trained: Model) -> None:
+    draw.engine.load(trained)
     usual = draw(**JOB, prompt="a red apple", negative="green").image
     assert draw(**JOB, prompt="a red apple", negative="(green:1.0)").image.tobytes() == usual.tobytes()
     assert difference(draw(**JOB, prompt="a red apple", negative="(green:1.8)").image, usual) > 4

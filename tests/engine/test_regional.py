@@ -10,6 +10,7 @@ import torch
 from diffusion_local.domain import Kind
 from diffusion_local.engine import img2img, regional
 from diffusion_local.engine.passes import loops_of
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Region
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -20,6 +21,11 @@ from tests.support import PARAMS
 JOB: dict[str, Any] = {"width": 128, "height": 128, "steps": 4, "guidance": 3.5, "sampler": "Euler"}
 LEFT = Region("a red car", width=0.5, weight=1.0)
 RIGHT = Region("a green tree", x=0.5, width=0.5, weight=1.0)
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 def test_a_region_that_is_the_whole_picture_is_its_prompt(draw_at_home: Draw) -> None:
@@ -35,7 +41,8 @@ def test_a_region_that_is_the_whole_picture_is_its_prompt(draw_at_home: Draw) ->
     assert draw_at_home(**JOB, prompt="a red car").image.tobytes() == plain.tobytes()
 
 
-def test_each_part_shows_its_own_prompt(draw_at_home: Draw) -> None:
+def test_each_part_shows_its_own_prompt(draw_at_home: Draw, trained: Model) -> None:
+    draw_at_home.engine.load(trained)
     job = JOB | {"width": 256, "height": 256, "steps": 8, "prompt": "a plain background"}
     colours = {"a red background": 0, "a blue background": 2}
     for first, second in (tuple(colours), tuple(reversed(colours))):

@@ -21,7 +21,7 @@ def test_each_sampler_draws(diffusers_engine: DiffusersEngine, name: str) -> Non
     assert picture.facts["scheduler"] == samplers.TABLE[name][0]
     assert max(ImageStat.Stat(picture.image).stddev) > 20  # not a flat picture
     # The previews show the estimate of the finished picture: the last one is it, but for its size.
-    assert difference(draw.previews[-1](), picture.image) < 20
+    assert difference(draw.previews[-1]()(), picture.image) < 20
 
 
 def test_lcm_takes_more_than_fifty_steps(diffusers_engine: DiffusersEngine) -> None:

@@ -17,6 +17,7 @@ from diffusion_local.engine import Engine, Part, Pass, passes, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.passes import Mosaic, loops_of
 from diffusion_local.errors import Stopped
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.hires import SecondPass, schedule, tiles
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -25,6 +26,11 @@ from tests.support import PARAMS
 
 TWICE: dict[str, Any] = {"steps": 2, "hires_scale": 1.5, "hires_steps": 2, "hires_strength": 0.5}
 TILED = TWICE | {"hires_tile": 128, "hires_upscaler": "Lanczos"}
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 def second_by_diffusers(engine: DiffusersEngine, latents: torch.Tensor, sampler: str) -> PIL.Image:

@@ -14,6 +14,7 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import upscale
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.validate import TILE
 from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
@@ -22,6 +23,11 @@ from tests.models.files import Trap
 from tests.support import params
 
 UPSCALE = {"kind": Kind.UPSCALE, "width": 256, "height": 256, "scale": 2.0, "steps": 1, "sampler": ""}
+
+
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
 
 
 @pytest.fixture

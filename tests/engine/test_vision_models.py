@@ -196,6 +196,7 @@ def test_a_detector_finds_the_classes_that_it_knows(tmp_path: Path) -> None:
             vision.detect(scene(), folder, "0.3", "face")
 
 
+@pytest.mark.usefixtures("vision_in_this_process")
 def test_a_detector_by_words_finds_anything_that_is_named(tmp_path: Path) -> None:
     folder = words_detector(tmp_path / "detector", assets() / "starter/tokenizer")
     model = vision_models.find_model("detect", tmp_path, "details[0].target")
@@ -206,6 +207,7 @@ def test_a_detector_by_words_finds_anything_that_is_named(tmp_path: Path) -> Non
         assert len(vision.detect(scene(), folder, "0.999", "orange ball")) == 0
 
 
+@pytest.mark.usefixtures("vision_in_this_process")
 def test_a_caption_is_text(tmp_path: Path) -> None:
     caption_model(tmp_path / "caption", assets() / "starter/tokenizer")
     model = vision_models.find_model("caption", tmp_path, "image")
