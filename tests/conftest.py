@@ -28,6 +28,9 @@ from tests.support import eventually
 run_as(LOCAL)  # as the command line and the worker; tests of the web process take it back
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread storm on few cores makes torch a hundred times slower
 
+#: The tests of the first tier, as in pyproject.toml.
+FIRST_TIER = "not slow and not gpu"
+
 MEMORY_DISK = Path("/dev/shm")
 MEMORY_DISK_BYTES = 4 << 30  # room for the folders of one run
 
@@ -98,6 +101,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)  # keeps the order within each
 
 
+#: Run by one process, in the first tier: they share a browser, the server that it visits, and the children's imports.
+TOGETHER = ("tests/web/browser/", "tests/web/test_process.py", "tests/cost/test_search.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process the tests of one file at a time, or of all files that are TOGETHER."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.getoption("dist") != "loadfile" or config.getoption("markexpr") != FIRST_TIER:
+        return None
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER[0] if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_sessionfinish() -> None:
+    """Spare pytest's last collections, of which there are five, the walk through all modules and tests."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> None:
     """Keep collections short: an engine collects with every model, and imports leave much to walk through."""
@@ -114,13 +141,14 @@ def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     template = tmp_path_factory.mktemp("template") / "app.db"
     Database.open(template).close()
 
-    def copy_and_migrate(database: Database) -> None:
-        if not database.path.stat().st_size:
+    def copy_or_migrate(database: Database) -> None:
+        if database.path.stat().st_size:
+            run_migrations(database)
+        else:
             shutil.copyfile(template, database.path)
-        run_migrations(database)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Database, "_migrate", copy_and_migrate)
+        patch.setattr(Database, "_migrate", copy_or_migrate)
         yield
 
 

@@ -21,11 +21,6 @@ from tests.engine.home import Home
 from tests.engine.test_language_families import flux2, z_image
 
 
-@pytest.fixture(scope="module")
-def starter(narrow: Model) -> Model:
-    return narrow
-
-
 @pytest.fixture
 def engine() -> Iterator[DiffusersEngine]:
     opened = DiffusersEngine(at_slot("cpu0"), threads=1)

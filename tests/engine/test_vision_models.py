@@ -131,6 +131,7 @@ def test_another_model_is_another_version(tmp_path: Path) -> None:
     assert vision_models.find_model("depth", tmp_path, "controls").version != before
 
 
+@pytest.mark.usefixtures("vision_in_this_process")
 def test_a_model_that_fails_is_refused_without_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_declaration_and_a_method_reach_every_interface(copy: Path) -> None:
     assert told["answer"]["size"]["type"] == "integer"
 
 
+@pytest.mark.slow  # the same of a class in this process: tests/web/authority/test_walk.py
 def test_a_method_without_a_declaration_does_not_start(copy: Path) -> None:
     insert(copy / "diffusion_local/gallery/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")
     found = run(copy, "import diffusion_local.studio")

@@ -11,7 +11,7 @@ from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
 from tests.forking import Forked, fork, main_of
-from tests.support import eventually
+from tests.support import eventually, tiers
 from tests.web.browser.conftest import PHONE, Person
 from tests.web.browser.ways import a_prompt, at_hand, batch, go, press
 from tests.web.conftest import Site, free_port
@@ -134,7 +134,7 @@ LOADING = """() => {
 }"""
 
 
-@pytest.mark.parametrize("cut", ["before the answer", "answered by a proxy"])
+@pytest.mark.parametrize("cut", tiers(["before the answer", "answered by a proxy"], first=["before the answer"]))
 def test_a_studio_that_dies_while_the_page_loads_costs_no_press(person: Person, served: Served, cut: str) -> None:
     """The page asks for its choices as it loads. That call is lost with the server; then Generate is pressed."""
     page = person.open()
