@@ -24,11 +24,6 @@ from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 
 
-@pytest.fixture(scope="module")
-def starter(narrow: Model) -> Model:
-    return narrow
-
-
 @pytest.fixture
 def eight_bits() -> DiffusersEngine:
     return DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1, numbers="fp8")

@@ -31,11 +31,6 @@ SIZES = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels":
 }
 
 
-@pytest.fixture(scope="module")
-def starter(narrow: Model) -> Model:
-    return narrow
-
-
 @pytest.fixture
 def part(tmp_path: Path) -> Path:
     with torch.random.fork_rng():

@@ -20,11 +20,6 @@ from tests.engine.conftest import Draw, run_on_ladder
 from tests.support import PARAMS, params
 
 
-@pytest.fixture(scope="module")
-def starter(narrow: Model) -> Model:
-    return narrow
-
-
 @pytest.fixture
 def engine() -> Iterator[DiffusersEngine]:
     """One of its own, with nothing in memory."""

@@ -57,11 +57,6 @@ def tiny_pipeline(starter: Model) -> Any:
 
 
 @pytest.fixture(scope="module")
-def starter(narrow: Model) -> Model:
-    return narrow
-
-
-@pytest.fixture(scope="module")
 def tiny(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
     with torch.random.fork_rng():
