@@ -1,7 +1,7 @@
-"""Between pictures and latents.
+"""Encodes pictures to latents and decodes latents to pictures.
 
-Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as the denoiser sees them. A VAE made for
-video, which some models of pictures have, is given one frame.
+Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as the denoiser expects them. Video VAEs,
+which some image models use, are given a single frame.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from diffusion_local.messages import message
 
 
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """The mode of the posterior, scaled."""
+    """The mode of the VAE's posterior, scaled."""
     pixels = pixels.to(vae.dtype)
     encoded = vae.encode(pixels[:, :, None] if is_video_vae(vae) else pixels)
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
@@ -27,7 +27,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[], None]) -> tuple[torch.Tensor, str]:
-    """Encode with ``run``, retrying in fp32 as ``decode`` does: (latents, a note if retried). Raises BadImage."""
+    """Encode with ``run``, retrying in fp32 like ``decode``: (latents, a note if retried). Raises BadImage."""
     latents, said = run(), ""
     if not torch.isfinite(latents).all() and vae.dtype != torch.float32:
         said = f"the VAE gave no numbers in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
@@ -45,12 +45,12 @@ def decode(
     decoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     refuse: Callable[[str], None] = lambda why: None,
 ) -> tuple[PIL.Image, str]:
-    """The first picture of the latents, and a sentence where it took a second try, else an empty string.
+    """Decode the first picture: (picture, a note if it took a second try, else "").
 
-    A half precision VAE that overflows, to NaN or to a black picture, is run again after ``in_fp32``, which makes it
-    compute in fp32 from then on. A picture that stays black is one all the same: it is kept, and flagged later.
-    ``decoder`` is tried before the VAE itself; ``refuse`` is told why it failed. Raises BadImage where there are no
-    numbers.
+    If a half-precision VAE overflows (NaN or an all-black picture), ``in_fp32`` is called, which switches it to fp32
+    for good, and decoding is repeated. A picture that is still black is returned; the quality check flags it later.
+    ``decoder`` is tried before the VAE itself; if it fails, ``refuse`` gets the reason. Raises BadImage if the result
+    is not finite.
     """
     if not torch.isfinite(latents).all():
         raise BadImage(message("out_of_range"))
@@ -79,11 +79,11 @@ def decode_later(
     again: Callable[[str], tuple[PIL.Image, str]],
     lock: AbstractContextManager[Any],
 ) -> Callable[[], tuple[PIL.Image, str]]:
-    """Have a CUDA device decode, by ``decoder`` or else the VAE itself, without waiting for it.
+    """Launch decoding on a CUDA device, with ``decoder`` or else the VAE, without waiting for it.
 
-    The function that is returned waits, checks, and gives what ``decode`` gives; any thread may call it. A picture that
-    fails its checks is what ``again(problem)`` makes of it, called while ``lock`` is held; without a problem of the
-    VAE it is the latents that are no numbers.
+    The returned function waits, checks the result, and returns the same as ``decode``; any thread may call it. If the
+    check fails, the result of ``again(problem)`` is used instead, called with ``lock`` held; an empty ``problem`` means
+    that the latents, not the VAE, are not finite.
     """
     mean, std = _statistics(vae, latents)
     unscaled = latents / _scale(vae) * std + mean
@@ -114,7 +114,7 @@ def is_video_vae(vae: Any) -> bool:
 
 
 def decode_pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels of unscaled latents."""
+    """Decode unscaled latents to pixels."""
     latents = latents.to(vae.dtype)
     if is_video_vae(vae):
         frame: torch.Tensor = vae.decode(latents[:, :, None], return_dict=False)[0][:, :, 0]
@@ -124,7 +124,7 @@ def decode_pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
-    """3 x H x W, 8 bits a channel; None where the VAE gave no numbers."""
+    """3 x H x W, 8 bits per channel; None if the VAE's output is not finite."""
     return _checked(decode_pixels(vae, latents)[0])
 
 
@@ -146,7 +146,9 @@ def _scale(vae: Any) -> float:
 
 
 def _statistics(vae: Any, latents: torch.Tensor) -> tuple[Any, Any]:
-    """Mean and standard deviation of the latents by channel (some SDXL kin), or the shift of all (SD3, FLUX)."""
+    """Per-channel mean and standard deviation of the latents (some SDXL derivatives), or one shift
+    for all (SD3, FLUX).
+    """
     mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or std is None:
         return getattr(vae.config, "shift_factor", None) or 0.0, 1.0

@@ -31,10 +31,8 @@ class DeviceUnavailable(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that runs one worker.
-
-    ``torch`` is torch's name of it (``cuda:0``); ``memory`` is its total in bytes; ``bf16`` tells whether it computes
-    in bfloat16 itself.
+    """A device that runs one worker. ``torch``: its name in torch (``cuda:0``); ``memory``: total bytes; ``bf16``:
+    whether it supports bfloat16 natively.
     """
 
     slot: str
@@ -49,9 +47,8 @@ class Device:
 
 
 def find(wanted: str = "auto") -> list[Device]:
-    """Every device of the wanted type; ``auto`` takes all CUDA GPUs, else Apple's GPU, else the CPU.
-
-    Raises DeviceUnavailable if a type is asked for that torch cannot use here.
+    """All devices of the wanted type; ``auto`` means all CUDA GPUs, else Apple's GPU, else the CPU. Raises
+    DeviceUnavailable if torch cannot use the requested type here.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -101,14 +98,16 @@ def _why_no_cuda() -> Message:
 
 
 def unused_gpu(wanted: str = "auto") -> str:
-    """Why the CPU is used although this machine has an NVIDIA GPU; "" if it is not."""
+    """Why the CPU is used although the machine has an NVIDIA GPU; "" if that is not so."""
     if wanted != "auto" or torch.cuda.is_available() or not has_nvidia():
         return ""
     return message("unused_gpu", why=_why_no_cuda())
 
 
 def has_nvidia() -> bool:
-    """By the driver's own traces, as torch cannot tell: the kernel module's (Linux), or its tool."""
+    """Whether an NVIDIA driver is installed, judged by its kernel module (Linux) or tool; a CPU build of torch cannot
+    tell.
+    """
     return NVIDIA_MODULE.exists() or shutil.which("nvidia-smi") is not None
 
 

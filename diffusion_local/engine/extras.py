@@ -1,4 +1,6 @@
-"""What a picture needs in memory beside its model: ControlNets, IP-Adapters, image encoders, LoRAs, references."""
+"""Additional memory that a picture needs besides its model: ControlNets, IP-Adapters, image encoders, LoRAs,
+references.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +16,9 @@ from diffusion_local.options.types import Use
 
 
 def extras_of(params: Params, materials: PictureInputs | None) -> Extras:
-    """By the headers of the files. One that is missing or unreadable counts as nothing: opening it raises the error."""
+    """Sizes from the files' headers. A missing or unreadable file counts as nothing; opening it
+    later raises the error.
+    """
     if materials is None:
         return Extras()
     adapters = {each.adapter for each in params.references if each.use is not Use.EDIT and each.adapter}
@@ -30,13 +34,13 @@ def extras_of(params: Params, materials: PictureInputs | None) -> Extras:
 
 
 def image_encoder_of(adapter: str, materials: PictureInputs) -> Path:
-    """The file of the image encoder that gives an IP-Adapter what it reads. Raises ModelUnavailable."""
+    """The file of the image encoder that an IP-Adapter needs. Raises ModelUnavailable."""
     probe = read_file(materials.ip_adapter(adapter)).probe
     return materials.image_encoder(probe.widths[0], probe.id != "plain")
 
 
 def numbers_in(find: Callable[[], Path]) -> int:
-    """Parameters in the file that ``find`` returns."""
+    """Number of parameters in the file that ``find`` returns."""
     try:
         path = find()
         return sum(tensor.count for tensor in open_header(path).header.tensors.values())

@@ -31,25 +31,25 @@ def sized_and_guided(params: Params) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class EngineFamily:
-    """Functions of one family. ``load(folder, dtype, parts)`` builds a pipeline on the CPU from loaded parts.
+    """Functions of one family.
 
-    ``embed(pipe, prompt, negative, clip_skip)`` encodes a prompt; ``negative`` is None without classifier-free
-    guidance, as ``uses_guidance(pipe, guidance)`` decides. Latents are 1 x C x h x w, which
-    ``latent_shape(pipe, width, height)`` returns, and ``encode(pipe, pixels)`` encodes a picture to them.
+    ``load(folder, dtype, parts)`` builds a pipeline on the CPU from loaded parts. ``embed(pipe, prompt, negative,
+    clip_skip)`` encodes a prompt; ``negative`` is None without classifier-free guidance, as ``uses_guidance(pipe,
+    guidance)`` decides. ``latent_shape(pipe, width, height)`` is 1 x C x h x w, and ``encode(pipe, pixels)`` encodes a
+    picture to latents of that shape.
 
     A pipeline may use another layout: ``start(pipe, latents)`` converts to its input (``scales_start``: it multiplies
     that by the scheduler's ``init_noise_sigma``), ``pack(pipe, latents)`` to its layout between steps. The following
-    return functions that hold no model, as a preview may wait in a thread: ``unpack(pipe, width, height)`` reverses
-    ``pack``, ``to_vae_latents(pipe)`` converts unpacked latents for the VAE, and ``unpack_output(pipe, width, height)``
-    does so for the pipeline's output.
+    return functions that hold no reference to the model, because a preview may wait in a thread: ``unpack(pipe, width,
+    height)`` reverses ``pack``, ``to_vae_latents(pipe)`` converts unpacked latents for the VAE, and
+    ``unpack_output(pipe, width, height)`` unpacks the pipeline's output.
 
-    ``prompt_tensors(conditioning)``: the tensors that change the prompt of a running pipeline; None if it cannot
-    change. ``call(params)``: further arguments; ``run(pipe)``: the callable that takes all of them;
-    ``inpainting(pipe)``: the pipeline for a UNet that reads a mask; ``fill(pipe, canvas)``: around a loop of a
-    transformer that does. ``refer(pipe, params, pictures)``: the one that
-    reads reference pictures (RGB) instead; None if the family reads none. ``embed_with(pipe, prompt, negative,
-    pictures)`` encodes a prompt together with them. ``together``: several pictures may share a pass,
-    and a pass may be held; ``tests/engine/passes.py`` checks it.
+    ``prompt_tensors(conditioning)``: tensors to replace for changing a running pipeline's prompt; None if it cannot
+    change. ``call(params)``: further call arguments. ``run(pipe)``: the callable to denoise with. ``inpainting(pipe)``:
+    the pipeline for a UNet that reads a mask; ``fill(pipe, canvas)``: context of a loop for a transformer that does.
+    ``refer(pipe, params, pictures)``: the callable that also reads reference pictures (RGB), and ``embed_with(pipe,
+    prompt, negative, pictures)`` encodes a prompt together with them; None if the family reads none. ``together``:
+    several pictures may share a pass, and a pass may be held; ``tests/engine/passes.py`` checks it.
     """
 
     load: Callable[[Path, torch.dtype, Parts], Any]

@@ -1,8 +1,8 @@
-"""CUDA graphs of a model's parts: one call starts all the kernels of a step, where Python would start thousands.
+"""CUDA graphs of a model's parts: one launch replaces the thousands of kernel launches that Python makes per step.
 
-A graph is good for one signature: shapes and types of the tensors among the arguments, and the values of the rest. The
-first call of a signature is tried out, the second recorded, later ones are replayed; the numbers are the same, bit by
-bit. A graph is bound to the weights as they lay when it was recorded: ``forget`` it before they change.
+A graph is valid for one signature: shapes and dtypes of the tensor arguments, and the values of all others. The first
+call with a signature runs normally as a trial, the second is recorded, later ones are replayed with bit-identical
+results. A recording refers to the weights' memory addresses: call ``forget`` before weights change or move.
 """
 
 import logging
@@ -37,27 +37,27 @@ class NotRecordable(Exception):
 
 
 class Recorder(Protocol):
-    """Records on one device, for one model. ``bytes`` are those that its recordings hold from one call to the next."""
+    """Records calls on one device, for one model. ``bytes``: device memory that its recordings keep between calls."""
 
     bytes: int
 
     def try_out(self, run: Callable[[], Any], watched: bool) -> tuple[Any, str]:
-        """(result of ``run``, why it cannot be recorded or ""). Raises the exceptions of ``run``.
+        """Run a call as a trial: (its result, why it cannot be recorded or ""). Raises whatever ``run`` raises.
 
-        Only if ``watched`` are its operations watched for what cannot be recorded.
+        Unrecordable operations are only detected if ``watched``.
         """
         ...
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """(a function that replays ``run``, the tensors it writes). Raises any error of recording."""
+        """Record a call: (a function that replays it, the tensors that it writes). Raises any error of recording."""
         ...
 
     def paced(self) -> AbstractContextManager[None]:
-        """Around a replay: waits first until few enough of those before are still on their way."""
+        """Context of a replay: first waits until only a few earlier replays are still in flight."""
         ...
 
     def clear(self) -> None:
-        """Give the memory of the recordings back; none of them is used any more."""
+        """Release the memory of all recordings; none of them may be used afterwards."""
         ...
 
 
@@ -74,12 +74,14 @@ class Denoising(Protocol):
     """A faster form of a denoiser; see ``fused.denoiser``."""
 
     def forward(self, run: Callable[..., Any], exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """As the denoiser's own ``exact``, with ``run(part, call, *args, **kwargs)`` to run functions by graphs."""
+        """Same signature as the denoiser's own forward, ``exact``. ``run(part, call, *args, **kwargs)`` executes a
+        function through a graph.
+        """
         ...
 
 
 class Graphs:
-    """The graphs of one model's parts. Without a recorder there are none."""
+    """The graphs of one model's parts. Without a recorder every call runs directly."""
 
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._recorder = recorder
@@ -107,9 +109,9 @@ class Graphs:
         form: Denoising | None = None,
         encoders: Mapping[str, torch.nn.Module] | None = None,
     ) -> Iterator[None]:
-        """Have the denoiser, or its faster ``form``, and text encoders by name run by graphs for one picture.
+        """For one picture, run the denoiser (or its faster ``form``) and the named text encoders through graphs.
 
-        They may hold ``room`` bytes; ``expected`` is the estimate for this picture. Without room all run without.
+        ``room``: bytes that the graphs may hold, 0 for no graphs; ``expected``: estimated bytes for this picture.
         """
         self._in_use.clear()
         self._room, self._expected = room, expected
@@ -127,7 +129,7 @@ class Graphs:
             yield
 
     def forget(self) -> bool:
-        """Drop every graph, as the weights change or the memory is needed. Whether there were any."""
+        """Drop all graphs, because weights change or memory is needed; returns whether there were any."""
         had = bool(self._recorded)
         self._recorded.clear()
         self._tried.clear()
@@ -136,13 +138,13 @@ class Graphs:
         return had
 
     def disable(self) -> None:
-        """After out of memory: do not record the graphs of the latest picture again."""
+        """Do not record the latest picture's graphs again, after running out of memory."""
         if new := self._in_use - self._refused:
             log.warning("out of memory with a CUDA graph: the model runs without one at this size from now on")
             self._refused |= new
 
     def run(self, part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function of a part of the model by its graph, or as it is."""
+        """Call a function of a model's part through its graph, or directly if it has none."""
         tensors: list[torch.Tensor] = []
         try:
             key = part, signature((args, kwargs), tensors)
@@ -181,7 +183,7 @@ class Graphs:
     def _record(
         self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]
     ) -> Recording | None:
-        """None where it cannot be recorded, or its memory does not suffice."""
+        """None if the call cannot be recorded, or memory does not suffice."""
         assert self._recorder is not None
         same_part = [each for each in self._recorded if each[0] == key[0]]
         for each in same_part[: max(0, len(same_part) - MAX_GRAPHS_PER_PART + 1)]:
@@ -199,7 +201,7 @@ class Graphs:
         return recording
 
     def _drop(self, key: tuple[str, Hashable], why: str, problem: Exception | None = None) -> None:
-        """A recording failed: the others, which share its memory, are made again."""
+        """Handle a failed recording: the other graphs, which share its memory, are dropped and recorded again."""
         self.forget()
         self._refuse(key, why, problem)
 
@@ -220,7 +222,7 @@ def unrecorded(part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -
 def forward_replaced(
     module: torch.nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    """Another ``forward`` for a module, made from its own."""
+    """Temporarily replace a module's ``forward`` by ``make(original)``."""
     own, kept = module.forward, module.__dict__.get("forward")
     instead = make(own)
 
@@ -239,9 +241,10 @@ def forward_replaced(
 
 
 def signature(value: Any, tensors: list[torch.Tensor], numbers: bool = False) -> Hashable:
-    """What a recording depends on; its tensors, in order, are put into ``tensors``. Raises NotRecordable.
+    """The signature of a call's arguments; appends their tensors, in order, to ``tensors``. Raises NotRecordable.
 
-    A number may be the timestep, which would be recorded as it is; with ``numbers`` they are part of the signature.
+    A plain number might be the timestep, whose value would be frozen into the recording, so numbers are rejected unless
+    ``numbers`` makes them part of the signature.
     """
     match value:
         case torch.Tensor():
@@ -262,7 +265,7 @@ def signature(value: Any, tensors: list[torch.Tensor], numbers: bool = False) ->
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same with other tensors."""
+    """Apply ``change`` to every tensor in a nested structure."""
     match value:
         case torch.Tensor():
             return change(value)
@@ -280,7 +283,7 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
 def static_copy(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[[], Any], list[torch.Tensor]]:
-    """The call with copies of its tensors, all of them on the device, and the copies."""
+    """The call bound to copies of its tensors, all on the device, and these copies."""
     given: list[torch.Tensor] = []
     signature((args, kwargs), given)
     device = next((each.device for each in given if each.device.type != "cpu"), torch.device("cpu"))
@@ -295,13 +298,13 @@ def static_copy(
 
 
 def denoiser_of(pipe: Any) -> torch.nn.Module:
-    """The part of a pipeline that is called at each step."""
+    """The pipeline's denoiser: its UNet or transformer."""
     found: torch.nn.Module = getattr(pipe, "unet", None) or pipe.transformer
     return found
 
 
 def clip_encoders(pipe: Any) -> dict[str, torch.nn.Module]:
-    """The text encoders of a pipeline that are CLIP's: small, so that starting their kernels is most of their time."""
+    """The pipeline's CLIP text encoders, by name. They are so small that kernel launches dominate their time."""
     parts = {name: getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")}
     return {
         name: part for name, part in parts.items() if part is not None and type(part).__name__.startswith("CLIPText")

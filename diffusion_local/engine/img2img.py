@@ -1,7 +1,7 @@
-"""How a picture begins from another one: every kind of work runs through a model's one pipeline.
+"""Starts a picture from another one. All kinds of work run through a model's single pipeline.
 
-A pipeline is handed initial latents and a scheduler that starts late. Once the scheduler knows its noise levels, the
-latents are filled with the source, noised for the first level; inpainting restores the source outside of the mask after
+The pipeline gets initial latents and a scheduler that starts late. Once the scheduler knows its noise levels, the
+latents are filled with the source, noised for the first level; inpainting restores the source outside the mask after
 each step. diffusers' image-to-image and inpainting pipelines do the same (tests compare the pixels). This works for
 every family that takes latents, with the same noise as text to image.
 """
@@ -25,14 +25,14 @@ FEATHER = 6
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """The whole picture around what is painted, and how much of that is pasted into each of its pixels (L)."""
+    """The whole picture around the repainted region, and an alpha mask (L) for pasting the region back."""
 
     picture: PIL.Image
     alpha: PIL.Image
     box: tuple[int, int, int, int]
 
     def insert(self, painted: PIL.Image) -> PIL.Image:
-        """The whole picture with what was painted of its box, in any size."""
+        """The whole picture with the repainted box (of any size) inserted."""
         left, top, right, bottom = self.box
         size = (right - left, bottom - top)
         whole = self.picture.copy()
@@ -43,11 +43,11 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class SourceCanvas:
-    """A source picture (RGB) and, for inpainting, its mask (L, white is painted anew), at the size of the job.
+    """A source picture (RGB) and, for inpainting, its mask (L, white is repainted), at the job's size.
 
-    ``whole`` is the source in that shape as large as it is. Of inpainting, ``area`` is where the painted part goes;
-    ``soft``: greys of the mask say how far each pixel may change; ``content``: the noise or nothing that takes the
-    place of the masked part's latents.
+    ``whole``: the source cropped to that aspect ratio at full size. For inpainting, ``area``: where the repainted
+    region goes; ``soft``: grey mask values limit how far each pixel may change; ``content``: fill of the masked latents
+    (noise or zeros), "" for the source's own.
     """
 
     source: PIL.Image
@@ -63,7 +63,7 @@ class SourceCanvas:
         return array[None].float() / 127.5 - 1
 
     def latent_mask(self, size: tuple[int, int]) -> torch.Tensor | None:
-        """1 x 1 x h x w: 1 where a latent's pixels are painted anew, even in part, else 0; of a soft mask its greys."""
+        """1 x 1 x h x w: 1 where any of a latent's pixels is repainted, else 0; for a soft mask its grey values."""
         if self.mask is None:
             return None
         white = torch.from_numpy(np.array(self.mask))[None, None].float() / 255
@@ -72,19 +72,19 @@ class SourceCanvas:
         return (torch.nn.functional.adaptive_max_pool2d(white, size) > 0.5).float()
 
     def paste(self, painted: PIL.Image) -> PIL.Image:
-        """The painted part in the source: outside of the mask each pixel is the source's own."""
+        """The repainted region on the source: pixels outside the mask are exactly the source's."""
         return painted if self.area is None else self.area.insert(painted)
 
 
 def make_canvas(source: PIL.Image, size: tuple[int, int]) -> SourceCanvas:
-    """A source filled to a size, the overhang cut off on two sides; its transparent parts are white."""
+    """A source scaled to cover a size, with the overhang cropped on both sides; transparent pixels become white."""
     whole = flatten_alpha(source, "white").convert("RGB")
     fitted = ImageOps.fit(whole, size, PIL.Resampling.LANCZOS) if whole.size != size else whole
     return SourceCanvas(fitted, whole=in_shape(whole, size))
 
 
 def in_shape(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
-    """The middle of a picture in the shape of a size, as large as it is."""
+    """The centre of a picture, cropped to the aspect ratio of a size, at full size."""
     width = min(picture.width, round(picture.height * size[0] / size[1]))
     height = min(picture.height, round(picture.width * size[1] / size[0]))
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
@@ -98,12 +98,12 @@ def flatten_alpha(picture: PIL.Image, ground: str) -> PIL.Image:
 
 
 def skipped_steps(steps: int, strength: float) -> int:
-    """Steps that are left out at the beginning; at least one is always made."""
+    """Number of steps omitted at the start; at least one step is always made."""
     return steps - max(1, min(steps, int(steps * strength)))
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """Latents as they are before the step of a timestep (shape 1)."""
+    """Latents noised for the step at a timestep (shape 1)."""
     if hasattr(scheduler, "scale_noise"):  # flow matching
         mixed: torch.Tensor = scheduler.scale_noise(latents, timestep, noise)
         return mixed
@@ -114,10 +114,10 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timest
 
 
 def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> None:
-    """Make a scheduler leave out its first ``skip`` steps; ``ready`` is called once its timesteps are known.
+    """Make a scheduler omit its first ``skip`` steps; ``ready`` is called once its timesteps are known.
 
-    The pipeline is shown the later timesteps only. From the first step on the scheduler has all of them again, as some
-    tell by their number which step is the last.
+    The pipeline sees only the remaining timesteps. The scheduler itself gets all of them back before the first step,
+    because some schedulers find the last step by its index.
     """
     set_timesteps, step = scheduler.set_timesteps, scheduler.step
     set_begin_index = getattr(scheduler, "set_begin_index", None)
@@ -145,9 +145,8 @@ def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> No
 
 @dataclass(frozen=True, slots=True)
 class StartLatents:
-    """Latents of a source (1 x C x h x w, scaled), and the noise that is mixed in; ``mask`` of the same h and w.
-
-    ``soft``: the mask says from which share of the steps on each latent is free to change.
+    """Latents of a source (1 x C x h x w, scaled) and the noise to mix in; ``mask`` has the same h and w. ``soft``: the
+    mask gives the share of the steps after which each latent may change.
     """
 
     latents: torch.Tensor
@@ -156,9 +155,8 @@ class StartLatents:
     soft: bool = False
 
     def restore_unmasked(self, scheduler: Any, first: int, index: int, latents: torch.Tensor) -> torch.Tensor:
-        """Latents after the scheduler's step ``index`` with the source, noised as they are, outside of the mask.
-
-        ``first`` is the first step that was made.
+        """Latents after step ``index`` of the scheduler, with the equally noised source outside the mask. ``first``:
+        index of the first step made.
         """
         if self.mask is None:
             return latents
@@ -177,8 +175,9 @@ SPREAD = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
 def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Params) -> SourceCanvas:
-    """The source and its mask at the size of the job, as the options of inpainting have them. Transparent parts of a
-    source are white, those of a mask black."""
+    """The source and its mask at the job's size, prepared by the inpainting options. Transparent pixels of the source
+    become white, those of the mask black.
+    """
     picture = flatten_alpha(source, "white").convert("RGB")
     shade = PIL.new("L", picture.size) if mask is None else flatten_alpha(mask, "black").convert("L")
     if shade.size != picture.size:
@@ -201,7 +200,7 @@ def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Pa
 
 
 def fitted(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
-    """Filled to a size, the overhang cut off on two sides."""
+    """A picture scaled to cover a size, with the overhang cropped on both sides."""
     if picture.size == size:
         return picture
     filter_ = PIL.Resampling.BILINEAR if picture.mode == "L" else PIL.Resampling.LANCZOS
@@ -209,8 +208,7 @@ def fitted(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
 
 
 def alpha_of(mask: PIL.Image, blur: int, soft: bool) -> PIL.Image:
-    """How much of what is painted is pasted into each pixel: without blur only inside of the mask, so that what is kept
-    stays as it was."""
+    """How much of the repainted picture is pasted into each pixel. Without blur, only pixels inside the mask change."""
     if blur:
         return mask.filter(ImageFilter.GaussianBlur(blur))
     white = mask.point([255 * (grey > 0) for grey in range(256)]) if soft else mask
@@ -219,14 +217,14 @@ def alpha_of(mask: PIL.Image, blur: int, soft: bool) -> PIL.Image:
 
 
 def extended(picture: PIL.Image, mask: PIL.Image, by: Margins) -> tuple[PIL.Image, PIL.Image]:
-    """A picture whose edges are repeated outwards, and a mask that is white there."""
+    """A picture extended by repeating its edges, and a mask that is white there."""
     spans = ((by.top, by.bottom), (by.left, by.right))
     larger = np.pad(np.array(picture), (*spans, (0, 0)), mode="edge")
     return PIL.fromarray(larger), PIL.fromarray(np.pad(np.array(mask), spans, constant_values=255))
 
 
 def filled(picture: PIL.Image, mask: PIL.Image) -> PIL.Image:
-    """The picture with what surrounds the mask, blurred, in its place."""
+    """The picture with the masked region replaced by its blurred surroundings."""
     kept = PIL.new("RGBa", picture.size)
     kept.paste(picture.convert("RGBA").convert("RGBa"), mask=ImageChops.invert(mask))
     found = PIL.new("RGBA", picture.size)

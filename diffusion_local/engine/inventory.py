@@ -1,4 +1,4 @@
-"""The devices of this machine, asked of a child process, as torch is for workers only."""
+"""This machine's devices, listed by a child process because only workers may import torch."""
 
 import json
 import subprocess
@@ -13,12 +13,12 @@ FAKE = {"slot": "cpu0", "words": message("found_fake")}
 
 
 def devices(settings: Settings) -> list[dict[str, Any]]:
-    """One entry (``slot``, ``words``, ...) a device that a worker should run on. Raises UserError saying what to do."""
+    """One entry (``slot``, ``words``, ...) per device that should run a worker. Raises UserError with the remedy."""
     return inspect_devices(settings)[0]
 
 
 def inspect_devices(settings: Settings) -> tuple[list[dict[str, Any]], str]:
-    """The devices, and a warning where there is a better one that cannot be used, else an empty string."""
+    """The devices, and a warning (or "") if a better one exists but cannot be used."""
     if settings.engine == "fake":
         return [FAKE], ""
     asked = subprocess.run(

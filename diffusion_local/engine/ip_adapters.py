@@ -1,6 +1,6 @@
-"""IP-Adapters: further attention of a UNet to what an image encoder sees in reference pictures.
+"""IP-Adapters: additional cross-attention of a UNet to an image encoder's features of reference pictures.
 
-The image encoder is in memory only while it reads the pictures of a pass. What it gave is kept with the model.
+The image encoder is in memory only while a pass' pictures are encoded. The features are cached with the model.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,9 @@ KEPT = 8
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An IP-Adapter with the pictures that it reads at one strength; ``mask`` (an id) confines it."""
+    """An IP-Adapter with the pictures that it reads at one strength; ``mask`` (a source id)
+    restricts it to a region.
+    """
 
     adapter: str
     weight: float
@@ -41,7 +43,7 @@ class Slot:
 
 
 def slots_of(references: tuple[Reference, ...]) -> tuple[Slot, ...]:
-    """Pictures that one adapter reads alike share a slot; one with a mask has its own."""
+    """Pictures used alike by one adapter share a slot; a picture with a mask has its own."""
     found: list[Slot] = []
     for each in references:
         if each.use is Use.EDIT:
@@ -62,7 +64,7 @@ def slots_of(references: tuple[Reference, ...]) -> tuple[Slot, ...]:
 
 
 def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
-    """Have the adapters of the params in the model, and no others, at their strengths."""
+    """Load the adapters of the params into the model, and no others, at their strengths."""
     slots = slots_of(params.references)
     names = tuple(slot.adapter for slot in slots)
     if names != loaded.ip_adapters:
@@ -92,8 +94,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the adapters of a pass read: of each slot the embeddings of its pictures (negative and positive), and its
-    mask."""
+    """Inputs of a pass' adapters: per slot the embeddings of its pictures (negative and positive), and its mask."""
 
     embeddings: list[tuple[torch.Tensor, torch.Tensor]]
     masks: list[PIL.Image | None]
@@ -101,7 +102,7 @@ class Seen:
     def arguments(
         self, loop: Loop, canvas: img2img.SourceCanvas | None, guided: bool, device: Any, dtype: torch.dtype
     ) -> dict[str, Any]:
-        """Of a pipeline's call."""
+        """Arguments for the pipeline's call."""
         pairs = [(against.to(device, dtype), found.to(device, dtype)) for against, found in self.embeddings]
         told: dict[str, Any] = {"ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]}
         if any(self.masks):
@@ -119,8 +120,7 @@ class Seen:
 
 
 def mask_of_loop(mask: PIL.Image, loop: Loop, canvas: img2img.SourceCanvas | None) -> PIL.Image:
-    """A mask of the whole picture (L) for what a loop makes of it: all of it, a tile, or the area around what is
-    repainted."""
+    """The part of a full-picture mask (L) that a loop covers: all of it, a tile, or the repainted area."""
     shade = img2img.flatten_alpha(mask, "black").convert("L")
     if loop.box is not None:
         return ImageOps.fit(shade, loop.whole, PIL.Resampling.BILINEAR).crop(loop.box)
@@ -133,7 +133,7 @@ def mask_of_loop(mask: PIL.Image, loop: Loop, canvas: img2img.SourceCanvas | Non
 def adapted(
     loaded: Loaded, loop: Loop, canvas: img2img.SourceCanvas | None, run: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """A pipeline that is told what the IP-Adapters read."""
+    """The pipeline with the IP-Adapters' inputs bound to it."""
     if loaded.seen is None:
         return run
     guided = loaded.family.uses_guidance(loaded.pipe, loop.params.guidance)
@@ -142,7 +142,7 @@ def adapted(
 
 
 def embedded(loaded: Loaded, slot: Slot, materials: PictureInputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """(without pictures, of the pictures): 1 x number of pictures x what the adapter reads of each."""
+    """(unconditional, conditional) features: 1 x number of pictures x the adapter's input per picture."""
     key = (slot.adapter, slot.images)
     if key not in loaded.embeddings:
         probe = read_file(materials.ip_adapter(slot.adapter)).probe
@@ -172,7 +172,7 @@ def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch
 
 
 def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:
-    """A CLIP image encoder out of a file, with the configuration beside it or that which its tensors tell."""
+    """A CLIP image encoder from a file, configured by the file beside it or else by its tensors' shapes."""
     state = read_mapped(path, "")
     if (path.parent / "config.json").is_file():
         config = transformers.CLIPVisionConfig.from_pretrained(path.parent, local_files_only=True)
@@ -204,7 +204,7 @@ def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of an IP-Adapter as diffusers takes them."""
+    """The weights of an IP-Adapter in diffusers' format."""
     state = read_mapped(path, "")
     return {part: dict(below(state, f"{part}.")) for part in ("image_proj", "ip_adapter")}
 

@@ -21,13 +21,13 @@ from diffusion_local.options.types import Lora
 
 @dataclass(slots=True)
 class Loaded:
-    """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device;
-    ``kept`` is how its denoiser's are kept where that is not what they are computed in.
+    """A model in memory. ``bytes``: device memory of its weights; ``kept``: storage format of the denoiser's weights,
+    if it differs from the compute dtype.
 
-    ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it, and
-    ``hooked`` those of the LoRAs and their kin that are not diffusers' own, by name;
-    ``controls`` are the ControlNets of the latest pass by name, each with what tells its file from a newer one;
-    ``own_vae`` is the one that it came with, once another was put in, and the factors of its previews.
+    ``prompts`` caches prompt embeddings. ``loras``, ``words`` (textual inversions) and ``vae`` are what is currently
+    applied to it; ``hooked``: the adapters attached by hooks, by name; ``controls``: the latest pass' ControlNets by
+    name, each with an identifier of its file's version; ``own_vae``: the model's original VAE and preview factors while
+    another VAE is in use.
     """
 
     model: Model
@@ -64,10 +64,10 @@ class Loaded:
 
     @property
     def weights_name(self) -> str:
-        """Differs where the weights are held or computed otherwise."""
+        """Identifies the dtype and storage format of the weights."""
         return f"{self.dtype} {self.form.denoiser} {self.form.encoders}"
 
     def weights_change(self) -> None:
-        """Call before the denoiser's or a text encoder's weights change or move: what was made of them goes."""
+        """Call before weights of the denoiser or a text encoder change or move: drops fused forms and graphs."""
         self.forms.drop()
         self.graphs.forget()

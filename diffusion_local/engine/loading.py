@@ -1,4 +1,6 @@
-"""Loads the parts of a diffusers folder one by one, so that progress is seen and a job can be cancelled meanwhile."""
+"""Loads the parts of a diffusers folder one at a time, so that progress is visible and the job can be cancelled
+meanwhile.
+"""
 
 import importlib
 import json

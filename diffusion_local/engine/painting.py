@@ -1,4 +1,4 @@
-"""Pictures by diffusion, in readable steps. Families differ in ``engine.families``, kinds of work in ``kinds``."""
+"""Makes pictures by diffusion, as a sequence of steps. Families differ in ``engine.families`` only."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ INPAINT_CHANNELS = 9
 
 
 def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | None, enlarge: Enlarge) -> None:
-    """Make the pictures of a pass with the model in memory. See ``Engine.run``.
+    """Make the pictures of a pass with the loaded model; see ``Engine.run``.
 
     On a CUDA device it may return before the device has finished; see ``Picture``. Raises Interrupted and EngineError.
     """
@@ -79,8 +79,9 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
 
 @dataclass(slots=True)
 class Work:
-    """A pass at work. ``latents`` are those of its latest loop, as the pipeline hands them out; ``mosaic`` has its
-    pictures while a second pass changes them tile by tile."""
+    """State of a running pass. ``latents``: result of its latest loop, in the pipeline's output layout; ``mosaic``: its
+    pictures while a second pass changes them tile by tile.
+    """
 
     loaded: Loaded
     crew: Pass
@@ -193,7 +194,7 @@ class Work:
         return self.encoded(self.mosaic.crops(loop), noise_drawn)
 
     def sources(self, count: int) -> list[PIL.Image]:
-        """The source as large as it is, for each place of the pass."""
+        """The source picture at its full size, once per place of the pass."""
         assert self.canvas is not None
         assert self.canvas.whole is not None
         return [self.canvas.whole] * count
@@ -201,7 +202,7 @@ class Work:
     def encoded(
         self, pictures: Sequence[PIL.Image], noise_drawn: torch.Tensor, canvas: SourceCanvas | None = None
     ) -> StartLatents:
-        """Latents of pictures (RGB): of one for all places of the pass, or of one for each."""
+        """Latents of RGB pictures: either one picture for all places of the pass, or one per place."""
         pipe, family, found = self.loaded.pipe, self.loaded.family, []
         with self.loaded.forms.lock:
             for picture in pictures:
@@ -221,7 +222,7 @@ class Work:
         return StartLatents(latents, noise_drawn, mask, canvas.soft)
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
-        """Pictures of a loop by place. Places without a part get another one's."""
+        """Pictures of a loop by place. Places without a part get a copy of another's picture."""
         found: dict[int, PIL.Image] = {}
         for part in self.crew.live:
             with ending_only(part):
@@ -245,8 +246,9 @@ class Work:
         return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.said)
 
     def previewer(self, loop: Loop) -> Previewer | None:
-        """Begins to draw latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a
-        thread."""
+        """A function that starts drawing a preview of latents; None if the VAE allows no previews. It holds no
+        reference to the model, because a preview may wait in a thread.
+        """
         loaded = self.loaded
         unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
         plain, factors = loaded.family.to_vae_latents(loaded.pipe), loaded.factors
@@ -297,7 +299,7 @@ def open_canvas_of(part: Part, materials: PictureInputs | None) -> SourceCanvas 
 
 
 def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:
-    """A function that returns (picture, a note if decoding was retried); a CUDA device decodes meanwhile."""
+    """A function that returns (picture, note if decoding was retried). On CUDA, decoding has been launched already."""
     vae, forms = loaded.pipe.vae, loaded.forms
     if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
         # its parts come and go, or there is nothing to wait for
@@ -343,7 +345,7 @@ class Stopwatch:
 
 
 def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas | None:
-    """The pictures that the params name, at the job's size; None for text to image."""
+    """The source picture and mask of the params at the job's size; None for text to image."""
     if not params.source:
         return None
     if materials is None:
@@ -356,7 +358,7 @@ def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas
 
 
 def fill_start(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
-    """Write the noised source into the tensor that the pipeline was handed."""
+    """Write the noised source latents into the start tensor that was passed to the pipeline."""
     pipe, family = loaded.pipe, loaded.family
     latents = img2img.add_noise(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
     if family.scales_start:
@@ -373,13 +375,15 @@ def restore_source(
 
 
 def reads_mask(pipe: Any) -> bool:
-    """Whether its UNet was made for inpainting."""
+    """Whether its UNet takes a mask and a masked picture as input channels."""
     unet = getattr(pipe, "unet", None)
     return unet is not None and unet.config.in_channels == INPAINT_CHANNELS
 
 
 def inpainting_call(loaded: Loaded, canvas: SourceCanvas | None, params: Params) -> Callable[..., Any]:
-    """diffusers' own pipeline for such a UNet, with the same parts. Raises ModelUnavailable without a mask."""
+    """diffusers' inpainting pipeline for a UNet that reads a mask, with the same parts. Raises ModelUnavailable without
+    a mask.
+    """
     pipeline = loaded.family.inpainting
     if canvas is None or canvas.mask is None or pipeline is None:
         raise ModelUnavailable(message("inpaint_only", model=loaded.model.id))

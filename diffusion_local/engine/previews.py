@@ -1,6 +1,7 @@
-"""Small pictures of unfinished latents by one matrix: a pixel of the preview is a linear mix of a latent's channels.
+"""Draws small previews of unfinished latents with one matrix: a preview pixel is a linear combination of a latent's
+channels.
 
-The matrix is the least squares fit between synthetic pictures, eight times smaller, and their latents.
+The matrix is the least-squares fit between synthetic pictures, downscaled by eight, and their latents.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,13 @@ _SIZE = 96
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """rgb = weights . (channels, 1), in [-1, 1]. ``weights``: 3 x (C + 1), fp32 on the CPU."""
+    """rgb = weights · (channels, 1), in [-1, 1]. ``weights``: 3 x (C + 1), fp32 on the CPU."""
 
     weights: torch.Tensor
 
 
 def fit(vae: Any) -> Factors | None:
-    """The factors of a model's VAE, or None where it has no usable encoder. Deterministic; touches no global seed."""
+    """The factors of a VAE; None if it has no usable encoder. Deterministic; does not touch the global seed."""
     dtype = vae.dtype
     pixels = _synthetic_pictures()
     try:
@@ -56,7 +57,7 @@ def begin(latents: torch.Tensor, factors: Factors) -> Callable[[], PIL.Image]:
 
 
 def mixed(latents: torch.Tensor, factors: Factors) -> npt.NDArray[np.uint8]:
-    """Pixels (h x w x 3) of the first of the latents."""
+    """Pixels (h x w x 3) of the first picture's latents."""
     channels = latents[0].detach().to("cpu", torch.float32)
     weights, bias = factors.weights[:, :-1], factors.weights[:, -1]
     rgb = torch.einsum("rc,chw->hwr", weights, channels) + bias
@@ -72,7 +73,7 @@ def enlarged(pixels: npt.NDArray[np.uint8]) -> PIL.Image:
 
 
 def _synthetic_pictures() -> torch.Tensor:
-    """Soft colour fields, and flat ones with hard edges, over the whole range of colours."""
+    """Smooth colour gradients, and flat colours with hard edges, covering the whole colour range."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(_PICTURES, 3, 4, 4, generator=generator) * 2.4 - 1.2
     soft = torch.nn.functional.interpolate(coarse[::2], (_SIZE, _SIZE), mode="bicubic")

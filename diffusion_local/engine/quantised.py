@@ -1,6 +1,7 @@
-"""Linear layers whose weights are held in 8 or 4 bits and converted at each use, on any device and without a library.
+"""Linear layers with weights in 8 or 4 bits, dequantised at each use, on any device and without a library.
 
-Only layers in numbered blocks are replaced: the few at a model's entrance and exit weigh little and lose most.
+Only layers in numbered blocks are replaced: the few at a model's input and output are small and lose the most
+precision.
 """
 
 from functools import lru_cache
@@ -21,9 +22,8 @@ LEVELS = (
 
 
 class QuantisedLinear(torch.nn.Linear):
-    """A linear layer with ``weight`` in integers and ``scale`` in the dtype that it computes in.
-
-    ``weight`` is always int8: transformers and peft leave weights of that dtype alone.
+    """A linear layer with integer ``weight`` and ``scale`` in the compute dtype. ``weight`` is always int8:
+    transformers and peft leave weights of that dtype alone.
     """
 
     weight: torch.nn.Parameter
@@ -38,7 +38,7 @@ class QuantisedLinear(torch.nn.Linear):
 
     @classmethod
     def of(cls, like: torch.nn.Linear, device: str | torch.device) -> Self:
-        """Quantise a layer on ``device``; the result is where the layer was."""
+        """Quantise a layer on ``device``; the result is on the layer's own device."""
         weight, scale = cls.quantise(like.weight.detach().to(device))
         return cls(like, weight.to(like.weight.device), scale.to(like.weight.device))
 
@@ -57,7 +57,7 @@ class QuantisedLinear(torch.nn.Linear):
 
 
 class Int8Linear(QuantisedLinear):
-    """8 bits a number and one scale a row."""
+    """8 bits per number and one scale per row."""
 
     @classmethod
     def quantise(cls, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +69,7 @@ class Int8Linear(QuantisedLinear):
 
 
 class Nf4Linear(QuantisedLinear):
-    """4 bits a number, two in a byte, the first in the upper half; one scale a block."""
+    """4 bits per number, two per byte, the first in the upper half; one scale per block."""
 
     @classmethod
     def quantise(cls, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +100,7 @@ def quantise(module: torch.nn.Module, scheme: str, device: str | torch.device = 
 
 
 def layers_in_blocks(module: torch.nn.Module) -> Any:
-    """(name, layer) of the plain linear layers in lists of blocks whose rows can be packed."""
+    """(name, layer) of the plain linear layers in numbered blocks whose rows can be packed."""
     for name, layer in module.named_modules():
         in_block = any(word.isdigit() for word in name.split(".")[:-1])
         if in_block and type(layer) is torch.nn.Linear and layer.in_features % BLOCKS[-1] == 0:
@@ -112,13 +112,13 @@ def block_of(columns: int) -> int:
 
 
 def positive(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """In ``dtype``, and never 0, by which would be divided."""
+    """``scale`` in ``dtype``, never 0, because it is divided by."""
     return scale.clamp(min=torch.finfo(dtype).tiny).to(dtype)
 
 
 @lru_cache(maxsize=8)
 def level_pairs(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Both numbers of each possible byte, as one integer of twice the size of ``dtype``, to be looked up at once."""
+    """Lookup table from a byte to both of its numbers, as one integer of twice the size of ``dtype``."""
     levels = torch.tensor(LEVELS, dtype=dtype)
     byte = torch.arange(256)
     pairs = torch.stack((levels[byte >> 4], levels[byte & 15]), dim=1)

@@ -1,7 +1,7 @@
-"""U²-Net and IS-Net: networks that tell the main object of a picture from its background.
+"""U²-Net and IS-Net: networks that separate a picture's main object from its background.
 
 One function runs both, and the smaller U²-NetP, from the names and shapes of their published weights. Each stage is a
-small U-Net itself; what the stages say at each resolution is fused (U²-Net) or read at the finest (IS-Net).
+small U-Net itself; the stages' outputs at each resolution are fused (U²-Net), or the finest one is used (IS-Net).
 """
 
 from pathlib import Path
@@ -28,13 +28,15 @@ ISNET_TENSOR = "stage1.rebnconvin.conv_s1.weight"
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights in a folder."""
+    """The weights file in a folder."""
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     return found[0] if found else None
 
 
 def read(path: Path) -> State:
-    """Weights of a file; a pickle is opened without running anything of it. Raises ModelUnavailable for others."""
+    """The weights of a file; a pickle is read without executing anything. Raises ModelUnavailable
+    for other networks.
+    """
     state = (
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     )
@@ -45,7 +47,7 @@ def read(path: Path) -> State:
 
 
 def mask(picture: PIL.Image, state: State) -> PIL.Image:
-    """How much each pixel of an RGB picture belongs to its main object (L, the size of the picture)."""
+    """How likely each pixel of an RGB picture belongs to its main object (L, the picture's size)."""
     fused = "outconv.weight" in state
     side = U2NET_SIDE if fused else ISNET_SIDE
     small = picture.convert("RGB").resize((side, side), PIL.Resampling.BILINEAR)
@@ -65,7 +67,7 @@ def mask(picture: PIL.Image, state: State) -> PIL.Image:
 
 
 def saliency(pixels: torch.Tensor, state: State, fused: bool) -> torch.Tensor:
-    """1 x 1 x H x W in 0..1 of 1 x 3 x H x W."""
+    """1 x 3 x H x W to 1 x 1 x H x W in 0..1."""
     x = pixels
     if not fused:
         x = F.conv2d(x, state["conv_in.weight"], state["conv_in.bias"], stride=2, padding=1)
@@ -87,7 +89,7 @@ def saliency(pixels: torch.Tensor, state: State, fused: bool) -> torch.Tensor:
 
 
 def stage(x: torch.Tensor, state: State, name: str, height: int) -> torch.Tensor:
-    """A U-Net within, of so many layers down; its input is added to its output."""
+    """A nested U-Net with ``height`` levels; its input is added to its output."""
     first = x = layer(x, state, f"{name}.rebnconvin")
     down = []
     count = height or len(FLAT_REACH)

@@ -1,6 +1,6 @@
-"""A pipeline out of files of weights, without a network: one checkpoint, or a file for each part of a model.
+"""Builds a pipeline from weight files, without network access: from one checkpoint, or from a file for each part.
 
-Sizes and tokenizers come from folders of configurations (``Model.folder`` and ``Model.tokenizers``).
+Sizes and tokenizers come from configuration folders (``Model.folder`` and ``Model.tokenizers``).
 """
 
 import importlib
@@ -45,9 +45,8 @@ def load(
     on_progress: OnProgress = lambda share: None,
     opener: Opener | None = None,
 ) -> Any:
-    """A pipeline on the CPU. ``on_progress`` is told the share of the weights that is there.
-
-    Raises ModelUnavailable, and what diffusers and transformers raise.
+    """A pipeline on the CPU. ``on_progress`` receives the loaded share of the weights. Raises ModelUnavailable, and
+    whatever diffusers and transformers raise.
     """
     if not model.sources:
         raise ModelUnavailable(message("one_file", model=echo(model.id)))
@@ -67,7 +66,7 @@ def load(
 
 
 def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """One part of a model, on the CPU. Raises ModelUnavailable where tensors are missing."""
+    """One part of a model, on the CPU. Raises ModelUnavailable if tensors are missing."""
     folder = config / source.slot
     if source.container == FOLDER:
         return load_part(cls, source.path, dtype)
@@ -84,7 +83,7 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
 
 
 def build_model(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more: Any) -> torch.nn.Module:
-    """A model of diffusers out of tensors with its own names, or those of its authors."""
+    """Build a diffusers model from tensors named as in diffusers or as by its authors."""
     if cls.__name__ in SINGLE_FILE_LOADABLE_CLASSES:
         made: torch.nn.Module = cls.from_single_file(
             state, config=str(folder), dtype=dtype, local_files_only=True, **more
@@ -98,7 +97,7 @@ def build_model(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more
 
 
 def gguf_denoiser(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """A transformer whose matrices stay in the blocks of its file, each unpacked when it is used."""
+    """A transformer whose matrices stay in GGUF blocks and are dequantised at each use."""
     from diffusers import GGUFQuantizationConfig
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
 
@@ -128,7 +127,7 @@ def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> 
 
 
 def check_loaded(module: torch.nn.Module, source: Source) -> torch.nn.Module:
-    """A module that has all of its weights. Raises ModelUnavailable for the first that its file lacks."""
+    """The module, if it has all of its weights. Raises ModelUnavailable naming the first one that the file lacks."""
     missing = next((name for name, each in module.named_parameters() if each.is_meta), None)
     if missing:
         raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing))
@@ -149,7 +148,7 @@ def merge(model: Model, folder: Path) -> Path:
 
 
 def add_tokenizer(model: Model, config: Path, source: Source) -> None:
-    """That of a text encoder, unless it is there already."""
+    """Copy a text encoder's tokenizer into the configuration, unless there is one already."""
     slot = source.slot.replace("text_encoder", "tokenizer")
     if tokenizers.has_vocabulary(config / slot):
         return
@@ -159,7 +158,7 @@ def add_tokenizer(model: Model, config: Path, source: Source) -> None:
 
 
 def weight_files(folder: str, names: list[str]) -> list[str]:
-    """Everything that is no configuration or vocabulary, for `copytree`."""
+    """Names to ignore, for `copytree`: everything but configurations and vocabularies."""
     light = (".json", ".txt", ".model", ".jinja")
     return [
         name

@@ -1,4 +1,4 @@
-"""Receives the steps of a running pipeline and passes them to the parts."""
+"""Receives the steps of a running pipeline and reports them to the parts of the pass."""
 
 import time
 from collections import deque
@@ -29,13 +29,14 @@ RECENT = 8
 
 
 class Interrupted(Exception):
-    """Raised through a pipeline: no part of the pass is left, or the pass is held."""
+    """Raised through a pipeline when no part of the pass is left, or the pass is held."""
 
 
 class Steps:
-    """diffusers' ``callback_on_step_end``: hands whole steps to the parts of a pass, and keeps what they raise.
+    """diffusers' ``callback_on_step_end``: reports whole steps to the parts of a pass, and stores exceptions that they
+    raise.
 
-    ``latents`` are those after the latest call of the denoiser, as the pipeline has them between its steps.
+    ``latents``: those after the latest denoiser call, in the pipeline's layout between steps.
     """
 
     def __init__(self, crew: Pass) -> None:
@@ -63,16 +64,17 @@ class Steps:
         hold: Hold | None = None,
         before: int = 0,
     ) -> None:
-        """``preview`` draws latents; ``change(index, latents)`` has the last word; ``turn(index, tensors)`` gives the
-        next call another prompt; without ``hold`` the pass cannot be put aside. ``before``: calls that were made before
-        the pass was put aside."""
+        """Prepare for a loop. ``preview`` draws latents; ``change(index, latents)`` is applied to the latents of each
+        step; ``turn(index, tensors)`` sets the next call's prompt; without ``hold`` the pass cannot be suspended.
+        ``before``: denoiser calls made before the pass was suspended.
+        """
         self._loop, self._scheduler, self._preview, self.calls = loop, scheduler, preview, before
         self._change, self._turn, self._hold, self._before = change, turn, hold, before
         self._estimate = samplers.capture_estimate(scheduler)
 
     @property
     def whole(self) -> int:
-        """Whole steps of the loop that are done, those before the pass was put aside included."""
+        """Completed whole steps of the loop, including those before it was suspended."""
         return self.calls // int(self._scheduler.order)
 
     def keep_pace(self, device: torch.device) -> None:
@@ -105,7 +107,7 @@ class Steps:
         return changed
 
     def report(self, step: int, latents: torch.Tensor | None = None) -> None:
-        """Report ``step`` steps as done. Raises Interrupted once no part is left."""
+        """Report ``step`` completed steps. Raises Interrupted if no part is left."""
         shown = self._shown(latents)
         for part in self._crew.live:
             try:

@@ -1,7 +1,7 @@
-"""Tensors of a part of a model as its file has them, and as numbers to compute with.
+"""Reads a part's tensors from its file, and dequantises them.
 
-Files are mapped into memory: a tensor takes none of its own until it is converted. What a file keeps quantised is
-multiplied out, one tensor after the other.
+Files are memory-mapped: a tensor takes no memory of its own until it is converted. Quantised tensors are dequantised
+one at a time.
 """
 
 import codecs
@@ -30,8 +30,8 @@ COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
 
 def read(source: Source, dtype: torch.dtype) -> State:
-    """The tensors of a part without their prefix: matrices as ``dtype``, which is converted to once, the others as they
-    are. Raises ModelUnavailable for a format that is not known.
+    """A part's tensors without their prefix: matrices converted to ``dtype``, all others as stored. Raises
+    ModelUnavailable for an unknown format.
     """
     if source.container == GGUF:
         state = unpack(read_packed(source, dtype), dtype)
@@ -56,7 +56,7 @@ def read_mapped(path: Path, prefix: str) -> State:
 
 
 class ModelCheckpoint:
-    """Stands in for the class that checkpoints of PyTorch Lightning name among their callbacks."""
+    """Stand-in for the callback class that PyTorch Lightning's checkpoints refer to."""
 
 
 #: Objects beside tensors that checkpoints hold, by the names in them; none of them runs code of a file.
@@ -70,9 +70,8 @@ INERT: list[Any] = [
 
 
 def read_pickled(path: Path) -> State:
-    """The tensors of a PyTorch file under the names that its header gives them, opened without running code of it.
-
-    Those of a zip archive are mapped. Raises ModelUnavailable for a file that is damaged or would run code.
+    """Tensors of a PyTorch file under the names in its header, read without executing code. Zip archives are
+    memory-mapped. Raises ModelUnavailable for a file that is damaged or would run code.
     """
     if problem := calls_problem(path.name, open_header(path).calls):
         raise ModelUnavailable(problem)
@@ -89,7 +88,9 @@ def read_pickled(path: Path) -> State:
 
 
 def read_packed(source: Source, dtype: torch.dtype) -> State:
-    """Of a GGUF file: matrices in its blocks, as diffusers' parameters over the mapped file, the rest as numbers."""
+    """Tensors of a GGUF file: matrices stay in blocks, as diffusers' parameters over the mapped file; others are
+    converted.
+    """
     import gguf
     from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
 
@@ -113,7 +114,7 @@ def read_packed(source: Source, dtype: torch.dtype) -> State:
 
 
 def unpack(state: State, dtype: torch.dtype) -> State:
-    """GGUF's blocks as numbers."""
+    """Dequantise GGUF's blocks."""
     from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
     for name, tensor in state.items():
@@ -123,7 +124,7 @@ def unpack(state: State, dtype: torch.dtype) -> State:
 
 
 def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
-    """Without the scales and notes beside the weights, which are in ``dtype`` where they had any."""
+    """Dequantised weights in ``dtype``, without the scales and metadata stored beside them."""
     for name in list(state):
         if name not in state:
             continue
@@ -161,7 +162,7 @@ PIECE = 1 << 20
 
 
 def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``scale`` is one number, or one for each row."""
+    """Multiply by ``scale``: one number, or one per row."""
     found = torch.empty(weight.shape, dtype=dtype)
     numbers, by = found.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
     rows = max(1, PIECE // max(1, numbers.shape[1]))
@@ -172,8 +173,11 @@ def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -
 
 
 def dequantise_nf4(name: str, state: State) -> torch.Tensor:
-    """A weight of bitsandbytes' nf4 or fp4, with its notes taken out of ``state``: two numbers a byte, the first in
-    the upper half, each a place in a table, multiplied by its block's greatest number."""
+    """A weight of bitsandbytes' nf4 or fp4; removes its metadata from ``state``.
+
+    A byte holds two values, the first in the upper half; each is an index into a table, multiplied by the largest
+    absolute value of its block.
+    """
     notes = {key[len(name) + 1 :]: key for key in list(state) if key.startswith(f"{name}.")}
     taken = {short: state.pop(key) for short, key in notes.items()}
     told = next(value for short, value in taken.items() if short.startswith("quant_state"))

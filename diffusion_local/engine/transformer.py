@@ -1,6 +1,6 @@
-"""Common to families whose denoiser is a transformer.
+"""Shared by families whose denoiser is a transformer.
 
-Pipelines of those trained by flow matching take latents as they are, without the scale of a first sigma.
+Pipelines of flow-matching models take latents unscaled by an initial sigma.
 """
 
 import json
@@ -37,7 +37,7 @@ def uses_guidance(pipe: Any, guidance: float) -> bool:
 
 
 def never_uses_guidance(pipe: Any, guidance: float) -> bool:
-    """Guidance is an input of the model, or distilled into it."""
+    """For models where guidance is an input, or distilled into the model."""
     return False
 
 
@@ -54,7 +54,7 @@ def packed_latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
 
 
 def reads_mask(pipe: Any) -> bool:
-    """Whether it is FLUX Fill: its transformer reads a mask and the masked picture beside the latents."""
+    """Whether the transformer reads a mask and the masked picture beside the latents (FLUX Fill)."""
     transformer: Any = getattr(pipe, "transformer", None)
     if type(transformer).__name__ != "FluxTransformer2DModel":
         return False
@@ -63,7 +63,7 @@ def reads_mask(pipe: Any) -> bool:
 
 
 def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    """1 x C x h x w to 1 x (h/2 * w/2) x 4C: a row for each patch of two by two latents."""
+    """1 x C x h x w to 1 x (h/2 * w/2) x 4C: one row per 2 x 2 patch."""
     batch, channels, height, width = latents.shape
     patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(batch, (height // 2) * (width // 2), channels * 4)
@@ -105,5 +105,5 @@ def masked_embeds(pipe: Any, prompt: str, negative: str | None, **options: Any) 
 
 
 def unbinned(params: Params) -> dict[str, Any]:
-    """Without the binning that would make another size."""
+    """Call arguments that disable resolution binning, which would change the size."""
     return sized_and_guided(params) | {"use_resolution_binning": False}

@@ -1,8 +1,7 @@
-"""Shared by families with a UNet and CLIP text encoders, with weighted prompts and prompts longer than an encoder's
-window.
+"""Shared by families with a UNet and CLIP text encoders: weighted prompts, and prompts longer than an encoder's window.
 
-compel turns the pieces read by ``grammar.weights`` into embeddings, 75 tokens at a time. Prompts that carry no weights
-and fit the window go through the pipeline itself, so their pixels do not change.
+compel encodes the pieces parsed by ``grammar.weights``, 75 tokens at a time. Prompts without weights that fit the
+window go through the pipeline itself, so their pixels do not change.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from diffusion_local.options.table import Params
 
 
 def fits(tokenizer: Any, text: str) -> bool:
-    """Whether a text encoder reads it at once."""
+    """Whether a text fits into the text encoder's window."""
     return len(tokenizer(text, truncation=False, verbose=False).input_ids) <= tokenizer.model_max_length
 
 
@@ -51,7 +50,7 @@ class Encoder(EmbeddingsProvider):
         return torch.cat(found, dim=1).to(self.text_encoder.dtype)
 
     def pooled(self, prompt: str) -> torch.Tensor:
-        """Of the text without its weights: they do not reach it."""
+        """Pooled embedding, which ignores weights."""
         text = " ".join("".join(piece.text for piece in part) for part in parse_parts(prompt))
         return self.get_pooled_embeddings([text], device=self.device)
 
@@ -67,7 +66,7 @@ class Encoder(EmbeddingsProvider):
 
 
 class Inversions:
-    """A textual inversion of several vectors is a run of tokens of its own; its first one stands in the text."""
+    """Expands a textual inversion of several vectors to its run of tokens; the text holds only the first one."""
 
     def __init__(self, tokenizer: Any) -> None:
         added = tokenizer.get_added_vocab()
@@ -82,7 +81,7 @@ class Inversions:
 
 
 def same_length(first: torch.Tensor, second: torch.Tensor, empty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two embeddings, the shorter one with chunks of empty text at its end."""
+    """Two embeddings, the shorter one padded with chunks of empty text."""
     longest = max(first.shape[1], second.shape[1])
     padded = []
     for each in (first, second):
@@ -96,7 +95,7 @@ IMAGE_GUIDANCE = 1.5
 
 
 def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
-    """Both texts without markup; (None, None) if one has weights or is too long for the encoder."""
+    """Both texts without markup; (None, None) if one has weights or exceeds the encoder's window."""
     texts = [without_weights(each) for each in (prompt, negative) if each is not None]
     if any(text is None or not fits(pipe.tokenizer, text) for text in texts):
         return None, None
@@ -115,18 +114,18 @@ def prompt_tensors(conditioning: Conditioning) -> dict[str, torch.Tensor]:
 
 
 def uses_guidance(pipe: Any, guidance: float) -> bool:
-    """Distilled models (LCM) have guidance as an input instead."""
+    """False for distilled models (LCM), which take guidance as an input instead."""
     return guidance > 1 and pipe.unet.config.time_cond_proj_dim is None
 
 
 def instructed(params: Params, pictures: list[PIL.Image]) -> dict[str, Any]:
-    """Arguments of InstructPix2Pix's pipelines."""
+    """Call arguments of InstructPix2Pix's pipelines."""
     canvas = img2img.make_canvas(pictures[0], (params.width, params.height))
     return {"image": canvas.source, "image_guidance_scale": params.image_guidance or IMAGE_GUIDANCE}
 
 
 def sized_by_picture(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A pipeline that takes its size from the picture alone."""
+    """A pipeline that takes its size from the picture."""
     return lambda width, height, **given: run(**given)
 
 

@@ -1,4 +1,4 @@
-"""Larger pictures: by a network from ``upscalers/``, tile by tile, or by Pillow's Lanczos filter.
+"""Enlarges pictures: tile by tile with a network from ``upscalers/``, or with Pillow's Lanczos filter.
 
 spandrel tells the network's architecture from its weights. Of torchvision, which it asks for, only two functions are
 used, by architectures that restore faces and fill holes; where torchvision is missing, or does not fit the PyTorch
@@ -51,7 +51,7 @@ class Network:
 
 
 class Upscaler:
-    """Upscales on one device and keeps the network it used last."""
+    """Upscales on one device and caches the network that it used last."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
@@ -70,9 +70,8 @@ class Upscaler:
         return Picture(fitted, facts | {"upscaler_hash": short_hash(network.path)})
 
     def enlarge(self, materials: PictureInputs | None, picture: PIL.Image, upscaler: str, size: Size) -> PIL.Image:
-        """A picture (RGB) at another size, by a network where ``upscaler`` names a file, else by Lanczos.
-
-        Raises ModelUnavailable and OutOfMemory.
+        """A picture (RGB) at another size: by the network that ``upscaler`` names, else by Lanczos. Raises
+        ModelUnavailable and OutOfMemory.
         """
         if upscaler in HIRES_UPSCALERS:
             return picture.resize(size, PIL.Resampling.LANCZOS)
@@ -106,7 +105,7 @@ class Upscaler:
     def _tile(
         self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image, side: int
     ) -> None:
-        """Paste the upscaled box; where memory does not suffice, in quarters."""
+        """Enlarge and paste a box; if memory does not suffice, in quarters."""
         try:
             self._paste(network, source, box, large)
             return
@@ -122,7 +121,7 @@ class Upscaler:
             self._tile(network, source, (left + x, top + y, left + end_x, top + end_y), large, side // 2)
 
     def _paste(self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image) -> None:
-        """Enlarge a box with what surrounds it, and blend it into what is there of its neighbours."""
+        """Enlarge a box with its margin, and blend it into its finished neighbours."""
         seen, kept = around(box, OVERLAP, source.size), around(box, BLEND, source.size)
         array = torch.from_numpy(np.array(source.crop(seen))).movedim(-1, 0)[None]
         with torch.no_grad():
@@ -139,7 +138,7 @@ class Upscaler:
 
 
 def around(box: tuple[int, int, int, int], margin: int, size: Size) -> tuple[int, int, int, int]:
-    """A box with a margin, within a picture."""
+    """A box enlarged by a margin, clipped to the picture."""
     left, top, right, bottom = box
     return max(0, left - margin), max(0, top - margin), min(size[0], right + margin), min(size[1], bottom + margin)
 
@@ -186,7 +185,7 @@ def import_spandrel() -> Any:
 
 @contextmanager
 def without_torchvision() -> Iterator[None]:
-    """Let spandrel be imported where torchvision cannot be."""
+    """Allow importing spandrel where torchvision cannot be imported."""
     try:
         import torchvision  # noqa: F401
 

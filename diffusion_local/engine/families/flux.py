@@ -24,16 +24,16 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
-    """Kontext: of a model that was trained with one picture."""
+    """For FLUX Kontext, which was trained with a single picture."""
     kontext = inputs.with_same_parts(diffusers.FluxKontextPipeline, pipe)
     return partial(kontext, image=pictures[0], max_area=params.width * params.height)
 
 
 @contextmanager
 def fill(pipe: Any, canvas: SourceCanvas | None) -> Iterator[None]:
-    """Have FLUX Fill read the masked picture and the mask (white is painted anew) beside the latents, at each step.
+    """Make FLUX Fill read the masked picture and the mask (white is repainted) beside the latents at each step.
 
-    As diffusers' FluxFillPipeline has them, so that everything else of inpainting works as for other models.
+    The inputs equal those of diffusers' FluxFillPipeline; everything else of inpainting works as for other models.
     """
     if canvas is None or not transformer.reads_mask(pipe):
         yield
@@ -53,7 +53,7 @@ def fill(pipe: Any, canvas: SourceCanvas | None) -> Iterator[None]:
 
 
 def fill_conditions(pipe: Any, canvas: SourceCanvas) -> torch.Tensor:
-    """1 x places x channels: the masked picture's latents, and the mask of each place's pixels."""
+    """1 x patches x channels: the masked picture's latents, and the mask values of each patch's pixels."""
     assert canvas.mask is not None
     white = (torch.from_numpy(np.array(canvas.mask))[None, None].float() / 255 >= 0.5).float()
     latents = FAMILY.encode(pipe, (canvas.pixels() * (1 - white)).to(pipe._execution_device))

@@ -27,7 +27,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def run(pipe: Any) -> Callable[..., Any]:
-    """The pipeline at the size that is asked for: it would scale each to the number of pixels of its default."""
+    """The pipeline at the requested size: by default it would rescale every size to its default number of pixels."""
 
     def painted(width: int, height: int, **arguments: Any) -> Any:
         # a trifle more, as the size is rounded down to whole patches

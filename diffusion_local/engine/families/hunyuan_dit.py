@@ -1,4 +1,4 @@
-"""Hunyuan-DiT: a transformer that is sampled as SD is."""
+"""Hunyuan-DiT: a transformer that is sampled like Stable Diffusion."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""HunyuanImage 2.1, base and distilled. Guidance is done by an object of the pipeline, or distilled into the model."""
+"""HunyuanImage 2.1, base and distilled. Guidance is applied by a component of the pipeline, or distilled into the
+model.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +34,7 @@ def call(params: Params) -> dict[str, Any]:
 
 
 def run(pipe: Any) -> Callable[..., Any]:
-    """The pipeline with guiders of the job's own strength."""
+    """The pipeline with guiders set to the job's guidance."""
     own = {name: getattr(pipe, name) for name in GUIDERS}
 
     def painted(distilled_guidance_scale: float, **arguments: Any) -> Any:

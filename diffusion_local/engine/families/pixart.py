@@ -1,7 +1,7 @@
-"""PixArt-alpha and PixArt-Sigma: a transformer that is sampled as SD is.
+"""PixArt-alpha and PixArt-Sigma: a transformer that is sampled like Stable Diffusion.
 
-Their pipelines have the older kind of callback only, which is not told of a sampler's half steps and gives nothing
-back; so the scheduler's step is what tells.
+Their pipelines only have the older step callback, which does not see a sampler's half steps and cannot change tensors.
+So steps are observed through the scheduler's ``step``.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def run(pipe: Any) -> Callable[..., Any]:
-    """The pipeline with a ``callback_on_step_end`` as the others have it."""
+    """The pipeline with a ``callback_on_step_end`` like that of the others."""
 
     def painted(callback_on_step_end: Any, **arguments: Any) -> Any:
         scheduler, done = pipe.scheduler, 0

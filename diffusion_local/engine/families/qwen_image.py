@@ -1,4 +1,4 @@
-"""Qwen-Image and Qwen-Image-Edit, which reads one picture, or several from its second version (Plus) on."""
+"""Qwen-Image and Qwen-Image-Edit, which reads one picture; its second version (Plus) reads several."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,14 +24,14 @@ PLUS = "QwenImageEditPlusPipeline"
 
 
 class Processor(transformers.Qwen2VLProcessor):
-    """Of texts and pictures: without the one of videos, which asks for torchvision."""
+    """Processor of texts and pictures, without the video processor, which needs torchvision."""
 
     def check_argument_for_proper_class(self, name: str, value: Any) -> type:
         return type(value)
 
 
 def load(folder: Path, dtype: Any, parts: Parts) -> Any:
-    """One pipeline for all of them; what only those that edit have is kept beside its parts."""
+    """One pipeline for all variants; components that only the edit models have are stored beside its parts."""
     pipe = transformer.pipeline_loader(diffusers.QwenImagePipeline)(folder, dtype, parts)
     pipe.processor, pipe.plus = None, transformer.index_of(folder).get("_class_name") == PLUS
     if (folder / "processor").is_dir():
@@ -47,7 +47,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def embed_with(pipe: Any, prompt: str, negative: str | None, pictures: list[PIL.Image]) -> Conditioning:
-    """The text encoder sees the pictures, each at its own proportions."""
+    """The text encoder sees the pictures, each in its own aspect ratio."""
     edits = editing(pipe)
     seen = [edits.image_processor.resize(each, *reversed(fitted(each, pipe.plus))) for each in pictures]
     shown = seen if pipe.plus else seen[0]

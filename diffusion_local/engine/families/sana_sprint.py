@@ -19,7 +19,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def call(params: Params) -> dict[str, Any]:
-    """The angle between its two steps is its own; any other number of them is spread evenly."""
+    """The model has its own intermediate timestep for two steps; any other number of steps is spaced evenly."""
     return transformer.unbinned(params) | ({} if params.steps == 2 else {"intermediate_timesteps": None})
 
 

@@ -10,7 +10,7 @@ from diffusion_local.engine.family import Conditioning, EngineFamily
 
 
 def uses_guidance(pipe: Any, guidance: float) -> bool:
-    """It adds the difference to the positive one, so 0 is off."""
+    """This pipeline adds guidance to the positive prediction, so 0 means off."""
     return guidance > 0
 
 
