@@ -203,7 +203,7 @@ def test_a_message_is_its_english_text_and_is_composed_in_each_language() -> Non
 def test_a_message_among_the_parameters_is_composed_in_the_same_language() -> None:
     weight = InvalidParams("prompt", message("choice_weight")).problem
     told = message("wildcard_line", name="colour", line=3, problem=weight)
-    assert told == "wildcards/colour.txt: line 3 has a choice whose options all have the weight 0."
+    assert told == "wildcards/colour.txt: line 3 has a choice in which every option has the weight 0."
     assert translate("zh", told) == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
     hot = message("gpu_hot", gpus=[message("gpu_at", gpu=f"gpu{n}", temperature=90) for n in (0, 1)], limit=80)
     assert hot == "gpu0 is at 90 °C, gpu1 is at 90 °C; it continues below 80 °C (gpu_max_temp)."

@@ -98,4 +98,4 @@ def test_a_home_that_is_a_file_is_told(settings: Settings, tmp_path: Path, comma
     home.write_text("x")
     done = run(settings, tmp_path, command, *ARGUMENTS.get(command, []), "--home", str(home))
     assert (done.returncode, "Traceback" in done.output) == (2, False), done.output
-    assert f"home: must be a folder, and {home} is a file." in done.output
+    assert f"home: must be a folder, but {home} is a file." in done.output

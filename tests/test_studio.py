@@ -190,8 +190,8 @@ def test_an_option_without_effect_is_named(services: Services) -> None:
     source = services.sources.add(png()).id
     receipt = services.studio.submit("", kind="upscale", source=source, vae="bright", clip_skip=2)
     assert receipt.warnings == [
-        "vae: has no effect where kind is upscale; it is ignored.",
-        "clip_skip: has no effect where kind is upscale; it is ignored.",
+        "vae: has no effect for kind upscale; it is ignored.",
+        "clip_skip: has no effect for kind upscale; it is ignored.",
     ]
 
 

@@ -373,7 +373,7 @@ def test_recipe_reads_a_picture_and_refuses_one_that_has_none(run: Run, tmp_path
     assert (told["settings"]["prompt"], told["settings"]["seed"]) == ("a cat", 5)
     assert "Euler a" in run("recipe", tmp_path / "cat.png")[1]
     PIL.new("RGB", (8, 8)).save(tmp_path / "bare.png")
-    for name, words in (("bare.png", "carries no recipe"), ("none.png", "cannot be read")):
+    for name, words in (("bare.png", "has no readable recipe"), ("none.png", "cannot be read")):
         status, _, errors = run("recipe", tmp_path / name)
         assert status != 0
         assert words in errors

@@ -164,7 +164,7 @@ def test_the_command_says_what_to_set(filled: Services, servers: Settings, home:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "must name another database"),
+        ([], "must name a database"),
         (["--to", "mysql://host/name"], "not a usable address"),
         (["--to", "postgresql://127.0.0.1:9/name"], "cannot be reached"),
         (["--gallery", "ftp://bucket"], "not a usable bucket"),

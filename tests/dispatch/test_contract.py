@@ -401,7 +401,7 @@ def test_a_job_to_be_cancelled_is_not_given_back(services: Services, dispatch: D
     enqueue(services.jobs)
     job = claimed(dispatch)
     services.studio.queue.cancel([job.id])
-    assert dispatch.requeue(job.claim, "given back: pause") is State.CANCELLED
+    assert dispatch.requeue(job.claim, "returned to the queue: pause") is State.CANCELLED
 
 
 def test_what_is_given_back_at_the_end_counts_no_crash(services: Services, dispatch: Dispatch) -> None:

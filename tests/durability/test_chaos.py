@@ -43,7 +43,12 @@ def test_whatever_is_killed_every_job_ends_once_with_one_picture(
 #: Why a worker may let go of a job although nothing is killed: clients pause the queue and take running jobs back, the
 #: run ends with a clean stop and start, and both may have to wait for the database; a prompt with [flaky] fails once.
 #: A picture that is made and cannot be saved is no reason: the worker keeps it until it can.
-REASONS = {"given back: pause", "given back: shutdown", "the database could not be written", "engine_error"}
+REASONS = {
+    "returned to the queue: pause",
+    "returned to the queue: shutdown",
+    "the database could not be written",
+    "engine_error",
+}
 
 
 @pytest.mark.timeout(900)  # eight faults of up to 6 s, each when a worker is at work, which may take 5 s to come

@@ -76,7 +76,7 @@ def test_it_says_what_it_is_and_what_is_loaded(engine: Engine, draw: Draw) -> No
 
 
 def test_an_unknown_model_is_unavailable(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=r"'nowhere' .*The folder nowhere is not there"):
+    with pytest.raises(ModelUnavailable, match=r"'nowhere' .*The folder nowhere does not exist"):
         engine.load(read_folder(tmp_path / "nowhere", "nowhere", "Nowhere"))
 
 

@@ -87,7 +87,7 @@ def test_a_gpu_that_lies_idle_is_warned_of(
     monkeypatch.setattr(torch.version, "hip", None)
     assert devices.main() == 0
     warning = json.loads(capsys.readouterr().out)["warning"]["message"]
-    assert warning.startswith("This machine has an NVIDIA GPU, but pictures are made on the CPU.")
+    assert warning.startswith("This machine has an NVIDIA GPU, but the CPU is used.")
     assert "without GPU support. Install one" in warning
     assert devices.unused_gpu("cpu") == ""  # it was asked for
 

@@ -155,7 +155,7 @@ def test_a_damaged_model_does_not_cost_the_one_in_memory(
 
 
 def test_a_precision_that_the_device_only_emulates_is_refused() -> None:
-    with pytest.raises(UserError, match="precision: fp16 takes minutes"):
+    with pytest.raises(UserError, match="precision: fp16 is emulated"):
         DiffusersEngine(at_slot("cpu0"), numbers="fp16")
 
 
@@ -192,7 +192,7 @@ def test_a_pipeline_that_runs_out_of_memory_once_steps_down_and_ends(
     picture = run_on_ladder(ladder, starter, wanted, steps, said.append)
     assert picture.facts["rung"] == "vae_tiling"
     assert picture.facts["steps_down"] == ["resident"]
-    assert said == ["stepping down: the picture is decoded in tiles"]
+    assert said == ["using less memory: the picture is decoded in tiles"]
     assert steps == [1, 2, 3]  # from the start
     [fit] = fits.of("starter", engine.device)
     assert (fit.worked, fit.failed) == ("vae_tiling", "resident")

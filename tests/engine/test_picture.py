@@ -41,7 +41,7 @@ def test_one_that_comes_later_is_waited_for_once_by_whoever_asks() -> None:
 
 def test_one_that_is_unusable_says_so_each_time() -> None:
     def finish() -> tuple[PIL.Image, dict[str, object]]:
-        raise EngineError("The prompt asked the fake engine to fail.")
+        raise EngineError("The prompt made the fake engine fail.")
 
     picture = Picture(finish)
     for _ in range(2):

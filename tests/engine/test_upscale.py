@@ -122,7 +122,7 @@ def test_a_missing_and_a_pickled_upscaler_say_what_to_do(draw_at_home: Draw, at_
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="none")
     trap = at_home.settings.home / "sprung"
     torch.save({"params": Trap(trap)}, at_home.settings.upscalers / "old.pth")
-    with pytest.raises(ModelUnavailable, match="runs code when it is opened"):
+    with pytest.raises(ModelUnavailable, match="would run code when opened"):
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="old")
     assert not trap.exists()
 

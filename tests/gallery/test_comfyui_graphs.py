@@ -163,7 +163,7 @@ def test_a_drawn_workflow_is_read_where_the_executed_graph_is_missing() -> None:
     ["[" * 99_999, "{}", '{"nodes": 3, "links": []}', '{"nodes": [], "links": [[1]]}', '{"nodes": [{}], "links": []}'],
 )
 def test_a_damaged_workflow_is_no_recipe(workflow: str) -> None:
-    with pytest.raises(Exception, match="carries no recipe"):
+    with pytest.raises(Exception, match="has no readable recipe"):
         recipes.read_picture(png({"workflow": workflow}))
 
 

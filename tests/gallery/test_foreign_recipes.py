@@ -239,7 +239,7 @@ def exif_note(comment: bytes) -> bytes:
     ],
 )
 def test_what_no_program_recognises_is_no_recipe(data: bytes) -> None:
-    with pytest.raises(InvalidParams, match="carries no recipe"):
+    with pytest.raises(InvalidParams, match="has no readable recipe"):
         recipes.read_picture(data)
 
 

@@ -169,9 +169,9 @@ def test_a_hostile_text_gives_little_and_takes_no_time(text: str) -> None:
         (b"", "must be a picture (PNG, "),
         (b"plain text", "must be a picture (PNG, "),
         (b"\x89PNG\r\n\x1a\n rubbish", "must be a "),
-        (png({}), "carries no recipe"),
-        (png({"diffusion-local": "[" * 50_000}), "carries no recipe"),
-        (png({"diffusion-local": '{"params": {"prompt": 3}}'}), "carries no recipe"),
+        (png({}), "has no readable recipe"),
+        (png({"diffusion-local": "[" * 50_000}), "has no readable recipe"),
+        (png({"diffusion-local": '{"params": {"prompt": 3}}'}), "has no readable recipe"),
     ],
 )
 def test_what_carries_no_recipe_is_refused(data: bytes, words: str) -> None:

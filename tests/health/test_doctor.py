@@ -55,7 +55,7 @@ def test_a_database_that_another_program_holds_is_named(services: Services, monk
 def test_a_home_that_is_not_there_is_not_made(settings: Settings) -> None:
     findings = found(settings)
     assert not findings["home"].ok
-    assert findings["database"].text == "not made yet"
+    assert findings["database"].text == "not created yet"
     assert not settings.home.exists()
 
 

@@ -92,7 +92,7 @@ def test_one_that_broke_off_for_good_goes_on_when_asked_again(
     hub.break_after = [30_000, *([10] * 20)]
     failed = loaded(services)
     assert (failed.state, failed.error_kind) == (DownloadState.FAILED, "no_network")
-    assert "goes on where it broke off" in failed.error_message
+    assert "resumes where this one stopped" in failed.error_message
     hub.break_after = []
     hub.asked.clear()
     assert loaded(services).state is DownloadState.DONE
@@ -160,7 +160,7 @@ def test_the_token_is_sent_and_never_told(
     ("repo", "content", "kind", "words"),
     [
         ("no/body", None, "unknown_repo", "no repository 'no/body'"),
-        ("a/notes", {"README.md": b""}, "not_a_model", "no diffusers model and no file of weights"),
+        ("a/notes", {"README.md": b""}, "not_a_model", "neither a diffusers model nor a file of weights"),
         ("a/files", {"x.safetensors": b""}, "not_a_model", "Name one of its files instead: x.safetensors"),
         ("a/pickle", {"unet/model.bin": b"", "unet/config.json": b"{}"}, "pickle", "its unet only as a pickle file"),
         ("a/empty", {}, "not_a_model", "no parts"),

@@ -261,7 +261,7 @@ def test_a_downloaded_pickle_that_would_run_code_is_not_kept(
     server.files["/trap.pth"] = pickle.dumps({"params": Trap(tmp_path / "sprung")})
     failed = loaded(services, f"{server.url}/trap.pth", into="upscalers")
     assert failed.error_kind == "not_a_model"
-    assert "runs code when it is opened" in failed.error_message
+    assert "would run code when opened" in failed.error_message
     assert list(services.settings.upscalers.glob("*.pth")) == []
     assert not (tmp_path / "sprung").exists()
 
@@ -303,7 +303,7 @@ def test_a_redirect_into_a_private_network_is_not_followed(
         ("https://127.0.0.1/x.safetensors", {}, "repo: 127.0.0.1 is an address of this machine"),
         ("http://example.com/x.safetensors", {}, "repo: must be an https:// address"),
         ("ftp://example.com/x.safetensors", {}, "repo: must begin with https://"),
-        ("https://me:secret@example.com/x.safetensors", {}, "repo: must not hold a user name or password"),
+        ("https://me:secret@example.com/x.safetensors", {}, "repo: must not contain a user name or password"),
         ("https://example.com:22/x.safetensors", {}, "repo: must have port"),
         ("https://example.com/download?id=4", {}, "file: must name the file of weights"),
         ("https://example.com/x.zip", {}, "file: must name the file of weights"),

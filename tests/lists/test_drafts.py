@@ -70,7 +70,7 @@ def test_all_makes_each_combination_of_both_prompts(services: Services) -> None:
     assert [(each.prompt, each.negative, each.seed) for each in made] == [
         (f"a {colour} cup", negative, seed) for colour in ("red", "blue") for negative in "xy" for seed in (5, 6)
     ]
-    with pytest.raises(InvalidParams, match=r"has 4 combinations, 50 pictures of each; .* \(max_count\)"):
+    with pytest.raises(InvalidParams, match=r"has 4 combinations with 50 pictures each; .* \(max_count\)"):
         services.studio.submit("a {red|blue} cup", negative="{x|y}", expand="all", count=50)
 
 
@@ -110,13 +110,13 @@ def test_tags_are_found_beside_choices(services: Services, prompt: str, loras: t
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("{red|blue} <lora:nothere:0.8>", "names no file there is: 'nothere'"),
-        ("{red <lora:nothere:1>|blue}", "names no file there is: 'nothere'"),
-        ("a __lost__", "names no file there is: 'nothere'"),
+        ("{red|blue} <lora:nothere:0.8>", "names a file that does not exist: 'nothere'"),
+        ("{red <lora:nothere:1>|blue}", "names a file that does not exist: 'nothere'"),
+        ("a __lost__", "names a file that does not exist: 'nothere'"),
         ("a <hypernet:x:1>", "only <lora:name:weight> is supported"),
         ("a <lora:moss:heavy>", "weight as a number"),
         ("a <lora:moss:9>", "from -4 to 4"),
-        ("a <lo<lora:moss:1>ra:moss:1>", "a tag within another tag"),
+        ("a <lo<lora:moss:1>ra:moss:1>", "a tag inside another tag"),
         ("a __nobody__", "there is no wildcards/nobody.txt"),
         ("a {b", "without its }"),
     ],
@@ -141,10 +141,10 @@ def test_an_error_in_the_negative_prompt_names_it(services: Services) -> None:
 @pytest.mark.parametrize(
     ("prompt", "negative", "words"),
     [
-        ("a AND b", "", "AND joins no prompts here"),
-        ("a", "<lora:moss:1> b", "a tag has no effect in a negative prompt"),
-        ("a <lora:moss:1:0.5>", "", "a LoRA has one weight here"),
-        ("a <random:x,y>", "", "no tag that is known here"),
+        ("a AND b", "", "AND does not combine prompts here"),
+        ("a", "<lora:moss:1> b", "tags have no effect in a negative prompt"),
+        ("a <lora:moss:1:0.5>", "", "a LoRA has a single weight here"),
+        ("a <random:x,y>", "", "not a known tag"),
     ],
 )
 def test_what_is_not_followed_is_warned_of_by_name(services: Services, prompt: str, negative: str, words: str) -> None:
@@ -294,7 +294,7 @@ def test_the_setting_holds_wherever_nothing_else_is_asked_for(tmp_path_factory: 
 
 
 def test_a_grid_makes_no_combinations(services: Services) -> None:
-    with pytest.raises(InvalidParams, match="expand: of a grid is random or no"):
+    with pytest.raises(InvalidParams, match="expand: must be random or no in a grid"):
         services.studio.grids.check("a {b|c} cat", x="steps: 1,2", expand="all")
 
 

@@ -38,7 +38,7 @@ def test_gbk_is_read() -> None:
         (WESTERN.encode("cp1252") * 20, "it looks like"),
         ("красное яблоко на столе, дом у моря\n".encode("cp1251") * 20, "it looks like"),
         ("赤いりんごと海辺の灯台、夕焼け空\n".encode("shift_jis") * 20, "it looks like"),
-        ("a castle".encode("utf-32"), "it is in UTF-32"),
+        ("a castle".encode("utf-32"), "it is UTF-32"),
         (b"\xff\xfe\x00\xd8a", "UTF-16"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary"),
         (b"PK\x03\x04" + bytes(range(256)) * 4, "binary"),

@@ -79,8 +79,8 @@ def test_what_a_line_says(line: str, said: dict[str, Any]) -> None:
         ("x --seed --steps 3", "--seed: needs a value"),
         ("x --seed 1 --seed 2", "--seed: is given twice"),
         ("x --neg a --negative b", "--negative: is given twice"),
-        ('x --neg "a', "--neg: has a quotation mark that is not closed"),
-        ('x --neg "a"b', "--neg: has a quotation mark that is not closed"),
+        ('x --neg "a', "--neg: has an unclosed quotation mark"),
+        ('x --neg "a"b', "--neg: has an unclosed quotation mark"),
         ('x --neg "a" b --seed 7', "--neg: is followed by text that belongs to no flag"),
         ("x --size huge", "size: must be WIDTHxHEIGHT"),
         ("x --size 512", "size: must be WIDTHxHEIGHT"),
@@ -324,7 +324,7 @@ def test_a_prompt_that_begins_with_a_bracket_is_a_prompt(text: str) -> None:
 @pytest.mark.parametrize(
     ("form", "data", "words"),
     [
-        ("text", '[\n  "a",', "is not JSON from line 2 on"),
+        ("text", '[\n  "a",', "is invalid JSON from line 2"),
         ("text", '{\n "prompts": ["a"]\n}', "is no list of prompts"),
         ("text", "<!DOCTYPE html>\n<p>a</p>", "is no list of prompts"),
         ("json", '{"prompt": "a"}', "must be a JSON array"),

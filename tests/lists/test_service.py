@@ -185,7 +185,7 @@ def test_a_key_sent_twice_is_one_batch_whatever_was_drawn_by_lot(services: Servi
     assert lists.submit(text, idempotency_key="k").batch_id == first.batch_id
     assert lists.submit(text, idempotency_key="k").job_ids == first.job_ids
     for changed in ({"list": text + "x"}, {"steps": 3}, {"expand": "no"}):
-        with pytest.raises(Conflict, match="was used before for another request"):
+        with pytest.raises(Conflict, match="was already used for another request"):
             lists.submit(changed.pop("list", text), **{"idempotency_key": "k"} | changed)
     assert len(jobs_of(services, first.batch_id)) == 20
     assert lists.submit(text).batch_id != first.batch_id
@@ -211,7 +211,7 @@ def test_the_queues_limit_holds_and_that_of_one_press_does_not(services: Service
     assert [each.reason for each in check.bad_lines] == [
         "prompt: has 12 combinations; at most 10 pictures can be made (max_queued).",
         "count: must be from 1 to 10 (got '11').",
-        "prompt: has 2 combinations, 6 pictures of each; at most 10 pictures can be made (max_queued).",
+        "prompt: has 2 combinations with 6 pictures each; at most 10 pictures can be made (max_queued).",
     ]
     assert (
         small.lists.check("{a|b}" * 900 + " --expand all")
@@ -348,8 +348,8 @@ def test_prompts_too_long_for_the_model_are_counted_by_sample(lists: PromptLists
     check = lists.check(("apple " * 100 + "\n") * 3 + "short\n" * 100)
     [warning] = check.warnings
     assert warning.startswith("prompt: starter reads ")
-    assert "; 3 of the prompts have more" in warning
-    assert "at least 50 of the prompts" in lists.check(("apple " * 100 + "\n") * 60).warnings[0]
+    assert "; 3 prompts have more" in warning
+    assert "at least 50 prompts" in lists.check(("apple " * 100 + "\n") * 60).warnings[0]
 
 
 # -- export --------------------------------------------------------------------------------------------------------

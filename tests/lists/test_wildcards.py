@@ -88,16 +88,16 @@ def test_what_wildcards_become(template: str, found: list[str], folder: Path) ->
     ("template", "words"),
     [
         ("a {b", "a { without its }"),
-        ("{-1::a|b}", "has a choice with -1::, which is no weight"),
-        ("{a|0,5::b}", "has a choice with 0,5::, which is no weight"),
-        ("{1.5$$a|b}", r"has a choice with 1.5\$\$, which is no weight"),
-        ("{1,2$$a|b}", r"has a choice with 1,2\$\$, which is no weight"),
-        ("{@a|b}", "has {@, a way of picking"),
-        ("{~__animal__}", "has {~, a way of picking"),
-        ("{!a|b}", "has {!, a way of picking"),
+        ("{-1::a|b}", "has a choice with -1::, which is neither a weight"),
+        ("{a|0,5::b}", "has a choice with 0,5::, which is neither a weight"),
+        ("{1.5$$a|b}", r"has a choice with 1.5\$\$, which is neither a weight"),
+        ("{1,2$$a|b}", r"has a choice with 1,2\$\$, which is neither a weight"),
+        ("{@a|b}", "has {@, a sampling mode"),
+        ("{~__animal__}", "has {~, a sampling mode"),
+        ("{!a|b}", "has {!, a sampling mode"),
         ("{a|{b}", "a { without its }"),
         ("${x=a}", "variable"),
-        ("{" * 30 + "a" + "}" * 30, "braces more than 20 deep"),
+        ("{" * 30 + "a" + "}" * 30, "braces nested more than 20 deep"),
         ("{3-1$$a|b}", "lowest first"),
         ("{999$$a|b}", "0 to 100 options"),
         ("{0::a|0::b}", "weight 0"),
@@ -144,7 +144,7 @@ def test_a_chain_of_wildcards_has_an_end_however_it_is_read(folder: Path) -> Non
             expander.parse(f"__c{level}__").sample(Random(1))
         except InvalidParams as error:
             refused.add(error.message)
-    assert refused == {"prompt: wildcards name each other more than 20 deep."}
+    assert refused == {"prompt: wildcards are nested more than 20 deep."}
 
 
 def test_a_draw_is_decided_by_its_seed_and_heeds_weights() -> None:

@@ -180,10 +180,10 @@ def test_strange_notes_beside_a_file_say_nothing(catalog: Catalog, settings: Set
     [
         ("ip_adapters", "starter", {"use": "style"}, "needs an IP-Adapter for starter"),
         ("clip_vision", "starter", {"use": "face"}, "needs the image encoder of sample"),
-        ("", "starter", {"use": "style", "adapter": "other"}, "names no file there is"),
+        ("", "starter", {"use": "style", "adapter": "other"}, "names a file that does not exist"),
         ("", "starter", {"use": "style", "adapter": "faceid"}, "face recognition network"),
         ("", "starter", {"use": "style", "adapter": "for_sdxl"}, "made for SDXL"),
-        ("", "starter", {}, "reads no pictures beside the prompt"),
+        ("", "starter", {}, "does not read reference pictures"),
     ],
 )
 def test_a_reference_for_an_ip_adapter_is_refused_by_its_field(

@@ -58,18 +58,18 @@ def test_memory_is_that_of_half_precision_whatever_the_file_has(catalog: Catalog
     ("shapes", "words"),
     [
         (files.REFINER, "SDXL refiner"),
-        (files.FLUX, "It is FLUX.1 schnell (fp16), which needs CLIP-L, T5-XXL and the VAE of FLUX.1 beside it"),
-        (files.SD3, "It is SD 3 (fp16), which needs CLIP-L, CLIP-G, T5-XXL and the VAE of SD 3 beside it"),
+        (files.FLUX, "It is FLUX.1 schnell (fp16), which also needs CLIP-L, T5-XXL and the VAE of FLUX.1"),
+        (files.SD3, "It is SD 3 (fp16), which also needs CLIP-L, CLIP-G, T5-XXL and the VAE of SD 3"),
         (files.LORA, "It is a LoRA, not a model: move it into `loras`"),
         (files.VAE, "It is the VAE of Stable Diffusion (SD 1, SD 2 or SDXL), not a model: move it into `vae`"),
         (files.UPSCALER, "It is an upscaler, not a model: move it into `upscalers`"),
         (files.EMBEDDING, "It is a textual inversion, not a model: move it into `embeddings`"),
         ({"control_model.time_embed.0.weight": (8, 8)}, "ControlNet"),
-        (files.UNET_OF_DIFFUSERS, "which needs CLIP-L and the VAE of SD 1 and SD 2 beside it"),
+        (files.UNET_OF_DIFFUSERS, "which also needs CLIP-L and the VAE of SD 1 and SD 2"),
         ({"something.else": (8, 8)}, "not a checkpoint of a known kind"),
         (files.unet(768, 5) | files.SD1 | files.unet(768, 5), "takes 5 channels"),
         (files.unet(999), "text 999 numbers wide"),
-        (files.unet(768), "which needs CLIP-L beside it"),
+        (files.unet(768), "which also needs CLIP-L"),
         (
             {name: shape for name, shape in files.SDXL.items() if "first_stage" not in name},
             "needs the VAE of SDXL",
@@ -242,4 +242,4 @@ def test_the_title_and_licence_that_it_carries_are_shown(catalog: Catalog, setti
 def test_prompts_for_it_are_counted_with_the_tokenizer_that_comes_with_us(services: Services) -> None:
     write_header(services.settings.models / "mine.safetensors", files.SD1)
     receipt = services.studio.submit("apple " * 100, model="mine")
-    assert receipt.warnings == ["prompt: the model reads 75 tokens of text at a time; this has 100, read in 2 parts."]
+    assert receipt.warnings == ["prompt: the model reads 75 tokens at a time; this prompt has 100, read in 2 parts."]

@@ -122,7 +122,7 @@ def test_what_is_not_said_is_the_models_default(catalog: Catalog) -> None:
         ("negative", "x" * (MAX_PROMPT_CHARS + 1), "at most 10,000 characters"),
         ("negative", ["x"], "must be text"),
         ("negative", "half a \ud83c sign", "must be text"),
-        ("stepz", 4, "is not a setting"),
+        ("stepz", 4, "is not an option"),
     ],
 )
 def test_bad_input_is_refused_with_field_and_limit(catalog: Catalog, field: str, value: Any, words: str) -> None:

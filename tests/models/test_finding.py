@@ -279,7 +279,7 @@ def test_a_strange_list_names_nothing(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("path", ["~no-such-user/models", "x" * 5000, "a/" * 3000, "a\x7fb"])
 def test_a_path_that_cannot_be_is_refused_by_name(library: Library, path: str) -> None:
-    with pytest.raises(InvalidParams, match="path: must be a file or folder of this machine"):
+    with pytest.raises(InvalidParams, match="path: must be a file or folder on this machine"):
         library.add(path)
 
 
@@ -297,7 +297,7 @@ def test_a_folder_whose_disk_is_away_says_so(library: Library, tmp_path: Path) -
     library.add(str(tmp_path / "disk"))
     (tmp_path / "disk").rename(tmp_path / "away")
     problems = [model.problem for model in library.models()[1:]]
-    assert problems == ["The folder disk is not there: perhaps its disk or share is away."]
+    assert problems == ["The folder disk does not exist: its disk or share may not be mounted."]
     (tmp_path / "away").rename(tmp_path / "disk")
     assert [model.id for model in library.models() if model.ready] == ["starter", "one"]
 
@@ -373,7 +373,9 @@ def test_what_is_made_for_another_base_is_refused_before_the_job_waits(catalog: 
     given = {"seed": 1, "model": "mine"}
     with pytest.raises(InvalidParams, match="vae: cannot be 'sd15-mse': it is made for SD 1, not SDXL"):
         catalog.complete("x", given | {"vae": "sd15-mse"})
-    with pytest.raises(InvalidParams, match=r"negative: calls up the textual inversion 'zwirbel'.*SD 1, not SDXL"):
+    with pytest.raises(
+        InvalidParams, match=r"negative: contains the word of the textual inversion 'zwirbel'.*SD 1, not SDXL"
+    ):
         catalog.complete("x", given | {"negative": "a Zwirbel"})
     assert catalog.complete("zwirbeln", given).prompt == "zwirbeln"
     write_header(settings.vae / "some.safetensors", files.VAE)  # tells nothing: taken
@@ -470,5 +472,5 @@ def test_a_folder_that_may_not_be_read_is_told_once(
     monkeypatch.setattr(os, "scandir", refuse)
     assert list(walk(settings.loras)) == list(walk(settings.loras)) == []
     assert [record.message for record in caplog.records] == [
-        f"this user may not read the folder {closed}, so what lies there is missing"
+        f"this user may not read the folder {closed}; files in them are not listed"
     ]

@@ -60,7 +60,7 @@ def test_a_damaged_tokenizer_is_as_none(catalog: Catalog, settings: Settings, co
 )
 def test_words_of_a_script_that_the_starter_never_saw_are_told(catalog: Catalog, prompt: str, unknown: str) -> None:
     params = catalog.complete(prompt, {"seed": 1})
-    told = [f"prompt: Starter has learned English words only; it does not know {unknown}"] if unknown else []
+    told = [f"prompt: Starter was trained on English only; it does not know {unknown}"] if unknown else []
     assert prompt_warnings(catalog.default, params) == told
 
 
@@ -90,7 +90,7 @@ def test_the_others_read_what_their_longest_encoder_reads(
     model = another(catalog.default, tmp_path / "mine", family, part)
     assert count_read(model, "apple " * 100) == (limit, 100)
     assert prompt_warnings(model, params(prompt="apple " * 100)) == []
-    told = f"prompt: the model reads {limit} tokens of text; this has 600, the end is ignored."
+    told = f"prompt: the model reads {limit} tokens; this prompt has 600, and its end is ignored."
     assert prompt_warnings(model, params(prompt="apple " * 600)) == [told]
 
 
@@ -98,7 +98,9 @@ def test_weights_are_for_models_that_know_them(catalog: Catalog, tmp_path: Path)
     weighted = params(prompt="an (apple:1.3) on a table (really)")
     assert prompt_warnings(catalog.default, weighted) == []
     model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
-    assert prompt_warnings(model, weighted) == ["prompt: the model knows no weights; (apple:1.3) is read as it stands."]
+    assert prompt_warnings(model, weighted) == [
+        "prompt: the model does not support weights; (apple:1.3) is read literally."
+    ]
     assert prompt_warnings(model, params(prompt="a cat (at 5:30 pm), \\(a:1\\)")) == []
 
 
@@ -120,7 +122,7 @@ def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -
         ("1.5::red cat::, mat", "1.5::red cat:: is syntax of NovelAI"),
         ("a (cat:1,2)", "(cat:1,2) has a decimal comma"),
         ("a [cat:dog:0,5]", "[cat:dog:0,5] has a decimal comma"),
-        ("a __my animal__ here", "__my animal__ cannot be the name of a wildcard file"),
+        ("a __my animal__ here", "__my animal__ is not a valid name of a wildcard file"),
         ("a < lora:ink:1> cat", "< lora:ink:1> is no tag"),
         ("a <lora=ink:1> cat", "<lora=ink:1> is no tag"),
         ("a cat <lora:ink:0.8", "<lora:ink:0.8 is no tag"),
@@ -131,16 +133,16 @@ def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -
         ("a cat --ar 16:9", "--ar 16:9 is read as words"),
         ("a cat --no-hat", "--no-hat is read as words"),
         ("a cat\n  # the mat, too", "# the mat, too is read as words"),
-        ("a （cat：1.2） here", "（cat：1.2） is in full-width signs"),
-        ("a (cat：1.2) here", "(cat：1.2) is in full-width signs"),
-        ("a ｛red｜blue｝ cat", "｛red｜blue｝ is in full-width signs"),
-        ("a ＜lora：ink：1＞", "＜lora：ink：1＞ is in full-width signs"),
+        ("a （cat：1.2） here", "（cat：1.2） uses full-width characters"),
+        ("a (cat：1.2) here", "(cat：1.2) uses full-width characters"),
+        ("a ｛red｜blue｝ cat", "｛red｜blue｝ uses full-width characters"),
+        ("a ＜lora：ink：1＞", "＜lora：ink：1＞ uses full-width characters"),
         ("a (cat:1.2", "has a ( without its partner"),
         ("a cat:1.2)", "has a ) without its partner"),
         ("a ((cat:1.2) [dog]]", "has a ] without its partner"),
         ("a (cat:99)", "the weight 99 is read as 10"),
-        ("a [cat:dog:when]", "[cat:dog:when] changes at no step"),
-        ("a [cat:dog:-1] [x:y:2]", "[cat:dog:-1] changes at no step"),
+        ("a [cat:dog:when]", "[cat:dog:when] does not end in a step number"),
+        ("a [cat:dog:-1] [x:y:2]", "[cat:dog:-1] does not end in a step number"),
     ],
 )
 def test_syntax_without_an_effect_is_warned_of_by_name(

@@ -39,7 +39,7 @@ def test_margins_of_sides_and_of_frames() -> None:
     assert margins("30x20", (10, 10)) == Margins(10, 5, 10, 5)
     assert margins("30x20+0+10", (10, 10)) == Margins(0, 10, 20, 0)
     for frame in ("9x20", "30x20+25+0"):
-        with pytest.raises(InvalidParams, match="must hold the source"):
+        with pytest.raises(InvalidParams, match="must contain the source"):
             margins(frame, (10, 10))
     assert margins("", (10, 10)).extended((10, 10)) == (10, 10)
 

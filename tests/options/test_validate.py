@@ -86,9 +86,9 @@ def test_upscaling_needs_no_prompt_and_gives_the_larger_size(catalog: Catalog) -
     ("settings", "field", "words"),
     [
         ({"kind": "video"}, "kind", "txt2img, img2img, inpaint, upscale"),
-        ({"kind": "img2img"}, "source", "is needed for img2img"),
-        ({"kind": "inpaint", "source": SOURCE}, "mask", "is needed for inpaint"),
-        ({"kind": "txt2img", "source": SOURCE}, "source", "left out where kind is txt2img"),
+        ({"kind": "img2img"}, "source", "is required for img2img"),
+        ({"kind": "inpaint", "source": SOURCE}, "mask", "is required for inpaint"),
+        ({"kind": "txt2img", "source": SOURCE}, "source", "left out for kind txt2img"),
         ({"strength": 0.5}, "strength", "left out"),
         ({"source": SOURCE, "strength": 1.5}, "strength", "from 0 to 1"),
         ({"source": "../../etc/passwd"}, "source", "64 hexadecimal digits"),
@@ -209,16 +209,16 @@ def test_files_are_checked_before_the_job_waits_in_line(services: Services) -> N
     write_header(services.settings.loras / "xl.safetensors", ink)
     (services.settings.loras / "old.pt").write_bytes(pickle.dumps({}))
     submit = services.studio.submit
-    with pytest.raises(InvalidParams, match=r"loras: names no file there is: 'none'\. Known: old, xl"):
+    with pytest.raises(InvalidParams, match=r"loras: names a file that does not exist: 'none'\. Known: old, xl"):
         submit("a boat", loras=["none"])
     with pytest.raises(InvalidParams, match=r"loras: cannot be 'old'\. old\.pt is cut short"):
         submit("a boat", loras=["old"])
     with pytest.raises(InvalidParams, match="'xl': it is made for SDXL, not "):
         submit("a boat <lora:xl:0.5>")
-    with pytest.raises(InvalidParams, match="vae: names no file"):
+    with pytest.raises(InvalidParams, match="vae: names a file"):
         submit("a boat", vae="none")
     source = services.sources.add(png()).id
-    with pytest.raises(InvalidParams, match="upscaler: names no file"):
+    with pytest.raises(InvalidParams, match="upscaler: names a file"):
         submit("", kind="upscale", source=source, upscaler="none")
 
 
@@ -256,7 +256,7 @@ def test_a_scale_of_zero_is_out_of_its_limits(catalog: Catalog, zero: Any) -> No
 def test_zero_that_has_no_effect_is_told(catalog: Catalog) -> None:
     upscale = {"kind": "upscale", "source": SOURCE, "guidance": 0}
     assert validate.ignored_warnings(complete(catalog, "", **upscale), upscale) == [
-        "guidance: has no effect where kind is upscale; it is ignored."
+        "guidance: has no effect for kind upscale; it is ignored."
     ]
 
 
@@ -320,7 +320,7 @@ class TestSecondPass:
     ) -> None:
         model = replace(catalog.default, kinds=(Kind.TXT2IMG,))
         monkeypatch.setattr(Catalog, "get", lambda self, model_id: model)
-        with pytest.raises(InvalidParams, match="cannot begin from a picture"):
+        with pytest.raises(InvalidParams, match="cannot start from a picture"):
             catalog.complete("a cat", {"model": "starter", "hires_scale": 2, "seed": 1})
 
     def test_its_options_mean_nothing_without_a_scale(self, catalog: Catalog) -> None:
@@ -344,9 +344,9 @@ class TestInpainting:
     @pytest.mark.parametrize(
         ("given", "field", "words"),
         [
-            ({"mask": TALL}, "mask", "shape of the source, 640x480"),
+            ({"mask": TALL}, "mask", "aspect ratio of the source, 640x480"),
             ({"outpaint": "up:3"}, "outpaint", "such as"),
-            ({"outpaint": "600x600"}, "outpaint", "must hold the source, 640x480"),
+            ({"outpaint": "600x600"}, "outpaint", "must contain the source, 640x480"),
             ({"outpaint": "left:4097"}, "outpaint", "at most 4,096"),
             ({"outpaint": "left:640", "width": 256, "height": 256}, "width", "shape of the extended picture, 1280x480"),
             ({"outpaint": "left:640", "height": 256}, "height", "shape of the extended picture"),

@@ -20,18 +20,18 @@ from tests.servers import redis_server
         ("nonsense", "must be a URL such as"),
         ("http://host", "scheme 'http'"),
         ("kafka://host", "scheme 'kafka'"),
-        ("redis://", "must name its server"),
+        ("redis://", "must name a server"),
         ("redis://host:port/0", "must be a URL"),
-        ("redis://host:0/0", "must name its server"),
+        ("redis://host:0/0", "must name a server"),
         ("redis://host:99999/0", "must be a URL"),
         ("redis://host/queue", "number of a database"),
         ("redis://host/0?no_such_option=1", "cannot be used"),
         ("redis://host/0?socket_timeout=soon", "cannot be used"),
         ("redis://host/0?&", "must be a URL"),
-        ("unix://", "must name its server, socket or file"),
-        ("sqlite://", "must name its server, socket or file"),
-        ("sqlite:///", "must name its server, socket or file"),
-        ("sqlite://folder/queue.db", "must name its server, socket or file"),
+        ("unix://", "must name a server, socket or file"),
+        ("sqlite://", "must name a server, socket or file"),
+        ("sqlite:///", "must name a server, socket or file"),
+        ("sqlite://folder/queue.db", "must name a server, socket or file"),
         ("sqlite:///queue.db?timeout=3", "option 'timeout'"),
     ],
 )
@@ -113,7 +113,7 @@ def test_the_doctor_tells_of_a_queue(services: Services) -> None:
         server.stop()
         gone = found(shared)
         assert (gone.ok, gone.grave) == (False, False)
-        assert gone.text.startswith("The message queue cannot be used")
+        assert gone.text.startswith("The message queue is unavailable")
     wrong = {
         each.name: each
         for each in doctor.examine(replace(services.settings, queue="redis://host/queue"), services.files)

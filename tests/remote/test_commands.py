@@ -266,7 +266,7 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
         (["report", "--since", "soon"], "since: must be a time"),
         (["recipe", "0" * 26], "no picture"),
         (["models", "info", "nobody"], "model 'nobody'"),
-        (["models", "remove", "starter"], "comes with the program"),
+        (["models", "remove", "starter"], "is part of the program"),
         (["models", "add", "/nowhere/at/all"], "path: must be a file or folder"),
         (["models", "cancel", "nobody"], "no download 'nobody'"),
         (["webhook", "test", "http://127.0.0.1/"], "webhook: "),

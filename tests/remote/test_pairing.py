@@ -204,7 +204,7 @@ def test_an_impostor_that_knows_no_code_is_not_believed(monkeypatch: pytest.Monk
         return httpx.Client(base_url=credential.url, transport=httpx.MockTransport(answer))
 
     monkeypatch.setattr(pairing, "client_of", client)
-    with pytest.raises(ServerProblem, match="not the studio that made it"):
+    with pytest.raises(ServerProblem, match="not the studio that created it"):
         pairing.pair("http://studio:7860", new_code(), "attic")
 
 

@@ -66,14 +66,18 @@ def test_what_is_no_address_is_refused(typed: str) -> None:
     [
         (refused(404, "not_found", "There is no such address. /docs lists those."), ServerProblem, "version 0.0.1"),
         (refused(405, "method_not_allowed", "Use GET here."), ServerProblem, f"here is {__version__}"),
-        (refused(401, "unauthorized", "No account."), Unauthorized, "give a --token"),
+        (refused(401, "unauthorized", "No account."), Unauthorized, "use --token"),
         (refused(429, "limit_reached", "50 a day."), LimitReached, "50 a day"),
         (refused(410, "gone", "The job 'x' was deleted."), Gone, "was deleted"),
         (refused(503, "queue_blocked", "Disk."), QueueBlocked, "Disk."),
         (refused(422, "invalid_params", "width: must be less.", field="width"), InvalidParams, "width: must be less."),
         (refused(418, "of_the_future", "What is this?"), UserError, "What is this?"),
         (lambda request: httpx.Response(502, text="<h1>Bad gateway</h1>"), ServerProblem, "status 502"),
-        (lambda request: httpx.Response(200, text="<h1>Hello</h1>"), ServerProblem, "not as a diffusion-local does"),
+        (
+            lambda request: httpx.Response(200, text="<h1>Hello</h1>"),
+            ServerProblem,
+            "not like a diffusion-local server",
+        ),
         (lambda request: httpx.Response(404, json={"detail": "Not Found"}), ServerProblem, "Is it a diffusion-local"),
     ],
 )
@@ -89,7 +93,7 @@ def test_a_server_that_hangs_or_breaks_off() -> None:
 
         return handler
 
-    with pytest.raises(ServerProblem, match="did not answer in time"):
+    with pytest.raises(ServerProblem, match="did not respond in time"):
         served(fails(httpx.ReadTimeout("slow"))).get("/jobs")
     with pytest.raises(ServerProblem, match="can be reached"):
         list(served(fails(httpx.RemoteProtocolError("cut"))).stream_lines("/queue/export"))
@@ -120,4 +124,4 @@ def test_lines_are_cut_at_line_feeds_only() -> None:
 def test_nobody_there_is_told_in_one_line(run: Run) -> None:
     status, output, errors = run("jobs", "--server", f"http://127.0.0.1:{free_port()}")
     assert (status, output, errors.count("\n")) == (2, "", 1)
-    assert "Is it running there?" in errors
+    assert "Is it running?" in errors

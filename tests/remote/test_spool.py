@@ -112,7 +112,7 @@ def test_a_full_spool_is_said_and_no_further_job_is_begun(
     studio.away = True
     with pytest.raises(StudioUnavailable):
         dispatch.finish(job.claim, picture())
-    assert "No more are made until the studio has taken them" in caplog.text
+    assert "No more are made until the studio has received them" in caplog.text
     assert kept(tmp_path) == []
     (tmp_path / "spool/cpu0/x-1.picture").write_bytes(b"x" * 10_000)
     assert not dispatch.ready()

@@ -69,7 +69,7 @@ def test_what_cannot_be_written_is_not_ready(
         monkeypatch.setattr(services.files, "probe", answers.wait)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
-    words = {"gallery": "gallery cannot be used", "database": "app.db cannot be written", "hangs": "do not answer"}
+    words = {"gallery": "gallery cannot be used", "database": "app.db cannot be written", "hangs": "does not respond"}
     assert answer.json()["reason"].startswith(words[fault]) or fault == "hangs"
     assert words[fault] in answer.json()["reason"]
     told = (

@@ -64,7 +64,7 @@ def test_a_card_says_what_it_is_or_why_it_cannot_be_used(services: Services) -> 
     assert "SDXL" in fine
     assert 'data-do="use_model"' in fine
     assert "decided at the first picture" in fine
-    assert "It is FLUX.1 schnell (fp16), which needs T5-XXL and the VAE of FLUX.1 beside it" in flux
+    assert "It is FLUX.1 schnell (fp16), which also needs T5-XXL and the VAE of FLUX.1" in flux
     assert "<dt>Precision</dt><dd>fp16</dd>" in fine
     assert 'data-do="use_model"' not in flux
 

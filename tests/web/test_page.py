@@ -224,7 +224,7 @@ def test_a_batch_is_held_and_goes_on(services: Services) -> None:
     click(services, "resume_batch", receipt.batch_id)
     assert not any(job.held for job in services.studio.jobs_of_batches([receipt.batch_id]))
     for verb in ("pause_batch", "pause_batch_now", "resume_batch"):
-        assert "not there any more" in click(services, verb, "")["toast"]  # and not: the whole queue
+        assert "no longer exists" in click(services, verb, "")["toast"]  # and not: the whole queue
     assert not services.studio.snapshot().paused
 
 

@@ -238,7 +238,7 @@ def test_renaming_copying_and_arranging(services: Services) -> None:
         act(services, verb, batch_id)
         assert {job.priority for job in services.studio.jobs(batch_id=batch_id)} == {priority}
     services.studio.queue.cancel(batch_id=batch_id)
-    assert "None of them waits" in act(services, "batch_up", batch_id)["toast"]
+    assert "None of them is waiting" in act(services, "batch_up", batch_id)["toast"]
     for verb in ("batch_up", "batch_again", "batch_panel", "batch_change", "batch_duplicate", "batch_rename"):
         assert "warn" in act(services, verb, "nothing")["toast"]
 

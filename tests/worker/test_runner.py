@@ -160,7 +160,7 @@ def test_a_fault_of_the_program_fails_the_job_and_says_so(services: Services, st
     [job_id] = submit(services)
     job = work_off(runner, services, job_id)
     assert job.failure is not None
-    assert (job.failure.kind, "fault of the program" in job.failure.message) == ("internal_error", True)
+    assert (job.failure.kind, "program error" in job.failure.message) == ("internal_error", True)
     assert "KeyError" in job.failure.detail
     runner.close()
 
@@ -226,7 +226,7 @@ def test_a_stop_gives_the_job_back_and_claims_no_other(services: Services, stop:
         (State.QUEUED, 1, 0, 0),
         (State.QUEUED, 0, 0, 0),
     ]
-    assert services.studio.events(ids[0])[-1].note == "given back: shutdown"
+    assert services.studio.events(ids[0])[-1].note == "returned to the queue: shutdown"
     runner.close()
 
 

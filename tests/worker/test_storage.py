@@ -179,7 +179,7 @@ def test_a_stop_gives_a_picture_that_waits_to_be_saved_back(
     stop.request()
     job = eventually(lambda: job if (job := services.jobs.get(job_id)).state is State.QUEUED else None)
     assert (job.tries, job.faults, job.crashes) == (0, 0, 0)
-    assert services.studio.events(job_id)[-1].note == "given back: shutdown"
+    assert services.studio.events(job_id)[-1].note == "returned to the queue: shutdown"
 
 
 def test_a_preview_that_cannot_be_written_does_not_matter(

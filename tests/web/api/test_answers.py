@@ -96,7 +96,7 @@ def test_a_field_that_there_is_not_is_answered_with_the_one_that_was_meant(
     answer = client.post(JOBS, json={"prompt": "x", name: "1", "width": "wide"})
     assert set(faults(answer)) == {name, "width"}
     [told] = [each["message"] for each in answer.json()["error"]["errors"] if each["field"] == name]
-    assert told == f"{name}: is not known here." + (f" Did you mean {meant}?" if meant else "")
+    assert told == f"{name}: is not a known field." + (f" Did you mean {meant}?" if meant else "")
 
 
 @pytest.mark.parametrize(

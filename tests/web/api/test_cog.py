@@ -82,7 +82,10 @@ def test_a_failed_one_says_why(client: TestClient, services: Services, monkeypat
         ({"input": INPUT | {"width": 100, "fit": "strict"}}, "width: "),
         ({"input": INPUT | {"scheduler": "PNDM", "fit": "strict"}}, "scheduler: "),
         ({"input": INPUT | {"fit": "loosely"}}, "fit: must be one of nearest, strict"),
-        ({"input": INPUT | {"guidance_scael": 3}}, "guidance_scael: is not known here. Did you mean guidance_scale?"),
+        (
+            {"input": INPUT | {"guidance_scael": 3}},
+            "guidance_scael: is not a known field. Did you mean guidance_scale?",
+        ),
         ({"input": {"prompt": "x", "aspect_ratio": "wide"}}, "aspect_ratio: "),
         ({"input": {"prompt": "x", "model": "nope"}}, "model: There is no model 'nope'"),
         ({"input": INPUT, "webhook": "http://169.254.169.254/"}, "webhook: "),

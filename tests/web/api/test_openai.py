@@ -101,7 +101,7 @@ def test_the_other_names_of_models_are_listed_behind_the_models(sdk: openai.Open
 def test_a_size_that_the_model_cannot_do_is_fitted(sdk: openai.OpenAI) -> None:
     for size, made in (("1024x1024", "512x512"), ("1536x1024", "512x344"), ("130x131", "128x128")):
         answer = sdk.images.with_raw_response.generate(prompt="x", size=size, extra_body={"steps": 1})
-        assert (answer.parse().size, f"{size} is changed to {made}" in answer.headers["Warning"]) == (made, True)
+        assert (answer.parse().size, f"{size} was changed to {made}" in answer.headers["Warning"]) == (made, True)
 
 
 @pytest.mark.parametrize(

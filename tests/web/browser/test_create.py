@@ -100,7 +100,7 @@ def test_a_failed_picture_says_why(people: Any) -> None:
     press(page, prompt)
     batch(page, prompt).locator(".shot.failed").wait_for()
     told = page.locator(".canvas.failed")
-    told.locator("text=asked the fake engine to fail").wait_for()
+    told.locator("text=made the fake engine fail").wait_for()
     told.locator("text=Dismiss").click()
     batch(page, prompt).wait_for(state="detached")
 

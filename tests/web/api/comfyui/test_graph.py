@@ -161,7 +161,7 @@ def test_values_may_come_from_primitives() -> None:
 def test_another_name_of_a_model_is_taken_with_a_warning() -> None:
     found = plan(txt2img(CheckpointLoaderSimple={"ckpt_name": "any.safetensors"}))
     assert found.work.options["model"] == "starter"
-    assert "any.safetensors stands for the model starter" in found.warnings[0]
+    assert "any.safetensors is an alias of the model starter" in found.warnings[0]
 
 
 def test_nodes_that_no_output_needs_are_left_aside() -> None:
