@@ -49,77 +49,73 @@ class Settings(Folders):
     home: Path = field(metadata={"doc": "folder that holds everything: databases, gallery, models, logs"})
     host: str = setting("127.0.0.1", "address to listen on; 127.0.0.1 is this machine only")
     port: int = setting(7860, "port of the page and the API; 0 takes a free one")
-    allowed_hosts: str = setting("", "further host names under which the page may be opened, comma separated")
-    public_url: str = setting(
-        "", "address under which others reach the server, for addresses in webhooks; that of host and port if empty"
-    )
-    root_path: str = setting("", "path under which a reverse proxy serves it, as /studio")
-    trusted_proxies: str = setting("", "addresses or networks whose forwarded headers are taken for true")
-    tls_cert: str = setting("", "certificate file (PEM); with it and its key the server speaks HTTPS")
+    allowed_hosts: str = setting("", "further host names under which the page may be opened, comma-separated")
+    public_url: str = setting("", "URL under which others reach the server, used in webhooks; host and port if empty")
+    root_path: str = setting("", "path under which a reverse proxy serves the studio, such as /studio")
+    trusted_proxies: str = setting("", "addresses or networks whose forwarded headers are trusted")
+    tls_cert: str = setting("", "certificate file (PEM); together with its key it enables HTTPS")
     tls_key: str = setting("", "key file of the certificate (PEM)")
-    cors_origins: str = setting("", "origins of other pages that may call the API with a token, comma separated")
-    writes_per_second: float = setting(20.0, "requests a second that one address may send to change things; 0: any")
-    mdns: str = setting("off", "whether the server can be found in the network by mDNS", ("off", "on"))
-    server: str = setting("", "address of a studio that the commands are for, instead of this machine's")
-    token: str = setting("", "a person's own token for that studio")
-    auth: str = setting(
-        "accounts", "who comes in: accounts, once there is one; none is everybody, for everything", AUTH
+    cors_origins: str = setting("", "origins of other pages that may call the API with a token, comma-separated")
+    writes_per_second: float = setting(
+        20.0, "requests per second by which one address may change something; 0 is unlimited"
     )
     share: str = setting("shared", "whether accounts see the jobs and pictures of all, or their own", SHARE)
     user_max_queued: int = setting(0, "jobs that an account may have waiting; 0: no limit")
     user_max_per_day: int = setting(0, "pictures that an account may submit a day (UTC); 0: no limit")
     user_max_pixels: int = setting(0, "largest picture of an account, width times height; 0: no limit")
     session_days: int = setting(30, "days without a visit after which a browser must sign in again")
-    password_memory_kb: int = setting(65_536, "memory that checking a password takes (argon2id), in KiB")
+    password_memory_kb: int = setting(65_536, "memory for checking a password (argon2id), in KiB")
     engine: str = setting("diffusers", "what makes the pictures; fake draws test cards without a model", ENGINES)
     device: str = setting("auto", "device of the worker", DEVICES)
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")
-    memory: str = setting("auto", "how models are held in memory: auto, or the rung to begin with", ("auto", *RUNGS))
-    memory_limit_gb: float = setting(0.0, "most GPU memory that a worker may take, in GiB; 0 is all there is")
+    memory: str = setting(
+        "auto", "how models are held in memory: auto, or the memory mode to start with", ("auto", *RUNGS)
+    )
+    memory_limit_gb: float = setting(0.0, "maximum GPU memory of a worker, in GiB; 0 is all of it")
     cuda_graphs: str = setting(
-        "auto", "whether models run by CUDA graphs on an NVIDIA GPU: faster, and some more memory", ("auto", "off")
+        "auto", "whether models use CUDA graphs on an NVIDIA GPU: faster, with somewhat more memory", ("auto", "off")
     )
     precision: str = setting(
         "auto",
-        "numbers that models run in; auto chooses by device and model, stored holds weights as their file does, fp8,"
-        " int8 and nf4 hold denoisers in 8 or 4 bits",
+        "number format of models: auto chooses by device and model, stored keeps that of the file, fp8, int8 and nf4"
+        " store denoisers in 8 or 4 bits",
         PRECISIONS,
     )
     speed: str = setting(
         "fast",
-        "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently; fastest: products"
-        " of SDXL in 8 bits too",
+        "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently; fastest: also"
+        " 8-bit products for SDXL",
         SPEEDS,
     )
     batch_size: str = setting(
         "auto",
-        "most pictures of prompt lists in one pass of the model; auto is what is measured to pay on a GPU",
+        "maximum pictures of prompt lists in one pass of the model; auto uses what is measured to be faster on a GPU",
         ("auto", *map(str, range(1, 17))),
     )
     expand_prompts: str = setting(
         "random",
-        "what becomes of {a|b} and __name__ in a prompt: random draws one, all makes each, no leaves them",
+        "how {a|b} and __name__ in a prompt are expanded: random draws one, all makes each, no leaves them",
         ("random", "all", "no"),
     )
     model_aliases: str = setting(
         "dall-e-2, dall-e-3, gpt-image-1, gpt-image-1-mini, gpt-image-1.5, gpt-image-2, dall-e-*, gpt-image-*, "
         "chatgpt-image-*",
-        "further names of models for programs, as name=model, comma separated; a name alone means the default model",
+        "further names of models for programs, as name=model, comma-separated; a name alone means the default model",
     )
     fit: str = setting(
         "nearest",
-        "what the OpenAI, A1111 and Replicate APIs do with sizes and samplers that a model lacks: nearest, or strict, "
-        "which refuses them",
+        "what the OpenAI, A1111 and Replicate APIs do with sizes and samplers that a model lacks: nearest adapts them,"
+        " strict refuses them",
         ("nearest", "strict"),
     )
-    max_count: int = setting(100, "most pictures in one submit")
-    max_queued: int = setting(100_000, "most jobs waiting at once")
+    max_count: int = setting(100, "maximum pictures per submit")
+    max_queued: int = setting(100_000, "maximum waiting jobs")
     database: str = setting(
-        "", "database of the queue and the gallery, as postgresql://user@host/name; app.db in the home if empty"
+        "", "database of the queue and the gallery, such as postgresql://user@host/name; app.db in the home if empty"
     )
-    gallery: str = setting("", "bucket of the pictures, as s3://bucket/prefix; folders of the home if empty")
+    gallery: str = setting("", "bucket of the pictures, such as s3://bucket/prefix; folders of the home if empty")
     queue: str = setting(
-        "", "URL of the queue that wakes workers, as redis://host:6379/0; queue.db in the home if empty"
+        "", "URL of the queue that wakes workers, such as redis://host:6379/0; queue.db in the home if empty"
     )
     model_streak: int = setting(16, "pictures in a row from a loaded model before another model gets its turn")
     timezone: str = setting("", "time zone of windows and times, as Europe/Berlin; empty is this machine's own")
@@ -131,55 +127,53 @@ class Settings(Folders):
     hub_token: str = setting("", "access token for gated models; HF_TOKEN or the one of `hf auth login` if empty")
     civitai_endpoint: str = setting("", "where versions on Civitai are downloaded from; https://civitai.com if empty")
     civitai_token: str = setting("", "API key for files on Civitai that are only for signed-in users")
-    max_download_gb: int = setting(100, "gigabytes that a file downloaded by its address may have")
+    max_download_gb: int = setting(100, "maximum size of a file downloaded by URL, in gigabytes")
     download_allow_private: str = setting(
-        "", "hosts and networks inside, such as 192.168.1.0/24, that files may be downloaded from"
+        "", "internal hosts and networks, such as 192.168.1.0/24, that files may be downloaded from"
     )
-    image_format: str = setting("png", "format that new pictures are kept in; PNG loses nothing", IMAGE_FORMATS)
+    image_format: str = setting("png", "file format of new pictures; PNG is lossless", IMAGE_FORMATS)
     preview_every: int = setting(1, "steps between two previews of a running picture; 0 draws none")
     sidecar: str = setting("off", "whether each picture's settings are also saved beside it, as .json", ("off", "on"))
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
-    disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
-    idle_unload: int = setting(600, "idle seconds after which a worker takes the model out of memory")
-    lease_seconds: int = setting(30, "seconds without a word after which a worker on another machine counts as lost")
+    disk_reserve_mb: int = setting(500, "megabytes to keep free on the disk; with less the queue waits")
+    idle_unload: int = setting(600, "idle seconds after which a worker unloads the model")
+    lease_seconds: int = setting(30, "seconds of silence after which a worker on another machine counts as lost")
     share_models: str = setting(
         "off", "whether workers on other machines may fetch model files that they lack from this studio", ("off", "on")
     )
     spool_mb: int = setting(
-        1000, "megabytes that a worker keeps of pictures which a studio on another machine could not take yet"
+        1000, "megabytes of finished pictures that a worker keeps while its studio on another machine is away"
     )
-    keep_jobs_days: int = setting(90, "days that ended jobs stay in the list; 0 keeps them for ever")
-    keep_trash_days: int = setting(30, "days that a picture stays in the trash; 0 keeps it for ever")
-    keep_sources_days: int = setting(
-        30, "days that a source picture is kept which no job and no picture refers to; 0 keeps it for ever"
-    )
+    keep_jobs_days: int = setting(90, "days that ended jobs stay in the list; 0 keeps them forever")
+    keep_trash_days: int = setting(30, "days that a picture stays in the trash; 0 keeps it forever")
+    keep_sources_days: int = setting(30, "days that an unused source picture is kept; 0 keeps it forever")
     prompt_helper_url: str = setting(
         "", "OpenAI-compatible address of a language model for prompts, such as http://localhost:11434/v1; off if empty"
     )
-    prompt_helper_model: str = setting("", "model that is asked for there, such as llama3.2")
-    prompt_helper_key: str = setting("", "key of that address", file_only=True)
+    prompt_helper_model: str = setting("", "model to use there, such as llama3.2")
+    prompt_helper_key: str = setting("", "API key for that address", file_only=True)
     webhooks: str = setting("", "addresses that receive every event, separated by spaces or commas")
     webhook_events: str = setting("batch.done, job.failed, queue.idle, queue.paused", "the events that they receive")
     webhook_allow_private: str = setting(
-        "", "hosts and networks inside, such as 192.168.1.0/24, that webhooks may reach"
+        "", "internal hosts and networks, such as 192.168.1.0/24, that webhooks may reach"
     )
-    webhook_secret: str = setting(
-        "", "what webhooks are signed with; without one the home keeps its own", file_only=True
-    )
+    webhook_secret: str = setting("", "secret that signs webhooks; the home creates its own if empty", file_only=True)
     on_batch_done: tuple[str, ...] = hook("when the last picture of a batch has ended")
     on_job_failed: tuple[str, ...] = hook("when a picture fails")
-    on_queue_idle: tuple[str, ...] = hook("when nothing waits or runs any more")
-    on_queue_paused: tuple[str, ...] = hook("when the queue is paused, or holds itself back")
-    gpu_max_temp: int = setting(0, "degrees Celsius of a GPU above which prompt lists rest; 0 is without a limit")
+    on_queue_idle: tuple[str, ...] = hook("when the queue has become empty")
+    on_queue_paused: tuple[str, ...] = hook("when the queue is paused or blocked")
+    gpu_max_temp: int = setting(0, "GPU temperature in degrees Celsius above which prompt lists pause; 0 is no limit")
     gpu_share: str = setting("ignore", "what prompt lists do while another program uses a GPU", ("ignore", "wait"))
-    gpu_share_mb: int = setting(1000, "megabytes of a GPU that another program may have before it counts as using it")
+    gpu_share_mb: int = setting(
+        1000, "megabytes of GPU memory that another program may use before it counts as using the GPU"
+    )
     when_done: str = setting(
         "nothing", "what the machine does once its lists are done", ("nothing", "sleep", "shutdown")
     )
-    when_done_minutes: int = setting(10, "minutes that nothing waits or runs before it does so")
-    report_at: str = setting("07:00", "local time at which the night's report is written; empty writes none")
-    hook_timeout: int = setting(60, "seconds that such a command may take")
+    when_done_minutes: int = setting(10, "minutes that the queue must be empty before that")
+    report_at: str = setting("07:00", "local time of the nightly report; empty writes none")
+    hook_timeout: int = setting(60, "maximum seconds for such a command")
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
     fake_step_seconds: float = setting(0.02, "seconds a step of the fake engine takes")
     log_level: str = setting("info", "how detailed the logs are", LOG_LEVELS)

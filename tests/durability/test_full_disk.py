@@ -83,8 +83,8 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write_loses_nothing(
     filler = fill(small_gallery, 12_000)
     child = start(WORKER, disk_reserve_mb=0)
     [job_id] = submit(services, "a red apple", width=512, height=512)
-    assert "no room on the disk" in eventually(lambda: services.studio.snapshot().reason, 30)
-    with pytest.raises(QueueBlocked, match="no room on the disk"):
+    assert "disk is full" in eventually(lambda: services.studio.snapshot().reason, 30)
+    with pytest.raises(QueueBlocked, match="disk is full"):
         submit(services)
     eventually(lambda: not [p for p in small_gallery.rglob("*") if p.is_file() and p != filler])  # nothing half-written
     filler.unlink()

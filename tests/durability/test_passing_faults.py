@@ -152,7 +152,7 @@ def test_a_share_that_hangs_holds_the_queue_and_its_worker_is_not_taken_for_hung
     hang.touch()
     serve = start(hanging, SERVE, step_timeout=1, PYTHONPATH=f"{site}:{REPOSITORY}")
     ids = submit(services, count=3)
-    assert "does not answer" in eventually(lambda: services.studio.snapshot().reason, 60)
+    assert "does not respond" in eventually(lambda: services.studio.snapshot().reason, 60)
     worker = pid_of(services)
     began = datetime.now(UTC)
     eventually(lambda: datetime.now(UTC) - began > LONG)

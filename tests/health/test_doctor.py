@@ -78,7 +78,7 @@ def test_a_backup_is_a_whole_database_and_overwrites_nothing(services: Services,
     back_up(services.settings, target)
     other = Settings.load({}, home=target.parent, engine="fake")
     assert sorted(job.id for job in open_services(other).studio.jobs()) == ids
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         back_up(services.settings, target)
 
 

@@ -201,7 +201,7 @@ def test_without_room_nothing_is_begun(
     monkeypatch.setattr(fetcher_module.shutil, "disk_usage", lambda _: usage(0, 0, 500_000_000 + 1000))
     failed = loaded(services)
     assert failed.error_kind == "no_space"
-    assert "no room on the disk" in failed.error_message
+    assert "disk is full" in failed.error_message
     assert hub.paths() == ["model_index.json"]
 
 

@@ -171,7 +171,7 @@ def test_jsonl_reads_objects_and_strings() -> None:
         ("[1]", "must be a JSON object"),
         ("7", "must be a JSON object"),
         ('{"prompt": "x", "mood": 1}', "unknown fields: mood. Known: prompt"),
-        ('{"prompt": "x", "cfg": 1, "guidance": 2}', "has a field twice"),
+        ('{"prompt": "x", "cfg": 1, "guidance": 2}', "has the same field twice"),
         ('{"seed": ' + "9" * 6000 + "}", "is not JSON"),
         ("[" * 40_000, "is not JSON"),
     ],
@@ -326,10 +326,10 @@ def test_a_prompt_that_begins_with_a_bracket_is_a_prompt(text: str) -> None:
     [
         ("text", '[\n  "a",', "is invalid JSON from line 2"),
         ("text", '{\n "prompts": ["a"]\n}', "is no list of prompts"),
-        ("text", "<!DOCTYPE html>\n<p>a</p>", "is no list of prompts"),
+        ("text", "<!DOCTYPE html>\n<p>a</p>", "is not a list of prompts"),
         ("json", '{"prompt": "a"}', "must be a JSON array"),
-        ("json", '["a" "b"]', "a comma or ] must follow"),
-        ("json", '["a"] b', "must end with the ]"),
+        ("json", '["a" "b"]', "expected a comma or ]"),
+        ("json", '["a"] b', "must end with the closing ]"),
         ("json", "[" * 100_000, "is not JSON"),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_table_with_other_columns_is_one_in_a_text_too(head: str) -> None:
 @pytest.mark.parametrize("form", ["jsonl", "json"])
 def test_an_object_that_has_a_name_twice_is_told(form: str) -> None:
     line = '{"prompt": "a", "seed": 1, "prompt": "b"}'
-    assert "has a field twice" in reason(f"[{line}]" if form == "json" else line, form)
+    assert "has the same field twice" in reason(f"[{line}]" if form == "json" else line, form)
 
 
 def test_objects_of_an_array_without_its_brackets_are_read() -> None:

@@ -40,7 +40,7 @@ def test_a_lora_axis_names_its_lora() -> None:
         ("steps:", "must have"),
         ("steps: ten", "must have numbers for steps"),
         ("steps: 1.5", "must have numbers for steps"),
-        ("steps: 10,10", "each once"),
+        ("steps: 10,10", "each only once"),
         ("steps: 9-3", "must be ascending"),
         ("seed: 1-5000", "at most 100 values"),
         ("seed: 0-4294967295", "at most 100 values"),

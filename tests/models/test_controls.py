@@ -80,11 +80,11 @@ def test_a_folder_of_shards_is_listed_with_the_reason(catalog: Catalog, tmp_path
     found = {each.name: each for each in catalog.controls()}
     assert set(found) == {"starter-edges", "large"}
     assert (found["large"].ready, "00001-of-00002" in found["large"].problem) == (False, True)
-    with pytest.raises(InvalidParams, match="must be in one file"):
+    with pytest.raises(InvalidParams, match="must be a single file"):
         catalog.complete("x", CONTROL | {"controls": [{"image": "0" * 64, "model": "large"}]})
 
 
 def test_families_without_controlnets_say_so(catalog: Catalog) -> None:
     vars(catalog)["_starter"] = replace(catalog.default, family="lumina2")
-    with pytest.raises(InvalidParams, match="takes no ControlNets"):
+    with pytest.raises(InvalidParams, match="does not support ControlNets"):
         catalog.complete("x", CONTROL)

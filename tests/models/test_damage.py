@@ -36,7 +36,7 @@ def tensor(begin: int, end: int, shape: list[Any], dtype: str = "F16") -> dict[s
         ("a.safetensors", b"\0" * 4096, "begins with zeros"),
         ("a.safetensors", b"<!DOCTYPE html><html>sign in", "is a web page"),
         ("a.gguf", b"  <html>", "is a web page"),
-        ("a.safetensors", b'{"error": "not found"}', "is a JSON text"),
+        ("a.safetensors", b'{"error": "not found"}', "is JSON text"),
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
         ("a.ckpt", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("a.safetensors", b"Access to model is restricted. Visit the page to ask.", "is a text"),

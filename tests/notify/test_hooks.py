@@ -130,9 +130,9 @@ def test_hooks_come_from_the_file_only(home: Path) -> None:
     loaded = Settings.load()
     assert loaded.on_batch_done == ("notify-send", "{name}")
     assert not {PREFIX + "ON_BATCH_DONE", PREFIX + "WEBHOOK_SECRET"} & set(loaded.to_env())
-    with pytest.raises(InvalidParams, match=r"DIFFUSION_LOCAL_ON_BATCH_DONE: must be set in config.toml only"):
+    with pytest.raises(InvalidParams, match=r"DIFFUSION_LOCAL_ON_BATCH_DONE: can only be set in config.toml"):
         Settings.load({"DIFFUSION_LOCAL_HOME": str(home), "DIFFUSION_LOCAL_ON_BATCH_DONE": "rm"})
-    with pytest.raises(InvalidParams, match=r"webhook_secret: must be set in config.toml only"):
+    with pytest.raises(InvalidParams, match=r"webhook_secret: can only be set in config.toml"):
         Settings.load(webhook_secret="whsec_y")
     for wrong in ('"notify-send hello"', "[1, 2]", "{a = 1}", "7"):
         (home / "config.toml").write_text(f"on_batch_done = {wrong}\n")

@@ -78,7 +78,7 @@ def test_a_night_is_as_long_as_it_is(night: str, hours: int) -> None:
         ("25:00-07:00", "from 00:00 to 24:00"),
         ("23:60-07:00", "from 00:00 to 24:00"),
         ("at night", "must be hours"),
-        ("someday 10:00-11:00", "names no day"),
+        ("someday 10:00-11:00", "is not a day"),
         ("mon-fri", "must be hours"),
         ("10:00-11:00;" * 40, "at most 200"),
         ("", "must be hours"),

@@ -135,7 +135,7 @@ def test_cancel_of_a_batch_and_again(api: Client, paused: None) -> None:
     new = call(api, "again", job_id=receipt["job_ids"][1])
     job = call(api, "job", job_id=new["job_ids"][0])
     assert job["from_job"] == receipt["job_ids"][1]
-    with pytest.raises(AppError, match="has ended already"):
+    with pytest.raises(AppError, match="has already ended"):
         call(api, "cancel", job_id=receipt["job_ids"][0])
 
 
@@ -178,14 +178,14 @@ def test_an_unknown_id_is_an_error(api: Client, name: str, arguments: dict[str, 
         ("cancel", {}, "job_ids: must name"),
         ("cancel", {"job_id": "a", "batch_id": "b"}, "batch_id: must be left out"),
         ("cancel", {"job_id": "a", "job_ids": ["b"]}, "job_ids: must be left out"),
-        ("cancel", {"waiting": True, "job_ids": ["b"]}, "waiting: means all"),
+        ("cancel", {"waiting": True, "job_ids": ["b"]}, "waiting: already selects all"),
         ("cancel", {"job_ids": "abc"}, "job_ids: must be a list"),
         ("cancel", {"job_ids": [7, {}]}, "job_ids: must be job ids"),
         ("cancel", {"job_ids": ["x"] * 1001}, "job_ids: must name at most 1000"),
         ("again", {}, "job_ids: must name"),
-        ("again", {"failed": True, "job_id": "a"}, "failed: means all"),
+        ("again", {"failed": True, "job_id": "a"}, "failed: already selects all"),
         ("forget", {}, "job_ids: must name"),
-        ("forget", {"ended": True, "batch_id": "b"}, "ended: means all"),
+        ("forget", {"ended": True, "batch_id": "b"}, "ended: already selects all"),
         ("move", {"to": "left", "job_id": "a"}, "to: must be top, bottom, up or down"),
         ("move", {"to": "up"}, "job_ids: must name one job"),
         ("priority", {"value": 101, "job_id": "a"}, "priority: must be from -100 to 100"),
@@ -205,7 +205,7 @@ def test_bad_input_names_the_field(api: Client, name: str, arguments: dict[str, 
 def test_the_same_submit_twice_is_one_batch(api: Client, paused: None) -> None:
     first = call(api, "submit", prompt="once", idempotency_key="key-1")
     assert call(api, "submit", prompt="once", idempotency_key="key-1")["batch_id"] == first["batch_id"]
-    with pytest.raises(AppError, match="used before"):
+    with pytest.raises(AppError, match="already used"):
         call(api, "submit", prompt="other", idempotency_key="key-1")
 
 
@@ -280,7 +280,7 @@ def test_pause_gives_the_running_picture_back_and_its_history_tells(api: Client)
     events = call(api, "events", job_id=job_id)["events"]
     assert [each["state"] for each in events] == ["queued", "running", "queued", "running", "done"]
     assert [each["attempt"] for each in events] == [0, 1, 1, 2, 2]
-    assert "given back" in events[2]["note"]
+    assert "returned to the queue" in events[2]["note"]
 
 
 def test_failed_ones_are_made_again_and_ended_ones_forgotten(api: Client, site: Site) -> None:

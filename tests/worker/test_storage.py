@@ -237,7 +237,7 @@ def test_a_gallery_that_does_not_answer_holds_the_queue(
     monkeypatch.setattr(os, "fsync", lambda descriptor: (answers.wait(), fsync(descriptor)))
     ids = submit(services, count=3)
     try:
-        assert "does not answer" in eventually(lambda: services.studio.snapshot().reason)
+        assert "does not respond" in eventually(lambda: services.studio.snapshot().reason)
     finally:
         answers.set()
     eventually(done(services, ids))

@@ -189,7 +189,7 @@ def test_the_structure_of_json_is_counted_as_it_arrives(text: bytes, outside: in
 def test_json_of_many_small_values_is_refused_before_it_is_parsed(shared: TestClient, path: str, piece: bytes) -> None:
     body = b'{"image": "", "x": [' + piece * (900_000 // len(piece)) + b"1]}"
     answer = shared.post(path, content=body, headers={"Content-Type": "application/json"})
-    assert (answer.status_code, "beside its texts" in answer.text) == (413, True)
+    assert (answer.status_code, "outside of its strings" in answer.text) == (413, True)
 
 
 def test_only_those_who_may_submit_send_large_bodies() -> None:

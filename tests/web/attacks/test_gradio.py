@@ -450,7 +450,7 @@ def test_uploads_of_one_account_are_bounded_and_others_go_on(callers: Any) -> No
     paths = [sent(root, b"x") for _ in range(MAX_FILES)]
     answer = root.post("/gradio_api/upload", files={"files": ("a", b"x")})
     assert answer.status_code == 429
-    assert "may wait to be used" in answer.json()["error"]["message"]
+    assert "may be stored" in answer.json()["error"]["message"]
     mine = {"path": sent(callers("bob"), picture()), "meta": META}
     assert by_run(callers("bob"), "add_source", "picture", mine).status_code == 200
     for path in paths:

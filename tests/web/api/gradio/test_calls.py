@@ -72,7 +72,7 @@ def test_many_small_values_are_refused_before_they_are_read(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr(json, "loads", None)
-    with pytest.raises(InvalidParams, match="beside its texts"):
+    with pytest.raises(InvalidParams, match="outside of its strings"):
         calls.body(RouteKind.CALL, f'{{"data": {text}}}'.encode(), "ann")
 
 
