@@ -78,7 +78,7 @@ class Steps:
         return self.calls // int(self._scheduler.order)
 
     def keep_pace(self, device: torch.device) -> None:
-        """For a pass that may be interrupted: do not launch CUDA steps long before the previous one has ended."""
+        """For a pass that may be interrupted: do not launch CUDA steps far ahead of the device."""
         self._pace = Pace(partial(mark, device)) if device.type == "cuda" and self._crew.wanted else None
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -130,10 +130,10 @@ class Steps:
 
 
 class Pace:
-    """Waits until the device has nearly done the step that was launched last.
+    """Waits until the device has nearly finished the latest step.
 
-    Whoever comes meanwhile waits for that step only, and not for others that were launched ahead. The device never
-    waits: how long launching a step takes, and how much too late a sleep ends, is learned from the newest steps.
+    A caller waits only for that step, not for work launched afterwards. The device never idles: the time to launch a
+    step, and the lateness of ``sleep``, are learned from the latest steps.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``mark`` marks the work that was launched so far, and returns a function that waits for its end."""
+        """``mark`` marks the work launched so far, and returns a function that waits for its end."""
         self._mark, self._clock, self._sleep = mark, clock, sleep
         self._launched: deque[Callable[[], None]] = deque()
         self._ended: float | None = None
