@@ -56,10 +56,14 @@ class Settings(Folders):
     tls_cert: str = setting("", "certificate file (PEM); together with its key it enables HTTPS")
     tls_key: str = setting("", "key file of the certificate (PEM)")
     cors_origins: str = setting("", "origins of other pages that may call the API with a token, comma-separated")
-    writes_per_second: float = setting(
-        20.0, "requests per second by which one address may change something; 0 is unlimited"
+    writes_per_second: float = setting(20.0, "requests a second that one address may send to change things; 0: any")
+    mdns: str = setting("off", "whether the server announces itself on the network by mDNS", ("off", "on"))
+    server: str = setting("", "URL of a studio that commands use instead of this machine's")
+    token: str = setting("", "your token for that studio")
+    auth: str = setting(
+        "accounts", "who may use the server: accounts, once there is one; none lets everyone do everything", AUTH
     )
-    share: str = setting("shared", "whether accounts see the jobs and pictures of all, or their own", SHARE)
+    share: str = setting("shared", "whether accounts see the jobs and pictures of everyone, or only their own", SHARE)
     user_max_queued: int = setting(0, "jobs that an account may have waiting; 0: no limit")
     user_max_per_day: int = setting(0, "pictures that an account may submit a day (UTC); 0: no limit")
     user_max_pixels: int = setting(0, "largest picture of an account, width times height; 0: no limit")
@@ -69,7 +73,9 @@ class Settings(Folders):
     device: str = setting("auto", "device of the worker", DEVICES)
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")
     memory: str = setting(
-        "auto", "how models are held in memory: auto, or the memory mode to start with", ("auto", *RUNGS)
+        "auto",
+        "how models are held in memory: auto, or the memory mode to start with",
+        ("auto", *RUNGS),
     )
     memory_limit_gb: float = setting(0.0, "maximum GPU memory of a worker, in GiB; 0 is all of it")
     cuda_graphs: str = setting(
@@ -118,10 +124,10 @@ class Settings(Folders):
         "", "URL of the queue that wakes workers, such as redis://host:6379/0; queue.db in the home if empty"
     )
     model_streak: int = setting(16, "pictures in a row from a loaded model before another model gets its turn")
-    timezone: str = setting("", "time zone of windows and times, as Europe/Berlin; empty is this machine's own")
-    max_list_mb: int = setting(20, "megabytes that a prompt list may have")
-    max_source_mb: int = setting(50, "megabytes that a source picture may have")
-    max_source_megapixels: int = setting(64, "megapixels that a source picture may have")
+    timezone: str = setting("", "time zone of windows and times, such as Europe/Berlin; empty is this machine's own")
+    max_list_mb: int = setting(20, "maximum size of a prompt list, in megabytes")
+    max_source_mb: int = setting(50, "maximum size of a source picture, in megabytes")
+    max_source_megapixels: int = setting(64, "maximum size of a source picture, in megapixels")
     configs: str = setting("", "folder with configurations for checkpoints in one file; `configs` in the home if empty")
     hub_endpoint: str = setting("", "where models are downloaded from; HF_ENDPOINT or huggingface.co if empty")
     hub_token: str = setting("", "access token for gated models; HF_TOKEN or the one of `hf auth login` if empty")
@@ -166,7 +172,8 @@ class Settings(Folders):
     gpu_max_temp: int = setting(0, "GPU temperature in degrees Celsius above which prompt lists pause; 0 is no limit")
     gpu_share: str = setting("ignore", "what prompt lists do while another program uses a GPU", ("ignore", "wait"))
     gpu_share_mb: int = setting(
-        1000, "megabytes of GPU memory that another program may use before it counts as using the GPU"
+        1000,
+        "megabytes of GPU memory that another program may use before it counts as using the GPU",
     )
     when_done: str = setting(
         "nothing", "what the machine does once its lists are done", ("nothing", "sleep", "shutdown")
@@ -175,7 +182,7 @@ class Settings(Folders):
     report_at: str = setting("07:00", "local time of the nightly report; empty writes none")
     hook_timeout: int = setting(60, "maximum seconds for such a command")
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
-    fake_step_seconds: float = setting(0.02, "seconds a step of the fake engine takes")
+    fake_step_seconds: float = setting(0.02, "seconds per step of the fake engine")
     log_level: str = setting("info", "how detailed the logs are", LOG_LEVELS)
     #: Which of these were given, and where: ``file``, ``environment`` or ``command``. Not a setting itself.
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

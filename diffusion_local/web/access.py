@@ -136,7 +136,7 @@ class Credentials:
 
 
 def cookie_name(settings: Settings) -> str:
-    """By port, as cookies do not know ports and two studios may run on one machine."""
+    """Includes the port, because cookies ignore ports and two studios may run on one machine."""
     return f"diffusion_local_{settings.port}"
 
 
@@ -251,9 +251,7 @@ def is_open_path(path: str) -> bool:
 
 
 def turned_away(scope: Scope, headers: Headers) -> Response:
-    """The response to an unauthenticated request: browsers opening a page are redirected to the sign-in, all others get
-    401.
-    """
+    """The response to an unauthenticated request: a redirect to the sign-in for browsers opening a page, else 401."""
     if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
         back = str(scope["path"])
         if scope["query_string"]:

@@ -82,7 +82,7 @@ def test_cells_come_row_by_row_and_sheet_by_sheet() -> None:
 
 
 def test_what_is_to_be_replaced_must_be_there() -> None:
-    with pytest.raises(InvalidParams, match="prompt: must hold 'cat'"):
+    with pytest.raises(InvalidParams, match="prompt: must contain 'cat'"):
         list(parse_grid("prompt: cat,dog").cells("an owl", {}))
     negative = list(parse_grid("negative: blur,noise").cells("an owl", {"negative": "blur"}))
     assert [each["negative"] for _, each in negative] == ["blur", "noise"]

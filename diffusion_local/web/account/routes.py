@@ -1,7 +1,7 @@
 """Routes of sign-in, sign-out and the account page.
 
-Programs may sign in too (``gradio_client``'s ``auth=``): whoever does not ask for HTML gets JSON. That a foreign page
-cannot send these forms is the guard's business.
+Programs may sign in too (``gradio_client``'s ``auth=``): a caller that does not accept HTML gets JSON. Forms posted
+from foreign pages are rejected by ``host_check``.
 """
 
 import secrets
@@ -89,7 +89,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         return html(content, status)
 
     async def changed(request: Request, change: Any) -> Response:
-        """The page after a change, or with what was wrong with it."""
+        """Apply a change; the account page afterwards, or with the error."""
         signed_in()
         fields = await form_of(request)
         try:
@@ -137,7 +137,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
 
 
 def signed_in() -> Actor:
-    """Who has this account page. Raises Forbidden: a token makes no tokens."""
+    """The account of this account page. Raises Forbidden for a token: tokens cannot create tokens."""
     if current().source != "session":
         raise Forbidden(message("only_signed_in"))
     return current()
@@ -156,7 +156,7 @@ def refused(request: Request, error: UserError, name: str, following: str) -> Re
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:
-    """The fields of a form. Raises InvalidParams for one that no browser of ours would send."""
+    """The fields of a form. Raises InvalidParams for a form that no browser would send from our pages."""
     data = bytearray()
     async for part in request.stream():
         data += part
@@ -181,7 +181,7 @@ def html(content: str, status: int = 200) -> HTMLResponse:
 
 
 def to(request: Request, following: str) -> RedirectResponse:
-    """To a page of ours, wherever the address said to go."""
+    """A redirect to a page of this server, whatever the requested address."""
     ours = following.startswith("/") and not following.startswith(("//", "/\\")) and following.isprintable()
     return RedirectResponse(root_of(request) + (following if ours else "/"), 303, headers=NOT_CACHED)
 

@@ -1,8 +1,8 @@
-"""Other servers' dialects over the same Studio, for clients that speak one already.
+"""APIs of other servers on top of the Studio, for existing clients of those.
 
-What a client of another tool sends by default works: what asks for nothing here is passed over, and sizes and samplers
-that the model lacks are fitted to it, each with a warning in the answer. What would change the picture and cannot be
-done is refused. A caller that hangs up cancels nothing.
+Parameters that a client sends by default must work: those that request nothing are ignored, and unsupported sizes and
+samplers are adapted, each with a warning in the response. Parameters that would change the picture and cannot be
+honoured are refused. A client that disconnects cancels nothing.
 """
 
 from types import ModuleType
@@ -26,7 +26,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    """The routes of all dialects; below their paths other addresses are 404, and other methods 405."""
+    """The routes of all dialects; other paths below theirs are 404, other methods 405."""
     found = APIRouter()
     parts = [dialect.router(studio, watch, settings) for dialect in DIALECTS]
     known = [route for part in parts for route in part.routes if isinstance(route, APIRoute)]
@@ -35,7 +35,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @found.get("/internal/ping", include_in_schema=False)
     def ping() -> dict[str, str]:
-        """Clients of A1111 ask it whether the server lives."""
+        """Clients of A1111 use it to check whether the server is alive."""
         return {}
 
     def elsewhere(request: Request, rest: str) -> Response:

@@ -1,7 +1,7 @@
-"""What other tools' clients ask for, adapted to what the models here can do. Each change is reported as a warning.
+"""Adapts requests of other tools' clients to what the models here support. Each change is reported as a warning.
 
-Clients of other tools name models, samplers and sizes that this machine may lack, often as defaults that nobody chose.
-With ``fit`` "strict" nothing is adapted, and the Studio refuses what it cannot do.
+Such clients name models, samplers and sizes that may not exist here, often as defaults that nobody chose. With ``fit``
+"strict" nothing is adapted, and the Studio refuses unsupported values.
 """
 
 import re
@@ -28,7 +28,7 @@ SIZE_TEXT = re.compile(r"(\d{1,5})\s*[xX×*]\s*(\d{1,5})", re.ASCII)
 
 @dataclass(slots=True)
 class Adapted:
-    """Arguments of ``Studio.submit``, and what was changed or passed over."""
+    """Arguments of ``Studio.submit``, and warnings about changed and ignored values."""
 
     options: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class Aliases:
-    """Other names of models: name or pattern -> id of a model, "" for the default model."""
+    """Aliases of models: name or pattern -> model id, "" for the default model."""
 
     names: Mapping[str, str]
 
@@ -52,11 +52,11 @@ class Aliases:
 
     @property
     def listed(self) -> list[str]:
-        """The names that are no patterns."""
+        """The names that are not patterns."""
         return [name for name in self.names if not set(name) & set("*?[")]
 
     def get(self, name: str) -> str | None:
-        """The model that a name stands for; None if it is no alias."""
+        """The model id of an alias; None if it is not an alias."""
         wanted = name.casefold()
         if wanted in self.names:
             return self.names[wanted]
@@ -64,9 +64,8 @@ class Aliases:
 
 
 def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str = "model") -> tuple[Model, list[str]]:
-    """(the model, warnings). A name may be a model's id, its file, ``owner/name`` or an alias; none is the default.
-
-    Raises InvalidParams.
+    """(the model, warnings). A name may be a model's id, its file, ``owner/name`` or an alias; without a name the
+    default. Raises InvalidParams.
     """
     if name is None or name == "":
         return models[0], []
@@ -89,7 +88,7 @@ def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str
 
 
 def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, names: Mapping[str, str] = {}) -> Adapted:
-    """The options fitted to a model's sizes, steps, guidance and samplers. ``names`` are the caller's names."""
+    """The options adapted to a model's sizes, steps, guidance and samplers. ``names``: the caller's field names."""
     done = Adapted(dict(options))
     if strict or options.get("kind") == Kind.UPSCALE:
         return done
@@ -105,7 +104,7 @@ def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, name
 
 
 def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
-    """Sizes that are no numbers, or out of all reason, are left for the Studio to refuse."""
+    """Adapt the size. Invalid sizes are left for the Studio to refuse."""
     width, height = done.options.get("width"), done.options.get("height")
     if width is None and height is None:
         return
@@ -120,9 +119,8 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
 
 
 def fit_second_pass(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
-    """A second pass with more pixels than the model makes at once is made in tiles, as large as it can make them.
-
-    Values that are no numbers are left for the Studio to refuse.
+    """Adapt a second pass: one with more pixels than the model can make at once is made in tiles, as large as possible.
+    Invalid values are left for the Studio to refuse.
     """
     scale, tile = done.options.get("hires_scale"), done.options.get("hires_tile")
     if not isinstance(scale, int | float) or not 1 <= scale <= LARGEST or tile:
@@ -161,7 +159,7 @@ def _replaced(field: str, got: str, to: str) -> Message:
 
 
 def passed_over(given: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[str]:
-    """A warning for each harmless field that asks for something; the value in ``harmless`` is what asks for nothing."""
+    """A warning for each ignored field that has a value other than its neutral one in ``harmless``."""
     return [
         message("passed_over", field=name, got=echo(value))
         for name, value in given.items()
@@ -170,13 +168,13 @@ def passed_over(given: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[s
 
 
 def unknown(name: str, known: Sequence[str]) -> InvalidParams:
-    """The refusal of a field that there is not, with the nearest that there is."""
+    """The error for an unknown field, with the most similar known one."""
     near = get_close_matches(name, known, 1, 0.75)
     return InvalidParams(name, message("field_near", near=near[0]) if near else message("field_unknown"))
 
 
 def strict(fit: Any, setting: str) -> bool:
-    """Whether a request, or else the setting, says that nothing is fitted. Raises InvalidParams."""
+    """Whether the request, or else the setting, forbids adapting. Raises InvalidParams."""
     chosen = fit or setting
     if chosen not in FITS:
         raise InvalidParams("fit", message("one_of", known=list(FITS), got=echo(fit)))
@@ -192,10 +190,7 @@ def sides(size: str) -> tuple[int, int]:
 
 
 def in_shape(ratio: str, megapixels: float | None, model: Model) -> tuple[int, int]:
-    """The size of a picture with an aspect ratio such as ``16:9``: as many pixels as the model makes by default.
-
-    Raises InvalidParams.
-    """
+    """Size for an aspect ratio such as ``16:9``, with the model's default number of pixels. Raises InvalidParams."""
     parts = ratio.split(":")
     if len(parts) != 2 or not all(each.isascii() and each.isdigit() and 0 < int(each) <= 100 for each in parts):
         raise InvalidParams("aspect_ratio", message("aspect_ratio", got=echo(ratio)))

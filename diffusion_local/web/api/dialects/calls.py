@@ -1,4 +1,4 @@
-"""What the dialects share: who calls, refusals in a dialect's own shape, and pictures as text."""
+"""Shared by the dialects: identity of callers, errors in a dialect's own format, and pictures as text."""
 
 import base64
 import hashlib
@@ -32,9 +32,8 @@ V = TypeVar("V")
 def refusing(
     say: Callable[[Request, UserError], JSONResponse], names: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> type[APIRoute]:
-    """Routes that say every refusal in a dialect's own shape.
-
-    ``names`` are those that a dialect has for our fields: a refusal names the one that the request holds.
+    """A route class that returns errors in a dialect's own format. ``names``: a dialect's names for our fields; an
+    error uses the one that the request contains.
     """
 
     class Refusing(APIRoute):
@@ -64,12 +63,12 @@ def refusing(
 
 
 def sentences(request: Request, error: UserError) -> str:
-    """Every fault of a request, one sentence after the other; of other refusals the one sentence."""
+    """All faults of a request, one sentence each; for other errors the single sentence."""
     return " ".join(sentence(request, each) for each in (error, *getattr(error, "also", ())))
 
 
 async def name_given(request: Request, field: str, names: Sequence[str]) -> str:
-    """The name, of those that a dialect has for a field, under which a JSON request holds it; else the first one."""
+    """Of a dialect's names for a field, the one in the JSON request; else the first one."""
     if not names:
         return field
     try:
@@ -81,8 +80,9 @@ async def name_given(request: Request, field: str, names: Sequence[str]) -> str:
 
 
 def caller(request: Request) -> str:
-    """A digest that tells callers apart: by account and, as several programs may share one, or there may be no
-    accounts at all, by address, credentials and program too."""
+    """A digest that identifies a caller by account, and by address, credentials and program too, because several
+    programs may share an account, or there may be no accounts.
+    """
     told = [current().name, request.client.host if request.client else ""]
     told += [request.headers.get(name, "") for name in ("Authorization", "X-API-Key", "User-Agent")]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
@@ -114,14 +114,16 @@ class PerAccount(Generic[T]):
 
 
 def put_last(kept: dict[str, V], key: str, value: V, most: int) -> None:
-    """Put a new key last, and drop the first ones beyond ``most``."""
+    """Insert a key at the end, and drop the oldest ones beyond ``most``."""
     kept[key] = value
     while len(kept) > most:
         del kept[next(iter(kept))]
 
 
 def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:
-    """Refuse what would change the picture and cannot be done; each name's ``neutrals`` ask for nothing."""
+    """Raise InvalidParams for fields that would change the picture and are not supported; each name's ``neutrals`` are
+    allowed.
+    """
     for name, values in neutrals.items():
         value = given.get(name)
         if value is not None and value not in values:
@@ -149,5 +151,5 @@ def encoded(studio: Studio, image: Image, form: str = "png", quality: int | None
 
 
 def root_of(request: Request) -> str:
-    """Where this server is, as the caller knows it, with the path under which a proxy serves us."""
+    """Base URL of this server as the caller sees it, including a proxy's path."""
     return str(request.base_url).rstrip("/")

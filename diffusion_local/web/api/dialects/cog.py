@@ -81,7 +81,7 @@ OWN_IMAGE = re.compile(r"/images/(?P<image>[^/?]+)\.\w+(?:\?.*)?")
 
 
 class Named(BaseModel):
-    """The names of our options, or those that image models have on Replicate."""
+    """Names of our options, or those of image models on Replicate."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -128,12 +128,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/predictions")
     async def create(body: Prediction, request: Request, prefer: Prefer = None) -> Response:
-        """Make pictures: 200 with the ended prediction, or 202 with one that goes on; at Replicate's address 201."""
+        """Make pictures: 200 with the ended prediction, or 202 if it continues; 201 at Replicate's address."""
         return await made(body, body.id, request, prefer, body.model or "")
 
     @api.put("/predictions/{prediction_id}")
     async def create_with_id(prediction_id: str, body: Prediction, request: Request, prefer: Prefer = None) -> Response:
-        """The same under an id of the client's choice; sent again it is the same prediction."""
+        """The same under an id chosen by the client; sending it again returns the same prediction."""
         if body.id not in (None, prediction_id):
             raise InvalidParams("id", message("as_in_address"))
         return await made(body, prediction_id, request, prefer, body.model or "")
@@ -142,12 +142,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     async def create_by_model(
         owner: str, name: str, body: Prediction, request: Request, prefer: Prefer = None
     ) -> Response:
-        """The same with a model by its name."""
+        """The same with a model named in the path."""
         return await made(body, body.id, request, prefer, f"{owner}/{name}")
 
     @api.get("/predictions")
     def listed(request: Request, cursor: str = "") -> Json:
-        """Predictions, newest first, as every submit of whatever door is one: `next` reads on."""
+        """Predictions, newest first, including submits from all other interfaces; `next` is the next page."""
         found = studio.batches.page(PREDICTIONS_PER_PAGE, cursor or None)
         following = f"{root_of(request)}/predictions?cursor={found[-1].batch.id}" if found else None
         results = [shape(studio, request, each.batch.id, each.batch.id) for each in found]
@@ -159,7 +159,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/predictions/{prediction_id}/stream", response_class=StreamingResponse)
     async def stream(prediction_id: str, request: Request) -> Response:
-        """Server-sent events as Replicate's: `output` with the address of each picture, `logs`, `error`, `done`."""
+        """Server-sent events like Replicate's: `output` with each picture's URL, `logs`, `error`, `done`."""
         batch_id = await anyio.to_thread.run_sync(batch_of, studio, prediction_id)
         ask = lambda: shape(studio, request, prediction_id, batch_id)  # noqa: E731
         first = await anyio.to_thread.run_sync(ask)
@@ -168,14 +168,14 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/predictions/{prediction_id}/cancel")
     def cancel(prediction_id: str, request: Request) -> Json:
-        """Stop a prediction; one that has ended stays as it is."""
+        """Cancel a prediction; one that has ended is unchanged."""
         batch_id = batch_of(studio, prediction_id)
         studio.queue.cancel(batch_id=batch_id)
         return shape(studio, request, prediction_id, batch_id)
 
     @api.get("/health-check")
     def health_check() -> Json:
-        """READY, BUSY while pictures are made, STARTING as long as no worker is there."""
+        """READY, BUSY while pictures are made, STARTING until there is a worker."""
         snapshot = studio.snapshot(0, 0)
         if not any(worker.status in ("idle", "busy", "loading") for worker in snapshot.workers):
             return {"status": "STARTING"}
@@ -268,7 +268,7 @@ def pixels(megapixels: float | str | None) -> float | None:
 
 
 def own_picture(studio: Studio, request: Request, field: str, value: str) -> str:
-    """The id of the source that an address of this server names; anything else as it is."""
+    """The id of the source picture that a URL of this server names; any other value unchanged."""
     root = root_of(request)
     if not value.startswith(f"{root}/"):
         return value
@@ -284,7 +284,7 @@ def own_picture(studio: Studio, request: Request, field: str, value: str) -> str
 
 
 def batch_of(studio: Studio, prediction_id: str) -> str:
-    """The batch of a prediction, by the client's own id or by ours. Raises NotFound."""
+    """The batch of a prediction, by the client's id or ours. Raises NotFound."""
     try:
         return studio.submitted_under(KEY_PREFIX + prediction_id)
     except NotFound:
@@ -302,7 +302,7 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
 
 
 async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
-    """A prediction as it changes, until it has ended."""
+    """A prediction's changes until it ends."""
     number, logs, seen = 0, "", (-1, -1)
 
     def event(name: str, data: str) -> str:
@@ -332,7 +332,7 @@ async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
 
 
 def refusal(request: Request, error: UserError) -> JSONResponse:
-    """Replicate's shape; the caller's own names of fields."""
+    """An error in Replicate's format, with the caller's field names."""
     status, text = status_of(error), sentences(request, error)
     told = {"title": error.code, "detail": text, "status": status}
     if isinstance(error, InvalidParams):

@@ -1,8 +1,8 @@
-"""The paths under which clients reach the dialects, and the shape of refusals on them.
+"""The paths under which clients reach the dialects, and the format of errors there.
 
-Clients of OpenAI and of Replicate both ask below ``/v1``; each dialect also has a prefix of its own, so that none
-shadows another: ``/openai/v1``, ``/replicate/v1``, ``/a1111`` and ``/comfyui``. Every such path leads to one route.
-What middlewares and missing routes refuse there is told in the dialect's shape.
+Clients of OpenAI and of Replicate both use ``/v1``; each dialect also has a prefix of its own, so that none shadows
+another: ``/openai/v1``, ``/replicate/v1``, ``/a1111`` and ``/comfyui``. All paths of a dialect lead to the same routes.
+Errors from middlewares and missing routes get the dialect's format.
 """
 
 import json
@@ -85,8 +85,9 @@ DRAW_THINGS, OF_NODE = "/sdapi/v1/draw-things", (b"node", b"undici", b"sillytave
 
 
 def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str, str]:
-    """(dialect, path of the route); ("", path) for what is no dialect's. Clients that share a path are told apart by
-    their ``headers``."""
+    """(dialect, path of the route); ("", path) if it belongs to no dialect. Clients that share a path are distinguished
+    by their ``headers``.
+    """
     if path in (MODELS, "/"):
         given = dict(headers)
         agent = given.get(b"user-agent", b"").lower()
@@ -102,7 +103,7 @@ def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str,
 
 
 class Paths:
-    """ASGI middleware, outside of those that look at the path."""
+    """ASGI middleware, outside of those that use the path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -124,7 +125,7 @@ class Paths:
 
 
 class Reshaped:
-    """Sends an answer on; a refusal in the program's own shape is told in a dialect's."""
+    """Forwards a response; errors in the program's own format are converted to the dialect's."""
 
     def __init__(self, send: Send, shape: Shape) -> None:
         self._send = send

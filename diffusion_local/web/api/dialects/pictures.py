@@ -1,4 +1,4 @@
-"""Pictures as the dialects want them: masks the other way round, answers in other formats."""
+"""Converts pictures for the dialects: inverted masks, other formats."""
 
 import io
 
@@ -17,14 +17,13 @@ def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
 
 
 def inverted(mask: PIL.Image) -> bytes:
-    """A mask with black for white. Raises Overloaded."""
+    """An inverted mask. Raises Overloaded."""
     with image_decoding.share(mask):
         return as_png(ImageOps.invert(mask.convert("L")))
 
 
 def painted_where_clear(picture: PIL.Image) -> bytes | None:
-    """OpenAI's masks are clear where a picture is painted anew, ours are white there. None if nothing is clear.
-
+    """OpenAI's masks are transparent where a picture is repainted, ours are white. None if nothing is transparent.
     Raises Overloaded.
     """
     if not picture.has_transparency_data:
@@ -35,8 +34,7 @@ def painted_where_clear(picture: PIL.Image) -> bytes | None:
 
 
 def in_size(picture: PIL.Image, size: tuple[int, int], mode: int) -> bytes:
-    """A picture of another shape in a size, as A1111 resizes: 0 stretched, 2 whole, its edges drawn out. PNG.
-
+    """A picture resized as by A1111's resize mode: 0 stretches, 2 keeps the whole picture and extends its edges. PNG.
     Raises Overloaded.
     """
     with image_decoding.share(picture):
@@ -73,8 +71,7 @@ def as_png(picture: PIL.Image) -> bytes:
 
 
 def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[str, str]) -> bytes:
-    """A picture's file in a format, with its recipe: byte for byte where it is kept as that. ``texts`` are the recipe.
-
+    """A picture's file in a format, with its recipe (``texts``): the stored bytes if it is stored in that format.
     Raises Overloaded.
     """
     if form == "png" and stored.suffix == ".png":
@@ -84,7 +81,7 @@ def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[st
 
 
 def encoded_as(picture: PIL.Image, form: str, quality: int | None = None, texts: dict[str, str] | None = None) -> bytes:
-    """A picture in a format; without a recipe that the format cannot hold."""
+    """A picture in a format; without the recipe if the format cannot hold it."""
     told = texts if texts and can_hold(form, picture, texts) else {}
     file = io.BytesIO()
     write(file, form, picture.convert("RGB"), told, quality)

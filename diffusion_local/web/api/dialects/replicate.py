@@ -1,4 +1,4 @@
-"""What Replicate's clients ask beside predictions: uploaded files, models with their versions, the account."""
+"""Other requests of Replicate's clients: uploaded files, models with their versions, the account."""
 
 import json
 from datetime import UTC, datetime
@@ -52,7 +52,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/files", status_code=201, openapi_extra=BODY)
     async def upload(request: Request) -> JSONResponse:
-        """Keep a picture (a form with `content`); its `urls.get` can be an input of predictions."""
+        """Store a picture (a form with `content`); its `urls.get` can be an input of predictions."""
         authority.check("sources.add")  # before the body is read
         if media_type(request) != "multipart/form-data":
             raise InvalidParams("content", message("form_file"))
@@ -68,7 +68,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/files")
     def files(request: Request, cursor: str = "") -> Json:
-        """The caller's uploaded pictures; `next` reads on."""
+        """The caller's uploaded pictures; `next` is the next page."""
         found = studio.sources.page(ITEMS_PER_PAGE, cursor)
         shapes = [file_shape(studio, request, each, f"{each.id}.png") for each in found]
         following = (
@@ -78,12 +78,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/files/{file_id}")
     def file(file_id: str, request: Request) -> Json:
-        """An uploaded picture, kept as a PNG."""
+        """An uploaded picture, stored as PNG."""
         return file_shape(studio, request, studio.sources.own(file_id), f"{file_id}.png")
 
     @api.delete("/files/{file_id}", status_code=204, response_class=Response)
     def delete(file_id: str) -> Response:
-        """Take an uploaded picture off the list; predictions that use it keep it."""
+        """Remove an uploaded picture from the list; predictions that use it keep it."""
         studio.sources.remove(file_id)
         return Response(status_code=204)
 
@@ -93,7 +93,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.api_route("/models", methods=["QUERY"], include_in_schema=False)
     async def search(request: Request) -> Json:
-        """Models whose name has the text of the body in it."""
+        """Models whose name contains the text of the body."""
         wanted = (
             (await request.body()).decode("utf-8", "replace").strip('" \n').casefold()
         )  # the JavaScript client quotes it
@@ -111,7 +111,9 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/models/{owner}/{name}/versions/{version_id}")
     def version(owner: str, name: str, version_id: str) -> Json:
-        """A model has one version, which every id means; as in predictions, an unknown one is the default model's."""
+        """Each model has a single version, which every id refers to; as in predictions, an unknown id means the default
+        model's.
+        """
         try:
             return version_shape(model_of(owner, name))
         except NotFound:
@@ -124,7 +126,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/hardware")
     def hardware() -> list[Json]:
-        """One kind: this machine."""
+        """A single kind: this machine."""
         return [{"name": "This machine", "sku": "local"}]
 
     for path in EMPTY_LISTS:
@@ -138,7 +140,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
 
 def nothing() -> Json:
-    """Always empty: there is no such thing here."""
+    """Always empty: this feature does not exist here."""
     return page_of([])
 
 

@@ -1,8 +1,8 @@
-"""The A1111 web UI's API below ``/sdapi/v1``, as Open WebUI, SillyTavern and many scripts call it.
+"""The A1111 web UI's API below ``/sdapi/v1``, as used by Open WebUI, SillyTavern and many scripts.
 
-``info`` of an answer is a JSON text, as there; beside A1111's fields it names ``warnings``, and as ``not_used`` the
-parameters that were left aside. One that would change the picture is refused. The chosen model, ``progress`` and
-``interrupt`` are each caller's own: nobody stops, or re-models, the pictures of another.
+``info`` of a response is JSON text, as in A1111; besides A1111's fields it has ``warnings``, and ``not_used`` with
+ignored parameters. A parameter that would change the picture is refused. The chosen model, ``progress`` and
+``interrupt`` are separate for each caller: nobody stops another's pictures or changes another's model.
 """
 
 import base64
@@ -62,7 +62,7 @@ from diffusion_local.web.refusals import NOT_CACHED, headers_of, status_of
 
 
 class Interrogated(BaseModel):
-    """A picture (Base64) to describe; ``model`` is accepted for A1111's sake."""
+    """A picture (Base64) to describe; ``model`` is accepted for compatibility."""
 
     image: str
     model: str = "clip"
@@ -86,7 +86,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         return await anyio.to_thread.run_sync(answer, studio, body, wish, receipt)
 
     async def ended(wishes: list[dict[str, Any]], request: Request) -> list[Receipt]:
-        """What was submitted, once it has ended. Raises NotDone if the caller has gone, or the time is over."""
+        """Submit, and wait for the end. Raises NotDone if the caller disconnects or time is up."""
 
         def submitted() -> list[Receipt]:
             return [studio.submit(**each) for each in wishes]
@@ -99,17 +99,19 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/txt2img")
     async def txt2img(body: Wanted, request: Request) -> Response:
-        """Make pictures and answer once they are there: `images` (Base64), `parameters`, `info` (a JSON text)."""
+        """Make pictures and respond when they are done: `images` (Base64), `parameters`, `info` (JSON text)."""
         return await made(body, request)
 
     @api.post("/img2img")
     async def img2img(body: Changed, request: Request) -> Response:
-        """Make pictures from `init_images` (one, in Base64), with a `mask` within it; answers as txt2img does."""
+        """Make pictures from `init_images` (one, in Base64), optionally with a `mask`; the response
+        is that of txt2img.
+        """
         return await made(body, request)
 
     @api.post("/interrogate")
     def interrogate(body: Interrogated) -> Json:
-        """What a picture (Base64) shows, as `caption`, by the model in preprocessors/caption whatever `model` says."""
+        """Describe a picture (Base64) as `caption`, with the model in preprocessors/caption whatever `model` is."""
         authority.check("sources.describe")  # before the picture is decoded
         return {"caption": studio.sources.describe(studio.sources.add(decoded("image", body.image), "image").id)}
 
@@ -122,7 +124,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/options")
     def set_options(body: dict[str, Any], request: Request) -> None:
-        """Choose this caller's model, VAE, CLIP skip and format; what cannot be set is refused."""
+        """Set this caller's model, VAE, CLIP skip and format; other options are refused."""
         authority.check("submit")  # options serve nothing but later submissions
         checked_options(studio, aliases, body)
         who = caller(request)
@@ -130,13 +132,13 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/progress")
     def progress(request: Request, skip_current_image: bool = False) -> Json:
-        """How far this caller's last call is, with its newest preview (WebP)."""
+        """Progress of this caller's latest call, with its newest preview (WebP)."""
         return progress_of(studio, newest[caller(request)] or [], not skip_current_image)
 
     @api.post("/interrupt")
     @api.post("/skip", include_in_schema=False)
     def interrupt(request: Request) -> Json:
-        """Stop what this caller asked for last; what others asked for goes on."""
+        """Stop this caller's latest call; other callers' pictures continue."""
         for receipt in newest[caller(request)] or []:
             if studio.unfinished(receipt.job_ids):
                 studio.queue.cancel(batch_id=receipt.batch_id)
@@ -169,7 +171,7 @@ def answer(studio: Studio, body: Common, wish: Wish, receipt: Receipt) -> Respon
 
 
 def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
-    """Every field that A1111 has in ``info``: some clients take nothing less."""
+    """All fields of A1111's ``info``, because some clients require them all."""
     params = [job.params for job in jobs]
     first = params[0]
     mixed = first.variation_seed is not None
@@ -205,7 +207,7 @@ def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
 
 
 def strength_of(params: Params) -> float | None:
-    """Of img2img, or of a second pass."""
+    """Denoising strength of img2img or of a second pass."""
     if params.kind in FROM_SOURCE:
         return params.strength
     return params.hires_strength if params.hires_scale else None

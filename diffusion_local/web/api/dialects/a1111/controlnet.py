@@ -54,9 +54,8 @@ OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recol
 
 
 def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tuple[list[dict[str, Any]], list[str]]:
-    """(the option ``controls``, warnings) for units of the extension; those that are switched off count for nothing.
-
-    ``source`` is the picture of img2img (Base64), for units without one of their own. Raises InvalidParams.
+    """(the option ``controls``, warnings) for the extension's units; disabled units are ignored. ``source``: the
+    img2img picture (Base64), for units without a picture. Raises InvalidParams.
     """
     units = [unit for unit in (args if isinstance(args, list) else [args]) if unit and unit is not True]
     if not all(isinstance(unit, dict) for unit in units):
@@ -92,7 +91,7 @@ def control_of(studio: Studio, unit: dict[str, Any], field: str, source: str | N
 
 
 def module_of(name: Any, field: str) -> ControlType:
-    """Our preprocessor for a module. Raises InvalidParams for one that is not here."""
+    """Our preprocessor for a module. Raises InvalidParams for an unknown one."""
     text = str(name or "none").strip().lower()
     if text not in MODULES:
         raise InvalidParams(field, message("one_of", known=list(OFFERED), got=echo(name)))
@@ -100,7 +99,7 @@ def module_of(name: Any, field: str) -> ControlType:
 
 
 def model_of(found: list[Adapter], name: Any, field: str) -> str:
-    """The ControlNet of a title, with or without its hash; empty where a unit names none. Raises InvalidParams."""
+    """The ControlNet with a title, with or without its hash; "" if the unit names none. Raises InvalidParams."""
     text = HASH.sub("", str(name or "")).removesuffix(".safetensors")
     if text.lower() in ("", "none"):
         return ""
@@ -112,7 +111,7 @@ def model_of(found: list[Adapter], name: Any, field: str) -> str:
 
 
 def title(adapter: Adapter) -> str:
-    """A ControlNet's name with the beginning of its hash, as the extension lists it."""
+    """A ControlNet's name with the first digits of its hash, as the extension lists it."""
     return f"{adapter.name} [{adapter.sha256[:8]}]" if adapter.sha256 else adapter.name
 
 
@@ -137,7 +136,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/model_list")
     def model_list() -> Json:
-        """ControlNets that can be used."""
+        """Usable ControlNets."""
         return {"model_list": [title(each) for each in studio.adapters("control")]}
 
     @api.get("/module_list")
@@ -154,7 +153,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.post("/detect")
     def detect(body: Detection) -> Json:
-        """The control pictures of pictures (Base64): `images`."""
+        """Preprocess pictures (Base64); the control pictures are in `images`."""
         authority.check("sources.preview_control")
         kind = module_of(body.controlnet_module, "controlnet_module")
         side = int(check_number("controlnet_processor_res", body.controlnet_processor_res, 64, 4096))

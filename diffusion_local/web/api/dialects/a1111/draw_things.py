@@ -1,7 +1,7 @@
-"""Draw Things' HTTP API, as SillyTavern and scripts call it: A1111's txt2img and img2img with names of its own, and its
-configuration at ``GET /``.
+"""Draw Things' HTTP API, as used by SillyTavern and scripts: A1111's txt2img and img2img under other field names, and
+its configuration at ``GET /``.
 
-The page is at ``/`` too, so the configuration goes to programs only, see ``paths``.
+The page is served at ``/`` too, so only programs get the configuration; see ``paths``.
 """
 
 from typing import Any
@@ -26,9 +26,8 @@ MOST_LORAS = 50
 
 
 def renamed(given: Any) -> Any:
-    """A body with A1111's names in the place of Draw Things'. A field that has A1111's name too stays as it is.
-
-    Raises InvalidParams.
+    """A body with A1111's field names instead of Draw Things'; fields already under A1111's name are unchanged. Raises
+    InvalidParams.
     """
     if not isinstance(given, dict):
         return given
@@ -42,7 +41,7 @@ def renamed(given: Any) -> Any:
 
 
 def tags(loras: Any) -> str:
-    """``[{"file", "weight"}]`` as tags of a prompt. Raises InvalidParams."""
+    """``[{"file", "weight"}]`` as prompt tags. Raises InvalidParams."""
     if not isinstance(loras, list) or len(loras) > MOST_LORAS:
         raise InvalidParams("loras", message("lora_records", got=echo(loras)))
     found = []
@@ -57,7 +56,7 @@ def tags(loras: Any) -> str:
 def add(api: APIRouter, studio: Studio) -> None:
     @api.get("/draw-things")
     def configuration() -> Json:
-        """What Draw Things answers at `/`: the default model and its defaults."""
+        """Draw Things' response at `/`: the default model and its defaults."""
         model = studio.models()[0]
         upscalers = [each.name for each in studio.adapters("upscaler")]
         return {

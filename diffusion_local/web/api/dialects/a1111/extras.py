@@ -1,4 +1,4 @@
-"""A1111's extras: pictures made larger, one or several, and the recipe that a picture carries."""
+"""A1111's extras: upscaling of one or several pictures, and reading the recipe of a picture."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ Ended = Callable[[list[dict[str, Any]], Request], Awaitable[list[Receipt]]]
 
 
 class Larger(BaseModel):
-    """How pictures are made larger: by a factor, or with ``resize_mode`` 1 to a size."""
+    """How to enlarge: by a factor, or to a size with ``resize_mode`` 1."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -78,14 +78,15 @@ class Read(BaseModel):
 def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> None:
     @api.post("/extra-single-image")
     async def enlarge(body: One, request: Request) -> Response:
-        """Make a picture larger: `image` (Base64), `upscaling_resize` (a factor) or `resize_mode` 1 with a size,
-        `upscaler_1`."""
+        """Upscale a picture: `image` (Base64), `upscaling_resize` (a factor) or `resize_mode` 1 with a size,
+        `upscaler_1`.
+        """
         [picture], told = await enlarged(body, [body.image], request, "image")
         return JSONResponse({"html_info": told, "image": picture}, headers=NOT_CACHED)
 
     @api.post("/extra-batch-images")
     async def enlarge_several(body: Several, request: Request) -> Response:
-        """The same for several pictures: `imageList` of `data` (Base64) and `name`; answers `images`."""
+        """Upscale several pictures: `imageList` of `data` (Base64) and `name`; they are returned as `images`."""
         if not 1 <= len(body.imageList) <= MOST_PICTURES:
             raise InvalidParams("imageList", message("some_pictures", most=MOST_PICTURES, got=len(body.imageList)))
         pictures, told = await enlarged(body, [each.data for each in body.imageList], request, "imageList")
@@ -93,7 +94,7 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
 
     @api.post("/png-info")
     def png_info(body: Read) -> Json:
-        """The recipe that a picture carries (PNG, JPEG, WebP): `info` as A1111 writes it, `items` the other texts."""
+        """The recipe in a picture (PNG, JPEG, WebP): `info` as A1111 writes it, `items` with the other texts."""
         with opened(decoded("image", body.image)) as picture:
             found = {name: text[:PNG_INFO_CHARS] for name, text in recipes.metadata_texts(picture).items()}
             text = recipes.a1111_text(picture)[:PNG_INFO_CHARS]
@@ -103,7 +104,7 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         return {"info": text, "items": items, "parameters": pairs}
 
     async def enlarged(body: Larger, pictures: list[str], request: Request, field: str) -> tuple[list[str], str]:
-        """(the pictures in Base64, what was adapted)."""
+        """(the pictures in Base64, warnings)."""
         authority.check("submit")
         wishes, told = await anyio.to_thread.run_sync(read, studio, settings, body, pictures, field)
         receipts = await ended(wishes, request)
@@ -113,7 +114,7 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
 def read(
     studio: Studio, settings: Settings, body: Larger, pictures: list[str], field: str
 ) -> tuple[list[dict[str, Any]], str]:
-    """(arguments of ``Studio.submit`` for each picture, what was adapted). Raises InvalidParams."""
+    """(arguments of ``Studio.submit`` per picture, warnings). Raises InvalidParams."""
     extra = body.model_extra or {}
     neutral(extra, NEUTRAL)
     if extra.get("extras_upscaler_2_visibility"):
@@ -143,7 +144,7 @@ def read(
 
 
 def scale_to(body: Larger, width: int, height: int) -> float:
-    """The factor by which a picture reaches the size that is asked for, as far as upscaling goes."""
+    """The factor that reaches the requested size, within the limits of upscaling."""
     factors = (body.upscaling_resize_w / width, body.upscaling_resize_h / height)
     low, high = OPTIONS["scale"].bounds
     return min(max((max if body.upscaling_crop else min)(factors), low), high)

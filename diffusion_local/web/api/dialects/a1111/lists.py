@@ -1,4 +1,6 @@
-"""What A1111's clients ask before they make a picture: what there is to choose from, and what the server is."""
+"""Lists that A1111's clients request before generating: available models, samplers and so on, and facts about the
+server.
+"""
 
 import os
 from typing import Any
@@ -43,7 +45,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/samplers")
     def samplers() -> list[Json]:
-        """Those that any of the models takes; the default model's first."""
+        """Samplers supported by at least one model; the default model's first."""
         return [
             {"name": name, "aliases": list(SAMPLERS[name].spellings), "options": {}}
             for name in offered(studio.models(), "samplers")
@@ -75,12 +77,12 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/latent-upscale-modes")
     def latent_upscale_modes() -> list[Json]:
-        """What `hr_upscaler` takes beside the upscalers."""
+        """Values of `hr_upscaler` besides the upscalers."""
         return [{"name": name} for name in HIRES_UPSCALERS if name != LANCZOS]
 
     @api.get("/loras")
     def loras() -> list[Json]:
-        """Those that `<lora:name:0.8>` in a prompt can name."""
+        """LoRAs that `<lora:name:0.8>` in a prompt can name."""
         return [
             {"name": x.name, "alias": x.title or x.name, "path": x.name, "metadata": {}}
             for x in studio.adapters("lora")
@@ -102,7 +104,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/memory")
     def memory() -> Json:
-        """Bytes of memory of the machine and of its GPUs."""
+        """Memory of the machine and its GPUs, in bytes."""
         found = gpus.read()
         if not found:
             return {"ram": ram(), "cuda": {"error": "no GPU"}}
@@ -111,7 +113,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/cmd-flags")
     def cmd_flags() -> Json:
-        """Clients ask for them to find out whether the API answers."""
+        """Used by clients to test whether the API responds."""
         return {"api": True, "nowebui": False, "api_server_stop": False}
 
     for path, content in EMPTY_ANSWERS.items():
@@ -124,20 +126,20 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.post("/unload-checkpoint", include_in_schema=False)
     @api.post("/reload-checkpoint", include_in_schema=False)
     def refresh() -> Json:
-        """Nothing to do: the folders are looked at anew each time, and models are loaded and unloaded as needed."""
+        """A no-op: folders are rescanned at each request, and models are loaded and unloaded as needed."""
         return {}
 
 
 def constant(content: Any) -> Any:
     def empty() -> Any:
-        """Always empty: there is no such thing here."""
+        """Always empty: this feature does not exist here."""
         return content
 
     return empty
 
 
 def offered(models: list[Model], what: str) -> list[str]:
-    """Samplers or schedules that any of the models takes, in order."""
+    """Samplers or schedules supported by at least one model, in order."""
     found: dict[str, None] = {}
     for each in models:
         found |= dict.fromkeys(getattr(families.get(each.family).sampling, what))

@@ -1,7 +1,7 @@
-"""What A1111's clients ask for, as arguments of ``Studio.submit``.
+"""Translates requests of A1111's clients to arguments of ``Studio.submit``.
 
-What would change the picture and cannot be done is refused by name; sizes and samplers that the model lacks are fitted
-to it, with a warning; what else is passed over is named in ``not_used``.
+Parameters that would change the picture and cannot be honoured are refused by name; unsupported sizes and samplers are
+adapted with a warning; other ignored parameters are listed in ``not_used``.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def name_of(option: Option) -> str:
 
 
 def options_for(kind: Kind, *others: Kind) -> dict[str, Any]:
-    """A field for each option that applies to this kind of work, and to none of the others, under A1111's name."""
+    """A field under A1111's name for each option that applies to this kind of work."""
     return {
         name_of(each): field_of(each)
         for each in options_of(without=ITS_OWN)
@@ -84,7 +84,7 @@ def options_for(kind: Kind, *others: Kind) -> dict[str, Any]:
 
 
 class Common(BaseModel):
-    """What is the same in every call."""
+    """Fields of every call."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -102,7 +102,7 @@ class Common(BaseModel):
 
 
 class Pictures(BaseModel):
-    """What img2img takes beside that; a mask makes it inpainting."""
+    """Further fields of img2img; with a mask it becomes inpainting."""
 
     init_images: list[str] = []
     mask: str | None = None
@@ -125,7 +125,7 @@ Changed: Any = create_model(
 
 @dataclass(slots=True)
 class Wish:
-    """Arguments of ``Studio.submit``, what was adapted, the caller's own prompt with styles, and how to answer."""
+    """Arguments of ``Studio.submit``, warnings, the caller's prompt with styles applied, and how to respond."""
 
     options: dict[str, Any]
     warnings: list[str]
@@ -134,9 +134,8 @@ class Wish:
 
 
 def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> Wish:
-    """Pictures that came along are kept. ``set_before`` are the caller's own options.
-
-    ``body`` is a ``Wanted``. Raises InvalidParams.
+    """Translate a request; uploaded pictures are stored. ``set_before``: options that the caller set earlier. Raises
+    InvalidParams.
     """
     extra = body.model_extra or {}
     strict = is_strict(extra.get("fit"), settings.fit)
@@ -195,7 +194,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
 
 
 def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:
-    """With the size of the model where the request has none."""
+    """The options with the model's default size where the request has none."""
     sides = {name: getattr(model.defaults, name) for name in ("width", "height") if given.get(name) is None}
     return given | sides
 
@@ -210,9 +209,8 @@ def styles_of(given: Any) -> list[str]:
 
 
 def check_scripts(given: Any) -> list[tuple[str, str, Any]]:
-    """(script, field, arguments) of the extensions ControlNet and ADetailer; no other script is here.
-
-    Scripts that are switched off, as clients send them for extensions they know, ask for nothing. Raises InvalidParams.
+    """(script, field, arguments) of the ControlNet and ADetailer extensions. Disabled scripts, which clients send for
+    extensions they know, are ignored. Raises InvalidParams for any other one.
     """
     units: list[tuple[str, str, Any]] = []
     if not given:
@@ -284,7 +282,7 @@ def pictures_of(
 
 
 def of_mask(body: Any) -> dict[str, Any]:
-    """What A1111's own fields say of a mask. Raises InvalidParams."""
+    """Options from A1111's mask fields. Raises InvalidParams."""
     found = {}
     if body.inpainting_fill is not None:
         if not 0 <= body.inpainting_fill < len(FILLS):
@@ -297,7 +295,7 @@ def of_mask(body: Any) -> dict[str, Any]:
 
 
 def skipped(layers: Any) -> int | None:
-    """A1111 counts the layer to stop at: 1 is the last one, so that nothing is skipped. Raises InvalidParams."""
+    """Number of skipped layers; A1111 counts the layer to stop at, where 1 is the last. Raises InvalidParams."""
     if layers is None or layers in (0, 1):
         return None
     return int(layers) if isinstance(layers, int) else OPTIONS["clip_skip"].validate(layers)
@@ -323,9 +321,8 @@ def checked_options(studio: Studio, aliases: Aliases, options: dict[str, Any]) -
 
 
 def model_of(studio: Studio, aliases: Aliases, name: Any) -> tuple[Model, list[str]]:
-    """(the model that an option names, warnings): by id, file, title with its hash, hash alone, or alias.
-
-    Raises InvalidParams.
+    """(the model that an option names, warnings). The name may be an id, file, title with hash, hash, or alias. Raises
+    InvalidParams.
     """
     models, text = studio.models(), HASH.sub("", str(name or ""))
     for each in models:
@@ -335,7 +332,7 @@ def model_of(studio: Studio, aliases: Aliases, name: Any) -> tuple[Model, list[s
 
 
 def title(model: Model) -> str:
-    """A model's name with the beginning of its hash, as A1111 lists it."""
+    """A model's name with the first digits of its hash, as A1111 lists it."""
     return f"{model.id} [{model.sha256[:10]}]" if model.sha256 else model.id
 
 

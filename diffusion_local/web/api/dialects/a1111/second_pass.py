@@ -31,9 +31,8 @@ UPSCALERS = {"latent (nearest)": "Latent (nearest-exact)", "none": LANCZOS, "nea
 def options_of(
     studio: Studio, extra: dict[str, Any], given: dict[str, Any], strict: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """(options of the second pass, warnings). Without ``enable_hr`` there is none, whatever the other fields say.
-
-    ``given`` are options by our names, the size of the first pass among them. Raises InvalidParams.
+    """(options of the second pass, warnings); none without ``enable_hr``. ``given``: options under our names, including
+    the size of the first pass. Raises InvalidParams.
     """
     enabled = extra.get("enable_hr")
     if enabled not in (None, False, True):
@@ -55,7 +54,7 @@ def options_of(
 
 
 def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tuple[float, list[str]]:
-    """The factor, which A1111 may give as a size; of a size of another shape it is what covers both sides."""
+    """The upscale factor. If A1111 gives a size of another aspect ratio, the factor that covers both sides."""
     wanted = [extra.get(name) or 0 for name in ("hr_resize_x", "hr_resize_y")]
     for name, side in zip(("hr_resize_x", "hr_resize_y"), wanted, strict=True):
         if not isinstance(side, int) or isinstance(side, bool) or not 0 <= side <= 16384:

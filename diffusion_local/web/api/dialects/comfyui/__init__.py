@@ -1,8 +1,8 @@
-"""ComfyUI's API, for graphs of its standard nodes: prompts, queue, history, pictures, uploads, and events.
+"""ComfyUI's API for graphs of its standard nodes: prompts, queue, history, pictures, uploads, and events.
 
-A graph is read by its links as one submit (``graph``); its jobs wait in the studio's own queue and survive restarts.
-Queue, history, pictures and events are each caller's own. The routes stand at the root and below ``/api``, as in
-ComfyUI, and below ``/comfyui`` (``dialects.paths``).
+A graph is translated to a single submit (``graph``); its jobs wait in the studio's own queue and survive restarts.
+Queue, history, pictures and events are separate for each caller. The routes are served at the root and below ``/api``,
+as in ComfyUI, and below ``/comfyui`` (``dialects.paths``).
 """
 
 import io
@@ -64,7 +64,7 @@ NO_FILES = (
 
 
 def info(name: str, names: nodes.Names) -> Json:
-    """A node as ComfyUI describes it."""
+    """A node's description in ComfyUI's format."""
     node = nodes.NODES[name]
     inputs: dict[str, dict[str, Any]] = {"required": {}}
     for key, each in node.inputs.items():
@@ -104,7 +104,9 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/prompt")
     async def submit(request: Request) -> Response:
-        """Enqueue the pictures of a graph: `prompt_id`, `number`, `node_errors`, and `warnings` of what differs."""
+        """Enqueue the pictures of a graph: `prompt_id`, `number`, `node_errors`, and `warnings`
+        about adapted values.
+        """
         authority.check("submit")  # before the body is read
         body = await json_of(request)
         try:
@@ -134,7 +136,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/prompt")
     def waiting() -> Json:
-        """How many prompts of the caller wait or run."""
+        """Number of the caller's unfinished prompts."""
         return {"exec_info": {"queue_remaining": len(studio.graphs.unfinished())}}
 
     @api.get("/queue")
@@ -149,7 +151,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/queue")
     async def edit_queue(request: Request) -> Response:
-        """`clear` cancels all prompts of the caller that wait, `delete` those that it names."""
+        """`clear` cancels all waiting prompts of the caller, `delete` the listed ones."""
         body = await json_of(request)
         await anyio.to_thread.run_sync(dequeue, body)
         return Response(status_code=200)
@@ -165,7 +167,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/interrupt")
     async def interrupt(request: Request) -> Response:
-        """Stop the caller's prompt that runs, or with `prompt_id` that one if it runs."""
+        """Stop the caller's running prompt, or with `prompt_id` that one if it runs."""
         body = await json_of(request, empty=True)
         await anyio.to_thread.run_sync(stop, text_of(body, "prompt_id"))
         return Response(status_code=200)
@@ -179,19 +181,19 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
                 studio.queue.cancel(batch_id=each.batch_id)
 
     def running() -> set[str]:
-        """Batches that have a running picture."""
+        """Batches with a running picture."""
         return {job.batch_id for job in studio.jobs("running", limit=1000) if job.owner == current().name}
 
     @api.get("/history")
     def history(max_items: int = MOST_HISTORY) -> Json:
-        """The caller's prompts that have ended, oldest first."""
+        """The caller's ended prompts, oldest first."""
         limit = max(0, min(max_items, MOST_HISTORY))
         each = [records.record(kept) for kept in reversed(studio.graphs.page(limit)) if kept.finished]
         return {one.id: records.history(studio, one) for one in each}
 
     @api.get("/history/{prompt_id}")
     def history_of(prompt_id: str) -> Response:
-        """A prompt that has ended. An empty object while it waits or runs; with status 404 where there is none."""
+        """An ended prompt; an empty object while it waits or runs, with status 404 if it is unknown."""
         try:
             each = records.named(studio, prompt_id[:SHORT_ID])
         except NotFound:
@@ -201,7 +203,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/history")
     async def edit_history(request: Request) -> Response:
-        """`clear` takes the caller's ended prompts off the list, `delete` those that it names. Pictures stay."""
+        """`clear` removes the caller's ended prompts from the history, `delete` the listed ones. Pictures are kept."""
         body = await json_of(request)
         await anyio.to_thread.run_sync(forget, body)
         return Response(status_code=200)
@@ -218,7 +220,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/view")
     def view(filename: str = "", preview: str = "", channel: str = "") -> Response:
-        """A picture of the caller by its `filename`; `preview` (such as `webp;90`) is smaller in bytes."""
+        """A picture of the caller by its `filename`; with `preview` (such as `webp;90`) in a smaller format."""
         stored, suffix = file_named(filename)
         if not preview:
             return StoredResponse(stored, TYPE_BY_SUFFIX[suffix], {"Cache-Control": "private, max-age=3600"})
@@ -228,7 +230,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         return Response(data, media_type=f"image/{form}")
 
     def file_named(filename: str) -> tuple[StoredFile, str]:
-        """(file, suffix) of a picture of the gallery, or of an upload under our name or the caller's."""
+        """(file, suffix) of a gallery picture, or of an upload under our name or the caller's."""
         found = FILE_NAME.fullmatch(filename)
         if found and not SOURCE_ID.fullmatch(found["id"]):
             image = studio.image(found["id"])
@@ -241,14 +243,16 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/upload/image")
     async def upload(request: Request) -> Json:
-        """Keep a picture of a form (`image`). Its `name` is for LoadImage; that under which it was sent is, too."""
+        """Store the picture in a form (`image`). LoadImage accepts the returned `name`, and the original file name."""
         authority.check("sources.add")  # before the body is read
         name, data, _ = await form_of(request)
         return await anyio.to_thread.run_sync(kept_upload, name, data)
 
     @api.post("/upload/mask")
     async def upload_mask(request: Request) -> Json:
-        """Keep a picture (`original_ref`) with the alpha channel of another (`image`): clear is painted anew."""
+        """Store a picture (`original_ref`) with the alpha channel of another (`image`): transparent parts are
+        repainted.
+        """
         authority.check("sources.add")
         name, data, reference = await form_of(request)
         return await anyio.to_thread.run_sync(kept_mask, name, data, reference)
@@ -270,7 +274,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.get("/object_info")
     @api.get("/object_info/")
     def object_info() -> Json:
-        """Every node that is understood, with what its choices offer."""
+        """All supported nodes, with the values that their choices offer."""
         names = names_of(studio, aliases)
         return {name: info(name, names) for name in nodes.NODES}
 
@@ -306,13 +310,13 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/free")
     def free() -> Response:
-        """Does nothing: a model leaves the memory when another needs it, or after an idle time."""
+        """A no-op: models are unloaded when others need their memory, or after an idle time."""
         authority.check("sources.add")
         return Response(status_code=200)
 
     @api.get("/system_stats")
     def system_stats() -> Json:
-        """The server, and the workers' devices. Sizes of memory are told to admins only."""
+        """The server, and the workers' devices. Memory sizes are shown to admins only."""
         vitals = studio.health.vitals() if Scopes.ADMIN in current().scopes else None
         used, total = vitals.memory if vitals else (0, 0)
         devices = [
@@ -361,7 +365,7 @@ def refusal(request: Request, error: UserError) -> JSONResponse:
 
 
 def refused_shape(error: Refused, graph: Any) -> Json:
-    """A refused graph as ComfyUI says it: what is wrong by node, and which output nodes would have needed that."""
+    """The error for a refused graph in ComfyUI's format: faults by node, and the output nodes that depend on them."""
     told: dict[str, Json] = {}
     outputs = checking.output_nodes(graph) if isinstance(graph, dict) else []
     for fault in error.faults:

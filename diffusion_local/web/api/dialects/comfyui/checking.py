@@ -1,7 +1,7 @@
-"""The check of a graph against the nodes that are understood.
+"""Validates a graph against the supported nodes.
 
 A graph maps node ids to ``{"class_type", "inputs"}``; an input is a value, or a link ``[node id, output]``. Only nodes
-that an output node depends on are looked at, each once and without recursion, so that neither size nor cycles matter.
+that an output node depends on are visited, each once and without recursion, so neither size nor cycles matter.
 """
 
 from collections.abc import Iterator, Mapping
@@ -52,7 +52,7 @@ def inputs_of(node: Any) -> dict[str, Any]:
 
 
 def reached(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
-    """The nodes that the ends depend on, and the ends: at most MOST_NODES and one more."""
+    """The given nodes and all that they depend on; at most MOST_NODES and one more."""
     found, waiting = dict.fromkeys(ends), list(ends)
     while waiting and len(found) <= MOST_NODES:
         for value in inputs_of(graph[waiting.pop()]).values():
@@ -63,7 +63,7 @@ def reached(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
 
 
 def in_order(graph: Mapping[str, Any], node_ids: list[str]) -> list[str] | None:
-    """The nodes, each after those that it depends on; None where they depend on each other in a circle."""
+    """The nodes in dependency order; None if they form a cycle."""
     left = {
         node_id: {value[0] for value in inputs_of(graph[node_id]).values() if is_link(value)} for node_id in node_ids
     }
@@ -79,7 +79,7 @@ def in_order(graph: Mapping[str, Any], node_ids: list[str]) -> list[str] | None:
 
 
 def faults(graph: Mapping[str, Any], node_ids: list[str], names: Names) -> Iterator[Fault]:
-    """Everything that is wrong with these nodes, each for itself."""
+    """All faults of these nodes."""
     for node_id in node_ids:
         name = class_of(graph[node_id])
         if name not in NODES:
@@ -148,7 +148,7 @@ def known(value: str, each: Input, names: Names) -> bool:
 
 
 def chosen(value: str, choices: tuple[str, ...]) -> str:
-    """The choice that a file's name means, without its folder, with or without its ending; empty if there is none."""
+    """The choice that a file name means, ignoring its folder and suffix; "" if there is none."""
     name = value.replace("\\", "/").rpartition("/")[2]
     stem = name.rpartition(".")[0] or name
     return next((each for each in (value, name, stem) if each in choices), "")
@@ -162,8 +162,9 @@ def not_in_list(node_id: str, key: str, value: str, choices: tuple[str, ...]) ->
 
 
 def converted(kind: str, value: Any) -> Any:
-    """A value in the type of its input; None where it cannot be. Unlike ComfyUI, which cuts fractions off and takes
-    true for 1, only what is a number and keeps its value is converted to one."""
+    """A value converted to its input's type; None if impossible. Unlike ComfyUI, which truncates fractions and takes
+    true for 1, only numbers that keep their value are converted.
+    """
     try:
         if kind in ("INT", "FLOAT") and isinstance(value, bool):
             return None

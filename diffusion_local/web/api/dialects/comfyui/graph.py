@@ -1,7 +1,7 @@
-"""A graph of ComfyUI read as one submit: what its output nodes show is followed back through the links.
+"""Translates a ComfyUI graph to one submit, by following the links back from its output nodes.
 
-Nodes are found by their links, never by their numbers. A graph stands for the pictures of one sampler, or for one
-picture that is enlarged; what goes beyond that is refused with the node's name.
+Nodes are identified by their links, never by their numbers. A graph describes the pictures of one sampler, or one
+picture to be upscaled; anything else is refused naming the node.
 """
 
 from collections.abc import Callable, Mapping
@@ -82,7 +82,7 @@ def read(graph: Any, names: Names) -> Plan:
 
 
 class Reader:
-    """Evaluates nodes, those that a node depends on first. What an output node shows is in ``shown``."""
+    """Evaluates nodes in dependency order. ``shown``: what the output nodes show."""
 
     def __init__(self, graph: Mapping[str, Any], names: Names) -> None:
         self._graph = graph
@@ -170,7 +170,7 @@ class Reader:
         return (replace(given["control_net"], mode=UNION_TYPES.get(str(given["type"]), "")),)
 
     def control(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        """ControlNetApply has one conditioning, its successor two, of which the positive one is read here."""
+        """ControlNetApply has a single conditioning; its successor has two, of which the positive one is used."""
         if not isinstance(given["image"], Picture):
             raise failed([beyond(node_id, "only an image of LoadImage can be a control", "image")])
         weight = given["strength"]
@@ -325,7 +325,7 @@ class Reader:
         return (self._same(work),)
 
     def _same(self, work: Work) -> Work:
-        """One object for what is decoded twice with the same result."""
+        """The same object for things decoded twice with the same result."""
         return next((each for each in self._decoded() if each == work), work)
 
     def _decoded(self) -> list[Work]:

@@ -1,4 +1,4 @@
-"""The nodes of ComfyUI that are understood here, with their inputs and outputs."""
+"""The supported ComfyUI nodes, with their inputs and outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +28,8 @@ WIDGETS: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": float, "STRI
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """``kind`` is a type of ComfyUI, or COMBO with its ``choices``: values, or the name of a list of ``Names``.
-
-    With ``open`` a choice that is not listed is accepted: the studio's models know their own text encoders and VAEs.
+    """``kind``: a ComfyUI type, or COMBO with its ``choices``: values, or the name of a list in ``Names``. ``open``:
+    unlisted choices are accepted, because the studio's models have their own text encoders and VAEs.
     """
 
     kind: str
@@ -53,7 +52,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What choices offer: names of files and models, by list. ``alias`` is the model that another name stands for."""
+    """Names of files and models that choices offer, by list. ``alias``: the model that an alias stands for."""
 
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     alias: Callable[[str], str | None] = lambda name: None

@@ -1,4 +1,4 @@
-"""What is kept of a graph, and how queue and history tell of it as ComfyUI does."""
+"""The stored record of a graph, and its representation in ComfyUI's queue and history."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,8 @@ KEY_PREFIX = "comfyui:"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A prompt, in ComfyUI's sense. ``id`` is the client's own if it chose one, else the batch's.
-
-    ``worker`` is the node that does the work, ``outputs`` are the nodes that show the pictures.
+    """A prompt, in ComfyUI's sense. ``id``: the client's own if given, else the batch's. ``worker``: the node that does
+    the work; ``outputs``: the nodes that show the pictures.
     """
 
     id: str
@@ -36,11 +35,11 @@ class Record:
 
     @property
     def number(self) -> int:
-        """Grows with time, as ComfyUI's numbers do."""
+        """Increases with time, like ComfyUI's numbers."""
         return milliseconds(self.created_at)
 
     def entry(self) -> list[Any]:
-        """As /queue and /history list it."""
+        """The prompt as /queue and /history list it."""
         return [self.number, self.id, self.graph, {"client_id": self.client_id}, self.outputs]
 
 
@@ -64,7 +63,7 @@ def record(kept: Graph) -> Record:
 
 
 def named(studio: Studio, prompt_id: str) -> Record:
-    """The caller's prompt of this id. Raises NotFound."""
+    """The caller's prompt with this id. Raises NotFound."""
     try:
         batch_id = studio.submitted_under(KEY_PREFIX + prompt_id)
     except NotFound:
@@ -144,5 +143,5 @@ def milliseconds(moment: str) -> int:
 
 
 def own(image: Image) -> bool:
-    """Whether a picture belongs to the caller, whatever else it may see."""
+    """Whether a picture belongs to the caller, even if the caller may see others' pictures."""
     return image.owner == current().name

@@ -1,4 +1,4 @@
-"""Requests as ComfyUI's clients send them: JSON of any media type, forms with a picture."""
+"""Parses requests of ComfyUI's clients: JSON with any media type, and forms with a picture."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ SHORT_ID = 100
 
 
 async def json_of(request: Request, empty: bool = False) -> Json:
-    """The body as a JSON object, whatever media type it comes with: clients often name none. Raises InvalidParams."""
+    """The body as a JSON object; its media type is ignored, because clients often send none. Raises InvalidParams."""
     data = await request.body()
     if empty and not data.strip():
         return {}
@@ -41,7 +41,7 @@ def parsed(data: bytes | str, field: str) -> Json:
 
 
 def deeper(value: Any, most: int) -> bool:
-    """Whether values lie in each other more than ``most`` deep; without recursion."""
+    """Whether a value is nested deeper than ``most``; without recursion."""
     level = [value]
     for _ in range(most):
         level = [
@@ -55,7 +55,7 @@ def deeper(value: Any, most: int) -> bool:
 
 
 def text_of(body: Json, name: str) -> str:
-    """A short text of a body, empty where there is none. Raises InvalidParams."""
+    """A short text field of a body, "" if absent. Raises InvalidParams."""
     value = body.get(name)
     if value is None:
         return ""

@@ -1,4 +1,4 @@
-"""A second sampler behind an enlarged picture: the options of a second pass."""
+"""Translates a second sampler after an enlarged picture to the options of a second pass."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ class Warns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Enlarged:
-    """What a sampler has made, enlarged by a factor or to a size; neither is known behind an upscale model."""
+    """A sampler's result enlarged by a factor or to a size; both are unknown after an upscale model."""
 
     work: Work
     upscaler: str
@@ -62,7 +62,7 @@ def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarg
 
 
 def to_size(node_id: str, found: Enlarged, given: dict[str, Any]) -> Enlarged:
-    """By the factor or to the size that a node names; a side of 0 follows the other. Raises Refused."""
+    """The factor or size that a node names; a side of 0 follows the other. Raises Refused."""
     if "scale_by" in given:
         return replace(found, scale=given["scale_by"])
     if not (given["width"] or given["height"]):
@@ -71,10 +71,7 @@ def to_size(node_id: str, found: Enlarged, given: dict[str, Any]) -> Enlarged:
 
 
 def second_pass(reader: Warns, node_id: str, again: Work, latent: Enlarged, denoise: float) -> Work:
-    """The work of the first sampler with a second pass. ``again`` has the settings of the second one.
-
-    Raises Refused.
-    """
+    """The first sampler's work with a second pass; ``again`` has the settings of that pass. Raises Refused."""
     first, work = latent.work.options, latent.work
     if "hires_scale" in first:
         raise failed([beyond(node_id, "a picture can be sampled again once", "latent_image")])

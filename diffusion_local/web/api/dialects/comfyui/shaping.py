@@ -1,4 +1,4 @@
-"""Nodes that shape a picture by others or in parts: reference pictures, IP-Adapters, and prompts for areas."""
+"""Nodes that condition on pictures or regions: reference pictures, IP-Adapters, and prompts for areas."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ def adapter_file(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
 
 
 def any_adapter(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    """IPAdapterUnifiedLoader: which file it is, is left to the studio; of presets for faces one for faces."""
+    """IPAdapterUnifiedLoader: the studio chooses the file; for face presets one for faces."""
     face = "FACE" in str(given["preset"])
     return given["model"], "face" if face else "style"
 
@@ -39,7 +39,7 @@ def vision(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
 
 
 def adapted(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    """A model that an IP-Adapter shows a picture."""
+    """A model with an IP-Adapter's reference picture."""
     if not isinstance(given["image"], Picture) or given["image"].preprocessor:
         raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
     for key, usual in (("start_at", 0.0), ("end_at", 1.0), ("weight_type", "linear")):
@@ -54,7 +54,7 @@ def adapted(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
 
 
 def scaled(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    """FluxKontextImageScale: the studio sizes references itself."""
+    """FluxKontextImageScale: ignored, as the studio scales references itself."""
     if not isinstance(given["image"], Picture):
         raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
     return (given["image"],)
@@ -87,7 +87,7 @@ def area(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
 
 
 def combined(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    """ConditioningCombine: one with an area becomes a region of the other."""
+    """ConditioningCombine: the one with an area becomes a region of the other."""
     first, second = given["conditioning_1"], given["conditioning_2"]
     if second.area is None and first.area is not None:
         first, second = second, first
@@ -122,9 +122,8 @@ NODE_READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
 
 
 def shaped(node_id: str, options: Given, positive: Conditioning, latent: Latent, denoise: float) -> Latent:
-    """Adds the regions of a sampler's prompt to its options; the latent without a picture that is only a reference.
-
-    A whole repaint of a picture that the model reads as a reference begins from noise. Raises Refused.
+    """Adds the regions of a sampler's prompt to its options; removes a latent picture that only serves as a reference.
+    A full repaint of a picture that the model reads as a reference starts from noise. Raises Refused.
     """
     if positive.area is not None:
         raise failed([beyond(node_id, "must be combined with a prompt for the whole picture", "positive")])

@@ -1,7 +1,7 @@
-"""Events of ComfyUI's ``/ws``: the caller's prompts as they run, previews, and how many wait.
+"""ComfyUI's events at ``/ws``: progress of the caller's prompts, previews, and the number of waiting ones.
 
-A socket hears of the prompts that were submitted with its ``clientId``. The queue is looked at by ``Watch``, once for
-all who wait. A consumer that does not read is dropped; one that may no longer listen is sent away.
+A socket gets events of prompts submitted with its ``clientId``. One ``Watch`` polls the queue for all sockets. A client
+that does not read is disconnected, as is one that loses its permission.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ Told = dict[str, Any] | bytes
 
 @dataclass(slots=True)
 class Followed:
-    """A prompt, and what was told of it."""
+    """A prompt, and the state last sent."""
 
     record: Record
     started: bool = False
@@ -49,7 +49,7 @@ class Followed:
 
 
 class Endpoint:
-    """Used in one event loop."""
+    """Used in a single event loop."""
 
     def __init__(self, studio: Studio, watch: Watch) -> None:
         self._studio = studio
@@ -102,7 +102,7 @@ class Endpoint:
 
 
 async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
-    """Read what the client sends, without use for it, until it hangs up; one that sends too much is sent away."""
+    """Discard the client's messages until it disconnects; one that sends too much is disconnected."""
     for _ in range(MOST_RECEIVED):
         if (await socket.receive())["type"] == "websocket.disconnect":
             break
@@ -112,14 +112,14 @@ async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
 
 
 async def sent(socket: WebSocket, told: Told) -> bool:
-    """Whether the message was taken in time."""
+    """Whether the message was accepted in time."""
     with anyio.move_on_after(SEND_SECONDS) as limit:
         await (socket.send_bytes(told) if isinstance(told, bytes) else socket.send_json(told))
     return not limit.cancelled_caught
 
 
 class Events:
-    """What there is to tell one client, found by comparing the queue with what was told before."""
+    """Events for one client, found by comparing the queue with the state last sent."""
 
     def __init__(self, studio: Studio, client_id: str) -> None:
         self._studio = studio
@@ -129,7 +129,7 @@ class Events:
         self._known: set[str] = set()  # batches, of other clients too
 
     def news(self) -> list[Told]:
-        """What happened since the last call. A prompt that came and ended meanwhile is told from its start, too."""
+        """Events since the last call. A prompt that started and ended meanwhile is reported from its start."""
         newest = self._studio.graphs.page(MOST_NEW)  # before the unfinished: what is missing there has ended
         unfinished = {kept.batch_id: kept for kept in self._studio.graphs.unfinished()}
         if self._left is None:  # at first: what had ended before is not told
@@ -158,7 +158,7 @@ class Events:
         return {"type": "status", "data": data}
 
     def _of(self, followed: Followed) -> list[Told]:
-        """A prompt's start, steps and previews."""
+        """Start, steps and previews of a prompt."""
         jobs = records.jobs_of(self._studio, followed.record)
         told: list[Told] = []
         if not followed.started and any(job.state is not State.QUEUED for job in jobs):
@@ -185,7 +185,7 @@ class Events:
         return {"type": "progress", "data": data}
 
     def _preview(self, job: Job) -> list[Told]:
-        """A job's newest preview as a JPEG with ComfyUI's head before it."""
+        """A job's newest preview as JPEG, preceded by ComfyUI's header."""
         try:
             data = self._studio.preview_file(job.id).read_bytes()
             file = io.BytesIO()

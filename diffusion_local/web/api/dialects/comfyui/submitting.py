@@ -1,4 +1,6 @@
-"""A plan of a graph as arguments of ``Studio.submit``: files found by their names, masks made, limits of the model."""
+"""Turns a graph's plan into arguments of ``Studio.submit``: finds files by name, creates masks, applies the model's
+limits.
+"""
 
 import io
 import re
@@ -40,7 +42,7 @@ OWN_PARTS = ("from the model",)
 
 
 def names_of(studio: Studio, aliases: Aliases) -> Names:
-    """What the choices of nodes offer to the current actor."""
+    """Names that nodes' choices offer to the current actor."""
 
     def alias(name: str) -> str | None:
         stands_for = "" if name in ("", PLACEHOLDER) else aliases.get(name)
@@ -67,13 +69,14 @@ def names_of(studio: Studio, aliases: Aliases) -> Names:
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """The ids of uploaded pictures by the names under which a caller sent them; a restart forgets the names."""
+    """Ids of uploaded pictures by the file names under which a caller sent them; lost on restart."""
 
     remembered: PerAccount[str]
 
     def source_id(self, studio: Studio, name: str) -> str | None:
-        """The id of the source picture that a name means: ours of an upload, a picture's of the gallery, or the
-        caller's own name of an upload."""
+        """The id of the source picture with a name: ours of an upload, a gallery picture's, or the caller's own file
+        name.
+        """
         text = ANNOTATION.sub("", name.strip())
         stem = text.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
         try:
@@ -130,7 +133,7 @@ def reference(studio: Studio, wanted: Reference, uploads: Uploads) -> dict[str, 
 
 
 def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None:
-    """``cfg`` or the guidance of FluxGuidance, whichever the model has."""
+    """``cfg`` or FluxGuidance's guidance, whichever the model uses."""
     cfg = options.pop("cfg")
     if families.get(model.family).negative:
         if "guidance" in options:
@@ -145,7 +148,7 @@ def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None
 
 
 def steps(options: dict[str, Any], model: Model) -> None:
-    """ComfyUI makes all the steps from a picture, however far it goes from it; here strength shortens them."""
+    """ComfyUI makes all steps at any denoise strength; here strength shortens them, so steps are scaled."""
     strength = options.get("strength", 1.0)
     if strength < 1:
         wanted = max(1, round(options["steps"] / strength))
@@ -175,7 +178,7 @@ def found(studio: Studio, picture: Picture | Mask, uploads: Uploads) -> str:
 
 
 def painted(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:
-    """A mask as a PNG, white where it is painted anew. Raises Refused, Overloaded."""
+    """A mask as a PNG, white where it is repainted. Raises Refused, Overloaded."""
     data = studio.sources.file(found(studio, mask, uploads)).read_bytes()
     with PIL.open(io.BytesIO(data)) as picture, image_decoding.share(picture):
         if mask.channel == "alpha":
@@ -191,7 +194,7 @@ def painted(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:
 
 
 def with_alpha(picture: bytes, mask: bytes) -> bytes:
-    """A picture as a PNG with the alpha channel of another, as the mask editor sends it. Raises InvalidParams."""
+    """A picture as a PNG with the alpha channel of another, as sent by the mask editor. Raises InvalidParams."""
     with PIL.open(io.BytesIO(picture)) as whole, image_decoding.share(whole):
         whole_rgb = whole.convert("RGB")
     with PIL.open(io.BytesIO(mask)) as drawn, image_decoding.share(drawn):
@@ -203,7 +206,7 @@ def with_alpha(picture: bytes, mask: bytes) -> bytes:
 
 
 def refused(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
-    """What the Studio refuses, at the node that it came from."""
+    """An error of the Studio, assigned to the node that caused it."""
     renamed = {"source": "image", "mask": "image", "loras": "lora_name"}
     origins, entry = plan.work.origins, error.field.partition(".")[0]
     node_id, key = (

@@ -1,4 +1,4 @@
-"""What the nodes of a graph give to those behind them, and how a graph is refused."""
+"""Values passed between a graph's nodes, and the error for a graph that cannot be translated."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ from diffusion_local.web.api.dialects.comfyui.checking import Fault
 
 
 class Refused(Exception):
-    """The graph cannot be done. ``faults`` are of its nodes; without any the graph as a whole is meant."""
+    """The graph is not supported. ``faults``: by node; if there are none, the graph as a whole is refused."""
 
     def __init__(self, type: str, message: str, details: str = "", faults: list[Fault] | None = None) -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image of LoadImage, by the name that the graph has for it; ``preprocessor`` is what a node makes of it."""
+    """LoadImage's picture under its name in the graph; ``preprocessor``: applied by a node."""
 
     name: str
     node_id: str
@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A ControlNet on a conditioning: ``start`` and ``end`` are shares of the steps."""
+    """A ControlNet of a conditioning; ``start`` and ``end``: shares of the steps."""
 
     name: str
     mode: str = ""
@@ -41,7 +41,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What is painted anew: where this ``channel`` is white, of ``alpha`` where it is clear; grown by some pixels."""
+    """What is repainted: where this ``channel`` is white, or for ``alpha`` transparent; grown by some pixels."""
 
     name: str
     channel: str
@@ -51,7 +51,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A picture that the result refers to; ``values`` are further ones of its entry in the option ``references``."""
+    """A reference picture; ``values``: further fields of its entry in the option ``references``."""
 
     picture: Picture
     node_id: str
@@ -61,7 +61,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """An area with a prompt of its own: ``box`` is x, y, width and height, in ``pixels`` or in shares."""
+    """An area with its own prompt; ``box``: x, y, width and height, in ``pixels`` or in shares."""
 
     prompt: str
     node_id: str
@@ -117,9 +117,8 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be made: options of a submit, pictures that have to be found for it, and where each came from.
-
-    ``origins`` maps options to (node id, input); ``node_id`` is the node that does the work.
+    """What to make: options of a submit, pictures to be found for it, and the origin of each. ``origins`` maps options
+    to (node id, input); ``node_id``: the node that does the work.
     """
 
     node_id: str
@@ -148,7 +147,7 @@ def failed(found: list[Fault]) -> Refused:
 
 
 def beyond(node_id: str, why: str, key: str = "") -> Fault:
-    """A node that is known, used in a way that is not."""
+    """The error for an unsupported use of a supported node."""
     extra = {"input_name": key} if key else {}
     return Fault(
         node_id, "custom_validation_failed", "This server cannot do this", f"{key} - {why}" if key else why, extra

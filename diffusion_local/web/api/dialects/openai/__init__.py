@@ -64,16 +64,15 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-strea
 
 @dataclass(slots=True)
 class Pending:
-    """A request, and since when it is answered, or its caller gone."""
+    """A request, and when it was answered or its caller disconnected."""
 
     submitted: asyncio.Task[Receipt]
     left_at: float | None = None
     answered_at: float | None = None
 
     def belongs_to(self, retry: bool) -> bool:
-        """Whether a caller that asks for the same now is the one that asked then.
-
-        The package says which calls are retries; its time may have run out while the answer was on its way.
+        """Whether an identical later request is a retry of this one. The package marks retries; its time may have run
+        out while the response was on its way.
         """
         now = time.monotonic()
         if self.answered_at is not None:
@@ -96,10 +95,10 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         idempotency_key: Annotated[str | None, Header()] = None,
         retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
     ) -> Response:
-        """Make pictures and answer once they are there, as `b64_json` and `url`, or the one that `response_format` is.
-
-        With `stream` the answer is server-sent events: `image_generation.partial_image`, then
-        `image_generation.completed` for each picture."""
+        """Make pictures and respond when they are done, as `b64_json` and `url`, or as `response_format` says. With
+        `stream` the response is server-sent events: `image_generation.partial_image`, then `image_generation.completed`
+        for each picture.
+        """
         wish = await anyio.to_thread.run_sync(wish_of, body)
         return await served(body, request, wish, idempotency_key, retries)
 
@@ -109,10 +108,10 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         idempotency_key: Annotated[str | None, Header()] = None,
         retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
     ) -> Response:
-        """Change a picture: a form with `image`, `prompt` and perhaps a `mask`, clear where it is painted anew.
-
-        Models that read pictures beside the prompt (FLUX Kontext, Qwen-Image-Edit, FLUX.2) are given all pictures; with
-        any other model the first one is changed."""
+        """Change a picture: a form with `image`, `prompt` and optionally a `mask`, transparent where it is repainted.
+        Models that read reference pictures (FLUX Kontext, Qwen-Image-Edit, FLUX.2) get all pictures; any other model
+        changes the first one.
+        """
         authority.check("sources.add")  # before the body is read
         fields, images, mask = await edit_form(request)
         body = validated(fields)
@@ -135,7 +134,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         retries: str,
         event: str = "image_generation",
     ) -> Response:
-        """The pictures of a wish: of a call that was made before, where this one is the same sent again."""
+        """The pictures of a request, or of the earlier call that it retries."""
         options = wish.options
         if idempotency_key:
             options["idempotency_key"] = f"openai:{idempotency_key}"
@@ -168,13 +167,13 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.post("/images/variations", status_code=501, include_in_schema=False)
     def variations() -> Response:
-        """Says that it is not there."""
+        """Responds that this is not supported."""
         text = "Variations are not supported: edit the picture, with a prompt."
         return problem(501, "invalid_request_error", text, code="not_supported", headers=FINAL_WORD)
 
     @api.get("/models")
     def models() -> Json:
-        """The models, then the other names under which they can be asked for."""
+        """The models, then their aliases."""
         known = [each.id for each in studio.models()]
         return {"object": "list", "data": [model(each) for each in [*known, *aliases.listed]]}
 

@@ -33,8 +33,9 @@ USAGE = {
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How the pictures of a stream are shown. ``event`` is the first part of the events' names, ``partial`` the most
-    previews of a picture; ``quality`` and ``size`` are the request's."""
+    """How the pictures of a stream are shown. ``event``: prefix of event names; ``partial``: maximum previews per
+    picture; ``quality`` and ``size``: the request's.
+    """
 
     event: str
     form: str
@@ -56,7 +57,7 @@ class Shown:
 
 
 def warned(warnings: Sequence[str]) -> dict[str, str]:
-    """The header that says what was adapted (RFC 7234, section 5.5); empty where nothing was."""
+    """The header with warnings (RFC 7234, section 5.5); empty without any."""
     if not warnings:
         return {}
     text = " ".join(warnings)[:MOST_WARNING].encode("ascii", "replace").decode()
@@ -92,7 +93,7 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
 
 
 def partial(studio: Studio, jobs: Sequence[Job], previews: dict[str, int], shown: Shown) -> Iterator[Json]:
-    """A preview of each running picture that has come so far since its last one; counts them in ``previews``."""
+    """A preview of each running picture with enough progress since its last one; counts them in ``previews``."""
     for job in jobs:
         number = previews[job.id]
         if (
