@@ -48,7 +48,7 @@ def test_an_end_is_only_of_what_runs(downloads: DownloadStore, state: DownloadSt
 @pytest.mark.parametrize("state", sorted(FINAL))
 def test_final_is_final(downloads: DownloadStore, state: DownloadState) -> None:
     download = in_state(downloads, state)
-    with pytest.raises(Conflict, match=f"is {state} already"):
+    with pytest.raises(Conflict, match=f"is already {state}"):
         downloads.cancel(download.id)
     assert downloads.claim() is None
     assert downloads.recover() == 0

@@ -203,7 +203,7 @@ def test_a_key_of_another_submit_is_refused(services: Services, lists: PromptLis
 def test_the_queues_limit_holds_and_that_of_one_press_does_not(services: Services) -> None:
     small = open_services(replace(services.settings, max_count=2, max_queued=10)).studio
     assert small.lists.submit("x --count 5").count == 5
-    with pytest.raises(QueueFull, match="room for 10 waiting jobs; 5 wait and 6 were asked for"):
+    with pytest.raises(QueueFull, match="room for 10 waiting jobs; 5 are waiting, and 6 more were requested"):
         small.lists.submit("x\n" * 6)
     with pytest.raises(QueueFull, match="makes more than 10 pictures"):
         small.lists.check("x\n" * 11)

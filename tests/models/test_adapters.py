@@ -148,7 +148,7 @@ def test_a_lora_of_flux_fits_both_of_its_models(catalog: Catalog, settings: Sett
 def test_a_model_that_takes_no_loras_says_so_before_the_job_waits(catalog: Catalog, settings: Settings) -> None:
     write_header(settings.loras / "style.safetensors", {"lora_unet_x.lora_down.weight": (4, 8)})
     transformer_model(settings, "mine", "PixArtSigmaPipeline", {})
-    with pytest.raises(InvalidParams, match="loras: must be left out: mine takes no LoRAs"):
+    with pytest.raises(InvalidParams, match="loras: must be left out: mine does not support LoRAs"):
         catalog.complete("x", {"seed": 1, "model": "mine", "loras": ["style"]})
 
 

@@ -68,7 +68,7 @@ def test_memory_is_that_of_half_precision_whatever_the_file_has(catalog: Catalog
         (files.UNET_OF_DIFFUSERS, "which also needs CLIP-L and the VAE of SD 1 and SD 2"),
         ({"something.else": (8, 8)}, "not a checkpoint of a known kind"),
         (files.unet(768, 5) | files.SD1 | files.unet(768, 5), "takes 5 channels"),
-        (files.unet(999), "text 999 numbers wide"),
+        (files.unet(999), "text embeddings of width 999"),
         (files.unet(768), "which also needs CLIP-L"),
         (
             {name: shape for name, shape in files.SDXL.items() if "first_stage" not in name},

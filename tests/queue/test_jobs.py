@@ -416,7 +416,7 @@ def test_recover_cancels_what_was_to_be_cancelled(store: JobStore) -> None:
 
 def test_a_batch_is_stored_whole_or_not_at_all(store: JobStore, database: Database) -> None:
     enqueue(store, 5)
-    with pytest.raises(QueueFull, match="room for 7 waiting jobs; 5 wait and 3"):
+    with pytest.raises(QueueFull, match="room for 7 waiting jobs; 5 are waiting, and 3"):
         enqueue(store, 3, max_queued=7)
     with sql(database) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone()[0] == 1

@@ -101,7 +101,7 @@ def test_a_check_tells_the_bad_line_and_queues_nothing(services: Services) -> No
         ({"text": "a plum", "count": 1.5}, "<b>Images</b> must be a whole number"),
         ({"text": "a plum", "size": "large"}, "Size must be WIDTHxHEIGHT"),
         ({"mode": "grid", "prompt": "a plum"}, "Across (X) must be an axis"),
-        ({"mode": "grid", "prompt": "a plum", "axis_x": "prompt", "values_x": "apple,pear"}, "Prompt must hold"),
+        ({"mode": "grid", "prompt": "a plum", "axis_x": "prompt", "values_x": "apple,pear"}, "Prompt must contain"),
         ({"text": "a plum --model <b>nothing</b>"}, "&lt;b&gt;nothing"),
     ],
 )
