@@ -317,7 +317,9 @@ def test_each_account_has_idempotency_keys_of_its_own(studio: Studio, anns: dict
 def test_waiting_jobs_of_an_account_are_limited(studio: Studio) -> None:
     with acting(person("ann", allowance=actor.Allowance(queued=3))):
         studio.submit("a tree", count=2, **SMALL)
-        with pytest.raises(LimitReached, match="may have 3 jobs waiting; 2 are waiting, and 2 more were requested") as error:
+        with pytest.raises(
+            LimitReached, match="may have 3 jobs waiting; 2 are waiting, and 2 more were requested"
+        ) as error:
             studio.submit("a hill", count=2, **SMALL)
         assert error.value.retry_after > 0
         studio.submit("a hill", **SMALL)

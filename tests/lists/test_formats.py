@@ -325,12 +325,12 @@ def test_a_prompt_that_begins_with_a_bracket_is_a_prompt(text: str) -> None:
     ("form", "data", "words"),
     [
         ("text", '[\n  "a",', "is invalid JSON from line 2"),
-        ("text", '{\n "prompts": ["a"]\n}', "is no list of prompts"),
+        ("text", '{\n "prompts": ["a"]\n}', "is not a list of prompts"),
         ("text", "<!DOCTYPE html>\n<p>a</p>", "is not a list of prompts"),
         ("json", '{"prompt": "a"}', "must be a JSON array"),
         ("json", '["a" "b"]', "expected a comma or ]"),
         ("json", '["a"] b', "must end with the closing ]"),
-        ("json", "[" * 100_000, "is not JSON"),
+        ("json", "[" * 100_000, "is invalid JSON"),
     ],
 )
 def test_what_is_no_list_is_refused(form: str, data: str, words: str) -> None:
@@ -392,7 +392,7 @@ def test_objects_of_an_array_without_its_brackets_are_read() -> None:
 )
 def test_json_beyond_the_readers_limits_is_told_in_plain_words(line: str, words: str) -> None:
     assert words in reason(line, "jsonl")
-    with pytest.raises(InvalidParams, match=words.replace("JSON", "JSON from line 1 on")):
+    with pytest.raises(InvalidParams, match=words.replace("not JSON", "invalid JSON from line 1")):
         list(parse(f"[{line}]".encode(), "json"))
 
 

@@ -356,7 +356,7 @@ class TestInpainting:
             ({"mask": MASK, "mask_content": "mirror"}, "mask_content", "latent noise"),
             ({"mask": MASK, "mask_edges": "rough"}, "mask_edges", "soft"),
             ({"mask": MASK, "inpaint_area": "half"}, "inpaint_area", "Only masked"),
-            ({"kind": "inpaint"}, "mask", "needed"),
+            ({"kind": "inpaint"}, "mask", "is required"),
         ],
     )
     def test_what_cannot_be_painted_is_refused(
@@ -399,7 +399,7 @@ class TestEntries:
             ("controls", {"colour": 1}, "controls[1]", "has the fields"),
             ("controls", {"image": "x"}, "controls[1].image", "64 hexadecimal"),
             ("controls", {"image": NONE}, "controls[1].image", "unknown source"),
-            ("controls", {"image": 7}, "controls[1]", "text as image"),
+            ("controls", {"image": 7}, "controls[1]", "image as text"),
             ("references", {"weight": -1}, "references[1].weight", "from 0 to 2"),
             ("references", {"use": "mood"}, "references[1].use", "style"),
             ("references", {"mask": "x"}, "references[1].mask", "64 hexadecimal"),
