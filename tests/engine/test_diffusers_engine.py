@@ -131,7 +131,7 @@ def test_an_unusable_picture_is_a_bad_image(
 
     with monkeypatch.context() as patch:
         patch.setattr(loaded.pipe.vae, "decode", decode)
-        with pytest.raises(BadImage, match="could not be decoded|has the size"):
+        with pytest.raises(BadImage, match="could not be decoded"):
             draw(steps=1)
     draw(steps=1)
 
