@@ -18,7 +18,7 @@ JOB = '\n{"job": {"prompt": "x", "seed": 1}'
 
 @pytest.fixture
 def other(tmp_path: Path) -> Services:
-    return open_services(Settings.load(home=tmp_path / "other", engine="fake"))
+    return open_services(Settings.load(home=tmp_path / "other", engine="fake", database=""))
 
 
 def told(services: Services) -> list[tuple[Any, ...]]:
@@ -98,7 +98,7 @@ def test_what_is_no_queue_is_refused_and_nothing_is_enqueued(services: Services,
 
 def test_several_batches_fit_together_or_none_does(services: Services, tmp_path: Path) -> None:
     text = filled(services)
-    small = open_services(Settings.load(home=tmp_path / "small", engine="fake", max_queued=3))
+    small = open_services(Settings.load(home=tmp_path / "small", engine="fake", database="", max_queued=3))
     with pytest.raises(QueueFull):
         small.studio.queue_file.take(text)
     assert small.studio.jobs() == []

@@ -11,7 +11,6 @@ from diffusion_local.domain import Condition, utc_text
 from diffusion_local.errors import LeaseLost, NotFound
 from diffusion_local.queue.machines import MachineStore, count_picture, machine_of, pictures_per_hour
 from diffusion_local.queue.workers import LeaseStore, WorkerStore
-from tests.support import sql
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_a_gpu_counts_as_used_for_a_while(
     """A time in the future is that of a clock that was wrong."""
     leases.take("attic.gpu0", "ann/t1")
     machines.change("attic", gpu_share="wait")
-    with sql(database.path) as db:
+    with database.write() as db:
         db.execute("UPDATE leases SET shared_at = ?", [utc_text(datetime.now(UTC) - timedelta(seconds=ago))])
     assert bool(machines.resting("attic.gpu0")) is rests
 
@@ -135,7 +134,7 @@ def test_removing_one_ends_its_leases(database: Database, machines: MachineStore
 def test_a_lease_runs_anew_where_the_clock_was_set(database: Database, leases: LeaseStore) -> None:
     session = leases.take("attic.gpu0", "ann/t1")
     for hours in (-1, 1):
-        with sql(database.path) as db:
+        with database.write() as db:
             db.execute("UPDATE leases SET expires_at = ?", [utc_text(datetime.now(UTC) + timedelta(hours=hours))])
         leases.renew_all()
         [lease] = leases.all()
@@ -146,7 +145,7 @@ def test_a_lease_runs_anew_where_the_clock_was_set(database: Database, leases: L
 
 def test_a_lease_from_the_future_is_written_anew_by_its_worker(database: Database, leases: LeaseStore) -> None:
     session = leases.take("attic.gpu0", "ann/t1")
-    with sql(database.path) as db:
+    with database.write() as db:
         db.execute("UPDATE leases SET expires_at = ?", [utc_text(datetime.now(UTC) + timedelta(hours=1))])
     leases.renew("attic.gpu0", session)
     assert datetime.fromisoformat(leases.all()[0].expires_at) - datetime.now(UTC) <= timedelta(seconds=30)
