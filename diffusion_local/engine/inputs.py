@@ -31,9 +31,9 @@ RESCAN_SECONDS = 2.0
 
 
 class PictureInputs:
-    """Finds what Params name: files of one home, and source pictures by what opens them.
+    """Resolves the names in Params to files of a home, and opens source pictures.
 
-    ``open_source`` takes an id and raises FileNotFoundError for one that is not kept any more.
+    ``open_source`` takes an id and raises FileNotFoundError if it no longer exists.
     """
 
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
@@ -43,7 +43,7 @@ class PictureInputs:
         self._seen: dict[str, tuple[float, list[Adapter]]] = {}
 
     def source(self, source_id: str) -> PIL.Image:
-        """A source picture as it is kept (L, RGB or RGBA). Raises ModelUnavailable if it is gone or damaged."""
+        """A stored source picture (L, RGB or RGBA). Raises ModelUnavailable if it is missing or damaged."""
         try:
             with self._open_source(source_id) as file, PIL.open(file, formats=("PNG",)) as picture:
                 picture.load()
@@ -71,7 +71,9 @@ class PictureInputs:
         return self._file(IP_ADAPTER, name, "IP-Adapter")
 
     def image_encoder(self, width: int, hidden: bool) -> Path:
-        """The image encoder whose hidden states, or else what it projects, have a width. Raises ModelUnavailable."""
+        """The image encoder with an output of this width (``hidden``: its hidden states, else its projection). Raises
+        ModelUnavailable.
+        """
         for each in self._adapters(VISION):
             if each.ready and each.widths[hidden] == width:
                 return each.path
@@ -109,11 +111,11 @@ class PictureInputs:
             raise ModelUnavailable(error.message) from None
 
     def embeddings(self) -> dict[str, Path]:
-        """Textual inversions by the word that calls them up."""
+        """Textual inversions by their trigger word."""
         return {PurePosixPath(each.name).name: each.path for each in self._adapters(EMBEDDING) if each.ready}
 
     def _file(self, kind: str, name: str, what: str) -> Path:
-        """The file of a name. Raises ModelUnavailable with why it cannot be used."""
+        """The file with a name. Raises ModelUnavailable with the reason if it is unusable."""
         folder = self._shelf.places.folder(PLACES[kind])
         if folder and (path := folder / f"{name}.safetensors").is_file():
             return path
@@ -125,7 +127,9 @@ class PictureInputs:
         return found.path
 
     def _adapters(self, kind: str) -> list[Adapter]:
-        """The files of a kind. Folders elsewhere, which may hold very many, are looked into after a while only."""
+        """The files of a kind. Folders elsewhere, which may be very large, are rescanned every
+        RESCAN_SECONDS at most.
+        """
         at, found = self._seen.get(kind, (0.0, []))
         if time.monotonic() - at > RESCAN_SECONDS or not found or not self._shelf.added():
             found = self._shelf.adapters(kind)
@@ -134,7 +138,7 @@ class PictureInputs:
 
 
 def short_hash(path: Path) -> str:
-    """The first ten digits of a file's SHA-256, as A1111 writes hashes; computed once while the file stays."""
+    """The first ten digits of a file's SHA-256, as A1111 writes hashes; cached while the file is unchanged."""
     status = path.stat()
     return _digest(path, status.st_mtime_ns, status.st_size)[:10]
 
@@ -149,15 +153,15 @@ def _digest(path: Path, changed: int, size: int) -> str:
 
 
 def edit_references(params: Params, materials: PictureInputs) -> list[PIL.Image]:
-    """The references that the model itself reads (RGB; transparent parts are white), in order."""
+    """The references that the model itself reads (RGB, transparent pixels are white), in order."""
     ids = [each.image for each in params.references if each.use is Use.EDIT]
     return [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in ids]
 
 
 def denoising_pipeline(loaded: Loaded, loop: Loop) -> Callable[..., Any]:
-    """What is called to denoise: with references a pipeline that reads them. Raises ModelUnavailable without one.
+    """The callable to denoise with; with references one that reads them. Raises ModelUnavailable without one.
 
-    InstructPix2Pix lays its picture over the result pixel by pixel, so a tile gets its own part of it; other models
+    InstructPix2Pix aligns its picture with the result pixel by pixel, so a tile gets the matching crop; other models
     read whole pictures.
     """
     if not loaded.pictures:

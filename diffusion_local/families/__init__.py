@@ -57,9 +57,8 @@ def of_pipeline(class_name: str) -> tuple[Family, tuple[Kind, ...]]:
 
 
 def of_denoiser(names: Container[str], shape: Callable[[str], tuple[int, ...] | None]) -> tuple[str, Sign] | None:
-    """The architecture of a transformer, with the sign that identified it.
-
-    ``names`` are those of its modules, without the prefix that all share; ``shape`` gives the shape of a tensor.
+    """The architecture of a transformer, with the sign that identified it. ``names``: its modules, without their common
+    prefix; ``shape`` returns the shape of a tensor.
     """
     found = [
         (sign.specificity, name, sign)
@@ -72,7 +71,7 @@ def of_denoiser(names: Container[str], shape: Callable[[str], tuple[int, ...] | 
 
 
 def of_lora(layers: Layers) -> str:
-    """The architecture that the layers of a LoRA belong to, empty if they do not tell."""
+    """The architecture that a LoRA's layers belong to, "" if undecided."""
     found = [
         (sign.specificity, name)
         for name, architecture in ARCHITECTURES.items()
@@ -83,7 +82,7 @@ def of_lora(layers: Layers) -> str:
 
 
 def title_of(architecture: str) -> str:
-    """The title of an architecture, empty if it is not known."""
+    """The title of an architecture, "" if unknown."""
     return ARCHITECTURES[architecture].title if architecture in ARCHITECTURES else ""
 
 
@@ -108,12 +107,12 @@ def references_of(architecture: str) -> int:
 
 
 def needs_reference(architecture: str) -> bool:
-    """Whether models of an architecture make nothing without a picture beside the prompt."""
+    """Whether models of an architecture require a reference picture."""
     known = ARCHITECTURES.get(architecture)
     return known is not None and known.needs_reference
 
 
 def certainty(architecture: str, layers: Layers) -> int:
-    """How specific the sign is by which the layers of a LoRA belong to an architecture."""
+    """Specificity of the sign that assigns a LoRA's layers to an architecture."""
     signs = ARCHITECTURES[architecture].loras if architecture in ARCHITECTURES else ()
     return max((sign.specificity for sign in signs if sign.matches(layers)), default=0)

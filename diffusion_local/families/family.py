@@ -18,22 +18,21 @@ Configs = Callable[[str], Mapping[str, Any]]
 class Architecture:
     """A variant of a family: models that take the same adapters.
 
-    ``adapters`` is the architecture that adapter files name when they fit this one; empty: its own id. Adapters that
-    name the family's id fit all of its architectures. ``problem`` is the sentence shown where it cannot be run although
-    its family can. ``tokens`` replaces the family's limit. ``references`` is the number of pictures that its models
-    read beside the prompt, and ``needs_reference`` says that they need one. ``kinds`` of
-    work are those that they can do. ``like`` is the architecture whose
-    configurations its files have.
+    ``adapters``: the architecture that adapter files name when they fit this one (default: its own id); adapters that
+    name the family's id fit all of its architectures. ``problem``: why it cannot be run although its family can.
+    ``tokens`` overrides the family's limit. ``references``: number of pictures that its models read beside the prompt;
+    ``needs_reference``: they require one. ``kinds``: supported kinds of work. ``like``: the architecture whose
+    configurations its files use.
 
-    ``parts`` are the text encoders and the VAE that the denoiser needs beside itself, by their ids in
-    ``models.parts``, the VAE last. Files are recognised by the remaining fields, each empty where it does not apply:
+    ``parts``: ids (in ``models.parts``) of the text encoders and the VAE that the denoiser needs, the VAE last. Files
+    are recognised by the remaining fields, each empty if it does not apply:
 
     - ``signs``: a transformer's file, alone or with other parts. UNets are identified by ``models.probe``;
     - ``loras``: LoRAs; ``lora_words``: parts of the base model's name in their metadata, in lower case;
-    - checkpoints with a UNet: ``text_width``, the width of the text that its cross attention reads (also in LoRAs), and
-      ``encoders``, the prefixes of tensor names of all text encoders, of which one group must be complete;
-    - textual inversions: ``token_width``, the width of one token's vector, and ``embedding_keys``, tensors that are
-      all present.
+    - checkpoints with a UNet: ``text_width``, the width of the text embeddings that its cross-attention reads (also in
+      LoRAs), and ``encoders``, prefixes of the tensor names of all text encoders, of which one group must be complete;
+    - textual inversions: ``token_width``, the width of one token's vector, and ``embedding_keys``, tensors that must
+      all be present.
     """
 
     title: str
@@ -56,28 +55,28 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models that are loaded, prompted and denoised by the same code. Its ``id`` is the name of its module.
+    """Models that are loaded, prompted and denoised by the same code. ``id``: the name of its module.
 
-    ``pipelines`` maps diffusers pipeline classes to the kinds of work that such a folder can do. ``problem`` is the
-    sentence shown for a family that is recognised but not run; one without a problem has its engine half in
-    ``engine.families`` under the same id. ``unet`` says that the denoiser is a UNet rather than a transformer.
+    ``pipelines`` maps diffusers pipeline classes to the kinds of work that they support. ``problem``: the message for a
+    family that is recognised but not run; a family without one has its engine half in ``engine.families`` under the
+    same id. ``unet``: the denoiser is a UNet rather than a transformer.
 
-    Checkpoints in one file are run where their architecture declares ``encoders``; a transformer's are recognised by
-    the ``signs`` of their architectures.
+    Single-file checkpoints with a UNet are run if their architecture declares ``encoders``; those of transformers are
+    recognised by their architectures' ``signs``.
 
-    ``find_architecture`` tells the architecture of a diffusers folder by its configuration; None: it is the family's
-    id. ``variants`` are pipeline classes whose models are of one architecture, whatever their configuration.
+    ``find_architecture`` derives a diffusers folder's architecture from its configuration (None: the family's id).
+    ``variants``: architecture of pipeline classes that always have the same one.
 
-    ``original_names`` says that a transformer's file is loaded with the names of its authors too, not only diffusers'.
-    ``undistilled`` are entries of ``model_index.json`` of models that were not distilled, which only their name tells.
+    ``original_names``: a transformer's file may use its authors' tensor names, not only diffusers'. ``undistilled``:
+    entries of ``model_index.json`` that mark models as not distilled, where only their names differ otherwise.
 
-    ``defaults`` hold for models that the curated list does not know. ``half`` says that the weights stay within fp16's
-    range; other families run in bf16 where the device computes in it.
+    ``defaults`` apply to models that the curated list does not know. ``half``: the weights stay within fp16's range;
+    other families run in bf16 if the device supports it.
 
-    Prompts: ``tokenizer`` is the folder of the text encoder that reads most, and ``tokens`` the pipeline's limit, start
-    and end marks included (0: the tokenizer's own). ``weights`` says that ``(word:1.2)`` has an effect and that longer
-    texts are read in parts, ``negative`` and ``clip_skip`` that these options have an effect, and ``loras`` that the
-    pipeline takes LoRAs, in ``lora_layouts`` of ``models.lora_layers`` (empty: in all of them).
+    Prompts: ``tokenizer``: folder of the text encoder with the longest window; ``tokens``: the pipeline's limit, start
+    and end marks included (0: the tokenizer's own). ``weights``: ``(word:1.2)`` is supported, and longer texts are
+    encoded in parts; ``negative`` and ``clip_skip``: these options have an effect; ``loras``: the pipeline takes LoRAs,
+    in ``lora_layouts`` of ``models.lora_layers`` (empty: all of them).
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""FLUX.1 dev and schnell, with the models that were trained on from them (Krea, Kontext, Fill, Canny, Depth)."""
+"""FLUX.1 dev and schnell, and models derived from them (Krea, Kontext, Fill, Canny, Depth)."""
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign

@@ -1,4 +1,4 @@
-"""Families that are recognised, so that their files are named and refused with a reason, and not run."""
+"""Families that are recognised but not run, so that their files are refused with a reason."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign

@@ -1,4 +1,4 @@
-"""How models and LoRAs are recognised by the names and shapes of their tensors, whatever their files are called."""
+"""Recognises models and LoRAs by the names and shapes of their tensors, regardless of file names."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sign:
-    """What identifies a denoiser in one file. Of several signs that match, the most specific one decides.
+    """Identifies a denoiser in a single file. Of several matching signs, the most specific one counts.
 
-    Names are those of modules: of a tensor ``blocks.0.norm.weight`` the names ``blocks``, ``blocks.0``,
-    ``blocks.0.norm`` and the whole. All of ``has`` are present and none of ``lacks``; ``shapes`` gives shapes of
-    tensors. ``naming`` is the code whose names the file uses: ``original``, that of the model's authors, which other
-    programs keep, or ``diffusers``.
+    Names are those of modules: a tensor ``blocks.0.norm.weight`` contributes ``blocks``, ``blocks.0``,
+    ``blocks.0.norm`` and its own name. All of ``has`` must be present and none of ``lacks``; ``shapes``: required
+    shapes of tensors. ``naming``: whose tensor names the file uses: ``original`` (the model's authors', kept by other
+    programs) or ``diffusers``.
 
-    ``sizes`` maps entries of the denoiser's ``config.json`` to rules by which the file tells them (see ``measure``).
+    ``sizes`` maps entries of the denoiser's ``config.json`` to rules for deriving them from the file (see ``measure``).
     """
 
     has: tuple[str, ...]
@@ -36,10 +36,10 @@ class Sign:
 
 
 def measure(rule: str, names: Iterable[str], shape: Callable[[str], tuple[int, ...] | None]) -> int | None:
-    """A number that the tensors of a file tell, None if they do not.
+    """Evaluate a rule on a file's tensors; None if it does not apply.
 
-    ``blocks.#`` is the count of numbered modules below ``blocks``; ``img_in.weight:1`` is the second length of a
-    tensor's shape, and ``img_in.weight:0/128`` the first one divided by 128.
+    ``blocks.#``: number of numbered modules below ``blocks``; ``img_in.weight:1``: second dimension of a tensor;
+    ``img_in.weight:0/128``: first dimension divided by 128.
     """
     if rule.endswith(".#"):
         start = rule[:-1]
@@ -55,9 +55,10 @@ def measure(rule: str, names: Iterable[str], shape: Callable[[str], tuple[int, .
 
 @dataclass(slots=True)
 class Layer:
-    """Layers that a LoRA changes, of one name but for the numbers in it. ``reads`` and ``writes`` are their numbers of
-    features, as far as the file tells; ``first`` and ``last`` are the least and the highest first number in the names,
-    ``depth`` is the highest behind ``transformer_blocks``. ``dimensions`` are those of the tensors that read."""
+    """LoRA layers whose names differ in numbers only. ``reads``, ``writes``: their input and output features, if known;
+    ``first``, ``last``: lowest and highest first number in the names; ``depth``: highest number after
+    ``transformer_blocks``; ``dimensions``: those of the input tensors.
+    """
 
     reads: set[int] = field(default_factory=set)
     writes: set[int] = field(default_factory=set)
@@ -79,14 +80,12 @@ def fits(shape: tuple[int, ...] | None, wanted: Shape) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSign:
-    """What identifies the base of a LoRA. Of several signs that match, the most specific one decides.
+    """Identifies the base of a LoRA. Of several matching signs, the most specific one counts.
 
-    The names are those of the layers that it changes, without prefixes, every number written ``#`` and every dot
-    ``_`` (``double_blocks_#_img_attn_qkv``). Each of ``parts`` is in one of them, none of ``lacks`` in any.
-    ``reads`` and
-    ``writes`` map a part of a name to the numbers of features that one of such layers takes in and gives out.
-    ``blocks`` maps a beginning of names to the least number that must
-    follow it in one of them.
+    Names are those of the changed layers, without prefixes, with ``#`` for each number and ``_`` for each dot
+    (``double_blocks_#_img_attn_qkv``). Each of ``parts`` must occur in some name, none of ``lacks`` in any. ``reads``
+    and ``writes`` map part of a name to input and output features that one of these layers must have. ``blocks`` maps a
+    name's prefix to the lowest number that must follow it in one of them.
     """
 
     parts: tuple[str, ...] = ()
@@ -117,5 +116,5 @@ class LoraSign:
 
 
 def agree(found: Iterable[set[int]], wanted: tuple[int, ...]) -> bool:
-    """Whether one of the numbers is wanted. The layers that a part of a name covers may differ in their sizes."""
+    """Whether any of the wanted numbers occurs. Layers that share part of a name may differ in size."""
     return any(number in numbers for numbers in found for number in wanted)

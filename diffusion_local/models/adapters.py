@@ -1,4 +1,6 @@
-"""LoRAs, VAEs, upscalers, textual inversions, ControlNets, text encoders: their facts and the models they fit."""
+"""LoRAs, VAEs, upscalers, textual inversions, ControlNets and text encoders: facts about them, and which models they
+fit.
+"""
 
 import json
 import re
@@ -21,11 +23,10 @@ MOST_TEXT = 2000
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A file that changes what a model makes. ``architecture`` is the one or the family that it fits, empty where it
-    fits every model or nothing tells; ``part`` the id of a VAE or text encoder. ``words`` are those that call a
-    LoRA up,
-    as its training noted them, the most frequent first. ``method`` and ``layout`` are a LoRA's, ``widths`` as in
-    ``Probe``."""
+    """An adapter file. ``architecture``: the architecture or family that it fits, "" if it fits all models or is
+    unknown; ``part``: id of a VAE or text encoder; ``words``: a LoRA's trigger words from its training metadata, most
+    frequent first; ``method`` and ``layout``: a LoRA's; ``widths``: as in ``Probe``.
+    """
 
     name: str
     kind: str
@@ -93,7 +94,7 @@ LOADED_UPSCALERS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 def vae_fits(part: str, architecture: str) -> bool:
-    """Whether a VAE makes pictures of an architecture's latents, as far as both are known."""
+    """Whether a VAE decodes an architecture's latents, as far as both are known."""
     known = families.ARCHITECTURES.get(architecture)
     own = next((each for each in known.parts if each.startswith("vae_")), "") if known else ""
     return not part or not own or part in (own, parts.LATENTS.get(own))
@@ -115,7 +116,7 @@ def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> t
 
 
 def check_adapter(field: str, name: str, found: list[Adapter], model_architecture: str = "") -> None:
-    """Raises InvalidParams for a file that is not there, cannot be used, or is made for other models."""
+    """Raises InvalidParams for a file that is missing, unusable, or made for other models."""
     adapter = next((each for each in found if each.name == name), None)
     if adapter is None:
         raise InvalidParams(
@@ -144,7 +145,7 @@ def title_of(architecture: str) -> str:
 
 
 def check_embeddings(adapter: Adapter, texts: Mapping[str, str], architecture: str) -> None:
-    """Raises InvalidParams, naming the text, if its words call up a textual inversion that is made for other models."""
+    """Raises InvalidParams, naming the text, if it contains the word of a textual inversion made for other models."""
     if not adapter.ready or not adapter.architecture or families.fits(adapter.architecture, architecture):
         return
     for field, text in texts.items():
@@ -161,14 +162,13 @@ def check_embeddings(adapter: Adapter, texts: Mapping[str, str], architecture: s
 
 
 def contains_word(text: str, word: str) -> bool:
-    """Whether a text has a word, as the engine looks for those of textual inversions."""
+    """Whether a text contains a word, as the engine matches textual inversions."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def resolve_name(field: str, name: str, found: list[str]) -> str:
-    """The name of the only file that is called so, in whatever folder; the name itself if it is one already.
-
-    Raises InvalidParams if files of several folders are called so.
+    """The full name of the only file with this base name; a full name is returned as is. Raises InvalidParams if files
+    in several folders match.
     """
     same = [each for each in found if PurePosixPath(each).name == name] if name not in found else []
     if len(same) > 1:

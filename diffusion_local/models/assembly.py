@@ -1,9 +1,8 @@
-"""The files that a model is assembled from: its denoiser's, plus text encoders and VAE; and the catalogue entry of a
-model in one file.
+"""Assembles models from files: the denoiser's, plus text encoders and VAE; and the catalogue entry of a single-file
+model.
 
-Programs keep these parts in files of their own (``diffusion_models``, ``text_encoders``, ``vae``), or some of them
-together. ``families`` list the parts that a denoiser needs; a part that its own file lacks is looked up among all
-files.
+Programs store these parts in separate files (``diffusion_models``, ``text_encoders``, ``vae``), or some of them
+together. ``families`` list the parts that a denoiser needs; parts missing from its own file are searched in all files.
 """
 
 import json
@@ -31,13 +30,13 @@ ALONE, FOLDER, TOGETHER = range(3)
 
 @dataclass(slots=True)
 class Pool:
-    """Parts of models that files hold, by the part's id; a tokenizer's folders by its kind."""
+    """Available parts of models: files by part id, and tokenizer folders by kind."""
 
     sources: dict[str, list[tuple[int, Source]]] = field(default_factory=dict)
     tokenizers: dict[str, list[Path]] = field(default_factory=dict)
 
     def add_file(self, path: Path, probe: Probe) -> None:
-        """The parts in a file that can be loaded. A denoiser is none, as models are made around it."""
+        """Add the loadable parts of a file. Denoisers are skipped, because models are assembled around them."""
         if probe.calls:
             return
         if probe.kind in (parts.TEXT_ENCODER, parts.VAE):
@@ -53,7 +52,7 @@ class Pool:
                     self._add(TOGETHER, source_of(path, probe, held, exact))
 
     def add_folder(self, folder: Path, found: ModelFacts) -> None:
-        """The parts of a diffusers folder."""
+        """Add the parts of a diffusers folder."""
         known = families.ARCHITECTURES.get(found.architecture)
         if known is None or found.state != READY:
             return
@@ -76,7 +75,7 @@ class Pool:
             self.sources.setdefault(source.part, []).append((place, source))
 
     def best(self, part: str, slot: str) -> Source | None:
-        """The best source of a part. A VAE that could belong to two models serves both."""
+        """The best source of a part. A VAE shared by two models serves both."""
         for name in (part, parts.LATENTS.get(part)):
             among = sorted(self.sources.get(name or "", ()), key=lambda each: (each[0], each[1].rank))
             if among:
@@ -94,7 +93,7 @@ def source_of(path: Path, probe: Probe, held: HeldPart, part: str, slot: str = "
 
 
 def slots(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The name of each part in a diffusers folder, with its id."""
+    """(name in a diffusers folder, id) of each part."""
     number = 0
     for part in wanted:
         if part.startswith("vae"):
@@ -106,8 +105,9 @@ def slots(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """``missing`` are ids of parts that no file holds, ``wordless`` those whose tokenizer is nowhere;
-    ``tokenizers`` are folders by their names in a diffusers folder."""
+    """``missing``: ids of parts that no file has; ``wordless``: parts without a tokenizer; ``tokenizers``: folders by
+    their names in a diffusers folder.
+    """
 
     sources: tuple[Source, ...]
     tokenizers: dict[str, Path]
@@ -140,7 +140,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
 
 
 def part_in_file(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
-    """A part that lies in the denoiser's own file."""
+    """A part stored in the denoiser's own file."""
     for held in probe.held:
         if held.id in (part, parts.LATENTS.get(part)):
             return source_of(path, probe, held, part, slot)
@@ -148,9 +148,8 @@ def part_in_file(path: Path, probe: Probe, slot: str, part: str) -> Source | Non
 
 
 def find_config(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
-    """The folder of configurations of a transformer, and the entries that differ, by the file that they are in.
-
-    One whose sizes are those of the file; else the first of its architecture, with the sizes of the file.
+    """The configuration folder for a transformer, and differing entries by configuration file: one with the file's
+    sizes; else the first of its architecture, with the sizes of the file.
     """
     known = families.ARCHITECTURES[probe.architecture]
     among = [folder for folder in configs if architecture_of(folder) in (probe.architecture, known.like or None)]
@@ -174,7 +173,7 @@ def find_config(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Path
 
 
 def architecture_of(folder: Path) -> str:
-    """The architecture of a folder of configurations, empty if it has none that is known."""
+    """The architecture of a configuration folder, "" if unknown."""
     try:
         return _architecture_of(folder, (folder / "model_index.json").stat().st_mtime_ns)
     except OSError:
@@ -201,7 +200,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 def describe(
     path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool, own_folder: Path | None = None
 ) -> ModelFacts:
-    """``own_folder``: the folder of the person's own configurations, which ``configs`` may lie in."""
+    """The catalogue facts of a file. ``own_folder``: the user's configuration folder, which may contain ``configs``."""
     probe, metadata = contents.probe, contents.metadata
     known: dict[str, Any] = {
         "size_bytes": contents.size_bytes,
@@ -255,7 +254,7 @@ def size_of(path: Path) -> int:
 
 
 def config_fits(folder: Path, unet: Unet) -> bool:
-    """Whether a configuration's UNet has these sizes and blocks; the channels of a mask may come on top."""
+    """Whether a configuration's UNet has these sizes and blocks, regardless of additional mask channels."""
     config = read_config(folder / "unet")
     channels = config.get("block_out_channels")
     same = isinstance(channels, list) and channels[:1] == [unet.first]
@@ -264,8 +263,8 @@ def config_fits(folder: Path, unet: Unet) -> bool:
 
 
 def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:
-    """The prediction type that a person gave: in a YAML file beside the checkpoint, as A1111 reads it, else in a
-    configuration of their own. Empty if neither states one.
+    """The prediction type stated by the user: in a YAML file beside the checkpoint, as in A1111, else in a
+    configuration of their own; "" if neither states one.
     """
     if stated := side_files.prediction(path):
         return stated
@@ -279,10 +278,9 @@ def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:
 
 
 def scheduler_of(probe: Probe, own: str = "") -> dict[str, Any]:
-    """How the checkpoint was trained, as entries of a diffusers scheduler's configuration.
-
-    Marks in the file decide first, because most configurations merely repeat the default; a person's own
-    configuration (``own``) decides before a guess.
+    """The checkpoint's training settings, as entries of a diffusers scheduler configuration. Marks in the file come
+    first, because most configurations merely repeat the default; the user's own configuration (``own``) comes before a
+    guess.
     """
     prediction = own or probe.prediction if probe.prediction_guessed else probe.prediction
     if not prediction:

@@ -1,7 +1,6 @@
-"""The models that can be run, with defaults and limits, and validation of Params against them.
+"""The catalogue of runnable models, with defaults and limits, and validation of Params against them.
 
-Pure data and rules; nothing here loads a weight. A model is the bundled starter, a diffusers folder or a checkpoint
-in one file; ``models`` finds them and tells what they are.
+No weights are loaded. A model is the bundled starter, a diffusers folder or a single-file checkpoint.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,15 +52,14 @@ SD2_BASE_SIDE = 512
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A catalogue entry. ``problem`` says what is missing where ``ready`` is false.
+    """A catalogue entry. ``problem``: why it is not ``ready``.
 
-    ``folder`` has configuration and tokenizer; the weights too, unless ``file`` is a checkpoint in one file.
-    ``scripts`` are those whose words its text encoder has learned, as Unicode names them; empty is unknown.
-    ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
-    fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
-    ``precision`` is that of most weights, ``chosen_precision`` what a person chose for it, before the setting, and
-    ``probe`` what the header of a file says, None for a folder. ``sources``, ``tokenizers`` and ``changes`` are as in
-    ``Found``.
+    ``folder``: configuration and tokenizer, and the weights unless ``file`` is a single-file checkpoint. ``scripts``:
+    Unicode scripts that its text encoder was trained on, empty if unknown. ``architecture``: decides which LoRAs fit;
+    ``kinds``: supported kinds of work; ``memory_bytes``: all weights in fp16; ``source``: bundled, folder, file or hub.
+    ``scheduler``: entries that differ from the folder's. ``precision``: of most weights; ``chosen_precision``: the
+    user's choice for this model, which overrides the setting; ``probe``: contents of a file's header, None for a
+    folder. ``sources``, ``tokenizers`` and ``changes``: as in ``ModelFacts``.
     """
 
     id: str
@@ -132,7 +130,7 @@ class Catalog:
         self.is_first_of_several = is_first_of_several
 
     def all(self) -> list[Model]:
-        """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
+        """All entries, the default model first. Rescans the folders, so a new model needs no restart."""
         found = [self.default, *(from_entry(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
         return [self._with_choice(model) for model in found]
 
@@ -183,11 +181,11 @@ class Catalog:
         return self.shelf.adapters(TEXT_ENCODER)
 
     def complete(self, prompt: str, settings: Mapping[str, Any], drawn: bool = True) -> Params:
-        """Fill in the model's defaults and check every field.
+        """Complete the settings with the model's defaults, and validate every field.
 
-        ``settings`` holds fields of Params; one that is absent or None takes the model's default. ``seed`` must be
-        set by the caller. The tags of a prompt are taken out of it, unless its choices are still to be ``drawn``.
-        Raises InvalidParams naming the first field that is out of its limits.
+        ``settings``: fields of Params; absent or None takes the model's default. The caller must set ``seed``. Tags are
+        removed from the prompt, unless its choices are yet to be ``drawn``. Raises InvalidParams naming the first
+        invalid field.
         """
         given = validate.check_names(settings)
         model = self._named(given.get("model", ""))
@@ -209,7 +207,7 @@ class Catalog:
         return self.with_full_names(params)
 
     def _advice(self, params: Params, model: Model) -> Defaults | None:
-        """The model's defaults with the steps, guidance and sampler that a distilled LoRA was made for."""
+        """The model's defaults with the steps, guidance and sampler of a distilled LoRA, or None."""
         found = {each.name: each for each in self.loras()} if params.loras else {}
         for lora in params.loras:
             known = found.get(lora.name)
@@ -220,7 +218,7 @@ class Catalog:
         return None
 
     def with_full_names(self, params: Params) -> Params:
-        """With the whole name of each LoRA that is named by its file alone."""
+        """The params with each LoRA's full name in place of a base name."""
         if not params.loras:
             return params
         found = [each.name for each in self.loras()]
@@ -257,7 +255,7 @@ class Catalog:
         self._check_words(params, model)
 
     def _check_words(self, params: Params, model: Model) -> None:
-        """The textual inversions whose words the prompts hold are made for the model."""
+        """Check that textual inversions whose words occur in the prompts fit the model."""
         if model.family not in EMBEDDING_FAMILIES:
             return
         for each in self.embeddings():
@@ -267,7 +265,7 @@ class Catalog:
             check_embeddings(each, texts, model.architecture)
 
     def check_loras(self, params: Params, model: Model) -> None:
-        """Raises InvalidParams for a LoRA that is not there or does not fit the model."""
+        """Raises InvalidParams for a LoRA that is missing or does not fit the model."""
         if params.loras and not families.get(model.family).loras:
             raise InvalidParams("loras", message("no_loras", model=model.id))
         found = self.loras() if params.loras else []
@@ -275,13 +273,13 @@ class Catalog:
             check_adapter("loras", lora.name, found, model.architecture)
 
     def check_controls(self, params: Params, model: Model) -> None:
-        """Raises InvalidParams for a ControlNet that is not there or does not fit the model."""
+        """Raises InvalidParams for a ControlNet that is missing or does not fit the model."""
         found = [references.control_of(each, model) for each in self.controls()] if params.controls else []
         for place, control in enumerate(params.controls):
             check_adapter(entry("controls", place, "model"), control.model, found, model.architecture)
 
     def _with_controls(self, params: Params, model: Model) -> Params:
-        """Every control with the name of its ControlNet, and with the picture that this one sees."""
+        """Each control with the name of its ControlNet, and the id of the picture that it sees."""
         if not params.controls:
             return params
         if model.family not in CONTROLLED_FAMILIES:
@@ -351,7 +349,7 @@ def read_folder(
 
 
 def from_entry(entry: IndexEntry) -> Model:
-    """A model with the defaults of its kind, as the curated list has them."""
+    """A model with the defaults of its kind from the curated list."""
     found = entry.found
     known = closest_curated(found.architecture, found.hub_id, entry.id, found.title)
     state, problem = found.state, found.problem

@@ -1,4 +1,4 @@
-"""Choices a person made for single models, kept in a small file of the home."""
+"""The user's choices for single models, stored in a small file of the home."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,9 @@ from diffusion_local.disk import FILE
 
 
 class ModelChoices:
-    """``path`` is a JSON file, ``{"precision": {model id: value}}``; None: nothing is chosen. It is read anew once it
-    changes, so a running worker follows."""
+    """``path``: a JSON file, ``{"precision": {model id: value}}``; None: no choices. Reloaded when it changes, so
+    running workers follow.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

@@ -1,7 +1,7 @@
 """The curated list: well-known models with licence, sizes and good defaults, each with its source (assets/models.json).
 
-An entry without an id cannot be downloaded as a diffusers folder; its defaults hold for checkpoints of its kind.
-Sizes are about right: what a download weighs is asked of the hub before it starts.
+An entry without an id cannot be downloaded as a diffusers folder; its defaults apply to checkpoints of its kind. Sizes
+are approximate: the hub is asked for the exact size before a download.
 """
 
 import json
@@ -18,9 +18,9 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 @dataclass(frozen=True, slots=True)
 class CuratedModel:
-    """``words`` are the kinds of distillation (of ``models.distilled``) whose defaults these are; sizes in GB (1e9
-    bytes),
-    ``memory_gb`` with everything on the device in half precision; ``spacing`` is the scheduler's timestep spacing."""
+    """``words``: kinds of distillation (in ``models.distilled``) that these defaults are for; sizes in GB (1e9 bytes);
+    ``memory_gb``: everything on the device in half precision; ``spacing``: the scheduler's timestep spacing.
+    """
 
     id: str
     title: str
@@ -53,8 +53,9 @@ def by_id(hub_id: str) -> CuratedModel | None:
 
 
 def closest_curated(architecture: str, hub_id: str, *names: str) -> CuratedModel | None:
-    """The entry whose defaults hold: by hub id, else by architecture, and by the kind that the names tell
-    (``turbo``)."""
+    """The entry with the defaults for a model: by hub id, else by architecture and the distillation that the names
+    indicate (``turbo``).
+    """
     known = by_id(hub_id) if hub_id else None
     if known and known.architecture == architecture:
         return known

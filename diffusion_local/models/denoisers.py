@@ -1,4 +1,4 @@
-"""Denoisers: which model a transformer or UNet belongs to, and which other parts of it are in the same file."""
+"""Identifies the denoiser in a file (transformer or UNet), its model, and the other parts in the same file."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ from diffusion_local.models.weights import (
 
 
 def detect_svdquant(header: Header) -> Probe | None:
-    """A transformer as nunchaku keeps it, whose names are its own."""
+    """A transformer quantised by nunchaku, which uses its own tensor names."""
     if quantisation_of(header) != SVDQUANT:
         return None
     told = " ".join(header.metadata.get(key, "") for key in ("model_class", "comfy_config", "config")).lower()

@@ -31,8 +31,9 @@ SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 
 @dataclass(frozen=True, slots=True)
 class WalkedFile:
-    """``folder`` says that it is a diffusers folder, or a part of one, which is not looked into any further.
-    ``below`` are the names of the folders between the start of the walk and it."""
+    """``folder``: it is a diffusers folder or part of one, which is not descended into. ``below``: names of the folders
+    between the start of the walk and it.
+    """
 
     path: Path
     folder: bool = False
@@ -40,7 +41,7 @@ class WalkedFile:
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[WalkedFile]:
-    """In the order of names. A folder that is reached twice, through a link or a loop of links, counts once."""
+    """Files in name order. A folder reached twice, through links, counts once."""
     if root.is_file():
         if root.suffix.lower() in suffixes:
             yield WalkedFile(root)
@@ -83,7 +84,7 @@ def walk_folder(
 
 @lru_cache(maxsize=1000)
 def warn_of_closed(folder: Path) -> None:
-    """Log once that a folder may not be read, as its models would be missing without a word."""
+    """Log once that a folder is unreadable: its models would be missing silently."""
     log.warning("this user may not read the folder %s, so what lies there is missing", folder)
 
 
@@ -97,7 +98,7 @@ def is_model_folder(names: set[str], folder: Path) -> bool:
 
 
 def is_part_folder(folder: Path) -> bool:
-    """Whether this is the denoiser of a diffusers folder, and not a folder of denoisers as other programs have it."""
+    """Whether this is the denoiser of a diffusers folder, rather than another program's folder of denoisers."""
     try:
         return any(entry.name == "config.json" or entry.name.startswith(WEIGHTS) for entry in os.scandir(folder))
     except OSError:
@@ -116,9 +117,10 @@ MOST_SNAPSHOTS = 200
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectories:
-    """``added`` and ``hashes`` are small JSON files: paths outside of ``models`` that a person named, and the digests
-    that were computed of files; ``ids`` and ``adapter_names`` are two more, with the ids of models and the names
-    of adapters, and ``choices`` has what a person chose for single models. A path that is None has nothing."""
+    """Folders and small JSON files; None if absent. ``added``: paths outside of ``models`` that the user named;
+    ``hashes``: computed digests; ``ids``: model ids; ``adapter_names``: names of adapters; ``choices``: the user's
+    choices for single models.
+    """
 
     models: Path
     loras: Path | None = None
@@ -179,7 +181,7 @@ class ModelDirectories:
 
 @lru_cache(maxsize=1)
 def bundled_configs() -> tuple[Path, ...]:
-    """A folder for each architecture whose configuration comes with the program, called as it."""
+    """A folder per architecture whose configuration is bundled, named like it."""
     found = [path for path in (assets() / "configs").iterdir() if is_config(path)]
     return tuple(sorted(found, key=lambda path: (path.name not in FIRST, path.name)))
 

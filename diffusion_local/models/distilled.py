@@ -1,8 +1,7 @@
-"""Distilled models and LoRAs (few steps), recognised by name: their tensors do not differ.
+"""Recognises distilled models and LoRAs (few steps) by name, because their tensors do not differ.
 
-The words may be glued into longer ones (``realvisxlV50_v50LightningBakedvae``). A wrong guess costs the person a
-change of
-a few settings, never a model that does not run.
+The words may be part of longer ones (``realvisxlV50_v50LightningBakedvae``). A wrong guess costs the user a change of a
+few settings; the model still runs.
 """
 
 import re
@@ -47,7 +46,7 @@ KEEPS_GUIDANCE, KEPT = re.compile(r"cfg", re.IGNORECASE), 5.0
 
 
 def distillation_of(*names: str) -> str:
-    """The kind that the first telling name names, empty if none does."""
+    """The distillation that the first matching name indicates, "" if none does."""
     for name in names:
         for kind, pattern in KINDS:
             if pattern.search(name):
@@ -64,7 +63,7 @@ def steps_of(*names: str) -> int:
 
 
 def lora_defaults(family: str, *names: str) -> tuple[int, float, str] | None:
-    """Steps, guidance and sampler that a distilled LoRA was made for; None for all others."""
+    """Steps, guidance and sampler for a distilled LoRA; None for others."""
     name = next((each for each in names if distillation_of(each)), "")
     kind = distillation_of(name)
     if not kind or not SURE.search(name) or (kind, family) not in LORAS:

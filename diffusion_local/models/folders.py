@@ -69,14 +69,14 @@ def read_folder(folder: Path) -> ModelFacts:
 
 
 def makes_no_pictures(title: str, makes: str) -> Message:
-    """About a model that makes something else: video, audio or 3D."""
+    """The message about a model for something else: video, audio or 3D."""
     if makes == "video":
         return message("file_video", title=title)
     return message("file_audio", title=title) if makes == "audio" else message("file_solid", title=title)
 
 
 def unsupported_class(name: str) -> Message:
-    """Why a pipeline class that is none of ours is not run."""
+    """The message about an unsupported pipeline class."""
     for begins, title, makes in STRANGERS:
         if name.startswith(begins):
             return makes_no_pictures(title, makes)
@@ -122,7 +122,7 @@ def quantisation_method(part: Path) -> str:
 
 
 def stored_scheme(part: Path) -> str:
-    """The scheme in which the files of a part store its weights, told by their tensors; "" for plain weights."""
+    """The storage scheme of a part's weights, derived from its tensors; "" for plain weights."""
     schemes = (quantisation_of(read_header(path)) for path in weight_files(part))
     return next((scheme for scheme in schemes if scheme), "")
 
@@ -173,7 +173,7 @@ def no_index(folder: Path) -> Message:
 
 
 def read_origin(folder: Path) -> dict[str, str]:
-    """hub_id, as our download noted it down."""
+    """The hub id noted by our download."""
     try:
         hub_id = read_json_object(folder / ORIGIN).get("repo")
     except (OSError, ValueError):

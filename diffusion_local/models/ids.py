@@ -1,8 +1,8 @@
-"""Ids of models, which keep meaning the same file for good.
+"""Stable ids of models.
 
-An id is a file's or folder's name, made unique by its folder's name. Once given to a path it stays with it: neither a
-second file of that name nor the first one's absence gives it to another. A file that was moved keeps its id, if it is
-still what it was (name, size, time of change).
+An id is a file's or folder's name, made unique by its folder's name. Once assigned to a path it stays: neither a second
+file of that name nor the first one's absence reassigns it. A moved file keeps its id if it is otherwise unchanged
+(name, size, modification time).
 """
 
 import json
@@ -19,7 +19,7 @@ Mark = tuple[int, int]
 
 
 class ModelIds:
-    """``path`` is the small file that keeps them; None keeps them in memory only."""
+    """``path``: the small file that stores them; None: in memory only."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -27,7 +27,7 @@ class ModelIds:
         self._read_at: int | None = None
 
     def assign(self, paths: list[Path], stems: dict[Path, str]) -> dict[Path, str]:
-        """The id of each path; ``stems`` are the names that ids are made of."""
+        """The id of each path; ``stems``: the names that ids are based on."""
         self._read()
         known = {entry["path"]: name for name, entry in self._given.items()}
         found = {path: known[str(path)] for path in paths if str(path) in known}
@@ -69,7 +69,7 @@ class ModelIds:
         return name in self._given
 
     def _moved(self, path: Path, stem: str) -> str:
-        """The id of a file that is no longer where it was, and is this one."""
+        """The id of a file that disappeared and equals this one."""
         mark = list(fingerprint_of(path))
         if not path.is_file():
             return ""
@@ -98,9 +98,8 @@ class ModelIds:
 
 
 class AdapterNames(ModelIds):
-    """Names of LoRAs and the like, ``kind:name``, which stay with a file as long as it is there.
-
-    A file that takes the place of one that was deleted takes its name, as a conversion to another format does.
+    """Names of adapters, ``kind:name``, which stay with a file as long as it exists. A file that replaces a deleted one
+    takes over its name, as after a conversion to another format.
     """
 
     @staticmethod

@@ -91,14 +91,14 @@ class ModelIndex:
         return list(found.values())
 
     def preview(self, root: Path) -> list[IndexEntry]:
-        """The entries that a path would have, put together with the parts that lie there and everywhere else."""
+        """The entries that a path would yield, assembled with the parts there and everywhere else."""
         configs, there = tuple(self.places.config_folders()), list(find_folders(root))
         own = [place.file.path for place in self._own()]
         self._fill_pool(configs, own, [*self._elsewhere(), *there])
         return [self.inspect(place.file.path, configs) for place in there]
 
     def entry(self, model_id: str) -> IndexEntry | None:
-        """One model by its id; looks at its own files only, if it was seen before."""
+        """One model by its id; reads only its own files if it was seen before."""
         known = self._index.get(model_id)
         if known and known.path.exists():
             return replace(self.inspect(known.path, None, known.added), id=model_id)
@@ -204,7 +204,7 @@ class ModelIndex:
         return self._hashes[1]
 
     def inspect(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> IndexEntry:
-        """The entry, still without an id, of a path. ``configs`` None: those of the last look at it."""
+        """The entry of a path, still without an id. ``configs`` None: those of the last scan."""
         signature = signature_of(path)
         known, found = self._found.get(path, (None, None))
         if configs is None:
@@ -220,7 +220,7 @@ class ModelIndex:
         return IndexEntry("", path, found, added, self.sha256(path, signature))
 
     def _fill_pool(self, configs: tuple[Path, ...], models: list[Path], elsewhere: list[ProgramFolder]) -> None:
-        """Know the parts that files among the models, among the adapters and elsewhere hold, if any of them changed."""
+        """Update the pool of parts if any of the files changed."""
         files, folders = list(self._part_files(models, elsewhere)), [path for path in models if path.is_dir()]
         state = (
             tuple((path, self.read(path).signature) for path in files),
@@ -316,7 +316,7 @@ def describe_adapter(path: Path, kind: str, contents: Contents) -> Adapter:
 
 
 def unforeseen(path: Path, error: Exception) -> Message:
-    """Why a file that no reader foresaw cannot be used: it must not hide all the others."""
+    """The message about a file that failed unexpectedly: it must not hide all others."""
     log.warning("%s cannot be read", path, exc_info=error)
     return message("file_unforeseen", name=path.name, error=f"{type(error).__name__}: {error}"[:200])
 
@@ -354,7 +354,7 @@ def is_control(folder: Path) -> bool:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Equal for two ways to one file or folder."""
+    """Equal for two paths to the same file or folder."""
     try:
         status = path.stat()
     except OSError:
@@ -363,7 +363,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def signature_of(path: Path) -> Signature:
-    """Signature of a file, or of all files in a folder and its subfolders."""
+    """Changes with a file, or with any file in a folder and its subfolders."""
     if not path.is_dir():
         return tuple(stat_of(path, path.name))
     found: list[tuple[str, int, int]] = []

@@ -1,4 +1,4 @@
-"""The tensors of a LoRA file by the layers that they change: names of all layouts, and sizes."""
+"""A LoRA file's tensors grouped by the layers they change: names of all layouts, and sizes."""
 
 import re
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def locate(stem: str) -> tuple[str, str, str]:
-    """Layout, text encoder (empty for the denoiser), and the layer's name without prefixes."""
+    """(layout, text encoder or "" for the denoiser, the layer's name without prefixes)."""
     for prefix, layout, where in PREFIXES:
         if stem.startswith(prefix):
             return layout, where, stem[len(prefix) :]
@@ -74,7 +74,7 @@ def locate(stem: str) -> tuple[str, str, str]:
 
 
 def add_layer(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) -> None:
-    """Note a layer with its sizes under its name."""
+    """Record a layer with its sizes under its name."""
     words = re.split(r"[._]", stem)
     numbers = [int(word) for word in words if word.isdigit() and len(word) < 6]
     layer = layers.setdefault("_".join("#" if word.isdigit() else word for word in words), Layer())

@@ -173,7 +173,7 @@ def read_lora(header: Header) -> LoraFile:
 
 
 def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str) -> str:
-    """Base by the layers, or as the metadata state if several models have such layers."""
+    """The base by the layers, or by the metadata if several models have such layers."""
     stated = stated_base(metadata)
     denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
     if not denoiser:
@@ -223,7 +223,7 @@ def base_by_names(denoiser: Mapping[str, Layer], stated: str, layout: str) -> st
 
 
 def is_chroma(layers: Mapping[str, Layer]) -> bool:
-    """All layers of FLUX.1's blocks but for the modulation, which Chroma's lack."""
+    """Whether all of FLUX.1's block layers except the modulation are present: Chroma lacks it."""
     there = ("double_blocks_#_img_attn", "double_blocks_#_txt_mlp", "double_blocks_#_img_mlp", "single_blocks_#_linear")
     whole = all(any(part in name for name in layers) for part in there)
     wide = any(12288 in layer.writes for name, layer in layers.items() if "img_mlp" in name)
@@ -231,8 +231,9 @@ def is_chroma(layers: Mapping[str, Layer]) -> bool:
 
 
 def base_of_unet(denoiser: Mapping[str, Layer], layers: Mapping[str, Layer]) -> str:
-    """By the width of the text, by the second text encoder, or by the UNet's shape: SDXL's has several blocks in one
-    attention and none in its first level."""
+    """By the text width, the second text encoder, or the UNet's shape: SDXL's has several blocks per attention and none
+    in its first level.
+    """
     for name, layer in denoiser.items():
         if "attn2_to_k" in name or "attn2_to_v" in name or "attn2_processor_to_k" in name:
             for width in sorted(layer.reads, reverse=True):
@@ -254,7 +255,7 @@ def base_of_unet(denoiser: Mapping[str, Layer], layers: Mapping[str, Layer]) -> 
 
 
 def is_outside_of_xl(name: str, layer: Layer) -> bool:
-    """Whether a layer of attention is where SDXL has none: in the outermost level."""
+    """Whether an attention layer is in the outermost level, where SDXL has none."""
     if "transformer_blocks" not in name and "attentions" not in name:
         return False
     return (
@@ -275,9 +276,8 @@ def base_of_texts(layers: Mapping[str, Layer]) -> str:
 
 
 def stated_base(metadata: Mapping[str, str]) -> str:
-    """The architecture by the base model's name, empty if unknown.
-
-    Names hold versions too (``stable-diffusion-xl-v1-base``), so the longest word decides, then the first.
+    """The architecture by the base model's name, "" if unknown. Names contain versions too
+    (``stable-diffusion-xl-v1-base``), so the longest match counts, then the first.
     """
     keys = ("modelspec.architecture", "ss_base_model_version", "base_model", "baseModel")
     stated = " ".join(metadata.get(key, "") for key in keys).lower()

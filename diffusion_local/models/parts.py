@@ -1,7 +1,6 @@
-"""Parts of models that come in separate files: text encoders, VAEs, image encoders, add-ons.
+"""Parts of models in separate files: text encoders, VAEs, image encoders, add-ons.
 
-Each is known by an id, and recognised by the names and shapes of its tensors. ``families`` name by these ids what their
-denoisers need beside themselves.
+Each has an id, and is recognised by the names and shapes of its tensors. ``families`` refer to them by these ids.
 """
 
 from collections.abc import Iterator
@@ -233,7 +232,7 @@ VAE_ANCHORS = (
 
 
 def title_of(part: str) -> str:
-    """Such as T5-XXL, or the VAE of FLUX.1."""
+    """Display title, such as T5-XXL, or the VAE of FLUX.1."""
     return VAE_TITLES.get(part) or (PARTS_BY_ID[part].title if part in PARTS_BY_ID else part)
 
 

@@ -53,8 +53,9 @@ def table() -> dict[str, tuple[str, bool]]:
 
 
 def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
-    """(the text in words that the model knows, Chinese words that it does not); the text itself for models that read
-    Chinese or of which that is not known."""
+    """(the text translated to words that the model knows, unknown Chinese words); the text itself for models that read
+    Chinese or whose languages are unknown.
+    """
     if "LATIN" not in model.scripts or "CJK" in model.scripts or not HAN.search(text):
         return text, ()
     unknown: list[str] = []
@@ -67,7 +68,9 @@ def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def translated(run: str, places: list[str], unknown: list[str]) -> str:
-    """A run of Chinese without its places, which are added to ``places``; what is not known is added to ``unknown``."""
+    """A run of Chinese without its places, which are appended to ``places``; unknown words are
+    appended to ``unknown``.
+    """
     known, missed, at = table(), "", 0
     found: list[str] = []
     while at < len(run):
@@ -145,7 +148,7 @@ FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
-    """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
+    """Warnings about text that the model's encoder will not read or understand."""
     warnings: list[str] = []
     family = families.get(model.family)
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
@@ -201,7 +204,7 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
 
 
 def shape_warnings(field: str, text: str) -> dict[str, str]:
-    """Signs that are written for another place: flags of lists, comments, full-width brackets."""
+    """Warnings about syntax that belongs elsewhere: flags of lists, comments, full-width brackets."""
     found: dict[str, str] = {}
     if flag := FLAG.search(text):
         found[f"{field} flag"] = message("prompt_flag", field=field, text=shortened(flag[0], 60))
@@ -213,7 +216,7 @@ def shape_warnings(field: str, text: str) -> dict[str, str]:
 
 
 def weight_warnings(field: str, text: str) -> dict[str, str]:
-    """Brackets of a prompt whose weights and steps are read that do not mean what they look like."""
+    """Warnings about weights and schedules that do not mean what they look like."""
     found: dict[str, str] = {}
     if bracket := weights.unbalanced(text):
         found[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
@@ -244,7 +247,7 @@ def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
 
 
 def first_weighted(text: str) -> str:
-    """The first words with a weight, brackets included; empty if there are none."""
+    """The first weighted words, brackets included; "" if there are none."""
     for found in BRACKETS.finditer(text):
         words, _, weight = found[1].rpartition(":")
         if words and NUMBER.fullmatch(weight.strip()):
@@ -253,12 +256,12 @@ def first_weighted(text: str) -> str:
 
 
 def reads_whole_prompts(model: Model) -> bool:
-    """Whether its text is encoded here: with weights, and in parts where it is too long for the encoder."""
+    """Whether prompts are encoded by us: with weights, and in parts if longer than the encoder's window."""
     return families.get(model.family).weights
 
 
 def count_read(model: Model, text: str) -> tuple[int, int]:
-    """(tokens that the encoder which reads most reads at once, tokens in the text); (0, 0) if unknown."""
+    """(longest window of the text encoders, tokens in the text); (0, 0) if unknown."""
     part, most = families.get(model.family).tokenizer, families.tokens_of(model.family, model.architecture)
     folder = model.folder / part
     if part == "tokenizer" or not folder.is_dir():
@@ -268,7 +271,7 @@ def count_read(model: Model, text: str) -> tuple[int, int]:
 
 
 def tokenizer_of(model: Model) -> Path:
-    """The folder of a model's tokenizer; checkpoints in one file have CLIP's, which comes with us."""
+    """The folder of a model's tokenizer; single-file checkpoints use the bundled CLIP tokenizer."""
     folder = model.folder / "tokenizer"
     has_words = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
     return folder if has_words or model.file is None else assets() / "configs/clip_tokenizer"
@@ -299,7 +302,7 @@ def _tokenizer(folder: str) -> Any:
 
 
 def foreign_words(text: str, scripts: Sequence[str]) -> list[str]:
-    """Runs of letters of other scripts than these, and of emoji; each once. Punctuation and digits are everybody's."""
+    """Runs of letters of other scripts, and of emoji, each once. Punctuation and digits belong to all scripts."""
     runs = ("".join(run) for foreign, run in groupby(text, lambda mark: is_foreign(mark, scripts)) if foreign)
     return list(dict.fromkeys(run for run in runs if run.strip(JOINERS)))
 

@@ -1,4 +1,4 @@
-"""Rules about pictures that a model or its ControlNets read, and about parts of a picture with wishes of their own."""
+"""Rules for reference pictures of models and ControlNets, and for regional options."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ MIN_SIDE, MAX_RATIO = 64, 8
 
 
 def shaped(defaults: Defaults, given: Mapping[str, Any], limits: Limits, size_of: SizeOf) -> Defaults:
-    """The defaults with the proportions of the first picture that the model reads, and about as many pixels."""
+    """The defaults with the aspect ratio of the first reference picture, and about as many pixels."""
     try:
         found = values.references("references", given.get("references") or ())
         first = next((each.image for each in found if each.use is Use.EDIT), "")
@@ -77,7 +77,7 @@ USUAL = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664:
 
 
 def with_adapters(params: Params, architecture: str, known: Callable[[], list[Adapter]]) -> Params:
-    """The params with an IP-Adapter for each reference that is read by one: if none is named, the first that fits."""
+    """The params with an IP-Adapter for each reference that needs one: the named one, else the first that fits."""
     if all(each.use is Use.EDIT or each.adapter for each in params.references):
         return params
     usable = [each for each in known() if each.ready and adapter_fits(each, architecture)]
@@ -89,7 +89,7 @@ def with_adapters(params: Params, architecture: str, known: Callable[[], list[Ad
 
 
 def adapter_for(use: Use, usable: list[Adapter]) -> str:
-    """The name of the IP-Adapter for a use: one for faces has the word in its name. Empty if there is none."""
+    """The IP-Adapter for a use: for faces one with the word in its name. "" if there is none."""
     for_faces = [each for each in usable if "face" in each.name.lower()]
     others = [each for each in usable if each not in for_faces]
     preferred = [*for_faces, *others] if use is Use.FACE else [*others, *for_faces]
@@ -106,7 +106,7 @@ def uses_of(model: "Model", adapters: list[Adapter], encoders: list[Adapter]) ->
 
 
 def encoder_for(adapter: Adapter, encoders: list[Adapter]) -> Adapter | None:
-    """The image encoder that gives what an IP-Adapter reads."""
+    """The image encoder whose output an IP-Adapter reads."""
     place = 0 if adapter.part == "plain" else 1
     return next((each for each in encoders if each.ready and each.widths[place] == adapter.widths[0]), None)
 
@@ -132,15 +132,14 @@ def check_adapters(params: Params, model: "Model", known: list[Adapter], encoder
 
 
 def control_of(adapter: Adapter, model: "Model") -> Adapter:
-    """A ControlNet as it is compared with a model: the starter model's own fits no other model of its family."""
+    """A ControlNet for comparison with a model: the starter's own fits no other model of its family."""
     own = adapter.architecture == STARTER == model.id
     return replace(adapter, architecture=model.architecture) if own else adapter
 
 
 def chosen_control(field: str, control: Control, fitting: list[str]) -> str:
-    """The ControlNet for a control that names none: the one that fits the model, or whose name tells its type.
-
-    Raises InvalidParams where that is none or several.
+    """The ControlNet for a control that names none: the only one that fits, or whose name matches its type. Raises
+    InvalidParams if there is none or several.
     """
     kind = control.mode or str(control.type)
     of_kind = [name for name in fitting if kind != ControlType.NONE and kind in name.lower().replace("_", "")]

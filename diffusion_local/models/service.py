@@ -148,9 +148,8 @@ class Library:
     # -- add and take out ------------------------------------------------------------------------------------------
 
     def add(self, path: str) -> list[Model]:
-        """Use models where they lie: a diffusers folder, a checkpoint, or a folder of such. Nothing is copied.
-
-        The entries that came of it. Raises InvalidParams if there is none that can be used.
+        """Use models in place: a diffusers folder, a checkpoint, or a folder of these. Nothing is copied. Returns the
+        new entries. Raises InvalidParams if none is usable.
         """
         check_prompt("path", path, required=True)
         there = expanded(path.strip()).absolute()
@@ -266,7 +265,7 @@ class Library:
         return self._downloads.cancel(download_id)
 
     def _name(self, repo: str, file: str, into: str) -> str:
-        """How it will be called in its folder. Raises Conflict if that is there."""
+        """Its name in the target folder. Raises Conflict if it exists."""
         owner, _, short = repo.partition("/")
         folder = self._settings.home / into
         names = [PurePosixPath(file).name] if file else [short, f"{owner}--{short}"]

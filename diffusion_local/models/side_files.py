@@ -1,7 +1,7 @@
 """Side files of other programs for a model or adapter: trigger words, base model and prediction type.
 
-``name.json`` is A1111's, ``name.civitai.info`` that of its extension for Civitai, ``name.yaml`` the configuration of a
-checkpoint. Any may be damaged, huge or of another kind; then it says nothing.
+``name.json`` is A1111's, ``name.civitai.info`` that of its Civitai extension, ``name.yaml`` a checkpoint's
+configuration. Damaged, oversized or unrelated files are ignored.
 """
 
 import json
@@ -91,7 +91,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def split_phrase(phrase: str) -> list[str]:
-    """A phrase of several words is one where it has no commas."""
+    """A phrase of several words counts as one unless it contains commas."""
     return [word for each in phrase[:MOST_TEXT].split(",") if (word := " ".join(each.split())[:MOST_WORD])]
 
 

@@ -47,13 +47,13 @@ def has_vocabulary(folder: Path) -> bool:
 
 
 def find_tokenizer(folders: Iterable[Path]) -> Path | None:
-    """The first of these folders that holds a tokenizer."""
+    """The first of these folders with a tokenizer."""
     return next((folder for folder in folders if has_vocabulary(folder)), None)
 
 
 @lru_cache(maxsize=8)
 def extract(kind: str) -> Path:
-    """The folder of a compressed tokenizer, which lasts as long as this process."""
+    """The folder of a decompressed tokenizer, which exists as long as this process."""
     content = json.loads(lzma.decompress(archive_path(kind).read_bytes()))
     folder = Path(_folder().name) / kind
     folder.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def vocabulary(pieces: list[str], scores: str | None) -> dict[str, Any]:
 
 
 def merges(pieces: list[str]) -> list[list[str]]:
-    """The pair that each piece was merged from: it is merged itself by the pieces that came before."""
+    """The pair that each piece was merged from, as the earlier pieces would merge it."""
     ranks = {piece: number for number, piece in enumerate(pieces)}
     return [split_into_halves(piece, rank, ranks) for piece, rank in ranks.items() if len(piece) > 1]
 

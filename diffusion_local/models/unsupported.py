@@ -1,4 +1,4 @@
-"""Signs of unsupported models (video, audio, 3D) and of add-ons, so that they can be named to the user."""
+"""Signs of unsupported models (video, audio, 3D) and of add-ons, so that messages can name them."""
 
 from dataclasses import dataclass
 

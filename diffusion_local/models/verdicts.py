@@ -1,7 +1,7 @@
-"""Whether a file can be used, in one sentence: its kind, whether it is usable, and where.
+"""Whether a file can be used, in one sentence: what it is, whether it is usable, and where it belongs.
 
-``Verdict`` is a state of ``found`` and the sentence; the sentence is empty where the file is ready. What the engine can
-load is said in a few tables here (and in ``loras``), so a new way of loading is a line in one of them.
+``Verdict`` is a state and the sentence, which is empty if the file is ready. A few tables here (and in ``loras``) list
+what the engine can load, so a new format is one line in one of them.
 """
 
 from functools import lru_cache
@@ -159,7 +159,7 @@ def unet_verdict(found: Probe) -> Verdict:
 
 
 def channels_of(architecture: str) -> tuple[int, ...]:
-    """Input channels that a UNet may have: of latents alone, with a mask and a picture, or with a picture."""
+    """Numbers of input channels that a UNet may have: latents alone, with a mask and a picture, or with a picture."""
     return (8,) if families.ARCHITECTURES[architecture].needs_reference else (4, 9)
 
 

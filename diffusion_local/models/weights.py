@@ -1,4 +1,4 @@
-"""How the weights of a file come: under which prefix, in which precision, quantised how."""
+"""How a file stores its weights: prefix, precision, quantisation."""
 
 import json
 import re
@@ -111,7 +111,7 @@ class TensorView:
 
 
 def views(header: Header, prefixes: Iterable[str] = PREFIXES) -> list[TensorView]:
-    """One for each prefix that tensors of a file have, and for none."""
+    """One view per prefix of the file's tensor names, and one without prefix."""
     first = {name[: name.find(".") + 1] for name in header.tensors}
     return [TensorView(header, each) for each in prefixes if not each or each[: each.find(".") + 1] in first]
 
@@ -139,7 +139,9 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
 
 
 def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
-    """Scales beside integers are no fp8; in the layout of ComfyUI they tell of formats that are not undone here."""
+    """Refines a scheme: scales beside integers are not fp8; ComfyUI's layout marks formats that are
+    not supported here.
+    """
     if scheme == COMFY:
         if any(name.endswith("weight_scale_2") for name in tensors):
             return NVFP4
@@ -159,7 +161,7 @@ def numbers_in(tensors: Mapping[str, Tensor]) -> int:
 
 
 def counts_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Numbers of each weight once it is dequantised, without a second copy."""
+    """Number of values of each weight after dequantisation, ignoring second copies."""
     return {
         name: tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
         for name, tensor in tensors.items()

@@ -58,8 +58,9 @@ class Connections:
     """All accepted connections of one server. Belongs to one thread, that of the event loop."""
 
     def __init__(self, files: int, unlimited: Callable[[str], bool] = lambda _: False) -> None:
-        """``files`` is the most open files of the process. ``unlimited`` tells which addresses speak for many, such as
-        proxies: they have no limit of their own."""
+        """``files``: maximum open files of the process. ``unlimited``: tells whether an address represents many
+        clients, such as a proxy, and so has no limit of its own.
+        """
         self.most = max(8, min(MAX_CONNECTIONS, (files - OWN_FILES) // FILES_EACH))
         self.most_of_others = self.most * 3 // 4
         self.most_of_address = min(MOST_OF_ADDRESS, self.most // 4)
@@ -78,7 +79,7 @@ class Connections:
         return self._closing >= MOST_CLOSING
 
     def admit(self, connection: Connection, host: str) -> bool:
-        """Count a new connection if there is room for it, or room can be made."""
+        """Count a new connection if there is room, or room can be made."""
         address = "" if is_loopback(host) else network_of(host)
         others = len(self) - self._counts[""]
         room = True
@@ -98,7 +99,7 @@ class Connections:
         return True
 
     def mark(self, number: int, busy: bool) -> None:
-        """Record whether the connection with this descriptor has a complete request that is not answered yet."""
+        """Record whether a connection, by its descriptor, has a complete request without a response."""
         if busy:
             self._idle.pop(number, None)
         elif number in self._open and number not in self._idle:
@@ -135,8 +136,9 @@ class Listener(socket.socket):
     spare = -1
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Raises ConnectionAbortedError for a connection that was closed at once, and BlockingIOError where others have
-        to be closed first: asyncio then goes on with its other work and comes back."""
+        """Raises ConnectionAbortedError for a connection that was closed at once, and BlockingIOError if others have to
+        be closed first: asyncio then continues with other work and tries again.
+        """
         if self.connections.settling:
             raise BlockingIOError
         try:
@@ -153,7 +155,9 @@ class Listener(socket.socket):
         raise ConnectionAbortedError
 
     def _turn_away(self) -> None:
-        """Without a free descriptor nothing can be accepted, and what is not accepted wakes the event loop for ever."""
+        """Without a free descriptor nothing can be accepted, and an unaccepted connection would wake the event loop
+        endlessly.
+        """
         log.warning("no open file is left for further connections; they are closed")
         if self.spare >= 0:
             os.close(self.spare)

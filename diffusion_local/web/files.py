@@ -147,7 +147,7 @@ def readable(app: FastAPI, path: str) -> Callable[[T], T]:
 
 
 def kept(request: Request, file: StoredFile, media_type: str, name: str | None = None) -> Response:
-    """Respond with an immutable file: 304 if the caller has it, 206 for a requested range."""
+    """The response for an immutable file: 304 if the caller has it, 206 for a requested range."""
     answer = StoredResponse(file, media_type, FOREVER, name)
     if known_already(request, answer.headers["ETag"]):
         return Response(status_code=304, headers=FOREVER | {"ETag": answer.headers["ETag"]})

@@ -1,4 +1,4 @@
-"""The HTML around Gradio's page, and the language of every request."""
+"""The HTML around Gradio's page, and the language of each request."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from diffusion_local.web.ui.templates import render
 
 
 def shell(path: str, url: str = "") -> str:
-    """The shell of the page at this path; ``url``: address of the server for phones on the network, if it has one."""
+    """The page's HTML frame at this path; ``url``: server address for phones on the network, if any."""
     view = path.removeprefix(addresses.PREFIX).strip("/").split("/")[0]
     person = current()
     return render(

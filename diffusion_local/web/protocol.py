@@ -16,7 +16,7 @@ UNREAD_SECONDS = 120.0  # in which a caller reads something of its answer
 
 
 class Protocol(H11Protocol):
-    """One connection. ``connections`` is told whether it is at work."""
+    """One connection. Reports to ``connections`` whether it is busy."""
 
     def __init__(self, connections: Connections, **more: Any) -> None:
         super().__init__(**more)
@@ -68,7 +68,7 @@ class Protocol(H11Protocol):
             self._unread = None
 
     def _follow(self) -> None:
-        """Arm the time-out of what is waited for now."""
+        """Arm the time-out that applies to the current state."""
         if self.transport.is_closing():
             self._enter("")
             return

@@ -1,7 +1,7 @@
-"""Behind a reverse proxy: forwarded headers of a trusted one are taken for true, those of anybody else are removed.
+"""Reverse proxies: forwarded headers of a trusted proxy are applied, those of all others are removed.
 
-Gradio builds its addresses from ``X-Forwarded-Host`` whoever sent it, and an address that a stranger may choose would
-unlock the count of failed sign-ins; so nothing behind this may see such a header unchecked.
+Gradio builds URLs from ``X-Forwarded-Host`` regardless of the sender, and a forged address would circumvent the count
+of failed sign-ins; so nothing behind this middleware may see an unchecked header.
 """
 
 import ipaddress
@@ -50,7 +50,7 @@ NEVER_TAKEN = {b"forwarded", b"x-real-ip", b"x-forwarded-port", b"x-forwarded-pr
 
 
 def trusted_networks(text: str) -> list[Network]:
-    """Networks out of a setting, comma separated. Raises InvalidParams."""
+    """Parse a setting with comma-separated networks. Raises InvalidParams."""
     try:
         return [ipaddress.ip_network(each.strip(), strict=False) for each in text.split(",") if each.strip()]
     except ValueError as error:
@@ -58,7 +58,7 @@ def trusted_networks(text: str) -> list[Network]:
 
 
 def trusted(settings: Settings) -> Callable[[str], bool]:
-    """Whether an address is a trusted proxy's. Raises InvalidParams."""
+    """A function that tells whether an address is a trusted proxy's. Raises InvalidParams."""
     networks = trusted_networks(settings.trusted_proxies)
 
     def is_trusted(address: str) -> bool:
@@ -81,12 +81,12 @@ def checked_root(path: str) -> str:
 
 
 def passed_on(name: bytes) -> bool:
-    """Whether a header of this name (in lower case) shows that a proxy passed the request on."""
+    """Whether a header with this lower-case name shows that a proxy forwarded the request."""
     return name in PASSED_ON or name.startswith(b"x-forwarded")
 
 
 def origin_of(scope: Scope) -> str:
-    """Scheme and host by which the caller knows this server. The guard refuses hosts that are not ours."""
+    """Scheme and host by which the caller reaches this server. ``host_check`` refuses foreign hosts."""
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
     scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
     return f"{scheme}://{host}"
@@ -135,7 +135,7 @@ class Proxies:
         return changed
 
     def _nearest(self, hops: Iterable[str]) -> str:
-        """The last address that is not a proxy's of ours: what stands before it anybody can write."""
+        """The last address that is not one of our proxies: anything before it can be forged."""
         for hop in reversed(list(hops)):
             if not self._is_trusted(hop):
                 return hop

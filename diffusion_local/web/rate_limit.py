@@ -1,7 +1,7 @@
-"""Floods: what writes is answered 429 beyond a rate per person or address, so that the page stays quick for the rest.
+"""Rate limit: writes beyond a rate per account or address get 429, so that the page stays responsive for everyone.
 
-A bucket of BURST requests that fills up again at ``writes_per_second``. Reads are not counted: the page polls, and they
-are cheap; this machine's own programs are not either. In memory, for the addresses of late; a restart forgives.
+A token bucket of BURST requests, refilled at ``writes_per_second``. Reads are cheap and not counted, because the page
+polls; neither are requests of this machine's own programs. Kept in memory for recent addresses; lost on restart.
 """
 
 import time
@@ -64,7 +64,7 @@ class RateLimit:
         await self._app(scope, receive, send_with_limits)
 
     def _headers(self, left: float) -> dict[str, str]:
-        """What is left of the bucket (draft-ietf-httpapi-ratelimit-headers); ``t`` is when it is full again."""
+        """The remaining quota (draft-ietf-httpapi-ratelimit-headers); ``t``: seconds until the bucket is full."""
         most = self._rate * BURST_SECONDS
         return {
             "RateLimit-Policy": f'"writes";q={floor(most)};w={BURST_SECONDS}',
@@ -72,8 +72,7 @@ class RateLimit:
         }
 
     def _take(self, address: str, page_poll: bool) -> tuple[float, float]:
-        """(0, or the seconds until there is room for another; requests that are left). The page's polls have a bucket
-        of their own."""
+        """(0 or the seconds until a request is allowed, remaining requests). The page's polls have their own bucket."""
         key = f"{address} poll" if page_poll else address
         most, now = self._rate * BURST_SECONDS, self._clock()
         left, at = self._buckets.pop(key, (most, now))

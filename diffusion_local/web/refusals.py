@@ -1,7 +1,7 @@
-"""How a refusal looks to a program: its status, and one shape for all of them.
+"""Error responses for programs: status, and one format for all.
 
-``{"error": {"code": "invalid_params", "message": "width: must be a multiple of 8 ...", "field": "width",
-"id": "multiple", "params": {"multiple": 8, "got": 100, "low": 96, "high": 104}}}``
+``{"error": {"code": "invalid_params", "message": "width: must be a multiple of 8 ...", "field": "width", "id":
+"multiple", "params": {"multiple": 8, "got": 100, "low": 96, "high": 104}}}``
 """
 
 import logging
@@ -84,7 +84,7 @@ def add(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(OSError)
     async def storage_error(request: Request, error: OSError) -> JSONResponse:
-        """Raises the error again if it is not of a file."""
+        """Re-raises the error if it is not about a file."""
         if not disk.is_storage_error(error):
             raise error
         log.error("%s %s: %s", request.method, request.url.path, error)
@@ -102,12 +102,14 @@ def add(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
-        """Nobody reads it; without it, each caller that goes away while it sends would be a fault in the log."""
+        """The response that nobody reads; without it, each caller that disconnects while sending would be logged as a
+        fault.
+        """
         return JSONResponse(error_body("bad_request", message("body_ended")), 400, headers=NOT_CACHED)
 
 
 def error_body(code: str, text: str, problem: str | None = None) -> dict[str, Any]:
-    """The body of a refusal. ``problem`` is the text without the field that it is about, if there is one."""
+    """The body of an error response. ``problem``: the text without the name of its field, if any."""
     return {"error": {"code": code, "message": text, **serialize(text if problem is None else problem)}}
 
 
@@ -135,12 +137,12 @@ def fault(request: Request, error: InvalidParams) -> dict[str, Any]:
 
 
 def sentence(request: Request, error: UserError) -> str:
-    """The message, without the path of the home and without half characters, which no answer can carry."""
+    """The message without the home's path, and without lone surrogates, which no response can contain."""
     return clean(request, error.message)
 
 
 def parts(request: Request, error: UserError) -> dict[str, Any]:
-    """``id`` and ``params`` of the message (of a wrong field: without its name), as clean as `sentence`."""
+    """``id`` and ``params`` of the message (without a wrong field's name), sanitised like `sentence`."""
     return serialize(map_params(error.problem, lambda text: clean(request, text)))
 
 
@@ -153,7 +155,7 @@ def printable(text: str) -> str:
 
 
 def of_validation(error: RequestValidationError) -> InvalidParams:
-    """What pydantic found, as the Studio would have said it: the first fault, with the others in ``also``."""
+    """pydantic's findings in the Studio's words: the first fault, with the others in ``also``."""
     first, *others = [of_detail(each) for each in list(error.errors())[:MOST_FAULTS]]
     first.also = tuple(others)
     return first
@@ -179,7 +181,7 @@ def names_of_fields() -> dict[str, str]:
 
 
 def nearest(name: str) -> str:
-    """The field of ours that a name probably means; empty if none is near."""
+    """The field of ours that a name probably means; "" if none is similar."""
     known = names_of_fields()
     close = get_close_matches(name, known, 1, 0.75)
     return known[close[0]] if close else ""

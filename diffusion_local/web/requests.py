@@ -1,6 +1,6 @@
-"""What is noted of every request: its id, and for Prometheus how many came and how long their answers took.
+"""Per-request bookkeeping: its id, and Prometheus metrics of counts and durations.
 
-A request's id is of the caller's choice, or a new one. It is in the answer and in each line of the log.
+A request's id is chosen by the caller, or generated. It is returned in the response and logged on each line.
 """
 
 import re
@@ -62,7 +62,7 @@ def api_of(path: str) -> str:
 
 
 class Requests:
-    """ASGI middleware, outside of all that may refuse or fail."""
+    """ASGI middleware, outermost, so that refused and failed requests count too."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app

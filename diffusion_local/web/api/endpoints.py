@@ -1,8 +1,8 @@
-"""The endpoints for programs, by Gradio's API: ``/submit``, ``/job``, ``/wait`` and the rest.
+"""The endpoints for programs through Gradio's API: ``/submit``, ``/job``, ``/wait`` and the others.
 
-Most derive from the registry of operations. Written here are those that wait, or that serve several operations under
-one name. Fast ones bypass Gradio's queue; ``wait``, ``generate`` and ``watch`` are coroutines, so that any number of
-callers can wait without holding a thread.
+Most derive from the registry of operations. Written by hand are those that wait, or that serve several operations under
+one name. Fast ones bypass Gradio's queue; ``wait``, ``generate`` and ``watch`` are coroutines, so any number of callers
+can wait without holding a thread.
 """
 
 import functools
@@ -36,7 +36,7 @@ STREAMED = ("watch",)
 
 
 def derived() -> dict[str, Operation]:
-    """The operations that have an endpoint of their own, by its name."""
+    """The operations with an endpoint of their own, by endpoint name."""
     found = [each for each in registry.OPERATIONS.values() if each.endpoint]
     return {registry.endpoint(each)[0]: each for each in found}
 
@@ -100,7 +100,7 @@ def check_ids(job_ids: Any) -> None:
 
 
 class Endpoints:
-    """Those that are no single operation."""
+    """Endpoints that serve more than a single operation."""
 
     def __init__(self, studio: Studio, watch: Watch, uploads: Uploads) -> None:
         self._studio = studio
@@ -203,7 +203,7 @@ def checked_timeout(timeout: float) -> float:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """A UserError reaches the caller as its sentence; Gradio hides every other error."""
+    """Pass the message of a UserError to the caller; Gradio hides all other errors."""
     try:
         with disk.storage_errors():
             yield
@@ -240,13 +240,13 @@ def told_as_it_comes(function: Any) -> Any:
 
 
 def without_nulls(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name; null, as positional clients send it, is as if it were left out."""
+    """The arguments of a call by name; null, as sent by positional clients, counts as absent."""
     bound = inspect.signature(function).bind(*args, **kwargs).arguments
     given = bound | bound.pop("options", {}) if isinstance(bound.get("options"), dict) else bound
     return {name: value for name, value in given.items() if value is not None}
 
 
 def signed_as(function: Any, call: Any) -> Any:
-    """A bound method's signature, without ``self``: gradio reads it off the wrapper."""
+    """A bound method's signature without ``self``, which Gradio reads from the wrapper."""
     call.__signature__ = inspect.signature(function).replace(return_annotation=dict)
     return call

@@ -1,4 +1,4 @@
-"""A job, a batch or the queue followed as it changes, for every interface that reports changes as they happen."""
+"""Follows a job, a batch or the queue as it changes; shared by every interface that reports changes live."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ LARGEST = 2**63 - 1
 
 
 class EventSource(Protocol):
-    """What a stream is about; ``look`` gives what is new, and whether that was the end."""
+    """The subject of a stream. ``look`` returns new events, and whether they end the stream."""
 
     seconds: float  # between two looks
     number: int
@@ -30,7 +30,7 @@ class EventSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FollowEvent:
-    """One event; those that a client can resume behind have a number."""
+    """One event; those after which a client can resume have a number."""
 
     event: str
     data: serializers.Json
@@ -111,7 +111,7 @@ class QueueEvents:
 
 
 async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf) -> AsyncIterator[list[FollowEvent]]:
-    """What is new, until the end. Ends when the server stops, and at the ``deadline`` (by the monotonic clock)."""
+    """New events until the end. Ends when the server stops, and at the ``deadline`` (monotonic clock)."""
     revision, ended = -1, False
     while not ended:
         try:
@@ -132,7 +132,7 @@ async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf)
 
 
 async def told_until_end(watch: Watch, source: EventSource, timeout: float) -> AsyncIterator[serializers.Json]:
-    """Each event of a source as ``{"event", "data"}``, and ``timeout`` if the time is over before the end."""
+    """Each event of a source as ``{"event", "data"}``; ``timeout`` if time is up before the end."""
     deadline = time.monotonic() + timeout
     news, ended = await anyio.to_thread.run_sync(source.look)
     for each in news:
@@ -148,6 +148,6 @@ async def told_until_end(watch: Watch, source: EventSource, timeout: float) -> A
 
 
 def number_of(last_id: str | None) -> int:
-    """A ``Last-Event-ID`` as a number; what is none of ours starts from the beginning."""
+    """A ``Last-Event-ID`` as a number; 0, the beginning, if it is not one of ours."""
     text = (last_id or "").strip()
     return min(int(text), LARGEST) if text.isascii() and text.isdigit() and len(text) < 20 else 0

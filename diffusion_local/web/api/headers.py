@@ -1,4 +1,4 @@
-"""How the HTTP API answers questions beyond its JSON: entity tags, links to the next page."""
+"""Response headers of the HTTP API: entity tags, links to the next page, preferences."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ MOST_SECONDS = 600.0  # as long as most clients hold a connection open
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """``seconds`` to wait, and what ``Preference-Applied`` says of it; None where nothing was preferred."""
+    """``seconds`` to wait, and the value of ``Preference-Applied``; None if no preference was sent."""
 
     seconds: float | None = None
     applied: str | None = None
@@ -26,7 +26,9 @@ class Preference:
 
 
 def read_prefer(header: str | None) -> Preference:
-    """``respond-async`` never waits, also beside ``wait``; a value that is not understood is ignored (section 2)."""
+    """Parse ``Prefer``. ``respond-async`` never waits, even beside ``wait``; unknown values are ignored (RFC 7240,
+    section 2).
+    """
     found: dict[str, str] = {}
     for each in (header or "").split(","):
         name, _, value = each.partition(";")[0].partition("=")
@@ -44,7 +46,7 @@ REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 
 def tagged(request: Request, content: dict[str, Any], more: dict[str, str] | None = None) -> Response:
-    """JSON with an ``ETag``; 304 without a body if the caller has it already (RFC 9110, section 13.1.2)."""
+    """JSON with an ``ETag``; 304 without a body if the caller already has it (RFC 9110, section 13.1.2)."""
     tag = f'"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]}"'
     headers = REVALIDATE | {"ETag": tag} | (more or {})
     if known_already(request, tag):
@@ -53,7 +55,7 @@ def tagged(request: Request, content: dict[str, Any], more: dict[str, str] | Non
 
 
 def known_already(request: Request, tag: str) -> bool:
-    """Whether ``If-None-Match`` names the tag."""
+    """Whether ``If-None-Match`` contains the tag."""
     known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
     return tag in known or "*" in known
 

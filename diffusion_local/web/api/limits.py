@@ -1,7 +1,7 @@
-"""Limits on what one request may carry: its body, by route, and its header.
+"""Limits on a request's body, by route, and on its header.
 
-Every route of the application has a limit: ``MOST_BYTES``, unless ``larger`` names it. Bodies of unknown length are
-refused, so that nothing has to be read to find out how long one is.
+Every route has a limit: ``MOST_BYTES``, unless ``larger`` names it. Bodies of unknown length are refused, so that none
+has to be read to determine its length.
 """
 
 import re
@@ -39,7 +39,7 @@ GRADIO_DOORS = ("run", "call", "call/v2")
 
 
 def larger(settings: Settings) -> dict[str, int]:
-    """The most bytes of a body by path, for the routes that take pictures or lists. ``{id}`` is any last part."""
+    """Maximum body size by path, for the routes that take pictures or lists. ``{id}`` matches any last component."""
     picture = settings.max_source_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
     in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
     a_list = settings.max_list_mb * 1_000_000 + MOST_BYTES
@@ -77,9 +77,8 @@ def endpoints_with_files() -> list[str]:
 
 
 class Structure:
-    """Bytes of a JSON text outside of its strings, counted as the text arrives, in linear time.
-
-    Small values take many times their length in memory and seconds to parse, so their number is bounded.
+    """Counts the bytes of JSON text outside of its strings, while it arrives, in linear time. Small values take many
+    times their length in memory and seconds to parse, so their number is bounded.
     """
 
     def __init__(self) -> None:
@@ -101,7 +100,7 @@ class Structure:
 
 
 class Pool:
-    """Bytes of bodies in memory: at most ``each`` for one account and ``most`` for all."""
+    """Bytes of bodies held in memory: at most ``each`` per account and ``most`` in total."""
 
     def __init__(self, each: int, most: int) -> None:
         self._each = each
@@ -109,7 +108,7 @@ class Pool:
         self._held: dict[str, int] = {}
 
     def take(self, owner: str, size: int) -> bool:
-        """Count ``size`` bytes; whether there is room for them."""
+        """Count ``size`` bytes; returns whether there is room for them."""
         self._held[owner] = self._held.get(owner, 0) + size
         return self._held[owner] <= self._each and sum(self._held.values()) <= self._most
 
@@ -122,10 +121,12 @@ class Pool:
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body that is too long, 411 for one of unknown length, 431 for too long a header.
+    """ASGI middleware: 413 for a body that is too long, 411 for one of unknown length, 431 for a header that is too
+    long.
 
-    Bodies in memory share two pools, so that large ones never keep small ones out, and no account keeps out another.
-    Beyond a pool the answer is 503. Whoever may not submit has no use for a large body, and strangers only sign in.
+    Bodies in memory share two pools, so that large ones never block small ones, and no account blocks another. Beyond a
+    pool the response is 503. Accounts that may not submit get small limits, and unauthenticated callers can only sign
+    in.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -180,7 +181,7 @@ class BodyLimit:
 
 
 def allowed_to(who: Actor) -> int:
-    """The most bytes of a body that a caller may send to any route."""
+    """Maximum body size for a caller on any route."""
     if who == NOBODY:
         return STRANGERS_BYTES
     return sys.maxsize if Scopes.SUBMIT in who.scopes else MOST_BYTES
@@ -192,7 +193,7 @@ def is_json(path: str, headers: Headers) -> bool:
 
 
 def refusal_of(scope: Scope, most: int) -> JSONResponse | None:
-    """The answer to a request whose header alone shows that it is too large."""
+    """The error response for a request whose header alone shows that it is too large."""
     lines = scope["headers"]
     if len(lines) > MOST_HEADERS or sum(len(name) + len(value) + 4 for name, value in lines) > MOST_HEADER_BYTES:
         text = message("header_size", lines=MOST_HEADERS, size=MOST_HEADER_BYTES)
@@ -214,6 +215,7 @@ def too_long(most: int) -> str:
 
 
 def refusal(status: int, code: str, problem: str) -> JSONResponse:
-    """Leaves the connection open: a caller that is still sending could not read the answer if it were closed now. The
-    server discards the rest, for a limited time."""
+    """Keeps the connection open: a caller that is still sending could not read the response if it were closed now. The
+    server discards the rest, for a limited time.
+    """
     return JSONResponse(error_body(code, problem), status)

@@ -1,7 +1,7 @@
-"""The types of answers in the OpenAPI document, made from the domain's dataclasses.
+"""Types of responses in the OpenAPI document, derived from the domain's dataclasses.
 
-Each describes what ``answers`` makes of a value; a test compares the two. Limits, choices and meanings of a picture's
-options come from their table; examples are values of the domain as ``serializers`` writes them.
+Each describes the output of ``answers``; a test compares the two. Limits, choices and meanings of options come from the
+option table; examples are domain values as ``serializers`` writes them.
 """
 
 from dataclasses import fields
@@ -48,13 +48,13 @@ class Body(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Of a query, where all values are text at first."""
+    """Parameters of a query, where all values arrive as text."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def model_of(title: str, offered: list[Argument], base: type[BaseModel] = Body) -> type[BaseModel]:
-    """A model with a field for each argument; null is as if it were left out. The examples make one good request."""
+    """A model with a field per argument; null counts as absent. The examples form one valid request."""
     foreign = refused_options(Kind.TXT2IMG)  # the kind of the example
     fields: dict[str, Any] = {}
     for each in offered:
@@ -85,14 +85,14 @@ def offered(name: str, method: str, path: str) -> list[Argument]:
 
 
 def no_boolean(value: Any) -> Any:
-    """The value; pydantic would take true for 1. Raises PydanticCustomError."""
+    """Rejects booleans, because pydantic would accept true as 1. Raises PydanticCustomError."""
     if isinstance(value, bool):
         raise PydanticCustomError("number_type", "Input should be a valid number")
     return value
 
 
 def field_of(option: Option, *names: str) -> tuple[Any, Any]:
-    """A field that may be left out; with ``names`` it is read under those."""
+    """An optional field, read under any of its ``names``."""
     examples = None if option.example is None else [option.example]
     alias = AliasChoices(*names) if names else None
     kind = Annotated[option.request_type, BeforeValidator(no_boolean)] if option.is_number else option.request_type
@@ -106,13 +106,13 @@ ListOptions = model_of("ListOptions", offered("lists.submit", "POST", "/lists"),
 
 # Not a TypedDict: every route names it for a dozen statuses, and pydantic compiles only models once for all.
 class Problem(BaseModel):
-    """The answer of every refusal."""
+    """The body of every error response."""
 
     error: serializers.Fault
 
 
 def typed(title: str, noun: type | None = None, /, *without: str, **more: Any) -> Any:
-    """A TypedDict with the fields of a dataclass, but those left out, and ``more``."""
+    """A TypedDict with the fields of a dataclass, except those left out, plus ``more``."""
     hints = get_type_hints(noun) if noun else {}
     kept = {each.name: hints[each.name] for each in fields(noun) if each.name not in without} if noun else {}
     return TypedDict(title, kept | more)  # type: ignore[operator]
@@ -250,7 +250,7 @@ ACCEPTED = {
 
 
 def examples() -> dict[str, serializers.Json]:
-    """A batch of one picture that is done, with its job and image, and the starter model, by their schemas."""
+    """A finished batch of one picture with its job and image, and the starter model, by schema."""
     ident, at = get_args(ID)[1].examples[0], get_args(TIME)[1].examples[0]
     params = Params(**{name: each.example if each.required else each.default for name, each in OPTIONS.items()})
     batch = Batch(ident, "apples", "", Lane.INTERACTIVE, 1, at)
@@ -285,7 +285,7 @@ def schema(kind: Any, known: dict[Any, Any] = SCHEMAS) -> Any:
 
 
 def answer_schema(operation: Operation, answer: Answer, status: int = 200) -> Any:
-    """The type of the JSON that answers an operation."""
+    """The type of the JSON that an operation returns."""
     kind = registry.return_type(operation.name)
     title = "".join(each.capitalize() for each in operation.id.split("_"))
     match answer:

@@ -1,4 +1,4 @@
-"""Files in requests: as the body itself, or as one of a form."""
+"""Files in requests: as the body itself, or in a form."""
 
 import base64
 import binascii
@@ -29,7 +29,7 @@ URL_SAFE = str.maketrans("-_", "+/")
 
 
 async def picture_of(request: Request) -> bytes:
-    """A picture that is the body, or the file of a form. Raises InvalidParams."""
+    """The picture in a request: its body, or the file in its form. Raises InvalidParams."""
     if media_type(request) != "multipart/form-data":
         return await request.body()
     async with request.form(max_files=1, max_fields=1) as fields:
@@ -75,7 +75,7 @@ def validated(data: str | bytes) -> BaseModel:
 
 
 def kept_pictures(studio: Studio, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with ids in the place of pictures that came along."""
+    """The options with pictures in the request stored and replaced by their ids."""
 
     def keep(name: str, text: str) -> str:
         return text if SOURCE_ID.fullmatch(text) else studio.sources.add(decoded(name, text), name).id
@@ -88,12 +88,11 @@ def media_type(request: Request) -> str:
 
 
 def decoded(field: str, text: str) -> bytes:
-    """The bytes of a picture in Base64, with or without the beginning of a data URL. Raises InvalidParams.
+    """The bytes of a Base64 picture, with or without a data URL's prefix. Raises InvalidParams.
 
-    White space counts for nothing: encoders break lines, and files end with a line end. The alphabet for URLs, missing
-    padding, and escapes such as ``%2B`` in a data URL are accepted.
-
-    An address is refused: the server fetches nothing on a caller's behalf, as that reaches into its network.
+    White space is ignored: encoders break lines, and files end with a line end. The URL-safe alphabet, missing padding,
+    and escapes such as ``%2B`` in a data URL are accepted. URLs are refused: fetching them on a caller's behalf would
+    reach into the server's network.
     """
     if re.match(r"\s{0,100}[a-zA-Z][a-zA-Z0-9+.-]{0,30}://", text):
         raise InvalidParams(field, message("picture_itself"))

@@ -1,4 +1,4 @@
-"""One look at the database for all who wait for news: callers of ``wait``, and event streams.
+"""Polls the database once for everyone who waits for changes: callers of ``wait``, and event streams.
 
 Waiting is a coroutine, so any number of callers can wait without holding a thread.
 """
@@ -19,7 +19,7 @@ Moment = tuple[int, int]  # revision, number of the newest event
 
 
 class Waiters:
-    """Who waits in one event loop, each with the condition it waits for."""
+    """The waiters of one event loop, each with its condition."""
 
     def __init__(self) -> None:
         self.waiting: dict[asyncio.Future[Moment | None], Callable[[Moment], bool]] = {}
@@ -27,7 +27,7 @@ class Waiters:
 
 
 class Watch:
-    """Looks once each LOOK_SECONDS while somebody waits, and not at all otherwise."""
+    """Polls every LOOK_SECONDS while somebody waits, and never otherwise."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -36,7 +36,7 @@ class Watch:
         self.stopping: Callable[[], bool] = lambda: False
 
     async def until(self, wanted: Callable[[Moment], bool], timeout: float) -> Moment | None:
-        """The first moment that is ``wanted``; None if the time is over or the server stops."""
+        """The first ``wanted`` moment; None if time is up or the server stops."""
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
@@ -72,10 +72,10 @@ class Watch:
 async def until_final(
     studio: Studio, watch: Watch, job_ids: Sequence[str], timeout: float, request: Request | None = None
 ) -> bool:
-    """Whether all the jobs ended within ``timeout`` seconds. Their work goes on either way.
+    """Whether all jobs ended within ``timeout`` seconds. Their work continues either way.
 
-    Looks at the jobs only when one has changed its state; gives up early if the server stops, or if the caller of
-    ``request`` has hung up.
+    Reads the jobs only when one has changed its state; returns early if the server stops, or the caller of ``request``
+    has disconnected.
     """
     deadline = time.monotonic() + timeout
     left = await anyio.to_thread.run_sync(studio.unfinished, job_ids)
@@ -92,9 +92,8 @@ async def until_final(
 
 
 async def until(watch: Watch, done: Callable[[], bool], timeout: float, request: Request | None = None) -> bool:
-    """Whether ``done`` came to be true within ``timeout`` seconds; it is asked whenever anything has changed.
-
-    Gives up early as ``until_final`` does.
+    """Whether ``done`` became true within ``timeout`` seconds; it is evaluated at every change. Returns early like
+    ``until_final``.
     """
     deadline, seen = time.monotonic() + timeout, (-1, -1)
     while not await anyio.to_thread.run_sync(done):

@@ -1,8 +1,8 @@
-"""What a Gradio call carries, checked and rewritten before Gradio gets it, and which caller may read which results.
+"""Validates and rewrites Gradio calls before Gradio gets them, and decides which caller may read which results.
 
-Gradio knows no owner of a file, a session or an event. Therefore a reference to a file is replaced by one that only
-``Uploads`` can read, so that Gradio itself never opens a file or an address; a session hash is put into a namespace of
-the caller's; and an event can be read or cancelled only by the caller who started it.
+Gradio knows no owner of a file, a session or an event. Therefore a file reference is replaced by one that only
+``Uploads`` can read, so Gradio itself never opens a file or a URL; a session hash is moved to a namespace of the
+caller; and an event can be read or cancelled only by the caller who started it.
 """
 
 import json
@@ -40,7 +40,7 @@ class Calls:
         self._events: dict[str, OrderedDict[str, str]] = {}  # owner: {event id: Gradio's key of its results}
 
     def body(self, kind: RouteKind, body: bytes, owner: str) -> dict[str, Any]:
-        """A body as Gradio may have it. Raises InvalidParams, and NotFound for what is not the caller's."""
+        """A body as passed to Gradio. Raises InvalidParams, and NotFound for things that are not the caller's."""
         structure = Structure()
         structure.add(body)
         if structure.excessive:
@@ -80,7 +80,7 @@ class Calls:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def started(self, event_id: str, session: str | None, owner: str) -> list[str]:
-        """Remember whose an event is; the keys of the results that are forgotten for it."""
+        """Record an event's owner; returns the keys of results that are dropped for it."""
         events = self._events.setdefault(owner, OrderedDict())
         events[event_id] = session or event_id
         forgotten = [events.popitem(last=False)[1] for _ in range(len(events) - MAX_EVENTS)]
@@ -96,7 +96,7 @@ class Calls:
 
 
 def session_key(owner: str, session: object) -> str:
-    """A caller's session hash as Gradio gets it: never equal to another account's. Raises InvalidParams."""
+    """A caller's session hash as passed to Gradio: unique to the account. Raises InvalidParams."""
     if not isinstance(session, str) or not SESSION.fullmatch(session):
         raise InvalidParams("session_hash", message("session_hash"))
     return f"{sha256(owner.encode()).hexdigest()[:16]}-{session}"

@@ -1,6 +1,6 @@
-"""Everything that depends on the inside of Gradio: what is patched, read or tuned, checked against the installed one.
+"""Everything that depends on Gradio's internals: patches, reads and tuning, checked against the installed version.
 
-Gradio may change any of this in a minor release. Where a patch that protects something would no longer take effect the
+Gradio may change any of this in a minor release. If a patch with a protective purpose would no longer take effect, the
 program does not start.
 """
 
@@ -49,7 +49,7 @@ class Running:
 
     @contextlib.contextmanager
     def until_stopped(self, event: str, session: str | None, owner: str) -> Iterator[None]:
-        """Around a handler. Raises LimitReached where the account has too many, NotDone if it was stopped."""
+        """Context of a handler. Raises LimitReached if the account runs too many, NotDone if it was stopped."""
         if sum(run.owner == owner for run in self._runs.values()) >= self._most:
             raise LimitReached(message("waits_most", most=self._most), retry_after=30)
         with anyio.CancelScope() as scope:
@@ -138,9 +138,8 @@ def source(function: Any) -> str:
 
 @contextmanager
 def unserved() -> Iterator[None]:
-    """Inside, a page that is built makes no web application of its own.
-
-    Gradio makes three on the way, each with all routes, and uses only the one that mounting the page makes afterwards.
+    """Context in which a page is built without web applications of its own. Gradio would create three, each with all
+    routes, and only use the one created when the page is mounted.
     """
     create = getattr(App, "create_app", None)
     if create is None:  # another way of building them: it only takes longer
@@ -166,8 +165,8 @@ def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) ->
 def keep_signatures(blocks: gr.Blocks) -> None:
     """Compute the signature of each kind of component once.
 
-    Gradio asks for it for every component of the page at the first call of a session and at each call without one,
-    which is half of the time that such a call takes. ``inspect`` returns a signature that a function carries.
+    Gradio computes it for every component of the page at the first call of a session and at each call without one,
+    which is half of such a call's time. ``inspect`` returns a signature that a function carries.
     """
     for kind in {type(each) for each in blocks.blocks.values()}:
         init: Any = kind.__init__
@@ -175,10 +174,10 @@ def keep_signatures(blocks: gr.Blocks) -> None:
 
 
 def tune_queue(queue: Any, most_waiting: int) -> None:
-    """The queue serves only the callers of ``wait``, ``generate`` and ``watch``.
+    """The queue only serves callers of ``wait``, ``generate`` and ``watch``.
 
-    By default it looks for them a thousand times a second (5 % of a core for nothing), takes forty at once, and makes
-    a table of statistics with pandas after each.
+    By default it polls for them a thousand times per second (5 % of a core when idle), takes forty at once, and
+    computes statistics with pandas after each.
     """
     missing = [name for name in TUNED if not hasattr(queue, name)]
     if missing:
@@ -190,9 +189,10 @@ def tune_queue(queue: Any, most_waiting: int) -> None:
 
 
 def fill_in_defaults(blocks: gr.Blocks, endpoints: tuple[str, ...]) -> None:
-    """Callers over plain HTTP may leave out, at the end of their list, what an endpoint has a default for.
+    """Let callers over plain HTTP omit trailing arguments that have a default.
 
-    Gradio's own client fills in; without this an endpoint could take no new parameter without breaking the others.
+    Gradio's own client fills them in; without this an endpoint could take no new parameter without breaking other
+    clients.
     """
     validate = blocks.validate_inputs
 
@@ -209,9 +209,9 @@ def fill_in_defaults(blocks: gr.Blocks, endpoints: tuple[str, ...]) -> None:
 
 
 def act_for_callers(blocks: gr.Blocks, running: Running) -> None:
-    """Handlers act for whoever called them, also those that the queue runs outside of the request.
+    """Run handlers on behalf of their caller, including those that the queue runs outside of the request.
 
-    Every event goes through this one function, so no handler can be forgotten.
+    Every event passes this one function, so no handler can be missed.
     """
     process = blocks.process_api
 
@@ -234,7 +234,7 @@ def act_for_callers(blocks: gr.Blocks, running: Running) -> None:
 
 
 def stop_with_readers(queue: Any) -> Running:
-    """Gradio forgets the events of a reader that is gone, but lets their handlers run on: they are stopped here."""
+    """Stop the handlers of a disconnected reader: Gradio only drops its events."""
     running, clean = Running(), queue.clean_events
 
     async def clean_events(*, session_hash: str | None = None, event_id: str | None = None) -> None:
@@ -246,7 +246,7 @@ def stop_with_readers(queue: Any) -> Running:
 
 
 def caller(request: Any) -> Actor:
-    """Who made a Gradio request; nobody if there is none."""
+    """The caller of a Gradio request; nobody if there is none."""
     first = request[0] if isinstance(request, list) else request
     scope = getattr(getattr(first, "request", None), "scope", None)
     found = scope.get(ACTOR_KEY) if scope else None
@@ -254,10 +254,11 @@ def caller(request: Any) -> Actor:
 
 
 def refuse_files(blocks: gr.Blocks) -> None:
-    """Gradio opens no file for an input or an output.
+    """Keep Gradio from opening files for inputs or outputs.
 
-    Inputs with files are replaced before (``calls``); this is the second line: ``has_launched`` turns on Gradio's own
-    check of paths, which a mounted page skips, and an output that names a file is an error, as no handler returns one.
+    Inputs with files are replaced earlier (``calls``); this is the second line of defence: ``has_launched`` enables
+    Gradio's own check of paths, which a mounted page skips, and an output that names a file is an error, because no
+    handler returns one.
     """
     blocks.has_launched = True
     postprocess = blocks.postprocess_data
@@ -278,7 +279,7 @@ def refuse(value: Any) -> None:
 
 
 def enclose(app: FastAPI, blocks: gr.Blocks, around: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Put ``around`` between the application and Gradio's, which was mounted last. Raises UnsupportedGradio."""
+    """Wrap ``around`` between the application and Gradio's, which was mounted last. Raises UnsupportedGradio."""
     mounted = app.routes[-1]
     if not isinstance(mounted, Mount) or getattr(mounted.app, "blocks", None) is not blocks:
         raise UnsupportedGradio(message("gradio_mounted", version=gr.__version__, advice=ADVICE))
@@ -286,13 +287,13 @@ def enclose(app: FastAPI, blocks: gr.Blocks, around: Callable[[ASGIApp], ASGIApp
 
 
 class GradioSessions:
-    """What ``Surface`` asks of Gradio: its endpoints, and the results that wait to be fetched."""
+    """What ``Surface`` needs from Gradio: its endpoints, and results that wait to be fetched."""
 
     def __init__(self, blocks: gr.Blocks) -> None:
         self._blocks = blocks
 
     def has_endpoint(self, api_name: str, fn_index: object) -> bool:
-        """Whether a call by name, or of the page by index, is for something that there is."""
+        """Whether a call, by name or by the page's index, addresses an existing endpoint."""
         fns = self._blocks.fns
         if fn_index is not None:
             return isinstance(fn_index, int) and fn_index in fns and api_name in ("", PREDICT, fns[fn_index].api_name)

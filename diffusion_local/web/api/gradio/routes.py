@@ -1,8 +1,8 @@
-"""Which of Gradio's routes can be reached.
+"""Which of Gradio's routes are reachable.
 
-Every request is refused unless ALLOWED lists its method and path, so a route that a new version of Gradio adds is not
-reachable. REFUSED names the rest of today's routes: a test compares both tables with the routes of the installed
-version, so that an upgrade cannot go unnoticed.
+Every request is refused unless ALLOWED lists its method and path, so routes added by a new version of Gradio are
+unreachable. REFUSED lists all other current routes: a test compares both tables with the routes of the installed
+version.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class RouteKind(Enum):
 
 @dataclass(frozen=True)
 class AllowedRoute:
-    """One method and path; ``kind`` says how requests are checked, ``starts`` whether the answer names a new event."""
+    """One method and path; ``kind``: how requests are checked; ``starts``: whether the response names a new event."""
 
     method: str
     path: str
@@ -40,7 +40,7 @@ class AllowedRoute:
         object.__setattr__(self, "_route", Route(self.path, _nowhere, methods=[self.method]))
 
     def match(self, scope: Scope) -> dict[str, Any] | None:
-        """The parameters of the path; None if the request is for something else."""
+        """The parameters of the path; None if the request does not match."""
         if scope["method"] != self.method:  # Route takes HEAD for GET
             return None
         match, child = self._route.matches(scope)
@@ -48,7 +48,7 @@ class AllowedRoute:
 
 
 async def _nowhere(*_: Any) -> None:
-    """The endpoint of routes that are only matched, never run."""
+    """Endpoint of routes that are only matched, never called."""
 
 
 API = "/gradio_api"

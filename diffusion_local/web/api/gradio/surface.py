@@ -1,4 +1,4 @@
-"""The one way to Gradio's application: refuses all but the allowed routes, and checks what goes through them."""
+"""The only access to Gradio's application: refuses all but the allowed routes, and checks their requests."""
 
 import asyncio
 import json
@@ -112,7 +112,7 @@ class Surface:
             await self._while_connected(scope, encoded, receive, send)
 
     async def _while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """A call that is answered once it is done, cancelled if its caller hangs up."""
+        """A call that responds when it is done; cancelled if its caller disconnects."""
         with anyio.CancelScope() as call:
             watching = asyncio.create_task(cancel_when_gone(receive, call))
             try:
@@ -126,7 +126,7 @@ class Surface:
 
 
 class Reply:
-    """Passes an answer on, and hands over the id of the event that it names."""
+    """Forwards a response, and reports the id of the event that it names."""
 
     def __init__(self, send: Send, started: Any) -> None:
         self._send = send
@@ -145,7 +145,7 @@ class Reply:
 
 
 async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
-    """The body of a request; None if it is longer than ``most`` bytes, known from its declared length or by reading."""
+    """The body of a request; None if it exceeds ``most`` bytes, judged by its declared length or while reading."""
     length = headers.get("content-length", "0")
     if not length.isdigit() or len(length) > 18 or int(length) > most:
         return None
@@ -163,14 +163,14 @@ async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
 
 
 async def cancel_when_gone(receive: Receive, call: anyio.CancelScope) -> None:
-    """For a call whose body has been read."""
+    """Run a call whose body has been read; cancel it if the caller disconnects."""
     while (await receive())["type"] != "http.disconnect":
         continue
     call.cancel()
 
 
 def sending(body: bytes, receive: Receive) -> Receive:
-    """A stream with this body, and after it what the caller's stream goes on with."""
+    """A stream that yields this body, then the rest of the caller's stream."""
     sent = False
 
     async def receive_body() -> Message:
@@ -184,7 +184,7 @@ def sending(body: bytes, receive: Receive) -> Receive:
 
 
 def refused(error: UserError) -> JSONResponse:
-    """404 or 400, which is all that Gradio's clients can read; ``detail`` is the field in which they look."""
+    """404 or 400, the only errors that Gradio's clients can read; ``detail`` is the field that they show."""
     content = {
         **refusals.error_body(error.code, error.message, error.problem),
         "detail": error.message,

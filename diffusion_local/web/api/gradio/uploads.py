@@ -1,7 +1,7 @@
-"""Files that a caller uploads for a Gradio call (``handle_file``): only their uploader can name or read them.
+"""Files uploaded for a Gradio call (``handle_file``); only their uploader can name or read them.
 
-A file lies under a random name in ``tmp/uploads`` of the home until it is used, or until it is MAX_AGE old. Uploads of
-an earlier process are deleted at start. The client gets ``uploads/<id>`` as path, which names nothing on the machine.
+A file is stored under a random name in ``tmp/uploads`` of the home until it is used or exceeds MAX_AGE. Uploads of an
+earlier process are deleted at startup. The client gets ``uploads/<id>`` as path, which is no path on the machine.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Uploads:
 
     @contextmanager
     def room(self, owner: str, size: int) -> Iterator[None]:
-        """Reserve ``size`` bytes for an upload while it comes in. Raises LimitReached and QueueBlocked."""
+        """Reserve ``size`` bytes while an upload is received. Raises LimitReached and QueueBlocked."""
         self.expire()
         with self._lock:
             own = [each.bytes for each in self._known.values() if each.owner == owner] + self._coming.get(owner, [])
@@ -88,7 +88,7 @@ class Uploads:
                     del self._coming[owner]
 
     def keep(self, owner: str, file: IO[bytes]) -> str:
-        """Store a file; the path by which its owner can name it."""
+        """Store a file; returns the path by which its owner can name it."""
         upload_id = secrets.token_hex(16)
         path = self._folder / upload_id
         try:
@@ -103,7 +103,7 @@ class Uploads:
         return f"uploads/{upload_id}"
 
     def file(self, path: object, owner: str) -> Path:
-        """The file of an upload. Raises NotFound, also for somebody else's."""
+        """The file of an upload. Raises NotFound, also for another owner's."""
         self.expire()
         found = PATH.fullmatch(path) if isinstance(path, str) else None
         upload = self._known.get(found[1]) if found else None
@@ -122,7 +122,7 @@ class Uploads:
             self._delete([file.name])
 
     def expire(self) -> None:
-        """Delete what nobody used in time."""
+        """Delete files that were not used in time."""
         now = self._clock()
         with self._lock:
             old = [name for name, each in self._known.items() if now - each.at >= MAX_AGE]
@@ -136,11 +136,11 @@ class Uploads:
 
 
 class TooLarge(Exception):
-    """More bytes came than the limit."""
+    """The body exceeds the limit."""
 
 
 def add(app: FastAPI, uploads: Uploads) -> None:
-    """The routes that stand in for Gradio's own, which know no owner."""
+    """Routes that replace Gradio's own, which know no owner."""
 
     @app.post("/gradio_api/upload", include_in_schema=False, response_model=None)
     async def upload(request: Request) -> list[str] | JSONResponse:
@@ -182,7 +182,7 @@ def too_large(uploads: Uploads) -> JSONResponse:
 
 
 def at_most(receive: Receive, most: int) -> Receive:
-    """The same stream, which raises TooLarge after ``most`` bytes."""
+    """The same stream, raising TooLarge after ``most`` bytes."""
     got = 0
 
     async def bounded() -> Message:

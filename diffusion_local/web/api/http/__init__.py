@@ -52,7 +52,7 @@ def router(studio: Studio, watch: Watch, calls: APIRouter | None = None) -> APIR
 
     @api.api_route("/{rest:path}", methods=METHODS, include_in_schema=False)
     def unknown(rest: str) -> None:
-        """404 or 405 for all other paths; without this the page would answer them."""
+        """404 or 405 for all other paths; otherwise the page would answer them."""
         here = [route for route in known if route.path_regex.match(f"/{rest}")]
         allowed = sorted({verb for route in here for verb in route.methods or ()})
         if allowed:

@@ -1,4 +1,4 @@
-"""The HTTP routes that the registry of operations declares: each one a call of the Studio."""
+"""HTTP routes derived from the registry of operations: each calls one method of the Studio."""
 
 import functools
 import inspect
@@ -40,7 +40,7 @@ TAGS = {"adapters": "models", "known-models": "models", "downloads": "models"}
 
 
 def routes() -> list[tuple[Operation, Route]]:
-    """Every declared route that is served here, those with a fixed path before those with an id in its place."""
+    """All declared routes that are served here; those with a fixed path precede those with an id in its place."""
     found = [
         (operation, route) for operation in registry.OPERATIONS.values() for route in operation.routes if route.served
     ]
@@ -74,7 +74,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
 
 def operation_id(operation: Operation, route: Route) -> str:
-    """Stable: the operation's name, and for its further routes what they are about."""
+    """Stable: the operation's name, and for its further routes their subject."""
     name = operation.id
     if route == operation.routes[0]:
         return name
@@ -140,7 +140,7 @@ def queried(argument: Argument) -> inspect.Parameter:
 
 
 def split(value: Any) -> Any:
-    """A list of a query, whose values may be separated by commas too."""
+    """A list in a query; values may also be comma-separated."""
     return [part for each in value for part in each.split(",") if part] if isinstance(value, list) else value
 
 
@@ -155,7 +155,7 @@ def binary() -> dict[str, Any]:
 def answered(
     studio: Studio, operation: Operation, route: Route, request: Request, given: dict[str, Any], value: Any
 ) -> Response:
-    """The response to a request whose method returned ``value``."""
+    """The response for the ``value`` that the method returned."""
     answer = route.answer or operation.answer
     if isinstance(answer, File):
         defaults = {each.name: each.default for each in registry.arguments(operation)}
@@ -176,13 +176,13 @@ def location(value: Any) -> dict[str, str]:
 
 
 def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
-    """202, with where to look and when."""
+    """202, with the URL to poll and when."""
     content, pause = where_it_stands(studio, receipt)
     return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
 
 
 def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[serializers.Json, int]:
-    """The answer to what enqueued a batch, and after how many seconds it is worth asking again."""
+    """The response after enqueuing a batch, and the seconds after which polling makes sense."""
     batch = serializers.api_url(f"batches/{receipt.batch_id}")
     seconds = studio.place(studio.job(receipt.job_ids[0]))[1]
     addresses = {
@@ -200,7 +200,7 @@ def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[ser
 async def until_ended(
     studio: Studio, watch: Watch, name: str, given: dict[str, Any], seconds: float, request: Request
 ) -> None:
-    """Return once a job or a batch has ended, the time is over, or the caller has hung up. Raises NotFound."""
+    """Wait until a job or a batch has ended, time is up, or the caller has disconnected. Raises NotFound."""
 
     def ended() -> bool:
         if name == "job":

@@ -1,4 +1,4 @@
-"""Jobs are submitted here, as pictures may come along; the other routes of jobs derive from the registry."""
+"""Submitting jobs, with pictures in the request; the other routes of jobs derive from the registry."""
 
 from typing import Annotated, Any
 

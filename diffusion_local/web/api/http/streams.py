@@ -1,9 +1,9 @@
 """Server-sent events: a job, a batch or the queue, followed as it changes.
 
-By the HTML standard (section 9.2): each change of a state has its number in ``job_events`` as ``id``, so that a
-client that reconnects with ``Last-Event-ID`` misses nothing; a client that has seen the end gets 204 and stays away.
-Progress has no ``id``, since only the newest matters. Heartbeats, and the end of a stream whose caller may no longer
-read it, come from ``long_lived``.
+By the HTML standard (section 9.2): each state change has its number in ``job_events`` as ``id``, so a client that
+reconnects with ``Last-Event-ID`` misses nothing; a client that has received the end gets 204 and does not reconnect.
+Progress has no ``id``, because only the newest matters. ``long_lived`` adds heartbeats, and ends a stream whose caller
+loses its permission.
 """
 
 import json
@@ -104,7 +104,7 @@ def history(found: list[tuple[int, Event]], limit: int) -> JSONResponse:
 
 
 async def followed(watch: Watch, source: EventSource, last_id: str | None) -> Response:
-    """The stream of a source. What is unknown or already over is said before it begins."""
+    """The stream of a source. Raises for an unknown source, and returns 204 for a finished one, before it begins."""
     before = source.number
     news, ended = await anyio.to_thread.run_sync(source.look)
     if ended and last_id is not None and source.number == before:

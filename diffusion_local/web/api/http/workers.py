@@ -38,7 +38,7 @@ MOST_WAIT = 20.0  # seconds of one wait; proxies cut what takes longer
 
 
 class Sessions:
-    """The sessions of this process. One that is not known here was taken before a restart, and goes on by its lease."""
+    """The sessions of this process. An unknown session was opened before a restart, and continues by its lease."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -81,7 +81,7 @@ class Sessions:
 
 
 class Rings:
-    """Wakes waiting requests at rings of this process at once; those of others are found by the watch."""
+    """Wakes waiting requests at rings of this process immediately; rings of other processes are found by the watch."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -134,14 +134,14 @@ def router(services: Services, watch: Watch) -> APIRouter:
         return packed(await in_turn(carried_out, name, arguments, slot, session, account, version))
 
     async def in_turn(work: Callable[..., T], *args: Any) -> T:
-        """Run in a thread, few at a time: more would only wait for the database's lock, and keep the page waiting."""
+        """Run in a thread, a few at a time: more would only wait for the database's lock, and delay the page."""
         nonlocal threads
         threads = threads or anyio.CapacityLimiter(THREADS)
         return await anyio.to_thread.run_sync(work, *args, limiter=threads)
 
     @workers.get(f"{PATH}/file", include_in_schema=False, response_class=FileResponse)
     def file(kind: str, name: str, path: str) -> FileResponse:
-        """A model file for a worker that lacks it; ranges are answered."""
+        """A model file for a worker that lacks it; supports ranges."""
         actor.current().require(Scope.WORKER)
         shared = None
         if services.settings.share_models == "on":
@@ -152,7 +152,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
         return FileResponse(shared.files[path], media_type="application/octet-stream")
 
     async def rung(seconds: float, slot: str, session: str, account: str) -> bytes:
-        """Whether anything changed in the queue since this session was told so last, within some seconds."""
+        """Whether the queue changed since this session was last told so, waiting up to some seconds."""
         try:
             dispatch, now = await in_turn(waiting, slot, session, account)
         except DiffusionLocalError as error:
@@ -173,7 +173,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
         return wire.pack({"answer": True}, [])
 
     def waiting(slot: str, session: str, account: str) -> tuple[LeasedDispatch, int]:
-        """The dispatch of a session, whose lease is renewed, and the number of the queue's newest event."""
+        """The dispatch of a session, after renewing its lease, and the number of the queue's newest event."""
         with acting(LOCAL):
             dispatch = sessions.get(slot, session, account)
             dispatch.call("paused", {})

@@ -1,5 +1,4 @@
-"""Arguments of tools: their JSON schemas, derived from the registry of operations and the table of options, and the
-check of values against them."""
+"""Arguments of tools: JSON schemas derived from the registry of operations and the option table, and validation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +23,7 @@ def of_operation(name: str, takes: str) -> list[Argument]:
 
 
 def of_picture(*kinds: Kind, without: Iterable[str] = ()) -> list[Argument]:
-    """The options of pictures of these kinds; not those that carry pictures, and not the kind itself."""
+    """The options of pictures of these kinds, without those that hold pictures, and the kind itself."""
     left_out = {"kind", *PICTURES, *without}
     offered = registry.options(OPERATIONS["submit"])
     return [
@@ -66,7 +65,7 @@ def not_null(declared: Json) -> None:
 
 
 def output_schema(kind: Any) -> Json:
-    """Without examples, which would cost agents more to read than they tell."""
+    """Without examples, which cost agents more to read than they explain."""
     schema = TypeAdapter(kind).json_schema()
     for declared in (schema, *schema.get("$defs", {}).values()):
         declared.pop("examples", None)
@@ -76,7 +75,7 @@ def output_schema(kind: Any) -> Json:
 
 
 def validated(model: type[BaseModel], given: Any) -> dict[str, Any]:
-    """The arguments that a caller gave, without those that are null. Raises InvalidParams with the field's name."""
+    """The given arguments without null values. Raises InvalidParams with the field's name."""
     try:
         found = model.model_validate({} if given is None else given)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Pictures in and out of a conversation: ids or Base64 in, small JPEGs or whole files out."""
+"""Pictures in a conversation: input by id or Base64, output as small JPEGs or whole files."""
 
 import io
 import re
@@ -22,9 +22,8 @@ TYPE_BY_MAGIC = {b"\x89PN": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIF": 
 
 
 def source_of(studio: Any, field: str, text: str) -> str:
-    """The id of the source picture that an argument names: by its id, by a gallery picture's id, or itself in Base64.
-
-    Raises InvalidParams, NotFound.
+    """The id of the source picture that an argument gives: by its id, a gallery picture's id, or as Base64. Raises
+    InvalidParams, NotFound.
     """
     given = text.strip()
     if SOURCE_ID.fullmatch(given):
@@ -46,7 +45,7 @@ def preview(data: bytes) -> bytes:
 
 
 def shown(data: bytes, whole: bool) -> tuple[bytes, str]:
-    """(bytes, media type) of a picture for an answer: the whole file if that is wanted and not too large."""
+    """(bytes, media type) of a picture in a response: the whole file if requested and not too large."""
     if whole and len(data) <= MOST_BYTES:
         return data, media_type(data)
     return preview(data), "image/jpeg"
@@ -61,6 +60,6 @@ def uri_of(image: Image) -> str:
 
 
 def image_id_of(uri: str) -> str | None:
-    """The id in an address of ours, None in any other."""
+    """The id in one of our URIs; None for any other."""
     found = uri.removeprefix(SCHEME)
     return found if found != uri and GALLERY_ID.fullmatch(found) else None

@@ -35,7 +35,7 @@ Within = Callable[[Any], AbstractContextManager[Any]]
 
 
 class McpServer:
-    """``within`` enters, for a request of the transport (None on stdio), on whose behalf the call runs."""
+    """``within`` sets the actor for the call of a request (None on stdio)."""
 
     def __init__(
         self, studio: Any, within: Within, stopping: Callable[[], bool], files: bool = False, home: str = ""

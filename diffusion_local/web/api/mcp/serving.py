@@ -1,8 +1,8 @@
-"""How the server of the Model Context Protocol is reached: ``POST /mcp`` (streamable HTTP), and stdio.
+"""Transports of the MCP server: ``POST /mcp`` (streamable HTTP), and stdio.
 
-HTTP is served without sessions: each request stands for itself, carries its own credentials, and works after a restart
-of the server. There is no stream outside of a request, so GET is answered by 405, as the protocol allows. Host, Origin,
-credentials and the size of a body have been checked when a request comes here.
+HTTP is served without sessions: each request is independent, carries its own credentials, and works after a restart of
+the server. There is no stream outside of a request, so GET returns 405, as the protocol allows. Host, Origin,
+credentials and body size are checked before a request arrives here.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def add(app: FastAPI, studio: Studio, watch: Watch, settings: Settings) -> None:
 
 
 class Endpoint:
-    """An ASGI application; the server is made, and the SDK imported, for the first request."""
+    """An ASGI application; the server is created, and the SDK imported, at the first request."""
 
     def __init__(self, studio: Studio, watch: Watch, settings: Settings) -> None:
         self._studio = studio
@@ -69,9 +69,8 @@ class Endpoint:
 
 @contextlib.contextmanager
 def of_request(request: Request | None) -> Iterator[None]:
-    """Run a call on behalf of the caller of its HTTP request, and with absolute addresses in the answer.
-
-    The SDK runs handlers in tasks of its own, where the request's context does not hold.
+    """Run a call on behalf of its HTTP request's caller, with absolute URLs in the response. The SDK runs handlers in
+    its own tasks, which lack the request's context.
     """
     who = NOBODY if request is None else request.scope.get(ACTOR_KEY, NOBODY)
     with acting(who), serializers.below(root_of(request) if request is not None else ""):
@@ -80,7 +79,7 @@ def of_request(request: Request | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_process(root: str, request: object = None) -> Iterator[None]:
-    """Run a call on behalf of the process's own actor; ``root`` is the address of the studio, if it has one."""
+    """Run a call as the process's own actor; ``root``: the studio's URL, if it has one."""
     with serializers.below(root):
         yield
 

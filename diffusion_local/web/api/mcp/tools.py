@@ -1,7 +1,7 @@
-"""The tools: what an agent can ask for, each a translation into operations of the Studio.
+"""The tools that agents can call, each translated to operations of the Studio.
 
-A tool that makes pictures submits them and waits a bounded time; the work goes on when the time is over, or when the
-caller goes away, and ``wait`` takes the wait up again.
+A tool that makes pictures submits them and waits for a limited time; the work continues afterwards, or if the caller
+disconnects, and ``wait`` resumes the wait.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -47,7 +47,7 @@ PICTURE_FORMS = ("none", "preview", "full")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a tool answers: JSON, and the pictures that go with it in the form that the caller chose."""
+    """A tool's result: JSON, and its pictures in the form that the caller chose."""
 
     content: Json
     images: Sequence[Image] = ()
@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """``call`` takes the context and the validated arguments; ``scope`` is what its operation takes."""
+    """``call`` takes the context and the validated arguments; ``scope``: required by its operation."""
 
     name: str
     title: str
@@ -97,7 +97,7 @@ class Tools:
         return self._all.get(name)
 
     async def call(self, tool: Tool, context: Context, given: Any) -> Result:
-        """Raises UserError; of a wrong argument, with the name that the tool has for it."""
+        """Raises UserError; for an invalid argument with the tool's name for it."""
         try:
             return await tool.call(context, validated(self._models[tool.name], given))
         except InvalidParams as error:
@@ -113,7 +113,9 @@ async def generate_image(context: Context, given: dict[str, Any]) -> Result:
 
 
 async def edit_image(context: Context, given: dict[str, Any]) -> Result:
-    """A model that reads pictures gets the image as its first reference, unless a mask or a strength is given."""
+    """A model that reads reference pictures gets the image as its first reference, unless a mask or a strength is
+    given.
+    """
     if given.get("mask") or given.get("outpaint"):
         return await made(context, given | {"kind": Kind.INPAINT.value})
     image, others = given.get("image"), given.get("references") or []
@@ -130,7 +132,7 @@ async def edit_image(context: Context, given: dict[str, Any]) -> Result:
 
 
 def reads_pictures(context: Context, model: str | None) -> bool:
-    """Whether a model, or the default one, reads pictures beside the prompt."""
+    """Whether the model, or the default one, reads pictures beside the prompt."""
     models = context.studio.models()
     found = next((each for each in models if each.id == model), models[0] if not model else None)
     return found is not None and families.references_of(found.architecture) > 0

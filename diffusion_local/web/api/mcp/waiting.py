@@ -1,4 +1,4 @@
-"""Waiting for jobs: bounded in time and in number, with progress for the caller."""
+"""Waiting for jobs, limited in time and number, with progress reports to the caller."""
 
 import contextlib
 import time
@@ -25,7 +25,7 @@ Report = Callable[[float, float, str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One call: whom it asks, and where it reports progress (done, total, words)."""
+    """One call: its studio, and the function that reports progress (done, total, text)."""
 
     studio: Any
     report: Report
@@ -37,7 +37,7 @@ _waits: Counter[str] = Counter()  # by account; used in the event loop only
 
 @contextlib.contextmanager
 def one_more_wait() -> Iterator[None]:
-    """Raises LimitReached where the account has too many calls that wait."""
+    """Raises LimitReached if the account already has too many waiting calls."""
     name = current().name
     if _waits[name] >= MOST_WAITS:
         raise LimitReached(message("waits_most", most=MOST_WAITS), retry_after=30)
@@ -51,7 +51,7 @@ def one_more_wait() -> Iterator[None]:
 
 
 async def until_ended(context: Context, job_ids: list[str], seconds: float) -> tuple[list[Job], bool]:
-    """(the jobs, whether all have ended), once they have, the time is over, or the server stops."""
+    """(the jobs, whether all have ended), once all have ended, time is up, or the server stops."""
 
     def look() -> tuple[list[Job], float, str]:
         jobs = context.studio.jobs(ids=job_ids)
@@ -82,7 +82,7 @@ async def until_batch_ended(context: Context, batch_id: str, seconds: float) -> 
 async def polled(
     context: Context, look: Callable[[], Any], over: Callable[[Any], bool], total: int, seconds: float
 ) -> Any:
-    """What ``look`` finds, once it is ``over`` or the time is; each change is reported."""
+    """The result of ``look`` once it is ``over`` or time is up; each change is reported."""
     deadline = time.monotonic() + seconds
     before: tuple[float, str] | None = None
     while True:
