@@ -40,6 +40,11 @@ from tests.support import tiers
 JOB: dict[str, Any] = {"model": "tiny", "sampler": "Euler", "steps": 4, "prompt": "a cat", "guidance": 3.0}
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @dataclass(frozen=True)
 class Case:
     """A family: its tiny pipeline, a ControlNet for its denoiser, and diffusers' pipeline with both."""

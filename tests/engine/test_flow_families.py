@@ -22,6 +22,11 @@ from tests.engine.home import Home
 from tests.engine.passes import check_passes, check_shaping
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 def vae(channels: int) -> Any:
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 8, 8, 16),

@@ -25,6 +25,11 @@ JOB: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
+@pytest.fixture(scope="module")
 def tiny(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -18,6 +18,11 @@ from tests.engine.home import Home
 from tests.engine.passes import check_passes, check_shaping
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 def tiny_pipeline(starter: Model) -> Any:
     vocabulary = json.loads((starter.folder / "text_encoder/config.json").read_text())["vocab_size"]
     text = transformers.CLIPTextConfig(

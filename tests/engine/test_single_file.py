@@ -28,6 +28,11 @@ LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint"
 
 
 @pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline with the blocks of Stable Diffusion 1, few and random weights, and CLIP's own tokenizer."""
     with torch.random.fork_rng():
