@@ -335,7 +335,7 @@ def wrong(page: Any) -> None:
 
 def from_picture(page: Any) -> None:
     viewer(page)
-    page.locator("[data-do=to_img2img]").click()
+    page.locator("[data-picture] [data-do=to_img2img]").click()
     page.wait_for_selector("#source .begin", state="attached")
     sheet = page.locator("[data-sheet]")
     if sheet.is_visible():

@@ -1,8 +1,10 @@
 """Takes README's screenshots: plays the app with the starter model, in a home of its own and a headless Chromium.
 
-    python scripts/screenshots.py            writes assets/screenshots/{create,queue,gallery,phone}.png
+    python scripts/screenshots.py            writes assets/screenshots/{create,gallery,phone}.png
     python scripts/screenshots.py FOLDER     writes every state of the page into FOLDER, see page_matrix.py
         --only 40 --variants phone-dark      those whose state, device, scheme and language hold these patterns
+    python scripts/screenshots.py --page     writes the manual's pictures into assets/docs/page, see page_pictures.py
+        --before FOLDER                      with earlier pictures from there above them
 
 Needs the ``test`` extra (playwright) and a Chromium on the PATH. Takes a few minutes on a CPU.
 """
@@ -50,8 +52,6 @@ GALLERY = (
     "a red mushroom",
     "a tropical fish",
 )
-RUNNING = "a strawberry"
-WAITING = (("an orange pumpkin", 2), ("a blue whale", 1))  # the last one is held
 
 
 def main() -> int:
@@ -60,6 +60,8 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--variants", default="")
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--before", type=Path)
     options = parser.parse_args()
     chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if chromium is None:
@@ -72,7 +74,12 @@ def main() -> int:
     TARGET.mkdir(parents=True, exist_ok=True)
     with served() as (url, services), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        play(browser, url, services.studio)
+        if options.page:
+            from page_pictures import take
+
+            take(browser, url, services.studio, options.before)
+        else:
+            play(browser, url, services.studio)
         browser.close()
     return 0
 
@@ -122,15 +129,6 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     time.sleep(1)
     shoot(desktop, "create")
 
-    go(desktop, "queue")
-    studio.submit(RUNNING, seed=21)
-    for prompt, count in WAITING:
-        last = studio.submit(prompt, count=count, seed=7)
-    studio.queue.pause_batch(last.batch_id)
-    running_at(studio, RUNNING, index=0)
-    time.sleep(1)
-    shoot(desktop, "queue")
-
     studio.queue.cancel(waiting=True)
     phone = page_of(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
     press(phone, THIRD, 4, seed=7)
@@ -139,8 +137,8 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     shoot(phone, "phone")
 
 
-def page_of(browser: Any, url: str, **options: Any) -> Any:
-    page = browser.new_context(color_scheme="light", **options).new_page()
+def page_of(browser: Any, url: str, scheme: str = "light", **options: Any) -> Any:
+    page = browser.new_context(color_scheme=scheme, **options).new_page()
     page.goto(url)
     page.wait_for_selector("#generate")
     page.wait_for_function("document.querySelector('#now .now')")
@@ -154,10 +152,16 @@ def go(page: Any, tab: str, seconds: float = 2) -> None:
 
 
 def press(page: Any, prompt: str, count: int, seed: int) -> None:
-    """A press of Generate. The settings are opened for the seed, and closed again."""
+    """A press of Generate. On a phone the settings are a sheet, which is opened for the seed and closed again."""
     page.fill("#prompt textarea", prompt)
     page.fill("#count input", str(count))
+    sheet = page.locator("[data-sheet]")
+    if sheet.is_visible():
+        sheet.click()
     page.fill("#seed input", str(seed))
+    if page.locator("html.with-sheet").count():
+        page.keyboard.press("Escape")
+        page.wait_for_selector("html:not(.with-sheet)", state="attached")
     page.click("#generate")
     page.locator(f".batch[data-prompt='{prompt}']").first.wait_for()
 

@@ -74,6 +74,7 @@ ICONS = {
     "mark-192.png": "image/png",
     "mark-512.png": "image/png",
     "app.webmanifest": "application/manifest+json",
+    "styles.webp": "image/webp",
     "example-apple.webp": "image/webp",
     "example-heart.webp": "image/webp",
     "example-star.webp": "image/webp",

@@ -159,8 +159,9 @@ def count(studio: Studio) -> gr.components.Component:
 
 
 def styles(studio: Studio) -> gr.components.Component:
+    """Tiles with the pictures of the bundled ones (create.css); a style of the home is named only."""
     names = [each.name for each in studio.styles.all()]
-    return gr.Dropdown(names, value=[], multiselect=True, label=words.label("common.styles"), elem_id="styles")
+    return gr.CheckboxGroup(names, value=[], show_label=False, label=words.label("common.styles"), elem_id="styles")
 
 
 def expand(studio: Studio) -> gr.components.Component:

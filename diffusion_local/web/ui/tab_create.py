@@ -220,7 +220,7 @@ def initial_updates(studio: Studio, model_id: str, width: Any, height: Any) -> l
         prompt_help.vocabulary(studio),
         view_stage.panel(),
         gr.Dropdown(form.model_choices(studio.models())),
-        gr.Dropdown([(say(key) if has_phrase(key) else name, name) for name, key in names.items()]),
+        gr.CheckboxGroup([(say(key) if has_phrase(key) else name, name) for name, key in names.items()]),
         *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.FILE_FIELDS),
     ]
 
@@ -283,7 +283,8 @@ def layout(studio: Studio) -> CreateTab:
                     keep = gr.Button(label("create.keep_seed"), elem_id="keep-seed", min_width=36, scale=0)
                     any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=36, scale=0)
                 place("negative")
-                place("styles")
+                with gr.Accordion(label("common.styles"), open=False, elem_id="group-styles"):
+                    place("styles")
                 source = live("source")
                 references = live("references")
                 place(*form.at("source"))

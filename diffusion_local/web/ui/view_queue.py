@@ -203,7 +203,7 @@ def nothing(place: QueueState) -> str:
 def summary(snapshot: Snapshot) -> str:
     running, waiting = len(snapshot.running), snapshot.counts[State.QUEUED]
     if not (running or waiting):
-        return say("queue.nothing")
+        return ""  # the list says so
     words = [say("queue.n_running", n=running), say("queue.n_waiting", n=waiting)]
     if snapshot.total_eta is not None:
         words.append(say("queue.of_work", time=duration(snapshot.total_eta)))

@@ -190,7 +190,7 @@ def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
     press(page, prompt)
     batch(page, prompt).locator(".shot").nth(3).wait_for()
     waiting = site.services.studio.snapshot().counts[State.QUEUED]
-    for place in ("#prompt textarea", "#steps input", "#styles input", "#model input", "#seed input"):
+    for place in ("#prompt textarea", "#steps input", "#model input", "#seed input"):
         page.click(place)
         page.keyboard.press("Escape")
         page.keyboard.press("Escape")
@@ -361,3 +361,28 @@ def test_again_until_stopped(people: Any, site: Site) -> None:
     assert page.get_attribute("[data-prompts=repeat]", "aria-pressed") == "false"
     jobs = [job for job in site.services.studio.jobs() if job.params.prompt == prompt]
     assert len({job.params.seed for job in jobs}) == len(jobs)
+
+
+def test_styles_are_chosen_by_their_pictures_which_come_when_the_group_is_opened(people: Any, site: Site) -> None:
+    page = people().open()
+    sheets: list[str] = []
+    page.on("request", lambda request: sheets.append(request.url) if "styles.webp" in request.url else None)
+    prompt = a_prompt()
+    page.fill("#prompt textarea", prompt)
+    assert page.locator("#styles input").first.is_hidden()
+    assert sheets == []
+    page.locator("#group-styles > button").click()
+    page.get_by_role("checkbox", name="Watercolour").check()
+    eventually(lambda: len(sheets) == 1)
+    bundled = [style.name for style in site.services.studio.styles.all()]
+    tiles = page.evaluate(
+        "[...document.querySelectorAll('#styles input')].map((each) => getComputedStyle(each).backgroundPosition)"
+    )
+    assert len(set(tiles)) == len(tiles) == len(bundled)  # each has a picture of its own
+    page.click("#generate")
+    eventually(
+        lambda: any(
+            job.params.prompt.startswith(f"watercolour painting of {prompt},")
+            for job in site.services.studio.jobs(limit=5)
+        )
+    )
