@@ -5,6 +5,7 @@ row shows an earlier state of the page, from FOLDER/VIEW-dark.png and FOLDER/VIE
 """
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ LIST = "a red apple\na {blue|yellow} star --count 2\na green tree --seed 7\n"
 class Book:
     """The open pages of both schemes, and the file that each view goes into."""
 
-    def __init__(self, browser: Any, url: str, before: Path | None) -> None:
+    def __init__(self, browser: Any, url: str, before: Path | None, only: str = "") -> None:
         self.pages = {scheme: page_of(browser, url, scheme, viewport=DESKTOP) for scheme in SCHEMES}
         phone: dict[str, Any] = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
         self.phones = {scheme: page_of(browser, url, scheme, **phone) for scheme in SCHEMES}
-        self.before = before
+        self.before, self.only = before, only
 
     def shoot(self, name: str, show: Any, phone: bool = False) -> None:
+        if not re.search(self.only, name):
+            return
         found = {}
         for scheme, page in (self.phones if phone else self.pages).items():
             page.bring_to_front()
@@ -70,9 +73,9 @@ def fit(picture: Image.Image, width: int) -> Image.Image:
     return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
 
 
-def take(browser: Any, url: str, studio: Studio, before: Path | None = None) -> None:
+def take(browser: Any, url: str, studio: Studio, before: Path | None = None, only: str = "") -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
-    book = Book(browser, url, before)
+    book = Book(browser, url, before, only)
     book.shoot("create-empty", lambda page: go(page, "create"))
     made = [studio.submit(prompt, seed=7) for prompt in GALLERY]
     studio.wait([job_id for receipt in made for job_id in receipt.job_ids], 1800)
@@ -85,7 +88,7 @@ def take(browser: Any, url: str, studio: Studio, before: Path | None = None) -> 
     book.shoot("create", lambda page: go(page, "create"))
     book.shoot("gallery", lambda page: go(page, "gallery"))
     book.shoot("viewer", viewer)
-    book.shoot("mask", mask)
+    book.shoot("mask", mask)  # from the open viewer
     for page in book.pages.values():
         page.keyboard.press("Escape")
         page.reload()

@@ -4,7 +4,7 @@
     python scripts/screenshots.py FOLDER     writes every state of the page into FOLDER, see page_matrix.py
         --only 40 --variants phone-dark      those whose state, device, scheme and language hold these patterns
     python scripts/screenshots.py --page     writes the manual's pictures into assets/docs/page, see page_pictures.py
-        --before FOLDER                      with earlier pictures from there above them
+        --before FOLDER --only mask          with earlier pictures from there above them; only these views
 
 Needs the ``test`` extra (playwright) and a Chromium on the PATH. Takes a few minutes on a CPU.
 """
@@ -77,7 +77,7 @@ def main() -> int:
         if options.page:
             from page_pictures import take
 
-            take(browser, url, services.studio, options.before)
+            take(browser, url, services.studio, options.before, options.only)
         else:
             play(browser, url, services.studio)
         browser.close()
@@ -139,6 +139,7 @@ def play(browser: Any, url: str, studio: Studio) -> None:
 
 def page_of(browser: Any, url: str, scheme: str = "light", **options: Any) -> Any:
     page = browser.new_context(color_scheme=scheme, **options).new_page()
+    page.set_default_timeout(120_000)  # while pictures are made, the page waits for the processor
     page.goto(url)
     page.wait_for_selector("#generate")
     page.wait_for_function("document.querySelector('#now .now')")
