@@ -100,6 +100,7 @@ def take(browser: Any, url: str, studio: Studio, before: Path | None = None, onl
     book.shoot("phone-gallery", lambda page: go(page, "gallery"), phone=True)
     page = book.pages["dark"]
     go(page, "create")
+    page.evaluate("document.querySelector('[data-source=remove]')?.click()")  # the one of the mask
     press(page, "a sunflower", 20, seed=3)
     running_at(studio, "a sunflower", index=2)
     other = book.pages["light"]  # the other browser takes the press for its own
