@@ -129,41 +129,6 @@ def test_arrow_keys_walk_the_views_and_the_header_holds_at_every_width(people: A
         assert page.evaluate(CLIPPED, "#list-mode label:nth-of-type(2)") <= 0, width
 
 
-#: Collects layout shifts that no input explains, each with the elements that moved.
-WATCH_SHIFTS = """() => {
-  const box = ({ x, y, width, height }) => [x, y, width, height].map(Math.round).join(" ");
-  const name = (node) => (node?.nodeType === Node.ELEMENT_NODE ? node : node?.parentElement)?.outerHTML.slice(0, 160);
-  window.shifts = [];
-  window.shiftObserver = new PerformanceObserver((list) => {
-    for (const entry of list.getEntries())
-      if (!entry.hadRecentInput)
-        for (const each of entry.sources)
-          window.shifts.push(`${name(each.node)}: ${box(each.previousRect)} -> ${box(each.currentRect)}`);
-  });
-  window.shiftObserver.observe({ type: "layout-shift" });
-}"""
-
-
-@pytest.mark.parametrize("submitter", ["the page", pytest.param("another device", marks=pytest.mark.slow)])
-def test_nothing_moves_while_jobs_run_and_when_they_end(page: Any, site: Site, submitter: str) -> None:
-    worked(site, a_prompt())
-    page.wait_for_function("document.querySelector('.shot')")
-    prompt = a_prompt("five of them [slow:0.02]")
-    page.evaluate(WATCH_SHIFTS)
-    if submitter == "the page":
-        sheet(page)
-        page.fill("#count input", "5")
-        press(page, prompt)
-        page.mouse.move(5, 5)
-    else:
-        site.services.studio.submit(prompt, width=128, height=128, steps=12, count=5)
-    page.wait_for_function("document.querySelector('#now .now').dataset.work > 0")
-    page.wait_for_function("document.querySelector('#now .now').dataset.work === '0'")
-    page.wait_for_function("document.querySelector('.strip').getAnimations({ subtree: true }).length === 0")
-    assert page.locator(".shot.done").count() > 5
-    assert page.evaluate("window.shifts") == []
-
-
 def test_nothing_in_the_controls_scrolls_sideways(people: Any) -> None:
     page = people().open()
     wider = """() => [document.getElementById("dock"), ...document.querySelectorAll("#dock *")]
