@@ -347,7 +347,7 @@ class Drawing:
         vae = sum(each.nbytes for each in pipe.vae.parameters())
 
         def choose(sizes: list[int]) -> Any:
-            step = STEP + kept_blocks.slots_size(sizes)
+            step = STEP + vae + kept_blocks.slots_size(sizes)
             room = usable - (self.weights - sum(sizes)) - max(step, vae + DECODE)
             return () if bench.tiny else kept_blocks.kept_for(sizes, int(room))
 
