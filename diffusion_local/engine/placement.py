@@ -299,7 +299,9 @@ class MemoryGauge:
 def free_main_memory() -> int:
     """Bytes of main memory that are free for this process: the machine's, or less in a container with a limit."""
     free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # not on Linux, or no limit
+    with suppress(OSError, ValueError, KeyError):  # not on Linux, or no limit
         limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
+        parts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        # Pages of files, such as those of models that are mapped, are given up when memory is needed.
+        free = min(free, limit - used + int(parts["active_file"]) + int(parts["inactive_file"]))
     return max(free, 0)

@@ -1,6 +1,7 @@
 """A pipeline's parts on the rungs of memory, as far as a CPU can show it: here the CPU is the device, too."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -73,6 +74,19 @@ def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any,
     placement.swap_vae(pipe, own, rung, "cpu")
     assert torch.equal(decoded(pipe.vae), before)
     assert not hasattr(other, "_hf_hook")
+
+
+def test_pages_of_files_count_as_free_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "max": "1000000",
+        "current": "900000",
+        "stat": "anon 300000\nactive_file 200000\ninactive_file 400000\n",
+    }.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(placement, "_CGROUP", tmp_path)
+    assert placement.free_main_memory() == 700_000
+    (tmp_path / "memory.max").write_text("max")
+    assert placement.free_main_memory() > 1_000_000
 
 
 def hooked(pipe: Any) -> set[str]:
