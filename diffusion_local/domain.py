@@ -189,7 +189,8 @@ class Event:
 class Image:
     """A saved picture. ``key``: path below the gallery, without a PNG's suffix; sizes in pixels and bytes.
 
-    ``facts``: how it was made besides its params: versions, device, rung, file hashes.
+    ``facts``: how it was made besides its params: versions, device, rung, file hashes. ``caption``: what a model said
+    that it shows, "" before one was asked.
     """
 
     id: str
@@ -205,6 +206,7 @@ class Image:
     trashed_at: str | None = None
     owner: str = ""
     facts: dict[str, Any] = field(default_factory=dict, hash=False)
+    caption: str = ""
 
     @property
     def flag(self) -> str:

@@ -173,6 +173,7 @@ def image(image: Image) -> Json:
         "bytes": image.bytes,
         "seconds": round(image.seconds, 3),
         "starred": image.starred,
+        "caption": image.caption,
         "created_at": image.created_at,
         "trashed_at": image.trashed_at,
         "params": params(image),

@@ -9,6 +9,7 @@ from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db.database import Database
 from diffusion_local.gallery.boards import BoardStore
 from diffusion_local.gallery.images import ImageStore
+from diffusion_local.gallery.looks import LookStore
 from diffusion_local.gallery.sources import SourceOwners
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.notify.deliveries import DeliveryStore
@@ -39,6 +40,7 @@ class Stores:
     images: ImageStore
     boards: BoardStore
     source_owners: SourceOwners
+    looks: LookStore
     workers: WorkerStore
     fits: FitStore
     notices: NoticeStore
@@ -62,6 +64,7 @@ class Stores:
             ImageStore(database),
             BoardStore(database),
             SourceOwners(database),
+            LookStore(database),
             WorkerStore(database),
             FitStore(database),
             NoticeStore(database),

@@ -65,17 +65,40 @@ def gallery(
 @app.command()
 @with_studio
 def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
-    """Say what a picture shows: a file, or the id of a source picture or of one in the gallery."""
+    """Say what a picture shows: a file, or the id of a source picture or of one in the gallery, which keeps it."""
     source_id = picture
     if re.fullmatch(IMAGE_ID, picture):
-        source_id = studio.sources.from_image(picture).id
-    elif not SOURCE_ID.fullmatch(picture):
+        image = studio.pictures.caption(picture)
+        print_result(image, as_json, [image.caption])
+        return
+    if not SOURCE_ID.fullmatch(picture):
         try:
             source_id = studio.sources.add(Path(picture).read_bytes(), "picture").id
         except OSError as error:
             raise InvalidParams("picture", message("cannot_be_read", error=error)) from None
     told = str(studio.sources.describe(source_id))
     print_result({"caption": told, "source": source_id}, as_json, [told])
+
+
+@app.command()
+@with_studio
+def captions(
+    studio: AnyStudio,
+    search: Annotated[str, typer.Option(help="Only pictures that this search finds.")] = "",
+    limit: Annotated[int, typer.Option(help="The most pictures.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Describe the pictures of the gallery that have no caption yet, the newest first, so that search finds them by
+    what they show."""
+    before, done = None, dict[str, str]()
+    while len(done) < limit and (page := studio.pictures.page(100, before, search=search)):
+        for image in page:
+            if not image.caption and len(done) < limit:
+                done[image.id] = studio.pictures.caption(image.id).caption
+                if not as_json:
+                    print(f"{image.id}  {done[image.id]}", flush=True)
+        before = page[-1].id
+    print_result(done, as_json, [f"{len(done)} pictures described"])
 
 
 @app.command()

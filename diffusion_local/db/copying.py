@@ -158,5 +158,5 @@ def rebuild_text_index(db: Transaction) -> None:
         db.execute("INSERT INTO images_text (images_text) VALUES ('rebuild')")
         return
     db.execute("DELETE FROM images_text")
-    for row in db.stream("SELECT id, prompt FROM images ORDER BY id"):
-        search.add(db, row["id"], row["prompt"])
+    for row in db.stream("SELECT id, prompt, caption FROM images ORDER BY id"):
+        search.add(db, row["id"], row["prompt"], row["caption"])

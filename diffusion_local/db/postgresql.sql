@@ -277,3 +277,12 @@ CREATE FUNCTION source_uses_image_update() RETURNS trigger LANGUAGE plpgsql AS $
 END $code$;
 CREATE TRIGGER source_uses_image_update AFTER UPDATE OF params ON images
     FOR EACH ROW EXECUTE FUNCTION source_uses_image_update();
+
+-- instead of m027_captions.images_text
+SELECT 1;
+
+-- instead of m027_captions.images_entered
+SELECT 1;
+
+-- instead of m027_captions.images_left
+SELECT 1;

@@ -171,6 +171,7 @@ def to_image(row: Row) -> Image:
         trashed_at=row["trashed_at"],
         owner=row["owner"],
         facts=json.loads(row["facts"]),
+        caption=row["caption"],
     )
 
 

@@ -1,7 +1,7 @@
-"""Full-text search over prompts: SQLite's FTS5, or a tsvector of the same words in PostgreSQL.
+"""Full-text search over prompts and captions: SQLite's FTS5, or a tsvector of the same words in PostgreSQL.
 
-Every word must occur in the prompt, as a whole word or as a prefix. "Quoted words" must occur in this order, and -word
-must not occur. Scripts written without spaces, and texts without letters, are searched by substring instead.
+Every word must occur in one of the two, as a whole word or as a prefix. "Quoted words" must occur in this order, and
+-word must not occur. Scripts written without spaces, and texts without letters, are searched by substring instead.
 """
 
 import re
@@ -110,20 +110,46 @@ TOKENIZER = "unicode61 remove_diacritics 2"
 tokenizer = Tokenizer()
 
 
-def add(db: Transaction, image_id: str, prompt: str) -> None:
-    """Enter a new picture's prompt into the index. SQLite does that by a trigger."""
+def add(db: Transaction, image_id: str, prompt: str, caption: str = "") -> None:
+    """Enter a picture into the index. SQLite does that by a trigger."""
     if db.translated:
         db.execute(
             "INSERT INTO images_text (number, words) SELECT number, CAST(:words AS tsvector) FROM images "
             "WHERE id = :id ON CONFLICT DO NOTHING",
-            {"id": image_id, "words": tsvector(prompt)},
+            {"id": image_id, "words": tsvector(prompt, caption)},
         )
 
 
-def tsvector(prompt: str) -> str:
-    """The prompt's words with their positions."""
-    words = enumerate(tokenizer.words(prompt), start=1)
-    return " ".join(f"'{clipped(word)}':{min(place, LAST_POSITION)}" for place, word in words)
+def set_caption(db: Transaction, image_id: str, caption: str) -> None:
+    """Change the caption of a picture, and the index with it."""
+    if db.translated:
+        db.execute(
+            "UPDATE images_text SET words = CAST(:words AS tsvector) "
+            "WHERE number = (SELECT number FROM images WHERE id = :id)",
+            {
+                "id": image_id,
+                "words": tsvector(db.scalar("SELECT prompt FROM images WHERE id = :id", id=image_id), caption),
+            },
+        )
+        db.execute("UPDATE images SET caption = :caption WHERE id = :id", {"id": image_id, "caption": caption})
+        return
+    entry = "SELECT number, prompt, caption FROM images WHERE id = :id"
+    # FTS5 needs the old text to take it out of its index
+    db.execute(
+        f"INSERT INTO images_text (images_text, rowid, prompt, caption) SELECT 'delete', * FROM ({entry})",
+        {"id": image_id},
+    )
+    db.execute("UPDATE images SET caption = :caption WHERE id = :id", {"id": image_id, "caption": caption})
+    db.execute(f"INSERT INTO images_text (rowid, prompt, caption) {entry}", {"id": image_id})
+
+
+def tsvector(*texts: str) -> str:
+    """The texts' words with their positions; no phrase reaches from one text into the next."""
+    placed, start = list[tuple[int, str]](), 1
+    for text in texts:
+        placed += enumerate(tokenizer.words(text), start)
+        start = placed[-1][0] + 2 if placed else start
+    return " ".join(f"'{clipped(word)}':{min(place, LAST_POSITION)}" for place, word in placed)
 
 
 def tsquery(search: str) -> str:

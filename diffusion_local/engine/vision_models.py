@@ -144,9 +144,9 @@ def detect(
     return [Detection(tuple(each["box"]), each["score"]) for each in told]
 
 
-def describe(picture: PIL.Image, model: VisionModel, field: str) -> str:
+def describe(picture: PIL.Image, model: VisionModel, field: str, check: Check = unchecked) -> str:
     """What an RGB picture shows, in words. Raises as `answer`."""
-    return str(json.loads(run_model(picture, model, field)))
+    return str(json.loads(run_model(picture, model, field, check=check)))
 
 
 @contextmanager
@@ -158,20 +158,27 @@ def exclusive(check: Check = unchecked) -> Iterator[None]:
     Also raises what ``check`` raises, which is called meanwhile.
     """
     if not _exclusive.acquire(blocking=False):
-        if not _waiting.acquire(blocking=False):
-            raise Overloaded(message("preprocessor_busy"))
-        try:
+        with waiting():
             until = time.monotonic() + WAIT_SECONDS
             while not _exclusive.acquire(timeout=CHECK_SECONDS):
                 check()
                 if time.monotonic() > until:
                     raise Overloaded(message("preprocessor_busy"))
-        finally:
-            _waiting.release()
     try:
         yield
     finally:
         _exclusive.release()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Count as a thread that waits for a look. Raises Overloaded if MAX_WAITING wait."""
+    if not _waiting.acquire(blocking=False):
+        raise Overloaded(message("preprocessor_busy"))
+    try:
+        yield
+    finally:
+        _waiting.release()
 
 
 def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, check: Check = unchecked) -> bytes:

@@ -179,7 +179,8 @@ class ImageStore:
                 conditions.append(search.MATCH)
                 values["words"] = words
             elif gallery_filter.search:
-                conditions.append(contains("images.prompt", ":search"))
+                columns = ("images.prompt", "images.caption")
+                conditions.append("(" + " OR ".join(contains(each, ":search") for each in columns) + ")")
                 values["search"] = gallery_filter.search
             found: list[Image] = []
             for part, order in ordered(gallery_filter.sort, indexed, bool(before)):
@@ -272,6 +273,13 @@ class ImageStore:
 
     def restore(self, image_ids: Sequence[str]) -> list[Image]:
         return self._change(image_ids, "trashed_at = :value", None)
+
+    def set_caption(self, image_id: str, caption: str) -> Image:
+        with self._database.write() as db:
+            if not db.scalar(f"SELECT 1 FROM images WHERE id = :id AND {writable()}", id=image_id):
+                raise not_found(db, "picture", image_id)
+            search.set_caption(db, image_id, caption)
+            return next(rows.to_image(row) for row in list(db.query("SELECT * FROM images WHERE id = ?", [image_id])))
 
     def _change(self, image_ids: Sequence[str], sets: str, value: str | int | None) -> list[Image]:
         """Change all of the pictures, or none if one does not exist."""

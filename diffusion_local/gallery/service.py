@@ -15,6 +15,7 @@ from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.gallery.blobs import CHUNK
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
+from diffusion_local.gallery.looks import Looks
 from diffusion_local.messages import message
 from diffusion_local.options.signature import with_fields
 from diffusion_local.options.values import check_cursor, check_integer
@@ -28,9 +29,10 @@ SLUG_CHARS = 50
 class Pictures:
     """Gallery use cases, available as ``studio.pictures``."""
 
-    def __init__(self, images: ImageStore, files: ImageFiles) -> None:
+    def __init__(self, images: ImageStore, files: ImageFiles, looks: Looks) -> None:
         self._images = images
         self._files = files
+        self._looks = looks
 
     @with_fields(GalleryFilter)
     def page(self, limit: int = 48, before: str | None = None, **filters: Any) -> list[Image]:
@@ -76,6 +78,17 @@ class Pictures:
         for _, key in self._images.delete_trashed(list(image_ids)):
             self._files.discard(key)  # after the row, so that no row lacks a file
         return list(image_ids)
+
+    def caption(self, image_id: str) -> Image:
+        """Have a model say what a picture shows, and keep it: the gallery's search finds a picture by its caption.
+
+        Raises InvalidParams for ``image`` where there is no model in preprocessors/caption or it fails, and Overloaded.
+        """
+        self._require_own([image_id])
+        image = self._images.get(image_id)
+        return self._images.set_caption(
+            image_id, self._looks.caption(image_id, self._files.picture(image.key), "image")
+        )
 
     def _require_own(self, image_ids: Sequence[str]) -> list[str]:
         if not 0 < len(image_ids) <= MAX_IDS:

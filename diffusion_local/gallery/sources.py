@@ -21,6 +21,7 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
+from diffusion_local.gallery.looks import Looks, key_of
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import Message, message
 from diffusion_local.options.table import OPTIONS, PICTURES
@@ -106,7 +107,9 @@ class Source:
 class Sources:
     """Source-picture use cases, available as ``studio.sources``. Equal pixels are stored once."""
 
-    def __init__(self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles) -> None:
+    def __init__(
+        self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles, looks: Looks
+    ) -> None:
         self._max_bytes = settings.max_source_mb * 1_000_000
         self._max_pixels = settings.max_source_megapixels * 1_000_000
         self._owners = owners
@@ -114,7 +117,7 @@ class Sources:
         self._files = files
         self._size_of = lru_cache(maxsize=1024)(self._read_size)  # cached by id: a source never changes
         self._seen: dict[tuple[object, ...], str] = {}
-        self._preprocessors = settings.preprocessors
+        self._looks = looks
         self._paints = lru_cache(maxsize=1024)(self._read_paints)
 
     def add(self, data: bytes, field: str = "source") -> Source:
@@ -155,48 +158,44 @@ class Sources:
         Raises NotFound for a picture that is not kept or that the actor may not read, InvalidParams for ``field`` if
         the type needs a model that is missing or that fails, and Overloaded.
         """
-        file, model = self.file(image), None
-        if ControlType(kind).needs_model:
-            model = vision_models.find_model(kind, self._preprocessors, field)
-        key = (image, str(kind), size, model and model.version)
-        known = self._seen.get(key)
-        if known and self._files.source(known).exists():
-            self._files.source(known).touch()
-            self._owners.add(known)
-            return known
-        with file.open() as opened, PIL.open(opened, formats=("PNG",)) as picture, image_decoding.share(picture):
-            fitted = preprocessors.fitted(picture, size)
-            made = fitted if model else preprocessors.preprocess(fitted, kind)
-        if model:
-            made = vision_models.preprocess(made, model, field)
-        found = self._keep(*to_png(made)).id
-        self._remember(key, found)
-        return found
+        file = self.file(image)
+        model = self._looks.model(kind, field) if ControlType(kind).needs_model else None
+
+        def make(check: vision_models.Check) -> str:
+            with file.open() as opened, PIL.open(opened, formats=("PNG",)) as picture, image_decoding.share(picture):
+                fitted = preprocessors.fitted(picture, size)
+                made = fitted if model else preprocessors.preprocess(fitted, kind)
+            if model:
+                made = vision_models.preprocess(made, model, field, check)
+            return self._keep(*to_png(made)).id
+
+        if model is None:
+            known = self._seen.get((image, str(kind), size))
+            if known is None or not self._files.source(known).exists():
+                return self._remember((image, str(kind), size), make(vision_models.unchecked))
+        else:
+            key = key_of(image, model, size)
+            known = self._looks.once(key, make)
+            if not self._files.source(known).exists():  # it was not used for long
+                self._looks.forget(key, known)
+                known = self._looks.once(key, make)
+        self._files.source(known).touch()
+        self._owners.add(known)
+        return known
 
     def describe(self, image: str) -> str:
         """What a source picture shows, in words of the model in the home's folder for captions.
 
         Raises NotFound, InvalidParams for ``image`` where there is no such model or it fails, and Overloaded.
         """
-        file = self.file(check_source_id("image", image))
-        model = vision_models.find_model("caption", self._preprocessors, "image")
-        key = (image, "caption", (0, 0), model.version)
-        if (known := self._seen.get(key)) is not None:
-            return known
-        with vision_models.exclusive():
-            told = self._seen.get(key)  # of a call at the same time
-            if told is None:
-                with file.open() as data, PIL.open(data, formats=("PNG",)) as picture, image_decoding.share(picture):
-                    shown = preprocessors.fitted(picture, picture.size)
-                told = vision_models.describe(shown, model, "image")
-                self._remember(key, told)
-        return told
+        return self._looks.caption(image, self.file(check_source_id("image", image)), "image")
 
-    def _remember(self, key: tuple[object, ...], answer: str) -> None:
-        """Keep what a model said of a picture, and forget the oldest answer if there are too many."""
+    def _remember(self, key: tuple[object, ...], found: str) -> str:
+        """Keep the id of a control picture, and forget the oldest if there are too many."""
         if len(self._seen) >= MOST_SEEN:
             self._seen.pop(next(iter(self._seen)), None)
-        self._seen[key] = answer
+        self._seen[key] = found
+        return found
 
     def from_image(self, image_id: str) -> Source:
         """Copy a gallery picture to the sources. Raises NotFound."""

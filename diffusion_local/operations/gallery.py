@@ -59,11 +59,19 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             answer=Paged("images"),
             doc="""Pictures, newest first unless sorted: give `next` as `before` to read on.
 
-            `search` looks into the prompts: each word must be there, as a whole or as a beginning; "in quotes" as a
-            phrase, -word not at all. `shape` is square, portrait or landscape; `since` and `until` are days (UTC);
+            `search` looks into the prompts and captions: each word must be there, as a whole or as a beginning;
+            "in quotes" as a phrase, -word not at all. `shape` is square, portrait or landscape; `since` and `until` are
+            days (UTC);
             `like` is a picture's id, and finds those of the same recipe; `flagged` finds those that are black, of one
             colour, nearly flat or mere noise without being asked for, or incomplete because a last step (details,
             background) failed. `sort` is newest, oldest or largest.""",
+        ),
+        "caption": op(
+            CONTROL,
+            OWN,
+            post("/images/{image_id}/caption"),
+            doc="Has a model say what the picture shows and keeps that as its `caption`, which `search` finds. Needs a "
+            "model in preprocessors/caption.",
         ),
         "models": op(READ, SEEN),
         "owners": op(READ, SEEN),

@@ -22,6 +22,7 @@ IMAGE = Image(
     trashed_at="2026-11-30T11:00:00.000Z",
     owner="ada",
     facts={"flag": "black", "rung": "resident"},
+    caption="a fox",
 )
 #: Fields of a picture that the APIs do not send.
 NOT_SENT = {"key", "owner", "facts"}
@@ -32,7 +33,7 @@ def test_every_field_of_a_picture_comes_back_from_its_row() -> None:
         each.name for each in fields(Image) if each.default is not MISSING and getattr(IMAGE, each.name) == each.default
     ]
     assert same == [], "give them another value than their default here"
-    assert to_image(image_row(IMAGE) | {"owner": IMAGE.owner}) == IMAGE  # the owner is that of its batch
+    assert to_image(image_row(IMAGE) | {"owner": IMAGE.owner, "caption": "a fox"}) == IMAGE  # set when it is there
 
 
 def test_every_field_of_a_picture_is_sent_or_private() -> None:

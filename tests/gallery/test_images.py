@@ -98,6 +98,30 @@ def test_search_finds_words_and_their_beginnings(store: JobStore, images: ImageS
     assert found('castle" OR (') == []
 
 
+def test_search_finds_captions_as_well(store: JobStore, images: ImageStore) -> None:
+    [castle] = made(store, prompt="an old castle")
+    [cat] = made(store, prompt="a cat")
+
+    def found(search: str) -> list[str]:
+        return [image.id for image in images.page(gallery_filter=GalleryFilter(search=search))]
+
+    assert images.set_caption(castle.id, "a tower on a grey hill, 山").caption == "a tower on a grey hill, 山"
+    assert images.set_caption(cat.id, "a kitten on a sofa").id == cat.id
+    assert found("tower") == [castle.id]
+    assert found("castle grey") == [castle.id]
+    assert found('"grey hill"') == [castle.id]
+    assert found('"castle a"') == []
+    assert found("山") == [castle.id]
+    assert found("sofa -kitten") == []
+    images.set_caption(castle.id, "a lighthouse")
+    assert (found("tower"), found("lighthouse")) == ([], [castle.id])
+    images.trash([castle.id])
+    images.delete_trashed([castle.id])
+    assert found("lighthouse") == []
+    with acting(Actor("eve", Role.USER, SCOPES[Role.USER])), pytest.raises(NotFound):
+        images.set_caption(cat.id, "mine")
+
+
 def test_pages_of_a_search_lose_and_double_nothing(store: JobStore, images: ImageStore) -> None:
     pictures = made(store, 11, prompt="a castle")
     seen: list[Image] = []

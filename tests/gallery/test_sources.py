@@ -16,6 +16,7 @@ from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
 from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.gallery.looks import Looks, LookStore
 from diffusion_local.gallery.sources import Source, SourceOwners, Sources, is_first_of_several, normalise
 from diffusion_local.settings import Settings
 from tests.support import claimed, enqueue, eventually, image_of
@@ -29,6 +30,10 @@ def services(settings: Settings) -> Services:
 @pytest.fixture
 def sources(services: Services) -> Sources:
     return services.studio.sources
+
+
+def looks(services: Services) -> Looks:
+    return Looks(LookStore(services.database), services.settings.preprocessors)
 
 
 def encoded(picture: PIL.Image | None = None, form: str = "PNG", **options: Any) -> bytes:
@@ -98,7 +103,7 @@ def test_what_is_no_sound_picture_is_refused(sources: Sources, settings: Setting
 
 def test_a_file_that_is_too_large_is_not_opened(settings: Settings, services: Services) -> None:
     limited = Settings.load({}, home=settings.home, max_source_mb=1)
-    small = Sources(limited, SourceOwners(services.database), services.images, services.files)
+    small = Sources(limited, SourceOwners(services.database), services.images, services.files, looks(services))
     with pytest.raises(InvalidParams, match="at most 1 MB"):
         small.add(b"\0" * 1_000_001)
 
@@ -214,7 +219,7 @@ def test_a_picture_of_heif_that_says_it_is_too_large_is_not_decoded(settings: Se
     limited = Settings.load({}, home=settings.home, max_source_megapixels=1)
     file = io.BytesIO()
     pillow_heif.from_pillow(PIL.new("RGB", (1200, 1000))).save(file)
-    sources = Sources(limited, SourceOwners(services.database), services.images, services.files)
+    sources = Sources(limited, SourceOwners(services.database), services.images, services.files, looks(services))
     with pytest.raises(InvalidParams, match="megapixels"):
         sources.add(file.getvalue())
 
@@ -237,32 +242,57 @@ def test_a_mask_without_white_is_warned_of(services: Services, picture: PIL.Imag
     assert any("has no white" in warning for warning in services.studio.lists.check(line).warnings) is warned
 
 
-def test_calls_at_the_same_time_describe_a_picture_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_at_the_same_time_describe_a_picture_once(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with its own memory; the database alone is shared."""
     folder = services.settings.preprocessors / "caption"
     folder.mkdir(parents=True)
     (folder / "config.json").touch()
-    source, count = services.sources.add(encoded()).id, 4
-    begun: list[str] = []
+    source, others = services.sources.add(encoded()).id, [open_services(services.settings) for _ in range(2)]
     asked: list[Any] = []
-    model_of = vision_models.find_model
-
-    def looked_up(kind: str, *more: Any) -> vision_models.VisionModel:
-        begun.append(kind)
-        return model_of(kind, *more)
+    refused: list[str] = []
 
     def describe(*arguments: Any) -> str:
-        with vision_models.exclusive():
-            asked.append(arguments)
+        asked.append(arguments)
+        assert eventually(lambda: len(refused) >= 2)
         return "a cat"
 
-    monkeypatch.setattr(vision_models, "find_model", looked_up)
+    claim = LookStore.claim
+
+    def claimed(self: LookStore, key: str) -> bool:
+        found = claim(self, key)
+        if not found:
+            refused.append(key)
+        return found
+
+    monkeypatch.setattr(LookStore, "claim", claimed)
     monkeypatch.setattr(vision_models, "describe", describe)
-    with ThreadPoolExecutor(count) as pool, vision_models.exclusive():
-        told = [pool.submit(services.sources.describe, source) for _ in range(count)]
-        eventually(lambda: len(begun) == count)
-        assert asked == []
-    assert [each.result() for each in told] == ["a cat"] * count
+    with ThreadPoolExecutor(3) as pool:
+        told = [pool.submit(each.sources.describe, source) for each in (services, *others)]
+        assert [each.result() for each in told] == ["a cat"] * 3
     assert len(asked) == 1
+
+
+def test_a_look_whose_process_died_is_taken_over(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = looks(services)
+    store = LookStore(services.database)
+    assert store.claim("key")
+    assert not store.claim("key")
+    monkeypatch.setattr("diffusion_local.gallery.looks.CLAIM_SECONDS", -1)
+    assert found.once("key", lambda check: "a cat") == "a cat"
+    assert found.once("key", pytest.fail) == "a cat"
+
+
+def test_a_look_that_fails_is_made_again(services: Services) -> None:
+    found = looks(services)
+
+    def fail(check: Any) -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        found.once("key", fail)
+    assert found.once("key", lambda check: "a cat") == "a cat"
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])

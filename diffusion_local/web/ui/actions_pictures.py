@@ -75,6 +75,14 @@ def restore_open(studio: Studio, key: str) -> Effect:
     return Effect(toast=restore(studio, key).toast, panel=panel(studio, key))
 
 
+def caption(studio: Studio, key: str) -> Effect:
+    """Describe a picture. The viewer may have moved on meanwhile, so only the toast tells of it."""
+    image = studio.pictures.caption(key)
+    return Effect(
+        toast=new_toast(say("viewer.captioned", caption=image.caption), view.button(say("viewer.show"), "open", key))
+    )
+
+
 # -- more of it -------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +220,7 @@ VERBS: dict[str, Verb] = {
     "trash": trash,
     "restore": restore,
     "restore_open": restore_open,
+    "caption": caption,
     "again_new": again_new,
     "again_picture": again_picture,
     "variations": variations,

@@ -85,6 +85,11 @@ def facts(image: Image) -> list[tuple[str, Markup]]:
     more = []
     if image.flag:
         more.append((say("gallery.flagged"), flag(image)))
+    incomplete = image.facts.get("incomplete")
+    for option, problem in incomplete.items() if isinstance(incomplete, dict) else ():
+        more.append(
+            (say("gallery.without", what=name_of(option) if option in OPTIONS else text(option)), text(problem))
+        )
     if image.seconds:
         more.append((say("gallery.took"), elapsed(image.seconds)))
     if image.owner:

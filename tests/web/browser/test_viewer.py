@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from diffusion_local.paths import assets
+from tests.engine.vision_models import caption_model
 from tests.web.browser.conftest import PHONE
 from tests.web.browser.ways import a_prompt, answer, at_hand, batch, go, press, worked
 from tests.web.conftest import Site
@@ -185,3 +187,20 @@ def test_an_upscaled_picture_leads_to_its_original_and_a_toast_covers_no_control
     panel.locator("[data-do=again_picture]").click()
     page.locator(".toast", has_text="Queued").wait_for()
     assert page.evaluate(OVERLAP, [".toast", ".viewer :is(button, a, summary)"]) == []
+
+
+@pytest.mark.slow  # it starts a process with torch; the gallery's tests cover the search by captions
+def test_a_caption_is_made_shown_and_searched(people: Any, site: Site) -> None:
+    caption_model(site.services.settings.preprocessors / "caption", assets() / "starter/tokenizer")
+    image = worked(site, a_prompt())
+    page = people().open()
+    go(page, "gallery")
+    page.click(f".tile[data-key='{image}'] a.open")
+    shown(page, image)
+    page.click("[data-do=caption]")
+    assert page.locator("[data-do=caption]").get_attribute("aria-busy") == "true"
+    page.wait_for_selector(".side .seen", timeout=180_000)
+    caption = site.services.studio.image(image).caption
+    assert caption
+    assert caption in " ".join(page.locator(".side .seen").inner_text().split())
+    assert page.locator("[data-do=caption]").count() == 0

@@ -120,6 +120,24 @@
     if (Math.abs(across) > 60 && Math.abs(across) > 2 * Math.abs(down)) walk(across < 0 ? 1 : -1);
     else if (down > 120 && down > 2 * Math.abs(across)) dialog()?.querySelector("[data-first]").click();
   };
+  // -- a caption takes a while: its button waits for the toast, which draws the dialog anew if it still shows the picture
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.("[data-caption]");
+    if (!button) return;
+    button.disabled = true;
+    button.setAttribute("aria-busy", "true");
+    const observer = new MutationObserver(() => {
+      const toast = document.querySelector("#toast .toast");
+      if (!toast) return;
+      observer.disconnect();
+      if (!button.isConnected || button.dataset.id !== dialog()?.dataset.picture) return;
+      button.disabled = false;
+      button.removeAttribute("aria-busy");
+      toast.querySelector(`[data-do=open][data-id="${button.dataset.id}"]`)?.click();
+    });
+    observer.observe(document.querySelector("#toast"), { subtree: true, childList: true, attributes: true });
+  });
+
   document.addEventListener("pointerup", lift);
   document.addEventListener("pointercancel", lift);
 

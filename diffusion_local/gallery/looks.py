@@ -1,0 +1,156 @@
+"""Answers of the models that look at pictures, such as captions. Each picture is looked at once.
+
+Answers are kept in the database, so that all processes of a studio share them. A process claims a look before it
+begins, and the others wait for its answer; a claim that is no longer renewed is taken over.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image as PIL
+
+from diffusion_local import image_decoding
+from diffusion_local.db.database import Database
+from diffusion_local.domain import utc_now, utc_text
+from diffusion_local.engine import preprocessors, vision_models
+from diffusion_local.engine.vision_models import Check, VisionModel
+from diffusion_local.errors import Overloaded
+from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.image_decoding import INPUT_FORMATS
+from diffusion_local.messages import message
+
+#: Answers that are kept, the newest.
+MOST_ANSWERS = 10_000
+#: A claim that was not renewed for so many seconds has lost its process; it is renewed every RENEW_SECONDS.
+CLAIM_SECONDS, RENEW_SECONDS = 20.0, 4.0
+POLL_SECONDS = 0.25
+
+
+class LookStore:
+    """The table ``looks``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def answer(self, key: str) -> str | None:
+        with self._database.read() as db:
+            found: str | None = db.scalar("SELECT answer FROM looks WHERE key = :key", key=key)
+            return found
+
+    def claim(self, key: str) -> bool:
+        """Claim a look that has no answer yet; False if another process is at it, or if it has one."""
+        values = {"key": key, "now": utc_now(), "expired": before(CLAIM_SECONDS)}
+        with self._database.write() as db:
+            return bool(
+                db.execute(
+                    "INSERT INTO looks (key, at) VALUES (:key, :now) ON CONFLICT (key) DO UPDATE SET at = excluded.at "
+                    "WHERE looks.answer IS NULL AND looks.at < :expired RETURNING key",
+                    values,
+                ).fetchall()
+            )
+
+    def renew(self, key: str) -> None:
+        with self._database.write() as db:
+            db.execute("UPDATE looks SET at = :now WHERE key = :key AND answer IS NULL", {"key": key, "now": utc_now()})
+
+    def finish(self, key: str, answer: str) -> None:
+        """Keep the answer, and forget the oldest ones if there are too many."""
+        with self._database.write() as db:
+            db.execute(
+                "INSERT INTO looks (key, answer, at) VALUES (:key, :answer, :now) "
+                "ON CONFLICT (key) DO UPDATE SET answer = excluded.answer, at = excluded.at",
+                {"key": key, "answer": answer, "now": utc_now()},
+            )
+            db.execute(
+                "DELETE FROM looks WHERE answer IS NOT NULL AND at < "
+                f"(SELECT at FROM looks ORDER BY at DESC LIMIT 1 OFFSET {MOST_ANSWERS})"
+            )
+
+    def release(self, key: str) -> None:
+        """Give back a claim whose look failed."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM looks WHERE key = :key AND answer IS NULL", {"key": key})
+
+    def forget(self, key: str, answer: str) -> None:
+        """Forget an answer that cannot be used any more."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM looks WHERE key = :key AND answer = :answer", {"key": key, "answer": answer})
+
+
+class Looks:
+    """Has models look at pictures, each once."""
+
+    def __init__(self, store: LookStore, folders: Path) -> None:
+        """``folders``: the home's folder of preprocessors."""
+        self._store = store
+        self._folders = folders
+
+    def model(self, task: str, field: str) -> VisionModel:
+        """The model of a task. Raises InvalidParams for ``field``."""
+        return vision_models.find_model(task, self._folders, field)
+
+    def caption(self, name: str, file: StoredFile, field: str) -> str:
+        """What the picture in a file shows, in words. ``name`` identifies its content.
+
+        Raises InvalidParams for ``field`` if there is no model for captions or it fails, and Overloaded.
+        """
+        model = self.model("caption", field)
+
+        def look(check: Check) -> str:
+            with file.open() as data, PIL.open(data, formats=INPUT_FORMATS) as picture, image_decoding.share(picture):
+                shown = preprocessors.fitted(picture, picture.size)
+            return vision_models.describe(shown, model, field, check)
+
+        return self.once(key_of(name, model), look)
+
+    def once(self, key: str, look: Callable[[Check], str]) -> str:
+        """The answer of a look, which is made unless a process has made it or is at it.
+
+        ``look`` is given what it must call now and then. Raises what it raises, and Overloaded.
+        """
+        if (known := self._store.answer(key)) is not None:
+            return known
+        if not self._store.claim(key):
+            with vision_models.waiting():
+                until = time.monotonic() + vision_models.WAIT_SECONDS
+                while not self._store.claim(key):
+                    if (known := self._store.answer(key)) is not None:
+                        return known
+                    if time.monotonic() > until:
+                        raise Overloaded(message("preprocessor_busy"))
+                    time.sleep(POLL_SECONDS)
+        try:
+            answer = look(Renewal(self._store, key))
+        except BaseException:
+            self._store.release(key)
+            raise
+        self._store.finish(key, answer)
+        return answer
+
+    def forget(self, key: str, answer: str) -> None:
+        self._store.forget(key, answer)
+
+
+class Renewal:
+    """Renews a claim when it is called, at most every RENEW_SECONDS."""
+
+    def __init__(self, store: LookStore, key: str) -> None:
+        self._store, self._key, self._at = store, key, time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._at >= RENEW_SECONDS:
+            self._at = time.monotonic()
+            self._store.renew(self._key)
+
+
+def key_of(name: str, model: VisionModel, size: tuple[int, int] = (0, 0)) -> str:
+    """Identifies the look of a model at a picture, fitted to a size in pixels."""
+    return sha256(repr((name, model.kind, model.version, size)).encode()).hexdigest()
+
+
+def before(seconds: float) -> str:
+    """The moment so many seconds ago."""
+    return utc_text(datetime.now(UTC) - timedelta(seconds=seconds))
