@@ -242,6 +242,7 @@ def test_many_jobs_ring_a_few_times(path: Path) -> None:
     assert queue.pending() == len(rows(path)) == MAX_RINGS
 
 
+@pytest.mark.sqlite
 def test_a_submit_holds_without_its_ring(studio: Studio, settings: Settings) -> None:
     """The job is in the table; an error now would make the client send it again."""
     with sql(settings.queue_database) as db:

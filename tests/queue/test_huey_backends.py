@@ -66,6 +66,7 @@ def test_a_file_keeps_its_name(tmp_path: Path, name: str) -> None:
     assert parse_url(sqlite_url(tmp_path / name)).display == f"sqlite:///{tmp_path / name}"
 
 
+@pytest.mark.sqlite
 def test_without_the_setting_it_is_the_homes_own_file(settings: Settings) -> None:
     assert queue_url(settings) == f"sqlite:///{settings.home}/queue.db"
     assert queue_file(settings) == settings.queue_database
@@ -95,11 +96,12 @@ def test_homes_that_share_a_server_have_queues_of_their_own(tmp_path: Path) -> N
 
 
 def test_a_prefix_of_the_url_is_taken(services: Services) -> None:
-    given = replace(services.settings, queue="redis://host/3?prefix=studio")
+    settings = replace(services.settings, database="")
+    given = replace(settings, queue="redis://host/3?prefix=studio")
     assert queue_url(given) == "redis://host/3?prefix=studio"
-    own = queue_url(replace(services.settings, queue="redis://host/3"))
-    assert own == f"redis://host/3?prefix={home_prefix(services.settings)}"
-    assert len(home_prefix(services.settings)) == 16
+    own = queue_url(replace(settings, queue="redis://host/3"))
+    assert own == f"redis://host/3?prefix={home_prefix(settings)}"
+    assert len(home_prefix(settings)) == 16
 
 
 def test_the_doctor_tells_of_a_queue(services: Services) -> None:

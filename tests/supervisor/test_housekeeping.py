@@ -1,6 +1,7 @@
 """Housekeeping: what is let go is let go in time, what is kept is kept, and nothing is deleted that a person made."""
 
 import io
+import json
 import os
 import time
 from dataclasses import replace
@@ -39,7 +40,7 @@ def put_file(services: Services, job_id: str, created_at: str) -> Path:
 def aged(services: Services, table: str, column: str, days: float) -> None:
     then = utc_text(datetime.now(UTC) - timedelta(days=days))
     with sql(services.settings) as db:
-        db.execute(f"UPDATE {table} SET created_at = ?1, {column} = ?1 WHERE {column} IS NOT NULL", [then])
+        db.execute(f"UPDATE {table} SET created_at = ?, {column} = ? WHERE {column} IS NOT NULL", [then, then])
 
 
 def strays(services: Services) -> list[str]:
@@ -49,9 +50,8 @@ def strays(services: Services) -> list[str]:
 def test_hourly_counts_of_pictures_are_deleted_after_a_week(services: Services) -> None:
     hours = [hour_of(datetime.now(UTC) - timedelta(days=days)) for days in (30, 8, 6, 0)]
     with sql(services.settings) as db:
-        db.executemany(
-            "INSERT INTO slot_pictures (slot, hour, pictures) VALUES ('gpu0', ?, 5)", [[hour] for hour in hours]
-        )
+        for hour in hours:
+            db.execute("INSERT INTO slot_pictures (slot, hour, pictures) VALUES ('gpu0', ?, 5)", [hour])
     delete_expired(services)
     with sql(services.settings) as db:
         assert [row[0] for row in db.execute("SELECT hour FROM slot_pictures ORDER BY hour")] == hours[2:]
@@ -108,7 +108,8 @@ def test_old_ended_jobs_are_forgotten_and_their_pictures_kept(services: Services
     assert {image.id for image in services.studio.gallery()} == {old, young}
     with sql(services.settings) as db:
         assert {row["job_id"] for row in db.execute("SELECT job_id FROM job_events")} == {young, waiting}
-        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        if not services.settings.database:  # a server checks them itself
+            assert db.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
 def test_the_trash_is_emptied_after_its_time(services: Services) -> None:
@@ -186,7 +187,9 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(
     assert [path.exists() for path in (unused, fresh, seen, base, mask, again)] == [False, True, True, True, True, True]
     assert beside.exists()
     with sql(services.settings) as db:
-        db.execute("UPDATE jobs SET params = json_remove(params, '$.source', '$.mask')")
+        for job_id, params in [tuple(row) for row in db.execute("SELECT id, params FROM jobs")]:
+            kept = {name: value for name, value in json.loads(params).items() if name not in ("source", "mask")}
+            db.execute("UPDATE jobs SET params = ? WHERE id = ?", [json.dumps(kept), job_id])
         db.execute("DELETE FROM jobs WHERE id = ?", [referring])
     delete_expired(services)
     assert not beside.exists()
