@@ -111,7 +111,7 @@ def test_the_doctor_tells_of_a_queue(services: Services) -> None:
     assert found(services.settings).ok
     with redis_server() as server:
         shared = replace(services.settings, queue=server.url)
-        assert (found(shared).ok, found(shared).text) == (True, f"{server.url}, 0 messages wait")
+        assert (found(shared).ok, found(shared).text) == (True, f"{server.url}, 0 messages waiting")
         server.stop()
         gone = found(shared)
         assert (gone.ok, gone.grave) == (False, False)
