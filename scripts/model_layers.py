@@ -37,7 +37,7 @@ HUNYUAN_DIT = {
     "num_attention_heads": 16, "patch_size": 2, "sample_size": 128, "pooled_projection_dim": 1024, "text_len": 77,
     "text_len_t5": 256,
 }  # fmt: skip
-PIXART = {"num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28, "cross_attention_dim": 1152}
+PIXART = {"caption_channels": 4096, "sample_size": 128}
 OMNIGEN = {
     "rope_scaling": {"long_factor": [1.0] * 48, "short_factor": [1.0] * 48, "type": "su"}, "hidden_size": 3072,
     "num_layers": 32, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 32,
@@ -53,7 +53,7 @@ STAGE_C = {
 LATTE = {
     "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28,
     "cross_attention_dim": 1152, "sample_size": 64, "patch_size": 2, "norm_type": "ada_norm_single",
-    "caption_channels": 4096, "video_length": 16,
+    "activation_fn": "gelu-approximate", "caption_channels": 4096, "video_length": 16,
 }  # fmt: skip
 KLEIN_4B = {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680}
 KLEIN_9B = {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
@@ -84,6 +84,7 @@ CLASSES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("LongCatImageTransformer2DModel", "longcat_image", {}),
     ("SanaTransformer2DModel", "sana", {}),
     ("PixArtTransformer2DModel", "pixart", PIXART),
+    ("PixArtTransformer2DModel", "pixart", PIXART | {"use_additional_conditions": False}),
     ("HunyuanDiT2DModel", "hunyuan_dit", HUNYUAN_DIT),
     ("CogView4Transformer2DModel", "cogview4", {}),
     ("OvisImageTransformer2DModel", "ovis_image", {}),

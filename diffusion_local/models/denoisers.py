@@ -6,9 +6,11 @@ from diffusion_local import families
 from diffusion_local.families.sign import Sign, measure
 from diffusion_local.models import parts, probe
 from diffusion_local.models.headers import Header
+from diffusion_local.models.known_layers import closest_model, differences, exact_model
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe, Unet
 from diffusion_local.models.unsupported import STRANGERS, Foreign
 from diffusion_local.models.weights import (
+    AIDS,
     SVDQUANT,
     TensorView,
     numbers_in,
@@ -45,6 +47,15 @@ def detect_svdquant(header: Header) -> Probe | None:
     )
 
 
+def detect_similar(header: Header) -> Probe | None:
+    """A model that is not run, by the names of its tensors."""
+    for view in views(header):
+        found = closest_model(name for name in view.tensors if not AIDS.search(name))
+        if found and found.makes:
+            return Probe(STRANGER, id=found.model, title=found.model, base=found.makes)
+    return None
+
+
 def detect_transformer(header: Header) -> Probe | None:
     """Detect a transformer, alone or with other parts, also of unsupported models."""
     found: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
@@ -61,6 +72,9 @@ def detect_transformer(header: Header) -> Probe | None:
     _, _, view, what, sign = max(found, key=lambda each: each[:2])
     if not isinstance(what, str):
         return Probe(STRANGER, id=what.title, title=what.title, base=what.makes)
+    exact = exact_model({name: tensor.shape for name, tensor in view.tensors.items()})
+    if exact and exact.makes:
+        return Probe(STRANGER, id=exact.model, title=exact.model, base=exact.makes)
     measured = {entry: measure(rule, view.tensors, view.shape) for entry, rule in sign.sizes.items()}
     sizes = tuple((entry, value) for entry, value in measured.items() if value is not None)
     return denoiser_probe(header, view, what, sign.naming, sizes=sizes)
@@ -83,6 +97,8 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
     there |= {each.id for each in unusual}
     missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
+    names = [name for name in view.tensors if not AIDS.search(name)]
+    lacking, unknown = differences(architecture, naming, names if view.prefix or alone else ())
     return Probe(
         DENOISER if alone else CHECKPOINT,
         architecture=architecture,
@@ -91,6 +107,8 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
         quantisation=quantisation,
         held=held,
         missing=missing,
+        lacking=lacking,
+        unknown=unknown,
         **more,  # type: ignore[arg-type]
     )
 
@@ -137,9 +155,9 @@ def detect_unet(header: Header) -> Probe | None:
         if found is None:
             continue
         if found.temporal:
-            return Probe(
-                STRANGER, id="Stable Video Diffusion", title="Stable Video Diffusion", base="video", unet=found
-            )
+            stable = any("time_stack" in name or "temporal_transformer_blocks" in name for name in view.tensors)
+            title = "Stable Video Diffusion" if stable else "a UNet for video (ModelScope, I2VGen-XL)"
+            return Probe(STRANGER, id=title, title=title, base="video", unet=found)
         architecture = found.architecture or architecture_by_encoders(header)
         if not architecture:
             return Probe(DENOISER, unet=found, naming=found.naming)

@@ -17,7 +17,12 @@ FOREIGN_SUFFIXES = (".onnx", ".engine", ".trt", ".plan")
 WEIGHTS = (*SAFETENSORS, ".gguf", *PICKLES)
 SUFFIXES = (*WEIGHTS, *FOREIGN_SUFFIXES)
 POINTER = b"version https://git-lfs"
-WEB = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+WEB = (b"<!--", b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+#: First bytes of other files that lie under names of models.
+ARCHIVES = ((b"Rar!", "RAR"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "Zstandard"),
+    (b"\xfd7zXZ", "xz"))  # fmt: skip
+OTHERS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"%PDF", "PDF"), (b"\x89HDF", "HDF5"),
+    (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"), (b"ID3", "MP3"))  # fmt: skip
 #: Files of these sizes and less are never weights: texts that were saved under their name.
 SMALL = 4096
 
@@ -70,7 +75,7 @@ def refuse_foreign(path: Path, name: str, start: bytes) -> None:
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and 0 < length <= path.stat().st_size - 8:  # whose first bytes may look like anything
         return
-    text = start.lstrip().lower()
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not start:
         raise ModelUnavailable(message("file_empty", name=name))
     if start.startswith(POINTER):
@@ -79,6 +84,12 @@ def refuse_foreign(path: Path, name: str, start: bytes) -> None:
         raise ModelUnavailable(message("file_web", name=name))
     if text.startswith((b"{", b"[")):
         raise ModelUnavailable(message("file_json", name=name))
+    for magic, kind in ARCHIVES:
+        if start.startswith(magic):
+            raise ModelUnavailable(message("file_archive", name=name, kind=kind))
+    for magic, kind in OTHERS:
+        if start.startswith(magic):
+            raise ModelUnavailable(message("file_of_other_kind", name=name, kind=kind))
     suffix = PurePath(name).suffix.lower()
     if suffix in (".engine", ".trt", ".plan") or start[:4] in (b"ftrt", b"ptrt"):
         raise ModelUnavailable(message("file_engine", name=name))

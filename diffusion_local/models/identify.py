@@ -6,7 +6,7 @@ from pathlib import Path
 from diffusion_local import families
 from diffusion_local.models import denoisers, parts
 from diffusion_local.models.formats import OpenedFile, open_header
-from diffusion_local.models.headers import Header
+from diffusion_local.models.headers import GGUF, Header
 from diffusion_local.models.loras import is_lora, read_lora
 from diffusion_local.models.parts import VAE, Part
 from diffusion_local.models.probe import (
@@ -23,7 +23,7 @@ from diffusion_local.models.probe import (
     Probe,
 )
 from diffusion_local.models.unsupported import ATTACHMENTS
-from diffusion_local.models.weights import TWINS, TensorView, precision_of, quantisation_of, views
+from diffusion_local.models.weights import PREFIXES, TWINS, TensorView, precision_of, quantisation_of, views
 
 #: Models of one shape that were trained for something else: architecture, words of which the name has one, the variant.
 VARIANTS = (
@@ -74,6 +74,7 @@ def probe(opened: OpenedFile) -> Probe:
         or detect_lora(header)
         or denoisers.detect_transformer(header)
         or denoisers.detect_unet(header)
+        or denoisers.detect_similar(header)
         or detect_part(header)
         or detect_embedding(header)
         or detect_upscaler(header)
@@ -90,7 +91,7 @@ def probe(opened: OpenedFile) -> Probe:
 
 
 def detect_attachment(header: Header) -> Probe | None:
-    for view in views(header):
+    for view in views(header, (*PREFIXES, "params_ema.", "params.")):
         for each in ATTACHMENTS:
             if any(sign.matches(view.names, view.shape) for sign in each.signs):
                 if each.id == "motion_module" and is_lora(header):
@@ -101,8 +102,11 @@ def detect_attachment(header: Header) -> Probe | None:
                 if each.id == "ip_adapter" and (known := ip_adapter(view)):
                     return known
                 return Probe(ATTACHMENT, id=each.id, title=each.title, base=base_of(view))
-    if any(name.startswith("lllite_") for name in header.tensors):
-        return Probe(CONTROL, id="controlnet", title="a ControlNet (LLLite)", base="sdxl")
+    if lllite := [name for name in header.tensors if name.startswith("lllite_")]:
+        base = "sdxl" if any(name.startswith("lllite_unet_") for name in lllite) else ""
+        return Probe(CONTROL, id="controlnet", title="a ControlNet (LLLite)", base=base)
+    if header.container == GGUF and header.metadata.get("general.architecture") == "clip":
+        return Probe(ATTACHMENT, id="mmproj", title="the image encoder of a language model (mmproj)")
     return None
 
 
@@ -111,7 +115,7 @@ CONTROLS = ("controlnet", "t2i_adapter")
 #: Forms of them that the engine loads, by modules that only they have, the special ones first. ``controlnet_ldm`` has
 #: the names of the first ControlNets; the rest those of diffusers, or of Z-Image's makers, which are the same there.
 CONTROL_FORMS = (
-    ("", ("lora_controlnet",)),
+    ("", ("lora_controlnet",)), ("", ("difference",)), ("", ("down_blocks.0.motion_modules.0",)),
     ("controlnet_union", ("task_embedding", "control_add_embedding", "controlnet_down_blocks.0")),
     ("controlnet", ("controlnet_cond_embedding", "controlnet_down_blocks.0")),
     ("controlnet_ldm", ("control_model.input_hint_block.0", "control_model.zero_convs.0.0")),
@@ -139,6 +143,10 @@ IP_ADAPTERS = (
 )  # fmt: skip
 
 
+#: Numbers that describe a face to an IP-Adapter, and those in the latents of one for Kolors.
+FACE, WIDTH_OF_KOLORS = 512, 2048
+
+
 def ip_adapter(view: TensorView) -> Probe | None:
     """An IP-Adapter for a UNet. None for those of transformers."""
     entrance = view.shape("ip_adapter.1.to_k_ip.weight")
@@ -147,6 +155,11 @@ def ip_adapter(view: TensorView) -> Probe | None:
     for name, kind in IP_ADAPTERS:
         if shape := view.shape(name):
             base = families.BY_TEXT_WIDTH.get(entrance[-1], "")
+            latents = view.shape("image_proj.latents")
+            if base == "sdxl" and latents and latents[-1] == WIDTH_OF_KOLORS:
+                base = "kolors"
+            if shape[-1] == FACE:
+                kind = "faceid"
             return Probe(IP_ADAPTER, id=kind, title="an IP-Adapter", base=base, widths=(shape[-1],))
     return None
 
@@ -224,6 +237,10 @@ def naming_of(view: TensorView) -> str:
 WORDS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
 
 
+#: Width of a token's vector in T5-XXL.
+T5_WIDTH = 4096
+
+
 def detect_embedding(header: Header) -> Probe | None:
     tensors = header.tensors
     if not 0 < len(tensors) <= 6 or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
@@ -231,6 +248,9 @@ def detect_embedding(header: Header) -> Probe | None:
     widths = {tensor.shape[-1] for tensor in tensors.values()}
     if not (set(WORDS) & set(tensors) or widths & set(families.BY_TOKEN_WIDTH)):
         return None
+    if T5_WIDTH in widths or (len(widths) > 1 and not set(WORDS) & set(tensors)):
+        base = "sdxl" if T5_WIDTH not in widths else "sd3" if widths > {T5_WIDTH, 768} else "flux"
+        return Probe(EMBEDDING, id="other", base=base, architecture=base if base in families.ARCHITECTURES else "")
     base = next(
         (
             name
@@ -253,7 +273,8 @@ UPSCALERS = (
         "upsample"),
     ("layers.0.blocks", "conv_first"), ("to_feat", "to_img"), ("upsampler.0", "to_feat"), ("upsampler", "body"),
     ("conv_first", "layers.0"), ("in_to_dim",), ("in_to_feat",), ("shortcut", "to_img"), ("body.0", "upsampler"),
-    ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
+    ("m_head.0", "m_tail.0"), ("intro", "ending", "encoders.0"), ("patch_embed.proj", "encoder_level1.0"),
+    ("gblocks.0",), ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
 )  # fmt: skip
 
 

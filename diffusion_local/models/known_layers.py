@@ -23,6 +23,8 @@ Packed = dict[str, list[list[Any]]]
 LEAST = 3
 #: The share of a LoRA's layers that a model must have to be taken as its base where none has all.
 MOST = 0.8
+#: The share of names that a file has in common with a model that it is taken for.
+NEARLY = 0.85
 
 
 def pack(shapes: Mapping[str, tuple[int, ...]]) -> Packed:
@@ -113,6 +115,11 @@ class KnownModel:
             for name, layer in layers.items()
         )
 
+    @cached_property
+    def sized(self) -> frozenset[tuple[str, tuple[int, ...]]]:
+        """Names of tensors with their shapes."""
+        return frozenset((name, tuple(shape)) for name, groups in self.tensors.items() for shape, *_ in groups)
+
 
 def is_part_of(layer: Layer, known: Layer) -> bool:
     """Whether a model has these layers of a LoRA, in their sizes; the first number counts blocks."""
@@ -125,6 +132,57 @@ def is_part_of(layer: Layer, known: Layer) -> bool:
 def known_models() -> tuple[KnownModel, ...]:
     rows = (assets() / "model_layers.json").read_text(encoding="utf-8").splitlines()
     return tuple(KnownModel(**json.loads(row)) for row in rows)
+
+
+def pattern_of(name: str) -> str:
+    """The name of a tensor with ``#`` for each number."""
+    return NUMBER.sub("#", name)
+
+
+def exact_model(shapes: Mapping[str, tuple[int, ...]]) -> KnownModel | None:
+    """The model whose tensors a file has, in their sizes; the number of blocks may differ."""
+    sized = {(pattern_of(name), shape) for name, shape in shapes.items()}
+    return next((each for each in known_models() if each.sized == sized), None)
+
+
+def closest_model(names: Iterable[str]) -> KnownModel | None:
+    """The model that has nearly the same tensors by their names, whatever their sizes."""
+    patterns = {pattern_of(name) for name in names}
+    shares = [
+        (len(patterns & each.tensors.keys()) / len(patterns | each.tensors.keys()), at)
+        for at, each in enumerate(known_models())
+    ]
+    share, at = max(shares, default=(0, 0))
+    return known_models()[at] if share >= NEARLY else None
+
+
+def differences(architecture: str, naming: str, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(missing, unknown) tensors of a file of this architecture; missing ones may have ``#`` for a number.
+
+    Names without a dot do not count, as programs add marks of their own. Both are empty for architectures whose
+    tensors are not known. Missing ones are told only where most are there.
+    """
+    there = {name for name in names if "." in name}
+    patterns = {pattern_of(name) for name in there}
+    found = []
+    for each in known_models():
+        if each.model == architecture and each.naming == naming:
+            known = {name for name in each.tensors if "." in name}
+            found.append((len(known ^ patterns), known, each))
+    if not found:
+        return (), ()
+    _, known, closest = min(found, key=lambda entry: entry[0])
+    unknown = sorted(name for name in there if pattern_of(name) not in known)
+    missing = sorted(known - patterns)
+    whole = {name for name in unpack(closest.tensors) if "." in name}
+    if not missing and blocks_of(whole) == blocks_of(there):  # else it has fewer blocks, or more
+        missing = sorted(whole - there)
+    return tuple(missing) if len(missing) * 2 < len(known) else (), tuple(unknown)
+
+
+def blocks_of(names: Iterable[str]) -> set[str]:
+    """Beginnings of names up to the first number."""
+    return {name[: found.end()] for name in names if (found := NUMBER.search(name))}
 
 
 def makes_of(title: str) -> str:

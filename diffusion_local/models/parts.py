@@ -56,7 +56,7 @@ def language(words: int | None, width: int, *has: str, lacks: tuple[str, ...] = 
     """A decoder-only language model: ``model.layers``, or ``layers`` without that prefix."""
     return (
         Sign(
-            has=("layers.0.self_attn", *(f"layers.0.{each}" for each in has)),
+            has=("layers.0.self_attn.q_proj", *(f"layers.0.{each}" for each in has)),
             lacks=tuple(f"layers.0.{each}" for each in lacks),
             shapes={"embed_tokens.weight": (words, width)},
         ),
@@ -101,10 +101,10 @@ TEXT_ENCODERS = (
     Part("gemma3_1b", TEXT_ENCODER, "Gemma 3 1B", language(None, 1152, AFTER, QK), ("gemma3", 1152), "gemma3"),
     Part("gemma3_4b", TEXT_ENCODER, "Gemma 3 4B", language(None, 2560, AFTER, QK), ("gemma3", 2560), "gemma3"),
     Part("gemma3_12b", TEXT_ENCODER, "Gemma 3 12B", language(None, 3840, AFTER, QK), ("gemma3", 3840), "gemma3"),
-    Part("llama31_8b", TEXT_ENCODER, "Llama 3.1 8B", language(None, 4096, lacks=(QK, BIAS, AFTER)),
+    Part("llama31_8b", TEXT_ENCODER, "Llama 3.1 8B", language(128256, 4096, lacks=(QK, BIAS, AFTER)),
          ("llama", 4096), "llama3"),
     Part("llava_llama3", TEXT_ENCODER, "LLaVA Llama 3 8B", language(128320, 4096, lacks=(QK, BIAS, AFTER))),
-    Part("mistral_small", TEXT_ENCODER, "Mistral Small 24B", language(None, 5120, lacks=(QK, BIAS, AFTER)),
+    Part("mistral_small", TEXT_ENCODER, "Mistral Small 24B", language(131072, 5120, lacks=(QK, BIAS, AFTER)),
          ("llama", 5120), "mistral"),
     Part("ministral_3b", TEXT_ENCODER, "Ministral 3B", language(None, 3072, lacks=(QK, BIAS, AFTER)), ("mistral3",
         3072)),
@@ -115,6 +115,10 @@ TEXT_ENCODERS = (
     Part("bert_hunyuan", TEXT_ENCODER, "the Chinese CLIP of Hunyuan-DiT", (
         sign("encoder.layer.0.attention.self.query", embeddings__word_embeddings=(47020, 1024)),
         sign("encoder.layer.0.attention.self.query", "embeddings.token_type_embeddings"),
+    )),
+    Part("language_model", TEXT_ENCODER, "a language model", (
+        sign("layers.0.self_attn", "embed_tokens"),
+        sign("encoder.block.0.layer.0.SelfAttention", "encoder.final_layer_norm"),
     )),
     Part("jina_clip", TEXT_ENCODER, "Jina CLIP", (sign("encoder.layers.0.mixer.Wqkv"),)),
 )  # fmt: skip
@@ -129,6 +133,24 @@ def kl(channels: int, *has: str, lacks: tuple[str, ...] = ()) -> Sign:
 VAES = (
     Part("vae_sd", VAE, "the VAE of Stable Diffusion (SD 1, SD 2 or SDXL)", (kl(4),)),
     Part("vae_16", VAE, "a VAE with 16 channels (FLUX.1 or SD 3)", (kl(16),)),
+    Part("vae_cogview4", VAE, "the VAE of CogView4", (
+        Sign(has=("decoder.conv_in",), shapes={"decoder.conv_in.weight": (1024, 16, None, None)}),
+    )),
+    Part("vae_svd", VAE, "the VAE of Stable Video Diffusion", (
+        kl(4, "decoder.mid_block.resnets.0.spatial_res_block"), kl(4, "decoder.mid.block_1.time_stack"),
+    )),
+    Part("vae_allegro", VAE, "the VAE of Allegro", (kl(4, "decoder.up_blocks.0.temp_convs"),)),
+    Part("vae_asymmetric", VAE, "an asymmetric VAE for inpainting", (kl(4, "decoder.condition_encoder"),)),
+    Part("vae_vq", VAE, "a VAE with a codebook (VQ)", (
+        Sign(has=("quantize.embedding", "decoder.conv_in", "encoder.conv_in")),
+    )),
+    Part("vae_half", VAE, "the decoder of a VAE without its encoder", (
+        Sign(has=("decoder.conv_in", "decoder.conv_out", "decoder.norm_out"), lacks=("encoder",),
+             shapes={"decoder.conv_in.weight": (None, None, None, None)}),
+        Sign(has=("decoder.conv_in", "decoder.conv_out", "decoder.conv_norm_out"), lacks=("encoder",),
+             shapes={"decoder.conv_in.weight": (None, None, None, None)}),
+    )),
+    Part("vae_qwen21", VAE, "the VAE of Qwen-Image 2.1", (kl(64, "decoder.mid_block.resnets.0.norm1.gamma"),)),
     Part("vae_flux2", VAE, "the VAE of FLUX.2", (kl(32),)),
     Part("vae_hunyuan_image", VAE, "the VAE of HunyuanImage 2.1", (kl(64), kl(64, lacks=("quant_conv",)))),
     Part("vae_dc", VAE, "the VAE of Sana (DC-AE)", (
@@ -171,7 +193,10 @@ VAES = (
     Part("stage_a", VAE, "Stable Cascade's stage A, a VAE", (sign("vquantizer.codebook", "in_block.1"),)),
     Part("effnet", VISION, "the image encoder of Stable Cascade", (sign("backbone.1.0.block", "mapper.0"),)),
     Part("consistency_decoder", VAE, "the consistency decoder of SD 1", (
-        kl(7), Sign(has=("embed_image", "down.0")),
+        kl(7), Sign(has=("embed_image", "down.0")), Sign(has=("decoder_unet", "encoder.conv_in")),
+    )),
+    Part("taehv", VAE, "TAEHV, a small VAE of video models for previews", (
+        Sign(has=("decoder.1", "decoder.3.conv.0", "decoder.7.conv", "encoder.0"), lacks=("1",)),
     )),
     Part("taesd", VAE, "TAESD, a small VAE for previews", (
         Sign(has=("1", "3.conv.0"), shapes={"1.weight": (64, None, 3, 3)}),
@@ -181,12 +206,14 @@ VAES = (
         Sign(has=("taesd_decoder",)),
     )),
     Part("vae_audio", VAE, "an audio VAE", (
-        sign("decoder.layers.0.weight_g"), sign("decoder.layers.0.weight_v"), sign("vocoder"), sign("dcae.encoder"),
+        sign("decoder.block.0.conv_t1.weight_g"), sign("decoder.layers.0.weight_g"),
+        sign("decoder.layers.0.weight_v"), sign("vocoder"), sign("dcae.encoder"),
     )),
 )  # fmt: skip
 VISIONS = (
     Part("siglip", VISION, "SigLIP, an image encoder", (
         Sign(has=("vision_model.embeddings.patch_embedding", "vision_model.head")),
+        Sign(has=("embeddings.patch_embedding", "embeddings.position_embedding", "head.probe")),
         Sign(has=("vision_model.embeddings.patch_embedding",), lacks=("vision_model.embeddings.class_embedding",)),
     )),
     Part("clip_vision", VISION, "CLIP vision, an image encoder", (
@@ -219,6 +246,8 @@ VAE_TITLES = {
 PARTS_BY_ID = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}
 
 UMT5_WORDS = 256384
+#: Sizes of vocabularies that tell a text encoder from other language models of its size.
+GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072}
 #: Ends of tensor names behind which a part's prefix ends.
 ANCHORS = (
     "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight", "token_embedding.weight",
@@ -266,8 +295,10 @@ def part_of_gguf(header: Header) -> Part | None:
     kind = header.metadata.get("general.architecture", "").removesuffix("encoder")
     shape = header.shape("token_embd.weight")
     width = shape[-1] if shape else 0
-    if shape and kind == "t5" and shape[0] == UMT5_WORDS:
+    if header.container != GGUF or shape is None:
+        return None
+    if kind == "t5" and shape[0] == UMT5_WORDS:
         return PARTS_BY_ID["umt5_xxl"]
-    return (
-        next((part for part in TEXT_ENCODERS if part.gguf == (kind, width)), None) if header.container == GGUF else None
-    )
+    found = next((part for part in TEXT_ENCODERS if part.gguf == (kind, width)), None)
+    words = GGUF_WORDS.get(found.id if found else "", shape[0])
+    return found if found and words == shape[0] else PARTS_BY_ID["language_model"]

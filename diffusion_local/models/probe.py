@@ -50,6 +50,10 @@ class Unet:
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
 
 
+#: Parts of names of layers that only UNets for video have.
+TEMPORAL = ("time_stack", "temporal_transformer_blocks", "temp_convs", "temp_attentions", "temopral_conv")
+
+
 def read_unet(view: TensorView) -> Unet | None:
     """The shape of the UNet; None if the tensors do not belong to one."""
     original = view.shape("input_blocks.0.0.weight")
@@ -73,7 +77,7 @@ def read_shape(view: TensorView, naming: str, entrance: tuple[int, ...], added: 
         elif CROSS.search(name):
             shape = view.shape(name)
             width = width or (shape[-1] if shape else 0)
-        temporal = temporal or "time_stack" in name or "temporal_transformer_blocks" in name
+        temporal = temporal or any(word in name for word in TEMPORAL)
     return Unet(
         naming,
         channels=entrance[1],
@@ -114,6 +118,8 @@ class Probe:
     main part. ``id`` is that of a part, an attachment, or a stranger's title; ``base`` what an attachment fits.
 
     ``widths``: the width of what an IP-Adapter reads, or those of what an image encoder gives: projected, hidden.
+    ``lacking`` and ``unknown`` are tensors that a denoiser of this architecture has beyond the file's, and the other
+    way round, with ``#`` for each number.
     ``sizes`` are entries of the denoiser's configuration that its tensors tell.
     ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``prediction_guessed``
     says that no mark in the file states it, ``zero_snr`` that its noise ends at a signal of zero. ``old_names`` says
@@ -140,6 +146,8 @@ class Probe:
     lora: LoraFile | None = field(default=None, compare=False)
     calls: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
+    lacking: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:

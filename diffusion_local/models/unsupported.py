@@ -134,7 +134,8 @@ ATTACHMENTS = (
     Attachment("motion_module", "a motion module for video (AnimateDiff)", (
         sign("down_blocks.0.motion_modules.0"), sign("up_blocks.0.motion_modules.0"),
             sign("mid_block.motion_modules.0"),
-        sign("up_blocks.1.motion_modules.0"), sign("module.down_blocks.0.motion_modules.0"),
+        sign("down_blocks.0.temporal_attentions.0"), sign("up_blocks.1.motion_modules.0"),
+        sign("module.down_blocks.0.motion_modules.0"),
     )),
     Attachment("gligen", "a GLIGEN adapter", (sign("position_net"), sign("position_net.linears"))),
     Attachment("face_restorer", "a network that restores faces", (
@@ -145,5 +146,18 @@ ATTACHMENTS = (
     )),
     Attachment("depth", "a network that estimates depth", (sign("depth_head", "pretrained.blocks.0"),
         sign("depth_head"))),
+    Attachment("detector", "a network that finds objects (YOLO)", (sign("model.22.cv2"), sign("22.cv2", "0.conv"),
+        sign("model.0.conv", "model.9.cv1"))),
+    Attachment("speech", "a network that writes down speech (Whisper)", (
+        sign("encoder.conv1", "decoder.layers.0.encoder_attn"),
+    )),
+    Attachment("captioner", "a network that describes pictures (Florence-2)", (
+        sign("vision_tower.convs.0", "image_projection"),
+    )),
+    Attachment("matting", "a network that cuts out objects (BiRefNet)", (sign("bb.layers.0", "decoder"),)),
+    Attachment("frames", "a network that makes frames in between (RIFE)", (sign("block0.conv0", "block1.conv0"),)),
+    Attachment("segmentation", "a network that labels the parts of a picture (SegFormer)", (
+        sign("segformer.encoder", "decode_head"),
+    )),
     Attachment("hypernetwork", "a hypernetwork of A1111", (sign("320", "768", "1280"), sign("320.0", "640.0"))),
 )  # fmt: skip

@@ -57,6 +57,7 @@ KIND_NAMES = {
     CONTROL: message("adapter_control"),
     IP_ADAPTER: message("adapter_ip_adapter"),
     VISION: message("adapter_clip_vision"),
+    TEXT_ENCODER: message("adapter_text_encoder"),
 }
 #: Purpose of UNets by their input channels in addition to the latents'.
 CHANNELS = {
@@ -102,6 +103,8 @@ def model_verdict(name: str, found: Probe) -> Verdict:
     """Verdict on a file in the models folder, without considering configurations."""
     if verdict := calls_verdict(name, found):
         return verdict
+    if found.id == "language_model":
+        return Verdict(UNSUPPORTED, message("file_language_model"))
     if found.kind in PLACES:
         return Verdict(UNSUPPORTED, message("model_is_other", what=describe_kind(found), folder=PLACES[found.kind]))
     if found.kind == STRANGER:
@@ -132,6 +135,16 @@ def transformer_verdict(found: Probe) -> Verdict:
     return loadable_verdict(found)
 
 
+def layers_verdict(found: Probe) -> Verdict | None:
+    """Whether the denoiser has all tensors of its architecture and no others."""
+    title = families.title_of(found.architecture)
+    if found.unknown:
+        return Verdict(RECOGNISED, message("file_layers_unknown", title=title, name=found.unknown[0]))
+    if found.lacking:
+        return Verdict(INCOMPLETE, message("file_layers_missing", title=title, name=found.lacking[0]))
+    return None
+
+
 def problem_of_file(problem: str, title: str) -> Message:
     """The message about a family that is not run, as one about a file of it."""
     if isinstance(problem, Message) and problem.id == "file_not_yet":
@@ -145,7 +158,8 @@ def unet_verdict(found: Probe) -> Verdict:
     unet, architecture = found.unet, found.architecture
     assert unet is not None
     if not architecture:
-        return Verdict(UNSUPPORTED, message("unet_width", width=unet.width))
+        told = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
+        return Verdict(UNSUPPORTED, told)
     family = families.of_architecture(architecture)
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)
@@ -170,7 +184,7 @@ def loadable_verdict(found: Probe) -> Verdict:
         return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
     if verdict := container_verdict(found.container, tuple(each.quantisation for each in found.held), title):
         return verdict
-    return USABLE
+    return layers_verdict(found) or USABLE
 
 
 def container_verdict(container: str, schemes: tuple[str, ...], title: str) -> Verdict | None:
@@ -263,6 +277,9 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return ip_adapter_verdict(found)
     if kind == VISION:
         return vision_verdict(found)
+    if kind == EMBEDDING and found.id == "other":
+        base = families.title_of(found.base) or families.get(found.base).title
+        return Verdict(RECOGNISED, message("file_embedding_other", base=base))
     return USABLE
 
 
@@ -311,9 +328,11 @@ def control_verdict(found: Probe) -> Verdict:
 def encoder_verdict(found: Probe) -> Verdict:
     """A text encoder is usable where a family that is run needs it."""
     title = f"{found.title} ({describe_contents(found)})"
+    if found.id == "language_model":
+        return Verdict(UNSUPPORTED, message("file_language_model"))
     if found.id not in NEEDED:
         return Verdict(RECOGNISED, message("file_encoder", title=title))
-    return container_verdict(found.container, (found.quantisation,), title) or USABLE
+    return container_verdict(found.container, (found.quantisation,), found.title) or USABLE
 
 
 #: Parts, such as text encoders and VAEs, of models that are run.
@@ -333,7 +352,7 @@ def vae_verdict(found: Probe) -> Verdict:
             return Verdict(RECOGNISED, message("file_vae_part", title=found.title))
         return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
     if found.container == GGUF:
-        return Verdict(RECOGNISED, message("file_as_container", title="VAE", container=container_title(found)))
+        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
     if found.quantisation not in LOADED_VAE:
         scheme = TITLES.get(found.quantisation, found.quantisation)
         return Verdict(RECOGNISED, message("file_vae_scheme", scheme=scheme))
