@@ -97,8 +97,8 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
     there |= {each.id for each in unusual}
     missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
-    names = [name for name in view.tensors if not AIDS.search(name)]
-    lacking, unknown = differences(architecture, naming, names if view.prefix or alone else ())
+    own = {name: tensor.shape for name, tensor in view.tensors.items() if not AIDS.search(name)}
+    lacking, unknown = differences(architecture, naming, own if view.prefix or alone else {})
     return Probe(
         DENOISER if alone else CHECKPOINT,
         architecture=architecture,

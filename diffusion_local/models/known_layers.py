@@ -156,13 +156,15 @@ def closest_model(names: Iterable[str]) -> KnownModel | None:
     return known_models()[at] if share >= NEARLY else None
 
 
-def differences(architecture: str, naming: str, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def differences(
+    architecture: str, naming: str, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(missing, unknown) tensors of a file of this architecture; missing ones may have ``#`` for a number.
 
     Names without a dot do not count, as programs add marks of their own. Both are empty for architectures whose
-    tensors are not known. Missing ones are told only where most are there.
+    tensors are not known, and for models of other sizes. Missing ones are told only where most are there.
     """
-    there = {name for name in names if "." in name}
+    there = {name for name in shapes if "." in name}
     patterns = {pattern_of(name) for name in there}
     found = []
     for each in known_models():
@@ -172,6 +174,10 @@ def differences(architecture: str, naming: str, names: Iterable[str]) -> tuple[t
     if not found:
         return (), ()
     _, known, closest = min(found, key=lambda entry: entry[0])
+    # quantisation leaves the shapes of biases and scales
+    same = [(pattern_of(name), shape) in closest.sized for name, shape in shapes.items() if len(shape) == 1]
+    if sum(same) * 2 < len(same):
+        return (), ()
     unknown = sorted(name for name in there if pattern_of(name) not in known)
     missing = sorted(known - patterns)
     whole = {name for name in unpack(closest.tensors) if "." in name}
