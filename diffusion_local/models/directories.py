@@ -85,7 +85,7 @@ def walk_folder(
 @lru_cache(maxsize=1000)
 def warn_of_closed(folder: Path) -> None:
     """Log once that a folder is unreadable: its models would be missing silently."""
-    log.warning("this user may not read the folder %s, so what lies there is missing", folder)
+    log.warning("this user may not read the folder %s; files in it are not listed", folder)
 
 
 def is_model_folder(names: set[str], folder: Path) -> bool:

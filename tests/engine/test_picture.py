@@ -45,5 +45,5 @@ def test_one_that_is_unusable_says_so_each_time() -> None:
 
     picture = Picture(finish)
     for _ in range(2):
-        with pytest.raises(EngineError, match="to fail"):
+        with pytest.raises(EngineError, match="made the fake engine fail"):
             picture.image  # noqa: B018

@@ -472,5 +472,5 @@ def test_a_folder_that_may_not_be_read_is_told_once(
     monkeypatch.setattr(os, "scandir", refuse)
     assert list(walk(settings.loras)) == list(walk(settings.loras)) == []
     assert [record.message for record in caplog.records] == [
-        f"this user may not read the folder {closed}; files in them are not listed"
+        f"this user may not read the folder {closed}; files in it are not listed"
     ]

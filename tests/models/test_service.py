@@ -57,7 +57,7 @@ def test_equal_names_get_ids_of_their_own(library: Library, services: Services, 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path / "nothing", "there is no"),
+        (lambda path: path / "nothing", "does not exist"),
         (lambda path: path.mkdir() or path, "has no usable model"),
         (lambda path: write_header(path / "x.safetensors", files.LORA), "It is a LoRA"),
         (lambda path: write_header(path / "x.safetensors", files.FLUX), "needs CLIP-L, T5-XXL and the VAE of FLUX.1"),

@@ -65,7 +65,7 @@ def test_what_is_no_address_is_refused(typed: str) -> None:
     ("handler", "error", "words"),
     [
         (refused(404, "not_found", "There is no such address. /docs lists those."), ServerProblem, "version 0.0.1"),
-        (refused(405, "method_not_allowed", "Use GET here."), ServerProblem, f"here is {__version__}"),
+        (refused(405, "method_not_allowed", "Use GET here."), ServerProblem, f"this program is version {__version__}"),
         (refused(401, "unauthorized", "No account."), Unauthorized, "use --token"),
         (refused(429, "limit_reached", "50 a day."), LimitReached, "50 a day"),
         (refused(410, "gone", "The job 'x' was deleted."), Gone, "was deleted"),

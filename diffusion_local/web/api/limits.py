@@ -26,7 +26,7 @@ SMALL_BODIES = 64 * MOST_BYTES
 LARGE_POOLS = 3
 #: For those who have not signed in: a name and a password.
 STRANGERS_BYTES = 64 * 1024
-#: Of a JSON body: bytes beside its texts, and the number of its texts.
+#: Of a JSON body: bytes outside of its strings, and the number of its strings.
 MAX_STRUCTURE = 500_000
 MAX_TEXTS = 50_000
 #: Paths whose body is a file as it is.
@@ -171,7 +171,7 @@ class BodyLimit:
             if structure is not None:
                 structure.add(body)
                 if structure.excessive:
-                    raise HTTPException(413, f"JSON must have at most {MAX_STRUCTURE:,} bytes beside its texts.")
+                    raise HTTPException(413, f"JSON must have at most {MAX_STRUCTURE:,} bytes outside of its strings.")
             return message
 
         try:
