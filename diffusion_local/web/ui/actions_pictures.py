@@ -79,7 +79,9 @@ def caption(studio: Studio, key: str) -> Effect:
     """Describe a picture. The viewer may have moved on meanwhile, so only the toast tells of it."""
     image = studio.pictures.caption(key)
     return Effect(
-        toast=new_toast(say("viewer.captioned", caption=image.caption), view.button(say("viewer.show"), "open", key))
+        toast=new_toast(
+            say("viewer.captioned", caption=shortened(image.caption, 80)), view.button(say("viewer.show"), "open", key)
+        )
     )
 
 
