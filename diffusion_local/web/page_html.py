@@ -48,6 +48,7 @@ HEAD = """<head>
       : asked(query);
   }} catch {{}} // a browser that keeps nothing
 </script>
+<style>:root {{ --style-pictures: url("{path}/assets/icons/styles.webp"); }}</style>
 <link rel="manifest" href="{path}/assets/icons/app.webmanifest">
 <link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">
 <meta name="theme-color" content="#ffffff" media="(prefers-color-scheme: light)">

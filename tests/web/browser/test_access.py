@@ -97,6 +97,41 @@ def test_nothing_is_found_on_any_tab(
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_is_found_in_dialogs_and_panels(people: Any, site: Site, scheme: str, viewport: dict[str, int]) -> None:
+    images = [worked(site, a_prompt()), worked(site, a_prompt())]
+    page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce").open()
+    found: dict[str, list[str]] = {}
+    sheet(page)
+    page.locator("#group-styles > button").click()
+    page.get_by_role("checkbox", name="Anime").check()
+    found["styles"] = findings(page)
+    page.evaluate("document.documentElement.classList.remove('with-sheet')")
+    page.locator("[data-prompts=history]").click()
+    page.locator("#prompt-popup").wait_for()
+    found["history"] = findings(page)
+    page.keyboard.press("Escape")
+    go(page, "gallery")
+    page.locator(".tile .tick input").first.wait_for(state="attached")
+    if page.locator(".selecting").is_visible():
+        page.locator(".selecting").click()
+    for place in (0, 1):
+        page.locator(".tile .tick input").nth(place).check(force=True)
+    found["selection"] = findings(page)
+    page.locator(".picked [data-do=compare]").click()
+    page.wait_for_selector(".compare")
+    found["compare"] = findings(page)
+    page.keyboard.press("Escape")
+    page.locator(".compare").wait_for(state="detached")
+    page.goto(f"{site.url}/ui/picture/{images[0]}")
+    page.locator(f"[data-picture='{images[0]}'] [data-do=to_inpaint]").click()
+    page.wait_for_selector("#source dialog.painter[data-ready]")
+    found["canvas"] = findings(page)
+    assert {state: each for state, each in found.items() if each} == {}
+
+
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_page_speaks_the_browsers_language_and_the_chosen_one(people: Any, site: Site) -> None:
     worked(site, a_prompt())
     page = people(locale="zh-CN").open()
