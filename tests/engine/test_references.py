@@ -34,6 +34,11 @@ JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "widt
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 def kontext(starter: Model) -> Any:
     return diffusers.FluxKontextPipeline(**flux(starter).components)
 

@@ -26,6 +26,11 @@ from tests.support import tiers
 JOB: dict[str, Any] = {"steps": 2, "prompt": "a cat", "width": 64, "height": 64, "guidance": 3.0}
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @pytest.fixture(scope="module", autouse=True)
 def narrow_flux() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
