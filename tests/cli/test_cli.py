@@ -132,7 +132,7 @@ def test_submit_warns_of_a_long_prompt_on_standard_error(services: Services, run
         (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
         (["again", "nobody"], "no job 'nobody'"),
         (["again"], "job_ids: name jobs"),
-        (["again", "--failed"], "No failed job is left"),
+        (["again", "--failed"], "There is no failed job left"),
         (["move", "left", "x"], "to: must be top, bottom, up or down"),
         (["priority", "500", "x"], "priority: must be from -100"),
         (["forget"], "job_ids: name jobs"),

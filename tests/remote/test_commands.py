@@ -257,7 +257,7 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
         (["cancel", "nobody"], "no job 'nobody'"),
         (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
         (["pause", "--batch", "nobody"], "no batch 'nobody'"),
-        (["again", "--failed"], "No failed job is left"),
+        (["again", "--failed"], "There is no failed job left"),
         (["jobs", "--state", "sleeping"], "state: must be one of"),
         (["jobs", "--limit", "0"], "limit: must be from 1"),
         (["star", "nobody"], "no picture 'nobody'"),

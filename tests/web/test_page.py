@@ -240,7 +240,7 @@ def test_all_failed_again_and_the_list_cleared(services: Services) -> None:
     assert "not ended" in click(services, "forget", services.studio.jobs_of_batches([receipt])[0].id)["toast"]
     assert "1 picture" in click(services, "forget_ended")["toast"]
     assert {job.state for job in services.studio.jobs()} == {State.QUEUED}
-    assert "No failed job is left" in click(services, "again_failed")["toast"]
+    assert "There is no failed job left" in click(services, "again_failed")["toast"]
 
 
 def test_what_happened_opens_a_panel(services: Services) -> None:
