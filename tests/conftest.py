@@ -18,6 +18,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db.database import Database
 from diffusion_local.db.postgresql import PostgresDatabase
+from diffusion_local.dispatch.slots import full_name
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import PREFIX, Settings
 from diffusion_local.studio import Studio
@@ -314,7 +315,9 @@ def worker_process(services: Services, tmp_path: Path) -> Iterator[StartWorker]:
 def is_ready(services: Services, slot: str, child: Forked) -> bool:
     assert child.poll() is None, child.log_path.read_text()
     return any(
-        worker.slot == slot and worker.pid == child.pid and worker.status in ("idle", "busy", "loading")
+        worker.slot == full_name(services.settings, slot)
+        and worker.pid == child.pid
+        and worker.status in ("idle", "busy", "loading")
         for worker in services.workers.list_all()
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from diffusion_local.compose import Services
+from diffusion_local.dispatch.slots import full_name
 from diffusion_local.domain import Job, State
 from diffusion_local.messages import message
 from tests.conftest import StartWorker
@@ -250,7 +251,8 @@ def test_a_held_slot_is_refused_with_words(services: Services, worker_process: S
     second = worker_process(ready=False)
     assert second.wait(30) == 2
     said = second.log_path.read_text()
-    assert f"Slot cpu0 of {services.settings.home} is held by process {first.pid}" in said
+    slot = full_name(services.settings, "cpu0")
+    assert f"Slot {slot} of {services.settings.home} is held by process {first.pid}" in said
     assert "Traceback" not in said
     assert first.poll() is None
     [worker] = services.workers.list_all()
@@ -265,7 +267,7 @@ def test_two_slots_share_one_queue(services: Services, worker_process: StartWork
     assert {(job.state, job.attempt) for job in jobs} == {(State.DONE, 1)}
     with sql(services.settings) as db:
         each = db.execute("SELECT DISTINCT worker FROM job_events WHERE state = 'running'").fetchall()
-    assert {row["worker"] for row in each} == {"cpu0", "cpu1"}
+    assert {row["worker"] for row in each} == {full_name(services.settings, each) for each in ("cpu0", "cpu1")}
     assert pictures(services) == sorted(ids)
 
 
@@ -331,7 +333,7 @@ def test_a_worker_that_was_frozen_loses_its_claim_and_writes_nothing(
     [job_id] = submit(services, "[slow:0.1]", steps=20)
     running(services, job_id, step=2)
     frozen.send_signal(signal.SIGSTOP)
-    services.jobs.recover("cpu0", FAILURE)
+    services.jobs.recover(full_name(services.settings, "cpu0"), FAILURE)
     worker_process("cpu1")
     job = ended(services, job_id)
     assert (job.state, job.attempt) == (State.DONE, 2)
