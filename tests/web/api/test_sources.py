@@ -96,7 +96,7 @@ def test_several_pictures_may_come_within_the_json_and_as_a_form(client: TestCli
     ("references", "words"),
     [
         ([{"image": "f" * 64}], "names an unknown source picture"),
-        ([{"image": "http://169.254.169.254/latest"}], "addresses"),
+        ([{"image": "http://169.254.169.254/latest"}], "URLs are not fetched"),
         ([{"image": "AAAA"}], "must be a picture"),
         ([{"use": "style"}], "must have image as text"),
         ([7], "must have image as text"),
@@ -198,7 +198,7 @@ def test_white_space_and_variants_of_base64_are_no_fault(written: Callable[[str]
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("abcde", "base64|characters"), ("ab*d", "base64 data"), ("http://a/b.png", "addresses")]
+    ("text", "reason"), [("abcde", "base64|characters"), ("ab*d", "base64 data"), ("http://a/b.png", "URLs are not fetched")]
 )
 def test_a_picture_that_is_refused_has_its_reason(text: str, reason: str) -> None:
     with pytest.raises(InvalidParams, match=f"(?i){reason}"):
