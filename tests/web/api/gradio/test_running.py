@@ -36,7 +36,7 @@ def test_an_account_at_its_limit_keeps_no_other_from_waiting() -> None:
     async def work() -> None:
         running = Running(most=2)
         with running.until_stopped("1", None, "bob"), running.until_stopped("2", None, "bob"):
-            with pytest.raises(LimitReached, match="2 calls"), running.until_stopped("3", None, "bob"):
+            with pytest.raises(LimitReached, match="2 waiting calls"), running.until_stopped("3", None, "bob"):
                 pass
             with running.until_stopped("4", None, "ann"):
                 pass
