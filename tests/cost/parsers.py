@@ -444,6 +444,8 @@ PARSERS = [
 EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
     "engine/single_file.py": "names of tensors, of at most 500 characters, by anchored patterns",
+    "engine/kept_blocks.py": "names of tensors, of at most 500 characters",
+    "models/known_layers.py": "names of tensors, of at most 500 characters",
     "accounts/pairings.py": "removes single characters",
     "db/translation.py": "the program's own SQL",
     "web/page_delta.py": "the gallery's HTML, as the program wrote it",

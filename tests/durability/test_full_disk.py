@@ -52,8 +52,8 @@ def test_below_the_reserve_nothing_is_claimed_and_with_room_again_it_goes_on_by_
     services: Services, small_gallery: Path, start: Start
 ) -> None:
     filler = fill(small_gallery, 500_000)
-    start(WORKER, disk_reserve_mb=1)
     [job_id] = submit(services)
+    start(WORKER, disk_reserve_mb=1)
     reason = eventually(lambda: services.studio.snapshot().reason, 30)
     assert "less than 1 MB" in reason
     assert states(services, job_id) == ["queued"]
@@ -65,8 +65,8 @@ def test_below_the_reserve_nothing_is_claimed_and_with_room_again_it_goes_on_by_
 
 
 def test_a_reserve_that_is_lowered_lets_the_queue_go_on(services: Services, start: Start) -> None:
-    careful = start(WORKER, disk_reserve_mb=10**9)
     [job_id] = submit(services)
+    careful = start(WORKER, disk_reserve_mb=10**9)
     assert "Free some space" in eventually(lambda: services.studio.snapshot().reason, 30)
     assert states(services, job_id) == ["queued"]
     careful.terminate()

@@ -147,8 +147,9 @@ WATCH_SHIFTS = """() => {
   window.shiftObserver = new PerformanceObserver((list) => {
     for (const entry of list.getEntries())
       if (!entry.hadRecentInput)
-        for (const each of entry.sources)
-          window.shifts.push(`${name(each.node)}: ${box(each.previousRect)} -> ${box(each.currentRect)}`);
+        for (const { node, previousRect: from, currentRect: to } of entry.sources)
+          if (box(from) !== box(to)) // text may be set anew at fractions of a pixel
+            window.shifts.push(`${name(node)}: ${box(from)} -> ${box(to)}`);
   });
   window.shiftObserver.observe({ type: "layout-shift" });
 }"""
