@@ -1,4 +1,4 @@
-"""A real Chromium, with a real server and worker (fake engine), and the ways of a person through the page."""
+"""A real Chromium, with a real server and worker (fake engine), and page actions as a person takes them."""
 
 import shutil
 from collections.abc import Iterator

@@ -7,7 +7,16 @@ import pytest
 from diffusion_local.domain import State
 from diffusion_local.web.ui import view_help
 from tests.web.browser.conftest import DESKTOP, PHONE
-from tests.web.browser.ways import a_prompt, at_hand, batch, fits, go, press, sheet, worked
+from tests.web.browser.page_actions import (
+    batch_in_strip,
+    fits_width,
+    generate,
+    make_picture,
+    open_settings,
+    open_view,
+    show_on_stage,
+    unique_prompt,
+)
 from tests.web.conftest import Site
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -51,24 +60,24 @@ def test_nothing_is_found_on_any_tab(
     studio = site.services.studio
     page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce", locale=locale).open()
     assert findings(page) == []  # the invitation
-    prompt, broken = a_prompt(), a_prompt("broken [fail]")
-    press(page, broken)
-    press(page, prompt)
-    batch(page, broken).locator(".shot.failed").wait_for()
-    batch(page, prompt).locator(".shot.done").wait_for()
+    prompt, broken = unique_prompt(), unique_prompt("broken [fail]")
+    generate(page, broken)
+    generate(page, prompt)
+    batch_in_strip(page, broken).locator(".shot.failed").wait_for()
+    batch_in_strip(page, prompt).locator(".shot.done").wait_for()
     studio.queue.pause()
-    press(page, a_prompt("waits"))
-    studio.submit(a_prompt("several wait"), count=12)  # a batch with a header, and more than is shown of it
+    generate(page, unique_prompt("waits"))
+    studio.submit(unique_prompt("several wait"), count=12)  # a batch with a header, and more than is shown of it
     page.locator(".shot.queued").first.wait_for()
-    sheet(page)
+    open_settings(page)
     page.wait_for_selector("#width input", state="visible")
     assert findings(page) == []
     page.keyboard.press("Escape")
     page.evaluate("document.documentElement.classList.remove('with-sheet')")
-    at_hand(page, batch(page, broken).locator(".shot.failed"))
+    show_on_stage(page, batch_in_strip(page, broken).locator(".shot.failed"))
     page.locator(".canvas.failed").wait_for()
     assert findings(page) == []
-    at_hand(page, batch(page, prompt).locator(".shot.done")).locator(".canvas.done a.open").click()
+    show_on_stage(page, batch_in_strip(page, prompt).locator(".shot.done")).locator(".canvas.done a.open").click()
     page.wait_for_selector("[data-picture]")
     assert findings(page) == []
     page.keyboard.press("Escape")
@@ -89,10 +98,10 @@ def test_nothing_is_found_on_any_tab(
     assert page.evaluate("document.activeElement.id") == "view"
     for tab in page.evaluate("[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"):
         if tab and tab != "create":
-            go(page, tab)
+            open_view(page, tab)
             page.wait_for_function(DRAWN)
             assert findings(page) == [], tab
-            assert fits(page), tab
+            assert fits_width(page), tab
     assert studio.snapshot().counts[State.QUEUED] >= 1
 
 
@@ -100,10 +109,10 @@ def test_nothing_is_found_on_any_tab(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_nothing_is_found_in_dialogs_and_panels(people: Any, site: Site, scheme: str, viewport: dict[str, int]) -> None:
-    images = [worked(site, a_prompt()), worked(site, a_prompt())]
+    images = [make_picture(site, unique_prompt()), make_picture(site, unique_prompt())]
     page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce").open()
     found: dict[str, list[str]] = {}
-    sheet(page)
+    open_settings(page)
     page.locator("#group-styles > button").click()
     page.get_by_role("checkbox", name="Anime").check()
     found["styles"] = findings(page)
@@ -112,7 +121,7 @@ def test_nothing_is_found_in_dialogs_and_panels(people: Any, site: Site, scheme:
     page.locator("#prompt-popup").wait_for()
     found["history"] = findings(page)
     page.keyboard.press("Escape")
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.locator(".tile .tick input").first.wait_for(state="attached")
     if page.locator(".selecting").is_visible():
         page.locator(".selecting").click()
@@ -133,18 +142,18 @@ def test_nothing_is_found_in_dialogs_and_panels(people: Any, site: Site, scheme:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_page_speaks_the_browsers_language_and_the_chosen_one(people: Any, site: Site) -> None:
-    worked(site, a_prompt())
+    make_picture(site, unique_prompt())
     page = people(locale="zh-CN").open()
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     assert page.inner_text("#generate") == "生成"
     assert page.get_attribute("#prompt textarea", "placeholder") == "描述您想要的图片"
     page.locator("#views a", has_text="图库").click()
     page.locator(".shelves", has_text="全部图片").wait_for()
-    go(page, "create")
+    open_view(page, "create")
     page.fill("#count input", "0")
-    press(page, "x")
+    generate(page, "x")
     page.locator("#told", has_text="张数 必须在 1 到 100 之间（输入为 0）。").wait_for()
-    go(page, "settings")
+    open_view(page, "settings")
     page.select_option("[data-language]", "en")
     page.wait_for_function("document.documentElement.lang === 'en' && document.querySelector('#now .now')")
     page.locator("#views a", has_text="Gallery").click()
@@ -174,7 +183,7 @@ def test_keys_do_what_their_list_says(people: Any, site: Site) -> None:
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
     page = people().open()
-    job = site.services.studio.submit(a_prompt("slow [slow:0.3]"), width=128, height=128, steps=12)
+    job = site.services.studio.submit(unique_prompt("slow [slow:0.3]"), width=128, height=128, steps=12)
     page.wait_for_function("/^\\d+ % · .*diffusion-local$|^\\d+ % · diffusion-local$/.test(document.title)")
     site.services.studio.wait(job.job_ids, 30)
     page.wait_for_function("document.title === 'diffusion-local'")
@@ -183,9 +192,9 @@ def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_arrow_keys_walk_the_results_and_enter_opens_one(people: Any, site: Site) -> None:
     page = people().open()
-    prompt = a_prompt("three of them")
+    prompt = unique_prompt("three of them")
     page.fill("#count input", "3")
-    press(page, prompt)
+    generate(page, prompt)
     shots = f".batch[data-prompt='{prompt}'] .shot.done"
     page.wait_for_function("(shots) => document.querySelectorAll(shots).length === 3", arg=shots)
     ids = page.evaluate("(shots) => [...document.querySelectorAll(shots)].map((each) => each.dataset.at)", shots)
@@ -215,19 +224,19 @@ def test_the_bell_is_asked_for_and_rings_when_all_is_done(people: Any, site: Sit
       Object.defineProperty(document, "hidden", { get: () => window.looksAway ?? false });
     """)
     page = person.open()
-    go(page, "settings")
+    open_view(page, "settings")
     bell = page.locator("[data-bell]").first
     bell.wait_for()
     assert bell.get_attribute("aria-pressed") == "false"
     bell.click()
     page.wait_for_function("document.querySelector('[data-bell]').getAttribute('aria-pressed') === 'true'")
-    go(page, "create")
-    press(page, a_prompt("nobody looks [slow:0.1]"))
+    open_view(page, "create")
+    generate(page, unique_prompt("nobody looks [slow:0.1]"))
     page.locator(".shot.running").first.wait_for()
     page.evaluate("window.looksAway = true")
     page.wait_for_function("window.rung.length === 1")
     assert page.evaluate("window.rung") == ["diffusion-local: All pictures are done."]
     page.evaluate("window.looksAway = false")
-    go(page, "settings")
+    open_view(page, "settings")
     bell.click()
     page.wait_for_function("document.querySelector('[data-bell]').getAttribute('aria-pressed') === 'false'")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.browser.ways import go, worked
+from tests.web.browser.page_actions import make_picture, open_view
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.browser
@@ -49,11 +49,11 @@ DRAWN = {
 
 
 def test_everything_that_can_be_pressed_has_a_name_in_every_view(people: Any, site: Site) -> None:
-    image = worked(site, "a red apple")
+    image = make_picture(site, "a red apple")
     page = people().open()
     faults = {"create": page.evaluate(FAULTS)}
     for view, drawn in DRAWN.items():
-        go(page, view)
+        open_view(page, view)
         page.wait_for_selector(drawn)
         faults[view] = page.evaluate(FAULTS)
     page.keyboard.press("q")

@@ -7,7 +7,17 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, answer, at_hand, batch, fits, go, press, sheet, worked
+from tests.web.browser.page_actions import (
+    answer_dialog,
+    batch_in_strip,
+    fits_width,
+    generate,
+    make_picture,
+    open_settings,
+    open_view,
+    show_on_stage,
+    unique_prompt,
+)
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -16,20 +26,20 @@ pytestmark = pytest.mark.browser
 
 
 def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
-    prompt = a_prompt("slow apple [slow:0.15]")
+    prompt = unique_prompt("slow apple [slow:0.15]")
     assert page.title() == "diffusion-local"
-    press(page, prompt)
-    mine = batch(page, prompt)
+    generate(page, prompt)
+    mine = batch_in_strip(page, prompt)
     page.locator(".caption .state", has_text=re.compile(r"Step \d+ of 12")).wait_for()
     page.locator(".canvas.running img[src*='/previews/']").wait_for()
-    assert fits(page)
+    assert fits_width(page)
     mine.locator(".shot.done img[src^='/thumbnails/']").wait_for()
     page.locator(f".canvas.done img[src^='/images/'][alt='{prompt}']").wait_for()
 
-    go(page, "gallery")
+    open_view(page, "gallery")
     tile = page.locator(f".tile a.open:has(img[alt='{prompt}'])")
     tile.wait_for()
-    assert fits(page)
+    assert fits_width(page)
     page.wait_for_function("[...document.querySelectorAll('.tile img')].some((img) => img.naturalWidth > 0)")
 
     tile.click()
@@ -37,7 +47,7 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     panel.wait_for()
     assert prompt in panel.inner_text()
     assert "DPM++ 2M" in panel.inner_text()
-    assert fits(page)
+    assert fits_width(page)
     seed = panel.locator("dt:has-text('Seed') + dd").inner_text()
     page.keyboard.press("Escape")
     panel.wait_for(state="detached")
@@ -49,16 +59,16 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     panel.wait_for(state="detached")
     page.wait_for_url("**/ui/create")
     assert page.input_value("#prompt textarea") == prompt
-    sheet(page)
+    open_settings(page)
     assert page.input_value("#seed input") == seed
-    assert fits(page)
+    assert fits_width(page)
 
 
 def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> None:
     page = people().open()
     site.services.studio.queue.pause()
     before = site.services.studio.snapshot().counts[State.QUEUED]
-    prompt = a_prompt()
+    prompt = unique_prompt()
     page.fill("#prompt textarea", prompt)
     for _ in range(10):
         page.click("#generate")
@@ -66,7 +76,7 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
     page.wait_for_function("document.querySelectorAll('.batch').length === 10")  # all that is not finished is shown
     assert "Paused" in page.locator("#now").inner_text()
 
-    go(page, "queue")
+    open_view(page, "queue")
     page.locator("#queue").get_by_text("Next", exact=True).wait_for()
     page.locator("#queue >> text=Cancel all waiting").click()
     page.click("#asking .primary")
@@ -77,38 +87,38 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_cancel_and_again(page: Any, site: Site) -> None:
-    prompt = a_prompt("long way [slow:3]")
-    press(page, prompt)
-    mine = batch(page, prompt)
+    prompt = unique_prompt("long way [slow:3]")
+    generate(page, prompt)
+    mine = batch_in_strip(page, prompt)
     mine.locator(".shot.running").wait_for()
     mine.locator("[data-do=cancel_batch]").click()
-    at_hand(page, mine.locator(".shot.cancelled")).locator(".canvas [data-do=again]").click()
+    show_on_stage(page, mine.locator(".shot.cancelled")).locator(".canvas [data-do=again]").click()
     mine.nth(1).wait_for()
 
-    go(page, "queue")
+    open_view(page, "queue")
     row = page.locator("#queue li.line:not(.cancelled)", has_text=prompt).first
     row.locator("text=Cancel").click()
     page.locator("#queue li.line.cancelled", has_text=prompt).nth(1).wait_for()
-    assert fits(page)
+    assert fits_width(page)
     assert all(job.state is State.CANCELLED for job in site.services.studio.jobs() if job.params.prompt == prompt)
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_failed_picture_says_why(people: Any) -> None:
     page = people().open()
-    prompt = a_prompt("broken [fail]")
-    press(page, prompt)
-    batch(page, prompt).locator(".shot.failed").wait_for()
+    prompt = unique_prompt("broken [fail]")
+    generate(page, prompt)
+    batch_in_strip(page, prompt).locator(".shot.failed").wait_for()
     told = page.locator(".canvas.failed")
     told.locator("text=made the fake engine fail").wait_for()
     told.locator("text=Dismiss").click()
-    batch(page, prompt).wait_for(state="detached")
+    batch_in_strip(page, prompt).wait_for(state="detached")
 
 
 def test_bad_input_is_told_beside_the_form(people: Any, site: Site) -> None:
     page = people().open()
     page.fill("#count input", "0")
-    press(page, "a red apple")
+    generate(page, "a red apple")
     page.locator("#told .notice", has_text="Images must be from 1 to 100 (got 0).").wait_for()
     assert page.get_attribute("#count input", "aria-invalid") == "true"
     page.fill("#count input", "1")
@@ -129,10 +139,10 @@ def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> N
     page.wait_for_function("document.querySelector('#seed input').value !== ''")
     page.click("#any-seed")
     page.wait_for_function("document.querySelector('#seed input').value === ''")
-    prompts = [a_prompt(), a_prompt()]
+    prompts = [unique_prompt(), unique_prompt()]
     for prompt in prompts:
-        press(page, prompt)
-        batch(page, prompt).locator(".shot").wait_for()
+        generate(page, prompt)
+        batch_in_strip(page, prompt).locator(".shot").wait_for()
     seeds = [job.params.seed for job in site.services.studio.jobs() if job.params.prompt in prompts]
     assert len(set(seeds)) == 2
 
@@ -141,9 +151,9 @@ def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> N
 def test_a_shape_sets_the_size(people: Any, site: Site) -> None:
     page = people().open()
     page.locator("#size label", has_text="3:4").click()
-    prompt = a_prompt()
-    press(page, prompt)
-    batch(page, prompt).locator(".shot").wait_for()
+    prompt = unique_prompt()
+    generate(page, prompt)
+    batch_in_strip(page, prompt).locator(".shot").wait_for()
     job = next(each for each in site.services.studio.jobs() if each.params.prompt == prompt)
     assert (job.params.width, job.params.height) == (224, 296)
 
@@ -151,7 +161,7 @@ def test_a_shape_sets_the_size(people: Any, site: Site) -> None:
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_enter_generates_but_not_while_an_input_method_composes(people: Any, site: Site) -> None:
     page = people().open()
-    prompt = a_prompt()
+    prompt = unique_prompt()
     page.fill("#prompt textarea", prompt)
     page.focus("#prompt textarea")
     page.keyboard.press("Shift+Enter")
@@ -163,7 +173,7 @@ def test_enter_generates_but_not_while_an_input_method_composes(people: Any, sit
             f"Object.assign({{key: 'Enter', bubbles: true, cancelable: true}}, {composing})))"
         )
     page.keyboard.press("Enter")
-    batch(page, prompt).wait_for()
+    batch_in_strip(page, prompt).wait_for()
     eventually(lambda: [job for job in site.services.studio.jobs() if job.params.prompt.strip() == prompt])
     assert len([job for job in site.services.studio.jobs() if job.params.prompt.strip() == prompt]) == 1
 
@@ -172,7 +182,7 @@ def test_enter_generates_but_not_while_an_input_method_composes(people: Any, sit
     page.keyboard.press("?")
     page.locator("[role=dialog] [data-enter]").check()  # turned round
     page.keyboard.press("Escape")
-    other = a_prompt()
+    other = unique_prompt()
     page.fill("#prompt textarea", other)
     page.focus("#prompt textarea")
     page.keyboard.press("Enter")
@@ -185,10 +195,10 @@ def test_enter_generates_but_not_while_an_input_method_composes(people: Any, sit
 def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
     page = people().open()
     site.services.studio.queue.pause()
-    prompt = a_prompt()
+    prompt = unique_prompt()
     page.fill("#count input", "4")
-    press(page, prompt)
-    batch(page, prompt).locator(".shot").nth(3).wait_for()
+    generate(page, prompt)
+    batch_in_strip(page, prompt).locator(".shot").nth(3).wait_for()
     waiting = site.services.studio.snapshot().counts[State.QUEUED]
     for place in ("#prompt textarea", "#steps input", "#model input", "#seed input"):
         page.click(place)
@@ -246,12 +256,12 @@ def test_a_press_that_was_lost_with_its_page_is_told_once(people: Any, site: Sit
     page.unroute("**/run/predict*")
     lost.wait_for()
     assert page.input_value("#prompt textarea") == "lost"
-    prompt = a_prompt()
-    press(page, prompt)
-    batch(page, prompt).wait_for()
+    prompt = unique_prompt()
+    generate(page, prompt)
+    batch_in_strip(page, prompt).wait_for()
     lost.wait_for(state="detached")
     page.reload()
-    batch(page, prompt).wait_for()
+    batch_in_strip(page, prompt).wait_for()
     assert lost.count() == 0
     assert "lost" not in [job.params.prompt for job in site.services.studio.jobs()]
     person.complaints.clear()  # of the requests that this test broke
@@ -274,22 +284,22 @@ def test_an_action_that_the_server_refuses_is_told(people: Any) -> None:
 def test_presses_of_two_tabs_are_all_remembered(people: Any) -> None:
     person = people()
     tabs = [person.open(), person.open()]
-    prompts = [a_prompt(), a_prompt()]
+    prompts = [unique_prompt(), unique_prompt()]
     for tab, prompt in zip(tabs, prompts, strict=True):
-        press(tab, prompt)
-        batch(tab, prompt).wait_for()
+        generate(tab, prompt)
+        batch_in_strip(tab, prompt).wait_for()
     tabs[0].reload()
     for prompt in prompts:
-        batch(tabs[0], prompt).wait_for()
+        batch_in_strip(tabs[0], prompt).wait_for()
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_prompt_is_shown_as_text(people: Any) -> None:
     page = people().open()
-    prompt = a_prompt('<img src=x onerror="window.hit = 1"> ${window.hit = 2} {{hit}} `')
-    press(page, prompt.replace("{", r"\{").replace("}", r"\}"))  # else they are choices
-    batch(page, prompt).locator(".shot.done").wait_for()
-    go(page, "gallery")
+    prompt = unique_prompt('<img src=x onerror="window.hit = 1"> ${window.hit = 2} {{hit}} `')
+    generate(page, prompt.replace("{", r"\{").replace("}", r"\}"))  # else they are choices
+    batch_in_strip(page, prompt).locator(".shot.done").wait_for()
+    open_view(page, "gallery")
     page.locator(".tile").first.click()
     page.locator("[role=dialog]").wait_for()
     assert page.evaluate("window.hit") is None
@@ -297,10 +307,10 @@ def test_a_prompt_is_shown_as_text(people: Any) -> None:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people: Any, site: Site) -> None:
-    settings, prompt = site.services.settings, a_prompt("glowing lantern, misty harbour")
+    settings, prompt = site.services.settings, unique_prompt("glowing lantern, misty harbour")
     settings.wildcards.mkdir(exist_ok=True)
     (settings.wildcards / "animal.txt").write_text("cat\ndog\n")
-    worked(site, prompt)
+    make_picture(site, prompt)
     page = people().open()
     field = page.locator("#prompt textarea")
     field.fill("a red apple")
@@ -321,10 +331,10 @@ def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people:
     page.locator("#suggestions").wait_for(state="hidden")
     assert page.locator(".batch").count() == 0
 
-    first, second = a_prompt("an older one"), a_prompt("a newer one")
+    first, second = unique_prompt("an older one"), unique_prompt("a newer one")
     for each in (first, second):
-        press(page, each)
-        batch(page, each).wait_for()
+        generate(page, each)
+        batch_in_strip(page, each).wait_for()
     field.fill("half written")
     for wanted in (second, first):
         page.keyboard.press("Alt+ArrowUp")
@@ -342,7 +352,7 @@ def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people:
     page.wait_for_function("JSON.parse(sessionStorage.getItem('diffusion-local-draft')).includes('blur')")
     page.click("[data-prompts=presets]")
     page.locator("#prompt-popup > .act").click()
-    answer(page, "evening")
+    answer_dialog(page, "evening")
     page.fill("#steps input", "3")
     field.fill("something else")
     page.click("[data-prompts=presets]")
@@ -353,10 +363,10 @@ def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_again_until_stopped(people: Any, site: Site) -> None:
-    page, prompt = people().open(), a_prompt("on and on")
+    page, prompt = people().open(), unique_prompt("on and on")
     page.fill("#prompt textarea", prompt)
     page.click("[data-prompts=repeat]")
-    batch(page, prompt).nth(1).wait_for()
+    batch_in_strip(page, prompt).nth(1).wait_for()
     page.click("[data-prompts=repeat]")
     assert page.get_attribute("[data-prompts=repeat]", "aria-pressed") == "false"
     jobs = [job for job in site.services.studio.jobs() if job.params.prompt == prompt]
@@ -367,7 +377,7 @@ def test_styles_are_chosen_by_their_pictures_which_come_when_the_group_is_opened
     page = people().open()
     sheets: list[str] = []
     page.on("request", lambda request: sheets.append(request.url) if "styles.webp" in request.url else None)
-    prompt = a_prompt()
+    prompt = unique_prompt()
     page.fill("#prompt textarea", prompt)
     assert page.locator("#styles input").first.is_hidden()
     assert sheets == []

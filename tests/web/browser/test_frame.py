@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from tests.web.browser.conftest import PHONE
-from tests.web.browser.ways import a_prompt, batch, go, press, sheet, worked
+from tests.web.browser.page_actions import (
+    batch_in_strip,
+    generate,
+    make_picture,
+    open_settings,
+    open_view,
+    unique_prompt,
+)
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -16,19 +23,19 @@ pytestmark = pytest.mark.browser
 def test_a_reload_a_second_tab_and_another_device_show_the_truth(people: Any, site: Site) -> None:
     person = people()
     page = person.open()
-    prompt = a_prompt()
-    press(page, prompt)
-    batch(page, prompt).locator(".shot.done").wait_for()
+    prompt = unique_prompt()
+    generate(page, prompt)
+    batch_in_strip(page, prompt).locator(".shot.done").wait_for()
     page.reload()
-    batch(page, prompt).locator(".shot.done").wait_for()
-    batch(person.open(), prompt).locator(".shot.done").wait_for()
+    batch_in_strip(page, prompt).locator(".shot.done").wait_for()
+    batch_in_strip(person.open(), prompt).locator(".shot.done").wait_for()
 
     other = people(viewport=PHONE).open()
     assert other.locator(".batch").count() == 0  # not its own press
     other.locator(f".shot img[alt='{prompt}']").wait_for()  # but what there is
-    go(other, "gallery")
+    open_view(other, "gallery")
     other.locator(f".tile img[alt='{prompt}']").wait_for()
-    go(other, "queue")
+    open_view(other, "queue")
     other.locator("#queue li.line.done", has_text=prompt).wait_for()
 
 
@@ -37,9 +44,9 @@ def test_a_seventh_tab_loads(people: Any) -> None:
     """gr.State would hold a connection open for each tab, and a browser has six."""
     person = people()
     tabs = [person.open() for _ in range(7)]
-    prompt = a_prompt()
-    press(tabs[-1], prompt)
-    batch(tabs[-1], prompt).locator(".shot.done").wait_for()
+    prompt = unique_prompt()
+    generate(tabs[-1], prompt)
+    batch_in_strip(tabs[-1], prompt).locator(".shot.done").wait_for()
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
@@ -120,7 +127,7 @@ def test_arrow_keys_walk_the_views_and_the_header_holds_at_every_width(people: A
     assert page.evaluate("document.activeElement.dataset.view") == "settings"
     page.keyboard.press("Enter")
     page.wait_for_url("**/ui/settings")
-    go(page, "lists")
+    open_view(page, "lists")
     page.locator("#list-mode").wait_for()
     for width in (280, 390, 700, 759, 760, 900, 1001, 1440):
         page.set_viewport_size({"width": width, "height": 800})
@@ -157,14 +164,14 @@ WATCH_SHIFTS = """() => {
 
 @pytest.mark.parametrize("submitter", ["the page", pytest.param("another device", marks=pytest.mark.slow)])
 def test_nothing_moves_while_jobs_run_and_when_they_end(page: Any, site: Site, submitter: str) -> None:
-    worked(site, a_prompt())
+    make_picture(site, unique_prompt())
     page.wait_for_function("document.querySelector('.shot')")
-    prompt = a_prompt("five of them [slow:0.02]")
+    prompt = unique_prompt("five of them [slow:0.02]")
     page.evaluate(WATCH_SHIFTS)
     if submitter == "the page":
-        sheet(page)
+        open_settings(page)
         page.fill("#count input", "5")
-        press(page, prompt)
+        generate(page, prompt)
         page.mouse.move(5, 5)
     else:
         site.services.studio.submit(prompt, width=128, height=128, steps=12, count=5)

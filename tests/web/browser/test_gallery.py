@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.errors import Gone
 from tests.web.browser.conftest import PHONE
-from tests.web.browser.ways import a_prompt, answer, go, worked
+from tests.web.browser.page_actions import answer_dialog, make_picture, open_view, unique_prompt
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_gallery_is_sorted_as_its_address_says(people: Any, site: Site) -> None:
-    studio, prompt = site.services.studio, a_prompt("to be sorted")
+    studio, prompt = site.services.studio, unique_prompt("to be sorted")
     sizes = [(128, 128), (256, 256), (128, 136)]
     job_ids = [studio.submit(prompt, width=wide, height=high, steps=2).job_ids[0] for wide, high in sizes]
     found = studio.images_of(studio.wait(job_ids, 30))
@@ -41,13 +41,13 @@ def test_the_gallery_is_sorted_as_its_address_says(people: Any, site: Site) -> N
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_new_pictures_are_offered_and_nothing_moves_by_itself(people: Any, site: Site) -> None:
     page = people().open()
-    first = worked(site, a_prompt())
-    go(page, "gallery")
+    first = make_picture(site, unique_prompt())
+    open_view(page, "gallery")
     shown = page.locator(f".tile[data-key='{first}'] .open img")
     shown.wait_for()
     shown.evaluate("(img) => { img.marked = true; }")
     before = shown.bounding_box()
-    second = worked(site, a_prompt())
+    second = make_picture(site, unique_prompt())
     page.locator("[data-fresh]", has_text="1 new picture").wait_for()
     assert page.locator(f".tile[data-key='{second}']").count() == 0
     assert shown.bounding_box() == before
@@ -58,10 +58,10 @@ def test_new_pictures_are_offered_and_nothing_moves_by_itself(people: Any, site:
 
 
 def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt("a very special boat"))
-    worked(site, a_prompt("something else"))
+    image = make_picture(site, unique_prompt("a very special boat"))
+    make_picture(site, unique_prompt("something else"))
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.fill("[data-search]", "special boat")
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
     page.click(".tile a.open")
@@ -90,9 +90,9 @@ def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any, site: Site) -> None:
-    first, second, third = (worked(site, a_prompt()) for _ in range(3))
+    first, second, third = (make_picture(site, unique_prompt()) for _ in range(3))
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     for image in (first, second):
         page.locator(f".tile[data-key='{image}'] .tick input").check(force=True)
     bar = page.locator(".picked:visible")
@@ -106,7 +106,7 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
 
     bar.locator("summary").click()
     bar.locator("[data-do=board_new]").click()
-    answer(page, f"Autumn <b>{first}")
+    answer_dialog(page, f"Autumn <b>{first}")
     page.locator(".toast", has_text="Autumn <b>").wait_for()
     [board] = [each for each in site.services.studio.boards.all() if first in each.name]
     assert board.count == 2
@@ -121,10 +121,10 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: Site) -> None:
-    kept, other = worked(site, a_prompt()), worked(site, a_prompt())
+    kept, other = make_picture(site, unique_prompt()), make_picture(site, unique_prompt())
     board = site.services.studio.boards.create(f"Winter {kept}", [kept])
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.locator(f".tile[data-key='{other}']").wait_for()
     page.locator(f".shelves [data-board='{board.id}']").click()
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
@@ -140,7 +140,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
     page.locator(".gallery-head", has_text="Trash").wait_for()
     page.locator(f".tile[data-key='{other}'] .tick input").check(force=True)
     page.locator(".picked:visible [data-do=delete_these]").click()
-    answer(page)
+    answer_dialog(page)
     page.locator(f".tile[data-key='{other}']").wait_for(state="detached")
     with pytest.raises(Gone):
         site.services.studio.image(other)
@@ -148,10 +148,10 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_picture_is_dragged_to_a_board(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt())
+    image = make_picture(site, unique_prompt())
     board = site.services.studio.boards.create(f"Spring {image}", [])
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.drag_and_drop(f".tile[data-key='{image}']", f".shelves [data-board='{board.id}']")
     page.locator(f".shelves [data-board='{board.id}'] .number", has_text="1").wait_for()
     assert site.services.studio.boards.get(board.id).count == 1
@@ -159,9 +159,9 @@ def test_a_picture_is_dragged_to_a_board(people: Any, site: Site) -> None:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_tools_of_a_tile_star_it(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt())
+    image = make_picture(site, unique_prompt())
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.hover(f".tile[data-key='{image}']")
     page.click("#tile-tools [data-star]")
     page.locator(f".tile[data-key='{image}'][data-starred]").wait_for()
@@ -170,9 +170,9 @@ def test_tools_of_a_tile_star_it(people: Any, site: Site) -> None:
 
 @pytest.mark.slow
 def test_a_thumb_selects_in_a_mode_of_its_own(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt())
+    image = make_picture(site, unique_prompt())
     page = people(viewport=PHONE, is_mobile=True, has_touch=True).open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     tile = page.locator(f".tile[data-key='{image}']")
     tile.tap(position={"x": 20, "y": 20})
     page.wait_for_selector("[data-picture]")  # no box lies above the picture

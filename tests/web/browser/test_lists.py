@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, answer, fits, go
+from tests.web.browser.page_actions import answer_dialog, fits_width, open_view, unique_prompt
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -26,8 +26,8 @@ def option(page: Any, name: str, value: str) -> None:
 
 
 def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, site: Site) -> None:
-    studio, first = site.services.studio, a_prompt("a list of boats")
-    go(page, "lists")
+    studio, first = site.services.studio, unique_prompt("a list of boats")
+    open_view(page, "lists")
     page.fill(TEXT, f"{first}\na red apple --steps many\n# nothing\na {{red|blue}} tree --count 2\n")
     page.click("#list-for-all > button")
     option(page, "size", "128x128")
@@ -39,11 +39,11 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
     assert bad.count() == 1
     assert bad.inner_text().startswith("2")
     assert "Steps" in bad.inner_text()
-    assert fits(page)
+    assert fits_width(page)
 
     page.reload()
     page.wait_for_selector("#generate", state="attached")
-    go(page, "lists")
+    open_view(page, "lists")
     page.wait_for_function(f"document.querySelector('{TEXT}').value.includes({first!r})")
     page.click("#list-for-all > button")
     assert page.input_value("#list-size :is(input, textarea)") == "128x128"
@@ -68,10 +68,10 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> None:
-    studio, prompt = site.services.studio, a_prompt("waiting in a list")
+    studio, prompt = site.services.studio, unique_prompt("waiting in a list")
     studio.queue.pause()
     batch_id = studio.lists.submit(f"{prompt}\na blue whale", name=prompt, size="128x128", steps=2).batch_id
-    go(page, "lists")
+    open_view(page, "lists")
     row = batch(page, prompt)
     row.locator(".menu summary").click()
     row.locator("[data-do=batch_panel]").click()
@@ -96,19 +96,19 @@ def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> N
 
     row.locator(".menu summary").click()
     row.locator("[data-do=batch_rename]").click()
-    answer(page, f"{prompt} at night")
+    answer_dialog(page, f"{prompt} at night")
     row = batch(page, f"{prompt} at night")
     row.wait_for()
     row.locator(".menu summary").click()
     row.locator("[data-do=cancel_batch]").click()
-    answer(page)
+    answer_dialog(page)
     row.locator(".meta", has_text="2 cancelled").wait_for()
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_grid_is_counted_before_it_is_queued(people: Any, site: Site) -> None:
-    page, prompt = people().open(), a_prompt("a grid of a red apple")
-    go(page, "lists")
+    page, prompt = people().open(), unique_prompt("a grid of a red apple")
+    open_view(page, "lists")
     page.click("#list-mode label:nth-of-type(2)")
     page.fill("#list-prompt textarea", prompt)
     page.fill("#list-axis-x input", "prompt")
@@ -126,9 +126,9 @@ def test_a_grid_is_counted_before_it_is_queued(people: Any, site: Site) -> None:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, site: Site, tmp_path: Path) -> None:
-    studio, page, prompt = site.services.studio, people().open(), a_prompt("从文件")
+    studio, page, prompt = site.services.studio, people().open(), unique_prompt("从文件")
     studio.queue.pause()
-    go(page, "lists")
+    open_view(page, "lists")
     path = tmp_path / "list.csv"
     path.write_bytes(f"prompt,steps\n{prompt},2\n".encode("gbk"))
     with page.expect_file_chooser() as chooser:

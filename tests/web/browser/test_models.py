@@ -6,7 +6,7 @@ import pytest
 
 from tests.models import files
 from tests.models.files import write_header
-from tests.web.browser.ways import fits, go
+from tests.web.browser.page_actions import fits_width, open_view
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.browser
 
 def test_models_are_shown_added_used_and_cancelled(page: Any, site: Site, tmp_path: Any) -> None:
     library = site.services.studio.library
-    go(page, "models")
+    open_view(page, "models")
     page.wait_for_selector("#models .model[data-key=models-starter]")
-    assert fits(page)
+    assert fits_width(page)
     path = write_header(tmp_path / "elsewhere_lightning.safetensors", files.SDXL)
     page.fill("#model-source :is(input, textarea)", str(path))
     page.click("#model-add")
@@ -27,7 +27,7 @@ def test_models_are_shown_added_used_and_cancelled(page: Any, site: Site, tmp_pa
     card.locator("[data-do=use_model]").click()
     page.wait_for_url("**/ui/create")
     page.wait_for_function("document.querySelector('#model input')?.value.includes('elsewhere_lightning')")
-    go(page, "models")
+    open_view(page, "models")
     page.fill("#model-source :is(input, textarea)", "someone/some-model")
     page.press("#model-source :is(input, textarea)", "Enter")
     row = page.locator("#models .row", has_text="someone/some-model")
@@ -48,7 +48,7 @@ def test_loras_are_cards_that_are_searched_used_and_offered_where_they_fit(peopl
     Image.new("RGB", (64, 64), "navy").save(folder / "ink.preview.png")
     plain = write_header(site.services.settings.models / "plain.safetensors", files.SD1)
     page = people().open()
-    go(page, "models")
+    open_view(page, "models")
     page.locator("#models .model[data-key=models-plain] [data-do=use_model]").click()
     page.wait_for_function("document.querySelector('#model input')?.value.includes('plain')")
     page.goto(f"{site.url}/ui/models?show=loras&search=wash")

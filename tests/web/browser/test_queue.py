@@ -8,7 +8,15 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, answer, batch, fits, go, press, worked
+from tests.web.browser.page_actions import (
+    answer_dialog,
+    batch_in_strip,
+    fits_width,
+    generate,
+    make_picture,
+    open_view,
+    unique_prompt,
+)
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -37,16 +45,16 @@ def choose(row: Any, label: str) -> None:
 def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.pause()
-    prompts = [a_prompt("in line") for _ in range(4)]
+    prompts = [unique_prompt("in line") for _ in range(4)]
     ids = [studio.submit(prompt, width=128, height=128).job_ids[0] for prompt in prompts]
 
     def order() -> list[str]:
         return [job.id for job in studio.snapshot().waiting if job.id in ids]
 
-    go(page, "queue")
+    open_view(page, "queue")
     choose(line(page, prompts[2]), "Move to top")
     eventually(lambda: order() == [ids[2], ids[0], ids[1], ids[3]])
-    assert fits(page)
+    assert fits_width(page)
 
     # By keyboard, twice without opening it again: the menu and the focus stay with the row that moves.
     row = line(page, prompts[3])
@@ -74,7 +82,7 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     line(page, prompts[0]).locator("text=priority +1").wait_for()
     assert order()[:2] == [ids[0], ids[1]]
     assert line(page, prompts[0]).locator("input:checked").count() == 1  # over the redraw
-    assert fits(page)
+    assert fits_width(page)
     studio.queue.cancel([ids[0]])  # by somebody else
     studio.queue.forget([ids[0]])
     page.locator("#queue .picked .count", has_text="1 selected").wait_for()
@@ -89,10 +97,10 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
 
 def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any, site: Site) -> None:
     page = people().open()
-    prompt = a_prompt("given back [slow:0.2]")
+    prompt = unique_prompt("given back [slow:0.2]")
     job_id = site.services.studio.submit(prompt, width=128, height=128, steps=12).job_ids[0]
     eventually(lambda: site.services.studio.job(job_id).step > 0)
-    go(page, "queue")
+    open_view(page, "queue")
     page.locator("#queue .split summary").click()
     page.locator("#queue .split .items >> text=Stop now and requeue").click()
     eventually(lambda: site.services.studio.job(job_id).state is State.QUEUED, 5)
@@ -105,9 +113,9 @@ def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any
 def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.pause()
-    prompt = a_prompt("a batch to hold")
+    prompt = unique_prompt("a batch to hold")
     receipt = studio.submit(prompt, count=2, width=128, height=128, steps=2)
-    go(page, "queue")
+    open_view(page, "queue")
     choose(line(page, prompt).first, "Pause this batch")
     page.locator("#queue .line", has_text=prompt).locator("text=Paused").nth(1).wait_for()
     studio.queue.resume()
@@ -119,11 +127,11 @@ def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
 def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.forget(ended=True)
-    prompt = a_prompt("broken [fail]")
+    prompt = unique_prompt("broken [fail]")
     studio.wait(studio.submit(prompt, count=2, width=128, height=128, steps=2).job_ids, 30)
-    go(page, "queue")
+    open_view(page, "queue")
     page.locator("#queue [data-do=again_failed]").first.click()
-    answer(page)
+    answer_dialog(page)
     page.locator("#queue [data-do=again_failed]", has_text="Retry 4 failed").first.wait_for()
 
     group(page, prompt).first.locator(".fold").click()
@@ -135,12 +143,12 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     assert panel.locator("pre").is_hidden()
     panel.locator("summary").click()
     assert "Traceback" in panel.locator("pre").inner_text()
-    assert fits(page)
+    assert fits_width(page)
     page.keyboard.press("Escape")
     panel.wait_for(state="detached")
 
     page.locator("#queue >> text=Clear finished").click()
-    answer(page)
+    answer_dialog(page)
     page.locator("#queue .group").first.wait_for(state="detached")
     assert studio.jobs() == []
 
@@ -152,7 +160,7 @@ def names(site: Site) -> Iterator[list[str]]:
     studio.queue.pause()
     studio.queue.cancel(waiting=True)
     studio.queue.forget(ended=True)
-    names = [a_prompt("batch") for _ in range(3)]
+    names = [unique_prompt("batch") for _ in range(3)]
     for name in names:
         studio.submit(name, count=12, width=128, height=128, steps=2)
     yield names
@@ -163,7 +171,7 @@ def names(site: Site) -> Iterator[list[str]]:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, site: Site, names: list[str]) -> None:
-    go(page, "queue")
+    open_view(page, "queue")
     unfolded(page, names[0])
     group(page, names[0]).locator(".fold").click()
     unfolded(page, names[0], False)
@@ -174,7 +182,7 @@ def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, sit
     assert page.evaluate("document.activeElement.matches('.fold')")  # the focus is still there
     assert line(page, names[1]).count() == 8
     page.evaluate("document.querySelectorAll('#queue li').forEach((each) => { each.seen = true })")
-    other = a_prompt("another")
+    other = unique_prompt("another")
     site.services.studio.submit(other, width=128, height=128)  # the next look draws anew
     line(page, other).wait_for()
     # What was there is the same as before, not drawn in its place.
@@ -183,17 +191,17 @@ def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, sit
     unfolded(page, names[1])
     page.reload()
     page.wait_for_function("document.querySelector('#now .now')")
-    go(page, "queue")
+    open_view(page, "queue")
     unfolded(page, names[1])
     unfolded(page, names[0], False)
-    assert fits(page)
+    assert fits_width(page)
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, names: list[str]) -> None:
-    boat = a_prompt("a boat at sea")
+    boat = unique_prompt("a boat at sea")
     site.services.studio.submit(boat, width=128, height=128)
-    go(page, "queue")
+    open_view(page, "queue")
     unfolded(page, names[0])
     page.fill("#queue [type=search]", "BOAT")
     page.wait_for_function("document.querySelectorAll('#queue li.line').length === 1")
@@ -202,13 +210,13 @@ def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, 
     assert page.evaluate("document.activeElement.matches('[type=search]')")  # one can type on
     page.reload()
     page.wait_for_function("document.querySelector('#now .now')")
-    go(page, "queue")
+    open_view(page, "queue")
     line(page, boat).wait_for()
     assert page.locator("#queue li.line").count() == 1
     page.locator("[data-key=choice-state] summary").click()
     page.locator("[data-key=choice-state] .items button", has_text="Failed").click()
     page.locator("#queue >> text=No matches").wait_for()
-    assert fits(page)
+    assert fits_width(page)
     page.locator("[data-key=nothing] >> text=Clear filters").click()
     unfolded(page, names[0])
     assert page.input_value("#queue [type=search]") == ""
@@ -217,7 +225,7 @@ def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_range_is_ticked_with_shift_and_cancelled(people: Any, site: Site, names: list[str]) -> None:
     page, studio = people().open(), site.services.studio
-    go(page, "queue")
+    open_view(page, "queue")
     unfolded(page, names[0])
     rows = line(page, names[0])
     rows.nth(1).locator(".tick").click()
@@ -239,7 +247,7 @@ def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
         shown = (page.locator("#queue .fold").nth(place).inner_text() for place in range(3))
         return [names.index(name) for name in shown]
 
-    go(page, "queue")
+    open_view(page, "queue")
     group(page, names[2]).locator(".menu summary").first.click()
     group(page, names[2]).locator(".items button", has_text="Move to top").first.click()
     eventually(lambda: order() == [2, 0, 1])
@@ -247,17 +255,17 @@ def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
     group(page, names[1]).locator(".items button", has_text="Move up").first.click()
     eventually(lambda: order() == [2, 1, 0])
     page.keyboard.press("Escape")
-    assert fits(page)
+    assert fits_width(page)
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: Any, site: Site) -> None:
     studio = site.services.studio
     studio.queue.pause()
-    name = a_prompt("a long list")
+    name = unique_prompt("a long list")
     try:
         studio.lists.submit("\n".join(f"picture {number}" for number in range(3000)), name=name)
-        go(page, "queue")
+        open_view(page, "queue")
         long = group(page, name)
         long.locator(".fold").wait_for()
         if long.locator(".fold[aria-expanded=false]").count():
@@ -276,7 +284,7 @@ def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: 
         long.locator("nav.more", has_text="1–8 of 3,000").wait_for()
         page.fill("#queue [type=search]", "picture 2999")
         page.wait_for_function("document.querySelectorAll('#queue li.line').length === 1")
-        assert fits(page)
+        assert fits_width(page)
     finally:
         studio.queue.cancel(waiting=True)
         studio.queue.forget(ended=True)
@@ -288,11 +296,11 @@ def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: 
 def test_nothing_moves_while_jobs_run(people: Any, site: Site, view: str) -> None:
     """The browser's own measure of layout shift, while a picture goes from step to step."""
     studio, page = site.services.studio, people().open()
-    worked(site, a_prompt("there before"))
-    prompt = a_prompt("runs and runs [slow:1]")
-    press(page, prompt)
-    batch(page, prompt).locator(".shot.running").wait_for()
-    go(page, view)
+    make_picture(site, unique_prompt("there before"))
+    prompt = unique_prompt("runs and runs [slow:1]")
+    generate(page, prompt)
+    batch_in_strip(page, prompt).locator(".shot.running").wait_for()
+    open_view(page, view)
     page.locator("#now img.mini").wait_for()
     page.evaluate(SHIFTS)
     eventually(lambda: studio.snapshot().running[0].step >= 10 or page.wait_for_timeout(100), 60)  # a digit more
@@ -315,7 +323,7 @@ SHIFTS = """() => {
 
 def test_the_last_batch_is_dragged_to_the_top_of_the_drawer(people: Any, site: Site) -> None:
     site.services.studio.queue.pause()
-    names = [a_prompt() for _ in range(3)]
+    names = [unique_prompt() for _ in range(3)]
     for name in names:
         site.services.studio.submit(name, count=2, width=128, height=128, steps=2)
     page = people().open()

@@ -10,8 +10,8 @@ import pytest
 from diffusion_local.options.types import Reference, Use
 from tests.models import files
 from tests.models.files import write_header
+from tests.web.browser.page_actions import fits_width, generate, open_settings, unique_prompt
 from tests.web.browser.test_source import blank
-from tests.web.browser.ways import a_prompt, fits, press, sheet
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.browser
@@ -44,7 +44,7 @@ def submitted(site: Site, prompt: str) -> Any:
 
 
 def test_several_references_are_added_used_and_removed(adapted: Site, page: Any) -> None:
-    sheet(page)
+    open_settings(page)
     page.wait_for_selector("#references [data-listed=add]")
     with page.expect_file_chooser() as chosen:
         page.click("#references [data-listed=add]")
@@ -66,7 +66,7 @@ def test_several_references_are_added_used_and_removed(adapted: Site, page: Any)
     rows.nth(1).locator("[data-part=weight]").blur()
     rows.nth(2).locator("[data-listed=remove]").click()
     rows.nth(2).wait_for(state="detached")
-    assert fits(page)
+    assert fits_width(page)
     written = page.input_value("#field-references :is(textarea, input)")
     first, second = (each.split(":")[0] for each in written.split(", "))
     assert written == f"{first}:use=face, {second}:use=style:weight=0.6"
@@ -74,8 +74,8 @@ def test_several_references_are_added_used_and_removed(adapted: Site, page: Any)
     page.wait_for_function("document.querySelectorAll('#references li').length === 2", polling=100)
     page.evaluate("document.documentElement.classList.remove('with-sheet')")
     adapted.services.studio.queue.pause()  # the adapter is an empty file
-    prompt = a_prompt("refers")
-    press(page, prompt)
+    prompt = unique_prompt("refers")
+    generate(page, prompt)
     page.locator(f".batch[data-prompt='{prompt}']").wait_for()
     assert submitted(adapted, prompt).references == (
         Reference(first, Use.FACE, 1.0, "plus"),

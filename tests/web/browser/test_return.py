@@ -13,7 +13,7 @@ from diffusion_local.settings import Settings
 from tests.forking import Forked, fork, main_of
 from tests.support import eventually, tiers
 from tests.web.browser.conftest import PHONE, Person
-from tests.web.browser.ways import a_prompt, at_hand, batch, go, press
+from tests.web.browser.page_actions import batch_in_strip, generate, open_view, show_on_stage, unique_prompt
 from tests.web.conftest import Site, free_port
 
 pytestmark = pytest.mark.browser
@@ -81,10 +81,10 @@ def person(chromium: Any, served: Served) -> Iterator[Person]:
 def test_the_page_outlives_its_server_without_a_reload(person: Person, served: Served) -> None:
     page = person.open()
     page.evaluate("window.since = 'the beginning'")
-    prompt = a_prompt("goes on meanwhile")
+    prompt = unique_prompt("goes on meanwhile")
     page.fill("#count input", "4")
-    press(page, prompt)
-    batch(page, prompt).locator(".shot").first.wait_for()
+    generate(page, prompt)
+    batch_in_strip(page, prompt).locator(".shot").first.wait_for()
     page.fill("#prompt textarea", "half a thou")
     served.kill()
     page.locator(AWAY).wait_for()
@@ -93,24 +93,24 @@ def test_the_page_outlives_its_server_without_a_reload(person: Person, served: S
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 4")
     assert page.evaluate("window.since") == "the beginning"
     assert page.input_value("#prompt textarea") == "half a thou"
-    again = a_prompt("after the restart")
-    press(page, again)
+    again = unique_prompt("after the restart")
+    generate(page, again)
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 8")
 
 
 def test_a_press_into_the_void_is_told_and_sent_once_the_studio_is_back(person: Person, served: Served) -> None:
     page = person.open()
     page.evaluate("window.since = 'the beginning'")
-    prompt, second = a_prompt("into the void"), a_prompt("into the void")
+    prompt, second = unique_prompt("into the void"), unique_prompt("into the void")
     served.kill()
-    press(page, prompt)  # before the page has noticed
+    generate(page, prompt)  # before the page has noticed
     page.locator(AWAY, has_text="Waiting to be sent: 1").wait_for()
-    press(page, second)
+    generate(page, second)
     page.locator(AWAY, has_text="Waiting to be sent: 2").wait_for()
     served.restart()
     page.locator(AWAY).wait_for(state="detached")
     for each in (prompt, second):
-        batch(page, each).locator(".shot.done").first.wait_for()
+        batch_in_strip(page, each).locator(".shot.done").first.wait_for()
         assert [job.params.prompt for job in served.services.studio.jobs()].count(each) == 1
     assert page.evaluate("window.since") == "the beginning"
     assert page.evaluate("sessionStorage.getItem('diffusion-local-pressed')") == "0"
@@ -144,14 +144,14 @@ def test_a_studio_that_dies_while_the_page_loads_costs_no_press(person: Person, 
     lost: list[int] = []
     page.route("**/gradio_api/run/predict*", lambda route: refuse(route, lost, cut))
     page.fill("#width input", "136")
-    page.fill("#prompt textarea", prompt := a_prompt("while it loads"))
+    page.fill("#prompt textarea", prompt := unique_prompt("while it loads"))
     eventually(lambda: lost or page.wait_for_timeout(50))  # an event that is no press has failed
     page.click("#generate")
     eventually(lambda: of_press in lost or page.wait_for_timeout(50))
     page.locator(AWAY).wait_for()
     page.unroute("**/gradio_api/run/predict*")
     served.restart()
-    batch(page, prompt).locator(".shot.done").first.wait_for()
+    batch_in_strip(page, prompt).locator(".shot.done").first.wait_for()
     assert [job.params.prompt for job in served.services.studio.jobs()].count(prompt) == 1
 
 
@@ -179,10 +179,10 @@ def test_a_page_whose_first_calls_are_lost_becomes_whole(person: Person, served:
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: Person, served: Served) -> None:
     page = person.open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     person.context.set_offline(True)
     page.locator(AWAY).wait_for()
-    prompt = a_prompt("made meanwhile")
+    prompt = unique_prompt("made meanwhile")
     served.services.studio.wait(served.services.studio.submit(prompt, width=128, height=128, steps=2).job_ids, 30)
     person.context.set_offline(False)
     page.click("[data-fresh]")
@@ -216,17 +216,17 @@ def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, serv
     phone = Person(chromium.new_context(viewport=PHONE), Site(served.url, served.services))
     try:
         other = phone.open()
-        press(page, a_prompt("runs first [slow:0.3]"))
+        generate(page, unique_prompt("runs first [slow:0.3]"))
         other.locator("#now [data-do=pause]").click()
         page.locator("[data-do=resume]").first.wait_for()
-        prompt = a_prompt("waits for both")
-        press(page, prompt)
-        batch(page, prompt).locator(".shot.queued").first.wait_for()
-        go(other, "queue")
+        prompt = unique_prompt("waits for both")
+        generate(page, prompt)
+        batch_in_strip(page, prompt).locator(".shot.queued").first.wait_for()
+        open_view(other, "queue")
         other.locator("#queue", has_text=prompt).wait_for()
         page.click("[data-do=resume]")
         other.locator("[data-do=resume]").first.wait_for(state="detached")
-        batch(page, prompt).locator(".shot.done").first.wait_for()
+        batch_in_strip(page, prompt).locator(".shot.done").first.wait_for()
     finally:
         phone.context.close()
     assert served.services.studio.snapshot().counts[State.QUEUED] == 0
@@ -247,13 +247,13 @@ def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None
         context.on("response", heard)
         guest = Person(context, Site(f"{below.url}/", below.services))
         page = guest.open()
-        prompt = a_prompt("below a path")
-        press(page, prompt)
-        card = batch(page, prompt).locator(".shot.done").first
+        prompt = unique_prompt("below a path")
+        generate(page, prompt)
+        card = batch_in_strip(page, prompt).locator(".shot.done").first
         card.wait_for()
         seen = "document.querySelector('.shot.done img')?.naturalWidth > 0"
         page.wait_for_function(seen)
-        at_hand(page, card).locator("a.open").click()
+        show_on_stage(page, card).locator("a.open").click()
         page.wait_for_function("document.querySelector('.stage img')?.naturalWidth > 0")
         with page.expect_download() as download:
             page.click("[role=dialog] a[download]")
@@ -264,7 +264,7 @@ def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None
             "[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"
         ):
             if tab:
-                go(page, tab)
+                open_view(page, tab)
                 page.wait_for_function(f"diffusionLocalLook.drawn['{tab}']")
         links = page.evaluate(
             "[...document.querySelectorAll('a[href], img[src]')].map((each) => each.href || each.src)"
@@ -272,9 +272,9 @@ def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None
         for link in {each.split("#")[0] for each in links if each.startswith("http://127.0.0.1")}:
             assert context.request.get(link).status < 400, link
         assert context.request.get(f"{below.url}/api/v1/queue").status == 200
-        go(page, "create")
+        open_view(page, "create")
         page.reload()
-        batch(page, prompt).locator(".shot.done").first.wait_for()
+        batch_in_strip(page, prompt).locator(".shot.done").first.wait_for()
         assert bad == []
         assert guest.complaints == []
     finally:

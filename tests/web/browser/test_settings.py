@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.browser.ways import fits, go
+from tests.web.browser.page_actions import fits_width, open_view
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -14,15 +14,15 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, site: Site) -> None:
-    go(page, "settings")
+    open_view(page, "settings")
     row = page.locator("#settings .row[data-key=keep_trash_days]")
     row.locator("input").fill("12")
     row.locator("input").press("Tab")
     row.locator(".later").wait_for()
-    assert fits(page)
+    assert fits_width(page)
     page.reload()
     page.wait_for_selector("#now .now")
-    go(page, "settings")
+    open_view(page, "settings")
     row.locator(".later").wait_for()
     assert row.locator("input").input_value() == "12"
     assert "keep_trash_days = 12" in (site.services.settings.home / "config.toml").read_text()
@@ -46,7 +46,7 @@ def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, si
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
     page = people().open()
-    go(page, "settings")
+    open_view(page, "settings")
     bell = page.locator("#settings [data-bell]")
     bell.wait_for()
     drawn = "bell => { bell.hidden = true; return new Promise((done) => setTimeout(() => done(bell.hidden))) }"
@@ -56,13 +56,13 @@ def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_theme_is_chosen_and_stays(people: Any) -> None:
     page = people(color_scheme="light").open()
-    go(page, "settings")
+    open_view(page, "settings")
     dark = "document.body.classList.contains('dark')"
     assert not page.evaluate(dark)
     with page.expect_navigation():
         page.select_option("[data-theme]", "dark")
     page.wait_for_function(dark)
-    go(page, "settings")
+    open_view(page, "settings")
     page.wait_for_function("document.querySelector('[data-theme]')?.value === 'dark'")
     with page.expect_navigation():
         page.select_option("[data-theme]", "")

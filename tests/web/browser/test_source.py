@@ -7,7 +7,7 @@ import pytest
 from diffusion_local.domain import Kind
 from tests.support import eventually
 from tests.web.browser.conftest import DESKTOP, PHONE
-from tests.web.browser.ways import a_prompt, fits, go, press, sheet, worked
+from tests.web.browser.page_actions import fits_width, generate, make_picture, open_settings, open_view, unique_prompt
 from tests.web.conftest import Site
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -36,8 +36,8 @@ def made_of(site: Site, prompt: str) -> Any:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
-    picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
-    sheet(page)
+    picture = site.services.studio.picture_file(make_picture(site, unique_prompt())).local_path
+    open_settings(page)
     with page.expect_file_chooser() as chosen:
         page.click("#source [data-source=pick]")
     chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
@@ -45,45 +45,45 @@ def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
 
 
 def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) -> None:
-    picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
-    sheet(page)
+    picture = site.services.studio.picture_file(make_picture(site, unique_prompt())).local_path
+    open_settings(page)
     page.set_input_files("#source [data-file]", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
     page.wait_for_selector("#source .begin", state="visible")
-    assert fits(page)
-    prompt = a_prompt("from a picture")
-    press(page, prompt)
+    assert fits_width(page)
+    prompt = unique_prompt("from a picture")
+    generate(page, prompt)
     params = made_of(site, prompt)
     assert (params.kind, params.width, params.height, params.strength) == (Kind.IMG2IMG, 128, 128, 0.6)
 
-    sheet(page)
+    open_settings(page)
     page.locator("#source .kinds label", has_text="Inpaint").click()
     painter(page)
     stroke(page, (0.3, 0.5), (0.5, 0.5))
     page.click("[data-paint=done]")
     page.wait_for_selector("#source .from .mask", state="visible")
-    prompt = a_prompt("painted anew")
-    press(page, prompt)
+    prompt = unique_prompt("painted anew")
+    generate(page, prompt)
     params = made_of(site, prompt)
     assert params.kind is Kind.INPAINT
     lit = light(site.services.studio.sources.file(params.mask).local_path)
     assert 0.01 < lit < 0.5
 
-    sheet(page)
+    open_settings(page)
     page.click("#source [data-source=paint]")  # the mask as it was, to go on with
     painter(page)
     page.click("[data-paint=invert]")
     page.click("[data-paint=done]")
     page.wait_for_function("(old) => !document.querySelector('#source .from .mask').src.includes(old)", arg=params.mask)
-    prompt = a_prompt("painted anew")
-    press(page, prompt)
+    prompt = unique_prompt("painted anew")
+    generate(page, prompt)
     assert light(site.services.studio.sources.file(made_of(site, prompt).mask).local_path) == pytest.approx(
         1 - lit, abs=0.01
     )
-    sheet(page)
+    open_settings(page)
     page.click("#source [data-source=remove]")
     page.wait_for_selector("#source .begin", state="hidden")
-    prompt = a_prompt("from nothing")
-    press(page, prompt)
+    prompt = unique_prompt("from nothing")
+    generate(page, prompt)
     assert made_of(site, prompt).kind is Kind.TXT2IMG
 
 
@@ -176,7 +176,7 @@ def test_the_canvas_shows_the_mask_on_any_picture_and_takes_steps_back(people: A
     page.click("#source [data-source=paint]")
     painter(page)
     assert view(page)["steps"] == 2
-    assert fits(page)
+    assert fits_width(page)
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
@@ -192,8 +192,8 @@ def test_the_frame_is_dragged_to_extend_a_picture(people: Any, site: Site) -> No
     assert view(page)["steps"] == 0
     page.click("[data-paint=done]")
     page.wait_for_function("sessionStorage.getItem('diffusion-local-draft')?.includes('right:64')")
-    prompt = a_prompt("a wider sea")
-    press(page, prompt)
+    prompt = unique_prompt("a wider sea")
+    generate(page, prompt)
     params = made_of(site, prompt)
     assert (params.kind, params.outpaint) == (Kind.INPAINT, "right:64")
 
@@ -225,8 +225,8 @@ def blank(colour: str) -> bytes:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
-    original = a_prompt("the dropped one")
-    data = list(site.services.studio.picture_file(worked(site, original)).read_bytes())
+    original = unique_prompt("the dropped one")
+    data = list(site.services.studio.picture_file(make_picture(site, original)).read_bytes())
     page = people().open()
     page.wait_for_selector("#source .source", state="attached")
     page.evaluate(DRAG)
@@ -314,7 +314,7 @@ def test_dropped_files_that_are_not_taken_are_told(people: Any) -> None:
     page.wait_for_selector("#source .begin", state="hidden")
     page.evaluate(DROP_FILES, [["notes.doc", "application/msword", [1]]])
     told.filter(has_text="notes.doc is not an image").wait_for()
-    go(page, "lists")
+    open_view(page, "lists")
     page.evaluate(DROP_FILES, [["night.txt", "text/plain", list(b"a red apple")]])
     page.wait_for_function("document.querySelector('#list-text textarea').value === 'a red apple'")
 
@@ -331,10 +331,10 @@ def test_what_is_no_picture_is_told(people: Any) -> None:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_picture_of_the_gallery_is_begun_from(people: Any, site: Site) -> None:
-    prompt = a_prompt()
-    image = worked(site, prompt)
+    prompt = unique_prompt()
+    image = make_picture(site, prompt)
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.click(f".tile[data-key='{image}'] a.open")
     page.click("[role=dialog] [data-do=to_img2img]")
     page.wait_for_selector("#source .begin", state="visible")
@@ -346,10 +346,10 @@ def test_a_picture_of_the_gallery_is_begun_from(people: Any, site: Site) -> None
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_inpaint_of_a_picture_opens_the_canvas_each_time(people: Any, site: Site, size: dict[str, int]) -> None:
-    first, second = (worked(site, a_prompt()) for _ in range(2))
+    first, second = (make_picture(site, unique_prompt()) for _ in range(2))
     page = people(viewport=size).open()
     for image in (first, first, second):
-        go(page, "gallery")
+        open_view(page, "gallery")
         page.click(f".tile[data-key='{image}'] a.open")
         page.click("[role=dialog] [data-do=to_inpaint]")
         page.wait_for_selector("#source dialog.painter[open] canvas")
@@ -377,8 +377,8 @@ def light(path: Any) -> float:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) -> None:
-    picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
-    sheet(page)
+    picture = site.services.studio.picture_file(make_picture(site, unique_prompt())).local_path
+    open_settings(page)
     page.click("#group-controls > button")
     with page.expect_file_chooser() as chosen:
         page.click("#controls [data-listed=add]")
@@ -392,11 +392,11 @@ def test_a_control_is_added_previewed_and_sent_by_clicks(page: Any, site: Site) 
         "(src) => document.querySelector('#controls li img').getAttribute('src') !== src", arg=before
     )
     assert row.locator("[data-told]").inner_text() == ""
-    assert fits(page)
-    prompt = a_prompt("controlled")
-    press(page, prompt)
+    assert fits_width(page)
+    prompt = unique_prompt("controlled")
+    generate(page, prompt)
     [control] = made_of(site, prompt).controls
     assert (str(control.type), control.weight) == ("luminance", 0.5)
-    sheet(page)
+    open_settings(page)
     row.locator("[data-listed=remove]").click()
     row.wait_for(state="detached")

@@ -7,7 +7,15 @@ import pytest
 from diffusion_local.paths import assets
 from tests.engine.vision_models import caption_model
 from tests.web.browser.conftest import PHONE
-from tests.web.browser.ways import a_prompt, answer, at_hand, batch, go, press, worked
+from tests.web.browser.page_actions import (
+    answer_dialog,
+    batch_in_strip,
+    generate,
+    make_picture,
+    open_view,
+    show_on_stage,
+    unique_prompt,
+)
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.browser
@@ -22,9 +30,9 @@ def shown(page: Any, image: str) -> None:
 
 
 def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
-    older, newer = worked(site, a_prompt()), worked(site, a_prompt())
+    older, newer = make_picture(site, unique_prompt()), make_picture(site, unique_prompt())
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.click(f".tile[data-key='{newer}'] a.open")
     shown(page, newer)
     assert page.evaluate("location.pathname") == f"/ui/picture/{newer}"
@@ -54,15 +62,15 @@ def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt())
-    name = a_prompt("board")
+    image = make_picture(site, unique_prompt())
+    name = unique_prompt("board")
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.click(f".tile[data-key='{image}'] a.open")
     shown(page, image)
     page.click("[role=dialog] .menu[data-key=pin] summary")
     page.click("[role=dialog] [data-do=pin_new]")
-    answer(page, name)
+    answer_dialog(page, name)
     page.locator("[role=dialog] a[href*='board=']", has_text=name).wait_for()
     shown(page, image)
     [board] = [each for each in site.services.studio.boards.all() if each.name == name]
@@ -74,9 +82,9 @@ def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site
 
 @pytest.mark.slow
 def test_two_fingers_zoom_and_a_finger_moves_what_is_large(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt())
+    image = make_picture(site, unique_prompt())
     page = people(viewport=PHONE, has_touch=True).open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.click(f".tile[data-key='{image}'] a.open")
     shown(page, image)
     page.evaluate("""() => {
@@ -100,7 +108,7 @@ def test_two_fingers_zoom_and_a_finger_moves_what_is_large(people: Any, site: Si
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> None:
-    image = worked(site, a_prompt())
+    image = make_picture(site, unique_prompt())
     person = people()
     page = person.open()
     page.goto(f"{site.url}/ui/picture/{image}")
@@ -132,9 +140,9 @@ def test_an_address_of_no_picture_says_so(people: Any, site: Site) -> None:
 
 @pytest.mark.slow
 def test_a_finger_swipes_from_picture_to_picture(people: Any, site: Site) -> None:
-    older, newer = worked(site, a_prompt()), worked(site, a_prompt())
+    older, newer = make_picture(site, unique_prompt()), make_picture(site, unique_prompt())
     page = people(viewport=PHONE, has_touch=True).open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.click(f".tile[data-key='{newer}'] a.open")
     shown(page, newer)
     page.mouse.move(300, 200)
@@ -147,9 +155,9 @@ def test_a_finger_swipes_from_picture_to_picture(people: Any, site: Site) -> Non
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_more_of_a_picture_appears_on_create(people: Any, site: Site) -> None:
     page = people().open()
-    prompt = a_prompt()
-    press(page, prompt)
-    at_hand(page, batch(page, prompt).locator(".shot.done")).locator("a.open").click()
+    prompt = unique_prompt()
+    generate(page, prompt)
+    show_on_stage(page, batch_in_strip(page, prompt).locator(".shot.done")).locator("a.open").click()
     page.wait_for_selector("[data-picture]")
     page.click("[role=dialog] [data-do=again_new]")
     page.locator(".toast", has_text="Queued").wait_for()
@@ -171,8 +179,8 @@ OVERLAP = """([one, others]) => {
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_an_upscaled_picture_leads_to_its_original_and_a_toast_covers_no_control(people: Any, site: Site) -> None:
-    studio, prompt = site.services.studio, a_prompt()
-    original = worked(site, prompt)
+    studio, prompt = site.services.studio, unique_prompt()
+    original = make_picture(site, prompt)
     source = studio.sources.from_image(original).id
     job = studio.wait(studio.submit("", kind="upscale", source=source, upscaler="Lanczos", scale=2).job_ids, 30)[0]
     larger = studio.images_of([job])[job.id].id
@@ -193,9 +201,9 @@ def test_an_upscaled_picture_leads_to_its_original_and_a_toast_covers_no_control
 @pytest.mark.slow  # it starts a process with torch; the gallery's tests cover the search by captions
 def test_a_caption_is_made_shown_and_searched(people: Any, site: Site) -> None:
     caption_model(site.services.settings.preprocessors / "caption", assets() / "starter/tokenizer")
-    image = worked(site, a_prompt())
+    image = make_picture(site, unique_prompt())
     page = people().open()
-    go(page, "gallery")
+    open_view(page, "gallery")
     page.click(f".tile[data-key='{image}'] a.open")
     shown(page, image)
     page.click("[data-do=caption]")

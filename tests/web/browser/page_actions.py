@@ -1,4 +1,4 @@
-"""What the journeys do again and again."""
+"""Page actions that many browser tests share."""
 
 import itertools
 import json
@@ -6,29 +6,29 @@ from typing import Any
 
 from tests.web.conftest import Site
 
-numbers = itertools.count(1)
+prompt_numbers = itertools.count(1)
 
 
-def a_prompt(words: str = "a red apple") -> str:
+def unique_prompt(words: str = "a red apple") -> str:
     """Different each time, so that tests that share a server find their own."""
-    return f"{words} number {next(numbers)}"
+    return f"{words} number {next(prompt_numbers)}"
 
 
-def press(page: Any, prompt: str) -> None:
+def generate(page: Any, prompt: str) -> None:
     if page.locator("html.with-sheet").count():  # it covers the prompt
         page.keyboard.press("Escape")
     page.fill("#prompt textarea", prompt)
     page.click("#generate")
 
 
-def worked(site: Site, prompt: str) -> str:
+def make_picture(site: Site, prompt: str) -> str:
     """Id of a picture that somebody else submitted and the worker has made."""
     job_ids = site.services.studio.submit(prompt, width=128, height=128, steps=2).job_ids
     job = site.services.studio.wait(job_ids, 30)[0]
     return site.services.studio.images_of([job])[job.id].id
 
 
-def go(page: Any, tab: str) -> None:
+def open_view(page: Any, tab: str) -> None:
     """By the navigation where that has an entry, else by the address."""
     link = page.locator(f"#views [data-view={tab}]:visible, #tabbar > [data-view={tab}]:visible")
     if link.count():
@@ -38,16 +38,16 @@ def go(page: Any, tab: str) -> None:
     page.wait_for_selector(f"#tabs [role=tab][data-tab-id={tab}][aria-selected=true]", state="attached")
 
 
-def fits(page: Any) -> bool:
+def fits_width(page: Any) -> bool:
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def batch(page: Any, prompt: str) -> Any:
+def batch_in_strip(page: Any, prompt: str) -> Any:
     """The pictures of a press in Create's strip."""
     return page.locator(f".batch[data-prompt={json.dumps(prompt)}]")
 
 
-def at_hand(page: Any, shot: Any) -> Any:
+def show_on_stage(page: Any, shot: Any) -> Any:
     """The stage, with this picture of the strip on it."""
     shot.click()
     page.wait_for_function(
@@ -57,14 +57,14 @@ def at_hand(page: Any, shot: Any) -> Any:
     return page.locator(".stagehand")
 
 
-def sheet(page: Any) -> None:
+def open_settings(page: Any) -> None:
     """Opens the settings where they are a sheet: on a phone."""
     button = page.locator("[data-sheet]:visible")
     if button.count() and not page.locator("html.with-sheet").count():
         button.click()
 
 
-def answer(page: Any, text: str | None = None) -> None:
+def answer_dialog(page: Any, text: str | None = None) -> None:
     """Of the page's own dialog: what is asked for is typed, or confirmed."""
     if text is not None:
         page.fill("#asking input", text)
