@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import threading
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.options.types import Detail
 from diffusion_local.web.api.dialects.pictures import in_size
+from tests.models.files import STARTER_LORA, write_header
 from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
 from tests.web.conftest import Site, made
@@ -358,21 +358,14 @@ def test_what_img2img_cannot_do_is_refused(
 def test_settings_that_go_by_other_names(client: TestClient, services: Services, drawing: Hands) -> None:
     body = {"prompt": "a cat <lora:ink:0.5> in <lora:paper> rain", "clip_skip": 2, "scheduler": "sgm_uniform"} | SMALL
     body |= {"sampler_name": "DDIM", "subseed": 9, "subseed_strength": 0.25}
-    Path(services.settings.loras / "ink.safetensors").write_bytes(lora_file())
-    Path(services.settings.loras / "paper.safetensors").write_bytes(lora_file())
+    for name in ("ink", "paper"):
+        write_header(services.settings.loras / f"{name}.safetensors", STARTER_LORA)
     info = json.loads(client.post(f"{API}/txt2img", json=body).json()["info"])
     params = services.studio.job(info["job_ids"][0]).params
     assert (params.prompt, [str(each) for each in params.loras]) == ("a cat in rain", ["ink:0.5", "paper:1"])
     assert (params.clip_skip, params.schedule, params.sampler) == (2, "SGM Uniform", "DDIM")
     assert (params.variation_seed, info["subseed"], info["subseed_strength"]) == (9, 9, 0.25)
     assert [each["name"] for each in client.get(f"{API}/loras").json()] == ["ink", "paper"]
-
-
-def lora_file() -> bytes:
-    """A safetensors file with one tensor of a LoRA."""
-    told = {"lora_unet_x.lora_down.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    head = json.dumps(told).encode()
-    return len(head).to_bytes(8, "little") + head + bytes(4)
 
 
 def test_a_picture_is_made_larger(client: TestClient, drawing: Hands) -> None:

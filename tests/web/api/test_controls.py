@@ -143,7 +143,7 @@ def test_a_preprocessor_with_a_model_runs_once_for_a_picture_and_version_of_the_
 ) -> None:
     made = []
 
-    def made_of(picture: PIL.Image, model: vision_models.VisionModel, field: str) -> PIL.Image:
+    def made_of(picture: PIL.Image, model: vision_models.VisionModel, field: str, check: Any) -> PIL.Image:
         made.append((picture.size, model.kind, model.folder, field))
         return PIL.new("RGB", picture.size, (len(made), 0, 0))
 
