@@ -1,7 +1,6 @@
-"""Loads ControlNets and T2I-Adapters from diffusers folders and from single files, with diffusers' or LDM's tensor
-names.
+"""Loads ControlNets and T2I-Adapters from diffusers folders and single files, with diffusers' or LDM's tensor names.
 
-For a file without configuration, shapes are inferred from its tensors and the denoiser's configuration.
+For a file without a configuration, shapes are inferred from its tensors and the denoiser's configuration.
 """
 
 import json
@@ -18,7 +17,7 @@ from diffusion_local.engine import tensors
 from diffusion_local.engine.hooked import UnmatchedLayer
 
 Weights = dict[str, torch.Tensor]
-#: diffusers' ControlNet class by the class of the denoiser.
+#: diffusers' ControlNet classes by the class of the denoiser.
 CLASSES: dict[str, tuple[str, ...]] = {
     "UNet2DConditionModel": ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter"),
     "FluxTransformer2DModel": ("FluxControlNetModel",),
@@ -29,7 +28,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 
 def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
-    """Load the network of a file, on the CPU. Raises UnmatchedLayer if it was made for another model."""
+    """Load a network from a file, on the CPU. Raises UnmatchedLayer if it was made for another kind of model."""
     weights = tensors.dequantise(read(path), dtype, path.name)
     config = config_beside(path)
     known = CLASSES.get(type(denoiser).__name__, ())
@@ -55,12 +54,12 @@ def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def read(path: Path) -> Weights:
-    """The tensors of a file."""
+    """Tensors of a file, by name."""
     return tensors.read_mapped(path, "")
 
 
 def config_beside(path: Path) -> dict[str, Any]:
-    """The configuration of the diffusers folder that contains a file; empty without one."""
+    """The configuration of the diffusers folder that contains a file; empty if there is none."""
     try:
         found = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and "_class_name" in found else {}
@@ -69,7 +68,7 @@ def config_beside(path: Path) -> dict[str, Any]:
 
 
 def named(weights: Weights, denoiser: Any) -> str:
-    """The class for a file without configuration."""
+    """The class name for a file without a configuration; empty if the denoiser has no ControlNets."""
     if not isinstance(denoiser, diffusers.UNet2DConditionModel):
         return next(iter(CLASSES.get(type(denoiser).__name__, ())), "")
     if any(name.startswith("adapter.") for name in weights):
@@ -78,7 +77,7 @@ def named(weights: Weights, denoiser: Any) -> str:
 
 
 def check_shapes(net: Any, denoiser: Any) -> None:
-    """Raise UnmatchedLayer unless a network's residuals have the shapes of the denoiser's own states."""
+    """Raise UnmatchedLayer unless a network's residuals have the shapes of the denoiser's hidden states."""
     own, its = denoiser.config, net.config
     if isinstance(net, diffusers.T2IAdapter):
         fits = list(its.channels)[: len(own.block_out_channels)] == list(own.block_out_channels)
@@ -100,7 +99,7 @@ def check_shapes(net: Any, denoiser: Any) -> None:
 
 
 def of_unet(weights: Weights, unet: Any) -> dict[str, Any]:
-    """The configuration of a ControlNet, which equals the UNet's first half."""
+    """The configuration of a ControlNet, which is built like the first half of its UNet."""
     names = ("in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "only_cross_attention",
         "block_out_channels", "layers_per_block", "downsample_padding", "mid_block_scale_factor", "act_fn",
         "norm_num_groups", "norm_eps", "cross_attention_dim", "transformer_layers_per_block", "encoder_hid_dim",
@@ -118,7 +117,7 @@ def of_union(weights: Weights, unet: Any) -> dict[str, Any]:
 
 
 def embedding_channels(weights: Weights) -> tuple[int, ...]:
-    """Channels of the layers that read the control picture; empty if the names are not diffusers'."""
+    """Output channels of the layers that read the control picture; empty if tensors do not have diffusers' names."""
     start = weights.get("controlnet_cond_embedding.conv_in.weight")
     if start is None:
         return ()
@@ -128,7 +127,7 @@ def embedding_channels(weights: Weights) -> tuple[int, ...]:
 
 
 def of_adapter(weights: Weights, unet: Any) -> dict[str, Any]:
-    """The configuration of a T2I-Adapter. SDXL's downsample the picture once more at first, and less later."""
+    """The configuration of a T2I-Adapter. Those for SDXL downsample by 16 instead of 8 at their entrance."""
     xl = unet["addition_embed_type"] == "text_time"
     factor = 16 if xl else 8
     levels = count(weights, "adapter.body.")
@@ -160,8 +159,9 @@ def of_flux(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def of_sd3(weights: Weights, transformer: Any) -> dict[str, Any]:
-    """The configuration of an SD3 ControlNet. Those with position and text embeddings of their own, like the first
-    ones, were trained with an empty prompt.
+    """The configuration of an SD3 ControlNet.
+
+    Networks with their own position embedding, such as the earliest ones, were trained with an empty pooled prompt.
     """
     names = ("sample_size", "patch_size", "in_channels", "attention_head_dim", "num_attention_heads",
         "joint_attention_dim", "caption_projection_dim", "pooled_projection_dim", "out_channels", "pos_embed_max_size",
@@ -194,8 +194,9 @@ def of_qwen(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def of_z_image(weights: Weights, transformer: Any) -> dict[str, Any]:
-    """The configuration of a Z-Image ControlNet, of which there are three generations: without a refiner for the
-    picture, with the layers' own, and with a separate one.
+    """The configuration of a Z-Image ControlNet.
+
+    There are three generations: without a noise refiner, with one made of the control layers, and with a separate one.
     """
     names = ("all_patch_size", "all_f_patch_size", "dim", "n_refiner_layers", "n_heads", "n_kv_heads", "norm_eps",
         "qk_norm")  # fmt: skip
@@ -213,7 +214,7 @@ def of_z_image(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def count(weights: Weights, start: str) -> int:
-    """Number of modules whose names begin with a prefix."""
+    """Number of distinct modules directly below a prefix."""
     return len({name.removeprefix(start).partition(".")[0] for name in weights if name.startswith(start)})
 
 

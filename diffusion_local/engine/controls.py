@@ -1,8 +1,8 @@
-"""Control pictures steer the composition by ControlNets and T2I-Adapters beside a model's denoiser, at each step.
+"""Runs ControlNets and T2I-Adapters beside a model's denoiser, so that control pictures steer the composition.
 
-A network reads the denoiser's inputs and a control picture; its residuals become further arguments of the denoiser's
-call. So every kind of work, sampler and size uses the model's one pipeline, and the denoiser's fused form and CUDA
-graphs still apply. diffusers' own ControlNet pipelines compute the same (tests compare).
+At each step a network reads the denoiser's inputs and a control picture; its residuals become additional arguments of
+the denoiser's call. Every task, sampler and size can therefore use the model's one pipeline, and the denoiser's fused
+form and CUDA graphs still apply. The results equal those of diffusers' own ControlNet pipelines (tests compare them).
 """
 
 import inspect
@@ -29,9 +29,9 @@ from diffusion_local.messages import message
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Control
 
-#: Arguments of the denoiser's call by name.
+#: Arguments of the denoiser's call, by name.
 Given = dict[str, Any]
-#: What a union ControlNet takes a picture for: its number, by our name of it.
+#: Mode numbers of union ControlNets, by our name of the control type.
 SDXL_MODES = {
     "openpose": 0, "depth": 1, "softedge": 2, "scribble": 2, "canny": 3, "lineart": 3, "normal": 4, "segment": 5,
     "tile": 6, "blur": 6, "inpaint": 7,
@@ -40,9 +40,9 @@ FLUX_MODES = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "openpose": 4, "lumi
 
 
 def apply_controls(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
-    """Have the networks in memory that the params name, and no others; facts for the recipe.
+    """Load the networks named in ``params`` and unload all others. Returns facts for the recipe.
 
-    Raises ModelUnavailable naming the file.
+    Raises ModelUnavailable, naming the file, if a network cannot be loaded or does not fit the model.
     """
     if params.controls and materials is None:
         raise ModelUnavailable(message("no_home_files"))
@@ -87,7 +87,7 @@ def size_of(net: torch.nn.Module) -> int:
 
 
 def offload(loaded: Loaded) -> None:
-    """After a pass: where the model's parts wait in main memory, so do the networks."""
+    """Move the networks to main memory after a pass, on rungs that offload the model's parts as well."""
     if loaded.rung not in placement.WHOLE and loaded.rung != "attention_slicing":
         for _, net in loaded.controls.values():
             net.to("cpu")
@@ -98,7 +98,7 @@ def offload(loaded: Loaded) -> None:
 
 @dataclass(slots=True)
 class Guide:
-    """One control of a pass: ``seen`` is what its network is given of the picture."""
+    """One control of a pass. ``seen``: the network's input, made from the control picture."""
 
     control: Control
     net: Any
@@ -106,7 +106,7 @@ class Guide:
     residuals: Callable[[Any, Any, Given, Control], Given]
 
     def acts(self, index: int, count: int) -> bool:
-        """Whether it has its effect at call ``index`` of ``count``, as diffusers rounds its start and end."""
+        """Whether the control is active at call ``index`` of ``count``; start and end are rounded as in diffusers."""
         return bool(self.control.weight) and not (
             index / count < self.control.start or (index + 1) / count > self.control.end
         )
@@ -114,20 +114,20 @@ class Guide:
 
 @dataclass(slots=True)
 class Guides:
-    """The controls of a pass, around its denoiser. ``before``: calls made before the pass was put aside."""
+    """The controls of a pass, applied around its denoiser. ``before``: calls made before the pass was suspended."""
 
     guides: list[Guide]
     steps: Steps
     before: int = 0
     guidance: float = 0.0
-    #: Of a denoiser that is called once for the prompt and once against the negative one: residuals of both.
+    #: Whether the separate calls for the prompt and the negative prompt share their residuals.
     shared: bool = False
     _count: int = 0
     _latest: tuple[int, Given] | None = field(default=None)
 
     @contextmanager
     def around(self, pipe: Any) -> Iterator[None]:
-        """Have them steer the denoiser of a pipeline."""
+        """Add the residuals to every call of the pipeline's denoiser."""
         if not self.guides:
             yield
             return
@@ -146,7 +146,7 @@ class Guides:
             yield
 
     def residuals(self, pipe: Any, given: Given) -> Given:
-        """Further arguments of the denoiser for this call."""
+        """Additional arguments for this call of the denoiser."""
         if not self._count:
             self._count = self.before + len(pipe.scheduler.timesteps)
         index = self.steps.calls
@@ -162,7 +162,7 @@ class Guides:
 
 
 def merged(one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
-    """The sum of the residuals of two networks."""
+    """Sum the residuals of two networks."""
     return one | {name: value if one.get(name) is None else added(one[name], value) for name, value in other.items()}
 
 
@@ -173,7 +173,7 @@ def added(one: Any, other: Any) -> Any:
         return one + other
     if isinstance(one, dict):
         return merged(one, other)
-    if len(one) != len(other):  # of different numbers of blocks: each counts for those that it is repeated over
+    if len(one) != len(other):  # networks with different numbers of blocks: repeat the shorter list's residuals
         length = max(len(one), len(other))
         one, other = ([each[at * len(each) // length] for at in range(length)] for each in (one, other))
     return [a + b for a, b in zip(one, other, strict=True)]
@@ -187,7 +187,10 @@ def guides_of(
     steps: Steps,
     before: int,
 ) -> Guides:
-    """The controls of a loop with what their networks see. Call with the pipeline's parts in reach of their hooks."""
+    """The controls of a loop with the inputs of their networks. Raises ModelUnavailable if the model supports none.
+
+    Call while the pipeline's offload hooks are attached, because the VAE may run.
+    """
     params = loop.params
     denoiser = denoiser_of(loaded.pipe)
     form = FORMS.get(type(denoiser).__name__)
@@ -203,10 +206,11 @@ def guides_of(
 
 
 def picture_of(control: Control, materials: PictureInputs, loop: Loop, area: img2img.Area | None = None) -> PIL.Image:
-    """What a control sees, RGB at the size of the loop.
+    """The control picture of a loop, RGB at the loop's size.
 
-    That of the first loop is kept since the submit; a second pass has more pixels, so its own is made. Where only the
-    area around a mask is painted, the control is that part of its picture. What a model made at the submit is scaled.
+    The first loop uses the control picture made when the job was submitted. A second pass has more pixels and so makes
+    its own, unless a model made the first one: that is scaled. Where only the area around a mask is repainted, the
+    control picture is cropped to it.
     """
     if control.type.needs_model:
         seen = materials.source(control.seen).convert("RGB")
@@ -225,7 +229,7 @@ def picture_of(control: Control, materials: PictureInputs, loop: Loop, area: img
 
 
 def pixels_of(picture: PIL.Image) -> torch.Tensor:
-    """1 x 3 x H x W in 0..1."""
+    """An RGB picture as a tensor, 1 x 3 x H x W, values in 0..1."""
     return torch.from_numpy(np.array(picture)).movedim(-1, 0)[None].float() / 255
 
 
@@ -244,7 +248,7 @@ def see_pixels(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
 
 
 def see_latents(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """Latents as the denoiser has them, packed where it packs them."""
+    """Latents of a control picture in the denoiser's layout (packed for transformers that pack theirs)."""
     pipe, family = loaded.pipe, loaded.family
     pixels = pixels_of(picture).to(net.device) * 2 - 1
     return family.pack(pipe, family.encode(pipe, pixels)).to(net.device, net.dtype)
@@ -257,7 +261,7 @@ def see_flux(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
 
 
 def see_sd3(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """Those that were trained with an empty pooled prompt were also trained without the VAE's shift."""
+    """As `see_latents`; networks trained with an empty pooled prompt were also trained without the VAE's shift."""
     latents = see_latents(loaded, net, picture)
     config = loaded.pipe.vae.config
     shift = config.shift_factor * config.scaling_factor if net.config.force_zeros_for_pooled_projection else 0
@@ -265,7 +269,7 @@ def see_sd3(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
 
 
 def see_z_image(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """Later generations have room for a mask and a masked picture, which stay empty."""
+    """As `see_latents`; later generations have channels for a mask and a masked picture, which are left at zero."""
     latents = see_latents(loaded, net, picture)
     more = net.config.control_in_dim - latents.shape[1]
     return torch.nn.functional.pad(latents, (0, 0, 0, 0, 0, more))[:, :, None]
@@ -299,7 +303,7 @@ def of_flux(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Giv
         number = mode_of(control, FLUX_MODES, net.config.num_mode)
         mode = torch.full((batch, 1), number, device=states.device, dtype=torch.long)
     guidance = given.get("guidance") if net.config.guidance_embeds else None
-    if net.config.guidance_embeds and guidance is None:  # of a model that reads none itself
+    if net.config.guidance_embeds and guidance is None:  # the denoiser itself takes no guidance
         guidance = torch.full([batch], given["guidance_scale"], device=states.device, dtype=states.dtype)
     names = ("timestep", "pooled_projections", "encoder_hidden_states", "txt_ids", "img_ids")
     double, single = net(
@@ -339,7 +343,7 @@ def of_z_image(net: Any, seen: torch.Tensor, given: Given, control: Control) -> 
 
 
 def mode_of(control: Control, modes: dict[str, int], count: int) -> int:
-    """The number by which a union ControlNet knows a kind of picture. Raises ModelUnavailable for another kind."""
+    """The mode number of a control in a union ControlNet. Raises ModelUnavailable if the network has no such mode."""
     name = control.mode or str(control.type)
     number = modes.get(name, count)
     if number >= count:
@@ -350,9 +354,11 @@ def mode_of(control: Control, modes: dict[str, int], count: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """``see(loaded, net, picture)`` is what a network is given of a picture, ``residuals`` what it gives the denoiser.
+    """How controls work for one class of denoiser.
 
-    ``shared``: the pipeline calls its denoiser twice a step, and both calls have the residuals of the first.
+    ``see(loaded, net, picture)`` makes a network's input from a control picture; ``residuals`` runs the network and
+    returns arguments for the denoiser. ``shared``: the pipeline calls its denoiser twice per step, and both calls use
+    the residuals of the first.
     """
 
     see: Callable[[Loaded, Any, PIL.Image], Any]

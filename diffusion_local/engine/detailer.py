@@ -1,4 +1,7 @@
-"""Details: what a detector finds in a finished picture is painted anew at the model's own size, and put back."""
+"""Detail refinement: repaint the objects that a detector finds in a finished picture at the model's native size.
+
+Also cuts out the background of finished pictures.
+"""
 
 import logging
 from contextlib import suppress
@@ -24,23 +27,24 @@ from diffusion_local.options.types import Detail, Kind
 
 log = logging.getLogger(__name__)
 
-#: Smaller finds are left as they are, in pixels.
+#: Detections with a shorter side in pixels are ignored.
 LEAST_SIDE = 8
-#: The mask fades over this share of its shorter side, in at most so many pixels.
+#: The mask is blurred over 1/FADE of its shorter side, at most MOST_FADE pixels.
 FADE, MOST_FADE = 16, 32
-#: Stands for the source picture, which is in memory.
+#: Placeholder for the id of a source picture that exists in memory only.
 IN_MEMORY = "picture"
 
 
 def refine(loaded: Loaded, parts: list[Part], materials: PictureInputs, enlarge: Enlarge, last_rung: bool) -> None:
-    """Paint the details of finished pictures. What goes wrong with one leaves its picture as it was before, with the
-    fact ``incomplete``, and does not concern the others; a cancel ends its part.
+    """Repaint the details of finished pictures.
 
-    A pass is not put aside meanwhile. Raises OutOfMemory unless this is the last rung of memory, and DeviceLost.
+    If that fails for a picture, it stays as it was, with the fact ``incomplete``; the other pictures are unaffected.
+    Cancelling a part ends that part only. The pass cannot be suspended meanwhile. Raises DeviceLost, and OutOfMemory
+    unless this is the last rung.
     """
     made = {part: part.made for part in parts if part.made is not None and part.params.details}
     for part in made:
-        part.made = None  # it is not done yet: its progress is reported, and out of memory it is made again
+        part.made = None  # the part is live again: it reports progress, and is made again after OutOfMemory
     for part, finished in made.items():
         if part.problem is not None:
             continue
@@ -58,7 +62,7 @@ def refine(loaded: Loaded, parts: list[Part], materials: PictureInputs, enlarge:
 
 
 def incomplete(finished: Picture, option: str, problem: EngineError) -> dict[str, Any]:
-    """The fact that a picture was kept as it was before its last steps, with the reason by the option that failed."""
+    """The fact ``incomplete``: a last step of the picture failed. Maps the option of that step to the problem."""
     log.warning("the picture is kept without %s: %s", option, problem)
     return {"incomplete": finished.facts.get("incomplete", {}) | {option: str(problem)}}
 
@@ -71,7 +75,7 @@ def refined(
     materials: PictureInputs,
     enlarge: Enlarge,
 ) -> Picture:
-    """A picture with its details painted. Raises EngineError, and Interrupted once the part has a problem."""
+    """A picture with its details repainted. Raises EngineError, or Interrupted once the part has a problem."""
     params, told = part.params, []
     done = params.total_steps - sum(each.steps or params.steps for each in params.details)
     for detail in params.details:
@@ -94,9 +98,10 @@ def refined(
 
 
 def progress(part: Part, done: int, share: tuple[int, int]) -> OnStep:
-    """Counts the steps of several finds as those of one. ``share``: (steps of the finds before, number of finds).
+    """A step callback that reports the steps of several detections as the steps of one.
 
-    What the part's own ``on_step`` raises becomes its problem.
+    ``share``: (steps of the earlier detections, number of detections). An exception from the part's own ``on_step``
+    becomes its problem, and the callback raises Interrupted.
     """
     before, count = share
 
@@ -111,14 +116,14 @@ def progress(part: Part, done: int, share: tuple[int, int]) -> OnStep:
 
 
 def own_size(loaded: Loaded, params: Params) -> tuple[int, int]:
-    """The size at which a detail is painted: the model's own, unless the picture's first pass has fewer pixels."""
+    """The size at which a detail is painted: the model's default, or the first pass' size if that is smaller."""
     own = loaded.model.defaults
     first = (params.width, params.height)
     return (own.width, own.height) if own.width * own.height <= first[0] * first[1] else first
 
 
 def wish_of(params: Params, detail: Detail, found: Detection, place: int, size: tuple[int, int]) -> Params:
-    """What is asked for a detail: an inpaint of its region alone."""
+    """Params for repainting one detail: inpainting of its region only."""
     box = found.box
     fade = min(MOST_FADE, max(2, round(min(box[2] - box[0], box[3] - box[1]) / FADE)))
     return replace(
@@ -161,7 +166,7 @@ def painted(
     materials: PictureInputs,
     enlarge: Enlarge,
 ) -> PIL.Image:
-    """A picture with what is masked painted anew."""
+    """A picture with its masked region repainted."""
     part = Part(wish, report)
     crew = Pass([part])
     canvas = img2img.make_inpainting_canvas(image, mask, wish)
@@ -173,9 +178,9 @@ def painted(
 
 
 def cut_out(finished: Picture, materials: PictureInputs) -> Picture:
-    """A picture whose background is transparent (RGBA), once the device has made it.
+    """A picture with a transparent background (RGBA), computed once the device has finished.
 
-    It stays opaque (RGB), with the fact ``incomplete``, if its main object cannot be found.
+    If the main object cannot be found, it stays opaque (RGB), with the fact ``incomplete``.
     """
 
     def finish() -> tuple[PIL.Image, dict[str, Any]]:

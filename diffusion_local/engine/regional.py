@@ -1,7 +1,7 @@
-"""Prompts for parts of a picture: in a UNet's attention to text, a region's pixels read the prompt of the region.
+"""Regional prompts: in a UNet's cross-attention, each region's pixels attend to the prompt of that region.
 
-Each cross attention is computed for the prompt of the picture and for that of each region, and the results are mixed by
-the regions' masks. Attention to reference pictures (IP-Adapters), LoRAs and ControlNets work as they are.
+Every cross-attention is computed for the picture's prompt and for each region's prompt, and the results are blended by
+the regions' masks. IP-Adapters, LoRAs and ControlNets work unchanged.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,16 +27,16 @@ from diffusion_local.options.types import Region
 #: (left, top, right, bottom) in pixels.
 Box = tuple[float, float, float, float]
 Attention = Callable[..., torch.Tensor]
-#: Resolutions of a UNet: its latents are halved at most so often.
+#: Number of resolutions to try for a UNet's attention, each half the one before.
 MOST_HALVINGS = 6
 
 
 @dataclass(slots=True)
 class Regional:
-    """The regions of a pass, around the denoiser of one loop.
+    """The regions of a loop, applied around its denoiser.
 
-    ``texts``: of each region the embedding at each step, 1 x tokens x channels; ``shares``: of each region its weight
-    at each latent, h x w; ``count`` pictures share the loop.
+    ``texts``: per region, the prompt embedding of each step (1 x tokens x channels); ``shares``: per region, its weight
+    at each latent (h x w); ``count``: number of pictures in the loop.
     """
 
     texts: list[list[torch.Tensor]]
@@ -47,7 +47,7 @@ class Regional:
 
     @contextmanager
     def around(self, pipe: Any) -> Iterator[None]:
-        """Have the regions' prompts read where they count."""
+        """Replace the cross-attention of the pipeline's denoiser by `attend`."""
         with ExitStack() as stack:
             if self.texts:
                 for name, module in denoiser_of(pipe).named_modules():
@@ -58,9 +58,9 @@ class Regional:
     def attend(
         self, own: Attention, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, **more: Any
     ) -> torch.Tensor:
-        """A cross attention's result: rows of the negative prompt as they are, the others mixed by the masks.
+        """A cross-attention's output: rows of the negative prompt unchanged, the others blended by the masks.
 
-        ``encoder_hidden_states`` has the pictures of IP-Adapters beside the text, if there are any.
+        With IP-Adapters, ``encoder_hidden_states`` is a tuple of the text and the picture embeddings.
         """
         whole = own(hidden_states, encoder_hidden_states=encoder_hidden_states, **more)
         if encoder_hidden_states is None:
@@ -78,7 +78,7 @@ class Regional:
         return torch.cat([whole[: -self.count], mixed])
 
     def shares_at(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
-        """Weights of each region, and last of the picture's prompt, at an attention's places: places x 1."""
+        """Weights at each position of an attention layer (positions x 1): per region, then for the picture's prompt."""
         length = hidden_states.shape[1]
         if length not in self._sized:
             size = self.shares[0].shape
@@ -92,7 +92,7 @@ class Regional:
 
 
 def halved(size: torch.Size | tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The sizes that a UNet halves its latents to."""
+    """Sizes (rows, columns) of a UNet's latents at each resolution, the full one first."""
     rows, columns = size
     for _ in range(MOST_HALVINGS):
         yield rows, columns
@@ -100,7 +100,10 @@ def halved(size: torch.Size | tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def regions_of(loaded: Loaded, loop: Loop, canvas: SourceCanvas | None, steps: Steps, count: int) -> Regional:
-    """The regions of a loop. Call with the text encoders in reach. Raises ModelUnavailable for other denoisers."""
+    """The regions of a loop. Call before the text encoders are offloaded.
+
+    Raises ModelUnavailable if the denoiser is not a UNet.
+    """
     params = loop.params
     if not params.regions:
         return Regional([], [], steps, count)
@@ -123,7 +126,7 @@ def regions_of(loaded: Loaded, loop: Loop, canvas: SourceCanvas | None, steps: S
 
 
 def part_of(loop: Loop, canvas: SourceCanvas | None) -> Box:
-    """What a loop makes of the picture, as shares of it: all, a tile, or the area around what is repainted."""
+    """The part of the picture that a loop covers, in shares (0 to 1): all, a tile, or the area around the mask."""
     area = None if canvas is None else canvas.area
     box, whole = loop.box, loop.whole
     if box is None and area is not None:
@@ -134,14 +137,14 @@ def part_of(loop: Loop, canvas: SourceCanvas | None) -> Box:
 
 
 def share_of(region: Region, part: Box, size: tuple[int, int]) -> torch.Tensor:
-    """The region's weight at each latent (h x w) of a part of the picture; in proportion where it ends within one."""
+    """A region's weight at each latent (h x w) of a part of the picture, proportional where it covers a fraction."""
     rows = covered(region.y, region.y + region.height, part[1], part[3], size[0])
     columns = covered(region.x, region.x + region.width, part[0], part[2], size[1])
     return rows[:, None] * columns[None, :] * region.weight
 
 
 def covered(start: float, end: float, first: float, last: float, count: int) -> torch.Tensor:
-    """How much a span covers of each of ``count`` equal cells between ``first`` and ``last``: 0 to 1."""
+    """The covered fraction (0 to 1) of each of ``count`` equal cells between ``first`` and ``last``."""
     edges = torch.linspace(first, last, count + 1, dtype=torch.float64)
     low, high = edges[:-1].clamp(min=start), edges[1:].clamp(max=end)
     return ((high - low).clamp(min=0) / (edges[1:] - edges[:-1])).float()
