@@ -1,6 +1,6 @@
 """IP-Adapters: additional cross-attention of a UNet to an image encoder's features of reference pictures.
 
-The image encoder is in memory only while a pass' pictures are encoded. The features are cached with the model.
+The image encoder is in memory only while the pictures of a pass are encoded. The features are cached with the model.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,16 +24,17 @@ from diffusion_local.models.identify import read_file
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Reference, Use
 
-#: Attention heads of the encoders, which their tensors do not tell.
+#: Attention heads of the image encoders; cannot be inferred from their tensors.
 HEADS = 16
-#: References whose embeddings are kept, by model.
+#: Number of embeddings cached per model.
 KEPT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An IP-Adapter with the pictures that it reads at one strength; ``mask`` (a source id)
-    restricts it to a region.
+    """An IP-Adapter with the pictures that it reads at one strength.
+
+    ``mask``: source id of a picture that restricts it to a region, or empty.
     """
 
     adapter: str
@@ -43,7 +44,7 @@ class Slot:
 
 
 def slots_of(references: tuple[Reference, ...]) -> tuple[Slot, ...]:
-    """Pictures used alike by one adapter share a slot; a picture with a mask has its own."""
+    """Group references into slots: pictures with the same adapter and weight share one; each masked one has its own."""
     found: list[Slot] = []
     for each in references:
         if each.use is Use.EDIT:
@@ -64,7 +65,7 @@ def slots_of(references: tuple[Reference, ...]) -> tuple[Slot, ...]:
 
 
 def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
-    """Load the adapters of the params into the model, and no others, at their strengths."""
+    """Load the adapters named in ``params`` into the model at their strengths, and unload all others."""
     slots = slots_of(params.references)
     names = tuple(slot.adapter for slot in slots)
     if names != loaded.ip_adapters:
@@ -80,7 +81,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
                         states, subfolder="", weight_name=[""] * len(names), image_encoder_folder=None
                     )
                 except Exception:
-                    loaded.pipe.unload_ip_adapter()  # some of it may be in the UNet already
+                    loaded.pipe.unload_ip_adapter()  # part of it may be in the UNet already
                     raise
         loaded.ip_adapters = names
     loaded.seen = None
@@ -94,7 +95,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Inputs of a pass' adapters: per slot the embeddings of its pictures (negative and positive), and its mask."""
+    """Adapter inputs of a pass: per slot the (negative, positive) embeddings of its pictures, and its mask or None."""
 
     embeddings: list[tuple[torch.Tensor, torch.Tensor]]
     masks: list[PIL.Image | None]
@@ -102,7 +103,7 @@ class Seen:
     def arguments(
         self, loop: Loop, canvas: img2img.SourceCanvas | None, guided: bool, device: Any, dtype: torch.dtype
     ) -> dict[str, Any]:
-        """Arguments for the pipeline's call."""
+        """Arguments for the call of the pipeline. ``guided``: whether it uses classifier-free guidance."""
         pairs = [(against.to(device, dtype), found.to(device, dtype)) for against, found in self.embeddings]
         told: dict[str, Any] = {"ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]}
         if any(self.masks):
@@ -133,7 +134,7 @@ def mask_of_loop(mask: PIL.Image, loop: Loop, canvas: img2img.SourceCanvas | Non
 def adapted(
     loaded: Loaded, loop: Loop, canvas: img2img.SourceCanvas | None, run: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The pipeline with the IP-Adapters' inputs bound to it."""
+    """Bind the IP-Adapters' inputs to the pipeline's call ``run``."""
     if loaded.seen is None:
         return run
     guided = loaded.family.uses_guidance(loaded.pipe, loop.params.guidance)
@@ -142,7 +143,7 @@ def adapted(
 
 
 def embedded(loaded: Loaded, slot: Slot, materials: PictureInputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """(unconditional, conditional) features: 1 x number of pictures x the adapter's input per picture."""
+    """(unconditional, conditional) features of a slot's pictures, each 1 x pictures x features; cached."""
     key = (slot.adapter, slot.images)
     if key not in loaded.embeddings:
         probe = read_file(materials.ip_adapter(slot.adapter)).probe
@@ -172,7 +173,7 @@ def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch
 
 
 def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:
-    """A CLIP image encoder from a file, configured by the file beside it or else by its tensors' shapes."""
+    """Load a CLIP image encoder, configured by ``config.json`` beside the file, or else by its tensors' shapes."""
     state = read_mapped(path, "")
     if (path.parent / "config.json").is_file():
         config = transformers.CLIPVisionConfig.from_pretrained(path.parent, local_files_only=True)
@@ -189,7 +190,7 @@ def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     places = len(state["vision_model.embeddings.position_embedding.weight"]) - 1
     layers = {name.split(".")[3] for name in state if name.startswith("vision_model.encoder.layers.")}
     feed, _ = state["vision_model.encoder.layers.0.mlp.fc1.weight"].shape
-    # OpenAI's ViT-L has another activation than the larger ones of OpenCLIP
+    # OpenAI's ViT-L uses another activation than OpenCLIP's larger encoders.
     activation = "quick_gelu" if patches.shape[0] == 1024 else "gelu"
     return {
         "hidden_size": patches.shape[0],
@@ -204,7 +205,7 @@ def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of an IP-Adapter in diffusers' format."""
+    """Read the weights of an IP-Adapter, as diffusers' ``load_ip_adapter`` takes them."""
     state = read_mapped(path, "")
     return {part: dict(below(state, f"{part}.")) for part in ("image_proj", "ip_adapter")}
 

@@ -1,9 +1,9 @@
-"""The memory policy: chooses the rung on which a model is held. Its need is estimated from its files and corrected
-by measurements.
+"""The memory policy: chooses the rung on which a model is held.
 
-Torch-free; sizes in bytes. The constants were fitted to peaks of torch's tensors on one H100, by rung, for SD 1.5 at
-512x512 and SDXL at 1024x1024 in fp16, and SD 3.5 medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json); the
-estimates exceed each peak by 5 to 25 %. Memory beyond the weights grows with the number of pixels.
+A model's need is estimated from its files and corrected by measurements. Torch-free; sizes in bytes. The constants were
+fitted to tensor memory peaks on one H100, per rung, for SD 1.5 at 512x512 and SDXL at 1024x1024 in fp16, and SD 3.5
+medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json); the estimates exceed each peak by 5 to 25 %. Memory beyond
+the weights grows with the number of pixels.
 """
 
 import math
@@ -15,7 +15,7 @@ from diffusion_local.engine.kept_blocks import kept_for, slots_size
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
 
-#: Rungs by type of device, best first. CPUs and Apple GPUs have a single memory, so nothing can be offloaded.
+#: Rungs by type of device, fastest first. CPUs and Apple GPUs have a single memory, so nothing can be offloaded.
 LADDERS: dict[str, tuple[str, ...]] = {
     "cuda": (
         "resident",
@@ -30,36 +30,36 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("resident", "vae_tiling", "attention_slicing"),
 }
 
-#: The rung on which blocks of the denoiser stay on the device as far as they fit, and the others come and go.
+#: The rung on which the denoiser's blocks stay on the device as far as they fit, and the others are streamed.
 STREAMING = "block_streaming"
 
 GIB = 1024**3
-#: Values held per pixel of the picture at the peak of a step or of decoding.
+#: Values in memory per pixel of the picture at the peak of a step or of decoding.
 STEP_NUMBERS = 300
-DECODE_NUMBERS = 1290  # of a VAE with 128 channels at full size, as SD, SDXL, SD3 and FLUX have
-#: Side of the tiles for decoding below ``resident``, and on the last rung.
+DECODE_NUMBERS = 1290  # for a VAE with 128 channels at full size, as in SD, SDXL, SD3 and FLUX
+#: Side in pixels of decoding tiles on rungs below ``resident``, and on ``sequential``.
 TILE, SMALL_TILE = 512, 256
-#: A graph's memory relative to a step's peak: its layout is fixed and has gaps. Measured: 1.0 to 1.37.
+#: A CUDA graph's memory relative to a step's peak: its fixed layout has gaps. Measured: 1.0 to 1.37.
 GRAPH_SHARE = 1.4
-#: Share of a part on the device when its layers are streamed: the current layer and the next.
+#: When layers are streamed, 1/LAYERS_SHARE of a part is on the device: the current layer and the next.
 LAYERS_SHARE = 32
-#: Overhead: fragmentation in the allocator, and workspaces of libraries.
+#: Overhead: fragmentation of the allocator (a factor), and library workspaces (bytes).
 MARGIN, WORKSPACE = 1.05, 160 * 1024**2
-#: Names of the denoiser among a pipeline's parts.
+#: Names of the denoiser in pipelines.
 DENOISERS = ("unet", "transformer")
-#: A rung that failed is retried once this much more memory is free than at the failure.
+#: A failed rung is retried once the free memory exceeds that of the failure by this factor.
 RETRY_WITH = 1.15
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Memory that a model needs at one size.
+    """Memory in bytes that a model needs at one picture size.
 
-    ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
-    and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles; ``beside``: weights of
-    ControlNets, IP-Adapters and LoRAs, which are on the device whenever the denoiser is at work; ``vision``: weights of
-    the image encoder, which is there before the first step only; ``blocks``: those of the denoiser's blocks; ``read``:
-    need of the largest text encoder if its blocks come and go.
+    ``parts``: weights of each part as they are held; ``step`` and ``decode``: activations of one denoising step and of
+    decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles; ``beside``: weights of ControlNets,
+    IP-Adapters and LoRAs, which are on the device whenever the denoiser runs; ``vision``: weights of the image encoder,
+    which is on the device only before the first step; ``blocks``: weights of each block of the denoiser; ``read``: need
+    of the largest text encoder if its blocks are streamed.
     """
 
     parts: Mapping[str, int]
@@ -86,8 +86,9 @@ class MemoryNeed:
         return max((self.parts.get(part, 0) for part in DENOISERS), default=0)
 
     def bytes_at(self, rung: str, kept: int = 0) -> int:
-        """Peak bytes on the device, with the allocator's overhead. ``kept``: those of blocks that stay there while the
-        others come and go."""
+        """Peak bytes on the device on a rung, including overhead. ``kept``: bytes of blocks that stay on the device when
+        blocks are streamed.
+        """
         vae, denoiser = self.parts.get("vae", 0), self.denoiser
         encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)
         layers = max(denoiser, encoder) // LAYERS_SHARE
@@ -104,21 +105,26 @@ class MemoryNeed:
         return int((bare + self.beside) * MARGIN) + WORKSPACE
 
     def room_for_blocks(self, free: int) -> int:
-        """Bytes that blocks may take that stay on the device, of ``free`` there."""
+        """How many of ``free`` bytes on the device may hold blocks that stay there."""
         rest = self.denoiser - sum(self.blocks) + self._beside_blocks + self.beside
         return max(0, int((free - WORKSPACE) / MARGIN) - rest)
 
     @property
     def _beside_blocks(self) -> int:
-        """Bytes beside the denoiser's weights while blocks come and go. A VAE that encoded a source is still there."""
+        """Peak bytes besides the denoiser's weights while blocks are streamed.
+
+        Counts the VAE during steps as well: after encoding a source picture it is still on the device.
+        """
         vae = self.parts.get("vae", 0)
         return max(vae + self.step + slots_size(self.blocks), vae + self.tiled, self.read, self.vision)
 
 
 @dataclass(frozen=True, slots=True)
 class RungChoice:
-    """The rung to hold a model on, the reason in words, and the device's bytes it takes at its peak. ``room``: bytes
-    that blocks may take that stay on the device, where the others come and go."""
+    """The rung to hold a model on, the reason in words (``why``), and its peak bytes on the device (``takes``).
+
+    ``room``: bytes for blocks that stay on the device, on the rung that streams the others.
+    """
 
     rung: str
     why: str = ""
@@ -128,10 +134,12 @@ class RungChoice:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Number of parameters in each part of a model; ``vae_channels``: channels of its VAE at full size.
+    """Numbers of parameters in each part of a model.
 
-    ``kept`` has the bytes of parts whose weights are kept otherwise than they are computed in; ``blocks`` are the
-    numbers in matrices of numbered blocks, and ``units`` those of each block."""
+    ``vae_channels``: channels of its VAE at full size; ``kept``: bytes of the parts that are not held in the compute
+    dtype; ``blocks``: per part, parameters in the matrices of its blocks; ``units``: per part, parameters of each
+    block.
+    """
 
     parts: Mapping[str, int] = field(default_factory=dict)
     vae_channels: int = 128
@@ -143,8 +151,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What a picture needs beside its model. ``beside`` and ``vision`` are numbers of weights, of what is there with
-    the denoiser and of the image encoder; ``references`` are pictures that the denoiser reads at each step."""
+    """What a picture needs in addition to its model.
+
+    ``beside``: parameters of networks that are on the device together with the denoiser; ``vision``: parameters of the
+    image encoder; ``references``: number of pictures that the denoiser reads at each step.
+    """
 
     beside: int = 0
     vision: int = 0
@@ -157,11 +168,11 @@ NO_EXTRAS = Extras()
 def estimate(
     weights: Weights, number_bytes: int, width: int, height: int, together: int = 1, extras: Extras = NO_EXTRAS
 ) -> MemoryNeed:
-    """Memory needed by a pass of ``together`` pictures of this size, with weights of ``bytes`` per number (2: half
-    precision).
+    """Memory needed by a pass of ``together`` pictures of this size, at ``number_bytes`` per weight (2: half precision).
 
-    They are decoded one by one. A transformer reads a reference as further tokens, so a step takes as much more; a UNet
-    reads it in further channels, and the third pass of its guidance takes half as much more.
+    Pictures are decoded one at a time. A transformer reads a reference as additional tokens, so each adds the
+    activations of another picture. A UNet reads references as additional channels; its guidance then needs a third
+    denoiser pass instead of two, which adds half.
     """
     vae_bytes = 4 if weights.upcasts_vae else number_bytes
     parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
@@ -205,10 +216,10 @@ def choose(
     wanted: str = "",
     together: MemoryNeed | None = None,
 ) -> RungChoice:
-    """The first rung expected to fit into ``free``, or else the last one. ``together``: the need of a pass of several
-    pictures, which takes more and never changes the rung.
+    """Choose the first rung expected to fit into ``free`` bytes, or else the last one.
 
-    ``wanted``: a rung requested by the user; one that this device lacks counts as the next below it.
+    ``wanted``: a rung requested by the user; if this device lacks it, the last one is used. ``together``: the need of a
+    pass of several pictures; it counts towards ``takes`` but never changes the rung.
     """
     if wanted:
         rung = wanted if wanted in ladder else ladder[-1]
@@ -241,7 +252,7 @@ def choose(
 
 
 def completed(choice: RungChoice, need: MemoryNeed, together: MemoryNeed | None, free: int) -> RungChoice:
-    """A choice for all pictures of a pass; if blocks come and go, with those that stay, whose number is told."""
+    """Complete a choice for all pictures of a pass; if blocks are streamed, with the number and room of those kept."""
     if choice.rung != STREAMING:
         return choice if together is None else replace(choice, takes=max(choice.takes, together.bytes_at(choice.rung)))
     need = together or need
@@ -253,7 +264,7 @@ def completed(choice: RungChoice, need: MemoryNeed, together: MemoryNeed | None,
 
 
 def next_rung(ladder: Sequence[str], rung: str) -> str:
-    """The next rung, or an empty string after the last."""
+    """The next rung of the ladder, or an empty string after the last."""
     place = ladder.index(rung) + 1
     return ladder[place] if place < len(ladder) else ""
 
@@ -268,5 +279,5 @@ def _at_this_size(learned: Sequence[Fit], params: Params) -> Fit | None:
 
 
 def _tells_about(fit: Fit, params: Params) -> bool:
-    """Whether a failure applies: a rung that failed at some size also fails at a larger one."""
+    """Whether a failure applies to ``params``: a rung that failed at one size also fails at larger ones."""
     return fit.kind == params.kind and fit.width * fit.height <= math.prod(params.peak_size)

@@ -1,4 +1,4 @@
-"""Cache of loaded models; the least recently used one is evicted first, and only when its memory is needed."""
+"""Cache of loaded models. The least recently used one is evicted first, and only when its memory is needed."""
 
 import time
 from collections import OrderedDict
@@ -38,8 +38,9 @@ class ModelCache:
         recorder: Callable[[], graphs.Recorder] | None = None,
         operations: Operations | None = None,
     ) -> None:
-        """``recorder`` makes what CUDA graphs of a model are recorded with, and ``operations`` are what fused forms of
-        its parts are made of; None: there are none."""
+        """``recorder`` creates the recorder of a model's CUDA graphs; ``operations``: kernels for the fused forms of
+        its parts. None disables CUDA graphs, or fused forms.
+        """
         self._recorder = recorder
         self._operations = operations
         self._device = device
@@ -50,11 +51,11 @@ class ModelCache:
         self.current: Loaded | None = None
 
     def free(self) -> int:
-        """Free bytes of the device, plus those that evicting models and graphs would release."""
+        """Free bytes of the device, plus those that evicting all models would release."""
         return self._gauge.free() + self._bytes()
 
     def bytes_of_others(self) -> int:
-        """Bytes of the device that models other than the current one hold for themselves."""
+        """Bytes of the device held only by models other than the current one."""
         return self._bytes() - (self.current.bytes if self.current else 0)
 
     @property
@@ -132,8 +133,9 @@ class ModelCache:
         return bool(others) or had
 
     def room_for_graphs(self, need: MemoryNeed) -> int:
-        """Bytes that graphs of the current model may keep beyond the needs of a picture; graphs of other models are
-        dropped for it.
+        """Bytes available to CUDA graphs of the current model beyond the needs of a picture.
+
+        Drops graphs of other models if necessary.
         """
         held = self.current
         if held is None or not placement.weights_stay(held.pipe, held.rung):
@@ -155,16 +157,16 @@ class ModelCache:
         self._gauge.collect()
 
     def _as_held(self, held: Loaded, model: Model) -> bool:
-        """Whether a model is in memory as its files and the choice of its precision are now."""
+        """Whether a loaded model still matches its files and the chosen precision."""
         return same_files(held.model, model) and (held.form, held.dtype) == (self.form_of(model), self.dtype_of(model))
 
     def _hold(self, held: Loaded | None, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
-        """Move a model to a rung: from its present one, or from its files."""
+        """Hold a model on the chosen rung: move it if it is loaded (``held``), else load it from its files."""
         if held is None:
             self._gauge.collect()
             size = self.dtype_of(model).itemsize
             weight = sum(precision.bytes_of_parts(precision.model_weights(model), self.form_of(model), size).values())
-            shared = self._shareable(model, choice)  # held here, so that they outlast the models that are put away
+            shared = self._shareable(model, choice)  # this reference keeps them when their models are evicted
             here = sum(placement.bytes_of(each, self._device.type) for each in shared)
             weight -= sum(each.nbytes for encoder in shared for each in encoder.parameters())
             self._make_room(model.id, choice.takes - here, weight)
@@ -201,7 +203,7 @@ class ModelCache:
         if kept == precision.FP8:
             placement.store_as_fp8(pipe, dtype)
         pipe.set_progress_bar_config(disable=True)
-        pipe.vae.to(self._device.torch)  # where the previews' factors are fitted faster
+        pipe.vae.to(self._device.torch)  # fits the previews' factors faster
         return Loaded(
             model=model,
             family=family,
@@ -218,7 +220,7 @@ class ModelCache:
         )
 
     def _shareable(self, model: Model, choice: RungChoice) -> list[torch.nn.Module]:
-        """Text encoders in memory that a model would share; none on rungs whose parts cannot be moved any more."""
+        """Loaded text encoders that a model would share; none on rungs from which parts cannot be moved."""
         if choice.rung not in placement.MOVABLE:
             return []
         dtype, parts = self.dtype_of(model), precision.model_weights(model).parts
@@ -229,24 +231,24 @@ class ModelCache:
         return [each for each in found if each is not None]
 
     def _sharing(self, held: Loaded) -> list[Loaded]:
-        """Other models that have a text encoder in common with this one."""
+        """Other models that share a text encoder with this one."""
         others = [other for other in self._held.values() if other is not held]
         return [other for other in others if shared_encoders(other.pipe, held.pipe)]
 
     def _end_sharing(self, held: Loaded) -> None:
-        """Before a model goes to a rung whose parts cannot be moved any more: put away those that share with it."""
+        """Evict models that share a text encoder with this one, before it moves to a rung that it cannot leave."""
         for other in self._sharing(held):
             self._drop(other.model.id)
         self._encoders.close(held.pipe)
 
     def _measure(self, held: Loaded) -> int:
-        """Bytes of the device that a model's weights and its ControlNets take."""
+        """Bytes on the device of a model's weights and ControlNets."""
         nets = [net for _, net in held.controls.values()] if held.rung in placement.WHOLE else []
         of_nets = sum(placement.bytes_of(net, self._device.type) for net in nets)
         return placement.bytes_on(held.pipe, self._device.type) + of_nets
 
     def _bytes(self) -> int:
-        """Bytes of the device that all models hold; a text encoder that several share counts once."""
+        """Bytes of the device held by all models. A shared text encoder counts once."""
         seen: set[int] = set()
         total = 0
         for held in self._held.values():
@@ -257,7 +259,7 @@ class ModelCache:
         return total
 
     def _drop(self, name: str) -> None:
-        """Put a model away. Text encoders that others share stay, without the hooks that lead to its other parts."""
+        """Evict a model. Text encoders shared with others stay, without the hooks that refer to its other parts."""
         gone = self._held.pop(name, None)
         if gone is None:
             return
@@ -282,7 +284,7 @@ class ModelCache:
             self._gauge.collect()
 
     def _free_but_for_graphs(self) -> int:
-        """Free bytes of the device without what graphs keep between steps, which torch counts as free."""
+        """Free bytes of the device without the memory that graphs keep between steps, which torch counts as free."""
         return self._gauge.free() - sum(held.graphs.bytes for held in self._held.values())
 
     def _forget_graphs(self) -> bool:
@@ -291,7 +293,7 @@ class ModelCache:
 
 
 def suits(held: Loaded, choice: RungChoice) -> bool:
-    """Whether the blocks that stay on the device are those that may, or nearly."""
+    """Whether the number of blocks kept on the device is about the number that the choice has room for."""
     if choice.rung != STREAMING:
         return True
     streamed = placement.streamed_denoiser(held.pipe)  # None after a change that ran out of memory
@@ -299,7 +301,7 @@ def suits(held: Loaded, choice: RungChoice) -> bool:
 
 
 def files_of(model: Model) -> list[Path]:
-    """The files that a model is loaded from, or its folder."""
+    """The files that a model is loaded from; for a folder, the folder itself."""
     return list(dict.fromkeys(each.path for each in model.sources)) or [model.path]
 
 

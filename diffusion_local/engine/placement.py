@@ -1,8 +1,8 @@
-"""Places a pipeline's parts by rung: on the device, or in main memory until needed.
+"""Places a pipeline's parts according to the rung: on the device, or in main memory until they are needed.
 
-The offloading is diffusers' own, but for ``encoder_offload`` and ``block_streaming``. Attention slicing replaces
-torch's fused attention, which never holds a whole map, by a slower one that holds slices of it. On CUDA that takes more
-memory, so it is for the other devices' last rung.
+Offloading is diffusers' own, except on the rungs ``encoder_offload`` and ``block_streaming``. Attention slicing
+replaces torch's fused attention, which never holds a whole attention map, by a slower one that holds slices. On CUDA
+that takes more memory, so it is the last rung of other devices only.
 """
 
 import gc
@@ -24,18 +24,18 @@ from diffusion_local.engine.memory import SMALL_TILE, STREAMING, TILE
 from diffusion_local.engine.precision import MAIN_SHARE, main_memory
 from diffusion_local.engine.streaming import Streamed
 
-#: Rungs that a placed pipeline can leave for any other; from the rest only a fresh load leads back.
+#: Rungs from which a pipeline can be moved to any other. From the others, the model must be loaded again.
 MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", STREAMING, "model_offload"})
-#: Rungs on which every part stays on the device as a whole.
+#: Rungs on which every part stays entirely on the device.
 WHOLE = frozenset({"resident", "vae_tiling"})
 log = logging.getLogger(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
-    """Bring a pipeline to a rung, from the CPU or from a rung of MOVABLE.
+    """Move a pipeline to a rung, from the CPU or from a rung in MOVABLE.
 
-    ``room``: bytes that blocks may take that stay while others come and go; None: as before.
+    ``room``: bytes on the device for blocks that stay there while the others are streamed; None: as before.
     """
     before = streamed_denoiser(pipe)
     pipe.remove_all_hooks()
@@ -71,21 +71,21 @@ def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
 
 
 def store_as_fp8(pipe: Any, dtype: torch.dtype) -> None:
-    """Keep the denoiser's matrices in fp8; each is cast when it is used. What reads and writes latents stays whole."""
+    """Store the denoiser's matrices in fp8 and cast each when it is used. Input and output layers stay in ``dtype``."""
     denoiser: Any = denoiser_of(pipe)
     denoiser.enable_layerwise_casting(torch.float8_e4m3fn, dtype, skip_modules_pattern=WHOLE_LAYERS)
 
 
-#: Layers that stay as they are beside fp8, as patterns of their names. Norms have no matrices, so they stay too.
+#: Patterns of the names of layers that are not stored in fp8. Norms have no matrices, so they stay as well.
 WHOLE_LAYERS = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
 
 
 def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
-    """Put another VAE, from the CPU, into a pipeline that was placed; the one before goes there, free of hooks."""
+    """Put another VAE, now on the CPU, into a placed pipeline. The previous one moves to the CPU, without hooks."""
     before = pipe.vae
     match rung:
         case "sequential":
-            accelerate.hooks.remove_hook_from_module(before, recurse=True)  # which brings its weights back
+            accelerate.hooks.remove_hook_from_module(before, recurse=True)  # also restores its weights
             pipe.register_modules(vae=vae)
             _tile(vae, rung)
             accelerate.cpu_offload(vae, torch.device(device))
@@ -96,7 +96,7 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
             pipe.register_modules(vae=vae)
             _tile(vae, rung)
             accelerate.hooks.add_hook_to_module(vae, streaming.Visiting(device, streamed))
-        case "encoder_offload" | "model_offload":  # the hooks know each other, so all are made anew
+        case "encoder_offload" | "model_offload":  # hooks refer to each other, so recreate all of them
             pipe.remove_all_hooks()
             pipe.register_modules(vae=vae)
             place(pipe, rung, device)
@@ -109,7 +109,7 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
 
 @contextmanager
 def without_hooks(pipe: Any, rung: str) -> Iterator[None]:
-    """Remove our offload hooks while parts are changed. diffusers handles the hooks of its own rungs."""
+    """Remove our own offload hooks while parts are changed. diffusers itself handles those of the other rungs."""
     if rung not in ("encoder_offload", STREAMING):
         yield
         return
@@ -125,7 +125,7 @@ def without_hooks(pipe: Any, rung: str) -> Iterator[None]:
 
 
 def offload_encoders(pipe: Any) -> None:
-    """Whole parts that have done their work go back to where they wait."""
+    """Move parts that are offloaded as a whole, such as text encoders, back to main memory after use."""
     for part in _modules(pipe):
         hook = getattr(part, "_hf_hook", None)
         if isinstance(hook, accelerate.hooks.CpuOffload):
@@ -135,32 +135,32 @@ def offload_encoders(pipe: Any) -> None:
 
 
 def offload_all(pipe: Any) -> None:
-    """Between two pictures: parts that were called by themselves go back to where they wait."""
+    """Move all offloaded parts back to main memory between two pictures."""
     offload_encoders(pipe)
     pipe.maybe_free_model_hooks()
 
 
 def bytes_on(pipe: Any, device_type: str) -> int:
-    """Bytes of weights on the device, and of the slots that blocks come to."""
+    """Bytes of weights on the device, including the slots for streamed blocks."""
     hooks = [getattr(part, "_hf_hook", None) for part in _modules(pipe)]
     slots = sum(hook.slot_bytes for hook in hooks if isinstance(hook, Streamed))
     return slots + sum(bytes_of(module, device_type) for module in _modules(pipe))
 
 
 def streamed_denoiser(pipe: Any) -> Streamed | None:
-    """How the denoiser's blocks come and go, if they do."""
+    """The hook that streams the denoiser's blocks, or None."""
     hook = getattr(denoiser_of(pipe), "_hf_hook", None)
     return hook if isinstance(hook, Streamed) else None
 
 
 def weights_stay(pipe: Any, rung: str) -> bool:
-    """Whether all of the denoiser stays where it is on the device, as CUDA graphs and compiled blocks need it."""
+    """Whether the whole denoiser stays in place on the device, as CUDA graphs and compiled blocks require."""
     streamed = streamed_denoiser(pipe)
     return rung in RUNGS if streamed is None else not streamed.moved_bytes
 
 
 def facts(pipe: Any) -> dict[str, Any]:
-    """Facts for the recipe: how many blocks stay on the device, and whether others wait in pageable memory."""
+    """Facts for the recipe: how many blocks stay on the device, and how many are streamed from pageable memory."""
     hook = streamed_denoiser(pipe)
     if hook is None:
         return {}
@@ -176,7 +176,7 @@ def bytes_of(module: torch.nn.Module, device_type: str) -> int:
 
 def vae_in_fp32(pipe: Any, rung: str, device: str) -> None:
     """Run the VAE in fp32 from now on."""
-    if rung == "sequential":  # its weights are held by the hooks
+    if rung == "sequential":  # the hooks hold its weights
         accelerate.hooks.remove_hook_from_module(pipe.vae, recurse=True)
         pipe.vae.to(dtype=torch.float32)
         accelerate.cpu_offload(pipe.vae, torch.device(device))
@@ -189,9 +189,9 @@ def _modules(pipe: Any) -> list[torch.nn.Module]:
 
 
 def _keep_denoiser(pipe: Any, device: str | torch.device) -> None:
-    """It lies on the device; each other part comes when it is called, and the one before it goes.
+    """Keep the denoiser on the device; move each other part there when it is called, and the previous one away.
 
-    Unlike diffusers' ``enable_model_cpu_offload``, which moves the denoiser, too, out and in for each picture.
+    diffusers' ``enable_model_cpu_offload`` moves the denoiser as well, out and in for each picture.
     """
     kept, hook = denoiser_of(pipe), None
     kept.to(device)
@@ -201,9 +201,9 @@ def _keep_denoiser(pipe: Any, device: str | torch.device) -> None:
 
 
 def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
-    """Some blocks of the denoiser stay, the others come and go; text encoders come block by block, the rest as a whole.
+    """Stream the denoiser's blocks that ``choose`` does not keep, and those of text encoders; offload the rest whole.
 
-    ``choose``: see ``Streamed``.
+    ``choose``: see `Streamed`.
     """
     kept = denoiser_of(pipe)
     streamed = Streamed(device, choose, may_gather=_may_gather)
@@ -228,12 +228,12 @@ def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
 
 
 def _may_gather(size: int) -> bool:
-    """Whether a block's weights may be gathered in memory that is never swapped out: a fifth stays for others."""
+    """Whether main memory has room to pin ``size`` bytes of a block's weights. A fifth is left for other processes."""
     return free_main_memory() - size > main_memory() * (1 - MAIN_SHARE)
 
 
 def _tile(vae: Any, rung: str) -> None:
-    """Decode whole, or in tiles of the rung's size; diffusers' own default is the size that the VAE was trained at."""
+    """Let the VAE decode whole, or in tiles of the rung's size. diffusers' default tile is the VAE's training size."""
     if not hasattr(vae, "enable_tiling"):
         return
     if rung == "resident":
@@ -247,10 +247,10 @@ def _tile(vae: Any, rung: str) -> None:
 
 
 class MemoryGauge:
-    """Memory of one device: free bytes, and our peak use."""
+    """Measures the memory of one device: free bytes, and this process' peak."""
 
     def __init__(self, device: str, limit: int = 0) -> None:
-        """``limit``: most bytes of a CUDA GPU that this process may take; 0 is all."""
+        """``limit``: maximum bytes of a CUDA GPU for this process; 0: no limit."""
         self._device = device
         self._type = device.partition(":")[0]
         self.cap(limit)
@@ -263,7 +263,7 @@ class MemoryGauge:
             torch.cuda.set_per_process_memory_fraction(min(limit or total, total) / total, self._device)
 
     def free(self) -> int:
-        """Bytes that a model may still take."""
+        """Bytes available to models."""
         if self._type == "cuda":
             free, _ = torch.cuda.mem_get_info(self._device)
             held = torch.cuda.memory_reserved(self._device)
@@ -275,7 +275,7 @@ class MemoryGauge:
         return free_main_memory()
 
     def used(self) -> int:
-        """Bytes of tensors that are on the device; 0 where that is not known."""
+        """Bytes of tensors on the device; 0 where unknown."""
         return torch.cuda.memory_allocated(self._device) if self._type == "cuda" else 0
 
     def collect(self) -> None:
@@ -292,16 +292,16 @@ class MemoryGauge:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak(self) -> int:
-        """Most bytes of tensors on the device since ``start``; 0 where that is not known."""
+        """Peak bytes of tensors on the device since ``start``; 0 where unknown."""
         return torch.cuda.max_memory_allocated(self._device) if self._type == "cuda" else 0
 
 
 def free_main_memory() -> int:
-    """Bytes of main memory that are free for this process: the machine's, or less in a container with a limit."""
+    """Bytes of main memory available to this process, within the container's limit if there is one."""
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError, KeyError):  # not on Linux, or no limit
         limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         parts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        # Pages of files, such as those of models that are mapped, are given up when memory is needed.
+        # The kernel reclaims file pages, such as those of mapped models, when memory is needed.
         free = min(free, limit - used + int(parts["active_file"]) + int(parts["inactive_file"]))
     return max(free, 0)

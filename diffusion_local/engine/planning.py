@@ -1,6 +1,6 @@
-"""What the memory policy will do with a model on a device, told before its first picture. Torch-free.
+"""Predicts how the memory policy will hold a model on a device, before its first picture. Torch-free.
 
-It asks what the engine asks, of the files and of what was learned; the memory that is free is as the worker last told.
+Uses the same files and measurements as the engine, and the free memory that the worker reported last.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from diffusion_local.options.types import Kind
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How a model would be held on the device of a slot, for a picture of its default size.
+    """How a model would be held on a slot's device, for a picture of its default size.
 
-    ``takes_bytes`` at the peak, of ``total_bytes`` that models may take there, of which ``free_bytes`` are free now
-    or held by models that can be put away. ``numbers`` is what it computes in, and how its denoiser is kept where that
-    is not the same. ``blocks``: how many blocks stay on the device where others come and go, such as ``12/57``.
+    ``takes_bytes``: bytes at the peak; ``total_bytes``: bytes of the device for models; ``free_bytes``: those that are
+    free now or held by models that can be evicted. ``numbers``: the compute dtype, and the form of the denoiser's
+    weights if different. ``blocks``: blocks that stay on the device if the others are streamed, such as ``12/57``.
     """
 
     slot: str
@@ -51,8 +51,11 @@ class MemoryPlan:
 
 
 def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> MemoryPlan:
-    """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
-    ``memory``, the second empty for the policy's own choice."""
+    """Plan how a worker would hold a model.
+
+    ``learned``: measurements of this model on this device; ``numbers`` and ``wanted``: the settings ``precision`` and
+    ``memory``, the latter empty for the policy's choice.
+    """
     room = worker.room
     form = precision.form_of(numbers, model, room, precision.main_memory())
     dtype = precision.dtype_of(
@@ -69,13 +72,13 @@ def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wan
 
 
 def default_params(model: Model) -> Params:
-    """A picture as the model's defaults make it."""
+    """Params of a picture with the model's defaults."""
     each = model.defaults
     kind = Kind.TXT2IMG if Kind.TXT2IMG in model.kinds else Kind(model.kinds[0])
     return Params("", "", model.id, each.width, each.height, each.steps, each.guidance, each.sampler, 0, kind)
 
 
 def active_workers(workers: Sequence[Worker]) -> list[Worker]:
-    """Running workers with known devices; if none runs, those that ran last."""
+    """Running workers with a known type of device; if none runs, the stopped ones."""
     known = [each for each in workers if each.room.type in LADDERS]
     return [each for each in known if each.status != "stopped"] or known

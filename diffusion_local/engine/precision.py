@@ -1,6 +1,6 @@
-"""The dtype a model runs in, the form in which its weights are held, and how many there are in each part. Torch-free.
+"""Chooses the dtype that a model computes in and the form in which its weights are held, and counts them. Torch-free.
 
-Rules that depend on the machine, the model and the settings only, so that equal seeds give equal pictures on it.
+The rules depend only on the machine, the model and the settings, so that equal seeds give equal pictures on a machine.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from diffusion_local.models.weights import counts_of
 
 
 def model_weights(model: Model) -> Weights:
-    """Weights of a model in a folder or assembled from files."""
+    """Weights of a model, from its folder or its single files."""
     if not model.sources:
         return read(model.path)
     counts = {each.slot: each.count for each in model.sources}
@@ -41,14 +41,14 @@ def model_weights(model: Model) -> Weights:
 
 
 def read(path: Path) -> Weights:
-    """Weights of a diffusers folder. Unreadable files count as 0; loading them raises the error."""
+    """Weights of a diffusers folder. Unreadable files count as 0: loading them will raise the error."""
     files = tuple(sorted(path.rglob("*.safetensors")))
     return _read(path, tuple((file, _changed(file)) for file in files))
 
 
 @lru_cache(maxsize=64)
 def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
-    sizes: dict[str, dict[str, int]] = {}  # by tensor too: a folder may have the same one in two precisions
+    sizes: dict[str, dict[str, int]] = {}  # also by tensor: a folder may contain the same one in two precisions
     matrices: dict[str, dict[str, int]] = {}
     for file, _ in files:
         part = file.relative_to(path).parts[0]
@@ -63,7 +63,7 @@ def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
 def weights_of(
     counts: dict[str, int], folder: Path, second: bool, blocks: dict[str, int], units: dict[str, tuple[int, ...]]
 ) -> Weights:
-    """``second``: whether there is a second text encoder, which with a UNet only SDXL has."""
+    """Weights from counts of parameters. ``second``: whether there is a second text encoder (with a UNet: only SDXL)."""
     config = read_config(folder / "vae")
     return Weights(
         parts=counts,
@@ -75,7 +75,7 @@ def weights_of(
 
 
 def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Numbers of each matrix in a numbered block: what ``engine.quantised`` replaces."""
+    """Number of parameters of each matrix in a numbered block: those that ``engine.quantised`` replaces."""
     counts = counts_of(tensors)
     return {
         name: counts[name]
@@ -89,7 +89,7 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 @lru_cache(maxsize=256)
 def _blocks_of_file(file: Path, changed: int, prefix: str) -> tuple[int, tuple[int, ...]]:
-    """Of one part in a file, or in its folder: numbers in matrices of its blocks, and in each block."""
+    """Parameters in the matrices of a part's blocks, and in each block, from a file or folder. ``changed``: cache key."""
     files = weight_files(file) if file.is_dir() else [file]
     tensors = {name: each for path in files for name, each in _tensors(path).items()}
     own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
@@ -110,25 +110,25 @@ def _changed(file: Path) -> int:
         return 0
 
 
-#: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
+#: From this number of parameters, CPUs with native bf16 use it: 1.6 times as fast as fp32 with SD 1.5.
 LARGE = 400_000_000
-#: Bytes of one number, by torch's name of the dtype.
+#: Bytes per number, by torch's name of the dtype.
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: Settings by which weights are held in fewer bits than they are computed in, and the one that holds them as the file.
+#: Settings that hold weights in fewer bits than the compute dtype, and the one (STORED) that holds them as in the file.
 FP8, INT8, NF4, STORED = "fp8", "int8", "nf4", "stored"
-#: Bytes of a number in the blocks of a model; nf4 has a scale of two bytes for 64 numbers.
+#: Bytes per number in a model's blocks; nf4 has a two-byte scale for every 64 numbers.
 FORM_BYTES = {FP8: 1.0, INT8: 1.0, NF4: 0.5 + 2 / 64}
-#: The form that loses nothing against a file of this precision.
+#: The form that holds a file of this precision without loss.
 FORMS_OF_FILES = {"fp8_e4m3": FP8, "int8": INT8, "nf4": NF4}
-#: Text encoders with more parameters are held in int8 beside a denoiser in int8 or nf4.
+#: Text encoders with at least this many parameters are held in int8 if the denoiser is in int8 or nf4.
 HEAVY_ENCODER = 1_000_000_000
-#: The share of main memory that weights may take before auto holds them in fewer bits.
+#: Share of main memory that weights may take before ``auto`` quantises them.
 MAIN_SHARE = 0.8
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool) -> str:
-    """torch's name of the dtype. ``device``: cuda, mps, cpu; ``bf16``: whether the device computes in it natively."""
+    """torch's name of the compute dtype. ``device``: cuda, mps or cpu; ``bf16``: whether it has native bf16."""
     if setting in _NAMES:
         return _NAMES[setting]
     if device == "cuda":
@@ -140,15 +140,18 @@ def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How weights are held: ``denoiser`` is empty for the compute dtype, else fp8, int8, nf4 or a type of GGUF;
-    ``encoders``, of heavy text encoders, is int8 or empty. ``why`` is a sentence where nobody asked for it."""
+    """How weights are held.
+
+    ``denoiser``: fp8, int8, nf4 or a GGUF type; empty for the compute dtype. ``encoders``: int8 or empty, for heavy
+    text encoders. ``why``: the reason, if ``auto`` chose to quantise.
+    """
 
     denoiser: str = ""
     encoders: str = ""
     why: str = ""
 
     def of_parts(self, parts: Mapping[str, int]) -> dict[str, str]:
-        """The form of each part that is not held in the compute dtype; ``parts`` are numbers of parameters."""
+        """The form of each part that is not held in the compute dtype. ``parts``: number of parameters by part."""
         found = {part: self.denoiser for part in parts if part in DENOISERS}
         found |= {
             part: self.encoders
@@ -161,8 +164,8 @@ class Form:
 def form_of(setting: str, model: Model, room: DeviceMemory, main: int) -> Form:
     """How a model's weights are held on a device. ``main``: bytes of main memory.
 
-    Weights are quantised if the setting or the model's own choice says so, and by ``auto`` only where they fit neither
-    into main memory nor onto the device; the least lossy form that fits is taken.
+    Weights are quantised if the setting or the model's own choice requires it. ``auto`` quantises only weights that fit
+    neither into main memory nor onto the device, and takes the least lossy form that fits.
     """
     found = _wanted_form(setting, model, room, main)
     heavy = any(part.startswith("text_encoder") for part in found.of_parts(model_weights(model).parts))
@@ -198,7 +201,7 @@ def parameters_of(model: Model) -> int:
 
 
 def held_weights(model: Model, form: Form, number_bytes: int) -> Weights:
-    """Weights of a model's parts, with the bytes of those that are held in another form than the compute dtype."""
+    """Weights of a model, with the bytes of the parts that are not held in the compute dtype (``kept``)."""
     found = model_weights(model)
     size = next((each.size for each in model.sources if each.part == DENOISER and each.container == GGUF), 0)
     kept = {part: bytes_of_part(found, part, how, number_bytes) for part, how in form.of_parts(found.parts).items()}
@@ -211,7 +214,7 @@ def bytes_of_parts(found: Weights, form: Form, number_bytes: int) -> dict[str, i
 
 
 def bytes_of_part(found: Weights, part: str, form: str, number_bytes: int) -> int:
-    """Bytes of a part; int8 and nf4 are for the matrices in its blocks only."""
+    """Bytes of a part. int8 and nf4 apply only to the matrices in its blocks."""
     count = found.parts[part]
     blocks = count if form == FP8 else min(count, found.blocks.get(part, count))
     return int(blocks * FORM_BYTES.get(form, number_bytes) + (count - blocks) * number_bytes)
@@ -219,7 +222,7 @@ def bytes_of_part(found: Weights, part: str, form: str, number_bytes: int) -> in
 
 @lru_cache(maxsize=1)
 def main_memory() -> int:
-    """Bytes of main memory of this machine, or of its container."""
+    """Total main memory in bytes, within the container's limit if there is one."""
     total = int(psutil.virtual_memory().total)
     with suppress(OSError, ValueError):  # not on Linux, or no limit
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
@@ -227,7 +230,7 @@ def main_memory() -> int:
 
 
 def check(setting: str, device: str) -> None:
-    """Raises UserError for a precision that this device only emulates."""
+    """Raise UserError for a precision that this device only emulates."""
     if found := problem(setting, device):
         raise UserError(found)
 
@@ -239,7 +242,7 @@ def problem(setting: str, device: str) -> Message | None:
 
 @lru_cache(maxsize=1)
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices itself. False where its flags cannot be read."""
+    """Whether this CPU multiplies bf16 matrices natively. False if its flags cannot be read."""
     try:
         return multiplies_bf16(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -247,12 +250,12 @@ def cpu_has_bf16() -> bool:
 
 
 def multiplies_bf16(cpuinfo: str) -> bool:
-    """Whether Linux's CPU flags have AVX512-BF16, AMX or Arm's BF16."""
+    """Whether the flags in Linux's /proc/cpuinfo include AVX512-BF16, AMX-BF16 or Arm's BF16."""
     lines = (line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))
 
 
 def describe(dtype: str, kept: str) -> str:
-    """Display text: ``bf16``; ``Q8_0, computed in bf16``."""
+    """Display text: ``bf16``, or ``Q8_0, computed in bf16``."""
     short = next((name for name, each in _NAMES.items() if each == dtype), dtype)
     return f"{kept}, computed in {short}" if kept else short

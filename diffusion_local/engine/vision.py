@@ -1,8 +1,9 @@
-"""Models that look at pictures, run as a process of their own: ``python -m`` this module.
+"""Runs vision models (depth, pose, segmentation, detection, captions) in a separate process: ``python -m`` this module.
 
-The arguments are the task, the folder of its model and words of the task; a PNG is read from stdin. A picture of the
-same size is written to stdout as PNG, anything else as JSON. A failure is one line on stderr and exit status 1. No code
-of the folder is run, and nothing is downloaded; models of transformers are read from safetensors only.
+The arguments are the task, the folder of its model and the task's own arguments; a PNG is read from stdin. A picture
+is written to stdout as PNG of the same size, any other result as JSON. A failure writes one line to stderr and exits
+with status 1. No code from the folder is run and nothing is downloaded; transformers models are read from safetensors
+only.
 """
 
 import colorsys
@@ -22,12 +23,12 @@ from PIL import ImageDraw
 from diffusion_local.engine import saliency
 from diffusion_local.engine.vision_models import OPEN_VOCABULARY, names_class
 
-#: Kinds of models whose depth grows with the distance. The others give inverse depth, as ControlNets expect it.
+#: Model types that predict distance. The others predict inverse depth, which ControlNets expect.
 METRIC = ("chmv2", "depth_pro", "glpn", "prompt_depth_anything", "tipsv2_dpt", "zoedepth")
 
 
 def load(kind: Any, folder: Path) -> Any:
-    """A model of a folder, on the CPU. Raises OSError, ValueError, ImportError and others for one that does not fit."""
+    """Load a model from a folder, on the CPU. Raises OSError, ValueError, ImportError and others if that fails."""
     model = kind.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
     )
@@ -39,19 +40,22 @@ def processor(folder: Path) -> Any:
 
 
 def enlarged(maps: torch.Tensor, picture: PIL.Image) -> torch.Tensor:
-    """Maps ``[channels, h, w]`` at the size of a picture."""
+    """Resize maps (channels x h x w) to the size of a picture."""
     size = (picture.height, picture.width)
     return torch.nn.functional.interpolate(maps[None].float(), size, mode="bilinear", align_corners=False)[0]
 
 
 def depth(picture: PIL.Image, folder: Path) -> PIL.Image:
-    """Inverse depth as shades of grey: the nearest point is white, the farthest black."""
+    """Inverse depth in greyscale: the nearest point is white, the farthest black."""
     grey = inverse_depth(picture, folder) * 255
     return PIL.fromarray(grey.round().to(torch.uint8).numpy()).convert("RGB")
 
 
 def inverse_depth(picture: PIL.Image, folder: Path) -> torch.Tensor:
-    """``[h, w]``: 1 at the nearest point, 0 at the farthest."""
+    """Inverse depth of each pixel (h x w): 1 at the nearest point, 0 at the farthest.
+
+    Raises ValueError if the model's output is not finite.
+    """
     model = load(transformers.AutoModelForDepthEstimation, folder)
     made = model(**processor(folder)(images=picture, return_tensors="pt")).predicted_depth
     values = enlarged(made.reshape(1, *made.shape[-2:]), picture)[0]
@@ -63,13 +67,13 @@ def inverse_depth(picture: PIL.Image, folder: Path) -> torch.Tensor:
     return (values - low) / (high - low) if high > low else torch.zeros_like(values)
 
 
-#: How flat surfaces look in `normal`, and below which inverse depth a point counts as background: as MiDaS' normals of
-#: the first ControlNets.
+#: FLATNESS: the z component in `normal`; larger values flatten surfaces. Points with an inverse depth below BACKGROUND
+#: are background. Both as in the MiDaS normals that the first ControlNets were trained on.
 FLATNESS, BACKGROUND = 2 * np.pi, 0.1
 
 
 def normal(picture: PIL.Image, folder: Path) -> PIL.Image:
-    """Normals of the surfaces out of their depth: red to the right, green down, blue towards the viewer."""
+    """Surface normals estimated from depth: red points right, green down, blue towards the viewer."""
     values = inverse_depth(picture, folder)
     padded = torch.nn.functional.pad(values[None, None], (1, 1, 1, 1), mode="replicate")
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -80,11 +84,11 @@ def normal(picture: PIL.Image, folder: Path) -> PIL.Image:
     return PIL.fromarray((made * 127.5 + 127.5).clamp(0, 255).to(torch.uint8).movedim(0, -1).numpy())
 
 
-#: Kinds of models that segment in several ways, of which the semantic one is read.
+#: Model types for several kinds of segmentation, of which we use the semantic one.
 UNIVERSAL = ("mask2former", "maskformer", "oneformer", "eomt")
-#: ADE20K's classes, which ControlNets for segments were trained on.
+#: Number of ADE20K's classes, which ControlNets for segmentation were trained on.
 ADE_CLASSES = 150
-#: Red, green and blue of each class, in order.
+#: Red, green and blue of each class in hexadecimal, in order.
 ADE_COLOURS = (
     "787878b4787806e6e650323204c8037878508c8c8ccc05ffe6e6e604fa07e005ffebff0796053d78784608ff33ff06528fff8cccff04"
     "ff3307cc46030066c83de6faff06330b66ffff0747ff09e00907e6dcdcdcff095c7009ff08ffd607ffe0ffb8060aff47ff290a07ffff"
@@ -99,7 +103,10 @@ ADE_COLOURS = (
 
 
 def segment(picture: PIL.Image, folder: Path) -> PIL.Image:
-    """What each pixel shows, in the colours of ADE20K's 150 classes."""
+    """The class of each pixel, in the colours of ADE20K's 150 classes.
+
+    Raises ValueError if the model has another number of classes.
+    """
     kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if len(kind.id2label) != ADE_CLASSES:
         raise ValueError(f"the model knows {len(kind.id2label)} classes instead of ADE20K's {ADE_CLASSES}")
@@ -122,14 +129,17 @@ FOUND_MOST = 20
 
 
 def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[dict[str, Any]]:
-    """Boxes (left, top, right, bottom in pixels) of what words name, with score and word, the surest first."""
+    """Objects named by ``words``: box (left, top, right, bottom in pixels), score and word, the highest score first.
+
+    ``least``: minimum score, as text. Raises ValueError if the detector does not know a word.
+    """
     kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     size, threshold = (picture.height, picture.width), float(least)
     found = []
     if kind.model_type in OPEN_VOCABULARY:
         model = load(transformers.AutoModelForZeroShotObjectDetection, folder)
         given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        for word in words:  # one by one: models that read all at once mix them up
+        for word in words:  # one at a time: models confuse words that they get together
             found += [(*each, word) for each in by_word(picture, model, given, word, threshold, size)]
     else:
         model, given = load(transformers.AutoModelForObjectDetection, folder), processor(folder)
@@ -159,7 +169,7 @@ def by_word(
 
 
 def within(box: list[float], size: tuple[int, int]) -> list[int]:
-    """A box in whole pixels of a picture."""
+    """Round a box to whole pixels and clip it to a picture."""
     left, top, right, bottom = box
     return [
         max(0, min(size[0], round(left))), max(0, min(size[1], round(top))),
@@ -168,7 +178,7 @@ def within(box: list[float], size: tuple[int, int]) -> list[int]:
 
 
 def background(picture: PIL.Image, folder: Path) -> PIL.Image:
-    """How much each pixel belongs to the main object of a picture, as shades of grey."""
+    """A greyscale mask of the picture's main object: white is the object. Raises ValueError without a weights file."""
     path = saliency.weights_in(folder)
     if path is None:
         raise ValueError("there is no file of weights")
@@ -176,12 +186,12 @@ def background(picture: PIL.Image, folder: Path) -> PIL.Image:
 
 
 MOST_CAPTION_TOKENS = 96
-#: What Florence-2 is asked for.
+#: Florence-2's task token.
 FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
 
 
 def caption(picture: PIL.Image, folder: Path) -> str:
-    """What a picture shows, in words."""
+    """Describe a picture in words."""
     model = load(transformers.AutoModelForImageTextToText, folder)
     given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     florence = model.config.model_type == "florence2"
@@ -193,26 +203,26 @@ def caption(picture: PIL.Image, folder: Path) -> str:
 # -- poses -------------------------------------------------------------------------------------------------------------
 
 Box = tuple[float, float, float, float]
-#: COCO's 17 key points in OpenPose's order of 18; its second, the neck, lies between the shoulders.
+#: Index of COCO's key point (17) for each of OpenPose's (18). The neck, None, is computed from the shoulders.
 OPENPOSE_ORDER = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6
 #: Bones between OpenPose's points, in the order of their colours.
 BONES = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
     (0, 14), (14, 16), (0, 15), (15, 17))  # fmt: skip
-#: Least confidence of a person and of a point; most people; size of the part that is read, relative to the person.
+#: Minimum confidence of a person and of a point; maximum number of people; size of a crop relative to the person's box.
 PERSON, POINT, PEOPLE, MARGIN = 0.5, 0.3, 20, 1.25
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def openpose(picture: PIL.Image, folder: Path) -> PIL.Image:
-    """The people's skeletons in OpenPose's colours on black: bodies without hands and faces."""
+    """Skeletons of the people in OpenPose's colours on black: bodies, without hands and faces."""
     found = people(picture, folder / "detector")
     points = key_points(picture, found, folder / "pose") if found else torch.empty(0, 17, 3)
     return drawn(points, picture.size)
 
 
 def people(picture: PIL.Image, folder: Path) -> list[Box]:
-    """Boxes (left, top, right, bottom in pixels) of the people in a picture, the surest first."""
+    """Boxes (left, top, right, bottom in pixels) of the people in a picture, the highest score first."""
     model, given = load(transformers.AutoModelForObjectDetection, folder), processor(folder)
     persons = [number for number, name in model.config.id2label.items() if str(name).lower() == "person"]
     if not persons:
@@ -225,7 +235,7 @@ def people(picture: PIL.Image, folder: Path) -> list[Box]:
 
 
 def key_points(picture: PIL.Image, boxes: list[Box], folder: Path) -> torch.Tensor:
-    """COCO's key points ``[people, 17, 3]`` of people: x and y in pixels, confidence."""
+    """COCO's key points (people x 17 x 3): x and y in pixels, confidence. ``boxes``: the people's boxes."""
     model = load(transformers.AutoModelForPoseEstimation, folder)
     height, width = model.config.backbone_config.image_size
     parts = [around(box, width / height) for box in boxes]
@@ -242,7 +252,7 @@ def key_points(picture: PIL.Image, boxes: list[Box], folder: Path) -> torch.Tens
 
 
 def around(box: Box, shape: float) -> Box:
-    """A box with a margin in the proportions ``shape`` (width by height)."""
+    """Enlarge a box by a margin and to the aspect ratio ``shape`` (width / height)."""
     left, top, right, bottom = box
     width = max(right - left, (bottom - top) * shape) * MARGIN
     x, y = (left + right) / 2, (top + bottom) / 2
@@ -250,7 +260,7 @@ def around(box: Box, shape: float) -> Box:
 
 
 def peaks(maps: torch.Tensor, part: Box) -> torch.Tensor:
-    """The highest places of maps ``[17, h, w]`` in the pixels of the picture that they are a part of."""
+    """Maxima of heat maps (17 x h x w) of a crop: x, y in pixels of the whole picture, confidence (17 x 3)."""
     height, width = maps.shape[1:]
     sure, place = maps.flatten(1).max(1)
     left, top, right, bottom = part
@@ -278,7 +288,7 @@ def drawn(people: torch.Tensor, size: tuple[int, int]) -> PIL.Image:
 
 
 def colour_of(number: int) -> tuple[int, int, int]:
-    """OpenPose's colours go round the circle of hues in 18 steps."""
+    """OpenPose's colour of a bone or point: the hue circle in 18 steps."""
     red, green, blue = (round(part * 255) for part in colorsys.hsv_to_rgb(number / 18, 1, 1))
     return red, green, blue
 
@@ -297,7 +307,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 def main(kind: str, folder: str, *words: str) -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # What a library prints must not end up in the picture.
+    # Keep libraries from printing into the result.
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         with torch.inference_mode(), PIL.open(io.BytesIO(sys.stdin.buffer.read()), formats=("PNG",)) as picture:

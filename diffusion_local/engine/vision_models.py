@@ -1,4 +1,4 @@
-"""Models that look at pictures, run by `vision` in a process of its own, so that this one needs no torch."""
+"""Vision models (depth, pose, detection, captions), run by `vision` in a separate process. Torch-free."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from PIL import Image as PIL
 from diffusion_local.errors import InvalidParams, Overloaded, echo
 from diffusion_local.messages import message
 
-#: Models that fit, by task and part of the task's folder: repositories of the Hugging Face hub, or what it is.
+#: Suggested models by task and subfolder of the task's folder: Hugging Face repositories, or names of architectures.
 SUGGESTED = {
     "depth": {"": "depth-anything/Depth-Anything-V2-Small-hf"},
     "normal": {"": "depth-anything/Depth-Anything-V2-Small-hf"},
@@ -27,37 +27,37 @@ SUGGESTED = {
     "caption": {"": "Salesforce/blip-image-captioning-base"},
     "background": {"": "U²-Net or IS-Net"},
 }
-#: Folders that are not named like the task.
+#: Folders of tasks that are not named after the task.
 FOLDERS = {"normal": "depth", "detect": "detector"}
-#: Tasks whose model is a file of any name, by its suffix.
+#: Tasks whose model is a single file of any name with one of these suffixes.
 BY_SUFFIX = {"background": (".safetensors", ".pth", ".pt")}
-#: Kinds of detectors that find anything that words name; others find the classes of their configuration.
+#: Types of open-vocabulary detectors. Others detect only the classes listed in their configuration.
 OPEN_VOCABULARY = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
-#: Classes that an error names.
+#: Maximum number of classes listed in an error.
 MAX_NAMED = 20
-#: Files of a model by which a change is noticed.
+#: Files whose times and sizes identify the version of a model.
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
-#: Seconds for one picture, with loading the model, and seconds of waiting for the picture before.
+#: Maximum seconds for one picture including loading the model, and for waiting for its turn.
 TIMEOUT_SECONDS, WAIT_SECONDS = 300.0, 120.0
-#: Seconds between two calls of what may end a look at a picture.
+#: Seconds between two calls of ``check``.
 CHECK_SECONDS = 0.25
-#: Its errors are shortened to so many characters.
+#: Maximum length of a reported error in characters.
 MAX_ERROR_CHARS = 300
-#: Threads that may wait for their turn.
+#: Maximum number of threads waiting for their turn.
 MAX_WAITING = 8
-#: Called now and then during a look at a picture; what it raises ends the look.
+#: Called periodically while a model runs. An exception that it raises stops the model.
 Check = Callable[[], None]
 _exclusive = threading.RLock()
 _waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 def unchecked() -> None:
-    """A look that nobody ends."""
+    """A check that never stops the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class VisionModel:
-    """The model of a task. ``version``: modification times (ns) and sizes of its files."""
+    """The model of a task. ``version``: modification time (ns) and size in bytes of each of its files."""
 
     kind: str
     folder: Path
@@ -65,7 +65,7 @@ class VisionModel:
 
 
 def find_model(kind: str, folders: Path, field: str) -> VisionModel:
-    """The model of a task below ``folders``. Raises InvalidParams for ``field`` with what is missing."""
+    """Find the model of a task below ``folders``. Raises InvalidParams for ``field``, naming the missing files."""
     folder = folders / FOLDERS.get(kind, kind)
     if suffixes := BY_SUFFIX.get(kind):
         paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes)[:1]
@@ -82,7 +82,7 @@ def find_model(kind: str, folders: Path, field: str) -> VisionModel:
 
 
 def available(folders: Path) -> list[str]:
-    """Tasks that have a model below ``folders``."""
+    """Tasks for which there is a model below ``folders``."""
     found = []
     for kind in SUGGESTED:
         with suppress(InvalidParams):
@@ -92,7 +92,7 @@ def available(folders: Path) -> list[str]:
 
 
 def check_model(folders: Path, kind: str, field: str, word: str) -> None:
-    """Raise InvalidParams for ``field`` unless there is a model for a task, which finds the word if it is not empty."""
+    """Raise InvalidParams for ``field`` unless the task has a model, which can detect ``word`` if that is not empty."""
     model = find_model(kind, folders, field)
     classes = classes_of(model) if word else ()
     if classes and not any(names_class(word, each) for each in classes):
@@ -101,7 +101,7 @@ def check_model(folders: Path, kind: str, field: str, word: str) -> None:
 
 @lru_cache(maxsize=16)
 def classes_of(model: VisionModel) -> tuple[str, ...]:
-    """The classes of a detector in lower case, sorted; none if it finds any word, or if its file cannot be read."""
+    """A detector's classes in lower case, sorted. Empty for an open vocabulary, or if the file cannot be read."""
     try:
         config = json.loads((model.folder / MODEL_FILES[0]).read_text(encoding="utf-8"))
         names = () if config.get("model_type") in OPEN_VOCABULARY else config["id2label"].values()
@@ -111,18 +111,18 @@ def classes_of(model: VisionModel) -> tuple[str, ...]:
 
 
 def names_class(word: str, label: str) -> bool:
-    """Whether a word names a class, in the singular or the plural."""
+    """Whether a word is the name of a class, or one word of it, in the singular or plural."""
     wanted, known = word.lower().strip(), label.strip()
     return wanted in (known, f"{known}s", *known.replace("_", " ").split()) or f"{wanted}s" == known
 
 
 def folder_of(kind: str) -> str:
-    """The folder of a task's model, below the home."""
+    """The folder of a task's model, relative to the home folder."""
     return f"preprocessors/{FOLDERS.get(kind, kind)}"
 
 
 def preprocess(picture: PIL.Image, model: VisionModel, field: str, check: Check = unchecked) -> PIL.Image:
-    """The picture that a model makes of an RGB picture: the same size. Raises as `answer`."""
+    """Run a model that turns an RGB picture into another of the same size. Raises the errors of `run_model`."""
     with PIL.open(io.BytesIO(run_model(picture, model, field, check=check)), formats=("PNG",)) as made:
         made.load()
         return made
@@ -130,7 +130,7 @@ def preprocess(picture: PIL.Image, model: VisionModel, field: str, check: Check 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Something in a picture: its box (left, top, right, bottom in pixels), and how sure the detector is, 0 to 1."""
+    """An object in a picture: its box (left, top, right, bottom in pixels) and the detector's confidence (0 to 1)."""
 
     box: tuple[int, int, int, int]
     score: float
@@ -139,23 +139,25 @@ class Detection:
 def detect(
     picture: PIL.Image, model: VisionModel, field: str, word: str, least: float, check: Check = unchecked
 ) -> list[Detection]:
-    """What a word names in an RGB picture, at least so sure, the surest first. Raises as `answer`."""
+    """Objects in an RGB picture that a word names, the highest score first. ``least``: minimum score.
+
+    Raises the errors of `run_model`.
+    """
     told = json.loads(run_model(picture, model, field, str(least), word, check=check))
     return [Detection(tuple(each["box"]), each["score"]) for each in told]
 
 
 def describe(picture: PIL.Image, model: VisionModel, field: str, check: Check = unchecked) -> str:
-    """What an RGB picture shows, in words. Raises as `answer`."""
+    """Describe an RGB picture in words. Raises the errors of `run_model`."""
     return str(json.loads(run_model(picture, model, field, check=check)))
 
 
 @contextmanager
 def exclusive(check: Check = unchecked) -> Iterator[None]:
-    """Wait until no other thread has a model look at a picture; a thread may enter again.
+    """Wait until no other thread runs a vision model. Reentrant.
 
-    Raises Overloaded after WAIT_SECONDS, and at once if MAX_WAITING threads wait: they are
-    those that serve requests.
-    Also raises what ``check`` raises, which is called meanwhile.
+    Raises Overloaded after WAIT_SECONDS, or at once if MAX_WAITING threads wait already, because waiting threads serve
+    no other requests. ``check`` is called while waiting; its exceptions are passed on.
     """
     if not _exclusive.acquire(blocking=False):
         with waiting():
@@ -172,7 +174,7 @@ def exclusive(check: Check = unchecked) -> Iterator[None]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Count as a thread that waits for a look. Raises Overloaded if MAX_WAITING wait."""
+    """Count this thread as waiting. Raises Overloaded if MAX_WAITING threads wait already."""
     if not _waiting.acquire(blocking=False):
         raise Overloaded(message("preprocessor_busy"))
     try:
@@ -182,11 +184,11 @@ def waiting() -> Iterator[None]:
 
 
 def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, check: Check = unchecked) -> bytes:
-    """What a model says of a picture. One looks at a time, on the CPU.
+    """Run a model on a picture and return the bytes it writes. One model runs at a time, on the CPU.
 
-    ``check`` is called every CHECK_SECONDS; what it raises ends the model's process and is raised. Raises InvalidParams
-    for ``field`` if the model fails, and Overloaded. A process that is killed from outside, as for want of memory, is
-    started once more.
+    ``check`` is called every CHECK_SECONDS; its exceptions end the model's process and are passed on. A process that
+    is killed from outside, for example by the OOM killer, is restarted once. Raises InvalidParams for ``field`` if the
+    model fails, and Overloaded if too many wait.
     """
     sent = io.BytesIO()
     picture.save(sent, "PNG", compress_level=1)
@@ -207,7 +209,7 @@ def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, c
 
 
 def look(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedProcess[bytes]:
-    """Run a command with bytes for its standard input, for at most TIMEOUT_SECONDS; ends it if ``check`` raises."""
+    """Run a command with ``sent`` as its standard input, for at most TIMEOUT_SECONDS. Kill it if ``check`` raises."""
     until = time.monotonic() + TIMEOUT_SECONDS
     given: bytes | None = sent
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -217,7 +219,7 @@ def look(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedP
                     told, problem = process.communicate(given, timeout=CHECK_SECONDS)
                     return subprocess.CompletedProcess(command, process.returncode, told, problem)
                 except subprocess.TimeoutExpired:
-                    given = None  # the rest of it is sent by the next call
+                    given = None  # the next call sends the rest of the input
                     check()
                     if time.monotonic() > until:
                         process.kill()
