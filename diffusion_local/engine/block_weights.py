@@ -1,9 +1,10 @@
-"""The repeated blocks of a part of a model, and their weights while they wait in main memory.
+"""The repeated blocks of a model part, and their weights in main memory.
 
-Weights wait in pinned memory, one buffer a block (torch's own pinned allocator would round each up to a power of two),
-or where they were loaded to if memory cannot be pinned.
+Each block's weights are gathered in one pinned buffer (torch's pinned allocator would round it up to a power of two),
+or stay where they were loaded if main memory is short.
 
-Imports no other module of the program but ``kept_blocks``: ``scripts/bench_precision.py`` loads a few files alone.
+Imports no other module of the program but ``kept_blocks``, because ``scripts/bench_precision.py`` loads these files
+alone.
 """
 
 import logging
@@ -18,25 +19,25 @@ from diffusion_local.engine.kept_blocks import LEAST_SHARE
 
 log = logging.getLogger(__name__)
 
-#: Weights in a buffer begin at multiples of this many bytes.
+#: Alignment in bytes of the weights in a buffer.
 ALIGNMENT = 256
-#: Words in names of weights that adapters add to a block. They stay on the device.
+#: Substrings of the names of weights that adapters add to a block. These weights stay on the device.
 ADDED = ("lora_", "processor.")
-#: Children of a denoiser that adapters add.
+#: Submodules of a denoiser that adapters add.
 ADDED_PARTS = ("encoder_hid_proj",)
 
-#: The weights of blocks by block, for as long as the block exists or until ``forget``.
+#: Weights by block, until the block is deleted or ``forget`` is called.
 _waiting: "weakref.WeakKeyDictionary[torch.nn.Module, Waiting]" = weakref.WeakKeyDictionary()
 
 
 class Waiting:
     """The weights of one block in main memory.
 
-    ``host`` are their tensors there, in ``buffer`` if there is one, which is ``pinned`` or not.
+    ``host``: their tensors there, views of ``buffer`` if they were gathered; ``pinned``: whether that is pinned.
     """
 
     def __init__(self, weights: list[torch.nn.Parameter], gather: bool, pin: bool) -> None:
-        """``gather``: move them to one buffer; ``pin``: pin that. Raises nothing where it cannot be pinned."""
+        """``gather``: copy the weights to one buffer; ``pin``: try to pin it. Raises nothing if pinning fails."""
         self.weights = weights
         self.host = [data_of(each) for each in weights]
         self.places: list[tuple[int, int]] = []
@@ -59,27 +60,27 @@ class Waiting:
             self.put(self.host)
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        """The weights in a buffer of their bytes."""
+        """Views of the weights in a buffer of ``size`` bytes."""
         return [
             buffer[start : start + length].view(each.dtype).view(each.shape)
             for each, (start, length) in zip(self.host, self.places, strict=True)
         ]
 
     def put(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Let the block use these tensors."""
-        with torch._C.DisableTorchFunctionSubclass():  # GGUF's weights have a type of their own
+        """Make the block's parameters use these tensors."""
+        with torch._C.DisableTorchFunctionSubclass():  # GGUF weights are a tensor subclass
             for each, tensor in zip(self.weights, tensors, strict=True):
                 each.data = tensor
 
     def is_of(self, weights: Sequence[torch.nn.Parameter]) -> bool:
-        """Whether these weights lie here, unchanged since."""
+        """Whether these are the same weights, still in this memory."""
         return len(weights) == len(self.weights) and all(
             one is other and data_of(one).data_ptr() == host.data_ptr() and one.dtype == host.dtype
             for one, other, host in zip(weights, self.weights, self.host, strict=True)
         )
 
     def copy_to(self, buffer: torch.Tensor) -> None:
-        """Copy to a buffer on the device, in the order of its stream."""
+        """Copy the weights to a buffer on the device, in the current stream."""
         if self.buffer is not None:
             buffer[: self.size].copy_(self.buffer, non_blocking=True)
             return
@@ -90,9 +91,9 @@ class Waiting:
 def waiting_of(
     block: torch.nn.Module, weights: list[torch.nn.Parameter], may_gather: Callable[[int], bool], pin: bool
 ) -> Waiting:
-    """The weights of a block: those that are known if they have not changed since.
+    """The weights of a block in main memory; the existing ones if they have not changed since.
 
-    ``may_gather`` is asked whether so many bytes of main memory may be taken for a buffer.
+    ``may_gather``: whether a buffer of this many bytes of main memory may be allocated.
     """
     known = _waiting.get(block)
     if known is None or not known.is_of(weights):
@@ -102,19 +103,19 @@ def waiting_of(
 
 
 def forget(module: torch.nn.Module) -> None:
-    """Give up the buffers in main memory; weights that still lie there stay, but are not pinned any more."""
+    """Forget the buffers of a module's blocks. Weights that still use one keep it alive, but it is no longer pinned."""
     for each in module.modules():
         _waiting.pop(each, None)
 
 
 def pinned(owner: object, buffer: torch.Tensor) -> bool:
-    """Pin a buffer for as long as its owner exists. Whether that was possible."""
+    """Pin a buffer until its owner is deleted. Returns whether that succeeded."""
     cuda: Any = torch.cuda.cudart()
     address = buffer.data_ptr()
     problem = int(cuda.cudaHostRegister(address, buffer.nbytes, 0))
     if problem:
         log.warning("main memory cannot be pinned (error %d): blocks are copied from pageable memory", problem)
-        with suppress(RuntimeError):  # which the next kernel would report as its own
+        with suppress(RuntimeError):  # clears the error, which the next kernel would report otherwise
             torch.zeros(1, device="cuda")
         return False
     weakref.finalize(owner, cuda.cudaHostUnregister, address).atexit = False
@@ -125,7 +126,10 @@ def pinned(owner: object, buffer: torch.Tensor) -> bool:
 
 
 def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The repeated blocks of a denoiser or a text encoder, in the order of their calls as far as that can be told."""
+    """The repeated blocks of a denoiser or text encoder, in the order of their calls as far as it can be inferred.
+
+    Leaves out small blocks, and those that share weights with another.
+    """
     least = sum(each.numel() for each in module.parameters()) * LEAST_SHARE
     found = [each for each in listed(module) if sum(weight.numel() for weight in own_weights(each)) >= max(least, 1)]
     seen: dict[int, int] = {}
@@ -136,7 +140,7 @@ def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def listed(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Entries of the outermost lists of modules; of a UNet's levels, their own entries."""
+    """Entries of the outermost module lists; for a UNet's levels, the entries of the lists inside."""
     children = dict(module.named_children())
     if "resnets" in children:  # a level, or the middle, of a UNet
         inner: dict[str, Any] = {name: children.pop(name, None) or () for name in ("resnets", "attentions")}
@@ -145,7 +149,7 @@ def listed(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
             yield resnet
             if place < len(attentions) and attentions[place] is not None:
                 yield from listed(attentions[place])
-    last = [name for name in ("mid_block", "up_blocks") if name in children]  # are registered in another order
+    last = [name for name in ("mid_block", "up_blocks") if name in children]  # not registered in call order
     for name in [*(name for name in children if name not in last), *last]:
         child = children[name]
         if name in ADDED_PARTS:
@@ -161,11 +165,11 @@ def listed(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def own_weights(block: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights of a block without those that adapters added."""
+    """The weights of a block, without those added by adapters."""
     return [each for name, each in block.named_parameters() if not any(word in name for word in ADDED)]
 
 
 def data_of(weight: torch.nn.Parameter) -> torch.Tensor:
-    """Its plain tensor."""
+    """The plain tensor of a parameter."""
     with torch._C.DisableTorchFunctionSubclass():
         return weight.data

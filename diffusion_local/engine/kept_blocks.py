@@ -1,12 +1,12 @@
-"""The repeated blocks of a model: their sizes by the names of their tensors, and which of them stay on the device.
+"""Finds the repeated blocks of a model by tensor names, and chooses those that stay on the device.
 
-Torch-free, and without other modules of the program: ``scripts/bench_precision.py`` loads this file alone.
+Torch-free. Imports no other module of the program, because ``scripts/bench_precision.py`` loads this file alone.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
-#: Levels of a UNet, in the names of diffusers and of the original files, and their blocks.
+#: Levels of a UNet, and their blocks, with diffusers' names or those of the original files.
 LEVEL = re.compile(r"(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)\.")
 LEVEL_BLOCK = re.compile(
     r".*?transformer_blocks\.\d+(?=\.)"
@@ -15,14 +15,14 @@ LEVEL_BLOCK = re.compile(
 )
 #: A block of a transformer or a text encoder.
 BLOCK = re.compile(r".*?\.\d+(?=\.)")
-#: Blocks with less than this share of a part's weights stay with the rest of it.
+#: Blocks with less than this share of a part's weights are not streamed.
 LEAST_SHARE = 1 / 500
-#: Blocks that are on the device to be used or to be copied, beside those that stay.
+#: Number of streamed blocks on the device at once: one computes while the next is copied.
 SLOTS = 2
 
 
 def sizes_by_name(counts: Mapping[str, int]) -> tuple[int, ...]:
-    """Sizes of the blocks, in the order of their names. ``counts``: size of each tensor by its name."""
+    """Sizes of a part's blocks, in natural order of their names. ``counts``: size of each tensor by name."""
     found: dict[str, int] = {}
     for name, count in counts.items():
         if block := (LEVEL_BLOCK if LEVEL.match(name) else BLOCK).match(name):
@@ -32,14 +32,14 @@ def sizes_by_name(counts: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which block 10 comes after block 9."""
+    """Natural sort key: block 10 comes after block 9."""
     return [(int(word), "") if word.isdigit() else (-1, word) for word in name.split(".")]
 
 
 def kept_for(sizes: Sequence[int], room: int) -> frozenset[int]:
-    """Positions of the blocks that stay: as many as take at most ``room`` together.
+    """Indices of the blocks that stay on the device: as many as fit into ``room`` together.
 
-    The others are spread evenly between them, so that each copy has several blocks' computing to hide behind.
+    Streamed blocks are spread evenly among them, so that each copy overlaps with the computation of several blocks.
     """
     count = len(sizes)
     for moving in range(count + 1):
@@ -50,5 +50,5 @@ def kept_for(sizes: Sequence[int], room: int) -> frozenset[int]:
 
 
 def slots_size(sizes: Sequence[int]) -> int:
-    """What the blocks that come and go take at once."""
+    """Size of the slots that streamed blocks share."""
     return SLOTS * max(sizes, default=0)

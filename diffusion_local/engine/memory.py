@@ -1,9 +1,9 @@
 """The memory policy: chooses the rung on which a model is held.
 
-A model's need is estimated from its files and corrected by measurements. Torch-free; sizes in bytes. The constants were
-fitted to tensor memory peaks on one H100, per rung, for SD 1.5 at 512x512 and SDXL at 1024x1024 in fp16, and SD 3.5
-medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json); the estimates exceed each peak by 5 to 25 %. Memory beyond
-the weights grows with the number of pixels.
+A model's need is estimated from its files and corrected by measurements. Torch-free; sizes in bytes. The constants
+were fitted to tensor memory peaks on one H100, per rung, for SD 1.5 at 512x512 and SDXL at 1024x1024 in fp16, and
+SD 3.5 medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json); the estimates exceed each peak by 5 to 25 %.
+Memory beyond the weights grows with the number of pixels.
 """
 
 import math
@@ -86,8 +86,9 @@ class MemoryNeed:
         return max((self.parts.get(part, 0) for part in DENOISERS), default=0)
 
     def bytes_at(self, rung: str, kept: int = 0) -> int:
-        """Peak bytes on the device on a rung, including overhead. ``kept``: bytes of blocks that stay on the device when
-        blocks are streamed.
+        """Peak bytes on the device on a rung, including overhead.
+
+        ``kept``: bytes of the blocks that stay on the device while the others are streamed.
         """
         vae, denoiser = self.parts.get("vae", 0), self.denoiser
         encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)
@@ -168,7 +169,7 @@ NO_EXTRAS = Extras()
 def estimate(
     weights: Weights, number_bytes: int, width: int, height: int, together: int = 1, extras: Extras = NO_EXTRAS
 ) -> MemoryNeed:
-    """Memory needed by a pass of ``together`` pictures of this size, at ``number_bytes`` per weight (2: half precision).
+    """Memory needed by a pass of ``together`` pictures of this size. ``number_bytes``: 2 for half precision.
 
     Pictures are decoded one at a time. A transformer reads a reference as additional tokens, so each adds the
     activations of another picture. A UNet reads references as additional channels; its guidance then needs a third

@@ -63,7 +63,7 @@ def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
 def weights_of(
     counts: dict[str, int], folder: Path, second: bool, blocks: dict[str, int], units: dict[str, tuple[int, ...]]
 ) -> Weights:
-    """Weights from counts of parameters. ``second``: whether there is a second text encoder (with a UNet: only SDXL)."""
+    """Weights from parameter counts. ``second``: whether there is a second text encoder (with a UNet: only SDXL)."""
     config = read_config(folder / "vae")
     return Weights(
         parts=counts,
@@ -89,7 +89,10 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 @lru_cache(maxsize=256)
 def _blocks_of_file(file: Path, changed: int, prefix: str) -> tuple[int, tuple[int, ...]]:
-    """Parameters in the matrices of a part's blocks, and in each block, from a file or folder. ``changed``: cache key."""
+    """Numbers of parameters of a part in a file or folder: in the matrices of its blocks, and in each block.
+
+    ``changed`` is only a cache key.
+    """
     files = weight_files(file) if file.is_dir() else [file]
     tensors = {name: each for path in files for name, each in _tensors(path).items()}
     own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}

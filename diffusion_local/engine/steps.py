@@ -1,4 +1,4 @@
-"""Receives the steps of a running pipeline and reports them to the parts of the pass."""
+"""Receives the steps of a running pipeline and reports them to the parts of its pass."""
 
 import time
 from collections import deque
@@ -12,37 +12,37 @@ from PIL import Image as PIL
 from diffusion_local.engine import Held, Part, Pass, Preview, samplers
 from diffusion_local.engine.passes import Loop
 
-#: Begins to draw the latents of the picture at a place; see ``Preview``.
+#: Starts drawing a preview of latents for the picture at a place; see ``Preview``.
 Previewer = Callable[[torch.Tensor, int], Callable[[], PIL.Image]]
-#: New latents for those after a step, by the number of the call (0 = first).
+#: (index of the denoiser call, latents after it) -> latents to continue with.
 Change = Callable[[int, torch.Tensor], torch.Tensor]
-#: Other tensors of the pipeline for the call after this one, by their names there.
+#: (index of the denoiser call, the pipeline's tensors by name) -> tensors to replace for the next call.
 Turn = Callable[[int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-#: (calls, whole steps, latents) -> the state from which a pass continues.
+#: (denoiser calls, whole steps, latents) -> the state from which the pass can resume.
 Hold = Callable[[int, int, torch.Tensor], Held]
 
 
-#: Seconds before the end of a step at which the next one has been launched.
+#: Seconds before the end of a step by which the next one must have been launched.
 LEAD = 0.006
-#: Newest steps from which that time is learned.
+#: Number of latest steps from which the launch time is estimated.
 RECENT = 8
 
 
 class Interrupted(Exception):
-    """Raised through a pipeline when no part of the pass is left, or the pass is held."""
+    """Raised through a pipeline when no part of the pass is left, or the pass is suspended."""
 
 
 class Steps:
-    """diffusers' ``callback_on_step_end``: reports whole steps to the parts of a pass, and stores exceptions that they
-    raise.
+    """A ``callback_on_step_end`` for diffusers: reports whole steps to the parts of a pass.
 
-    ``latents``: those after the latest denoiser call, in the pipeline's layout between steps.
+    An exception raised by a part becomes that part's problem. ``latents``: those after the latest denoiser call, in the
+    pipeline's layout between steps.
     """
 
     def __init__(self, crew: Pass) -> None:
         self._crew = crew
         self.latents: torch.Tensor | None = None
-        #: Calls of the loop's denoiser that are done, those before the pass was put aside included.
+        #: Completed denoiser calls of the loop, including those before the pass was suspended.
         self.calls = 0
         self._preview: Previewer | None = None
         self._loop: Loop | None = None
@@ -78,11 +78,14 @@ class Steps:
         return self.calls // int(self._scheduler.order)
 
     def keep_pace(self, device: torch.device) -> None:
-        """For a pass that may be interrupted: do not launch CUDA steps far ahead of the device."""
+        """If the pass can be suspended, keep it from launching CUDA steps far ahead of the device."""
         self._pace = Pace(partial(mark, device)) if device.type == "cuda" and self._crew.wanted else None
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
+        """A second-order sampler (Heun) calls twice per step, except for the last step, which has one call.
+
+        Raises Interrupted when the pass is suspended or no part is left.
+        """
         if self._pace is not None:
             self._pace.launched()
         index += self._before
@@ -90,7 +93,7 @@ class Steps:
         self.calls = calls
         assert self._loop is not None
         done = self._loop.done - (-calls // order)
-        ends = calls == self._before + getattr(pipe, "num_timesteps", -1)  # not every pipeline tells
+        ends = calls == self._before + getattr(pipe, "num_timesteps", -1)  # not every pipeline has it
         last = ends or done >= self._loop.end
         changed = {"latents": self._change(index, tensors["latents"])} if self._change else {}
         if self._turn:
@@ -132,8 +135,8 @@ class Steps:
 class Pace:
     """Waits until the device has nearly finished the latest step.
 
-    A caller waits only for that step, not for work launched afterwards. The device never idles: the time to launch a
-    step, and the lateness of ``sleep``, are learned from the latest steps.
+    So a suspended pass waits only for that step, not for work launched ahead. The device never idles: the time to
+    launch a step, and by how much ``sleep`` oversleeps, are estimated from the latest steps.
     """
 
     def __init__(
@@ -142,17 +145,17 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``mark`` marks the work launched so far, and returns a function that waits for its end."""
+        """``mark``: marks the work launched so far and returns a function that waits for its end."""
         self._mark, self._clock, self._sleep = mark, clock, sleep
         self._launched: deque[Callable[[], None]] = deque()
         self._ended: float | None = None
-        self._shortest = float("inf")  # of the pass: a step that was launched late takes longer, and must not count
+        self._shortest = float("inf")  # the minimum, because a step that was launched late takes longer
         self._returned: float | None = None
         self._launching: deque[float] = deque([0.0], RECENT)
         self._late: deque[float] = deque([0.0], RECENT)
 
     def launched(self) -> None:
-        """The first work after ``wait`` has been launched."""
+        """Record that the first work after ``wait`` has been launched."""
         if self._returned is not None:
             self._launching.append(self._clock() - self._returned)
             self._returned = None

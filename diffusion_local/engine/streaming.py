@@ -1,10 +1,10 @@
-"""Streams the repeated blocks of a part of a model from main memory, each while the blocks before it compute.
+"""Streams the repeated blocks of a model part from main memory, each while the blocks before it compute.
 
-Some blocks stay on the device; the others share two slots there. Copies run on a stream of their own, and the device
-waits by events, never the thread that launches. The numbers are those of a part that is on the device as a whole.
-On a CPU the same copies run in order.
+Some blocks stay on the device; the others share two slots there. Copies run on their own CUDA stream; the device
+waits for them by events, and the launching thread never waits. Results equal those of a part that is entirely on the
+device. On a CPU the same copies run synchronously.
 
-Imports no other modules of the program but two: ``scripts/bench_precision.py`` loads a few files alone.
+Imports only two other modules of the program, because ``scripts/bench_precision.py`` loads these files alone.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -21,9 +21,10 @@ from diffusion_local.engine.kept_blocks import SLOTS
 
 @dataclass(eq=False)
 class Slot:
-    """A place on the device for one block at a time: the block with the number ``holds``, once ``ready`` is done.
+    """Device memory for one block at a time.
 
-    ``freed``: done when whatever used the memory before has ended.
+    ``holds``: index of the block, or -1; ``ready``: event after its copy; ``freed``: event after the last use of the
+    memory; ``busy``: whether the block is computing.
     """
 
     buffer: torch.Tensor
@@ -35,7 +36,7 @@ class Slot:
 
 @dataclass(eq=False)
 class Rest:
-    """A tensor of a part that is outside its blocks: a parameter, or a buffer by module and name."""
+    """A tensor outside a part's blocks: a parameter (``name`` is empty), or the buffer ``name`` of a module."""
 
     owner: Any
     name: str
@@ -56,8 +57,10 @@ class Rest:
 
 
 class Streamed(ModelHook):
-    """A part of a model whose blocks come and go. Attach with accelerate's ``add_hook_to_module``, and remove likewise;
-    then all of the part is in main memory.
+    """A hook that streams the blocks of a model part.
+
+    Attach it with accelerate's ``add_hook_to_module`` and detach it with ``remove_hook_from_module``, which returns the
+    whole part to main memory.
     """
 
     def __init__(
@@ -68,11 +71,11 @@ class Streamed(ModelHook):
         may_gather: Callable[[int], bool] = lambda size: True,
         before: "Streamed | None" = None,
     ) -> None:
-        """``choose`` gets the blocks' bytes in the order of their calls, and gives the numbers of those that stay.
+        """``choose``: maps the blocks' sizes in bytes, in call order, to the indices of the blocks kept on the device.
 
-        ``stays``: whether what is outside the blocks stays on the device; else it comes at each call and goes by
-        ``release``. ``may_gather`` is asked whether so many bytes of main memory may be taken for a block's buffer.
-        ``before``: a part whose slots are given up when this one is called.
+        ``stays``: whether tensors outside the blocks stay on the device; if not, each call moves them there and
+        ``release`` moves them back. ``may_gather``: whether a buffer of this many bytes of main memory may be allocated
+        for a block. ``before``: a part that is released when this one is called.
         """
         self.execution_device = torch.device(device)
         self.choose, self.stays, self._may_gather, self._before = choose, stays, may_gather, before
@@ -87,10 +90,10 @@ class Streamed(ModelHook):
         self._largest = self._slot_count = 0
         self._here = False
         self.kept: frozenset[int] = frozenset()
-        #: Bytes that were copied to slots so far.
+        #: Bytes copied to slots so far.
         self.copied = 0
 
-    # -- what it holds -------------------------------------------------------------------------------------------------
+    # -- sizes ---------------------------------------------------------------------------------------------------------
 
     @property
     def count(self) -> int:
@@ -106,7 +109,7 @@ class Streamed(ModelHook):
 
     @property
     def moved_bytes(self) -> int:
-        """Bytes of the blocks that come and go."""
+        """Bytes of the streamed blocks."""
         return sum(self.sizes) - self.kept_bytes
 
     @property
@@ -115,22 +118,22 @@ class Streamed(ModelHook):
 
     @property
     def bytes_here(self) -> int:
-        """Bytes on the device of what comes and goes."""
+        """Bytes on the device that ``release`` frees: slots, and tensors outside the blocks unless they stay."""
         return self.slot_bytes + (0 if self.stays or not self._here else sum(each.host.nbytes for each in self._rest))
 
     @property
     def pageable(self) -> int:
-        """Number of blocks that come and go from memory that is not pinned, where pinning helps."""
+        """Number of blocks streamed from memory that is not pinned; 0 where pinning does not matter."""
         if self.execution_device.type != "cuda":
             return 0
         return sum(not each.pinned for place, each in enumerate(self._blocks) if place not in self.kept)
 
     def suits(self, choose: Callable[[list[int]], Collection[int]]) -> bool:
-        """Whether as many blocks stay as ``choose`` would keep, or nearly; never more."""
+        """Whether the number of kept blocks equals what ``choose`` would keep, or is slightly smaller."""
         wanted, kept = len(choose(self.sizes)), len(self.kept)
         return kept <= wanted <= kept * 1.1 + 1
 
-    # -- attached and removed ------------------------------------------------------------------------------------------
+    # -- attach and detach ---------------------------------------------------------------------------------------------
 
     def init_hook(self, module: torch.nn.Module) -> torch.nn.Module:
         blocks = blocks_of(module)
@@ -191,7 +194,7 @@ class Streamed(ModelHook):
         return send_to_device(args, self.execution_device), send_to_device(kwargs, self.execution_device)
 
     def release(self) -> None:
-        """Between two calls: give up the slots, and what does not stay."""
+        """Free the slots between two calls, and move tensors outside the blocks back unless they stay."""
         self._drop_slots()
         if not self.stays:
             self._return_rest()
@@ -210,7 +213,7 @@ class Streamed(ModelHook):
     def _bring(self, place: int) -> Callable[..., None]:
         def bring(*_: Any) -> None:
             if self._latest >= 0:
-                self._after[self._latest] = place  # the order of calls is learned as they come
+                self._after[self._latest] = place  # learn the call order from the calls themselves
             self._latest = place
             slot = self._slot_of(place) or self._fetch(place, {place})
             assert slot is not None
@@ -226,7 +229,7 @@ class Streamed(ModelHook):
     def _leave(self, place: int) -> Callable[..., None]:
         def leave(*_: Any) -> None:
             slot = self._slot_of(place)
-            if slot is None:  # it ran out of memory on its way
+            if slot is None:  # out of memory while fetching
                 return
             self._blocks[place].put(self._empty[place])
             slot.busy = False
@@ -246,7 +249,7 @@ class Streamed(ModelHook):
                 return
 
     def _fetch(self, place: int, wanted: set[int]) -> Slot | None:
-        """Copy a block to a slot that holds none of ``wanted``; None if there is no such slot."""
+        """Start copying a block to an idle slot that holds none of ``wanted``. Returns None if there is no such slot."""
         if not self._slots:
             self._slots = [self._new_slot() for _ in range(self._slot_count)]
         slot = next((each for each in self._slots if not each.busy and each.holds not in wanted), None)
@@ -279,7 +282,7 @@ class Streamed(ModelHook):
 
 
 class Visiting(CpuOffload):
-    """A whole part that comes to the device when it is called, in place of a streamed part's slots."""
+    """A hook that moves a whole part to the device when it is called, after freeing a streamed part's slots."""
 
     def __init__(self, device: str | torch.device, streamed: Streamed) -> None:
         super().__init__(torch.device(device))
@@ -292,7 +295,7 @@ class Visiting(CpuOffload):
 
 
 def rest_of(module: torch.nn.Module, streamed: set[int]) -> Iterator[Rest]:
-    """What is outside the blocks, and the buffers within them."""
+    """Parameters outside the blocks, and all buffers. ``streamed``: ids of the blocks' parameters."""
     for each in module.parameters():
         if id(each) not in streamed:
             yield Rest(each, "")
