@@ -1,10 +1,10 @@
-"""The order in which writers of a SQLite file get their turn: nobody waits while others write again and again.
+"""A fair write lock for a SQLite file: writers take turns in order of arrival, so that none starves.
 
-SQLite itself has no queue for its write lock: a writer that finds it taken tries again after sleeps that grow to a
-tenth of a second, while those that come later find it free by chance. Here the threads of a process form a queue, and
-its first takes part in that of the processes, which consists of two locked files: whoever holds ``*.next.lock`` is
-next, and waits for ``*.write.lock``. A process that has written must queue behind the one that is next. The operating
-system releases the locks of a process that dies.
+SQLite's own write lock has no queue: a writer that finds it taken retries after sleeps of up to a tenth of a second,
+and later writers may overtake it. Here the threads of each process form a queue, and the first thread of each queues
+with other processes by two lock files: the holder of ``*.next.lock`` is next, and waits for ``*.write.lock``. A process
+that has just written queues behind the one that is next. The operating system releases the locks of a process that
+dies.
 
 SQLite's lock still decides who writes; where the files cannot be locked, it is the only one.
 """
@@ -22,20 +22,20 @@ from pathlib import Path
 
 from diffusion_local import disk
 
-#: Seconds between two looks of a process at a locked file: that is next, and of those behind it. The first is shorter
-#: than a transaction; the others are equal, so that none of them is at an advantage.
+#: Seconds between two tries to lock a file: by the process that is next, and by those behind it. The former is shorter
+#: than a transaction. The latter is the same for all, so that none has an advantage.
 NEXT_POLL, QUEUE_POLL = 0.0005, 0.002
 
 
 class FileTurn:
-    """A file that one process at a time locks. Its threads take turns before they use it."""
+    """A lock file that one process at a time can hold. Its threads must take turns before they use it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
 
     def try_lock(self) -> bool:
-        """Whether it is locked now. Raises OSError where files cannot be locked."""
+        """Try to lock the file; whether that succeeded. Raises OSError where files cannot be locked."""
         if self._file is None:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), disk.FILE)
         return lock_file(self._file)
@@ -80,9 +80,10 @@ else:
 
 
 class ThreadTurns:
-    """A lock whose waiters get it in the order in which they came.
+    """A lock that threads acquire in the order of their arrival.
 
-    Patient ones let the others go first, but every second turn is theirs while they wait: neither waits for ever.
+    Threads that are not patient go first, but while patient ones wait, they get every second turn: neither kind
+    starves.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class ThreadTurns:
         self.holder: int | None = None  # thread
 
     def acquire(self, patient: bool, seconds: float) -> bool:
-        """False if it was not free within ``seconds``."""
+        """Wait for the lock. Returns False if it was not acquired within ``seconds``."""
         me = threading.get_ident()
         with self._mutex:
             if self.holder is None:
@@ -102,7 +103,7 @@ class ThreadTurns:
             own.acquire()
             self._waiting[patient].append(own)
         try:
-            own.acquire(timeout=seconds)  # released by whoever hands the turn over
+            own.acquire(timeout=seconds)  # released by the thread that hands over its turn
         except BaseException:  # interrupted
             if not self._leave(own, patient):
                 self.release()
@@ -113,7 +114,7 @@ class ThreadTurns:
         return True
 
     def _leave(self, own: threading.Lock, patient: bool) -> bool:
-        """Leave the queue; False if the turn was handed over already."""
+        """Leave the queue. Returns False if this thread has been handed the turn already."""
         with self._mutex:
             waits = own in self._waiting[patient]
             if waits:
@@ -126,14 +127,14 @@ class ThreadTurns:
             line = patient if patient and (not others or not self._last_was_patient) else others
             if line:
                 self._last_was_patient = line is patient
-                self.holder = 0  # nobody's thread, until the next holder runs
+                self.holder = 0  # no thread's id, until the next holder runs
                 line.popleft().release()
             else:
                 self.holder = None
 
 
 class WriteLock:
-    """The turns of all writers of one SQLite file. Get it by ``write_lock``."""
+    """The fair write lock of one SQLite file. Obtain it with ``write_lock``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -147,8 +148,11 @@ class WriteLock:
 
     @contextlib.contextmanager
     def hold(self, patient: bool, seconds: float) -> Iterator[None]:
-        """Wait for a turn, and have it. Raises sqlite3's OperationalError if there was none within ``seconds``."""
-        if self._process != os.getpid():  # after a fork, whose other threads are gone
+        """Hold the lock. Raises sqlite3.OperationalError if it was not acquired within ``seconds``.
+
+        ``patient``: let other threads of this process go first.
+        """
+        if self._process != os.getpid():  # after a fork: the other threads do not exist in the child
             self._start()
         threads = self._threads
         if threads.holder == threading.get_ident():  # a nested transaction, which SQLite refuses
@@ -168,7 +172,10 @@ class WriteLock:
             threads.release()
 
     def _lock_files(self, deadline: float) -> bool:
-        """False where files cannot be locked."""
+        """Lock ``*.write.lock``. Returns False where files cannot be locked.
+
+        Raises sqlite3.OperationalError if that did not succeed before ``deadline`` (``time.monotonic``).
+        """
         try:
             wait_for(self._next, deadline, QUEUE_POLL)
             try:
@@ -185,7 +192,7 @@ _mutex = threading.Lock()
 
 
 def write_lock(path: Path) -> WriteLock:
-    """The lock of a file, which everything in this process shares."""
+    """The write lock of a SQLite file, shared by the whole process."""
     with _mutex:
         found = _locks.get(path)
         if found is None:

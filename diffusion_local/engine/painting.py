@@ -1,4 +1,4 @@
-"""Makes pictures by diffusion, as a sequence of steps. Families differ in ``engine.families`` only."""
+"""Makes pictures by diffusion, from inputs to decoded pictures. Families differ only in ``engine.families``."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ from diffusion_local.options.inpaint import CONTENTS
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 
-#: Channels of a UNet that reads the mask and the masked picture beside the latents.
+#: Input channels of a UNet that reads the mask and the masked picture in addition to the latents.
 INPAINT_CHANNELS = 9
 
 
@@ -58,7 +58,7 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
     On a CUDA device it may return before the device has finished; see ``Picture``. Raises Interrupted and EngineError.
     """
     paused = crew.held if isinstance(crew.held, HeldLoop) else None
-    # 1. What the pictures begin from.
+    # 1. The source picture and mask, if any.
     canvases = [open_canvas_of(part, materials) for part in crew.live][:1]
     if not crew.live:
         raise Interrupted
@@ -66,12 +66,12 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
     work = Work(loaded, crew, steps, materials, canvases[0], enlarge, loops)
     if paused is not None and paused.mosaic:
         work.mosaic = Mosaic.of_tensors(paused.mosaic, crew.size)
-    # 2. One loop after the other, from noise, from the source, or from what the loop before has made.
+    # 2. The loops, from noise, from the source, or from the result of the previous loop.
     for loop in work.loops:
         if paused is None or loop.number >= paused.loop:
             work.run(loop, paused)
             paused = None
-    # 3. Latents to pictures, one by one.
+    # 3. Latents to pictures, one at a time.
     for part in crew.live:
         with ending_only(part):
             part.made = Picture(work.finish(part), work.facts | crew.place_of(part))
@@ -79,8 +79,10 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
 
 @dataclass(slots=True)
 class Work:
-    """State of a running pass. ``latents``: result of its latest loop, in the pipeline's output layout; ``mosaic``: its
-    pictures while a second pass changes them tile by tile.
+    """State of a running pass.
+
+    ``latents``: result of its latest loop, in the pipeline's output layout; ``mosaic``: its pictures while a second
+    pass repaints them tile by tile.
     """
 
     loaded: Loaded
@@ -97,19 +99,19 @@ class Work:
     said: str = ""
 
     def run(self, loop: Loop, paused: HeldLoop | None) -> None:
-        """Run a loop, or the rest of a held one."""
+        """Run a loop, or the rest of a suspended one."""
         self.latents = self.denoise(loop, paused)
         if loop.is_tile:
             assert self.mosaic is not None
             self.mosaic.paste(loop, self.decoded(loop))
 
     def denoise(self, loop: Loop, paused: HeldLoop | None) -> torch.Tensor:
-        """Denoise to latents in the pipeline's output layout."""
+        """Denoise, and return latents in the pipeline's output layout. Raises Interrupted if no part is left."""
         loaded, crew, steps, params = self.loaded, self.crew, self.steps, loop.params
         pipe, family, device = loaded.pipe, loaded.family, loaded.pipe._execution_device
         together = family.together and not reads_mask(pipe)
         with conditioning.AsyncCopies(device) as prelude:
-            # 1. Text to embeddings: of each text, where the prompt changes from step to step. Noise from the seeds.
+            # 1. Prompt embeddings, one for each text if the prompt changes between steps. Noise from the seeds.
             first = loop is self.loops[0]
             later = self.loops[1:2] if first else []  # the prompts of all tiles are the same
             sketches = {part: found for part in crew.live if (found := prepare(loaded, part, loop, later))}
@@ -122,11 +124,11 @@ class Work:
             regions = regional.regions_of(loaded, loop, self.canvas, steps, len(places))
             placement.offload_encoders(pipe)
 
-            # 2. A scheduler of this loop's own: it keeps state between steps, and an interrupted one keeps it for good.
+            # 2. A new scheduler for each loop: schedulers keep state between steps, also after an interruption.
             scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
             conditioning.avoid_synchronisation(scheduler, device)
 
-            # 3. The latents that it begins with.
+            # 3. The initial latents.
             noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
             generators = [each.generator for each in places]
             start = family.start(pipe, noise_drawn)
@@ -137,7 +139,7 @@ class Work:
                 begun = self.begun(loop, noise_drawn)
                 if begun.mask is not None:
                     change = partial(restore_source, loaded, begun, params, loop.skipped * scheduler.order)
-                # a whole repaint begins from noise alone
+                # inpainting at full strength starts from noise only
                 if paused is None and (loop.skipped or params.kind is not Kind.INPAINT or begun.soft):
                     start = start.clone()
                     img2img.skip_first_steps(scheduler, loop.skipped, partial(fill_start, loaded, begun, start))
@@ -176,7 +178,7 @@ class Work:
         return latents
 
     def begun(self, loop: Loop, noise_drawn: torch.Tensor) -> StartLatents:
-        """Start latents of a loop: from the source, or from the first pass."""
+        """Start latents of a loop: from the source, or from the result of the first pass."""
         if loop.box is None:
             assert self.canvas is not None
             return self.encoded([self.canvas.source], noise_drawn, self.canvas)
@@ -202,7 +204,7 @@ class Work:
     def encoded(
         self, pictures: Sequence[PIL.Image], noise_drawn: torch.Tensor, canvas: SourceCanvas | None = None
     ) -> StartLatents:
-        """Latents of RGB pictures: either one picture for all places of the pass, or one per place."""
+        """Encode RGB pictures to latents: one picture for all places of the pass, or one per place."""
         pipe, family, found = self.loaded.pipe, self.loaded.family, []
         with self.loaded.forms.lock:
             for picture in pictures:
@@ -216,13 +218,16 @@ class Work:
         if canvas is None or mask is None:
             return StartLatents(latents, noise_drawn, None)
         mask = mask.to(noise_drawn)
-        if canvas.content:  # latent noise, or nothing
+        if canvas.content:  # "latent noise" or "latent nothing"
             instead = noise_drawn if canvas.content == CONTENTS[2] else torch.zeros_like(latents)
             latents = torch.where(mask > 0, instead, latents)
         return StartLatents(latents, noise_drawn, mask, canvas.soft)
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
-        """Pictures of a loop by place. Places without a part get a copy of another's picture."""
+        """Decode the pictures of a loop, by place. A place without a part gets a copy of another's picture.
+
+        Raises Interrupted if no part is left.
+        """
         found: dict[int, PIL.Image] = {}
         for part in self.crew.live:
             with ending_only(part):
@@ -246,8 +251,9 @@ class Work:
         return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.said)
 
     def previewer(self, loop: Loop) -> Previewer | None:
-        """A function that starts drawing a preview of latents; None if the VAE allows no previews. It holds no
-        reference to the model, because a preview may wait in a thread.
+        """A function that starts drawing a preview of latents; None if the VAE allows no previews.
+
+        It holds no reference to the model, because a preview may outlive it on another thread.
         """
         loaded = self.loaded
         unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
@@ -275,10 +281,10 @@ def finish_picture(
     watches: Sequence["Stopwatch"],
     said: str,
 ) -> tuple[PIL.Image, dict[str, Any]]:
-    """(picture, facts known once the device has finished). Raises EngineError."""
+    """Returns (picture, facts known once the device has finished). Raises EngineError."""
     try:
         image, said_later = decoded()
-    except Exception as error:  # perhaps on another thread, beside the next picture
+    except Exception as error:  # may run on another thread, while the next picture is made
         problem = faults.to_engine_error(error, faults.making_error)
         problem.transient |= isinstance(problem, OutOfMemory)
         raise problem from error
@@ -299,10 +305,13 @@ def open_canvas_of(part: Part, materials: PictureInputs | None) -> SourceCanvas 
 
 
 def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:
-    """A function that returns (picture, note if decoding was retried). On CUDA, decoding has been launched already."""
+    """Returns a function that returns (picture, note if decoding was retried).
+
+    On CUDA, unless parts are offloaded, decoding has been launched on return and the function waits for it.
+    """
     vae, forms = loaded.pipe.vae, loaded.forms
     if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
-        # its parts come and go, or there is nothing to wait for
+        # parts are offloaded, or the device is synchronous
         decoder = forms.decoder(vae, loaded.dtype) if loaded.rung in placement.WHOLE else None
         found = forms.fused_or_exact(
             decoder, lambda decoder: autoencoder.decode(vae, latents, in_fp32, decoder, forms.refuse_decoder)
@@ -312,7 +321,7 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
     def again(problem: str) -> tuple[PIL.Image, str]:
         loaded.checked = False
         image, said = autoencoder.decode(vae, latents, in_fp32)
-        if problem and image.getbbox() is not None:  # a picture that is black either way was painted so
+        if problem and image.getbbox() is not None:  # a picture that is black again is black by content
             forms.refuse_decoder(f"the VAE gave {problem}")
         return image, said or f"the VAE gave {problem} and was run again"
 
@@ -324,7 +333,7 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
 
 
 class Stopwatch:
-    """Measures seconds of device work; a CUDA device is synchronised only when they are read."""
+    """Measures the seconds of work on the device. A CUDA device is synchronised only when they are read."""
 
     def __init__(self, device: torch.device) -> None:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
@@ -345,7 +354,10 @@ class Stopwatch:
 
 
 def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas | None:
-    """The source picture and mask of the params at the job's size; None for text to image."""
+    """The source picture and mask of the params at the job's size; None without a source picture.
+
+    Raises ModelUnavailable if this engine has no access to stored pictures.
+    """
     if not params.source:
         return None
     if materials is None:
@@ -358,7 +370,7 @@ def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas
 
 
 def fill_start(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
-    """Write the noised source latents into the start tensor that was passed to the pipeline."""
+    """Write the noised source latents into ``start``, the tensor that the pipeline was called with."""
     pipe, family = loaded.pipe, loaded.family
     latents = img2img.add_noise(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
     if family.scales_start:
@@ -375,14 +387,15 @@ def restore_source(
 
 
 def reads_mask(pipe: Any) -> bool:
-    """Whether its UNet takes a mask and a masked picture as input channels."""
+    """Whether the pipeline's UNet takes a mask and a masked picture as input channels."""
     unet = getattr(pipe, "unet", None)
     return unet is not None and unet.config.in_channels == INPAINT_CHANNELS
 
 
 def inpainting_call(loaded: Loaded, canvas: SourceCanvas | None, params: Params) -> Callable[..., Any]:
-    """diffusers' inpainting pipeline for a UNet that reads a mask, with the same parts. Raises ModelUnavailable without
-    a mask.
+    """diffusers' inpainting pipeline with the same parts, for a UNet that reads a mask.
+
+    Raises ModelUnavailable without a mask, or if the family has no such pipeline.
     """
     pipeline = loaded.family.inpainting
     if canvas is None or canvas.mask is None or pipeline is None:

@@ -1,8 +1,8 @@
-"""The loops of a pass: the first one, those of a second pass at a larger size (whole or tile by tile), and a loop
-that is suspended between two steps and resumed.
+"""The denoising loops of a pass, and how a loop is suspended between two steps and resumed.
 
-To resume, the pipeline is called again with the latents of the suspended loop and a scheduler that holds its state and
-only the remaining steps. The results equal those of an uninterrupted run bit for bit.
+After the first loop come those of a second pass at a larger size, whole or tile by tile. To resume a loop, the pipeline
+is called again with its latents and a scheduler that holds its state and only the remaining steps. The results equal
+those of an uninterrupted run bit for bit.
 """
 
 import io
@@ -27,8 +27,8 @@ from diffusion_local.options.types import Kind
 class Loop:
     """A denoising loop. ``params``: those of the pass, with the size, steps and kind of this loop.
 
-    ``skipped``: steps of its schedule that are left out at the start; ``done``: the picture's steps completed before
-    it. ``box``: the region of the enlarged picture (size ``whole``) that a loop of a second pass makes.
+    ``skipped``: steps left out at the start of its schedule; ``done``: steps of the picture completed before the loop;
+    ``box``: the region that a loop of a second pass makes of the enlarged picture (size ``whole``).
     """
 
     params: Params
@@ -40,12 +40,12 @@ class Loop:
 
     @property
     def made(self) -> int:
-        """Number of steps that the loop runs."""
+        """Number of steps that the loop runs, without the skipped ones."""
         return self.params.steps - self.skipped
 
     @property
     def end(self) -> int:
-        """The picture's steps completed after it."""
+        """Steps of the picture completed after the loop."""
         return self.done + self.made
 
     @property
@@ -69,7 +69,7 @@ def loops_of(params: Params) -> list[Loop]:
     return [first, *loops] if params.has_first_pass else loops
 
 
-#: How latents are interpolated, by the upscaler's name.
+#: Arguments of torch's ``interpolate`` by the name of the latent upscaler.
 LATENT: dict[str, dict[str, Any]] = {
     "Latent": {"mode": "bilinear"},
     "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
@@ -78,21 +78,21 @@ LATENT: dict[str, dict[str, Any]] = {
     "Latent (nearest-exact)": {"mode": "nearest-exact"},
 }
 
-#: (picture, upscaler, size) to the picture (RGB) at that size.
+#: (picture, upscaler, size) -> the picture (RGB) at that size.
 Enlarge = Callable[[PIL.Image, str, Size], PIL.Image]
 
 
 def interpolated(latents: torch.Tensor, upscaler: str, like: torch.Tensor) -> torch.Tensor:
-    """Latents (N x C x h x w) interpolated to the size of others."""
+    """Interpolate latents (N x C x h x w) to the size, dtype and device of ``like``."""
     rows, columns = like.shape[-2:]
     return torch.nn.functional.interpolate(latents.float(), size=(rows, columns), **LATENT[upscaler]).to(like)
 
 
 class Mosaic:
-    """Enlarged pictures (RGB) of a pass, in order, which a second pass repaints tile by tile.
+    """Enlarged pictures (RGB) of a pass, by place, which a second pass repaints tile by tile.
 
-    The tiles of a row are blended into a strip and whole strips into the picture, so that no seam shows where four
-    tiles meet. ``strips``: the current row's, once its first tile is made.
+    The tiles of a row are blended into a strip, and complete strips into the picture, so that no seam shows where four
+    tiles meet. ``strips``: one per picture for the current row, once its first tile is made.
     """
 
     def __init__(self, pictures: Sequence[PIL.Image], strips: Sequence[PIL.Image] = ()) -> None:
@@ -102,7 +102,7 @@ class Mosaic:
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[torch.Tensor], count: int) -> Self:
-        """The reverse of ``tensors``, for ``count`` pictures."""
+        """The inverse of ``tensors``, for ``count`` pictures."""
         found = [PIL.fromarray(each.numpy()) for each in tensors]
         return cls(found[:count], found[count:])
 
@@ -111,7 +111,7 @@ class Mosaic:
         return [torch.from_numpy(np.array(each)) for each in (*self.pictures, *self.strips)]
 
     def crops(self, loop: Loop) -> list[PIL.Image]:
-        """One tile of each picture, including its finished neighbours."""
+        """One tile of each picture, including what finished neighbours painted in its overlaps."""
         left, top, right, bottom = box_of(loop)
         if left == 0:
             return [each.crop((left, top, right, bottom)) for each in self.pictures]
@@ -136,7 +136,7 @@ class Mosaic:
                 picture.paste(strip, (0, top), down)
 
     def preview(self, loop: Loop, place: int, tile: PIL.Image) -> PIL.Image:
-        """A small picture with a tile (of any size) at its position."""
+        """A small copy of the whole picture with a tile (in any resolution) at its position."""
         small = self._small[place].copy()
         across, down = small.width / loop.whole[0], small.height / loop.whole[1]
         left, top, right, bottom = (
@@ -158,23 +158,23 @@ def shrunken(picture: PIL.Image) -> PIL.Image:
 
 
 def ramp(size: Size, overlap: int) -> PIL.Image:
-    """A mask of a size that grows from 0 to 255 over the first ``overlap`` columns."""
+    """A mask of the given size that rises from 0 to 255 over the first ``overlap`` columns."""
     weights = np.minimum((np.arange(size[0]) + 0.5) / max(overlap, 0.5), 1.0)
     return PIL.fromarray(np.tile(np.round(weights * 255).astype(np.uint8), (size[1], 1)))
 
 
 log = logging.getLogger(__name__)
 
-#: Types of a scheduler's state; wrappers around its methods are not part of it.
+#: Types of attributes that are a scheduler's state; wrappers around its methods are not.
 _PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
 
 
 @dataclass(frozen=True, slots=True)
 class HeldLoop:
-    """A suspended loop, after ``calls`` of its denoiser and ``steps`` whole steps of the picture.
+    """A loop suspended after ``calls`` denoiser calls and ``steps`` whole steps of the picture.
 
-    ``latents`` are as the pipeline has them. ``mosaic`` are the pictures that a second pass changes tile by tile.
-    ``weights`` names the dtype and form of the weights that it was computed with.
+    ``latents``: in the pipeline's layout between steps; ``mosaic``: tensors of the pictures that a second pass repaints
+    tile by tile; ``weights``: names the dtype and form of the weights that computed it.
     """
 
     calls: int
@@ -214,20 +214,20 @@ class HeldLoop:
 
     @classmethod
     def from_bytes(cls, data: bytes, stamp: str) -> "HeldLoop | None":
-        """Deserialize; None for damaged bytes or another stamp."""
+        """Deserialize. Returns None for damaged bytes or another stamp."""
         try:
             found = torch.load(io.BytesIO(data), weights_only=True)
             return cls(**found) if found.pop("stamp") == stamp else None
-        except Exception as problem:  # whatever a damaged file makes of it
+        except Exception as problem:  # a damaged file may raise anything
             log.warning("a picture that was put aside starts anew: %s", problem)
             return None
 
 
 def resume(scheduler: Any, paused: HeldLoop, skipped_calls: int, scales_start: bool) -> None:
-    """Make a fresh scheduler continue. ``skipped_calls``: calls left out at the start of the picture.
+    """Make a new scheduler continue a suspended loop. ``skipped_calls``: denoiser calls skipped at its start.
 
-    ``scales_start``: the pipeline multiplies its initial latents by ``init_noise_sigma``, which must be 1 for latents
-    of a resumed loop.
+    ``scales_start``: whether the pipeline multiplies its initial latents by ``init_noise_sigma``; that is then set to
+    1, because latents of a suspended loop are scaled already.
     """
     set_timesteps, step = scheduler.set_timesteps, scheduler.step
     whole: list[Any] = []

@@ -135,8 +135,8 @@ class Steps:
 class Pace:
     """Waits until the device has nearly finished the latest step.
 
-    So a suspended pass waits only for that step, not for work launched ahead. The device never idles: the time to
-    launch a step, and by how much ``sleep`` oversleeps, are estimated from the latest steps.
+    A job that interrupts the pass thus waits for that step only, not for work launched ahead. The device never idles:
+    the time to launch a step, and by how much ``sleep`` oversleeps, are estimated from the latest steps.
     """
 
     def __init__(

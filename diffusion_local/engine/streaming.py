@@ -249,7 +249,7 @@ class Streamed(ModelHook):
                 return
 
     def _fetch(self, place: int, wanted: set[int]) -> Slot | None:
-        """Start copying a block to an idle slot that holds none of ``wanted``. Returns None if there is no such slot."""
+        """Start copying a block to an idle slot that holds none of ``wanted``. Returns None if there is none."""
         if not self._slots:
             self._slots = [self._new_slot() for _ in range(self._slot_count)]
         slot = next((each for each in self._slots if not each.busy and each.holds not in wanted), None)
