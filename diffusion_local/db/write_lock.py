@@ -122,6 +122,7 @@ class ThreadTurns:
             return waits
 
     def release(self) -> None:
+        """Hand the turn to the next waiting thread, if there is one."""
         with self._mutex:
             others, patient = self._waiting
             line = patient if patient and (not others or not self._last_was_patient) else others
@@ -201,6 +202,7 @@ def write_lock(path: Path) -> WriteLock:
 
 
 def wait_for(file: FileTurn, deadline: float, pause: float) -> None:
+    """Poll until the file is locked. Raises sqlite3.OperationalError after ``deadline`` (``time.monotonic``)."""
     while not file.try_lock():
         if time.monotonic() > deadline:
             raise sqlite3.OperationalError("database is locked")

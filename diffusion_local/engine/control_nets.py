@@ -113,6 +113,7 @@ def of_unet(weights: Weights, unet: Any) -> dict[str, Any]:
 
 
 def of_union(weights: Weights, unet: Any) -> dict[str, Any]:
+    """The configuration of a union ControlNet for a UNet."""
     return of_unet(weights, unet) | {"num_control_type": weights["task_embedding"].shape[0]}
 
 
@@ -142,6 +143,7 @@ def of_adapter(weights: Weights, unet: Any) -> dict[str, Any]:
 
 
 def of_flux(weights: Weights, transformer: Any) -> dict[str, Any]:
+    """The configuration of a FLUX ControlNet."""
     config = {name: transformer[name] for name in ("patch_size", "attention_head_dim", "axes_dims_rope")}
     modes, hint = weights.get("controlnet_mode_embedder.weight"), weights.get("input_hint_block.conv_out.weight")
     width, entrance = weights["x_embedder.weight"].shape
@@ -184,6 +186,7 @@ def of_sd3(weights: Weights, transformer: Any) -> dict[str, Any]:
 
 
 def of_qwen(weights: Weights, transformer: Any) -> dict[str, Any]:
+    """The configuration of a Qwen-Image ControlNet."""
     names = ("patch_size", "in_channels", "out_channels", "attention_head_dim", "num_attention_heads",
         "joint_attention_dim", "axes_dims_rope")  # fmt: skip
     entrance = weights["controlnet_x_embedder.weight"].shape[1]

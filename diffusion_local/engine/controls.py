@@ -62,6 +62,7 @@ def apply_controls(loaded: Loaded, params: Params, materials: PictureInputs | No
 
 
 def opened(loaded: Loaded, name: str, path: Path) -> Any:
+    """Load a network from its file. Raises ModelUnavailable if it does not fit the model, and other EngineErrors."""
     denoiser = denoiser_of(loaded.pipe)
     if isinstance(denoiser, diffusers.ZImageTransformer2DModel) and loaded.rung not in placement.WHOLE:
         raise ModelUnavailable(message("control_whole", name=name, model=loaded.model.id))
@@ -76,6 +77,7 @@ def opened(loaded: Loaded, name: str, path: Path) -> Any:
 
 
 def unloadable(loaded: Loaded, name: str, error: Exception) -> Any:
+    """The message for a network that could not be loaded: unfit for the model, or another error."""
     what = f"The ControlNet {name!r}"
     if isinstance(error, RuntimeError | KeyError) and not isinstance(error, NotImplementedError):
         return message("unfit", what=what, model=loaded.model.id)
@@ -167,6 +169,7 @@ def merged(one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def added(one: Any, other: Any) -> Any:
+    """Add residuals of the same structure: tensors, dicts, or lists with one tensor per block."""
     if other is None:
         return one
     if torch.is_tensor(one):
@@ -234,6 +237,7 @@ def pixels_of(picture: PIL.Image) -> torch.Tensor:
 
 
 def spread(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    """Repeat a tensor along its first dimension for a batch."""
     return tensor.expand(batch, *tensor.shape[1:])
 
 
@@ -241,6 +245,7 @@ def spread(tensor: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def see_pixels(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
+    """The control picture in pixels (0..1); greyscale for T2I-Adapters with one input channel."""
     pixels = pixels_of(picture).to(net.device, net.dtype)
     if isinstance(net, diffusers.T2IAdapter) and net.config.in_channels == 1:
         return pixels.mean(1, keepdim=True)
@@ -255,6 +260,7 @@ def see_latents(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
 
 
 def see_flux(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
+    """As `see_latents`, or pixels (-1..1) for networks that encode the picture themselves."""
     if net.config.conditioning_embedding_channels is None:
         return see_latents(loaded, net, picture)
     return (pixels_of(picture) * 2 - 1).to(net.device, net.dtype)
@@ -276,6 +282,7 @@ def see_z_image(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
 
 
 def of_unet(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
+    """Residuals of a ControlNet, union ControlNet or T2I-Adapter for a UNet."""
     if isinstance(net, diffusers.T2IAdapter):
         states = [state * control.weight for state in net(seen)]
         batch = given["sample"].shape[0]
@@ -297,6 +304,7 @@ def of_unet(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Giv
 
 
 def of_flux(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
+    """Residuals of a ControlNet for FLUX."""
     states, mode = given["hidden_states"], None
     batch = states.shape[0]
     if net.union:
@@ -314,6 +322,7 @@ def of_flux(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Giv
 
 
 def of_sd3(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
+    """Residuals of a ControlNet for SD3."""
     states, pooled = given["hidden_states"], given["pooled_projections"]
     if net.config.force_zeros_for_pooled_projection:
         pooled = torch.zeros_like(pooled)
@@ -326,6 +335,7 @@ def of_sd3(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Give
 
 
 def of_qwen(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
+    """Residuals of a ControlNet for Qwen-Image."""
     names = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_mask", "img_shapes")
     samples = net(
         controlnet_cond=spread(seen, given["hidden_states"].shape[0]), conditioning_scale=control.weight,
@@ -335,6 +345,7 @@ def of_qwen(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Giv
 
 
 def of_z_image(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
+    """Residuals of a ControlNet for Z-Image."""
     pictures = given["x"]
     samples = net(
         pictures, given["t"], given["cap_feats"], [seen[0]] * len(pictures), conditioning_scale=control.weight

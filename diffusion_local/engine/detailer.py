@@ -27,7 +27,7 @@ from diffusion_local.options.types import Detail, Kind
 
 log = logging.getLogger(__name__)
 
-#: Detections with a shorter side in pixels are ignored.
+#: Detections with a side of fewer pixels are ignored.
 LEAST_SIDE = 8
 #: The mask is blurred over 1/FADE of its shorter side, at most MOST_FADE pixels.
 FADE, MOST_FADE = 16, 32
@@ -152,6 +152,7 @@ def wish_of(params: Params, detail: Detail, found: Detection, place: int, size: 
 
 
 def mask_of(image: PIL.Image, found: Detection) -> PIL.Image:
+    """A mask (L) of the size of a picture that covers the box of a detection."""
     mask = PIL.new("L", image.size)
     mask.paste(255, found.box)
     return mask

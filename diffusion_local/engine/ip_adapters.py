@@ -160,6 +160,7 @@ def embedded(loaded: Loaded, slot: Slot, materials: PictureInputs) -> tuple[torc
 
 
 def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(unconditional, conditional) features of pictures. ``hidden``: hidden states instead of pooled embeddings."""
     side = encoder.config.image_size
     processor = transformers.CLIPImageProcessorPil(size=side, crop_size=side)
     pixels = processor(pictures, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
@@ -186,6 +187,7 @@ def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:
 
 
 def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Arguments of a CLIP vision configuration, inferred from tensor shapes."""
     patches = state["vision_model.embeddings.patch_embedding.weight"]
     places = len(state["vision_model.embeddings.position_embedding.weight"]) - 1
     layers = {name.split(".")[3] for name in state if name.startswith("vision_model.encoder.layers.")}

@@ -152,6 +152,7 @@ class ModelCache:
         return room
 
     def clear(self) -> None:
+        """Evict all models."""
         self.current = None
         self._held.clear()
         self._gauge.collect()

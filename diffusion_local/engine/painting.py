@@ -79,10 +79,8 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
 
 @dataclass(slots=True)
 class Work:
-    """State of a running pass.
-
-    ``latents``: result of its latest loop, in the pipeline's output layout; ``mosaic``: its pictures while a second
-    pass repaints them tile by tile.
+    """State of a running pass. ``latents``: result of its latest loop, in the pipeline's output layout; ``mosaic``: its
+    pictures while a second pass repaints them tile by tile.
     """
 
     loaded: Loaded
@@ -224,10 +222,7 @@ class Work:
         return StartLatents(latents, noise_drawn, mask, canvas.soft)
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
-        """Decode the pictures of a loop, by place. A place without a part gets a copy of another's picture.
-
-        Raises Interrupted if no part is left.
-        """
+        """Pictures of a loop by place; a place without a part gets a copy. Raises Interrupted if no part is left."""
         found: dict[int, PIL.Image] = {}
         for part in self.crew.live:
             with ending_only(part):
@@ -251,9 +246,8 @@ class Work:
         return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.said)
 
     def previewer(self, loop: Loop) -> Previewer | None:
-        """A function that starts drawing a preview of latents; None if the VAE allows no previews.
-
-        It holds no reference to the model, because a preview may outlive it on another thread.
+        """A function that starts drawing a preview of latents; None if the VAE allows no previews. It holds no
+        reference to the model, because a preview may outlive it on another thread.
         """
         loaded = self.loaded
         unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
@@ -299,16 +293,14 @@ def finish_picture(
 
 
 def open_canvas_of(part: Part, materials: PictureInputs | None) -> SourceCanvas | None:
+    """As `open_canvas`, for a part; an error becomes the part's problem, and the result is None."""
     with ending_only(part):
         return open_canvas(part.params, materials)
     return None
 
 
 def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:
-    """Returns a function that returns (picture, note if decoding was retried).
-
-    On CUDA, unless parts are offloaded, decoding has been launched on return and the function waits for it.
-    """
+    """A function that returns (picture, note if decoding was retried). On CUDA, decoding has already been launched."""
     vae, forms = loaded.pipe.vae, loaded.forms
     if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
         # parts are offloaded, or the device is synchronous
@@ -354,10 +346,7 @@ class Stopwatch:
 
 
 def open_canvas(params: Params, materials: PictureInputs | None) -> SourceCanvas | None:
-    """The source picture and mask of the params at the job's size; None without a source picture.
-
-    Raises ModelUnavailable if this engine has no access to stored pictures.
-    """
+    """The source picture and mask of the params at the job's size; None without a source picture."""
     if not params.source:
         return None
     if materials is None:
@@ -381,6 +370,7 @@ def fill_start(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None
 def restore_source(
     loaded: Loaded, begun: StartLatents, params: Params, first: int, index: int, latents: torch.Tensor
 ) -> torch.Tensor:
+    """Latents after a step, with the source restored outside the mask, in the layout between steps."""
     pipe, family = loaded.pipe, loaded.family
     spread = family.unpack(pipe, params.width, params.height)(latents)
     return family.pack(pipe, begun.restore_unmasked(pipe.scheduler, first, first + index, spread).to(latents.dtype))

@@ -54,6 +54,7 @@ class Loop:
 
 
 def loops_of(params: Params) -> list[Loop]:
+    """The loops that make a picture with these params, in order."""
     skipped = img2img.skipped_steps(params.steps, params.strength) if params.source else 0
     first = Loop(params, 0, skipped, skipped, (params.width, params.height))
     second = params.second
@@ -198,6 +199,7 @@ class HeldLoop:
         latents: torch.Tensor,
         weights: str = "",
     ) -> "HeldLoop":
+        """Copy the state of a running loop. ``scheduler`` and ``generators``: the loop's own."""
         state = {
             name: list(value) if isinstance(value, list) else value
             for name, value in vars(scheduler).items()

@@ -212,6 +212,7 @@ def held_weights(model: Model, form: Form, number_bytes: int) -> Weights:
 
 
 def bytes_of_parts(found: Weights, form: Form, number_bytes: int) -> dict[str, int]:
+    """Bytes of each part of a model held in a form. ``number_bytes``: of the compute dtype."""
     forms = form.of_parts(found.parts)
     return {part: bytes_of_part(found, part, forms.get(part, ""), number_bytes) for part in found.parts}
 

@@ -161,6 +161,7 @@ class Pace:
             self._returned = None
 
     def wait(self) -> None:
+        """Wait until the step before the latest one has ended, then until shortly before the latest ends."""
         self._launched.append(self._mark())
         if len(self._launched) >= 2:
             self._launched.popleft()()

@@ -159,6 +159,7 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
 def by_word(
     picture: PIL.Image, model: Any, given: Any, word: str, threshold: float, size: tuple[int, int]
 ) -> list[tuple[float, list[float]]]:
+    """(score, box) of the objects that one word names, found by an open-vocabulary detector."""
     owl = model.config.model_type.startswith("owl")
     inputs = given(images=picture, text=[[word]] if owl else f"{word.lower()}.", return_tensors="pt")
     more = {} if owl else {"input_ids": inputs["input_ids"], "text_threshold": threshold}
@@ -270,6 +271,7 @@ def peaks(maps: torch.Tensor, part: Box) -> torch.Tensor:
 
 
 def drawn(people: torch.Tensor, size: tuple[int, int]) -> PIL.Image:
+    """Draw people's key points (people x 17 x 3) as OpenPose skeletons on black."""
     picture = PIL.new("RGB", size)
     pen = ImageDraw.Draw(picture)
     thick = max(1, round(min(size) / 128))
@@ -305,6 +307,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def main(kind: str, folder: str, *words: str) -> int:
+    """Run one task, and return the exit status."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     # Keep libraries from printing into the result.
