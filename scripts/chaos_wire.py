@@ -311,7 +311,7 @@ def run(jobs: int, faults: int, seconds: float, seed: int, step_seconds: float =
             "jobs": jobs,
             "faults": dict(killer.counts),
             "states": dict(total),
-            "pictures": sum(1 for _ in settings.gallery.rglob("*.png")),
+            "pictures": sum(1 for _ in settings.gallery_folder.rglob("*.png")),
             "pictures_of": {each.name: each.pictures_per_hour for each in services.studio.machines.all()},
             "audit": found.counts,
             "seconds": round(time.monotonic() - began, 1),
