@@ -1,4 +1,7 @@
-"""Buttons inside the server-drawn parts of the page: one function per verb. Those on jobs are in ``actions_jobs``."""
+"""Handlers of the buttons inside server-drawn parts of the page, one function per verb.
+
+This module dispatches a click and handles dialogs and the form; the other ``actions_*`` modules handle their own nouns.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,15 +30,15 @@ from diffusion_local.web.ui.actions_pictures import DRAWN
 from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.templates import render
 
-#: Verbs that fill the form from a recipe: a toast lists their changes, because most fields are folded away.
+#: Verbs that fill the form from a recipe. The page lists what changed, because most fields are in closed accordions.
 RECIPES = ("recipe", "recipe_of_job", "recipe_seed", "recipe_size")
 MOST_ADDRESS = 200
 
 
 def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
-    """Run the verb of a clicked button, with the form's current values.
+    """Run the verb of a clicked button; ``values`` are the current values of Create's form.
 
-    Input from a browser is untrusted: unknown verbs and ids are reported as errors.
+    The event comes from a browser and is untrusted: an unknown verb does nothing, a UserError becomes a toast.
     """
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
@@ -65,14 +68,14 @@ def keys(studio: Studio, key: str) -> Effect:
 
 
 def phone(studio: Studio, key: str) -> Effect:
-    """``key``: the address, as the shell wrote it."""
+    """Show an address of the page as a QR code. ``key``: the URL, which the page's shell provides."""
     if not key.startswith(("http://", "https://")) or len(key) > MOST_ADDRESS:
         return Effect()
     return Effect(panel=view_help.phone(key, lan.qr(key)))
 
 
 def linked(studio: Studio, picture: str) -> Any:
-    """The panel of the picture that the page's address names."""
+    """The viewer of the picture that the page's address names, or a notice that the picture does not exist."""
     if not picture:
         return gr.skip()
     try:
@@ -82,7 +85,7 @@ def linked(studio: Studio, picture: str) -> Any:
 
 
 def open_link(studio: Studio, key: str) -> Effect:
-    """Open the picture of an address reached by Back or Forward."""
+    """Open a picture after the browser's Back or Forward has led to its address."""
     return Effect(panel=linked(studio, key))
 
 
@@ -120,7 +123,7 @@ def to_inpaint(studio: Studio, key: str) -> Effect:
 
 
 def begin_from(studio: Studio, image_id: str, kind: Kind) -> Effect:
-    """Use a picture as the source, together with its prompt; for inpainting the page then opens the mask canvas."""
+    """Put a picture into the form as the source, with its prompts and model; inpainting also opens the mask canvas."""
     params, source = studio.image(image_id).params, studio.sources.from_image(image_id)
     words = {name: getattr(params, name) for name in ("prompt", "negative", "model")}
     values = form.only(**words, kind=str(kind), source=source.id, mask="", strength=STRENGTHS[kind])
@@ -136,7 +139,7 @@ def example(studio: Studio, key: str) -> Effect:
     return Effect(form=form.only(prompt=key))
 
 
-#: Verbs that also read the form, by the names of its fields.
+#: Verbs that also receive the form's current values, by field name.
 OF_FORM: dict[str, Callable[[Studio, str, dict[str, Any]], Effect]] = {"use_lora": actions_models.use_lora}
 
 VERBS: dict[str, Verb] = (

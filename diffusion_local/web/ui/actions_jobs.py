@@ -1,4 +1,4 @@
-"""Buttons on jobs: cancel, again, pause, order, forget, and history."""
+"""Handlers of the buttons on jobs: cancel, run again, pause, reorder, remove, and history."""
 
 from diffusion_local.domain import PRIORITIES, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
@@ -10,11 +10,14 @@ from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say
 
 MOST_SELECTED = 500  # more rows than the page shows
-MOST_UNDO = 50  # ids that a toast's button carries
+MOST_UNDO = 50  # job ids in the undo button of a toast
 
 
 def selected(key: str) -> list[str]:
-    """The distinct ids of a selection. The Studio checks whether they exist."""
+    """The distinct ids in ``key``, which the Studio has yet to look up.
+
+    Raises NotFound for an empty selection and InvalidParams for more than ``MOST_SELECTED`` ids.
+    """
     ids = list(dict.fromkeys(key.split()))
     if not ids:
         raise NotFound(message("selection_empty"))
@@ -48,13 +51,13 @@ def cancel_waiting(studio: Studio, key: str) -> Effect:
 
 
 def cancelled(touched: list[str]) -> Effect:
-    """A toast with an undo button, which submits the cancelled jobs again."""
+    """A toast with an undo button that submits the cancelled jobs again."""
     undo = view.button(say("common.undo"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
     return Effect(toast=new_toast(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
 
 
 def again_auto(studio: Studio, key: str) -> Effect:
-    """Retry a job that ran out of memory in a fixed memory mode, in the automatic mode."""
+    """Retry in the automatic memory mode a job that ran out of memory in a fixed one."""
     params = studio.job(key).params
     receipt = studio.submit(params.prompt, expand=DRAWN, **{**settings_of(params), "rung": ""})
     toast = new_toast(say("page.queued_again", what=shortened(params.prompt, 40)))
@@ -62,14 +65,12 @@ def again_auto(studio: Studio, key: str) -> Effect:
 
 
 def first_picture(studio: Studio, key: str) -> Effect:
-    """The button of the welcome panel: a picture with the first model's defaults."""
+    """Submit an example prompt (``key``) with the first model's defaults."""
     return Effect(receipt=studio.submit(key).batch_id)
 
 
 def again(studio: Studio, key: str) -> Effect:
-    """Submit the recipe again; if it already made a picture, with another seed, because the same seed gives the same
-    picture.
-    """
+    """Submit the recipe again. A finished job gets another seed, because the same seed would give the same picture."""
     job = studio.job(key)
     prompt = shortened(job.params.prompt, 40)
     if job.state is State.DONE:
@@ -169,7 +170,7 @@ def priority_down(studio: Studio, key: str) -> Effect:
 
 
 def shift_priority(studio: Studio, key: str, by: int) -> Effect:
-    """Change each job's priority by one, within the limits."""
+    """Add ``by`` to the priority of each job, clamped to ``PRIORITIES``."""
     groups: dict[int, list[str]] = {}
     for job in [studio.job(job_id) for job_id in selected(key)]:
         groups.setdefault(max(PRIORITIES[0], min(PRIORITIES[1], job.priority + by)), []).append(job.id)

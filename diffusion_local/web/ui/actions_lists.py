@@ -1,4 +1,4 @@
-"""Buttons of batches: change queued jobs, duplicate, arrange, again."""
+"""Handlers of the buttons on batches: edit queued jobs, duplicate, reorder, retry, remove."""
 
 from urllib.parse import parse_qsl
 
@@ -12,11 +12,11 @@ from diffusion_local.web.ui import view, view_batches
 from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say, translated
 
-MOST_COMPARED = 1000  # queued pictures that the panel looks at for values they share
+MOST_COMPARED = 1000  # queued jobs that the panel searches for shared values
 
 
 def batches_at(studio: Studio, key: str) -> Effect:
-    """Show another page of the batches; ``key``: the last ids of the pages before it."""
+    """Show another page of the list of batches. ``key``: the last batch id of each page before it."""
     return Effect(batches=key)
 
 
@@ -45,7 +45,10 @@ def batch_down(studio: Studio, key: str) -> Effect:
 
 
 def shift(studio: Studio, batch_id: str, by: int) -> Effect:
-    """Change the priority of a batch's queued jobs by one, starting from the first of them."""
+    """Set the priority of all queued jobs of a batch to that of the first one plus ``by``.
+
+    Raises Conflict if no job of the batch is queued.
+    """
     waiting = studio.jobs(State.QUEUED, batch_id, limit=1) if batch_id else []
     if not waiting:
         raise Conflict(message("none_waits"))
@@ -68,7 +71,7 @@ def moved(ids: list[str], words: str) -> Effect:
 
 
 def batch_before(studio: Studio, key: str) -> Effect:
-    """``key``: the batch, and the one that then follows it."""
+    """Move a batch ahead of another. ``key``: the ids of both."""
     batch_id, _, before = key.partition(" ")
     moved_ids = studio.queue.move_batch(batch_id, before)
     return Effect() if moved_ids else Effect(toast=new_toast(say("page.none_waits")))
@@ -90,7 +93,7 @@ def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
 
 
 def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
-    """Settings shared by all queued pictures of a batch, as the panel shows them; "" if they differ."""
+    """The value of each editable setting that all queued jobs of a batch share, or "" where they differ."""
     waiting = studio.jobs(State.QUEUED, batch_id, limit=MOST_COMPARED)
     found = {}
     for name in view_batches.EDITABLE:
@@ -107,7 +110,7 @@ def written(name: str, params: Params) -> str:
 
 
 def batch_change(studio: Studio, key: str) -> Effect:
-    """``key``: the batch and, after a line break, the panel's fields; only changed fields are applied."""
+    """Apply the changed fields of the panel. ``key``: the batch id and, on the next line, the URL-encoded form."""
     batch_id, _, written = key.partition("\n")
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
     shown = shared_values(studio, batch_id) | studio.batches.times(studio.batches.get(batch_id).batch)
@@ -117,7 +120,7 @@ def batch_change(studio: Studio, key: str) -> Effect:
         return Effect(panel="")
     try:
         edited = studio.batches.edit(batch_id, **changes)
-    except InvalidParams as error:  # the fields stay as they were typed
+    except InvalidParams as error:  # live.js keeps what was typed
         return Effect(panel=panel(studio, batch_id, view.problem(error)))
     warned = " ".join(translated(each) for each in edited.warnings)
     words = say("lists.changed", pictures=view.pictures(edited.count))

@@ -1,4 +1,4 @@
-"""Buttons on models: use, remove, rescan, download, cancel."""
+"""Handlers of the buttons on models: use, remove, set the precision, rescan, download, cancel a download."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ LORA_WEIGHT = 0.8
 
 
 def use_model(studio: Studio, key: str) -> Effect:
-    """Select the model in the form, with its defaults; typed values are kept."""
+    """Select a model in the form and fill in its defaults; the other fields keep their values."""
     model = studio.library.model(key)
     values: dict[str, Any] = {name: getattr(model.defaults, name) for name in FOLLOW_MODEL}
     values["model"] = gr.Dropdown(form.model_choices(studio.models()), value=model.id)  # it may be newer than the page
@@ -25,7 +25,7 @@ def use_model(studio: Studio, key: str) -> Effect:
 
 
 def use_lora(studio: Studio, key: str, values: dict[str, Any] | None = None) -> Effect:
-    """Add a LoRA to the form, at the strength most are made for."""
+    """Add a LoRA to those in the form, at ``LORA_WEIGHT``. Raises NotFound if there is no such file."""
     if all(each.name != key for each in studio.library.adapters()["loras"]):
         raise NotFound(message("no_lora", name=echo(key)))
     listed = [each.strip() for each in str((values or {}).get("loras") or "").split(",") if each.strip()]
@@ -46,7 +46,7 @@ def remove_model(studio: Studio, key: str) -> Effect:
 
 
 def model_precision(studio: Studio, key: str) -> Effect:
-    """``key``: the value, which may be empty, a space, and the model's id."""
+    """Set a model's precision. ``key``: the precision (may be empty), a space, and the model's id."""
     value, _, model_id = key.partition(" ")
     model = studio.library.set_precision(model_id, value)
     words = model.chosen_precision or say("models.precision_setting")

@@ -1,4 +1,4 @@
-"""Buttons on pictures, one or many at once: again, variations, upscale, star, trash, and the gallery's boards."""
+"""Handlers of the buttons on one or several pictures: run again, variations, upscale, star, trash, and boards."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,13 +14,13 @@ from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say
 
 VARIATIONS = 4
-VARIATION_STRENGTH = 0.25  # near enough to be the same picture, far enough to see
+VARIATION_STRENGTH = 0.25  # the same composition, but a visible difference
 UPSCALE = 2.0
-DRAWN = "no"  # a recipe's prompt is drawn already: a brace in it is a brace
+DRAWN = "no"  # value of ``expand``: the prompt of a recipe is already expanded, so its braces are literal
 
 
 def settings_of(params: Params) -> dict[str, Any]:
-    """A recipe as arguments of ``Studio.submit``, without values at their default."""
+    """A recipe as keyword arguments of ``Studio.submit``, without those at their default."""
     applying = [name for name in SETTINGS if params.kind in OPTIONS[name].kinds]
     return {name: value for name in applying if OPTIONS[name].is_set(value := getattr(params, name), params.kind)}
 
@@ -29,7 +29,7 @@ def panel(studio: Studio, image_id: str) -> str:
     image = studio.image(image_id)
     try:
         batch_id = studio.job(image.job_id).batch_id
-    except NotFound:  # the list was cleared since
+    except NotFound:  # the job has been removed from the queue's history
         batch_id = ""
     kin = view_picture.Related(
         studio.pictures.alike(image), batch_id, studio.boards.of_image(image.id), studio.boards.all()
@@ -50,7 +50,7 @@ def unstar(studio: Studio, key: str) -> Effect:
 
 
 def stage_star(studio: Studio, key: str) -> Effect:
-    """Star a picture outside of the viewer; the next poll draws the star."""
+    """Star a picture outside the viewer; the page shows the star at its next poll."""
     studio.star(key)
     return Effect()
 
@@ -71,12 +71,12 @@ def restore(studio: Studio, key: str) -> Effect:
 
 
 def restore_open(studio: Studio, key: str) -> Effect:
-    """Restore from the trash within the viewer, which stays open."""
+    """Restore the viewer's picture from the trash; the viewer stays open."""
     return Effect(toast=restore(studio, key).toast, panel=panel(studio, key))
 
 
 def caption(studio: Studio, key: str) -> Effect:
-    """Describe a picture. The viewer may have moved on meanwhile, so only the toast tells of it."""
+    """Caption a picture. The viewer may show another one by then, so the result appears only in a toast."""
     image = studio.pictures.caption(key)
     return Effect(
         toast=new_toast(
@@ -85,7 +85,7 @@ def caption(studio: Studio, key: str) -> Effect:
     )
 
 
-# -- more of it -------------------------------------------------------------------------------------------------------
+# -- further pictures from one ----------------------------------------------------------------------------------------
 
 
 def submitted(studio: Studio, params: Params, what: str, count: int = 1, **changes: Any) -> Effect:
@@ -94,7 +94,7 @@ def submitted(studio: Studio, params: Params, what: str, count: int = 1, **chang
 
 
 def again_new(studio: Studio, key: str) -> Effect:
-    """Submit the recipe with another seed; for a variation, another variation."""
+    """Submit the recipe with another seed, or for a variation with another variation seed."""
     params = studio.image(key).params
     return submitted(studio, params, shortened(params.prompt, 40), **other_seed(params))
 
@@ -104,7 +104,7 @@ def other_seed(params: Params) -> dict[str, Any]:
 
 
 def again_picture(studio: Studio, key: str) -> Effect:
-    """Make the same picture again, even if its job was deleted long ago."""
+    """Generate the same picture again, from its own recipe if the job no longer exists."""
     image = studio.image(key)
     try:
         receipt = studio.queue.again([image.job_id], exactly=True)
@@ -115,7 +115,7 @@ def again_picture(studio: Studio, key: str) -> Effect:
 
 
 def variations(studio: Studio, key: str) -> Effect:
-    """Pictures similar to this one: its noise blended with a little of another seed's."""
+    """Submit variations of a picture: its noise blended with a little noise of another seed."""
     params = studio.image(key).params
     what = say("viewer.n_variations", n=VARIATIONS, prompt=shortened(params.prompt, 40))
     changes: dict[str, Any] = {"variation_seed": None, "variation_strength": VARIATION_STRENGTH}
@@ -137,11 +137,11 @@ def upscale(studio: Studio, key: str) -> Effect:
     return Effect(toast=new_toast(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
-# -- many at once; ``key`` has their ids ------------------------------------------------------------------------------
+# -- several pictures; ``key`` lists their ids ------------------------------------------------------------------------
 
 
 def star_these(studio: Studio, key: str) -> Effect:
-    """Star the selected pictures, or unstar them if all are starred."""
+    """Star the selected pictures, or unstar them if all of them are starred."""
     images = [studio.image(image_id) for image_id in key.split()]
     studio.pictures.star(key.split(), not all(image.starred for image in images))
     return Effect()
@@ -170,7 +170,7 @@ def compare(studio: Studio, key: str) -> Effect:
     return Effect(panel=view_gallery.compared(*(studio.image(image_id) for image_id in chosen)))
 
 
-# -- boards; the first word of ``key`` is the board, what a person typed comes after a line break ---------------------
+# -- boards; ``key`` begins with the board's id or lists pictures; a typed name is on its second line -----------------
 
 
 def board_new(studio: Studio, key: str) -> Effect:
@@ -186,7 +186,7 @@ def board_add(studio: Studio, key: str) -> Effect:
 
 
 def pin(studio: Studio, key: str) -> Effect:
-    """Add the viewer's picture to a board; the viewer stays open and shows it."""
+    """Add the viewer's picture to a board; the viewer stays open and shows the board."""
     return replace(board_add(studio, key), panel=panel(studio, key.split()[-1]))
 
 

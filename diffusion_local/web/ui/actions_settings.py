@@ -1,5 +1,5 @@
-"""Buttons and controls of the Settings tab: settings, restart, accounts, and machines (pair, pause, drain, resume,
-change, remove).
+"""Handlers of the Settings tab: settings, restart, health, accounts, and machines (pair, pause, drain, resume, change,
+remove).
 """
 
 from urllib.parse import parse_qsl
@@ -15,7 +15,7 @@ from diffusion_local.web.ui.words import has_phrase, say, translated
 
 
 def change_setting(studio: Studio, key: str) -> Effect:
-    """``key``: the setting's name and, on the next line, the new value."""
+    """Save a setting. ``key``: its name and, on the next line, the new value."""
     name, _, value = key.partition("\n")
     changed = studio.preferences.change(name, value)
     return saved_toast(changed.later is not None, name)
@@ -40,7 +40,7 @@ def check_health(studio: Studio, key: str) -> Effect:
     return Effect(toast=new_toast(say("settings.looking")))
 
 
-# -- accounts; ``key`` is a name and, on the next line, the fields of a form ------------------------------------------
+# -- accounts; ``key`` is a name and, on the next line, URL-encoded form fields ---------------------------------------
 
 
 def fields_of(key: str) -> tuple[str, dict[str, str]]:
@@ -61,7 +61,7 @@ def account_role(studio: Studio, key: str) -> Effect:
 
 
 def account_limits(studio: Studio, key: str) -> Effect:
-    """An empty field falls back to the limit in the settings."""
+    """Set an account's own limits. An empty field restores the limit of the settings."""
     name, sent = fields_of(key)
     studio.accounts.set_limits(name, **{each: limit_of(each, sent[each]) for each in LIMITS if each in sent})
     return done(name)
@@ -118,7 +118,7 @@ def machine_resume(studio: Studio, key: str) -> Effect:
 
 
 def machine_hours(studio: Studio, key: str) -> Effect:
-    """``key``: the machine's name and, on the next line, the new hours."""
+    """Set a machine's working hours. ``key``: its name and, on the next line, the hours."""
     name, _, hours = key.partition("\n")
     return changed(studio.machines.change(name, hours=hours))
 

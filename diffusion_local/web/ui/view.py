@@ -1,4 +1,4 @@
-"""Words and small pieces of HTML. Pure: domain objects in, text out; user input is escaped by ``text``."""
+"""Phrases and small HTML fragments used by all views. Pure functions of domain objects; ``text`` escapes user input."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,12 +13,12 @@ from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, trans
 
 
 def text(value: object) -> str:
-    """Any value as HTML text or attribute."""
+    """Escape a value for HTML text or a quoted attribute."""
     return escape(str(value), quote=True)
 
 
 def duration(seconds: float) -> str:
-    """An estimated duration in words, marked as approximate."""
+    """An estimated duration in words, rounded and marked as approximate."""
     if seconds < 5:
         return say("common.few_seconds")
     if seconds < 55:
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def name_of(field: str) -> str:
-    """The label of a field of Params or of a setting."""
+    """The label of a field of Params or of a setting; without a phrase, the name itself."""
     named = (f"{section}.{field}" for section in ("common", "titles") if has_phrase(f"{section}.{field}"))
     return next(map(say, named), field)
 
@@ -56,19 +56,22 @@ def size(number: int) -> str:
 
 
 def moment(at: datetime | str, exact: bool = False) -> str:
-    """A time (``exact``: with seconds); the browser formats it for its zone and language."""
+    """A time as a ``<time>`` element, which the browser rewrites in its own zone and language.
+
+    ``exact``: with seconds. Without scripts the time is shown in UTC.
+    """
     iso = at if isinstance(at, str) else utc_text(at)
     seconds, until = (" data-exact", 19) if exact else ("", 16)
     return f'<time datetime="{text(iso)}"{seconds}>{text(iso[11:until])} UTC</time>'
 
 
 def facts(params: Params) -> str:
-    """The recipe in one line."""
+    """Size, steps and seed in one line."""
     return text(say("common.facts", width=params.width, height=params.height, steps=params.steps, seed=params.seed))
 
 
 def state_words(job: Job, position: int | None = None) -> str:
-    """The state of a job, in words."""
+    """The state of a job in words. ``position``: its place in the queue, from 1."""
     match job.state:
         case State.QUEUED if job.held:
             return say("common.held")
@@ -86,7 +89,7 @@ def state_words(job: Job, position: int | None = None) -> str:
 
 
 def standing(job: Job, position: int | None = None) -> str:
-    """The state of a job, as HTML: `state_words`, and for a retry its time."""
+    """The state of a job as HTML: `state_words`, or the time before which it must not start."""
     if job.state is State.QUEUED and job.not_before and not job.held:
         time = moment(job.not_before)
         if job.tries:
@@ -103,7 +106,7 @@ def ordinal(number: int) -> str:
 
 
 def why(job: Job) -> str:
-    """Why a job failed, as HTML: its kind and the message."""
+    """Why a job failed, as HTML: the kind of error and the message."""
     if not job.failure:
         return ""
     kind = translated(kind_text(job.failure.kind))
@@ -111,7 +114,7 @@ def why(job: Job) -> str:
 
 
 def problem(error: UserError) -> str:
-    """A UserError for the page, with the field's label."""
+    """The text of a UserError, with the label of the option instead of its name."""
     if isinstance(error, InvalidParams):
         within = text(error.field.removeprefix(error.option))
         return f"{name_of(error.option)}{within} {translated(error.problem)}"
@@ -121,25 +124,31 @@ def problem(error: UserError) -> str:
 def button(
     label: str, verb: str, key: str = "", kind: str = "", sure: str = "", title: str = "", extra: str = ""
 ) -> str:
-    """A button that ``live.js`` turns into an event."""
+    """A button whose click ``live.js`` sends to the server as ``verb`` and ``key``.
+
+    ``label`` and ``extra`` (attributes) are HTML. ``sure``: a question to confirm first; ``kind``: CSS classes.
+    """
     extra += f' data-sure="{text(sure)}"' if sure else ""
     extra += f' title="{text(title)}"' if title else ""
     return f'<button type="button" class="act {kind}" data-do="{verb}" data-id="{text(key)}"{extra}>{label}</button>'
 
 
 def ask(question: str, answer: str = "") -> str:
-    """``live.js`` asks for a line of text and appends it to the button's id."""
+    """Attributes that make ``live.js`` ask for a line of text and append it to the button's id.
+
+    ``answer``: the text to begin with.
+    """
     return f' data-ask="{text(question)}" data-answer="{text(answer)}"'
 
 
 def close_button() -> str:
-    """Of a dialog: the first to have the focus, and what Escape presses."""
+    """The close button of a dialog: it receives the focus first, and Escape presses it."""
     name = say("common.close")
     return f'<button type="button" class="act close" data-do="close" data-first aria-label="{name}">✕</button>'
 
 
 def menu(key: str, label: str, items: Sequence[str], summary: str = "⋯") -> str:
-    """Buttons behind a small one. ``live.js`` keeps it open while the page is drawn anew."""
+    """A drop-down menu of buttons. By its ``key``, ``live.js`` keeps it open when the page is redrawn."""
     name = text(label)
     return (
         f'<details class="menu" data-key="{text(key)}"><summary class="act small" aria-label="{name}" title="{name}">'
@@ -152,12 +161,12 @@ def report_link(url: str, label: str) -> str:
 
 
 def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = False) -> str:
-    """A line of a `menu`; with ``stay`` the menu stays open after a press."""
+    """An entry of a `menu`; with ``stay`` the menu remains open after a click."""
     return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")
 
 
 def short(seconds: float) -> str:
-    """A short estimate, for narrow places."""
+    """An estimated duration in short form, for narrow places."""
     if seconds < 55:
         return say("common.short_seconds", n=round(seconds / 5) * 5 or max(1, round(seconds)))
     if seconds < 3570:
@@ -166,12 +175,12 @@ def short(seconds: float) -> str:
 
 
 def progress(job: Job) -> float:
-    """Progress in per cent."""
+    """Progress of a job in percent."""
     return 100 * min(1.0, job.step / job.params.total_steps)
 
 
 def bar(job: Job) -> str:
-    """A job's progress bar. It is keyed by the job, so that the next one starts at zero."""
+    """The progress bar of a job. Keyed by the job, so that the next job's bar starts at zero instead of shrinking."""
     percent = round(progress(job), 1)
     return (
         f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
@@ -180,7 +189,7 @@ def bar(job: Job) -> str:
 
 
 def ring(job: Job, eta: float | None) -> str:
-    """A running job's progress as a ring around its remaining seconds, or its step if unknown."""
+    """The progress of a running job as a ring around its remaining time, or around its step if that is unknown."""
     words = f"{job.step}/{job.params.total_steps}" if eta is None else short(eta)
     exact = "" if eta is None else f' title="{duration(eta)}"'
     percent = round(progress(job), 1)
@@ -197,7 +206,7 @@ def notice(kind: str, words: str, more: str = "") -> str:
 
 
 def manual_link(topic: str) -> str:
-    """A link to a page of the manual, in a new tab so that the form is kept."""
+    """A link to a page of the manual; it opens a new tab, so that the form is not lost."""
     return f'<a class="manual" href="manual/{topic}" target="_blank" rel="noopener">{say("page.manual")}</a>'
 
 
@@ -206,7 +215,7 @@ def warnings_notice(warnings: Sequence[str]) -> str:
 
 
 def warned(warning: str) -> str:
-    """A warning whose leading field name is replaced by the field's label."""
+    """Replace the field name at the start of a warning by the field's label."""
     told, (field, _, _) = translated(warning), warning.partition(":")
     return told.replace(field, name_of(field), 1) if told.startswith(field) else told
 
@@ -219,12 +228,12 @@ def changed(names: Sequence[str]) -> str:
 
 
 def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
-    """A message that disappears by itself. A new ``key`` shows it again."""
+    """A message that disappears by itself. A new ``key`` shows the same words again."""
     return f'<div class="toast {kind}" role="status" data-key="{text(key)}"><span>{text(words)}</span>{more}</div>'
 
 
 def flag(image: Image) -> str:
-    """A chip on a picture that is probably unwanted."""
+    """A chip for a picture that the quality check flagged, or ""."""
     if not image.flag:
         return ""
     words = say(f"gallery.flag_{image.flag}") if has_phrase(f"gallery.flag_{image.flag}") else text(image.flag)
@@ -232,7 +241,7 @@ def flag(image: Image) -> str:
 
 
 def picture_link(image: Image, alt: str) -> str:
-    """A thumbnail that opens the picture."""
+    """A thumbnail that opens the picture in the viewer."""
     return (
         f'<a class="open" href="{serializers.file_url(image)}" data-do="open" data-id="{image.id}">'
         f'<img src="{serializers.thumbnail_url(image.id)}" alt="{text(alt)}" loading="lazy" '

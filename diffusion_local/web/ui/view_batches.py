@@ -1,4 +1,4 @@
-"""The list of batches as HTML: progress, menu, and the panel for changes. Pure, like ``view``."""
+"""The list of batches as HTML: progress, menus, and the panel to edit a batch. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,14 +14,17 @@ from diffusion_local.web.ui.view import ask, button, item, menu, moment, picture
 from diffusion_local.web.ui.words import say
 
 BATCHES_PER_PAGE = 20
-#: Options of the waiting pictures that the panel changes: the size, and those that Create shows beside each other.
+#: Options of queued jobs that the panel edits: the size, and the options in Create's row of numbers.
 EDITABLE_SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
 #: All fields of the panel except the times.
 EDITABLE = ("prompt", "model", *EDITABLE_SETTINGS)
 
 
 def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> str:
-    """A page of batches; ``cursors``: the last ids of the previous pages."""
+    """A page of batches.
+
+    ``found`` has one batch more than a page if there is a next one; ``cursors``: the last batch id of each page before.
+    """
     shown = found[:BATCHES_PER_PAGE]
     head = f'<header><h2>{say("lists.batches")}</h2><div class="acts">{file_menu()}</div></header>'
     if not shown:
@@ -66,7 +69,7 @@ def file_menu() -> str:
 
 
 def link(words: str, url: str, opens: bool = False) -> str:
-    """A line of a menu that links to a file, or with ``opens`` to a page."""
+    """A menu entry that downloads a file, or with ``opens`` opens it in a new tab."""
     way = ' target="_blank" rel="noopener"' if opens else " download"
     return f'<a class="act" href="{text(url)}"{way}>{words}</a>'
 
@@ -77,7 +80,7 @@ def link(words: str, url: str, opens: bool = False) -> str:
 def row(each: BatchProgress, now: datetime) -> str:
     batch = each.batch
     ended = sum(each.counts[state] for state in FINAL)
-    total = sum(each.counts.values())  # ended ones may have been cleared away
+    total = sum(each.counts.values())  # without ended jobs that were removed since
     state = "ended" if ended == total else "held" if batch.paused else "going"
     owner = f" · {text(batch.owner)}" if batch.owner else ""
     meta = f'<span class="meta">{counted(each)}{owner}</span>'
@@ -109,7 +112,7 @@ def bar(each: BatchProgress, ended: int, total: int) -> str:
 
 
 def why(each: BatchProgress, now: datetime) -> str:
-    """What the batch waits for, and whether it will be late."""
+    """What a batch waits for, its deadline, and whether it will miss that."""
     batch, told = each.batch, []
     waits = each.counts[State.QUEUED]
     if waits and batch.start_at and datetime.fromisoformat(batch.start_at) > now:
@@ -134,7 +137,7 @@ def standing(each: BatchProgress, ended: int, total: int) -> str:
 
 
 def acts(each: BatchProgress) -> str:
-    """The most likely action, beside the menu."""
+    """The most likely action as a button, and the menu with all others."""
     batch = each.batch
     first = ""
     if batch.paused and each.counts[State.QUEUED]:
@@ -149,7 +152,7 @@ def pictures_link(batch_id: str) -> str:
 
 
 def items_of(each: BatchProgress, files: bool = True) -> list[str]:
-    """Lines of the menu. ``files``: including exports."""
+    """Entries of a batch's menu. ``files``: whether to include downloads."""
     batch, counts = each.batch, each.counts
     key, waits = batch.id, counts[State.QUEUED]
     items = []
@@ -189,8 +192,9 @@ def items_of(each: BatchProgress, files: bool = True) -> list[str]:
 
 
 def panel(each: BatchProgress, models: Sequence[Model], shown: Mapping[str, str], problem: str = "") -> str:
-    """The settings of a batch's queued pictures, to be changed; the fields are sent with the button (``live.js``).
-    ``shown``: their present values, "" where pictures differ.
+    """The dialog to edit a batch's queued jobs; ``live.js`` sends its fields with the button.
+
+    ``shown``: the current value of each field, "" where the jobs differ.
     """
     return render(
         "batch_panel.html",

@@ -1,4 +1,4 @@
-"""The gallery as HTML: shelves and boards, filters, pictures in justified rows, and a comparison of two. Pure."""
+"""The gallery as HTML: boards, filters, pictures in justified rows, and the comparison of two pictures. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +15,18 @@ from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.templates import render, say
 from diffusion_local.web.ui.view_picture import recipe_rows
 
-#: Days back, of the menu of times.
-#: Name, first and last day, counted back from today; None: without an end.
+#: Entries of the date filter: (phrase, first day, last day), in days before today; None: no last day.
 SPANS = (("span_0", 0, None), ("yesterday", 1, 1), ("span_6", 6, None), ("span_29", 29, None))
 ZIP = "images/zip"
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The visible part of the gallery. ``fresh``: newer pictures since the page was opened; ``repeated``: how often a
-    recipe was made; ``missing``: the address names a board that does not exist.
+    """The visible part of the gallery.
+
+    ``more``: there are older pictures; ``fresh``: number of newer pictures since the page was opened; ``repeated``: how
+    often each recipe was used; ``missing``: the board in the address does not exist; ``refused``: why a filter is
+    invalid.
     """
 
     images: Sequence[Image]
@@ -82,7 +84,7 @@ def gallery(
 
 
 def nothing(place: GalleryState) -> tuple[str, str]:
-    """Why no picture is shown: a title, and what to do about it."""
+    """Why no picture is shown, as keys of two phrases: a title, and what to do about it."""
     filters = place.without("sort").filters
     if filters == {"trashed": "1"}:
         return "gallery.no_trash", ""
@@ -94,7 +96,7 @@ def nothing(place: GalleryState) -> tuple[str, str]:
 
 
 def compared(first: Image, second: Image) -> str:
-    """Two pictures on top of each other with a slider between them, and the settings that differ."""
+    """Two overlaid pictures with a slider between them, and a table of the settings that differ."""
     return render("compare.html", first=first, second=second, rows=differences(first, second))
 
 

@@ -1,10 +1,10 @@
-"""Small dialogs: keyboard shortcuts, the QR code for a phone, a picture's address that does not exist. Pure."""
+"""Small dialogs: keyboard shortcuts, the QR code for a phone, and the notice of a missing picture. Pure."""
 
 from markupsafe import Markup
 
 from diffusion_local.web.ui.templates import render
 
-#: Keys, with the phrase that describes their effect.
+#: Keyboard shortcuts, each with the key of the phrase that describes it.
 KEYS = (
     ("Enter", "keys.generate"),
     ("Shift + Enter", "keys.newline"),
@@ -22,7 +22,7 @@ KEYS = (
 
 
 def dialog(key: str, title: str, inside: str) -> str:
-    """``inside`` is HTML, ``title`` is text."""
+    """A modal dialog. ``inside`` is HTML; ``title`` is text and gets escaped."""
     return render("dialog.html", key=key, title=title, inside=Markup(inside))
 
 
@@ -31,10 +31,10 @@ def keys() -> str:
 
 
 def phone(url: str, code: str) -> str:
-    """``code`` is the address as SVG."""
+    """The dialog with the page's address for a phone. ``code``: its QR code as SVG."""
     return render("phone.html", url=url, code=Markup(code))
 
 
 def not_found(picture: str) -> str:
-    """For an address whose picture does not exist."""
+    """The dialog for an address of a picture that does not exist."""
     return render("not_found.html")

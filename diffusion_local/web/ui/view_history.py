@@ -1,4 +1,4 @@
-"""The history of a job, as HTML: its events, settings, error and picture. Pure, like ``view``."""
+"""The history of a job as HTML: its events, settings, error and picture. Pure, like ``view``."""
 
 import re
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def error(job: Job) -> str:
 
 
 def shortened_paths(detail: str) -> str:
-    """A traceback without locations on this machine: only the last two components of each path."""
+    """Reduce each path in a traceback to its last two components, which hides where files are on this machine."""
     return LONG_PATH.sub(lambda found: "…/" + "/".join(re.split(r"[/\\]", found[0])[-2:]), detail)
 
 
@@ -68,7 +68,7 @@ def timeline(job: Job, events: Sequence[Event]) -> str:
 
 
 def event_line(event: Event, before: Event | None) -> str:
-    """An event with the time since the event ``before``."""
+    """An event, with the time passed since the event ``before``."""
     back = event.state == State.QUEUED and before is not None
     key = "queue.happened_back" if back else f"queue.happened_{event.state}"
     words = say(key) if has_phrase(key) else event.state

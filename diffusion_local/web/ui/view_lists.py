@@ -1,4 +1,6 @@
-"""What a list or grid would make, as HTML, or why it is refused. Pure, like ``view``."""
+"""The result of checking a list or grid as HTML: what it would generate, and which lines are invalid. Pure, like
+``view``.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +16,11 @@ SHOWN_HEADS = 12
 
 
 def of_list(check: ListCheck, done: str | None, late: str, key: str) -> str:
-    """``key`` is returned with the button, so that exactly what is shown gets queued."""
+    """The check of a list. ``done``: estimated end (ISO 8601), ``late``: a warning that it misses its deadline.
+
+    The button sends ``key``, the submission's idempotency key, and the seed of the wildcards, so that exactly the
+    prompts shown get queued.
+    """
     lines = say("lists.from_lines", n=check.lines)
     facts = made_of(check.models, check.seconds, done)
     if check.bytes is not None and check.pictures:
@@ -55,7 +61,7 @@ def chips(heads: Sequence[str]) -> str:
 
 
 def made_of(models: Mapping[str, int], seconds: float | None, done: str | None) -> list[tuple[str, str]]:
-    """Facts as HTML: models with their number of pictures, and time."""
+    """(name, HTML) of the models with their numbers of pictures, the working time, and the estimated end."""
     told = []
     if models:
         alone = len(models) == 1
@@ -96,7 +102,7 @@ def bad_lines(lines: Sequence[BadLine], count: int) -> str:
 
 
 def reason(words: str) -> str:
-    """Why a line is invalid: the field's label, and the message in the reader's language."""
+    """Why a line is invalid, as HTML: the field's label and the translated message."""
     field = words.params["field"] if isinstance(words, Message) and words.id == "in_field" else ""
     if isinstance(words, Message) and has_phrase(f"common.{field}"):
         return f"<b>{name_of(field)}</b> {text(translated(words.params['problem']))}"
@@ -104,6 +110,6 @@ def reason(words: str) -> str:
 
 
 def import_refused(words: str) -> str:
-    """The invalid lines of a queue file."""
+    """A notice that lines of a queue file are invalid, with a button to import the others."""
     acts = button(say("lists.import_skipping"), "import_skipping", kind="small")
     return notice("bad", text(words), f'<span class="acts">{acts}</span>')
