@@ -1,4 +1,4 @@
-"""Create: the dock with the prompt and the settings, and the stage with the pictures of this browser's presses."""
+"""The Create tab: the dock with the prompt and the settings, and the stage with the pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bound, hidden,
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import has_phrase, label, say, translated
 
-SHOWN_PROMPTS = 10  # of a preview
-SHOWN_BATCHES = 12  # at least, finished ones among them
-MOST_BATCHES = 30  # at most, all of them unfinished
+SHOWN_PROMPTS = 10  # in the preview of expanded prompts
+SHOWN_BATCHES = 12  # batches in the strip; finished ones fill it up to this number
+MOST_BATCHES = 30  # unfinished batches in the strip
 REMEMBERED_BATCHES = 100
-OLDER_PICTURES = 24  # pictures of the gallery, behind those of this session
+OLDER_PICTURES = 24  # pictures of the gallery after those of this browser
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 32))"
 SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
@@ -35,7 +35,7 @@ SWAP = "(width, height) => [height, width]"
 
 
 def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
-    """Submit; (what to tell, the new batch's id). The same key sent twice makes one batch."""
+    """Submit the form: (notice, id of the new batch). A repeated idempotency ``key`` does not make a second batch."""
     try:
         given = form.read(values)
         if (
@@ -52,13 +52,13 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
 
 
 def refusal_notice(error: UserError) -> str:
-    """Why nothing was made. What names a field stands until that is changed (dock.js)."""
+    """Why the form was refused. dock.js keeps a notice that names a field until that field changes."""
     field = error.option if isinstance(error, InvalidParams) else ""
     return render("refused.html", words=view.problem(error), field=field)
 
 
 def on_preview(studio: Studio, *values: Any) -> str:
-    """What a press of Generate would draw of wildcards and choices."""
+    """The prompts to which Generate would expand wildcards and choices."""
     try:
         preview = studio.prompts.preview(**apply_styles(studio, form.read(values)))
     except UserError as error:
@@ -69,7 +69,7 @@ def on_preview(studio: Studio, *values: Any) -> str:
 
 
 def apply_styles(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:
-    """The form's settings with the chosen styles in both prompts."""
+    """Replace ``styles`` in the form's settings by their text in the prompt and the negative prompt."""
     chosen = given.pop("styles") or []
     prompt, negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
     return given | {"prompt": prompt, "negative": negative, "expand": given["expand"] or None}
@@ -81,7 +81,10 @@ def model_of(studio: Studio, model_id: Any) -> Model:
 
 
 def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: Any, *values: Any) -> list[Any]:
-    """A model brings its own shapes, and its defaults where the person has not changed the last model's."""
+    """Offer another model's sizes, and its defaults for settings still at the defaults of the model before.
+
+    ``values``: those of ``FOLLOW_MODEL`` after width and height.
+    """
     model, before = model_of(studio, model_id), model_of(studio, before_id)
     told = ""
     if not model.ready:
@@ -97,8 +100,9 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
 
 
 def on_sample(studio: Studio, model_id: Any) -> list[str]:
-    """What goes with the chosen model: its newest picture, beside its name, the LoRAs that fit it, and the panel of the
-    reference pictures that it reads."""
+    """The parts of the form that depend on the model: its newest picture, the LoRAs that fit it, and the list of
+    reference pictures, with the uses that it supports.
+    """
     adapters = studio.library.adapters()
     uses = uses_of(model_of(studio, model_id), adapters["ip_adapters"], adapters["clip_vision"])
     sample = view_stage.sample(studio.library.samples().get(str(model_id)))
@@ -112,7 +116,7 @@ def loras(studio: Studio, model_id: Any) -> str:
 
 
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
-    """Shows the shape that was typed, if it is one of the buttons."""
+    """Select the button of the typed size, if it has one."""
     return shapes(model_of(studio, model_id), width, height)
 
 
@@ -122,14 +126,17 @@ def shapes(model: Model, width: Any, height: Any) -> Any:
 
 
 def on_keep(studio: Studio, mine: Any) -> Any:
-    """The seed of this browser's latest press."""
+    """The seed of the first picture of this browser's latest batch. ``mine``: its batch ids, newest first."""
     newest = mine.split()[:1] if isinstance(mine, str) else []
     jobs = studio.jobs_of_batches(newest, 1)
     return str(jobs[0].params.seed) if jobs else gr.skip()
 
 
 def choose_batches(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int]:
-    """Of these, newest first: what to show, and how many unfinished ones are left out."""
+    """(ids of the batches to show, number of unfinished ones left out). ``batch_ids``: newest first.
+
+    Running batches come first, then waiting and then finished ones.
+    """
     running = {job.batch_id for job in snapshot.running}
     unfinished = running | {job.batch_id for job in snapshot.waiting}
     going = sorted((each for each in batch_ids if each in unfinished), key=lambda each: each not in running)
@@ -139,11 +146,11 @@ def choose_batches(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[s
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: Any) -> str:
-    """``mine`` has the ids of this browser's batches, newest first; ``chosen`` is the picture of the strip that was
-    pressed.
+    """The stage. ``mine``: ids of this browser's batches, newest first; ``chosen``: id of the picture selected in the
+    strip.
 
-    What runs is shown whoever submitted it, and behind this session's pictures come the gallery's newest: a browser
-    that has made nothing yet shows what there is.
+    Running jobs appear whichever browser submitted them, and the gallery's newest pictures follow those of this
+    browser, so that the stage of a new browser is not empty.
     """
     batch_ids = mine.split() if isinstance(mine, str) else []
     shown, left_out = choose_batches(batch_ids[:REMEMBERED_BATCHES], snapshot)
@@ -157,7 +164,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: A
 
 
 def first_model(studio: Studio) -> view_models.Offer | None:
-    """What to download on this machine where only the starter is there and no other model is on its way."""
+    """The model to offer as the first download; None if any is installed beside the starter, or another is loading."""
     library = studio.library
     if len(library.models()) > 1:
         return None
@@ -181,21 +188,21 @@ class CreateTab:
     keep: Any
     any_seed: Any
     told: Any
-    source: Any  # the panel of the picture to begin from; source.js
+    source: Any  # the panel of the source picture; source.js
     loras: Any  # the list of LoRAs; loras.js
     references: Any  # the list of reference pictures; pictures.js
     controls: Any  # the list of controls; pictures.js
-    sample: Any  # a picture of the chosen model
+    sample: Any  # the newest picture of the selected model
     drawn: Any
-    mine: Any  # ids of this browser's batches, newest first; its store is page.js
-    at: Any  # the picture of the strip that was pressed; dock.js
-    before: Any  # the model that was chosen before
-    dropped: Any  # the recipe of a dropped picture; source.js
-    tokens: Any  # of the prompt; dock.js
-    recount: Any  # asks for them; dock.js
-    preset: Any  # settings that were chosen; prompts.js
-    vocabulary: Any  # what is suggested; prompts.js
-    key: Any  # of a press; page.js
+    mine: Any  # ids of this browser's batches, newest first; stored by page.js
+    at: Any  # id of the picture selected in the strip; dock.js
+    before: Any  # id of the model selected before
+    dropped: Any  # the recipe of a dropped picture, as JSON; source.js
+    tokens: Any  # token count of the prompt; dock.js
+    recount: Any  # changes to request a new token count; dock.js
+    preset: Any  # the selected preset, as JSON; prompts.js
+    vocabulary: Any  # suggestions for the prompt, as JSON; prompts.js
+    key: Any  # idempotency key of a press of Generate; page.js
 
     @property
     def asked(self) -> list[Any]:
@@ -211,7 +218,7 @@ class CreateTab:
 
 
 def initial_updates(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
-    """For ``CreateTab.drawn_once`` when a page is loaded: it has its own language, and shows files that came lately."""
+    """Values of ``CreateTab.drawn_once`` for a page load: in its language, with files newer than the server's start."""
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
     return [
         on_size_typed(studio, model_id, width, height),
@@ -225,7 +232,7 @@ def initial_updates(studio: Studio, model_id: str, width: Any, height: Any) -> l
     ]
 
 
-#: Named groups of settings below the prompt, and the fields of each; dock.js keeps them open.
+#: Fields of the groups of settings with a fixed place in the layout; dock.js remembers which groups are open.
 FIELDS_OF_GROUP = {
     "sampling": ("steps", "guidance", "sampler", "schedule"),
     "files": ("vae", "clip_skip", "rung"),
@@ -233,12 +240,12 @@ FIELDS_OF_GROUP = {
 }
 
 
-#: Places of options that the layout below names.
+#: Places of options that the layout below names; see `option_groups` for the others.
 LAYOUT_PLACES = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
 
 
 def option_groups() -> list[str]:
-    """Places of options without a row of their own in the layout: each becomes a group, ``create.group_NAME``."""
+    """Places of options that the layout does not name; each becomes a group with the title ``create.group_NAME``."""
     places = dict.fromkeys(option.place for option in OPTIONS.values())
     return [each for each in places if each not in LAYOUT_PLACES and not each.startswith("expert.")]
 
@@ -336,7 +343,7 @@ def layout(studio: Studio) -> CreateTab:
 
 
 def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
-    """``receipt`` takes the id of a new batch; the event of a press is returned, to go on from."""
+    """Connect the handlers. ``receipt`` receives the id of a new batch. Returns the event of Generate, for chaining."""
     sides = [tab.field("width"), tab.field("height")]
     model, seed = tab.field("model"), tab.field("seed")
     follow = [tab.field(name) for name in FOLLOW_MODEL]
@@ -361,7 +368,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.dropped.change(
         bound(recipe_import.fill_form, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **REPEATABLE
     )
-    # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
+    # "multiple": each of several quick presses makes a batch, even before the first one is answered.
     pressed = tab.generate.click(
         bound(on_generate, studio),
         [tab.key, *tab.fields],

@@ -1,4 +1,4 @@
-"""Gallery: boards and filters, the pictures, and actions on selected ones. Drawn by the server; see ``gallery.js``."""
+"""The Gallery tab: boards, filters, and pictures. Drawn by the server; ``gallery.js`` handles selection."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,8 +31,8 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str
 
 
 def found(studio: Studio, place: GalleryState) -> Shown:
-    """The pictures at this position. Newer ones than its ``top`` are counted but not shown, so that the page does not
-    move.
+    """The pictures at this position. Those newer than its ``top`` are counted but not shown, so that the page does not
+    shift.
     """
     refused = ""
     try:

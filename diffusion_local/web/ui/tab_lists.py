@@ -1,4 +1,4 @@
-"""Lists: prompts by the hundred, or a grid, checked before they are queued; and batches as a whole."""
+"""The Lists tab: a form for long lists of prompts and for grids, checked before they are queued; and all batches."""
 
 import base64
 import binascii
@@ -21,21 +21,21 @@ from diffusion_local.web.ui import form_lists, view, view_batches, view_lists
 from diffusion_local.web.ui.live import QUIET, REPEATABLE, bound, hidden, live
 from diffusion_local.web.ui.words import label, say
 
-MOST_CURSORS = 200  # pages that one can walk back
-MOST_NAME = 100  # characters that the name of a file gives to its batch
+MOST_CURSORS = 200  # pages that the user can go back
+MOST_NAME = 100  # characters of a file's name that become the name of its batch
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, at: Any) -> str:
-    """The list of batches; ``at``: the last ids of the previous pages."""
+    """The list of batches; ``at``: the last batch id of each previous page, separated by spaces."""
     cursors = at.split()[:MOST_CURSORS] if isinstance(at, str) else []
     found = studio.batches.page(view_batches.BATCHES_PER_PAGE + 1, cursors[-1] if cursors else None, large=True)
     return view_batches.batches(found, cursors, now)
 
 
 def on_check(studio: Studio, *values: Any) -> str:
-    """Show what the form would make; nothing is enqueued."""
+    """Show what the form would generate, without enqueueing it."""
     return text_or_refusal(lambda: check(studio, form_lists.read(values)))
 
 
@@ -53,7 +53,7 @@ def check(studio: Studio, asked: form_lists.Asked) -> str:
 
 
 def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> str:
-    """A button of the check's result."""
+    """Handle a button in the result of a check. ``sent``: the file that the browser has read last, as JSON."""
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     if verb == "import_skipping":
@@ -64,7 +64,7 @@ def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> st
 
 
 def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", seed: str = "") -> str:
-    """Submit; with the same ``key``, pressing twice makes one batch."""
+    """Submit the list or grid. ``key``: idempotency key, so that two presses make one batch; ``seed``: of wildcards."""
     more = asked.batch | asked.times | {"idempotency_key": key or None}
     if verb == "queue_grid":
         prompt, settings = asked.axes
@@ -83,7 +83,10 @@ def queued(count: int, warnings: list[str]) -> str:
 
 
 def on_file(studio: Studio, sent: str) -> list[Any]:
-    """Accept a file read by the browser (``lists.js``): (toast, list, format, name of the batch)."""
+    """Handle a file that the browser (``lists.js``) has read: (notice, list, format, name of the batch).
+
+    A list fills the form; a queue file is enqueued at once.
+    """
     try:
         what, name, data = opened(sent)
         if what == "queue":
@@ -94,7 +97,7 @@ def on_file(studio: Studio, sent: str) -> list[Any]:
 
 
 def opened(sent: str) -> tuple[str, str, bytes]:
-    """(list or queue, the file's name, its bytes). Raises InvalidParams."""
+    """Decode a file sent as JSON: ("list" or "queue", file name, bytes). Raises InvalidParams if it is malformed."""
     try:
         values = json.loads(sent)
         return str(values["what"]), str(values["name"]), base64.b64decode(values["data"], validate=True)
@@ -103,7 +106,7 @@ def opened(sent: str) -> tuple[str, str, bytes]:
 
 
 def take_file(studio: Studio, sent: str, skip: bool) -> str:
-    """Enqueue the jobs of a queue file."""
+    """Enqueue the jobs of a queue file; ``skip``: without its invalid lines."""
     try:
         _, _, data = opened(sent)
         receipt = studio.queue_file.take(data, skip)
@@ -133,9 +136,9 @@ def refused(error: UserError) -> str:
 class ListsTab:
     components: dict[str, Any]
     check: Any
-    sent: Any  # a file as the browser has read it; lists.js
+    sent: Any  # a file that the browser has read, as JSON; lists.js
     checked: Any
-    at: Any  # where in the list of batches one is
+    at: Any  # the position in the list of batches
     drawn: Any
 
     @property
@@ -195,7 +198,7 @@ def layout(studio: Studio) -> ListsTab:
 
 
 def wire(tab: ListsTab, studio: Studio) -> list[Any]:
-    """Returns the events after which there may be a new batch."""
+    """Connect the handlers. Returns the events after which there may be a new batch."""
     fields = tab.fields
     # A check is outdated once the form changes.
     said = [tab.components["text"].change, *(part.input for part in fields)]

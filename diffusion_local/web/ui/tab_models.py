@@ -1,4 +1,4 @@
-"""Models: installed ones, downloads, the curated list, and a line to add more."""
+"""The Models tab: installed models, downloads, the curated list, and a field to add more."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +39,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 
 
 def pulse(studio: Studio) -> str:
-    """Changes with state outside of the database's revision: bytes of downloads, and files in the folders."""
+    """A text that changes with state outside the database's revision: downloaded bytes, and files in the folders."""
     library = studio.library
     loading = [(each.id, each.bytes_done) for each in library.downloads() if not each.final]
     there = [(model.id, model.problem) for model in library.models()]
@@ -48,8 +48,9 @@ def pulse(studio: Studio) -> str:
 
 
 def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
-    """Add a hub id (optionally with the path of a file), a URL, a version on Civitai, or a local path: (toast, emptied
-    line).
+    """Add a hub id (optionally with the path of a file), a URL, a version on Civitai, or a local path.
+
+    Returns (toast, the field's new text: emptied, or unchanged after an error).
     """
     wish = what.strip() if isinstance(what, str) else ""
     try:
@@ -59,8 +60,10 @@ def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
 
 
 def added(studio: Studio, wish: str, into: str) -> str:
-    """The toast. URLs and versions on Civitai are downloaded. A path begins with / or ~ or a drive, or exists; anything
-    else is an id of the hub.
+    """Download or register ``wish``, and return the words of the toast. Raises UserError.
+
+    URLs and versions on Civitai are downloaded. A path starts with ``/``, ``~``, ``.`` or a drive, contains a
+    backslash, or exists without the form of a hub id; anything else is a hub id.
     """
     if is_link(wish):
         return say("models.queued", name=studio.library.download(wish, into=into).source)
@@ -119,7 +122,7 @@ def layout(studio: Studio) -> ModelsTab:
 
 
 def wire(tab: ModelsTab, studio: Studio, toast: Any) -> Any:
-    """Returns the event of an addition, for further handlers."""
+    """Connect the handlers. Returns the event of adding a model, for chaining."""
     return gr.on(
         [tab.add.click, tab.what.submit], bound(on_add, studio), [tab.what, tab.into], [toast, tab.what], **QUIET
     )

@@ -1,5 +1,5 @@
-"""Queue: batches with their jobs; running and queued before ended ones. Drawn by the server; buttons are in
-``actions``.
+"""The Queue tab: batches with their jobs, unfinished before ended ones. Drawn by the server; ``actions`` handles its
+buttons.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from diffusion_local.web.ui.addresses import QueueState
 from diffusion_local.web.ui.live import hidden, live
 from diffusion_local.web.ui.view_queue import Page, Shown
 
-LIVE, ENDED = 15, 10  # batches of a page
-FEW, MANY = 8, 50  # jobs of an open batch at first, and after a press
+LIVE, ENDED = 15, 10  # batches on a page
+FEW, MANY = 8, 50  # visible jobs of an open batch: at first, and after "show more"
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, asked: Any) -> str:
-    """The page of the queue at this position."""
+    """The tab at the position and with the filters in ``asked``, a written QueueState."""
     place, groups = QueueState.read(asked), studio.groups
     live = groups.live(place.wanted, LIVE + 1, place.live[-1] if place.live else None)
     ended = groups.ended(place.wanted, ENDED + 1, place.ended[-1] if place.ended else None)

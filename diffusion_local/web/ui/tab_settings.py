@@ -1,4 +1,4 @@
-"""Settings: health of the machine, current settings with their origin, and controls to change them."""
+"""The Settings tab: settings with their origin and controls to change them, accounts, machines, and health."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +15,7 @@ from diffusion_local.web.ui.live import live
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
-    """Everything for an admin; versions and overall health for the others."""
+    """The tab. Admins see everything, others only the appearance, the overall health and the versions."""
     health = studio.health
     admin = Scope.ADMIN in current().scopes
     paths = health.shows_paths()
@@ -26,7 +26,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
         own, pending = preferences(studio)
         can_restart = studio.preferences.can_restart()
         groups += own
-        if current().source != "token":  # which changes no accounts
+        if current().source != "token":  # a token cannot manage accounts
             groups.append(("accounts", view_settings.accounts(people(studio), current().name)))
     groups.append(("health", view_settings.findings(health.findings(), health.looking, admin, paths)))
     if admin:
@@ -42,7 +42,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 
 
 def preferences(studio: Studio) -> tuple[list[tuple[str, str]], int]:
-    """(groups, number of changes pending a restart). An unreadable config.toml is reported instead."""
+    """(groups, number of changes that need a restart). If config.toml is unreadable, the only group says so."""
     try:
         found = studio.preferences.all()
     except InvalidParams as error:
@@ -52,7 +52,7 @@ def preferences(studio: Studio) -> tuple[list[tuple[str, str]], int]:
 
 
 def people(studio: Studio) -> list[view_settings.Person]:
-    """All accounts, for an admin."""
+    """All accounts, as an admin sees them."""
     accounts = studio.accounts
     return [
         view_settings.Person(
@@ -67,8 +67,10 @@ def people(studio: Studio) -> list[view_settings.Person]:
 
 
 def pulse(studio: Studio) -> str:
-    """Changes with state outside of the database's revision: config.toml, the doctor's findings; for an admin also GPUs
-    and disk.
+    """A text that changes with state outside the database's revision: config.toml and the doctor's findings; for an
+    admin also GPUs, disk, accounts and machines.
+
+    Bytes are rounded, because a redraw for every small change would be noise.
     """
     health = studio.health
     found = [(each.name, each.ok, each.text) for each in health.findings()]
@@ -82,7 +84,7 @@ def pulse(studio: Studio) -> str:
 
 
 def beats(studio: Studio) -> list[Any]:
-    """State of the machines as shown, without the times of heartbeats."""
+    """All machines without the times of their heartbeats, which change too often."""
     return [
         replace(each, seen_at="", slots=[replace(slot, seen_at="") for slot in each.slots])
         for each in studio.machines.all()

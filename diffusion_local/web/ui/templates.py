@@ -1,7 +1,7 @@
-"""The page's HTML: Jinja2 templates with autoescaping, and the icons. User input is escaped unless it is ``Markup``.
+"""The page's Jinja2 templates, with autoescaping, and its icons.
 
-Templates write words with ``say``: the phrase is trusted HTML of ours, its values are escaped. Icons are outlines of
-one weight in the colour of their text.
+Every value that is not ``Markup`` is escaped. ``say`` inserts a phrase, which is trusted HTML, and escapes its values.
+Icons are outlines of one weight in the colour of the surrounding text.
 """
 
 import re
@@ -92,18 +92,18 @@ FOLDER = Path(__file__).parent / "templates"
 
 
 def say(key: str, **values: Any) -> Markup:
-    """A phrase as HTML; numbers keep their type, as phrases format them."""
+    """A phrase as HTML, with escaped values. Numbers stay numbers, because phrases have format specifiers for them."""
     safe = {name: value if isinstance(value, int | float) else escape(value) for name, value in values.items()}
     return Markup(words.say(key, **safe))
 
 
 def hue(text: str) -> int:
-    """A colour for a name, in degrees, the same each time."""
+    """A stable hue in degrees (0 to 359) for a name."""
     return crc32(text.encode()) % 360
 
 
 def sentence(text: str) -> Markup:
-    """Text in which `names` are set apart."""
+    """Escape text and set `names` in backticks as ``<code>``."""
     return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -131,12 +131,12 @@ def environment() -> Environment:
 
 
 def render(name: str, /, **values: Any) -> str:
-    """A template with these values, as text that may go into other HTML."""
+    """Render a template. The result is trusted HTML as a plain ``str``; wrap it in ``Markup`` for another template."""
     return environment().get_template(name).render(values)
 
 
 def macro(name: str, /, *args: Any, **values: Any) -> str:
-    """A single macro of ``macros.html``, for HTML that is not a template yet."""
+    """Call a macro of ``macros.html``, for HTML that Python code builds."""
     return str(getattr(_macros(), name)(*args, **values))
 
 

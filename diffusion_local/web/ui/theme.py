@@ -1,10 +1,10 @@
-"""Gradio's theme in the page's own colours (``static/base.css``), and what stands in the page's head."""
+"""Gradio's theme in the colours of ``static/base.css``, and the styles and scripts for the page's head."""
 
 from pathlib import Path
 
 import gradio as gr
 
-#: In this order: later ones use earlier ones.
+#: Scripts of ``static``. The order matters: later ones use earlier ones.
 SCRIPTS = (
     "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras",
     "pictures", "lists", "queue", "gallery", "models", "settings"
@@ -12,7 +12,7 @@ SCRIPTS = (
 SCRIPT = "\n".join((Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
 STYLES = ("base", "rest", "create", "gallery", "models", "settings")
 STYLE = "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
-#: The styles stand here and not in Gradio's ``css``, which would come later and rewrite their selectors.
+#: The styles are here and not in Gradio's ``css`` argument, which would load them later and rewrite their selectors.
 HEAD = f"""
 <style>{STYLE}</style>
 <link rel="icon" type="image/svg+xml" href="assets/icons/mark.svg">
@@ -35,7 +35,7 @@ MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
 def both(**values: str) -> dict[str, str]:
-    """The same for light and dark: the variables of ``static/base.css`` know which it is."""
+    """Use the same values for the light and the dark theme; the CSS variables in ``static/base.css`` depend on it."""
     return values | {f"{name}_dark": value for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Models as HTML: cards of installed and curated models, with their downloads in place. Pure, like ``view``."""
+"""The Models tab as HTML: cards of installed models, adapters and hub models, and downloads. Pure, like ``view``."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,20 @@ from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import has_phrase as is_known
 from diffusion_local.web.ui.words import say, translated
 
-SHOWN_ENDED = 3  # downloads that have ended
+SHOWN_ENDED = 3  # downloads
 SHOWN_WORDS = 6
-STARTER_FACE = "assets/icons/example-apple.webp"  # one of its own pictures
-FAST_STEPS = 8  # models that need no more are tagged as fast
-DIGITS, LETTERS = string.digits, string.ascii_lowercase  # of which a slot's name is made: gpu0
+STARTER_FACE = "assets/icons/example-apple.webp"  # a picture that the starter model generated
+FAST_STEPS = 8  # models that need at most this many steps are tagged as fast
+DIGITS, LETTERS = string.digits, string.ascii_lowercase  # the two parts of a slot's name, such as gpu0
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One model, adapter or model of the hub, as its card shows it. ``room`` says whether it fits this machine:
-    good, tight, or "" where nothing tells. ``search`` is the text that the search field looks into."""
+    """The contents of a card: an installed model, an adapter, or a model of the hub.
+
+    ``room``: whether it fits this machine, as "good", "tight", or "" if unknown; ``search``: the text that the search
+    field matches.
+    """
 
     key: str
     section: str
@@ -48,9 +51,9 @@ class Card:
     room: str = ""
     about: str = ""
     image: Image | None = None
-    preview: str = ""  # address of the file's own
+    preview: str = ""  # URL of the preview picture that belongs to the file
     precision: str = ""
-    precisions: tuple[tuple[str, str, bool], ...] = ()  # to choose from: value, its words, whether it is the one chosen
+    precisions: tuple[tuple[str, str, bool], ...] = ()  # the choices: (value, label, whether it is selected)
     download: Download | None = None
     action: str = ""
     removable: bool = False
@@ -81,7 +84,11 @@ def library(
     adapters: Mapping[str, Sequence[Adapter]],
     previews: Mapping[tuple[str, str], str] | None = None,
 ) -> str:
-    """``previews``: addresses of preview pictures beside files, by folder and name."""
+    """The whole tab.
+
+    ``samples``: newest picture by model id; ``room``: memory of the largest device; ``previews``: URLs of the preview
+    pictures beside files, by (folder, name).
+    """
     there = {model.hub_id.lower() for model in models}
     going = {each.repo.lower(): each for each in reversed(downloads) if not each.file and each.state != "done"}
     offered = [each for each in known if each.id.lower() not in there]
@@ -133,13 +140,13 @@ def card(
 
 
 def tags(steps: int, side: int) -> tuple[str, ...]:
-    """Tags: whether few steps suffice, and the best size."""
+    """Tags of a model: "fast" if few steps suffice, and its native size (``side``, pixels)."""
     fast = [say("models.tag_fast", n=steps)] if 0 < steps <= FAST_STEPS else []
     return (*fast, f"{side} px")
 
 
 def precisions(model: Model) -> tuple[tuple[str, str, bool], ...]:
-    """What a person may choose for a model; empty follows the setting."""
+    """The precisions to choose from for a model; "" follows the setting."""
     words = {"": say("models.precision_setting"), "auto": say("models.precision_auto")}
     words["stored"] = say("models.precision_stored", precision=model.precision)
     return tuple((each, words.get(each, each), each == model.chosen_precision) for each in ("", *PRECISIONS))
@@ -152,7 +159,7 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> lis
         rows.append(("precision", escape(model.precision)))
     if runs_in := sorted({plan.numbers for plan in plans if plan.numbers}):
         rows.append(("runs_in", escape(", ".join(runs_in))))
-    if model.memory_bytes and not plans:  # which say more: the weights are a part of it
+    if model.memory_bytes and not plans:  # a plan gives the total, of which the weights are only a part
         rows.append(("memory", escape(say("models.memory_about", size=format_size(model.memory_bytes)))))
     if model.ready:
         rows.append(("does", escape(", ".join(say(f"models.{kind}") for kind in model.kinds))))
@@ -163,7 +170,7 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> lis
 
 
 def planned(plans: Sequence[MemoryPlan]) -> list[str]:
-    """What the memory policy will do with a model; one line for equal devices."""
+    """How the memory policy will hold a model: a line for each group of devices with the same plan."""
     alike: dict[tuple[str, ...], list[MemoryPlan]] = {}
     for plan in plans:
         kind = plan.slot.rstrip(DIGITS)
@@ -187,7 +194,7 @@ def rung_words(rung: str) -> str:
 
 
 def held(fits: Sequence[Fit]) -> str:
-    """How the memory policy held a model on this machine for its latest picture."""
+    """How the memory policy held a model for its latest picture on this machine, and the peak of memory."""
     fit = fits[0]
     size = f"{fit.width}×{fit.height}"
     peak = f", {say('models.held_peak', peak=format_size(fit.peak_bytes))}" if fit.peak_bytes else ""
@@ -198,20 +205,20 @@ def held(fits: Sequence[Fit]) -> str:
 
 
 def without_earlier_tries(downloads: Sequence[Download]) -> list[Download]:
-    """Newest first, as they come: of several downloads of one source only active ones and the newest."""
+    """Drop ended downloads of a source that has a newer one. ``downloads`` and the result: newest first."""
     newest = {(each.repo, each.file): each.id for each in reversed(downloads)}
     return [each for each in downloads if not each.final or newest[each.repo, each.file] == each.id]
 
 
 def loading(downloads: Sequence[Download]) -> list[dict[str, Any]]:
-    """Downloads without a card: active ones, and the latest that ended."""
+    """Downloads without a card: the active ones, then the ``SHOWN_ENDED`` latest of the ended ones."""
     going = [each for each in downloads if not each.final]
     ended = [each for each in downloads if each.final][:SHOWN_ENDED]
     return [{"download": each, "words": download_words(each)} for each in [*going, *ended]]
 
 
 def download_words(download: Download) -> str:
-    """The state of a download."""
+    """The state of a download in words, with its progress, SHA-256 or error."""
     state = "stopping" if download.cancel_requested and not download.final else str(download.state)
     words = say("models.cancelled_state" if state == "cancelled" else f"models.{state}")
     if download.state is DownloadState.RUNNING and download.bytes_total:
@@ -224,7 +231,7 @@ def download_words(download: Download) -> str:
     return words
 
 
-# -- what the hub has -----------------------------------------------------------------------------------------------
+# -- models of the hub ----------------------------------------------------------------------------------------------
 
 
 def known_card(model: CuratedModel, room: DeviceMemory, download: Download | None) -> Card:
@@ -248,8 +255,9 @@ def known_card(model: CuratedModel, room: DeviceMemory, download: Download | Non
 
 
 def larger(model: CuratedModel, room: DeviceMemory) -> bool:
-    """Whether it exceeds the memory of the largest device. Sizes are given in half precision, which not every CPU
-    supports.
+    """Whether a model exceeds the memory of the largest device.
+
+    Its size is given for half precision and doubles on a CPU that does not support bfloat16.
     """
     numbers = 1 if room.type == "cuda" or room.bf16 else 2
     return bool(room.bytes) and model.memory_gb * 1e9 * numbers > room.bytes
@@ -257,7 +265,7 @@ def larger(model: CuratedModel, room: DeviceMemory) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The model to download first, and its download if that has begun or failed."""
+    """The model recommended as the first download, and its download if that is active or failed."""
 
     model: CuratedModel
     download: Download | None = None
@@ -268,7 +276,7 @@ class Offer:
 
 
 def offer(known: Sequence[CuratedModel], room: DeviceMemory, downloads: Sequence[Download]) -> Offer | None:
-    """``downloads``: newest first."""
+    """The recommended first download for this machine, or None if nothing fits. ``downloads``: newest first."""
     model = suited(known, room)
     if model is None:
         return None
@@ -279,9 +287,7 @@ def offer(known: Sequence[CuratedModel], room: DeviceMemory, downloads: Sequence
 
 
 def suited(known: Sequence[CuratedModel], room: DeviceMemory) -> CuratedModel | None:
-    """The recommended first model for this machine: free to download, and the largest that fits; on a CPU, which is
-    slow, the smallest that needs few steps.
-    """
+    """The largest ungated model that fits a CUDA device; on other, slower devices the smallest that needs few steps."""
     fitting = [each for each in known if not each.gated and not larger(each, room)]
     if room.type != "cuda":
         quick = [each for each in fitting if each.steps <= FAST_STEPS]
@@ -289,7 +295,7 @@ def suited(known: Sequence[CuratedModel], room: DeviceMemory) -> CuratedModel | 
     return max(fitting, key=lambda each: each.memory_gb, default=None)
 
 
-# -- what goes with models ------------------------------------------------------------------------------------------
+# -- adapters -------------------------------------------------------------------------------------------------------
 
 
 def adapter_card(folder: str, adapter: Adapter, previews: Mapping[tuple[str, str], str]) -> Card:

@@ -1,5 +1,5 @@
-"""The queue in short, as HTML: the bar on every view (running, waiting, what blocks the queue), and the drawer with
-running jobs on top and a line per waiting batch.
+"""The queue's summary as HTML: the status bar shown on every tab, notices about what blocks the queue, and the drawer
+with the running jobs and a line per waiting batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,18 +28,18 @@ from diffusion_local.web.ui.words import say, translated
 
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
-    """Changes exactly when the text of `worker_notice` changes, not with time alone."""
+    """A text that changes whenever the workers' part of `worker_notice` may change, but not with every heartbeat."""
     return ",".join(f"{w.slot}:{'silent' if is_silent(w, now) else w.status}" for w in workers)
 
 
 def worker_notice(snapshot: Snapshot, now: datetime) -> str:
-    """What blocks the queue, or ""."""
+    """A notice of what blocks the queue, or ""."""
     held = hold_notice(snapshot) or window_notice(snapshot)
     alive = [w for w in snapshot.workers if w.status != "stopped" and not is_silent(w, now)]
     if any(w.status in ("idle", "busy") for w in alive) or (held and alive):
         return held
     for worker in alive:
-        if worker.status == "loading" and worker.model:  # for a job that may be looked at
+        if worker.status == "loading" and worker.model:  # the model's name is known only for a visible job
             return notice("info", say("page.loading_model", model=text(worker.model)))
     if alive:
         return notice("info", say("page.worker_starting"))
@@ -49,7 +49,7 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
 
 
 def hold_notice(snapshot: Snapshot) -> str:
-    """Why the machine itself blocks the queue. A pause by a user is shown in the now-line, with a button to end it."""
+    """Why the machine itself holds the queue. A pause by a user appears in the status bar, with a button to resume."""
     told = ""
     if snapshot.reason:
         told = notice("warn", say("page.queue_waits", reason=text(translated(snapshot.reason))))
@@ -63,7 +63,7 @@ def hold_notice(snapshot: Snapshot) -> str:
 
 
 def window_notice(snapshot: Snapshot) -> str:
-    """A notice that all queued jobs wait for their time window."""
+    """A notice that all queued jobs wait for their time windows to open, or ""."""
     if snapshot.running or not snapshot.waiting or not all(shut(job, snapshot) for job in snapshot.waiting):
         return ""
     opening = [at for job in snapshot.waiting if (at := snapshot.opens[job.gate])]
@@ -77,7 +77,7 @@ def shut(job: Job, snapshot: Snapshot) -> bool:
 
 
 def now_line(snapshot: Snapshot, now: datetime) -> str:
-    """One line: what runs, how many jobs wait, when all will be done."""
+    """The status bar: the running job, the number of queued ones, and when all will be done."""
     waiting = snapshot.counts[State.QUEUED]
     held = bool(snapshot.paused or snapshot.reason)
     gone = bool(snapshot.workers) and all(
@@ -113,7 +113,10 @@ def idle_words(snapshot: Snapshot) -> str:
 
 
 def done_at(snapshot: Snapshot, now: datetime, certain: bool) -> Markup:
-    """When all jobs will be done. Unknown while a queued job may not start yet: estimates leave out closed hours."""
+    """When all jobs will be done; empty if unknown.
+
+    It is unknown while a job waits for its time window, because the estimates leave closed hours out.
+    """
     work = snapshot.running or snapshot.counts[State.QUEUED]
     if not (certain and work) or snapshot.total_eta is None or any(shut(job, snapshot) for job in snapshot.waiting):
         return Markup()
@@ -121,7 +124,7 @@ def done_at(snapshot: Snapshot, now: datetime, certain: bool) -> Markup:
 
 
 def step_words(job: Job, pausing: bool) -> Markup:
-    """``state_words``, or just the numbers in narrow places."""
+    """``state_words`` of a running job, with a brief form (``3/20``) that the style sheet shows in narrow places."""
     if pausing and not job.cancel_requested:
         return templates.say("page.pausing")
     words = state_words(job)
@@ -166,7 +169,7 @@ def running_row(job: Job, snapshot: Snapshot) -> dict[str, object]:
 
 
 def waiting_row(group: Group) -> dict[str, object]:
-    """Batches of one owner and lane can change places; ``lane`` identifies them."""
+    """A batch in the drawer. Only batches with an equal ``lane`` (owner and lane of the queue) can change places."""
     batch, counts = group.progress.batch, group.progress.counts
     return {
         "batch": batch,

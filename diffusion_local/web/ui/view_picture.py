@@ -1,4 +1,4 @@
-"""A picture as large as the screen, with its recipe and its buttons, as HTML."""
+"""The viewer as HTML: a full-screen picture with its recipe and its buttons."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from diffusion_local.web.ui.words import say
 
 
 def recipe_rows(params: Params) -> Iterator[tuple[str, str]]:
-    """(name, value as HTML) of each option that applies and is set; the prompt stands elsewhere."""
+    """(label, value as HTML) of each option that applies and is set, without the prompt."""
     if params.kind is not Kind.TXT2IMG:
         yield name_of("kind"), say(f"create.kind_{params.kind}")
     if params.negative:
@@ -43,14 +43,14 @@ def format_value(option: Option, value: Any) -> str:
 
 
 def source_link(source_id: str) -> str:
-    """A link to a source picture."""
+    """A link to a source picture, with the first characters of its id."""
     return (
         f'<a href="{text(serializers.source_url(source_id))}" target="_blank" rel="noopener">{text(source_id[:12])}</a>'
     )
 
 
 def format_record(record: Record) -> str:
-    """Links to the pictures of a record, and its other values that are set."""
+    """Links to the pictures of a record, followed by its other values that are set."""
     values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
     told = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())
     return " ".join([*map(source_link, record.inputs), *map(text, told)])
@@ -62,8 +62,10 @@ def render_rows(found: Iterator[tuple[str, str]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Related:
-    """What belongs to a picture: ``alike`` others of its recipe, its batch, the boards it is ``on``, and all of
-    them."""
+    """What the viewer shows besides the picture.
+
+    ``alike``: number of other pictures of the same recipe; ``on``: boards with this picture; ``boards``: all boards.
+    """
 
     alike: int = 0
     batch_id: str = ""
@@ -81,7 +83,7 @@ def panel(image: Image, kin: Related) -> str:
 
 
 def facts(image: Image) -> list[tuple[str, Markup]]:
-    """The settings it was made with, and how it was made: (name, HTML)."""
+    """(label, HTML) of the recipe, and of facts about its making: flag, missing parts, duration, owner, size, date."""
     more = []
     if image.flag:
         more.append((say("gallery.flagged"), flag(image)))

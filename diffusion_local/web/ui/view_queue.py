@@ -1,5 +1,5 @@
-"""The Queue tab as HTML: toolbar and filters, and batches with a header line that folds and a window of their jobs.
-Pure, like ``view``.
+"""The Queue tab as HTML: a toolbar, filters, and collapsible batches, each with a window of its jobs. Pure, like
+``view``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from diffusion_local.web.ui.view_queue_rows import Around, row
 from diffusion_local.web.ui.view_stage import Images
 from diffusion_local.web.ui.words import say
 
-#: Parts of the bar, in their order.
+#: Segments of a batch's progress bar, from left to right.
 BAR_STATES = (State.DONE, State.FAILED, State.CANCELLED, State.RUNNING)
 MOST_MODELS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A batch on the page with its visible jobs, if it is open; ``alone``: it has a single job."""
+    """A batch on the page. ``window``: its visible jobs, None if it is collapsed; ``alone``: it has a single job."""
 
     group: Group
     window: JobWindow | None
@@ -41,7 +41,10 @@ def turn(words: str, verb: str, key: str = "", value: str = "", kind: str = "sma
 def group(
     shown: Shown, place: QueueState, around: Around, above: Group | None = None, below: Group | None = None
 ) -> str:
-    """``above`` and ``below``: its neighbours in the queue on this page."""
+    """A batch with its visible jobs, or just the job if it is alone.
+
+    ``above`` and ``below``: the batch's neighbours on this page, with which it may change places.
+    """
     window, each = shown.window, shown.group
     if shown.alone:
         return "".join(row(job, around, several=False) for job in window.jobs) if window else ""
@@ -77,7 +80,7 @@ def models(each: Group) -> str:
 
 
 def bar(each: Group, total: int) -> str:
-    """How many jobs have ended, by outcome: a bar of segments, with words beside it."""
+    """A progress bar with a segment per outcome; "" if all jobs have ended."""
     counts = each.progress.counts
     ended = sum(counts[state] for state in FINAL)
     if ended == total:
@@ -110,7 +113,7 @@ def acts(each: Group, above: Group | None, below: Group | None) -> str:
 
 
 def places(each: Group, above: Group | None, below: Group | None) -> list[str]:
-    """Menu items to run earlier or later; only batches of one owner and lane can change places."""
+    """Menu entries that move a batch. Only batches of the same owner and lane can change places."""
     batch = each.progress.batch
     if not each.progress.counts[State.QUEUED]:
         return []
@@ -128,7 +131,7 @@ def fits(each: Group, other: Group) -> bool:
 
 
 def group_pager(shown: Shown, window: JobWindow, place: QueueState) -> str:
-    """Below the visible jobs, if there are more."""
+    """Navigation below a batch's visible jobs; "" if it has no others."""
     batch_id = shown.group.progress.batch.id
     if not (window.later or window.has_earlier):
         return ""
@@ -153,7 +156,7 @@ def way(words: str, batch_id: str, key: ListPosition | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Batches of one page, and whether there are more behind them."""
+    """The batches of a page, and whether there are more after them."""
 
     shown: Sequence[Shown]
     more: bool = False
@@ -169,7 +172,11 @@ def queue(
     images: Images,
     now: datetime,
 ) -> str:
-    """The whole tab. ``others``: number of queued jobs that the account may not see; ``choices`` of the filters."""
+    """The whole tab.
+
+    ``live`` and ``ended``: a page of unfinished and of finished batches; ``others``: number of queued jobs that the
+    account may not see; ``choices``: models and owners for the filters; ``images``: pictures by job id.
+    """
     around = Around.of(snapshot, images, now)
     hidden = "".join(row(job, around) for job in snapshot.running if job.hidden)
     groups = [each.group for each in live.shown]
@@ -203,7 +210,7 @@ def nothing(place: QueueState) -> str:
 def summary(snapshot: Snapshot) -> str:
     running, waiting = len(snapshot.running), snapshot.counts[State.QUEUED]
     if not (running or waiting):
-        return ""  # the list says so
+        return ""  # the list itself says that the queue is empty
     words = [say("queue.n_running", n=running), say("queue.n_waiting", n=waiting)]
     if snapshot.total_eta is not None:
         words.append(say("queue.of_work", time=duration(snapshot.total_eta)))
@@ -244,7 +251,7 @@ def filters(place: QueueState, choices: Mapping[str, Sequence[str]]) -> str:
 
 
 def choice(name: str, title: str, now: str, choices: Sequence[tuple[str, str]]) -> str:
-    """One of several; the chosen one is the menu's face."""
+    """A filter as a menu labelled with the selected choice. ``choices``: (value, label)."""
     shown = next((words for value, words in choices if value == now), now or title)
     items = [turn(text(words), name, value=value, kind="") for value, words in choices]
     if now:
@@ -267,7 +274,7 @@ def section(name: str, items: str, after: str = "", acts: str = "") -> str:
 
 
 def pager(name: str, behind: Sequence[object], page: Page) -> str:
-    """Between pages of batches."""
+    """Navigation between pages of batches. ``behind``: the cursors of the pages before this one."""
     if not behind and not page.more:
         return ""
     back = turn(say("queue.batches_before"), "back", name, kind="") if behind else ""

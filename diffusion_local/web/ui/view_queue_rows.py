@@ -26,25 +26,32 @@ from diffusion_local.web.ui.words import say
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a row shows besides its job: queue positions, estimates, pictures, and the reason for waiting."""
+    """What a row shows besides its job. All mappings are by job id.
+
+    ``order``: positions in the queue, from 1; ``eta``: remaining seconds; ``passed``: jobs that others overtake because
+    their model is loaded.
+    """
 
     snapshot: Snapshot
     now: datetime
     images: Mapping[str, Image] = field(default_factory=dict)
     order: Mapping[str, int] = field(default_factory=dict)
     eta: Mapping[str, float] = field(default_factory=dict)
-    passed: frozenset[str] = frozenset()  # others go first, as their model is loaded
+    passed: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, snapshot: Snapshot, images: Mapping[str, Image], now: datetime) -> "Around":
-        held = snapshot.paused or snapshot.reason  # nobody knows for how long
+        held = snapshot.paused or snapshot.reason  # for an unknown time, so queued jobs have no estimate
         running = {job.id: snapshot.eta[job.id] for job in snapshot.running if job.id in snapshot.eta}
         eta = running if held else snapshot.eta
         return cls(snapshot, now, images, places(snapshot), eta, passed_over(snapshot.waiting))
 
 
 def passed_over(waiting: Iterable[Job]) -> frozenset[str]:
-    """Jobs that run later than their owner's jobs behind them, whose model is loaded."""
+    """Ids of jobs that jobs of the same owner overtake because these need another, loaded model.
+
+    ``waiting``: queued jobs in the order in which they will run.
+    """
     furthest: dict[tuple[str, int, str], tuple[int, str]] = {}
     found = set()
     for job in waiting:
@@ -58,7 +65,7 @@ def passed_over(waiting: Iterable[Job]) -> frozenset[str]:
 
 
 def row(job: Job, around: Around, several: bool = True) -> str:
-    """A job as a row of the queue; ``several``: its batch has more than one."""
+    """A job as a row of the queue; ``several``: its batch has more than one job."""
     if job.hidden:
         return row_of_another(job, around)
     detail = f'<span class="meta">{priority(job)}{facts(job.params)} · {model_of(job, several)}</span>'
@@ -75,7 +82,7 @@ def row(job: Job, around: Around, several: bool = True) -> str:
 
 
 def row_of_another(job: Job, around: Around) -> str:
-    """A job of another account: its existence and progress, without buttons."""
+    """The row of another account's running job: only its progress, without buttons."""
     return (
         f'<li class="line {job.state}" data-key="{job.id}"><span class="tick"></span>'
         f'<div class="thumb" data-key="thumb-{job.id}"></div>'
@@ -85,13 +92,13 @@ def row_of_another(job: Job, around: Around) -> str:
 
 
 def model_of(job: Job, several: bool) -> str:
-    """The model, and for a single job its owner."""
+    """The model; for the only job of a batch also its owner."""
     owner = "" if several or not job.owner else f" · {text(job.owner)}"
     return text(job.params.model or job.params.upscaler) + owner
 
 
 def when(job: Job, around: Around) -> str:
-    """When it ended, its remaining time, or what it waits for."""
+    """When a job ended, its remaining time, or what it waits for."""
     eta, words = around.eta.get(job.id), ""
     if job.finished_at:
         words = moment(job.finished_at)
@@ -121,7 +128,7 @@ def tick(job: Job) -> str:
 
 
 def thumb(job: Job, image: Image | None, several: bool) -> str:
-    """The picture or its preview; before there is one, its number in the batch."""
+    """The picture or the preview of a job; without either its number in the batch."""
     inside = f'<span aria-hidden="true">{job.index + 1:,}</span>' if several else ""
     if image:
         inside = picture_link(image, job.params.prompt)
@@ -136,7 +143,7 @@ def main_act(job: Job, several: bool) -> str:
     if job.final:
         words = "common.rerun" if job.state is State.DONE else "common.again"
         return button(say(words), "again", job.id, "small")
-    if job.held and job.state is State.QUEUED and not several:  # else the batch's header offers it
+    if job.held and job.state is State.QUEUED and not several:  # otherwise the batch's header has this button
         return button(say("common.resume"), "resume_batch", job.batch_id, "small")
     return "" if job.cancel_requested else button(say("common.cancel"), "cancel", job.id, "small")
 
@@ -163,7 +170,7 @@ def row_menu(job: Job, several: bool) -> str:
 
 
 def batch_items(job: Job, several: bool) -> list[str]:
-    """Pause and cancel what was submitted together."""
+    """Menu entries that pause, resume or cancel the job's whole batch."""
     it = "batch" if several else "picture"
     if job.held:
         items = [item(say(f"queue.resume_{it}"), "resume_batch", job.batch_id)]

@@ -1,4 +1,4 @@
-"""Settings, health, accounts and machines as HTML: groups of rows, drawn by ``settings.html``. Pure, like ``view``."""
+"""The Settings tab as HTML: settings, health, accounts and machines as groups of rows. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from diffusion_local.web.ui.words import LANGUAGES, TAGS, has_phrase, language, 
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
 THEMES = {"system": "", "light": "light", "dark": "dark"}
-#: The settings that can be changed on the page, by what they are about; one that no group has is in "other".
+#: Settings that the page can change, by topic. An editable setting in none of these groups appears in "other".
 SETTING_GROUPS = {
     "pictures": ("image_format", "sidecar", "preview_every", "max_count"),
     "night": ("timezone", "report_at", "when_done", "when_done_minutes"),
@@ -40,7 +40,7 @@ SETTING_GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a group. ``told``: text below the title; ``part``: the macro that draws its control."""
+    """A row of a group. ``told``: text below the title; ``part``: the control to draw, which gets ``value``."""
 
     key: str
     title: str
@@ -54,16 +54,16 @@ class Row:
 
 
 def section(name: str, rows: Sequence[Row], hint: str = "", **more: Any) -> str:
-    """A group: ``folded`` are rows behind a line; ``acts`` stand beside the title."""
+    """A group of rows. In ``more``: ``folded``, rows behind a disclosure, and ``acts``, the button beside the title."""
     return render("settings_section.html", name=name, rows=rows, hint=hint, **({"acts": "", "folded": ()} | more))
 
 
 def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -> str:
-    """(name, HTML) of each group; ``pending``: changes that need a restart."""
+    """The whole tab. ``sections``: (name, HTML) of each group; ``pending``: number of changes that need a restart."""
     return render("settings.html", sections=sections, pending=pending, can_restart=can_restart)
 
 
-# -- how it looks: of this browser alone ------------------------------------------------------------------------------
+# -- appearance: stored in the browser --------------------------------------------------------------------------------
 
 
 def appearance() -> str:
@@ -82,7 +82,10 @@ def appearance() -> str:
 
 
 def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) -> str:
-    """Admins see details and fixes; others see only the status."""
+    """The doctor's findings, worst first. Admins see details and fixes, others only the status.
+
+    ``looking``: a check is in progress; ``paths``: whether paths of this machine may be shown.
+    """
     hidden = {each.name for each in found} & ({"home"} if not paths else set())
     shown = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
@@ -96,12 +99,12 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
 
 
 def plain(finding: Finding) -> bool:
-    """Versions of healthy components, as a list of their own."""
+    """Whether a finding only reports a version; healthy ones are listed under "versions" instead."""
     return finding.name in ("diffusion-local", *PACKAGES)
 
 
 def title_of(finding: Finding) -> str:
-    """``model sdxl`` is a kind, and a name of that kind."""
+    """The title of a finding, whose name is a kind, optionally followed by an object: ``model sdxl``."""
     kind, _, name = finding.name.partition(" ")
     key = f"settings.find_{kind.lower()}"
     return f"{say(key)} {name}".strip() if has_phrase(key) else finding.name
@@ -173,7 +176,7 @@ def gpu_row(gpu: Gpu, limit: int) -> Row:
 
 
 def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str]]:
-    """(name, HTML) of each group; settings that can only be changed elsewhere are folded into the last."""
+    """(name, HTML) of each group; the last also has, folded, the settings that the page cannot change."""
     by_name = {each.name: each for each in found}
     groups = {name: [by_name[each] for each in names if each in by_name] for name, names in SETTING_GROUPS.items()}
     placed = {each for names in SETTING_GROUPS.values() for each in names}
@@ -186,7 +189,7 @@ def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str
 
 
 def preference(each: Preference, paths: bool) -> Row:
-    """A setting: title, meaning, its name in config.toml, and where its value comes from."""
+    """The row of a setting: title, meaning, name in config.toml, origin of the value, and control."""
     meaning = str(say(f"meanings.{each.name}")) if has_phrase(f"meanings.{each.name}") else each.doc
     meaning = meaning[:1].upper() + meaning[1:]
     title = say(f"titles.{each.name}") if has_phrase(f"titles.{each.name}") else escape(meaning)
@@ -232,7 +235,7 @@ def shown(value: Any) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """An account as seen by an admin. ``allowance``: its effective limits; ``tokens``: (id, name)."""
+    """An account as an admin sees it. ``allowance``: its effective limits; ``tokens``: (id, name) of each."""
 
     account: Account
     allowance: Allowance

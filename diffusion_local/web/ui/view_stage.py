@@ -1,5 +1,5 @@
-"""Create as HTML: the current picture with the recent ones, and the frames for pictures and LoRAs of the form, which
-scripts fill.
+"""The Create tab as HTML: the stage (a large picture and a strip of recent ones), and the form's lists of source
+pictures, LoRAs, controls and references, which scripts fill. Pure, like ``view``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration, progress, standing, why
 from diffusion_local.web.ui.view_models import Offer
 
-#: Pictures of one batch in the strip; the rest is shown as a number.
+#: Pictures of a batch in the strip; the others appear as a number.
 MOST_SHOTS = 24
 EXAMPLES = ("a red apple", "a blue heart", "a yellow star", "a green tree")
-FREE = ("vae_tiling",)  # memory modes that leave nothing to try
+FREE = ("vae_tiling",)  # fixed memory modes after which a retry in the automatic one is not offered
 
 Images = Mapping[str, Image]
 Counts = Mapping[State, int]
@@ -29,7 +29,7 @@ Counts = Mapping[State, int]
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A picture of the strip: a job of this session, or an older picture whose job may be deleted."""
+    """A picture of the strip: a job of this browser, or an older picture, whose job may no longer exist."""
 
     id: str
     params: Params
@@ -83,20 +83,21 @@ def places(snapshot: Snapshot) -> dict[str, int]:
 
 
 def estimates(snapshot: Snapshot) -> dict[str, float]:
-    """Remaining seconds by job; unknown for jobs that are held."""
+    """Remaining seconds by job id; while the queue is held, those of running jobs only."""
     if snapshot.paused or snapshot.reason:
         return {job.id: snapshot.eta[job.id] for job in snapshot.running if job.id in snapshot.eta}
     return dict(snapshot.eta)
 
 
 def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, snapshot: Snapshot) -> list[Stack]:
-    """``jobs``: the first MOST_SHOTS of each batch; ``counts``: jobs by state per batch. Pictures in the trash are left
-    out.
+    """Group jobs into batches, without finished ones whose picture is not in ``images`` because it is in the trash.
+
+    ``jobs``: at most MOST_SHOTS of each batch, adjacent; ``counts``: number of jobs by state, by batch id.
     """
     order, eta = places(snapshot), estimates(snapshot)
     found = []
     for batch_id, group in groupby(jobs, key=lambda job: job.batch_id):
-        if batch_id not in counts:  # cleared away between two reads
+        if batch_id not in counts:  # removed since ``jobs`` were read
             continue
         mine = list(group)
         shots = [
@@ -115,13 +116,17 @@ def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, s
 
 
 def older(images: Sequence[Image], shown: Sequence[Stack]) -> list[Shot]:
-    """Pictures of the gallery that are in no stack."""
+    """The gallery's pictures that are not in a stack already."""
     there = {shot.image.id for stack in shown for shot in stack.shots if shot.image}
     return [Shot(each.id, each.params, "done", image=each) for each in images if each.id not in there]
 
 
 def at_hand(stacks: Sequence[Stack], earlier: Sequence[Shot], chosen: str) -> Shot | None:
-    """The selected picture; else the running one's preview, the newest finished one, or the first."""
+    """The picture to show large; None if there is none.
+
+    This is the selected one; otherwise a running one that has a preview, the one that ended last, another running one,
+    the newest of the gallery, or the last queued one.
+    """
     shots = [shot for stack in stacks for shot in stack.shots]
     for shot in (*shots, *earlier):
         if chosen and shot.id == chosen:
@@ -146,7 +151,9 @@ def stage(
     left_out: int = 0,
     offer: Offer | None = None,
 ) -> str:
-    """``left_out``: unfinished batches that are not in the strip; ``offer``: the model to download first."""
+    """The stage. ``hand``: the picture to show large; ``left_out``: number of unfinished batches not in the strip;
+    ``offer``: the model to download first.
+    """
     return render(
         "stage.html",
         stacks=stacks,
@@ -163,17 +170,17 @@ KINDS = ("img2img", "inpaint", "upscale")
 
 
 def panel() -> str:
-    """The source picture, the canvas for its mask, and the questions about a dropped file."""
+    """The source picture, the canvas for its mask, and the dialog about a dropped file."""
     return render("source.html", kinds=KINDS)
 
 
 def sample(image: Image | None) -> str:
-    """Decoration: the name stands beside it."""
+    """The thumbnail beside a model's name. Its ``alt`` is empty because it is decoration."""
     return f'<img src="{serializers.thumbnail_url(image.id)}" alt="" width="48" height="48">' if image else ""
 
 
 def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str, str]) -> str:
-    """The LoRAs that fit an architecture, as choices; ``previews``: addresses by name."""
+    """The LoRAs that fit an architecture, as choices; ``previews``: URLs of preview pictures by name."""
     usable = [each for each in adapters if each.ready]
     fitting = [each for each in usable if adapter_fits(each, architecture)]
     return render("loras.html", loras=fitting, previews=previews, others=len(usable) - len(fitting), words=SHOWN_WORDS)

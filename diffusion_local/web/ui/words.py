@@ -1,10 +1,10 @@
-"""All texts of the page, in each language: ``say`` for server-drawn parts, ``label`` for components.
+"""Translations of the page: ``say`` for server-drawn parts, ``label`` for Gradio components.
 
-The phrases are in ``phrases/*.toml``, both languages side by side; a phrase's key is ``file.name``. The language is
-that of the request (set by ``page_html``), so that no function has to pass it on.
+Phrases are in ``phrases/*.toml``, with both languages side by side; the key of a phrase is ``file.name``. The language
+is a context variable, which ``page_html`` sets for each request.
 
-A phrase that depends on a number has two forms, ``"one picture|{n:,} pictures"``: the first for ``n`` = 1. Chinese
-needs only one. User text in a phrase must be escaped by the caller, as everywhere in ``view``.
+A phrase with a plural has two forms, ``"one picture|{n:,} pictures"``; the first is for ``n`` = 1. Chinese needs only
+one. The caller must escape user text before it fills it into a phrase.
 """
 
 import re
@@ -25,7 +25,7 @@ LANGUAGES = {"en": "English", "zh": "简体中文"}
 #: BCP 47 tag (``<html lang>``) of each code.
 TAGS = {"en": "en", "zh": "zh-CN"}
 FIRST = "en"
-COOKIE = "language"  # set by page.js, when a person has chosen
+COOKIE = "language"  # set by page.js when the user selects a language
 
 PHRASES = Path(__file__).parent / "phrases"
 
@@ -39,7 +39,7 @@ def language() -> str:
 
 @contextmanager
 def speaking(code: str) -> Iterator[None]:
-    """Context in which ``say`` uses this language; an unknown one selects the first."""
+    """Context in which ``say`` uses this language, or ``FIRST`` if the code is unknown."""
     token = _language.set(code if code in LANGUAGES else FIRST)
     try:
         yield
@@ -48,7 +48,7 @@ def speaking(code: str) -> Iterator[None]:
 
 
 def preferred(chosen: str, accepted: str) -> str:
-    """The language for a browser: the chosen one, else the first supported one of its ``Accept-Language``."""
+    """The language for a browser: the chosen one, or the supported one that its ``Accept-Language`` ranks highest."""
     if chosen in LANGUAGES:
         return chosen
     wanted = []
@@ -63,7 +63,7 @@ def preferred(chosen: str, accepted: str) -> str:
 
 @cache
 def phrases() -> dict[str, dict[str, str]]:
-    """Key -> language -> phrase."""
+    """All phrases: key -> language -> phrase."""
     return {
         f"{path.stem}.{name}": said
         for path in sorted(PHRASES.glob("*.toml"))
@@ -72,7 +72,7 @@ def phrases() -> dict[str, dict[str, str]]:
 
 
 def say(key: str, **values: Any) -> str:
-    """The phrase in the language of this request, with the values filled in. An unknown key is a KeyError."""
+    """The phrase in the language of the request, with ``values`` filled in. Raises KeyError if the key is unknown."""
     return fill(phrases()[key][language()], values)
 
 
@@ -88,13 +88,16 @@ def has_phrase(key: str) -> bool:
 
 
 def label(key: str) -> Any:
-    """A text for a Gradio component, which is built once for all browsers; Gradio's page inserts the phrase."""
+    """A text for a Gradio component. Raises KeyError if the key is unknown.
+
+    Components are built once for all browsers, so Gradio's page inserts the phrase in the browser's language.
+    """
     phrases()[key]
     return gr.I18n()(key)
 
 
 def translations() -> gr.I18n:
-    """The translations from which Gradio's page selects for each ``label``."""
+    """The phrases that Gradio's page needs for each ``label``: all without placeholders."""
     spoken: dict[str, Any] = {
         TAGS[code]: {key: said[code] for key, said in phrases().items() if "{" not in said[code]} for code in LANGUAGES
     }
@@ -102,12 +105,12 @@ def translations() -> gr.I18n:
 
 
 def of_script() -> dict[str, str]:
-    """Phrases used by the page's scripts, without the prefix ``script.``."""
+    """Phrases for the page's scripts in the language of the request; keys without the prefix ``script.``."""
     return {
         key.removeprefix("script."): said[language()] for key, said in phrases().items() if key.startswith("script.")
     }
 
 
 def translated(text: str) -> str:
-    """A message of the program in the language of the request; any other text is returned unchanged."""
+    """Translate a message of the program into the language of the request; any other text is returned unchanged."""
     return translate(language(), text)
