@@ -30,9 +30,9 @@ from diffusion_local.web.proxies import trusted
 log = logging.getLogger(__name__)
 
 WEBSOCKETS: Literal["websockets-sansio"] = "websockets-sansio"  # uvicorn's name of its implementation
-MOST_MESSAGE_BYTES = 64 * 1024  # of a WebSocket; clients have nothing to say there
-STARTUP_FAILURE = 3  # exit status, as uvicorn's own
-GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cut then
+MOST_MESSAGE_BYTES = 64 * 1024  # of a WebSocket message; clients do not need to send any
+STARTUP_FAILURE = 3  # exit status, the same as uvicorn's own
+GRACE_SECONDS = 0.5  # for responses in progress at a stop; then open event streams are cut off
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class WebServer(uvicorn.Server):
-    """Stops cleanly on SIGINT and SIGTERM; uvicorn's own server raises the signal again at the end."""
+    """A server that exits normally on SIGINT and SIGTERM; uvicorn's own raises the signal again at the end."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,8 +71,8 @@ class WebServer(uvicorn.Server):
 
 
 async def draw_once(app: Any) -> None:
-    """Render the page once at startup, bypassing all checks, so that the first visitor does not pay for building
-    FastAPI's routes and Gradio's page.
+    """Render the page once at startup, bypassing the middleware, so that the first visitor does not wait for FastAPI to
+    build its routes and Gradio its page.
     """
     scope = {
         "type": "http",
@@ -98,13 +98,13 @@ async def draw_once(app: Any) -> None:
 
     try:
         await app.router(scope, receive, send)
-    except Exception:  # then the first visitor hears of it
+    except Exception:  # the server can still start; the first visitor gets the error
         log.warning("The page could not be drawn in advance.", exc_info=True)
 
 
 def serve(settings: Settings, supervised: bool = False) -> None:
     return_freed_memory()
-    from diffusion_local.web.app import create_app  # gradio reads the environment when it is imported
+    from diffusion_local.web.app import create_app  # here, because gradio reads the environment on import
 
     logging.getLogger("uvicorn.error").addFilter(not_cut_off)
     services = open_services(settings)
@@ -112,13 +112,13 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     connections = Connections(raise_file_limit(), trusted(settings))
     try:
         listeners = listen(settings.host, settings.port, connections)
-    except OSError as error:  # the supervisor has checked it; somebody was faster
+    except OSError as error:  # the port was free when the supervisor checked it
         log.error("%s:%d cannot be listened on: %s", settings.host, settings.port, error)
         sys.exit(STARTUP_FAILURE)
     config = uvicorn.Config(
         app,
-        loop="asyncio",  # whose way to accept connections is the one that counts them
-        http=partial(Protocol, connections),  # type: ignore[arg-type]  # called as a class is
+        loop="asyncio",  # its loop calls Listener.accept, which counts connections; uvloop's does not
+        http=partial(Protocol, connections),  # type: ignore[arg-type]  # uvicorn calls it like a class
         ws=WEBSOCKETS if find_spec("websockets") else "none",
         ws_max_size=MOST_MESSAGE_BYTES,
         ws_max_queue=1,
@@ -127,26 +127,26 @@ def serve(settings: Settings, supervised: bool = False) -> None:
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # web.proxies does this, for trusted ones
+        proxy_headers=False,  # web.proxies applies them, from trusted proxies only
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )
-    config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # declared int, used as seconds
+    config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # an int by its type, any number works
     server = WebServer(config)
-    app.state.watch.stopping = lambda: server.should_exit  # event streams end by themselves then
+    app.state.watch.stopping = lambda: server.should_exit  # by which event streams know that they must end
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
     server.run(listeners)
 
 
 def not_cut_off(record: logging.LogRecord) -> bool:
-    """Filter uvicorn's complaints about open streams that a stop ends on purpose."""
+    """Log filter: False for uvicorn's errors about open streams, which a stop cuts off on purpose."""
     cut = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not cut and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
 def stop_at_end_of_input(server: WebServer) -> None:
-    """Stop when standard input closes: the supervisor holds its other end, so it closes when the supervisor dies."""
+    """Stop the server when standard input closes. The supervisor holds the other end, so this also covers its death."""
     while os.read(sys.stdin.fileno(), 1024):
         continue
     server.should_exit = True
@@ -155,4 +155,4 @@ def stop_at_end_of_input(server: WebServer) -> None:
 if __name__ == "__main__":
     code = main()
     logging.shutdown()
-    os._exit(code)  # nothing is left to save, and tearing the libraries down takes longer than stopping
+    os._exit(code)  # nothing is left to save, and the libraries' normal teardown is slow

@@ -1,10 +1,9 @@
-"""Authentication: determines from a cookie or token for which account a request acts, and rejects requests that must
-sign in. Quoted cookies are removed before anything else reads them.
+"""Authentication: determine from a token or cookie the account for which a request acts, and reject the others.
 
-A token comes as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token`` (A1111)
-or ``X-API-Key``; a browser's session as a cookie. A picture also opens by a signed address. While there are no
-accounts, requests act as the local admin if the server listens on loopback only or ``auth = "none"`` was set
-explicitly; otherwise they are refused (``exposure``).
+A token is sent as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token``
+(A1111), ``X-API-Key`` or ``Api-Key`` (Azure); a browser's session is a cookie. A signed URL also opens a picture. While
+there are no accounts, requests act as the local admin if the server listens on loopback only or ``auth = "none"`` is
+set; otherwise they are refused (``system.network.refusal_reason``).
 """
 
 import base64
@@ -38,7 +37,7 @@ from diffusion_local.web.refusals import NOT_CACHED, error_body
 
 
 def cookie_value(header: str, name: str) -> str:
-    """The value of a cookie in a ``Cookie`` header (RFC 6265, 4.2.1); empty if there is none, or a quoted one."""
+    """The value of a cookie in a ``Cookie`` header (RFC 6265, section 4.2.1); empty if it is absent or quoted."""
     for pair in header.split(";"):
         found, _, value = pair.partition("=")
         if found.strip() == name:
@@ -48,10 +47,10 @@ def cookie_value(header: str, name: str) -> str:
 
 
 class Cookies:
-    """ASGI middleware: removes quoted cookies from the request. Our own are never quoted.
+    """ASGI middleware: removes quoted cookies before anything else reads them. Our own are never quoted.
 
-    ``http.cookies`` unquotes values in time quadratic in their length on Pythons before 3.11.10 (CVE-2024-7592), and
-    Starlette's ``request.cookies`` does the same.
+    Before Python 3.11.10, ``http.cookies``, and with it Starlette's ``request.cookies``, unquotes a value in quadratic
+    time (CVE-2024-7592).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -68,18 +67,20 @@ def plain(header: bytes) -> bytes:
     return b";".join(pair for pair in header.split(b";") if b'"' not in pair and b"\\" not in pair)
 
 
-MOST_WRONG = 60  # unknown tokens of an address within WINDOW seconds
-MOST_KEPT = 10_000  # addresses, and pairs of an address and its token
+MOST_WRONG = 60  # unknown tokens that an address may send within WINDOW seconds
+MOST_KEPT = 10_000  # remembered addresses, and remembered pairs of an address and a valid token
 
 
 class TokenGuesses:
+    """Limits how many unknown tokens an address may try. Tokens that were valid from there remain allowed."""
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address: (how many, since when)
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address: (count, start of the window)
         self._right: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def wait(self, address: str, token: str) -> float:
-        """Seconds until the address may send this token; 0 where it may now."""
+        """Seconds until the address may send this token; 0 if it may now."""
         count, since = self._wrong.get(address, (0, 0.0))
         left = since + WINDOW - self._clock()
         if count < MOST_WRONG or left <= 0 or (address, digest(token)) in self._right:
@@ -87,7 +88,7 @@ class TokenGuesses:
         return left
 
     def note(self, address: str, token: str, right: bool) -> None:
-        """Count a token that was looked up."""
+        """Record the result of looking a token up."""
         if right:
             self._right[(address, digest(token))] = None
             self._right.move_to_end((address, digest(token)))
@@ -110,25 +111,25 @@ def trim(kept: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, byt
 
 T = TypeVar("T")
 
-#: Where workers on other machines exchange a pairing code for a token.
+#: Where a worker on another machine exchanges a pairing code for a token.
 PAIRING = "/api/v1/machines/join"
-#: Open to everyone: the sign-in, files of its page, and health checks.
+#: Paths that need no authentication: the sign-in with the files of its page, health checks, and pairing.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", PAIRING)
-#: What a signed address may open (see ``notify.links``).
+#: Path prefix and requests for which a signed URL suffices (see ``notify.links``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
-PROBES = ("/healthz", "/readyz")  # open even where no one can sign in
-SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
+PROBES = ("/healthz", "/readyz")  # open even while there are no accounts to sign in with
+SHORTEST_LOOK = 1.0  # seconds for which the answer to "are there accounts?" is cached
 THREADS = 8
-#: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
+#: Key of the actor in the scope, for handlers that run outside the request's context (gradio's queue).
 ACTOR_KEY = "diffusion_local.actor"
 SESSION = "diffusion_local.session"
-#: For lasting requests, such as streams: a callable that returns whether the same account would still be admitted.
+#: Key in the scope of a coroutine function for long requests: whether the same actor would still be admitted.
 STILL = "diffusion_local.still"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials of a request."""
+    """The credentials in a request: a token, possibly with an account's name, or a session."""
 
     token: str = ""
     account: str = ""
@@ -136,7 +137,7 @@ class Credentials:
 
 
 def cookie_name(settings: Settings) -> str:
-    """Includes the port, because cookies ignore ports and two studios may run on one machine."""
+    """Name of the session cookie. It has the port in it, because browsers share cookies between ports of a host."""
     return f"diffusion_local_{settings.port}"
 
 
@@ -152,13 +153,13 @@ def given(headers: Headers, cookie: str) -> Credentials:
             account, _, token = base64.b64decode(value.strip(), validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             return Credentials(token="?")
-        if account or token:  # Open WebUI sends an empty one where none was set
+        if account or token:  # Open WebUI sends empty credentials if none are configured
             return Credentials(token=token or account, account=account if token else "")
     return Credentials(session=cookie_value(headers.get("cookie", ""), cookie))
 
 
 class Access:
-    """ASGI middleware."""
+    """ASGI middleware: authenticates each request and lets it act for its account."""
 
     def __init__(self, app: ASGIApp, accounts: Accounts, settings: Settings) -> None:
         self._app = app
@@ -189,7 +190,7 @@ class Access:
             await self._app(scope, receive, send)
 
     def _signing(self, who: Actor) -> AbstractContextManager[None]:
-        """Sign the addresses of pictures on behalf of an account; without accounts they need no signature."""
+        """A context that signs the URLs of pictures for an account; without accounts they need no signature."""
         if not who.name or who == NOBODY:
             return nullcontext()
         return serializers.signing(lambda path: self._links.query(path, who.name, who.token))
@@ -201,7 +202,7 @@ class Access:
             return True
 
     async def _who(self, scope: Scope) -> Actor | Response:
-        """The actor, or the response to send instead."""
+        """The actor of a request, or the response that rejects it."""
         if self._settings.auth == "none":
             return LOCAL
         if not await self._has_accounts():
@@ -251,7 +252,7 @@ def is_open_path(path: str) -> bool:
 
 
 def turned_away(scope: Scope, headers: Headers) -> Response:
-    """The response to an unauthenticated request: a redirect to the sign-in for browsers opening a page, else 401."""
+    """The response to an unauthenticated request: a redirect to the sign-in if a browser opens a page, else 401."""
     if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
         back = str(scope["path"])
         if scope["query_string"]:

@@ -25,7 +25,7 @@ from diffusion_local.web.rate_limit import RateLimit
 from diffusion_local.web.requests import RequestMetrics, Requests
 from diffusion_local.web.ui import page
 
-#: Headers of answers that scripts of other pages may read.
+#: Response headers that scripts of allowed other origins may read.
 EXPOSED = (
     "Content-Disposition", "ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy",
     "Retry-After", "Warning", "X-Request-Id",
@@ -39,19 +39,21 @@ def create_app(
     recheck: float = RECHECK_SECONDS,
     services: Services | None = None,
 ) -> FastAPI:
-    """``heartbeat`` and ``recheck`` are the seconds of ``long_lived``. Without ``services`` no worker on another
-    machine can join."""
+    """Build the application. ``heartbeat`` and ``recheck``: seconds, see ``long_lived``.
+
+    Without ``services`` there are no routes for workers on other machines. Middleware added last runs first.
+    """
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(PageHtml, url=lan.address(settings))
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(LongLived, heartbeat=heartbeat, recheck=recheck)
     app.add_middleware(Access, accounts=studio.accounts, settings=settings)
-    # That it is there turns off gradio's own, which mirrors any origin back.
+    # Its presence disables gradio's own CORS handling, which allows any origin.
     app.add_middleware(
         CORSMiddleware,
         allow_origins=sorted(allowed_origins(settings)),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["*"],  # clients of other tools send headers of their own, such as x-stainless-lang
+        allow_headers=["*"],  # clients of other APIs add headers, such as x-stainless-lang
         expose_headers=EXPOSED,
     )
     app.add_middleware(RateLimit, settings=settings)
@@ -77,5 +79,5 @@ def create_app(
     app.include_router(http.reports.page_router(studio))
     app.include_router(dialects.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)
-    with acting(LOCAL):  # nobody has called yet; the page is laid out with the models that are there
+    with acting(LOCAL):  # there is no request yet, but the layout reads the installed models
         return page.mount(app, studio, watch, settings, checked_root(settings.root_path))

@@ -1,9 +1,8 @@
-"""Connections: limits on how many one address may hold, on their total, and on how long one may keep the server
-waiting.
+"""Limits on the number of connections, per address and in total.
 
-They are counted on accept, before TLS and HTTP. If an address has too many, the one that has been idle longest without
-a complete request is closed in favour of the new one; only if all are busy is the new one closed. The same applies to
-the total, part of which is reserved for this machine itself.
+Connections are counted on accept, before TLS and HTTP. If an address has too many, its longest idle one (without a
+complete request) is closed in favour of the new one; the new one is closed only if all are busy. The same applies to
+the total, of which a quarter is reserved for this machine. ``protocol`` has the time-outs.
 """
 
 import contextlib
@@ -23,13 +22,13 @@ MAX_CONNECTIONS = 2000
 MOST_OF_ADDRESS = 200
 OWN_FILES = 100  # descriptors for databases, logs and libraries
 MOST_CLOSING = 32
-FILES_EACH = 2  # descriptors of one connection: its socket, and the file that it is sent
-#: Out of descriptors or buffers, in spite of the limits: something else of this process has taken them.
+FILES_EACH = 2  # descriptors of a connection: its socket, and the file being sent
+#: Errors for lack of descriptors or buffers: despite the limits, another part of the process may use them up.
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one; the limit that holds now."""
+    """Raise the process's soft limit of open files to the hard one. Returns the limit now in force."""
     try:
         import resource
     except ImportError:  # Windows
@@ -44,7 +43,7 @@ def raise_file_limit() -> int:
 class Connection(socket.socket):
     """An accepted connection, which notifies ``owner`` when it is closed."""
 
-    address = ""  # the network it counts for; empty for this machine
+    address = ""  # the network under which it is counted; empty for this machine
     owner: "Connections | None" = None
 
     def close(self) -> None:
@@ -55,20 +54,20 @@ class Connection(socket.socket):
 
 
 class Connections:
-    """All accepted connections of one server. Belongs to one thread, that of the event loop."""
+    """All accepted connections of a server. Not thread-safe: only the event loop's thread may use it."""
 
     def __init__(self, files: int, unlimited: Callable[[str], bool] = lambda _: False) -> None:
-        """``files``: maximum open files of the process. ``unlimited``: tells whether an address represents many
-        clients, such as a proxy, and so has no limit of its own.
+        """``files``: maximum number of open files of the process. ``unlimited``: whether an address stands for many
+        clients, as that of a proxy does, and so has no limit of its own.
         """
         self.most = max(8, min(MAX_CONNECTIONS, (files - OWN_FILES) // FILES_EACH))
         self.most_of_others = self.most * 3 // 4
         self.most_of_address = min(MOST_OF_ADDRESS, self.most // 4)
         self._unlimited = unlimited
         self._open: dict[int, Connection] = {}  # by descriptor
-        self._idle: OrderedDict[int, Connection] = OrderedDict()  # those without a whole request, longest first
+        self._idle: OrderedDict[int, Connection] = OrderedDict()  # those without a complete request, longest idle first
         self._counts: Counter[str] = Counter()  # by address
-        self._closing = 0  # given up, while their descriptors are not free yet
+        self._closing = 0  # evicted connections whose descriptors are not free yet
 
     def __len__(self) -> int:
         return len(self._open)
@@ -79,7 +78,7 @@ class Connections:
         return self._closing >= MOST_CLOSING
 
     def admit(self, connection: Connection, host: str) -> bool:
-        """Count a new connection if there is room, or room can be made."""
+        """Count a new connection if there is room, evicting an idle one if necessary. Returns False to refuse it."""
         address = "" if is_loopback(host) else network_of(host)
         others = len(self) - self._counts[""]
         room = True
@@ -99,7 +98,7 @@ class Connections:
         return True
 
     def mark(self, number: int, busy: bool) -> None:
-        """Record whether a connection, by its descriptor, has a complete request without a response."""
+        """Record whether a connection, given by its descriptor, has a complete request that is not answered yet."""
         if busy:
             self._idle.pop(number, None)
         elif number in self._open and number not in self._idle:
@@ -118,7 +117,7 @@ class Connections:
         self._forget(longest)
         self._closing += 1
         with contextlib.suppress(OSError):
-            longest.shutdown(socket.SHUT_RDWR)  # the event loop sees its end, and closes it
+            longest.shutdown(socket.SHUT_RDWR)  # the event loop then sees the end of the stream and closes the socket
         return True
 
     def _forget(self, connection: Connection) -> None:
@@ -130,14 +129,19 @@ class Connections:
 
 
 class Listener(socket.socket):
-    """A listening socket that accepts what the limits allow."""
+    """A listening socket that accepts only as many connections as the limits allow.
+
+    ``spare`` is a descriptor to close when there is no other, see `_turn_away`.
+    """
 
     connections: Connections
     spare = -1
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Raises ConnectionAbortedError for a connection that was closed at once, and BlockingIOError if others have to
-        be closed first: asyncio then continues with other work and tries again.
+        """Accept a connection within the limits.
+
+        Raises ConnectionAbortedError if it was closed at once, and BlockingIOError if evicted ones must be closed
+        first; asyncio then does other work and tries again.
         """
         if self.connections.settling:
             raise BlockingIOError
@@ -155,8 +159,9 @@ class Listener(socket.socket):
         raise ConnectionAbortedError
 
     def _turn_away(self) -> None:
-        """Without a free descriptor nothing can be accepted, and an unaccepted connection would wake the event loop
-        endlessly.
+        """Close a waiting connection when no descriptor is free, using the spare one to accept it.
+
+        Otherwise it would stay in the backlog and wake the event loop endlessly.
         """
         log.warning("no open file is left for further connections; they are closed")
         if self.spare >= 0:
@@ -169,9 +174,9 @@ class Listener(socket.socket):
 
 
 def listen(host: str, port: int, connections: Connections) -> list[socket.socket]:
-    """Listening sockets on every address of ``host``, as asyncio's own ``create_server`` makes them. Raises OSError.
+    """Open listening sockets on every address of ``host``, as asyncio's ``create_server`` does. Raises OSError.
 
-    The limits hold where asyncio calls ``accept``, which its event loop of Windows does not.
+    On Windows the limits have no effect, because asyncio's event loop there does not call ``accept``.
     """
     listeners: list[socket.socket] = []
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -1,6 +1,6 @@
-"""``/docs``: the routes as one page, rendered from ``/openapi.json`` on the server, with a form to try each one.
+"""``/docs``: the HTTP API on one page, rendered on the server from ``/openapi.json``, with a form to try each route.
 
-The page loads nothing. Its forms call only this server, with the viewer's session or with a token.
+The page loads no other files. Its forms call only this server, with the visitor's session or a token.
 """
 
 import html
@@ -24,7 +24,7 @@ STYLE = (
     ".needed{color:#b00}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#9cf}.needed{color:#f88}}"
 )
 ERRORS = '{"error": {"code", "message", "field", "id", "params", "errors": [{"field", "message"}]}}'
-#: A form's fields fill in the path and the query; the answer is shown below it.
+#: Sends a form as a request, its fields as path, query and headers, and shows the response below it.
 SCRIPT = """
 addEventListener("submit", async (event) => {
   const form = event.target, told = form.querySelector("pre");
@@ -86,7 +86,7 @@ def draw(document: Json) -> str:
 
 
 class Page:
-    """Sections of one document."""
+    """HTML sections of an OpenAPI document."""
 
     def __init__(self, document: Json) -> None:
         self._document = document
@@ -119,7 +119,7 @@ class Page:
         return f"<table>{head}{cells}</table>"
 
     def _answers(self, operation: Json) -> str:
-        """An example of the success body, and the possible refusals."""
+        """An example of a successful response, and the status codes of errors."""
         good: Json = next((each for status, each in operation["responses"].items() if status.startswith("2")), {})
         refusals = ", ".join(status for status in operation["responses"] if not status.startswith("2"))
         schema = good.get("content", {}).get("application/json", {}).get("schema")
@@ -147,7 +147,7 @@ class Page:
         )
 
     def fields(self, operation: Json) -> list[tuple[str, Json, bool]]:
-        """(name, schema, whether it is required) of the fields of a request's body."""
+        """(name, schema, whether it is required) of the fields in a request's body."""
         found: dict[str, tuple[Json, bool]] = {}
         for content in operation.get("requestBody", {}).get("content", {}).values():
             for option in self._options(content.get("schema", {})):
@@ -165,7 +165,7 @@ class Page:
         return found
 
     def type_of(self, schema: Json) -> str:
-        """``integer 1 to 100``, ``queued | done``, ``list of text``, ``Job``."""
+        """A schema's type in words, such as ``integer 1 to 100``, ``queued | done``, ``list of string``, ``Job``."""
         if "$ref" in schema:
             return str(schema["$ref"].rpartition("/")[2])
         if "enum" in schema:
@@ -182,7 +182,7 @@ class Page:
         return str(schema.get("type", "")) + bounds
 
     def request(self, schema: Json) -> Any:
-        """An example request: required fields, and those with examples in the document."""
+        """An example body: the required fields, and those with examples in the document."""
         for option in self._options(schema):
             if properties := option.get("properties"):
                 needed = option.get("required", [])
@@ -194,7 +194,7 @@ class Page:
         return {}
 
     def example(self, schema: Json, depth: int = 0) -> Any:
-        """A value as the schema describes it."""
+        """An example value that matches a schema."""
         if examples := schema.get("examples"):
             return examples[0]
         if "default" in schema:

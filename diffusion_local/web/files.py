@@ -26,9 +26,9 @@ from diffusion_local.web.refusals import NOT_CACHED
 
 
 class StoredResponse(FileResponse):
-    """A stored file or the requested ranges of it, whether or not it is in a local folder.
+    """The response with a stored file, or the requested ranges of it; the file may be on remote storage.
 
-    Raises FileNotFoundError if it does not exist.
+    Raises FileNotFoundError if the file does not exist.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class StoredResponse(FileResponse):
         self._local = path is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._local:  # a server that sends files by their paths has none here
+        if not self._local:  # there is no path that the server could send by itself
             extensions = {k: v for k, v in scope.get("extensions", {}).items() if k != "http.response.pathsend"}
             scope = {**scope, "extensions": extensions}
         await super().__call__(scope, receive, send)
 
     @asynccontextmanager
     async def _open_file(self) -> AsyncIterator[anyio.AsyncFile[bytes]]:
-        """Overrides the place where FileResponse opens its path."""
+        """Open the stored file; overrides the method with which FileResponse opens its path."""
         file = anyio.wrap_file(await anyio.to_thread.run_sync(self._file.open))
         try:
             yield file
@@ -66,7 +66,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 #: A picture's bytes never change; only private caches may keep them.
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-#: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
+#: A transparent GIF of one pixel for a running job without a preview; a page would show an error as a broken picture.
 NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
 TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 ICONS = {
@@ -137,7 +137,7 @@ def add(app: FastAPI, studio: Studio) -> None:
 
 
 def readable(app: FastAPI, path: str) -> Callable[[T], T]:
-    """A GET route for a file, with HEAD, which is left out of the documentation."""
+    """Decorator: add a GET route for a file, and a HEAD route that the API documentation leaves out."""
 
     def add(endpoint: T) -> T:
         app.get(path, tags=["files"], response_class=FileResponse)(endpoint)
@@ -148,7 +148,7 @@ def readable(app: FastAPI, path: str) -> Callable[[T], T]:
 
 
 def kept(request: Request, file: StoredFile, media_type: str, name: str | None = None) -> Response:
-    """The response for an immutable file: 304 if the caller has it, 206 for a requested range."""
+    """The response for an immutable file: 304 if the client has it cached, 206 for a requested range."""
     answer = StoredResponse(file, media_type, FOREVER, name)
     if known_already(request, answer.headers["ETag"]):
         return Response(status_code=304, headers=FOREVER | {"ETag": answer.headers["ETag"]})
@@ -156,6 +156,6 @@ def kept(request: Request, file: StoredFile, media_type: str, name: str | None =
 
 
 def download_name(image: Image) -> str:
-    """A file name people can find again: the prompt's first words and the seed."""
+    """A recognisable file name: the first words of the prompt, and the seed."""
     words = re.sub(r"[^\w]+", "-", image.params.prompt.lower())[:50].strip("-_")
     return f"{words or 'picture'}-{image.params.seed}{image.suffix}"

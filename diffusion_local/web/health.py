@@ -28,7 +28,7 @@ RUN_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 def add(app: FastAPI, studio: Studio, settings: Settings, registry: CollectorRegistry) -> None:
-    """``registry``: further metrics, such as those of ``web.requests``."""
+    """Add the routes. ``registry``: the metrics of ``web.requests``; those of the queue are added to it."""
     registry.register(Numbers(studio, settings))
 
     @app.get("/healthz", tags=["health"])
@@ -42,7 +42,7 @@ def add(app: FastAPI, studio: Studio, settings: Settings, registry: CollectorReg
 
         Tests whether gallery and database are writable, at most every few seconds.
         """
-        with acting(LOCAL):  # open to everyone: it reveals one sentence about the machine
+        with acting(LOCAL):  # open to everyone, but it reveals only one sentence about the machine
             reason = why_not_ready(studio).replace(f"{settings.home}/", "")
         content = {"ready": not reason} | ({"reason": reason} if reason else {})
         return JSONResponse(content, 503 if reason else 200, headers=NOT_CACHED)
@@ -70,10 +70,10 @@ def up(worker: Worker) -> bool:
 
 
 class Numbers(Collector):
-    """Reads the queue at each scrape, so a restart changes nothing.
+    """Metrics of the queue, read from the database at each scrape, so that they survive restarts.
 
-    All metrics are gauges, because old jobs are deleted. The histograms cover the last RECENT ended jobs: their buckets
-    are gauges, so use ``histogram_quantile`` without ``rate``.
+    All are gauges, because old jobs are deleted. The histograms cover the last RECENT_JOBS ended jobs; their buckets
+    are gauges too, so use ``histogram_quantile`` without ``rate``.
     """
 
     def __init__(self, studio: Studio, settings: Settings) -> None:
@@ -104,7 +104,7 @@ class Numbers(Collector):
 
 
 def graphics() -> Iterator[Metric]:
-    """Metrics of each GPU, by its worker's slot; none without GPUs."""
+    """Metrics of each GPU, labelled with its worker's slot; nothing without GPUs."""
     found = gpus.read()
     if not found:
         return
@@ -142,7 +142,7 @@ def counted(name: str, meaning: str, label: str, counts: Mapping[str, float]) ->
 
 
 def histogram(name: str, meaning: str, bounds: Sequence[float], values: list[float]) -> Iterator[Metric]:
-    """A histogram of current values, as OpenMetrics' gauge histogram in the older text format."""
+    """A histogram of current values: an OpenMetrics gauge histogram in Prometheus's older text format."""
     buckets = gauge(f"{name}_bucket", f"{meaning}, of the last {RECENT_JOBS} ended jobs", ["le"])
     for bound in bounds:
         buckets.add_metric([f"{float(bound):g}"], sum(value <= bound for value in values))

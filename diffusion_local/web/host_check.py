@@ -1,7 +1,7 @@
-"""Host and Origin checks, and the security headers.
+"""Checks of the Host and Origin headers, and the security headers of responses.
 
-A web site open in a user's browser must not control this server. Its requests carry its own Origin; a site whose name
-resolves to this machine (DNS rebinding) sends that name as Host.
+Other web sites in a user's browser must not control this server. Their requests carry their own Origin; a site whose
+name resolves to this machine (DNS rebinding) sends that name as Host.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ READS = {"GET", "HEAD", "OPTIONS"}
 #: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
 HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{0,5})?")
 EVERYWHERE = {"0.0.0.0", "::", ""}
-#: gradio's page needs inline scripts and `Function`; nothing may come from, or go to, another host.
+#: gradio's page needs inline scripts and `Function`, but may not load from other hosts or send to them.
 CONTENT_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
@@ -38,9 +38,9 @@ HEADERS = {
 
 
 def host_rule(settings: Settings) -> Callable[[str], bool]:
-    """Whether a host name (without port) is one of ours.
+    """A function that tells whether a host name (lower case, without port) belongs to this server.
 
-    A server for the whole network also answers to any bare IP address: a rebinding site always comes under a name.
+    A server that listens on all addresses also accepts any IP address, because DNS rebinding needs a name.
     """
     bound = settings.host.strip("[]").lower()
     names = {"localhost", bound, *(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip())}
@@ -79,11 +79,11 @@ def same_origin(origin: str, host: str) -> bool:
 
 
 def foreign_page(headers: Headers, host: str) -> str:
-    """The origin of a request from a foreign page; empty if it comes from our own page or not from a browser.
+    """The origin of a request from another site's page; empty if it is from our own page or not from a browser.
 
-    Browsers send ``Origin`` with every write, and all but old ones ``Sec-Fetch-Site``; ``Referer`` is the last resort.
-    A request with none of them is from a program, or from a browser that withholds our cookie (SameSite) on other sites
-    anyway.
+    Browsers send ``Origin`` with every write, and all but old ones send ``Sec-Fetch-Site``; ``Referer`` is the last
+    resort. A request with none of them is from a program, or from a browser that does not send our cookie from other
+    sites anyway (SameSite).
     """
     origin, fetched, referer = (headers.get(name) for name in ("origin", "sec-fetch-site", "referer"))
     if origin is not None:
@@ -94,7 +94,7 @@ def foreign_page(headers: Headers, host: str) -> str:
 
 
 def allowed_origins(settings: Settings) -> set[str]:
-    """Parse the setting. Raises InvalidParams; ``*`` is not allowed."""
+    """Parse the setting ``cors_origins``. Raises InvalidParams if one is not a plain origin; ``*`` is not allowed."""
     found = {each.strip().rstrip("/").lower() for each in settings.cors_origins.split(",") if each.strip()}
     for origin in found:
         parts = urlsplit(origin)
@@ -124,7 +124,7 @@ class HostCheck:
             return
         writes = scope["type"] == "websocket" or scope["method"] not in READS
         if origin in self._origins:
-            # An allowed foreign page, which must send a token: it never gets the visitor's session.
+            # An allowed page of another site must send a token; it may never use the visitor's session.
             scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}
         elif writes and (foreign := foreign_page(headers, host)):
             text = message("foreign_page", page=foreign)

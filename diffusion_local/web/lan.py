@@ -8,12 +8,12 @@ import segno
 from diffusion_local.settings import Settings
 from diffusion_local.web.host_check import EVERYWHERE
 
-#: Never sent to: choosing a route to it tells which of our addresses the network sees (RFC 5737).
+#: A documentation address (RFC 5737). Nothing is sent to it, but the route to it reveals our address on the network.
 ELSEWHERE = ("192.0.2.1", 9)
 
 
 def address(settings: Settings) -> str:
-    """The address for phones on the same network; empty if the server listens on this machine only."""
+    """The URL for devices on the same network; empty if the server listens on loopback only, or there is no network."""
     bound = settings.host.strip("[]")
     host = own_address() if bound in EVERYWHERE else bound
     if not host or host == "localhost" or host.startswith("127.") or host == "::1":
@@ -32,7 +32,7 @@ def own_address() -> str:
 
 
 def qr(url: str) -> str:
-    """An inline SVG as wide as its container."""
+    """A QR code as an inline SVG that fills the width of its container."""
     out = io.BytesIO()
     segno.make(url, error="m").save(out, kind="svg", xmldecl=False, svgns=True, omitsize=True, border=0, dark="#1c1917")
     return out.getvalue().decode()

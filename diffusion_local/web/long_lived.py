@@ -1,8 +1,8 @@
-"""Long requests: event streams, long polls, downloads and uploads, whichever application answers them.
+"""Supervision of long requests: event streams, long polls, downloads and uploads.
 
-Each is ended soon after its caller would no longer be admitted as the same account: a revoked token or session, a
-deleted account, a changed role. Idle event streams get a comment, so that proxies and clients keep them open; Gradio's
-have heartbeats of their own, and its Python client rejects comments.
+A request is ended soon after its caller would no longer be admitted as the same account, because the token or session
+was revoked, the account deleted, or its role changed. Idle event streams get comments, so that proxies and clients keep
+them open; not those of Gradio, which have their own heartbeats and whose Python client rejects comments.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ GRADIO = "/gradio_api/"
 
 
 class LongLived:
-    """ASGI middleware, within Access."""
+    """ASGI middleware, inside Access, whose decision it repeats every ``recheck`` seconds."""
 
     def __init__(self, app: ASGIApp, heartbeat: float = HEARTBEAT_SECONDS, recheck: float = RECHECK_SECONDS) -> None:
         self._app = app
@@ -44,7 +44,7 @@ class LongLived:
             finally:
                 timer.stop()
                 answer.stop()
-        if answer.cut and not answer.ended:  # whether or not the application let itself be cancelled
+        if answer.cut and not answer.ended:  # even if the application ignored its cancellation
             log.info("%s %s was cut off: its caller may not do this any more", scope["method"], scope["path"])
             await answer.cut_off(scope, receive)
 
@@ -56,7 +56,7 @@ class LongLived:
 
 
 class Every:
-    """Calls a coroutine every ``seconds`` until stopped. Costs only a timer before the first call."""
+    """Calls a coroutine function every ``seconds`` until stopped. Short requests cost only a timer, no task."""
 
     def __init__(self, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
         self._seconds = seconds
@@ -83,19 +83,19 @@ class Every:
 
 
 class Answer:
-    """The response as it is sent; an event stream gets a comment after ``heartbeat`` seconds of silence (0: none).
+    """A response while it is sent. An event stream gets a comment after ``heartbeat`` seconds of silence (0: never).
 
-    Once it is ``cut``, nothing more of the application's is sent: some applications respond to their cancellation.
+    Once ``cut`` is set, the application's messages are dropped, because some applications answer their cancellation.
     """
 
     def __init__(self, send: Send, heartbeat: float) -> None:
         self._send = send
         self._heartbeat = heartbeat
-        self._lock = asyncio.Lock()  # no comment within an event
+        self._lock = asyncio.Lock()  # a comment and the application's messages must not interleave
         self._timer: Every | None = None
         self.cut = self.ended = False
         self._started = self._is_stream = False
-        self._between = True  # two events
+        self._between = True  # whether the last event is complete, so that a comment may follow
         self._sent_at = 0.0
 
     async def send(self, message: Message) -> None:
@@ -121,7 +121,7 @@ class Answer:
             self._timer.stop()
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
-        """End a response in progress: event streams regularly, others so that the caller notices the truncation."""
+        """End a response in progress: an event stream properly, another so that the client notices the truncation."""
         if not self._started:
             text = message("access_ended")
             await refusal(401, "unauthorized", text)(scope, receive, self._send)

@@ -1,4 +1,4 @@
-"""``/manual``: the manual as HTML, rendered from Markdown on the server. It loads nothing from elsewhere."""
+"""``/manual``: the manual as HTML, rendered on the server from Markdown. Its pages load nothing from other hosts."""
 
 import posixpath
 import re
@@ -17,7 +17,7 @@ from diffusion_local import manual
 from diffusion_local.paths import assets
 from diffusion_local.web.ui.words import TAGS, language, say
 
-#: Topics by group: the phrase of its title, and how its topics begin.
+#: Groups of topics: (key of the title's phrase, prefix of the topics).
 PAGE_GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/"), ("page.manual_inside", "inside/"))
 
 
@@ -68,7 +68,7 @@ def beginning(topic: str) -> str:
 
 
 def rendered(page: manual.Page, root: str) -> str:
-    """The page as HTML. Markdown's raw HTML is escaped; links between pages lead below ``/manual``."""
+    """A page as HTML. Raw HTML in the Markdown is escaped; links between pages are rewritten to ``/manual``."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(page.text)
     for place, token in enumerate(tokens):
@@ -82,7 +82,7 @@ def rendered(page: manual.Page, root: str) -> str:
 
 
 def link(token: Token, page: manual.Page, root: str) -> None:
-    """Files of the source tree that the program does not serve are shown as text, without a link."""
+    """Rewrite a relative link to another topic. A link to any other file, which is not served, loses its target."""
     parts = urlsplit(str(token.attrGet("href")))
     if parts.scheme or not parts.path:
         return
@@ -96,7 +96,7 @@ def link(token: Token, page: manual.Page, root: str) -> None:
 
 
 def root(request: Request) -> str:
-    """The path under which a reverse proxy serves the studio, without a slash at its end."""
+    """The path under which a reverse proxy serves the studio, without a trailing slash."""
     return re.sub(r"/+$", "", str(request.scope.get("root_path", "")))
 
 

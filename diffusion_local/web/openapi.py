@@ -1,4 +1,4 @@
-"""``/openapi.json``: what FastAPI derives from the routes, with sign-in, webhooks and the dialects' own refusals."""
+"""``/openapi.json``: FastAPI's document, with authentication, webhooks, and the error formats of the dialects."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SECURITY: Json = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same token"},
     "basic": {"type": "http", "scheme": "basic", "description": "name and token, as clients of A1111 send them"},
 }
-#: Any one suffices; none is required while the server has no accounts.
+#: Any one scheme suffices; the empty one is for servers without accounts.
 ANY: list[Json] = [{}, *({name: []} for name in SECURITY)]
 #: Routes that need no authentication.
 OPEN = ("/healthz", "/readyz")
@@ -50,7 +50,7 @@ MEANINGS = {
     "500": "a picture could not be made",
     "503": "temporarily unavailable; `Retry-After` gives the seconds",
 }
-#: Of pictures' files and of what machines ask about health.
+#: Errors of the routes for files and health.
 FILE_REFUSALS = {status: MEANINGS[status] for status in ("400", "401", "403", "404", "422", "429", "503")}
 EVENT_MEANINGS = {
     "batch.started": "The first picture of a batch has begun.",
@@ -68,7 +68,7 @@ MESSAGE: Json = {
 
 
 def add(app: FastAPI) -> None:
-    """Make ``app.openapi()`` return the whole document."""
+    """Make ``app.openapi()`` return the completed document."""
     derive = app.openapi
 
     def whole() -> Json:
@@ -107,7 +107,7 @@ def completed(document: Json) -> Json:
 
 
 def refused(responses: Json, schema: str, meanings: dict[str, str]) -> None:
-    """Add these refusals to the responses of an operation, in one shape."""
+    """Add errors, by status code, to the responses of an operation, all with the same schema."""
     for status, meaning in meanings.items():
         responses[status] = {"description": meaning, "content": in_json(schema)}
 
@@ -117,7 +117,7 @@ def in_json(schema: str) -> Json:
 
 
 def webhook(event: str) -> Json:
-    """A webhook by Standard Webhooks: signed in ``webhook-signature``, resent until a 2xx response."""
+    """A webhook as in the Standard Webhooks specification: signed, and resent until it gets a 2xx response."""
     body = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookMessage"}}},

@@ -1,7 +1,7 @@
-"""What changed on an open page since its last request, ``/look``: each page polls once a second and gets the parts
-that differ, or 204.
+"""``/look``: the parts of an open page that changed since its last request, or 204. Each page polls once a second
+(``look.js``).
 
-Bypasses Gradio and FastAPI: an unchanged answer costs a tenth of a Gradio event. See ``look.js``.
+The route bypasses Gradio and FastAPI; with nothing changed it costs a tenth of a Gradio event.
 """
 
 import json
@@ -32,7 +32,7 @@ from diffusion_local.web.ui import (
 )
 from diffusion_local.web.ui.words import language
 
-#: Per tab: its draw function, and how many values of the page it takes (its ``asked``).
+#: For each tab its draw function, and how many values of the page that takes (``asked`` of the tab).
 TABS: dict[str, tuple[Callable[..., str], int]] = {
     "create": (tab_create.draw, 2),
     "lists": (tab_lists.draw, 1),
@@ -41,29 +41,34 @@ TABS: dict[str, tuple[Callable[..., str], int]] = {
     "models": (tab_models.draw, 0),
     "settings": (tab_settings.draw, 0),
 }
-#: State that a tab shows from outside the database: a text that changes with it.
+#: For tabs that show state from outside the database, a function whose result changes with that state.
 PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
-#: The gallery's tiles are a separate part, because the count above them changes with every new picture.
+#: The gallery's tiles are a separate part, so that a new picture, which changes the count above, does not resend them.
 TILES = "tiles"
 TILES_OF = re.compile("<!--tiles-->(.*)<!--/tiles-->", re.DOTALL)
 PAGE_PARTS = ("now", "notices", "drawer", *TABS, TILES)
 
-Delta = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
+Delta = tuple[str, dict[str, str]]  # (the new ``seen``, HTML of the changed parts)
 
 
 def delta_since(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Delta | None:
-    """The changed parts since ``seen``; None if nothing changed, as in nearly every second. ``drawer``: the queue's
-    drawer is open.
+    """The parts that changed since ``seen``, the token of the page's last answer; None if nothing changed.
+
+    ``asked``: the values of all tabs, in the order of ``TABS``; ``drawer``: whether the queue's drawer is open.
     """
     try:
         with disk.storage_errors():
             return changes(studio, seen, tab if tab in TABS else "create", asked, drawer)
-    except UserError as error:  # the database: told in the now-line until it is well again
+    except UserError as error:  # a database problem, which the status bar shows until it is resolved
         return "", {"now": view_now.now_problem(error)}
 
 
 def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Delta | None:
-    """``asked``: the values of all tabs, in the order of ``TABS``; only those of the open tab are used."""
+    """As `delta_since`, but raises errors of the database.
+
+    ``seen`` begins with a key of all state that the parts show; while that is the same, nothing is drawn. A checksum of
+    the HTML of each of ``PAGE_PARTS`` follows.
+    """
     now = view.utc()
     draw, count = TABS[tab]
     first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])

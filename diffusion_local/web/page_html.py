@@ -1,4 +1,4 @@
-"""The HTML around Gradio's page, and the language of each request."""
+"""Middleware that sets the language of each request and wraps Gradio's page in the page's own HTML."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from diffusion_local.web.ui.templates import render
 
 
 def shell(path: str, url: str = "") -> str:
-    """The page's HTML frame at this path; ``url``: server address for phones on the network, if any."""
+    """The navigation around Gradio's page for this path; ``url``: the address for phones on the network, if any."""
     view = path.removeprefix(addresses.PREFIX).strip("/").split("/")[0]
     person = current()
     return render(
@@ -29,7 +29,8 @@ def shell(path: str, url: str = "") -> str:
     )
 
 
-#: Gradio's components read the browser's language; this replaces it with the one chosen by the user.
+#: Inserted at the start of the page's head. Gradio's components follow the browser's language and colour scheme; the
+#: script replaces both by the user's choice.
 HEAD = """<head>
 <script>
   for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
@@ -53,7 +54,7 @@ HEAD = """<head>
 <link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">
 <meta name="theme-color" content="#ffffff" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#151517" media="(prefers-color-scheme: dark)">"""
-LEVEL = 5  # of gzip: some milliseconds for a sixth of the bytes
+LEVEL = 5  # gzip level: reduces the page to a sixth within milliseconds
 BASE = re.compile(rb'<base href="[^"]*" />')
 GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
@@ -62,7 +63,7 @@ class PageHtml:
     """ASGI middleware: sets the language, and writes it into the page's HTML."""
 
     def __init__(self, app: ASGIApp, url: str = "") -> None:
-        """``url``: address at which other devices find the page; empty if they cannot."""
+        """``url``: address at which other devices reach the page; empty if they cannot."""
         self._app = app
         self._url = url
 
@@ -85,7 +86,10 @@ class PageHtml:
                 await self._app(scope, receive, send)
 
     async def _missing(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Send the answer of an API, unless that is "not found": somebody who typed the address is shown the page."""
+        """Send the application's response unless it is 404, and return whether it was.
+
+        For navigation in a browser: a person who typed a wrong address then gets the page instead of an API's error.
+        """
         missing = False
 
         async def found(message: Message) -> None:
@@ -118,8 +122,8 @@ class PageHtml:
             if told.get("content-type", "").startswith("text/html"):
                 body = page(body, tag, shell(path, self._url))
                 if not addresses.known(path):
-                    start["status"] = 404  # the page itself says so
-                if packed:  # half a megabyte otherwise
+                    start["status"] = 404  # the shell also tells the reader
+                if packed:  # without it, half a megabyte
                     body = gzip.compress(body, LEVEL)
                     told["content-encoding"] = "gzip"
                 told["content-length"] = str(len(body))
@@ -128,23 +132,23 @@ class PageHtml:
             await send(start)
             await send({"type": "http.response.body", "body": body})
 
-        # Gradio knows one page; which view of it is open is for the page to follow (router.js).
+        # Gradio serves a single page; router.js opens the view of the address.
         inner = {**scope, "path": "/", "raw_path": b"/", "query_string": b"", "headers": plain}
         await self._app(inner, receive, framed)
 
 
 def script(value: object) -> str:
-    """JSON that is safe within a script element."""
+    """A value as JSON that is safe inside a ``<script>`` element."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def page(html: bytes, tag: str, around: str = "") -> bytes:
-    """``around``: HTML before Gradio's part."""
+    """Complete Gradio's HTML: language tag, base URL, head, and ``around`` (HTML) before Gradio's part."""
     html = GRADIO_META.sub(b"", html)
     html = BASE.sub(f'<base href="{serializers.root()}/" />'.encode(), html, count=1)
     html = html.replace(b"<gradio-app", around.encode() + b"<gradio-app", 1)
     html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)
-    root = serializers.root()  # without signs that HTML has a use for: see proxies.checked_root
+    root = serializers.root()  # not escaped: proxies.checked_root refuses quotes and angle brackets
     head = HEAD.format(tag=tag, words=script(words.of_script()), root=script(root), path=root)
-    # Not by Gradio's own ``head``: its page adds that once it runs, long after the first paint.
+    # Not through Gradio's ``head`` argument, which its page applies only once its scripts run, after the first paint.
     return html.replace(b"<head>", (head + theme.HEAD).encode(), 1)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as implemented by uvicorn, with time-outs for callers that send or read too slowly or not at all."""
+"""uvicorn's HTTP/1.1 protocol with time-outs for clients that send or read too slowly, or not at all."""
 
 import asyncio
 from typing import Any
@@ -8,22 +8,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from diffusion_local.web.connections import Connections
 
-HEADER_SECONDS = 15.0  # from the first byte, or from the connection, to the end of the header
-BODY_SECONDS = 20.0  # in which a body ends, or goes on at SLOWEST
-SLOWEST = 2000  # bytes a second
-REST_SECONDS = 15.0  # for the rest of a body that is not wanted: a caller that still sends reads no answer
-UNREAD_SECONDS = 120.0  # in which a caller reads something of its answer
+HEADER_SECONDS = 15.0  # from the connection, or from the first byte of a later request, to the end of the header
+BODY_SECONDS = 20.0  # period in which a body must end or arrive at SLOWEST
+SLOWEST = 2000  # bytes per second
+REST_SECONDS = 15.0  # for the rest of a body after the response: many clients read that only when they have sent all
+UNREAD_SECONDS = 120.0  # within which a client must read some of its response
 
 
 class Protocol(H11Protocol):
-    """One connection. Reports to ``connections`` whether it is busy."""
+    """The protocol of one connection, which reports to ``connections`` whether it is busy."""
 
     def __init__(self, connections: Connections, **more: Any) -> None:
         super().__init__(**more)
         self._connections = connections
         self._number = -1
         self._phase = ""
-        self._received = 0  # bytes in this phase; of a body, since it was last looked at
+        self._received = 0  # bytes in this phase; of a body, in the current period
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -34,7 +34,7 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn leaves it armed after an error
+        self._unset_keepalive_if_required()  # uvicorn leaves this timer armed after an error
         self._enter("")
         self._read()
 
@@ -45,7 +45,7 @@ class Protocol(H11Protocol):
             self._follow()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Another protocol takes the connection over, with time-outs of its own: pings."""
+        """Stop the time-outs: the WebSocket protocol takes the connection over and detects dead peers by pings."""
         super().handle_websocket_upgrade(event)
         self._enter("")
         self._connections.mark(self._number, busy=True)
@@ -95,7 +95,7 @@ class Protocol(H11Protocol):
 
     def _late(self) -> None:
         if self._phase == "body":
-            # What came before is no credit: a caller that slows down would hold its body in memory for hours.
+            # Earlier speed does not count: a client that then slows down could keep its body in memory for hours.
             goes_on = self._received >= BODY_SECONDS * SLOWEST or self.flow.read_paused
             self._received = 0
             if goes_on:

@@ -1,7 +1,7 @@
-"""Reverse proxies: forwarded headers of a trusted proxy are applied, those of all others are removed.
+"""Reverse proxies: apply the forwarded headers of trusted proxies and remove those of all other senders.
 
-Gradio builds URLs from ``X-Forwarded-Host`` regardless of the sender, and a forged address would circumvent the count
-of failed sign-ins; so nothing behind this middleware may see an unchecked header.
+Gradio builds URLs from ``X-Forwarded-Host`` regardless of the sender, and a forged address would evade the limit on
+failed sign-ins. So nothing inside this middleware may see an unchecked header.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-#: Headers that a proxy, a tunnel or a CDN adds to a request that it passes on, beside all that begin with X-Forwarded.
+#: Headers that proxies, tunnels and CDNs add to a forwarded request, besides all that begin with X-Forwarded.
 PASSED_ON = {
     b"cdn-loop",
     b"cf-connecting-ip",
@@ -38,10 +38,10 @@ PASSED_ON = {
     b"x-real-ip",
     b"x-scheme",
 }
-#: Key of such a header's name in the scope, for the decision about requests without accounts.
+#: Key in the scope for the name of such a header, or "". Without accounts, forwarded requests are refused.
 PASSED = "diffusion_local.passed_on"
 FORWARDED = {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
-#: Other ways to say the same, which we do not take from anybody.
+#: Other headers for the same purpose, which are always removed.
 NEVER_TAKEN = {b"forwarded", b"x-real-ip", b"x-forwarded-port", b"x-forwarded-prefix", b"x-original-url"} | {
     b"x-rewrite-url",
     b"x-gradio-server",
@@ -50,7 +50,7 @@ NEVER_TAKEN = {b"forwarded", b"x-real-ip", b"x-forwarded-port", b"x-forwarded-pr
 
 
 def trusted_networks(text: str) -> list[Network]:
-    """Parse a setting with comma-separated networks. Raises InvalidParams."""
+    """Parse a comma-separated list of networks. Raises InvalidParams if one is malformed."""
     try:
         return [ipaddress.ip_network(each.strip(), strict=False) for each in text.split(",") if each.strip()]
     except ValueError as error:
@@ -58,7 +58,7 @@ def trusted_networks(text: str) -> list[Network]:
 
 
 def trusted(settings: Settings) -> Callable[[str], bool]:
-    """A function that tells whether an address is a trusted proxy's. Raises InvalidParams."""
+    """A function that tells whether an address belongs to a trusted proxy. Raises InvalidParams for a bad setting."""
     networks = trusted_networks(settings.trusted_proxies)
 
     def is_trusted(address: str) -> bool:
@@ -73,7 +73,10 @@ def trusted(settings: Settings) -> Callable[[str], bool]:
 
 
 def checked_root(path: str) -> str:
-    """The path under which a proxy serves us, as ``/studio``. Raises InvalidParams."""
+    """Check the path under which a proxy serves us, such as ``/studio``, and remove trailing slashes.
+
+    Raises InvalidParams if it is malformed or has spaces, quotes, angle brackets or other special characters.
+    """
     root = path.rstrip("/")
     if root and (not root.startswith("/") or "//" in root or not root.isprintable() or set(root) & set(" ?#\\\"'<>%")):
         raise InvalidParams("root_path", message("root_path", got=echo(path)))
@@ -81,19 +84,19 @@ def checked_root(path: str) -> str:
 
 
 def passed_on(name: bytes) -> bool:
-    """Whether a header with this lower-case name shows that a proxy forwarded the request."""
+    """Whether a header, by its lower-case name, shows that a proxy forwarded the request."""
     return name in PASSED_ON or name.startswith(b"x-forwarded")
 
 
 def origin_of(scope: Scope) -> str:
-    """Scheme and host by which the caller reaches this server. ``host_check`` refuses foreign hosts."""
+    """The scheme and host under which the client reaches this server; ``host_check`` refuses foreign hosts."""
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
     scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
     return f"{scheme}://{host}"
 
 
 class Proxies:
-    """ASGI middleware, the outermost."""
+    """ASGI middleware, outside of all that use the client's address, the host or the scheme."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -115,7 +118,7 @@ class Proxies:
         passed = next((name.decode("latin-1") for name, _ in scope["headers"] if passed_on(name)), "")
         changed = dict(scope) | {PASSED: passed}
         if self._root:
-            # A proxy may pass the prefix on or take it off; inside of here paths are without it.
+            # A proxy may keep the prefix or strip it; inside this middleware paths are without it.
             changed["root_path"] = self._root
             if scope["path"].startswith(self._root + "/"):
                 changed["path"] = scope["path"][len(self._root) :]
@@ -130,12 +133,12 @@ class Proxies:
             if host:
                 headers = [(b"host", host), *((name, value) for name, value in headers if name != b"host")]
         if changed["scheme"] in ("https", "wss"):
-            headers.append((b"x-forwarded-proto", b"https"))  # by which gradio knows
+            headers.append((b"x-forwarded-proto", b"https"))  # from which gradio takes the scheme of its URLs
         changed["headers"] = headers
         return changed
 
     def _nearest(self, hops: Iterable[str]) -> str:
-        """The last address that is not one of our proxies: anything before it can be forged."""
+        """The last hop that is not a trusted proxy, or "". The client may have forged all hops before it."""
         for hop in reversed(list(hops)):
             if not self._is_trusted(hop):
                 return hop

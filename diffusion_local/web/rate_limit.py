@@ -1,7 +1,8 @@
-"""Rate limit: writes beyond a rate per account or address get 429, so that the page stays responsive for everyone.
+"""Rate limit: writes of an address beyond a rate get 429, so that the page stays responsive for everyone.
 
-A token bucket of BURST requests, refilled at ``writes_per_second``. Reads are cheap and not counted, because the page
-polls; neither are requests of this machine's own programs. Kept in memory for recent addresses; lost on restart.
+Each address (network) has a token bucket, refilled at ``writes_per_second``, which holds BURST_SECONDS of that rate.
+Reads are not counted, because they are cheap and the page polls, nor are requests from this machine or calls of
+workers. The buckets of recent addresses are in memory and lost on restart.
 """
 
 import time
@@ -19,12 +20,12 @@ from diffusion_local.settings import Settings
 from diffusion_local.system.network import is_loopback
 from diffusion_local.web.refusals import error_body
 
-BURST_SECONDS = 10  # of the rate that may come at once
+BURST_SECONDS = 10  # seconds of the rate that may arrive at once
 MOST_ADDRESSES = 10_000
 READS = {"GET", "HEAD", "OPTIONS"}
-#: Calls of workers on other machines, many a second. Without a worker's token they are turned away at once.
+#: Calls of workers on other machines, many per second. Without a worker's token they are refused at once.
 WORKERS = "/api/v1/worker"
-#: The page's own polls, and what gradio sends beside them.
+#: The page's own polls, and the requests that gradio's page sends by itself.
 QUIET = (
     "/look",
     "/gradio_api/run/predict",
@@ -34,7 +35,7 @@ QUIET = (
 
 
 class RateLimit:
-    """ASGI middleware."""
+    """ASGI middleware: answers writes beyond the rate with 429, and adds the RateLimit headers to other writes."""
 
     def __init__(self, app: ASGIApp, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -64,7 +65,7 @@ class RateLimit:
         await self._app(scope, receive, send_with_limits)
 
     def _headers(self, left: float) -> dict[str, str]:
-        """The remaining quota (draft-ietf-httpapi-ratelimit-headers); ``t``: seconds until the bucket is full."""
+        """Headers with the remaining quota (draft-ietf-httpapi-ratelimit-headers); ``t``: seconds until it is full."""
         most = self._rate * BURST_SECONDS
         return {
             "RateLimit-Policy": f'"writes";q={floor(most)};w={BURST_SECONDS}',
@@ -72,7 +73,10 @@ class RateLimit:
         }
 
     def _take(self, address: str, page_poll: bool) -> tuple[float, float]:
-        """(0 or the seconds until a request is allowed, remaining requests). The page's polls have their own bucket."""
+        """Take a token: (seconds until the request is allowed, or 0; remaining tokens).
+
+        The page's polls have their own bucket, so that they and the user's writes do not block each other.
+        """
         key = f"{address} poll" if page_poll else address
         most, now = self._rate * BURST_SECONDS, self._clock()
         left, at = self._buckets.pop(key, (most, now))

@@ -1,4 +1,4 @@
-"""Error responses for programs: status, and one format for all.
+"""Error responses of the HTTP API: status codes, and a common format.
 
 ``{"error": {"code": "invalid_params", "message": "width: must be a multiple of 8 ...", "field": "width", "id":
 "multiple", "params": {"multiple": 8, "got": 100, "low": 96, "high": 104}}}``
@@ -60,7 +60,7 @@ STATUS: dict[type[UserError], int] = {
     StorageProblem: 503,
     DiskFull: 503,
 }
-#: Seconds after which another try makes sense.
+#: Value of ``Retry-After``: seconds after which a retry may succeed.
 RETRY_AFTER: dict[type[UserError], int] = {
     QueueFull: 30,
     DatabaseProblem: 5,
@@ -71,7 +71,7 @@ RETRY_AFTER: dict[type[UserError], int] = {
     StorageProblem: 5,
     DiskFull: 60,
 }
-MOST_FAULTS = 20  # that one answer names
+MOST_FAULTS = 20  # invalid fields in one response
 NOT_CACHED = {"Cache-Control": "no-store"}
 
 
@@ -84,7 +84,7 @@ def add(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(OSError)
     async def storage_error(request: Request, error: OSError) -> JSONResponse:
-        """Re-raises the error if it is not about a file."""
+        """Report an error of storage, such as a full disk. Re-raises any other OSError."""
         if not disk.is_storage_error(error):
             raise error
         log.error("%s %s: %s", request.method, request.url.path, error)
@@ -102,14 +102,14 @@ def add(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
-        """The response that nobody reads; without it, each caller that disconnects while sending would be logged as a
-        fault.
+        """A response that nobody reads. Without it, each client that disconnects while it sends would be logged as an
+        internal error.
         """
         return JSONResponse(error_body("bad_request", message("body_ended")), 400, headers=NOT_CACHED)
 
 
 def error_body(code: str, text: str, problem: str | None = None) -> dict[str, Any]:
-    """The body of an error response. ``problem``: the text without the name of its field, if any."""
+    """The body of an error response. ``problem``: the text without the name of the field, if it has one."""
     return {"error": {"code": code, "message": text, **serialize(text if problem is None else problem)}}
 
 
@@ -132,17 +132,17 @@ def shape(request: Request, error: UserError) -> dict[str, Any]:
 
 
 def fault(request: Request, error: InvalidParams) -> dict[str, Any]:
-    """One of several faults of a request."""
+    """One of several invalid fields of a request."""
     return {"field": printable(error.field), "message": sentence(request, error), **parts(request, error)}
 
 
 def sentence(request: Request, error: UserError) -> str:
-    """The message without the home's path, and without lone surrogates, which no response can contain."""
+    """The message without the path of the home, and with lone surrogates escaped, which UTF-8 cannot encode."""
     return clean(request, error.message)
 
 
 def parts(request: Request, error: UserError) -> dict[str, Any]:
-    """``id`` and ``params`` of the message (without a wrong field's name), sanitised like `sentence`."""
+    """``id`` and ``params`` of the message (without the invalid field's name), sanitised like `sentence`."""
     return serialize(map_params(error.problem, lambda text: clean(request, text)))
 
 
@@ -155,7 +155,7 @@ def printable(text: str) -> str:
 
 
 def of_validation(error: RequestValidationError) -> InvalidParams:
-    """pydantic's findings in the Studio's words: the first fault, with the others in ``also``."""
+    """Convert pydantic's errors: the first as InvalidParams, with the others in its ``also``."""
     first, *others = [of_detail(each) for each in list(error.errors())[:MOST_FAULTS]]
     first.also = tuple(others)
     return first
@@ -173,7 +173,7 @@ def of_detail(detail: Mapping[str, Any]) -> InvalidParams:
 
 @cache
 def names_of_fields() -> dict[str, str]:
-    """Our fields by their names here and in other tools."""
+    """Our names of fields, by their names here and in other tools."""
     found = {name: each.name for each in [*OPTIONS.values(), *BATCH_OPTIONS.values()] for name in each.spellings}
     found |= {each.web_api: each.name for each in OPTIONS.values() if each.web_api}
     ours = {*OPTIONS, *BATCH_OPTIONS, *MEANINGS, "limit", "state", "search", "count"}
@@ -181,7 +181,7 @@ def names_of_fields() -> dict[str, str]:
 
 
 def nearest(name: str) -> str:
-    """The field of ours that a name probably means; "" if none is similar."""
+    """Our field that an unknown name probably means; "" if none is similar."""
     known = names_of_fields()
     close = get_close_matches(name, known, 1, 0.75)
     return known[close[0]] if close else ""

@@ -1,6 +1,6 @@
-"""Per-request bookkeeping: its id, and Prometheus metrics of counts and durations.
+"""Request ids, and Prometheus metrics of the number and duration of requests.
 
-A request's id is chosen by the caller, or generated. It is returned in the response and logged on each line.
+The client may choose the id (``X-Request-Id``), otherwise it is generated. It is in the response and on each log line.
 """
 
 import re
@@ -17,7 +17,7 @@ from diffusion_local.web.api.dialects.paths import routed
 HEADER = "X-Request-Id"
 GIVEN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-#: The API that a path belongs to, where no dialect has it.
+#: APIs by path prefix, for paths outside the dialects.
 APIS = (
     ("/api/v1", "http"),
     ("/gradio_api", "gradio"),
@@ -35,7 +35,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """Counted since the process started."""
+    """HTTP metrics, counted since the process started."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
@@ -62,7 +62,7 @@ def api_of(path: str) -> str:
 
 
 class Requests:
-    """ASGI middleware, outermost, so that refused and failed requests count too."""
+    """ASGI middleware, the outermost, so that it also counts refused and failed requests."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app

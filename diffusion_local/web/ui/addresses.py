@@ -1,10 +1,12 @@
-"""Addresses of the page, ``/ui/gallery?starred=1``, and the state of its gallery and queue, each one line of text
-that the page carries along. Everything else at the root belongs to APIs.
+"""Addresses of the page, such as ``/ui/gallery?starred=1``, and the state of its gallery and queue.
 
-``router.js`` follows addresses in the browser; the server uses them to serve the page and to write links. The gallery's
-state is ``model=sdxl&starred=1&at=ID&top=ID&show=200``: fields of GalleryFilter (they alone are its address), the
-picture before the visible range, the newest picture when the page was opened, and how many are drawn. ``queue.js``
-writes the queue's: ``state=failed&text=boat&open=ID+ID&shut=ID&wide=ID:1.0.50+ID:&live=0.0.20&ended=ID``.
+``router.js`` follows addresses in the browser; the server uses them to serve the page and to write links. All paths
+outside ``/ui`` belong to APIs.
+
+The page keeps each state as one query string. That of the gallery is ``model=sdxl&starred=1&at=ID&top=ID&show=200``:
+fields of GalleryFilter (only these are in the address), the picture before the visible range, the newest picture when
+the page was opened, and the number of pictures drawn. ``queue.js`` writes that of the queue:
+``state=failed&text=boat&open=ID+ID&shut=ID&wide=ID:1.0.50+ID:&live=0.0.20&ended=ID``.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -16,14 +18,14 @@ from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, GalleryFilter
 from diffusion_local.queue.groups import MAX_TEXT, STATE_FILTERS, JobFilter, ListPosition, QueuePosition
 
 PREFIX = "/ui"
-#: Views of the page, in the order of its navigation.
+#: Views (tabs) of the page, in the order of its navigation.
 VIEWS = ("create", "gallery", "queue", "lists", "models", "settings")
 #: The viewer over the page: ``/ui/picture/ID``.
 PICTURE = "picture"
 
 
 def address(view: str, **query: str) -> str:
-    """Of a view, with its filters; below the path of a reverse proxy."""
+    """The address of a view with its non-empty filters, including the path prefix of a reverse proxy."""
     kept = {name: value for name, value in query.items() if value}
     return f"{serializers.root()}{PREFIX}/{view}" + (f"?{urlencode(kept)}" if kept else "")
 
@@ -33,12 +35,12 @@ def picture(image_id: str) -> str:
 
 
 def serves(path: str) -> bool:
-    """Whether the page itself is served there."""
+    """Whether the page is served at this path."""
     return path == "/" or path == PREFIX or path.startswith(f"{PREFIX}/")
 
 
 def known(path: str) -> bool:
-    """Whether an address can name something: a view or a picture, as far as its form tells."""
+    """Whether a path has the form of a view's or a picture's address. The picture need not exist."""
     if not serves(path):
         return False
     parts = path.removeprefix(PREFIX).strip("/").split("/")
@@ -46,14 +48,18 @@ def known(path: str) -> bool:
 
 
 MOST_IDS = 60
-MOST_WIDE = 4  # batches of which a long window is shown at once
-MOST_PAGES = 200  # that one can walk back
+MOST_WIDE = 4  # batches with a long window at once
+MOST_PAGES = 200  # pages that the user can go back
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """``opened`` and ``shut`` are the batches that a person has unfolded and folded, ``wide`` those with a long window
-    and the key behind which it begins; ``live`` and ``ended`` the last ones of the pages before."""
+    """The state of the Queue tab.
+
+    ``wanted``: filters; ``opened`` and ``shut``: ids of batches that the user expanded and collapsed; ``wide``: ids of
+    batches with a long window, and the position after which that starts; ``live`` and ``ended``: the last batch
+    of each previous page.
+    """
 
     wanted: JobFilter = field(default_factory=JobFilter)
     opened: frozenset[str] = frozenset()
@@ -64,7 +70,7 @@ class QueueState:
 
     @classmethod
     def read(cls, written: Any) -> Self:
-        """What a browser sends is not trusted: what is not understood is left out."""
+        """Parse a query string from a browser. It is untrusted: what is invalid is ignored."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
         named = {each.name: values.get(each.name, "").strip()[:MAX_TEXT] for each in fields(JobFilter)}
         if named["state"] not in STATE_FILTERS:
@@ -95,7 +101,7 @@ def written(key: tuple[int, int, int]) -> str:
 
 FLAGS = ("starred", "trashed", "flagged")
 FILTER_NAMES = frozenset(each.name for each in fields(GalleryFilter))
-FEWEST, SHOW, MAX_SHOWN = 48, 160, 480  # pictures that are drawn at once
+FEWEST, SHOW, MAX_SHOWN = 48, 160, 480  # pictures drawn at once: minimum, default, maximum
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class GalleryState:
 
     @classmethod
     def read(cls, written: Any) -> Self:
-        """What a browser sends is not trusted: unknown names are left out."""
+        """Parse a query string from a browser. It is untrusted: unknown names are ignored, long values cut."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
         at, top, show = (values.pop(name, "")[:MAX_VALUE] for name in ("at", "top", "show"))
         number = int(show) if show.isascii() and show.isdigit() else SHOW
@@ -135,7 +141,7 @@ class GalleryState:
         return self.filters.get(name, "")
 
     def narrowed(self, name: str, value: str) -> Self:
-        """With one filter more, from the beginning; an empty value takes it away."""
+        """The state with another filter, at the first picture; an empty value removes that filter."""
         rest = {each: kept for each, kept in self.filters.items() if each != name}
         return replace(
             self, filters=rest | ({name: value} if value and name in FILTER_NAMES else {}), at="", top="", show=SHOW

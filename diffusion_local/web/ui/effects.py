@@ -17,21 +17,21 @@ def skipped_form() -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Changes to the page; the default leaves each part as it is."""
+    """Changes to the page. Each part is left unchanged by default."""
 
     toast: Any = field(default_factory=gr.skip)
     receipt: Any = field(default_factory=gr.skip)
     panel: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
     told: Any = field(default_factory=gr.skip)
-    batches: Any = field(default_factory=gr.skip)  # the page of the list of batches
+    batches: Any = field(default_factory=gr.skip)  # position in the list of batches
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
         return [self.toast, self.receipt, self.tabs, self.panel, self.told, self.batches, *self.form]
 
 
-#: Studio, and the id (or ids) that the button names.
+#: A button's handler. It gets the Studio and the button's ``key``: an id, several, or more (see each handler).
 Verb = Callable[[Studio, str], Effect]
 
 

@@ -1,4 +1,4 @@
-"""The form of Create: a component for each option of a picture, for the count and the styles; and the sizes it
+"""Create's form: a component for each option of a picture, for the count, styles and expansion; and the sizes that it
 offers for each model.
 """
 
@@ -38,7 +38,7 @@ def first(option: Option, studio: Studio) -> Any:
 
 
 def hint(option: Option, kind: str = "hint") -> Any:
-    """The hint for an option (phrase ``common.NAME_hint``), or None."""
+    """The hint for an option (phrase ``common.NAME_KIND``), or None if there is no such phrase."""
     key = f"common.{option.name}_{kind}"
     return words.label(key) if words.has_phrase(key) else None
 
@@ -74,15 +74,17 @@ def model_choice(option: Option, label: Any, studio: Studio) -> gr.components.Co
 
 
 def unchecked(field: Field) -> Field:
-    """A field validated by the Studio only. Gradio would answer a value out of bounds with "Error" alone, and a file
-    may be newer than the page: it would reject every event of a browser that has it selected.
+    """Leave the validation of a field to the Studio.
+
+    For a value out of bounds, Gradio's message would be just "Error". A choice newer than the server's start would even
+    make it reject every event of a browser that has this choice selected.
     """
     field.preprocess = lambda payload: payload
     return field
 
 
 def number(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """A gr.Number instead of a gr.Slider, which would clamp the values of a recipe."""
+    """A gr.Number. A gr.Slider would clamp the values of a recipe."""
     return gr.Number(
         first(option, studio),
         label=label,
@@ -107,7 +109,7 @@ def slider(option: Option, label: Any, studio: Studio) -> gr.components.Componen
 
 
 def seed(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """A text field instead of gr.Number, which turns an empty value into 0 when its accordion opens."""
+    """A text field. A gr.Number would turn an empty value into 0 when its accordion opens."""
     return gr.Textbox(
         "",
         label=label,
@@ -133,7 +135,7 @@ def choice(option: Option, label: Any, studio: Studio) -> gr.components.Componen
 
 
 def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list[tuple[Any, str]]:
-    """Choices of a dropdown; if none is preselected, the model's own value comes first."""
+    """(label, value) of a dropdown's choices. If none is preselected, the first one is the model's own value, ""."""
     known = [*option.choices, *(usable(studio, option.files) if option.files else ())]
     if option.initial is not None and option.initial not in known:
         known = [option.initial, *known]
@@ -144,13 +146,13 @@ def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list
 
 
 def models_own(option: Option, speak: Callable[[str], Any]) -> Any:
-    """Placeholder of an option left to the model: ``common.NAME_own``, or a general phrase."""
+    """Label of the choice that leaves an option to the model: ``common.NAME_own``, or a general phrase."""
     key = f"common.{option.name}_own"
     return speak(key if words.has_phrase(key) else "create.models_own")
 
 
 def kept(option: Option, label: Any, studio: Studio) -> gr.components.Component:
-    """A value that a script of the page displays and sets (``source.js``, ``loras.js``, ``pictures.js``)."""
+    """A hidden value that a script displays and sets (``source.js``, ``loras.js``, ``pictures.js``)."""
     return hidden(str(option.default or ""), f"field-{option.name}")
 
 
@@ -159,7 +161,7 @@ def count(studio: Studio) -> gr.components.Component:
 
 
 def styles(studio: Studio) -> gr.components.Component:
-    """Tiles with the pictures of the bundled ones (create.css); a style of the home is named only."""
+    """Styles as tiles. Bundled ones have pictures (``create.css``); the user's own have only a name."""
     names = [each.name for each in studio.styles.all()]
     return gr.CheckboxGroup(names, value=[], show_label=False, label=words.label("common.styles"), elem_id="styles")
 
@@ -193,15 +195,15 @@ FORM_EXTRAS: dict[str, Callable[[Studio], gr.components.Component]] = {
     "expand": expand,
 }
 FORM_FIELDS = (*OPTIONS, *FORM_EXTRAS)
-#: Options that choose a file, which may have come after the server's start.
+#: Options whose choices are files, which may be newer than the server's start.
 FILE_FIELDS = tuple(name for name, each in OPTIONS.items() if each.files and each.component is Widget.CHOICE)
 WHOLE_NUMBER = re.compile(r"-?\d{1,20}")
-#: Decided by the size of a source picture.
+#: Options that a source picture determines.
 FROM_SOURCE = ("width", "height")
 
 
 def component(name: str, studio: Studio) -> Any:
-    """The component of a field, created where the layout places it."""
+    """Create the component of a field. Gradio places it in the current layout block."""
     if name in FORM_EXTRAS:
         return FORM_EXTRAS[name](studio)
     option = OPTIONS[name]
@@ -209,7 +211,7 @@ def component(name: str, studio: Studio) -> Any:
 
 
 def at(place: str) -> list[str]:
-    """Options placed at a location of the form."""
+    """Names of the options at a place of the form."""
     return [name for name, option in OPTIONS.items() if option.place == place]
 
 
@@ -219,9 +221,9 @@ def rows_for_experts() -> list[list[str]]:
 
 
 def read(values: Sequence[Any]) -> dict[str, Any]:
-    """The components' values, in the form's order, as arguments of ``Studio.submit``, and the ``styles``.
+    """The form's values as keyword arguments of ``Studio.submit``, plus ``styles``. ``values``: in form order.
 
-    Options that do not apply to the kind of work are left out, wherever their components are.
+    Options that do not apply to the kind of work become None; an upscale has only those that apply to it.
     """
     given = dict(zip(FORM_FIELDS, values, strict=True))
     given["prompt"] = given["prompt"] or ""
@@ -242,11 +244,11 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def fill(params: Params) -> list[Any]:
-    """Values of the components that show this recipe, as a single picture."""
+    """Values of all components, in form order, that reproduce a recipe as a single picture."""
     values = {name: filled(option, getattr(params, name), params.kind) for name, option in OPTIONS.items()}
-    written = SPECIAL.search(f"{params.prompt} {params.negative}")  # a recipe's prompts are drawn already
+    written = SPECIAL.search(f"{params.prompt} {params.negative}")  # a recipe's prompts are already expanded
     values |= {"count": 1, "styles": [], "expand": "no" if written else ""}
-    if params.kind is Kind.UPSCALE:  # it has none of these; the form keeps its own
+    if params.kind is Kind.UPSCALE:  # an upscale has none of these, so the form keeps its values
         values |= {name: gr.skip() for name in FOLLOW_MODEL}
     return [values[name] for name in FORM_FIELDS]
 
@@ -262,12 +264,12 @@ def filled(option: Option, value: Any, kind: Kind) -> Any:
 
 
 def only(**changes: Any) -> list[Any]:
-    """Update these fields and leave the others."""
+    """Values of all components, in form order, that change only these fields."""
     return [changes.get(name, gr.skip()) for name in FORM_FIELDS]
 
 
 def differences(before: Sequence[Any], after: Sequence[Any]) -> list[str]:
-    """Names of the settings, except the prompt, that a recipe has changed."""
+    """Names of the settings that differ between two lists of form values, without prompt, count and expansion."""
     return [
         name
         for name, old, new in zip(FORM_FIELDS, before, after, strict=True)
@@ -279,12 +281,12 @@ def model_choices(models: Sequence[Model]) -> list[tuple[str, str]]:
     return [(each.name if each.ready else say("create.model_not_ready", model=each.name), each.id) for each in models]
 
 
-#: Width : height of the upright shapes; the first is every model's own size. Each but the first can be turned.
+#: Width : height of the portrait sizes. The first is each model's own; the others can be turned to landscape.
 ASPECT_RATIOS = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
 
 
 def sizes(model: Model, landscape: bool = False) -> list[tuple[str, str]]:
-    """Shapes close to the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT")."""
+    """Sizes of about the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT"), within its limits."""
     area = model.defaults.width * model.defaults.height
     found = []
     for shape in ASPECT_RATIOS:
@@ -306,14 +308,18 @@ def landscape(width: Any, height: Any) -> bool:
 
 
 def size_of(model: Model, width: Any, height: Any) -> str | None:
-    """The shape with this size, if there is one."""
+    """The value in `sizes` of this size, or None."""
     known = [value for _, value in sizes(model, landscape(width, height))]
     chosen = f"{width}x{height}"
     return chosen if chosen in known else None
 
 
 def moved(before: Model, model: Model, width: Any, height: Any) -> tuple[Any, Any]:
-    """Translate a size of one model to another: the same shape, or the same size if the model supports it."""
+    """The size for ``model`` in place of one for ``before``.
+
+    This is the size of the same aspect ratio; for a size without a button the same one, or the model's own if that is
+    out of its limits.
+    """
     lying = landscape(width, height)
     shapes = {value: shape for shape, value in sizes(before, lying)}
     shape = shapes.get(f"{width}x{height}")

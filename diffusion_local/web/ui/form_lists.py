@@ -1,4 +1,4 @@
-"""The form of the Lists tab: one table that maps options of a list or grid to components, in one order."""
+"""The form of the Lists tab: a table of the components for lists and grids, in the order of the form's values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ from diffusion_local.web.ui.words import has_phrase, label, say
 REPLACED = PROMPTS
 LORA = "lora "
 SIZE_OPTIONS = ("width", "height")
-#: Options that hold for every picture: those of a picture without a source. The size is one field.
+#: Options that apply to every picture of a list: those of a picture without a source, except the size (one field).
 OF_PICTURES = tuple(
     name
     for name, option in OPTIONS.items()
     if Kind.TXT2IMG in option.kinds and not option.is_picture and name not in ("prompt", "kind", *SIZE_OPTIONS)
 )
-#: The axes of a grid that are offered; LoRAs of this machine come behind them, any other field can be typed.
+#: Axes that a grid offers. The installed LoRAs follow them, and any other field can be typed.
 AXES = (*PROMPTS, "size", *(name for name in OF_PICTURES if OPTIONS[name].varies and name not in PROMPTS))
-#: Options that choose a file, which may have come after the server's start.
+#: Options whose choices are files, which may be newer than the server's start.
 FILE_FIELDS = tuple(name for name in form.FILE_FIELDS if name in OF_PICTURES)
 Make = Callable[[Studio], Any]
 
 
 def line(name: str, hint: str = "", **more: Any) -> Make:
-    """A text field instead of gr.Number: empty means the model's value."""
+    """A text field, because a gr.Number cannot be empty, which here means the model's value."""
 
     def make(studio: Studio) -> Any:
         placeholder = label(hint) if hint else None
@@ -58,7 +58,7 @@ def choice(name: str, values: Sequence[str]) -> Make:
 
 
 def number(name: str, value: int) -> Make:
-    """Without bounds: the Studio names the field and its limits, where Gradio would only answer "Error"."""
+    """A number without bounds: the Studio's message names the field and its limits, Gradio's would be just "Error"."""
 
     def make(studio: Studio) -> Any:
         return gr.Number(value, label=label(f"common.{name}"), step=1, elem_id=f"list-{name}", min_width=90)
@@ -129,7 +129,6 @@ def choices_of(each: Option, studio: Studio, speak: Callable[[str], Any]) -> lis
 def axis(name: str) -> Make:
     def make(studio: Studio) -> Any:
         said = label(f"common.{name}")
-        # any other field may be typed
         return gr.Dropdown(
             axes(label),
             value="",
@@ -174,7 +173,7 @@ LIST_FIELDS = tuple(COMPONENTS)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The form's values: per picture, per batch, and its times. Empty fields are absent."""
+    """The form's values, by the arguments that they become. Empty text fields are left out."""
 
     grid: bool
     given: dict[str, Any]
@@ -194,14 +193,14 @@ class Asked:
 
     @property
     def list(self) -> tuple[str, dict[str, Any]]:
-        """(the list, its format and options for parsing)."""
+        """(text of the list, keyword arguments for the list service)."""
         count = self.given.get("count")
         settings = self.texts(("format", "expand", "size", *OF_PICTURES))
         return str(self.given.get("text") or ""), settings | {"count": 1 if count is None else count}
 
     @property
     def axes(self) -> tuple[str, dict[str, Any]]:
-        """(a grid's prompt, its axes and settings). Raises InvalidParams."""
+        """(prompt of the grid, keyword arguments for the grid service). Raises InvalidParams if the size is invalid."""
         settings: dict[str, Any] = dict(self.texts(OF_PICTURES))
         if size := self.texts(("size",)):
             settings["width"], settings["height"] = parse_size(size["size"])
@@ -221,13 +220,13 @@ def component(name: str, studio: Studio) -> Any:
 
 
 def axes(words: Callable[[str], Any], loras: Sequence[str] = ()) -> list[Any]:
-    """What a dropdown of an axis offers."""
+    """(label, value) of the choices for an axis."""
     named = [(words(f"lists.axis_{name}" if name in REPLACED else f"common.{name}"), name) for name in AXES]
     return [(words("lists.axis_none"), ""), *named, *((LORA + name, LORA + name) for name in loras)]
 
 
 def once(studio: Studio) -> list[Any]:
-    """Update choices on page load with models and LoRAs newer than the server's start."""
+    """Choices of ``DRAWN_ONCE`` for a page load, with models and LoRAs newer than the server's start."""
     loras = [each.name for each in studio.library.adapters()["loras"] if each.ready]
     own = (say("lists.own_model"), "")
     files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in FILE_FIELDS)
@@ -239,12 +238,12 @@ def once(studio: Studio) -> list[Any]:
 
 
 def at(place: str) -> list[str]:
-    """Options placed at a location of the form; locations are those of Create."""
+    """Names of the options at a place of the form; the places are those of Create."""
     return [name for name in OF_PICTURES if OPTIONS[name].place == place]
 
 
 def rows_for_experts() -> list[list[str]]:
-    """Options without a location of their own among the common ones."""
+    """Rows of options at places other than the common ones."""
     places = dict.fromkeys(OPTIONS[name].place for name in OF_PICTURES)
     return [at(place) for place in places if place not in ("model", "numbers", "seed", "negative")]
 
@@ -253,5 +252,5 @@ def times_at(place: str) -> list[str]:
     return [name for name, each in BATCH_OPTIONS.items() if each.place == place]
 
 
-#: What `once` changes.
+#: The fields that `once` updates.
 DRAWN_ONCE = ("model", *FILE_FIELDS, "axis_x", "axis_y", "axis_z")

@@ -1,4 +1,4 @@
-"""A part of the page that the server draws: HTML in, clicks out."""
+"""Components for parts of the page that the server draws as HTML, and options for their events."""
 
 import functools
 import inspect
@@ -11,21 +11,21 @@ from diffusion_local.studio import Studio
 
 T = TypeVar("T")
 
-#: How every handler of the page is wired: past Gradio's queue, without its progress veil, not part of the API.
+#: Options of every event of the page: bypass Gradio's queue, show no progress overlay, stay out of the API.
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-#: The same for an event that only reads, or that changes nothing when it arrives twice: where no server answers,
-#: ``calls.js`` sends it again once there is one. All other events are told as lost.
+#: Options of an idempotent event. If the server does not answer, ``calls.js`` sends it again once the server is back;
+#: other events are reported as lost.
 REPEATABLE: dict[str, Any] = QUIET | {"api_name": "repeatable"}
-#: A press of Generate, told as long as it waits.
+#: Options of a press of Generate: repeatable, and shown as waiting until it is answered.
 PRESS: dict[str, Any] = QUIET | {"api_name": "repeatable_press"}
 
-#: Shared by all parts: live.js.
+#: Shared by all parts; defined in ``live.js``.
 SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
 
 
 def live(elem_id: str, value: str = "") -> gr.HTML:
-    """HTML that is patched in place; its buttons fire ``click`` with ``{"do": verb, "id": …}``."""
+    """An HTML component that is patched in place. Its buttons fire ``click`` with ``{"do": verb, "id": key}``."""
     return gr.HTML(
         value,
         html_template='<div class="live"></div>',
@@ -37,7 +37,7 @@ def live(elem_id: str, value: str = "") -> gr.HTML:
 
 
 def bound(handler: Callable[..., T], studio: Studio) -> Callable[..., T]:
-    """``functools.partial`` that keeps the type hints, by which Gradio knows where to pass its EventData."""
+    """Bind a handler like ``functools.partial``, but keep its type hints, by which Gradio recognises EventData."""
 
     @functools.wraps(handler)
     def call(*args: Any) -> T:
@@ -48,5 +48,5 @@ def bound(handler: Callable[..., T], studio: Studio) -> Callable[..., T]:
 
 
 def hidden(value: str = "", elem_id: str | None = None) -> gr.Textbox:
-    """A value kept in the page instead of in gr.State, which needs an open connection per tab."""
+    """A hidden value in the page. A gr.State would need an open connection for each browser tab."""
     return gr.Textbox(value, visible="hidden", elem_id=elem_id, show_label=False, container=False)

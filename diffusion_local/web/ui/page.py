@@ -1,5 +1,6 @@
-"""Gradio's part of the page: a tab per view, the panel of a picture, and the wiring. ``page_delta`` updates it;
-``page_html`` draws the bar around it.
+"""Gradio's part of the page: a tab per view, the panel over them, and the wiring.
+
+``page_delta`` updates the parts that the server draws; ``page_html`` adds the navigation around them.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ TITLE = "diffusion-local"
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
 RESTORE_QUEUE = "() => diffusionLocalQueue.written()"
 RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
-#: The open tab, and what the tabs ask for; see look.js.
+#: Passes the open tab and the state of all tabs to the poll; see ``look.js``.
 POLL_SCRIPT = "(...asked) => diffusionLocalLook.ask(...asked)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 
@@ -43,7 +44,7 @@ REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCH
 
 
 def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
-    """Parts drawn once per page load."""
+    """Values of the parts that are drawn once per page load."""
     return [*tab_create.initial_updates(studio, model_id, width, height), *form_lists.once(studio)]
 
 
@@ -71,7 +72,7 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         create, lists = laid_out["create"], laid_out["lists"]
         panel, toast = live("panel"), live("toast")
         tab, receipt = hidden("create"), hidden()
-        linked = hidden()  # the picture that the page's address names
+        linked = hidden()  # id of the picture that the page's address names
 
         # -- wiring
         for name, item in items.items():

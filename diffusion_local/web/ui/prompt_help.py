@@ -1,4 +1,4 @@
-"""Help with the prompt on Create: token count, suggestions while typing, and presets (``prompts.js``)."""
+"""Help with Create's prompt: token count, suggestions while typing, and presets (``prompts.js``)."""
 
 import json
 from typing import Any
@@ -8,7 +8,8 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 from diffusion_local.web.ui.templates import icon
 
-#: How many tokens the prompt has, of how many; prompts, presets and the repeat of this browser: dock.js, prompts.js.
+#: The bar below the prompt: buttons for the helper, history, presets and repeat, and the token count (dock.js,
+#: prompts.js).
 TOOLS = (
     "".join(
         f'<button type="button" class="act icon" data-prompts="{name}" {state}="false"{more}>{icon(sign, 18)}</button>'
@@ -22,22 +23,22 @@ TOOLS = (
     + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
     '<span class="spring"></span><output class="tokens" aria-live="off"></output>'
 )
-TAGGED = 300  # of the newest pictures, whose prompts' parts are offered
-MOST_TAGS, MOST_TAG = 400, 60
+TAGGED = 300  # newest pictures whose prompts provide suggestions
+MOST_TAGS, MOST_TAG = 400, 60  # suggestions from prompts, and characters of each
 MOST_PRESET = 100_000  # characters
 
 
 def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
-    """``count/limit`` of the prompt; empty if unknown."""
+    """The prompt's token count as ``count/limit``; empty if unknown."""
     try:
         count, limit = studio.prompts.count_tokens(prompt if isinstance(prompt, str) else "", str(model_id or ""))
-    except UserError:  # a model that is not there any more
+    except UserError:  # the model was removed
         return ""
     return f"{count}/{limit}" if limit else ""
 
 
 def on_preset(studio: Studio, written: Any) -> list[Any]:
-    """Fill the form from a preset that this browser stores: JSON by field name."""
+    """Fill the form from a preset of the browser, a JSON object by field name. An invalid one changes nothing."""
     try:
         found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
         values = {name: value for name, value in dict(found).items() if name in form.FORM_FIELDS and is_plain(value)}
@@ -54,9 +55,8 @@ def is_plain(value: Any) -> bool:
 
 
 def vocabulary(studio: Studio) -> str:
-    """Vocabulary of the prompt's suggestions, as JSON: names, and phrases of the user's newest prompts.
-
-    ``helper``: whether a prompt helper is configured.
+    """What the prompt's suggestions need, as JSON: names of LoRAs, wildcards and embeddings, the most frequent phrases
+    of the newest prompts (``tags``), the form's fields, and whether a prompt helper is configured (``helper``).
     """
     counts: dict[str, int] = {}
     for image in studio.pictures.page(TAGGED):

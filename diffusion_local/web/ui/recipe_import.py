@@ -1,4 +1,4 @@
-"""A picture that is dropped on the page fills the form with its recipe, of this studio or of another tool."""
+"""Fill the form with the recipe in a picture dropped on the page, written by this studio or by another tool."""
 
 import json
 from collections.abc import Iterator
@@ -17,11 +17,14 @@ from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say
 
 MOST_NAMED, MOST_CHARS = 12, 60
-FEWEST_DIGITS = 8  # of a hash that names a model; A1111 writes ten
+FEWEST_DIGITS = 8  # hexadecimal digits of a hash that identify a model; A1111 writes ten
 
 
 def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
-    """(what to tell, the form) for what ``POST /api/v1/sources`` read in the file."""
+    """[notice, *form values] for the recipe that ``POST /api/v1/sources`` read from a file, as JSON.
+
+    ``values``: the form's current values. An invalid recipe changes nothing.
+    """
     try:
         found = json.loads(recipe)
         settings, others = dict(found["settings"]), dict(found["others"])
@@ -43,7 +46,7 @@ def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
 
 
 def model_in_recipe(models: list[Model], settings: dict[str, Any], others: dict[str, Any]) -> Model | None:
-    """The model that a recipe names: by id, by the name or file other tools call it, by its hash."""
+    """The installed model that a recipe names by id, name, file name without suffix, or SHA-256 prefix; or None."""
     named, digest = str(settings.get("model", "")), str(others.get(MODEL_HASH, "")).lower()
     for each in models:
         if named and named.casefold() in (each.id.casefold(), each.name.casefold(), each.path.stem.casefold()):
@@ -59,7 +62,7 @@ def current_model(models: list[Model], values: tuple[Any, ...]) -> Model:
 
 
 def without_missing_files(studio: Studio, params: Params) -> tuple[Params, list[str]]:
-    """The params without files that are not here, and what those were."""
+    """(the params without files and pictures missing on this machine, descriptions of those)."""
     lost = []
     for name in form.FILE_FIELDS:
         option, value = OPTIONS[name], getattr(params, name)
@@ -88,7 +91,7 @@ def without_missing_files(studio: Studio, params: Params) -> tuple[Params, list[
 
 
 def has_pictures(studio: Studio, record: Record) -> bool:
-    """Whether all pictures of a record are here."""
+    """Whether all pictures of a record are stored here."""
     try:
         for each in record.inputs:
             studio.sources.file(each)
@@ -98,7 +101,7 @@ def has_pictures(studio: Studio, record: Record) -> bool:
 
 
 def unused_settings(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:
-    """What another tool noted and has no like here; its version and hashes are no settings."""
+    """Descriptions of settings of another tool that have no equivalent here, without its notes (version, hashes)."""
     if model is None and settings.get("model"):
         yield f"{view.name_of('model')} {settings['model']}"
     unused = {name: str(value) for name, value in others.items() if name not in NOTES}
