@@ -1,9 +1,10 @@
 """Authentication: determine from a token or cookie the account for which a request acts, and reject the others.
 
 A token is sent as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token``
-(A1111), ``X-API-Key`` or ``Api-Key`` (Azure); a browser's session is a cookie. A signed URL also opens a picture. While
-there are no accounts, requests act as the local admin if the server listens on loopback only or ``auth = "none"`` is
-set; otherwise they are refused (``system.network.refusal_reason``).
+(A1111), ``X-API-Key`` or ``Api-Key`` (Azure); a browser's session is a cookie. A signed URL also opens a picture.
+
+While there are no accounts, requests act as the local admin, unless another machine may be able to send them: then they
+are refused (``system.network.refusal_reason``). With ``auth = "none"`` all requests act as the local admin.
 """
 
 import base64
@@ -142,6 +143,7 @@ def cookie_name(settings: Settings) -> str:
 
 
 def given(headers: Headers, cookie: str) -> Credentials:
+    """Read the credentials of a request. ``cookie``: the name of the session cookie."""
     key = headers.get("x-api-key") or headers.get("api-key", "")  # the latter from Azure's clients
     if key:
         return Credentials(token=key.strip())

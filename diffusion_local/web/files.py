@@ -1,6 +1,4 @@
-"""Pictures, icons and other stored files as responses: with entity tags, and in ranges (RFC 9110, sections 13 and
-14).
-"""
+"""Routes for pictures, icons and other stored files, with entity tags and ranges (RFC 9110, sections 13 and 14)."""
 
 import os
 import re

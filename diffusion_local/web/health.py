@@ -1,4 +1,4 @@
-"""Health endpoints for other programs: ``/healthz``, ``/readyz``, and ``/metrics`` for Prometheus."""
+"""Health endpoints: ``/healthz`` and ``/readyz`` for supervisors, and ``/metrics`` for Prometheus."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence

@@ -86,7 +86,7 @@ def completed(document: Json) -> Json:
     for name, properties in REFUSAL_SHAPES.values():
         schemas[name] = {"type": "object", "title": name, "required": sorted(properties), "properties": properties}
     schemas["WebhookMessage"] = MESSAGE
-    for name, example in examples().items():  # FastAPI would leave their nulls out
+    for name, example in examples().items():  # added here because FastAPI would drop their nulls
         schemas[name]["examples"] = [example]
     schemas["Ready"] = READY
     document["security"] = ANY

@@ -60,7 +60,7 @@ GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*
 
 
 class PageHtml:
-    """ASGI middleware: sets the language, and writes it into the page's HTML."""
+    """ASGI middleware: sets the language of each request, and completes the page's HTML."""
 
     def __init__(self, app: ASGIApp, url: str = "") -> None:
         """``url``: address at which other devices reach the page; empty if they cannot."""

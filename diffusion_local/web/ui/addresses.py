@@ -20,7 +20,7 @@ from diffusion_local.queue.groups import MAX_TEXT, STATE_FILTERS, JobFilter, Lis
 PREFIX = "/ui"
 #: Views (tabs) of the page, in the order of its navigation.
 VIEWS = ("create", "gallery", "queue", "lists", "models", "settings")
-#: The viewer over the page: ``/ui/picture/ID``.
+#: First part of the address of a picture in the viewer: ``/ui/picture/ID``.
 PICTURE = "picture"
 
 
@@ -106,6 +106,8 @@ FEWEST, SHOW, MAX_SHOWN = 48, 160, 480  # pictures drawn at once: minimum, defau
 
 @dataclass(frozen=True, slots=True)
 class GalleryState:
+    """The state of the Gallery tab. ``filters``: non-empty fields of GalleryFilter; the module describes the others."""
+
     filters: dict[str, str] = field(default_factory=dict)
     at: str = ""
     top: str = ""
@@ -134,7 +136,7 @@ class GalleryState:
         return address("gallery", **self.filters)
 
     def asked(self) -> dict[str, Any]:
-        """Arguments of ``Pictures.page``."""
+        """The filters as keyword arguments of ``Pictures.page``."""
         return {name: value == "1" if name in FLAGS else value for name, value in self.filters.items()}
 
     def get(self, name: str) -> str:

@@ -188,7 +188,7 @@ MAKERS: dict[Widget, Make] = {
     Widget.CHOICE: choice,
     Widget.HIDDEN: kept,
 }
-#: Fields in addition to the options of a picture.
+#: Fields of the form that are not options of a picture.
 FORM_EXTRAS: dict[str, Callable[[Studio], gr.components.Component]] = {
     "count": count,
     "styles": styles,

@@ -179,6 +179,11 @@ def first_model(studio: Studio) -> view_models.Offer | None:
 
 @dataclass(frozen=True, slots=True)
 class CreateTab:
+    """Components of the tab, with the script that reads or sets them.
+
+    ``asked``: those whose values the poll passes to `draw`; ``drawn_once``: those updated when a page is loaded.
+    """
+
     fields: list[Any]
     size: Any
     swap: Any
@@ -189,9 +194,9 @@ class CreateTab:
     any_seed: Any
     told: Any
     source: Any  # the panel of the source picture; source.js
-    loras: Any  # the list of LoRAs; loras.js
-    references: Any  # the list of reference pictures; pictures.js
-    controls: Any  # the list of controls; pictures.js
+    loras: Any  # loras.js
+    references: Any  # pictures.js
+    controls: Any  # pictures.js
     sample: Any  # the newest picture of the selected model
     drawn: Any
     mine: Any  # ids of this browser's batches, newest first; stored by page.js

@@ -200,7 +200,7 @@ def layout(studio: Studio) -> ListsTab:
 def wire(tab: ListsTab, studio: Studio) -> list[Any]:
     """Connect the handlers. Returns the events after which there may be a new batch."""
     fields = tab.fields
-    # A check is outdated once the form changes.
+    # Clear the result of a check when the form changes, because it is outdated then.
     said = [tab.components["text"].change, *(part.input for part in fields)]
     gr.on(said, None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
     gr.on(

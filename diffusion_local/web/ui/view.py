@@ -221,7 +221,7 @@ def warned(warning: str) -> str:
 
 
 def changed(names: Sequence[str]) -> str:
-    """A sentence listing the settings changed by a recipe."""
+    """A notice that lists the settings changed by a recipe; "" if there are none."""
     if not names:
         return ""
     return notice("info", say("create.changed", what=", ".join(name_of(name) for name in names)))

@@ -16,7 +16,7 @@ from diffusion_local.web.ui.words import say
 BATCHES_PER_PAGE = 20
 #: Options of queued jobs that the panel edits: the size, and the options in Create's row of numbers.
 EDITABLE_SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
-#: All fields of the panel except the times.
+#: All fields of the panel, except those that schedule the batch (``BATCH_OPTIONS``).
 EDITABLE = ("prompt", "model", *EDITABLE_SETTINGS)
 
 

@@ -57,7 +57,7 @@ class Card:
     download: Download | None = None
     action: str = ""
     removable: bool = False
-    used_at: str = ""  # when its newest picture was made
+    used_at: str = ""  # creation time of its newest picture
 
     @property
     def search(self) -> str:

@@ -73,6 +73,7 @@ def window_notice(snapshot: Snapshot) -> str:
 
 
 def shut(job: Job, snapshot: Snapshot) -> bool:
+    """Whether a job waits for its time window to open."""
     return job.lane is Lane.BATCH and job.gate in snapshot.opens
 
 
@@ -82,7 +83,7 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
     held = bool(snapshot.paused or snapshot.reason)
     gone = bool(snapshot.workers) and all(
         is_silent(worker, now) for worker in snapshot.workers
-    )  # nobody knows how long
+    )  # then the remaining time is unknown
     job = snapshot.running[0] if snapshot.running else None
     left = snapshot.eta.get(job.id) if job and not gone else None
     title = ([f"{progress(job):.0f} %"] if job else []) + ([say("page.now_behind", n=waiting)] if waiting else [])
@@ -143,6 +144,7 @@ MAX_BATCHES = 30  # in the drawer
 
 
 def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> str:
+    """The drawer with the queue. ``groups``: unfinished batches, of which those with queued jobs are listed."""
     waiting = [each for each in groups if each.progress.counts[State.QUEUED]]
     return render(
         "drawer.html",

@@ -31,7 +31,7 @@ class Shown:
 
 
 def turn(words: str, verb: str, key: str = "", value: str = "", kind: str = "small", more: str = "") -> str:
-    """A button that changes the view in the browser (``queue.js``)."""
+    """A button with which ``queue.js`` changes the state of the tab in the browser. ``words``, ``more``: HTML."""
     return (
         f'<button type="button" class="act {kind}" data-turn="{verb}" data-id="{text(key)}" data-value="{text(value)}"'
         f"{more}>{words}</button>"
@@ -219,7 +219,7 @@ def summary(snapshot: Snapshot) -> str:
 
 def toolbar(snapshot: Snapshot) -> str:
     acts, waiting = "", snapshot.counts[State.QUEUED]
-    if not snapshot.paused:  # the notice above offers to resume
+    if not snapshot.paused:  # otherwise the status bar has the button to resume
         ways = [item(say("queue.pause_after"), "pause"), item(say("queue.pause_now"), "pause_now")]
         more = menu("pause", say("queue.ways_to_pause"), ways, "▾")
         acts = f'<span class="split">{button(say("common.pause"), "pause")}{more}</span>'
@@ -306,7 +306,7 @@ def ended_acts(snapshot: Snapshot) -> str:
 
 
 def selection_bar() -> str:
-    """Shown by ``live.js`` while rows are selected; its buttons send all their ids."""
+    """The bar that ``live.js`` shows while rows are selected; its buttons send the ids of all of them."""
     many, last = " data-many", " data-many data-unpick"
     return (
         f'<div class="picked" data-picked data-key="picked" role="toolbar" aria-label="{say("queue.selected")}" hidden>'

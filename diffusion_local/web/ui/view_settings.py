@@ -251,7 +251,7 @@ class Person:
 
 
 def accounts(people: Sequence[Person], who: str) -> str:
-    """``who``: the admin viewing the page, who cannot remove themselves."""
+    """The accounts with their limits, sessions and tokens. ``who``: the viewing admin, who cannot remove themselves."""
     return render("settings_accounts.html", people=people, who=who, roles=list(Role))
 
 

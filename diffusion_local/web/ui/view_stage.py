@@ -64,7 +64,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The pictures of one batch."""
+    """The pictures of a batch in the strip. ``done``, ``left``, ``total``: numbers of done, unfinished, all jobs."""
 
     id: str
     prompt: str
@@ -187,10 +187,10 @@ def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str,
 
 
 def controls(adapters: Sequence[Adapter]) -> str:
-    """The controls of the form, with buttons to add pictures."""
+    """The form's list of controls, with buttons to add pictures. ``adapters``: ControlNet models."""
     return render("controls.html", models=[each for each in adapters if each.ready], kinds=[*map(str, ControlType)])
 
 
 def references(uses: Sequence[Use]) -> str:
-    """The reference pictures of the form, with buttons to add pictures for these uses."""
+    """The form's list of reference pictures, with buttons to add pictures for ``uses``, which the model supports."""
     return render("references.html", uses=[*map(str, uses)], every=[*map(str, Use)], most_weight=MAX_REFERENCE_WEIGHT)
