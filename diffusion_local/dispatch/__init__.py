@@ -1,8 +1,8 @@
-"""The interface between workers and the studio: every call a worker makes, none of which needs the same machine.
+"""The interface between workers and the studio: every call a worker makes, whether on the same machine or another.
 
-A worker holds one slot. It claims jobs, possibly several at a time, may set some aside while it makes others, and
-reports on all of them. Arguments and results are numbers, text, bytes and domain objects: no paths, functions or open
-files. So a dispatch may be the stores themselves (``local``) or a connection to another machine.
+A worker holds one slot. It claims jobs, possibly several at a time, may hold some while it makes others, and reports
+on all of them. Arguments and results are numbers, text, bytes and domain objects, never paths, functions or open
+files, so a dispatch may be the stores themselves (``local``) or a connection to another machine.
 
 Each call may raise DatabaseProblem while the database is unavailable: the worker keeps its jobs and retries. Calls may
 come from several threads at once.
@@ -20,7 +20,7 @@ from diffusion_local.queue.estimates import JobTimings, Share
 
 @dataclass(frozen=True, slots=True)
 class OutputTerms:
-    """How the studio wants pictures: format, sidecar or not, and steps between previews (0: none).
+    """The studio's output settings: picture format, whether to write a sidecar, and steps between previews (0: none).
 
     ``clock_offset``: seconds by which the studio's clock is ahead of the worker's.
     """
@@ -33,7 +33,7 @@ class OutputTerms:
 
 @dataclass(frozen=True, slots=True)
 class ProgressReport:
-    """Progress of a job: steps done, and what is being done otherwise."""
+    """Progress of a job: steps done, and the current phase if it is not denoising."""
 
     claim: Claim
     step: int
@@ -42,7 +42,7 @@ class ProgressReport:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A picture, encoded with its recipe; sizes in pixels, ``created_at`` as in the recipe (UTC)."""
+    """A finished picture, encoded with its recipe. Sizes are in pixels; ``created_at`` (UTC) is that of the recipe."""
 
     encoded: Encoded
     width: int
@@ -75,17 +75,18 @@ class Dispatch(Protocol):
         ...
 
     def heartbeat(self, condition: Condition | None = None) -> None:
-        """Heartbeat, called every few seconds; a worker on another machine adds the condition of its device."""
+        """Send a heartbeat; called every few seconds. A remote worker adds the condition of its device."""
         ...
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
-        """Say which files the worker has: their digests by kind and name (see ``dispatch.matching``).
+        """Report the worker's model files: digests by kind and name (see ``dispatch.matching``).
 
-        A worker on the studio's machine has what the studio has, and is given any job."""
+        A worker on the studio's machine shares the studio's files, and may take any job.
+        """
         ...
 
     def missing_files(self) -> list[SharedFile]:
-        """Files that queued jobs need, that this worker lacks and that the studio shares; see ``dispatch.matching``."""
+        """Files that queued jobs need, this worker lacks, and the studio shares; see ``dispatch.matching``."""
         ...
 
     def leave(self) -> None:
@@ -116,7 +117,7 @@ class Dispatch(Protocol):
         ...
 
     def paused(self) -> bool:
-        """Whether a user paused the queue, so that nothing will be due for a while."""
+        """Whether a user paused the queue, so that no job will be due for a while."""
         ...
 
     def estimate_seconds(self, params: Params, loaded: str, together: int = 1) -> float | None:
@@ -130,7 +131,7 @@ class Dispatch(Protocol):
         ...
 
     def source(self, claim: Claim, source_id: str) -> bytes:
-        """A source picture or mask (PNG) of a claimed job. Raises NotFound for any other one, LostClaim."""
+        """A source picture or mask (PNG) of a claimed job. Raises NotFound for any other picture, and LostClaim."""
         ...
 
     def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
@@ -144,14 +145,14 @@ class Dispatch(Protocol):
         ...
 
     def save_preview(self, claim: Claim, picture: bytes) -> None:
-        """Show a job's current state (WebP). Losing one does no harm; nothing is raised."""
+        """Store a preview of a running job (WebP). Never raises: a lost preview does no harm."""
         ...
 
     def finish(self, claim: Claim, picture: Finished) -> None:
-        """Store the picture and end the job as done: first the bytes, then the rows.
+        """Store the picture and mark the job as done: first the bytes, then the rows.
 
-        Raises LostClaim, in which case no row was written (bytes may be: the next attempt replaces them, or the sweep
-        moves them aside); and StorageProblem, after which the call may be repeated.
+        Raises LostClaim if the claim is lost; no row was written, and bytes that were are replaced by the next attempt
+        or moved aside by the sweep. Raises StorageProblem, after which the call may be repeated.
         """
         ...
 
@@ -160,8 +161,9 @@ class Dispatch(Protocol):
         ...
 
     def pass_on(self, claim: Claim, failure: Failure) -> bool:
-        """Return a job that failed for this machine's reasons (memory, a missing file, a lost device) to the queue, for
-        another slot that could make it: each once, three at most. False if there is none. Raises LostClaim.
+        """Requeue a job that failed because of this machine (memory, a missing file, a lost device) for another slot.
+
+        Each slot tries once, at most three slots try. Returns False if none is left. Raises LostClaim.
         """
         ...
 
@@ -170,7 +172,7 @@ class Dispatch(Protocol):
         ...
 
     def requeue(self, claim: Claim, note: str, pause: float = 0.0, tries: int = 0, faults: int = 0) -> State:
-        """Return the job to its place in the queue; returns its new state. A job to be cancelled is cancelled instead.
+        """Return the job to its place in the queue, or cancel it if that was requested; returns its new state.
 
         It is not claimed again for ``pause`` seconds; ``tries`` and ``faults`` are added to its counters. Raises
         LostClaim.
@@ -178,29 +180,32 @@ class Dispatch(Protocol):
         ...
 
     def running(self) -> list[Job]:
-        """The jobs that this slot holds claims on, as the studio knows them."""
+        """The jobs on which this slot holds claims, as stored in the studio."""
         ...
 
     def give_back(self, claims: Sequence[Claim]) -> None:
-        """Give jobs back because the worker ends. If the database is not writable now, this is remembered, so that
-        recovery does not count them as crashes; DatabaseProblem is raised all the same.
+        """Requeue jobs because the worker stops.
+
+        Raises DatabaseProblem if the database is not writable. The claims are then recorded in a file, so that recovery
+        does not count them as crashes.
         """
         ...
 
     # -- the studio's storage ------------------------------------------------------------------------------------------
 
     def check_storage(self, needed: int = 0) -> bool:
-        """Check gallery and database after a fault; if one is not writable, the queue is blocked until ``ready`` finds
-        it so. ``needed``: size in bytes of what could not be saved. Raises nothing.
+        """Return whether gallery and database are writable; if not, block the queue until ``ready`` finds them so.
+
+        Called after a fault. ``needed``: size in bytes of the data that could not be saved. Raises nothing.
         """
         ...
 
-    # -- what was learned about memory ---------------------------------------------------------------------------------
+    # -- memory measurements -------------------------------------------------------------------------------------------
 
     def fits(self, model: str, device: str) -> list[Fit]:
         """Memory measurements of a model on a device."""
         ...
 
     def record_fit(self, fit: Fit) -> None:
-        """Store a measurement, replacing the one of the same model, kind, size and device."""
+        """Store a measurement, replacing that of the same model, kind, size and device."""
         ...

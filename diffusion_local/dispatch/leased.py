@@ -1,4 +1,4 @@
-"""The dispatch of a worker on another machine, at the studio's end: its slot is held by a lease."""
+"""The studio's side of the dispatch for a worker on another machine, whose slot is held by a lease."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from diffusion_local.gallery.formats import SUFFIXES
 from diffusion_local.messages import message
 from diffusion_local.queue.machines import PAUSED, machine_of
 
-#: A machine's name and a device of it: the name must not be one that a slot of this machine has.
+#: ``machine.device``. It must differ from the slots of the studio's own machine.
 SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
 
 
@@ -31,13 +31,13 @@ MAX_PROBLEM = 500  # characters
 
 
 class LeasedDispatch(LocalDispatch):
-    """One per session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
+    """One per session. ``enter`` takes the slot; every other call renews the lease, or raises LeaseLost."""
 
     def __init__(
         self, services: Services, slot: str, storage: Storage, account: str, installed: InstalledFiles | None = None
     ) -> None:
-        """``account``: name and token id of the worker's credential, joined by a slash. ``installed`` is shared by
-        the sessions of a process. Raises InvalidParams for a slot that is not ``machine.device``.
+        """``account``: name and token id of the worker's credential, joined by a slash; ``installed``: shared by the
+        sessions of a process. Raises InvalidParams for a slot that is not ``machine.device``.
         """
         if not SLOT.fullmatch(slot):
             raise InvalidParams("slot", message("slot_name", got=echo(slot)))
@@ -45,11 +45,11 @@ class LeasedDispatch(LocalDispatch):
         self.account = account
         self._installed = installed or InstalledFiles(services.catalog)
         self.session = ""
-        #: Number of the newest event of the queue that the worker was woken for.
+        #: Number of the newest queue event for which the worker was woken.
         self.seen_moment: int | None = None
 
     def enter(self, version: str, protocol: int) -> OutputTerms:
-        """``take``, for a worker of this version of the program."""
+        """Take the slot for a worker that runs this version of the program, and record its machine."""
         account, _, token = self.account.partition("/")
         terms = self.take(0)
         self._services.machines.note(machine_of(self._slot), account, token, version, protocol)
@@ -62,7 +62,7 @@ class LeasedDispatch(LocalDispatch):
         return terms_of(self._services.settings)
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
-        """Execute a call of the session. Raises its errors, and LeaseLost once the lease is lost."""
+        """Execute a call of the session. Raises the call's errors, and LeaseLost if the lease is lost."""
         if name == "take":
             raise Conflict(message("slot_leased", slot=self._slot))
         self._services.leases.renew(self._slot, self.session)
@@ -110,7 +110,7 @@ class LeasedDispatch(LocalDispatch):
         return self._with_requests(super().flags(claims))
 
     def _with_requests(self, flags: list[Flags | None]) -> list[Flags | None]:
-        """Reports with requests added: a paused machine returns its jobs, one with an urgent job waiting yields."""
+        """Add requests to the flags: a paused machine gives its jobs back, and a waiting interactive job needs room."""
         state, resting = self._services.machines.standing(self._slot)
         paused, urgent = state == PAUSED, resting is None and super().urgent()
         return [each and replace(each, give_back=each.give_back or paused, make_room=urgent) for each in flags]
@@ -120,7 +120,10 @@ class LeasedDispatch(LocalDispatch):
             super().save_preview(claim, picture)
 
     def finish(self, claim: Claim, picture: Finished) -> None:
-        """Raises InvalidParams for files that are not what the worker calls them; the gallery serves them to all."""
+        """See ``Dispatch.finish``. Raises InvalidParams unless the files are pictures of the declared format and size.
+
+        They must be checked because the gallery serves them to all users.
+        """
         encoded, size = picture.encoded, (picture.width, picture.height)
         if not (encoded.form in SUFFIXES and is_picture(encoded.data, encoded.form, size)):
             raise InvalidParams("picture", message("worker_picture"))
@@ -132,9 +135,7 @@ class LeasedDispatch(LocalDispatch):
         self._save(claim, job, self._completed(job, picture))
 
     def _completed(self, job: Job, picture: Finished) -> Finished:
-        """The picture with a time that is plausible by the studio's clock, and the expected seconds if the worker did
-        not ask for them.
-        """
+        """Replace a creation time that is implausible by the studio's clock, and add a missing duration estimate."""
         now = utc_now()
         created = picture.created_at if (job.started_at or "") <= picture.created_at <= now else now
         measured = picture.measured
@@ -145,7 +146,7 @@ class LeasedDispatch(LocalDispatch):
 
 
 def is_picture(data: bytes, form: str, size: tuple[int, int] | None = None) -> bool:
-    """Whether a file's header is that of a picture in this format and, if given, of this size. Decodes nothing."""
+    """Whether a file's header declares a picture of this format and, if given, of this size. Decodes no pixels."""
     try:
         with PIL.open(io.BytesIO(data), formats=(form.upper(),)) as picture:
             return size is None or picture.size == size

@@ -46,7 +46,7 @@ class LocalDispatch:
     """See ``Dispatch``. A slot is held by a lock that is released when the process dies; see ``slots``."""
 
     def __init__(self, services: Services, slot: str, storage: Storage | None = None) -> None:
-        """``storage``: shared by the slots of a process, if it has several."""
+        """``storage``: shared by all slots of the process."""
         self._services = services
         self._slot = slot
         self._storage = storage or Storage(services)
@@ -84,7 +84,7 @@ class LocalDispatch:
                 self._lock.release()
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
-        pass  # it has the studio's own
+        pass  # a local worker uses the studio's own files
 
     def missing_files(self) -> list[SharedFile]:
         return []
@@ -138,13 +138,13 @@ class LocalDispatch:
         self._services.files.save_preview(claim.job_id, picture)
         try:
             self._claimed_job(claim)
-        except LostClaim:  # settled meanwhile: its preview was deleted before this one was written
+        except LostClaim:  # settled meanwhile: its preview was already deleted when this one was written
             self._services.files.drop_preview(claim.job_id)
         except DatabaseProblem as problem:
             log.warning("%s", problem)
 
     def finish(self, claim: Claim, picture: Finished) -> None:
-        self._save(claim, self._claimed_job(claim), picture)  # a claim that was lost meanwhile must not touch the file
+        self._save(claim, self._claimed_job(claim), picture)  # checked first: a lost claim must not touch the file
 
     def _save(self, claim: Claim, job: Job, picture: Finished) -> None:
         """Save the picture of the claimed job: bytes before rows."""
@@ -166,7 +166,7 @@ class LocalDispatch:
         note = incomplete_note(picture.facts)
         self._services.jobs.finish(self._require_own(claim), image, picture.measured, note)
         self._services.files.drop_preview(job.id)
-        with contextlib.suppress(DatabaseProblem):  # only the report misses it
+        with contextlib.suppress(DatabaseProblem):  # only the batch's report lacks it then
             self._services.batches.note_forecast(job.batch_id)
 
     def pass_on(self, claim: Claim, failure: Failure) -> bool:
@@ -214,7 +214,7 @@ class LocalDispatch:
     def check_storage(self, needed: int = 0) -> bool:
         return self._storage.check(max(needed, PROBE_BYTES))
 
-    # -- what was learned about memory ---------------------------------------------------------------------------------
+    # -- memory measurements -------------------------------------------------------------------------------------------
 
     def fits(self, model: str, device: str) -> list[Fit]:
         return self._services.fits.of(model, device)
@@ -222,15 +222,15 @@ class LocalDispatch:
     def record_fit(self, fit: Fit) -> None:
         self._services.fits.save(fit)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
 
     def _in_order(self, claims: Sequence[Claim], flags: list[Flags | None]) -> list[Flags | None]:
-        """Merge flags of this slot's claims into the order of ``claims``; None for claims of other slots."""
+        """Arrange the flags of this slot's claims in the order of ``claims``, with None for claims of other slots."""
         found = iter(flags)
         return [next(found) if claim.worker == self._slot else None for claim in claims]
 
     def _require_own(self, claim: Claim) -> Claim:
-        """Raises LostClaim for the claim of another slot."""
+        """Return the claim. Raises LostClaim if it belongs to another slot."""
         if claim.worker != self._slot:
             raise LostClaim
         return claim
@@ -244,13 +244,13 @@ def terms_of(settings: Settings) -> OutputTerms:
 
 
 def open_dispatch(settings: Settings, slot: str) -> LocalDispatch:
-    """Raises DatabaseProblem and InvalidParams."""
+    """Open the stores of the studio on this machine for a slot. Raises DatabaseProblem and InvalidParams."""
     return LocalDispatch(open_services(settings), slot)
 
 
 def incomplete_note(facts: dict[str, Any]) -> str:
-    """The note of a job whose picture was kept although its last steps failed; "" if none did."""
+    """A note for a job whose picture was kept although some last steps failed; "" if none did."""
     failed = facts.get("incomplete")
-    if not isinstance(failed, dict) or not failed:  # a worker elsewhere may send anything
+    if not isinstance(failed, dict) or not failed:  # a remote worker may send anything
         return ""
     return message("event_incomplete", options=sorted(map(str, failed)), problem=" ".join(map(str, failed.values())))

@@ -1,5 +1,5 @@
-"""Matches jobs to slots: which jobs a worker on another machine can make from its files (compared byte for byte),
-which files the studio shares with it (setting ``share_models``), and which other slots could make a job.
+"""Matches jobs to slots: which jobs a remote worker can make with its files (compared by SHA-256), which files the
+studio shares with it (setting ``share_models``), and which other slots could make a job.
 """
 
 import time
@@ -23,12 +23,12 @@ MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
     "models", "loras", "vae", "upscalers", "embeddings", "controlnet",
 )  # fmt: skip
 FRESH_SECONDS = 3.0
-UPSCALER = "upscaler "  # as ``Params.runs_on`` names one
+UPSCALER = "upscaler "  # prefix of an upscaler's name in ``Params.runs_on``
 IP_ADAPTERS, CLIP_VISION, PREPROCESSORS = "ip_adapters", "clip_vision", "preprocessors"
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
-    """Digests of everything in a catalogue that is ready and whose digest is known, by kind and name."""
+    """Digests of a catalogue's ready models and adapters, by kind and name; those with unknown digests are left out."""
     kinds = (
         (LORAS, catalog.loras),
         (VAES, catalog.vaes),
@@ -43,7 +43,7 @@ def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
 
 
 class InstalledFiles:
-    """``installed_files`` of a catalogue, read again after FRESH_SECONDS: it looks at every folder."""
+    """``installed_files`` of a catalogue, cached for FRESH_SECONDS because it reads every folder."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -61,10 +61,10 @@ def digests(adapters: list[Adapter]) -> dict[str, str]:
 
 
 class JobsForFiles:
-    """Which jobs a worker with the files ``there`` makes as this machine would with its own, ``here``.
+    """Jobs for which a worker with the files ``there`` makes the same pictures as this machine with its files ``here``.
 
-    A file whose digest is not known at either end counts as another one. ``others``: if given, jobs that the worker
-    refused are left to them.
+    Files whose digest is unknown at either end count as different. ``others``: slots to which jobs that the worker
+    refused are left.
     """
 
     def __init__(self, here: Files, there: Files, others: "OtherSlots | None" = None) -> None:
@@ -86,9 +86,7 @@ class JobsForFiles:
 
 
 class OtherSlots:
-    """The live slots beside ``slot``, and which jobs they leave to it. Read once for a claim, however many jobs were
-    refused.
-    """
+    """The live slots other than ``slot``. Created once per claim, however many jobs were refused."""
 
     def __init__(self, services: Services, slot: str, here: Files | None = None) -> None:
         now, leases = datetime.now(UTC), services.leases.all()
@@ -107,12 +105,14 @@ class OtherSlots:
         }
 
     def able(self, params: Params) -> set[str]:
-        """Those that could make such a picture."""
+        """The slots that could make such a picture."""
         return self._local | {slot for slot, jobs in self._joined.items() if jobs.params(params)}
 
     def job(self, job: Job, refused: Collection[str]) -> bool:
-        """Whether ``slot`` may try a job. One that it refused waits for slots that are still to try it. Where none of
-        them is left it may try again: so the job fails by name, instead of waiting for a machine that went away.
+        """Whether ``slot`` may try a job. A job that it refused waits for slots that have not tried it yet.
+
+        If no such slot is left, it may try again: then the job fails with a reason instead of waiting for a machine
+        that has gone.
         """
         return self._slot not in refused or not self.able(job.params) - set(refused)
 
@@ -121,8 +121,8 @@ class OtherSlots:
 
 
 def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
-    """(kind, name) of the files that go into a picture."""
-    if params.background or params.details:  # their models are not offered: such a picture is made on this machine
+    """(kind, name) of the files that a picture needs."""
+    if params.background or params.details:  # their models are not reported: only this machine makes such a picture
         yield PREPROCESSORS, "models"
     if params.kind is Kind.UPSCALE:
         if params.upscaler != LANCZOS:
@@ -135,38 +135,41 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     yield from ((CONTROLS, control.model) for control in params.controls)
     adapters = [each.adapter for each in params.references if each.adapter]
     yield from ((IP_ADAPTERS, name) for name in adapters)
-    if adapters:  # which of them an adapter needs is decided by the worker
+    if adapters:  # all of them: the worker decides which encoder an adapter needs
         yield from ((CLIP_VISION, name) for name in here.get(CLIP_VISION, {}))
     if params.vae:
         yield VAES, params.vae
-    for name in here.get(EMBEDDINGS, {}):  # they are named by words of the prompt
+    for name in here.get(EMBEDDINGS, {}):  # used by naming them in a prompt
         if any(name in text for text in (params.prompt, params.negative, *(each.prompt for each in params.regions))):
             yield EMBEDDINGS, name
 
 
 def able_slots(services: Services, params: Params, slot: str, kind: str = "") -> set[str]:
-    """Live slots other than ``slot`` that could make such a picture; of its own machine none, if a file was missing."""
+    """Live slots other than ``slot`` that could make such a picture.
+
+    ``kind`` is the kind of failure: after a missing file, other slots of the same machine are excluded.
+    """
     found = OtherSlots(services, slot).able(params)
     if kind == ModelUnavailable.kind:
         found = {each for each in found if machine_of(each) != machine_of(slot)}
     return found
 
 
-SCANNED_JOBS = 200  # queued jobs whose files are missed
-SMALL_BYTES = 16 * 1024 * 1024  # a file up to this size has a digest of its own
-MOST_FILES = 500  # of one model
+SCANNED_JOBS = 200  # first queued jobs whose files are checked
+SMALL_BYTES = 16 * 1024 * 1024  # files up to this size have their own digests
+MOST_FILES = 500  # per model
 
 
 @dataclass(frozen=True, slots=True)
 class SharedModel:
-    """A model or adapter at the studio: its files by their paths below the folder of its kind."""
+    """A model or adapter of the studio, with its files by their paths relative to the folder of its kind."""
 
     digest: str
     files: dict[str, Path]
 
 
 def missing_files(services: Services, there: Files) -> list[SharedFile]:
-    """Files that a worker lacks for the first queued jobs; none unless they may be shared."""
+    """Files that a worker lacks for the first queued jobs; empty unless ``share_models`` is on."""
     if services.settings.share_models != "on":
         return []
     here = installed_files(services.catalog)
@@ -185,7 +188,7 @@ def missing_files(services: Services, there: Files) -> list[SharedFile]:
 
 
 def find_shared(services: Services, kind: str, name: str) -> SharedModel | None:
-    """A ready model or adapter by the name under which jobs name it; None if it is not known or does not lie alone."""
+    """A ready model or adapter by its name in jobs; None if unknown, bundled, or assembled from several models."""
     catalog = services.catalog
     if kind == MODELS:
         found = next((each for each in catalog.all() if each.id == name and each.ready and each.sha256), None)
@@ -206,7 +209,7 @@ def find_shared(services: Services, kind: str, name: str) -> SharedModel | None:
 
 
 def files_below(path: Path) -> dict[str, Path]:
-    """A file, or the files of a folder, by their POSIX paths from the folder that it lies in."""
+    """A file, or the files of a folder, by their POSIX paths relative to the parent folder."""
     if path.is_file():
         return {path.name: path}
     found = [each for each in sorted(path.rglob("*")) if each.is_file() and not each.name.startswith(".")]
@@ -214,5 +217,5 @@ def files_below(path: Path) -> dict[str, Path]:
 
 
 def small_digest(file: Path) -> str:
-    """SHA-256 of a small file; "" of weights, which the digest of the whole covers."""
+    """SHA-256 of a small file; "" for large weight files, which the digest of the model covers."""
     return sha256(file.read_bytes()).hexdigest() if file.stat().st_size <= SMALL_BYTES else ""

@@ -1,8 +1,8 @@
 """Slots: a worker owns ``gpu0`` or ``cpu0`` by an OS file lock, which the OS releases when the process dies.
 
-So a running job whose slot is unlocked is orphaned: no clocks, heartbeats or guesses. Where the database is on a
-server, the lock is the server's, and is released with the worker's connection. As a restart of the server releases it
-too, jobs of other machines' workers are recovered only once these have been silent for the time of a lease.
+So a running job whose slot is unlocked is certainly orphaned, without reliance on clocks or heartbeats. With a
+database server the lock is held on the server and released with the worker's connection. Because a restart of the
+server also releases it, jobs of workers on other machines are recovered only after a silence of one lease duration.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from diffusion_local.errors import HomeInUse
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
-if TYPE_CHECKING:  # its client is installed only where it is needed
+if TYPE_CHECKING:  # the server's client library is an optional dependency
     from diffusion_local.db.server_lock import ServerLock
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,16 @@ HUNG = Failure(
 )
 
 
-LEASE_PATIENCE = 10.0  # seconds; a lease is taken and its slot recovered under the slot's lock
+LEASE_PATIENCE = 10.0  # seconds to wait for the slot's lock, under which leases are taken and slots recovered
 
 
 def full_name(settings: Settings, device: str, machine: str = "") -> str:
-    """The slot of a device: with the machine's name before it where several machines share a database."""
+    """The slot of a device, prefixed with the machine's name if several machines may share the database."""
     return f"{machine_name(machine)}.{device}" if settings.database else device
 
 
 def machine_name(given: str = "") -> str:
-    """A name as slots have it: small letters, digits and hyphens; the host's if none is given."""
+    """Normalise a machine name for slots to lower-case letters, digits and hyphens; defaults to the host name."""
     name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
     return name or "worker"
 
@@ -60,8 +60,8 @@ def slot_lock(services: Services, slot: str) -> "FileLock | ServerLock":
 
 
 def take(services: Services, slot: str, patience: float) -> "FileLock | ServerLock":
-    """Hold the slot until this process ends. Raises HomeInUse if another one holds it longer than
-    ``patience`` seconds.
+    """Hold the slot until this process ends. Raises HomeInUse if another process holds it longer than ``patience``
+    seconds.
     """
     lock = slot_lock(services, slot)
     try:
@@ -74,7 +74,7 @@ def take(services: Services, slot: str, patience: float) -> "FileLock | ServerLo
 
 
 def recover(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
-    """Settle the jobs of a dead worker. The caller holds the slot's lock."""
+    """Settle the jobs of a dead worker; returns them. The caller holds the slot's lock."""
     settled = services.jobs.recover(slot, failure, read_given_back(services, slot))
     with contextlib.suppress(OSError):
         given_back_file(services, slot).unlink(missing_ok=True)
@@ -88,8 +88,8 @@ def recover(services: Services, slot: str, failure: Failure = LOST) -> list[Job]
 
 
 def write_given_back(services: Services, slot: str, claims: Iterable[Claim]) -> None:
-    """Record the claims of a worker that ends while the database is not writable, so that recovery does not count them
-    as crashes.
+    """Record the claims of a worker that stops while the database is not writable, so that recovery does not count
+    them as crashes.
     """
     text = json.dumps([[claim.job_id, claim.attempt] for claim in claims])
     with contextlib.suppress(OSError):
@@ -110,14 +110,14 @@ def given_back_file(services: Services, slot: str) -> Path:
 
 
 def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
-    """Recover for a worker known to be dead, unless its successor already holds the slot.
+    """Recover the jobs of a worker known to be dead, unless its successor already holds the slot.
 
     Raises DatabaseProblem, and StorageProblem if the lock cannot be taken.
     """
     try:
         with disk.storage_errors(), slot_lock(services, slot).acquire(timeout=0):
             if services.leases.get(slot) is not None:
-                return []  # held from another machine; ``recover_expired`` looks after it
+                return []  # leased by another machine: ``recover_expired`` handles it
             services.workers.lost(slot)
             return recover(services, slot, failure)
     except Timeout:
@@ -132,7 +132,10 @@ def locked(services: Services, slot: str) -> Iterator[None]:
 
 
 def recover_silent(services: Services, slot: str) -> list[Job]:
-    """Recover for a worker that nobody here has seen die: its lock is free, and on a server it is silent too."""
+    """Recover the jobs of a worker whose lock is free and which, with a database server, is also silent.
+
+    For workers whose death no process of this machine has observed.
+    """
     if services.database.on_server:
         limit = timedelta(seconds=services.settings.lease_seconds)
         now = datetime.now(UTC)
@@ -143,18 +146,18 @@ def recover_silent(services: Services, slot: str) -> list[Job]:
 
 
 def recover_expired(services: Services) -> list[Job]:
-    """Recover the jobs of workers on other machines whose leases ended."""
+    """Recover the jobs of remote workers whose leases have expired."""
     settled = []
     for slot in services.leases.expired():
         with contextlib.suppress(Timeout), locked(services, slot):
-            if services.leases.end(slot):  # nobody took it meanwhile
+            if services.leases.end(slot):  # not renewed or taken meanwhile
                 services.workers.lost(slot)
                 settled += recover(services, slot)
     return settled
 
 
 def recover_hung(services: Services, slot: str) -> list[Job]:
-    """End the lease of a worker that makes no progress, and recover its jobs; it is told so when it calls again."""
+    """End the lease of a hung worker and recover its jobs. Its next call is answered with this fact."""
     with contextlib.suppress(Timeout), locked(services, slot):
         if services.leases.end_hung(slot):
             services.workers.lost(slot)

@@ -14,8 +14,8 @@ from diffusion_local.messages import Message, map_params, message
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 1.0  # between two probes while the queue is blocked
-SLOW_SECONDS = 10.0  # after which a gallery that does not respond blocks the queue
-WATCH_SECONDS = 1.0  # interval of the check whether it responds
+SLOW_SECONDS = 10.0  # a gallery that does not respond for so long blocks the queue
+WATCH_SECONDS = 1.0  # between two checks for such a gallery
 
 
 class Storage:
@@ -30,13 +30,14 @@ class Storage:
         self._logged_reason = ""
         self._probe_bytes = PROBE_BYTES
         self._probed_at = float("-inf")
-        self._waits: dict[int, float] = {}  # thread: monotonic time since which it waits for the gallery
+        self._waits: dict[int, float] = {}  # by thread: monotonic time at which its wait for the gallery began
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="gallery watch", daemon=True).start()
 
     def ready(self) -> bool:
-        """Whether a job may be claimed. Blocks the queue if the gallery is not writable or its disk is nearly full, and
-        unblocks it again. Raises DatabaseProblem.
+        """Whether jobs may be claimed. Blocks the queue while the gallery is not writable or its disk is nearly full.
+
+        Raises DatabaseProblem.
         """
         held = self._control.blocked_reason()
         if held and time.monotonic() - self._probed_at < PROBE_SECONDS:
@@ -50,7 +51,7 @@ class Storage:
     def check(self, needed: int = PROBE_BYTES) -> bool:
         """Whether gallery and database are writable. If not, the queue is blocked until ``ready`` finds them so.
 
-        ``needed``: size in bytes of what could not be saved.
+        ``needed``: size in bytes of the data that could not be saved.
         """
         self._probe_bytes = max(self._probe_bytes, needed)
         reason = self._fault()
@@ -62,7 +63,7 @@ class Storage:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Wrap calls that wait for the gallery, so that the queue is blocked if it hangs."""
+        """Wrap a call to the gallery, so that the queue is blocked if the call hangs."""
         self._waits[threading.get_ident()] = time.monotonic()
         try:
             yield
@@ -73,30 +74,30 @@ class Storage:
         self._closed.set()
 
     def relative(self, text: str) -> str:
-        """A message with paths relative to the home."""
+        """A message in which paths below the home are relative to it."""
         if isinstance(text, Message):
             return map_params(text, self._without_home)
         return self._without_home(text)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
 
     def _without_home(self, text: str) -> str:
         return text.replace(f"{self._home}/", "").replace(f"{self._home}\\", "")
 
     def _block(self, reason: str) -> None:
-        """Block the queue. A database that is not writable blocks by itself, by refusing every claim."""
+        """Block the queue. An unwritable database blocks it anyway, because every claim fails."""
         self._log_once(reason)
         with contextlib.suppress(DatabaseProblem):
             self._control.block(reason)
 
     def _log_once(self, reason: str) -> None:
-        """Log a change of the state, once."""
+        """Log a reason only when it changes."""
         if reason != self._logged_reason:
             self._logged_reason = reason
             log.warning("the queue is held: %s", reason) if reason else log.info("the storage can be used again")
 
     def _watch(self) -> None:
-        """Thread that blocks the queue while the gallery does not respond."""
+        """Block the queue while the gallery does not respond; runs on a background thread."""
         while not self._closed.wait(WATCH_SECONDS):
             since = min(list(self._waits.values()), default=None)
             if since is not None and time.monotonic() - since >= SLOW_SECONDS:
@@ -105,7 +106,7 @@ class Storage:
                         self._block(message("storage_silent"))
 
     def _fault(self) -> str:
-        """Why gallery or database is not writable, or ""."""
+        """The reason why gallery or database is not writable, or ""."""
         try:
             with self.waiting():
                 self._files.probe(self._probe_bytes)

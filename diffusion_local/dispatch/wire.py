@@ -1,8 +1,8 @@
-"""Calls of a ``Dispatch`` as bytes: how a worker on another machine speaks to its studio.
+"""Encodes calls of a ``Dispatch`` as bytes: the protocol between a remote worker and its studio.
 
-A message is the length of its head (4 bytes, big-endian), the head as JSON, and after it the binary values one after
-the other; the head has ``{"$bytes": length}`` in place of each, in order. Types are those that ``Dispatch`` declares,
-so both ends must be of the same ``PROTOCOL``; a request names its own.
+A message is the length of its head (4 bytes, big-endian), the head as JSON, and the binary values in sequence; the
+head has ``{"$bytes": length}`` in place of each, in the same order. Values are decoded by the types that ``Dispatch``
+declares, so both ends must have the same ``PROTOCOL``; every request states its own.
 """
 
 import collections.abc
@@ -21,19 +21,19 @@ from diffusion_local.dispatch import Dispatch, OutputTerms
 from diffusion_local.errors import DiffusionLocalError, InvalidParams
 from diffusion_local.messages import Message, deserialize, message, serialize
 
-#: Grows with every change of a call, or of a type that calls carry.
+#: Increased with every change of a call, or of a type in its arguments or result.
 PROTOCOL = 2
 #: The calls of the protocol, by name.
 CALLS = {name: call for name, call in vars(Dispatch).items() if inspect.isfunction(call) and not name.startswith("_")}
 BINARY = "$bytes"
-MAX_HEAD = 8 * 1024 * 1024  # bytes of JSON; the digests of some ten thousand files are one MB
-#: Of requests and answers.
+MAX_HEAD = 8 * 1024 * 1024  # bytes of JSON; the digests of ten thousand files are about 1 MB
+#: Media type of requests and answers.
 MEDIA = "application/vnd.diffusion-local.worker"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Taken:
-    """The answer to ``take``: ``session`` goes with every other call; ``now`` is the studio's time (UTC)."""
+    """The answer to ``take``. Every other call carries ``session``; ``now`` is the studio's time (UTC)."""
 
     session: str
     terms: OutputTerms
@@ -41,7 +41,7 @@ class Taken:
 
 
 class UnreadableMessage(ValueError):
-    """The bytes are no message of this protocol."""
+    """The bytes are not a message of this protocol."""
 
 
 @functools.cache
@@ -49,13 +49,13 @@ def type_hints(thing: Any) -> dict[str, Any]:
     return get_type_hints(thing)
 
 
-#: Signatures of the calls, read once: reading one takes longer than a whole call travels.
+#: Signatures of the calls, cached: reading a signature takes longer than transmitting a call.
 SIGNATURES = {name: inspect.signature(call) for name, call in CALLS.items()}
 NAMES = functools.cache(lambda noun: [each.name for each in dataclasses.fields(noun)])
 
 
 def to_plain(value: Any, blobs: list[bytes]) -> Any:
-    """A value as JSON has it; bytes are appended to ``blobs``. Raises TypeError for anything that could not travel."""
+    """Convert a value to JSON types; bytes are appended to ``blobs``. Raises TypeError for unsupported types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: to_plain(getattr(value, name), blobs) for name in NAMES(type(value))}
     if isinstance(value, Message):
@@ -75,7 +75,7 @@ def to_plain(value: Any, blobs: list[bytes]) -> Any:
 
 
 def from_plain(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> Any:
-    """The value that ``to_plain`` was given, by its declared type. Raises ValueError, TypeError or LookupError."""
+    """Invert ``to_plain``, given the value's declared type. Raises ValueError, TypeError or LookupError."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -92,7 +92,7 @@ def from_plain(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") 
     if kind is str and isinstance(value, dict):
         return deserialize(value["message"], value)
     if kind is bytes:
-        value[BINARY]  # a value that is not binary raises here, before it takes another one's bytes
+        value[BINARY]  # raises for a value that is not binary, before it consumes another value's bytes
         return next(blobs)
     if dataclasses.is_dataclass(kind):
         noun: Any = kind
@@ -135,7 +135,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def request(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **head: Any) -> bytes:
-    """A call with its arguments; ``head`` is what goes beside it."""
+    """Encode a call with its arguments; ``head`` holds further fields of the message's head."""
     _, *given = SIGNATURES[name].bind(None, *args, **kwargs).arguments.items()
     blobs: list[bytes] = []
     arguments = {key: to_plain(value, blobs) for key, value in given}
@@ -162,7 +162,7 @@ def parse_arguments(head: dict[str, Any], blobs: list[bytes]) -> tuple[str, dict
 
 
 def response(call: Callable[[], Any]) -> bytes:
-    """Make a call; its answer, or the error that it raised, as a message."""
+    """Make a call and encode its answer, or the error that it raised."""
     blobs: list[bytes] = []
     try:
         head = {"answer": to_plain(call(), blobs)}
@@ -175,7 +175,7 @@ def response(call: Callable[[], Any]) -> bytes:
 
 
 def parse_response(name: str, data: bytes) -> Any:
-    """The answer to a call. Raises the error that it raised at the other end, and UnreadableMessage."""
+    """Decode the answer to a call. Raises the error that the call raised at the other end, or UnreadableMessage."""
     head, blobs = unpack(data)
     following = iter(blobs)
     try:

@@ -28,11 +28,11 @@ from diffusion_local.worker.stopping import Stop, exit_after_grace, listen_to_si
 
 
 def open_engine(settings: Settings, slot: str, open_source: Callable[[str], BinaryIO]) -> Engine:
-    """The engine of the settings on the device of this slot (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
+    """Create the configured engine on this slot's device (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
 
     ``open_source`` opens a source picture by its id.
 
-    Raises DeviceUnavailable if this machine has no such device, UserError if it lacks the precision of the settings.
+    Raises DeviceUnavailable if this machine has no such device, UserError if it lacks the configured precision.
     """
     if settings.engine == "fake":
         from diffusion_local.engine.fake import FakeEngine
@@ -53,17 +53,17 @@ def open_engine(settings: Settings, slot: str, open_source: Callable[[str], Bina
 log = logging.getLogger("diffusion_local.worker")
 
 HEARTBEAT_SECONDS = 5.0
-PUBLISH_SECONDS = 10.0  # between two looks at the files of a worker whose studio is elsewhere
-AWAY_SECONDS = 2.0  # between two tries to reach a studio
-SLOT_SECONDS = 60.0  # for which a joined worker waits for its slot, which a lost one may hold
-HUNG = 3  # exit status of a worker that its studio found to hang
-TAKEOVER_SECONDS = 10.0  # a supervisor's restart waits for the worker before it to end
-RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the slot while it recovers its jobs
+PUBLISH_SECONDS = 10.0  # how often a remote worker checks its model files for changes
+AWAY_SECONDS = 2.0  # between attempts to reach the studio
+SLOT_SECONDS = 60.0  # how long a remote worker waits for its slot, which a lost worker may still hold
+HUNG = 3  # exit status of a worker that its studio found hung
+TAKEOVER_SECONDS = 10.0  # how long a supervised worker waits for its predecessor to exit
+RECOVERY_SECONDS = 1.0  # any other worker waits only for a supervisor that holds the slot while it recovers jobs
 
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    run_as(LOCAL)  # it works on everybody's jobs
+    run_as(LOCAL)  # the worker processes the jobs of all users
     try:
         with private_umask(), disk.storage_errors():
             settings = Settings.load()
@@ -99,10 +99,10 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     dispatch.register(os.getpid(), "", DeviceMemory())
     condition = condition_reader(slot, dispatch) if studio else None
     threading.Thread(target=send_heartbeats, args=(dispatch, condition), daemon=True).start()
-    # From here on a stop never takes longer than its grace, even inside an import or a long step.
+    # From here on, stopping never takes longer than the grace period, even during an import or a long step.
     threading.Thread(target=exit_after_grace, args=(dispatch, stop, settings.stop_grace), daemon=True).start()
 
-    pass  # torch: seconds
+    pass  # imported late: torch takes seconds
     from diffusion_local.worker.runner import Runner
 
     inputs = SourcePictures(dispatch)
@@ -132,7 +132,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
 
 
 def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatch:
-    """The stores of this machine's studio, or a connection to another's. Raises UserError."""
+    """Open the stores of the studio on this machine, or connect to ``studio``. Raises UserError."""
     if not studio:
         return open_dispatch(settings, full_name(settings, slot, machine))
     from diffusion_local.remote import pairing
@@ -147,15 +147,16 @@ def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatc
 
 
 def exit_hung() -> None:
-    """End this process at once, for its parent to start another: one that hangs cannot clean up."""
+    """Exit at once, so that the parent starts a new process: a hung process cannot clean up."""
     logging.shutdown()
     os._exit(HUNG)
 
 
 def taken(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> OutputTerms | None:
-    """Hold the slot. A joined worker waits for a studio that is away until it is stopped: then None is returned.
+    """Take the slot. A remote (``joined``) worker retries while its studio is unreachable.
 
-    Raises HomeInUse, and UserError if the studio refuses the worker.
+    Returns None if the worker is stopped while it waits. Raises HomeInUse, and UserError if the studio refuses the
+    worker.
     """
     if not joined:
         return dispatch.take(patience)
@@ -163,9 +164,9 @@ def taken(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> Outp
     while not stop.wanted.is_set():
         try:
             return dispatch.take(0.0)
-        except DatabaseProblem as problem:  # the studio is away
+        except DatabaseProblem as problem:  # the studio is unreachable
             log.warning("%s", problem)
-        except HomeInUse:  # by a worker that was lost a moment ago
+        except HomeInUse:  # perhaps by a worker that was lost a moment ago
             if time.monotonic() >= until:
                 raise
         stop.wanted.wait(AWAY_SECONDS)
@@ -173,7 +174,7 @@ def taken(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> Outp
 
 
 def condition_reader(slot: str, dispatch: Dispatch) -> Callable[[], Condition]:
-    """Reads the condition of a joined worker's device, as its heartbeats report it."""
+    """Return a function that reads the condition of a remote worker's device for its heartbeats."""
     from diffusion_local.remote.dispatch import RemoteDispatch
 
     def read() -> Condition:
@@ -188,8 +189,9 @@ def condition_reader(slot: str, dispatch: Dispatch) -> Callable[[], Condition]:
 
 
 def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settings) -> None:
-    """Tell the studio which files are here, again whenever that changes; digests are computed on the way. What is
-    missing is fetched from the studio, if it shares it.
+    """Report this worker's model files to the studio whenever they change, and fetch the missing ones it shares.
+
+    Runs forever. Digests are computed before each report.
     """
     from diffusion_local.remote.dispatch import RemoteDispatch
 
@@ -229,7 +231,7 @@ def best_effort(tell: Callable[[], None]) -> None:
 
 
 def send_heartbeats(dispatch: Dispatch, condition: Callable[[], Condition] | None = None) -> None:
-    """Send heartbeats; a worker whose studio is elsewhere adds the ``condition`` of its device."""
+    """Send heartbeats forever; a remote worker adds the ``condition`` of its device."""
     while True:
         best_effort(lambda: dispatch.heartbeat(condition() if condition else None))
         time.sleep(HEARTBEAT_SECONDS)

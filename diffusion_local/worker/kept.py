@@ -1,4 +1,4 @@
-"""Unfinished passes on disk while the worker is stopped: one file per pass, named by its first job and attempt."""
+"""Stores unfinished passes on disk while the worker is stopped: one file per pass, named by its first job and attempt."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ KEPT_SECONDS = 7 * 86_400.0
 
 
 class HeldPassStore:
-    """``folder``: on this machine, as passes belong to its device; None stores nothing."""
+    """``folder`` is on this machine, because a pass can continue only on its own device; None stores nothing."""
 
     def __init__(self, engine: Engine, folder: Path | None) -> None:
         self._engine = engine
@@ -31,9 +31,9 @@ class HeldPassStore:
                     path.unlink()
 
     def save(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
-        """Store a held pass. ``jobs``: of its live parts, in order; ``model``: identifies the version of its files.
+        """Store a held pass. ``jobs``: jobs of its live parts, in order; ``model``: version of the model's files.
 
-        Errors of the disk are ignored: only the finished steps are lost.
+        Disk errors are ignored: only the finished steps are lost.
         """
         if self._folder is None or crew.held is None or not jobs:
             return
@@ -50,9 +50,9 @@ class HeldPassStore:
             log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
 
     def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
-        """Let a new pass continue where a stored one of the same jobs ended. ``jobs``: of its parts.
+        """Let a new pass continue where a stored pass of the same jobs ended. ``jobs``: jobs of its parts, in order.
 
-        The file is used once: if the worker dies now, the jobs start anew.
+        The file is used only once: if the worker dies now, the jobs start from the beginning.
         """
         if self._folder is None or not jobs or jobs[0].attempt < 2:
             return
@@ -84,7 +84,7 @@ def write_whole(target: Path, data: bytes) -> None:
 
 
 def assign_seats(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:
-    """Set the places of parts; parts without one move to ``left``."""
+    """Set the places of the given parts; the others move to ``crew.left``."""
     for part, place in seats:
         part.place = place
     kept = [part for part, _ in seats]

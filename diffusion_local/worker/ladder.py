@@ -1,5 +1,6 @@
-"""How a pass runs: with how many pictures of a list, by the gain measured on this device, and on which rung of
-memory; out of memory, the next rung is tried.
+"""Decides how a pass runs: its number of pictures, from durations measured on this device, and its memory rung.
+
+A pass that runs out of memory is retried on the next rung.
 """
 
 import logging
@@ -22,14 +23,14 @@ from diffusion_local.queue.estimates import Share, Work
 
 log = logging.getLogger(__name__)
 
-#: Bytes for blocks that stay on the device, below which none stays after running out of memory.
+#: Below this many bytes for resident blocks, running out of memory leaves no block on the device.
 LEAST_ROOM = GIB
 
 
 class Ladder:
-    """The engine's ladder and what was learned of it.
+    """Runs passes on the engine's memory rungs and learns which of them fit.
 
-    ``fits`` tells what is known of a model on a device, ``learn`` notes more. ``wanted``: the rung of the settings, or
+    ``fits`` returns the measurements of a model on a device; ``learn`` records one. ``wanted``: the configured rung, or
     ``auto``.
     """
 
@@ -44,7 +45,7 @@ class Ladder:
         self._room: dict[tuple[str, Kind, int, int], tuple[int, int]] = {}
 
     def largest_pass(self, model: Model, params: Params, wanted: int) -> int:
-        """How many of the ``wanted`` pictures should fit into memory in one pass."""
+        """The largest number of pictures, at most ``wanted``, that should fit into memory in one pass."""
         engine = self._engine
         size = min(wanted, self._most.get(size_key(params), wanted))
         while size > 1:
@@ -62,11 +63,11 @@ class Ladder:
         begin: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """Run a pass. ``begin`` is called before each run, and ``say`` is told what is being done about the memory.
+        """Run a pass. ``begin`` is called before each attempt, ``say`` with a message about each change of memory use.
 
-        A pass that runs out of memory is halved before it is put on the next rung; where blocks of the model come and
-        go, fewer of them stay on the device before that. Raises what the engine raises,
-        OutOfMemory only from the last rung.
+        After running out of memory the pass is first halved. On a rung that swaps the model's blocks, fewer blocks are
+        then kept on the device. At last the next rung is tried. Raises the engine's errors, but OutOfMemory only from
+        the last rung.
         """
         engine, device, params = self._engine, self._engine.device, crew.parts[0].params
         learned = self._fits(model.id, device)
@@ -124,19 +125,19 @@ class Ladder:
             picture.facts.update({"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {}))
 
     def _with_known_room(self, choice: RungChoice, params: Params) -> RungChoice:
-        """With as many blocks on the device as did not run out of memory before, unless much more of it is free."""
+        """Reduce the room for resident blocks to the amount that fitted before, unless much more memory is free now."""
         room, free = self._room.get(size_key(params), (choice.room, 0))
         if room >= choice.room or self._engine.free() > free * RETRY_WITH:
             return choice
         return replace(choice, room=room, why=f"{choice.why}; {message('blocks_fewer')}")
 
     def _record(self, fit: Fit) -> None:
-        with suppress(DatabaseProblem):  # it is learned from a later picture
+        with suppress(DatabaseProblem):  # a later picture will provide the measurement
             self._note(fit)
 
 
 def with_fewer_blocks(choice: RungChoice) -> RungChoice:
-    """After out of memory: with less memory for blocks that stay, at last with none."""
+    """The choice after running out of memory: with less room for resident blocks, at last with none."""
     room = choice.room * 3 // 4 if choice.room > LEAST_ROOM else 0
     why = choice.why if choice.why.endswith(message("blocks_fewer")) else f"{choice.why}; {message('blocks_fewer')}"
     return replace(choice, room=room, why=why)
@@ -171,9 +172,9 @@ REMEMBERED = PASSES * MOST_TOGETHER
 
 
 class PassSizes:
-    """``wanted`` is the setting ``batch_size``: a number, or ``auto``.
+    """Chooses how many pictures share a pass. ``wanted`` is the setting ``batch_size``: a number, or ``auto``.
 
-    ``explores``: whether ``auto`` tries larger passes; otherwise it uses sizes already measured to be faster.
+    ``explores``: whether ``auto`` tries larger passes; otherwise it uses only sizes already measured to be faster.
     ``history`` returns durations of earlier pictures. One thread may ask while another records.
     """
 
@@ -201,7 +202,7 @@ class PassSizes:
         return best_size(enough, params.total_steps, self._explores)
 
     def record(self, params: Params, together: int, seconds: float) -> None:
-        """Record the seconds per picture of a pass. The first pass of a size records CUDA graphs and is ignored."""
+        """Record the seconds per picture of a pass. The first pass of each size is ignored: it captures CUDA graphs."""
         work = Work.of_params(params)
         if together in self._met[work]:
             self._known.setdefault(work, {}).setdefault(together, deque(maxlen=REMEMBERED)).extend([seconds] * together)

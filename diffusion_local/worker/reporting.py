@@ -17,14 +17,14 @@ from diffusion_local.worker.stopping import Stop
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2  # at most five writes a second about a running job; flags are read at every step
-ASK_SECONDS = 0.25  # between two questions for flags within a step, where a detector is at work
+ASK_SECONDS = 0.25  # between two reads of the flags within a step, while a detector runs
 PREVIEW_SECONDS = 0.5
-KEEP_SECONDS = 1.0  # between two reports about what is put aside
+KEEP_SECONDS = 1.0  # between two reports about a held pass
 DATABASE_PAUSE = 2.0
 
 
 class Reporter:
-    """Reports jobs that run on the calling thread; previews are drawn on another one."""
+    """Reports jobs that run on the calling thread; previews are drawn on another thread."""
 
     def __init__(self, dispatch: Dispatch, stop: Stop, every: int) -> None:
         """``every``: steps between two previews; 0 draws none."""
@@ -36,14 +36,15 @@ class Reporter:
         self._silent_until = 0.0
 
     def follow(self, jobs: Sequence[Job], aside: "PassReporter | None" = None) -> "PassReporter":
-        """A reporter for the jobs of one claim; it also reports ``aside``, a pass held meanwhile."""
+        """Create a reporter for the jobs of one claim. It also reports ``aside``, a pass held meanwhile."""
         return PassReporter(self, jobs, aside)
 
     def exchange(self, reports: Sequence[ProgressReport], write: bool, stops: bool = True) -> list[Exception | None]:
-        """Report, or only read the flags without ``write``. Returns per job the exception that ends it, or None.
+        """Report progress or, without ``write``, only read the flags. Returns per job the exception that ends it.
 
-        Without ``stops``, a stop of the worker ends no job. While the database is unavailable the work continues and
-        the database is left alone for DATABASE_PAUSE, as each try may take as long as it waits for a lock.
+        The exception is None for a job that continues. Without ``stops``, stopping the worker ends no job. While the
+        database is unavailable, work continues and the database is not called for DATABASE_PAUSE seconds, because each
+        call may block until its lock times out.
         """
         answers: list[Flags | None] = [Flags(cancel=False)] * len(reports)
         if reports and time.monotonic() >= self._silent_until:
@@ -129,7 +130,7 @@ class PassReporter:
         if step != self._step or now - self._asked >= ASK_SECONDS:  # the first part of a step asks for all
             self._step = step
             write = now - self._reported >= REPORT_SECONDS or step == job.params.total_steps
-            # one that can be put aside is, for the next start
+            # a pass that can be held is not ended by a stop: it is stored for the next start
             self._exchange(step, "", write, stops=self._running is None or self._running.wanted is None)
         if part.problem is not None:
             raise part.problem

@@ -1,4 +1,4 @@
-"""Runs jobs: claim, load, denoise, save, settle. Interactive jobs interrupt passes of the batch lane."""
+"""Runs jobs: claims, loads, denoises, saves and settles. Interactive jobs interrupt passes of the batch lane."""
 
 import contextlib
 import logging
@@ -36,13 +36,13 @@ from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF = 10.0  # seconds, doubled at each further try
+FIRST_BACKOFF = 10.0  # seconds before the first retry, doubled for each further one
 PAUSED_UNLOAD = 60.0  # seconds; a long pause frees the device's memory
-IDLE_POLL_SECONDS = 2.0  # an idle worker finds a job that nobody rang for
-TURN_SECONDS = 60.0  # of interactive work for which a pass of the batch lane stays aside
-OWED_SHARE = 0.1  # of the time that a pass was aside: so long it then runs before it is put aside again
-OWED_FOR_NOTHING = 2.0  # seconds, where nothing was to be had after all
-WAIT_SECONDS = 0.25  # of one wait for a ring: the most that an idle worker takes to stop
+IDLE_POLL_SECONDS = 2.0  # so that an idle worker finds jobs whose ring was lost
+TURN_SECONDS = 60.0  # longest interactive work for which a batch pass is held
+OWED_SHARE = 0.1  # a resumed pass runs for this share of the time it was held before it may be held again
+OWED_FOR_NOTHING = 2.0  # seconds it runs if no interactive job could be claimed after all
+WAIT_SECONDS = 0.25  # one wait for a ring; also the longest time that an idle worker takes to stop
 
 
 class Runner:
@@ -62,9 +62,9 @@ class Runner:
         idle_unload: float = 600.0,
         passes: Path | None = None,
     ) -> None:
-        """``catalog``: models of this machine; ``inputs``: sources for the engine; ``memory``, ``batch_size``: the
-        settings. Models are unloaded after ``idle_unload`` idle seconds. Unfinished passes are kept in the folder
-        ``passes`` when the worker stops.
+        """``catalog``: models of this machine; ``inputs``: source pictures for the engine; ``memory``, ``batch_size``:
+        the settings of these names. Models are unloaded after ``idle_unload`` idle seconds. Unfinished passes are
+        stored in the folder ``passes`` when the worker stops.
         """
         self._dispatch = dispatch
         self._engine = engine
@@ -139,8 +139,10 @@ class Runner:
         return jobs
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Make the pictures of jobs that may share passes. Every job is settled, or given back once the database is
-        available."""
+        """Make the pictures of jobs that may share passes.
+
+        Every job is settled, or requeued as soon as the database is available.
+        """
         followed = self._reporter.follow(jobs, self._aside)
         waiting = list(followed.parts.values())
         may_wait = all(job.lane is Lane.BATCH and not job.crashes for job in jobs)
@@ -171,7 +173,7 @@ class Runner:
         self._settle_parts(crew, followed, JobTimings(run, self._load_seconds, expected))
 
     def _settle_parts(self, crew: Pass, followed: PassReporter, measured: JobTimings) -> None:
-        """Save finished pictures on other threads and end the other jobs of a pass. Raises DatabaseProblem."""
+        """Save the finished pictures of a pass on other threads and settle its other jobs. Raises DatabaseProblem."""
         made, trouble = [], None
         together = sum(part.made is not None for part in crew.parts)
         for part in crew.parts:
@@ -181,13 +183,13 @@ class Runner:
                     picture = part.result()
                     rung = str(picture.facts.get("rung", ""))
                     made.append((job, picture, replace(measured, rung=rung, together=together)))
-                    if measured.load:  # the first of a pass has waited for it
+                    if measured.load:  # the load counts only for the first picture of the pass
                         measured = replace(measured, load=0.0, expected=self._estimate(crew, job.params.model))
             except DatabaseProblem as problem:
                 trouble = problem
         self._saver.save(made)
         if any(job.crashes for job, _, _ in made):
-            self._saver.wait()  # a suspect is settled alone, so that the crash of another is not counted as its own
+            self._saver.wait()  # settle a suspect alone, so that another job's crash is not counted against it
         if trouble is not None:
             raise trouble
 
@@ -202,7 +204,10 @@ class Runner:
         return False
 
     def _run_urgent_jobs(self, crew: Pass, followed: PassReporter) -> float:
-        """Run interactive jobs while a pass is held; returns the seconds. Raises the problem of its last part."""
+        """Run interactive jobs while a pass is held; returns the seconds spent.
+
+        Raises the problem of the held pass's last part if no part is left.
+        """
         began, served = time.monotonic(), False
         assert crew.held is not None
         log.info("put aside after step %d: somebody waits", crew.held.steps)
@@ -217,7 +222,7 @@ class Runner:
             ):
                 self.run(jobs)
                 served = True
-        except DatabaseProblem as problem:  # the pass may go on; what runs is given back later
+        except DatabaseProblem as problem:  # the held pass may continue; unsettled jobs are requeued later
             log.error("the database cannot be used: %s", problem)
         finally:
             self._aside = None
@@ -228,7 +233,7 @@ class Runner:
         return seconds
 
     def _model_state(self, crew: Pass) -> str:
-        """Identifies the version of the model's files."""
+        """A text that identifies the version of the model's files; "" if unknown."""
         with contextlib.suppress(NotFound, OSError):
             path = self._catalog.get(crew.parts[0].params.model).path
             return f"{path} {path.stat().st_mtime_ns}"
@@ -241,9 +246,9 @@ class Runner:
             return None
 
     def _give_back_unsettled(self) -> bool:
-        """Requeue jobs whose end could not be written, now that the database may be available. Returns True.
+        """Requeue jobs whose end could not be written, now that the database may be available again. Returns True.
 
-        A fault of this job alone is counted, so that it cannot return endlessly.
+        A fault that only this job had is counted against it, so that it is not requeued forever.
         """
         while self._unsettled:
             job, problem, own = self._unsettled.pop()
@@ -260,7 +265,7 @@ class Runner:
         return True
 
     def _requeue_unknown(self) -> None:
-        """Requeue claims that were written although the database reported a fault: no one here runs those jobs."""
+        """Requeue claims that were written although the database reported a fault: this worker does not run them."""
         with contextlib.suppress(DatabaseProblem, LostClaim):
             known = {job.id for job, _, _ in self._unsettled} | self._saver.unsaved
             for job in self._dispatch.running():
@@ -279,7 +284,7 @@ class Runner:
 
     def _make(self, crew: Pass, followed: PassReporter) -> None:
         params, began = crew.parts[0].params, 0.0
-        for part in crew.live[:1]:  # those of one pass have the same sources
+        for part in crew.live[:1]:  # all parts of a pass have the same sources
             self._inputs.fetch(followed.job(part))
 
         def on_progress(share: float) -> None:
@@ -296,24 +301,24 @@ class Runner:
         def say(words: str) -> None:
             followed.report(crew, words)
 
-        if params.kind is Kind.UPSCALE:  # it needs no model
+        if params.kind is Kind.UPSCALE:  # needs no model
             followed.begin(crew)
             self._engine.run(crew)
             return
-        # 1. Know the model; one that is in memory needs no look at its files.
+        # 1. Find the model, without reading its files again if it is in memory.
         if self._model is None or self._model.id != params.model or self._engine.loaded != params.model:
             try:
                 self._model = self._catalog.get(params.model)
             except NotFound as error:
                 raise ModelUnavailable(message("model_left", problem=error.message)) from None
-            if self._engine.room.type:  # while it is loaded, from the same files
+            if self._engine.room.type:  # hash while the model is loaded from the same files
                 path = self._model.path
                 self._saver.hash(params.model, lambda digests: digests.sha256(path))
-        # 2. Have it in memory and denoise, with a report after each step; a smaller way of holding it if need be.
+        # 2. Load it and denoise, reporting after each step; if memory runs out, on a rung that needs less.
         self._ladder.run(self._model, crew, on_progress, begin, say)
 
     def _settle(self, job: Job, work: Callable[[], None]) -> bool:
-        """Do the work and turn its exception into the job's transition: outcomes are decided here only.
+        """Do the work and map its exception to the job's transition. No other place decides a job's outcome.
 
         Returns whether the work succeeded.
         """
@@ -330,7 +335,7 @@ class Runner:
                 log.info("%s", stopped, extra={"job": job.id})
             except EngineError as error:
                 if isinstance(error, DeviceLost):
-                    self._stop.request()  # the supervisor starts a new process, which has a sound device
+                    self._stop.request()  # the supervisor starts a new process, in which the device works again
                 failure = Failure(error.kind, error.message, traceback.format_exc())
                 if error.of_machine and self._dispatch.pass_on(job.claim, failure):
                     log.warning("passed on to another worker (%s): %s", error.kind, error, extra={"job": job.id})
@@ -362,14 +367,14 @@ class Runner:
         log.warning(words, error, pause, job.tries + 2, MAX_TRIES, extra={"job": job.id})
 
     def _give_back(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
-        """After a storage fault: one that lasts blocks the queue and is not counted against the job."""
+        """Requeue a job after a storage fault. A lasting fault blocks the queue and is not counted against the job."""
         if self._dispatch.check_storage():
             self._count_fault(job, problem)
         else:
             self._dispatch.requeue(job.claim, problem.message)
 
     def _count_fault(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
-        """A storage fault of this job alone: retry after a pause, fail at MAX_TRIES faults."""
+        """Handle a storage fault that only this job had: retry after a pause, fail at MAX_TRIES faults."""
         if job.faults + 1 < MAX_TRIES:
             pause = FIRST_BACKOFF * 2**job.faults
             note = message("event_error", kind=problem.code, problem=problem.message)

@@ -1,4 +1,4 @@
-"""Saves finished pictures on threads of its own, and keeps them while gallery or database cannot be written."""
+"""Saves finished pictures on background threads, and holds them while gallery or database is not writable."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ from diffusion_local.queue.estimates import JobTimings
 log = logging.getLogger(__name__)
 
 SAVERS = 2  # threads
-TRY_SECONDS = 1.0  # between two questions whether a picture that waits can be saved
+TRY_SECONDS = 1.0  # between two checks whether a waiting picture can be saved
 KEEP_SECONDS = 1.0  # between two reports about pictures that wait to be saved
 #: Runs the work and settles the job by the exception it raises.
 Settle = Callable[[Job, Callable[[], None]], bool]
@@ -52,10 +52,10 @@ class SharedDuration:
 
 
 class Saver:
-    """Saves the pictures of one pass while the next is made, so that memory stays flat.
+    """Saves the pictures of one pass while the next runs; at most one pass waits, so memory use stays constant.
 
-    A picture that waits keeps its claim: reporting continues, so that a hanging share or a blocked queue does not make
-    the worker count as hung.
+    A picture that waits to be saved keeps its claim: reports continue, so that a hanging network share or a blocked
+    queue does not make the worker look hung.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Saver:
         self._hashes: dict[str, Future[str]] = {}
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hasher")
         self._learn = learn
-        # saving takes as long as making where small pictures share a pass
+        # Small pictures that share a pass take as long to save as to make.
         self._saver = ThreadPoolExecutor(SAVERS, thread_name_prefix="saver")
         self._saving: list[Future[None]] = []
         self._ready_at = 0.0
@@ -85,7 +85,7 @@ class Saver:
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
     def save(self, made: Sequence[tuple[Job, Picture, JobTimings]]) -> None:
-        """Save the pictures of a pass after the previous ones. ``JobTimings.run`` is the time of the whole pass."""
+        """Save the pictures of a pass, after those of the previous pass. ``JobTimings.run``: time of the whole pass."""
         if not made:
             return
         self._unsaved |= {job.id: job for job, _, _ in made}
@@ -127,12 +127,12 @@ class Saver:
     def _finish(self, job: Job, picture: Picture, measured: JobTimings, share: SharedDuration) -> None:
         def work() -> None:
             seconds = share()
-            picture.image  # noqa: B018 - raises what went wrong with this one
+            picture.image  # noqa: B018 - raises the error of this picture
             self._save_with_retries(job, picture, replace(measured, run=seconds))
 
         try:
             self._settle(job, work)
-        except DatabaseProblem as problem:  # the job is given back before the next claim
+        except DatabaseProblem as problem:  # the job is requeued before the next claim
             log.error("the database cannot be used: %s", problem)
         finally:
             self._unsaved.pop(job.id, None)
@@ -143,8 +143,8 @@ class Saver:
         Devices run one pass after another, so time spent on the previous pass does not count.
         """
         for picture in pictures:
-            with contextlib.suppress(Exception):  # its own job is told
-                picture.image  # noqa: B018 - waits for it
+            with contextlib.suppress(Exception):  # reported when the picture's own job is settled
+                picture.image  # noqa: B018 - waits for the device
         ready = max((picture.ready_at or handed_at for picture in pictures), default=handed_at)
         if ready <= handed_at:
             return run
@@ -153,7 +153,7 @@ class Saver:
         return ready - began
 
     def _save_with_retries(self, job: Job, picture: Picture, measured: JobTimings) -> None:
-        """Keep the picture while the studio cannot store it, so that it is not made twice.
+        """Save a picture; hold it while the studio cannot store it, so that it need not be made twice.
 
         Raises StorageProblem or DatabaseProblem if saving failed twice although the storage is writable.
         """
@@ -176,7 +176,7 @@ class Saver:
                     failed = True
 
     def _check(self, job: Job) -> None:
-        """Raise Stopped if the job was cancelled, and LostClaim."""
+        """Raise Stopped if the job was cancelled, LostClaim if its claim is lost."""
         with contextlib.suppress(DatabaseProblem):
             [flags] = self._dispatch.flags([job.claim])
             if flags is None:
@@ -185,7 +185,7 @@ class Saver:
                 raise Stopped("cancel")
 
     def _wait_for_storage(self, job: Job, needed: int) -> None:
-        """Wait until the studio can store pictures. Raises Stopped and LostClaim."""
+        """Wait until the studio can store pictures. Raises Stopped if the job or worker is stopped, and LostClaim."""
         while True:
             self._stop.wait(TRY_SECONDS)
             if self._stop.is_set():
@@ -208,7 +208,7 @@ class Saver:
         log.info("done in %.2f s", finished.measured.run + finished.measured.load, extra={"job": job.id})
 
     def _flag(self, job: Job, picture: PIL.Image, facts: dict[str, Any]) -> dict[str, str]:
-        """The flag of a picture that lacks its last steps or is probably a failure, as a fact of its recipe."""
+        """The flag of an incomplete or probably unwanted picture, as a fact of its recipe."""
         if "incomplete" in facts:
             return {"flag": quality.INCOMPLETE}
         flag = quality.flag_of(picture, job.params, lambda: self._source(job))
@@ -219,17 +219,17 @@ class Saver:
             file = io.BytesIO(self._dispatch.source(job.claim, job.params.source))
             with PIL.open(file) as source, image_decoding.share(source):
                 return source.convert("RGB")
-        except (OSError, UserError):  # it was deleted meanwhile
+        except (OSError, UserError):  # deleted meanwhile
             return None
 
     def _model_hash(self, params: Params) -> dict[str, str]:
-        """A1111's model hash, ten digits. Computed at the model's first use; its first picture may wait for it."""
+        """A1111's model hash (ten hex digits), as a fact. A model's first picture waits until it is computed."""
         computed = self._hashes.get(params.model) if params.kind is not Kind.UPSCALE else None
         digest = computed.result()[:10] if computed else ""
         return {"model_hash": digest} if digest else {}
 
     def _keep(self) -> None:
-        """On a thread of its own: report for the pictures that wait."""
+        """Report the pictures that wait to be saved; runs on a background thread."""
         seen: set[str] = set()
         while not self._closed.wait(KEEP_SECONDS):
             waiting = dict(self._unsaved)

@@ -10,7 +10,7 @@ from diffusion_local.errors import NotFound
 
 
 class SourcePictures:
-    """Sources of the current job. The engine opens them by id and knows no jobs and no studio."""
+    """Source pictures of the current job. The engine opens them by id, so it depends neither on jobs nor on a studio."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
@@ -20,11 +20,11 @@ class SourcePictures:
         """Fetch the sources of a job and drop all others. Raises LostClaim, DatabaseProblem, StorageProblem."""
         known, self._pictures = self._pictures, {}
         for source_id in job.params.inputs:
-            with contextlib.suppress(NotFound):  # the engine says what is missing
+            with contextlib.suppress(NotFound):  # the engine reports missing sources
                 self._pictures[source_id] = known.get(source_id) or self._dispatch.source(job.claim, source_id)
 
     def open(self, source_id: str) -> BinaryIO:
-        """Raises FileNotFoundError for a source that was not fetched or is gone."""
+        """Open a fetched source. Raises FileNotFoundError if it was not fetched or no longer exists."""
         try:
             return io.BytesIO(self._pictures[source_id])
         except KeyError:

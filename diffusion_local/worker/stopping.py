@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class Stop:
-    """``wanted``: claim no more jobs. ``now``: also give back the running ones.
+    """Requests to stop. ``wanted``: claim no more jobs; ``now``: also give back the running jobs.
 
-    The first request means both, unless the worker is set to finish its picture first; a second one always does.
+    A first request sets both, or only ``wanted`` with ``finish_first``; a second request always sets both.
     """
 
     def __init__(self, finish_first: bool = False) -> None:
@@ -31,7 +31,10 @@ class Stop:
 
 
 def listen_to_signals(stop: Stop) -> None:
-    """The handler only writes to a pipe: it may interrupt the main thread while that holds the event's lock."""
+    """Turn stop signals into requests on ``stop``.
+
+    The handler only writes to a pipe, because it may interrupt the main thread while that holds the event's lock.
+    """
     reader, writer = os.pipe()
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
@@ -49,16 +52,16 @@ def listen_to_signals(stop: Stop) -> None:
 
 
 def stop_at_end_of_input(stop: Stop) -> None:
-    """Stop when standard input closes: the supervisor holds its other end and has died."""
+    """Stop when standard input closes, which means that the supervisor, which holds its other end, has died."""
     while os.read(sys.stdin.fileno(), 1024):
         continue
     stop.request()
 
 
 def exit_after_grace(dispatch: Dispatch, stop: Stop, grace: float) -> None:
-    """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds.
+    """Give back the running jobs and exit if the worker has not stopped by itself within ``grace`` seconds.
 
-    The claims make this safe: later writes of the abandoned step are rejected.
+    This is safe because writes with a released claim are rejected.
     """
     stop.now.wait()
     time.sleep(grace)
