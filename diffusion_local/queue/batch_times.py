@@ -27,7 +27,7 @@ class Timing:
     webhook: str = ""
 
     def fields(self) -> dict[str, Any]:
-        """As arguments of a Batch."""
+        """The fields as keyword arguments of a Batch."""
         return asdict(self)
 
     def windows(self, *others: str) -> tuple[schedule.TimeWindow, ...]:
@@ -50,7 +50,7 @@ def resolve_times(
 ) -> Timing:
     """Validate the times of a batch; empty ones count as absent. ``queue_window``: the window of the batch's lane.
 
-    Raises InvalidParams, also if the batch could never start, or not before its deadline.
+    Raises InvalidParams, also if the batch could never start or would start only after its deadline.
     """
     for field, value in {"start_at": start_at, "window": window, "finish_by": finish_by, "webhook": webhook}.items():
         if value is not None and not isinstance(value, str):
@@ -118,9 +118,9 @@ class Timetable:
         return timing
 
     def resolve_changes(self, batch: Batch, changes: Mapping[str, str]) -> dict[str, str | None]:
-        """Validated changes of the batch's times; an empty value removes one. Raises InvalidParams.
+        """Validate changes of the batch's times; an empty value removes a time. Raises InvalidParams.
 
-        Unchanged times are not checked again: they may be in the past by now.
+        Unchanged times are not validated again, because they may be in the past by now.
         """
         new = self.resolve(batch.lane, {"window": batch.window, **changes})
         return {name: value for name, value in new.fields().items() if name in changes}

@@ -1,5 +1,5 @@
-"""Batches as a whole: progress, estimated completion, changes to their queued jobs, and the graph of nodes that a
-batch was submitted as.
+"""Batches as a whole: progress, estimated completion, changes to their queued jobs, and the node graphs from which
+batches were submitted.
 """
 
 import logging
@@ -28,7 +28,7 @@ from diffusion_local.queue.order import OrderRules, QueueOrder, get_gate
 from diffusion_local.queue.views import RUNNING, loaded_models, read_jobs
 
 PAGE_JOBS = 500  # jobs in memory at once
-FORECAST_PICTURES = 20  # done before a list's estimated end is noted for its report
+FORECAST_PICTURES = 20  # pictures done before a list's estimated end is recorded for its report
 
 
 class BatchResults:
@@ -66,8 +66,9 @@ class BatchResults:
         return ((batches[job.batch_id], job) for job, _ in self._pages(ids))
 
     def _pages(self, ids: list[str]) -> Iterator[tuple[Job, str | None]]:
-        """Read by id, so that a job which changes state meanwhile still appears once; jobs deleted meanwhile are
-        skipped.
+        """Read jobs by id, so that a job that changes state meanwhile still appears exactly once.
+
+        Jobs deleted meanwhile are skipped.
         """
         for start in range(0, len(ids), PAGE_JOBS):
             chunk = ids[start : start + PAGE_JOBS]
@@ -92,7 +93,7 @@ QUEUE_END = (
     f"SELECT lane, -priority, position FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane DESC, priority, position DESC LIMIT 1"
 )
-NOT_QUEUED = (-1, 0, 0)  # before the first job
+NOT_QUEUED = (-1, 0, 0)  # sorts before the first job
 BATCH_END = (
     f"SELECT list_priority, list_place FROM {by_index('jobs', 'jobs_listed')} WHERE batch_id = :id AND list_rank = 1 "
     "ORDER BY list_priority DESC, list_place DESC LIMIT 1"
@@ -163,7 +164,7 @@ class BatchRows:
         return [warning] if warning else []
 
     def note_forecast(self, batch_id: str) -> None:
-        """Note the estimated end of a list once: when FORECAST_PICTURES are done, or as soon as it is known then."""
+        """Record the estimated end of a list once: as soon as FORECAST_PICTURES are done and an estimate is known."""
         with self._database.read() as db:
             new = "SELECT 1 FROM batches WHERE id = :id AND forecast_at IS NULL AND count >= :least"
             if not db.scalar(new, id=batch_id, least=2 * FORECAST_PICTURES):
@@ -230,7 +231,7 @@ class BatchRows:
     # -- changes ---------------------------------------------------------------------------------------------------
 
     def rename(self, batch_id: str, name: str) -> None:
-        """Raises NotFound."""
+        """Rename a batch. Raises NotFound."""
         with self._database.write() as db:
             if not db.execute(f"UPDATE batches SET name = ? WHERE id = ? AND {writable()}", [name, batch_id]).rowcount:
                 raise not_found(db, "batch", batch_id)
@@ -291,7 +292,7 @@ class BatchRows:
 
 
 def read_batch(db: Transaction, batch_id: str) -> Batch:
-    """Raises NotFound."""
+    """The batch with this id. Raises NotFound."""
     for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {readable()}", [batch_id]):
         return rows.to_batch(row)
     raise not_found(db, "batch", batch_id)
@@ -342,7 +343,7 @@ LEFT = "(SELECT 1 FROM jobs WHERE jobs.batch_id = graphs.batch_id AND jobs.state
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """``graph`` is JSON, as the interface that stored it wrote it. ``finished``: all jobs of the batch have ended."""
+    """The node graph of a batch. ``graph``: JSON as submitted; ``finished``: all jobs of the batch have ended."""
 
     batch_id: str
     graph: str
@@ -352,25 +353,25 @@ class Graph:
 
 @guarded("graphs")
 class GraphStore:
-    """Built by ``compose``; hangs on the Studio as ``graphs``."""
+    """Node graphs of batches; created by ``compose`` and available as ``studio.graphs``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def get(self, batch_id: str) -> Graph:
-        """Raises NotFound."""
+        """The graph of one batch. Raises NotFound."""
         found = self._read("AND graphs.batch_id = :id", id=batch_id)
         if not found:
             raise NotFound(message("no_such_batch", id=echo(batch_id)))
         return found[0]
 
     def page(self, limit: int = MAX_GRAPHS_PER_PAGE, before: str | None = None) -> list[Graph]:
-        """Newest first; ``before`` is the last batch id of the page before."""
+        """Graphs, newest first. ``before``: last batch id of the previous page."""
         further = "AND graphs.batch_id < :before" if before else ""
         return self._read(further, limit=max(0, min(limit, MAX_GRAPHS_PER_PAGE)), before=before)
 
     def unfinished(self, limit: int = MAX_GRAPHS_PER_PAGE) -> list[Graph]:
-        """Those of batches that wait or run, newest first."""
+        """Graphs of batches with unfinished jobs, newest first."""
         return self._read(f"AND EXISTS {LEFT}", limit=max(0, min(limit, MAX_GRAPHS_PER_PAGE)))
 
     def _read(self, further: str, limit: int = 1, **values: str | None) -> list[Graph]:

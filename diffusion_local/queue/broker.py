@@ -1,7 +1,7 @@
-"""Huey's storage on a broker that kombu speaks to: RabbitMQ (``amqp``), Amazon SQS (``sqs``), and others.
+"""Huey's storage on a broker that kombu supports: RabbitMQ (``amqp``), Amazon SQS (``sqs``), and others.
 
-Messages only wake workers and start chores, so they are acknowledged when they are taken, and delayed ones (the retries
-of chores) wait in the memory of the process that sent them.
+Messages only wake workers and start chores, so they are acknowledged on receipt, and delayed ones (retries of chores)
+wait in the memory of the process that sent them.
 """
 
 import contextlib
@@ -14,21 +14,21 @@ from huey.storage import MemoryStorage
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import KombuError
 
-#: Seconds that a blocking dequeue waits, and so the longest delay of a stopping worker.
+#: Seconds that a blocking dequeue waits; also the longest time that it delays a stopping worker.
 BLOCK_SECONDS = 0.25
 CONNECT_SECONDS = 2
-#: Transport options that are no texts.
+#: Transport options with numeric values.
 NUMBERS = ("polling_interval", "visibility_timeout", "wait_time_seconds")
 
 
 def errors_of(url: str) -> tuple[type[Exception], ...]:
-    """The errors by which a transport says that its broker cannot be used."""
+    """The exceptions that a transport raises when its broker is unavailable."""
     transport = Connection(url).transport
     return (KombuError, OSError, *transport.connection_errors, *transport.channel_errors)
 
 
 class BrokerStorage(MemoryStorage):
-    """One connection per thread: kombu's are not shared between threads."""
+    """Huey storage with one connection per thread, because kombu's connections are not thread-safe."""
 
     blocking = True
 
@@ -41,7 +41,7 @@ class BrokerStorage(MemoryStorage):
             key: value == "true" if value in ("true", "false") else value for key, value in texts.items()
         }
         self._options |= {key: float(texts[key]) for key in NUMBERS if key in texts}
-        if url.startswith("amqp"):  # so that a ring is counted once it was sent
+        if url.startswith("amqp"):  # so that ``queue_size`` counts a message as soon as it is sent
             self._options = {"confirm_publish": True} | self._options
         if url.startswith("sqs:"):
             self._options = {"wait_time_seconds": 1, "polling_interval": 0.1} | self._options
@@ -56,7 +56,7 @@ class BrokerStorage(MemoryStorage):
                 found = line.consumer().get(block=True, timeout=BLOCK_SECONDS)
             except queue.Empty:
                 return None
-            found.ack()  # taking without acknowledgement needs another client library with SQS
+            found.ack()  # receiving without acknowledgement would need another client library for SQS
             return str(found.payload["data"]).encode("latin-1")
 
         return self._retry_once(take)
@@ -70,7 +70,7 @@ class BrokerStorage(MemoryStorage):
             line.connection.release()
 
     def _retry_once(self, call: "Callable[[Line], Any]") -> Any:
-        """Call with this thread's connection; one that was lost while it was idle is replaced once."""
+        """Call with this thread's connection; if it was lost while idle, reconnect and retry once."""
         fresh = not hasattr(self._local, "line")
         try:
             return call(self._line())
@@ -91,12 +91,12 @@ class BrokerStorage(MemoryStorage):
         return self._local.line
 
     def _drop(self) -> None:
-        with contextlib.suppress(Exception):  # it was lost already
+        with contextlib.suppress(Exception):  # the connection was already lost
             self.close()
 
 
 class Line:
-    """One thread's connection to a queue. It consumes only once asked to, or it would take what others wait for."""
+    """One thread's connection to a queue. It consumes only on demand: a consumer would take messages from others."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         self.connection = connection
@@ -110,7 +110,7 @@ class Line:
     def consumer(self) -> Any:
         if self._consumer is None:
             self._consumer = self.connection.SimpleQueue(self.queue)
-            self._consumer.consumer.qos(prefetch_count=1)  # the others' rings stay in the queue
+            self._consumer.consumer.qos(prefetch_count=1)  # leave the remaining rings in the queue for others
         return self._consumer
 
     def size(self) -> int:

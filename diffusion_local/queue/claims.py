@@ -1,6 +1,7 @@
-"""Which queued jobs a worker may claim: those it can make and that fit into a pass together. Jobs that failed on a
-slot for reasons of its machine (memory, a missing file, a lost device) wait for another slot: each slot is tried
-once, and at most MOST_SLOTS of them. Their rows are deleted when the job ends.
+"""Which queued jobs a worker may claim: those it can make, and those that fit into one pass.
+
+A job that failed on a slot because of its machine (memory, a missing file, a lost device) waits for another slot. Each
+slot tries once, at most MOST_SLOTS slots try. The refusals are deleted when the job ends.
 """
 
 from collections.abc import Collection
@@ -15,7 +16,7 @@ from diffusion_local.options.types import Kind
 from diffusion_local.queue.order import QueueOrder
 
 JOB = "SELECT * FROM jobs WHERE id = ?"
-#: Settings that may differ between the pictures of a pass, with their values for a comparison of the others.
+#: Params that may differ within a pass, with the values that replace them when the rest is compared.
 FREE_IN_PASS: dict[str, Any] = {"prompt": "", "negative": "", "seed": 0}
 HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
 
@@ -24,7 +25,7 @@ class Able(Protocol):
     """Which jobs a worker can make."""
 
     def job(self, job: Job, refused: Collection[str]) -> bool:
-        """``refused``: slots that could not make it."""
+        """Whether the worker can make a job. ``refused``: slots that could not."""
         ...
 
     def model(self, runs_on: str) -> bool: ...
@@ -32,7 +33,7 @@ class Able(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SuitsOf:
-    """``Able`` for jobs by their ids, as ``QueueOrder`` asks."""
+    """Adapts ``Able`` to ``Suits``, which ``QueueOrder`` calls with job ids."""
 
     db: Transaction
     able: Able
@@ -72,7 +73,7 @@ def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Able | None
 def batchable(first: Job, other: Job) -> bool:
     """Whether one forward pass could make both: batch-lane jobs that differ only in prompts and seed.
 
-    A job that crashed a worker, an upscale, and a picture that is remade in its old place run alone.
+    A job that crashed a worker, an upscale, and a picture that is remade at its old place in a pass run alone.
     """
     one, two = (replace(job.params, **FREE_IN_PASS) for job in (first, other))
     alike = one == two and one.kind is not Kind.UPSCALE and not one.place

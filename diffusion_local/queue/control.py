@@ -39,7 +39,7 @@ class QueueControl:
                 return
             if not db.execute("UPDATE batches SET paused = ? WHERE id = ?", [paused, batch_id]).rowcount:
                 raise not_found(db, "batch", batch_id)
-            # The batch's pause is copied to its jobs, so that claiming needs one look into one index.
+            # The batch's pause is copied to its jobs, so that a claim needs a single index look-up.
             db.execute(
                 "UPDATE jobs SET held = ? WHERE batch_id = ? AND state IN ('queued', 'running')",
                 [int(paused != OPEN), batch_id],

@@ -15,9 +15,9 @@ from diffusion_local.queue.huey_backends import open_huey
 
 log = logging.getLogger(__name__)
 
-#: Polling interval of an idle worker if the backend cannot block: half of it is the mean start latency.
+#: Polling interval of an idle worker if the backend cannot block; the mean start latency is half of it.
 POLL_SECONDS = 0.03
-#: How long a failed queue is left alone, so that submits do not wait for it again and again.
+#: How long an unavailable queue is not called, so that not every submit waits for it.
 RETRY_SECONDS = 1.0
 #: Rings per submit at most: enough to wake every worker of one machine.
 MAX_RINGS = 16
@@ -40,7 +40,7 @@ class HueyQueue:
     def __init__(self, url: str) -> None:
         """``url``: see ``open_huey``."""
         self._huey = open_huey(url, "doorbell")
-        # Huey names a task by its function's module: declared here, the name is the same in every process.
+        # Huey derives a task's name from its function's module; a function of this module has the same name everywhere.
         self._ring_task = self._huey.task(name="ring")(ring)
         self._retry_at = float("-inf")
         self._available = True
@@ -53,7 +53,7 @@ class HueyQueue:
         if time.monotonic() < self._retry_at:
             return
         try:
-            # Enough to wake every worker; unheard rings must not pile up while no worker runs.
+            # Bounded, so that rings do not pile up while no worker runs.
             for _ in range(min(times, MAX_RINGS - self.pending())):
                 self._ring_task()
         except QueueUnavailable as problem:  # the jobs are in the table, and the workers' next poll finds them
@@ -72,8 +72,9 @@ class HueyQueue:
         return True
 
     def _take(self) -> bool:
-        """Take one ring, waiting briefly if the backend can block; returns whether there was one. An unreadable message
-        counts as a ring.
+        """Take one ring, waiting briefly if the backend can block; returns whether there was one.
+
+        An unreadable message counts as a ring.
         """
         try:
             task = self._huey.dequeue()
@@ -102,7 +103,7 @@ class HueyQueue:
 
 
 class ChoreQueue:
-    """Background tasks on Huey's consumer, in threads of this process; queues of other names do not wait for it."""
+    """Background tasks on Huey's consumer, in threads of this process. Queues of different names run independently."""
 
     def __init__(self, url: str, name: str = "chores") -> None:
         self._huey = open_huey(url, name)
@@ -127,7 +128,7 @@ class ChoreQueue:
         return lambda: send_or_log(declared)
 
     def start(self) -> None:
-        """Start the consumer. It installs SIGINT and SIGTERM handlers: set the process's own ones afterwards."""
+        """Start the consumer. It installs SIGINT and SIGTERM handlers, so the process must set its own afterwards."""
         self._consumer = self._huey.create_consumer(workers=1, shutdown_timeout=CHORE_STOP_SECONDS)
         self._consumer.start()
 
@@ -138,7 +139,7 @@ class ChoreQueue:
 
 
 def send_or_log(send: Callable[[], object]) -> None:
-    """Send a message unless the queue is unavailable: the work is in its table, where a later poll finds it."""
+    """Send a message, or log that the queue is unavailable: the work is in its table, where a later poll finds it."""
     try:
         send()
     except QueueUnavailable as problem:
@@ -146,4 +147,4 @@ def send_or_log(send: Callable[[], object]) -> None:
 
 
 def ring() -> None:
-    """The ring task. It does nothing: its arrival is the message."""
+    """The ring task. It does nothing, since its arrival alone wakes the worker."""

@@ -1,11 +1,11 @@
 """Time estimates from this machine's own history. Pure arithmetic; stores supply the numbers.
 
-A kind of picture (``Work``) made before takes the mean of its newest pictures without outliers: of those on the same
-memory rung as the newest, and in passes of the same size. An unknown kind is estimated by a line through the model's
-other pictures, over their cost in step-megapixels. A model without history has no estimate.
+The estimate for a known kind of picture (``Work``) is the mean of its newest pictures without outliers, of those on the
+newest one's memory rung and in passes of the same size. An unknown kind is estimated by a line fitted to the model's
+other pictures over their cost in step-megapixels. A model without history has no estimate.
 
-The end of a list takes more than its pictures: time between them, losses (both from ``work_hours``), a model's loads as
-often as the order of the queue asks for it, and passes only as large as neighbours in the queue allow (``Outlook``).
+The time until a list is done also includes gaps between pictures and lost time (both from ``work_hours``), the model
+loads that the order of the queue causes, and passes only as large as neighbours in the queue allow (``Outlook``).
 """
 
 from collections import Counter, defaultdict
@@ -19,19 +19,19 @@ from diffusion_local.domain import Job, Lane, State
 from diffusion_local.options.table import Params
 
 MEDIAN_PICTURES = 20  # newest pictures per kind and size of pass that are averaged
-OUTLIER = 5.0  # times the median: not counted
-DRIFT_PICTURES = 24  # newest pictures of a model whose pace is compared with the learned one
+OUTLIER = 5.0  # durations that differ from the median by more than this factor are ignored
+DRIFT_PICTURES = 24  # newest pictures of a model that are compared with the learned durations
 LEAST_DRIFT_PICTURES = 10
 LARGEST_DRIFT = 2.0
-LINE_KINDS = 12  # kinds of picture in a model's line, newest first
+LINE_KINDS = 12  # newest kinds of picture to which a model's line is fitted
 
 
 @dataclass(frozen=True, slots=True)
 class JobTimings:
-    """Measured times of a finished job, in seconds. ``expected``: estimate made beforehand; ``load``: loading the
-    model.
+    """Measured times of a finished job, in seconds.
 
-    ``run``: this picture's share of a forward pass of ``together`` pictures, on memory rung ``rung``.
+    ``run``: this picture's share of a pass of ``together`` pictures, on memory rung ``rung``; ``load``: loading the
+    model; ``expected``: estimate made beforehand.
     """
 
     run: float
@@ -43,7 +43,7 @@ class JobTimings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The known facts that a picture's duration depends on."""
+    """A kind of picture: the known facts on which its duration depends."""
 
     model: str
     kind: str
@@ -56,13 +56,13 @@ class Work:
 
     @property
     def cost(self) -> float:
-        """Step-megapixels."""
+        """Cost in step-megapixels."""
         return self.steps * self.pixels / 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedPicture:
-    """A finished picture. ``seconds``: without model load, its share of a forward pass of ``together`` pictures."""
+    """A finished picture. ``seconds``: its share of a pass of ``together`` pictures, without loading the model."""
 
     work: Work
     seconds: float
@@ -73,7 +73,7 @@ class FinishedPicture:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a picture took in passes of ``together``: the mean of ``count`` pictures without outliers, in seconds."""
+    """Seconds per picture in passes of ``together`` pictures: the mean of ``count`` pictures without outliers."""
 
     together: int
     seconds: float
@@ -106,10 +106,10 @@ class LinearFit:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the first queued jobs, in the order in which they will run, say of those that follow.
+    """What the first queued jobs, in execution order, predict for the jobs behind them.
 
-    ``runs``: by kind of picture, how many jobs are in each run of neighbours that can share a pass; ``loads``: by
-    model, how often it is loaded per picture.
+    ``runs``: by kind of picture, the lengths of the runs of neighbours that can share a pass; ``loads``: by model,
+    loads per picture.
     """
 
     runs: Mapping[Work, Sequence[int]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Outlook:
 
     @classmethod
     def of_line(cls, line: Iterable[tuple[Work, Hashable]], loaded: str = "") -> Self:
-        """From (work, key) per job: equal keys can share a pass. A pass takes its jobs from the line of its model."""
+        """From (work, key) per job: jobs with equal keys can share a pass, which takes only jobs of one model."""
         runs: dict[Work, list[int]] = defaultdict(list)
         last: dict[str, Hashable] = {}
         loads: Counter[str] = Counter()
@@ -136,11 +136,11 @@ class Outlook:
 
 @dataclass(slots=True)
 class Pace:
-    """Learned durations of some models, and what the queue and its overhead add to them."""
+    """Learned durations of some models, and the overhead that the queue adds to them."""
 
     medians: dict[Work, float] = field(default_factory=dict)  # in the largest passes among the newest
-    sizes: dict[Work, int] = field(default_factory=dict)  # of these passes
-    drifts: dict[str, float] = field(default_factory=dict)  # by model: the newest pictures, relative to the learned
+    sizes: dict[Work, int] = field(default_factory=dict)  # pictures in these passes
+    drifts: dict[str, float] = field(default_factory=dict)  # by model: newest durations relative to the learned ones
     outlook: Outlook = field(default_factory=Outlook)
     gap: float = 0.0  # seconds between pictures
     lost: float = 0.0  # share of the working time
@@ -182,7 +182,7 @@ class Pace:
         return pace
 
     def _drift(self, history: Iterable[FinishedPicture], model: str) -> float:
-        """The newest pictures of a model relative to the learned durations; 1 for too few."""
+        """Ratio of a model's newest durations to the learned ones; 1 if there are too few pictures."""
         newest = (made for made in history if made.work.model == model and made.seconds > 0)
         taken = known = count = 0.0
         for made in islice(newest, DRIFT_PICTURES):
@@ -207,7 +207,7 @@ class Pace:
         return line.at(work.cost) if line else None
 
     def queued_seconds(self, work: Work) -> float | None:
-        """Seconds that a queued picture adds to the time until a list is done, without loads. None if unknown."""
+        """Seconds that a queued picture adds to the time until a list is done, without model loads; None if unknown."""
         runs, most = self.outlook.runs.get(work, ()), self.sizes.get(work, 1)
         passes: Counter[int] = Counter()  # pictures by the size of their pass
         for run in runs if most > 1 else ():
@@ -223,13 +223,13 @@ class Pace:
         return (each * self.drifts.get(work.model, 1.0) + self.gap) * (1 + self.lost)
 
     def _in_pass(self, work: Work, together: int) -> float:
-        """Seconds of a picture of a known kind in passes of this size, or the nearest smaller size that is known."""
+        """Seconds for a picture of a known kind in passes of this size, or of the next smaller measured size."""
         known = self.shares[work]
         smaller = [share for share in known if share.together <= together]
         return (smaller[-1] if smaller else known[0]).seconds
 
     def queued_loads(self, model: str, pictures: int, loaded: bool) -> float:
-        """Seconds of the loads of a model for so many queued pictures; at least one load if it is not ``loaded``."""
+        """Seconds for loading a model while this many pictures are made; at least one load if it is not ``loaded``."""
         times = max(float(not loaded), self.outlook.loads.get(model, 0.0) * pictures)
         return times * self.load_seconds(model, "") * (1 + self.lost)
 
@@ -239,13 +239,13 @@ class Pace:
 
 
 def typical(seconds: Sequence[float]) -> float:
-    """The mean without outliers: sums of many pictures need the mean, and one that stalled says nothing of the next."""
+    """The mean without outliers: sums need the mean rather than the median, and a stalled picture is not typical."""
     middle = median(seconds)
     return mean(each for each in seconds if middle / OUTLIER <= each <= middle * OUTLIER)
 
 
 def seconds_left(job: Job, pace: Pace, loaded: str = "") -> float | None:
-    """Seconds a job still needs once it runs (its share of a pass); for a queued job with its model's load."""
+    """Seconds a job still needs once it runs (its share of a pass), for a queued job including its model's load."""
     work = Work.of_params(job.params)
     if job.lane is Lane.BATCH and job.state is State.QUEUED:
         known = pace.queued_seconds(work)
@@ -265,10 +265,10 @@ def finish_times(
     loaded: Sequence[str] = (),
     opens: Mapping[int, float] | None = None,
 ) -> dict[str, float]:
-    """Seconds from now until each job is done; ends at the first job whose duration is unknown.
+    """Seconds from now until each job is done; stops at the first job whose duration is unknown.
 
-    Jobs go in order to the worker that is free first. ``loaded``: the workers' models; ``opens``: seconds until each
-    closed gate opens. The running jobs of one worker, in one pass or set aside, end together.
+    Each job goes to the worker that is free first. ``loaded``: the workers' models; ``opens``: seconds until each
+    closed gate opens. Running jobs of one worker, in its pass or held, end together.
     """
     count = max(1, workers)
     free, models = [0.0] * count, [*loaded, *[""] * count][:count]

@@ -1,7 +1,7 @@
-"""The queue grouped by batch: a page of batches, and a window of each one's jobs. Reads only the rows shown.
+"""The queue grouped by batch: a page of batches, each with a window of its jobs. Reads only the rows shown.
 
-Batches with work left come in queue order: running ones first, then by their first queued job; ended ones newest first.
-A batch's jobs are listed in the order of ``db.dialect.RANKS``. Pages start behind a key, not at an offset.
+Unfinished batches are in queue order: running ones first, then by their first queued job. Ended batches are sorted
+newest first. A batch's jobs are in the order of ``db.dialect.RANKS``. Pages start after a key, not at an offset.
 """
 
 import json
@@ -43,7 +43,7 @@ BATCH_JOBS = by_index("jobs", "jobs_listed")
 LIST_KEY = "(list_rank, list_priority, list_place)"
 FORWARDS = "list_rank, list_priority, list_place"
 BACKWARDS = "list_rank DESC, list_priority DESC, list_place DESC"
-#: Jobs behind a given one in the queue, nearest first; tried one by one, so that each is an index look-up.
+#: Conditions on jobs behind a given one, nearest first; queried one by one, so that each is an index look-up.
 BEHIND = (
     "lane = :lane AND priority = :priority AND position > :position",
     "lane = :lane AND priority < :priority",
@@ -51,7 +51,7 @@ BEHIND = (
 )
 
 
-#: Jobs visited for a page's estimates: anything behind them is hours away.
+#: Limit of jobs visited for a page's estimates; jobs behind them are hours away.
 MOST_ESTIMATED = 20_000
 MOST_SCANNED = 50
 MAX_TEXT = 200  # characters of a filter
@@ -95,7 +95,7 @@ class JobFilter:
                 raise InvalidParams(each.name, message("most_characters", most=MAX_TEXT))
         conditions = [STATE_FILTERS[self.state]] if self.state in STATE_FILTERS else []
         conditions += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
-        if self.text:  # the raw JSON is matched first, which spares parsing most of the rows
+        if self.text:  # match the raw JSON first, to avoid parsing most rows
             conditions.append(
                 f"params LIKE :written ESCAPE '\\' AND {json_field('params', 'prompt')} LIKE :text ESCAPE '\\'"
             )
@@ -113,8 +113,9 @@ def like_pattern(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobWindow:
-    """A window of a batch's jobs. ``earlier``, ``later``: keys behind which the adjacent windows start (None: at the
-    start), if there are any. ``first``: 1-based index of the first job.
+    """A window of a batch's jobs. ``first``: 1-based index of the first job.
+
+    ``earlier``, ``later``: keys after which the adjacent windows start, if there are any (None: the start of the list).
     """
 
     jobs: list[Job]

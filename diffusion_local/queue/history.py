@@ -45,12 +45,12 @@ class FitStore:
             db.execute("DELETE FROM fits WHERE model = ?", [model])
 
 
-OUTLOOK_JOBS = 200  # first queued jobs from which the order of the others is inferred
+OUTLOOK_JOBS = 200  # first queued jobs from which the pass sizes and loads of the others are inferred
 HISTORY_JOBS = 200  # newest pictures per model to learn from
 
 
 def pace_of(db: Transaction, models: Iterable[str], line: QueueOrder | None = None, loaded: str = "") -> Pace:
-    """Learned durations of models; with ``line``, also what the queue's order and overhead add to queued jobs.
+    """Learned durations of models; with ``line``, also the time that queue order and overhead add to queued jobs.
 
     ``loaded``: the model in the memory of a worker.
     """
@@ -77,7 +77,7 @@ def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
 
 
 def outlook_of(db: Transaction, line: QueueOrder, loaded: str) -> Outlook:
-    """From the first due jobs of the batch lane, or by position while none is due."""
+    """Outlook from the first due jobs of the batch lane, or from the first jobs by position if none is due."""
     due = line.upcoming(loaded, OUTLOOK_JOBS)
     columns = "SELECT id, lane, params, model, kind, pixels, steps FROM"
     if due:
@@ -94,7 +94,7 @@ def outlook_of(db: Transaction, line: QueueOrder, loaded: str) -> Outlook:
 
 @lru_cache(maxsize=4096)
 def pass_key(params: str) -> str:
-    """Equal for jobs that can share a pass, from their Params as JSON."""
+    """A key, from Params as JSON, that is equal for jobs that can share a pass."""
     return json.dumps({name: value for name, value in json.loads(params).items() if name not in FREE_IN_PASS})
 
 

@@ -1,7 +1,7 @@
-"""Huey by URL: the message queue that wakes workers and runs chores, on SQLite, Redis, PostgreSQL or a broker.
+"""Opens Huey by URL: the message queue that wakes workers and runs chores, on SQLite, Redis, PostgreSQL or a broker.
 
-Huey delivers a message at most once and forgets the current one when its process dies. So messages carry no state: a
-lost or duplicated one never loses or duplicates a picture, and a queue may be deleted at any time.
+Huey delivers a message at most once and loses the current one when its process dies. So messages carry no state: a
+lost or duplicate message never loses or duplicates a picture, and a queue may be deleted at any time.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a blocking dequeue waits in the server, and so the longest delay of a stopping worker.
+#: Seconds that a blocking dequeue waits in the server; also the longest time that it delays a stopping worker.
 BLOCK_SECONDS = 0.25
-#: Timeout of a Redis server; a submit waits so long at most.
+#: Timeout for a Redis server; a submit waits no longer.
 TIMEOUT_SECONDS = 1.0
 SQLITE_BUSY_SECONDS = 15
 #: The Huey storage methods that this program uses.
@@ -47,7 +47,7 @@ HOSTLESS = ("sqs", "postgresql", "postgres")
 
 
 class JsonSerializer(Serializer):
-    """Huey messages as JSON. The default serializer pickles, which would run the code of a crafted message."""
+    """Huey messages as JSON. The default serializer uses pickle, with which a crafted message could run code."""
 
     def _serialize(self, data: Any) -> bytes:
         if isinstance(data, Message):
@@ -143,9 +143,9 @@ def sqlite_url(path: Path) -> str:
 
 
 def database_prefix(settings: Settings) -> str:
-    """A prefix that all processes of a database on a server share, whatever their homes; "" without a server.
+    """A prefix that all processes of a database server share, whatever their homes; "" without a server.
 
-    It is made of what the URL says of the server. Two spellings of it cost rings, never a job.
+    It is a hash of the server's address in the URL. Different spellings of one address cost rings, never a job.
     """
     if not settings.database:
         return ""
@@ -175,9 +175,9 @@ def open_huey(url: str, name: str) -> Huey:
 
 
 def open_sqlite(address: QueueUrl, name: str) -> Huey:
-    """Open a queue file. A damaged one is set aside, since nothing in it is worth stopping for."""
+    """Open a queue file. A damaged file is moved aside and replaced, because its messages are dispensable."""
     path = address.path
-    with contextlib.suppress(FileNotFoundError):  # another process set it aside first
+    with contextlib.suppress(FileNotFoundError):  # another process moved it first
         try:
             return connect_sqlite(path, name)
         except sqlite3.DatabaseError as error:
@@ -191,7 +191,7 @@ def open_sqlite(address: QueueUrl, name: str) -> Huey:
 
 
 def connect_sqlite(path: Path, name: str) -> Huey:
-    """Open without fsync: a lost message costs nothing."""
+    """Open a queue file without fsync, because losing a message does no harm."""
     create_private(path)
     return Huey(
         name=name,
@@ -212,7 +212,7 @@ def open_redis(address: QueueUrl, name: str) -> Huey:
         from redis.retry import Retry
     except ImportError:
         raise InvalidParams("queue", message("queue_library")) from None
-    # By default the client retries with pauses of seconds, while a submit would wait.
+    # The client's default is to retry with pauses of seconds, for which a submit would wait.
     options = {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,
@@ -222,7 +222,7 @@ def open_redis(address: QueueUrl, name: str) -> Huey:
         del options["socket_connect_timeout"]
     try:
         pool = ConnectionPool.from_url(address.text(), **options)
-        pool.make_connection()  # opens no connection; reports unknown options now
+        pool.make_connection()  # opens no connection, but raises for unknown options
     except (TypeError, ValueError) as error:
         raise InvalidParams("queue", message("queue_url_refused", why=error)) from None
     return Huey(
@@ -237,7 +237,7 @@ def open_redis(address: QueueUrl, name: str) -> Huey:
 
 
 def open_postgresql(address: QueueUrl, name: str) -> Huey:
-    """Huey's tables beside the studio's, or in a database of their own; they are created once the server is there."""
+    """Open a queue in PostgreSQL, in the studio's database or its own. Its tables are created when first needed."""
     try:
         import psycopg
     except ImportError:
@@ -258,7 +258,7 @@ def open_postgresql(address: QueueUrl, name: str) -> Huey:
 
 
 def create_on_demand(storage: type, errors: Any) -> type:
-    """A Huey storage class that creates its tables when a call finds none."""
+    """A subclass of a Huey storage class that creates its tables when a call finds none."""
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
@@ -266,7 +266,7 @@ def create_on_demand(storage: type, errors: Any) -> type:
             try:
                 return call(self, *args, **kwargs)
             except errors.UndefinedTable:
-                with contextlib.suppress(errors.UniqueViolation, errors.DuplicateTable):  # somebody else did
+                with contextlib.suppress(errors.UniqueViolation, errors.DuplicateTable):  # another process created them
                     self.initialize_schema()
                 return call(self, *args, **kwargs)
 
@@ -276,7 +276,7 @@ def create_on_demand(storage: type, errors: Any) -> type:
 
 
 def open_broker(address: QueueUrl, name: str) -> Huey:
-    """A queue of a broker that kombu speaks to."""
+    """Open a queue on a broker that kombu supports."""
     try:
         from diffusion_local.queue.broker import BrokerStorage, errors_of
     except ImportError:
@@ -308,7 +308,7 @@ BACKENDS: dict[str, Callable[[QueueUrl, str], Huey]] = {
 
 
 def unify_errors(storage: type, *errors: type[Exception]) -> type:
-    """A Huey storage class that raises QueueUnavailable in place of its backend's errors."""
+    """A subclass of a Huey storage class that raises QueueUnavailable in place of its backend's errors."""
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)

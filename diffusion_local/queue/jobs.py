@@ -1,4 +1,4 @@
-"""Operations on the jobs table. ``_move`` is the only writer of a job's state."""
+"""Operations on the jobs table. Only ``_move`` changes a job's state."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
 
 class JobStore:
-    """All changes of jobs."""
+    """All changes to jobs."""
 
     def __init__(self, database: Database, rules: OrderRules | None = None) -> None:
         self._database = database
@@ -107,7 +107,7 @@ class JobStore:
         return stored
 
     def insert_batches(self, batches: Sequence[NewBatch], max_queued: int) -> list[tuple[str, list[str]]]:
-        """Store several batches with their keys and requests: all or none."""
+        """Store several batches with their idempotency keys and requests, all or none."""
         complete = [
             (batch, jobs, key, request or (request_digest(jobs) if key else ""))
             for batch, jobs, key, request in batches
@@ -232,7 +232,7 @@ class JobStore:
             ]
 
     def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None, note: str = "") -> None:
-        """Insert the picture's row and mark the job `done`, in one transaction. The file must exist already.
+        """Insert the picture's row and mark the job `done`, in one transaction. The file must already exist.
 
         ``note`` goes into the job's history. Raises LostClaim.
         """
@@ -284,9 +284,9 @@ class JobStore:
             ).state
 
     def pass_on(self, claim: Claim, kind: str, note: str, others: Collection[str]) -> bool:
-        """Return a job that failed on this slot for its machine's reasons to its place, for one of ``others``.
+        """Requeue a job that failed because of this slot's machine, to be tried by one of the slots ``others``.
 
-        False, with nothing changed, if none of them is left to be tried, or enough were (see ``queue.claims``).
+        Returns False and changes nothing if all of them, or enough slots, have tried it (see ``queue.claims``).
         Raises LostClaim.
         """
         noted = rows.note_row(note)
@@ -314,7 +314,7 @@ class JobStore:
     def recover(self, worker: str, failure: Failure, given_back: Collection[Claim] = ()) -> list[Job]:
         """Settle the running jobs of a dead worker; returns them in their new state.
 
-        The caller holds the worker's slot lock, so nobody runs these jobs. A job returns to its place; it is cancelled
+        The caller holds the worker's slot lock, so these jobs do not run. A job returns to its place; it is cancelled
         if that was requested, and fails with ``failure`` once it has crashed CRASH_LIMIT workers. Claims in
         ``given_back`` were released by the worker itself and do not count as crashes.
         """
@@ -354,8 +354,9 @@ class JobStore:
 
     @staticmethod
     def _move(db: Transaction, verb: str, also: str, sets: str, **values: Any) -> list[Job]:
-        """Apply the transition ``verb``; returns the moved jobs. ``also`` and ``sets`` are literals of this file, never
-        input.
+        """Apply the transition ``verb``; returns the moved jobs.
+
+        ``also`` and ``sets`` become part of the SQL, so they must never contain input.
         """
         start, end, _ = TRANSITIONS[verb]
         moved = db.query(
@@ -366,7 +367,7 @@ class JobStore:
 
 
 def read_flags(found: Iterable[dict[str, Any]]) -> Flags | None:
-    for row in list(found):  # to the end: an unread RETURNING is not committed
+    for row in list(found):  # read to the end: SQLite does not commit an unread RETURNING
         return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
     return None
 
@@ -388,5 +389,5 @@ def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_job
 
 
 def failure_note(kind: str) -> str:
-    """The kind of a failure as the note of an event."""
+    """The note of an event for a kind of failure."""
     return message(f"note_{kind}") if is_known(f"note_{kind}") else kind.replace("_", " ")

@@ -1,6 +1,6 @@
-"""Machines: computers whose workers joined the studio from elsewhere, and the settings by which they get jobs.
+"""Machines: other computers whose workers have joined the studio, and the settings that decide when they get jobs.
 
-A machine holds slots named ``machine.device``. Its row outlives its connection, so that settings are kept.
+A machine has slots named ``machine.device``. Its row outlives its connection, so that its settings are kept.
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from diffusion_local.queue import schedule
 
 ACTIVE, DRAINING, PAUSED = "active", "draining", "paused"
 IGNORE, WAIT = "ignore", "wait"
-#: How long other programs must have left a GPU alone before its worker is given jobs again.
+#: How long no other program may have used a GPU before its worker gets jobs again.
 FREE_TIME = timedelta(seconds=30)
-KEPT_HOURS = timedelta(days=7)  # of the counts of pictures
+KEPT_HOURS = timedelta(days=7)  # how long hourly picture counts are kept
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSlot:
-    """A worker of a machine. ``connected``: its lease is alive; ``pictures_per_hour``: as of the last hour."""
+    """A worker of a machine. ``connected``: its lease is valid; ``pictures_per_hour``: pictures of the last hour."""
 
     slot: str
     device: str = ""
@@ -41,9 +41,11 @@ class MachineSlot:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``state``: active, draining (finishes its jobs, gets no more) or paused (gives them back). ``hours``: a window in
-    which it is given jobs, "" for always. ``gpu_share``: ``wait`` gives it none while another program uses its GPU.
-    ``resting``: why it is given no jobs now, or "". ``models``: those it shares with the studio.
+    """A machine with its settings.
+
+    ``state``: active, draining (finishes its jobs, gets no more) or paused (gives its jobs back). ``hours``: window in
+    which it gets jobs, "" for always. ``gpu_share``: with ``wait`` it gets none while another program uses its GPU.
+    ``resting``: why it gets no jobs now, or "". ``models``: models that both it and the studio have.
     """
 
     name: str
@@ -70,12 +72,12 @@ def machine_of(slot: str) -> str:
 
 class MachineStore:
     def __init__(self, database: Database, zone: tzinfo) -> None:
-        """``zone``: in which hours are read."""
+        """``zone``: time zone of the machines' hours."""
         self._database = database
         self._zone = zone
 
     def note(self, name: str, account: str = "", token: str = "", version: str = "", protocol: int = 0) -> None:
-        """Note the credential and the program with which a machine's worker starts; its settings stay."""
+        """Record the credential and program version with which a machine's worker starts; its settings are kept."""
         row = {"name": name, "account": account, "token": token, "version": version, "protocol": protocol}
         with self._database.write() as db:
             db.upsert("machines", row | {"joined_at": self._joined_at(db, name)}, key=("name",))
@@ -88,7 +90,7 @@ class MachineStore:
                 raise no_machine(name)
 
     def credential(self, name: str) -> tuple[str, str]:
-        """(account, token id) that the machine started with last. Raises NotFound."""
+        """(account, token id) with which the machine started last. Raises NotFound."""
         with self._database.read() as db:
             found = db.execute("SELECT account, token FROM machines WHERE name = ?", [name]).fetchone()
         if found is None:
@@ -96,7 +98,7 @@ class MachineStore:
         return str(found[0]), str(found[1])
 
     def remove(self, name: str) -> list[str]:
-        """Forget a machine and end its leases; returns its slots, whose jobs must be recovered."""
+        """Delete a machine and its leases; returns its slots, whose jobs the caller must recover."""
         with self._database.write() as db:
             slots = {slot for (slot,) in db.execute("SELECT slot FROM leases").fetchall() if machine_of(slot) == name}
             slots |= {slot for (slot,) in db.execute("SELECT slot FROM workers").fetchall() if machine_of(slot) == name}
@@ -111,11 +113,11 @@ class MachineStore:
             return db.scalar("SELECT state FROM machines WHERE name = :name", name=machine_of(slot)) or ACTIVE
 
     def resting(self, slot: str) -> Message | None:
-        """Why a slot is given no jobs now, by its machine's settings; None if it is given some."""
+        """Why a slot gets no jobs now by its machine's settings; None if it gets jobs."""
         return self.standing(slot)[1]
 
     def standing(self, slot: str) -> tuple[str, Message | None]:
-        """(state of the slot's machine, why the slot is given no jobs now or None)."""
+        """(state of the slot's machine, why the slot gets no jobs now or None)."""
         now = datetime.now(UTC)
         with self._database.read() as db:
             for row in db.query("SELECT state, hours, gpu_share FROM machines WHERE name = ?", [machine_of(slot)]):
@@ -166,8 +168,9 @@ class MachineStore:
 
 
 def reason(row: dict[str, Any], shared_at: str | None, now: datetime, zone: tzinfo) -> Message | None:
-    """Why a slot with these settings of its machine is given no jobs. ``shared_at``: when another program was last
-    seen on its GPU.
+    """Why a slot gets no jobs by its machine's settings (``row``); None if it gets jobs.
+
+    ``shared_at``: time at which another program was last seen on its GPU.
     """
     if row["state"] != ACTIVE:
         return message(f"machine_state_{row['state']}")
@@ -179,7 +182,7 @@ def reason(row: dict[str, Any], shared_at: str | None, now: datetime, zone: tzin
 
 
 def is_shared(shared_at: str | None, now: datetime) -> bool:
-    """Whether another program used the GPU a moment ago. A time in the future does not count: the clock was wrong."""
+    """Whether another program used the GPU within FREE_TIME. A future time is ignored: the clock was wrong."""
     return bool(shared_at) and timedelta() <= now - datetime.fromisoformat(str(shared_at)) < FREE_TIME
 
 
@@ -239,7 +242,7 @@ def count_picture(db: Transaction, slot: str) -> None:
 
 
 def pictures_per_hour(db: Transaction, slot: str, now: datetime) -> int:
-    """Pictures of the last 60 minutes: those of this hour, and of the one before in proportion."""
+    """Pictures of the last 60 minutes: those of this clock hour, and a proportional share of the previous hour's."""
     query = "SELECT hour, pictures FROM slot_pictures WHERE slot = :slot AND hour >= :hour"
     before = hour_of(now - timedelta(hours=1))
     counts = dict(db.execute(query, {"slot": slot, "hour": before}).fetchall())

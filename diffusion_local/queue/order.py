@@ -1,8 +1,9 @@
 """The order of queued jobs: which one a worker claims next, and which follow.
 
-The order is: interactive lane first, then priority, then the owner whose turn it is (start-time fair queueing), then
-the loaded model for a bounded streak, then position. The index ``jobs_due`` starts with the gate, so jobs waiting for
-their window cost nothing. The first job of each (owner, model) takes one index look-up, however many jobs follow.
+The sort order is: interactive lane first, then priority, then the owner whose turn it is (start-time fair queueing),
+then the loaded model for a bounded streak, then position. The index ``jobs_due`` starts with the gate, so jobs waiting
+for their window cost nothing. Finding the first job of each (owner, model) takes one index look-up, however many jobs
+follow.
 """
 
 from collections import deque
@@ -39,8 +40,9 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class FairShares:
-    """Fair-queueing state of one lane. ``passed_over``: picks since the last model change that went to the loaded model
-    out of turn.
+    """Fair-queueing state of one lane.
+
+    ``passed_over``: picks since the last model change that went to the loaded model out of turn.
     """
 
     virtual: int = 0
@@ -79,7 +81,7 @@ def choose_head(heads: Iterable[QueueHead], turns: FairShares, loaded: str, stre
     return line[0], False
 
 
-LOOK_AHEAD = 100  # jobs of an owner and model
+LOOK_AHEAD = 100  # jobs examined per owner and model
 BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
 #: Jobs that only a gate holds back. The index is forced: the planner would take jobs_by_state and sort all queued jobs.
 DUE = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
@@ -123,7 +125,7 @@ class BatchGate:
 
 
 class Suits(Protocol):
-    """Which jobs a worker can take."""
+    """Which jobs a worker can take, asked by job id."""
 
     def job(self, job_id: str) -> bool: ...
 
@@ -209,7 +211,7 @@ class QueueOrder:
     def next(self, loaded: str, lane: int | None = None, suits: "Suits | None" = None) -> str | None:
         """Id of the next job, optionally of one lane; it is charged to its owner's share. None if none is due.
 
-        With ``suits``, jobs that do not suit are skipped: of each owner and model the first LOOK_AHEAD are looked at.
+        With ``suits``, unsuitable jobs are skipped; of each owner and model the first LOOK_AHEAD are examined.
         """
         for group, priority in self._claimable_groups():
             if lane is not None and group != lane:
@@ -227,8 +229,8 @@ class QueueOrder:
     def beside(self, lane: int, priority: int, model: str, suits: Callable[[str], bool]) -> str | None:
         """The first job, by turns, that can share a pass with a claimed one, charged to its owner as in ``next``.
 
-        Owners whose next job does not fit are passed over, as for the loaded model: each picture is charged to its
-        owner, so they come first afterwards. None while jobs of a higher lane or priority are due.
+        Owners whose next job does not fit are passed over, as for the loaded model. Because each picture is charged to
+        its owner, their turns come first afterwards. None while jobs of a higher lane or priority are due.
         """
         if next(self._claimable_groups(), None) != (lane, priority):
             return None
@@ -279,10 +281,10 @@ class QueueOrder:
         return sorted(run, key=lambda each: each.position)[:count]
 
     def _suiting(self, lane: int, priority: int, head: QueueHead, suits: "Suits") -> QueueHead | None:
-        """The first job of a head's owner and model that suits."""
+        """The first suitable job of a head's owner and model."""
         if suits.job(head.job_id):
             return head
-        if not suits.model(head.model):  # no other one of it will
+        if not suits.model(head.model):  # no other job of this model suits either
             return None
         return next((each for each in self._run(lane, priority, head, LOOK_AHEAD)[1:] if suits.job(each.job_id)), None)
 

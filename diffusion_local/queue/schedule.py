@@ -118,7 +118,7 @@ def parse_weekday(field: str, name: str) -> int:
 
 
 def parse_minutes(field: str, text: str) -> int:
-    """Minutes of the day; 24:00 is its end."""
+    """Minutes of the day from ``H:MM``; 24:00 is the end of the day."""
     hour, minute = (int(part) for part in text.split(":"))
     if minute > 59 or hour * 60 + minute > DAY_MINUTES:
         raise InvalidParams(field, message("times_of_day", got=echo(text)))
@@ -126,13 +126,13 @@ def parse_minutes(field: str, text: str) -> int:
 
 
 def to_utc(day: date, minute: int, zone: tzinfo) -> datetime:
-    """The UTC time at which clocks of the zone show this minute of a day."""
+    """The UTC time at which clocks in the zone show this minute of a day."""
     days, minute = divmod(minute, DAY_MINUTES)
     wall = datetime.combine(day + timedelta(days=days), time(minute // 60, minute % 60), zone)
     at = wall.astimezone(UTC)
     if at.astimezone(zone).replace(tzinfo=None) == wall.replace(tzinfo=None):
         return at
-    # The clocks skip this time: the change lies between its two readings.
+    # The clocks skip this time; the change lies between its two interpretations.
     before, after = wall.replace(fold=1).astimezone(UTC), at
     offset = before.astimezone(zone).utcoffset()
     while after - before > timedelta(minutes=1):
@@ -235,7 +235,7 @@ def allowed_from(now: datetime, start_at: datetime | None, windows: tuple[TimeWi
 def finished_at(
     now: datetime, seconds: float, start_at: datetime | None, windows: tuple[TimeWindow, ...], zone: tzinfo
 ) -> datetime:
-    """When ``seconds`` of work are done, if it pauses whenever it is not allowed."""
+    """When ``seconds`` of work are done, if work pauses outside the windows."""
     left, at = timedelta(seconds=seconds), now
     if not windows:
         return max(now, start_at or now) + left

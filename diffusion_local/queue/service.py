@@ -56,13 +56,13 @@ class QueueService:
         state: str | None = None,
         exactly: bool = False,
     ) -> Receipt:
-        """Submit new jobs with the recipes of old ones, which stay as they are.
+        """Submit new jobs with the recipes of old jobs, which are not changed.
 
         Without ``job_ids``: the jobs of ``batch_id``, or with ``failed`` or ``state`` of the whole list, that are in
         ``state`` (by default failed) and were not submitted again before, so a repeated call adds nothing twice.
 
-        ``exactly``: pictures that were made come back bit for bit on the same device with the same versions, as each is
-        made at its place in a pass of the same size, and on the same rung of the memory policy.
+        ``exactly``: finished pictures are reproduced bit for bit on the same device with the same versions, because
+        each is made at its old place in a pass of the same size, on the same memory rung.
         """
         wanted_state = parse_state(state or State.FAILED)
         if job_ids and batch_id:
@@ -93,15 +93,16 @@ class QueueService:
     def again_of_reason(
         self, reason: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
     ) -> Receipt:
-        """Submit jobs again that failed for one reason of a report: of a batch's, or of the report from ``since`` to
-        ``until``. A repeated call adds nothing twice. Raises NotFound and Conflict.
+        """Resubmit the jobs that failed for one reason in the report of a batch, or of ``since`` to ``until``.
+
+        A repeated call adds nothing twice. Raises NotFound and Conflict.
         """
         return self.again(self._reports.failed(reason, batch_id or None, since or None, until or None))
 
     def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None, waiting: bool = False) -> list[str]:
         """Cancel queued jobs, and stop running ones at their next step; returns the ids of the affected jobs.
 
-        ``waiting`` selects every queued job that the actor may cancel, and no running ones. A single job that has ended
+        ``waiting`` selects every queued job that the actor may cancel, but no running ones. A single job that has ended
         raises Conflict; in a selection it is skipped.
         """
         if waiting:
@@ -131,7 +132,7 @@ class QueueService:
         self._control.pause(batch_id, give_back)
 
     def resume_batch(self, batch_id: str) -> None:
-        """Raises NotFound, and Forbidden for another owner's batch."""
+        """End the pause of one batch. Raises NotFound, and Forbidden for another owner's batch."""
         self._require_ownership(batch_id)
         self._control.resume(batch_id)
         self._queue.ring()
@@ -146,7 +147,7 @@ class QueueService:
         return normalised
 
     def stay_awake(self) -> None:
-        """Cancel the planned sleep or shutdown until further lists are done."""
+        """Cancel the planned sleep or shutdown; the next one is planned after further lists are done."""
         self._control.announce_sleep("")
 
     def set_priority(self, value: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
@@ -171,10 +172,9 @@ class QueueService:
         return list(job_ids)
 
     def move_batch(self, batch_id: str, before: str) -> list[str]:
-        """Run the queued jobs of a batch before those of another; returns the moved ids. The actor must own both.
+        """Move the queued jobs of a batch before those of another; returns their ids. The actor must own both.
 
-        Raises Conflict if the batches are in different lanes or of different owners, where order is not a matter of
-        position.
+        Raises Conflict if the batches have different lanes or owners, between which positions do not decide the order.
         """
         self._select((), batch_id)
         self._select((), before)
@@ -200,7 +200,10 @@ class QueueService:
         actor.current().require_own(self._view.batch(batch_id)[0].owner, message("the_batch", id=batch_id))
 
     def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
-        """Raises NotFound for an unknown job, Forbidden for another owner's, InvalidParams if nothing is named."""
+        """The selection of these jobs or this batch.
+
+        Raises NotFound for an unknown job, Forbidden for another owner's, InvalidParams if nothing is named.
+        """
         who = actor.current()
         if not job_ids and not batch_id:
             raise InvalidParams("job_ids", message("name_a_job"))
@@ -223,7 +226,7 @@ def require_alone(field: str, job_ids: Sequence[str], batch_id: str | None) -> N
 
 
 def pinned(params: Params, facts: Mapping[str, Any]) -> Params:
-    """The params with what their picture's recipe says about how it was computed."""
+    """The params with the place and memory rung from their picture's recipe, to reproduce it exactly."""
     rung = str(facts.get("rung", ""))
     return replace(params, place=str(facts.get("place", "")), rung=rung if rung in RUNGS else params.rung)
 

@@ -19,7 +19,7 @@ from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.order import OrderRules, QueueOrder
 from diffusion_local.queue.work_hours import overhead_of
 
-RECENT_JOBS = 1000  # ended jobs whose times are counted
+RECENT_JOBS = 1000  # newest ended jobs whose times are aggregated
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def count_queue(database: Database, rules: OrderRules) -> QueueCounts:
             return {str(lane): found.get(rank, 0) for rank, lane in rows.LANES.items()}  # type: ignore[call-overload]
 
         revision, paused, blocked = db.execute("SELECT revision, paused, blocked FROM queue").fetchone()
-        # `jobs_ended` gives the order, so that it stops after RECENT rows. Time before a requeue counts as waiting.
+        # The index `jobs_ended` gives the order, so the query stops after RECENT_JOBS rows. Time before a requeue
+        # counts as waiting.
         times = db.execute(
             f"SELECT {seconds_between('created_at', 'started_at')}, {seconds_between('started_at', 'finished_at')} "
             f"FROM {by_index('jobs', 'jobs_ended')} "
@@ -89,7 +90,7 @@ QUEUED = f"{by_index('jobs', 'jobs_queued')} WHERE state = 'queued'"
 QUEUE_ORDER = "ORDER BY lane, priority DESC, position"
 RUNNING = f"SELECT * FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running'"
 STALL_STEPS = 20
-MAX_SINGLE_LOOKUPS = 3  # up to so many jobs are looked up one by one
+MAX_SINGLE_LOOKUPS = 3  # up to this many jobs are looked up one by one
 #: Jobs ahead of a given one by position. Between owners and models fair sharing decides (queue.order).
 AHEAD = "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
 EVENT_READABLE = f"({SEES_ALL} OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {readable('jobs')}))"
@@ -126,7 +127,7 @@ class QueueView:
             pace = pace_of(db, models, line, hands[0])
             opens = line.closed_gates()
             shown = [redacted(job) for job in running]
-            # the model in memory would disclose that of a hidden job
+            # the loaded model would disclose the model of a hidden job
             hidden = {job.worker for job in shown if job.hidden}
             return Snapshot(
                 revision=queue["revision"],
@@ -209,7 +210,7 @@ class QueueView:
         since: str | None = None,
         until: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; ``before`` is the last id of the page before. A batch's jobs come in its own order.
+        """Jobs, newest first; those of a batch in batch order. ``before``: last id of the previous page.
 
         ``since`` and ``until`` (UTC) bound when they were submitted.
         """
@@ -299,7 +300,7 @@ class QueueView:
             return db.scalar("SELECT id FROM batches WHERE idempotency_key = :key", key=scoped_key(idempotency_key))
 
     def unfinished(self, job_ids: list[str]) -> list[str]:
-        """Those of the jobs that have not ended."""
+        """The ids of those jobs that have not ended."""
         ended = ", ".join(f"'{state}'" for state in sorted(FINAL))
         with self._database.read() as db:
             found = db.execute(
@@ -317,7 +318,7 @@ class QueueView:
             found = list(db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [slot]))
             running = [(rows.to_job(row), str(row["reported_at"])) for row in found]
             pace = pace_of(db, {job.params.runs_on for job, _ in running})
-        # those of one pass make their steps together, and each has its share of their time
+        # The jobs of one pass step together, and each accounts for a share of the time.
         steps = [
             len(running) * (pace.seconds(Work.of_params(job.params)) or 0.0) / job.params.total_steps
             for job, _ in running
@@ -325,7 +326,7 @@ class QueueView:
         return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
 
     def seconds(self, work: Mapping[Work, int]) -> float | None:
-        """Seconds that the present workers need for so many pictures; None if unknown."""
+        """Seconds that the present workers need for these numbers of pictures; None if unknown."""
         with self._database.read() as db:
             hands = loaded_models([rows.to_worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             pace = pace_of(db, {each.model for each in work})
@@ -334,12 +335,12 @@ class QueueView:
             return estimates.total_seconds((), work, pace, len(hands), hands)
 
     def shares(self, params: Params) -> list[Share]:
-        """What such a picture took by the number of pictures in its pass."""
+        """Measured durations of such pictures by pass size."""
         with self._database.read() as db:
             return pace_of(db, [params.runs_on]).shares.get(Work.of_params(params), [])
 
     def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
-        """Seconds that a picture of a pass takes a worker that has ``loaded`` in memory, its model's load included."""
+        """Seconds for a picture in a pass of ``together``, including the model's load unless it is ``loaded``."""
         with self._database.read() as db:
             pace = pace_of(db, [params.runs_on])
         each = pace.seconds(Work.of_params(params), together)

@@ -1,7 +1,7 @@
 """How slots spend their time on the batch lane: making pictures, between pictures, and lost to disturbances.
 
 A slot's time counts from a claim until its worker runs out of due jobs, so pauses, closed windows and an empty queue do
-not count. What a killed worker, interactive jobs and rests of the hardware cost is recorded as lost time.
+not count. Time that killed workers, interactive jobs and rests of the hardware cost is recorded as lost.
 """
 
 from dataclasses import dataclass
@@ -11,45 +11,43 @@ from diffusion_local.db.database import Transaction
 from diffusion_local.domain import Job, Lane
 from diffusion_local.queue.estimates import JobTimings
 
-#: A longer standstill is not learned from: the machine slept or was switched off.
+#: A longer standstill is ignored: the machine slept or was switched off.
 LONGEST_LOSS = 3600.0
-#: Working time in seconds after which what was lost counts half.
+#: Working time in seconds after which the weight of a loss halves.
 HALF_LIFE = 12 * 3600.0
-#: Working time without losses, in seconds, that is assumed before any was recorded; less after each loss.
+#: Loss-free working time, in seconds, assumed before any is recorded; it shrinks with each loss.
 PRIOR = 600.0
-#: Pictures after which a gap counts half.
+#: Pictures after which the weight of a gap halves.
 GAP_HALF_LIFE = 400
 LEARNED_HOURS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Time that the batch lane takes beyond its pictures. ``gap``: seconds per picture; ``lost``: share of the working
-    time.
-    """
+    """Time of the batch lane beyond making pictures. ``gap``: seconds per picture; ``lost``: share of working time."""
 
     gap: float = 0.0
     lost: float = 0.0
 
 
 def begin_work(db: Transaction, slot: str, now: str) -> None:
-    """A worker claimed a job: its time counts from now on, if it did not already."""
+    """Start accounting for a slot's time when its worker claims a job; no-op if it has started."""
     db.execute("UPDATE workers SET accounted_at = ? WHERE slot = ? AND accounted_at IS NULL", [now, slot])
 
 
 def end_work(db: Transaction, slot: str) -> None:
-    """A worker ran out of due jobs, or stopped; not one that has just started."""
+    """End accounting when a worker runs out of due jobs or stops; no-op for a worker that is starting."""
     ended = "accounted_at = NULL, open_seconds = 0, open_pictures = 0, disturbed = 0"
     db.execute(f"UPDATE workers SET {ended} WHERE slot = ? AND status != 'starting'", [slot])
 
 
 def disturb(db: Transaction, slot: str) -> None:
-    """The time that a working slot takes until its next pass of the batch lane ends is not due to that pass alone."""
+    """Mark that a working slot's time until its next batch pass ends is not due to that pass alone."""
     db.execute("UPDATE workers SET disturbed = 1 WHERE slot = ? AND accounted_at IS NOT NULL", [slot])
 
 
 def account(db: Transaction, slot: str, job: Job, timings: JobTimings, now: str) -> None:
-    """Account for the time of the slot that finished a job, since its last picture of the batch lane.
+    """Account for a slot's time since its last batch picture, when it finishes a job.
 
     The pictures of one pass end within a moment of each other, so time is written once per pass.
     """
@@ -64,7 +62,7 @@ def account(db: Transaction, slot: str, job: Job, timings: JobTimings, now: str)
     passed = seconds_from(max(since, job.created_at), now) if since else timings.run + timings.load
     if passed - timings.run > LONGEST_LOSS:
         passed = timings.run
-    # After a restart, or a turn of another model, the load would not have been necessary without the disturbance.
+    # After a restart, or a turn of another model, the disturbance caused the load, so it counts as lost time.
     seconds += passed - timings.run - (0.0 if disturbed else timings.load)
     pictures += 1
     complete = pictures >= timings.together

@@ -1,8 +1,8 @@
 """The workers table, and the leases by which workers on other machines hold their slots.
 
-Rows of workers are informative only; a slot's file lock decides whether a local worker lives. Leases expire by the
+Rows of workers are informative only; a slot's file lock decides whether a local worker is alive. Leases expire by the
 studio's clock: if one is not renewed in time, the jobs of its slot are recovered like those of a dead worker, and the
-attempt number of each claim fences late writes.
+attempt number in each claim fences off late writes.
 """
 
 import json
@@ -21,13 +21,14 @@ from diffusion_local.queue import work_hours
 from diffusion_local.queue.machines import stored_problem
 
 NONE_YET = DeviceMemory()
-#: Workers report every few seconds; after this silence the page shows that one does not answer.
+#: Workers report every few seconds; after this silence the page shows a worker as not responding.
 SILENCE = timedelta(seconds=20)
 
 
 def is_silent(worker: Worker, now: datetime | None = None) -> bool:
-    """Whether an active worker has not reported for a while. A time in the future counts as silence: the clock was
-    wrong.
+    """Whether an active worker has not reported for SILENCE.
+
+    A time further in the future also counts as silence: the clock was wrong.
     """
     return (
         worker.status != "stopped"
@@ -79,7 +80,7 @@ class WorkerStore:
             )
 
     def lost(self, slot: str) -> None:
-        """A worker is dead: its slot counts as stopped."""
+        """Record that a worker is dead: its status becomes stopped."""
         with self._database.write(patient=True) as db:
             db.execute("UPDATE workers SET status = 'stopped', model = '' WHERE slot = ?", [slot])
 
@@ -95,13 +96,13 @@ class WorkerStore:
 #: A lease with more than this share of its time left is not written again.
 FRESH_SHARE = 0.8
 
-#: Digests (sha256) of files by kind ("models", or a kind of adapter) and by the name under which jobs name them.
+#: SHA-256 digests of files by kind ("models", or a kind of adapter) and by their name in jobs.
 Files = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """``account`` is whose credential took it; ``files`` are those that the worker has."""
+    """A slot held by a remote worker. ``account``: owner of its credential; ``files``: digests of its model files."""
 
     slot: str
     session: str
@@ -123,7 +124,7 @@ class LeaseStore:
         self._time = timedelta(seconds=seconds)
 
     def take(self, slot: str, account: str) -> str:
-        """Hold a slot; the session by which it is renewed. Raises HomeInUse while another session holds it."""
+        """Take a slot; returns the session that renews the lease. Raises HomeInUse while another session holds it."""
         now, session = datetime.now(UTC), secrets.token_urlsafe(16)
         with self._database.write(patient=True) as db:
             expires = db.scalar("SELECT expires_at FROM leases WHERE slot = :slot", slot=slot)
@@ -141,7 +142,7 @@ class LeaseStore:
         return session
 
     def renew(self, slot: str, session: str) -> None:
-        """Hold it for its whole time again. Raises LeaseLost if it expired and was taken or recovered since."""
+        """Extend a lease to its full duration. Raises LeaseLost if it expired and was taken or recovered since."""
         now = datetime.now(UTC)
         with self._database.read() as db:
             expires = db.scalar(
@@ -159,18 +160,18 @@ class LeaseStore:
             raise self._lost(slot, session)
 
     def renew_all(self) -> None:
-        """Let every lease run anew, as after time that does not count: the studio was away, or its clock was set."""
+        """Extend every lease to its full duration, after the studio was not running or its clock was changed."""
         with self._database.write(patient=True) as db:
             db.execute("UPDATE leases SET expires_at = ? WHERE session != ''", [self._end(datetime.now(UTC))])
 
     def end_hung(self, slot: str) -> bool:
-        """End the lease of a worker that makes no progress, which is told so at its next call; whether there is one."""
+        """End the lease of a hung worker, whose next call will report it; returns whether there was one."""
         with self._database.write(patient=True) as db:
             ended = "UPDATE leases SET hung = session, session = '', expires_at = ? WHERE slot = ? AND session != ''"
             return bool(db.execute(ended, [utc_text(datetime.now(UTC)), slot]).rowcount)
 
     def note_condition(self, slot: str, condition: Condition, shared_limit: int) -> None:
-        """Note what a heartbeat reported. A GPU counts as shared if others use more than ``shared_limit`` bytes."""
+        """Record the condition from a heartbeat. A GPU is shared if other programs use over ``shared_limit`` bytes."""
         columns = {"temperature": condition.temperature, "problem": stored_problem(condition.problem)}
         if condition.shared_bytes > shared_limit:
             columns["shared_at"] = utc_text(datetime.now(UTC))
@@ -194,17 +195,17 @@ class LeaseStore:
             return next(map(to_lease, db.query(f"{LEASES} AND slot = ?", [slot])), None)
 
     def all(self) -> list[Lease]:
-        """Those of workers that are not known to hang."""
+        """All leases except those of hung workers."""
         with self._database.read() as db:
             return [to_lease(row) for row in db.query(f"{LEASES} ORDER BY slot")]
 
     def expired(self) -> list[str]:
-        """Slots whose time is over."""
+        """Slots whose leases have expired."""
         now = datetime.now(UTC)
         return [lease.slot for lease in self.all() if lease.expired(now)]
 
     def end(self, slot: str) -> bool:
-        """End a lease whose time is over; whether there is one. The row of a hung worker stays, to tell it so."""
+        """Delete an expired lease; returns whether there was one. A hung worker's row is kept for its next call."""
         now = utc_text(datetime.now(UTC))
         with self._database.write(patient=True) as db:
             over = "slot = ? AND expires_at <= ? AND session != ''"

@@ -1,4 +1,4 @@
-"""Stores unfinished passes on disk while the worker is stopped: one file per pass, named by its first job and attempt."""
+"""Stores unfinished passes while the worker is stopped: one file per pass, named by its first job and attempt."""
 
 import json
 import logging

@@ -10,7 +10,7 @@ from diffusion_local.errors import NotFound
 
 
 class SourcePictures:
-    """Source pictures of the current job. The engine opens them by id, so it depends neither on jobs nor on a studio."""
+    """Source pictures of the current job. The engine opens them by id and knows nothing of jobs and studios."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
