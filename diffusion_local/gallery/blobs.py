@@ -66,7 +66,7 @@ class Blobs(Protocol):
         ...
 
     def stat(self, key: str) -> Stat | None:
-        """None if there is no such blob."""
+        """Size and time of a blob; None if it does not exist."""
         ...
 
     def list(self, prefix: str) -> Iterator[Stat]:
@@ -263,8 +263,7 @@ COPIED = tuple(area for area in Area if area is not Area.PREVIEWS)
 def copy_blobs(source: Blobs, target: Blobs, name: str, report: Callable[[int], object]) -> int:
     """Copy every file; returns their number. ``report`` is called with the number so far.
 
-    Raises Conflict if the target has a file that the source has not, and StorageProblem if one differs after it was
-    written.
+    Raises Conflict if the target has a file that the source lacks, StorageProblem if a copy differs from its original.
     """
     for area in COPIED:
         for each in target.list(f"{area}/"):
@@ -282,7 +281,7 @@ def copy_blobs(source: Blobs, target: Blobs, name: str, report: Callable[[int], 
 def copy_blob(source: Blobs, target: Blobs, key: str, size: int) -> None:
     wanted, there = StoredFile(source, key).sha256(), target.stat(key)
     if there is not None and there.size == size and StoredFile(target, key).sha256() == wanted:
-        return  # by an earlier run
+        return  # copied by an earlier run
     with source.open(key) as file:
 
         def write(copy: object) -> None:

@@ -81,7 +81,7 @@ class BoardStore:
         return self.get(board_id)
 
     def take(self, board_id: str, image_ids: Sequence[str]) -> Board:
-        """Take pictures off a board."""
+        """Remove pictures from a board."""
         with self._database.write() as db:
             self._require_writable(db, board_id)
             db.execute(

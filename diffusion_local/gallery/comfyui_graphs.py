@@ -1,8 +1,8 @@
-"""ComfyUI graphs in the form that sd-parsers reads: one sampler node with its values in place.
+"""Converts ComfyUI graphs to the form that sd-parsers reads: one sampler node with all values in place.
 
-The executed graph (``prompt``) is preferred; the drawn one (``workflow``) holds its values by position and is read for
-the nodes in WIDGETS. Values that come through links from other nodes are put in place, and samplers that ComfyUI splits
-into noise, guider, scheduler and sampler are put together.
+The executed graph (``prompt``) is preferred. The drawn graph (``workflow``) lists values by position, so only its nodes
+in WIDGETS are read. Values that come through links from other nodes replace the links, and samplers that ComfyUI splits
+into noise, guider, scheduler and sampler are merged.
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 MAX_TEXT = 200_000
 MAX_NODES = 1000
-MAX_STEPS = 20  # links followed for one value
+MAX_STEPS = 20  # links followed per value
 #: Name -> {"class_type", "inputs"}; an input is a value, or a link as [name of a node, output].
 Graph = dict[str, dict[str, Any]]
 
-#: Names of a drawn node's values in order; "" for one that is no input.
+#: Input names of a drawn node's values, in order; "" for a value that is not an input.
 WIDGETS: dict[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": (
@@ -51,16 +51,16 @@ SINGLE = frozenset(
      "text", "clip_l", "t5xxl", "text_g", "text_l", "string_a", "string_b", "ckpt_name", "unet_name", "vae_name",
      "lora_name", "strength_model", "stop_at_clip_layer")
 )  # fmt: skip
-#: Inputs under which nodes that only give a value hold it.
+#: Inputs in which nodes that only supply a value hold it.
 GIVEN = ("value", "text", "string", "seed", "noise_seed", "int", "float", "number", "populated_text", "wildcard_text")
-#: Texts of nodes that have several, the fullest first.
+#: Inputs of nodes with several texts, the most detailed first.
 TEXTS = ("t5xxl", "text_g", "text_l", "clip_l")
 
 
 def read_graph(texts: Mapping[str, str]) -> tuple[Graph, dict[str, Any]]:
-    """(nodes, values that find no place by ``class.input``); no nodes if it is no graph of ComfyUI, or a huge one.
+    """(nodes, values that could not be placed by ``class.input``); no nodes without a graph, or if it is too large.
 
-    Raises ValueError, TypeError, KeyError, AttributeError or RecursionError for other texts.
+    Raises ValueError, TypeError, KeyError, AttributeError or RecursionError for texts of other programs.
     """
     executed = texts.get("prompt", "")
     graph = executed_graph(executed) if executed.lstrip().startswith("{") else drawn_graph(texts.get("workflow", ""))
@@ -110,7 +110,7 @@ def is_link(graph: Graph, value: Any) -> bool:
 
 
 def place_values(graph: Graph) -> dict[str, Any]:
-    """Put single values in the place of links to them; returns those that were not found, and further texts."""
+    """Replace links by the values they lead to; returns the values that were not found, and additional texts."""
     missing: dict[str, Any] = {}
     for node in graph.values():
         inputs = node["inputs"]
@@ -134,7 +134,7 @@ def linked_class(graph: Graph, link: list[Any]) -> str:
 
 
 def value_behind(graph: Graph, value: Any, name: str) -> Any:
-    """The text or number that a link leads to, through nodes that only pass it on; None if there is none."""
+    """The text or number to which a link leads, through nodes that only pass it on; None if there is none."""
     for _ in range(MAX_STEPS):
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return value
@@ -154,7 +154,7 @@ def value_behind(graph: Graph, value: Any, name: str) -> Any:
 
 
 def whole_sampler(graph: Graph, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of a sampler with those of the nodes that it is made of, which are taken out of the graph."""
+    """The inputs of a sampler merged with those of its component nodes, which are removed from the graph."""
     made = {name: value for name, value in inputs.items() if name not in ("noise", "sampler", "sigmas", "guider")}
     for part in ("noise", "sampler", "sigmas", "guider"):
         if is_link(graph, inputs.get(part)):

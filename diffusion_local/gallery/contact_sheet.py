@@ -1,6 +1,6 @@
-"""Contact sheets: many small labelled pictures on one, as a plain sheet or a grid with row and column headings.
+"""Contact sheets: many small labelled pictures in one, as a plain sheet or a grid with row and column headings.
 
-Only one picture is in memory beside the sheet, which has at most MAX_PIXELS.
+Only one picture at a time is in memory beside the sheet, which has at most MAX_PIXELS.
 """
 
 import contextlib
@@ -36,8 +36,9 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell: a function that opens the picture (or a thumbnail), or None and a ``note`` with the reason. The label
-    goes below it.
+    """A cell: a function that opens the picture (or a thumbnail), or None and a ``note`` with the reason.
+
+    ``label`` is drawn below it.
     """
 
     open: Opener | None
@@ -222,7 +223,7 @@ def line_height(height: int) -> int:
 
 
 def font_for(text: str, height: int) -> Font:
-    """The first font that has every character of the text, or the one that lacks the fewest."""
+    """The first font that has all characters of the text, otherwise the one that lacks the fewest."""
     signs = "".join(sorted(set(text) - {" ", "…"}))
     return min((found for found in fonts(height)), key=lambda found: sum(not has_glyph(found, sign) for sign in signs))
 

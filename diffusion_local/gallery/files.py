@@ -23,7 +23,7 @@ OLD_PART_SECONDS = 3600.0  # incomplete files of dead processes; a live one fini
 
 
 def key_for(job_id: str, created_at: str) -> str:
-    """The key of a job's picture. It does not depend on the attempt: a retry overwrites, it never duplicates."""
+    """The key of a job's picture. It does not depend on the attempt, so a retry overwrites the file."""
     return f"{created_at[0:4]}/{created_at[5:7]}/{created_at[8:10]}/{job_id}"
 
 
@@ -74,7 +74,7 @@ class ImageFiles:
                     self._drop_companions(key)
             raise
         with disk.storage_errors():
-            for other in forms.values():  # of an earlier attempt, in the format set then
+            for other in forms.values():  # left by an earlier attempt with another format setting
                 other.delete()
         return Saved(keys[picture.form], size)
 
@@ -158,7 +158,7 @@ class ImageFiles:
         return StoredFile(self._blobs, f"{Area.SOURCES}/{source_id[:2]}/{source_id}.png")
 
     def open_source(self, source_id: str) -> BinaryIO:
-        """Content of a source picture. Raises FileNotFoundError."""
+        """Open the content of a source picture. Raises FileNotFoundError."""
         return self.source(source_id).open()
 
     def sources(self) -> Iterator[tuple[str, Stat]]:
@@ -169,8 +169,9 @@ class ImageFiles:
                 yield name.removesuffix(".png"), stat
 
     def write_reserving(self, file: StoredFile, write: Write, durable: bool = False, needed: int = 0) -> None:
-        """Write a file that must not use up the disk. Raises DiskFull if less than the reserve plus ``needed`` bytes
-        are free, and StorageProblem.
+        """Write a file, but leave the disk's reserve free.
+
+        Raises DiskFull if less than the reserve plus ``needed`` bytes are free, and StorageProblem.
         """
         file.write(write, durable, self._reserve + needed)
 

@@ -1,8 +1,8 @@
-"""Recipes in pictures of other programs: ComfyUI, InvokeAI, Fooocus, NovelAI, SwarmUI, Draw Things, Easy Diffusion.
+"""Reads recipes in pictures of ComfyUI, InvokeAI, Fooocus, NovelAI, SwarmUI, Draw Things and Easy Diffusion.
 
-The library sd-parsers reads the first four. It has no limits of its own, so texts and graphs are bounded here first.
-Each reader returns pairs under the program's own names; ``to_settings`` maps them to options and returns the rest,
-unusable values included, by name.
+The library sd-parsers reads the first four. It has no size limits, so texts and graphs are bounded here first. Each
+reader returns pairs with the program's own names; ``to_settings`` maps them to options and returns all others,
+including unusable values, by name.
 """
 
 import html
@@ -25,10 +25,10 @@ from diffusion_local.options.types import format_number
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 
 MAX_TEXT = 200_000  # characters of one text, and of a reader's whole input
-#: More white space in a row than a recipe has; expressions of sd-parsers take quadratic time for it.
+#: Longer runs of white space than recipes contain; regular expressions of sd-parsers take quadratic time on them.
 LONG_SPACE = re.compile(r"\s{100,}")
 MAX_OTHERS, MAX_SHOWN = 100, 200
-#: Options by the names that these programs use, lower-case with underscores.
+#: Our options by these programs' names for them, in lower case with underscores.
 OPTION_NAMES = {
     "prompt": "prompt", "positive_prompt": "prompt", "c": "prompt",
     "negative": "negative", "negative_prompt": "negative", "negativeprompt": "negative", "uc": "negative",
@@ -79,7 +79,7 @@ def read(texts: Texts) -> ForeignRecipe | None:
             IndexError,
             RecursionError,
         ):
-            continue  # metadata of another program, or damaged
+            continue  # metadata of another program, or damaged metadata
         if found is not None:
             return found
     return None
@@ -108,8 +108,9 @@ def comfyui(texts: Texts) -> ForeignRecipe | None:
 
 
 def unlinked(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's inputs without its model link, which sd-parsers would take for a model name. A sampler keeps its link,
-    because the library starts there.
+    """A node's inputs without its model link, which sd-parsers would mistake for a model name.
+
+    A sampler keeps its link, because the library starts there.
     """
     sampler = "steps" in inputs
     return {name: value for name, value in inputs.items() if sampler or name != "model" or not isinstance(value, list)}
@@ -125,7 +126,7 @@ def apply_node(found: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> No
         found.pairs["vae_name"] = inputs.get("vae_name")
     elif kind == "CLIPSetLastLayer" and isinstance(inputs.get("stop_at_clip_layer"), int):
         found.pairs["clip_skip"] = abs(inputs["stop_at_clip_layer"])
-    elif "guidance" in inputs:  # of a distilled model, which has no other
+    elif "guidance" in inputs:  # distilled guidance, used instead of CFG
         name = "cfg_scale" if found.pairs.get("cfg_scale") in (None, 1) else f"{kind}.guidance"
         found.pairs[name] = inputs["guidance"]
         return
@@ -169,7 +170,7 @@ def invokeai(texts: Texts) -> ForeignRecipe | None:
 
 
 def fooocus(texts: Texts) -> ForeignRecipe | None:
-    """Only Fooocus' JSON scheme; its other scheme is A1111's text."""
+    """Fooocus, only its JSON scheme; its other scheme is A1111's text."""
     if not texts.get("parameters", "").lstrip().startswith("{"):
         return None
     data = parse_object(texts["parameters"])
@@ -204,7 +205,7 @@ def swarmui(texts: Texts) -> ForeignRecipe | None:
 
 
 def draw_things(texts: Texts) -> ForeignRecipe | None:
-    """JSON in the user comment of the XMP packet."""
+    """Draw Things: JSON in the user comment of the XMP packet."""
     packet = texts.get("XML:com.adobe.xmp", "")
     start = packet.index("{", packet.index("exif:UserComment"))
     data = parse_object(html.unescape(packet[start : packet.index("</rdf:li>", start)]))
@@ -233,7 +234,7 @@ RECIPE_READERS: tuple[Callable[[Texts], ForeignRecipe | None], ...] = (
 
 
 def from_prompt_info(tool: str, info: PromptInfo) -> ForeignRecipe:
-    """The metadata that sd-parsers found for the last sampler; earlier ones make a draft for it."""
+    """The metadata that sd-parsers found for the last sampler; earlier samplers only prepare its input."""
     sampler, others = info.samplers[-1], info.samplers[:-1]
     pairs: Pairs = dict(flatten(info.metadata)) | dict(sampler.parameters)
     pairs |= {"sampler": sampler.name, "prompt": ", ".join(map(str, sampler.prompts))}
@@ -287,7 +288,7 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
     if loras:
         settings["loras"] = [{"name": name, "weight": weight} for name, weight in loras.items()]
         if {stem_of(tag.name) for tag in tags.find_tags(settings["prompt"])} & loras.keys():
-            settings["prompt"] = tags.remove_tags(settings["prompt"])  # the list of LoRAs says the same
+            settings["prompt"] = tags.remove_tags(settings["prompt"])  # the list of LoRAs already has them
     cut = {name[:MAX_SHOWN]: text[:MAX_SHOWN] for name, text in list(others.items())[:MAX_OTHERS]}
     return settings, cut
 
@@ -318,7 +319,7 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Without halves of characters, which JSON may contain and nothing can store."""
+    """Replace unpaired surrogates, which JSON may contain but UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()
 
 

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local.gallery.recipes import A1111_KEY, JSON_KEY
 
-PNG_LEVEL = 4  # as small as level 6 and a third faster, measured at 512 and 1024 pixels
+PNG_LEVEL = 4  # files as small as with level 6, a third faster (measured at 512 and 1024 pixels)
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".full.webp"}
 MAX_EXIF = 65_500  # bytes in a JPEG's single EXIF segment, less its header
 MAX_SIDE = {"jpeg": 65_500, "webp": 16_383}
@@ -26,7 +26,7 @@ QUALITY, PREVIEW_QUALITY = 82, 60
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An encoded picture: file bytes in a format of SUFFIXES with the recipe inside, thumbnail (WebP), and sidecar
+    """An encoded picture: file bytes in a format of SUFFIXES with the recipe embedded, thumbnail (WebP), and sidecar
     (JSON, or empty).
     """
 
@@ -76,9 +76,9 @@ def can_hold(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:
 
 
 def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str], quality: int | None = None) -> None:
-    """``quality`` is 0 to 100, of JPEG and WebP; none is that of pictures that are kept."""
+    """Write a picture with its recipe. ``quality``: 0 to 100 for JPEG and WebP; None: that of gallery pictures."""
     if form == "jpeg":
-        encoded = io.BytesIO()  # given a file, Pillow's JPEG encoder would hide the reason of a failed write
+        encoded = io.BytesIO()  # with a file, Pillow's JPEG encoder would hide the reason of a failed write
         picture.convert("RGB").save(
             encoded, "JPEG", quality=95 if quality is None else quality, subsampling=0, exif=exif(texts)
         )
@@ -93,6 +93,6 @@ def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str],
 
 
 def sidecar(texts: dict[str, str]) -> bytes:
-    """Our JSON with A1111's text added, for a file beside the picture."""
+    """The content of a sidecar file: our JSON with A1111's text added."""
     content = json.loads(texts.get(JSON_KEY, "{}")) | {A1111_KEY: texts.get(A1111_KEY, "")}
     return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()

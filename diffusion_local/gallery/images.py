@@ -49,7 +49,7 @@ class GalleryFilter:
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
-        """A filter from named fields; None means absent. Raises InvalidParams."""
+        """Build a filter from named fields; None means absent. Raises InvalidParams."""
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
@@ -118,10 +118,10 @@ def check_day(field: str, text: str) -> None:
 
 
 def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
-    """(condition of the pictures behind ``:before``, ORDER BY) of each query, in the order of their pictures.
+    """(condition on pictures after ``:before``, ORDER BY) of each query, in the order of their results.
 
-    One query for pictures of the same size and one for smaller ones: each walks an index from its first picture on.
-    ``indexed``: by the full-text index, which has the order of creation.
+    ``largest`` takes one query for pictures of the same size and one for smaller ones, so that each starts in the
+    middle of an index. ``indexed``: rows come from the full-text index, which is in order of creation.
     """
     last = "FROM images AS last WHERE last.id = :before"
     older, newest_first = f"(created_at, id) < (SELECT created_at, id {last})", "created_at DESC, id DESC"
@@ -209,7 +209,7 @@ class ImageStore:
             return db.scalar(same, mark=recipe_mark(image.params), id=image.id)
 
     def repeated(self, images: Sequence[Image]) -> dict[str, int]:
-        """How often each picture's recipe and seed was made, by id, for those above once; without the trash."""
+        """By id, how many pictures have the same recipe and seed, if more than one; without the trash."""
         same = f"SELECT count(*) FROM images WHERE mark = each.mark AND trashed_at IS NULL AND {readable()}"
         counted = f"SELECT id, ({same}) AS times FROM images AS each WHERE {in_list('id')} AND trashed_at IS NULL"
         with self._database.read() as db:
@@ -250,7 +250,7 @@ class ImageStore:
             return db.scalar(f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {readable()}")
 
     def bytes_per_pixel(self) -> float | None:
-        """Average over the newest RECENT pictures; None if there are none."""
+        """Average file size per pixel of the newest RECENT pictures; None if there are none."""
         recent = (
             "SELECT bytes, width * height AS pixels FROM images WHERE trashed_at IS NULL "
             f"ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
@@ -282,7 +282,7 @@ class ImageStore:
             return next(rows.to_image(row) for row in list(db.query("SELECT * FROM images WHERE id = ?", [image_id])))
 
     def _change(self, image_ids: Sequence[str], sets: str, value: str | int | None) -> list[Image]:
-        """Change all of the pictures, or none if one does not exist."""
+        """Change all of the pictures, or none if one of them does not exist."""
         changed = []
         with self._database.write() as db:
             for image_id in image_ids:

@@ -20,9 +20,9 @@ MAX_DEPTH = 6  # depth limit of listings, so that a link to a parent folder does
 
 
 class LocalBlobs:
-    """One folder per area. Files are private; in the gallery they take the folder's mode (``disk.modes_like``).
+    """One folder per area. Files are private, but in the gallery they get the folder's mode (``disk.modes_like``).
 
-    A missing gallery folder is not created: its disk or share may come back.
+    A missing gallery folder is not created, because its disk or network share may be mounted again.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -53,7 +53,7 @@ class LocalBlobs:
         return Stat(key, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Skips hidden files and folders deeper than MAX_DEPTH."""
+        """See ``Blobs.list``. Skips hidden files, and folders deeper than MAX_DEPTH."""
         area, _, rest = prefix.partition("/")
         below, _, start = rest.rpartition("/")
         folder = self._folders[Area(area)] / below
@@ -137,11 +137,11 @@ def write_atomically(
     like: Path | None = None,
     reserve: int = 0,
 ) -> None:
-    """Write a temporary file beside the target, then rename it: readers see the whole file or none. ``durable``: fsync.
+    """Write a temporary file beside the target, then rename it, so that readers see the whole file or none.
 
-    The file is private, or with ``like`` readable by those who may read that folder (a parent of the target, which is
-    not created). ``reserve``: bytes that must be free beforehand. Raises StorageProblem or DiskFull and leaves nothing
-    behind.
+    ``durable``: fsync. The file is private, or with ``like`` has the permissions of that folder (a parent of the
+    target, which is not created). ``reserve``: bytes that must be free beforehand. Raises StorageProblem or DiskFull
+    and leaves nothing behind.
     """
     with disk.storage_errors(target):
         folder_mode, file_mode = disk.modes_like(like) if like else (disk.FOLDER, disk.FILE)
@@ -153,7 +153,7 @@ def write_atomically(
         try:
             with os.fdopen(descriptor, "wb") as file:
                 if file_mode != disk.FILE:
-                    with contextlib.suppress(OSError):  # a file system without modes
+                    with contextlib.suppress(OSError):  # the file system may not support modes
                         part.chmod(file_mode)
                 write(file)
                 if durable:
@@ -175,7 +175,7 @@ def check_room(folder: Path, reserve: int) -> None:
 
 
 def make_folder(folder: Path, mode: int = disk.FOLDER, below: Path | None = None) -> None:
-    """Create a folder and its parents durably: a synced file in a lost folder would be lost.
+    """Create a folder and its parents durably, because a synced file is lost if its folder is.
 
     Raises FileNotFoundError if ``below`` does not exist; it is never created.
     """
@@ -185,7 +185,7 @@ def make_folder(folder: Path, mode: int = disk.FOLDER, below: Path | None = None
         make_folder(folder.parent, mode, below)
         folder.mkdir(exist_ok=True)
         with contextlib.suppress(OSError):
-            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # ignore the umask, and keep the inherited setgid bit
+            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # ignore the umask, but keep an inherited setgid bit
         sync_folder(folder.parent)
 
 

@@ -1,7 +1,8 @@
-"""Answers of the models that look at pictures, such as captions. Each picture is looked at once.
+"""Answers of vision models about pictures, such as captions. Each model runs once per picture.
 
-Answers are kept in the database, so that all processes of a studio share them. A process claims a look before it
-begins, and the others wait for its answer; a claim that is no longer renewed is taken over.
+Answers are stored in the database, so that all processes of a studio share them. A process claims a look (one run of a
+model on a picture) before it starts, and the others wait for its answer. A claim that is no longer renewed is taken
+over.
 """
 
 import time
@@ -22,9 +23,9 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import message
 
-#: Answers that are kept, the newest.
+#: Newest answers that are kept.
 MOST_ANSWERS = 10_000
-#: A claim that was not renewed for so many seconds has lost its process; it is renewed every RENEW_SECONDS.
+#: A claim not renewed for CLAIM_SECONDS has lost its process; a live process renews it every RENEW_SECONDS.
 CLAIM_SECONDS, RENEW_SECONDS = 20.0, 4.0
 POLL_SECONDS = 0.25
 
@@ -41,7 +42,7 @@ class LookStore:
             return found
 
     def claim(self, key: str) -> bool:
-        """Claim a look that has no answer yet; False if another process is at it, or if it has one."""
+        """Claim a look. Returns False if it already has an answer or another process works on it."""
         values = {"key": key, "now": utc_now(), "expired": before(CLAIM_SECONDS)}
         with self._database.write() as db:
             return bool(
@@ -57,7 +58,7 @@ class LookStore:
             db.execute("UPDATE looks SET at = :now WHERE key = :key AND answer IS NULL", {"key": key, "now": utc_now()})
 
     def finish(self, key: str, answer: str) -> None:
-        """Keep the answer, and forget the oldest ones if there are too many."""
+        """Store the answer, and delete the oldest answers if there are too many."""
         with self._database.write() as db:
             db.execute(
                 "INSERT INTO looks (key, answer, at) VALUES (:key, :answer, :now) "
@@ -70,18 +71,18 @@ class LookStore:
             )
 
     def release(self, key: str) -> None:
-        """Give back a claim whose look failed."""
+        """Release the claim of a look that failed."""
         with self._database.write() as db:
             db.execute("DELETE FROM looks WHERE key = :key AND answer IS NULL", {"key": key})
 
     def forget(self, key: str, answer: str) -> None:
-        """Forget an answer that cannot be used any more."""
+        """Delete an answer that is no longer usable."""
         with self._database.write() as db:
             db.execute("DELETE FROM looks WHERE key = :key AND answer = :answer", {"key": key, "answer": answer})
 
 
 class Looks:
-    """Has models look at pictures, each once."""
+    """Runs vision models on pictures, once per model and picture."""
 
     def __init__(self, store: LookStore, folders: Path) -> None:
         """``folders``: the home's folder of preprocessors."""
@@ -93,7 +94,7 @@ class Looks:
         return vision_models.find_model(task, self._folders, field)
 
     def caption(self, name: str, file: StoredFile, field: str) -> str:
-        """What the picture in a file shows, in words. ``name`` identifies its content.
+        """The caption of the picture in a file. ``name`` identifies its content.
 
         Raises InvalidParams for ``field`` if there is no model for captions or it fails, and Overloaded.
         """
@@ -107,9 +108,9 @@ class Looks:
         return self.once(key_of(name, model), look)
 
     def once(self, key: str, look: Callable[[Check], str]) -> str:
-        """The answer of a look, which is made unless a process has made it or is at it.
+        """The answer of a look. Calls ``look`` unless the answer is stored or another process is working on it.
 
-        ``look`` is given what it must call now and then. Raises what it raises, and Overloaded.
+        ``look`` must regularly call the function that it is passed. Raises its errors, and Overloaded.
         """
         if (known := self._store.answer(key)) is not None:
             return known
@@ -147,10 +148,10 @@ class Renewal:
 
 
 def key_of(name: str, model: VisionModel, size: tuple[int, int] = (0, 0)) -> str:
-    """Identifies the look of a model at a picture, fitted to a size in pixels."""
+    """The key of a model's look at the picture ``name``, fitted to a size in pixels."""
     return sha256(repr((name, model.kind, model.version, size)).encode()).hexdigest()
 
 
 def before(seconds: float) -> str:
-    """The moment so many seconds ago."""
+    """The UTC time this many seconds ago."""
     return utc_text(datetime.now(UTC) - timedelta(seconds=seconds))

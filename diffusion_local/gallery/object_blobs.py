@@ -1,6 +1,6 @@
-"""Blobs in a bucket of an object store (S3 and what speaks its protocol), by obstore.
+"""Blobs in a bucket of an object store (S3 or compatible), through obstore.
 
-A write is one request, or one multipart upload, which the store shows only once it is complete. A read fetches small
+A write is one request or one multipart upload, which becomes visible only when it is complete. A read fetches small
 blobs whole, and large ones by ranges of one version.
 """
 
@@ -22,12 +22,12 @@ from diffusion_local.errors import InvalidParams, StorageProblem, echo
 from diffusion_local.gallery.blobs import Area, Stat, Write, check_key, no_such_key
 from diffusion_local.messages import message
 
-#: Larger blobs are read by ranges.
+#: Blobs larger than this are read by ranges.
 WHOLE_BYTES = 8 * 2**20
 RANGE_BYTES = 1 * 2**20
-#: Content in memory while it is written; more goes to a temporary file.
+#: Content up to this size is buffered in memory while it is written, larger content in a temporary file.
 SPOOL_BYTES = 32 * 2**20
-#: A touch copies the blob, so it is left out while its time is not older than this.
+#: A touch rewrites the blob, so it is skipped for blobs newer than this.
 TOUCH_SECONDS = 6 * 3600.0
 LIST_CHUNK = 1000
 CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
@@ -36,7 +36,7 @@ OPTIONS = ("endpoint", "region")
 
 
 class ObjectBlobs:
-    """See ``Blobs``. A lost connection or a refusal is a StorageProblem."""
+    """See ``Blobs``. Raises StorageProblem for a lost connection or a refused request."""
 
     def __init__(self, store: S3Store | MemoryStore, name: str = "bucket") -> None:
         self._store = store
@@ -62,7 +62,7 @@ class ObjectBlobs:
             return io.BufferedReader(Ranges(self, key, size, found.meta["e_tag"]), RANGE_BYTES)
 
     def read_range(self, key: str, start: int, end: int, version: str | None) -> bytes:
-        """Bytes of one version of a blob. Raises StorageProblem if it was replaced."""
+        """Read bytes of one version of a blob. Raises StorageProblem if it was replaced."""
         options: Any = {"range": (start, end)} | ({"if_match": version} if version else {})
         with self._problems(key):
             return obstore.get(self._store, key, options=options).bytes().to_bytes()
@@ -87,7 +87,7 @@ class ObjectBlobs:
                         yield stat_of(each)
 
     def touch(self, key: str) -> None:
-        """Rewrite it, as a store may refuse to copy a blob onto itself."""
+        """Rewrite the blob, because a store may refuse to copy a blob onto itself."""
         found = self.stat(key)
         if found is not None and time.time() - found.modified > TOUCH_SECONDS:
             with contextlib.suppress(FileNotFoundError), self._problems(key):
@@ -105,7 +105,7 @@ class ObjectBlobs:
             obstore.delete(self._store, check_key(key))
 
     def drop_unfinished(self, area: Area, seconds: float) -> None:
-        """No-op: what was not completed is never shown. A rule of the bucket removes the parts of dead uploads."""
+        """No-op: incomplete uploads are never visible. A lifecycle rule of the bucket should delete their parts."""
 
     def free_bytes(self) -> int:
         return 2**62
@@ -122,9 +122,9 @@ class ObjectBlobs:
 
     @contextlib.contextmanager
     def _problems(self, key: str = "", missing: bool = False) -> Iterator[None]:
-        """Raises FileNotFoundError for a missing key, and StorageProblem otherwise.
+        """Raise FileNotFoundError for a missing key, StorageProblem for any other fault.
 
-        ``missing``: there is no key whose absence is meant, so it is the bucket that is not there.
+        ``missing``: the operation has no key, so "not found" means that the bucket is missing.
         """
         try:
             yield
@@ -144,7 +144,7 @@ class ObjectBlobs:
 
 
 class Ranges(io.RawIOBase):
-    """A large blob, read by ranges of the version that was opened."""
+    """A large blob as a file, read by ranges of the version that was opened."""
 
     def __init__(self, blobs: ObjectBlobs, key: str, size: int, version: str | None) -> None:
         self._blobs, self._key, self._size, self._version = blobs, key, size, version
@@ -174,8 +174,10 @@ class Ranges(io.RawIOBase):
 
 
 def open_bucket(url: str) -> ObjectBlobs:
-    """``s3://bucket/prefix?endpoint=https://host&region=name``; credentials come from AWS's environment variables, web
-    identity or instance metadata. Connects to nothing. Raises InvalidParams for the setting ``gallery``.
+    """Open ``s3://bucket/prefix?endpoint=https://host&region=name``, without connecting yet.
+
+    Credentials come from AWS's environment variables, web identity or instance metadata. Raises InvalidParams for the
+    setting ``gallery``.
     """
     split = urlsplit(url)
     options = {name: values[-1] for name, values in parse_qs(split.query).items()}

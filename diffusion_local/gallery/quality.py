@@ -1,7 +1,7 @@
 """Detects pictures that are probably unwanted: black, single-coloured, nearly flat, or mere noise.
 
-They are kept and flagged. A picture is not flagged if the prompt asks for it ("black background", "static noise"),
-consists of colour words only, or if its source picture looks the same.
+They are kept and flagged. A picture is not flagged if its prompt asks for it ("black background", "static noise") or
+consists only of colour words, or if its source picture looks the same.
 """
 
 import re
@@ -24,8 +24,8 @@ FLATTEST = 3.0  # standard deviation of the brightness of a nearly flat picture
 NOISE_SIDE = 512  # longest side of the centre crop examined for noise
 LEAST_SIDE = 128
 BLOCK = 32
-#: Averaging over blocks removes the variance of noise, because its pixels are uncorrelated; for undenoised latents this
-#: holds from blocks of about 16 pixels on. Largest share of the variance left, by block size.
+#: Largest share of its variance that noise keeps after averaging over blocks, by block size in pixels. Averaging
+#: removes the variance of uncorrelated pixels; in undenoised latents they are uncorrelated from about 16 pixels on.
 MOST_KEPT = {16: 0.3, 32: 0.09}
 LEAST_LOSS = 2.2  # loss from 16 to 32 pixels; coherent pictures lose less
 LEAST_VARIANCE = 400.0
@@ -35,7 +35,7 @@ COLOURS = (
     "black|white|grey|gray|red|green|blue|yellow|orange|purple|violet|pink|brown|beige|cyan|magenta|teal|navy|gold"
 )
 GROUNDS = "background|screen|image|picture|frame|canvas|void|square|wallpaper|wall|surface|colou?r|card|rectangle"
-#: Words that ask for such a picture.
+#: Prompts that ask for such a picture.
 REQUESTS = {
     BLACK: re.compile(
         r"\b(?:all|pure|pitch|plain|solid|entirely|completely|totally|fully|just|only)[ -]black\b"
@@ -110,7 +110,7 @@ def block_variances(grey: PIL.Image) -> list[float]:
 
 
 def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image | None]) -> str:
-    """The blemish of a picture that was not asked for; empty if there is none. ``source`` opens what it began from."""
+    """A picture's blemish that its prompt did not ask for, or "". ``source`` opens the picture's source picture."""
     found = blemish_of(picture)
     if not found or is_requested(found, params):
         return ""

@@ -1,8 +1,8 @@
 """Reads recipes from pictures and texts, our own and those of other tools, as form settings.
 
-The input is untrusted: it is bounded, and values that make no sense are returned by name. A1111 and related tools keep
-the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP; ``foreign_recipes`` reads the others. Text that no
-reader recognises is no recipe.
+The input is untrusted: its size is bounded, and unusable values are returned by name. A1111 and related tools store
+the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP; ``foreign_recipes`` reads the formats of other
+programs. Text that no reader recognises is not a recipe.
 """
 
 import io
@@ -50,7 +50,7 @@ def to_texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
 
 
 def read_json(picture: PIL.Image) -> dict[str, Any] | None:
-    """Our JSON from an opened picture, or None."""
+    """Our JSON from an opened picture; None if it is missing or invalid."""
     try:
         recipe = json.loads(picture.info.get(JSON_KEY) or picture.getexif()[ExifTags.Base.ImageDescription])
         Params.from_dict(recipe["params"])
@@ -61,7 +61,7 @@ def read_json(picture: PIL.Image) -> dict[str, Any] | None:
 
 MAX_TEXT = 200_000
 MAX_PAIRS = 200
-MAX_NOTES = 20  # lines below A1111's line of pairs
+MAX_NOTES = 20  # lines after A1111's line of pairs
 USER_COMMENT = 0x9286
 BOMS = (b"\xff\xfe", b"\xfe\xff")
 #: Longest name and value of a pair; longer pairs are skipped.
@@ -74,9 +74,11 @@ _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe that was read. ``settings``: fields of Params, not validated against a model; ``facts``: of our own
-    pictures; ``others``: unused values of other tools, such as an unknown sampler; ``text``: the text as found;
-    ``tool``: the program, if known.
+    """A recipe read from a picture or text.
+
+    ``settings``: fields of Params, not validated against a model; ``facts``: those of our own pictures; ``others``:
+    unused values of other tools, such as an unknown sampler; ``text``: the text as found; ``tool``: the program, if
+    known.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +89,7 @@ class Recipe:
 
 
 def read_picture(data: bytes) -> Recipe:
-    """The recipe in a picture's bytes. Raises InvalidParams if it is no picture, or has no recipe."""
+    """Read the recipe in a picture file. Raises InvalidParams if it is not a picture or has no recipe."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixels are decoded
@@ -146,7 +148,7 @@ def decode_comment(comment: bytes) -> str:
     """Decode an EXIF comment: eight bytes that name the encoding, then the text."""
     encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_TEXT]
     if encoding.startswith(b"UNICODE") and (b"\0" in text.rstrip(b"\0") or not is_utf8(text)):
-        # EXIF does not define the byte order; Western text has its zeros on one side
+        # EXIF does not define the byte order; in UTF-16, Western text has most zero bytes on one side.
         little = text[1::2].count(0) > text[0::2].count(0)
         codec = "utf-16" if text[:2] in BOMS else "utf-16-le" if little else "utf-16-be"
         return text[: len(text) // 2 * 2].decode(codec, "replace").strip("\0")
@@ -164,7 +166,7 @@ def is_utf8(text: bytes) -> bool:
 
 
 def exif_graph(picture: PIL.Image) -> dict[str, str]:
-    """ComfyUI's graphs in formats without text chunks: tags with ``prompt:{...}`` and ``workflow:{...}``."""
+    """ComfyUI's graphs in formats without text chunks: EXIF tags with ``prompt:{...}`` and ``workflow:{...}``."""
     found = {}
     for value in picture.getexif().values():
         name, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
@@ -201,7 +203,7 @@ def read_text(text: str) -> Recipe:
 
 
 def pairs_line(lines: list[str]) -> int:
-    """The place of A1111's line of pairs: the last line, or one before lines that extensions add; else -1."""
+    """Index of A1111's line of pairs: the last line, or one before lines added by extensions; -1 if there is none."""
     for place in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_NOTES), -1):
         found = parse_pairs(lines[place])
         last = place == len(lines) - 1
@@ -211,13 +213,13 @@ def pairs_line(lines: list[str]) -> int:
 
 
 def partition_note(line: str) -> tuple[str, str, str]:
-    """A line such as ``Template: a {red|blue} car`` below the pairs."""
+    """Split a line after the pairs, such as ``Template: a {red|blue} car``, into (name, colon, text)."""
     name, colon, rest = line.partition(":")
     return (name.strip(), colon, rest) if colon and len(name) <= _MAX_NAME else ("further text", "", line)
 
 
 def split_negative(text: str) -> tuple[str, str]:
-    """(prompt, negative prompt). It begins on a line of its own, unless the line ends were lost."""
+    """(prompt, negative prompt). The latter starts on its own line, unless line breaks were lost."""
     found = _NEGATIVE.search(text)
     place = found.start() if found else text.find(a1111.NEGATIVE)
     return (text[:place], text[place + len(a1111.NEGATIVE) :]) if place >= 0 else (text, "")

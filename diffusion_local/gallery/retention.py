@@ -14,15 +14,13 @@ from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.options.table import PICTURES
 from diffusion_local.settings import Settings
 
-BACK = timedelta(hours=1)  # accepted step of the clock backwards
-FORTH = timedelta(days=2)  # accepted step forwards between two checks
+BACK = timedelta(hours=1)  # largest plausible step of the clock backwards
+FORTH = timedelta(days=2)  # largest plausible step forwards between two checks
 TRUSTED_AFTER = timedelta(days=7)
 
 
 def clock_trusted(database: Database) -> bool:
-    """Record the time and return whether the clock can be trusted, compared with earlier records. Call
-    every few hours.
-    """
+    """Record the time and return whether the clock agrees with earlier records. Call every few hours."""
     now = datetime.fromisoformat(utc_now())
     with database.write() as db:
         at, doubted = db.execute("SELECT at, doubted_at FROM clock").fetchone()
@@ -56,7 +54,7 @@ def delete_old_jobs(settings: Settings, database: Database) -> int:
             old = [
                 row[0]
                 for row in db.execute(
-                    # Both times: a job that ended before it was submitted ended while the clock was wrong.
+                    # Both times must be old: a job that "ended" before its submission ended while the clock was wrong.
                     "SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before LIMIT :most",
                     {"before": days_ago(settings.keep_jobs_days), "most": BATCH},
                 ).fetchall()
@@ -77,11 +75,11 @@ def delete_tombstones(database: Database) -> int:
 
 
 def empty_trash(settings: Settings, database: Database, files: ImageFiles) -> int:
-    """Delete pictures that are in the trash for over ``keep_trash_days``, rows first, so that no row lacks a file."""
+    """Delete pictures that have been in the trash for over ``keep_trash_days``; rows first, so no row lacks a file."""
     if not settings.keep_trash_days:
         return 0
     with database.write() as db:
-        # Trashed before it was made, or in the future: the clock was wrong, so the period starts now.
+        # Trashed before its creation, or in the future: the clock was wrong, so the period starts now.
         db.execute(
             "UPDATE images SET trashed_at = :now WHERE trashed_at IS NOT NULL "
             "AND (trashed_at < created_at OR trashed_at > :now)",

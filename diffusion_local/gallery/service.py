@@ -51,7 +51,7 @@ class Pictures:
         return self._images.owners()
 
     def repeated(self, images: Sequence[Image]) -> dict[str, int]:
-        """How often each picture's recipe and seed was made, by id, for those above once."""
+        """By id, how many pictures have the same recipe and seed, if more than one."""
         return self._images.repeated(images)
 
     def alike(self, image: Image) -> int:
@@ -69,8 +69,9 @@ class Pictures:
         return self._images.restore(self._require_own(image_ids))
 
     def delete(self, image_ids: Sequence[str]) -> list[str]:
-        """Delete pictures from the trash permanently, with their files; returns their ids. Raises Conflict for one not
-        in it.
+        """Delete pictures from the trash permanently, with their files; returns their ids.
+
+        Raises Conflict for a picture that is not in the trash.
         """
         for image_id in self._require_own(image_ids):
             if not self._images.get(image_id).trashed_at:
@@ -80,9 +81,9 @@ class Pictures:
         return list(image_ids)
 
     def caption(self, image_id: str) -> Image:
-        """Have a model say what a picture shows, and keep it: the gallery's search finds a picture by its caption.
+        """Caption a picture with a model and store the caption, by which the gallery's search finds it.
 
-        Raises InvalidParams for ``image`` where there is no model in preprocessors/caption or it fails, and Overloaded.
+        Raises InvalidParams for ``image`` if there is no model in preprocessors/caption or it fails, and Overloaded.
         """
         self._require_own([image_id])
         image = self._images.get(image_id)

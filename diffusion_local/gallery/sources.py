@@ -30,7 +30,7 @@ from diffusion_local.options.values import SOURCE_ID, check_choice, check_intege
 from diffusion_local.settings import Settings
 
 ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
-#: Options that name one picture are read by their indexes, those that name several by ``source_uses``.
+#: Options that name one picture are looked up by their indexes, those that name several in ``source_uses``.
 USED = " OR ".join(
     f"EXISTS (SELECT 1 FROM {table} WHERE {json_field('params', name)} = :id "
     f"AND {json_field('params', name)} IS NOT NULL AND {readable(table)})"  # repeated because the index is partial
@@ -60,7 +60,7 @@ class SourceOwners:
             )
 
     def has(self, source_id: str) -> bool:
-        """Whether the actor added this picture, and has not removed it."""
+        """Whether the actor added this picture and has not removed it."""
         with self._database.read() as db:
             return bool(db.scalar(f"SELECT {ADDED}", id=source_id))
 
@@ -86,11 +86,11 @@ class SourceOwners:
 
 #: Control pictures whose ids are remembered.
 MOST_SEEN = 1024
-#: Formats whose further frames or pages are pictures of their own; further ones of a JPEG are previews and gain maps.
+#: Formats whose further frames or pages are real pictures; in a JPEG they are previews and gain maps.
 ANIMATED = ("PNG", "GIF", "WEBP", "AVIF", "TIFF")
-#: Text chunk of a kept picture that was the first of several; kept with the picture, so every later submit can warn.
+#: Text chunk that marks a stored picture as the first of several frames, so that every later submit can warn.
 FIRST_FRAME = "First frame"
-#: A mask repaints where it is brighter than this.
+#: A mask repaints pixels that are brighter than this.
 HALF_GREY = 127
 
 
@@ -135,14 +135,14 @@ class Sources:
         source = Source(sha256(encoded).hexdigest(), *size)
         kept = self._files.source(source.id)
         if kept.exists():
-            kept.touch()  # retention goes by the time of last use
+            kept.touch()  # retention depends on the time of last use
         else:
             self._files.write_reserving(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
         self._owners.add(source.id)
         return source
 
     def preview_control(self, image: str, type: str, width: int, height: int) -> Source:
-        """What a ControlNet would see of a source picture in a picture of this size, as a source picture.
+        """Preprocess a source picture as for a ControlNet in a picture of this size; returns the result as a source.
 
         Raises NotFound, and InvalidParams naming the argument.
         """
@@ -153,10 +153,10 @@ class Sources:
         return Source(self.seen_by(check_source_id("image", image), kind, size, "type"), *size)
 
     def seen_by(self, image: str, kind: str, size: tuple[int, int], field: str = "controls") -> str:
-        """Id of the source picture that holds what a control of this type sees in a picture of this size (pixels).
+        """Id of the control picture: the source preprocessed for this type of control and this size in pixels.
 
-        Raises NotFound for a picture that is not kept or that the actor may not read, InvalidParams for ``field`` if
-        the type needs a model that is missing or that fails, and Overloaded.
+        Raises NotFound for a picture that does not exist or that the actor may not read, InvalidParams for ``field``
+        if the type needs a model that is missing or fails, and Overloaded.
         """
         file = self.file(image)
         model = self._looks.model(kind, field) if ControlType(kind).needs_model else None
@@ -176,7 +176,7 @@ class Sources:
         else:
             key = key_of(image, model, size)
             known = self._looks.once(key, make)
-            if not self._files.source(known).exists():  # it was not used for long
+            if not self._files.source(known).exists():  # deleted by retention
                 self._looks.forget(key, known)
                 known = self._looks.once(key, make)
         self._files.source(known).touch()
@@ -184,14 +184,14 @@ class Sources:
         return known
 
     def describe(self, image: str) -> str:
-        """What a source picture shows, in words of the model in the home's folder for captions.
+        """Caption a source picture with the model in the home's folder for captions.
 
-        Raises NotFound, InvalidParams for ``image`` where there is no such model or it fails, and Overloaded.
+        Raises NotFound, InvalidParams for ``image`` if there is no such model or it fails, and Overloaded.
         """
         return self._looks.caption(image, self.file(check_source_id("image", image)), "image")
 
     def _remember(self, key: tuple[object, ...], found: str) -> str:
-        """Keep the id of a control picture, and forget the oldest if there are too many."""
+        """Cache the id of a control picture, and drop the oldest entry if there are too many."""
         if len(self._seen) >= MOST_SEEN:
             self._seen.pop(next(iter(self._seen)), None)
         self._seen[key] = found
@@ -205,7 +205,7 @@ class Sources:
             raise NotFound(message("file_of_picture", image=echo(image_id))) from None
 
     def page(self, limit: int = 100, after: str = "") -> list[Source]:
-        """The pictures that the actor added, in the order of their ids, from the one behind ``after`` on."""
+        """The pictures that the actor added, ordered by id, starting after the id ``after``."""
         ids = self._owners.page(limit, after)
         return [Source(each, *self._size_of(each)) for each in ids if self._files.source(each).exists()]
 
@@ -217,8 +217,11 @@ class Sources:
         return Source(source_id, *self._size_of(source_id))
 
     def remove(self, source_id: str) -> None:
-        """Take a picture off the actor's own. Jobs and pictures that use it keep it; its file is deleted once it has
-        not been used for a while, as others may have added the same. Raises NotFound."""
+        """Remove a picture from those that the actor added. Jobs and pictures that use it are not affected.
+
+        Its file is deleted only after a period without use, because others may have added the same picture. Raises
+        NotFound.
+        """
         self.own(source_id)
         self._owners.remove(source_id)
 
@@ -236,7 +239,7 @@ class Sources:
 
     def paints(self, mask_id: str) -> bool:
         """Whether a mask repaints anything: white does, black and transparent do not. Raises NotFound."""
-        self.file(mask_id)  # visible
+        self.file(mask_id)  # raises unless the actor may read it
         return self._paints(mask_id)
 
     def _read_size(self, source_id: str) -> tuple[int, int]:
@@ -270,7 +273,7 @@ class Sources:
             raise InvalidParams(field, message("damaged_picture", error=error)) from None
 
     def _check_pixels(self, width: int, height: int, field: str) -> None:
-        """Checked before any pixel is decoded."""
+        """Raise InvalidParams for too many pixels; called before any pixel is decoded."""
         if width * height > self._max_pixels:
             raise InvalidParams(
                 field, message("too_many_megapixels", most=self._max_pixels // 10**6, got=f"{width}x{height}")
@@ -287,7 +290,7 @@ def is_first_of_several(files: ImageFiles, source_id: str) -> bool:
 
 
 def to_png(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
-    """A picture as it is kept, and its size. Changes the picture."""
+    """(PNG bytes of the normalised picture, (width, height)). Modifies the picture."""
     info = None
     if picture.format in ANIMATED and getattr(picture, "is_animated", False):
         info = PngInfo()
@@ -298,9 +301,9 @@ def to_png(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
 
 
 def normalise(picture: PIL.Image) -> PIL.Image:
-    """Upright, in sRGB as L, RGB or RGBA, and nothing but pixels.
+    """Convert to an upright picture in sRGB, with mode L, RGB or RGBA and without metadata.
 
-    Changes the picture itself where it can, as a second copy of a large one costs as much memory again.
+    Modifies the picture in place where possible, to avoid the memory of a second copy.
     """
     ImageOps.exif_transpose(picture, in_place=True)
     upright = to_srgb(to_8_bits(picture))
@@ -312,13 +315,13 @@ def normalise(picture: PIL.Image) -> PIL.Image:
 
 
 def to_8_bits(picture: PIL.Image) -> PIL.Image:
-    """A picture with more than 8 bits a channel scaled to 8; Pillow's own conversion would cut off at 255.
+    """Scale channels of more than 8 bits to 8; Pillow's own conversion would clip at 255.
 
-    Integers are on a scale to 65,535 (to 2,147,483,647 if one is larger), numbers with a fraction on one to 1 (to 255
-    if one is larger).
+    The full scale of integers is 65,535 (2,147,483,647 if a value is larger), that of floats 1 (255 if a value is
+    larger).
     """
     if picture.mode == "La":
-        return picture.convert("LA")  # the only conversion that Pillow has for it
+        return picture.convert("LA")  # the only conversion that Pillow has for this mode
     if picture.mode not in image_decoding.WIDE:
         return picture
     wide = picture.convert("F")
@@ -327,16 +330,16 @@ def to_8_bits(picture: PIL.Image) -> PIL.Image:
     scale = next((each for each in scales if high <= each), high)
     scaled = wide.point(lambda value: value * (255 / scale) + 0.5).convert("L")
     clear = picture.info.get("transparency")
-    if isinstance(clear, int):  # one value of the wide scale
+    if isinstance(clear, int):  # the transparent value, before scaling
         alpha = ImageMath.lambda_eval(lambda given: given["wide"] != float(clear), wide=wide)
         scaled = PIL.merge("LA", (scaled, alpha.point(lambda value: value * 255.0).convert("L")))
     return scaled
 
 
 def to_srgb(picture: PIL.Image) -> PIL.Image:
-    """Colours of a wide-gamut photograph as they look; a profile that cannot be read says nothing."""
+    """Convert from the embedded colour profile to sRGB. An unreadable profile is ignored."""
     profile = picture.info.get("icc_profile")
-    if profile and picture.mode in ("P", "PA"):  # a profile of colours, which are in the palette
+    if profile and picture.mode in ("P", "PA"):  # the profile applies to the colours of the palette
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.mode == "LAB":
         to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
@@ -357,11 +360,11 @@ def to_srgb(picture: PIL.Image) -> PIL.Image:
 
 
 def grey_to_srgb(picture: PIL.Image, own: ImageCms.ImageCmsProfile) -> PIL.Image:
-    """L or LA with the tones of a profile in those of sRGB, which is grey again. Raises PyCMSError."""
+    """Convert L or LA from the tones of a grey profile to those of sRGB; the result is grey. Raises PyCMSError."""
     clear = picture.has_transparency_data
     alpha = picture.convert("LA").getchannel("A") if clear else None
     if own.profile.xcolor_space.strip() != "GRAY":
-        return picture  # of colours: it says nothing about a single channel
+        return picture  # a colour profile does not apply to a single channel
     coloured = ImageCms.profileToProfile(picture.convert("L"), own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     grey = coloured.getchannel("G") if coloured else picture.convert("L")
     return PIL.merge("LA", (grey, alpha)) if alpha else grey

@@ -15,7 +15,7 @@ from diffusion_local.options.table import Params
 
 log = logging.getLogger(__name__)
 
-MAX_DELETED_BY_HAND = 10  # so few may have been deleted by hand
+MAX_DELETED_BY_HAND = 10  # up to this many missing files may have been deleted by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class SweepResult:
 def sweep(files: ImageFiles, database: Database) -> SweepResult:
     """Move pictures without a row to the strays, and rows without a file to the trash.
 
-    Pictures whose job is queued or running are left alone: their row may be written at this moment.
+    Pictures whose job is queued or running are skipped, because their row may be written at this moment.
     """
     strays, present = [], set()
     for key in files.pictures():

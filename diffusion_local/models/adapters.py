@@ -1,6 +1,4 @@
-"""LoRAs, VAEs, upscalers, textual inversions, ControlNets and text encoders: facts about them, and which models they
-fit.
-"""
+"""Facts about LoRAs, VAEs, upscalers, textual inversions, ControlNets and text encoders, and which models they fit."""
 
 import json
 import re
@@ -23,9 +21,11 @@ MOST_TEXT = 2000
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter file. ``architecture``: the architecture or family that it fits, "" if it fits all models or is
-    unknown; ``part``: id of a VAE or text encoder; ``words``: a LoRA's trigger words from its training metadata, most
-    frequent first; ``method`` and ``layout``: a LoRA's; ``widths``: as in ``Probe``.
+    """An adapter file.
+
+    ``architecture``: the architecture or family that it fits, "" if it fits all models or is unknown; ``part``: id of
+    a VAE or text encoder; ``words``: a LoRA's trigger words from its training metadata, most frequent first;
+    ``method`` and ``layout``: those of a LoRA; ``widths``: as in ``Probe``.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Adapter:
         return self.state == READY
 
 
-#: Models that a VAE fits, by its id.
+#: Architecture or family that a VAE fits, by its id.
 OF_VAE = {
     "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
     "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
@@ -101,7 +101,7 @@ def vae_fits(part: str, architecture: str) -> bool:
 
 
 def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Trigger words: from side files (``noted``), the file's metadata, then training tags by frequency."""
+    """Trigger words: those of side files (``noted``), then of the file's metadata, then training tags by frequency."""
     said = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
     words = [word.strip()[:60] for word in said.split(",") if word.strip()]
     counts: dict[str, int] = {}
@@ -116,7 +116,7 @@ def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> t
 
 
 def check_adapter(field: str, name: str, found: list[Adapter], model_architecture: str = "") -> None:
-    """Raises InvalidParams for a file that is missing, unusable, or made for other models."""
+    """Raise InvalidParams if an adapter is missing, unusable, or made for other models."""
     adapter = next((each for each in found if each.name == name), None)
     if adapter is None:
         raise InvalidParams(
@@ -145,7 +145,7 @@ def title_of(architecture: str) -> str:
 
 
 def check_embeddings(adapter: Adapter, texts: Mapping[str, str], architecture: str) -> None:
-    """Raises InvalidParams, naming the text, if it contains the word of a textual inversion made for other models."""
+    """Raise InvalidParams for a text that contains the word of a textual inversion made for other models."""
     if not adapter.ready or not adapter.architecture or families.fits(adapter.architecture, architecture):
         return
     for field, text in texts.items():
@@ -167,8 +167,9 @@ def contains_word(text: str, word: str) -> bool:
 
 
 def resolve_name(field: str, name: str, found: list[str]) -> str:
-    """The full name of the only file with this base name; a full name is returned as is. Raises InvalidParams if files
-    in several folders match.
+    """The full name of the only file with this base name; a full name is returned unchanged.
+
+    Raises InvalidParams if files in several folders match.
     """
     same = [each for each in found if PurePosixPath(each).name == name] if name not in found else []
     if len(same) > 1:

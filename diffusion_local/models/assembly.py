@@ -1,8 +1,7 @@
-"""Assembles models from files: the denoiser's, plus text encoders and VAE; and the catalogue entry of a single-file
-model.
+"""Assembles models from a denoiser's file and those of its text encoders and VAE, and describes single-file models.
 
-Programs store these parts in separate files (``diffusion_models``, ``text_encoders``, ``vae``), or some of them
-together. ``families`` list the parts that a denoiser needs; parts missing from its own file are searched in all files.
+Programs store these parts in separate files (``diffusion_models``, ``text_encoders``, ``vae``), or several in one file.
+``families`` list the parts that a denoiser needs; parts missing from its own file are searched for in all files.
 """
 
 import json
@@ -24,7 +23,7 @@ from diffusion_local.models.probe import CHECKPOINT, DENOISER, PICTURE_CHANNELS,
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.types import Kind
 
-#: Where a part is kept: in a file of its own, in a diffusers folder, or beside other parts.
+#: Where a part is stored, in order of preference: in its own file, in a diffusers folder, or together with other parts.
 ALONE, FOLDER, TOGETHER = range(3)
 
 
@@ -75,7 +74,7 @@ class Pool:
             self.sources.setdefault(source.part, []).append((place, source))
 
     def best(self, part: str, slot: str) -> Source | None:
-        """The best source of a part. A VAE shared by two models serves both."""
+        """The best source of a part; None if there is none. VAEs that differ only in weights can replace each other."""
         for name in (part, parts.LATENTS.get(part)):
             among = sorted(self.sources.get(name or "", ()), key=lambda each: (each[0], each[1].rank))
             if among:
@@ -105,8 +104,10 @@ def slots(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """``missing``: ids of parts that no file has; ``wordless``: parts without a tokenizer; ``tokenizers``: folders by
-    their names in a diffusers folder.
+    """The parts found for a denoiser.
+
+    ``missing``: ids of parts that no file has; ``wordless``: ids of parts without a tokenizer; ``tokenizers``: folders
+    by their names in a diffusers folder.
     """
 
     sources: tuple[Source, ...]
@@ -140,7 +141,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
 
 
 def part_in_file(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
-    """A part stored in the denoiser's own file."""
+    """A part stored in the denoiser's own file, or None."""
     for held in probe.held:
         if held.id in (part, parts.LATENTS.get(part)):
             return source_of(path, probe, held, part, slot)
@@ -148,8 +149,9 @@ def part_in_file(path: Path, probe: Probe, slot: str, part: str) -> Source | Non
 
 
 def find_config(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
-    """The configuration folder for a transformer, and differing entries by configuration file: one with the file's
-    sizes; else the first of its architecture, with the sizes of the file.
+    """(configuration folder for a transformer, entries that differ from it by configuration file), or None.
+
+    Preferably a folder with the file's sizes, otherwise the first of its architecture, with the sizes as differences.
     """
     known = families.ARCHITECTURES[probe.architecture]
     among = [folder for folder in configs if architecture_of(folder) in (probe.architecture, known.like or None)]
@@ -190,10 +192,10 @@ def _architecture_of(folder: Path, changed: int) -> str:
     return "" if family is families.UNKNOWN else family.architecture_of(lambda part: read_config(folder / part), name)
 
 
-#: What UNets with further input channels can do, which carry a picture.
+#: Kinds of work for UNets whose additional input channels carry a picture, by number of channels.
 UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PICTURE_CHANNELS: (Kind.TXT2IMG,)}
 
-#: Prediction types of UNets that the engine samples.
+#: Prediction types of UNets that the engine supports.
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -240,7 +242,7 @@ def describe(
 
 
 def config_for_unet(unet: Unet, configs: tuple[Path, ...]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
-    """The first folder of configurations whose UNet has these sizes, with the entries that differ."""
+    """The first configuration folder whose UNet has these sizes, with the entries that differ."""
     config = next((folder for folder in configs if config_fits(folder, unet)), None)
     more = {"unet/config.json": {"in_channels": unet.channels}} if unet.channels in UNET_KINDS else {}
     return (config, more) if config else None
@@ -263,8 +265,9 @@ def config_fits(folder: Path, unet: Unet) -> bool:
 
 
 def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:
-    """The prediction type stated by the user: in a YAML file beside the checkpoint, as in A1111, else in a
-    configuration of their own; "" if neither states one.
+    """The prediction type that the user states; "" if none.
+
+    It is stated in a YAML file beside the checkpoint, as for A1111, or else in the user's own configuration folder.
     """
     if stated := side_files.prediction(path):
         return stated
@@ -278,15 +281,16 @@ def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:
 
 
 def scheduler_of(probe: Probe, own: str = "") -> dict[str, Any]:
-    """The checkpoint's training settings, as entries of a diffusers scheduler configuration. Marks in the file come
-    first, because most configurations merely repeat the default; the user's own configuration (``own``) comes before a
-    guess.
+    """The checkpoint's training settings, as entries of a diffusers scheduler configuration.
+
+    Marks in the file take precedence over the user's configuration (``own``), because most configurations only repeat
+    the default. ``own`` takes precedence over a guess.
     """
     prediction = own or probe.prediction if probe.prediction_guessed else probe.prediction
     if not prediction:
         return {}
     told: dict[str, Any] = {"prediction_type": prediction}
     if prediction == "v_prediction" and probe.zero_snr:
-        # Such a model was trained on pure noise too, which only trailing steps begin with.
+        # Such a model was also trained on pure noise, with which only trailing timesteps start.
         told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return told

@@ -38,15 +38,15 @@ from diffusion_local.options.types import Control, Kind, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 from diffusion_local.options.values import entry
 
-#: Fields of a model that concern only the machine where its files lie.
+#: Fields of a model that are meaningful only on the machine with its files.
 LOCAL_FIELDS = ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes")
-#: Families whose denoisers take the residuals of a ControlNet.
+#: Families whose denoisers accept the residuals of a ControlNet.
 CONTROLLED_FAMILIES = ("sd", "sdxl", "flux", "sd3", "qwen_image", "z_image")
-#: Families whose text encoders take textual inversions.
+#: Families whose text encoders accept textual inversions.
 EMBEDDING_FAMILIES = ("sd", "sdxl")
 LATIN = "LATIN"
 Origin = Literal["bundled", "folder", "file", "hub"]
-#: Side of the pictures that SD 2's models were trained on which predict noise; the others' are larger.
+#: Side in pixels of the training pictures of SD 2 models that predict noise; those that predict v use larger ones.
 SD2_BASE_SIDE = 512
 
 
@@ -115,11 +115,14 @@ class Catalog:
         check_task: Callable[[str, str, str], object] = lambda task, field, word: None,
         is_first_of_several: Callable[[str], bool] = lambda source_id: False,
     ) -> None:
-        """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
-        there are none. ``paints`` tells whether a mask has any white. ``see`` keeps what a control of a
-        type sees of a picture at a size, and gives its id as a source picture. ``check_task`` raises InvalidParams for
-        a field unless there is a model for a task of ``engine.vision_models`` that knows a word ("" for any model).
-        ``is_first_of_several`` tells whether a source picture is one frame of an animation."""
+        """``places`` may also be the folder of models alone.
+
+        The functions give access to source pictures: ``size_of`` returns a picture's size (default: there are no source
+        pictures); ``paints`` whether a mask has any white; ``see`` preprocesses a picture for a type of control at a
+        size and returns the id of the result; ``is_first_of_several`` whether a picture is one frame of an animation.
+        ``check_task`` raises InvalidParams for a field unless there is a model for a task of ``engine.vision_models``
+        that knows a word ("" for any model).
+        """
         self._starter_folder = starter
         self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
         self.choices = ModelChoices(self.shelf.places.choices)
@@ -181,7 +184,7 @@ class Catalog:
         return self.shelf.adapters(TEXT_ENCODER)
 
     def complete(self, prompt: str, settings: Mapping[str, Any], drawn: bool = True) -> Params:
-        """Complete the settings with the model's defaults, and validate every field.
+        """Complete the settings with the model's defaults and validate every field.
 
         ``settings``: fields of Params; absent or None takes the model's default. The caller must set ``seed``. Tags are
         removed from the prompt, unless its choices are yet to be ``drawn``. Raises InvalidParams naming the first
@@ -207,7 +210,7 @@ class Catalog:
         return self.with_full_names(params)
 
     def _advice(self, params: Params, model: Model) -> Defaults | None:
-        """The model's defaults with the steps, guidance and sampler of a distilled LoRA, or None."""
+        """The model's defaults with the steps, guidance and sampler of a distilled LoRA; None without such a LoRA."""
         found = {each.name: each for each in self.loras()} if params.loras else {}
         for lora in params.loras:
             known = found.get(lora.name)
@@ -265,7 +268,7 @@ class Catalog:
             check_embeddings(each, texts, model.architecture)
 
     def check_loras(self, params: Params, model: Model) -> None:
-        """Raises InvalidParams for a LoRA that is missing or does not fit the model."""
+        """Raise InvalidParams for a LoRA that is missing or does not fit the model."""
         if params.loras and not families.get(model.family).loras:
             raise InvalidParams("loras", message("no_loras", model=model.id))
         found = self.loras() if params.loras else []
@@ -273,13 +276,13 @@ class Catalog:
             check_adapter("loras", lora.name, found, model.architecture)
 
     def check_controls(self, params: Params, model: Model) -> None:
-        """Raises InvalidParams for a ControlNet that is missing or does not fit the model."""
+        """Raise InvalidParams for a ControlNet that is missing or does not fit the model."""
         found = [references.control_of(each, model) for each in self.controls()] if params.controls else []
         for place, control in enumerate(params.controls):
             check_adapter(entry("controls", place, "model"), control.model, found, model.architecture)
 
     def _with_controls(self, params: Params, model: Model) -> Params:
-        """Each control with the name of its ControlNet, and the id of the picture that it sees."""
+        """The params with each control's ControlNet and the id of its preprocessed picture filled in."""
         if not params.controls:
             return params
         if model.family not in CONTROLLED_FAMILIES:
@@ -307,8 +310,11 @@ class Catalog:
         return replace(params, controls=tuple(completed(*each) for each in enumerate(params.controls)))
 
     def _seen_size(self, control: Control, params: Params) -> tuple[int, int]:
-        """Size (pixels) of the picture that a control sees. Where only the masked area is painted, the engine
-        preprocesses that area itself unless this takes a model: then it cuts the area out of a whole picture."""
+        """Size in pixels of the picture that a control preprocesses.
+
+        If only the masked area is painted, the engine preprocesses that area itself. Preprocessing that needs a model
+        is done on the whole picture, from which the engine then crops the area.
+        """
         if control.type.needs_model and params.inpaint_area == AREAS[1]:
             size = self.size_of(str(params.source))
             return margins(params.outpaint, size).extended(size)

@@ -1,4 +1,4 @@
-"""The user's choices for single models, stored in a small file of the home."""
+"""The user's choices for individual models, stored in a small file in the home."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,9 @@ from diffusion_local.disk import FILE
 
 
 class ModelChoices:
-    """``path``: a JSON file, ``{"precision": {model id: value}}``; None: no choices. Reloaded when it changes, so
-    running workers follow.
+    """``path``: a JSON file, ``{"precision": {model id: value}}``; None: no choices.
+
+    The file is reloaded when it changes, so that running workers use new choices.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -19,12 +20,12 @@ class ModelChoices:
         self._precisions: dict[str, str] = {}
 
     def precision(self, model_id: str) -> str:
-        """The value of the setting ``precision`` for one model; empty: the setting's own."""
+        """The precision chosen for a model; "" if the setting ``precision`` applies."""
         self._read()
         return self._precisions.get(model_id, "")
 
     def set_precision(self, model_id: str, precision: str) -> None:
-        """An empty ``precision`` removes the choice. Raises OSError if the home cannot be written to."""
+        """Store the choice for a model; "" removes it. Raises OSError if the home is not writable."""
         assert self._path is not None
         with FileLock(self._path.with_suffix(".lock"), mode=FILE):
             self._read()
@@ -46,5 +47,5 @@ class ModelChoices:
                 self._read_at = mark
         except FileNotFoundError:
             self._precisions, self._read_at = {}, None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: nothing is chosen
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged file counts as no choices
             self._precisions = {}

@@ -1,7 +1,7 @@
 """The curated list: well-known models with licence, sizes and good defaults, each with its source (assets/models.json).
 
 An entry without an id cannot be downloaded as a diffusers folder; its defaults apply to checkpoints of its kind. Sizes
-are approximate: the hub is asked for the exact size before a download.
+are approximate; the exact size is read from the hub before a download.
 """
 
 import json
@@ -12,14 +12,17 @@ from functools import lru_cache
 from diffusion_local.models.distilled import distillation_of
 from diffusion_local.paths import assets
 
-#: https://huggingface.co/docs/hub/repositories-getting-started: owner/name, of 96 characters each.
+#: owner/name, up to 96 characters each: https://huggingface.co/docs/hub/repositories-getting-started
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True, slots=True)
 class CuratedModel:
-    """``words``: kinds of distillation (in ``models.distilled``) that these defaults are for; sizes in GB (1e9 bytes);
-    ``memory_gb``: everything on the device in half precision; ``spacing``: the scheduler's timestep spacing.
+    """An entry of the curated list.
+
+    ``words``: kinds of distillation (see ``models.distilled``) to which these defaults apply; sizes are in GB (1e9
+    bytes); ``memory_gb``: the whole model on the device in half precision; ``spacing``: the scheduler's timestep
+    spacing.
     """
 
     id: str
@@ -53,8 +56,9 @@ def by_id(hub_id: str) -> CuratedModel | None:
 
 
 def closest_curated(architecture: str, hub_id: str, *names: str) -> CuratedModel | None:
-    """The entry with the defaults for a model: by hub id, else by architecture and the distillation that the names
-    indicate (``turbo``).
+    """The entry whose defaults apply to a model; None if there is none.
+
+    It is found by hub id, or else by architecture and the distillation that the names indicate (``turbo``).
     """
     known = by_id(hub_id) if hub_id else None
     if known and known.architecture == architecture:

@@ -48,7 +48,7 @@ def detect_svdquant(header: Header) -> Probe | None:
 
 
 def detect_similar(header: Header) -> Probe | None:
-    """A model that is not run, by the names of its tensors."""
+    """Detect an unsupported model by the names of its tensors."""
     for view in views(header):
         found = closest_model(name for name in view.tensors if not AIDS.search(name))
         if found and found.makes:
@@ -114,7 +114,7 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
 
 
 def bundled_parts(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
-    """Text encoders and VAE beside a denoiser."""
+    """Text encoders and VAE in the same file as a denoiser."""
     found: dict[str, HeldPart] = {}
     for anchors, among in ((parts.ANCHORS, parts.TEXT_ENCODERS), (parts.VAE_ANCHORS, parts.VAES)):
         for prefix in parts.prefixes(header, anchors):
@@ -180,7 +180,7 @@ def detect_unet(header: Header) -> Probe | None:
 
 
 def architecture_by_encoders(header: Header) -> str:
-    """The architecture of a UNet of unusual sizes, by the names of its text encoders."""
+    """The architecture of a UNet with unusual sizes, from the names of its text encoders' tensors."""
     groups = [
         (len(group), name)
         for name, each in families.ARCHITECTURES.items()
@@ -190,12 +190,12 @@ def architecture_by_encoders(header: Header) -> str:
     return max(groups, key=lambda each: each[0], default=(0, ""))[1]
 
 
-#: The tensor that SD 2's two kinds of training left unlike, and what its numbers spread by in those that predict v.
+#: A tensor in which SD 2 models with the two prediction types differ, and the least spread of its values in v models.
 TELLING, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 
 def marked_prediction(header: Header) -> str:
-    """Prediction type that a marker tensor or the metadata of the file states, or ""."""
+    """The prediction type stated by a marker tensor or the file's metadata, or ""."""
     told = header.metadata.get("modelspec.prediction_type", "").lower()
     if "v_pred" in header.tensors or told.startswith("v"):
         return "v_prediction"
@@ -205,7 +205,7 @@ def marked_prediction(header: Header) -> str:
 
 
 def guess_prediction(header: Header, view: TensorView, found: Unet) -> str:
-    """Prediction type by the statistics of a tensor, else by the file name; "" if the architecture has only one."""
+    """Guess the prediction type from a tensor's statistics, else the file name; "" if the architecture has only one."""
     if found.architecture != "sd2":
         return ""
     if found.channels != 4:

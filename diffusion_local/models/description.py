@@ -1,4 +1,4 @@
-"""Facts of a model, read from its files, and the file that holds the weights of each part."""
+"""Facts about a model that are read from its files, and the sources of its parts' weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,12 @@ FOLDER = "folder"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The weights of one part of a model. ``slot`` is the part's name in a diffusers folder (``text_encoder_2``),
-    ``part`` its id in ``models.parts``, or ``denoiser``; ``path`` the file, in which the names of its tensors begin
-    with ``prefix``, or the part's diffusers folder. ``count`` is how many numbers the weights are, ``size``
-    how many bytes they take in the file."""
+    """The weights of one part of a model.
+
+    ``slot``: the part's name in a diffusers folder (``text_encoder_2``); ``part``: its id in ``models.parts``, or
+    ``denoiser``; ``path``: the part's diffusers folder, or the file in which its tensor names start with ``prefix``;
+    ``count``: number of weights; ``size``: their bytes in the file.
+    """
 
     slot: str
     part: str
@@ -35,24 +37,24 @@ class Source:
 
     @property
     def rank(self) -> tuple[int, str, str]:
-        """Sort key: of several files with a part, the smallest is used."""
+        """Sort key by precision, least lossy first: the file to use is the smallest by this key."""
         place = PRECISIONS.index(self.precision) if self.precision in PRECISIONS else len(PRECISIONS)
         return place, self.path.name, str(self.path)
 
 
-#: States of an entry. What is recognised is known by name, and this version cannot run it yet.
+#: States of an entry. A recognised model is known by name, but this version cannot run it yet.
 MODEL_STATES = READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """``family`` and ``architecture`` are ids of ``families``: how it is run, and which adapters fit it.
+    """Facts about a model. ``family`` and ``architecture``: ids in ``families``; the latter decides which adapters fit.
 
-    ``config`` is the folder with the configuration and tokenizer of a single-file checkpoint; ``scheduler`` holds
-    entries that differ from the scheduler's configuration there. ``memory_bytes`` is that of all weights in fp16.
-    ``probe`` is what a file's header says, None for a folder; ``precision`` that of most weights, as people write it.
-    ``sources`` are the files that it is put together from, ``tokenizers`` folders by their names in a diffusers folder,
-    and ``changes`` entries that differ from those of ``config``, by the file that they are in.
+    ``config``: folder with the configuration and tokenizer of a single-file checkpoint; ``scheduler``: entries that
+    differ from its scheduler configuration; ``changes``: other entries that differ from ``config``, by configuration
+    file. ``memory_bytes``: all weights in fp16; ``precision``: that of most weights, in common notation. ``probe``:
+    result of reading a file's header, None for a folder. ``sources``: sources of the parts of an assembled model;
+    ``tokenizers``: folders by their names in a diffusers folder.
     """
 
     family: str = "unknown"

@@ -1,7 +1,7 @@
 """SHA-256 digests of models and adapters, computed once in the background and stored in a small file.
 
-The digest of a file is what other tools call its hash. That of a diffusers folder is over one line for each of its
-weights, ``<part>/<file> <digest>``, in the order of their names.
+The digest of a file is what other tools call its hash. The digest of a diffusers folder is computed over one line per
+weight file, ``<part>/<file> <digest>``, sorted by name.
 """
 
 import errno
@@ -25,11 +25,11 @@ CHUNK = 4 << 20
 
 
 class DigestCancelled(Exception):
-    """Other work has priority."""
+    """The computation was stopped, because other work has priority or the process ends."""
 
 
 class Digests:
-    """``more``: models outside the index."""
+    """Computes and stores digests. ``more``: models outside the index."""
 
     def __init__(self, shelf: ModelIndex, *more: Path) -> None:
         self._shelf = shelf
@@ -40,7 +40,7 @@ class Digests:
         self._stop.set()
 
     def run(self, rather: Callable[[], bool] = lambda: False) -> None:
-        """Compute missing digests until ``rather`` returns True: other work has priority."""
+        """Compute missing digests until ``rather`` returns True, which means that other work has priority."""
         entries = [entry for entry in self._shelf.entries() if not entry.found.problem]
         paths = [*self._more, *(entry.path for entry in entries if not entry.sha256)]
         for kind in PLACES:
@@ -92,7 +92,7 @@ class Digests:
         file = self._shelf.places.hashes
         if file is None:
             return
-        with FileLock(file.with_suffix(".lock"), mode=FILE):  # the supervisor and every worker note what they computed
+        with FileLock(file.with_suffix(".lock"), mode=FILE):  # the supervisor and all workers write this file
             known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
             part = file.with_suffix(".part")
             part.write_text(json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", encoding="utf-8")

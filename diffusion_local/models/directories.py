@@ -16,23 +16,24 @@ from diffusion_local.settings import Settings, hub_cache
 
 log = logging.getLogger(__name__)
 
-#: Limits against folders that are none of models.
+#: Limits for folders that turn out not to be model folders.
 MOST_DEPTH, MOST_FILES = 24, 100_000
 #: Folders in which programs keep no models.
 JUNK = frozenset(
     ("__pycache__", "node_modules", "site-packages", "venv", "custom_nodes", "output", "outputs", "extensions",
      "repositories", "__macosx", "temp", "cache")
 )  # fmt: skip
-#: Folders of a diffusers model with its denoiser, and how its weights are named.
+#: Folders of the denoiser in a diffusers model, and the base name of its weight files.
 DENOISERS, WEIGHTS = ("unet", "transformer"), "diffusion_pytorch_model"
-#: The second and further pieces of weights that come in several.
+#: Number of a shard in the name of a weight file.
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 
 
 @dataclass(frozen=True, slots=True)
 class WalkedFile:
-    """``folder``: it is a diffusers folder or part of one, which is not descended into. ``below``: names of the folders
-    between the start of the walk and it.
+    """A file, or with ``folder`` a diffusers folder or a part of one, into which the walk does not descend.
+
+    ``below``: names of the folders between the start of the walk and this path.
     """
 
     path: Path
@@ -41,7 +42,7 @@ class WalkedFile:
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[WalkedFile]:
-    """Files in name order. A folder reached twice, through links, counts once."""
+    """Walk files in name order. A folder that is reached twice through links is visited once."""
     if root.is_file():
         if root.suffix.lower() in suffixes:
             yield WalkedFile(root)
@@ -84,7 +85,7 @@ def walk_folder(
 
 @lru_cache(maxsize=1000)
 def warn_of_closed(folder: Path) -> None:
-    """Log once that a folder is unreadable: its models would be missing silently."""
+    """Log once that a folder is unreadable, because its models would otherwise be missing silently."""
     log.warning("this user may not read the folder %s; files in it are not listed", folder)
 
 
@@ -98,7 +99,7 @@ def is_model_folder(names: set[str], folder: Path) -> bool:
 
 
 def is_part_folder(folder: Path) -> bool:
-    """Whether this is the denoiser of a diffusers folder, rather than another program's folder of denoisers."""
+    """Whether this is a denoiser in diffusers format, rather than another program's folder of denoiser files."""
     try:
         return any(entry.name == "config.json" or entry.name.startswith(WEIGHTS) for entry in os.scandir(folder))
     except OSError:
@@ -110,16 +111,17 @@ def is_later_shard(name: str) -> bool:
     return found is not None and int(found[1]) != 1
 
 
-#: Base architectures of variants, assumed for files with few distinguishing sizes.
+#: Base architectures, which are preferred over their variants for files that fit several.
 FIRST = ("sd1", "sd2", "sdxl")
 MOST_SNAPSHOTS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectories:
-    """Folders and small JSON files; None if absent. ``added``: paths outside of ``models`` that the user named;
-    ``hashes``: computed digests; ``ids``: model ids; ``adapter_names``: names of adapters; ``choices``: the user's
-    choices for single models.
+    """Folders and small JSON files; None if absent.
+
+    ``added``: paths outside of ``models`` that the user added; ``hashes``: computed digests; ``ids``: model ids;
+    ``adapter_names``: names of adapters; ``choices``: the user's choices for individual models.
     """
 
     models: Path
@@ -163,13 +165,15 @@ class ModelDirectories:
         )
 
     def folder(self, name: str) -> Path | None:
-        """A folder of files that go with models, by its name in the home."""
+        """A folder of adapters or other companion files, by its name in the home."""
         found: Path | None = getattr(self, name)
         return found
 
     def config_folders(self) -> Iterator[Path]:
-        """Folders that may hold the configuration of a checkpoint: the person's, ours, models at hand, the hub's
-        cache; the preferred first."""
+        """Folders that may contain the configuration of a checkpoint, in order of preference.
+
+        These are the user's configurations, the bundled ones, installed models, and the hub's cache.
+        """
         if self.configs:
             yield from (path for path in [self.configs, *sorted(self.configs.glob("*"))] if is_config(path))
         yield from bundled_configs()
@@ -181,7 +185,7 @@ class ModelDirectories:
 
 @lru_cache(maxsize=1)
 def bundled_configs() -> tuple[Path, ...]:
-    """A folder per architecture whose configuration is bundled, named like it."""
+    """Folders of bundled configurations, each named after its architecture."""
     found = [path for path in (assets() / "configs").iterdir() if is_config(path)]
     return tuple(sorted(found, key=lambda path: (path.name not in FIRST, path.name)))
 
@@ -189,5 +193,5 @@ def bundled_configs() -> tuple[Path, ...]:
 def is_config(path: Path) -> bool:
     try:
         return (path / "model_index.json").is_file()
-    except OSError:  # a folder that may not be read hides no others
+    except OSError:  # an unreadable folder must not hide others
         return False

@@ -1,7 +1,7 @@
-"""Recognises distilled models and LoRAs (few steps) by name, because their tensors do not differ.
+"""Recognises distilled (few-step) models and LoRAs by name, because their tensors do not differ from others'.
 
-The words may be part of longer ones (``realvisxlV50_v50LightningBakedvae``). A wrong guess costs the user a change of a
-few settings; the model still runs.
+The words may be part of longer ones (``realvisxlV50_v50LightningBakedvae``). After a wrong guess the user has to change
+a few settings, but the model still runs.
 """
 
 import re
@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from diffusion_local.options.limits import Defaults
 
-#: Kinds by what names of them hold, the surest first; ``base`` is what some others were distilled from. ``turbo`` is
-#: the model of that name and its size; others that
-#: were merged with it are ``turbo_merge``.
+#: Kinds of distillation by patterns of names, the most reliable first. ``base`` is a model from which others were
+#: distilled. ``turbo`` is the model of that name; models merged with it are ``turbo_merge``.
 KINDS = (
     ("dmd2", re.compile(r"dmd2|(?<![a-z])dmd(?![a-z])", re.IGNORECASE)),
     ("lightning", re.compile(r"lightning", re.IGNORECASE)),
@@ -22,9 +21,9 @@ KINDS = (
     ("base", re.compile(r"klein[-_ ]?base|klein[-_ ]?[49]b[-_ ]?base", re.IGNORECASE)),
 )
 STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])", re.IGNORECASE)
-#: Distilled LoRAs: styles may have such words in their names too, so more must match.
+#: LoRA names must also match this to count as distilled, because names of style LoRAs may contain the same words.
 SURE = re.compile(r"steps?(?![a-z])|lora|dmd2|lcm|turbo|sdxl|cfg", re.IGNORECASE)
-#: Steps, guidance and sampler of LoRAs by their kind and base family, from the cards of the LoRAs.
+#: Steps, guidance and sampler of LoRAs by kind and base family, from their model cards.
 #: https://huggingface.co/ByteDance/SDXL-Lightning, https://huggingface.co/ByteDance/Hyper-SD,
 #: https://huggingface.co/latent-consistency/lcm-lora-sdxl, https://huggingface.co/tianweiy/DMD2,
 #: https://huggingface.co/alimama-creative/FLUX.1-Turbo-Alpha
@@ -41,7 +40,7 @@ LORAS: dict[tuple[str, str], tuple[int, float, str]] = {
     ("turbo_merge", "flux"): (8, 3.5, "Euler"),
     ("turbo_merge", "sd3"): (8, 1.0, "Euler"),
 }
-#: Hyper's LoRAs that keep guidance say so in their names.
+#: Hyper LoRAs that keep guidance have ``cfg`` in their names.
 KEEPS_GUIDANCE, KEPT = re.compile(r"cfg", re.IGNORECASE), 5.0
 
 
@@ -75,6 +74,6 @@ def lora_defaults(family: str, *names: str) -> tuple[int, float, str] | None:
 
 
 def adjust_defaults(defaults: Defaults, kinds: tuple[str, ...], *names: str) -> Defaults:
-    """Defaults of distilled kinds with the number of steps in the name; others unchanged."""
+    """For distilled kinds, the defaults with the number of steps from the name; otherwise unchanged."""
     steps = steps_of(*names) if kinds else 0
     return replace(defaults, steps=steps) if steps else defaults

@@ -15,10 +15,10 @@ from diffusion_local.models.headers import read_header
 from diffusion_local.models.weights import INT8_ROWS, LOADED, TITLES, numbers_in, precision_of, quantisation_of
 from diffusion_local.options.types import Kind
 
-#: What our own downloads leave in the folder: where it came from.
+#: File in which our own downloads record their origin.
 ORIGIN = "diffusion-local.json"
 
-#: Pipeline classes of models that make no pictures, by how they begin.
+#: Prefixes of the pipeline classes of models that do not make pictures.
 STRANGERS = (
     ("Wan", "Wan", "video"), ("LTX2", "LTX-2", "video"), ("LTX", "LTX-Video", "video"),
     ("HunyuanVideo", "HunyuanVideo", "video"), ("HunyuanSkyreels", "SkyReels", "video"), ("SkyReels", "SkyReels",
@@ -33,10 +33,10 @@ STRANGERS = (
     ("StableAudio", "Stable Audio", "audio"), ("AudioLDM", "AudioLDM", "audio"), ("MusicLDM", "MusicLDM", "audio"),
     ("AceStep", "ACE-Step", "audio"), ("ShapE", "Shap-E", "3D"),
 )  # fmt: skip
-#: Methods of quantisation, as configurations name them, that are dequantised at loading: one scale a row, and
-#: bitsandbytes' int8, nf4 and fp4.
+#: Quantisation methods, as named in configurations, that are dequantised at loading: integers with one scale per row,
+#: and bitsandbytes' int8, nf4 and fp4.
 DEQUANTISED = ("int8_rows", "bitsandbytes")
-#: Input channels of a denoiser whose further ones carry the mask and the picture under it.
+#: Input channels of an inpainting denoiser: the latents, the mask, and the masked picture.
 INPAINT_CHANNELS = 9
 
 
@@ -69,7 +69,7 @@ def read_folder(folder: Path) -> ModelFacts:
 
 
 def makes_no_pictures(title: str, makes: str) -> Message:
-    """The message about a model for something else: video, audio or 3D."""
+    """The message about a model that makes video, audio or 3D objects."""
     if makes == "video":
         return message("file_video", title=title)
     return message("file_audio", title=title) if makes == "audio" else message("file_solid", title=title)
@@ -84,7 +84,7 @@ def unsupported_class(name: str) -> Message:
 
 
 def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> ModelFacts:
-    """Facts of the architecture, and limits set by the denoiser's input and weights."""
+    """The facts about a folder: its architecture, and what the denoiser's input and weights allow."""
     architecture = family.architecture_of(lambda part: read_config(folder / part), pipeline)
     known |= {"architecture": architecture}
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
@@ -103,7 +103,7 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
 
 
 def unsupported_quantisation(folder: Path) -> str:
-    """The method by which a part's weights are quantised, if they cannot be dequantised; empty if none is."""
+    """The quantisation method of the first part that cannot be dequantised, or ""."""
     for path in sorted(folder.glob("*/config.json")):
         method = quantisation_method(path.parent)
         if method and method not in DEQUANTISED:
@@ -128,7 +128,10 @@ def stored_scheme(part: Path) -> str:
 
 
 def is_quantised(part: Path) -> bool:
-    """Whether a part's weights need dequantising; configurations do not mention fp8. Raises ModelUnavailable."""
+    """Whether a part's weights need dequantising. Reads tensors too, because configurations do not mention fp8.
+
+    Raises ModelUnavailable.
+    """
     return bool(quantisation_method(part) or stored_scheme(part))
 
 
@@ -164,7 +167,7 @@ def weight_files(part: Path) -> list[Path]:
 
 
 def no_index(folder: Path) -> Message:
-    """Describes a folder without model_index.json, if recognised."""
+    """The message about a folder without model_index.json."""
     if any(folder.glob("*.ckpt")) or any(folder.glob("*.pt")):
         return message("pickle_folder")
     if (folder / "config.json").exists():
@@ -173,7 +176,7 @@ def no_index(folder: Path) -> Message:
 
 
 def read_origin(folder: Path) -> dict[str, str]:
-    """The hub id noted by our download."""
+    """The hub id recorded by our download, as a field of ModelFacts."""
     try:
         hub_id = read_json_object(folder / ORIGIN).get("repo")
     except (OSError, ValueError):
@@ -189,7 +192,7 @@ def read_config(part: Path) -> dict[str, Any]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Raises OSError, and ValueError if it is not a JSON object."""
+    """Read a JSON object. Raises OSError, and ValueError if the file is not a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError:

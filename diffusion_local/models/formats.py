@@ -1,4 +1,4 @@
-"""Opens the header of a file of weights, whose format is detected from its content."""
+"""Opens the header of a weight file, whose format is detected from its content."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,32 +13,35 @@ SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 #: Formats of other programs, recognised by their magic bytes.
 FOREIGN_SUFFIXES = (".onnx", ".engine", ".trt", ".plan")
-#: Suffixes of files of weights, in the order of preference; the scan reads those of other programs too.
+#: Suffixes of weight files, in order of preference; the scan also reads those of other programs.
 WEIGHTS = (*SAFETENSORS, ".gguf", *PICKLES)
 SUFFIXES = (*WEIGHTS, *FOREIGN_SUFFIXES)
 POINTER = b"version https://git-lfs"
 WEB = (b"<!--", b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
-#: First bytes of other files that lie under names of models.
+#: First bytes of other kinds of files that may be stored under the name of a model.
 ARCHIVES = ((b"Rar!", "RAR"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "Zstandard"),
     (b"\xfd7zXZ", "xz"))  # fmt: skip
 OTHERS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"%PDF", "PDF"), (b"\x89HDF", "HDF5"),
     (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"), (b"ID3", "MP3"))  # fmt: skip
-#: Files of these sizes and less are never weights: texts that were saved under their name.
+#: Files up to this size in bytes are never weights, but texts that were saved under a model's name.
 SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """``calls`` are names that a pickle would call beside those which build tensors; such a file is not opened."""
+    """A header, and the functions that a pickle would call other than those that build tensors.
+
+    Files with such ``calls`` are never loaded.
+    """
 
     header: Header
     calls: tuple[str, ...] = ()
 
 
 def open_header(path: Path, name: str = "") -> OpenedFile:
-    """Open a header. Raises ModelUnavailable naming the kind of file if it has no weights or is incomplete.
+    """Open a header. Raises ModelUnavailable, naming the kind of file, if it has no weights or is incomplete.
 
-    ``name``: the file name to report and whose suffix counts, if not that of ``path``.
+    ``name``: the file name for messages and for the suffix, if it is not that of ``path``.
     """
     name = name or path.name
     try:
@@ -64,16 +67,21 @@ def holds_pickle(path: Path) -> bool:
 
 
 def is_pickle(path: Path, start: bytes) -> bool:
-    """A safetensors file begins with the length of its header, whose first bytes may look like a pickle's."""
+    """Whether a file that starts with these bytes is a pickle.
+
+    A safetensors file begins with the length of its header, whose bytes may equal a pickle's signature.
+    """
     if start[:2] != b"PK" and start[:1] != b"\x80":
         return False
     return int.from_bytes(start[:8], "little") > path.stat().st_size - 8
 
 
 def refuse_foreign(path: Path, name: str, start: bytes) -> None:
-    """Raises ModelUnavailable for files without weights, or in a foreign format."""
+    """Raise ModelUnavailable for files without weights or in a foreign format."""
     length = int.from_bytes(start[:8], "little")
-    if start[8:9] == b"{" and 0 < length <= path.stat().st_size - 8:  # whose first bytes may look like anything
+    if (
+        start[8:9] == b"{" and 0 < length <= path.stat().st_size - 8
+    ):  # safetensors, whose first bytes are a number and may equal any signature
         return
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not start:

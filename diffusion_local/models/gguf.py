@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata and tensors, without reading a weight.
+"""Reads the header of a GGUF file, its metadata and tensors, without the weights.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shapes are given as PyTorch writes them: the fastest
-dimension last. Of arrays in the metadata, such as a tokenizer's words, only the length is kept.
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shapes are in PyTorch's order, with the fastest dimension
+last. Of the metadata's arrays, such as a tokenizer's words, only small numeric ones are kept.
 """
 
 import mmap
@@ -27,10 +27,10 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
 MAX_ENTRIES, MAX_TEXT, MAX_ITEMS = 10_000, 1_000_000, 4_000_000
-#: Formats of one value of metadata, by its type.
+#: ``struct`` format of a metadata value, by its type.
 SCALARS = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "?", 10: "<Q", 11: "<q", 12: "<d"}
 TEXT, ARRAY = 8, 9
-#: Types of tensors: name, numbers of a block, and the bytes that it takes.
+#: Tensor types: name, values per block, and bytes per block.
 TENSOR_TYPES: Final = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
@@ -44,7 +44,7 @@ BITS.update({name: size * 8 / block for name, block, size in TENSOR_TYPES.values
 
 
 class Reader:
-    """Reads consecutive values. Raises IndexError past the end, ValueError for invalid ones."""
+    """Reads consecutive values. Raises IndexError past the end, ValueError for invalid values."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
@@ -80,7 +80,7 @@ class Reader:
         return str(self.number(SCALARS[kind]))
 
     def _array(self) -> str:
-        """Small arrays of numbers as ``1,2,3``; all others are passed over."""
+        """A small array of numbers as ``1,2,3``; other arrays are skipped."""
         kind, count = self.number("<I"), self.length(MAX_ITEMS)
         self._items += count
         if self._items > MAX_ITEMS:
@@ -107,7 +107,7 @@ class Reader:
 
 
 def read_gguf(path: Path, name: str = "") -> Header:
-    """Raises ModelUnavailable, naming the file, if it is missing, damaged or cut short."""
+    """Read a header. Raises ModelUnavailable, naming the file, if it is missing, damaged or truncated."""
     name = name or path.name
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -148,7 +148,7 @@ def read(reader: Reader, path: Path, size: int) -> Header:
 
 
 def original_shape(metadata: dict[str, str], name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape before a converter flattened a tensor that GGUF's blocks do not fit, as it noted it."""
+    """The original shape of a tensor that a converter flattened to fit GGUF's blocks, as recorded in the metadata."""
     noted = metadata.get(f"comfy.gguf.orig_shape.{name}", "")
     lengths = tuple(int(each) for each in noted.split(",") if each.isdigit())
     product = 1

@@ -22,8 +22,8 @@ BITS: dict[str, float] = {
     "U16": 16, "U32": 32, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
     "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-#: Dimensions of a tensor, numbers in one of them, tensors of a file, and characters of a tensor's name: the time of
-#: patterns that names are matched with grows faster than the name.
+#: Limits: dimensions of a tensor, length of a dimension, tensors in a file, and characters of a tensor's name. Names
+#: are bounded because the time to match regular expressions grows faster than the name.
 MAX_DIMENSIONS, MAX_LENGTH, MAX_TENSORS, MAX_NAME = 16, 2**40, 200_000, 500
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 SAFETENSORS, GGUF, PICKLE = "safetensors", "gguf", "pickle"
@@ -31,7 +31,7 @@ SAFETENSORS, GGUF, PICKLE = "safetensors", "gguf", "pickle"
 
 @dataclass(slots=True)
 class Tensor:
-    """``start``: offset of its data in the file, -1 if unknown."""
+    """A tensor in a file. ``start``: offset of its data in the file, -1 if unknown."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -51,8 +51,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``metadata``: arbitrary text written by the file's maker. ``size``: of the file, in bytes. ``container``: the
-    file's format (safetensors, gguf or pickle).
+    """The header of a weight file.
+
+    ``metadata``: arbitrary texts from the file's author; ``size``: size of the file in bytes; ``container``: file
+    format (safetensors, gguf or pickle).
     """
 
     tensors: dict[str, Tensor]
@@ -72,7 +74,7 @@ class Header:
         return found.shape if found else None
 
     def bytes_of(self, name: str, most: int = 4096) -> bytes:
-        """Content of a small byte tensor, such as a note in JSON; empty if it cannot be read."""
+        """Content of a small byte tensor, such as a JSON text; empty if it cannot be read."""
         found = self.tensors.get(name)
         if found is None or found.start < 0 or self.path is None or not 0 < found.bytes <= most:
             return b""
@@ -110,7 +112,7 @@ def read_header(path: Path, name: str = "") -> Header:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            # A valid length may begin with these bytes too; a pickle's, read as a length, exceeds any file size.
+            # A valid length may also begin with these bytes, but a pickle's, read as a length, exceed any file size.
             if length > size - 8 and (start[:2] == b"PK" or start[:1] == b"\x80"):
                 raise ModelUnavailable(message("pickle_renamed", path=name))
             if len(start) == 8 and length > MAX_HEADER:
@@ -158,14 +160,14 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
 
 
 def checked_name(name: str) -> str:
-    """Raises ValueError for an invalid tensor name."""
+    """Return a tensor name. Raises ValueError if it is too long."""
     if len(name) > MAX_NAME:
         raise ValueError("no such name")
     return name
 
 
 def read_shape(lengths: list[Any]) -> tuple[int, ...]:
-    """Raises ValueError for an implausible shape: multiplying its lengths would take minutes."""
+    """Validate a shape. Raises ValueError if it is implausible, since multiplying huge lengths would take minutes."""
     if len(lengths) > MAX_DIMENSIONS or not all(type(each) is int and 0 <= each <= MAX_LENGTH for each in lengths):
         raise ValueError("no such shape")
     return tuple(lengths)

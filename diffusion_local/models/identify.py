@@ -1,4 +1,4 @@
-"""Identifies a file of weights from its header."""
+"""Identifies a weight file from its header."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from diffusion_local.models.probe import (
 from diffusion_local.models.unsupported import ATTACHMENTS
 from diffusion_local.models.weights import PREFIXES, TWINS, TensorView, precision_of, quantisation_of, views
 
-#: Models of one shape that were trained for something else: architecture, words of which the name has one, the variant.
+#: Variants with the same tensors but other training: (architecture, words of which the name has one, variant).
 VARIANTS = (
     ("flux_dev", ("kontext",), "flux_kontext"),
     (
@@ -45,13 +45,13 @@ def read_file(path: Path) -> Contents:
 
 
 def memory_bytes(header: Header) -> int:
-    """In fp16, without a second copy of the weights."""
+    """Size of the weights in fp16, without a second (EMA) copy."""
     kept = {name: tensor for name, tensor in header.tensors.items() if not name.startswith(TWINS)}
     return replace(header, tensors=kept).memory_bytes()
 
 
 def probe_file(path: Path, opened: OpenedFile) -> Probe:
-    """``probe``, refined by the file name for models and VAEs with identical tensors."""
+    """``probe``, refined by the file name for models and VAEs that have the same tensors as others."""
     found = probe(opened)
     told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
     for architecture, words, variant in VARIANTS:
@@ -95,7 +95,7 @@ def detect_attachment(header: Header) -> Probe | None:
         for each in ATTACHMENTS:
             if any(sign.matches(view.names, view.shape) for sign in each.signs):
                 if each.id == "motion_module" and is_lora(header):
-                    return None  # one for the camera
+                    return None  # a motion LoRA for camera movement
                 if each.id in CONTROLS:
                     form = control_form(view)
                     return Probe(CONTROL, id=form or each.id, title=each.title, base=base_of(view), naming=form)
@@ -110,10 +110,11 @@ def detect_attachment(header: Header) -> Probe | None:
     return None
 
 
-#: Attachments by which a picture steers the composition.
+#: Attachments with which a picture controls the composition.
 CONTROLS = ("controlnet", "t2i_adapter")
-#: Forms of them that the engine loads, by modules that only they have, the special ones first. ``controlnet_ldm`` has
-#: the names of the first ControlNets; the rest those of diffusers, or of Z-Image's makers, which are the same there.
+#: Forms of controls that the engine loads ("": not loaded), by modules that only they have, special ones first.
+#: ``controlnet_ldm`` has the tensor names of the first ControlNets, the others those of diffusers. Z-Image's original
+#: names equal those of diffusers.
 CONTROL_FORMS = (
     ("", ("lora_controlnet",)), ("", ("difference",)), ("", ("down_blocks.0.motion_modules.0",)),
     ("controlnet_union", ("task_embedding", "control_add_embedding", "controlnet_down_blocks.0")),
@@ -130,25 +131,25 @@ CONTROL_FORMS = (
 
 
 def control_form(view: TensorView) -> str:
-    """The form in which the engine loads a control, empty for one that it does not load."""
+    """The form in which the engine loads a control; "" if it cannot load it."""
     return next((form for form, names in CONTROL_FORMS if view.has(*names)), "")
 
 
-#: Kinds of IP-Adapters for UNets by a tensor that only they have, whose last dimension is the width of what they read.
-#: ``faceid`` reads faces as a recognition network describes them, the others pictures by an image encoder: ``plain``
-#: what it projects, ``plus`` and ``full`` its hidden states.
+#: Kinds of IP-Adapters for UNets by a tensor that only they have, whose last dimension is their input width. ``faceid``
+#: reads embeddings of a face recognition network, the others the output of an image encoder: ``plain`` its projected
+#: embedding, ``plus`` and ``full`` its hidden states.
 IP_ADAPTERS = (
     ("image_proj.perceiver_resampler.proj_in.weight", "faceid"), ("image_proj.proj_in.weight", "plus"),
     ("image_proj.proj.3.weight", "full"), ("image_proj.proj.2.weight", "faceid"), ("image_proj.proj.weight", "plain"),
 )  # fmt: skip
 
 
-#: Numbers that describe a face to an IP-Adapter, and those in the latents of one for Kolors.
+#: Width of the face embeddings that an IP-Adapter reads, and width of the latents in one for Kolors.
 FACE, WIDTH_OF_KOLORS = 512, 2048
 
 
 def ip_adapter(view: TensorView) -> Probe | None:
-    """An IP-Adapter for a UNet. None for those of transformers."""
+    """Detect an IP-Adapter for a UNet; None for those for transformers."""
     entrance = view.shape("ip_adapter.1.to_k_ip.weight")
     if entrance is None:
         return None
@@ -165,7 +166,7 @@ def ip_adapter(view: TensorView) -> Probe | None:
 
 
 def widths_of(view: TensorView) -> tuple[int, ...]:
-    """(projected, hidden) of what a CLIP image encoder gives; empty for other encoders."""
+    """(projected, hidden) output widths of a CLIP image encoder; empty for other encoders."""
     hidden = view.shape("vision_model.embeddings.class_embedding")
     projected = view.shape("visual_projection.weight")
     return (projected[0], hidden[-1]) if hidden and projected else ()
@@ -183,13 +184,13 @@ def base_of(view: TensorView) -> str:
             return architecture
     if view.has("transformer_blocks.0.norm1_context", "pos_embed"):
         return "sd3"
-    if view.has("down_blocks.0.motion_modules.0"):  # SDXL has one level less
+    if view.has("down_blocks.0.motion_modules.0"):  # SDXL has one level fewer
         return "sd1" if view.has("down_blocks.3.motion_modules.0") else "sdxl"
     for name, tensor in view.tensors.items():
         if name.endswith(("attn2.to_k.weight", "to_k_ip.weight")) and tensor.shape:
             return families.BY_TEXT_WIDTH.get(tensor.shape[-1], "")
     entrance = view.shape("adapter.conv_in.weight") or view.shape("conv_in.weight")
-    if entrance and len(entrance) == 4 and entrance[1] >= 64:  # pixels side by side: 8 x 8 or 16 x 16 of them
+    if entrance and len(entrance) == 4 and entrance[1] >= 64:  # pixels unshuffled into channels: 8 x 8 or 16 x 16
         return "sdxl" if entrance[1] >= 256 else "sd1"
     return ""
 
@@ -206,7 +207,7 @@ def detect_lora(header: Header) -> Probe | None:
 
 
 def detect_part(header: Header) -> Probe | None:
-    """A text encoder, a VAE or an image encoder in a file of its own."""
+    """Detect a text encoder, VAE or image encoder in its own file."""
     found = parts.part_of_gguf(header)
     if found:
         held = (denoisers.held_part(found.id, TensorView(header)),)
@@ -233,11 +234,11 @@ def naming_of(view: TensorView) -> str:
     return "diffusers" if view.has("decoder.up_blocks") or view.has("encoder.down_blocks") else "original"
 
 
-#: Keys of textual inversions, as the programs that train them write them.
+#: Keys in files of textual inversions, as written by training programs.
 WORDS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
 
 
-#: Width of a token's vector in T5-XXL.
+#: Width of a token embedding in T5-XXL.
 T5_WIDTH = 4096
 
 
@@ -263,7 +264,7 @@ def detect_embedding(header: Header) -> Probe | None:
     return Probe(EMBEDDING, base=base, architecture=base)
 
 
-#: Modules of networks that make larger pictures, as they were published.
+#: Module names of published upscaling networks.
 UPSCALERS = (
     ("conv_first", "conv_last"), ("conv_first", "upsample"), ("conv_first", "conv_after_body"), ("model.0",
         "model.1.sub"),
@@ -288,7 +289,10 @@ def detect_upscaler(header: Header) -> Probe | None:
 
 
 def vae_by_name(part: str, name: str, metadata: dict[str, str]) -> str:
-    """``vae_sd1``, ``vae_sdxl``, ``vae_flux`` or ``vae_sd3``, or empty: SD's and SDXL's have the same tensors."""
+    """``vae_sd1``, ``vae_sdxl``, ``vae_flux`` or ``vae_sd3`` by the file's name and metadata, "" if unknown.
+
+    The tensors do not tell, because VAEs of several models have the same ones.
+    """
     told = f"{name} {metadata.get('modelspec.architecture', '')}".lower()
     words = {
         "vae_sd": (("vae_sdxl", ("xl",)), ("vae_sd1", ("mse", "ema", "kl-f8", "klf8", "sd1", "sd-v1", "v1-5",

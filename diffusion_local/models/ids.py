@@ -1,8 +1,8 @@
 """Stable ids of models.
 
-An id is a file's or folder's name, made unique by its folder's name. Once assigned to a path it stays: neither a second
-file of that name nor the first one's absence reassigns it. A moved file keeps its id if it is otherwise unchanged
-(name, size, modification time).
+An id is the name of a file or folder, made unique by its parent folder's name. Once assigned to a path it is kept:
+neither a second file of that name nor the absence of the first reassigns it. A moved file keeps its id if its name,
+size and modification time are unchanged.
 """
 
 import json
@@ -14,12 +14,12 @@ from filelock import FileLock
 
 from diffusion_local.disk import FILE
 
-#: Size and time of change of a file; of a folder its name has to do.
+#: Size and modification time of a file; a folder is identified by its name only.
 Mark = tuple[int, int]
 
 
 class ModelIds:
-    """``path``: the small file that stores them; None: in memory only."""
+    """Assigns ids. ``path``: the small file that stores them; None: in memory only."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -50,7 +50,7 @@ class ModelIds:
                 part.write_text(json.dumps(self._given, indent=1) + "\n", encoding="utf-8")
                 part.replace(self._path)
                 self._read_at = self._path.stat().st_mtime_ns
-        except OSError:  # a home that cannot be written to: the ids hold as long as this process
+        except OSError:  # the home is not writable: the ids last only for this process
             self._name([path for path in paths if path not in found], stems, found)
 
     def _name(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
@@ -69,7 +69,7 @@ class ModelIds:
         return name in self._given
 
     def _moved(self, path: Path, stem: str) -> str:
-        """The id of a file that disappeared and equals this one."""
+        """The id of a file that has disappeared and seems to be this one, or ""."""
         mark = list(fingerprint_of(path))
         if not path.is_file():
             return ""
@@ -98,8 +98,9 @@ class ModelIds:
 
 
 class AdapterNames(ModelIds):
-    """Names of adapters, ``kind:name``, which stay with a file as long as it exists. A file that replaces a deleted one
-    takes over its name, as after a conversion to another format.
+    """Names of adapters, ``kind:name``, which a file keeps as long as it exists.
+
+    A file that replaces a deleted one takes over its name, as after a conversion to another format.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The index of all model folders; unchanged files are not read twice."""
+"""The index of all model folders; unchanged files are not read again."""
 
 import json
 import logging
@@ -28,17 +28,17 @@ from diffusion_local.options.values import MAX_NAME_CHARS, is_file_name
 
 log = logging.getLogger(__name__)
 
-#: Kinds of files that are entries of the catalogue where they lie among a program's; the rest are adapters or nothing.
+#: Kinds of files in folders of other programs that become catalogue entries; all others are adapters or ignored.
 MODELS = (CHECKPOINT, DENOISER, STRANGER)
 #: The starter model's id, and the name of its edge ControlNet.
 STARTER, BUNDLED_CONTROL = "starter", "starter-edges"
-#: (relative path, time of change in ns, size) of each file that counts: equal means unchanged.
+#: (relative path, modification time in ns, size) of each relevant file; equal signatures mean unchanged files.
 Signature = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """A model that lies somewhere. ``added`` is whether it is outside of ``models/``, named by a person."""
+    """A model found on disk. ``added``: it is outside of ``models/``, in a path that the user added."""
 
     id: str
     path: Path
@@ -53,7 +53,7 @@ class IndexEntry:
 
 @dataclass(slots=True)
 class IndexedFile:
-    """Contents of a file, or why it cannot be read."""
+    """The contents of a file, or the reason why it cannot be read."""
 
     signature: Signature
     contents: Contents | None = None
@@ -66,7 +66,7 @@ class ModelIndex:
     def __init__(self, places: ModelDirectories) -> None:
         self.places = places
         self._files: dict[Path, IndexedFile] = {}
-        self._found: dict[Path, tuple[Any, ModelFacts]] = {}  # path -> (signature and configurations, what was found)
+        self._found: dict[Path, tuple[Any, ModelFacts]] = {}  # by path: (signature and configurations, facts)
         self._adapters: dict[tuple[Path, str], tuple[Any, Adapter]] = {}
         self._index: dict[str, IndexEntry] = {}
         self._ids = ModelIds(places.ids)
@@ -75,7 +75,7 @@ class ModelIndex:
         self._pool: tuple[Any, Pool] = (None, Pool())
 
     def entries(self) -> list[IndexEntry]:
-        """Every model, in the order of their places and names."""
+        """All models, ordered by location and name."""
         configs = tuple(self.places.config_folders())
         elsewhere = list(self._elsewhere())
         candidates = list(self._candidates(elsewhere))
@@ -91,22 +91,24 @@ class ModelIndex:
         return list(found.values())
 
     def preview(self, root: Path) -> list[IndexEntry]:
-        """The entries that a path would yield, assembled with the parts there and everywhere else."""
+        """The entries that adding a path would yield, assembled with parts from there and from all known folders."""
         configs, there = tuple(self.places.config_folders()), list(find_folders(root))
         own = [place.file.path for place in self._own()]
         self._fill_pool(configs, own, [*self._elsewhere(), *there])
         return [self.inspect(place.file.path, configs) for place in there]
 
     def entry(self, model_id: str) -> IndexEntry | None:
-        """One model by its id; reads only its own files if it was seen before."""
+        """A model by its id, or None; reads only the model's own files if it was found before."""
         known = self._index.get(model_id)
         if known and known.path.exists():
             return replace(self.inspect(known.path, None, known.added), id=model_id)
         return next((entry for entry in self.entries() if entry.id == model_id), None)
 
     def adapters(self, kind: str) -> list[Adapter]:
-        """LoRAs, VAEs, upscalers, textual inversions or text encoders, by name: those of their folder, with the
-        names of folders below it, then those among what a person named elsewhere."""
+        """Adapters of a kind by name: those in their folder and its subfolders, then those in paths the user added.
+
+        Names of files in subfolders include the subfolders.
+        """
         bundled = weights_in(self.places.bundled_control) if kind == CONTROL and self.places.bundled_control else None
         stems = self._adapter_files(kind)
         if bundled:
@@ -118,7 +120,7 @@ class ModelIndex:
         return sorted(found, key=lambda each: each.name)
 
     def _adapter_files(self, kind: str) -> dict[Path, str]:
-        """The files of a kind, each once, and the names that they would have alone."""
+        """The files of a kind, each once, with their names before these are made unique."""
         found: dict[Path, str] = {}
         folder = self.places.folder(PLACES[kind])
         real: set[tuple[int, int]] = set()
@@ -165,7 +167,7 @@ class ModelIndex:
         return adapter
 
     def read(self, path: Path) -> IndexedFile:
-        """The header of a file, read again if the file has changed."""
+        """The header of a file, read again only if the file has changed."""
         signature = signature_of(path)
         known = self._files.get(path)
         if known is None or known.signature != signature:
@@ -180,7 +182,7 @@ class ModelIndex:
         return known
 
     def added(self) -> list[Path]:
-        """Paths outside of ``models/`` that a person named."""
+        """Paths outside of ``models/`` that the user added."""
         try:
             listed = json.loads(self.places.added.read_text(encoding="utf-8"))["paths"] if self.places.added else []
             return [Path(path) for path in listed if isinstance(path, str)]
@@ -188,12 +190,12 @@ class ModelIndex:
             return []
 
     def sha256(self, path: Path, signature: Signature) -> str:
-        """The digest of a file, or of a folder's weights, if it was computed since the last change; else empty."""
+        """The digest of a file or folder if it was computed since the last change, or ""."""
         digest = self.known_hashes().get(str(path))
         return digest[1] if digest and digest[0] == stamp(signature) else ""
 
     def known_hashes(self) -> dict[str, list[str]]:
-        """Path -> [signature of its files, digest]."""
+        """[signature of the files, digest] by path."""
         path = self.places.hashes
         try:
             changed = path and path.stat().st_mtime_ns
@@ -204,7 +206,7 @@ class ModelIndex:
         return self._hashes[1]
 
     def inspect(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> IndexEntry:
-        """The entry of a path, still without an id. ``configs`` None: those of the last scan."""
+        """The entry of a path, without an id yet. ``configs``: None for those of the last scan."""
         signature = signature_of(path)
         known, found = self._found.get(path, (None, None))
         if configs is None:
@@ -240,7 +242,7 @@ class ModelIndex:
         self._pool = (state, pool)
 
     def _part_files(self, models: list[Path], elsewhere: list[ProgramFolder]) -> Iterator[Path]:
-        """Files that may hold a part of a model, each by one path only."""
+        """Files that may contain parts of models, each by one path only."""
         seen: set[tuple[int, int]] = set()
         folders = [self.places.folder(PLACES[kind]) for kind in (TEXT_ENCODER, VAE)]
         beside = [each for folder in folders if folder and folder.is_dir() for each in walk(folder)]
@@ -257,14 +259,14 @@ class ModelIndex:
         return assembly.describe(path, read.contents, configs, self._pool[1], self.places.configs)
 
     def _own_stamp(self, path: Path) -> Any:
-        """Changes whenever a person's own configuration does, or the one beside a checkpoint."""
+        """A value that changes with the user's own configurations and with that beside a checkpoint."""
         folder = self.places.configs
         below = sorted(folder.glob("*/")) if folder else []
         own = tuple(signature_of(each) for each in ((folder, *below) if folder and folder.is_dir() else ()))
         return own, side_files.stamp(path, configuration=True)
 
     def _candidates(self, elsewhere: list[ProgramFolder]) -> Iterator[tuple[ProgramFolder, bool]]:
-        """Places of models, each once, and whether a person named them."""
+        """(location, whether the user added it) of each model, without duplicates."""
         seen: set[tuple[int, int]] = set()
         for place, added in [(place, False) for place in self._own()] + [(place, True) for place in elsewhere]:
             mark = identity(place.file.path)
@@ -316,18 +318,18 @@ def describe_adapter(path: Path, kind: str, contents: Contents) -> Adapter:
 
 
 def unforeseen(path: Path, error: Exception) -> Message:
-    """The message about a file that failed unexpectedly: it must not hide all others."""
+    """Log an unexpected error in a file and return a message about it: one bad file must not hide all others."""
     log.warning("%s cannot be read", path, exc_info=error)
     return message("file_unforeseen", name=path.name, error=f"{type(error).__name__}: {error}"[:200])
 
 
 def clean_name(name: str) -> str:
-    """Without white space around it, which no tag or list can hold."""
+    """Strip white space around a name, which neither tags nor lists can contain."""
     return name.strip() or name
 
 
 def encoder_in(folder: Path) -> Path | None:
-    """The weights of an image encoder in its folder, if they are one file."""
+    """The weight file of an image encoder's folder; None unless there is exactly one."""
     found = sorted(folder.glob("*.safetensors"))
     return found[0] if len(found) == 1 else None
 
@@ -338,8 +340,10 @@ def stem_of(place: ProgramFolder) -> str:
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The weights of a ControlNet's folder as diffusers has it, in half precision where both are there; the first
-    shard where there are only shards."""
+    """The weight file of a ControlNet's diffusers folder, preferably in half precision, or else the first shard.
+
+    None if the folder is not that of a ControlNet.
+    """
     if not is_control(folder):
         return None
     found = sorted(folder.glob("*.safetensors"), key=lambda path: (SHARD.search(path.name) is not None, path.name))
@@ -348,13 +352,13 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def is_control(folder: Path) -> bool:
-    """Whether a folder is that of a ControlNet or T2I-Adapter, by its configuration."""
+    """Whether a folder contains a ControlNet or T2I-Adapter, according to its configuration."""
     name = str(read_config(folder).get("_class_name", ""))
     return "ControlNet" in name or name == "T2IAdapter"
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Equal for two paths to the same file or folder."""
+    """A key that is equal for two paths to the same file or folder."""
     try:
         status = path.stat()
     except OSError:
@@ -363,7 +367,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def signature_of(path: Path) -> Signature:
-    """Changes with a file, or with any file in a folder and its subfolders."""
+    """A signature that changes with a file, or with any file in a folder and its subfolders."""
     if not path.is_dir():
         return tuple(stat_of(path, path.name))
     found: list[tuple[str, int, int]] = []

@@ -1,4 +1,4 @@
-"""Checks without loading that a model's files are complete. The error names the file."""
+"""Checks, without loading weights, that a model's files are complete. Errors name the file."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.formats import POINTER, open_header
 
-#: Parts that are not loaded, so they may be missing.
+#: Parts that are never loaded, so they may be missing.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer")
 
 
 def check(path: Path) -> None:
     """Check a model folder, a part's folder, or a file.
 
-    Raises ModelUnavailable for the first file that is missing, truncated or not what its name says.
+    Raises ModelUnavailable for the first file that is missing, truncated or of another format than its name says.
     """
     if not path.is_dir():
         open_header(path)
@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
 
 
 def is_component(spec: Any) -> bool:
-    """Whether an entry of model_index.json names the library and the class of a part that is there."""
+    """Whether an entry of model_index.json describes a component that is present, as [library, class]."""
     return isinstance(spec, list) and len(spec) == 2 and all(isinstance(each, str) for each in spec)
 
 

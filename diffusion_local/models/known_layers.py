@@ -1,7 +1,7 @@
-"""The tensors of known denoisers, with which LoRAs and files are compared.
+"""The tensors of known denoisers, with which LoRAs and model files are compared.
 
-``assets/model_layers.json`` has one model a line, written by ``scripts/model_layers.py``: names of tensors with ``#``
-for each number, and by them the shapes with the numbers that occur.
+``assets/model_layers.json``, written by ``scripts/model_layers.py``, has one model per line: tensor names with ``#``
+for each number, and for each name the shapes with the numbers that occur.
 """
 
 import json
@@ -17,18 +17,18 @@ from diffusion_local.families.sign import Layer, Layers
 from diffusion_local.paths import assets
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
-#: By the tensor's name: (shape, numbers of each ``#``), a single length n standing for 0 to n - 1.
+#: By tensor name: [shape, numbers of each ``#``]; a single number n stands for 0 to n - 1.
 Packed = dict[str, list[list[Any]]]
-#: Numbers up to this one may be a layer's own (``linear_2``) rather than a block's.
+#: Numbers up to this one may belong to a layer's name (``linear_2``) rather than count blocks.
 LEAST = 3
-#: The share of a LoRA's layers that a model must have to be taken as its base where none has all.
+#: Least share of a LoRA's layers that a model must have to count as its base.
 MOST = 0.8
-#: The share of names that a file has in common with a model that it is taken for.
+#: Least share of common tensor names for a file to be identified as a model.
 NEARLY = 0.85
 
 
 def pack(shapes: Mapping[str, tuple[int, ...]]) -> Packed:
-    """Names and shapes in the compact form of the data file."""
+    """Convert names and shapes to the compact form of the data file."""
     groups: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = defaultdict(set)
     for name, shape in shapes.items():
         numbers = tuple(int(each) for each in NUMBER.findall(name))
@@ -41,7 +41,7 @@ def pack(shapes: Mapping[str, tuple[int, ...]]) -> Packed:
 
 
 def products(places: set[tuple[int, ...]]) -> list[list[int | list[int]]]:
-    """The same places as few products of numbers."""
+    """Express tuples of numbers as few Cartesian products."""
     if not places or not next(iter(places)):
         return [[]]
     rest: dict[int, set[tuple[int, ...]]] = defaultdict(set)
@@ -62,7 +62,7 @@ def numbers_of(axis: int | list[int]) -> Iterable[int]:
 
 
 def unpack(packed: Packed) -> dict[str, tuple[int, ...]]:
-    """Names and shapes out of the compact form."""
+    """Convert the compact form back to names and shapes."""
     shapes = {}
     for name, groups in packed.items():
         parts = name.split("#")
@@ -75,8 +75,11 @@ def unpack(packed: Packed) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """``model`` is an architecture of ``families``, or the title of a model that is not run and ``makes`` video, audio
-    or pictures. ``naming`` is as in ``Probe``."""
+    """The tensors of a known model.
+
+    ``model``: an architecture of ``families``, or the title of an unsupported model, which ``makes`` video, audio or
+    pictures; ``naming``: as in ``Probe``.
+    """
 
     model: str
     makes: str
@@ -86,7 +89,7 @@ class KnownModel:
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """The layers with a matrix, under the names that those of LoRAs have."""
+        """The layers with a weight matrix, under their names in LoRAs."""
         found: dict[str, Layer] = {}
         for name, groups in self.tensors.items():
             if not name.endswith(".weight"):
@@ -104,12 +107,12 @@ class KnownModel:
         return found
 
     def share(self, layers: Layers) -> float:
-        """The share of a LoRA's layers that this model has, in their sizes."""
+        """The share of a LoRA's layers that this model has with the same sizes."""
         same = sum(name in self.layers and is_part_of(layer, self.layers[name]) for name, layer in layers.items())
         return same / len(layers)
 
     def reach(self, layers: Layers) -> int:
-        """In how many kinds of layers a LoRA goes as far as the last block."""
+        """Number of kinds of layers in which a LoRA extends to the model's last block."""
         return sum(
             name in self.layers and "#" in name and layer.last == self.layers[name].last
             for name, layer in layers.items()
@@ -117,12 +120,12 @@ class KnownModel:
 
     @cached_property
     def sized(self) -> frozenset[tuple[str, tuple[int, ...]]]:
-        """Names of tensors with their shapes."""
+        """(tensor name, shape) pairs."""
         return frozenset((name, tuple(shape)) for name, groups in self.tensors.items() for shape, *_ in groups)
 
 
 def is_part_of(layer: Layer, known: Layer) -> bool:
-    """Whether a model has these layers of a LoRA, in their sizes; the first number counts blocks."""
+    """Whether a model has a LoRA's layer, in its sizes and for all its blocks (the first number in a layer's name)."""
     if layer.last > max(known.last, LEAST):
         return False
     return layer.reads <= known.reads and layer.writes <= known.writes
@@ -135,18 +138,18 @@ def known_models() -> tuple[KnownModel, ...]:
 
 
 def pattern_of(name: str) -> str:
-    """The name of a tensor with ``#`` for each number."""
+    """A tensor's name with ``#`` for each number."""
     return NUMBER.sub("#", name)
 
 
 def exact_model(shapes: Mapping[str, tuple[int, ...]]) -> KnownModel | None:
-    """The model whose tensors a file has, in their sizes; the number of blocks may differ."""
+    """The model with exactly these tensors and sizes, or None; the number of blocks may differ."""
     sized = {(pattern_of(name), shape) for name, shape in shapes.items()}
     return next((each for each in known_models() if each.sized == sized), None)
 
 
 def closest_model(names: Iterable[str]) -> KnownModel | None:
-    """The model that has nearly the same tensors by their names, whatever their sizes."""
+    """The model with nearly the same tensor names, whatever the sizes, or None."""
     patterns = {pattern_of(name) for name in names}
     shares = [
         (len(patterns & each.tensors.keys()) / len(patterns | each.tensors.keys()), at)
@@ -161,8 +164,8 @@ def differences(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(missing, unknown) tensors of a file of this architecture; missing ones may have ``#`` for a number.
 
-    Names without a dot do not count, as programs add marks of their own. Both are empty for architectures whose
-    tensors are not known, and for models of other sizes. Missing ones are told only where most are there.
+    Names without a dot are ignored, because programs add such names as markers. Both are empty for architectures whose
+    tensors are not known, and for models of other sizes. Missing tensors are reported only if most are present.
     """
     there = {name for name in shapes if "." in name}
     patterns = {pattern_of(name) for name in there}
@@ -174,32 +177,32 @@ def differences(
     if not found:
         return (), ()
     _, known, closest = min(found, key=lambda entry: entry[0])
-    # quantisation leaves the shapes of biases and scales
+    # quantisation does not change the shapes of biases and scales
     same = [(pattern_of(name), shape) in closest.sized for name, shape in shapes.items() if len(shape) == 1]
     if sum(same) * 2 < len(same):
         return (), ()
     unknown = sorted(name for name in there if pattern_of(name) not in known)
     missing = sorted(known - patterns)
     whole = {name for name in unpack(closest.tensors) if "." in name}
-    if not missing and blocks_of(whole) == blocks_of(there):  # else it has fewer blocks, or more
+    if not missing and blocks_of(whole) == blocks_of(there):  # otherwise the file has fewer or more blocks
         missing = sorted(whole - there)
     return tuple(missing) if len(missing) * 2 < len(known) else (), tuple(unknown)
 
 
 def blocks_of(names: Iterable[str]) -> set[str]:
-    """Beginnings of names up to the first number."""
+    """The prefixes of names up to and including their first number."""
     return {name[: found.end()] for name in names if (found := NUMBER.search(name))}
 
 
 def makes_of(title: str) -> str:
-    """What a model that is not run makes, empty for other models."""
+    """What an unsupported model makes; "" for other models."""
     return next((each.makes for each in known_models() if each.model == title), "")
 
 
 def models_of(layers: Layers) -> tuple[KnownModel, ...]:
-    """The models that a LoRA of these layers fits best, empty if none has most of them.
+    """The models that a LoRA with these layers fits best; empty if none has most of the layers.
 
-    Several are left where their blocks are of the same sizes and number.
+    There are several if their blocks have the same sizes and number.
     """
     shares = [(each.share(layers), each) for each in known_models()] if layers else []
     most = max((share for share, _ in shares), default=0)

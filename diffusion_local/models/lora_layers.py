@@ -1,4 +1,4 @@
-"""A LoRA file's tensors grouped by the layers they change: names of all layouts, and sizes."""
+"""Groups the tensors of a LoRA file by the layers they change, with sizes, for the tensor names of all layouts."""
 
 import re
 from collections.abc import Mapping
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from diffusion_local.families.sign import Layer
 from diffusion_local.models.headers import Tensor
 
-#: Layouts, as diffusers' loader distinguishes them.
+#: Layouts that diffusers' loader distinguishes.
 KOHYA, DIFFUSERS, OLD_DIFFUSERS, COMFY, PEFT, XLABS, BFL_CONTROL, ONETRAINER, LYCORIS, BARE = (
     "kohya", "diffusers", "old_diffusers", "comfy", "peft", "xlabs", "bfl_control", "onetrainer", "lycoris", "bare",
 )  # fmt: skip
-#: Those whose names the engine finds the layers of by itself.
+#: Layouts whose layers the engine finds by name without a conversion.
 GENERIC = frozenset((KOHYA, DIFFUSERS, COMFY, PEFT, ONETRAINER, LYCORIS, BARE))
 LORA, LOCON, TUCKER, DORA, LOHA, LOKR, OFT, BOFT, IA3, FULL, GLORA, NORM, VERA, ADALORA, OTHER = (
     "lora", "locon", "locon_mid", "dora", "loha", "lokr", "oft", "boft", "ia3", "full", "glora", "norm", "vera",
     "adalora", "other",
 )  # fmt: skip
 
-#: What layouts put before the names of layers; the text encoder's number, if it is one's.
+#: Prefixes of layer names: (prefix, layout, text encoder or "" for the denoiser).
 PREFIXES: tuple[tuple[str, str, str], ...] = (
     ("lora_te1_", KOHYA, "te"), ("lora_te2_", KOHYA, "te2"), ("lora_te3_", KOHYA, "te3"), ("lora_te_", KOHYA, "te"),
     ("lora_unet_", KOHYA, ""), ("lora_transformer_", ONETRAINER, ""), ("lora_prior_unet_", ONETRAINER, ""),
@@ -30,7 +30,7 @@ PREFIXES: tuple[tuple[str, str, str], ...] = (
     ("clip_g.", ONETRAINER, "te2"), ("t5.", ONETRAINER, "te3"), ("omi.", ONETRAINER, ""),
     ("transformer.", DIFFUSERS, ""), ("unet.", DIFFUSERS, ""), ("prior.", DIFFUSERS, ""), ("model.", BARE, ""),
 )  # fmt: skip
-#: What a tensor is to its layer, by the end of its name.
+#: The role of a tensor in its layer, by the end of its name.
 ENDS = re.compile(
     r"[._](?:(?P<down>lora_down(?:\.default)?(?:\.weight)?|lora_A(?:\.\w+)?(?:\.weight)?|lora\.down\.weight"
     r"|lora_linear_layer\.down\.weight|lora_down)"
@@ -74,7 +74,7 @@ def locate(stem: str) -> tuple[str, str, str]:
 
 
 def add_layer(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) -> None:
-    """Record a layer with its sizes under its name."""
+    """Add a layer's sizes and block numbers under its name with ``#`` for each number."""
     words = re.split(r"[._]", stem)
     numbers = [int(word) for word in words if word.isdigit() and len(word) < 6]
     layer = layers.setdefault("_".join("#" if word.isdigit() else word for word in words), Layer())

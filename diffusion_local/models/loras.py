@@ -1,4 +1,4 @@
-"""LoRAs and their kin: which base model one was made for, in whose layout, and by which method, from its header."""
+"""Reads LoRAs and similar adapters: base model, layout and method, from the header."""
 
 import re
 from collections import Counter, defaultdict
@@ -65,14 +65,14 @@ MARKS = (
     "fourierft_",
 )
 VIDEO, TEXT, PICTURE = "video", "text", "picture"
-#: Tensors beside those of layers, which do no harm.
+#: Tensors outside of layers that can be ignored.
 ASIDE = re.compile(r"^(lora_te.*\.text_projection.*|.*\.reshape_weight|.*\.diff_b)$")
 BUNDLED = ("bundle_emb.",)
-#: Architectures with a UNet, and one that has another's shape.
+#: Architectures with a UNet, and those whose UNet has another's shape.
 UNETS = frozenset(("sd1", "sd2", "sdxl"))
 SHAPED_ALIKE = {"kolors": "sdxl"}
 UNET = ("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_")
-#: Models that are not run by a few layers of LoRAs for them, as such LoRAs lie among others.
+#: Unsupported models by a few layers of their LoRAs, which may lie among supported ones.
 STRANGERS = (
     ("Wan", VIDEO, LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"))),
     ("Wan", VIDEO, LoraSign(parts=("blocks_#_ffn_#",), reads={"blocks_#_self_attn_q": (1536, 2048, 3072, 5120)})),
@@ -99,10 +99,12 @@ STRANGER_WORDS = (
 
 @dataclass(slots=True)
 class LoraFile:
-    """``base`` is an architecture or family, the title of a model for video, or empty where nothing tells.
-    ``unknown`` are
-    tensors of no known meaning; ``rank`` is that of most layers; ``strange`` is a layer that no known model has, where
-    the base is unknown for that reason."""
+    """What a LoRA's header tells.
+
+    ``base``: an architecture or family, the title of an unsupported model, or "" if unknown; ``rank``: that of most
+    layers; ``unknown``: tensors of unknown meaning; ``strange``: a layer that no known model has, if the base is
+    unknown for that reason.
+    """
 
     base: str = ""
     layout: str = BARE
@@ -115,7 +117,7 @@ class LoraFile:
 
     @property
     def makes(self) -> str:
-        """What its base makes, if that is not run: ``video``, ``text``, ``picture``; empty if it may be run."""
+        """What an unsupported base makes: ``video``, ``text`` or ``picture``; "" if the base may be supported."""
         if self.base in families.ARCHITECTURES or families.get(self.base).title:
             return ""
         titled = {title: makes for title, makes, _ in STRANGERS} | {title: VIDEO for _, title in STRANGER_WORDS}
@@ -132,7 +134,7 @@ def is_lora(header: Header) -> bool:
 
 
 def read_lora(header: Header) -> LoraFile:
-    """Read a LoRA. The caller has checked that it is one (``is_lora``)."""
+    """Read a LoRA. The caller must have checked that it is one (``is_lora``)."""
     found = LoraFile()
     stems: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unknown: list[str] = []
@@ -173,7 +175,7 @@ def read_lora(header: Header) -> LoraFile:
 
 
 def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str) -> str:
-    """The base by the layers, or by the metadata if several models have such layers."""
+    """The base according to the layers, or to the metadata if several models have such layers."""
     stated = stated_base(metadata)
     denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
     if not denoiser:
@@ -181,7 +183,7 @@ def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: st
     bases = dict.fromkeys(adapters_of(each.model) for each in models_of(denoiser))
     if (not bases or bases.keys() & UNETS) and is_of_unet(denoiser):
         found = base_of_unet(denoiser, layers)
-        # the layers may tell the family only, and not SDXL from a model of its shape
+        # the layers may identify only the family, and do not distinguish SDXL from models of the same shape
         alike = found in (families.of_architecture(stated).id, SHAPED_ALIKE.get(stated, ""))
         return stated if stated and (alike or not found) else found
     if stated in {title for _, title in STRANGER_WORDS}:
@@ -203,13 +205,13 @@ def is_of_unet(denoiser: Mapping[str, Layer]) -> bool:
 
 
 def adapters_of(model: str) -> str:
-    """What adapters for a model name as their base: an architecture or family, or its title if it is not run."""
+    """The base of adapters for a model: an architecture or family, or the title of an unsupported model."""
     known = families.ARCHITECTURES.get(model)
     return known.adapters or model if known else model
 
 
 def base_by_names(denoiser: Mapping[str, Layer], stated: str, layout: str) -> str:
-    """Base by the names of a few layers, for those whose sizes tell nothing and for unknown models."""
+    """The base by the names of a few layers, for LoRAs whose sizes do not identify it and for unknown models."""
     if layout == COMFY and is_chroma(denoiser):
         return stated or "chroma"
     known = [(sign.specificity, title) for title, _, sign in STRANGERS if sign.matches(denoiser)]
@@ -231,8 +233,9 @@ def is_chroma(layers: Mapping[str, Layer]) -> bool:
 
 
 def base_of_unet(denoiser: Mapping[str, Layer], layers: Mapping[str, Layer]) -> str:
-    """By the text width, the second text encoder, or the UNet's shape: SDXL's has several blocks per attention and none
-    in its first level.
+    """The base of a LoRA for a UNet, by its text width, a second text encoder, or its shape.
+
+    SDXL's UNet has several transformer blocks per attention, and no attention in its first level.
     """
     for name, layer in denoiser.items():
         if "attn2_to_k" in name or "attn2_to_v" in name or "attn2_processor_to_k" in name:
@@ -276,8 +279,9 @@ def base_of_texts(layers: Mapping[str, Layer]) -> str:
 
 
 def stated_base(metadata: Mapping[str, str]) -> str:
-    """The architecture by the base model's name, "" if unknown. Names contain versions too
-    (``stable-diffusion-xl-v1-base``), so the longest match counts, then the first.
+    """The architecture by the base model's name in the metadata, "" if unknown.
+
+    The longest match counts, then the first, because names also contain versions (``stable-diffusion-xl-v1-base``).
     """
     keys = ("modelspec.architecture", "ss_base_model_version", "base_model", "baseModel")
     stated = " ".join(metadata.get(key, "") for key in keys).lower()

@@ -1,6 +1,6 @@
 """Parts of models in separate files: text encoders, VAEs, image encoders, add-ons.
 
-Each has an id, and is recognised by the names and shapes of its tensors. ``families`` refer to them by these ids.
+Each part has an id, by which ``families`` refer to it, and is recognised by the names and shapes of its tensors.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,11 @@ TEXT_ENCODER, VAE, VISION = "text_encoder", "vae", "image_encoder"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``title`` completes "It is ..."; ``signs`` identify it by its names without a prefix. ``tokenizer`` is the kind
-    of a text encoder's tokenizer, by which models share it."""
+    """A known part.
+
+    ``title`` completes "It is ..."; ``signs`` identify the part by its tensor names without prefix; ``tokenizer``: kind
+    of a text encoder's tokenizer, which models share.
+    """
 
     id: str
     kind: str
@@ -27,7 +30,7 @@ class Part:
 
 
 def sign(*has: str, lacks: tuple[str, ...] = (), **shapes: Shape) -> Sign:
-    """Shapes by tensor names, dots as two underscores, without ``.weight`` at the end."""
+    """A sign with shapes as keyword arguments: tensor names with ``__`` for dots and without ``.weight``."""
     named = {f"{name.replace('__', '.')}.weight": shape for name, shape in shapes.items()}
     return Sign(has=has, lacks=lacks, shapes=named)
 
@@ -53,7 +56,7 @@ def t5(words: int | None, width: int) -> tuple[Sign, ...]:
 
 
 def language(words: int | None, width: int, *has: str, lacks: tuple[str, ...] = ()) -> tuple[Sign, ...]:
-    """A decoder-only language model: ``model.layers``, or ``layers`` without that prefix."""
+    """Signs of a decoder-only language model, with tensor names ``layers...`` or ``model.layers...``."""
     return (
         Sign(
             has=("layers.0.self_attn.q_proj", *(f"layers.0.{each}" for each in has)),
@@ -129,7 +132,7 @@ def kl(channels: int, *has: str, lacks: tuple[str, ...] = ()) -> Sign:
     return Sign(has=has, lacks=lacks, shapes={"decoder.conv_in.weight": (None, channels, None, None)})
 
 
-#: Those with ``decoder``; an encoder alone, or a decoder, is one too.
+#: VAEs; files with only an encoder or only a decoder also count.
 VAES = (
     Part("vae_sd", VAE, "the VAE of Stable Diffusion (SD 1, SD 2 or SDXL)", (kl(4),)),
     Part("vae_16", VAE, "a VAE with 16 channels (FLUX.1 or SD 3)", (kl(16),)),
@@ -237,7 +240,7 @@ VISIONS = (
         sign("embeddings.patch_embeddings", "encoder.layer.0.norm1"),
     )),
 )  # fmt: skip
-#: VAEs that differ in weights only share an id, as do the models that they fit.
+#: Shared ids of VAEs that differ only in their weights.
 LATENTS = {"vae_sd1": "vae_sd", "vae_sdxl": "vae_sd", "vae_flux": "vae_16", "vae_sd3": "vae_16"}
 VAE_TITLES = {
     "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
@@ -246,9 +249,9 @@ VAE_TITLES = {
 PARTS_BY_ID = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}
 
 UMT5_WORDS = 256384
-#: Sizes of vocabularies that tell a text encoder from other language models of its size.
+#: Vocabulary sizes that distinguish text encoders from other language models of the same size.
 GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072}
-#: Ends of tensor names behind which a part's prefix ends.
+#: Tensor names of parts; the text before one in a file's tensor name is the part's prefix.
 ANCHORS = (
     "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight", "token_embedding.weight",
     "shared.weight", "encoder.embed_tokens.weight", "language_model.embed_tokens.weight", "embed_tokens.weight",
@@ -266,7 +269,7 @@ def title_of(part: str) -> str:
 
 
 def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
-    """Prefixes of the parts' tensor names, each once."""
+    """Prefixes of the parts in a file, each once."""
     seen = set()
     for name in header.tensors:
         if name.endswith(anchors):
@@ -276,11 +279,11 @@ def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
                     if before not in seen:
                         seen.add(before)
                         yield before
-                    break  # the longest decides
+                    break  # the longest anchor decides
 
 
 def best_match(view: TensorView, among: tuple[Part, ...]) -> Part | None:
-    """The part whose most specific sign the tensors show."""
+    """The part with the most specific matching sign, or None."""
     found = [
         (each.specificity, at, part)
         for at, part in enumerate(among)
@@ -291,7 +294,7 @@ def best_match(view: TensorView, among: tuple[Part, ...]) -> Part | None:
 
 
 def part_of_gguf(header: Header) -> Part | None:
-    """A text encoder in the layout of llama.cpp."""
+    """Detect a text encoder in llama.cpp's layout."""
     kind = header.metadata.get("general.architecture", "").removesuffix("encoder")
     shape = header.shape("token_embd.weight")
     width = shape[-1] if shape else 0

@@ -1,8 +1,9 @@
-"""The tensors that a PyTorch file (.pt, .pth, .ckpt, .bin) declares, read without unpickling it.
+"""Reads the tensors that a PyTorch file (.pt, .pth, .ckpt, .bin) declares, without unpickling it.
 
-Such a file is a pickle: a small program that builds objects, and that can call anything. Here its instructions are only
-looked at (``pickletools``), with everything but containers, texts, numbers and tensors as opaque marks, so nothing of
-it is run. ``calls`` are the names that it would call beside those which build tensors: a file that has any is refused.
+Such a file is a pickle: a small program that builds objects and can call any function. This module only interprets the
+instructions (from ``pickletools``), with placeholders for everything but containers, texts, numbers and tensors, so no
+code of the file runs. ``calls`` are the functions that it would call other than those that build tensors; a file with
+any is refused.
 """
 
 import pickletools
@@ -23,7 +24,7 @@ STORAGE_TYPES = {
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
     "BoolStorage": "BOOL", "UntypedStorage": "U8",
 }  # fmt: skip
-#: Names that loading of weights alone accepts: PyTorch's own, and those in ``engine.tensors``.
+#: Functions and classes allowed when only weights are loaded: PyTorch's own, and those in ``engine.tensors``.
 HARMLESS = {
     "collections OrderedDict", "torch Size", "torch device", "torch.nn.parameter Parameter",
     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor",
@@ -37,7 +38,7 @@ REBUILDS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3"
 
 @dataclass(slots=True)
 class Name:
-    """Something that the program looks up, such as ``os system``."""
+    """A global that the program looks up, such as ``os system``."""
 
     name: str
 
@@ -64,14 +65,14 @@ class Program:
 
 
 MARK = object()
-#: What the dictionary of weights is called in the one around it.
+#: Keys under which the dictionary of weights is nested in another one.
 OUTER = ("state_dict", "params", "params_ema", "model", "module", "net")
 
 
 def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
-    """The header, and the names that the file would call beside those which build tensors, sorted.
+    """(header, sorted names of functions that the file would call other than those that build tensors).
 
-    Raises ModelUnavailable, naming the file, if it is missing, damaged or cut short.
+    Raises ModelUnavailable, naming the file, if it is missing, damaged or truncated.
     """
     name = name or path.name
     try:
@@ -92,7 +93,7 @@ def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     try:
-        # Files of old are several pickles in a row: a number, a version, facts about the machine, then the objects.
+        # The old format is four pickles in a row: a magic number, a version, facts about the machine, the objects.
         for built, called in programs(text, 1 if zipped else 4):
             calls |= called
             collect(built, "", tensors, metadata, set())
@@ -103,7 +104,7 @@ def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
 
 
 def calls_problem(name: str, calls: tuple[str, ...]) -> Message | None:
-    """The message about a pickle file that would call functions; None without any."""
+    """The message about a pickle file that would call functions; None if it calls none."""
     return message("file_calls", name=name, calls=", ".join(calls[:3])) if calls else None
 
 
@@ -120,7 +121,7 @@ def zipped_program(path: Path) -> bytes:
 
 
 def programs(text: bytes, most: int) -> Iterator[tuple[Any, set[str]]]:
-    """The objects that each of the pickles in a row would build."""
+    """(object, called names) of each of up to ``most`` consecutive pickles."""
     content, steps = BytesIO(text), 0
     for _ in range(most):
         if content.tell() >= len(text):
@@ -135,7 +136,7 @@ def programs(text: bytes, most: int) -> Iterator[tuple[Any, set[str]]]:
 
 
 def execute(program: Program, code: str, argument: Any) -> None:
-    """One instruction."""
+    """Execute one instruction."""
     stack, memo = program.stack, program.memo
     match code:
         case "PROTO" | "FRAME" | "STOP" | "NEXT_BUFFER" | "READONLY_BUFFER":
@@ -248,7 +249,7 @@ def resolve_global(program: Program, name: str) -> None:
 
 
 def storage_of(identity: Any) -> Any:
-    """Of ("storage", type, key, place, count), which stands for numbers that lie elsewhere in the file."""
+    """The storage of a persistent id ("storage", type, key, location, count), whose values are stored elsewhere."""
     if isinstance(identity, tuple) and len(identity) > 1 and isinstance(identity[1], Name):
         return PickledStorage(STORAGE_TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))
     return Unknown()
@@ -280,8 +281,11 @@ def collect(
     depth: int = 0,
     leaf: type = Tensor,
 ) -> None:
-    """Tensors (of the type ``leaf``) by their names, those of nested dictionaries with dots between. ``state_dict`` and
-    the like leave no trace, as no program keeps them. An object that is there more than once counts once."""
+    """Collect tensors (of the type ``leaf``) by name; names of nested dictionaries are joined by dots.
+
+    Wrappers such as ``state_dict`` are not part of the names, since no program keeps them. An object that occurs more
+    than once is collected once.
+    """
     if isinstance(built, Unknown):
         built = built.parts
     if not isinstance(built, dict) or depth > MAX_DEPTH or id(built) in seen:

@@ -1,8 +1,8 @@
-"""The record of a file of weights: kind, family, variant, precision, the parts of a model it holds, and the shape of
-its UNet.
+"""The facts about a weight file: kind, family, variant, precision, contained parts, and the shape of its UNet.
 
-``identify`` makes it from a header; ``verdicts`` decides from it whether the file can be used, and the engine loads by
-it. Tensor names of a UNet are those of the original training code (``input_blocks``) or of diffusers (``down_blocks``).
+``identify`` creates a probe from a header; ``verdicts`` decides from it whether the file is usable, and the engine uses
+it for loading. Tensor names of a UNet are those of the original training code (``input_blocks``) or of diffusers
+(``down_blocks``).
 """
 
 import re
@@ -14,7 +14,7 @@ from diffusion_local.models.loras import LoraFile
 from diffusion_local.models.weights import TensorView
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
-#: Widths of the text embeddings for cross attention, and of the addition to the time embedding.
+#: Widths of the text embeddings for cross attention; ``KOLORS_ADDED``: input width of the added time embedding.
 SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
 KOLORS_ADDED = 5632
 #: Input channels of a UNet that also reads a picture (InstructPix2Pix).
@@ -26,8 +26,10 @@ CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
 
 @dataclass(frozen=True, slots=True)
 class Unet:
-    """Shape of a UNet. ``channels``: of its input; ``width``: of the text embeddings; ``added``: of the addition to the
-    time embedding (0: none). ``depths``: transformer blocks of each attention in the down blocks.
+    """Shape of a UNet.
+
+    ``channels``: input channels; ``width``: width of the text embeddings; ``added``: input width of the added time
+    embedding (0: none); ``depths``: transformer blocks of each attention in the down blocks.
     """
 
     naming: str
@@ -50,7 +52,7 @@ class Unet:
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
 
 
-#: Parts of names of layers that only UNets for video have.
+#: Substrings of layer names that only UNets for video have.
 TEMPORAL = ("time_stack", "temporal_transformer_blocks", "temp_convs", "temp_attentions", "temopral_conv")
 
 
@@ -98,8 +100,8 @@ CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, CONTROL, IP_ADAPTER, ATTACHMENT
 
 @dataclass(frozen=True, slots=True)
 class HeldPart:
-    """A part contained in a file: its id in ``parts``, or ``denoiser``; the prefix of its tensors; their precision and
-    quantisation; and its size, in numbers and in bytes of the file.
+    """A part contained in a file: its id in ``parts``, or ``denoiser``; the prefix of its tensor names; their precision
+    and quantisation; and its size in weights and in bytes.
     """
 
     id: str
@@ -160,7 +162,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A file that was read: its probe, metadata, size, and the size of its weights in fp16."""
+    """The contents of a file: its probe, metadata, size in bytes, and size of its weights in fp16."""
 
     probe: Probe
     metadata: dict[str, str]

@@ -1,7 +1,6 @@
 """Model folders of other programs: which folders below a program's root hold models, and their names.
 
-Of what lies there each file is told by its header, so a folder's name is needed only to leave out the rest of a
-program.
+Files in them are identified by their headers, so folder names are needed only to skip the rest of a program.
 """
 
 import os
@@ -15,7 +14,7 @@ import yaml
 from diffusion_local.models.directories import WalkedFile, walk
 from diffusion_local.paths import expanded
 
-#: Roots of programs, by a file or folder that only they have, and the folders below with models.
+#: Roots of programs: (files or folders that only this root has, folders below it with models).
 #: ComfyUI, A1111 and Forge, SwarmUI, InvokeAI, SD.Next, Fooocus, Stability Matrix.
 ROOTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("comfy", "models"), ("models",)),
@@ -31,7 +30,7 @@ ROOTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("Packages", "Models"), ("Models",)),
 )
 EXTRA_PATH_LISTS = ("extra_model_paths.yaml", "extra_model_paths.yml")
-#: Names of a hub's cache: models--owner--name/snapshots/commit.
+#: Prefix of folders in the hub's cache: models--owner--name/snapshots/commit.
 CACHED = "models--"
 MOST_YAML = 1_000_000
 
@@ -46,8 +45,11 @@ class ProgramFolder:
 
 
 def find_folders(root: Path) -> Iterator[ProgramFolder]:
-    """Everything below a path that a person named: a file, a folder, a program's root, the hub's cache, or a list of
-    folders (``extra_model_paths.yaml``)."""
+    """Everything below a path that the user added.
+
+    The path may be a file, a folder, a program's root, the hub's cache, or a list of folders
+    (``extra_model_paths.yaml``).
+    """
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
         for folder in list_entries(root):
             yield from folders_below(folder)
@@ -105,7 +107,7 @@ def hub_snapshots(folder: Path) -> Iterator[ProgramFolder]:
 
 
 def snapshot_of(folder: Path) -> Path | None:
-    """The snapshot that ``main`` refers to, else the one that changed last."""
+    """The snapshot to which ``main`` refers, else the one that changed last."""
     try:
         commit = (folder / "refs/main").read_text(encoding="utf-8").strip()
         if commit and "/" not in commit and (folder / "snapshots" / commit).is_dir():
@@ -117,8 +119,7 @@ def snapshot_of(folder: Path) -> Path | None:
 
 
 def list_entries(path: Path) -> list[Path]:
-    """The folders that a list in ComfyUI's form names: sections with ``base_path`` and a path or paths for each
-    kind."""
+    """The folders in a list in ComfyUI's format: sections with ``base_path`` and one or more paths for each kind."""
     content = read_yaml(path)
     found: dict[Path, None] = {}
     for section in content.values() if isinstance(content, dict) else ():
@@ -144,7 +145,7 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; None if it cannot be read, is damaged or too large."""
+    """The content of a YAML file; None if it is unreadable, damaged or too large."""
     try:
         if path.stat().st_size > MOST_YAML:
             return None

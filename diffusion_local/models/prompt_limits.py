@@ -1,9 +1,9 @@
 """Warnings about prompts (text beyond the encoder's length, unsupported syntax, foreign scripts), and the
 translation of Chinese prompts for the starter model.
 
-The starter's names come from CLDR's emoji annotations, which are the pictures it draws
-(``scripts/starter/words_zh.py``). A prompt is read from the left, longest known word first; places ("in the snow") move
-behind the things, as in English. The stored prompt is not changed: only the text encoder gets the translation.
+The starter model draws emoji, so its words come from CLDR's emoji annotations (``scripts/starter/words_zh.py``). A
+prompt is translated from left to right, longest known word first; places ("in the snow") move behind the things, as in
+English. The stored prompt is not changed: only the text encoder gets the translation.
 """
 
 import json
@@ -26,7 +26,7 @@ from diffusion_local.options.types import Kind
 from diffusion_local.paths import assets
 
 HAN = re.compile(r"[\u3400-\u9fff]+")
-#: What stands between clauses. Spaces before it count from their first one, so that a long run of them is read once.
+#: Separators of clauses. Spaces match only from the first of a run, so that a long run takes linear time.
 CLAUSES = re.compile(r"((?:(?<!\s)\s+)?[,.;:!?()\n]+\s*)")
 #: Punctuation in its ASCII form; brackets keep their weights.
 COMMAS = str.maketrans(
@@ -38,7 +38,7 @@ SILENT = ""
 
 @cache
 def table() -> dict[str, tuple[str, bool]]:
-    """By Chinese word: the English one, and whether it names a place, which goes to the end."""
+    """By Chinese word: (English word, whether it names a place, which moves to the end)."""
     found = json.loads((assets() / "starter" / "words_zh.json").read_text(encoding="utf-8"))
     words = {
         word: (english, False) for part in ("things", "styles", "joining") for word, english in found[part].items()
@@ -53,8 +53,9 @@ def table() -> dict[str, tuple[str, bool]]:
 
 
 def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
-    """(the text translated to words that the model knows, unknown Chinese words); the text itself for models that read
-    Chinese or whose languages are unknown.
+    """(the text translated to words that the model knows, unknown Chinese words).
+
+    The text is unchanged for models that read Chinese or whose languages are unknown.
     """
     if "LATIN" not in model.scripts or "CJK" in model.scripts or not HAN.search(text):
         return text, ()
@@ -68,9 +69,7 @@ def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def translated(run: str, places: list[str], unknown: list[str]) -> str:
-    """A run of Chinese without its places, which are appended to ``places``; unknown words are
-    appended to ``unknown``.
-    """
+    """Translate a run of Chinese; places are appended to ``places`` instead, unknown words to ``unknown``."""
     known, missed, at = table(), "", 0
     found: list[str] = []
     while at < len(run):
@@ -90,10 +89,10 @@ def translated(run: str, places: list[str], unknown: list[str]) -> str:
     return " ".join(each for each in found if each)
 
 
-#: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
+#: Innermost round brackets, which may contain a weight in A1111's syntax: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
-#: Signs without which a prompt has no syntax that could be warned of.
+#: Strings of which a prompt must contain at least one to have any syntax that causes a warning.
 SYNTAX = (
     "<",
     "[",
@@ -116,7 +115,7 @@ SYNTAX = (
 )
 AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
 BREAK = re.compile(r"\bBREAK\b")
-#: Syntax of other programs that means nothing here, by program.
+#: Syntax of other programs that has no meaning here, by program.
 FOREIGN_SYNTAX = {
     "ComfyUI": re.compile(r"\bembedding:[^\s,:()\[\]]{1,100}", re.IGNORECASE),
     "InvokeAI": re.compile(
@@ -127,24 +126,24 @@ FOREIGN_SYNTAX = {
     "Midjourney": re.compile(r"[^\W\d]::-?(?:\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(?![\d.]|\s?\])"),
     "Dynamic Prompts": re.compile(r"__[@~!][\w\-/.*]{1,60}__"),
 }  # fmt: skip
-#: A flag, which only a list reads.
+#: A flag, which is supported only in lists.
 FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
-#: A line that A1111 leaves out.
+#: A comment line, which A1111 ignores.
 COMMENT = re.compile(r"^[ \t]*#[ \t]+\S.{0,60}", re.MULTILINE)
-#: Syntax in the full-width signs of East Asian keyboards, of which only the usual ones are read.
+#: Syntax in full-width characters of East Asian keyboards; only the ASCII characters are supported.
 FULL_WIDTH = re.compile(
     r"[（【][^（）【】\n]{1,100}[:：]\s?\d[^（）【】\n]{0,10}[）】]|｛[^｛｝\n]{0,200}[|｜][^｛｝\n]{0,200}｝"
     r"|[(\[][^()\[\]\n]{1,100}：\s?\d{1,3}(?:\.\d{1,6})?\s?[)\]]|[<＜](?:lora|lyco)[:：][^<>＜＞\n]{0,100}[>＞]"
 )
-#: What looks like a schedule: brackets with two colons.
+#: An apparent schedule: brackets with two colons.
 SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,30}\]")
 #: A weight or a share of the steps with a decimal comma.
 COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
-#: What looks like a wildcard, but has a sign that no name of one may have.
+#: An apparent wildcard with a character that its name may not contain.
 NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(?<=\w)__")
-#: Marks that only stand within an emoji: zero-width joiner, variation selector.
+#: Characters that occur only within an emoji: zero-width joiner, variation selector.
 JOINERS = "\u200d\ufe0f"
-FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
+FIRST_EMOJI = "\u2300"  # after characters such as the degree sign
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
@@ -216,7 +215,7 @@ def shape_warnings(field: str, text: str) -> dict[str, str]:
 
 
 def weight_warnings(field: str, text: str) -> dict[str, str]:
-    """Warnings about weights and schedules that do not mean what they look like."""
+    """Warnings about apparent weights and schedules that have another meaning."""
     found: dict[str, str] = {}
     if bracket := weights.unbalanced(text):
         found[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
@@ -256,7 +255,7 @@ def first_weighted(text: str) -> str:
 
 
 def reads_whole_prompts(model: Model) -> bool:
-    """Whether prompts are encoded by us: with weights, and in parts if longer than the encoder's window."""
+    """Whether this program encodes the prompts: with weights, and in chunks if longer than the encoder's window."""
     return families.get(model.family).weights
 
 
@@ -290,7 +289,7 @@ def count_tokens(folder: Path, text: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _tokenizer(folder: str) -> Any:
-    from tokenizers import Tokenizer  # 30 MB of memory: only once a prompt is checked
+    from tokenizers import Tokenizer  # takes 30 MB of memory, so it is imported only to check a prompt
     from tokenizers.models import BPE
 
     path = Path(folder)
@@ -302,7 +301,7 @@ def _tokenizer(folder: str) -> Any:
 
 
 def foreign_words(text: str, scripts: Sequence[str]) -> list[str]:
-    """Runs of letters of other scripts, and of emoji, each once. Punctuation and digits belong to all scripts."""
+    """Distinct runs of letters of other scripts, or of emoji. Punctuation and digits belong to all scripts."""
     runs = ("".join(run) for foreign, run in groupby(text, lambda mark: is_foreign(mark, scripts)) if foreign)
     return list(dict.fromkeys(run for run in runs if run.strip(JOINERS)))
 

@@ -19,7 +19,7 @@ from diffusion_local.options.values import entry
 if TYPE_CHECKING:
     from diffusion_local.models.catalog import Model
 
-#: Least side in pixels of a picture that a model reads, and how many times the other side may be as long.
+#: Least side in pixels, and largest aspect ratio, of a reference picture.
 MIN_SIDE, MAX_RATIO = 64, 8
 
 
@@ -39,7 +39,7 @@ def shaped(defaults: Defaults, given: Mapping[str, Any], limits: Limits, size_of
 
 
 def check(params: Params, model: str, architecture: str, size_of: SizeOf) -> None:
-    """Raise InvalidParams for references that the model does not read."""
+    """Raise InvalidParams for references that the model does not support."""
     most = families.references_of(architecture)
     read = {place: each for place, each in enumerate(params.references) if each.use is Use.EDIT}
     if read and not most:
@@ -58,7 +58,7 @@ def check(params: Params, model: str, architecture: str, size_of: SizeOf) -> Non
             )
 
 
-#: Families whose attention can read other prompts in parts of a picture.
+#: Families whose attention supports different prompts for regions of a picture.
 REGIONAL = ("sd", "sdxl")
 
 
@@ -70,14 +70,14 @@ def check_parts(params: Params, model: "Model") -> None:
         raise InvalidParams("details", message("no_details", model=model.id))
 
 
-#: Families whose models take IP-Adapters.
+#: Families whose models support IP-Adapters.
 TAKES_ADAPTERS = ("sd", "sdxl")
-#: Image encoders as they are published, by the widths that they give.
+#: Published image encoders by output width.
 USUAL = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
 
 
 def with_adapters(params: Params, architecture: str, known: Callable[[], list[Adapter]]) -> Params:
-    """The params with an IP-Adapter for each reference that needs one: the named one, else the first that fits."""
+    """The params with an IP-Adapter for each reference that needs one: the named one, else one that fits."""
     if all(each.use is Use.EDIT or each.adapter for each in params.references):
         return params
     usable = [each for each in known() if each.ready and adapter_fits(each, architecture)]
@@ -89,7 +89,7 @@ def with_adapters(params: Params, architecture: str, known: Callable[[], list[Ad
 
 
 def adapter_for(use: Use, usable: list[Adapter]) -> str:
-    """The IP-Adapter for a use: for faces one with the word in its name. "" if there is none."""
+    """The IP-Adapter for a use, for faces preferably one with "face" in its name; "" if there is none."""
     for_faces = [each for each in usable if "face" in each.name.lower()]
     others = [each for each in usable if each not in for_faces]
     preferred = [*for_faces, *others] if use is Use.FACE else [*others, *for_faces]
@@ -106,13 +106,13 @@ def uses_of(model: "Model", adapters: list[Adapter], encoders: list[Adapter]) ->
 
 
 def encoder_for(adapter: Adapter, encoders: list[Adapter]) -> Adapter | None:
-    """The image encoder whose output an IP-Adapter reads."""
+    """The image encoder whose output an IP-Adapter reads, or None."""
     place = 0 if adapter.part == "plain" else 1
     return next((each for each in encoders if each.ready and each.widths[place] == adapter.widths[0]), None)
 
 
 def check_adapters(params: Params, model: "Model", known: list[Adapter], encoders: list[Adapter]) -> None:
-    """Raise InvalidParams unless the IP-Adapters of all references and their image encoders can be used."""
+    """Raise InvalidParams unless the IP-Adapters of all references and their image encoders are usable."""
     for place, each in enumerate(params.references):
         if each.use is Use.EDIT:
             continue
@@ -132,14 +132,15 @@ def check_adapters(params: Params, model: "Model", known: list[Adapter], encoder
 
 
 def control_of(adapter: Adapter, model: "Model") -> Adapter:
-    """A ControlNet for comparison with a model: the starter's own fits no other model of its family."""
+    """The adapter for comparison with a model: the starter's own ControlNet fits only the starter, not its family."""
     own = adapter.architecture == STARTER == model.id
     return replace(adapter, architecture=model.architecture) if own else adapter
 
 
 def chosen_control(field: str, control: Control, fitting: list[str]) -> str:
-    """The ControlNet for a control that names none: the only one that fits, or whose name matches its type. Raises
-    InvalidParams if there is none or several.
+    """The ControlNet for a control that names none: the only one named after its type, or the only one that fits.
+
+    Raises InvalidParams if there is none or several.
     """
     kind = control.mode or str(control.type)
     of_kind = [name for name in fitting if kind != ControlType.NONE and kind in name.lower().replace("_", "")]

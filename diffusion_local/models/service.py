@@ -46,7 +46,7 @@ from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import PRECISIONS, Settings
 
 FOLDERS = ("models", *PLACES.values())
-#: A page or a file of a repository: https://huggingface.co/owner/name/blob/main/folder/file?download=true
+#: URL of a repository or a file in it: https://huggingface.co/owner/name/blob/main/folder/file?download=true
 HUB_ADDRESS = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/?#]+/[^/?#]+)"
     r"(?:/(?:blob|resolve|tree|raw)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]*))?)?/?(?:[?#].*)?"
@@ -104,7 +104,7 @@ class Library:
         return self._images.newest_of_models()
 
     def previews(self) -> dict[tuple[str, str], Path]:
-        """Pictures that lie beside the files of models and adapters, by folder and the file's name without suffix."""
+        """Preview pictures beside the files of models and adapters, by (folder, file name without suffix)."""
         files = [("models", model.path) for model in self.models() if model.file]
         files += [(folder, each.path) for folder, found in self.adapters().items() for each in found]
         return {(folder, path.stem): found for folder, path in files if (found := side_files.picture(path))}
@@ -148,8 +148,9 @@ class Library:
     # -- add and take out ------------------------------------------------------------------------------------------
 
     def add(self, path: str) -> list[Model]:
-        """Use models in place: a diffusers folder, a checkpoint, or a folder of these. Nothing is copied. Returns the
-        new entries. Raises InvalidParams if none is usable.
+        """Add models in place, without copying: a diffusers folder, a checkpoint, or a folder of these.
+
+        Returns the new entries. Raises InvalidParams if none is usable.
         """
         check_prompt("path", path, required=True)
         there = expanded(path.strip()).absolute()
@@ -169,8 +170,11 @@ class Library:
         return [model for model in self._catalog.all() if model.path.resolve() in real]
 
     def remove(self, model_id: str) -> RemovedModel:
-        """Remove a model from the catalogue. Files in ``models/`` are moved to ``removed/``, from where they can be
-        moved back; files elsewhere stay."""
+        """Remove a model from the catalogue.
+
+        Files in ``models/`` are moved to ``removed/``, from where they can be moved back; other files are not touched.
+        Raises Conflict for the starter model, and NotFound.
+        """
         if model_id == STARTER:
             raise Conflict(message("starter_stays"))
         entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
@@ -191,9 +195,9 @@ class Library:
         )
 
     def set_precision(self, model_id: str, precision: str = "") -> Model:
-        """Choose the precision of one model, as a value of the setting ``precision``; empty: the setting's own.
+        """Choose the precision of one model, as a value of the setting ``precision``; "" applies the setting.
 
-        Jobs that start from now on are made so. Raises InvalidParams and NotFound.
+        It applies to jobs that start from now on. Raises InvalidParams and NotFound.
         """
         model = self._catalog.get(model_id)
         if precision and precision not in PRECISIONS:
@@ -207,13 +211,12 @@ class Library:
     def download(
         self, repo: str, file: str = "", into: str = "models", revision: str = "main", digest: str = ""
     ) -> Download:
-        """Queue a download: a diffusers model, or with ``file`` one file of weights of a repository.
+        """Queue a download: a diffusers model, or with ``file`` one weight file of a repository.
 
-        ``repo`` may also be the address of a repository or of a file in it, the URL of a file of weights anywhere
-        (``file`` names it if the URL does not), or a version on Civitai: its address or ``civitai:ID`` (``file``
-        chooses among its files). ``into`` is models, loras, vae, upscalers, embeddings, controlnet, text_encoders,
-        ip_adapters or clip_vision. ``digest`` is the SHA-256 that the file of a URL must have. Asking twice is one
-        download.
+        ``repo`` may also be the URL of a repository or of a file in it, the URL of a weight file anywhere (``file``
+        names it if the URL does not), or a version on Civitai: its URL or ``civitai:ID`` (``file`` chooses among its
+        files). ``into``: models, loras, vae, upscalers, embeddings, controlnet, text_encoders, ip_adapters or
+        clip_vision. ``digest``: SHA-256 that the file of a URL must have. A repeated call returns the same download.
         """
         given = {"repo": repo, "file": file, "into": into, "revision": revision, "digest": digest}
         for field, text in given.items():
@@ -265,7 +268,7 @@ class Library:
         return self._downloads.cancel(download_id)
 
     def _name(self, repo: str, file: str, into: str) -> str:
-        """Its name in the target folder. Raises Conflict if it exists."""
+        """The name of a download in the target folder. Raises Conflict if it exists."""
         owner, _, short = repo.partition("/")
         folder = self._settings.home / into
         names = [PurePosixPath(file).name] if file else [short, f"{owner}--{short}"]
@@ -306,7 +309,7 @@ def check_folder(into: str) -> None:
 
 
 def check_digest(digest: str) -> str:
-    """The hexadecimal digits of a SHA-256 in lower case; "" stays empty."""
+    """Normalise a SHA-256 to lower-case hex digits; "" is allowed. Raises InvalidParams."""
     digits = digest.lower().removeprefix("sha256:")
     if digits and not re.fullmatch(r"[0-9a-f]{64}", digits):
         raise InvalidParams("digest", message("link_digest", got=echo(digest)))
@@ -314,7 +317,7 @@ def check_digest(digest: str) -> str:
 
 
 def check_url(url: str, allowed: AllowedTargets) -> None:
-    """Check what needs no name service; the addresses of a host are checked when it is connected to."""
+    """Check a URL without resolving its host, whose addresses are checked on connection. Raises InvalidParams."""
     parts = parse_url(url, "repo")
     if parts.scheme != "https" and not (allowed.hosts or allowed.networks):
         raise InvalidParams("repo", message("link_https", got=echo(shown_source(url))))

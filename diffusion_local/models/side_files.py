@@ -1,6 +1,6 @@
 """Side files of other programs for a model or adapter: trigger words, base model and prediction type.
 
-``name.json`` is A1111's, ``name.civitai.info`` that of its Civitai extension, ``name.yaml`` a checkpoint's
+``name.json`` comes from A1111, ``name.civitai.info`` from its Civitai extension; ``name.yaml`` is a checkpoint's
 configuration. Damaged, oversized or unrelated files are ignored.
 """
 
@@ -14,7 +14,7 @@ from diffusion_local.models.program_roots import read_yaml
 
 MOST_BYTES = 2_000_000
 SUFFIXES = (".json", ".civitai.info")
-#: Of words and of all text.
+#: Limits: number of words, characters of a word, characters of all text.
 MOST_WORDS, MOST_WORD, MOST_TEXT = 24, 200, 2000
 
 
@@ -47,7 +47,7 @@ def side_file_paths(path: Path) -> Iterator[Path]:
 
 
 def stamp(path: Path, configuration: bool = False) -> tuple[int, ...]:
-    """Changes whenever a side file of ``path`` does; ``configuration``: that of a checkpoint instead."""
+    """A value that changes with the side files of ``path``, or with ``configuration`` with its ``name.yaml``."""
     found = []
     for place in (path.with_suffix(".yaml"),) if configuration else side_file_paths(path):
         try:
@@ -91,7 +91,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def split_phrase(phrase: str) -> list[str]:
-    """A phrase of several words counts as one unless it contains commas."""
+    """Split a phrase at commas; a part of several words counts as one trigger word."""
     return [word for each in phrase[:MOST_TEXT].split(",") if (word := " ".join(each.split())[:MOST_WORD])]
 
 

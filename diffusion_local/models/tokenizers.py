@@ -1,7 +1,7 @@
-"""Tokenizers of text encoders that come without one: bundled, or found among a person's files.
+"""Tokenizers of text encoders that come without one: bundled, or found among the user's files.
 
 A tokenizer is a folder with ``tokenizer.json`` (or ``vocab.json`` and ``merges.txt``) and ``tokenizer_config.json``.
-The bundled ones of T5 and Qwen are compressed (``assets/tokenizers``) and are written out once per process.
+The bundled ones of T5 and Qwen are compressed (``assets/tokenizers``) and extracted once per process.
 """
 
 import base64
@@ -30,7 +30,7 @@ def bundled(kind: str) -> Path | None:
 
 
 def tokenizer_of_part(part: str) -> Path | None:
-    """The bundled tokenizer of a text encoder."""
+    """The bundled tokenizer of a text encoder, or None."""
     return bundled(PARTS_BY_ID[part].tokenizer) if part in PARTS_BY_ID else None
 
 
@@ -53,7 +53,7 @@ def find_tokenizer(folders: Iterable[Path]) -> Path | None:
 
 @lru_cache(maxsize=8)
 def extract(kind: str) -> Path:
-    """The folder of a decompressed tokenizer, which exists as long as this process."""
+    """Extract a bundled tokenizer to a folder that exists until this process ends."""
     content = json.loads(lzma.decompress(archive_path(kind).read_bytes()))
     folder = Path(_folder().name) / kind
     folder.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def vocabulary(pieces: list[str], scores: str | None) -> dict[str, Any]:
-    """The vocabulary as ``tokenizer.json`` has it: with scores (Unigram), or with the merges that lead to it (BPE)."""
+    """The vocabulary in the form of ``tokenizer.json``: with scores (Unigram), or with merges (BPE)."""
     if scores is None:
         return {"vocab": {piece: number for number, piece in enumerate(pieces)}, "merges": merges(pieces)}
     planes, count = base64.b64decode(scores), len(pieces)
@@ -81,7 +81,7 @@ def vocabulary(pieces: list[str], scores: str | None) -> dict[str, Any]:
 
 
 def merges(pieces: list[str]) -> list[list[str]]:
-    """The pair that each piece was merged from, as the earlier pieces would merge it."""
+    """The pair from which each piece was merged, reconstructed by applying the merges of earlier pieces."""
     ranks = {piece: number for number, piece in enumerate(pieces)}
     return [split_into_halves(piece, rank, ranks) for piece, rank in ranks.items() if len(piece) > 1]
 

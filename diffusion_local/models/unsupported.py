@@ -98,14 +98,14 @@ STRANGERS = (
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """Something that is put onto a model: ``title`` with ```` for the models that it fits."""
+    """An add-on for a model. ``title`` has a placeholder for the models that it fits."""
 
     id: str
     title: str
     signs: tuple[Sign, ...]
 
 
-#: Looked for before all else, as their names are those of models with more in between.
+#: Checked first, because their tensor names contain those of models.
 ATTACHMENTS = (
     Attachment("ip_adapter", "an IP-Adapter", (
         sign("ip_adapter", "image_proj"), sign("ip_adapter_proj_model"), sign("ip_adapter.1.to_k_ip"),

@@ -1,7 +1,7 @@
 """Whether a file can be used, in one sentence: what it is, whether it is usable, and where it belongs.
 
 ``Verdict`` is a state and the sentence, which is empty if the file is ready. A few tables here (and in ``loras``) list
-what the engine can load, so a new format is one line in one of them.
+what the engine can load, so supporting a new format takes one line in a table.
 """
 
 from functools import lru_cache
@@ -32,13 +32,13 @@ from diffusion_local.models.probe import (
 )
 from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, TITLES
 
-#: Schemes of a VAE that replaces a model's own.
+#: Quantisation schemes supported in a VAE that replaces a model's own.
 LOADED_VAE = frozenset(("", PLAIN_FP8))
-#: The package that reads files of a container.
+#: Optional package that reads a container format.
 PACKAGES = {GGUF: "gguf"}
-#: VAEs that another model's VAE is replaced by, and the naming that each is loaded in (empty: any).
+#: VAEs that can replace a model's own, and the tensor naming that each must have ("": any).
 REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers"}
-#: Folders of the home that files of a kind belong into.
+#: Folders of the home for files of a kind.
 PLACES = {
     LORA: "loras",
     VAE: "vae",
@@ -59,7 +59,7 @@ KIND_NAMES = {
     VISION: message("adapter_clip_vision"),
     TEXT_ENCODER: message("adapter_text_encoder"),
 }
-#: Purpose of UNets by their input channels in addition to the latents'.
+#: Purpose of UNets with additional input channels, by architecture and number of channels.
 CHANNELS = {
     ("sd2", 5): message("file_depth"),
     ("sd2", 7): message("file_x4"),
@@ -77,7 +77,7 @@ UNKNOWN = Verdict(UNSUPPORTED, message("model_unknown"))
 
 
 def calls_verdict(name: str, found: Probe) -> Verdict | None:
-    """A pickle that would call functions is not opened."""
+    """The verdict on a pickle that would call functions; None for other files."""
     problem = calls_problem(name, found.calls)
     return Verdict(UNSUPPORTED, problem) if problem else None
 
@@ -130,13 +130,13 @@ def transformer_verdict(found: Probe) -> Verdict:
         return Verdict(RECOGNISED, problem_of_file(problem, titled))
     if found.naming == "original" and not families.get(found.family).original_names:
         return Verdict(RECOGNISED, message("file_authors_names", title=titled, again=title))
-    if not architecture.parts:  # nothing is known that it could be put together with
+    if not architecture.parts:  # no known parts to assemble it with
         return Verdict(RECOGNISED, message("file_folder_only", title=titled))
     return loadable_verdict(found)
 
 
 def layers_verdict(found: Probe) -> Verdict | None:
-    """Whether the denoiser has all tensors of its architecture and no others."""
+    """The verdict on a denoiser with missing or unknown tensors; None if it has exactly those of its architecture."""
     title = families.title_of(found.architecture)
     if found.unknown:
         return Verdict(RECOGNISED, message("file_layers_unknown", title=title, name=found.unknown[0]))
@@ -146,7 +146,7 @@ def layers_verdict(found: Probe) -> Verdict | None:
 
 
 def problem_of_file(problem: str, title: str) -> Message:
-    """The message about a family that is not run, as one about a file of it."""
+    """The message about a file of an unsupported family, from the message about the family."""
     if isinstance(problem, Message) and problem.id == "file_not_yet":
         return message("file_not_yet_that", title=title)
     if isinstance(problem, Message) and problem.id == "file_not_yet_other":
@@ -173,7 +173,7 @@ def unet_verdict(found: Probe) -> Verdict:
 
 
 def channels_of(architecture: str) -> tuple[int, ...]:
-    """Numbers of input channels that a UNet may have: latents alone, with a mask and a picture, or with a picture."""
+    """Supported numbers of a UNet's input channels: latents only, with mask and masked picture, or with a picture."""
     return (8,) if families.ARCHITECTURES[architecture].needs_reference else (4, 9)
 
 
@@ -188,7 +188,7 @@ def loadable_verdict(found: Probe) -> Verdict:
 
 
 def container_verdict(container: str, schemes: tuple[str, ...], title: str) -> Verdict | None:
-    """Why weights in these schemes of quantisation cannot be read, None if they can."""
+    """The verdict on weights in quantisation schemes that cannot be read; None if they can."""
     if container == GGUF and GGUF in schemes:
         schemes = tuple(each for each in schemes if each != GGUF)
         if not has_package(PACKAGES[GGUF]):
@@ -206,7 +206,7 @@ def has_package(name: str) -> bool:
 
 
 def parts_verdict(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
-    """Verdict on a denoiser with its companion parts. ``missing``: in no file; ``wordless``: without a tokenizer."""
+    """Verdict on a denoiser with its other parts. ``missing``: parts in no file; ``wordless``: without a tokenizer."""
     title = f"{families.title_of(found.architecture)} ({describe_contents(found)})"
     if missing:
         return Verdict(
@@ -220,7 +220,7 @@ def parts_verdict(found: Probe, missing: tuple[str, ...], wordless: tuple[str, .
 
 
 def folder_hints(missing: tuple[str, ...]) -> str:
-    """The folders of the home that parts belong into: `text_encoders` and `vae`."""
+    """The folders of the home for missing parts, as text: `text_encoders` and/or `vae`."""
     kinds = [VAE if each.startswith("vae") else TEXT_ENCODER for each in missing]
     return " / ".join(f"`{PLACES[kind]}`" for kind in (TEXT_ENCODER, VAE) if kind in kinds)
 
@@ -242,7 +242,7 @@ def describe_contents(found: Probe) -> str:
 
 
 def format_parts(missing: tuple[str, ...]) -> str:
-    """Parts by name."""
+    """Join the titles of parts into a list in words."""
     words = [parts.title_of(each) for each in missing]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -284,7 +284,7 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
 
 
 def ip_adapter_verdict(found: Probe) -> Verdict:
-    """One for SD 1 or SDXL that reads what an image encoder gives."""
+    """Verdict on an IP-Adapter: usable are those for SD and SDXL that read the output of an image encoder."""
     if found.id == "faceid":
         return Verdict(RECOGNISED, message("file_face_id"))
     if found.base and families.of_architecture(found.base).id not in ("sd", "sdxl"):
@@ -300,7 +300,7 @@ def vision_verdict(found: Probe) -> Verdict:
     return USABLE
 
 
-#: Families whose denoisers take residuals of a ControlNet, by the forms in which those come.
+#: Architectures and families whose denoisers accept residuals of a ControlNet, by its form.
 CONTROLLED = {
     "controlnet": ("", "sd1", "sd2", "sdxl"),
     "controlnet_ldm": ("", "sd1", "sd2", "sdxl"),
@@ -314,7 +314,7 @@ CONTROLLED = {
 
 
 def control_verdict(found: Probe) -> Verdict:
-    """Of a ControlNet or T2I-Adapter."""
+    """Verdict on a ControlNet or T2I-Adapter."""
     if found.base not in CONTROLLED.get(found.naming, ()):
         return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
     if found.container == GGUF:
@@ -326,7 +326,7 @@ def control_verdict(found: Probe) -> Verdict:
 
 
 def encoder_verdict(found: Probe) -> Verdict:
-    """A text encoder is usable where a family that is run needs it."""
+    """Verdict on a text encoder: it is usable if a supported family needs it."""
     title = f"{found.title} ({describe_contents(found)})"
     if found.id == "language_model":
         return Verdict(UNSUPPORTED, message("file_language_model"))
@@ -335,7 +335,7 @@ def encoder_verdict(found: Probe) -> Verdict:
     return container_verdict(found.container, (found.quantisation,), found.title) or USABLE
 
 
-#: Parts, such as text encoders and VAEs, of models that are run.
+#: Parts, such as text encoders and VAEs, of supported models.
 NEEDED = frozenset(
     part
     for family in families.FAMILIES.values()

@@ -9,26 +9,26 @@ from functools import cached_property
 
 from diffusion_local.models.headers import Header, Tensor
 
-#: What programs put before the names of a denoiser's tensors; the longest first.
+#: Prefixes of a denoiser's tensor names in files of various programs, the longest first.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "denoiser.", "module.",
     "model.", "unet.", "net.", "")  # fmt: skip
-#: The part of a file that does not count: a second, averaged copy of the weights.
+#: Prefix of a second, averaged copy of the weights, which is ignored.
 TWINS = ("model_ema.",)
 
 PRECISIONS = {
     "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2",
     "I8": "int8", "U8": "uint8", "F4": "fp4",
 }  # fmt: skip
-#: Schemes of quantisation.
+#: Quantisation schemes.
 PLAIN_FP8, SCALED_FP8, COMFY, NVFP4, MXFP8 = "fp8", "fp8_scaled", "comfy_quant", "nvfp4", "mxfp8"
 NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF = (
     "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf", "gguf_rare",
 )  # fmt: skip
-#: Schemes that parts of models are loaded from: each is dequantised as it is read.
+#: Supported schemes; weights are dequantised as they are read.
 LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, COMFY, NF4, FP4, INT8))
-#: Scheme of integers with one scale a row, in which diffusers folders and ControlNets are loaded, too.
+#: Integers with one scale per row; also supported in diffusers folders and ControlNets.
 INT8_ROWS = "int8"
-#: Types of GGUF's tensors that diffusers unpacks.
+#: GGUF tensor types that diffusers can dequantise.
 UNPACKED = frozenset(("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K",
     "Q2_K", "IQ4_NL", "IQ4_XS"))  # fmt: skip
 TITLES = {
@@ -36,7 +36,7 @@ TITLES = {
     NF4: "bitsandbytes nf4", FP4: "bitsandbytes fp4", INT8: "int8", TORCHAO: "torchao", QUANTO: "quanto",
     SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF", RARE_GGUF: "a rare type of GGUF",
 }  # fmt: skip
-#: Ends of tensor names that only one scheme has, one or two words long, in the order in which they decide.
+#: Suffixes (one or two words) of tensor names that only one scheme has; the first match decides.
 MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (SVDQUANT, frozenset(("wscales", "smooth_factor", "proj_down"))),
     (NF4, frozenset(("quant_state.bitsandbytes__nf4",))),
@@ -59,7 +59,7 @@ AIDS = re.compile(
 
 @dataclass(frozen=True)
 class TensorView:
-    """The tensors of a file whose names begin with ``prefix``, without it."""
+    """The tensors of a file whose names start with ``prefix``, by their names without it."""
 
     header: Header
     prefix: str = ""
@@ -73,7 +73,7 @@ class TensorView:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Names of the tensors and of all modules that they are in."""
+        """Names of the tensors and of all modules that contain them."""
         found: set[str] = set()
         for name in self.tensors:
             while name and name not in found:
@@ -88,7 +88,7 @@ class TensorView:
             stem = name.removesuffix(".weight")
             found = self.tensors.get(f"{stem}.qweight") or self.tensors.get(f"{stem}.weight._data")
             return found.shape if found else None
-        if found.dtype == "U8" and f"{name}.absmax" in self.tensors:  # two numbers a byte, in one row
+        if found.dtype == "U8" and f"{name}.absmax" in self.tensors:  # two values per byte, flattened
             if noted := self._noted_shape(name):
                 return noted
             bias = self.tensors.get(name.removesuffix("weight") + "bias")
@@ -97,7 +97,7 @@ class TensorView:
         return found.shape
 
     def _noted_shape(self, name: str) -> tuple[int, ...]:
-        """Shape stored by bitsandbytes beside a 4-bit weight, empty if unreadable."""
+        """Shape that bitsandbytes stores beside a 4-bit weight; empty if unreadable."""
         notes = (f"{name}.quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
         note = next((each for each in notes if each in self.tensors), "")
         try:
@@ -117,7 +117,7 @@ def views(header: Header, prefixes: Iterable[str] = PREFIXES) -> list[TensorView
 
 
 def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None) -> str:
-    """The scheme in which (some of) the weights are quantised, empty for plain floating-point numbers."""
+    """The scheme in which at least some weights are quantised; "" for plain floating-point weights."""
     tensors = header.tensors if tensors is None else tensors
     if header.container == GGUF:
         return GGUF if {tensor.dtype for tensor in tensors.values()} <= UNPACKED else RARE_GGUF
@@ -139,9 +139,7 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
 
 
 def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
-    """Refines a scheme: scales beside integers are not fp8; ComfyUI's layout marks formats that are
-    not supported here.
-    """
+    """Refine a scheme by its tensors: scales with integers are not fp8, and ComfyUI's layout includes other formats."""
     if scheme == COMFY:
         if any(name.endswith("weight_scale_2") for name in tensors):
             return NVFP4
@@ -156,12 +154,12 @@ def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def numbers_in(tensors: Mapping[str, Tensor]) -> int:
-    """Number of weights after dequantisation; second copies do not count."""
+    """Number of weights after dequantisation, without second copies."""
     return sum(counts_of(tensors).values())
 
 
 def counts_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Number of values of each weight after dequantisation, ignoring second copies."""
+    """Number of values of each weight tensor after dequantisation, without second copies."""
     return {
         name: tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
         for name, tensor in tensors.items()
@@ -170,12 +168,12 @@ def counts_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes in the file, without a second copy of the weights."""
+    """Bytes of the tensors in the file, without second copies."""
     return sum(tensor.bytes for name, tensor in tensors.items() if not name.startswith(TWINS))
 
 
 def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
-    """The type of most weights, as people write it: fp16, fp8_e4m3, Q8_0, nf4."""
+    """The type of most weights in common notation: fp16, fp8_e4m3, Q8_0, nf4."""
     if quantisation in (NF4, FP4, INT8):
         return quantisation.removeprefix("bnb_")
     if quantisation == SVDQUANT:

@@ -194,9 +194,9 @@ class Pace:
         return min(LARGEST_DRIFT, max(1 / LARGEST_DRIFT, taken / known))
 
     def seconds(self, work: Work, together: int | None = None) -> float | None:
-        """Seconds for one picture with its model loaded, in passes of ``together`` pictures if that is given and known.
+        """Seconds for one picture with its model loaded; None if unknown.
 
-        None if unknown.
+        In passes of ``together`` pictures, if that is given and has been measured.
         """
         for share in self.shares.get(work, ()):
             if share.together == together:
