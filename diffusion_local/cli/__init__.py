@@ -19,7 +19,7 @@ for part in (accounts, jobs, lists, batches, models, machines, pictures, reports
 
 
 def main() -> None:
-    run_as(LOCAL)  # whoever can run commands here has access to the files anyway
+    run_as(LOCAL)  # a user who can run commands here has access to the files anyway
     try:
         with private_umask(), disk.storage_errors():
             app(prog_name="diffusion-local")

@@ -34,7 +34,7 @@ from diffusion_local.system.logs import start as start_log
 from diffusion_local.system.network import discover, host_of, is_loopback
 from diffusion_local.system.permissions import close_all
 
-DISCOVERY_SECONDS = 3.0  # for which a studio is looked for by mDNS
+DISCOVERY_SECONDS = 3.0  # how long mDNS is searched for a studio
 FIX_SECONDS = 600.0  # per compaction step of `doctor --fix`
 
 app = typer.Typer()
@@ -73,7 +73,7 @@ def serve(
     start_log(settings, "supervisor")
     if Supervisor(settings, not no_worker, say=lambda text: print(text, flush=True)).run():
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # the same process, for whoever supervises it
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # keeps the process id, for a service manager
 
 
 @app.command()
@@ -249,7 +249,7 @@ def relocate(
 
 
 def carry(settings: Settings, target: Settings, progress: bool = False) -> tuple[dict[str, int], int]:
-    """Copy what the settings differ in: first the files, then the rows that name them. Raises UserError."""
+    """Copy the stores in which the settings differ: first the files, then the rows that name them. Raises UserError."""
     old = find_database(settings)
     if old is None:
         raise NotFound(message("no_database", folder=settings.home))

@@ -150,7 +150,7 @@ def option_flag(option: Option) -> inspect.Parameter:
     return inspect.Parameter(option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
 
 
-#: For ``**options`` of commands; the size is a flag of its own.
+#: For ``**options`` of commands; the size has its own flag.
 with_option_flags = with_options(option_flag, without=("width", "height"), batch=True)
 with_batch_flags = with_options(option_flag, picture=False, batch=True)
 

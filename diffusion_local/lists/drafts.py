@@ -1,4 +1,4 @@
-"""Submits whose wildcards and choices are not drawn yet: validated once, then drawn into Params per picture."""
+"""Submits with undrawn wildcards and choices: validated once, then drawn into Params per picture."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -150,7 +150,7 @@ class Drafts:
         return found
 
     def mask_warnings(self, params: Params) -> list[str]:
-        """Warning for a mask without white; none if it cannot be decoded now because too many pictures are."""
+        """A warning for a mask without white; none if the mask cannot be decoded now because of overload."""
         if params.mask not in self._paints:
             try:
                 self._paints[params.mask] = self._catalog.paints(params.mask)
@@ -163,7 +163,7 @@ class Drafts:
             self.checked_loras(replace(params, loras=(lora_from_tag(tag),)), model)
 
     def checked_loras(self, params: Params, model: Model) -> Params:
-        """With the full name of each LoRA. Raises InvalidParams for one that is missing or does not fit."""
+        """The params with each LoRA's full name. Raises InvalidParams for one that is missing or does not fit."""
         if all((lora.name, model.id) in self._fitting for lora in params.loras):
             return params
         named = self._catalog.with_full_names(params)
@@ -181,7 +181,7 @@ def too_many_combinations(combinations: int, count: int, most: int, setting: str
 
 
 def parse_expansion(expand: str | None, settings: Settings) -> str:
-    """The expansion mode as requested, else as set. Raises InvalidParams."""
+    """The requested expansion mode, by default that of the settings. Raises InvalidParams."""
     expand = expand or settings.expand_prompts
     if expand not in EXPANSIONS:
         raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(expand)))
@@ -201,19 +201,19 @@ class Prompts:
         self._helper = PromptHelper(settings)
 
     def help(self, prompt: str, *, task: str = "rewrite", language: str = "English", count: int = 4) -> HelpedPrompt:
-        """Prompts that the prompt helper makes of a prompt; nothing is enqueued. ``count``: how many it varies into.
+        """Have the prompt helper rewrite, translate or vary a prompt (into ``count`` ones); nothing is enqueued.
 
         Raises InvalidParams, Conflict if no helper is set, and NotDone if it gives no usable answer.
         """
         return self._helper.help(prompt, task, language, check_integer("count", count, 1, MAX_VARIANTS))
 
     def count_tokens(self, prompt: str, model: str = "") -> tuple[int, int]:
-        """(tokens of a prompt, how many the model's text encoder reads at once); zeros if that is not known."""
+        """(tokens of a prompt, most tokens that the model's text encoder reads at once); (0, 0) if unknown."""
         limit, count = count_read(self._catalog.get(model) if model else self._catalog.default, prompt[:MAX_COUNTED])
         return count, limit
 
     def vocabulary(self) -> dict[str, list[str]]:
-        """Names that a prompt can hold: of LoRAs, wildcards and textual inversions."""
+        """Names that a prompt can contain: those of LoRAs, wildcards and textual inversions."""
         return {
             "loras": [each.name for each in self._catalog.loras() if each.ready],
             "wildcards": Expander(self._settings.wildcards).known_names,

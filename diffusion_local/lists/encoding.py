@@ -16,10 +16,10 @@ SAMPLE = 64 * 1024  # bytes examined to tell text from binary data
 TEXT_CONTROLS = b"\t\n\r\f\v\x1b"
 #: Share of control characters above which data is binary.
 BINARY_SHARE = 0.02
-#: Share of two-byte characters within GB 2312 (common Chinese) above which text is taken for GBK. Western text in a
-#: one-byte encoding often decodes as GBK too, but to rare characters outside it.
+#: Share of two-byte characters within GB 2312 (common Chinese) above which text counts as GBK. Western text in a
+#: one-byte encoding often also decodes as GBK, but to rare characters outside of GB 2312.
 GBK_SHARE = 0.8
-#: Encodings that are recognised above; a guess of them would be wrong.
+#: Encodings that are detected reliably before guessing, so that a guess of one would be wrong.
 NOT_GUESSED = ("utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7")
 BOMS = (
     (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose BOM it starts with
@@ -47,7 +47,7 @@ def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
 
 
 def decode(data: bytes) -> str:
-    """All of it as text. Raises InvalidParams if it is not text."""
+    """Decode all data. Raises InvalidParams if it is not text."""
     encoding = detect_encoding(data)
     try:
         return data.decode(encoding)

@@ -1,7 +1,7 @@
 """Parses list formats to entries: text with flags, CSV or TSV, JSONL, JSON array. Each line is an Entry or a BadLine.
 
-In every format blank lines and lines that start with ``#`` are ignored; quotation marks around such a text make it a
-prompt. Content that is no list is refused as a whole.
+In every format blank lines and lines that start with ``#`` are ignored; quotation marks around such a line make it a
+prompt. Content that is not a list is refused as a whole.
 """
 
 import csv
@@ -25,22 +25,22 @@ MAX_ROW_CHARS = 5 * MAX_LINE_CHARS
 SHOWN_CHARS, REASON_CHARS = 80, 500
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 DELIMITERS = "\t,;|"
-COMMENTS = ("#", "//")  # the second one only in JSON, where no value can start like that
+COMMENTS = ("#", "//")  # ``//`` only in JSON, where no value can start with it
 #: Excel's line that declares the delimiter of a CSV file.
 SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)
-#: Columns that tables of prompts have besides ours.
+#: Other columns that tables of prompts often have.
 USUAL = frozenset(
     ("", "category", "comment", "date", "description", "file_name", "filename", "group", "id", "image", "index",
      "name", "no", "no.", "nr", "nr.", "note", "notes", "number", "row", "style", "tag", "tags", "title", "type")
 )  # fmt: skip
-#: Starts of files that are text but no lists of prompts.
+#: Starts of text files that are not lists of prompts.
 NO_LISTS = ("{\\rtf", "<!doctype", "<html", "<?xml", "<svg", "%pdf", "---\n")
 ARRAY = re.compile(r'\[\s*("(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
 OBJECT = re.compile(r'\{\s*"[^"\\]{1,40}"\s*:.*\}')
 SPACES = re.compile(r"\s*")
 COMMA = re.compile(r"\s*,\s*")
 FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
-#: A sign is escaped by a backslash, or a quotation mark by another one as in CSV.
+#: Characters are escaped by a backslash, quotation marks also by doubling as in CSV.
 QUOTED = re.compile(r"""("[^"\\]*(?:(?:\\.|"")[^"\\]*)*"|'[^'\\]*(?:(?:\\.|'')[^'\\]*)*')(?=\s|$)""", re.DOTALL)
 
 
@@ -122,7 +122,7 @@ def parse_array(data: bytes) -> Parsed:
 
 
 def is_array(data: bytes, head: str) -> bool:
-    """Whether it is a JSON array of strings or objects, rather than a prompt such as ``[red|blue] car``."""
+    """Whether the data is a JSON array of strings or objects, rather than a prompt such as ``[red|blue] car``."""
     return first_line(head) == "[" or bool(ARRAY.match(head) and decode(data).rstrip().endswith("]"))
 
 
@@ -292,7 +292,7 @@ def parse_json_text(text: str) -> Any:
 
 
 class Twice(dict[str, Any]):
-    """A JSON object that has a name twice, of which only the last value would be kept."""
+    """A JSON object with a duplicate name, of which only the last value would be kept."""
 
 
 def note_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def note_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_problem(error: ValueError | RecursionError) -> str:
-    """What is wrong with a JSON text, without the interpreter's own limits and settings."""
+    """Describe a JSON error, without mentioning the interpreter's limits and settings."""
     if isinstance(error, RecursionError):
         return "nested too deep"
     return str(error)[:100] if isinstance(error, json.JSONDecodeError) else "a number has too many digits"

@@ -33,7 +33,7 @@ DECIMALS = (*(name for name in VARYING if OPTIONS[name].type is float), "lora")
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """``field`` takes each of ``values``; ``name``: the LoRA of a ``lora`` axis."""
+    """An axis: ``field`` takes each of ``values``; ``name``: the LoRA of a ``lora`` axis."""
 
     field: str
     values: tuple[str, ...]
@@ -48,7 +48,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Columns, rows, and sheets below each other. Cells are ordered by sheet, row, column."""
+    """A grid of columns (x), rows (y), and sheets below each other (z). Cells are ordered by sheet, row, column."""
 
     x: Axis
     y: Axis | None = None
@@ -167,7 +167,7 @@ def parse_axis(axis: str, text: str) -> Axis:
 
 
 def expand_range(axis: str, field: str, cell: str) -> list[str]:
-    """Expand a range such as ``1-4`` or ``3-9 (+2)``; other values as they are. Raises InvalidParams."""
+    """Expand a range such as ``1-4`` or ``3-9 (+2)``; other values are unchanged. Raises InvalidParams."""
     found = RANGE.fullmatch(cell) if field in (*INTEGERS, *DECIMALS) else None
     if not found:
         if field in (*INTEGERS, *DECIMALS):

@@ -121,8 +121,9 @@ class Grids:
     def _plan(
         self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]
     ) -> tuple[Grid, list[Params], list[str], str]:
-        """(grid, Params by cell, warnings, digest of the request). All cells draw by one seed, so that equal prompts
-        make equal choices.
+        """(grid, Params by cell, warnings, digest of the request).
+
+        All cells draw with the same seed, so that equal prompts make equal choices.
         """
         check_prompt("prompt", prompt)
         for axis, text in (("x", x), ("y", y), ("z", z)):

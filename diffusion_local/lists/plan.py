@@ -21,9 +21,9 @@ from diffusion_local.options.validate import seed_series
 from diffusion_local.options.values import check_integer
 from diffusion_local.queue.estimates import Work
 
-SHOWN_PROMPTS = 5  # of the first and of the last
+SHOWN_PROMPTS = 5  # number of first and of last prompts shown
 MAX_BAD_LINES = 100  # bad lines kept; further ones are only counted
-MAX_COUNTED = 50  # prompts whose tokens are counted: all of them would take minutes
+MAX_COUNTED = 50  # longest prompts, whose tokens are counted; counting all would take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class CatalogSnapshot(Catalog):
 
 
 class ListPlan:
-    """``pictures_of`` walks the list once; the totals are complete when it has ended.
+    """Plans a list. ``pictures_of`` reads it once; the totals are complete afterwards.
 
-    Random draws depend on ``seed`` and line number only, so a list is reproducible.
+    Random draws depend only on ``seed`` and the line number, so a list is reproducible.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ListPlan:
                 self.bad.append(each)
 
     def _entry(self, entry: Entry) -> Iterator[Params]:
-        """The pictures of a line; raises InvalidParams before the first one."""
+        """The pictures of a line. Raises InvalidParams before the first one is returned."""
         values = {**self._defaults, **entry.values}
         expand = values.pop("expand", self._expand)
         count = check_integer("count", values.pop("count", 1), 1, self._most)
@@ -152,7 +152,7 @@ class ListPlan:
             self.pixels += math.prod(params.final_size) * count
 
     def _add_warnings(self, model: Model, params: Params, pair: Pair) -> None:
-        """Keep the first warning of each kind: a list of thousands has no room for all."""
+        """Keep only one warning of each kind, because a list may have thousands of lines."""
         if params.inputs:
             self._warnings = self._drafts.picture_warnings(params) | self._warnings
         if any(sign in text for text in pair for sign in prompt_limits.SYNTAX):
@@ -171,7 +171,7 @@ class ListPlan:
         return list(self._newest)
 
     def warnings(self) -> list[str]:
-        """Prompts that exceed their model's limit, counted by model among the longest ones."""
+        """All warnings, including the number of prompts per model, among the longest, that exceed its token limit."""
         over: Counter[tuple[str, int, bool]] = Counter()
         for _, _, model, text in self._longest:
             found = self._catalog.get(model)

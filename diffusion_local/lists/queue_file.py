@@ -114,7 +114,7 @@ def parse_batch(found: dict[str, Any]) -> ImportedBatch:
 
 
 def check_times(found: dict[str, Any]) -> None:
-    """Validate a batch's times. They are absolute by now and may be past: an overdue batch starts at once."""
+    """Validate a batch's times. They are absolute, and may be past: an overdue batch starts at once."""
     if found.get("window"):
         parse_window(found["window"])
     check_url(found.get("webhook"))
@@ -201,7 +201,7 @@ class QueueFile:
 
 
 def batch_digest(imported: ImportedBatch) -> str:
-    """Digest that identifies a batch that is imported again."""
+    """A digest by which a repeated import of a batch is recognised."""
     hashed = sha256(json.dumps(imported.batch, sort_keys=True).encode())
     for params, priority in imported.jobs:
         hashed.update(f"{params.to_json()} {priority}\n".encode())

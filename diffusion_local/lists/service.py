@@ -93,8 +93,8 @@ class PromptLists:
 
         ``content``: text, bytes, a file or a stream; ``format``: text, csv, jsonl or json (default: by file name, else
         text). ``defaults`` apply to lines that do not set a field. ``expand``: wildcards and choices are drawn at
-        ``random`` per picture, in ``all`` combinations, or not (``no``); None takes the setting. Equal
-        ``expansion_seed`` gives equal draws. Raises InvalidParams if it is no list, QueueFull if it is too long.
+        ``random`` per picture, in ``all`` combinations, or not (``no``); None takes the setting. Equal values of
+        ``expansion_seed`` give equal draws. Raises InvalidParams if it is not a list, QueueFull if it is too long.
         """
         expand = parse_expansion(expand, self._settings)
         plan = self._plan(defaults | {"count": count}, expand, expansion_seed)
@@ -133,7 +133,7 @@ class PromptLists:
     ) -> ListReceipt:
         """Enqueue all pictures of the list as one batch, in the batch lane and in one transaction.
 
-        The list is as in ``check``; ``start_at``, ``window``, ``finish_by`` and ``webhook`` may be given, too. A bad
+        The list is as in ``check``; ``start_at``, ``window``, ``finish_by`` and ``webhook`` may also be given. A bad
         line refuses the whole list unless ``skip_bad_lines``. Raises InvalidParams, QueueFull, Conflict and DiskFull,
         and then nothing is enqueued.
         """
@@ -146,7 +146,7 @@ class PromptLists:
         data, form = self._read(content), format or source_format(content)
         expand = parse_expansion(expand, self._settings)
         plan = self._plan(defaults, expand, expansion_seed)
-        # Validated jobs are spooled to disk, and the write lock is taken once all of them are known.
+        # Validated jobs are spooled to disk, so that the write lock is taken only when all of them are known.
         with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="\n") as spool:
             for params in plan.pictures_of(parse(data, form)):
                 spool.write(params.to_json() + "\n")
@@ -176,8 +176,8 @@ class PromptLists:
     def export(self, batch_id: str | None = None, format: str = "csv") -> Iterator[str]:
         """A batch, or without one all queued jobs, as a list with results; line by line.
 
-        It can be read again, here or on another machine, where results are ignored. File names are relative to the
-        gallery. Raises NotFound and InvalidParams.
+        It can be submitted again, here or on another machine; results are then ignored. File names are relative to
+        the gallery. Raises NotFound and InvalidParams.
         """
         found = self._results.of_batch(batch_id) if batch_id else self._results.queued()
         return export_lines(((job, self._file(key)) for job, key in found), format)

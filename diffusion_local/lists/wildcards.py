@@ -11,7 +11,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.directories import walk
 from diffusion_local.options.values import MAX_PROMPT_CHARS
 
-MAX_TREE = 100  # depth limit over wildcards that were read before
+MAX_TREE = 100  # depth limit of a wildcard's tree, where cached wildcards escape the limit MAX_DEPTH
 MAX_WILDCARD_MB = 5
 
 
@@ -68,7 +68,7 @@ class Expander:
     def _path(self, name: str) -> Path:
         try:
             inside = not any(part in ("", ".", "..") for part in name.split("/"))
-            path = self._folder / f"{name}.txt"  # links that a person made are followed, as in folders of models
+            path = self._folder / f"{name}.txt"  # symbolic links are followed, as in folders of models
             if inside and path.is_file():
                 return path
         except PermissionError as error:

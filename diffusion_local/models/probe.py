@@ -114,18 +114,20 @@ class HeldPart:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """``architecture`` is that of ``families``; ``naming`` the code whose tensor names the denoiser uses; ``held`` and
-    ``missing`` are the parts of a model that the file has and lacks. ``precision`` and ``quantisation`` are those
-    of the
-    main part. ``id`` is that of a part, an attachment, or a stranger's title; ``base`` what an attachment fits.
+    """The facts about a weight file.
 
-    ``widths``: the width of what an IP-Adapter reads, or those of what an image encoder gives: projected, hidden.
-    ``lacking`` and ``unknown`` are tensors that a denoiser of this architecture has beyond the file's, and the other
-    way round, with ``#`` for each number.
-    ``sizes`` are entries of the denoiser's configuration that its tensors tell.
-    ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``prediction_guessed``
-    says that no mark in the file states it, ``zero_snr`` that its noise ends at a signal of zero. ``old_names`` says
-    that the text encoder has names of older programs.
+    ``architecture``: one of ``families``; ``naming``: the code whose tensor names the denoiser uses; ``held`` and
+    ``missing``: parts of a model that the file has and lacks; ``precision`` and ``quantisation``: those of the main
+    part; ``id``: id of a part or attachment, or title of an unsupported model; ``base``: what an attachment fits.
+
+    ``widths``: input width of an IP-Adapter, or (projected, hidden) output widths of an image encoder. ``lacking``:
+    tensors of the denoiser's architecture that the file lacks; ``unknown``: tensors of the file that its architecture
+    does not have; both with ``#`` for each number. ``sizes``: entries of the denoiser's configuration that follow from
+    its tensors.
+
+    ``prediction``: "epsilon", "v_prediction" or "edm", "" for the family's own; ``prediction_guessed``: no mark in the
+    file states it; ``zero_snr``: the noise schedule ends at zero signal; ``old_names``: the text encoder has the tensor
+    names of older programs.
     """
 
     kind: str

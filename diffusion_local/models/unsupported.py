@@ -98,7 +98,7 @@ STRANGERS = (
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An add-on for a model. ``title`` has a placeholder for the models that it fits."""
+    """An add-on for a model. ``title`` completes "It is ..."."""
 
     id: str
     title: str

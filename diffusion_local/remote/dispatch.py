@@ -1,7 +1,7 @@
 """The dispatch of a worker whose studio is on another machine: calls are HTTP requests (see ``dispatch.wire``).
 
-While the studio cannot be reached, calls raise what a worker hears from a studio whose database is away: it finishes
-its picture, keeps it, and hands it in once the studio is back, if its claim still holds then.
+While the studio is unreachable, calls raise a DatabaseProblem, as with an unavailable database. The worker then
+finishes its picture, stores it, and delivers it once the studio is reachable again, if the claim is still valid.
 """
 
 import contextlib
@@ -41,22 +41,22 @@ from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CLOCK_SECONDS = 5.0  # by which a worker's clock may be off without a word
-MOST_WAIT = 10.0  # seconds of one wait at the studio
+CLOCK_SECONDS = 5.0  # a larger clock difference is corrected, with a warning
+MOST_WAIT = 10.0  # seconds of one long poll
 
 
 class StudioUnavailable(DatabaseProblem):
-    """The studio cannot be reached, or does not answer as one."""
+    """The studio is unreachable, or the server does not respond like a studio."""
 
 
 class RemoteDispatch:
-    """See ``Dispatch``; calls that are not written out here only travel. ``slot`` is ``machine.device``."""
+    """See ``Dispatch``; calls that are not defined here are only forwarded. ``slot`` is ``machine.device``."""
 
     def __init__(
         self, client: httpx.Client, slot: str, spool: Spool | None = None, on_hung: Callable[[], None] | None = None
     ) -> None:
-        """``client`` has the studio's address and the worker's credential. ``spool`` keeps pictures over a restart of
-        the worker; ``on_hung`` is called when the studio found that this worker hangs, and does not return.
+        """``client`` has the studio's address and the worker's credential. ``spool`` keeps pictures across restarts of
+        the worker. ``on_hung`` is called when the studio has found this worker hung; it does not return.
         """
         self._client = client
         self._slot = slot
@@ -71,9 +71,9 @@ class RemoteDispatch:
         self._bell = Bell(lambda: bool(self._call("wait", (MOST_WAIT,), {})))
 
     def take(self, patience: float) -> OutputTerms:
-        """As ``Dispatch.take``, after submitting pictures that an earlier worker had spooled.
+        """As ``Dispatch.take``, after delivering pictures that an earlier worker had spooled.
 
-        Raises StudioUnavailable, and HomeInUse while another worker holds the slot, or one that was lost a moment ago.
+        Raises StudioUnavailable, and HomeInUse while another worker, perhaps one lost a moment ago, holds the slot.
         """
         if self._spool is not None:
             self._spool.hold(patience)
@@ -110,8 +110,9 @@ class RemoteDispatch:
         return state
 
     def give_back(self, claims: Sequence[Claim]) -> None:
-        """As ``Dispatch.give_back``, but for pictures that are kept. What the studio could not be told now is told by
-        the next worker of this slot.
+        """As ``Dispatch.give_back``, except for claims of spooled pictures.
+
+        If the studio is unreachable, the next worker of this slot gives the jobs back.
         """
         kept = {claim for claim, _ in self._spool.pictures()} if self._spool is not None else set()
         claims = [claim for claim in claims if claim not in kept]
@@ -136,7 +137,7 @@ class RemoteDispatch:
         return self._bell.wait(seconds)
 
     def fetcher(self, folders: Mapping[str, Path], digest_of: Callable[[Path], str], reserve_bytes: int) -> Fetcher:
-        """Of model files that this worker lacks; see ``remote.models``."""
+        """A fetcher of model files that this worker lacks; see ``remote.models``."""
         return Fetcher(self._client, folders, digest_of, reserve_bytes)
 
     def missing_files(self) -> list[SharedFile]:
@@ -152,7 +153,7 @@ class RemoteDispatch:
         return self._spool.problem() if self._spool is not None else None
 
     def ready(self) -> bool:
-        """On this side; the studio's side is checked with each claim."""
+        """Whether this machine can store pictures; the studio checks its own storage at each claim."""
         return self.problem() is None
 
     def claim(self, *args: Any, **kwargs: Any) -> list[Job]:
@@ -164,7 +165,7 @@ class RemoteDispatch:
         return self._pulse.make_room
 
     def estimate_seconds(self, params: Params, loaded: str, together: int = 1) -> float | None:
-        """Unknown here; the studio completes it when the picture is handed in."""
+        """Always None; the studio adds the estimate when the picture is delivered."""
         return None
 
     def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
@@ -199,7 +200,7 @@ class RemoteDispatch:
         return lambda *args, **kwargs: self._call(name, args, kwargs)
 
     def _settle(self, name: str, claim: Claim, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that ends a claim."""
+        """Make a call that ends a claim."""
         try:
             ended = self._call(name, (claim, *args), kwargs)
         except LostClaim:
@@ -209,7 +210,7 @@ class RemoteDispatch:
         return ended
 
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call. Where the lease is over the slot is taken again, and the claims that it had are lost."""
+        """Make a call. If the lease has ended, take the slot again; its earlier claims are lost."""
         session = self._session
         try:
             return self._request(name, args, kwargs)
@@ -225,7 +226,7 @@ class RemoteDispatch:
             return self._request(name, args, kwargs)
 
     def _rejoin(self, session: str) -> None:
-        """Take the slot again, unless another thread did. Raises HomeInUse if another worker has it now."""
+        """Take the slot again, unless another thread already has. Raises HomeInUse if another worker holds it now."""
         with self._lock:
             if self._session == session:
                 self._take()
@@ -240,7 +241,7 @@ class RemoteDispatch:
         return taken
 
     def _terms(self, taken: wire.Taken) -> OutputTerms:
-        """Pictures get the studio's time, however wrong this machine's clock is."""
+        """The output terms, with the offset of the studio's clock if this machine's clock is wrong."""
         offset = (datetime.fromisoformat(taken.now) - datetime.now(UTC)).total_seconds()
         if abs(offset) < CLOCK_SECONDS:
             return taken.terms
@@ -248,7 +249,7 @@ class RemoteDispatch:
         return replace(taken.terms, clock_offset=offset)
 
     def _hand_in(self) -> None:
-        """In the session of the worker before this one: hand in its pictures, give back what it could not, and end it.
+        """In the previous worker's session: deliver its pictures, give back its other jobs, and end the session.
 
         Raises StudioUnavailable.
         """
@@ -298,7 +299,7 @@ class RemoteDispatch:
         return str(self._client.base_url)
 
     def _error(self, answer: httpx.Response) -> UserError:
-        """A worker that may not work any more, or speaks another protocol, ends; anything else passes."""
+        """The error for a failed response. It ends the worker only if its access or protocol is refused."""
         told = error_body(answer)
         said = deserialize(str(told.get("message", "")), told)
         if answer.status_code == 401:
@@ -321,12 +322,12 @@ def error_body(answer: httpx.Response) -> dict[str, Any]:
 def join(
     credential: Credential, slot: str, spool: Spool | None = None, on_hung: Callable[[], None] | None = None
 ) -> RemoteDispatch:
-    """Raises InvalidParams for an invalid address."""
+    """Create the dispatch of a remote worker. Raises InvalidParams for an invalid address."""
     return RemoteDispatch(client_of(credential), slot, spool, on_hung)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """The doctor's look at a machine that joined a studio, from this side."""
+    """The doctor's findings about this machine's connection to the studio that it joined."""
     credential = stored(settings.home)
     if not credential.url:
         return

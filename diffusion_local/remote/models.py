@@ -1,4 +1,4 @@
-"""Fetches model files from the studio that a joined worker lacks: in ranges, resumed after a break, and verified."""
+"""Fetches model files that a remote worker lacks from its studio; transfers are resumable and verified."""
 
 import itertools
 import logging
@@ -19,12 +19,12 @@ from diffusion_local.remote.server import ROOT
 
 log = logging.getLogger(__name__)
 
-INCOMING = ".incoming"  # folder of what is on its way, beside what it becomes
+INCOMING = ".incoming"  # folder for incomplete files, beside their final location
 SAFE = re.compile(r"[^\\:\x00-\x1f]+")
 
 
 class Fetcher:
-    """Fetches into ``folders``, by kind. ``digest_of`` computes the digest of a model as the studio does."""
+    """Fetches files into ``folders``, by kind. ``digest_of`` computes the digest of a model as the studio does."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class Fetcher:
         self._given_up: set[str] = set()
 
     def fetch(self, missing: Sequence[SharedFile]) -> bool:
-        """Fetch what is missing; whether anything is new. What does not verify is not tried again.
+        """Fetch missing files; returns whether any were added. Files that fail verification are not fetched again.
 
-        Raises DatabaseProblem while the studio is away: what has come is kept, and the next call goes on with it.
+        Raises DatabaseProblem while the studio is unreachable; the next call resumes incomplete files.
         """
         new = False
         for (kind, name), files in itertools.groupby(missing, key=lambda each: (each.kind, each.name)):
@@ -52,7 +52,7 @@ class Fetcher:
         return new
 
     def _fetch_whole(self, folder: Path, name: str, files: list[SharedFile]) -> bool:
-        """A model or adapter, which appears in ``folder`` only when all of it is there and is what it should be."""
+        """Fetch a model or adapter, which appears in ``folder`` only when it is complete and verified."""
         top = {PurePosixPath(each.path).parts[0] for each in files}
         if len(top) != 1 or not all(is_safe(each.path) for each in files):
             return self._give_up(name, files, "the studio named an unusable path")
@@ -84,7 +84,7 @@ class Fetcher:
         return False
 
     def _fetch_file(self, path: Path, file: SharedFile) -> bool:
-        """Fetch what is missing of a file; whether it is the studio's, as far as its own size and digest tell."""
+        """Fetch the missing rest of a file; returns whether its size and digest match."""
         path.parent.mkdir(disk.FOLDER, parents=True, exist_ok=True)
         have = path.stat().st_size if path.exists() else 0
         if have < file.bytes or not path.exists():
@@ -108,6 +108,6 @@ class Fetcher:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path of the studio stays below a folder here, on any system."""
+    """Whether a path from the studio stays below its target folder on any operating system."""
     parts = PurePosixPath(path).parts
     return bool(parts) and SAFE.fullmatch(path) is not None and not path.startswith("/") and ".." not in parts

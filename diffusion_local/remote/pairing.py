@@ -1,7 +1,7 @@
-"""How a machine pairs with a studio: it exchanges a code for a token, and keeps both the token and the certificate.
+"""Pairs a machine with a studio: exchanges a code for a token, and stores the token and the studio's certificate.
 
-A certificate that no authority vouches for is fetched first and proved by the code (see ``accounts.pairings``); from
-then on the worker trusts that one alone.
+A certificate without a trusted authority is fetched first and verified with the code (see ``accounts.pairings``); from
+then on the worker trusts only this certificate.
 """
 
 import json
@@ -25,7 +25,7 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """``certificate``: the only one (PEM) that is trusted, or "" for those that authorities vouch for."""
+    """A stored pairing. ``certificate``: the only trusted certificate (PEM), or "" to trust the usual authorities."""
 
     url: str = ""
     token: str = ""
@@ -52,7 +52,7 @@ def store(home: Path, credential: Credential) -> None:
 
 
 def client_of(credential: Credential) -> httpx.Client:
-    """Raises InvalidParams for an URL that is none."""
+    """An HTTP client for a studio. Raises InvalidParams for an invalid URL."""
     headers = {"User-Agent": f"diffusion-local/{__version__}"}
     if credential.token:
         headers["Authorization"] = f"Bearer {credential.token}"
@@ -62,7 +62,7 @@ def client_of(credential: Credential) -> httpx.Client:
 
 
 def only(certificate: str) -> ssl.SSLContext:
-    """A context that trusts this certificate, by whatever name its server is reached, and no other."""
+    """An SSL context that trusts only this certificate, whatever the server's host name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -71,7 +71,7 @@ def only(certificate: str) -> ssl.SSLContext:
 
 
 def pair(url: str, code: str, machine: str) -> Credential:
-    """Exchange a code. Raises InvalidParams for a wrong one, and ServerProblem."""
+    """Exchange a pairing code for a credential. Raises InvalidParams for a wrong code, and ServerProblem."""
     whole = normalise_url(url)
     certificate = unvouched(whole)
     fingerprint = sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() if certificate else ""
@@ -101,7 +101,7 @@ def pair(url: str, code: str, machine: str) -> Credential:
 
 
 def unvouched(url: str) -> str:
-    """The certificate (PEM) of an HTTPS server if no authority vouches for it, else ""."""
+    """The certificate (PEM) of an HTTPS server if no trusted authority signed it, else ""."""
     if not url.startswith("https://"):
         return ""
     try:
@@ -120,7 +120,7 @@ def unvouched(url: str) -> str:
 
 
 def chosen(home: Path, url: str, token: str) -> Credential:
-    """What to connect with: the given token, or the stored credential of this address. Raises InvalidParams."""
+    """The credential for a connection: the given token, or the stored credential of the URL. Raises InvalidParams."""
     known = stored(home)
     if not url:
         if not known.url:

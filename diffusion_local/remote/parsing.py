@@ -1,6 +1,6 @@
-"""Parses the API's JSON back to domain objects.
+"""Parses the API's JSON to domain objects.
 
-Unknown fields of a newer server are ignored; fields missing from an older one keep their default, or are empty.
+Unknown fields of a newer server are ignored; fields that an older server lacks keep their default, or are empty.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
 
 
 def parse(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
-    """A dataclass from JSON; ``known`` fields are passed as they are."""
+    """Create a dataclass from JSON; ``known`` fields are passed unchanged."""
     values = dict(known)
     for name, kind, empty in field_specs(noun):  # type: ignore[arg-type]
         if name in values:
@@ -79,7 +79,7 @@ def parse_job(told: Mapping[str, Any]) -> Job:
     error = told.get("error")
     return parse(
         Job,
-        {name: value for name, value in told.items() if name != "position"},  # there it means the queue position
+        {name: value for name, value in told.items() if name != "position"},  # in JSON, the place in the queue
         position=0,
         params=Params.from_dict(told["params"]),
         failure=parse(Failure, error, message=deserialize(error.get("message", ""), error)) if error else None,

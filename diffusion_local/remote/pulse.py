@@ -1,7 +1,7 @@
-"""Background exchange of a joined worker with its studio, so that no step waits for the network.
+"""Background exchange of a remote worker with its studio, so that no step waits for the network.
 
-Reports are sent, and requests to running jobs fetched, a few times a second on a thread; a step only looks at what was
-heard last. A second thread holds a long poll for rings while the worker is idle.
+A thread sends reports and fetches requests to running jobs a few times a second; a step only reads the newest answer.
+A second thread holds a long poll for rings while the worker is idle.
 """
 
 import threading
@@ -12,16 +12,16 @@ from diffusion_local.dispatch import ProgressReport
 from diffusion_local.domain import Claim, Flags
 from diffusion_local.errors import DatabaseProblem, UserError
 
-PULSE_SECONDS = 0.3  # between two exchanges about running jobs; a cancel is heard within this time
-AWAY_SECONDS = 1.0  # between two tries while the studio is away
-IDLE_SECONDS = 2.0  # after the last ``wait`` for which the long poll goes on
+PULSE_SECONDS = 0.3  # between two exchanges about running jobs; a cancel request arrives within this time
+AWAY_SECONDS = 1.0  # between two attempts while the studio is unreachable
+IDLE_SECONDS = 2.0  # how long the long poll continues after the last ``wait``
 
 Send = Callable[[Sequence[ProgressReport]], list[Flags | None]]
 Ask = Callable[[Sequence[Claim]], list[Flags | None]]
 
 
 class Pulse:
-    """Flags of running jobs, as heard last."""
+    """The newest known flags of running jobs."""
 
     def __init__(self, send: Send, ask: Ask) -> None:
         self._send = send
@@ -33,7 +33,7 @@ class Pulse:
         self._thread: threading.Thread | None = None
 
     def watch(self, claims: Iterable[Claim]) -> None:
-        """Begin with newly claimed jobs."""
+        """Start exchanging reports and flags of newly claimed jobs."""
         with self._changed:
             for claim in claims:
                 self._flags[claim] = Flags(cancel=False)
@@ -55,14 +55,14 @@ class Pulse:
             self._unsent |= {each.claim: each for each in reports if self._flags.get(each.claim) is not None}
 
     def heard(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        """Raises the error that ended the connection permanently."""
+        """The newest flags of jobs. Raises the error that ended the connection permanently."""
         if self._problem is not None:
             raise self._problem
         return [self._flags.get(claim) for claim in claims]
 
     @property
     def make_room(self) -> bool:
-        """Whether somebody waits for an interactive job."""
+        """Whether an interactive job is waiting."""
         return any(flags is not None and flags.make_room for flags in list(self._flags.values()))
 
     def _run(self) -> None:
@@ -73,14 +73,14 @@ class Pulse:
             time.sleep(PULSE_SECONDS)
             try:
                 self._exchange()
-            except DatabaseProblem:  # the studio is away: work goes on with what was heard last
+            except DatabaseProblem:  # the studio is unreachable: work continues with the newest known flags
                 time.sleep(AWAY_SECONDS)
-            except UserError as problem:  # this worker may not work any more
+            except UserError as problem:  # this worker's access was refused
                 self._problem = problem
                 return
 
     def _exchange(self) -> None:
-        """Send the newest reports. Jobs without news are only asked about: they made no progress."""
+        """Send the newest reports; for jobs without progress only read the flags."""
         with self._changed:
             reports, self._unsent = list(self._unsent.values()), {}
             told = {each.claim for each in reports}
@@ -97,7 +97,7 @@ class Pulse:
 
 
 class Bell:
-    """A long poll for rings, held only while somebody waits for one."""
+    """A long poll for rings, held only while the worker waits for one."""
 
     def __init__(self, poll: Callable[[], bool]) -> None:
         """``poll`` lasts until a ring or for some seconds; returns whether there was one."""
@@ -109,7 +109,7 @@ class Bell:
         self._thread: threading.Thread | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Raises what ended the connection for good."""
+        """Wait for a ring; returns whether one came. Raises the error that ended the connection permanently."""
         if self._problem is not None:
             raise self._problem
         self._waited_at = time.monotonic()

@@ -66,7 +66,7 @@ class RemoteServer:
             yield from answer.iter_bytes()
 
     def fetch_file(self, path: str) -> bytes:
-        """A file outside of the API: a picture."""
+        """Fetch a file outside of the API, such as a picture."""
         with self._connection_errors():
             answer = self._client.get(path)
         if answer.is_success:
@@ -106,7 +106,7 @@ class RemoteServer:
 
 
 def path_segment(name: str) -> str:
-    """An id escaped as one path segment."""
+    """Escape an id as one path segment."""
     return quote(name, safe="", errors="replace")
 
 
@@ -127,7 +127,7 @@ def query_params(query: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_body(answer: httpx.Response, url: str) -> Any:
-    """The parsed body. Raises ServerProblem if it is no JSON: a page of another program, or of a proxy."""
+    """The parsed JSON body. Raises ServerProblem for other content, such as a page of another program or a proxy."""
     try:
         return answer.json()
     except ValueError:

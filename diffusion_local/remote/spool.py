@@ -1,6 +1,6 @@
-"""Spool of a joined worker on its own disk: its session, and pictures not delivered yet.
+"""Spool of a remote worker on its own disk: its session, and pictures that are not delivered yet.
 
-So a worker that was restarted, in whatever way, hands in the pictures that it had finished while the studio was away.
+So a restarted worker can deliver the pictures that it finished while the studio was unreachable, even after a crash.
 """
 
 import json
@@ -20,14 +20,14 @@ from diffusion_local.messages import Message, message
 log = logging.getLogger(__name__)
 
 SUFFIX = ".picture"
-RESERVE_BYTES = 200 * 10**6  # of the disk that pictures leave free
+RESERVE_BYTES = 200 * 10**6  # disk space that spooled pictures leave free
 
 
 class Spool:
-    """One per worker. Files are written whole or not at all, also over a power cut."""
+    """One per worker. Files are written atomically and durably."""
 
     def __init__(self, folder: Path, lock: Path, most_bytes: int) -> None:
-        """``lock``: held by the worker of a slot of this home. Pictures take at most ``most_bytes``."""
+        """``lock``: lock file of the slot in this home. Pictures take at most ``most_bytes``."""
         self._folder = folder
         self._lock = FileLock(lock, mode=disk.FILE)
         self._most = most_bytes
@@ -48,7 +48,7 @@ class Spool:
     # -- the session ---------------------------------------------------------------------------------------------------
 
     def session(self, url: str) -> tuple[str, list[Claim]]:
-        """The last session at a studio, and the claims that its worker gave back in vain."""
+        """(last session at a studio, claims that its worker could not give back)."""
         try:
             noted = json.loads(self._noted.read_text(encoding="utf-8"))
             return (
@@ -63,13 +63,13 @@ class Spool:
         claims = [[each.job_id, each.worker, each.attempt] for each in given_back or []]
         try:
             write(self._noted, json.dumps({"url": url, "session": session, "given_back": claims}).encode())
-        except OSError as error:  # a restart then waits until the lease is over
+        except OSError as error:  # after a restart the worker then waits until the lease expires
             log.warning("the session could not be noted: %s", error)
 
     # -- pictures ------------------------------------------------------------------------------------------------------
 
     def keep(self, claim: Claim, picture: Finished) -> bool:
-        """Keep a picture that could not be handed in; whether it is on the disk now."""
+        """Store a picture that could not be delivered; returns whether it is on disk."""
         path = self._path(claim)
         if path.exists():
             return True
@@ -95,7 +95,7 @@ class Spool:
             try:
                 _, arguments = wire.parse_arguments(*wire.unpack(path.read_bytes()))
                 found.append((arguments["claim"], arguments["picture"]))
-            except Exception as error:  # of another version, or damaged
+            except Exception as error:  # written by another version, or damaged
                 log.warning("%s cannot be handed in: %s", path.name, error)
                 path.unlink(missing_ok=True)
         return found
@@ -107,11 +107,11 @@ class Spool:
             path.unlink(missing_ok=True)
 
     def used(self) -> int:
-        """Bytes that kept pictures take."""
+        """Bytes that spooled pictures take."""
         return sum(path.stat().st_size for path in self._folder.glob(f"*{SUFFIX}"))
 
     def problem(self) -> Message | None:
-        """Why no further picture could be kept, so that none should be begun; None if there is room."""
+        """Why no further picture could be stored, so that none should be started; None if there is room."""
         try:
             free = shutil.disk_usage(self._folder).free
             used = self.used()
@@ -141,7 +141,7 @@ class Spool:
 
 
 def write(target: Path, data: bytes) -> None:
-    """Write a file that only its owner can read; readers see the whole file or none, also after a power cut."""
+    """Write a file atomically and durably, readable only by its owner. Raises OSError."""
     part = target.with_suffix(".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)

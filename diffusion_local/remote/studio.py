@@ -1,7 +1,7 @@
-"""``RemoteStudio``: the methods of ``Studio`` that the registry gives a route, executed on another machine.
+"""``RemoteStudio``: the methods of ``Studio`` that have a route in the registry, executed on another machine.
 
 A call becomes a request: arguments go to the route's path, query, header or body, and the response is parsed to the
-method's return type. Only methods that need several requests, or a file, are written by hand.
+method's return type. Only methods that need several requests or a file are written by hand.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ from diffusion_local.reports.service import to_json
 from diffusion_local.studio import MAX_JOBS_BY_ID
 
 LOOK_SECONDS = 0.5
-MOST_MB = 1000  # size limit of uploads; the server has its own
+MOST_MB = 1000  # size limit of uploads; the server has its own limit
 HEADER = "idempotency_key"
 Place = tuple[int | None, float | None]
 
@@ -88,7 +88,9 @@ class RemotePart:
 
 
 class RemoteStudio(RemotePart):
-    """Responses about jobs include their pictures and positions, which are kept: so ``images_of`` and ``places``
+    """A studio on another machine.
+
+    Responses about jobs include their pictures and positions, which are cached, so that ``images_of`` and ``places``
     describe the same moment.
     """
 
@@ -106,7 +108,7 @@ class RemoteStudio(RemotePart):
         return self._server.url
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
-        """The jobs, once all have ended or ``timeout`` seconds have passed. The jobs go on either way."""
+        """Wait until all jobs have ended or ``timeout`` seconds have passed; returns the jobs."""
         deadline = time.monotonic() + timeout
         while True:
             found: list[Job] = []
@@ -161,14 +163,14 @@ class RemoteStudio(RemotePart):
 
 class RemoteBatches(RemotePart):
     def contact_sheet(self, batch_id: str) -> Path:
-        """Downloads the sheet, because the server's file is not accessible."""
+        """Download the sheet to a temporary file, because the server's file is not accessible."""
         with tempfile.NamedTemporaryFile(suffix=".webp", delete=False) as file:
             file.writelines(self._server.stream_bytes(f"/batches/{path_segment(batch_id)}/sheet.webp"))
         return Path(file.name)
 
 
 class RemoteLists(RemotePart):
-    """A file's name determines the list's format and the batch's name."""
+    """Prompt lists; a file's name determines the list's format and the batch's name."""
 
     def check(self, content: Any, format: str = "", **options: Any) -> Any:
         return self.__getattr__("check")(content, format or file_name(content), **options)

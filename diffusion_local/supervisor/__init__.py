@@ -1,1 +1,1 @@
-"""The process that starts the others, restarts what dies, and runs periodic chores."""
+"""The process that starts the others, restarts them when they die, and runs periodic chores."""

@@ -1,4 +1,4 @@
-"""Why a worker process died: exit status or signal, out-of-memory killer, last log lines."""
+"""Finds out why a worker process died: exit status or signal, out-of-memory killer, last log lines."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ class ExitCause:
 
     @property
     def text(self) -> str:
-        """``process 7 ended by signal 9 (SIGKILL); …``"""
+        """The cause as a sentence: ``process 7 ended by signal 9 (SIGKILL); …``"""
         text = f"process {self.pid} ended with exit status {self.code}"
         if self.code < 0:
             names = {each.value: each.name for each in signal.Signals}
@@ -71,7 +71,10 @@ def count_oom_kills() -> int | None:
 
 
 def events_files(groups: Iterable[str]) -> Iterator[Path]:
-    """Files that may hold the group's counter; inside a container the own group is the root. Version 2 comes first."""
+    """Files that may contain the group's counter, those of cgroup version 2 first.
+
+    Inside a container the process's own group is the root.
+    """
     for line in sorted(groups):
         number, names, path = line.split(":", 2)
         for own in (path.lstrip("/"), ""):

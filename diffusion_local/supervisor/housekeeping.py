@@ -1,4 +1,4 @@
-"""Periodic housekeeping in the supervisor, on Huey. Every chore is idempotent and safe at any time."""
+"""Periodic housekeeping in the supervisor, on Huey. Every chore is idempotent and may run at any time."""
 
 import logging
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def delete_expired(services: Services) -> None:
 
 
 def give_back_space(services: Services) -> None:
-    """Compact databases and logs; the rest is left for the next run."""
+    """Compact databases and logs within a time limit; the next run continues."""
     gained = compact(services, SECONDS_A_TIME)
     if any(gained):
         log.info("gave back %d kB of app.db, %d kB of queue.db, %d kB of logs", *(each // 1000 for each in gained))
@@ -73,8 +73,8 @@ def run_or_postpone(chore: Callable[[Services], None], services: Services) -> No
         log.error("%s was put off: %s", chore.__name__, problem)
 
 
-#: (name, chore, interval in hours). All run once at startup, too. Names must never change: Huey drops messages of
-#: unknown tasks.
+#: (name, chore, interval in hours). All also run once at startup. Names must never change, because Huey drops messages
+#: of unknown tasks.
 CHORES: tuple[tuple[str, Callable[[Services], None], int], ...] = (
     ("sweep_gallery", sweep_gallery, 6),
     ("let_go", delete_expired, 1),

@@ -12,13 +12,13 @@ from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger(__name__)
 
-REFUSED = 2  # exit status of a worker that must not be started again: it says why
+REFUSED = 2  # exit status of a worker that must not be restarted; it has printed the reason
 
 
 def keep_running(settings: Settings, slots: Sequence[str], studio: str, machine: str) -> int:
-    """Run workers until asked to stop; returns the exit status, not 0 once a worker was refused.
+    """Run workers until asked to stop; returns the exit status, which is not 0 if a worker was refused.
 
-    A worker that dies, or whose device failed, is started again: a new process has a sound device.
+    A worker that dies or whose device fails is restarted, because a device works again in a new process.
     """
     stop = Stop(finish_first=settings.on_stop == "finish")
     listen_to_signals(stop)
@@ -38,7 +38,7 @@ def keep_running(settings: Settings, slots: Sequence[str], studio: str, machine:
 
 
 def restarted(child: Child, settings: Settings) -> int:
-    """Start a child that is not running and is due; returns REFUSED if it may not be started again."""
+    """Start a child that is not running and is due; returns REFUSED if it must not be restarted, else 0."""
     if child.alive:
         return 0
     if child.process is not None:
@@ -54,7 +54,7 @@ def restarted(child: Child, settings: Settings) -> int:
 
 
 def end(children: Sequence[Child], stop: Stop) -> None:
-    """Stop all; workers set to finish their picture get the time, until a second Ctrl-C."""
+    """Stop all children. Workers that finish their picture first may do so until a second Ctrl-C."""
     for child in children:
         if child.alive and child.process:
             child.process.terminate()

@@ -1,7 +1,7 @@
-"""The work that one process does for all: chores, notifications, downloads, digests, and the power policy.
+"""The work that one process does for all others: chores, notifications, downloads, digests, and the power policy.
 
-With SQLite it is the supervisor of the home. Several supervisors on one database server elect a leader by a lock, which
-is released when the leader dies; another one takes over within seconds.
+With SQLite the leader is the supervisor of the home. Several supervisors on one database server elect a leader with a
+lock, which is released when the leader dies, so that another one takes over within seconds.
 """
 
 import logging
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 ELECTION_SECONDS = 3.0
-#: Seconds after which a ring without effect must have been lost.
+#: Seconds after which a ring that had no effect counts as lost.
 EVENTS_LOST_SECONDS, DOWNLOADS_LOST_SECONDS = 5.0, 15.0
 DIGESTS_SECONDS = 60.0
 MINUTE = 60.0
 
 
 class NotificationChore:
-    """One per home, in the supervisor. ``poll`` is cheap and called often."""
+    """Delivers notifications. One per home, in the supervisor; ``poll`` is cheap and called often."""
 
     def __init__(self, services: Services, delay: float = FIRST_DELAY) -> None:
         """``delay``: seconds before a second attempt. Raises InvalidParams for an unusable setting."""
@@ -61,7 +61,7 @@ class NotificationChore:
         self._slots.poll()
 
     def poll(self) -> None:
-        """Ring for new notifications, and deliver what is due."""
+        """Ring for new notifications and deliver due ones."""
         now = time.monotonic()
         if now - self._polled_at < POLL_SECONDS:
             return
@@ -94,9 +94,9 @@ class NotificationChore:
 
 
 class DownloadChore:
-    """One per home, in the supervisor. ``poll`` is cheap and called often; the work runs in Huey's consumer.
+    """Runs downloads. One per home, in the supervisor; ``poll`` is cheap and called often, as the work runs in Huey.
 
-    Also computes digests of models while nothing is to be downloaded.
+    Also computes digests of models while no download is waiting.
     """
 
     def __init__(self, services: Services, pause: float = FIRST_PAUSE) -> None:
@@ -149,11 +149,12 @@ class DownloadChore:
 
 
 class Leader:
-    """``poll`` is cheap and called often."""
+    """The leader's work. ``poll`` is cheap and called often."""
 
     def __init__(self, services: Services, started: Callable[[], object]) -> None:
-        """``started`` is called after the work began: its consumers replace signal handlers. Raises InvalidParams for
-        an unusable setting.
+        """``started`` is called after the work has started, to set signal handlers that Huey's consumers replaced.
+
+        Raises InvalidParams for an unusable setting.
         """
         check_settings(services.settings)
         self._services = services
@@ -170,11 +171,11 @@ class Leader:
         return self._chores is not None
 
     def start(self) -> None:
-        """Begin at once, unless another process leads."""
+        """Start the work at once, unless another process is the leader."""
         self._elect()
 
     def poll(self) -> None:
-        """Keep leading or take over, and do what is due. Raises DatabaseProblem."""
+        """Remain or become the leader if possible, and do due work. Raises DatabaseProblem."""
         if time.monotonic() - self._elected_at >= ELECTION_SECONDS:
             self._elect()
         for part in (self._notifier, self._power, self._downloads):
@@ -182,7 +183,7 @@ class Leader:
                 part.poll()
 
     def stop(self) -> None:
-        """End the work, and let another process lead."""
+        """End the work and release the lock, so that another process can become the leader."""
         self._end()
         self._lock.release()
 

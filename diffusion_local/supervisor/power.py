@@ -1,7 +1,8 @@
-"""Protects the hardware: rests the batch lane while a GPU is hot or used by other programs, and sleeps when all is
-done.
+"""Protects the hardware: rests the batch lane while a GPU is hot or used by other programs, and puts the machine to
+sleep when all lists are done.
 
-Interactive jobs still run. A user's own pause is independent; a user's resume ends a rest until its cause recurs.
+Interactive jobs still run. A user's own pause is independent of a rest; a user's resume ends a rest until its cause
+recurs.
 """
 
 import logging
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 COOLER_BY = 8  # °C below the limit before work resumes, to avoid oscillation
-FREE_SECONDS = 30.0  # how long other programs must have left the GPU alone before work resumes
+FREE_SECONDS = 30.0  # how long no other program may have used the GPU before work resumes
 NOTICE = timedelta(seconds=60)  # between announcing sleep and going to sleep
 COMMANDS = {
     "linux": {"sleep": ["systemctl", "suspend"], "shutdown": ["systemctl", "poweroff"]},
@@ -38,7 +39,7 @@ COMMANDS = {
 
 
 def run_command(command: list[str]) -> None:
-    """Raises OSError and subprocess.SubprocessError."""
+    """Run a command. Raises OSError and subprocess.SubprocessError."""
     subprocess.run(command, check=True, capture_output=True, timeout=30)
 
 
@@ -94,7 +95,7 @@ class PowerPolicy:
         found = self._read()
         reason = concatenate(filter(None, (self._heat(found), self._share(found, now))))
         if bool(reason) == bool(self._resting):
-            return  # also if a user has resumed meanwhile: the cause must recur
+            return  # also if a user has resumed the lane meanwhile: it rests again only when the cause recurs
         self._resting = reason
         self._control.rest(reason)
         if reason:
@@ -131,7 +132,7 @@ class PowerPolicy:
     # -- sleep -----------------------------------------------------------------------------------------------------
 
     def _sleep_if_done(self, now: datetime) -> None:
-        """Announce sleep, and go to sleep after the notice unless new work came or a user objected."""
+        """Announce sleep, and sleep after the notice unless new jobs arrive or a user cancels it."""
         announced = self._control.sleep_at()
         if utc_text(now) < self._since:  # the clock was set back
             self._since = utc_text(now)

@@ -1,4 +1,4 @@
-"""``serve``: starts the web process and one worker per device, restarts them when they die, and stops all together."""
+"""``serve``: starts the web process and one worker per device, restarts them when they die, and stops them all."""
 
 import json
 import logging
@@ -37,10 +37,10 @@ log = logging.getLogger("diffusion_local.supervisor.supervisor")
 
 POLL_SECONDS = 0.2
 JOBS_POLL_SECONDS = 5.0
-FIRST_RESTART_DELAY = 0.5  # doubled at each consecutive death, up to the last
+FIRST_RESTART_DELAY = 0.5  # doubled at each consecutive death, up to LAST_RESTART_DELAY
 LAST_RESTART_DELAY = 30.0
-STEADY_SECONDS = 60.0  # a worker that ran so long restarts with the first delay
-HEALTHY_SECONDS = 10.0  # the same for a web process that has answered so long
+STEADY_SECONDS = 60.0  # a worker that ran this long restarts with the first delay
+HEALTHY_SECONDS = 10.0  # as does a web process that has been healthy this long
 STOP_SECONDS = 6.0
 FAULT_SECONDS = 1.0  # pause after a storage fault
 LENIENT_POLLS = 3
@@ -72,7 +72,7 @@ class Child:
             [sys.executable, "-m", self.module, *self.arguments, "--supervised"],
             stdin=subprocess.PIPE,
             env=settings.child_environ(),
-            start_new_session=True,  # Ctrl-C in the terminal reaches only us; we stop the children in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the children in order
         )
         self.started, self.hung, self.kills = time.monotonic(), False, exit_causes.count_oom_kills()
 
@@ -99,11 +99,11 @@ class Supervisor:
         self._again = False
 
     def run(self) -> bool:
-        """Run until stopped; whether it is to be started again, as a person asked on the page.
+        """Run until stopped; returns whether a user asked on the page for a restart.
 
         Raises HomeInUse if another ``serve`` uses this home, InvalidParams if the port is taken.
         """
-        run_as(LOCAL)  # also for the threads of chores, webhooks and downloads
+        run_as(LOCAL)  # also applies to the threads of chores, webhooks and downloads
         self._settings.make_folders()
         with hold_home(self._settings):
             check_modes(self._settings)
@@ -185,7 +185,7 @@ class Supervisor:
             wait = child.plan_restart(self._was_steady(child))
             log.warning("%s: %s; again in %.1f s", child.name, death.text, wait)
             if child.slot:
-                # If storage is at fault, the worker's successor recovers instead.
+                # If this fails because of storage, the worker's successor recovers the jobs.
                 lost = slots.HUNG if child.hung else slots.LOST
                 failure = exit_causes.failure_of(lost, death, self._settings, child.slot)
                 self._try(slots.recover_if_free, services, child.slot, failure)
@@ -203,7 +203,7 @@ class Supervisor:
         return self._watchdog.healthy_seconds > HEALTHY_SECONDS
 
     def _check_jobs(self, services: Services) -> None:
-        """Periodically kill hung workers, and recover jobs of workers that nobody else supervises."""
+        """Periodically kill hung workers, and recover jobs of workers without another supervisor."""
         since = time.monotonic() - self._looked_at_jobs
         if since < JOBS_POLL_SECONDS:
             return
@@ -222,7 +222,7 @@ class Supervisor:
     def _kill_hung(self, services: Services) -> None:
         """Kill workers that report no progress within their job's limit.
 
-        Silence is measured by a monotonic clock, which neither time changes nor suspend affect.
+        Silence is measured by a monotonic clock, which is not affected by clock changes or suspension.
         """
         now = time.monotonic()
         for child in self._children:
@@ -242,7 +242,7 @@ class Supervisor:
                     child.process.kill()
 
     def _stop_children(self) -> None:
-        """Ask all children to stop; workers set to finish their picture get the time, until a second Ctrl-C."""
+        """Ask all children to stop. Workers that finish their picture first may do so until a second Ctrl-C."""
         self._terminate()
         while any(child.alive for child in self._children) and not self._stop.now.wait(POLL_SECONDS):
             continue
@@ -299,7 +299,7 @@ def write_address(settings: Settings) -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises InvalidParams if it is taken or not allowed."""
+    """The port, or a free one for 0. Raises InvalidParams if it is taken or not permitted."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if os.name != "nt":

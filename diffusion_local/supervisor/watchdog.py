@@ -1,8 +1,8 @@
-"""Detects what is alive but useless: the web process that no longer answers ``/healthz`` (killed), and workers on
-other machines whose lease expired or that hang (their jobs are requeued).
+"""Detects processes that are alive but hung: a web process that no longer answers ``/healthz`` is killed, and jobs of
+remote workers that hang or whose lease has expired are requeued.
 
-A process can be stopped, in an endless computation, or have a blocked event loop. Any response counts, even an error or
-a closed connection: only silence is a reason to kill.
+A process may be stopped, in an endless computation, or have a blocked event loop. Any response counts as life, even an
+error or a closed connection; only silence is a reason to kill.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ INTERVAL_SECONDS = 5.0
 STARTING_INTERVAL = 0.2  # until the first response
 MAX_STARTING = 300.0  # seconds allowed until the first response
 TIMEOUT_SECONDS = 5.0
-MAX_FAILURES = 4  # in a row: a process may be busy for some seconds
-MISSED_SECONDS = 5.0  # delay of our own loop from which we must have been suspended ourselves
+MAX_FAILURES = 4  # consecutive ones, because a process may be busy for some seconds
+MISSED_SECONDS = 5.0  # a longer delay of the watchdog's own loop means that this process was suspended
 
 
 class Killable(Protocol):
@@ -38,7 +38,7 @@ class Watchdog:
     """Runs on its own thread, because a probe may take its whole timeout."""
 
     def __init__(self, answers: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
-        """``answers`` probes the process and takes about TIMEOUT_SECONDS at most."""
+        """``answers`` probes the process and returns within about TIMEOUT_SECONDS."""
         self._answers = answers
         self._clock = clock
         self._lock = threading.Lock()
@@ -83,7 +83,7 @@ class Watchdog:
             late = now - self._turn_at > INTERVAL_SECONDS + TIMEOUT_SECONDS + MISSED_SECONDS
             self._turn_at = now
             process = self._watched
-            if process is None or process is not asked:  # it was replaced meanwhile
+            if process is None or process is not asked:  # the process was replaced meanwhile
                 return
             if answered:
                 self._failures = 0
@@ -102,12 +102,12 @@ class Watchdog:
         while not self._stop.wait(INTERVAL_SECONDS if self._answered_at else STARTING_INTERVAL):
             try:
                 self.poll()
-            except Exception:  # nobody else would notice an error in this thread
+            except Exception:  # an error in this thread would otherwise go unnoticed
                 log.exception("the watchdog could not look")
 
 
 def answers(settings: Settings) -> bool:
-    """Whether the server on this machine responds in time, with anything."""
+    """Whether the server on this machine sends any response in time."""
     connection = connect(settings)
     try:
         connection.request("GET", "/healthz", headers={"Connection": "close"})
@@ -132,14 +132,14 @@ def connect(settings: Settings) -> http.client.HTTPConnection:
     return http.client.HTTPSConnection(host, settings.port, timeout=TIMEOUT_SECONDS, context=context)
 
 
-JUMP_SECONDS = 10.0  # by which the clock may differ from the monotonic one between two polls
-LONGEST_GAP = 15.0  # seconds between two polls; after a longer one silence means nothing
+JUMP_SECONDS = 10.0  # allowed difference between wall clock and monotonic clock between two polls
+LONGEST_GAP = 15.0  # seconds between two polls; after a longer gap, workers' silence means nothing
 
 Report = tuple[str, str]  # job, time of its last report
 
 
 class LeaseWatch:
-    """``poll`` is called every few seconds by the supervisor."""
+    """Watches the leases of remote workers. The supervisor calls ``poll`` every few seconds."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class LeaseWatch:
         self._heard: dict[str, dict[Report, float]] = {}
 
     def poll(self, healthy_seconds: float) -> None:
-        """``healthy_seconds``: for how long workers have been able to reach the web process."""
+        """Requeue jobs of lost and hung workers. ``healthy_seconds``: how long workers could reach the web process."""
         now, wall = self._clock(), self._wall()
         before, self._polled = self._polled, (now, wall)
         if before is not None:
@@ -165,14 +165,15 @@ class LeaseWatch:
             if passed > LONGEST_GAP:
                 self._heard.clear()
         if healthy_seconds <= self._services.settings.lease_seconds:
-            self._heard.clear()  # nobody could report
+            self._heard.clear()  # no worker could report
             return
         slots.recover_expired(self._services)  # live workers have renewed their leases since the web process started
         self._end_hung(now)
 
     def _end_hung(self, now: float) -> None:
-        """A worker whose heartbeat goes on may hang all the same: its jobs then report no progress within their limit,
-        by the rule that holds for workers of this machine.
+        """End the leases of workers that send heartbeats but whose jobs report no progress within their limit.
+
+        The limit is the same as for workers on this machine.
         """
         view, timeout = self._services.view, self._services.settings.step_timeout
         found: dict[str, dict[Report, float]] = {}
