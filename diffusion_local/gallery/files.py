@@ -151,7 +151,7 @@ class ImageFiles:
     def _write_thumbnail(self, key: str, thumbnail: bytes) -> None:
         self._companion(key, ".webp").write(lambda file: file.write(thumbnail))
 
-    # -- what pictures begin from, and what is made of them ------------------------------------------------------------
+    # -- source pictures and derived files -----------------------------------------------------------------------------
 
     def source(self, source_id: str) -> StoredFile:
         """A source picture or mask: a PNG named by the SHA-256 of its content."""

@@ -84,7 +84,7 @@ class SourceOwners:
             return bool(db.scalar(f"SELECT {RULES_ALL} OR {ADDED} OR {USED}", id=source_id))
 
 
-#: Control pictures whose ids are remembered.
+#: Control pictures whose ids are cached.
 MOST_SEEN = 1024
 #: Formats whose further frames or pages are real pictures; in a JPEG they are previews and gain maps.
 ANIMATED = ("PNG", "GIF", "WEBP", "AVIF", "TIFF")
@@ -325,7 +325,7 @@ def to_8_bits(picture: PIL.Image) -> PIL.Image:
     if picture.mode not in image_decoding.WIDE:
         return picture
     wide = picture.convert("F")
-    high = max(0.0, float(wide.getextrema()[1]))  # type: ignore[arg-type]  # of one channel it is a number
+    high = max(0.0, float(wide.getextrema()[1]))  # type: ignore[arg-type]  # a number for one channel
     scales = (1.0, 255.0) if picture.mode == "F" else (65_535.0, 2_147_483_647.0)
     scale = next((each for each in scales if high <= each), high)
     scaled = wide.point(lambda value: value * (255 / scale) + 0.5).convert("L")

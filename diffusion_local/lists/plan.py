@@ -123,7 +123,7 @@ class ListPlan:
             for pair in draft.all_pairs():
                 draft.finish(pair)
             return self._count(draft, draft.all_pairs(), seeds, draft.count)
-        state = rng.getstate()  # drawn twice with equal results: to validate, then to use
+        state = rng.getstate()  # draw twice with equal results: first to validate, then to use
         for _ in range(count):
             draft.finish(draft.draw(rng))
         rng.setstate(state)

@@ -40,7 +40,7 @@ def check_folder(folder: Path) -> None:
             _must_exist(folder, part / "preprocessor_config.json")
         elif name == "scheduler":
             _must_exist(folder, part / "scheduler_config.json")
-        elif name.endswith("guider"):  # settings of guidance, without weights
+        elif name.endswith("guider"):  # guidance settings, without weights
             _must_exist(folder, part / "guider_config.json")
         else:
             _must_exist(folder, part / "config.json")

@@ -50,7 +50,7 @@ MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (SCALED_FP8, frozenset(("scale_weight", "weight_scale", "scale_input", "scaled_fp8"))),
     (GPTQ, frozenset(("qzeros", "g_idx"))),
 )
-#: Tensors that describe the quantisation of others; they are not weights.
+#: Tensors that describe the quantisation of other tensors and are not weights themselves.
 AIDS = re.compile(
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*|SCB|comfy_quant|scale_weight|scale_input"
     r"|weight_scale(_2)?|input_scale|wscales|smooth(_orig|_factor(_orig)?)?)$"

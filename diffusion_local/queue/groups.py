@@ -54,7 +54,7 @@ BEHIND = (
 #: Limit of jobs visited for a page's estimates; jobs behind them are hours away.
 MOST_ESTIMATED = 20_000
 MOST_SCANNED = 50
-MAX_TEXT = 200  # characters of a filter
+MAX_TEXT = 200  # characters per field of a filter
 
 
 class ListPosition(NamedTuple):

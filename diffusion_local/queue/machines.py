@@ -224,7 +224,7 @@ def read_problem(stored: str) -> str:
     return from_json(stored, stored) if stored.startswith("{") else stored
 
 
-# -- counts of pictures ------------------------------------------------------------------------------------------------
+# -- picture counts ----------------------------------------------------------------------------------------------------
 
 
 def hour_of(moment: datetime) -> str:

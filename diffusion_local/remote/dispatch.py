@@ -145,7 +145,7 @@ class RemoteDispatch:
 
     def check(self) -> None:
         """Ask the studio whether it would take this worker, without taking the slot. Raises UserError if not."""
-        with contextlib.suppress(LeaseLost):  # it knows the credential and the protocol
+        with contextlib.suppress(LeaseLost):  # this answer shows that the credential and protocol are accepted
             self._request("paused", (), {})
 
     def problem(self) -> Message | None:

@@ -51,7 +51,7 @@ class RemoteServer:
                 answer.read()
                 raise self._error(answer)
             rest = ""
-            for chunk in answer.iter_text():  # not iter_lines, which also splits at other Unicode line ends
+            for chunk in answer.iter_text():  # not iter_lines, which also splits at other Unicode line breaks
                 *whole, rest = (rest + chunk).split("\n")
                 yield from (f"{line}\n" for line in whole)
             if rest:

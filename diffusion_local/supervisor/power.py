@@ -61,7 +61,7 @@ class PowerPolicy:
         self._polled_at = float("-inf")
         self._resting = ""
         self._hot: set[int] = set()
-        self._shared: dict[int, float] = {}  # GPU: monotonic time when another program was last seen on it
+        self._shared: dict[int, float] = {}  # by GPU: monotonic time at which another program was last seen on it
         self._since = utc_text(datetime.now(UTC))  # sleep follows only lists that end after this
         self._sleep_at = ""
 

@@ -66,7 +66,7 @@ class Reporter:
             self._drawing = {name: future for name, future in self._drawing.items() if not future.done()}
             try:
                 finish = preview()
-            except Exception as problem:  # a picture is worth more than its preview
+            except Exception as problem:  # a failing preview must not fail the picture
                 log.warning("step without a preview: %s", problem)
                 return
             self._drawing[job.id] = self._previewer.submit(
@@ -127,7 +127,7 @@ class PassReporter:
 
     def _on_step(self, job: Job, step: int, preview: Preview | None) -> None:
         part, now = self.parts[job.id], time.monotonic()
-        if step != self._step or now - self._asked >= ASK_SECONDS:  # the first part of a step asks for all
+        if step != self._step or now - self._asked >= ASK_SECONDS:  # the first part of a step exchanges for all parts
             self._step = step
             write = now - self._reported >= REPORT_SECONDS or step == job.params.total_steps
             # a pass that can be held is not ended by a stop: it is stored for the next start

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 SAVERS = 2  # threads
 TRY_SECONDS = 1.0  # between two checks whether a waiting picture can be saved
-KEEP_SECONDS = 1.0  # between two reports about pictures that wait to be saved
+KEEP_SECONDS = 1.0  # between two reports about pictures waiting to be saved
 #: Runs the work and settles the job by the exception it raises.
 Settle = Callable[[Job, Callable[[], None]], bool]
 
