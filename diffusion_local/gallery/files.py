@@ -209,7 +209,7 @@ class ImageFiles:
         """A stored report, by file name."""
         return StoredFile(self._blobs, f"{Area.REPORTS}/{name}")
 
-    # -- room --------------------------------------------------------------------------------------------------------
+    # -- free space --------------------------------------------------------------------------------------------------
 
     def probe(self, size: int = PROBE_BYTES) -> None:
         """Check that ``size`` bytes can be written to the gallery. Raises StorageProblem."""

@@ -98,7 +98,7 @@ class Pictures:
             actor.current().require_own(self._images.get(image_id).owner, message("the_picture", id=image_id))
         return list(image_ids)
 
-    # -- to take home ------------------------------------------------------------------------------------------------
+    # -- downloads ---------------------------------------------------------------------------------------------------
 
     @with_fields(GalleryFilter)
     def zip(self, image_ids: Sequence[str] = (), **filters: Any) -> Iterator[bytes]:

@@ -82,7 +82,7 @@ class Library:
         self._fits = fits
         self._workers = workers
 
-    # -- look ------------------------------------------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------------------------------
 
     def models(self) -> list[Model]:
         """Every entry, the default model first; rescans the folders."""
@@ -145,7 +145,7 @@ class Library:
         """The curated models that can be downloaded and that this version can run."""
         return [each for each in curated_models() if each.id and families.get(each.family).supported]
 
-    # -- add and take out ------------------------------------------------------------------------------------------
+    # -- add and remove --------------------------------------------------------------------------------------------
 
     def add(self, path: str) -> list[Model]:
         """Add models in place, without copying: a diffusers folder, a checkpoint, or a folder of these.
@@ -206,7 +206,7 @@ class Library:
         self._fits.delete(model.id)  # measured with other weights
         return self._catalog.get(model.id)
 
-    # -- load from the hub -----------------------------------------------------------------------------------------
+    # -- downloads -------------------------------------------------------------------------------------------------
 
     def download(
         self, repo: str, file: str = "", into: str = "models", revision: str = "main", digest: str = ""
