@@ -74,7 +74,7 @@ class Pool:
             self.sources.setdefault(source.part, []).append((place, source))
 
     def best(self, part: str, slot: str) -> Source | None:
-        """The best source of a part; None if there is none. VAEs that differ only in weights can replace each other."""
+        """The best source of a part, or None. A VAE with a shared id (``parts.LATENTS``) fits all its models."""
         for name in (part, parts.LATENTS.get(part)):
             among = sorted(self.sources.get(name or "", ()), key=lambda each: (each[0], each[1].rank))
             if among:

@@ -1,7 +1,7 @@
 """Reads the header of a GGUF file, its metadata and tensors, without the weights.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shapes are in PyTorch's order, with the fastest dimension
-last. Of the metadata's arrays, such as a tokenizer's words, only small numeric ones are kept.
+last. Of the metadata's arrays, such as a tokenizer's words, only the length is kept, except for small numeric ones.
 """
 
 import mmap
@@ -80,7 +80,7 @@ class Reader:
         return str(self.number(SCALARS[kind]))
 
     def _array(self) -> str:
-        """A small array of numbers as ``1,2,3``; other arrays are skipped."""
+        """A small array of numbers as ``1,2,3``; other arrays are skipped and returned as ``[length]``."""
         kind, count = self.number("<I"), self.length(MAX_ITEMS)
         self._items += count
         if self._items > MAX_ITEMS:
