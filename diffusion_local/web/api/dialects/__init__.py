@@ -1,4 +1,4 @@
-"""APIs of other servers on top of the Studio, for existing clients of those.
+"""APIs of other servers on top of the Studio, for their existing clients.
 
 Parameters that a client sends by default must work: those that request nothing are ignored, and unsupported sizes and
 samplers are adapted, each with a warning in the response. Parameters that would change the picture and cannot be
@@ -20,13 +20,13 @@ from diffusion_local.web.api.dialects import a1111, cog, comfyui, openai, replic
 from diffusion_local.web.api.watch import Watch
 
 DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate, comfyui)
-#: Where all of a dialect's routes are, so that what none of them takes is told here.
+#: Path prefixes of the dialects' routes. ``elsewhere`` answers the requests below them that match no route.
 PREFIXES = ("/v1", "/sdapi", "/controlnet", "/predictions", "/replicate")
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    """The routes of all dialects; other paths below theirs are 404, other methods 405."""
+    """The routes of all dialects; unknown paths below PREFIXES get 404, known paths with another method 405."""
     found = APIRouter()
     parts = [dialect.router(studio, watch, settings) for dialect in DIALECTS]
     known = [route for part in parts for route in part.routes if isinstance(route, APIRoute)]

@@ -64,8 +64,8 @@ class Aliases:
 
 
 def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str = "model") -> tuple[Model, list[str]]:
-    """(the model, warnings). A name may be a model's id, its file, ``owner/name`` or an alias; without a name the
-    default. Raises InvalidParams.
+    """(the model, warnings). ``name``: a model's id, file name, ``owner/name`` or alias; empty for the default model.
+    Raises InvalidParams if there is no such model.
     """
     if name is None or name == "":
         return models[0], []
@@ -119,8 +119,8 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
 
 
 def fit_second_pass(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
-    """Adapt a second pass: one with more pixels than the model can make at once is made in tiles, as large as possible.
-    Invalid values are left for the Studio to refuse.
+    """Adapt a second pass: one with more pixels than the model can make at once is split into tiles, as large as
+    possible. Invalid values are left for the Studio to refuse.
     """
     scale, tile = done.options.get("hires_scale"), done.options.get("hires_tile")
     if not isinstance(scale, int | float) or not 1 <= scale <= LARGEST or tile:

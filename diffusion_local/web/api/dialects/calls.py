@@ -21,8 +21,8 @@ from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation, sentence
 
-LONGEST = MAX_WAIT  # seconds that a call which knows no time-out may stay
-MOST_CALLERS = 32  # of one account: its programs and addresses
+LONGEST = MAX_WAIT  # seconds; limit of calls that have no time-out of their own
+MOST_CALLERS = 32  # per account; a caller is a program at an address
 MOST_ACCOUNTS = 1000
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def sentences(request: Request, error: UserError) -> str:
 
 
 async def name_given(request: Request, field: str, names: Sequence[str]) -> str:
-    """Of a dialect's names for a field, the one in the JSON request; else the first one."""
+    """The name for a field that the JSON request uses; if it uses none, the first of the dialect's ``names``."""
     if not names:
         return field
     try:
@@ -131,7 +131,7 @@ def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None
 
 
 def outcome(studio: Studio, job_ids: list[str]) -> tuple[list[tuple[Job, Image]], list[Job]]:
-    """(jobs with their pictures, the other jobs)."""
+    """(jobs with their pictures, jobs without a picture)."""
     jobs = [studio.job(job_id) for job_id in job_ids]
     images = studio.images_of(jobs)
     return [(job, images[job.id]) for job in jobs if job.id in images], [job for job in jobs if job.id not in images]

@@ -1,11 +1,12 @@
-"""Predictions as cog and Replicate have them, for Replicate's Python and JavaScript clients and for cog's.
+"""Predictions in the format of cog and Replicate, for Replicate's Python and JavaScript clients and for cog's.
 
-The routes are below ``/predictions``; ``paths`` leads Replicate's own addresses there. As in cog a call waits for its
-end unless it says ``Prefer: respond-async``, and ``wait=N`` bounds the wait; at Replicate's addresses it only waits if
-it says ``Prefer: wait``. An id that the client chose makes a repeated call the same prediction. A webhook hears of the
-start and of the end, each time the prediction as it is then, signed as Replicate signs; `output` and `logs` may stand
-in its filter, but are not told on their own. Inputs that have no effect here are passed over, with a line in `logs`.
-A picture comes as a data URL, or as the address of a file or picture of this server: no other address is fetched.
+The routes are below ``/predictions``; ``paths`` maps Replicate's URLs to them. As in cog, a call waits until the
+prediction has ended, unless it sends ``Prefer: respond-async``; ``wait=N`` limits the wait. At Replicate's URLs a call
+waits only if it sends ``Prefer: wait``. Repeating a call with an id chosen by the client returns the same prediction.
+
+A webhook gets the prediction at its start and at its end, signed as Replicate signs; its filter accepts `output` and
+`logs`, but there are no separate events for them. Inputs without effect here are ignored, with a line in `logs`. Input
+pictures are data URLs, or URLs of files and pictures of this server; no other URL is fetched.
 """
 
 import json
@@ -51,7 +52,7 @@ PREDICTIONS_PER_PAGE = 20
 WAIT = 60.0  # seconds of Replicate's ``Prefer: wait``
 NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "context": ({},)}
 Prefer = Annotated[str | None, Header(description="`respond-async` or `wait=N` (RFC 7240)")]
-#: Inputs of Replicate's models that change nothing here, and the value of each that asks for nothing.
+#: Inputs of Replicate's models that have no effect here, with their neutral values.
 HARMLESS: dict[str, Any] = {
     "apply_watermark": False,
     "cost": None,
@@ -73,15 +74,15 @@ HARMLESS: dict[str, Any] = {
     "safety_tolerance": None,
     "speed_mode": None,
 }
-#: Shapes that say nothing of the size.
+#: Values of ``size`` and ``aspect_ratio`` that leave the size open.
 NO_SHAPE = ("", "custom", "match_input_image")
-#: Addresses of this server that name a picture: of an uploaded file, a source, or the gallery.
+#: Paths of pictures on this server: uploaded files, sources, and the gallery.
 OWN_FILE = re.compile(r"(?:/replicate)?/v1/files/(?P<file>[0-9a-f]{64})|/sources/(?P<source>[0-9a-f]{64})\.png")
 OWN_IMAGE = re.compile(r"/images/(?P<image>[^/?]+)\.\w+(?:\?.*)?")
 
 
 class Named(BaseModel):
-    """Names of our options, or those of image models on Replicate."""
+    """Inputs under the names of our options, or of image models on Replicate."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -94,13 +95,13 @@ class Named(BaseModel):
     fit: str | None = Field(None, description="strict refuses sizes and samplers that the model lacks")
 
 
-#: Names of this dialect alone: in A1111's API a scheduler is the spacing of the noise levels.
+#: Names that only this dialect accepts: in A1111's API, "scheduler" means the spacing of the noise levels.
 ALSO = {"sampler": ("scheduler",), "source": ("input_image", "init_image", "image_input")}
 INPUT_FIELDS: dict[str, Any] = {
     option.name: field_of(option, option.name, *option.spellings, *ALSO.get(option.name, ())) for option in options_of()
 }
 Input: Any = create_model("Input", __base__=Named, __doc__=Named.__doc__, **INPUT_FIELDS)
-#: The names under which callers give our options; the first one that a request holds is told in a refusal.
+#: Accepted names of each option; an error uses the first one that the request contains.
 SPELLED: dict[str, tuple[str, ...]] = {
     option.name: (*ALSO.get(option.name, ()), *option.spellings, option.name) for option in options_of()
 } | {"count": ("num_outputs", "count")}
@@ -204,7 +205,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         name = chosen or receipt.batch_id
         content = await anyio.to_thread.run_sync(shape, studio, request, name, receipt.batch_id)
         if replicate and not finished:
-            content["status"] = "starting"  # with another status its Python client takes the output for complete
+            content["status"] = "starting"  # with any other status, Replicate's Python client takes the output as final
         headers = preference.headers | {"Location": content["urls"]["get"]}
         return JSONResponse(content, 201 if replicate else 200 if finished else 202, headers=headers)
 
@@ -238,8 +239,9 @@ def read(
 
 
 def chosen_model(studio: Studio, aliases: Aliases, name: str, version: str | None) -> tuple[Model, list[str]]:
-    """(the model that a request names, lines for the log). A version that is not known means the default model, as one
-    of Replicate's is a digest that only it knows. Raises InvalidParams."""
+    """(the model that a request names, lines for the log). An unknown version means the default model, because
+    Replicate's versions are digests without meaning here. Raises InvalidParams if there is no such model.
+    """
     models = studio.models()
     if name:
         return model_named(models, name, aliases)
@@ -255,7 +257,7 @@ def chosen_model(studio: Studio, aliases: Aliases, name: str, version: str | Non
 
 
 def pixels(megapixels: float | str | None) -> float | None:
-    """Raises InvalidParams."""
+    """Megapixels as a number, from text such as ``1 MP`` too; None means the default. Raises InvalidParams."""
     if megapixels is None or megapixels == "match_input":
         return None
     try:
@@ -302,7 +304,7 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
 
 
 async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
-    """A prediction's changes until it ends."""
+    """Server-sent events of a prediction until it ends, starting from the state ``told``; ``ask`` reads a new one."""
     number, logs, seen = 0, "", (-1, -1)
 
     def event(name: str, data: str) -> str:

@@ -14,13 +14,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPENAI, A1111, REPLICATE, COG, COMFYUI = "openai", "a1111", "replicate", "cog", "comfyui"
-#: The first parts of ComfyUI's paths. It has them below ``/api`` too, where ``/api/v1`` is ours.
+#: First segments of ComfyUI's paths. ComfyUI also serves them below ``/api``, where ``/api/v1`` is ours.
 OF_COMFYUI = (
     "prompt|queue|history|view|upload|object_info|system_stats|interrupt|free|embeddings|models|extensions|features|ws"
 )
-#: Where in the scope it says by which dialect's path a request came.
+#: Key in the ASGI scope for the dialect whose path the request used.
 DIALECT = "diffusion_local.dialect"
-#: (dialect, path that clients use, path of the route); the first one that fits holds.
+#: (dialect, pattern of clients' paths, path of the route); the first match wins.
 ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (dialect, re.compile(pattern), path)
     for dialect, pattern, path in (
@@ -45,7 +45,7 @@ ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         (COMFYUI, rf"(?:/comfyui)?(?:/api)?(/(?:{OF_COMFYUI})(?:/.*)?)", r"\1"),
     )
 )
-#: A refusal in a dialect's shape: (status, code, message, field) -> body.
+#: Formats an error for a dialect: (status, code, message, field) -> body.
 Shape = Callable[[int, str, str, str | None], dict[str, Any]]
 
 
@@ -78,9 +78,10 @@ REFUSAL_SHAPES: dict[str, Shape] = {
 }
 
 
-#: OpenAI's and Replicate's lists of models are at one path; Replicate's clients name themselves.
+#: OpenAI and Replicate list models at the same path; Replicate's clients are recognized by their User-Agent.
 MODELS, OF_REPLICATE = "/v1/models", b"replicate-"
-#: Draw Things has its configuration where our page is; programs in Node, which SillyTavern is, read no pages.
+#: Draw Things serves its configuration at ``/``, where our page is. Requests from Node, such as SillyTavern's, get the
+#: configuration, because browsers have another User-Agent.
 DRAW_THINGS, OF_NODE = "/sdapi/v1/draw-things", (b"node", b"undici", b"sillytavern")
 
 
@@ -103,7 +104,7 @@ def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str,
 
 
 class Paths:
-    """ASGI middleware, outside of those that use the path."""
+    """ASGI middleware that maps clients' paths to routes; must enclose every middleware that reads the path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

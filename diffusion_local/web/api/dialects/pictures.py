@@ -23,8 +23,8 @@ def inverted(mask: PIL.Image) -> bytes:
 
 
 def painted_where_clear(picture: PIL.Image) -> bytes | None:
-    """OpenAI's masks are transparent where a picture is repainted, ours are white. None if nothing is transparent.
-    Raises Overloaded.
+    """Convert an OpenAI mask, transparent where the picture is repainted, to one of ours, which is white there. None if
+    nothing is transparent. Raises Overloaded.
     """
     if not picture.has_transparency_data:
         return None
@@ -34,8 +34,8 @@ def painted_where_clear(picture: PIL.Image) -> bytes | None:
 
 
 def in_size(picture: PIL.Image, size: tuple[int, int], mode: int) -> bytes:
-    """A picture resized as by A1111's resize mode: 0 stretches, 2 keeps the whole picture and extends its edges. PNG.
-    Raises Overloaded.
+    """Resize a picture by A1111's resize mode: 0 stretches, 2 keeps the whole picture and extends its edges. Returns a
+    PNG. Raises Overloaded.
     """
     with image_decoding.share(picture):
         if mode == 0:
@@ -52,7 +52,9 @@ def in_size(picture: PIL.Image, size: tuple[int, int], mode: int) -> bytes:
 def edges(
     whole: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
 ) -> list[tuple[tuple[int, int, int, int], tuple[int, int, int, int]]]:
-    """(a line at an edge of a picture, the part of the larger one that it fills), where there is such a part."""
+    """Boxes (left, top, right, bottom) that extend a picture at ``corner`` to a larger size: (a line at its edge, the
+    part of the result that this line fills). Empty parts are left out.
+    """
     (width, height), (left, top) = whole, corner
     right, bottom = left + width, top + height
     found = [
@@ -71,8 +73,8 @@ def as_png(picture: PIL.Image) -> bytes:
 
 
 def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[str, str]) -> bytes:
-    """A picture's file in a format, with its recipe (``texts``): the stored bytes if it is stored in that format.
-    Raises Overloaded.
+    """A picture's file in a format, with its recipe (``texts``). A stored PNG is returned unchanged as PNG. Raises
+    Overloaded.
     """
     if form == "png" and stored.suffix == ".png":
         return stored.read_bytes()

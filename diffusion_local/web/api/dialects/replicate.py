@@ -35,7 +35,7 @@ UPLOAD_FORM = {
 }
 BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_FORM}}}}
 ITEMS_PER_PAGE = 100
-#: What clients list, and this server has none of.
+#: Lists that clients request and that are always empty here.
 EMPTY_LISTS = ("/collections", "/deployments", "/trainings")
 LONG_AGO = "2020-01-01T00:00:00.000Z"  # models have no date of their own
 

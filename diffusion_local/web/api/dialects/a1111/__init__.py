@@ -75,7 +75,7 @@ EXTRA_GENERATION_PARAMS = ("Schedule type", "Hires upscale", "Hires steps", "Hir
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=refusing(refusal, SPELLED))
     chosen: PerAccount[dict[str, Any]] = PerAccount()  # options by caller
-    newest: PerAccount[list[Receipt]] = PerAccount()  # what each caller submitted last
+    newest: PerAccount[list[Receipt]] = PerAccount()  # each caller's last submission
     aliases = Aliases.of(settings.model_aliases)
 
     async def made(body: Common, request: Request) -> Response:
@@ -125,7 +125,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.post("/options")
     def set_options(body: dict[str, Any], request: Request) -> None:
         """Set this caller's model, VAE, CLIP skip and format; other options are refused."""
-        authority.check("submit")  # options serve nothing but later submissions
+        authority.check("submit")  # options only affect later submissions
         checked_options(studio, aliases, body)
         who = caller(request)
         chosen[who] = (chosen[who] or {}) | {name: body[name] for name in SETTABLE if body.get(name) is not None}
@@ -149,7 +149,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     draw_things.add(api, studio)
     extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(refusal, SPELLED))
     controlnet.add(extension, studio)
-    return APIRouter(routes=[*api.routes, *extension.routes])  # flat: what a dialect has is looked up by its routes
+    return APIRouter(routes=[*api.routes, *extension.routes])  # flat, because ``dialects.router`` matches single routes
 
 
 def answer(studio: Studio, body: Common, wish: Wish, receipt: Receipt) -> Response:
@@ -239,7 +239,7 @@ def preview(studio: Studio, job_id: str) -> str | None:
 def progress_of(studio: Studio, receipts: Sequence[Receipt], with_picture: bool = False) -> Json:
     try:
         jobs = [studio.job(job_id) for each in receipts for job_id in each.job_ids]
-    except NotFound:  # forgotten meanwhile
+    except NotFound:  # deleted meanwhile
         jobs = []
     left = [job for job in jobs if not job.final]
     running = next((job for job in left if job.step), None)

@@ -17,12 +17,12 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.uploads import decoded
 
-#: Name of the extension among the scripts, in lower case.
+#: Key of the extension in ``alwayson_scripts``, in lower case.
 SCRIPT = "controlnet"
-#: The beginning of a file's hash behind its name, with the spaces between, counted from their first one: long runs of
-#: spaces are read once.
+#: Prefix of a file's hash after its name, with the spaces before it. A match can only begin at the first space of a
+#: run, so that long runs take linear time.
 HASH = re.compile(r"(?:(?<!\s)\s+)?\[[0-9a-fA-F]{8,64}\]$")
-#: Modules of the extension by our preprocessors. Several of theirs that need weights have one of ours that needs none.
+#: Our preprocessors by the extension's module names. Some modules that need weights map to one that needs none.
 MODULES = {
     "none": ControlType.NONE, "canny": ControlType.CANNY, "softedge": ControlType.SOFT_EDGE,
     "softedge_hed": ControlType.SOFT_EDGE, "softedge_pidinet": ControlType.SOFT_EDGE,
@@ -40,8 +40,8 @@ MODULES = {
     "lineart_anime": ControlType.LINE_ART, "segment": ControlType.SEGMENT, "segmentation": ControlType.SEGMENT,
     "seg_ofade20k": ControlType.SEGMENT, "oneformer_ade20k": ControlType.SEGMENT, "seg_ufade20k": ControlType.SEGMENT,
 }  # fmt: skip
-#: Fields of a unit that have no effect here, with the values that ask for nothing. Preprocessors have fixed thresholds
-#: and work in the size of the job; a ControlNet counts as much as the prompt.
+#: Fields of a unit that have no effect here, with their neutral values. Preprocessors have fixed thresholds and work at
+#: the job's size; a ControlNet has the same weight as the prompt.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "control_mode": ("", 0, "Balanced"),
     "processor_res": ("", -1),

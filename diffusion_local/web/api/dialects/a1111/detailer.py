@@ -7,16 +7,16 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.options.types import Detail
 
-#: Name of the extension among the scripts, in lower case.
+#: Key of the extension in ``alwayson_scripts``, in lower case.
 SCRIPT = "adetailer"
-#: What the extension's models find, by the beginning of their names.
+#: What the extension's models detect, by prefix of their names.
 TARGETS = {"face": "face", "mediapipe_face": "face", "hand": "hand", "person": "person", "eye": "eye"}
-#: Our fields by the extension's names, of those that have one.
+#: Our field names by the extension's, where there is an equivalent.
 OPTION_OF_FIELD = {
     "ad_prompt": "prompt", "ad_denoising_strength": "strength", "ad_confidence": "confidence",
     "ad_inpaint_only_masked_padding": "padding",
 }  # fmt: skip
-#: Fields that change nothing here, with the values that ask for nothing; others beginning with ``ad_`` are warned of.
+#: Values of other fields that cause no warning; () means any value. For fields that are not listed it is False.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "ad_tab_enable": (True,), "ad_use_steps": (False, True), "ad_steps": (), "ad_mask_k": (), "ad_mask_k_largest": (),
     "ad_model": (), "ad_model_classes": (), "ad_inpaint_only_masked": (True,), "is_api": (True, False, [True], []),
@@ -44,7 +44,7 @@ def details_of(args: Any, field: str) -> tuple[list[dict[str, Any]], list[str]]:
 def detail_of(unit: dict[str, Any], field: str) -> dict[str, Any]:
     name = str(unit["ad_model"]).lower()
     target = next((known for start, known in TARGETS.items() if name.startswith(start)), "")
-    if classes := str(unit.get("ad_model_classes") or ""):  # of models that find what words name
+    if classes := str(unit.get("ad_model_classes") or ""):  # of open-vocabulary models, which detect these words
         target = classes.partition(",")[0].strip()
     if not target:
         raise InvalidParams(f"{field}.ad_model", message("one_of", known=list(TARGETS), got=echo(unit["ad_model"])))

@@ -1,7 +1,7 @@
 """Draw Things' HTTP API, as used by SillyTavern and scripts: A1111's txt2img and img2img under other field names, and
 its configuration at ``GET /``.
 
-The page is served at ``/`` too, so only programs get the configuration; see ``paths``.
+Browsers get our page at ``/``; ``paths`` routes only programs to the configuration.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from diffusion_local.options.table import LANCZOS
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 
-#: Its names for A1111's fields.
+#: A1111's field names by Draw Things' names.
 A1111_NAMES = {
     "batch_count": "n_iter",
     "guidance_scale": "cfg_scale",

@@ -40,7 +40,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "gfpgan_visibility": (0,),
 }
 
-#: Submits the arguments of several submits, and waits for all of them to end.
+#: Submits each set of arguments, and waits until all their jobs have ended.
 Ended = Callable[[list[dict[str, Any]], Request], Awaitable[list[Receipt]]]
 
 
@@ -151,7 +151,7 @@ def scale_to(body: Larger, width: int, height: int) -> float:
 
 
 def results(studio: Studio, body: Larger, receipts: list[Receipt]) -> list[str]:
-    """Raises InvalidParams."""
+    """The pictures of ended jobs in Base64. Raises InvalidParams if one is missing."""
     made, missed = outcome(studio, [job_id for each in receipts for job_id in each.job_ids])
     if missed:
         raise InvalidParams("image", message("not_enlarged", reason=why_not(missed[0])))
@@ -171,7 +171,7 @@ def in_base64(studio: Studio, body: Larger, image: Image) -> str:
 
 
 def opened(data: bytes) -> PIL.Image:
-    """Raises InvalidParams."""
+    """Open a picture; only its header is read. Raises InvalidParams if it is none."""
     try:
         return PIL.open(io.BytesIO(data), formats=INPUT_FORMATS)
     except (OSError, ValueError, SyntaxError, PIL.DecompressionBombError):

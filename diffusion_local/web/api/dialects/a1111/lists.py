@@ -16,7 +16,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.system import gpus
 from diffusion_local.web.api.dialects.a1111.reading import title
 
-#: Paths whose lists are always empty: clients ask for them whatever they are about to do.
+#: Responses, by path, for features that do not exist here; clients request these lists regardless.
 EMPTY_ANSWERS: dict[str, Any] = {
     "/hypernetworks": [],
     "/face-restorers": [],

@@ -33,7 +33,7 @@ from diffusion_local.web.api.uploads import decoded
 
 MOST_PICTURES = 100
 NONE = ("", "automatic", "none")
-#: What asks for nothing that we could not do.
+#: Unsupported fields, with the neutral values that are accepted.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "firstpass_image": ("",),
     "refiner_checkpoint": ("", "None"),
@@ -41,22 +41,22 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "script_name": ("", "None"),
     "tiling": (False,),
 }
-#: What lies under the mask at first, by A1111's numbers.
+#: Initial content of the masked area, in the order of A1111's numbers.
 FILLS = ("fill", "original", "latent noise", "latent nothing")
 OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
 READ_ELSEWHERE = ("enable_hr", "alwayson_scripts", "resize_mode", "styles", "fit")
-#: Formats of pictures in answers, by the setting ``samples_format``.
+#: Formats of pictures in responses, by the option ``samples_format``.
 ANSWER_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
-#: Says something about the answer or the saving, not about the picture.
+#: Fields about the response or about saving files; they do not change the picture.
 WITHOUT_EFFECT = {"do_not_save_grid", "do_not_save_samples", "override_settings_restore_afterwards", "save_images"}
 SETTABLE = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers", "samples_format")
 LEAST_SKIPPED, MOST_SKIPPED = map(int, OPTIONS["clip_skip"].bounds)
 
 
 SHORTEST_HASH = 8
-#: How a picture of another shape is resized: 0 stretched, 1 cropped (as the engine does), 2 filled at its edges.
+#: ``resize_mode`` for another aspect ratio: 0 stretches, 1 crops (as the engine does), 2 extends the edges.
 RESIZED, LATENT = (0, 1, 2), 3
-#: Our fields, as callers of this dialect know them.
+#: A1111's names for our options, used in warnings.
 A1111_FIELDS = {
     "size": "width",
     "hires_scale": "hr_scale",
@@ -66,7 +66,7 @@ A1111_FIELDS = {
 }
 
 
-#: Options that this dialect has ways of its own for: in the prompt, in options, or by another route.
+#: Options that this dialect takes from elsewhere: the prompt, A1111's options, the pictures, or the route.
 ITS_OWN = ("model", "kind", "loras", "vae", *PICTURES)
 
 
@@ -111,12 +111,12 @@ class Pictures(BaseModel):
     inpaint_full_res: bool | int | None = None
 
 
-#: The names under which callers give our fields; a refusal tells the one that the request holds.
+#: Accepted names of each option; an error uses the one that the request contains.
 SPELLED: dict[str, tuple[str, ...]] = {each.name: (name_of(each),) for each in options_of(without=ITS_OWN)}
 SPELLED |= {"sampler": ("sampler_name", "sampler_index"), "count": ("batch_size", "n_iter"), "source": ("init_images",)}
 
 Wanted: Any = create_model("Wanted", __base__=Common, **options_for(Kind.TXT2IMG))
-#: Of a mask; A1111's clients send them without one, too.
+#: Options that apply only with a mask; A1111's clients also send them without one.
 OF_MASKS = options_for(Kind.INPAINT, Kind.TXT2IMG, Kind.IMG2IMG)
 Changed: Any = create_model(
     "Changed", __base__=(Pictures, Wanted), **options_for(Kind.IMG2IMG, Kind.TXT2IMG), **OF_MASKS
@@ -153,7 +153,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     model, warnings = model_of(studio, aliases, set_up.get("sd_model_checkpoint"))
     sampler, schedule = sampler_of(body)
     skip = body.clip_skip if body.clip_skip is not None else set_up.get("CLIP_stop_at_last_layers")
-    declared = type(body).model_fields  # clients send img2img's fields to txt2img, too
+    declared = type(body).model_fields  # clients also send img2img's fields to txt2img
     taken = [each for each in options_of(without=ITS_OWN) if name_of(each) in declared]
     given = {each.name: getattr(body, name_of(each)) for each in taken}
     styles = styles_of(extra.get("styles"))
@@ -177,7 +177,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     if not strict:
         fit_second_pass(with_second, model, A1111_FIELDS)
     given, warnings = with_second.options, with_second.warnings
-    whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
+    whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # some pairs have one name here
     given |= {"sampler": whole or None, "schedule": spacing or None}
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
     for script, field, args in units:
@@ -200,7 +200,7 @@ def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def styles_of(given: Any) -> list[str]:
-    """Raises InvalidParams."""
+    """The names of the styles to apply. Raises InvalidParams if it is not a list of texts."""
     if given is None:
         return []
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
@@ -264,7 +264,7 @@ def pictures_of(
         with opened(studio.sources, data, field) as picture:
             return studio.sources.add(in_size(picture, size, mode), field).id
 
-    if most:  # it reads pictures beside the prompt, and begins from none
+    if most:  # the model reads pictures beside the prompt, instead of starting from one
         ids = [studio.sources.add(decoded("init_images", each), "init_images").id for each in body.init_images]
         return {"kind": "txt2img", "strength": None, "references": [{"image": each} for each in ids]}, warnings
     found: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}

@@ -9,9 +9,9 @@ from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 
-#: Our options of a second pass; ``hires_scale`` is what the others need.
+#: Our options of a second pass; all others need ``hires_scale``.
 HIRES_OPTIONS = ("hires_scale", *(name for name, option in OPTIONS.items() if option.needs == "hires_scale"))
-#: The second pass has the model, prompts and sampler of the first.
+#: Values accepted besides those of the first pass, whose model, prompts and sampler the second one uses.
 FIRST_PASS_VALUES: dict[str, tuple[Any, ...]] = {
     "hr_checkpoint_name": ("", "Use same checkpoint"),
     "hr_prompt": ("",),
@@ -19,7 +19,7 @@ FIRST_PASS_VALUES: dict[str, tuple[Any, ...]] = {
     "hr_sampler_name": ("", "Use same sampler"),
     "hr_scheduler": ("", "Automatic", "Use same scheduler"),
 }
-#: Their names in requests, and those of what else is read there.
+#: A1111's names for HIRES_OPTIONS, and its further fields of a second pass.
 HIRES_FIELDS = tuple(OPTIONS[name].web_api or name for name in HIRES_OPTIONS)
 FIELDS_WITHOUT_OPTION = ("hr_resize_x", "hr_resize_y", "denoising_strength", *FIRST_PASS_VALUES)
 #: A1111's defaults.
@@ -61,7 +61,7 @@ def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tupl
             raise InvalidParams(name, message("range", low=0, high=16384, got=echo(side)))
     if not any(wanted):
         scale = SCALE if given["hires_scale"] is None else given["hires_scale"]
-        if not scale:  # as an option it would mean no second pass
+        if not scale:  # as an option, 0 would mean no second pass
             raise InvalidParams("hr_scale", message("range", low=1, high=OPTIONS["hires_scale"].bounds[1], got=scale))
         return scale, []
     size = (given["width"], given["height"])

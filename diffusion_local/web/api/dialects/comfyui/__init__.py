@@ -39,15 +39,15 @@ from diffusion_local.web.files import StoredResponse
 from diffusion_local.web.refusals import NOT_CACHED, headers_of, sentence, status_of
 
 MOST_GRAPH_CHARS = 400_000
-MOST_NAMES = 500  # of uploads, for one account
-MOST_HISTORY = 64  # prompts, unless max_items says less
-#: ComfyUI's own release whose API this is, for clients that ask.
+MOST_NAMES = 500  # of uploads, per account
+MOST_HISTORY = 64  # prompts; max_items may lower it
+#: The ComfyUI release whose API this implements, as reported to clients.
 VERSION = "0.3.60"
 FILE_NAME = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
 TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 FOLDERS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
 FOLDERS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
-#: Folders that ComfyUI has and clients list, with nothing in them here.
+#: Folders of ComfyUI that clients list and that are always empty here.
 NO_FILES = (
     *(
         "audio_encoders",
@@ -266,7 +266,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     def kept_mask(name: str, data: bytes, reference: str) -> Json:
         original = parsed(reference, "original_ref")
         stored, _ = file_named(str(original.get("filename", "")))
-        mask = studio.sources.file(studio.sources.add(data, "image").id).read_bytes()  # within our limits
+        mask = studio.sources.file(studio.sources.add(data, "image").id).read_bytes()  # checked against our limits
         return kept_upload(name, with_alpha(stored.read_bytes(), mask))
 
     # -- about the server ----------------------------------------------------------------------------------------------

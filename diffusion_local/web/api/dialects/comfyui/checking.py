@@ -11,7 +11,7 @@ from typing import Any
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, WIDGETS, Input, Names
 
-MOST_NODES = 200  # that are looked at
+MOST_NODES = 200  # that are visited
 MOST_LISTED = 50  # values named in an error
 
 
@@ -52,7 +52,7 @@ def inputs_of(node: Any) -> dict[str, Any]:
 
 
 def reached(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
-    """The given nodes and all that they depend on; at most MOST_NODES and one more."""
+    """The given nodes and all that they depend on; stops early once there are more than MOST_NODES."""
     found, waiting = dict.fromkeys(ends), list(ends)
     while waiting and len(found) <= MOST_NODES:
         for value in inputs_of(graph[waiting.pop()]).values():
@@ -113,7 +113,7 @@ def link_faults(graph: Mapping[str, Any], node_id: str, key: str, each: Input, l
         return
     source = NODES.get(class_of(graph[link[0]]))
     if source is None:
-        return  # named for itself
+        return  # reported at that node
     outputs = source.outputs
     kind = outputs[link[1]] if 0 <= link[1] < len(outputs) else "nothing"
     if not fits(kind, each.kind):

@@ -42,7 +42,7 @@ MOST_SEED = 2**32
 
 
 def read(graph: Any, names: Names) -> Plan:
-    """Raises Refused."""
+    """Translate a graph to a plan. Raises Refused if it is invalid or not supported."""
     if not isinstance(graph, dict) or not graph:
         raise Refused("prompt_no_outputs", "Prompt has no outputs")
     for node_id, node in graph.items():
@@ -103,7 +103,7 @@ class Reader:
         if not checking.is_link(given[key]):
             return checking.converted(declared.kind, given[key])
         value = self._values[given[key][0]][given[key][1]]
-        if declared.kind in WIDGETS or declared.kind == "COMBO":  # of a primitive: not checked yet
+        if declared.kind in WIDGETS or declared.kind == "COMBO":  # from a primitive node: not validated yet
             found = list(checking.value_faults(node_id, key, declared, value, self._names))
             if found:
                 raise failed(found)
@@ -249,7 +249,7 @@ class Reader:
         model, latent = given["model"], given["latent_image"]
         positive, negative = given["positive"], given["negative"]
         if isinstance(latent, Enlarged):
-            first = {"latent_image": Latent(node_id, 0, 0)}  # for its settings alone
+            first = {"latent_image": Latent(node_id, 0, 0)}  # only the settings of this work are used
             again = self._sampled(node_id, given | first, seed, seed_key, 1.0)
             return second_pass(self, node_id, again, latent, denoise)
         if not isinstance(latent, Latent):
@@ -325,7 +325,7 @@ class Reader:
         return (self._same(work),)
 
     def _same(self, work: Work) -> Work:
-        """The same object for things decoded twice with the same result."""
+        """The same object for equal results, so that a latent decoded twice counts as one work."""
         return next((each for each in self._decoded() if each == work), work)
 
     def _decoded(self) -> list[Work]:

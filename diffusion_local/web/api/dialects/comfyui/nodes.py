@@ -4,20 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Values that a choice may have beside the names of files: see ``Names``.
+#: Choices other than the names of files, which ``Names`` has.
 WEIGHTS = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 CLIP_TYPES = (
     *("stable_diffusion", "sdxl", "sd3", "flux", "flux2", "hunyuan_image", "lumina2", "pixart", "qwen_image", "chroma"),
     *("hidream", "stable_cascade", "cosmos", "omnigen2", "z_image"),
 )
-#: ComfyUI's samplers and schedulers that have a counterpart here; ``adapting`` has the nearest of others.
+#: Accepted samplers and schedulers of ComfyUI; ``adapting`` replaces those without a counterpart by the nearest one.
 SAMPLERS = (
     *("euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "lcm", "uni_pc"),
     *("euler_cfg_pp", "euler_ancestral_cfg_pp", "heunpp2", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast"),
     *("dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde"),
     *("dpmpp_3m_sde_gpu", "ipndm", "deis", "uni_pc_bh2"),
 )
-#: The first two are the sampler's own spacing.
+#: The first two mean the sampler's own spacing.
 SCHEDULERS = (
     *("normal", "simple", "karras", "exponential", "sgm_uniform", "ddim_uniform", "beta", "linear_quadratic"),
     "kl_optimal",
@@ -101,7 +101,7 @@ CONTROLLED = {
     "start_percent": decimal(0, 1, 0),
     "end_percent": decimal(0, 1, 1),
 }
-#: Of the IP-Adapter nodes, which are an extension's.
+#: Inputs of the IP-Adapter nodes, which belong to an extension of ComfyUI.
 PRESETS = ("LIGHT - SD1.5 only (low strength)", "STANDARD (medium strength)", "VIT-G (medium strength)",
     "PLUS (high strength)", "PLUS FACE (portraits)", "FULL FACE - SD1.5 only (portraits stronger)")  # fmt: skip
 WEIGHT_TYPES = ("standard", "prompt is more important", "style transfer")
@@ -121,14 +121,14 @@ def optional_images(*names: str) -> dict[str, Input]:
     return {name: Input("IMAGE", required=False) for name in names}
 
 
-#: Types of a union ControlNet by our name of its mode.
+#: Our names for the modes of a union ControlNet, by ComfyUI's types.
 UNION_TYPES = {
     "openpose": "openpose", "depth": "depth", "hed/pidi/scribble/ted": "softedge",
     "canny/lineart/anime_lineart/mlsd": "canny", "normal": "normal", "segment": "segment", "tile": "tile",
     "repaint": "inpaint",
 }  # fmt: skip
 
-#: Of latents and of images; a side of 0 follows the other one.
+#: Enlarging of latents and of images: methods and target sizes; a side of 0 follows from the aspect ratio.
 LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
 IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 TO_SIZE = {

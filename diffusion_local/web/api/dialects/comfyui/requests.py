@@ -35,7 +35,7 @@ def parsed(data: bytes | str, field: str) -> Json:
         raise InvalidParams(field, message("json_nested", most=MOST_NESTED))
     try:
         json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # could neither be stored nor answered
+    except UnicodeEncodeError:  # a lone surrogate can be neither stored nor sent back
         raise InvalidParams(field, message("half_character")) from None
     return found
 

@@ -8,7 +8,7 @@ from diffusion_local.options.hires import enlarged
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.web.api.dialects.comfyui.values import Work, beyond, failed
 
-#: Our upscalers by ComfyUI's methods for latents; images are enlarged by Lanczos.
+#: Our upscalers by ComfyUI's methods for latents; images are enlarged with Lanczos.
 LATENT_METHODS = {
     "nearest-exact": "Latent (nearest-exact)",
     "bilinear": "Latent",
@@ -35,7 +35,7 @@ class Enlarged:
 
 
 def enlarged_latent(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarged:
-    """Raises Refused."""
+    """LatentUpscale and LatentUpscaleBy. Raises Refused unless the input is a sampler's result."""
     if not isinstance(given["samples"], Work):
         raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "samples")])
     method = given["upscale_method"]
@@ -45,7 +45,7 @@ def enlarged_latent(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlar
 
 
 def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarged:
-    """Raises Refused."""
+    """ImageScale and ImageScaleBy, after a sampler or an upscale model. Raises Refused for any other input."""
     image = given["image"]
     if isinstance(image, Enlarged) and (image.scale or image.size):
         raise failed([beyond(node_id, "a picture can be enlarged once before it is sampled again", "image")])
@@ -91,7 +91,7 @@ def second_pass(reader: Warns, node_id: str, again: Work, latent: Enlarged, deno
 
 
 def scale_of(reader: Warns, node_id: str, latent: Enlarged) -> float:
-    """Raises Refused."""
+    """The factor of a second pass; a size of another aspect ratio gives a warning. Raises Refused if it is unknown."""
     if latent.scale:
         return latent.scale
     first = latent.work.options

@@ -99,7 +99,7 @@ def combined(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
             [beyond(node_id, "controls and references belong to the picture, not to an area", "conditioning_2")]
         )
     regions = [*first.regions, *second.regions, replace(second.area, prompt=second.text)]
-    if first.area is not None:  # two areas: the prompt of the whole picture is that of neither
+    if first.area is not None:  # two areas: neither has the prompt for the whole picture
         regions = [replace(first.area, prompt=first.text), *regions]
         first = replace(first, text="", area=None)
     return (replace(first, regions=tuple(regions)),)
@@ -122,7 +122,7 @@ NODE_READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
 
 
 def shaped(node_id: str, options: Given, positive: Conditioning, latent: Latent, denoise: float) -> Latent:
-    """Adds the regions of a sampler's prompt to its options; removes a latent picture that only serves as a reference.
+    """Add the regions of a sampler's prompt to its options, and remove a latent picture that only serves as reference.
     A full repaint of a picture that the model reads as a reference starts from noise. Raises Refused.
     """
     if positive.area is not None:

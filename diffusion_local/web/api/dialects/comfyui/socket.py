@@ -29,11 +29,11 @@ from diffusion_local.web.api.watch import Watch
 
 MOST_OF_ACCOUNT = 50
 MAX_SOCKETS = 500
-SEND_SECONDS = 10.0  # for one message
+SEND_SECONDS = 10.0  # time-out of one message
 RECHECK_SECONDS = 10.0
-MOST_NEW = 50  # prompts between two looks
-MOST_RECEIVED = 100  # messages that a client sends; it has nothing to say
-PREVIEW, JPEG = 1, 1  # ComfyUI's numbers of a binary message and of a format
+MOST_NEW = 50  # prompts between two reads of the queue
+MOST_RECEIVED = 100  # messages from one client, all of which are ignored
+PREVIEW, JPEG = 1, 1  # ComfyUI's numbers for this kind of binary message and this format
 POLICY_VIOLATION, TRY_AGAIN_LATER, GOING_AWAY = 1008, 1013, 1001
 
 Told = dict[str, Any] | bytes
@@ -112,7 +112,7 @@ async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
 
 
 async def sent(socket: WebSocket, told: Told) -> bool:
-    """Whether the message was accepted in time."""
+    """Send a message; returns whether the client accepted it in time."""
     with anyio.move_on_after(SEND_SECONDS) as limit:
         await (socket.send_bytes(told) if isinstance(told, bytes) else socket.send_json(told))
     return not limit.cancelled_caught
@@ -130,9 +130,9 @@ class Events:
 
     def news(self) -> list[Told]:
         """Events since the last call. A prompt that started and ended meanwhile is reported from its start."""
-        newest = self._studio.graphs.page(MOST_NEW)  # before the unfinished: what is missing there has ended
+        newest = self._studio.graphs.page(MOST_NEW)  # read first: a prompt that is then not unfinished has ended
         unfinished = {kept.batch_id: kept for kept in self._studio.graphs.unfinished()}
-        if self._left is None:  # at first: what had ended before is not told
+        if self._left is None:  # first call: prompts that had ended before are not reported
             self._known = {kept.batch_id for kept in newest} - unfinished.keys()
         found = {kept.batch_id: kept for kept in newest} | unfinished
         for batch_id in sorted(found.keys() - self._known):

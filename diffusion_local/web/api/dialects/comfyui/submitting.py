@@ -36,7 +36,7 @@ from diffusion_local.web.api.dialects.pictures import as_png
 IMAGE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 FACTOR = re.compile(r"(?<![0-9a-z])(?:([2-8])x|x([2-8]))(?![0-9])", re.IGNORECASE)
-#: The model in Open WebUI's workflow where nobody chose one.
+#: The model name in Open WebUI's workflow until somebody has chosen one.
 PLACEHOLDER = "model.safetensors"
 OWN_PARTS = ("from the model",)
 
@@ -74,14 +74,14 @@ class Uploads:
     remembered: PerAccount[str]
 
     def source_id(self, studio: Studio, name: str) -> str | None:
-        """The id of the source picture with a name: ours of an upload, a gallery picture's, or the caller's own file
-        name.
+        """The id of the source picture that a name refers to: our name of an upload, a gallery picture's name, or the
+        caller's own file name. None if there is none.
         """
         text = ANNOTATION.sub("", name.strip())
         stem = text.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
         try:
             if SOURCE_ID.fullmatch(stem):
-                studio.sources.file(stem)  # whether it is there, and the caller's
+                studio.sources.file(stem)  # raises NotFound unless it exists and belongs to the caller
                 return stem
             if IMAGE_ID.fullmatch(stem):
                 return studio.sources.from_image(stem).id
@@ -102,7 +102,7 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tu
         options = fitted.options
         warnings += fitted.warnings
         vae(options, work, [each.name for each in studio.adapters("vae")], warnings)
-    elif factor := FACTOR.search(str(options["upscaler"])):  # the models' files are named by it
+    elif factor := FACTOR.search(str(options["upscaler"])):  # names of upscale models contain their factor
         options["scale"] = float(factor[1] or factor[2])
     if work.picture is not None:
         options["source"] = found(studio, work.picture, uploads)
@@ -133,7 +133,7 @@ def reference(studio: Studio, wanted: Reference, uploads: Uploads) -> dict[str, 
 
 
 def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None:
-    """``cfg`` or FluxGuidance's guidance, whichever the model uses."""
+    """Set ``guidance`` from ``cfg`` or FluxGuidance, whichever the model uses; append warnings for the other."""
     cfg = options.pop("cfg")
     if families.get(model.family).negative:
         if "guidance" in options:
@@ -148,7 +148,7 @@ def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None
 
 
 def steps(options: dict[str, Any], model: Model) -> None:
-    """ComfyUI makes all steps at any denoise strength; here strength shortens them, so steps are scaled."""
+    """Scale the steps: ComfyUI runs all of them at any denoise strength, here a lower strength runs fewer."""
     strength = options.get("strength", 1.0)
     if strength < 1:
         wanted = max(1, round(options["steps"] / strength))

@@ -1,12 +1,12 @@
 """OpenAI's images API: generations, edits and models, as the ``openai`` package calls them.
 
-Beside OpenAI's own fields it takes our options of a picture by their names and by those of other tools, such as
-``negative_prompt`` or ``steps``. What asks for something that is not there is passed over, and sizes and samplers that
-the model lacks are fitted to it, each with a warning: in ``warnings`` of the answer and in its ``Warning`` header.
+Besides OpenAI's own fields, it accepts the options of a picture under our names and those of other tools, such as
+``negative_prompt`` or ``steps``. Fields without effect here are ignored, and unsupported sizes and samplers are adapted
+to the model, each with a warning in ``warnings`` of the response and in its ``Warning`` header.
 
-The package sends a request that timed out again, without a key. A caller that hung up before its answer and asks for
-the same within UNANSWERED_SECONDS is therefore given the first request's pictures. The same wish after an answer makes
-new pictures, unless the package marks it as a retry.
+After a time-out the package sends the request again, without an idempotency key. A caller that disconnected before the
+response and repeats its request within UNANSWERED_SECONDS therefore gets the pictures of the first one. The same
+request after a response makes new pictures, unless the package marks it as a retry.
 """
 
 import asyncio
@@ -56,9 +56,9 @@ from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NOT_CACHED, headers_of, printable, status_of
 
 UNANSWERED_SECONDS = 900
-MOST_UNANSWERED = 256  # requests of one account
+MOST_UNANSWERED = 256  # requests per account
 UNHEARD_SECONDS = 30
-FINAL_WORD = {"x-should-retry": "false"}  # the package would make the same failing job twice more
+FINAL_WORD = {"x-should-retry": "false"}  # otherwise the package would retry the failed job twice
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 

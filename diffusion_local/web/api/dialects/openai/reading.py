@@ -28,7 +28,7 @@ from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import media_type
 
 OPENING, CLOSING = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
-#: Their names -> our options; those of ``sample_params`` and of its ``guidance`` count as if they stood outside.
+#: stable-diffusion.cpp's names -> our options. Fields within ``sample_params`` or ``guidance`` count like outer ones.
 SD_CPP_NAMES = {
     "cfg_scale": "guidance",
     "clip_skip": "clip_skip",
@@ -70,7 +70,7 @@ def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
 
 
 def without_tags(prompt: str) -> tuple[str, list[str]]:
-    """(the prompt without any tag, what stood in each), in linear time."""
+    """(the prompt without the tags, the content of each tag), in linear time."""
     kept, found, start = [], [], 0
     while (begin := prompt.find(OPENING, start)) >= 0 and (end := prompt.find(CLOSING, begin)) >= 0:
         kept.append(prompt[start:begin].rstrip())
@@ -80,7 +80,7 @@ def without_tags(prompt: str) -> tuple[str, list[str]]:
 
 
 def flat(given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with those of ``sample_params`` and ``guidance`` beside them."""
+    """The arguments with ``sample_params`` and ``guidance`` replaced by their fields."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("sample_params", "guidance") and isinstance(value, dict):
@@ -90,10 +90,10 @@ def flat(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-MOST_PICTURES = 10  # as OpenAI's own limit
+MOST_PICTURES = 10  # OpenAI's limit
 RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
-CALLER_NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # our fields, as callers know them
-#: Fields that have no effect here, and the value of each that asks for nothing.
+CALLER_NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # OpenAI's names for our options
+#: Fields that have no effect here, with their neutral values.
 HARMLESS: dict[str, Any] = {
     "input_fidelity": None,
     "metadata": None,
@@ -104,17 +104,17 @@ HARMLESS: dict[str, Any] = {
     "style": None,
     "user": None,
 }
-#: Fields about the caller or the answer: passed over without a word.
+#: Fields about the caller or the response, which are ignored without a warning.
 SILENT = ("metadata", "moderation", "safety_identifier", "prompt_cache_key", "store", "user", "style", "input_fidelity")
-#: Steps by quality, as a part of the model's default.
+#: Factor for the model's default steps, by quality.
 QUALITIES = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
 USUAL_QUALITIES = ("auto", "standard", "medium")
-MOST_PARTIAL = 3  # as OpenAI's own limit
-MOST_IMAGES = 16  # of an edit, as OpenAI's own limit
+MOST_PARTIAL = 3  # OpenAI's limit
+MOST_IMAGES = 16  # per edit; OpenAI's limit
 IMAGE = re.compile(r"image(\[\d{0,2}\])?")
 
 
-#: Options that this dialect has ways of its own for: the size, pictures as files of a form, and the kind by its route.
+#: Options that this dialect takes from elsewhere: the field ``size``, files of a form, and the route.
 ITS_OWN = ("width", "height", "kind", *PICTURES)
 
 
@@ -148,7 +148,7 @@ class OwnFields(BaseModel):
     fit: str | None = Field(None, description="strict refuses sizes and samplers that the model lacks")
 
 
-#: The names under which callers give our options; a refusal tells the one that the request holds.
+#: Accepted names of each option; an error uses the one that the request contains.
 SPELLED: dict[str, tuple[str, ...]] = {each.name: (each.name, *each.spellings) for each in options_of(without=ITS_OWN)}
 
 SPELLED |= {"width": ("size",), "height": ("size",), "count": ("n",)}
@@ -199,8 +199,8 @@ def validated(fields: dict[str, str]) -> OwnFields:
 def pictures_of(studio: Studio, architecture: str, images: list[bytes], mask: bytes | None) -> dict[str, Any]:
     """The options that name the pictures of an edit. Raises InvalidParams.
 
-    A model that reads pictures beside the prompt is given all of them. For any other one the first is the source: what
-    is clear in the mask, or without one in the picture, is painted anew.
+    A model that reads reference pictures gets all of them. For any other model the first picture is the source, and the
+    transparent parts of the mask, or of the picture if there is no mask, are repainted.
     """
     if not (most := families.references_of(architecture)):
         return source_and_mask(studio, images[0], mask)
@@ -224,7 +224,7 @@ def source_and_mask(studio: Studio, image: bytes, mask: bytes | None) -> dict[st
 
 @dataclass(slots=True)
 class Wish:
-    """Arguments of ``Studio.submit``, what was adapted or passed over, and the architecture of the model."""
+    """Arguments of ``Studio.submit``, warnings about adapted and ignored values, and the model's architecture."""
 
     options: dict[str, Any]
     warnings: list[str]
@@ -232,7 +232,7 @@ class Wish:
 
 
 def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> Wish:
-    """Raises InvalidParams."""
+    """Translate a request. Raises InvalidParams."""
     strict = is_strict(body.fit, settings.fit)
     chosen, warnings = model_named(studio.models(), getattr(body, "model", None), aliases)
     warnings += extra_fields(body, strict)
@@ -263,12 +263,12 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
 
 
 def can_cut_out(studio: Studio) -> bool:
-    """Whether there is a model that finds the background of a picture."""
+    """Whether there is a model that removes backgrounds."""
     return "background" in studio.library.tasks()
 
 
 def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
-    """Raises InvalidParams."""
+    """The options ``width`` and ``height``; empty if the request leaves the size open. Raises InvalidParams."""
     wanted = body.size if body.size and body.size != "auto" else body.aspect_ratio
     if not wanted or wanted == "auto":
         return {}
@@ -280,8 +280,9 @@ def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
 
 
 def extra_fields(body: OwnFields, strict: bool) -> list[str]:
-    """A warning for each field that has no effect. Raises InvalidParams for one that is probably misspelt, and for
-    every unknown one where nothing may be passed over."""
+    """A warning for each ignored field. Raises InvalidParams for an unknown field that resembles a known one, and if
+    ``strict`` for every unknown field.
+    """
     told: list[str] = []
     for name, value in (body.model_extra or {}).items():
         if name not in HARMLESS:
@@ -295,5 +296,5 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
 
 
 def form_of(body: OwnFields) -> tuple[str, int]:
-    """(format of the answer's pictures, their quality)."""
+    """(format of the response's pictures, their quality)."""
     return body.output_format or "png", 90 if body.output_compression is None else body.output_compression

@@ -74,7 +74,7 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
     left, previews, seen = list(receipt.job_ids), dict.fromkeys(receipt.job_ids, 0), (-1, -1)
 
     def look() -> list[Json]:
-        """What is new; ``left`` are then the jobs that have not ended."""
+        """New events; removes the jobs that have ended from ``left``."""
         jobs = [studio.job(job_id) for job_id in left]
         left[:] = [job.id for job in jobs if not job.final]
         return [
