@@ -29,7 +29,7 @@ from diffusion_local.web.api.gradio.calls import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch, until_final
 
-#: Callers that may wait at the same moment, of all accounts; each is a coroutine. See also gradio.running.
+#: Callers of all accounts that may wait at once; each is a coroutine. ``gradio.compat`` has the limit per account.
 MOST_WAITING = 4000
 SLOW = ("wait", "generate")
 STREAMED = ("watch",)
@@ -247,6 +247,6 @@ def without_nulls(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def signed_as(function: Any, call: Any) -> Any:
-    """A bound method's signature without ``self``, which Gradio reads from the wrapper."""
+    """Give the wrapper ``call`` the signature of a bound method, without ``self``, for Gradio to read."""
     call.__signature__ = inspect.signature(function).replace(return_annotation=dict)
     return call

@@ -21,9 +21,9 @@ LARGEST = 2**63 - 1
 class EventSource(Protocol):
     """The subject of a stream. ``look`` returns new events, and whether they end the stream."""
 
-    seconds: float  # between two looks
+    seconds: float  # between two calls of look
     number: int
-    more: bool  # events were left for the next look
+    more: bool  # further events are left for the next call
 
     def look(self) -> "tuple[list[FollowEvent], bool]": ...
 
@@ -38,7 +38,7 @@ class FollowEvent:
 
 
 class JobEvents:
-    """A job, or the jobs of a batch, until all have ended."""
+    """Events of a job, or of the jobs of a batch, until all have ended."""
 
     seconds = 0.2
 
@@ -51,7 +51,7 @@ class JobEvents:
         self.number = number_of(last_id)
 
     def look(self) -> tuple[list[FollowEvent], bool]:
-        whole = self._whole()  # before the events: they then tell at least as much
+        whole = self._whole()  # read before the events, so that those are at least as recent
         found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, EVENTS_PER_LOOK)
         news = []
         for self.number, event in found:
@@ -117,13 +117,13 @@ async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf)
         try:
             left = max(0.0, deadline - time.monotonic())
             moment = await watch.until(lambda now, seen=revision: now[0] != seen, left)  # type: ignore[misc]
-            if moment is None:  # the time is over, or the server stops
+            if moment is None:  # time is up, or the server stops
                 return
-            source.number = min(source.number, moment[1])  # jobs were deleted with their history: numbers come again
+            source.number = min(source.number, moment[1])  # events are deleted with their jobs, so numbers may recur
             news, ended = await anyio.to_thread.run_sync(source.look)
         except NotFound:
             return
-        except UserError:  # the database, for a moment: the client's next connection will tell
+        except UserError:  # the database is unavailable for now: the client will reconnect
             return
         revision = -1 if source.more else moment[0]
         if news:

@@ -65,5 +65,5 @@ def linked(request: Request, following: str | None) -> dict[str, str]:
     if not following:
         return {}
     url = request.url.include_query_params(before=following)
-    path = serializers.root() + request.scope["path"]  # where a proxy serves us the two differ
+    path = serializers.root() + request.scope["path"]  # behind a proxy with a path, the two differ
     return {"Link": f'<{path}?{url.query}>; rel="next"'}

@@ -20,18 +20,18 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.refusals import error_body
 
 MOST_BYTES = 1024 * 1024
-#: Bytes of small bodies that may be in memory at one moment; a quarter of it for one account.
+#: Bytes of small bodies that may be in memory at once; one account may use a quarter of them.
 SMALL_BODIES = 64 * MOST_BYTES
-#: How many accounts may each have the largest body in memory at one moment.
+#: Number of accounts that may each have a body of the largest size in memory at once.
 LARGE_POOLS = 3
-#: For those who have not signed in: a name and a password.
+#: Limit for callers who have not signed in, who send a name and a password.
 STRANGERS_BYTES = 64 * 1024
-#: Of a JSON body: bytes outside of its strings, and the number of its strings.
+#: Limits of a JSON body: bytes outside of strings, and number of strings.
 MAX_STRUCTURE = 500_000
 MAX_TEXTS = 50_000
-#: Paths whose body is a file as it is.
+#: Paths whose body is a raw file.
 RAW = frozenset({"/api/v1/worker", "/api/v1/lists", "/api/v1/lists/check", "/api/v1/queue/import", "/api/v1/sources"})
-#: Predictions of a model that the path names.
+#: Path of predictions that names the model.
 BY_MODEL = re.compile(r"/replicate/v1/models/[^/]+/[^/]+/predictions")
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 * 1024
@@ -41,7 +41,7 @@ GRADIO_DOORS = ("run", "call", "call/v2")
 def larger(settings: Settings) -> dict[str, int]:
     """Maximum body size by path, for the routes that take pictures or lists. ``{id}`` matches any last component."""
     picture = settings.max_source_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
-    in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
+    in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask
     a_list = settings.max_list_mb * 1_000_000 + MOST_BYTES
     list_in_json = 2 * a_list  # escaped; or in Base64, as the page sends a dropped file
     return {
@@ -62,7 +62,7 @@ def larger(settings: Settings) -> dict[str, int]:
         "/predictions": in_base64,
         "/replicate/v1/files": picture,
         "/predictions/{id}": in_base64,
-        # The page's events and those of Gradio's clients, whichever they are for.
+        # Calls of the page and of Gradio's clients; the path does not tell which endpoint they call.
         "/gradio_api/run/predict": list_in_json,
         "/gradio_api/queue/join": list_in_json,
         **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in endpoints_with_files()},
@@ -163,7 +163,7 @@ class BodyLimit:
             body = message.get("body", b"") if message["type"] == "http.request" else b""
             taken += len(body)
             room = pool.take(who.name, len(body))
-            if taken > most:  # a server that does not hold callers to their Content-Length
+            if taken > most:  # not every server enforces Content-Length
                 raise HTTPException(413, too_long(most))
             if not room:
                 text = "Too many large requests at the same moment. Try again soon."
@@ -199,7 +199,7 @@ def refusal_of(scope: Scope, most: int) -> JSONResponse | None:
         text = message("header_size", lines=MOST_HEADERS, size=MOST_HEADER_BYTES)
         return refusal(431, "request_header_fields_too_large", text)
     headers = Headers(scope=scope)
-    if "transfer-encoding" in headers:  # also beside a Content-Length, which means nothing then (RFC 9112, 6.3)
+    if "transfer-encoding" in headers:  # which overrides any Content-Length (RFC 9112, section 6.3)
         text = message("length_needed")
         return refusal(411, "length_required", text)
     length = headers.get("content-length")

@@ -38,8 +38,8 @@ from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 
 HEADER = "idempotency_key"  # sent as a header, whatever the route
-DRAWN = ("seed", "variation_seed")  # -1 draws one
-#: Options without a highest value in answers: of another owner's job, ``steps`` counts those of all passes and tiles.
+DRAWN = ("seed", "variation_seed")  # -1 means a random one
+#: Options without a maximum in responses: for another owner's job, ``steps`` is the total of all passes and tiles.
 UNBOUNDED = ("steps",)
 
 
@@ -104,7 +104,7 @@ ListSettings = model_of("ListSettings", offered("lists.check", "POST", "/lists/c
 ListOptions = model_of("ListOptions", offered("lists.submit", "POST", "/lists"), Parameters)
 
 
-# Not a TypedDict: every route names it for a dozen statuses, and pydantic compiles only models once for all.
+# A model, not a TypedDict: every route has it for a dozen statuses, and pydantic compiles a model only once.
 class Problem(BaseModel):
     """The body of every error response."""
 
@@ -123,7 +123,7 @@ def several(kind: Any) -> Any:
 
 
 def option_type(option: Option, kind: Any) -> Any:
-    """The type of an option's value in answers. Where an option has no effect, it has its default, or 0 or ""."""
+    """The type of an option's value in responses. An option without effect has its default, or 0 or ""."""
     choices = [str(each) for each in option.choices]
     if choices and not option.files and kind is str:
         kind = Literal[tuple(dict.fromkeys([*choices, option.default or ""]))]
@@ -240,7 +240,7 @@ SCHEMAS: dict[Any, Any] = {
     BatchEdit: typed("BatchEdit", changed=int, warnings=list[str]),
     Source: typed("Source", Source, url=str),
 }
-#: Answers to what enqueues a batch.
+#: Further fields of responses to requests that enqueue a batch.
 URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
 LOCATION: dict[str, Any] = dict.fromkeys(URLS, str) | {"finished": bool}
 ACCEPTED = {

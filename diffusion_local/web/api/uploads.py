@@ -103,5 +103,5 @@ def decoded(field: str, text: str) -> bytes:
     content = SPACES.sub("", content).translate(URL_SAFE)
     try:
         return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:  # of white space nothing is left
+    except (binascii.Error, ValueError) as error:  # not white space, which was removed above
         raise InvalidParams(field, message("picture_base64", error=error)) from None

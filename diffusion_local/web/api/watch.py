@@ -13,7 +13,7 @@ from fastapi import Request
 
 from diffusion_local.studio import POLL_SECONDS, Studio
 
-GONE_SECONDS = 1.0  # between two looks whether a waiting caller is still connected
+GONE_SECONDS = 1.0  # between two checks whether a waiting caller is still connected
 
 Moment = tuple[int, int]  # revision, number of the newest event
 
@@ -27,12 +27,12 @@ class Waiters:
 
 
 class Watch:
-    """Polls every LOOK_SECONDS while somebody waits, and never otherwise."""
+    """Polls every POLL_SECONDS while somebody waits, and never otherwise."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         self._lines: dict[asyncio.AbstractEventLoop, Waiters] = {}
-        #: Whether the server is about to stop; nobody waits any longer then.
+        #: Whether the server is shutting down, which ends every wait.
         self.stopping: Callable[[], bool] = lambda: False
 
     async def until(self, wanted: Callable[[Moment], bool], timeout: float) -> Moment | None:
@@ -56,7 +56,7 @@ class Watch:
             moment, problem = None, None
             try:
                 moment = None if self.stopping() else await anyio.to_thread.run_sync(self._studio.moment)
-            except Exception as error:  # the database's: told to each who waits
+            except Exception as error:  # of the database: raised in every waiter
                 problem = error
             for future, wanted in line.waiting.items():
                 if future.done():

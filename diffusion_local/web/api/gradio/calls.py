@@ -1,6 +1,6 @@
 """Validates and rewrites Gradio calls before Gradio gets them, and decides which caller may read which results.
 
-Gradio knows no owner of a file, a session or an event. Therefore a file reference is replaced by one that only
+Gradio does not know who owns a file, a session or an event. Therefore a file reference is replaced by one that only
 ``Uploads`` can read, so Gradio itself never opens a file or a URL; a session hash is moved to a namespace of the
 caller; and an event can be read or cancelled only by the caller who started it.
 """
@@ -17,11 +17,11 @@ from diffusion_local.web.api.gradio.routes import RouteKind
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.limits import MAX_STRUCTURE, Structure
 
-MAX_DEPTH = 32  # of values within values
-MAX_EVENTS = 1000  # of one account that are remembered; older ones are forgotten, with their results
-#: A dict with any of these is taken for Gradio's FileData, whichever of its fields are missing or odd.
+MAX_DEPTH = 32  # levels of nested values
+MAX_EVENTS = 1000  # remembered per account; older ones are dropped with their results
+#: A dict with any of these keys is treated as Gradio's FileData, even if fields are missing or invalid.
 FILE_KEYS = ("path", "url", "meta")
-#: What an endpoint gets in the place of a FileData.
+#: Key of the dict that an endpoint gets in place of a FileData.
 UPLOAD = "upload"
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Fields that a caller may send; all others are dropped.

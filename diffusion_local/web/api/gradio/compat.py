@@ -41,7 +41,7 @@ class Run:
 
 
 class Running:
-    """Used in the event loop only."""
+    """The handlers that are running, so that they can be stopped. Used in the event loop only."""
 
     def __init__(self, most: int = MOST_OF_ACCOUNT) -> None:
         self._most = most
@@ -49,7 +49,7 @@ class Running:
 
     @contextlib.contextmanager
     def until_stopped(self, event: str, session: str | None, owner: str) -> Iterator[None]:
-        """Context of a handler. Raises LimitReached if the account runs too many, NotDone if it was stopped."""
+        """Register a handler while it runs. Raises LimitReached if the account runs too many, NotDone if stopped."""
         if sum(run.owner == owner for run in self._runs.values()) >= self._most:
             raise LimitReached(message("waits_most", most=self._most), retry_after=30)
         with anyio.CancelScope() as scope:
@@ -73,7 +73,7 @@ log = logging.getLogger(__name__)
 TESTED = "6.31.0"
 ADVICE = f"Install the tested version: pip install gradio=={TESTED}"
 MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
-PREDICT = "predict"  # the endpoint name of the page, which gives the function's index
+PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
 
 #: Functions that are replaced or relied on, with the parameters they must have.
 SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
@@ -83,7 +83,7 @@ SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
     (gr.Blocks, "postprocess_data", ("self", "block_fn", "predictions", "state")),
     (processing_utils, "_check_allowed", ("path", "check_in_upload_folder")),
 )
-#: Callers through which the replaced functions take effect: text that their source must have.
+#: Functions that call the replaced ones, with text that their source must contain.
 CALLERS: tuple[tuple[Any, str, str], ...] = (
     (route_utils, "call_process_api", ".process_api("),
     (gr.Blocks, "preprocess_data", "self.validate_inputs("),
@@ -142,7 +142,7 @@ def unserved() -> Iterator[None]:
     routes, and only use the one created when the page is mounted.
     """
     create = getattr(App, "create_app", None)
-    if create is None:  # another way of building them: it only takes longer
+    if create is None:  # built in another way: startup only takes longer
         yield
         return
     App.create_app = staticmethod(lambda *_, **__: None)
@@ -185,7 +185,7 @@ def tune_queue(queue: Any, most_waiting: int) -> None:
     queue.sleep_when_free = 0.02
     queue.max_thread_count = most_waiting
     queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
-    queue.pending_messages_per_session = LRUCache(MAX_SESSIONS)  # per caller it is calls.MAX_EVENTS
+    queue.pending_messages_per_session = LRUCache(MAX_SESSIONS)  # the limit per account is calls.MAX_EVENTS
 
 
 def fill_in_defaults(blocks: gr.Blocks, endpoints: tuple[str, ...]) -> None:
@@ -201,7 +201,7 @@ def fill_in_defaults(blocks: gr.Blocks, endpoints: tuple[str, ...]) -> None:
             rest = list(inspect.signature(block_fn.fn).parameters.values())[len(inputs) :]
             if all(each.default is not each.empty for each in rest):
                 inputs.extend(each.default for each in rest)
-        if len(inputs) < len(block_fn.inputs):  # Gradio's own message repeats all values
+        if len(inputs) < len(block_fn.inputs):  # Gradio's own message would repeat all values
             raise gr.Error(f"data: must have {len(block_fn.inputs)} values (got {len(inputs)}).", print_exception=False)
         validate(block_fn, inputs)
 
@@ -224,7 +224,7 @@ def act_for_callers(blocks: gr.Blocks, running: Running) -> None:
                 with running.until_stopped(event, kwargs.get("session_hash"), who.name):
                     return await process(*args, **kwargs)
             except anyio.get_cancelled_exc_class():
-                if event is None:  # Gradio would print where the call was when its caller left, and answer it
+                if event is None:  # Gradio would print a traceback and respond to a caller that has left
                     raise gr.Error(message("nobody_waits"), print_exception=False) from None
                 raise
             except UserError as error:
@@ -279,7 +279,7 @@ def refuse(value: Any) -> None:
 
 
 def enclose(app: FastAPI, blocks: gr.Blocks, around: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Wrap ``around`` between the application and Gradio's, which was mounted last. Raises UnsupportedGradio."""
+    """Insert ``around`` between the application and Gradio's, which was mounted last. Raises UnsupportedGradio."""
     mounted = app.routes[-1]
     if not isinstance(mounted, Mount) or getattr(mounted.app, "blocks", None) is not blocks:
         raise UnsupportedGradio(message("gradio_mounted", version=gr.__version__, advice=ADVICE))

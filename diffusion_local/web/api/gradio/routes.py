@@ -17,11 +17,11 @@ from starlette.types import Scope
 class RouteKind(Enum):
     """How a request to a route is checked before Gradio gets it."""
 
-    PLAIN = auto()  # nothing in it to check
+    PLAIN = auto()  # needs no check
     CALL = auto()  # JSON: {"data": [...], "session_hash": ...}; the values may refer to files
     CALL_BY_NAME = auto()  # JSON: a value for each parameter
     CANCEL = auto()  # JSON: {"event_id": ..., "session_hash": ..., "fn_index": ...}
-    RESET = auto()  # JSON: {"event_id": ...}; Gradio does nothing with it
+    RESET = auto()  # JSON: {"event_id": ...}; Gradio ignores it
     EVENTS = auto()  # a session's results, by ?session_hash=
     RESULT = auto()  # one call's results, by event id
 
@@ -41,7 +41,7 @@ class AllowedRoute:
 
     def match(self, scope: Scope) -> dict[str, Any] | None:
         """The parameters of the path; None if the request does not match."""
-        if scope["method"] != self.method:  # Route takes HEAD for GET
+        if scope["method"] != self.method:  # Route also accepts HEAD for GET
             return None
         match, child = self._route.matches(scope)
         return child["path_params"] if match is Match.FULL else None
@@ -86,7 +86,7 @@ ALLOWED = (
     AllowedRoute("POST", f"{API}/reset/", RouteKind.RESET),
 )
 
-#: (method, path) of Gradio's routes that answer 404, and why.
+#: Gradio's routes (method, path) that respond 404, by reason.
 REFUSED: dict[str, tuple[tuple[str, str], ...]] = {
     "served by routes of our own": (
         ("GET", "/openapi.json"),

@@ -22,7 +22,7 @@ from diffusion_local.web.api.gradio.routes import AllowedRoute, RouteKind, find
 from diffusion_local.web.api.limits import MOST_BYTES, refusal
 from diffusion_local.web.refusals import NOT_CACHED
 
-REPLY_BYTES = 10_000  # of an answer that names an event
+REPLY_BYTES = 10_000  # of a response that contains an event id
 
 
 class Sessions(Protocol):
@@ -42,7 +42,7 @@ class Surface:
         self._app = app
         self._calls = calls
         self._sessions = sessions
-        self._list_bytes = 2 * settings.max_list_mb * 1_000_000 + MOST_BYTES  # JSON may double a list
+        self._list_bytes = 2 * settings.max_list_mb * 1_000_000 + MOST_BYTES  # JSON escapes may double a list's size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -163,7 +163,7 @@ async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
 
 
 async def cancel_when_gone(receive: Receive, call: anyio.CancelScope) -> None:
-    """Run a call whose body has been read; cancel it if the caller disconnects."""
+    """Cancel a call, whose body has been read, when the caller disconnects."""
     while (await receive())["type"] != "http.disconnect":
         continue
     call.cancel()

@@ -30,10 +30,10 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.api.limits import refusal
 from diffusion_local.web.refusals import NOT_CACHED
 
-MAX_AGE = 900.0  # seconds that a file waits to be used
-MAX_FILES = 32  # of one account at once
-MAX_PICTURES = 4  # times the size limit of a picture, of one account at once
-FORM_BYTES = 100_000  # of a form around its files
+MAX_AGE = 900.0  # seconds after which an unused file is deleted
+MAX_FILES = 32  # per account at once
+MAX_PICTURES = 4  # bytes per account at once, as a multiple of the size limit of a picture
+FORM_BYTES = 100_000  # overhead of a form around its files
 PATH = re.compile(r"uploads/([0-9a-f]{32})")
 
 
@@ -56,8 +56,8 @@ class Uploads:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, Upload] = {}
-        self._coming: dict[str, list[int]] = {}  # owner: bytes of uploads that are under way
-        shutil.rmtree(self._folder.parent, ignore_errors=True)  # with all that Gradio kept there
+        self._coming: dict[str, list[int]] = {}  # owner: bytes of each upload in progress
+        shutil.rmtree(self._folder.parent, ignore_errors=True)  # with everything that Gradio stored there
 
     @contextmanager
     def room(self, owner: str, size: int) -> Iterator[None]:
@@ -112,7 +112,7 @@ class Uploads:
         return self._folder / found[1]
 
     def take(self, path: object, owner: str) -> bytes:
-        """The bytes of an upload, which is deleted. Raises NotFound."""
+        """Read an upload and delete it. Raises NotFound."""
         file = self.file(path, owner)
         try:
             return file.read_bytes()
@@ -140,11 +140,11 @@ class TooLarge(Exception):
 
 
 def add(app: FastAPI, uploads: Uploads) -> None:
-    """Routes that replace Gradio's own, which know no owner."""
+    """Add routes that replace Gradio's own, which do not check who owns an upload."""
 
     @app.post("/gradio_api/upload", include_in_schema=False, response_model=None)
     async def upload(request: Request) -> list[str] | JSONResponse:
-        """Store the files of a form, at most one picture's bytes in all; their paths for FileData."""
+        """Store the files of a form, together at most as large as one picture; returns their paths for FileData."""
         authority.check("sources.add")  # before the body is read
         who = actor.current()
         most = uploads.max_bytes + FORM_BYTES
@@ -168,7 +168,7 @@ def add(app: FastAPI, uploads: Uploads) -> None:
         return paths
 
     async def download(path: str) -> FileResponse:
-        """An upload, for whoever uploaded it."""
+        """Return an upload to its uploader. Raises NotFound for any other caller."""
         file = uploads.file(path, actor.current().name)
         return FileResponse(file, media_type="application/octet-stream", filename="upload", headers=NOT_CACHED)
 

@@ -14,7 +14,7 @@ from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
 ROOT = "/api/v1"
-#: Refusals of any route, in one shape.
+#: Error responses of every route.
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": meaning}
     for status, meaning in {
@@ -52,7 +52,7 @@ def router(studio: Studio, watch: Watch, calls: APIRouter | None = None) -> APIR
 
     @api.api_route("/{rest:path}", methods=METHODS, include_in_schema=False)
     def unknown(rest: str) -> None:
-        """404 or 405 for all other paths; otherwise the page would answer them."""
+        """Respond 404 or 405 to all other requests, which would otherwise reach the page."""
         here = [route for route in known if route.path_regex.match(f"/{rest}")]
         allowed = sorted({verb for route in here for verb in route.methods or ()})
         if allowed:

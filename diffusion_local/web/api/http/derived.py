@@ -27,15 +27,15 @@ from diffusion_local.web.api.watch import Watch, until
 from diffusion_local.web.files import StoredResponse
 
 Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
-REPEATED = ("state",)  # parameters of a query that may come several times
-NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
+REPEATED = ("state",)  # query parameters that may be repeated
+NO_LONGER = 60  # seconds; upper limit of Retry-After
 MEDIA = {
     ".csv": "text/csv",
     ".jsonl": "application/jsonl",
     ".webp": "image/webp",
     ".zip": "application/zip",
 }
-#: Tags of paths that begin with another word.
+#: Tags of paths whose first segment is not their tag.
 TAGS = {"adapters": "models", "known-models": "models", "downloads": "models"}
 
 
@@ -74,7 +74,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
 
 def operation_id(operation: Operation, route: Route) -> str:
-    """Stable: the operation's name, and for its further routes their subject."""
+    """A stable id: the operation's name, with the subject appended for all routes but the first."""
     name = operation.id
     if route == operation.routes[0]:
         return name

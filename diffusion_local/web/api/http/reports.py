@@ -64,7 +64,7 @@ def page_router(studio: Studio) -> APIRouter:
 
     @pages.post("/again")
     async def again(request: Request) -> RedirectResponse:
-        """The button of a page: makes the jobs, and shows their report. Foreign pages are refused by the guard."""
+        """Button of a report page: submit failed jobs again and show their report. The guard refuses other sites."""
         body = parse_qs((await request.body()).decode("utf-8", "replace"))
         said = {name: body.get(name, [""])[0] for name in ("reason", "batch_id", "since", "until")}
 
@@ -79,7 +79,7 @@ def page_router(studio: Studio) -> APIRouter:
 
 
 def form_of(name: str, request: Request) -> tuple[str, str]:
-    """(name without its ending, format): the ending decides, then ``Accept``, then it is JSON."""
+    """(name without its suffix, format). The suffix decides, then ``Accept``; the default is JSON."""
     for ending, form in FORMAT_BY_SUFFIX.items():
         if name.endswith(ending):
             return name.removesuffix(ending), form

@@ -120,6 +120,6 @@ async def events(watch: Watch, source: EventSource, news: list[FollowEvent], end
 
 
 def framed(news: FollowEvent) -> str:
-    """As a server-sent event; JSON has no line breaks."""
+    """Format a server-sent event; JSON has no line breaks, so one ``data`` line is enough."""
     head = f"id: {news.number}\n" if news.number is not None else ""
     return f"{head}event: {news.event}\ndata: {json.dumps(news.data)}\n\n"

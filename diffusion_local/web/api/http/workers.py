@@ -1,7 +1,7 @@
 """``POST /api/v1/worker``: the calls of workers on other machines (see ``dispatch.wire``).
 
 The body is one call as ``dispatch.wire`` packs it, with the slot and, after ``take``, the session. The credential must
-have the scope ``worker``; what a session may touch is what its slot holds, whoever the jobs belong to.
+have the scope ``worker``. A session may access only the jobs that its slot holds, whoever owns them.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ PATH = "/worker"
 MOST_SESSIONS = 1000
 THREADS = 4  # for calls of workers
 MAX_VERSION = 40  # characters
-MOST_WAIT = 20.0  # seconds of one wait; proxies cut what takes longer
+MOST_WAIT = 20.0  # seconds per call; proxies close slower requests
 
 
 class Sessions:
@@ -48,7 +48,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def take(self, slot: str, account: str, version: str) -> wire.Taken:
-        """Raises HomeInUse and InvalidParams."""
+        """Open a session for a slot. Raises HomeInUse and InvalidParams."""
         dispatch = self._dispatch(slot, account)
         terms = dispatch.enter(version, wire.PROTOCOL)
         self._keep(dispatch)
@@ -81,20 +81,20 @@ class Sessions:
 
 
 class Rings:
-    """Wakes waiting requests at rings of this process immediately; rings of other processes are found by the watch."""
+    """Wakes waiting requests immediately at a ring of this process; the watch notices rings of other processes."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def ring(self) -> None:
-        """From any thread."""
+        """Wake all waiting requests. May be called from any thread."""
         for future in list(self._waiting):
             with contextlib.suppress(RuntimeError):  # its loop has ended
                 future.get_loop().call_soon_threadsafe(end, future)
 
     @contextlib.contextmanager
     def ringing(self) -> Iterator[asyncio.Future[None]]:
-        """A future that ends with the next ring."""
+        """A future that completes at the next ring."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:
@@ -152,7 +152,9 @@ def router(services: Services, watch: Watch) -> APIRouter:
         return FileResponse(shared.files[path], media_type="application/octet-stream")
 
     async def rung(seconds: float, slot: str, session: str, account: str) -> bytes:
-        """Whether the queue changed since this session was last told so, waiting up to some seconds."""
+        """Wait up to ``seconds`` for a change of the queue since this session's last call; the response says whether
+        there was one.
+        """
         try:
             dispatch, now = await in_turn(waiting, slot, session, account)
         except DiffusionLocalError as error:
@@ -182,7 +184,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
     def carried_out(
         name: str, arguments: dict[str, Any], slot: str, session: str, account: str, version: str = ""
     ) -> bytes:
-        with acting(LOCAL):  # it works on everybody's jobs
+        with acting(LOCAL):  # workers run the jobs of all owners
             if name == "take":
                 return wire.response(lambda: sessions.take(slot, account, version))
             return wire.response(lambda: sessions.get(slot, session, account).call(name, arguments))
@@ -191,8 +193,8 @@ def router(services: Services, watch: Watch) -> APIRouter:
 
 
 def first_route(calls: APIRouter, prefix: str) -> Route:
-    """The route of ``router`` once more, to be put before all others. Workers' calls are by far the most requests, and
-    FastAPI compares each with every route of nested routers, several times, which takes longer than the call.
+    """A copy of ``router``'s route, to be put before all others. Most requests are workers' calls, and FastAPI compares
+    each with every route of nested routers several times, which takes longer than the call.
     """
     endpoint = next(route.endpoint for route in calls.routes if isinstance(route, Route) and route.path == PATH)
     return Route(prefix + PATH, endpoint, methods=["POST"], include_in_schema=False)

@@ -23,7 +23,7 @@ def of_operation(name: str, takes: str) -> list[Argument]:
 
 
 def of_picture(*kinds: Kind, without: Iterable[str] = ()) -> list[Argument]:
-    """The options of pictures of these kinds, without those that hold pictures, and the kind itself."""
+    """The options that apply to these kinds of work, except the kind itself and those that hold pictures."""
     left_out = {"kind", *PICTURES, *without}
     offered = registry.options(OPERATIONS["submit"])
     return [
@@ -65,7 +65,7 @@ def not_null(declared: Json) -> None:
 
 
 def output_schema(kind: Any) -> Json:
-    """Without examples, which cost agents more to read than they explain."""
+    """The JSON schema of a result, without examples, which cost agents more to read than they explain."""
     schema = TypeAdapter(kind).json_schema()
     for declared in (schema, *schema.get("$defs", {}).values()):
         declared.pop("examples", None)

@@ -1,4 +1,4 @@
-"""The server of the Model Context Protocol, by the official SDK: tools, and the gallery's pictures as resources."""
+"""The Model Context Protocol server, on the official SDK: tools, and the gallery's pictures as resources."""
 
 import base64
 import json
@@ -40,8 +40,9 @@ class McpServer:
     def __init__(
         self, studio: Any, within: Within, stopping: Callable[[], bool], files: bool = False, home: str = ""
     ) -> None:
-        """With ``files``, answers name the files of pictures: for callers on the same machine. The path ``home`` is
-        left out of refusals."""
+        """``files``: responses contain paths of picture files, for callers on the same machine. ``home``: a path to
+        remove from error messages.
+        """
         self._studio = studio
         self._within = within
         self._stopping = stopping
@@ -110,7 +111,7 @@ class McpServer:
         for image in result.images[: pictures.MOST_PICTURES]:
             try:
                 data, kind = pictures.shown(self._studio.picture_data(image.id), result.picture == "full")
-            except (NotFound, Overloaded, OSError) as error:  # deleted meanwhile, or too much at once: the link stays
+            except (NotFound, Overloaded, OSError) as error:  # deleted meanwhile, or overloaded: the link remains
                 yield text_of(f"{image.id}: {error}")
                 continue
             yield types.ImageContent(data=base64.b64encode(data).decode("ascii"), mime_type=kind)
@@ -173,7 +174,7 @@ def text_of(text: str) -> types.TextContent:
 def facts_of(image: Image) -> dict[str, Any]:
     kind = pictures.TYPE_BY_SUFFIX.get(image.suffix, "application/octet-stream")
     about = image.params.prompt or str(image.params.kind)
-    size = {"size": image.bytes} if image.bytes else {}  # a job's picture on another machine does not tell it
+    size = {"size": image.bytes} if image.bytes else {}  # unknown for a job's picture on another machine
     told = {"uri": pictures.uri_of(image), "name": f"{image.id}{image.suffix}", "mime_type": kind}
     return told | {"description": f"{about[:200]} ({image.width} x {image.height})"} | size
 

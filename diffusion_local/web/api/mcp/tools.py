@@ -40,8 +40,8 @@ from diffusion_local.web.api.mcp.pictures import source_of
 from diffusion_local.web.api.mcp.waiting import MOST_JOBS, Context, one_more_wait, until_batch_ended, until_ended
 from diffusion_local.web.api.schemas import IMAGE, JOB, QUEUE_SHAPE, several, typed
 
-MOST_SECONDS = 600.0  # that one call may wait
-USUAL_SECONDS = 45.0  # below the time-out of usual clients, a minute
+MOST_SECONDS = 600.0  # limit of one call's wait
+USUAL_SECONDS = 45.0  # below the time-out of most clients, a minute
 PICTURE_FORMS = ("none", "preview", "full")
 
 
@@ -65,7 +65,7 @@ class Tool:
     arguments: list[Argument]
     answer: Any
     call: Callable[[Context, dict[str, Any]], Awaitable[Result]]
-    renamed: dict[str, str] = field(default_factory=dict)  # fields of refusals, as callers of the tool know them
+    renamed: dict[str, str] = field(default_factory=dict)  # our option -> the tool's argument, in errors
 
     @property
     def scope(self) -> Scope | None:

@@ -17,7 +17,7 @@ from diffusion_local.messages import message
 from diffusion_local.studio import MAX_JOBS_BY_ID
 
 LOOK_SECONDS = 0.5
-MOST_WAITS = 50  # calls of one account that wait at the same time
+MOST_WAITS = 50  # waiting calls per account
 MOST_JOBS = MAX_JOBS_BY_ID  # in one answer
 
 Report = Callable[[float, float, str], Awaitable[None]]
@@ -66,7 +66,7 @@ def all_ended(jobs: list[Job]) -> bool:
 
 
 async def until_batch_ended(context: Context, batch_id: str, seconds: float) -> tuple[list[Job], bool]:
-    """(the first jobs of a batch, whether all have ended), at that time."""
+    """As ``until_ended``, for a batch: (its first MOST_JOBS jobs, whether all have ended)."""
     batch, _ = await anyio.to_thread.run_sync(context.studio.batch, batch_id)
 
     def look() -> tuple[int, float, str]:
@@ -88,7 +88,7 @@ async def polled(
     while True:
         found, done, words = await anyio.to_thread.run_sync(look)
         if before is None or (done > before[0] or words != before[1]):
-            done = max(done, before[0] if before else 0.0)  # the protocol wants progress that only grows
+            done = max(done, before[0] if before else 0.0)  # the protocol requires progress to increase
             await context.report(done, float(total), words)
             before = done, words
         left = deadline - time.monotonic()
