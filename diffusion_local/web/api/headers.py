@@ -26,7 +26,7 @@ class Preference:
 
 
 def read_prefer(header: str | None) -> Preference:
-    """Parse ``Prefer``. ``respond-async`` never waits, even beside ``wait``; unknown values are ignored (RFC 7240,
+    """Parse ``Prefer``. ``respond-async`` takes precedence over ``wait``; unknown values are ignored (RFC 7240,
     section 2).
     """
     found: dict[str, str] = {}

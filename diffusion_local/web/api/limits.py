@@ -1,7 +1,7 @@
-"""Limits on a request's body, by route, and on its header.
+"""Limits on the size of request bodies, by route, and of request headers.
 
-Every route has a limit: ``MOST_BYTES``, unless ``larger`` names it. Bodies of unknown length are refused, so that none
-has to be read to determine its length.
+Every route has a limit: ``MOST_BYTES``, unless ``larger`` lists its path. Bodies of unknown length are refused, so that
+none has to be read to determine its length.
 """
 
 import re
@@ -215,7 +215,7 @@ def too_long(most: int) -> str:
 
 
 def refusal(status: int, code: str, problem: str) -> JSONResponse:
-    """Keeps the connection open: a caller that is still sending could not read the response if it were closed now. The
-    server discards the rest, for a limited time.
+    """An error response. It keeps the connection open, because a caller that is still sending could not read it from a
+    closed one; the server discards the rest of the body, for a limited time.
     """
     return JSONResponse(error_body(code, problem), status)

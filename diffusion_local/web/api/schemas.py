@@ -37,7 +37,7 @@ from diffusion_local.options.types import Kind
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 
-HEADER = "idempotency_key"  # sent as a header, whatever the route
+HEADER = "idempotency_key"  # sent as a header on every route
 DRAWN = ("seed", "variation_seed")  # -1 means a random one
 #: Options without a maximum in responses: for another owner's job, ``steps`` is the total of all passes and tiles.
 UNBOUNDED = ("steps",)

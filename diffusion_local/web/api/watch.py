@@ -1,4 +1,4 @@
-"""Polls the database once for everyone who waits for changes: callers of ``wait``, and event streams.
+"""Polls the database on behalf of all who wait for changes: callers of ``wait``, and event streams.
 
 Waiting is a coroutine, so any number of callers can wait without holding a thread.
 """
@@ -36,7 +36,7 @@ class Watch:
         self.stopping: Callable[[], bool] = lambda: False
 
     async def until(self, wanted: Callable[[Moment], bool], timeout: float) -> Moment | None:
-        """The first ``wanted`` moment; None if time is up or the server stops."""
+        """Wait for the first moment that satisfies ``wanted``; None if time is up (seconds) or the server stops."""
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:

@@ -80,8 +80,8 @@ async def name_given(request: Request, field: str, names: Sequence[str]) -> str:
 
 
 def caller(request: Request) -> str:
-    """A digest that identifies a caller by account, and by address, credentials and program too, because several
-    programs may share an account, or there may be no accounts.
+    """A digest that identifies a caller by account, address, credentials and program, because several programs may
+    share an account, or there may be no accounts.
     """
     told = [current().name, request.client.host if request.client else ""]
     told += [request.headers.get(name, "") for name in ("Authorization", "X-API-Key", "User-Agent")]

@@ -257,7 +257,7 @@ def chosen_model(studio: Studio, aliases: Aliases, name: str, version: str | Non
 
 
 def pixels(megapixels: float | str | None) -> float | None:
-    """Megapixels as a number, from text such as ``1 MP`` too; None means the default. Raises InvalidParams."""
+    """Convert megapixels, which may be text such as ``1 MP``; None means the default. Raises InvalidParams."""
     if megapixels is None or megapixels == "match_input":
         return None
     try:

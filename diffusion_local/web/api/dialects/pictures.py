@@ -12,7 +12,7 @@ from diffusion_local.gallery.sources import Sources
 
 
 def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
-    """A picture within our limits, of which only the header was read. Raises InvalidParams."""
+    """Store a picture as a source and open it; only its header is read. Raises InvalidParams beyond our limits."""
     return PIL.open(io.BytesIO(sources.file(sources.add(data, field).id).read_bytes()), formats=("PNG",))
 
 

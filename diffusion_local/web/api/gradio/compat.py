@@ -246,7 +246,7 @@ def stop_with_readers(queue: Any) -> Running:
 
 
 def caller(request: Any) -> Actor:
-    """The caller of a Gradio request; nobody if there is none."""
+    """The caller of a Gradio request; NOBODY if there is none."""
     first = request[0] if isinstance(request, list) else request
     scope = getattr(getattr(first, "request", None), "scope", None)
     found = scope.get(ACTOR_KEY) if scope else None
@@ -287,7 +287,7 @@ def enclose(app: FastAPI, blocks: gr.Blocks, around: Callable[[ASGIApp], ASGIApp
 
 
 class GradioSessions:
-    """What ``Surface`` needs from Gradio: its endpoints, and results that wait to be fetched."""
+    """Implements ``surface.Sessions``: Gradio's endpoints, and results that wait to be fetched."""
 
     def __init__(self, blocks: gr.Blocks) -> None:
         self._blocks = blocks

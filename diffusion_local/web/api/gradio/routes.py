@@ -64,11 +64,11 @@ ALLOWED = (
     AllowedRoute("GET", "/favicon.ico"),
     AllowedRoute("GET", "/robots.txt"),
     AllowedRoute("GET", f"{API}/app_id"),
-    # documentation of the endpoints; the clients need it too
+    # documentation of the endpoints, which clients also need
     AllowedRoute("GET", f"{API}/info"),
     AllowedRoute("GET", f"{API}/info/"),
     AllowedRoute("GET", f"{API}/openapi.json"),
-    # calls that are answered at once
+    # calls that respond with their result
     AllowedRoute("POST", f"{API}/run/{{api_name}}", RouteKind.CALL),
     AllowedRoute("POST", f"{API}/run/{{api_name}}/", RouteKind.CALL),
     # calls whose results are fetched by event id

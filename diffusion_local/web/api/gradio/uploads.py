@@ -88,7 +88,7 @@ class Uploads:
                     del self._coming[owner]
 
     def keep(self, owner: str, file: IO[bytes]) -> str:
-        """Store a file; returns the path by which its owner can name it."""
+        """Store a file; returns the path under which its owner can refer to it."""
         upload_id = secrets.token_hex(16)
         path = self._folder / upload_id
         try:

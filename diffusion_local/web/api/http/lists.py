@@ -1,4 +1,4 @@
-"""Prompt lists, sent as the file itself or as one of a form."""
+"""Prompt lists, sent as the body or as a file in a form."""
 
 from pathlib import PurePath
 from typing import Annotated, Any

@@ -1,9 +1,8 @@
-"""Server-sent events: a job, a batch or the queue, followed as it changes.
+"""Server-sent events (HTML standard, section 9.2) that follow a job, a batch or the queue.
 
-By the HTML standard (section 9.2): each state change has its number in ``job_events`` as ``id``, so a client that
-reconnects with ``Last-Event-ID`` misses nothing; a client that has received the end gets 204 and does not reconnect.
-Progress has no ``id``, because only the newest matters. ``long_lived`` adds heartbeats, and ends a stream whose caller
-loses its permission.
+Each state change has its number in ``job_events`` as ``id``, so a client that reconnects with ``Last-Event-ID`` misses
+nothing; a client that has received the end gets 204 and does not reconnect. Progress has no ``id``, because only the
+newest matters. ``long_lived`` adds heartbeats, and ends a stream when its caller loses permission.
 """
 
 import json

@@ -56,7 +56,7 @@ def schema_of(model: type[BaseModel]) -> Json:
 
 
 def not_null(declared: Json) -> None:
-    """Leave null out of a schema: it is accepted, and means the same as leaving the argument out."""
+    """Remove null from a schema: it is accepted, but means the same as an absent argument."""
     alternatives = [each for each in declared.pop("anyOf", []) if each != {"type": "null"}]
     if len(alternatives) == 1:
         declared |= alternatives[0]

@@ -13,8 +13,8 @@ from diffusion_local.web.api.uploads import decoded
 
 PREVIEW_SIDE = 768  # pixels
 PREVIEW_QUALITY = 85
-MOST_BYTES = 4_000_000  # of a whole file in an answer; larger ones are sent as previews
-MOST_PICTURES = 8  # in one answer
+MOST_BYTES = 4_000_000  # of a whole file in a response; larger ones are sent as previews
+MOST_PICTURES = 8  # per response
 GALLERY_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 SCHEME = "diffusion-local://images/"
 TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}

@@ -119,7 +119,7 @@ class McpServer:
                 yield text_of(f"{image.id}: {self._studio.picture_file(image.id)}")
 
     def _refusal(self, error: UserError) -> types.CallToolResult:
-        """A refusal as a tool's error: the sentence for people, and the same as JSON with code and field."""
+        """Convert an error to a tool result: a sentence for people, and JSON with its code and field."""
         text = self._clean(error.message)
         told: dict[str, Any] = {"code": error.code, "message": text}
         if isinstance(error, InvalidParams):

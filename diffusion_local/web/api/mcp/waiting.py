@@ -18,7 +18,7 @@ from diffusion_local.studio import MAX_JOBS_BY_ID
 
 LOOK_SECONDS = 0.5
 MOST_WAITS = 50  # waiting calls per account
-MOST_JOBS = MAX_JOBS_BY_ID  # in one answer
+MOST_JOBS = MAX_JOBS_BY_ID  # per response
 
 Report = Callable[[float, float, str], Awaitable[None]]
 
@@ -37,7 +37,7 @@ _waits: Counter[str] = Counter()  # by account; used in the event loop only
 
 @contextlib.contextmanager
 def one_more_wait() -> Iterator[None]:
-    """Raises LimitReached if the account already has too many waiting calls."""
+    """Count a waiting call. Raises LimitReached if the account already has too many."""
     name = current().name
     if _waits[name] >= MOST_WAITS:
         raise LimitReached(message("waits_most", most=MOST_WAITS), retry_after=30)

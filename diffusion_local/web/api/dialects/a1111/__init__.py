@@ -2,7 +2,7 @@
 
 ``info`` of a response is JSON text, as in A1111; besides A1111's fields it has ``warnings``, and ``not_used`` with
 ignored parameters. A parameter that would change the picture is refused. The chosen model, ``progress`` and
-``interrupt`` are separate for each caller: nobody stops another's pictures or changes another's model.
+``interrupt`` are separate for each caller, so that no caller stops another's pictures or changes another's model.
 """
 
 import base64
@@ -218,7 +218,7 @@ def told_as(option: Option, value: Any) -> Any:
 
 
 def timestamp(moment: str) -> str:
-    """A moment (ISO 8601) as A1111 writes it: 20261129081500."""
+    """Convert an ISO 8601 time to A1111's format: 20261129081500."""
     return "".join(each for each in moment if each.isdigit())[:14]
 
 

@@ -82,7 +82,7 @@ def read(graph: Any, names: Names) -> Plan:
 
 
 class Reader:
-    """Evaluates nodes in dependency order. ``shown``: what the output nodes show."""
+    """Evaluates nodes in dependency order. ``shown``: the inputs of the output nodes."""
 
     def __init__(self, graph: Mapping[str, Any], names: Names) -> None:
         self._graph = graph

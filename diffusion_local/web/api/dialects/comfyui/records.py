@@ -20,8 +20,8 @@ KEY_PREFIX = "comfyui:"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A prompt, in ComfyUI's sense. ``id``: the client's own if given, else the batch's. ``worker``: the node that does
-    the work; ``outputs``: the nodes that show the pictures.
+    """A prompt in ComfyUI's sense: a submitted graph. ``id``: the client's own if given, else the batch's. ``worker``:
+    the node that does the work; ``outputs``: the nodes that show the pictures.
     """
 
     id: str

@@ -54,7 +54,7 @@ def adapted(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
 
 
 def scaled(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    """FluxKontextImageScale: ignored, as the studio scales references itself."""
+    """FluxKontextImageScale: has no effect, because the studio scales references."""
     if not isinstance(given["image"], Picture):
         raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
     return (given["image"],)

@@ -102,7 +102,7 @@ class Endpoint:
 
 
 async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
-    """Discard the client's messages until it disconnects; one that sends too much is disconnected."""
+    """Discard the client's messages until it disconnects; disconnect it after MOST_RECEIVED of them."""
     for _ in range(MOST_RECEIVED):
         if (await socket.receive())["type"] == "websocket.disconnect":
             break
@@ -126,7 +126,7 @@ class Events:
         self._client_id = client_id
         self._left: int | None = None
         self._followed: dict[str, Followed] = {}  # by batch
-        self._known: set[str] = set()  # batches, of other clients too
+        self._known: set[str] = set()  # batches, including other clients'
 
     def news(self) -> list[Told]:
         """Events since the last call. A prompt that started and ended meanwhile is reported from its start."""

@@ -41,7 +41,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What is repainted: where this ``channel`` is white, or for ``alpha`` transparent; grown by some pixels."""
+    """The area to repaint: where ``channel`` is white, or ``alpha`` transparent; ``grow``: enlarged by, in pixels."""
 
     name: str
     channel: str
@@ -117,8 +117,8 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What to make: options of a submit, pictures to be found for it, and the origin of each. ``origins`` maps options
-    to (node id, input); ``node_id``: the node that does the work.
+    """One submit: its options, the pictures to resolve for it, and their origins. ``origins`` maps options to (node id,
+    input); ``node_id``: the node that does the work.
     """
 
     node_id: str
