@@ -1,4 +1,4 @@
-"""Records on a CUDA device, by ``torch.cuda.graph``; see ``graphs``."""
+"""Records calls on a CUDA device with ``torch.cuda.graph``; implements ``graphs.Recorder``."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_local.engine.graphs import map_tensors
 
-#: Replays of steps that may be on their way: the device never waits for Python, and a cancel waits for no more.
+#: Maximum number of step replays in flight: enough to keep the device busy, few enough to cancel quickly.
 AHEAD = 2
-#: What reads values back from the device.
+#: Operations that read values back from the device.
 _READING = frozenset(
     f"aten::{name}"
     for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive")
@@ -23,7 +23,7 @@ _INDEXING = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "at
 
 
 class SyncDetector(TorchDispatchMode):
-    """Notes in ``found`` the first operation that makes the CPU wait for the device, which cannot be recorded."""
+    """Stores in ``found`` the first operation that makes the CPU wait for the device, which cannot be recorded."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
@@ -54,10 +54,13 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 class CudaRecorder:
-    """Its graphs share a pool of memory: only what a graph returns outlives its replay, and that is copied at once."""
+    """Records CUDA graphs that share one memory pool.
+
+    They can share it because only a graph's output outlives its replay, and the caller copies that immediately.
+    """
 
     def __init__(self, device: torch.device, stream: torch.cuda.Stream) -> None:
-        """``stream`` is where it records: one for all models, as libraries keep a workspace for each stream."""
+        """``stream``: used for recording. One for all models, because CUDA libraries keep a workspace per stream."""
         self.bytes = 0
         self._device = device
         self._stream = stream
@@ -65,7 +68,7 @@ class CudaRecorder:
         self._on_their_way: deque[torch.cuda.Event] = deque()
 
     def try_out(self, run: Callable[[], Any], watched: bool) -> tuple[Any, str]:
-        """Beside the stream that everything else runs on, so that the libraries are ready for recording there."""
+        """Run the trial on the recording stream, so that CUDA libraries are initialised there before recording."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         waits = SyncDetector("cuda")
@@ -76,14 +79,14 @@ class CudaRecorder:
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         graph = torch.cuda.CUDAGraph()
-        # the outer stream is set again if recording fails, which torch.cuda.graph leaves undone
+        # restores the current stream if recording fails, which torch.cuda.graph does not do
         with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream()):
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved()
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             try:
-                # other threads, which draw previews and save pictures, go on meanwhile
+                # thread_local: other threads draw previews and save pictures meanwhile
                 with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                     output = run()
             except BaseException:
@@ -114,18 +117,20 @@ class CudaRecorder:
             graph.replay()
 
     def _mend(self) -> None:
-        """PyTorch before 2.12 takes a recording that failed for one that goes on: it would free no memory any more."""
+        """Clean up after a failed recording. PyTorch before 2.12 otherwise treats it as still in progress, and never
+        frees memory again.
+        """
         pool, self._pool = self._pool, None
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(self._device.index, pool)
             torch._C._cuda_releasePool(self._device.index, pool)
-        with suppress(Exception):  # one that succeeds puts the random generator right
+        with suppress(Exception):  # a successful recording resets the random generator's state
             whole = torch.cuda.CUDAGraph()
             with torch.cuda.graph(whole, stream=self._stream, capture_error_mode="thread_local"):
                 torch.zeros(1, device=self._device)
 
 
 def recorders(device: str) -> Callable[[], CudaRecorder]:
-    """Makes recorders for the models of one device."""
+    """A factory of recorders for the models on one device, which share a recording stream."""
     stream = torch.cuda.Stream(device)
     return lambda: CudaRecorder(torch.device(device), stream)

@@ -17,18 +17,18 @@ import torch
 
 log = logging.getLogger(__name__)
 
-#: Signatures that are kept for each part of a model: sizes, lengths of prompts, with guidance and without.
+#: Maximum number of recordings kept per part. Sizes, prompt lengths and guidance each give another signature.
 MAX_GRAPHS_PER_PART = 6
-#: Parts called at each step. Limits their replays in flight.
+#: Parts called at each step, whose replays in flight are limited.
 STEPPING = frozenset({"denoiser", "fused denoiser", "compiled denoiser"})
-#: Parts that call compiled functions. torch.compile runs a function as it is, for good, once it is called where
-#: operations are watched.
+#: Parts that call compiled functions. Their trials must not be watched: torch.compile permanently falls back to eager
+#: for a function called under a dispatch mode.
 COMPILED = frozenset({"compiled denoiser"})
-#: Threads that use the device beside the engine's: nothing can be recorded while there are any.
+#: Other threads that use the device. While there are any, no graph is recorded.
 others: set[object] = set()
-#: What the graph of a text encoder may hold, in bytes.
+#: Estimated size of a text encoder's graph, in bytes.
 ENCODER_BYTES = 64 * 2**20
-#: Rungs whose weights stay where they are.
+#: Rungs of the memory ladder whose weights are not moved during a picture.
 RUNGS = ("resident", "vae_tiling", "encoder_offload")
 
 
@@ -168,7 +168,7 @@ class Graphs:
             for standing_in, tensor in zip(recording.inputs, tensors, strict=True):
                 standing_in.copy_(tensor, non_blocking=True)
             recording.replay()
-            return map_tensors(recording.output, torch.clone)  # a scheduler may keep what it is given over later steps
+            return map_tensors(recording.output, torch.clone)  # schedulers may keep outputs over later steps
 
     def _try_out(self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]) -> Any:
         assert self._recorder is not None
@@ -183,7 +183,7 @@ class Graphs:
     def _record(
         self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]
     ) -> Recording | None:
-        """None if the call cannot be recorded, or memory does not suffice."""
+        """Record a call; returns None if that fails or the recording exceeds the available memory."""
         assert self._recorder is not None
         same_part = [each for each in self._recorded if each[0] == key[0]]
         for each in same_part[: max(0, len(same_part) - MAX_GRAPHS_PER_PART + 1)]:
@@ -254,7 +254,7 @@ def signature(value: Any, tensors: list[torch.Tensor], numbers: bool = False) ->
             return (type(value), *(signature(each, tensors, numbers) for each in value))
         case dict() if type(value) is dict:
             return (dict, *((name, signature(each, tensors, numbers)) for name, each in value.items()))
-        case OrderedDict() if is_dataclass(value):  # what models of transformers return
+        case OrderedDict() if is_dataclass(value):  # outputs of the transformers library
             return (type(value), *((name, signature(each, tensors, numbers)) for name, each in value.items()))
         case None | bool() | str() | torch.dtype():
             return (type(value), value)

@@ -74,6 +74,7 @@ class FusedUNet:
         self._text_sizes = [2 * each.inner_dim for each in crossing]
 
     def undo(self) -> None:
+        """Restore the UNet's memory layout."""
         self.packing.undo()
 
     def text(self, states: torch.Tensor) -> torch.Tensor:
@@ -183,7 +184,7 @@ def _added(x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
 log = logging.getLogger(__name__)
 
 #: Relative L2 difference from the UNet's own first step above which the fused form counts as wrong. Rounding alone
-#: comes to a tenth of it.
+#: gives a tenth of it.
 TOLERANCES = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float32: 0.002}
 #: The same for 8-bit products, whose rounding alone gives 0.02.
 EIGHT_BIT_TOLERANCE = 0.1
@@ -201,7 +202,7 @@ SUPPORTED = {
 
 
 class Run(Protocol):
-    """Calls a function, possibly by a CUDA graph; ``part`` names the function."""
+    """Calls a function, possibly through a CUDA graph; ``part`` names the function."""
 
     def __call__(self, part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
 

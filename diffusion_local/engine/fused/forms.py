@@ -64,7 +64,7 @@ class FusedDecoder:
 
 
 class PictureAttention:
-    """Single-head attention among all pixels."""
+    """Single-head self-attention over all pixels."""
 
     def __init__(self, attention: Any, packing: Packing, operations: Operations) -> None:
         require(attention.group_norm is not None and attention.spatial_norm is None, "attention without a norm")
@@ -89,8 +89,8 @@ log = logging.getLogger(__name__)
 class Forms:
     """The fused forms of one model; without ``operations`` it has none.
 
-    ``lock`` is held by whoever runs or changes the model's VAE. ``decoded``: the dtype in which a fused decoder decoded
-    the latest picture, or empty.
+    ``lock`` must be held while running or changing the model's VAE. ``decoded``: the dtype in which a fused decoder
+    decoded the latest picture, or empty.
     """
 
     def __init__(

@@ -165,7 +165,7 @@ def quantise_row(X, Y, SCALES, channels, COLUMNS: tl.constexpr):
 
 @triton.jit
 def gated(X, at, channels, inside):
-    """A value times GELU of the one ``channels`` further on."""
+    """GEGLU: each value times GELU of the one ``channels`` positions after it."""
     value = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(X + at + channels, mask=inside, other=0.0).to(tl.float32)
     return value * 0.5 * g * (1.0 + tl.erf(g * 0.7071067811865476))

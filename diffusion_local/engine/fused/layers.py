@@ -49,7 +49,7 @@ class Linear:
 
 
 class QuantisedLinear:
-    """A matrix product of 8-bit numbers. Rows of the weight are quantised, and those of the input if needed."""
+    """A matrix product of 8-bit numbers. Quantises the weight by rows, and the input unless it is Quantised already."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, packing: Packing, operations: Operations
@@ -63,7 +63,7 @@ class QuantisedLinear:
 
 
 class Convolution:
-    """``bias``: whether it is added here, or left to the next operation."""
+    """A convolution. ``bias``: whether to add the bias here, or leave it to the next operation."""
 
     def __init__(self, layer: Any, packing: Packing, bias: bool = True) -> None:
         own = base(layer)
@@ -115,7 +115,7 @@ class Resnet:
 
 
 class Resample:
-    """Halves the sides by a convolution, or enlarges by repetition followed by a convolution."""
+    """Downsamples by a strided convolution, or upsamples by nearest-neighbour interpolation and a convolution."""
 
     def __init__(self, layer: Any, packing: Packing, up: bool) -> None:
         require(layer.use_conv and getattr(layer, "norm", None) is None, "resampling with a norm or no convolution")
@@ -126,7 +126,7 @@ class Resample:
         self._conv = Convolution(layer.conv, packing)
 
     def __call__(self, x: torch.Tensor, size: Any = None) -> torch.Tensor:
-        """``size``: the sides to enlarge to, or None."""
+        """``size``: (height, width) to upsample to, or None."""
         return self._conv(x if size is None else F.interpolate(x, size=size, mode="nearest"))
 
 
@@ -157,7 +157,7 @@ class CrossAttention:
         self._out = linear(attention.to_out[0], packing, quantised)
 
     def __call__(self, x: torch.Tensor | Quantised, text: torch.Tensor) -> torch.Tensor:
-        """``text``: N x tokens x 2C, keys beside values; rows may have any stride."""
+        """``text``: N x tokens x 2C, keys followed by values; rows may have any stride."""
         query = self._query(x)
         count, length, _ = query.shape
         query = query.view(count, length, self.heads, -1).transpose(1, 2)
@@ -185,6 +185,7 @@ def fit_eight_bits(block: Any) -> bool:
 
 
 def check_attention(attention: Any) -> None:
+    """Raises Unsupported for attention with features that the fused form lacks."""
     require(isinstance(attention, Attention), f"a {type(attention).__name__}")
     require(isinstance(attention.processor, AttnProcessor | AttnProcessor2_0), "attention that was replaced")
     names = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim")
@@ -222,7 +223,7 @@ class Block:
     def __call__(
         self, hidden: torch.Tensor, pending: torch.Tensor | None, text: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``pending`` is yet to be added to ``hidden``; returns the same pair."""
+        """``pending`` is a residual not yet added to ``hidden``; returns the same kind of pair."""
         add_norm, quantised = self._operations.add_layer_norm, self._quantised
         hidden, normed = add_norm(hidden, pending, self._norm1, quantised)
         hidden, normed = add_norm(hidden, self._own(normed), self._norm2, quantised)
@@ -231,7 +232,7 @@ class Block:
 
 
 class Transformer:
-    """Transformer blocks on the pixels of a picture."""
+    """A Transformer2DModel: transformer blocks with the pixels of a picture as tokens."""
 
     def __init__(self, model: Any, packing: Packing, operations: Operations) -> None:
         require(isinstance(model, Transformer2DModel) and model.is_input_continuous, f"a {type(model).__name__}")

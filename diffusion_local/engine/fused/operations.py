@@ -60,7 +60,7 @@ class Operations(Protocol):
         ...
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of tensors and modules compiled, at its first call for each shape of its inputs."""
+        """A compiled version of ``function``; compilation happens at the first call for each shape of its inputs."""
         ...
 
 
@@ -114,7 +114,7 @@ def quantise(x: torch.Tensor, dtype: torch.dtype) -> Quantised:
 
 
 def available(device: torch.device, eight_bits: bool = False) -> tuple[Operations | None, str]:
-    """Triton's operations for a device, or None with the reason. Without 8-bit support they do not quantise."""
+    """(Triton operations for a device, ""), or (None, the reason). Requested ``eight_bits`` are used if supported."""
     if device.type != "cuda" or torch.version.hip is not None:
         return None, "fused kernels are for NVIDIA GPUs"
     major, minor = torch.cuda.get_device_capability(device)

@@ -1,7 +1,8 @@
-"""Runs a transformer with its repeated blocks compiled, and the transformer itself until they are, or if that fails.
+"""Runs a transformer with its repeated blocks compiled by torch.compile.
 
-Compiling takes tens of seconds the first time. It happens on a thread, once per shape of the inputs, while pictures are
-made the exact way; the result is kept on the disk (``settings.keep_kernels``).
+Compilation takes tens of seconds the first time. It happens on a background thread, once per shape of the inputs, while
+pictures use the uncompiled transformer; if it fails, they continue to. The result is cached on disk
+(``settings.keep_kernels``).
 """
 
 import copy
@@ -21,16 +22,16 @@ from diffusion_local.engine.graphs import NotRecordable, map_tensors, signature
 
 log = logging.getLogger(__name__)
 
-#: Shapes of inputs for which blocks are compiled; torch refuses more than 8 versions of a function.
+#: Maximum number of input shapes to compile for; torch compiles at most 8 versions of a function.
 MOST_SHAPES = 6
-#: Layers that see one token a picture: 8 bits gain nothing there, and cost precision.
+#: Name parts of layers that process one token per picture: 8 bits would cost precision there and save no time.
 MODULATION = ("norm", "mod", "ada")
-#: Both sides of an 8-bit weight are multiples of it: torch._scaled_mm takes no others.
+#: torch._scaled_mm requires both sides of an 8-bit weight to be multiples of this.
 MULTIPLE = 16
-#: Numbers of a row up to which the compiler fuses its quantisation with the operations before; for longer rows it would
-#: compute those twice, so that a kernel of its own is faster.
+#: Longest row (elements) whose quantisation is left to the compiler, which fuses it with the preceding operations. For
+#: longer rows it would compute those twice, so a separate kernel is faster.
 FUSED_ROW = 8192
-#: Seconds of a step in 8 bits over those of an exact one, above which they are not worth their precision.
+#: Largest ratio of an 8-bit step's duration to an exact step's at which 8 bits are worth the loss of precision.
 WORTHWHILE = 0.9
 
 Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -39,8 +40,8 @@ Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
 class CompiledTransformer:
     """The compiled form of one model's transformer.
 
-    Its first compiled step is compared with the transformer's own. If it differs, or compiling or a kernel fails, the
-    model runs the exact way from then on, and the log says why once.
+    Its first compiled step is compared with the transformer's own. If they differ, or compilation or a kernel fails,
+    the model uses the exact path from then on, and the reason is logged once.
     """
 
     name = "compiled blocks"
@@ -52,8 +53,9 @@ class CompiledTransformer:
         forget: Callable[[], Any],
         start: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
-        """``forget`` is called whenever recorded graphs are of no more use; ``start`` runs a function in the
-        background."""
+        """``forget`` is called whenever recorded CUDA graphs become invalid; ``start`` runs a function in the
+        background (default: on a thread).
+        """
         self.used = False
         self.eight_bits = operations.eight_bits
         self._operations, self._forget, self._start = operations, forget, start or in_background
@@ -61,7 +63,7 @@ class CompiledTransformer:
         self._compiled: dict[type, Callable[..., Any]] = {}
         self._eight: dict[tuple[torch.nn.Module, str], torch.nn.Module] = {}
         self._ready: set[Hashable] = set()
-        self._in_picture: frozenset[Hashable] = frozenset()  # ready when the picture began: one is made in one way
+        self._in_picture: frozenset[Hashable] = frozenset()  # ready at its start: one path per picture
         self._preparing: Hashable = None
         self._generation = 0
         self._checked = False
@@ -70,7 +72,7 @@ class CompiledTransformer:
             self._refuse("diffusers names no repeated blocks of it")
 
     def ready(self, room: int) -> bool:
-        """Whether the next picture may be made by compiled blocks. ``room``: bytes that weights in 8 bits may take."""
+        """Whether the next picture can use compiled blocks. ``room``: bytes available for 8-bit copies of weights."""
         self.used = False
         self._in_picture = frozenset(self._ready)
         if self._refused:
@@ -88,7 +90,7 @@ class CompiledTransformer:
         return True
 
     def drop(self) -> None:
-        """The transformer's weights change or move, or the exact way is asked for."""
+        """Discard compiled state, before weights change or move or the exact path is requested."""
         self._generation += 1
         self._eight.clear()
         self._ready.clear()
@@ -96,7 +98,7 @@ class CompiledTransformer:
         self._preparing, self._checked = None, False
 
     def forward(self, run: Run, exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """As the transformer's own ``exact``."""
+        """Has the signature of the transformer's forward; ``exact`` is the original."""
         try:
             key: Hashable = signature((args, kwargs), [], numbers=True)
         except NotRecordable:
@@ -140,7 +142,7 @@ class CompiledTransformer:
 
     @contextmanager
     def _blocks_compiled(self) -> Iterator[None]:
-        """Blocks run compiled, and their large layers in 8 bits, for one step."""
+        """Run blocks compiled, and their large layers in 8 bits, inside this context."""
         own = {(parent, name): getattr(parent, name) for parent, name in self._eight}
         for (parent, name), layer in self._eight.items():
             parent._modules[name] = layer
@@ -157,7 +159,7 @@ class CompiledTransformer:
     # -- preparing -----------------------------------------------------------------------------------------------------
 
     def _exact_and_prepare(self, key: Hashable, exact: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Make one step the exact way, and compile what it calls in the background."""
+        """Run one step on the exact path, and compile its block calls in the background."""
         calls: dict[Hashable, Call] = {}
         hooks = [block.register_forward_pre_hook(recorder(calls), with_kwargs=True) for block in self._blocks]
         try:
@@ -180,7 +182,9 @@ class CompiledTransformer:
         return output
 
     def _private_copy(self, block: torch.nn.Module) -> torch.nn.Module:
-        """A block that shares the weights: the model's own must not change while it is used on another thread."""
+        """A copy of a block that shares its weights, because replacing the ``forward`` of the model's own block must
+        not affect the compiling thread.
+        """
         shared = {id(each): each for each in (*block.parameters(), *block.buffers())}
         own: torch.nn.Module = copy.deepcopy(block, shared)
         for parent, twin in zip(block.modules(), own.modules(), strict=True):
@@ -194,7 +198,7 @@ class CompiledTransformer:
             with torch.no_grad(), other_stream(calls):
                 for block, args, kwargs in calls:
                     self._compiled[type(block)](block, *args, **kwargs)
-        except Exception as problem:  # whatever a compiler, its cache or a kernel may raise
+        except Exception as problem:  # the compiler, its cache or a kernel may raise anything
             if generation == self._generation:
                 self._fail(problem)
         else:
@@ -224,7 +228,7 @@ class CompiledTransformer:
 
 
 class EightBitLinear(torch.nn.Module):
-    """A linear layer with weights in 8 bits; the rows of its input are quantised as they come."""
+    """A linear layer with 8-bit weights, which quantises each row of its input when called."""
 
     values: torch.Tensor
     scales: torch.Tensor
@@ -258,7 +262,7 @@ class EightBitLinear(torch.nn.Module):
 
 
 def seconds(step: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that a step takes once its kernels are compiled and loaded; 0.0 on a device without streams."""
+    """Seconds that a step takes after a warm-up; 0.0 on devices other than CUDA."""
     if device.type != "cuda":
         return 0.0
     step()
@@ -270,23 +274,23 @@ def seconds(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in 8 bits, and the scale of each (rows x 1, fp32)."""
+    """Quantise each row: (8-bit values, scales as rows x 1 in fp32)."""
     wide = rows.float()
     scales = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST)
     return (wide / scales).clamp(-LARGEST, LARGEST).to(EIGHT_BITS), scales
 
 
 def repeated_blocks(transformer: torch.nn.Module) -> list[torch.nn.Module]:
-    """Blocks of the classes that diffusers compiles by ``compile_repeated_blocks``, and those of Stable Diffusion 3.5.
+    """Blocks of the classes that diffusers lists for ``compile_repeated_blocks``, and those of Stable Diffusion 3.5.
 
-    Others may have shapes that depend on numbers, and would be compiled anew at each step.
+    Other blocks may have shapes that depend on values, and would be recompiled at each step.
     """
     names = getattr(transformer, "_repeated_blocks", None) or ("JointTransformerBlock",)
     return [each for each in transformer.modules() if type(each).__name__ in names]
 
 
 def large_layers(blocks: list[torch.nn.Module]) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
-    """(parent, name, layer) of the layers of blocks that run in 8 bits."""
+    """(parent, name, layer) of each layer in ``blocks`` to run in 8 bits."""
     for block in blocks:
         for path, parent in block.named_modules():
             for name, layer in parent.named_children():
@@ -303,7 +307,7 @@ def bound(function: Callable[..., Any], block: torch.nn.Module) -> Callable[...,
 
 
 def recorder(calls: dict[Hashable, Call]) -> Callable[..., None]:
-    """A hook that keeps one call of each kind of block: class, plain attributes, shapes of the inputs."""
+    """A forward hook that stores in ``calls`` one call per kind of block (class, plain attributes, input shapes)."""
 
     def record(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         plain = {name: value for name, value in vars(block).items() if isinstance(value, bool | int | str | None)}
@@ -317,14 +321,13 @@ def recorder(calls: dict[Hashable, Call]) -> Callable[..., None]:
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy with the same strides, which ``torch.clone`` does not keep for a part of a tensor: blocks are compiled for
-    them."""
+    """A copy with the same strides, for which blocks are compiled; ``torch.clone`` drops those of a partial view."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 @contextmanager
 def other_stream(calls: list[Any]) -> Iterator[None]:
-    """Keep the kernels of a preparation beside those of the picture that is being made."""
+    """Run a compilation's kernels on their own CUDA stream, concurrently with the picture in progress."""
     given: list[torch.Tensor] = []
     signature([[args, kwargs] for _, args, kwargs in calls], given, numbers=True)
     device = next((each.device for each in given if each.device.type == "cuda"), None)
@@ -339,7 +342,7 @@ def other_stream(calls: list[Any]) -> Iterator[None]:
 
 
 def in_background(work: Callable[[], None]) -> None:
-    """On a thread that does not keep the process; meanwhile nothing is recorded on the device."""
+    """Run ``work`` on a daemon thread, during which no CUDA graph is recorded."""
 
     def run() -> None:
         try:
