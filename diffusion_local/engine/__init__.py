@@ -14,28 +14,28 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.options.table import Params
 from diffusion_local.options.values import MOST_TOGETHER, parse_pass_position
 
-#: Begins to draw a small preview on the thread that makes the picture; the function it returns finishes on any thread.
+#: Starts a small preview on the thread that makes the picture; the function it returns finishes it on any thread.
 Preview = Callable[[], Callable[[], PIL.Image]]
-#: Called after each denoising step with the number of steps done (1 = first) and its preview, or None. Whatever it
-#: raises (Stopped, LostClaim) leaves ``generate`` unchanged.
+#: Called after each denoising step with the number of steps done (1 = first) and its preview, or None. ``generate``
+#: passes on whatever it raises (Stopped, LostClaim).
 OnStep = Callable[[int, "Preview | None"], None]
 
 
-#: Gives a picture (RGB) and further facts once the device has made it. Raises EngineError.
+#: Waits until the device has made a picture, and returns it (RGB) with further facts. Raises EngineError.
 Finish = Callable[[], tuple[PIL.Image, dict[str, Any]]]
 
 
 class Picture:
-    """A picture (RGB) and the facts of its making that belong in its recipe (device, dtype, versions).
+    """A picture (RGB) and the facts about its generation for its recipe (device, dtype, versions).
 
-    The device may still be at work on it: ``image`` waits for it, on whatever thread, and only then are ``facts``
-    complete. Where the picture turns out to be unusable ``image`` raises EngineError. The fact ``incomplete`` holds the
-    problem of each last step that failed (details, background) by its option; the picture is as it was before it.
+    The device may still be working on it: ``image`` waits, on any thread, and only then are ``facts`` complete.
+    ``image`` raises EngineError if the picture is unusable. The fact ``incomplete`` maps the option of each final step
+    that failed (details, background) to its problem; the picture is then the one before that step.
     """
 
     def __init__(self, image: PIL.Image | Finish, facts: dict[str, Any] | None = None) -> None:
         self.facts = facts if facts is not None else {}
-        #: Called now and then while a slow step finishes the picture; what it raises ends that step and the picture.
+        #: Called repeatedly during slow final steps; whatever it raises ends the step and the picture.
         self.check: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._finish = image if callable(image) else None
@@ -61,7 +61,7 @@ class Picture:
 
 
 class Held(Protocol):
-    """State of a pass that was interrupted between two steps, from which its engine continues."""
+    """State of a pass that was interrupted between two steps, from which the engine can continue."""
 
     @property
     def steps(self) -> int:
@@ -71,9 +71,9 @@ class Held(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One picture of a pass, at its ``place`` (0 is the first) once it runs.
+    """One picture of a pass. ``place``: its index in the pass, set when the pass starts.
 
-    What ``on_step`` raises ends this part and no other. In the end ``made`` or ``problem`` is set.
+    An exception from ``on_step`` ends only this part. When the part ends, ``made`` or ``problem`` is set.
     """
 
     params: Params
@@ -100,13 +100,13 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Pass:
-    """Pictures that are denoised in one loop. Their params differ in prompts and seed only.
+    """Pictures that are denoised in one loop. Their params differ only in prompts and seed.
 
-    ``size`` is the number of places in the loop, set by the engine; a place without a part is filled with a copy.
-    ``wanted`` is asked between two steps whether the device is needed for something else. Where it is, ``run`` returns
-    with ``held`` set, and running the pass again continues from there, to the same pixels. ``rung`` is that of the
-    memory policy on which it runs. Parts that cannot share the loop, such as one with a longer prompt, are moved to
-    ``left``, untouched.
+    ``size``: number of places in the loop, set by the engine; places without a part are filled with copies. ``wanted``
+    is called between steps and returns whether the device is needed for something else; if so, ``run`` returns with
+    ``held`` set, and running the pass again continues from there, to the same pixels. ``rung``: the memory policy's
+    rung on which the pass runs. Parts that cannot share the loop, such as one with a longer prompt, are moved to
+    ``left`` unchanged.
     """
 
     parts: list[Part]
@@ -121,14 +121,15 @@ class Pass:
         return [part for part in self.parts if part.live]
 
     def place_of(self, part: Part) -> dict[str, str]:
-        """The fact of a recipe that ``Params.place`` is made of; nothing for a picture that was made alone."""
+        """The recipe's fact from which ``Params.place`` is restored; empty for a picture made alone."""
         return {"place": f"{part.place + 1}/{self.size}"} if self.size > 1 else {}
 
 
 def assign_places(crew: Pass) -> None:
     """Set the size of a new pass and the places of its parts; surplus parts move to ``left``.
 
-    Sizes are powers of two, so that few CUDA graphs serve all lists. A picture with a given place gets it.
+    Sizes are powers of two, so that few CUDA graphs serve lists of any length. A first part with ``params.place`` runs
+    alone at that place.
     """
     pinned = crew.parts[0].params.place
     crew.size = 2 ** (min(len(crew.parts), MOST_TOGETHER).bit_length() - 1)
@@ -141,13 +142,13 @@ def assign_places(crew: Pass) -> None:
         crew.parts[0].place, crew.size = parse_pass_position(pinned)
 
 
-#: Called while a model is loaded with the share of its bytes that is there (0 to 1); not called where it was there
-#: already. Whatever it raises leaves ``load`` unchanged.
+#: Called while a model is loaded, with the share of its bytes loaded so far (0 to 1); not called for a model in memory.
+#: ``load`` passes on whatever it raises.
 OnProgress = Callable[[float], None]
 
 
 class Engine(Protocol):
-    """Turns Params into pictures on one device. Knows no jobs, no database and no files of the home."""
+    """Turns Params into pictures on one device, without knowledge of jobs, the database or the home's files."""
 
     @property
     def device(self) -> str:
@@ -172,8 +173,9 @@ class Engine(Protocol):
     def plan(
         self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
     ) -> RungChoice:
-        """How to hold a model for passes of ``together`` such pictures, from what is free now and what was learned;
-        ``wanted``: a rung. More than one picture never changes the rung."""
+        """How to hold a model for passes of ``together`` such pictures, given the free memory and ``learned``
+        measurements; ``wanted``: a requested rung. The rung does not depend on ``together``.
+        """
         ...
 
     def free(self) -> int:
@@ -181,7 +183,7 @@ class Engine(Protocol):
         ...
 
     def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
-        """Have this model in memory as chosen; others stay while there is room.
+        """Bring this model into memory as chosen; others stay while there is room.
 
         Raises ModelUnavailable or OutOfMemory, after which no model is loaded, and whatever ``on_progress`` raises.
         """
@@ -190,27 +192,28 @@ class Engine(Protocol):
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         """Make one picture with the loaded model. Equal params give equal pixels on the same device and rung.
 
-        It may return once the device has been given all of the work. Raises EngineError (OutOfMemory, BadImage) and
-        whatever ``on_step`` raises; usable again after each of them.
+        It may return once all work is queued on the device. Raises EngineError (OutOfMemory, BadImage) and whatever
+        ``on_step`` raises; the engine remains usable after each of them.
         """
         ...
 
     def run(self, crew: Pass) -> None:
         """Make several pictures in one loop with the loaded model; see ``Pass`` and ``Part``.
 
-        A part's pixels depend on its params, the size of the pass and its place there, not on the other
-        parts. Raises EngineError for what concerns the pass as a whole (OutOfMemory, DeviceLost, ModelUnavailable);
-        parts that were made already stay so.
+        A part's pixels depend on its params, the size of the pass and its place there, not on the other parts. Raises
+        EngineError for problems of the whole pass (OutOfMemory, DeviceLost, ModelUnavailable); parts already made keep
+        their pictures.
         """
         ...
 
     def serialize_held(self, held: Held) -> bytes:
-        """A held pass as bytes, from which ``restore_held`` restores it, also in another process."""
+        """A held pass as bytes for ``restore_held``, which may run in another process."""
         ...
 
     def restore_held(self, data: bytes) -> Held | None:
-        """The held pass of these bytes; None where they are damaged, or where this engine would continue with other
-        pixels: another version, device or setting wrote them."""
+        """The held pass of these bytes. None if they are damaged, or were written with another version, device or
+        setting, with which the pixels would differ.
+        """
         ...
 
     def free_caches(self) -> bool:

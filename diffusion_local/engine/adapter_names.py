@@ -1,10 +1,13 @@
-"""Which layers of a model an adapter's names stand for: names of diffusers, with dots or underscores, and those of the
-models' authors, which ComfyUI and most trainers keep."""
+"""Maps layer names in adapter files to layers of diffusers' models.
+
+Files use diffusers' names, with dots or underscores, or the original names by the models' authors, which ComfyUI and
+most trainers use.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
 
-#: Of several layers that were one: the names in the order of their rows.
+#: Layer names. Several, in the order of their rows, if the original model has a single layer in their place.
 Targets = tuple[str, ...]
 
 QKV = ("to_q", "to_k", "to_v")
@@ -21,7 +24,7 @@ def block(name: str) -> str:
 
 _DOUBLE, _SINGLE = block("transformer_blocks"), block("single_transformer_blocks")
 _LAYER = r"\1.\2"
-#: Of FLUX.1 and those that were made from it.
+#: Names of FLUX.1 and models derived from it.
 _FLUX: dict[str, Targets] = {
     r"double_blocks_(\d+)_img_attn_qkv": attn(_DOUBLE, QKV),
     r"double_blocks_(\d+)_txt_attn_qkv": attn(_DOUBLE, ADDED),
@@ -99,7 +102,7 @@ _KREA2: dict[str, Targets] = {
     r"last_linear": ("final_layer.linear",),
     r"txtfusion_projector": ("text_fusion.projector",),
 }
-#: Names of the authors by family: an expression for the name with underscores -> layers of diffusers' model.
+#: Original names by family: regular expression for the name with underscores -> layers of diffusers' model.
 LAYERS_OF_NAME: Mapping[str, Mapping[str, Targets]] = {
     "flux": _FLUX,
     "chroma": _FLUX,
@@ -129,8 +132,9 @@ UNET = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_?(.*)|middle_block_(\d)_(.
 
 
 class Layers:
-    """The layers of one part of a model by all of their names. ``family`` is that of the model, empty for its text
-    encoders; ``per_level`` the number of layers in each level of a UNet."""
+    """Finds layers of one part of a model by any of their names. ``names``: diffusers' names; ``family``: the model's,
+    empty for its text encoders; ``per_level``: ResNet blocks per level of a UNet.
+    """
 
     def __init__(self, names: Iterable[str], family: str = "", per_level: int = 2) -> None:
         self._flat = {name.replace(".", "_"): name for name in names}
@@ -138,7 +142,7 @@ class Layers:
         self._per_level = per_level
 
     def named(self, stem: str) -> Targets:
-        """The layers that a name without prefixes stands for; empty if there is none."""
+        """The layers with this name, given without prefix; empty if there is none."""
         flat = stem.replace(".", "_")
         for known in (flat, flat.removeprefix("text_model_"), f"text_model_{flat}", self._of_unet(flat)):
             if known in self._flat:

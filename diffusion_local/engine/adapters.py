@@ -1,4 +1,7 @@
-"""LoRAs, other VAEs and textual inversions of a loaded model; they stay while consecutive pictures use them."""
+"""Applies LoRAs, other VAEs, IP-Adapters and textual inversions to a loaded model.
+
+They stay applied while consecutive pictures use them.
+"""
 
 import re
 from collections.abc import Callable
@@ -31,7 +34,10 @@ from diffusion_local.options.types import Lora
 
 
 def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
-    """Make the model as the params want it; facts for the recipe. Raises ModelUnavailable naming the file."""
+    """Apply the adapters that the params name, and remove others; returns facts for the recipe.
+
+    Raises ModelUnavailable naming the file.
+    """
     if materials is None:
         if params.loras or params.vae or params.references:
             raise ModelUnavailable(message("no_home_files"))
@@ -56,14 +62,14 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
 
 
 def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
-    """Load missing LoRAs, remove others and set the weights; without any the model is unchanged."""
+    """Load missing LoRAs, remove others and set the weights."""
     if wanted == loaded.loras:
         return
     before = loaded.loras
     loaded.weights_change()
     if any(changes_encoders(materials.lora(lora.name)) for lora in wanted if lora not in before):
         own_encoders(loaded)
-    loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
+    loaded.loras = ()  # after any failure below, the next picture loads them again
     with placement.without_hooks(loaded.pipe, loaded.rung):
         swap_loras(loaded, before, wanted, materials)
     loaded.loras = wanted
@@ -75,14 +81,17 @@ def changes_encoders(path: Path) -> bool:
 
 
 def own_encoders(loaded: Loaded) -> None:
-    """Before text encoders are changed: other models must not notice."""
+    """Copy text encoders shared with other models, before they are changed."""
     device = str(loaded.pipe._execution_device)
     if loaded.encoders.make_own(loaded.pipe) and loaded.rung not in placement.WHOLE:
         placement.place(loaded.pipe, loaded.rung, device)
 
 
 def swap_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
-    """Replace LoRAs, both those loaded by diffusers through peft and those attached by hooks."""
+    """Replace the LoRAs ``before`` by ``wanted``: both those loaded through peft and those attached by hooks.
+
+    Removes all of them and raises EngineError if one cannot be loaded.
+    """
     files = {lora.name: materials.lora(lora.name) for lora in wanted}
     held = {lora.name for lora in before}
     remove_loras(loaded, held - set(files), held)
@@ -119,9 +128,12 @@ def load_lora(loaded: Loaded, name: str, path: Path) -> None:
 
 
 def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
-    """Load with diffusers if it supports method and layout; otherwise, or if that fails, with hooks."""
+    """Load with diffusers if it supports method and layout; otherwise, or if that fails, with hooks.
+
+    Raises ModelUnavailable, and the library's own errors.
+    """
     found, tensors = read_lora(open_header(path).header), read_mapped(path, "")
-    # diffusers reads shapes of the weights, which those in 4 bits do not have
+    # diffusers reads the shapes of the weights, which packed 4-bit weights do not have
     if (
         loaded.kept not in quantised.LAYERS
         and found.method in (LORA, LOCON)
@@ -130,9 +142,9 @@ def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
         try:
             load_through_peft(loaded, name, tensors)
             return
-        except Exception:  # of whatever kind: its loaders assert, too
+        except Exception:  # of any type: its loaders also raise AssertionError
             loaded.pipe.delete_adapters([adapter_name(name)])
-            with suppress(UnmatchedLayer, ValueError):  # what diffusers says is told
+            with suppress(UnmatchedLayer, ValueError):  # report diffusers' error instead
                 loaded.hooked[name] = HookedAdapter(loaded.pipe, tensors, family.id)
                 return
             raise
@@ -152,11 +164,12 @@ def load_through_peft(loaded: Loaded, name: str, tensors: dict[str, torch.Tensor
 
 
 def adapter_name(name: str) -> str:
-    """peft makes it a module's name, which must hold no dot."""
+    """The name under which peft gets a LoRA: peft uses it as a module name, which must not contain a dot."""
     return f"lora_{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) -> None:
+    """Switch to the VAE file with this name, or with "" back to the model's own. Raises ModelUnavailable."""
     if name == loaded.vae:
         return
     own, factors = loaded.own_vae = loaded.own_vae or (loaded.pipe.vae, loaded.factors)
@@ -183,14 +196,14 @@ def read_vae(path: Path, like: Any) -> Any:
 
 
 def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -> dict[str, Path]:
-    """Load the textual inversions whose words the prompts hold; words and their files."""
+    """Load the textual inversions whose trigger words occur in the prompts; returns these words and their files."""
     if not isinstance(loaded.pipe, diffusers.loaders.TextualInversionLoaderMixin):
         return {}
     parts = [*(region.prompt for region in params.regions), *(detail.prompt for detail in params.details)]
     text = "\n".join([params.prompt, params.negative, *parts])
     called = {word: path for word, path in materials.embeddings().items() if contains_word(text, word)}
     for word in sorted(set(called) - loaded.words):
-        loaded.graphs.forget()  # the text encoder gets another table of words
+        loaded.graphs.forget()  # the text encoder's embedding table is replaced
         own_encoders(loaded)
         with placement.without_hooks(loaded.pipe, loaded.rung):
             load = partial(load_embedding, loaded.pipe, word, called[word])
@@ -213,11 +226,11 @@ def load_embedding(pipe: Any, word: str, path: Path) -> None:
 
 
 def read_embedding(path: Path) -> dict[str, torch.Tensor]:
-    """The vectors of a textual inversion; a pickle file is opened without running anything of it."""
+    """The vectors of a textual inversion; pickle files are read without executing code."""
     if path.suffix.lower() in (".safetensors", ".sft"):
         return load_file(path)
     found = torch.load(path, map_location="cpu", weights_only=True)
-    inside = found.get("string_to_param", found)  # as A1111 writes them, beside other entries
+    inside = found.get("string_to_param", found)  # A1111's format, which has other entries too
     return {name: tensor.detach() for name, tensor in inside.items() if isinstance(tensor, torch.Tensor)}
 
 

@@ -27,7 +27,10 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[], None]) -> tuple[torch.Tensor, str]:
-    """Encode with ``run``, retrying in fp32 like ``decode``: (latents, a note if retried). Raises BadImage."""
+    """Encode with ``run``, retrying in fp32 like ``decode``: (latents, a note if retried, else "").
+
+    Raises BadImage if the result is not finite.
+    """
     latents, said = run(), ""
     if not torch.isfinite(latents).all() and vae.dtype != torch.float32:
         said = f"the VAE gave no numbers in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
@@ -65,7 +68,7 @@ def decode(
         said = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
         in_fp32()
         pixels = _decode(vae, latents)
-    if wrong and not _unusable(pixels):  # a picture that is black either way was painted so
+    if wrong and not _unusable(pixels):  # black from both: the latents are black
         refuse(f"the VAE gave {wrong}")
     if pixels is None:
         raise BadImage(message("noise_nan"))

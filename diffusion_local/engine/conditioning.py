@@ -1,5 +1,6 @@
-"""Inputs of a denoising loop: prompt embeddings per step, and noise from seeds, for each picture of a pass. They are
-prepared without synchronising with a CUDA device that still works on the previous pass.
+"""Inputs of a denoising loop: prompt embeddings per step, and noise from seeds, for each picture of a pass.
+
+They are prepared without synchronising with a CUDA device that still works on the previous pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from diffusion_local.grammar import schedules
 from diffusion_local.models.prompt_limits import understood
 from diffusion_local.options.table import Params
 
-#: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
+#: Number of prompts whose embeddings are cached: with negatives, about 0.3 MB each for SD, 0.6 MB for SDXL.
 PROMPTS_KEPT = 64
 
 
@@ -44,9 +45,10 @@ class PreparedPart:
 
 
 def prepare(loaded: Loaded, part: Part, loop: Loop, others: Sequence[Loop] = ()) -> PreparedPart | None:
-    """A picture before a loop. None where it cannot be made, which ends the part.
+    """Prepare a picture for a loop. Returns None and ends the part if that fails.
 
-    ``others``: loops that the picture goes through later, whose prompts must fit into the same pass.
+    ``others``: the picture's later loops, whose prompts are embedded now so that ``batch_key`` covers them. Raises
+    OutOfMemory and DeviceLost, which concern the whole pass.
     """
     with ending_only(part):
         texts = texts_per_step(loaded, part.params, loop.made)
@@ -57,7 +59,7 @@ def prepare(loaded: Loaded, part: Part, loop: Loop, others: Sequence[Loop] = ())
 
 
 def draw_noise(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor, torch.Generator]:
-    """The noise of a picture in a loop. Tiles have parts of one noise, so that they agree where they overlap."""
+    """The noise of a picture in a loop. Tiles get crops of one large noise, so that they agree where they overlap."""
     shape = loaded.family.latent_shape(loaded.pipe, loop.params.width, loop.params.height)
     if loop.box is None or not loop.is_tile:
         return seeded_noise(params, shape)
@@ -71,7 +73,9 @@ def draw_noise(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor
 
 
 def assign_compatible(crew: Pass, sketches: dict[Part, PreparedPart], together: bool) -> None:
-    """Set the places of a new pass; parts incompatible with the first move to ``left``."""
+    """Set the places of a new pass; parts incompatible with the first, and all but one unless ``together``, move to
+    ``left``.
+    """
     first, *others = sketches
     beside = [each for each in others if together and sketches[each].batch_key == sketches[first].batch_key]
     ended = [part for part in crew.parts if not part.live]
@@ -163,9 +167,9 @@ def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditi
 
 
 def seeded_noise(params: Params, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Generator]:
-    """The noise of a picture, and the generator for what samplers seeded_noise on their way.
+    """The initial noise of a picture, and the generator for noise that samplers draw at later steps.
 
-    With a variation seed the noise is on the way, along the sphere, from the seed's to that seed's.
+    With a variation seed, the noise is interpolated spherically from the seed's to the variation seed's.
     """
     generator = torch.Generator().manual_seed(params.seed)
     noise = torch.randn(shape, generator=generator)
@@ -189,9 +193,9 @@ def slerp(low: torch.Tensor, high: torch.Tensor, share: float) -> torch.Tensor:
 
 
 class PinnedCopies(TorchDispatchMode):
-    """Inside, CPU tensors are copied to the device from pinned memory, in stream order.
+    """Inside this context, CPU tensors are copied to the device from pinned memory, in stream order.
 
-    torch's own copies wait until the device has finished all queued work.
+    torch's own copies from pageable memory wait until the device has finished all queued work.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -241,7 +245,7 @@ def avoid_synchronisation(scheduler: Any, device: torch.device) -> None:
         set_timesteps(*args, **kwargs | {"device": "cpu"})
         first = scheduler.timesteps[:2].tolist()
         set_timesteps(*args, **kwargs)
-        if len(set(first)) == 2:  # of two equal ones a scheduler takes the second
+        if len(set(first)) == 2:  # of two equal timesteps, a scheduler starts at the second
             scheduler.set_begin_index(0)
 
     @wraps(step)

@@ -47,8 +47,9 @@ class Device:
 
 
 def find(wanted: str = "auto") -> list[Device]:
-    """All devices of the wanted type; ``auto`` means all CUDA GPUs, else Apple's GPU, else the CPU. Raises
-    DeviceUnavailable if torch cannot use the requested type here.
+    """All devices of the wanted type; ``auto`` means all CUDA GPUs, else Apple's GPU, else the CPU.
+
+    Raises DeviceUnavailable if torch cannot use the requested type here.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -63,7 +64,7 @@ def find(wanted: str = "auto") -> list[Device]:
 
 
 def at_slot(slot: str) -> Device:
-    """The device of a slot such as ``gpu1``. Raises DeviceUnavailable."""
+    """The device of a slot such as ``gpu1``. Raises DeviceUnavailable if there is none."""
     kind = re.sub(r"\d+$", "", slot)
     devices = find(_KINDS[kind]) if kind in _KINDS else []
     for device in devices:
@@ -98,7 +99,7 @@ def _why_no_cuda() -> Message:
 
 
 def unused_gpu(wanted: str = "auto") -> str:
-    """Why the CPU is used although the machine has an NVIDIA GPU; "" if that is not so."""
+    """Why the CPU is used although the machine has an NVIDIA GPU; "" if the GPU is used or there is none."""
     if wanted != "auto" or torch.cuda.is_available() or not has_nvidia():
         return ""
     return message("unused_gpu", why=_why_no_cuda())

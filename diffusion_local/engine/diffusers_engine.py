@@ -1,4 +1,4 @@
-"""The engine that runs diffusers. Several models in memory while there is room."""
+"""The engine that runs diffusers pipelines. Keeps several models in memory while there is room."""
 
 import logging
 import warnings
@@ -59,7 +59,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(diffusers|tr
 
 
 class DiffusersEngine:
-    """Pipelines of diffusers on one device, with torch's own attention (SDPA) but for the last rung."""
+    """Runs diffusers pipelines on one device, with torch's own attention (SDPA) except on the last rung."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class DiffusersEngine:
         graphs: bool = True,
         speed: str = "exact",
     ) -> None:
-        """``threads`` limits torch on the CPU, ``memory_limit`` what it takes of a GPU (bytes); 0 leaves it to torch.
+        """``threads`` limits torch's CPU threads, ``memory_limit`` its GPU memory (bytes); 0 means torch's default.
 
-        ``numbers`` is the setting ``precision``; ``materials`` are the home's; ``graphs``: whether models that stay on
-        an NVIDIA GPU run by CUDA graphs; ``speed`` is the setting. Raises UserError for a precision that the device
-        does not have.
+        ``numbers``: the setting ``precision``; ``speed``: the setting ``speed``; ``materials``: files of the home;
+        ``graphs``: whether models that stay on an NVIDIA GPU use CUDA graphs. Raises UserError for a precision that the
+        device does not support.
         """
         precision.check(numbers, device.type)
         self._device = device
@@ -177,7 +177,7 @@ class DiffusersEngine:
         return HeldLoop.from_bytes(data, self._stamp())
 
     def _stamp(self) -> str:
-        """Equal where a pass can be continued to the same pixels."""
+        """Identifies device, settings and versions, which must all match for a held pass to give the same pixels."""
         versions = (torch.__version__, diffusers.__version__, transformers.__version__, __version__)
         return " ".join(map(str, (self.device, self._precision, self._speed, *versions)))
 
@@ -211,7 +211,7 @@ class DiffusersEngine:
         loaded, params = self._loaded, crew.parts[0].params
         assert loaded is not None
         if isinstance(crew.held, HeldLoop) and crew.held.weights != loaded.weights_name:
-            crew.held = None  # the precision was changed since: it starts anew
+            crew.held = None  # the precision has changed since: start again
         if (params.vae, params.loras) != (loaded.vae, loaded.loras):
             self._finish_latest()
         extras: dict[Part, dict[str, Any]] = {}
@@ -224,7 +224,7 @@ class DiffusersEngine:
         if not crew.live:
             raise Interrupted
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
-        # attention to pictures and to prompts of regions is neither in the fused forms nor among the inputs of graphs
+        # IP-Adapters and regional prompts use attention that fused forms lack and inputs that graphs do not copy
         own_attention = bool(loaded.ip_adapters or params.regions)
         room = 0 if own_attention else self._rack.room_for_graphs(need)
         whole = loaded.rung in placement.WHOLE
@@ -259,7 +259,10 @@ class DiffusersEngine:
         loaded.checked = all(part.problem is None for part in made)
 
     def _finish_latest(self) -> None:
-        """Before parts of the model move or go: the latest pictures may still need them. Threads report it."""
+        """Wait for the latest pictures, which may still use parts of the model, before those are moved or unloaded.
+
+        Errors are ignored here; the threads that save the pictures report them.
+        """
         latest, self._latest = self._latest, []
         for picture in latest:
             with suppress(Exception):

@@ -1,8 +1,8 @@
-"""Text encoders that several models in memory share.
+"""Shares text encoders between the models in memory.
 
-One that a model loads is remembered for as long as any model uses it, and the next model with an equal one uses the
-same object. Two encoders are equal if their class and configuration agree and their files hold the same tensors, byte
-for byte, whatever their paths and shards. Changes to an encoder, such as a LoRA, are made to the model's own copy.
+An encoder is registered while any model uses it, and the next model with an equal encoder uses the same object. Two
+encoders are equal if their class and configuration agree and their files hold the same tensors, byte for byte,
+regardless of paths and shards. Changes to an encoder, such as a LoRA, are made to the model's own copy.
 """
 
 import copy
@@ -25,11 +25,11 @@ from diffusion_local.models.folders import read_config, weight_files
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
 
-#: Names of text encoders among the parts of a pipeline.
+#: Names of a pipeline's text encoder components.
 SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 #: Configuration entries that do not affect the output.
 IRRELEVANT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-#: Classes with a head that pipelines do not use, and what they are without it.
+#: Classes with a head that pipelines do not use -> the class without it.
 HEADLESS = {"Qwen3ForCausalLM": "Qwen3Model"}
 
 #: (path, modification time in ns, size) of a file.
@@ -38,7 +38,10 @@ Stamp = tuple[Path, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A text encoder as a model would load it: what it must agree in with one in memory, and its files."""
+    """Description of a text encoder that a model would load, for comparison with those in memory.
+
+    ``config``: JSON of the relevant entries; ``form``: quantisation scheme or ""; ``prefix``: of tensor names in files.
+    """
 
     name: str
     config: str
@@ -50,6 +53,8 @@ class Wanted:
 
 @dataclass(slots=True)
 class Known:
+    """A registered encoder and the pipelines that use it."""
+
     wanted: Wanted
     module: "ReferenceType[torch.nn.Module]"
     users: "WeakSet[Any]"
@@ -115,7 +120,8 @@ class TextEncoders:
 class Opener:
     """Opens the parts of a model, reusing text encoders in memory and quantising each part as planned.
 
-    ``forms``: scheme by part; ``shared`` None: nothing is shared.
+    ``forms``: quantisation scheme by part; ``device``: computes the quantisation; without ``shared``, every part is
+    loaded.
     """
 
     shared: TextEncoders | None = None
@@ -137,7 +143,7 @@ class Opener:
 
 
 def encoders_of(pipe: Any) -> dict[str, torch.nn.Module]:
-    """The text encoders of a pipeline by the names of its parts."""
+    """The text encoders of a pipeline by component name."""
     found = {slot: getattr(pipe, slot, None) for slot in SLOTS}
     return {slot: each for slot, each in found.items() if isinstance(each, torch.nn.Module)}
 
@@ -149,7 +155,10 @@ def shared_encoders(one: Any, other: Any) -> list[torch.nn.Module]:
 
 
 def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wanted | None:
-    """None if the files cannot be read: loading them raises the error. ``form``: the scheme of its weights."""
+    """The description of a model's text encoder; ``form``: quantisation scheme of its weights.
+
+    None if files cannot be read; loading them raises the error later.
+    """
     source = next((each for each in model.sources if each.slot == slot), None)
     if source is None:
         source = Source(slot, "", model.folder / slot, container=FOLDER)
@@ -186,8 +195,10 @@ def equal(one: Wanted, other: Wanted) -> bool:
 def same_tensors(
     files: tuple[Stamp, ...], prefix: str, others: tuple[Stamp, ...], other_prefix: str, headless: bool
 ) -> bool:
-    """Whether files hold the same tensors under the same names, but for a head; read without a copy, the small ones
-    first."""
+    """Whether two sets of files hold the same tensors under the same names. ``headless``: ignore a language model head.
+
+    Files are memory-mapped, and small tensors compared first, so that differences are found quickly.
+    """
     try:
         headers = [[open_header(path).header for path, _, _ in each] for each in (files, others)]
         shapes = [
@@ -214,10 +225,10 @@ def same_tensors(
 
 
 def bare_name(name: str, prefix: str = "") -> str:
-    """Of a tensor in a file whose names begin with ``prefix``; language models have a prefix of their own, or none."""
+    """A tensor's name without the file's ``prefix`` and the optional "model." of language models."""
     return name.removeprefix(prefix).removeprefix("model.")
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory; NaN equals itself in it."""
+    """A tensor's memory as bytes, in which NaN equals itself."""
     return tensor.contiguous().view(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""A stand-in engine that draws test cards: no model, no torch, milliseconds a picture."""
+"""A stand-in engine that draws test cards: no model, no torch, milliseconds per picture."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ _DIRECTIVE = re.compile(r"\[(fail|oom(?::[a-z_]+)?|crash|hang|flaky|slow:\d+(?:\
 
 
 class TransientFault(EngineError):
-    """A fault that is gone at the next try."""
+    """A fault that does not recur when the job is retried."""
 
     transient = True
 
@@ -40,13 +40,14 @@ class HeldDrawing:
 class FakeEngine:
     """Draws prompt, seed and size on a gradient, step by step.
 
-    Words in the prompt make it misbehave, at the end of step 2 (step 1 of 1) and before that step is reported:
+    Directives in the prompt make it fail at the end of step 2 (of step 1 if there is only one), before that step is
+    reported:
 
         [fail]      EngineError
-        [oom]       OutOfMemory, whatever the rung of memory
+        [oom]       OutOfMemory on every rung
         [oom:RUNG]  OutOfMemory on every rung above this one
-        [flaky]     a transient EngineError, only the first time this engine meets this seed
-        [crash]     the process dies at once with exit code 13
+        [flaky]     a transient EngineError, only the first time this engine sees this seed
+        [crash]     the process exits immediately with code 13
         [hang]      never returns
         [slow:0.5]  each step takes 0.5 seconds
     """
@@ -113,7 +114,7 @@ class FakeEngine:
             part.made = Picture(cards[part], facts | crew.place_of(part))
 
     def _seconds(self, params: Params) -> float:
-        """Of a step."""
+        """Duration of a step."""
         directives = _DIRECTIVE.findall(params.prompt)
         return next((float(each[5:]) for each in directives if each.startswith("slow:")), self._step_seconds)
 
@@ -173,7 +174,7 @@ def draw_card(params: Params) -> PIL.Image:
 
 
 def _preview(card: PIL.Image, done: float) -> Preview:
-    """The card in blocks that get finer as the steps go by, at most 256 px on the long side."""
+    """The card, at most 256 px on the long side, in blocks that get finer as ``done`` goes from 0 to 1."""
 
     def draw() -> PIL.Image:
         small = card.copy()

@@ -13,7 +13,10 @@ from diffusion_local.models.catalog import Model
 
 
 def to_engine_error(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:
-    """The EngineError of a library's error. Clears its frames, as they hold tensors."""
+    """The EngineError for a library's error: OutOfMemory, DeviceLost or ``otherwise(error)``.
+
+    Clears the traceback's frames, whose local variables would keep tensors alive.
+    """
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, EngineError):
         return error
@@ -30,7 +33,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_device_lost(error: Exception) -> bool:
-    """Whether the error is the driver's, after which every call in this process fails."""
+    """Whether this is a CUDA or HIP driver error, after which every call in this process fails."""
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA error", "HIP error"))
 
 
@@ -53,7 +56,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def ending_only(part: Part) -> Iterator[None]:
-    """Let errors end this part only, except out of memory and a lost device, which concern the whole pass."""
+    """Let an error end only this part, except OutOfMemory and DeviceLost, which are raised for the whole pass."""
     try:
         yield
     except Exception as error:

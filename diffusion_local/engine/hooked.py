@@ -1,7 +1,7 @@
 """Adapters that diffusers does not load, added to the outputs of a model's layers by forward hooks.
 
-Weights stay unchanged: an adapter can be removed without a trace, its strength can differ per picture, and weights may
-be quantised or offloaded to main memory.
+Weights stay unchanged, so an adapter can be removed without a trace, its strength can differ per picture, and weights
+may be quantised or offloaded to main memory.
 """
 
 from collections import defaultdict
@@ -17,9 +17,9 @@ from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.quantised import QuantisedLinear
 from diffusion_local.models import lora_layers
 
-#: Adapters of more bytes wait in main memory, and each of their layers comes when it is called.
+#: Adapters larger than this (bytes) stay in main memory; each layer's tensors are copied to the device at its call.
 MOST_KEPT = 1 << 30
-#: Text encoders by what ``lora_layers.locate`` calls them.
+#: Text encoder attributes of a pipeline by the names that ``lora_layers.locate`` returns.
 ENCODERS = {"te": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 
 
@@ -31,7 +31,7 @@ class HookedAdapter:
     """An adapter attached to a model until ``remove``, scaled by ``weight``."""
 
     def __init__(self, pipe: Any, tensors: Mapping[str, torch.Tensor], family: str) -> None:
-        """``tensors``: the adapter file's. Raises UnmatchedLayer, and ValueError if shapes do not fit."""
+        """``tensors``: those of the adapter file. Raises UnmatchedLayer, and ValueError if shapes do not fit."""
         self.weight = 1.0
         self._handles: list[Any] = []
         denoiser: Any = denoiser_of(pipe)
@@ -43,7 +43,7 @@ class HookedAdapter:
         for module, parts, rows in planned:
             here = {name: each.to(device if kept else "cpu", dtype) for name, each in parts.items() if name != "alpha"}
             if "alpha" in parts:
-                here["alpha"] = parts["alpha"].float()  # stays where Python reads it
+                here["alpha"] = parts["alpha"].float()  # on the CPU, because Python reads it
             self._handles.append(module.register_forward_hook(self._hook(here, rows, kept)))
 
     def remove(self) -> None:
@@ -52,7 +52,7 @@ class HookedAdapter:
         self._handles.clear()
 
     def _hook(self, parts: dict[str, torch.Tensor], rows: slice | None, kept: bool) -> Any:
-        """``kept``: whether the tensors stay where the layer ran last."""
+        """A forward hook that adds the adapter's change. ``kept``: keep the tensors on the layer's latest device."""
 
         def add(module: torch.nn.Module, given: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if not self.weight:
@@ -72,7 +72,10 @@ class HookedAdapter:
 def match_layers(
     pipe: Any, tensors: Mapping[str, torch.Tensor], family: str
 ) -> Iterator[tuple[torch.nn.Module, dict[str, torch.Tensor], slice | None]]:
-    """(layer, its tensors, its rows of them or None for all) for each layer that the adapter changes."""
+    """(layer, its tensors, the rows that apply to it or None for all) for each layer that the adapter changes.
+
+    Raises UnmatchedLayer.
+    """
     stems: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         stem, end = lora_layers.split_name(name)
@@ -90,7 +93,7 @@ def match_layers(
         targets = layers.named(bare)
         if not targets:
             if set(parts) == {"alpha"} or (where and bare.endswith("text_projection")):
-                continue  # changes nothing, or what the model does not use
+                continue  # no change, or one to a layer that pipelines do not use
             raise UnmatchedLayer(stem)
         first = 0
         for target in targets:
@@ -134,7 +137,10 @@ def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], row
 
 
 def weight_of(module: Any) -> torch.Tensor:
-    """The layer's weight, also if offloaded. Raises ValueError if it is quantised."""
+    """The layer's weight, dequantised or fetched from main memory if needed.
+
+    Raises ValueError for other kinds of quantised weights.
+    """
     weight = module.weight
     if isinstance(module, QuantisedLinear) and not weight.is_meta:
         return module.dequantised(weight, module.scale)
@@ -155,7 +161,7 @@ Parts = Mapping[str, torch.Tensor]
 def weight_delta(parts: Parts) -> torch.Tensor:
     """The change of the whole weight: rows x columns, or rows x channels x height x width.
 
-    Raises KeyError if a part is missing.
+    Raises KeyError if a tensor is missing.
     """
     if "diff" in parts:
         return parts["diff"]
@@ -205,7 +211,9 @@ def lokr(parts: Parts) -> torch.Tensor:
 
 
 def dora_delta(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """DoRA: ``changed``, its rows or columns rescaled to the norms in ``magnitude``, minus ``weight``."""
+    """DoRA's change of ``weight``: ``changed``, with rows or columns rescaled to the norms in ``magnitude``, minus
+    ``weight``.
+    """
     by_row = magnitude.shape[0] == weight.shape[0] and magnitude.numel() == weight.shape[0]
     axes = tuple(axis for axis in range(weight.ndim) if axis != (0 if by_row else 1))
     norm = torch.linalg.vector_norm(changed, dim=axes, keepdim=True) + torch.finfo(changed.dtype).eps
@@ -215,9 +223,9 @@ def dora_delta(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Ten
 def output_delta(
     module: torch.nn.Module, parts: Parts, rows: slice | None, weight: torch.Tensor | None, given: torch.Tensor
 ) -> torch.Tensor:
-    """What the adapter adds to a layer's output. ``module``: linear or Conv2d; ``given``: its input.
+    """The adapter's addition to a layer's output. ``module``: linear or Conv2d; ``given``: its input.
 
-    ``rows``: this layer's part of an adapter that treats several layers as one; None for all. ``weight``: the layer's
+    ``rows``: this layer's rows in an adapter that treats several layers as one; None for all. ``weight``: the layer's
     own, needed for DoRA only.
     """
     if "dora" in parts and weight is not None:

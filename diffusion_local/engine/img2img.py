@@ -1,4 +1,4 @@
-"""Starts a picture from another one. All kinds of work run through a model's single pipeline.
+"""Image to image and inpainting, through the same pipeline of a model as text to image.
 
 The pipeline gets initial latents and a scheduler that starts late. Once the scheduler knows its noise levels, the
 latents are filled with the source, noised for the first level; inpainting restores the source outside the mask after
@@ -19,7 +19,8 @@ from PIL import ImageChops, ImageFilter, ImageOps
 from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, Margins, margins, region
 from diffusion_local.options.table import Params
 
-#: Pixels over which a repainted part fades into what is kept; inside the mask, so that what is kept stays as it was.
+#: Width in pixels of the blend between repainted and original parts. It lies inside the mask, so that pixels outside
+#: stay unchanged.
 FEATHER = 6
 
 
@@ -77,7 +78,7 @@ class SourceCanvas:
 
 
 def make_canvas(source: PIL.Image, size: tuple[int, int]) -> SourceCanvas:
-    """A source scaled to cover a size, with the overhang cropped on both sides; transparent pixels become white."""
+    """A source scaled to cover a size (width, height) and centre-cropped to it; transparent pixels become white."""
     whole = flatten_alpha(source, "white").convert("RGB")
     fitted = ImageOps.fit(whole, size, PIL.Resampling.LANCZOS) if whole.size != size else whole
     return SourceCanvas(fitted, whole=in_shape(whole, size))
@@ -92,6 +93,7 @@ def in_shape(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
 
 
 def flatten_alpha(picture: PIL.Image, ground: str) -> PIL.Image:
+    """An RGBA picture composited over a background colour; other modes are returned unchanged."""
     if picture.mode != "RGBA":
         return picture
     return PIL.alpha_composite(PIL.new("RGBA", picture.size, ground), picture)
@@ -107,7 +109,7 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timest
     if hasattr(scheduler, "scale_noise"):  # flow matching
         mixed: torch.Tensor = scheduler.scale_noise(latents, timestep, noise)
         return mixed
-    if scheduler.config.get("prediction_type") == "trigflow":  # the angle from the picture to the noise
+    if scheduler.config.get("prediction_type") == "trigflow":  # the timestep is an angle from picture to noise
         return torch.cos(timestep) * latents + torch.sin(timestep) * noise
     added: torch.Tensor = scheduler.add_noise(latents, noise, timestep)
     return added
@@ -170,7 +172,7 @@ class StartLatents:
         return (1 - free) * kept + free * latents
 
 
-#: (radius, times) of the blurs that spread what surrounds a mask into it, from far to near, as A1111 has them.
+#: (radius, repetitions) of the blurs that spread a mask's surroundings into it, from far to near, as in A1111.
 SPREAD = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
@@ -200,7 +202,7 @@ def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Pa
 
 
 def fitted(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
-    """A picture scaled to cover a size, with the overhang cropped on both sides."""
+    """A picture scaled to cover a size (width, height) and centre-cropped to it."""
     if picture.size == size:
         return picture
     filter_ = PIL.Resampling.BILINEAR if picture.mode == "L" else PIL.Resampling.LANCZOS

@@ -26,14 +26,15 @@ from diffusion_local.options.types import Use
 from diffusion_local.settings import Settings
 
 T = TypeVar("T")
-#: Seconds for which a look at folders elsewhere holds.
+#: Seconds for which the scan of folders outside the home is cached.
 RESCAN_SECONDS = 2.0
 
 
 class PictureInputs:
     """Resolves the names in Params to files of a home, and opens source pictures.
 
-    ``open_source`` takes an id and raises FileNotFoundError if it no longer exists.
+    ``open_source`` takes a picture's id and raises FileNotFoundError if the picture no longer exists. The methods that
+    return a Path raise ModelUnavailable with the reason if the file is missing or unusable.
     """
 
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
@@ -51,7 +52,7 @@ class PictureInputs:
         except FileNotFoundError:
             raise ModelUnavailable(message("source_gone", source=source_id)) from None
         except (OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the picture
+            if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the picture
                 raise
             raise ModelUnavailable(message("source_damaged", source=source_id)) from None
 
@@ -71,8 +72,9 @@ class PictureInputs:
         return self._file(IP_ADAPTER, name, "IP-Adapter")
 
     def image_encoder(self, width: int, hidden: bool) -> Path:
-        """The image encoder with an output of this width (``hidden``: its hidden states, else its projection). Raises
-        ModelUnavailable.
+        """The image encoder with an output of this width (``hidden``: its hidden states, else its projection).
+
+        Raises ModelUnavailable if there is none.
         """
         for each in self._adapters(VISION):
             if each.ready and each.widths[hidden] == width:
@@ -80,9 +82,10 @@ class PictureInputs:
         raise ModelUnavailable(message("encoder_missing", width=width))
 
     def check_tasks(self, params: Params) -> None:
-        """Raise ModelUnavailable if a model that the last steps of a picture ask is missing or knows no such word.
+        """Raise ModelUnavailable if a vision model for a picture's final steps (details, background) is missing or does
+        not know the target word.
 
-        To be called before the picture is made: another worker may have the model.
+        Call it before making the picture, because another worker may have the model.
         """
         wanted = [("detect", each.target) for each in params.details]
         wanted += [("background", "")] if params.background else []
@@ -95,12 +98,14 @@ class PictureInputs:
     def find(
         self, picture: PIL.Image, word: str, least: float, check: Check = unchecked
     ) -> list[vision_models.Detection]:
-        """What a word names in a picture (RGB), if the detector is so sure (0 to 1). Raises ModelUnavailable, and what
-        ``check`` raises, which is called meanwhile."""
+        """Detect the objects that ``word`` names in a picture (RGB). ``least``: minimum confidence, 0 to 1.
+
+        ``check`` is called repeatedly meanwhile. Raises ModelUnavailable and whatever ``check`` raises.
+        """
         return self._look("detect", lambda model: vision_models.detect(picture, model, "details", word, least, check))
 
     def main_object(self, picture: PIL.Image, check: Check = unchecked) -> PIL.Image:
-        """How much each pixel belongs to the main object of a picture (L). Raises as ``find``."""
+        """A mask (L) of a picture's main object, with soft edges. Raises like ``find``."""
         made = self._look("background", lambda model: vision_models.preprocess(picture, model, "background", check))
         return made.convert("L")
 
@@ -115,7 +120,7 @@ class PictureInputs:
         return {PurePosixPath(each.name).name: each.path for each in self._adapters(EMBEDDING) if each.ready}
 
     def _file(self, kind: str, name: str, what: str) -> Path:
-        """The file with a name. Raises ModelUnavailable with the reason if it is unusable."""
+        """The file with a name. Raises ModelUnavailable with the reason if it is missing or unusable."""
         folder = self._shelf.places.folder(PLACES[kind])
         if folder and (path := folder / f"{name}.safetensors").is_file():
             return path
@@ -127,8 +132,8 @@ class PictureInputs:
         return found.path
 
     def _adapters(self, kind: str) -> list[Adapter]:
-        """The files of a kind. Folders elsewhere, which may be very large, are rescanned every
-        RESCAN_SECONDS at most.
+        """The files of a kind. Folders outside the home, which may be very large, are rescanned at most every
+        RESCAN_SECONDS.
         """
         at, found = self._seen.get(kind, (0.0, []))
         if time.monotonic() - at > RESCAN_SECONDS or not found or not self._shelf.added():
@@ -138,7 +143,7 @@ class PictureInputs:
 
 
 def short_hash(path: Path) -> str:
-    """The first ten digits of a file's SHA-256, as A1111 writes hashes; cached while the file is unchanged."""
+    """The first ten hex digits of a file's SHA-256, A1111's format; cached while the file is unchanged."""
     status = path.stat()
     return _digest(path, status.st_mtime_ns, status.st_size)[:10]
 
@@ -153,16 +158,16 @@ def _digest(path: Path, changed: int, size: int) -> str:
 
 
 def edit_references(params: Params, materials: PictureInputs) -> list[PIL.Image]:
-    """The references that the model itself reads (RGB, transparent pixels are white), in order."""
+    """The reference pictures that the model itself reads, in order (RGB; transparent pixels become white)."""
     ids = [each.image for each in params.references if each.use is Use.EDIT]
     return [img2img.flatten_alpha(materials.source(each), "white").convert("RGB") for each in ids]
 
 
 def denoising_pipeline(loaded: Loaded, loop: Loop) -> Callable[..., Any]:
-    """The callable to denoise with; with references one that reads them. Raises ModelUnavailable without one.
+    """The callable to denoise with, which reads the reference pictures if there are any.
 
     InstructPix2Pix aligns its picture with the result pixel by pixel, so a tile gets the matching crop; other models
-    read whole pictures.
+    read whole pictures. Raises ModelUnavailable if there are references but the model cannot read any.
     """
     if not loaded.pictures:
         return loaded.family.run(loaded.pipe)

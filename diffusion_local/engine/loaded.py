@@ -41,7 +41,8 @@ class Loaded:
     load_seconds: float | None = None
     kept: str = ""
     form: Form = field(default_factory=Form)
-    #: Text encoders in memory, of which it may share some; ``displaced``: another model moved one of them since.
+    #: Registry of the text encoders in memory, through which models share them. ``displaced``: another model has moved
+    #: a shared encoder since this model used it.
     encoders: TextEncoders = field(default_factory=TextEncoders)
     displaced: bool = False
     graphs: Graphs = field(default_factory=Graphs)
@@ -52,14 +53,14 @@ class Loaded:
     controls: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     words: frozenset[str] = frozenset()
     vae: str = ""
-    #: IP-Adapters in its UNet by name, what they read in the present pass, and what image encoders gave before.
+    #: Names of the IP-Adapters in the UNet, their input in the current pass, and a cache of image embeddings.
     ip_adapters: tuple[str, ...] = ()
     seen: Any = None
     embeddings: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
-    #: Pictures (RGB) that the model reads beside the prompt in the present pass.
+    #: Reference pictures (RGB) that the model reads in the current pass.
     pictures: list[PIL.Image] = field(default_factory=list)
     own_vae: tuple[Any, previews.Factors | None] | None = None
-    #: Whether the latest picture passed its checks, so that the next need not wait for them.
+    #: Whether the latest picture passed its checks; if so, the next pass does not wait for its own.
     checked: bool = False
 
     @property

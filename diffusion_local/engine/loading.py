@@ -1,6 +1,4 @@
-"""Loads the parts of a diffusers folder one at a time, so that progress is visible and the job can be cancelled
-meanwhile.
-"""
+"""Loads the parts of a diffusers folder one at a time, so that progress is visible and the job can be cancelled."""
 
 import importlib
 import json

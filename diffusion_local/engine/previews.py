@@ -1,5 +1,4 @@
-"""Draws small previews of unfinished latents with one matrix: a preview pixel is a linear combination of a latent's
-channels.
+"""Draws small previews of unfinished latents: a preview pixel is a linear combination of a latent's channels.
 
 The matrix is the least-squares fit between synthetic pictures, downscaled by eight, and their latents.
 """
@@ -48,8 +47,9 @@ def fit(vae: Any) -> Factors | None:
 def begin(latents: torch.Tensor, factors: Factors) -> Callable[[], PIL.Image]:
     """A function that draws the first of the latents as a picture, at most 256 px on the long side, on any thread.
 
-    Latents on the CPU are mixed at once: once a second thread has computed with torch there, OpenMP counts more threads
-    than processors, its threads no longer spin while they wait, and every step takes a third longer for good.
+    Latents on the CPU are mixed immediately, on the calling thread: if a second thread computes with torch on the CPU,
+    OpenMP has more threads than processors, its waiting threads stop spinning, and every later step takes a third
+    longer.
     """
     if latents.device.type != "cpu":
         return lambda: enlarged(mixed(latents, factors))
@@ -57,7 +57,7 @@ def begin(latents: torch.Tensor, factors: Factors) -> Callable[[], PIL.Image]:
 
 
 def mixed(latents: torch.Tensor, factors: Factors) -> npt.NDArray[np.uint8]:
-    """Pixels (h x w x 3) of the first picture's latents."""
+    """Preview pixels (h x w x 3) of the first picture's latents."""
     channels = latents[0].detach().to("cpu", torch.float32)
     weights, bias = factors.weights[:, :-1], factors.weights[:, -1]
     rgb = torch.einsum("rc,chw->hwr", weights, channels) + bias

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import linear
 
 INT8, NF4 = "int8", "nf4"
-#: Numbers that share a scale in nf4; the largest that divides a row is taken.
+#: Possible block sizes of nf4 (numbers that share a scale); the largest that divides a row's length is used.
 BLOCKS = (64, 32, 16, 8)
 #: The levels of nf4: quantiles of the normal distribution, as published with QLoRA.
 LEVELS = (
@@ -22,8 +22,8 @@ LEVELS = (
 
 
 class QuantisedLinear(torch.nn.Linear):
-    """A linear layer with integer ``weight`` and ``scale`` in the compute dtype. ``weight`` is always int8:
-    transformers and peft leave weights of that dtype alone.
+    """A linear layer with integer ``weight`` and ``scale`` in the compute dtype. ``weight`` is always int8, because
+    transformers and peft do not convert weights of that dtype.
     """
 
     weight: torch.nn.Parameter
@@ -88,7 +88,7 @@ class Nf4Linear(QuantisedLinear):
         return values.view(*scale.shape, -1).mul_(scale[..., None]).view(self.out_features, self.in_features)
 
 
-#: Layers by the name of the scheme.
+#: Layer classes by the name of the scheme.
 LAYERS: dict[str, type[QuantisedLinear]] = {INT8: Int8Linear, NF4: Nf4Linear}
 
 
@@ -112,7 +112,7 @@ def block_of(columns: int) -> int:
 
 
 def positive(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``scale`` in ``dtype``, never 0, because it is divided by."""
+    """``scale`` in ``dtype``, raised above 0 because weights are divided by it."""
     return scale.clamp(min=torch.finfo(dtype).tiny).to(dtype)
 
 

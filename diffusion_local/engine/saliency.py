@@ -1,7 +1,8 @@
 """U²-Net and IS-Net: networks that separate a picture's main object from its background.
 
-One function runs both, and the smaller U²-NetP, from the names and shapes of their published weights. Each stage is a
-small U-Net itself; the stages' outputs at each resolution are fused (U²-Net), or the finest one is used (IS-Net).
+One function runs both, and the smaller U²-NetP, from the tensor names and shapes of their published weights. Each
+stage is itself a small U-Net; the stages' outputs at all resolutions are fused (U²-Net), or only the finest is used
+(IS-Net).
 """
 
 from pathlib import Path
@@ -17,26 +18,24 @@ from diffusion_local.messages import message
 
 State = dict[str, torch.Tensor]
 SUFFIXES = (".safetensors", ".pth", ".pt")
-#: Layers of each stage's own U-Net on the way down; of 0, four that keep the resolution and grow their reach.
+#: Encoder layers of each stage's nested U-Net. 0: four dilated layers at constant resolution, see FLAT_REACH.
 STAGES = {"stage1": 7, "stage2": 6, "stage3": 5, "stage4": 4, "stage5": 0, "stage6": 0}
 WAY_UP = ("stage5", "stage4", "stage3", "stage2", "stage1")
 FLAT_REACH = (1, 2, 4, 8)
-#: Sides of the square pictures that each was trained on.
+#: Side in pixels of each network's square training pictures.
 U2NET_SIDE, ISNET_SIDE = 320, 1024
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ISNET_TENSOR = "stage1.rebnconvin.conv_s1.weight"
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The weights file in a folder."""
+    """The weights file in a folder (the first by name), or None."""
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     return found[0] if found else None
 
 
 def read(path: Path) -> State:
-    """The weights of a file; a pickle is read without executing anything. Raises ModelUnavailable
-    for other networks.
-    """
+    """The weights of a file; pickles are read without executing code. Raises ModelUnavailable for other networks."""
     state = (
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     )
@@ -47,7 +46,10 @@ def read(path: Path) -> State:
 
 
 def mask(picture: PIL.Image, state: State) -> PIL.Image:
-    """How likely each pixel of an RGB picture belongs to its main object (L, the picture's size)."""
+    """A mask (L, the picture's size): how likely each pixel belongs to the main object.
+
+    Raises ValueError if the network's output is not finite.
+    """
     fused = "outconv.weight" in state
     side = U2NET_SIDE if fused else ISNET_SIDE
     small = picture.convert("RGB").resize((side, side), PIL.Resampling.BILINEAR)
@@ -67,7 +69,7 @@ def mask(picture: PIL.Image, state: State) -> PIL.Image:
 
 
 def saliency(pixels: torch.Tensor, state: State, fused: bool) -> torch.Tensor:
-    """1 x 3 x H x W to 1 x 1 x H x W in 0..1."""
+    """Run the network: 1 x 3 x H x W to 1 x 1 x H x W in [0, 1]. ``fused``: U²-Net, else IS-Net."""
     x = pixels
     if not fused:
         x = F.conv2d(x, state["conv_in.weight"], state["conv_in.bias"], stride=2, padding=1)
@@ -89,7 +91,7 @@ def saliency(pixels: torch.Tensor, state: State, fused: bool) -> torch.Tensor:
 
 
 def stage(x: torch.Tensor, state: State, name: str, height: int) -> torch.Tensor:
-    """A nested U-Net with ``height`` levels; its input is added to its output."""
+    """A nested U-Net with ``height`` levels (0: dilated layers instead), plus a residual from its first layer."""
     first = x = layer(x, state, f"{name}.rebnconvin")
     down = []
     count = height or len(FLAT_REACH)
@@ -108,6 +110,7 @@ def stage(x: torch.Tensor, state: State, name: str, height: int) -> torch.Tensor
 
 
 def layer(x: torch.Tensor, state: State, name: str, reach: int = 1) -> torch.Tensor:
+    """3 x 3 convolution with dilation ``reach``, batch normalisation and ReLU."""
     x = F.conv2d(x, state[f"{name}.conv_s1.weight"], state[f"{name}.conv_s1.bias"], padding=reach, dilation=reach)
     mean, variance, weight, bias = (
         state[f"{name}.bn_s1.{part}"] for part in ("running_mean", "running_var", "weight", "bias")

@@ -28,12 +28,12 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "Euler": ("EulerDiscreteScheduler", _PLAIN),
     "Euler a": ("EulerAncestralDiscreteScheduler", {}),
     "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2"}),
-    # A DDIM step goes back by 1000 // steps, so `linspace` steps remove too little noise; Heun divides by the next
-    # sigma, which `linspace` brings near zero. Either stays in the picture as speckle.
+    # "trailing" spacing, because "linspace" leaves speckle: a DDIM step goes back by 1000 // steps, so that `linspace`
+    # removes too little noise; Heun divides by the next sigma, which `linspace` brings near zero.
     "Heun": ("HeunDiscreteScheduler", {**_PLAIN, "clip_sample": False, "timestep_spacing": "trailing"}),
     "DDIM": ("DDIMScheduler", {**_LATENT, "timestep_spacing": "trailing", "set_alpha_to_one": True}),
     "DDPM": ("DDPMScheduler", {**_LATENT, "variance_type": "fixed_small"}),
-    # 50, the default, refuses more than 50 steps.
+    # The default of 50 rejects more than 50 steps.
     "LCM": ("LCMScheduler", {**_LATENT, "original_inference_steps": 200}),
 }
 
@@ -60,13 +60,16 @@ ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
 
 
 def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> Any:
-    """A fresh diffusers scheduler for a sampler of ``options.samplers.SAMPLERS``, with the model's noise schedule."""
+    """A new diffusers scheduler for a sampler of ``options.samplers.SAMPLERS``, with the model's noise schedule.
+
+    ``base_config``: the model's own scheduler config; ``schedule``: a key of ``SPACINGS``, or "" for the default.
+    """
     flows = str(base_config.get("_class_name")).startswith("FlowMatch") or base_config.get("use_flow_sigmas")
     angular = base_config.get("_class_name") == "SCMScheduler"
     class_name, overrides = (FLOW if flows else ANGULAR if angular else TABLE)[name]
     config = dict(base_config)
     if flows and class_name != base_config.get("_class_name"):
-        # the two kinds of schedulers have different names for the shift
+        # the two kinds of schedulers name the shift differently
         shift = base_config.get("shift", base_config.get("flow_shift", 1.0))
         config |= {"flow_shift": shift, "shift": shift, "prediction_type": "flow_prediction"}
     kind = getattr(diffusers, class_name)
@@ -83,10 +86,10 @@ def accepts(kind: Any, setting: str) -> bool:
 
 
 def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
-    """Betas of a model also trained on pure noise, for a scheduler that cannot rescale them itself.
+    """Betas with zero terminal SNR, for a scheduler that cannot rescale them itself.
 
-    Same as diffusers' rescaling, except that the last step keeps a trace of signal: its noise level would be infinite
-    otherwise.
+    Same as diffusers' rescaling, except that the last step keeps a trace of signal, because its noise level would be
+    infinite otherwise.
     """
     rescaled = diffusers.DDIMScheduler.from_config(config, rescale_betas_zero_snr=True)
     kept = rescaled.alphas_cumprod.clone().double()

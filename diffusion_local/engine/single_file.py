@@ -83,7 +83,7 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
 
 
 def build_model(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more: Any) -> torch.nn.Module:
-    """Build a diffusers model from tensors named as in diffusers or as by its authors."""
+    """Build a diffusers model from tensors with diffusers' names or the original ones of its authors."""
     if cls.__name__ in SINGLE_FILE_LOADABLE_CLASSES:
         made: torch.nn.Module = cls.from_single_file(
             state, config=str(folder), dtype=dtype, local_files_only=True, **more
@@ -158,7 +158,7 @@ def add_tokenizer(model: Model, config: Path, source: Source) -> None:
 
 
 def weight_files(folder: str, names: list[str]) -> list[str]:
-    """Names to ignore, for `copytree`: everything but configurations and vocabularies."""
+    """The names that ``shutil.copytree`` shall ignore: all but configurations and vocabularies."""
     light = (".json", ".txt", ".model", ".jinja")
     return [
         name

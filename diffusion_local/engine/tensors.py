@@ -22,9 +22,9 @@ from diffusion_local.models.headers import GGUF
 from diffusion_local.models.pickled import calls_problem, collect
 
 State = dict[str, torch.Tensor]
-#: Tensors beside a weight by which it is multiplied, the names of different programs for it.
+#: Names that different programs use for the tensor by which a weight is multiplied.
 SCALES = ("scale_weight", "weight_scale")
-#: Tensors that are no weights: notes on how others are quantised, and a mark on the whole file.
+#: Tensors that are metadata: how other tensors, or the whole file, are quantised.
 NOTES = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
 COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
@@ -59,7 +59,7 @@ class ModelCheckpoint:
     """Stand-in for the callback class that PyTorch Lightning's checkpoints refer to."""
 
 
-#: Objects beside tensors that checkpoints hold, by the names in them; none of them runs code of a file.
+#: Non-tensor objects in checkpoints, by their names there; none of them executes code from the file.
 INERT: list[Any] = [
     (ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
     (np.dtype, "numpy.dtype"), (np.dtypes.Float64DType, "numpy.dtypes.Float64DType"),
@@ -151,13 +151,13 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
     for name in SCALES:
         if (scale := state.pop(f"{stem}.{name}", None)) is not None:
             return scale.float()
-    if (rows := state.pop(f"{stem}.SCB", None)) is not None:  # of bitsandbytes' int8
+    if (rows := state.pop(f"{stem}.SCB", None)) is not None:  # bitsandbytes' int8
         state.pop(f"{stem}.weight_format", None)
         return rows.float() / 127
     return None
 
 
-#: Numbers that are multiplied at once: a large tensor would need several times its size otherwise.
+#: Numbers multiplied at a time: a whole tensor at once would need several times its size.
 PIECE = 1 << 20
 
 

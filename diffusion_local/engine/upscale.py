@@ -1,8 +1,8 @@
 """Enlarges pictures: tile by tile with a network from ``upscalers/``, or with Pillow's Lanczos filter.
 
-spandrel tells the network's architecture from its weights. Of torchvision, which it asks for, only two functions are
-used, by architectures that restore faces and fill holes; where torchvision is missing, or does not fit the PyTorch
-there is, it is left out. spandrel is bundled for that reason, see ``assets/wheels/README.md``.
+spandrel detects the network's architecture from its weights. It depends on torchvision, but only architectures for
+face restoration and inpainting use it; where torchvision is missing or incompatible with the installed PyTorch, it is
+replaced by a stub. spandrel is bundled for that reason, see ``assets/wheels/README.md``.
 """
 
 import sys
@@ -35,7 +35,8 @@ from diffusion_local.options.validate import MAX_UPSCALED_PIXELS, TILE
 from diffusion_local.paths import assets
 
 SPANDREL = "spandrel-0.4.2-py3-none-any.whl"
-#: Pixels around a tile that the network sees, else the tiles' edges show; over some of them tiles are blended.
+#: Margin in pixels around a tile that the network also sees, so that edges do not show, and the part of it over which
+#: neighbouring tiles are blended.
 OVERLAP, BLEND = 32, 8
 SMALLEST_TILE = 64
 
@@ -58,7 +59,7 @@ class Upscaler:
         self._network: Network | None = None
 
     def upscale(self, params: Params, steps: Steps, materials: PictureInputs) -> Picture:
-        """Raises ModelUnavailable, OutOfMemory and Interrupted."""
+        """Run an upscaling job. Raises ModelUnavailable, OutOfMemory and Interrupted."""
         source = img2img.flatten_alpha(materials.source(params.source), "white").convert("RGB")
         size = (params.width, params.height)
         if params.upscaler == LANCZOS:
@@ -70,8 +71,9 @@ class Upscaler:
         return Picture(fitted, facts | {"upscaler_hash": short_hash(network.path)})
 
     def enlarge(self, materials: PictureInputs | None, picture: PIL.Image, upscaler: str, size: Size) -> PIL.Image:
-        """A picture (RGB) at another size: by the network that ``upscaler`` names, else by Lanczos. Raises
-        ModelUnavailable and OutOfMemory.
+        """Resize a picture (RGB) with the network that ``upscaler`` names, or with Lanczos.
+
+        Raises ModelUnavailable and OutOfMemory.
         """
         if upscaler in HIRES_UPSCALERS:
             return picture.resize(size, PIL.Resampling.LANCZOS)
@@ -80,7 +82,7 @@ class Upscaler:
         return self._fitted(self._loaded(materials.upscaler(upscaler)), picture, size, lambda done: None)
 
     def _fitted(self, network: Network, source: PIL.Image, size: Size, tell: Callable[[int], None]) -> PIL.Image:
-        if source.width * source.height * network.scale**2 > MAX_UPSCALED_PIXELS:  # more than is wanted of it
+        if source.width * source.height * network.scale**2 > MAX_UPSCALED_PIXELS:  # larger than needed
             least = (-(-size[0] // network.scale), -(-size[1] // network.scale))
             source = source.resize(least, PIL.Resampling.LANCZOS)
         large = self._by_tiles(network, source, tell)
@@ -105,7 +107,7 @@ class Upscaler:
     def _tile(
         self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image, side: int
     ) -> None:
-        """Enlarge and paste a box; if memory does not suffice, in quarters."""
+        """Enlarge and paste a box; if memory does not suffice, in quarters. Raises OutOfMemory at the smallest."""
         try:
             self._paste(network, source, box, large)
             return
@@ -151,7 +153,10 @@ def tiles(size: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int
 
 
 def load(path: Path, device: torch.device) -> Network:
-    """Raises ModelUnavailable if the file is damaged or no upscaler of colour pictures."""
+    """Load a network to a device, in fp16 on CUDA if it supports that.
+
+    Raises ModelUnavailable if the file is damaged or is not an upscaler of colour pictures, and other EngineErrors.
+    """
     spandrel = import_spandrel()
     try:
         found = spandrel.ModelLoader("cpu").load_from_file(path)
@@ -172,8 +177,10 @@ def load(path: Path, device: torch.device) -> Network:
 
 @cache
 def import_spandrel() -> Any:
-    """The bundled spandrel; an installed one is left alone. It imports all of its modules at once, so that the folder
-    that it is unpacked into may go then."""
+    """Import the bundled spandrel, also if another version is installed.
+
+    It imports all of its modules immediately, so the temporary folder it is unpacked into can be deleted afterwards.
+    """
     with TemporaryDirectory() as folder, ZipFile(assets() / "wheels" / SPANDREL) as wheel, without_torchvision():
         wheel.extractall(folder)
         sys.path.insert(0, folder)
@@ -191,7 +198,7 @@ def without_torchvision() -> Iterator[None]:
 
         yield
         return
-    except (ImportError, RuntimeError):  # the latter from one built for another PyTorch
+    except (ImportError, RuntimeError):  # RuntimeError: built for another PyTorch
         pass
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
     stand_ins = {name: ModuleType(name) for name in names}

@@ -19,6 +19,6 @@ FAMILY = EngineFamily(
     embed,
     transformer.uses_guidance,
     transformer.latent_shape,
-    latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    latents_dtype=torch.float32,  # in this pipeline, regardless of the model's dtype
     together=True,
 )

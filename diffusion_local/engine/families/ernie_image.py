@@ -10,7 +10,7 @@ from diffusion_local.engine import transformer
 from diffusion_local.engine.families import flux2
 from diffusion_local.engine.family import Change, Conditioning, EngineFamily, Parts
 
-#: The pipeline's own, whatever the VAE's configuration says.
+#: Added to the variance in the pipeline, which ignores the VAE's configuration.
 EPSILON = 1e-5
 
 

@@ -24,7 +24,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
-    """Latents are grouped to 2 x 2 patches, whose channels are concatenated."""
+    """Latents are grouped into 2 x 2 patches with concatenated channels."""
     side = pipe.vae_scale_factor * 2
     return (1, pipe.transformer.config.in_channels, height // side, width // side)
 
@@ -53,9 +53,7 @@ def to_vae_latents(pipe: Any, epsilon: float | None = None) -> Change:
 
 
 def statistics(pipe: Any, epsilon: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-channel mean and standard deviation of patches; ``epsilon`` is added to the variance (default: the VAE's
-    own).
-    """
+    """Per-channel mean and standard deviation of patches. ``epsilon``: added to the variance (default: the VAE's)."""
     norm = pipe.vae.bn
     variance = norm.running_var + (pipe.vae.config.batch_norm_eps if epsilon is None else epsilon)
     return norm.running_mean.view(1, -1, 1, 1).clone(), variance.sqrt().view(1, -1, 1, 1)

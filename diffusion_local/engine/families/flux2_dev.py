@@ -13,7 +13,7 @@ from diffusion_local.engine.family import Change, Conditioning, EngineFamily, Pa
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-    """Uses the tokenizer in place of the processor, which also handles pictures and needs torchvision."""
+    """Load with the tokenizer in place of the processor, which also handles pictures and would need torchvision."""
     pipe = transformer.pipeline_loader(diffusers.Flux2Pipeline)(folder, dtype, parts | {"tokenizer": None})
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     pipe.register_modules(tokenizer=tokenizer)

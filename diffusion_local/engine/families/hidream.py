@@ -30,7 +30,7 @@ def run(pipe: Any) -> Callable[..., Any]:
     """The pipeline at the requested size: by default it would rescale every size to its default number of pixels."""
 
     def painted(width: int, height: int, **arguments: Any) -> Any:
-        # a trifle more, as the size is rounded down to whole patches
+        # slightly larger, because the pipeline rounds the size down to whole patches
         pipe.default_sample_size = (width * height) ** 0.5 * (1 + 1e-9) / pipe.vae_scale_factor
         return pipe(width=width, height=height, **arguments)
 

@@ -9,7 +9,7 @@ import torch
 from diffusion_local.engine import transformer, unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
-#: Tokens that each text encoder reads.
+#: Maximum prompt length of each text encoder, in tokens.
 TOKENS_OF_ENCODER = {0: 77, 1: 256}
 
 

@@ -11,7 +11,7 @@ from diffusion_local.engine import transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.options.table import Params
 
-#: One for all prompts, one for those with text to write.
+#: Guiders for ordinary prompts, and for prompts with text to be rendered.
 GUIDERS = ("guider", "ocr_guider")
 
 

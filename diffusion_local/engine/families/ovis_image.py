@@ -12,7 +12,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     positive, against, _, _ = pipe.encode_prompt(prompt, negative, negative is not None, device=pipe._execution_device)
     return {
         "prompt_embeds": positive,
-        "negative_prompt": None,  # its default, an empty text, does not go with embeddings
+        "negative_prompt": None,  # the default "" is rejected beside embeddings
         "negative_prompt_embeds": against,
     }
 

@@ -1,7 +1,7 @@
 """PixArt-alpha and PixArt-Sigma: a transformer that is sampled like Stable Diffusion.
 
-Their pipelines only have the older step callback, which does not see a sampler's half steps and cannot change tensors.
-So steps are observed through the scheduler's ``step``.
+Their pipelines only have the older step callback, which misses the half steps of second-order samplers and cannot
+change tensors, so steps are observed through the scheduler's ``step``.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 def run(pipe: Any) -> Callable[..., Any]:
-    """The pipeline with a ``callback_on_step_end`` like that of the others."""
+    """The pipeline with a ``callback_on_step_end`` like that of other pipelines."""
 
     def painted(callback_on_step_end: Any, **arguments: Any) -> Any:
         scheduler, done = pipe.scheduler, 0

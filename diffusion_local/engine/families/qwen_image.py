@@ -1,4 +1,4 @@
-"""Qwen-Image and Qwen-Image-Edit, which reads one picture; its second version (Plus) reads several."""
+"""Qwen-Image, Qwen-Image-Edit (reads one picture) and Qwen-Image-Edit-Plus (reads several)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,24 +14,24 @@ from diffusion_local.engine import inputs, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 from diffusion_local.options.table import Params
 
-#: Of the prompt, as in the pipeline's call.
+#: Maximum length of the prompt, as in the pipeline's own call.
 MOST_TOKENS = 512
-#: What its authors have the model compare with where nothing is unwanted.
+#: The negative prompt that the model's authors use in place of an empty one.
 NOTHING = " "
-#: Pixels of a picture as its text encoder sees it, and that of Plus.
+#: Area in pixels to which pictures are resized for the text encoder, and the same for Plus.
 SEEN, SEEN_BY_PLUS = 1024 * 1024, pipeline_qwenimage_edit_plus.CONDITION_IMAGE_SIZE
 PLUS = "QwenImageEditPlusPipeline"
 
 
 class Processor(transformers.Qwen2VLProcessor):
-    """Processor of texts and pictures, without the video processor, which needs torchvision."""
+    """Processor for texts and pictures, without a video processor, which would need torchvision."""
 
     def check_argument_for_proper_class(self, name: str, value: Any) -> type:
         return type(value)
 
 
 def load(folder: Path, dtype: Any, parts: Parts) -> Any:
-    """One pipeline for all variants; components that only the edit models have are stored beside its parts."""
+    """The Qwen-Image pipeline for all variants; what only edit models have is stored in extra attributes."""
     pipe = transformer.pipeline_loader(diffusers.QwenImagePipeline)(folder, dtype, parts)
     pipe.processor, pipe.plus = None, transformer.index_of(folder).get("_class_name") == PLUS
     if (folder / "processor").is_dir():

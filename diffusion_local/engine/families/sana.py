@@ -25,6 +25,6 @@ FAMILY = EngineFamily(
     transformer.uses_guidance,
     transformer.latent_shape,
     call=transformer.unbinned,
-    latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    latents_dtype=torch.float32,  # in this pipeline, regardless of the model's dtype
     together=True,
 )

@@ -41,6 +41,6 @@ FAMILY = EngineFamily(
     call=call,
     pack=pack,
     unpack=unpack,
-    latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    latents_dtype=torch.float32,  # in this pipeline, regardless of the model's dtype
     together=True,
 )

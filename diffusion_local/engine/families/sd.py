@@ -31,7 +31,7 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
     device = pipe._execution_device
     text, against = unet.unweighted_short_texts(pipe, prompt, negative)
-    if text is not None and clip_skip < 2:  # its own way of skipping needs transformers 4
+    if text is not None and clip_skip < 2:  # the pipeline's own clip_skip needs transformers 4
         positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None)
         return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
     read = unet.Encoder(pipe, "", max(0, clip_skip - 1), True, device)

@@ -25,7 +25,7 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    device, skip = pipe._execution_device, max(0, clip_skip - 2)  # trained with the last layer but one
+    device, skip = pipe._execution_device, max(0, clip_skip - 2)  # SDXL was trained with the penultimate layer
     text, against = unet.unweighted_short_texts(pipe, prompt, negative)
     if text is not None:
         # An empty negative must be None: SDXL was trained with zeros, not with the embedding of an empty text.

@@ -182,8 +182,8 @@ class CompiledTransformer:
         return output
 
     def _private_copy(self, block: torch.nn.Module) -> torch.nn.Module:
-        """A copy of a block that shares its weights, because replacing the ``forward`` of the model's own block must
-        not affect the compiling thread.
+        """A copy of a block with shared weights, and 8-bit layers where planned: the model's own block must not change
+        while pictures use it on another thread.
         """
         shared = {id(each): each for each in (*block.parameters(), *block.buffers())}
         own: torch.nn.Module = copy.deepcopy(block, shared)
