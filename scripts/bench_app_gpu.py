@@ -1,14 +1,13 @@
-"""Seconds per picture of the whole app on a GPU, saving included, compared with a bare diffusers loop at the same time.
+"""Seconds per picture of the whole app on a GPU, including saving, compared with a bare diffusers loop.
 
-For each model the real worker process works off prompt lists through the real queue, once with each of ``--runs`` (a
-speed and the setting ``batch_size``), in turns with ``pipe(prompt).images[0].save()`` in this process, also with
-``--by-hand`` prompts in one call; all of them stay on the GPU. A process beside them reads the queue as open pages do.
-Then somebody asks for single pictures while a list runs. Models have the true architecture and random weights
-(``bench_models``).
+For each model, the real worker process makes prompt lists from the real queue, once for each of ``--runs`` (a speed and
+the setting ``batch_size``). These alternate with ``pipe(prompt).images[0].save()`` in this process, also with
+``--by-hand`` prompts per call; all models stay on the GPU. Another process polls the queue as open pages do. Finally,
+single pictures are submitted while a list runs. Models have real architectures and random weights (``bench_models``).
 
     python scripts/bench_app_gpu.py --pictures 24 --rounds 2
 
-It needs what ``bench_gpu`` needs, and huey. ``--tiny`` runs it all on the CPU with small models.
+It needs the packages of ``bench_gpu``, and huey. ``--tiny`` runs everything on the CPU with small models.
 """
 
 import argparse
@@ -89,7 +88,7 @@ class App:
         for number in range(count):
             [job_id] = self.services.studio.submit(f"somebody waits, {number}", model=name, **numbers).job_ids
             done += self.services.studio.wait([job_id], 600)
-            time.sleep(pause * (1 + number % 7 / 7))  # at other moments of the running step
+            time.sleep(pause * (1 + number % 7 / 7))  # at varying moments of the running step
         return done
 
     def facts(self, job: Job) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def watch(homes: list[Path]) -> None:
 
 
 def prompts(count: int, start: int) -> list[str]:
-    """Distinct prompts, as in a list, so that no cached embedding is reused."""
+    """Distinct prompts, so that no cached embedding is reused."""
     return [f"a red apple on a wooden table, painting number {number}" for number in range(start, start + count)]
 
 
@@ -158,7 +157,7 @@ def moment(at: str | None) -> float:
 
 
 def measured(jobs: list[Job]) -> dict[str, Any]:
-    """Statistics of a finished list without its first pass: seconds per picture from claim to claim, and overall."""
+    """Seconds per picture of a finished list: from the first to the last pass' claim, and including the last file."""
     started = sorted(moment(job.started_at) for job in jobs)
     ended = max(moment(job.finished_at) for job in jobs)
     passes: list[list[float]] = []
@@ -175,7 +174,7 @@ def measured(jobs: list[Job]) -> dict[str, Any]:
 
 
 def waited(app: App, name: str, side: int, steps: int, jobs: int) -> dict[str, Any]:
-    """Milliseconds that single pictures wait beside a running list, and their duration then and on an idle machine."""
+    """Milliseconds until single pictures are claimed and finished, while a list runs and on an idle machine."""
 
     def told(done: list[Job]) -> dict[str, Any]:
         claimed = sorted(1000 * (moment(job.started_at) - moment(job.created_at)) for job in done)
@@ -214,7 +213,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 "rounds": [],
             }
             began = time.monotonic()
-            # what pays is learned, and graphs are recorded
+            # the worker learns the best pass size and records graphs
             app.draw(name, prompts(8 if app.name.endswith(":1") else options.warm, 1), side, steps)
             row[app.name]["warming"] = round(time.monotonic() - began, 1)
         for number in range(2):

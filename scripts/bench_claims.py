@@ -1,9 +1,9 @@
-"""Duration of a claim in a long queue of mixed owners, models, priorities and windows, and of a page of batches.
+"""Duration of a claim in a long queue of mixed owners, models, priorities and time windows, and of a page of batches.
 
     python scripts/bench_claims.py [--jobs 100000] [--claims 500] [--record scripts/results/claims.json]
 
-Each claim is followed by the picture's end, as a worker would have it; that is not timed. `alone` is the same with one
-owner, model and priority and no window. Counts of the claims show the shares of the owners and the changes of model.
+Each claimed job is then finished, as a worker would do; that is not timed. `alone` is the same with one owner, model
+and priority and no window. The record also counts claims per owner and changes of model.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def claim(services: Services, claims: int) -> tuple[list[float], list[tuple[str,
 
 
 def idle_looks(services: Services) -> list[float]:
-    """Time of a claim attempt when no job is due, as an idle worker makes every two seconds."""
+    """Duration of claim attempts when no job is due, which an idle worker makes every two seconds."""
     services.studio.queue.set_window("00:00-00:01" if datetime.now(services.settings.zone).hour else "12:00-12:01")
     looks = [timed(lambda: services.jobs.claim_next("cpu0")) for _ in range(LOOKS)]
     services.studio.queue.set_window("")

@@ -1,10 +1,10 @@
-"""How good is the end of a night that is told after its first pictures? Five nights of a pattern, on a simulated clock.
+"""Accuracy of the forecast of a list's end, made after its first pictures: several nights on a simulated clock.
 
     python scripts/bench_clock.py [--nights 5] [--prompts 2000] [--record scripts/results/clock.json]
 
-The stores, the order of the queue, the sizes of passes and the estimates are the product's own; a machine of numbers
-stands in for worker and engine, and says how long a picture takes. Kills, interactive jobs and rests come at random.
-Exit status 1 if a pattern misses its bound: 20 % on its first night, 10 % in the median of all.
+Stores, queue order, pass sizes and estimates are the product's own; a simulated machine replaces worker and engine and
+decides how long a picture takes. Kills, interactive jobs and rests occur at random. Exit status 1 if a pattern exceeds
+its error bound: 20 % on its first night, 10 % in the median of all nights.
 """
 
 import argparse
@@ -44,19 +44,19 @@ WORDS = ("a lighthouse", "two owls", "a red apple", "rain on glass", "a paper bo
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What comes in the nights of a pattern. Times in seconds; ``*_every``: mean seconds between two, 0 for never."""
+    """The jobs and events of a kind of night. Times in seconds; ``*_every``: mean interval between events, 0: never."""
 
     models: tuple[str, ...] = ("starter",)
     sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     steps: tuple[int, ...] = (20,)
-    #: Pictures in a row with the same settings.
+    #: Number of consecutive pictures with the same settings.
     alike: int = 1
     kills_every: float = 0.0
     restart: float = 25.0
     people_every: float = 0.0
     rests_every: float = 0.0
     rest: float = 180.0
-    #: Events come at nearly equal intervals, not at random.
+    #: Whether events occur at nearly equal intervals instead of at random.
     regular: bool = False
 
 
@@ -103,7 +103,7 @@ def simulated(clock: Clock) -> Iterator[None]:
 
 
 class Machine:
-    """A worker and its engine in numbers: it claims and finishes as the real runner does."""
+    """A simulated worker and engine, which claims and finishes jobs as the real runner does."""
 
     def __init__(self, services: Services, clock: Clock, pattern: Pattern, seed: int) -> None:
         self.services, self.clock, self.pattern = services, clock, pattern
@@ -131,14 +131,14 @@ class Machine:
         self.services.workers.update(SLOT, "idle")
 
     def share(self, params: Params, together: int) -> float:
-        """Seconds of a picture in a pass: a base, a part that passes share, and noise."""
+        """Seconds per picture in a pass of ``together``: shorter in larger passes, with random noise."""
         pace = {"starter": 1.4, "second": 2.2}[params.model]
         gain = 0.65 + 0.35 / min(together, 8)
         noise = self.lot.lognormvariate(0, 0.05) * (4 if self.lot.random() < 0.003 else 1)
         return (0.05 + pace * params.steps * params.width * params.height / 1e7) * gain * noise
 
     def work(self, batch_id: str) -> None:
-        """Until the batch is done."""
+        """Run passes until the batch is done."""
         while sum(self.services.view.counts([batch_id])[batch_id][state] for state in ("queued", "running")):
             if self.clock.now >= self.events["rest"]:
                 self._rest()
@@ -149,7 +149,7 @@ class Machine:
             self.run(jobs)
 
     def run(self, jobs: list[Job]) -> None:
-        """One pass; a kill ends it, a person's job interrupts it."""
+        """Run one pass; a kill ends it, an interactive job interrupts it."""
         params, together = jobs[0].params, len(jobs)
         expected = self.services.view.expected(params, self.loaded, together)
         load = self.lot.uniform(7, 9) if self.loaded != params.model else 0.0
@@ -222,7 +222,7 @@ def submit(services: Services, clock: Clock, params: list[Params], lane: Lane) -
 
 
 def night(services: Services, clock: Clock, pattern: Pattern, seed: int, prompts: int) -> dict[str, Any]:
-    """One night from submit to the last picture: what was told of its end, and when it came."""
+    """Run one night from submit to the last picture; returns the forecast with its error, and counts of events."""
     lot = random.Random(seed)
     params: list[Params] = []
     while len(params) < prompts:
@@ -241,7 +241,7 @@ def night(services: Services, clock: Clock, pattern: Pattern, seed: int, prompts
 
 
 def nights(pattern: Pattern, home: Path, count: int, prompts: int, seed: int = 1) -> list[dict[str, Any]]:
-    """Nights of one pattern after each other, in a home without history."""
+    """Run consecutive nights of one pattern, in a home that starts without history."""
     clock = Clock()
     services = open_services(Settings.load({}, home=home, engine="fake", port=0, disk_reserve_mb=50))
     began, found = clock.now, []
@@ -254,7 +254,7 @@ def nights(pattern: Pattern, home: Path, count: int, prompts: int, seed: int = 1
 
 
 def judged(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The bounds hold: the first night, and the median of all."""
+    """Errors of the first night, the median and the worst, and whether they keep the bounds."""
     errors = [each["error"] for each in found]
     ok = errors[0] <= FIRST_BOUND and median(errors) <= BOUND
     return {"first": round(errors[0], 3), "median": round(median(errors), 3), "worst": round(max(errors), 3), "ok": ok}

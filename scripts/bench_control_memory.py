@@ -3,9 +3,9 @@
     python scripts/bench_control_memory.py --record scripts/results/gpu-control-memory.json
     python scripts/bench_control_memory.py --device cpu --tiny --only sdxl     (without figures of memory)
 
-Real architectures with random weights, drawn on the device, at 1024x1024 and in half precision: the ControlNet of SDXL
-has its UNet's first half, that of FLUX 5 double and 10 single blocks as the published union. The text encoders stay
-away: prompts are embeddings. About 40 s on an H200, which needs 40 GiB.
+Real architectures with random weights, at 1024x1024 and in half precision: SDXL's ControlNet has the first half of its
+UNet, FLUX's has 5 double and 10 single blocks like the published union model. No text encoders are used: prompts are
+embeddings. Takes about 40 s on an H200, and 40 GiB.
 """
 
 import argparse
@@ -29,7 +29,7 @@ RUNGS = ("resident", "vae_tiling")
 
 
 def sdxl(device: str, tiny: bool) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    """(pipeline without, pipeline with a ControlNet, embeddings of a prompt)."""
+    """(pipeline without ControlNet, pipeline with one, embeddings of a prompt)."""
 
     def part(name: str) -> Any:
         config = json.loads((CONFIGS / "sdxl" / name / "config.json").read_text())
@@ -55,7 +55,7 @@ def sdxl(device: str, tiny: bool) -> tuple[Any, Any, dict[str, torch.Tensor]]:
 
 
 def flux(device: str, tiny: bool) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    """As ``sdxl``, in bfloat16."""
+    """Like ``sdxl``, in bfloat16."""
     config = FLUX_TRANSFORMER | (FLUX_SMALL if tiny else {})
     vae = (shrunk("vae", SD3_VAE) if tiny else SD3_VAE) | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
     deep = {"num_layers": 1, "num_single_layers": 1} if tiny else {"num_layers": 5, "num_single_layers": 10}
@@ -89,7 +89,7 @@ def count(part: torch.nn.Module) -> int:
 
 
 def needs(pipe: Any, net: Any, side: int) -> tuple[MemoryNeed, MemoryNeed]:
-    """What the policy expects without and with the ControlNet."""
+    """The memory policy's estimates without and with the ControlNet."""
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     name = "unet" if hasattr(pipe, "unet") else "transformer"
     weights = Weights({name: count(denoiser), "vae": count(pipe.vae)}, upcasts_vae=bool(pipe.vae.config.force_upcast))
@@ -117,7 +117,7 @@ def measure(name: str, device: str, tiny: bool) -> dict[str, Any]:
             reset()
             with torch.inference_mode():
                 pipe(**given, **extra, width=side, height=side, num_inference_steps=STEPS, output_type="pt")
-            # the ControlNet lies on the device in both cases, but belongs to one of them only
+            # the ControlNet is on the device in both cases, but only one of them uses it
             unused = 0 if words == "control" else 2 * told["control_parameters"]
             taken, expected = peak() - unused, need.bytes_at(rung)
             told[f"{rung}_{words}"] = {

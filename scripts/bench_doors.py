@@ -1,15 +1,15 @@
-"""What the interfaces add to a picture: a submit in a long queue, and A1111's and OpenAI's calls beside the native one.
+"""Overhead of the interfaces: a submit to a long queue, and A1111's and OpenAI's calls compared with the native one.
 
     python scripts/bench_doors.py [--waiting 100000] [--calls 200] [--record scripts/results/doors.json]
 
-The application runs in this process, without network and worker. Measured are, by wall clock and by the CPU time of the
-process (which other load on the machine changes less):
-- `POST /api/v1/jobs` and `Studio.submit` with so many jobs waiting, and with an empty queue; beside them an empty
-  request, as the client's own work counts too;
+The application runs in this process, without network and worker. Times are measured by wall clock and by the process's
+CPU time, which other load on the machine affects less:
+- `POST /api/v1/jobs` and `Studio.submit` with `--waiting` jobs in the queue, and with none; also an empty request,
+  because the client's own work is included;
 - a picture by `POST /api/v1/jobs` with `Prefer: wait` (also with a GET of its file), by `POST /sdapi/v1/txt2img` and
-  by `POST /v1/images/generations` (as Base64, and as an address), in turn. Each job ends when it is submitted with
-  a test card, whose drawing is left out. What a dialect adds is the median of the differences to the native call
-  without the file of the same round.
+  by `POST /v1/images/generations` (as Base64, and as a URL), in turn. Each job is finished at its submit with a test
+  card, whose drawing is not counted. A dialect's overhead is the median of its differences from the native call
+  without the file in the same round.
 """
 
 import argparse
@@ -45,7 +45,7 @@ NATIVE = "native"
 
 @dataclass
 class Times:
-    """Milliseconds of each call, by the clock and of CPU, without what ``paused`` took."""
+    """Wall-clock and CPU milliseconds of each call, without the time that the stand-in worker ``paused`` took."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Times:
 
 
 class Worker:
-    """Ends each job in the moment of its submit; ``wall`` and ``cpu`` are the seconds that this took."""
+    """Finishes each job within its submit; ``wall`` and ``cpu``: seconds that this took."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -136,7 +136,7 @@ def fill(services: Services, jobs: int) -> None:
 
 
 def pictures(calls: int) -> dict[str, Any]:
-    """A picture by each interface, in turn."""
+    """Make pictures through each interface, in turn."""
     with tempfile.TemporaryDirectory() as home:
         services, client = opened(home, 10_000)
         worker = Worker(services)

@@ -1,9 +1,9 @@
-"""How far pictures of ``speed`` fast and fastest are from exact ones: pixels of the starter model over 20 prompts.
+"""Difference between pictures of ``speed`` fast or fastest and exact ones: pixels of the starter model, 20 prompts.
 
     python scripts/bench_error.py --out scripts/results/speed-error.json
 
-On a machine without a GPU ``--reference`` takes the plain-torch counterparts of the kernels. PSNR in dB and differences
-in 8-bit steps; ``other_picture`` is the distance between pictures of two prompts, for scale.
+On a machine without a GPU, ``--reference`` uses the plain-torch counterparts of the kernels. PSNR is in dB, differences
+in 8-bit steps; for scale, ``other_picture`` is the distance between pictures of two prompts.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def draw(engine: DiffusersEngine, params: Params) -> tuple[np.ndarray, dict[str,
 
 
 def distance(ones: list[np.ndarray], others: list[np.ndarray]) -> dict[str, Any]:
-    """PSNR (None: equal), mean and largest difference, over pairs of pictures."""
+    """PSNR (None if equal), mean and largest difference over pairs of pictures."""
     apart = [np.abs(one - other) for one, other in zip(ones, others, strict=True)]
     psnr = [20 * np.log10(255 / np.sqrt((each**2).mean())) for each in apart if each.any()]
     return {

@@ -2,9 +2,9 @@
 
     python scripts/bench_first_paint.py [--visits 7] [--record FILE.json]
 
-The first visit meets a server that has just begun to listen. ``new`` visits have an empty browser profile, ``again``
-ones the profile of the visit before. ``paint_ms`` is the first contentful paint, ``type_ms`` when the prompt takes
-words, ``drawn_ms`` when the newest state is drawn; all since the address was asked for.
+The first visit meets a server that has just started to listen. ``new`` visits use an empty browser profile, ``again``
+ones the profile of the previous visit. Times since the start of navigation: ``paint_ms`` until the first contentful
+paint, ``type_ms`` until the prompt accepts input, ``drawn_ms`` until the newest state is drawn.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 """Speed and memory of the engine on a real GPU: CUDA graphs, rungs, small cards, LoRAs, cancel, switches, a DiT.
 
-Models have the true architecture and random weights (``bench_models``), so speed and memory are those of real ones.
-Measurements come in the order of their worth, and each is written down as soon as it is made; none is begun once
-``--budget`` is spent. ``--tiny`` runs it all without a GPU in a minute.
+Models have real architectures and random weights (``bench_models``), so speed and memory are those of real ones. The
+most important measurements come first, and each is recorded as soon as it is made; none is started once ``--budget``
+(seconds) is used up. ``--tiny`` runs everything without a GPU in a minute.
 
     python scripts/bench_gpu.py --budget 260
 
-It needs torch, diffusers, transformers, accelerate, psutil and what the store and the settings import (sqlite-utils,
-filelock, platformdirs, python-ulid), but neither the page nor the queue: a GPU machine without a network can be given
-those few packages beside a copy of this repository.
+It needs torch, diffusers, transformers, accelerate, psutil and the imports of the store and the settings (sqlite-utils,
+filelock, platformdirs, python-ulid), but neither the page nor the queue, so that few packages must be copied to a GPU
+machine without a network.
 """
 
 import argparse
@@ -63,9 +63,9 @@ RESULT = Path(__file__).parent / "results" / "gpu-engine.json"
 STEPS, FEW_STEPS = 20, 4
 SIDES = {"sd15": 512, "sdxl": 1024}
 DIT_SIDE = 1024
-#: Pictures with graphs and without, in turns, as other work comes and goes on the host.
+#: Number of alternations between pictures with and without graphs, to average over other load on the host.
 TURNS = 4
-#: Compiled blocks are waited for so long.
+#: How long to wait for compiled blocks.
 PREPARING_SECONDS = 90
 
 
@@ -74,7 +74,7 @@ class Spent(Exception):
 
 
 class Bench:
-    """The models, a home for measurements that the policy learns, one engine, and the results so far."""
+    """The models, a home in which the memory policy stores measurements, one engine, and the results so far."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.tiny: bool = options.tiny
@@ -91,7 +91,7 @@ class Bench:
         self.results: dict[str, Any] = about(self)
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Run one measurement and write its result; a failure is written too."""
+        """Run one measurement and write its result or failure."""
         if self.only and not name.startswith(self.only):
             return
         if time.monotonic() > self.ends_at:
@@ -99,7 +99,7 @@ class Bench:
         began = time.monotonic()
         try:
             found = work()
-        except Exception as error:  # the next one may still be made
+        except Exception as error:  # the next one may still succeed
             traceback.print_exc()
             self.cap(0)
             found = {"failed": f"{type(error).__name__}: {error}"}
@@ -109,7 +109,7 @@ class Bench:
         self.out.write_text(json.dumps(self.results, indent=2) + "\n")
 
     def make(self, name: str) -> dict[str, Any]:
-        """A model's folder, with weights sized by the estimate's counts."""
+        """Write a model's folder; returns the parameter counts that the memory estimate reads from it."""
         folder = self.models / name
         bench_models.make(name, folder, self.device.torch, self.tiny)
         self.engine._gauge.collect()
@@ -127,7 +127,7 @@ class Bench:
     def draw(
         self, name: str, seed: int = 1, wanted: str = "auto", say: Callable[[str], None] | None = None
     ) -> tuple[float, Picture]:
-        """Seconds and picture, made as a worker does: with its ladder, loading the model if necessary."""
+        """(seconds, picture), made as a worker does: stepping down the ladder, and loading the model if necessary."""
         ladder = Ladder(self.engine, self.fits.of, self.fits.save, wanted)
         model = self.catalog.get(name)
         part = Part(self.params(name, seed), quiet)
@@ -164,7 +164,7 @@ def synchronize() -> None:
 
 
 def resident(bench: Bench, name: str) -> dict[str, Any]:
-    """Everything on the device: load, two pictures after a warm-up, and the first seed again."""
+    """With everything on the device: load, two pictures after a warm-up, and the first seed again."""
     load = bench.load(name)
     first, begun = timed(finished, bench.engine, bench.params(name))
     runs = [timed(finished, bench.engine, bench.params(name, seed)) for seed in (2, 3)]
@@ -379,8 +379,8 @@ def on_a_card(bench: Bench, name: str, limit_gib: float, wanted: str = "auto") -
 
 
 def out_of_memory(bench: Bench, name: str, limit_gib: float) -> dict[str, Any]:
-    """Forced to stay on the device without enough memory: it steps down by itself and finishes; the next picture starts
-    on that rung.
+    """The top rung is forced without enough memory: the engine steps down and finishes; the next picture starts on
+    that rung.
     """
     said: list[str] = []
     bench.cap(limit_gib)
@@ -400,7 +400,7 @@ def out_of_memory(bench: Bench, name: str, limit_gib: float) -> dict[str, Any]:
 
 
 def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
-    """With all of the GPU's memory: seconds per step, and the peak."""
+    """Seconds per step and peak memory on a rung, with all of the GPU's memory."""
     move = bench.load(name, rung)
     params = bench.params(name, steps=FEW_STEPS)
     need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
@@ -417,7 +417,7 @@ def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
 
 
 def switches(bench: Bench, limit_gib: float) -> dict[str, Any]:
-    """Switching between two models: with memory for both, and for only one."""
+    """Switching between two models, with memory for both or only for one."""
     bench.engine.unload()
     rows = []
     for limit in (0.0, limit_gib):
@@ -433,7 +433,7 @@ def switches(bench: Bench, limit_gib: float) -> dict[str, Any]:
 
 
 def transformer(bench: Bench) -> dict[str, Any]:
-    """The denoiser and VAE of Stable Diffusion 3.5 medium in bf16, with random text embeddings, on our rungs."""
+    """Stable Diffusion 3.5 medium's denoiser and VAE in bf16, with random text embeddings, on the engine's rungs."""
     bench.engine.unload()
     pipe = bench_models.sd3(bench.device.torch, bench.tiny)
     pipe.set_progress_bar_config(disable=True)
@@ -480,7 +480,7 @@ def transformer(bench: Bench) -> dict[str, Any]:
 def flux(bench: Bench) -> dict[str, Any]:
     """FLUX.1-schnell's transformer and VAE in bf16 with random text embeddings, 4 steps, saving included.
 
-    Four ways: plain diffusers, and the engine's own parts at each setting of ``speed`` (CUDA graphs, blocks compiled in
+    Four variants: plain diffusers, and the engine's parts at each setting of ``speed`` (CUDA graphs, blocks compiled in
     the background, fused decoder), which save on a thread as the worker does.
     """
     bench.engine.unload()
@@ -569,7 +569,7 @@ def flux(bench: Bench) -> dict[str, Any]:
 
 
 def paced(draw: Callable[[int], Any], saved: Sequence[Any] = (), pictures: int = 8) -> dict[str, Any]:
-    """Seconds a picture of several in a row, until the last is saved."""
+    """Seconds per picture for several in a row, until the last is saved."""
     synchronize()
     began = time.perf_counter()
     for seed in range(100, 100 + pictures):
@@ -581,7 +581,7 @@ def paced(draw: Callable[[int], Any], saved: Sequence[Any] = (), pictures: int =
 
 
 def turns_of(denoiser: Any, draw: Callable[[], Any], recorded: Graphs, expected: int, room: int) -> dict[str, Any]:
-    """Alternate eager pictures and pictures by graphs."""
+    """Alternate pictures with and without graphs."""
     rows: dict[str, Any] = {"eager": {"seconds": []}, "graph": {"seconds": []}}
     pictures = set()
     for turn in range(TURNS + 1):
@@ -597,7 +597,7 @@ def turns_of(denoiser: Any, draw: Callable[[], Any], recorded: Graphs, expected:
 
 
 def held_by(part: Any) -> int:
-    """Number of weights in the file of a part."""
+    """Number of weights in a part's file."""
     return sum(each.numel() for each in part.state_dict().values())
 
 
@@ -622,7 +622,7 @@ def about(bench: Bench) -> dict[str, Any]:
 
 
 def without_places(words: list[str]) -> list[str]:
-    """The words of a command, without the locations of files on this machine."""
+    """The words of a command, without paths of this machine."""
     kept, skip = [], False
     for word in words:
         if not skip and word.partition("=")[0] not in ("--out", "--folder", "--kernels"):
@@ -632,7 +632,7 @@ def without_places(words: list[str]) -> list[str]:
 
 
 def story(bench: Bench) -> None:
-    """All measurements, most important first, with as few model loads as that order allows."""
+    """Run all measurements, most important first, with as few model loads as that order allows."""
     record = bench.record
     record("sd15 made", lambda: bench.make("sd15"))
     record("sd15 resident", lambda: resident(bench, "sd15"))
@@ -674,7 +674,7 @@ def main() -> int:
     parser.add_argument("--kernels", type=Path, help="where compiled kernels are kept for a later run")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO)  # why something ran without a graph
+    logging.basicConfig(level=logging.INFO)  # shows why something ran without a graph
     shared = Path("/dev/shm")
     folder = options.folder or (shared if shared.is_dir() and not options.tiny else Path(tempfile.gettempdir()))
     place = Path(tempfile.mkdtemp(prefix="bench-gpu-", dir=folder))

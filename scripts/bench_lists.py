@@ -2,9 +2,9 @@
 
     python scripts/bench_lists.py [--lines 10000 100000] [--record scripts/results/lists.json]
 
-Each length runs in a process and a home of its own. Every line has a choice, a wildcard of 200 options and two flags.
-Memory is what the process's peak grew by, beside the list's own bytes; `write_lock_seconds` is the longest time for
-which another writer (a worker's report, say) had to wait meanwhile.
+Each length runs in its own process and home. Every line has a choice, a wildcard with 200 options and two flags. Memory
+is the growth of the process's peak, without the list's own bytes; `write_lock_seconds` is the longest time for which
+another writer (such as a worker's report) had to wait.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def measured(count: int) -> dict[str, Any]:
         options = "\n".join(f"animal {number}" for number in range(200))
         (services.settings.wildcards / "animal.txt").write_text(options, encoding="utf-8")
         lists = services.studio.lists
-        lists.submit("a {red|blue} __animal__")  # everything is imported now
+        lists.submit("a {red|blue} __animal__")  # warm-up: imports everything
         services.studio.queue.cancel(waiting=True)
         data = "".join(map(LINE.format, range(count))).encode()
         before = peak_mb()
@@ -93,7 +93,7 @@ def measured(count: int) -> dict[str, Any]:
 
 
 class Lock:
-    """Longest time another writer waits while a list is submitted."""
+    """Measures the longest time that another writer waits while a list is submitted."""
 
     def __init__(self, services: Services) -> None:
         self._house = services

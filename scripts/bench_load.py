@@ -1,10 +1,10 @@
-"""Load test: many clients submit over HTTP, poll until their picture is ready, and start again.
+"""Load test: many clients submit over HTTP, poll until their picture is ready, and repeat.
 
     python scripts/bench_load.py [--clients 200] [--seconds 60] [--max-queued 150] [--record FILE.json]
 
-A real server with one worker (test cards without pauses) in a home of its own. Reports answers by status, the latency
-of submits and polls, and finally, from the table itself, whether every acknowledged job is there once and has ended. A
-client that receives 429 waits as ``Retry-After`` says, but at most two seconds, so that the limit is hit repeatedly.
+Runs a real server with one worker (test cards without pauses) in its own home. Reports responses by status, the latency
+of submits and polls, and finally, from the database, whether every acknowledged job is there once and has ended. A
+client that receives 429 waits for ``Retry-After``, but at most two seconds, so that the limit is hit repeatedly.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 
 async def crowd(url: str, clients: int, seconds: float) -> Seen:
-    """Run all clients, each with a connection of its own like separate programs."""
+    """Run all clients, each with its own connection, like separate programs."""
     seen = Seen()
     until = time.monotonic() + seconds
     await asyncio.gather(*(one_client(url, number, until, seen) for number in range(clients)))
@@ -91,7 +91,7 @@ async def crowd(url: str, clients: int, seconds: float) -> Seen:
 async def one_client(url: str, number: int, until: float, seen: Seen) -> None:
     dice = random.Random(number)
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        await asyncio.sleep(dice.random() * 2)  # programs are not started in the same millisecond
+        await asyncio.sleep(dice.random() * 2)  # real programs do not start simultaneously
         while time.monotonic() < until:
             answer = await asked(client, seen.submits, seen, "POST", "/api/v1/jobs", json=JOB | {"seed": number})
             if answer is None or answer.status_code != 202:
@@ -184,7 +184,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 def serving_url(settings: Settings) -> str:
-    """The server's address, once its worker is ready too."""
+    """Wait for the server and its worker; returns the server's address."""
     deadline = time.monotonic() + 120
     path = settings.home / "locks" / "serve.json"
     while time.monotonic() < deadline:

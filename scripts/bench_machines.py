@@ -3,11 +3,11 @@
     python scripts/bench_machines.py --workers 1,4,16,64,256 --queues 10,10000,100000 \
         --record scripts/results/machines.json
 
-Workers are clients in one process (threads) that claim, report once and hand in a picture drawn before: they measure
-the studio and the wire, not an engine. ``--processes 4`` adds a run of that many real worker processes with the fake
-engine. Submits go on beside them. Reported are p50 and p95 in milliseconds of submit, claim and finish, CPU
-milliseconds of the studio's web process for each picture, and for an idle studio the time from submit to claim.
-``--direct`` uses the stores instead of HTTP, in the same process.
+Workers are threads in one process that claim, report once and upload a picture drawn beforehand: they measure the
+studio and the transport, not an engine. ``--processes 4`` adds a run of that many real worker processes with the fake
+engine. Submits continue meanwhile. Reported are p50 and p95 in milliseconds of submit, claim and finish, CPU
+milliseconds of the studio's web process per picture, and for an idle studio the time from submit to claim. ``--direct``
+uses the stores in the same process instead of HTTP.
 """
 
 import argparse
@@ -51,7 +51,7 @@ from diffusion_local.settings import PREFIX, Settings
 
 SIZE = 128
 SMALL = {"width": SIZE, "height": SIZE, "steps": 4}
-SUBMIT_PAUSE = 0.1  # seconds between two submits beside the work
+SUBMIT_PAUSE = 0.1  # seconds between submits while workers run
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def numbers(text: str) -> list[int]:
 
 @contextlib.contextmanager
 def studio(queue: int, core: int, serve: bool = True) -> Iterator[tuple[Services, str, psutil.Process]]:
-    """A studio of its own with a queue of this length: (services, URL, the process that does its work)."""
+    """A new studio with a queue of this length: (services, URL, the process that serves it)."""
     with tempfile.TemporaryDirectory(prefix="bench-machines-") as home, socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
         probe.close()
@@ -177,7 +177,7 @@ def quantiles(found: list[float]) -> dict[str, float]:
 
 
 def connected(services: Services, url: str, number: int, files: Any) -> Any:
-    """The dispatch of a worker, over HTTP or over the stores."""
+    """A worker's dispatch, over HTTP or directly on the stores."""
     if not url:
         return LocalDispatch(services, f"cpu{number}")
     dispatch = join(Credential(url), f"machine-{number}.cpu0")
@@ -188,7 +188,7 @@ def connected(services: Services, url: str, number: int, files: Any) -> Any:
 
 
 def measured(services: Services, url: str, web: psutil.Process, count: int, seconds: float) -> dict[str, Any]:
-    """``count`` clients work for some seconds while somebody submits."""
+    """Measure ``count`` clients for some seconds, while jobs are submitted."""
     encoded = encode(PIL.effect_noise((SIZE, SIZE), 99).convert("RGB"), {"parameters": "a red apple"})
     picture = Finished(encoded, SIZE, SIZE, utc_now(), JobTimings(0.3, 0.0, 0.3, "resident"))
     times, over, made = Times(), threading.Event(), [0] * count
@@ -233,7 +233,7 @@ def submit(services: Services, client: httpx.Client, url: str) -> None:
 
 
 def idle_latency(services: Services, url: str, count: int) -> dict[str, float]:
-    """From submit to claim, of one worker that waits."""
+    """Time from submit to claim with one waiting worker."""
     dispatch, times = connected(services, url, 0, installed_files(services.catalog)), Times()
     while jobs := dispatch.claim("starter"):
         dispatch.stop(jobs[0].claim)
@@ -260,7 +260,7 @@ def idle_latency(services: Services, url: str, count: int) -> dict[str, float]:
 
 
 def of_processes(services: Services, url: str, web: psutil.Process, count: int, seconds: float) -> dict[str, Any]:
-    """Real workers with the fake engine (0.3 s a picture)."""
+    """Measure real worker processes with the fake engine (0.3 s per picture)."""
     with tempfile.TemporaryDirectory() as folder:
         children = []
         for number in range(count):

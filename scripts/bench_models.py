@@ -59,7 +59,7 @@ SD3_VAE = {
 
 
 def make(name: str, folder: Path, device: str, tiny: bool) -> None:
-    """Write SD 1.5 or SDXL to a diffusers folder, in fp16. ``tiny`` keeps the structure and takes few channels."""
+    """Write SD 1.5 or SDXL to a diffusers folder, in fp16. ``tiny``: same structure with few channels."""
     source = CONFIGS / NAMES[name]
     index = json.loads((source / "model_index.json").read_text())
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def make(name: str, folder: Path, device: str, tiny: bool) -> None:
 
 
 def sd3(device: str, tiny: bool) -> Any:
-    """A pipeline of Stable Diffusion 3.5 medium in bf16 without text encoders: it takes embeddings."""
+    """A Stable Diffusion 3.5 medium pipeline in bf16, without text encoders: prompts are embeddings."""
     small = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "dual_attention_layers": [0]}
     small |= {"joint_attention_dim": 32, "caption_projection_dim": 32, "pooled_projection_dim": 64}
     config = SD3_TRANSFORMER | (small if tiny else {})
@@ -93,7 +93,7 @@ def sd3(device: str, tiny: bool) -> Any:
 
 
 def flux(device: str, tiny: bool) -> Any:
-    """A pipeline of FLUX.1 schnell in bf16 without text encoders: it takes embeddings."""
+    """A FLUX.1 schnell pipeline in bf16, without text encoders: prompts are embeddings."""
     small = {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2}
     small |= {"joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": [4, 4, 8]}
     config = FLUX_TRANSFORMER | (small if tiny else {})
@@ -107,7 +107,7 @@ def flux(device: str, tiny: bool) -> Any:
 
 
 def build(class_name: str, config: dict[str, Any], device: str, dtype: torch.dtype) -> Any:
-    """A part; its weights are drawn on the device: seconds instead of minutes."""
+    """A part with random weights, generated on the device in seconds instead of minutes."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

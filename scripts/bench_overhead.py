@@ -1,13 +1,13 @@
-"""Overhead of the queue: pictures through the queue compared with a bare pipeline loop in one run; latencies; memory.
+"""Overhead of the queue: pictures through the queue compared with a bare pipeline loop; latencies; memory.
 
     python scripts/bench_overhead.py [--pictures 20] [--submits 100] [--steps 8] [--record FILE.json]
 
 Measures, on this machine and with the starter model:
-- seconds a picture through submit, queue, worker process, saved PNG and row, as a ratio to ``pipe(...)`` in a loop with
-  the same settings, alternating the two in rounds so that both see the same neighbours;
+- seconds per picture from submit through queue and worker process to the saved PNG and row, as a ratio to ``pipe(...)``
+  in a loop with the same settings; the two alternate, so that both see the same load on the machine;
 - latency of `Studio.submit` in process (p50, p95) and of the named endpoint `/submit` by `gradio_client`;
-- latency from submit to the claim on an idle worker (p50, p95);
-- resident memory of the web and of the worker process.
+- latency from submit to claim by an idle worker (p50, p95);
+- resident memory of the web and the worker process.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def serving_url(settings: Settings) -> str:
 
 def wait_for_worker(services: Services) -> None:
     eventually(lambda: any(worker.status == "idle" for worker in services.workers.list_all()))
-    services.studio.wait(services.studio.submit(PROMPT, steps=2).job_ids, 120)  # the model is loaded now
+    services.studio.wait(services.studio.submit(PROMPT, steps=2).job_ids, 120)  # warm-up: loads the model
 
 
 def eventually(condition: Any, seconds: float = 120) -> None:
@@ -106,10 +106,9 @@ def eventually(condition: Any, seconds: float = 120) -> None:
 
 
 def throughput(services: Services, options: argparse.Namespace, server: int) -> dict[str, Any]:
-    """Seconds a picture, queue against loop; both with two CPU threads at most, never at the same time.
+    """Seconds per picture of queue and loop, with at most two CPU threads each, never at the same time.
 
-    ``cpu``: CPU seconds of all processes of the studio against those of the loop, which other programs on the machine
-    disturb less.
+    ``cpu``: CPU seconds of all the studio's processes and of the loop, which other load on the machine affects less.
     """
     loop = bare_loop(options.steps)
     each = max(1, options.pictures // ROUNDS)
@@ -163,7 +162,7 @@ def bare_loop(steps: int) -> Any:
 
 
 def submit_latency(services: Services, url: str, submits: int) -> dict[str, Any]:
-    """Milliseconds until a submit is acknowledged, the queue being paused so that the worker stays out of the way."""
+    """Milliseconds until a submit is acknowledged; the queue is paused so that the worker does not interfere."""
     from gradio_client import Client
 
     services.studio.queue.pause()
@@ -205,7 +204,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 
 def memory(supervisor: int) -> dict[str, Any]:
-    """Resident megabytes by process, and whether the web process has torch mapped."""
+    """Resident megabytes per process, and whether the web process has torch mapped."""
     found: dict[str, Any] = {}
     for child in psutil.Process(supervisor).children():
         command = " ".join(child.cmdline())

@@ -2,9 +2,9 @@
 
     python scripts/bench_page.py [--rows 1000 100000 1000000] [--waiting 10000 100000] [--record FILE.json]
 
-Rows are made in bulk in a home of their own, with prompts of the length and the repetition that people write; there are
-no files behind them, as no part measured here opens one. Polls and tabs go to a real web process over HTTP, with a
-gallery of a thousand. Other ``ms`` are times of the use-case as the page's handler calls it; the first look is in them.
+Rows are inserted in bulk into their own home, with prompts of realistic length and repetition; they have no files,
+because nothing measured here opens one. Polls and tabs go to a real web process over HTTP, with a gallery of 1,000.
+Other ``ms`` are times of the use case as the page's handler calls it, including the first, uncached call.
 """
 
 import argparse
@@ -39,11 +39,11 @@ from diffusion_local.domain import Image, new_id, utc_text
 from diffusion_local.options.table import Params
 from diffusion_local.settings import Settings, go_offline
 
-BATCH = 100  # pictures of one
+BATCH = 100  # pictures per batch
 BOARDS, ON_BOARD = 50, 1000
 LOOKS = 20
-PAGE = 49  # one more than is shown, as the page asks
-DEEP = 100  # pages before the one that is measured
+PAGE = 49  # one more than the page shows, as it requests
+DEEP = 100  # pages before the measured one
 TABS, TAB_SECONDS = 10, 20.0
 SUBJECTS = [
     "castle",
@@ -95,7 +95,7 @@ TAILS = [
     "wide angle",
 ]
 CHINESE = "雪山下的古老城堡，水彩画，柔和的光"
-RARE = "zeppelin"  # in ten prompts, however many there are
+RARE = "zeppelin"  # in ten prompts, regardless of their number
 SEARCHES = {
     "a rare word": RARE,
     "a common word": "detailed",  # in two thirds of the prompts
@@ -159,7 +159,7 @@ def gallery(services: Services, count: int) -> dict[str, Any]:
 
 
 def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]:
-    """What a person may ask of the gallery, by name."""
+    """Typical gallery queries, by name."""
     from diffusion_local.web.ui import tab_gallery
     from diffusion_local.web.ui.view import utc
 
@@ -203,7 +203,7 @@ def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]
 
 
 def fill_gallery(services: Services, count: int) -> list[str]:
-    """Pictures of one a minute, and boards with pictures from all over; their ids, oldest first."""
+    """Add one picture per minute, and boards with pictures from all times; returns picture ids, oldest first."""
     services.studio.submit("the tables are there", count=1)
     ids: list[str] = []
     with services.database.write() as db:
@@ -299,7 +299,7 @@ def queue(services: Services, count: int) -> dict[str, Any]:
 
 
 def served(services: Services) -> dict[str, Any]:
-    """Against a web process of its own; no worker, so that nothing changes but what is changed here."""
+    """Measure polls and tabs with a separate web process; without a worker, so that only this process makes changes."""
     fill_gallery(services, 1000)
     with web_process(services) as (pid, url), httpx.Client(base_url=url, timeout=60) as client:
         client.get("/config").raise_for_status()
@@ -308,7 +308,7 @@ def served(services: Services) -> dict[str, Any]:
 
 @contextmanager
 def web_process(services: Services) -> Iterator[tuple[int, str]]:
-    """Id and address of a web process that has just begun to answer; it ends with the block."""
+    """Start a web process and wait until it answers: (process id, URL). It is stopped at the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -326,7 +326,7 @@ def web_process(services: Services) -> Iterator[tuple[int, str]]:
 
 
 def awaited(client: httpx.Client) -> None:
-    """Until it answers."""
+    """Wait until the server answers, at most two minutes; raises the last httpx.HTTPError."""
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -340,14 +340,14 @@ def awaited(client: httpx.Client) -> None:
 
 @dataclass
 class Page:
-    """A tab of a browser, as far as its looks go."""
+    """A simulated browser tab that polls."""
 
     client: httpx.Client
     tab: str = "create"
     seen: str = ""
 
     def poll(self) -> tuple[float, int]:
-        """(seconds, bytes of the answer), over HTTP."""
+        """Poll over HTTP: (seconds, bytes of the response)."""
         body = {"seen": self.seen, "tab": self.tab, "asked": []}
         began = time.perf_counter()
         answer = self.client.post("/look", json=body).raise_for_status()
@@ -358,7 +358,7 @@ class Page:
 
 
 def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
-    """Of each tab, unchanged and with one job more each time; by the handler alone and over HTTP."""
+    """Polls of each tab, without changes and with one more job each time; by the handler alone and over HTTP."""
     from diffusion_local.web.page_delta import TABS, delta_since
 
     told = {}
@@ -384,8 +384,9 @@ def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
 
 
 def tabs(services: Services, client: httpx.Client, web: psutil.Process) -> dict[str, Any]:
-    """Processor time of the web process, as a share of one core: with nobody there; with TABS tabs that look once a
-    second, as long as nothing changes; and with a change in every second, as while a picture is made."""
+    """CPU time of the web process, as a share of one core: without tabs; with TABS tabs that poll once a second while
+    nothing changes; and with a change every second, as while a picture is made.
+    """
     told: dict[str, Any] = {"open": TABS, "seconds": TAB_SECONDS}
     told["share_of_a_core_with_none"] = share_of(web, TAB_SECONDS / 2)
     opened = [Page(client, "queue") for _ in range(TABS)]
@@ -403,7 +404,7 @@ def tabs(services: Services, client: httpx.Client, web: psutil.Process) -> dict[
     threads = [threading.Thread(target=look, args=(each,)) for each in opened]
     for thread in threads:
         thread.start()
-    time.sleep(3)  # each has drawn
+    time.sleep(3)  # until each tab has polled
     told["share_of_a_core"] = share_of(web, TAB_SECONDS)
     threads.append(threading.Thread(target=change))
     threads[-1].start()

@@ -2,11 +2,10 @@
 
     python scripts/bench_parsing.py [--length 200000] [--record scripts/results/parsing.json]
 
-Each parser of `tests/cost/parsers.py` reads every text of `tests/cost/texts.py` with an eighth of the length; the three
-slowest are then read at an eighth, a quarter, a half and the whole of it, each the best of three times, with a time
-limit for what is quadratic. The exponent is the slope of time over length in logarithms, for the worst of the three: 1
-is linear, 2 quadratic. Times below a millisecond say nothing about growth, so such a parser has no exponent; it reads
-little, or refuses by length.
+Each parser of `tests/cost/parsers.py` reads every text of `tests/cost/texts.py` at an eighth of the length; the three
+slowest are then read at an eighth, a quarter, a half and the full length, each time the best of three, until a time
+limit. The exponent is the slope of log time over log length for the worst of the three: 1 is linear, 2 quadratic. Times
+below a millisecond say nothing about growth, so a parser that reads little or rejects long input has no exponent.
 """
 
 import argparse
@@ -28,7 +27,7 @@ import contextlib
 from tests.cost.parsers import PARSERS, REFUSALS, Parser
 from tests.cost.texts import texts
 
-SHARES = (8, 4, 2, 1)  # of the length
+SHARES = (8, 4, 2, 1)  # divisors of the length
 TRIES = 3
 WORST = 3
 LEAST_SECONDS = 0.001
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=200_000)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
-    gc.disable()  # its passes over what is alive are no work of the parser's
+    gc.disable()  # collections would be counted as the parser's work
     measured = [grown(each, options.length) for each in PARSERS]
     exponents = [each["exponent"] for each in measured if each["exponent"] is not None]
     record = {
@@ -78,7 +77,7 @@ def row(parser: Parser, name: str, length: int) -> dict[str, Any]:
 
 
 def exponent(found: list[float]) -> float | None:
-    """The slope of the least-squares line through (log length, log seconds); None for times that say nothing."""
+    """The slope of the least-squares line through (log length, log seconds); None if times are too short."""
     if found[0] < LEAST_SECONDS:
         return None
     across = [place * math.log(2) for place in range(len(found))]
@@ -89,7 +88,7 @@ def exponent(found: list[float]) -> float | None:
 
 
 def seconds(parser: Parser, text: str, tries: int) -> float:
-    """Processor time: other programs that run meanwhile do not count."""
+    """Least CPU time of several tries; unlike wall time, it excludes other programs."""
     best = math.inf
     for _ in range(tries):
         began = time.process_time()

@@ -1,17 +1,17 @@
-"""Large transformers on small cards: resident, by the engine's rung ``block_streaming``, in 8 and in 4 bits, at several
-memory caps.
+"""Large transformers on small cards: resident or streamed (``block_streaming``), in 16, 8 and 4 bits, at several memory
+caps.
 
-True architectures (``assets/configs``) with random weights, so time and memory are those of real models. torch's
-allocator is capped at what a card of that size has left beside the CUDA context and a desktop; that imitates a small
-card's memory and not its arithmetic, nor its link. Text encoders are measured by themselves, as their embeddings are
-ready before the first step. Measurements come in the order of their worth, and each is written down as it is made;
-what the budget does not reach is listed under ``not_run``. Rows of an earlier run stay unless they are made again.
+Real architectures (``assets/configs``) with random weights, so time and memory are those of real models. torch's
+allocator is capped at the memory that a card of that size has left beside the CUDA context and a desktop; this
+simulates a small card's memory, but not its speed or its PCIe link. Text encoders are measured separately, because
+embeddings are ready before the first step. The most important measurements come first, and each is recorded as soon as
+it is made; those beyond the budget are listed under ``not_run``. Rows of an earlier run are kept unless measured again.
 
     python scripts/bench_precision.py --budget 560
     python scripts/bench_precision.py --budget 560 --models qwen_image
 
-It needs torch, diffusers, transformers, accelerate and safetensors; for GGUF's Q8_0 ``gguf``, too. ``--tiny`` runs all
-of it without a GPU.
+It needs torch, diffusers, transformers, accelerate and safetensors, and ``gguf`` for Q8_0. ``--tiny`` runs everything
+without a GPU.
 """
 
 import argparse
@@ -41,7 +41,7 @@ CONFIGS = ROOT / "assets" / "configs"
 
 
 def engine_module(name: str) -> Any:
-    """A module of the engine without its package and what that imports: a lent machine has few libraries."""
+    """Import a module of the engine without its package, so that few libraries must be installed."""
     spec: Any = spec_from_file_location(f"diffusion_local.engine.{name}", ROOT / f"diffusion_local/engine/{name}.py")
     module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -52,7 +52,7 @@ quantised, kept_blocks, _, streaming = map(engine_module, ("quantised", "kept_bl
 RESULT = Path(__file__).parent / "results" / "gpu-precision.json"
 GIB = 1024**3
 CAPS = (8, 12, 16, 24)
-#: GiB of a card that CUDA's context and a desktop take.
+#: GiB of a card's memory used by the CUDA context and a desktop.
 BESIDE = 1.0
 #: The engine's estimate (engine/memory.py): bytes of a step at 1024x1024 and of decoding a tile, and its overheads.
 STEP, DECODE = 1024**2 * 300 * 2, 512**2 * 1290 * 2
@@ -69,12 +69,12 @@ TINY_ENCODER = {"num_layers": 2, "num_hidden_layers": 2, "d_model": 64, "d_ff": 
 
 
 class Spent(Exception):
-    """The budget is spent."""
+    """The time budget is used up."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model. ``steps`` are those of a picture; ``guided``: the transformer runs twice a step."""
+    """A model. ``steps``: per picture; ``guided``: whether the transformer runs twice per step."""
 
     config: str
     pipeline: str
@@ -90,7 +90,7 @@ SUBJECTS = {
     "qwen_image": Subject("qwen_image", "QwenImagePipeline", 20, guided=True),
     "flux2_klein_9b": Subject("flux2_klein_9b", "Flux2KleinPipeline", 4, call={"guidance_scale": 1.0}),
 }
-#: Text encoders by the folder of configurations and the part.
+#: Text encoders by configuration folder and part.
 ENCODERS = {
     "t5_xxl": ("flux_dev", "text_encoder_2"),
     "qwen3_4b": ("z_image", "text_encoder"),
@@ -114,7 +114,7 @@ class Bench:
         self.planned: list[str] = []
 
     def row(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Make a measurement; one that fails is written down, too. Raises Spent."""
+        """Run a measurement and write its result or failure. Raises Spent."""
         if time.monotonic() > self.ends_at:
             raise Spent
         began = time.monotonic()
@@ -122,7 +122,7 @@ class Bench:
             found = work()
         except torch.OutOfMemoryError:
             found = {"outcome": "out of memory"}
-        except Exception as error:  # the next one may still be made
+        except Exception as error:  # the next one may still succeed
             traceback.print_exc()
             found = {"failed": f"{type(error).__name__}: {error}"[:300]}
         self.rows[name] = found | {"took": round(time.monotonic() - began, 1)}
@@ -138,7 +138,7 @@ class Bench:
 
     @contextmanager
     def capped(self, cap: float) -> Iterator[None]:
-        """Within, torch's allocator may take what a card of ``cap`` GiB has; 0 is all there is."""
+        """Limit torch's allocator to the memory of a card of ``cap`` GiB; 0: no limit."""
         self.collect()
         if self.device == "cuda":
             total = torch.cuda.get_device_properties(0).total_memory
@@ -158,7 +158,7 @@ class Bench:
             torch.cuda.empty_cache()
 
     def peaks(self) -> dict[str, float]:
-        """GiB of tensors, and reserved by the allocator."""
+        """Peak GiB of tensors, and peak GiB reserved by the allocator."""
         if self.device != "cuda":
             return {"peak_gib": 0.0, "reserved_gib": 0.0}
         return {
@@ -171,7 +171,7 @@ class Bench:
 
 
 def build(bench: Bench, library: Any, name: str, config: Any) -> Any:
-    """A part with random weights, made on the device: matrices normal, so that quantising them costs what it does."""
+    """A part with random weights, generated on the device; matrices are normal, for realistic quantisation errors."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPE)
     torch.manual_seed(0)
@@ -207,7 +207,7 @@ def pipeline_of(bench: Bench, subject: Subject) -> Any:
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.enable_tiling()
-    if hasattr(pipe.vae, "tile_latent_min_size"):  # tiles as large as the engine's
+    if hasattr(pipe.vae, "tile_latent_min_size"):  # the engine's tile size
         pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 512, 64
     return pipe
 
@@ -230,7 +230,7 @@ def prompt_of(bench: Bench, subject: Subject, pipe: Any) -> dict[str, Any]:
 
 
 def store_as_q8_0(module: torch.nn.Module) -> None:
-    """GGUF's Q8_0 in the layers that are quantised otherwise, through diffusers' own layer."""
+    """Convert the layers that other formats quantise to GGUF's Q8_0, with diffusers' own layer."""
     import gguf
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
@@ -248,7 +248,7 @@ def store_as_q8_0(module: torch.nn.Module) -> None:
 
 
 def store_as_fp8(module: Any) -> None:
-    """As the engine does with precision = fp8."""
+    """Store weights as the engine does with ``precision = fp8``."""
     whole = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
     module.enable_layerwise_casting(torch.float8_e4m3fn, DTYPE, skip_modules_pattern=whole)
 
@@ -266,7 +266,7 @@ FORMS: dict[str, Callable[[torch.nn.Module], Any]] = {
 
 
 class Drawing:
-    """One model in one format, and what its pictures take."""
+    """Draws pictures with one model in one format, and measures their time and memory."""
 
     def __init__(self, bench: Bench, name: str, form: str) -> None:
         self.bench, self.subject = bench, SUBJECTS[name]
@@ -278,7 +278,7 @@ class Drawing:
         self.stream: Any = None
 
     def draw(self, steps: int) -> tuple[float, list[float]]:
-        """Seconds of a picture, and the times at which its steps began."""
+        """Draw a picture: (seconds, start times of the transformer's calls)."""
         began: list[float] = []
 
         def note(*_: Any) -> None:
@@ -303,7 +303,7 @@ class Drawing:
         return time.perf_counter() - start, began
 
     def first_output(self) -> torch.Tensor:
-        """What the transformer gives at the first step."""
+        """The transformer's output at the first step."""
         outputs: list[torch.Tensor] = []
 
         def note(module: Any, given: Any, output: Any) -> None:
@@ -312,7 +312,7 @@ class Drawing:
             outputs.append(torch.stack(list(output)) if isinstance(output, (list, tuple)) else output)
 
         handle = self.pipe.transformer.register_forward_hook(note)
-        self.draw(2)  # of one step alone Qwen-Image's schedule is not a number
+        self.draw(2)  # Qwen-Image's schedule is NaN for a single step
         handle.remove()
         return outputs[0].float().cpu()
 
@@ -333,14 +333,14 @@ class Drawing:
         }
 
     def prepare(self) -> float:
-        """Have every block wait in main memory; seconds."""
+        """Move every block to pinned main memory; returns the seconds it took."""
         began = time.perf_counter()
         add_hook_to_module(self.pipe.transformer, streaming.Streamed(self.bench.device))
         self.unstream()
         return time.perf_counter() - began
 
     def streamed(self, cap: float) -> dict[str, Any]:
-        """By the engine's streaming, with as many blocks kept as fit by its estimate."""
+        """Measure the engine's streaming, with as many blocks kept on the device as its estimate allows."""
         pipe, bench = self.pipe, self.bench
         self.unstream()
         usable = ((cap - BESIDE) * GIB - WORKSPACE) / MARGIN
@@ -362,7 +362,7 @@ class Drawing:
         }
 
     def unstream(self) -> None:
-        """Everything to main memory; buffers there stay for the next cap."""
+        """Move everything to main memory; buffers there are kept for the next cap."""
         remove_hook_from_module(self.pipe.transformer)
         remove_hook_from_module(self.pipe.vae)
         self.bench.collect()
@@ -387,7 +387,7 @@ class Story:
         self.exact: torch.Tensor | None = None
 
     def tell(self, form: str, streamed: bool) -> None:
-        """Whole at the smallest cap that it fits; streamed at each cap below, if ``streamed``."""
+        """Measure the whole model at the smallest cap that it fits; if ``streamed``, also streaming at lower caps."""
         bench, made = self.bench, None
         try:
             made = Drawing(bench, self.name, form)
@@ -429,7 +429,7 @@ class Story:
                     return
 
     def smallest(self, form: str) -> int:
-        """The smallest cap at which it ran whole; 0 if it ran at none."""
+        """The smallest cap at which the whole model ran; 0 if there is none."""
         ran = [cap for cap in CAPS if "seconds_a_step" in self.bench.rows.get(f"{self.name} {form} whole at {cap}", {})]
         return min(ran, default=0)
 
@@ -439,7 +439,7 @@ def apart(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def encoder(bench: Bench, name: str, form: str) -> dict[str, Any]:
-    """One reading of a prompt of 512 tokens, and what that takes; the weights are on the device."""
+    """Measure time and memory of encoding a prompt of 512 tokens, with the weights on the device."""
     folder, part = ENCODERS[name]
     path = CONFIGS / folder / part / "config.json"
     config = json.loads(path.read_text())
@@ -469,12 +469,12 @@ def encoder(bench: Bench, name: str, form: str) -> dict[str, Any]:
     return {"seconds": round(median(times[1:]), 4), "weights_gib": round(weights / GIB, 2), **bench.peaks()}
 
 
-#: Formats in the order of their worth, and whether they are streamed, too.
+#: Formats, most important first, and whether to measure streaming too.
 ORDER = (("bf16", True), ("int8", True), ("nf4", True), ("fp8", False), ("q8_0", False))
 
 
 def plan(names: list[str], forms: list[str]) -> list[str]:
-    """The cells of the table that the story may fill."""
+    """Names of the measurements that a run should contain, apart from those at memory caps."""
     cells = [f"{name} {form} whole" for name in names for form in forms]
     return cells + [f"{name} {form} read" for name in ENCODERS for form in ("bf16", "int8", "nf4")]
 

@@ -2,8 +2,8 @@
 
     python scripts/bench_scan.py
 
-The files are those of ``tests/models/headers.jsonl.xz``: true headers over holes. The record goes to
-``scripts/results/scan.json``. Processor time is what counts where other programs run beside it.
+The files are those of ``tests/models/headers.jsonl.xz``: real headers, with sparse data. The record is written to
+``scripts/results/scan.json``. If other programs run meanwhile, compare CPU times.
 """
 
 import json
@@ -26,7 +26,7 @@ RUNS = 5
 
 
 def look(shelf: ModelIndex) -> tuple[float, float, int]:
-    """Wall and processor seconds, and the number of entries."""
+    """Scan once: (wall seconds, CPU seconds, number of entries)."""
     wall, own = time.perf_counter(), time.process_time()
     count = len(shelf.entries()) + len(shelf.adapters(LORA)) + len(shelf.adapters(VAE))
     return time.perf_counter() - wall, time.process_time() - own, count

@@ -1,9 +1,9 @@
-"""Space released by a database after many jobs were deleted, and how long a submit waits meanwhile.
+"""Space that a database releases after many jobs were deleted, and how long submits wait meanwhile.
 
     python scripts/bench_space.py [--jobs 32000] [--record scripts/results/upkeep.json]
 
-`new` is a database of today, shrunk step by step; `old` one without incremental vacuum, which is rewritten once. A
-second process submits all the time; its times are for three quiet seconds before and while the space is given back.
+`new` is a database with incremental vacuum, shrunk step by step; `old` is one without, which is rewritten once. A
+second process submits continuously; its times are recorded for three quiet seconds before, and while space is released.
 A flood of log lines is written and rotated, too.
 """
 
@@ -81,7 +81,7 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             [sys.executable, "-c", SUBMIT, str(settings.home)], stdout=subprocess.PIPE, text=True
         ) as child:
             assert child.stdout
-            child.stdout.readline()  # it has begun
+            child.stdout.readline()  # the child has started
             time.sleep(3)
             began, clock = time.time(), time.perf_counter()
             if old:
@@ -91,7 +91,7 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             upkeep.truncate_log(services.database)
             told["seconds"] = round(time.perf_counter() - clock, 2)
             ended = time.time()
-            time.sleep(2)  # until the submit that waits last is done
+            time.sleep(2)  # until the last waiting submit is done
             child.kill()
             submits = [(float(at), float(took)) for at, took in map(str.split, child.stdout.read().splitlines()[:-1])]
         told["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
