@@ -123,6 +123,7 @@ def remove_loras(loaded: Loaded, gone: set[str], held: set[str]) -> None:
 
 
 def load_lora(loaded: Loaded, name: str, path: Path) -> None:
+    """Load a LoRA file to the model. Raises ModelUnavailable naming the file."""
     what, family = f"The LoRA {name!r}", families.get(loaded.model.family)
     load_named(what, lambda: load_by_kind(loaded, family, name, path), loaded.model.id)
 
@@ -157,6 +158,7 @@ def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
 
 
 def load_through_peft(loaded: Loaded, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Load a LoRA with diffusers. Raises ModelUnavailable if none of its layers fits, and the libraries' own errors."""
     pipe, adapter = loaded.pipe, adapter_name(name)
     pipe.load_lora_weights(dict(tensors), adapter_name=adapter)
     if not any(adapter in adapters for adapters in pipe.get_list_adapters().values()):
@@ -213,10 +215,12 @@ def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -
 
 
 def contains_word(text: str, word: str) -> bool:
+    """Whether a word occurs in a text, as a whole and in any case."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def load_embedding(pipe: Any, word: str, path: Path) -> None:
+    """Load a textual inversion to the text encoders. Raises ModelUnavailable if its width does not fit."""
     weights = read_embedding(path)
     if "clip_g" in weights:  # SDXL: one for each text encoder
         for key, number in (("clip_l", ""), ("clip_g", "_2")):
@@ -253,6 +257,7 @@ def load_named(what: str, load: Callable[[], Any], model_id: str) -> Any:
 
 
 def does_not_fit(what: str, model_id: str, error: Exception) -> Message:
+    """The message for a file that cannot be loaded: it belongs to another kind of model, or the library's reason."""
     shapes = any(words in str(error) for words in ("size mismatch", "shape", "Target modules"))
     if isinstance(error, RuntimeError | ValueError) and shapes:
         return message("unfit", what=what, model=model_id)

@@ -90,7 +90,7 @@ def by_place(
     sketches: dict[Part, PreparedPart],
     again: Callable[[Part], tuple[torch.Tensor, torch.Generator]],
 ) -> list[PreparedPart]:
-    """The prepared part of each place. Places without a part get a copy of another with a generator of its own."""
+    """The prepared part of each place. Places without a live part get a copy of another, with its own generator."""
     there = {part.place: sketch for part, sketch in sketches.items() if part in crew.live}
     model, copied = next((part, sketch) for part, sketch in sketches.items() if part in crew.live)
     return [
@@ -111,7 +111,7 @@ def conditioning_per_step(places: Sequence[PreparedPart]) -> list[Conditioning]:
 
 
 def stack(each: Sequence[Conditioning]) -> Conditioning:
-    """Concatenate the conditionings of several pictures to one batch."""
+    """Concatenate the conditionings of several pictures into one batch."""
     if len(each) == 1:
         return each[0]
 

@@ -48,6 +48,7 @@ class SyncDetector(TorchDispatchMode):
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists and tuples."""
     if isinstance(value, torch.Tensor):
         return [value]
     return [tensor for each in value for tensor in tensors_in(each)] if isinstance(value, tuple | list) else []

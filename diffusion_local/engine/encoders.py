@@ -129,6 +129,7 @@ class Opener:
     device: str = "cpu"
 
     def part(self, model: Model, slot: str, dtype: torch.dtype, load: Callable[[], torch.nn.Module]) -> Any:
+        """A model's part: an equal text encoder in memory, else the result of ``load``, quantised as planned."""
         form = self.forms.get(slot, "")
 
         def held() -> torch.nn.Module:
@@ -183,6 +184,7 @@ def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wa
 
 
 def equal(one: Wanted, other: Wanted) -> bool:
+    """Whether two encoders are equal, see the module's docstring. Compares files only if all else agrees."""
     if (one.name, one.config, one.dtype, one.form) != (other.name, other.config, other.dtype, other.form):
         return False
     if (one.files, one.prefix) == (other.files, other.prefix):

@@ -26,6 +26,7 @@ def to_engine_error(error: Exception, otherwise: Callable[[Exception], EngineErr
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory, of the device or of the machine, is exhausted."""
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -50,6 +51,7 @@ def making_error(error: Exception) -> EngineError:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's text (its type if empty), at most 300 characters, ending in a full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".") + "."
 

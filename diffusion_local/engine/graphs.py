@@ -215,6 +215,7 @@ class Graphs:
 
 
 def unrecorded(part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Like ``Graphs.run``, but always calls the function directly."""
     return call(*args, **kwargs)
 
 

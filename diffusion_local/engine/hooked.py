@@ -177,10 +177,13 @@ def weight_delta(parts: Parts) -> torch.Tensor:
 
 
 def alpha_scale(parts: Parts, rank: int) -> float:
+    """The factor alpha / rank of a change; 1.0 without alpha."""
     return float(parts["alpha"]) / rank if "alpha" in parts else 1.0
 
 
 def loha(parts: Parts) -> torch.Tensor:
+    """LoHa: the elementwise product of two low-rank matrices or convolution kernels."""
+
     def half(number: int) -> torch.Tensor:
         first, second = parts[f"hada_w{number}_a"], parts[f"hada_w{number}_b"]
         if f"hada_t{number}" in parts:
@@ -255,6 +258,7 @@ def output_delta(
 
 
 def is_plain_lora(parts: Parts) -> bool:
+    """Whether a change can be applied as two small layers, without computing the whole matrix."""
     return "down" in parts and "up" in parts and "mid" not in parts and parts["up"].ndim == parts["down"].ndim
 
 

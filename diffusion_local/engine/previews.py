@@ -66,6 +66,7 @@ def mixed(latents: torch.Tensor, factors: Factors) -> npt.NDArray[np.uint8]:
 
 
 def enlarged(pixels: npt.NDArray[np.uint8]) -> PIL.Image:
+    """The pixels as a picture, enlarged up to eight times but to at most LONG_SIDE."""
     height, width = pixels.shape[:2]
     scale = min(8, LONG_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

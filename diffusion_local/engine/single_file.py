@@ -111,6 +111,7 @@ def gguf_denoiser(cls: Any, source: Source, folder: Path, dtype: torch.dtype) ->
 
 
 def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """Build a text encoder from any supported naming. Raises ModelUnavailable if tensors are missing."""
     config = cls.config_class.from_pretrained(folder, local_files_only=True)
     state = tensors.read(source, dtype)
     if source.container == GGUF:
@@ -207,6 +208,7 @@ def from_llama_cpp(state: State) -> State:
 
 
 def rename_tensor(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    """Apply the first matching rule (pattern, replacement)."""
     for pattern, by in rules:
         changed, count = re.subn(pattern, by, name)
         if count:

@@ -31,9 +31,9 @@ def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[...,
 
 @contextmanager
 def fill(pipe: Any, canvas: SourceCanvas | None) -> Iterator[None]:
-    """Make FLUX Fill read the masked picture and the mask (white is repainted) beside the latents at each step.
+    """Make FLUX Fill read the masked picture and the mask (white is repainted) with the latents at each step.
 
-    The inputs equal those of diffusers' FluxFillPipeline; everything else of inpainting works as for other models.
+    These inputs equal those of diffusers' FluxFillPipeline; the rest of inpainting works as for other models.
     """
     if canvas is None or not transformer.reads_mask(pipe):
         yield

@@ -40,6 +40,7 @@ def unpack(pipe: Any, width: int, height: int) -> Change:
 
 
 def encode(pipe: Any, pixels: torch.Tensor, epsilon: float | None = None) -> torch.Tensor:
+    """Pixels to normalised patches of latents; ``epsilon``: see ``statistics``."""
     patches = pipe._patchify_latents(autoencoder.encode(pipe.vae, pixels))
     mean, std = statistics(pipe, epsilon)
     normal: torch.Tensor = (patches - mean.to(patches)) / std.to(patches)
@@ -47,6 +48,7 @@ def encode(pipe: Any, pixels: torch.Tensor, epsilon: float | None = None) -> tor
 
 
 def to_vae_latents(pipe: Any, epsilon: float | None = None) -> Change:
+    """The reverse of the normalisation and patching in ``encode``."""
     mean, std = statistics(pipe, epsilon)
     spread = type(pipe)._unpatchify_latents
     return lambda latents: spread(latents * std.to(latents) + mean.to(latents))

@@ -46,7 +46,7 @@ def inpainting(pipe: Any) -> Any:
 
 
 def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
-    """InstructPix2Pix: the picture, at the size of the result, is an input beside the latents."""
+    """InstructPix2Pix: the picture, at the size of the result, is an additional input of the UNet."""
     edits = inputs.with_same_parts(
         diffusers.StableDiffusionInstructPix2PixPipeline, pipe, requires_safety_checker=False
     )

@@ -188,7 +188,7 @@ log = logging.getLogger(__name__)
 TOLERANCES = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float32: 0.002}
 #: The same for 8-bit products, whose rounding alone gives 0.02.
 EIGHT_BIT_TOLERANCE = 0.1
-#: Arguments of ``UNet2DConditionModel.forward`` that the fused form takes.
+#: Arguments of ``UNet2DConditionModel.forward`` that the fused form supports.
 SUPPORTED = {
     "sample",
     "timestep",

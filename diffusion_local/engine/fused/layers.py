@@ -174,6 +174,7 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, packing: Packing, q
 
 
 def linear(layer: Any, packing: Packing, quantised: Operations | None) -> Any:
+    """``product`` with a layer's weight and bias."""
     return product(packing.flat(layer), bias_of(layer), packing, quantised)
 
 

@@ -34,7 +34,7 @@ class Operations(Protocol):
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Group normalisation of ``x + shift``, then SiLU if asked; ``shift``: N x C, with rows of any stride."""
+        """Group normalisation of ``x + shift``, then SiLU if ``silu``; ``shift``: N x C, with rows of any stride."""
         ...
 
     def add(self, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -44,11 +44,11 @@ class Operations(Protocol):
     def add_layer_norm(
         self, x: torch.Tensor, y: torch.Tensor | None, norm: torch.nn.LayerNorm, quantised: bool = False
     ) -> tuple[torch.Tensor, Any]:
-        """``x + y`` (``x`` itself where ``y`` is None), and its layer normalisation, Quantised if asked."""
+        """``x + y`` (``x`` itself where ``y`` is None), and its layer normalisation, Quantised if ``quantised``."""
         ...
 
     def geglu(self, x: torch.Tensor, quantised: bool = False) -> Any:
-        """N x P x 2C to N x P x C: the first half times GELU of the second, Quantised if asked."""
+        """N x P x 2C to N x P x C: the first half times GELU of the second; Quantised if ``quantised``."""
         ...
 
     def quantise(self, x: torch.Tensor) -> Quantised:
@@ -108,6 +108,7 @@ class TorchOperations:
 
 
 def quantise(x: torch.Tensor, dtype: torch.dtype) -> Quantised:
+    """Quantise each row to 8 bits; ``dtype`` is stored for the result of later products."""
     rows = x.reshape(-1, x.shape[-1]).float()
     scales = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_min(SMALLEST)
     return Quantised((rows / scales).to(EIGHT_BITS).view(x.shape), scales, dtype)

@@ -77,6 +77,7 @@ class Packing:
 
 
 def base(layer: Any) -> Any:
+    """The layer itself, without a peft wrapper."""
     return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
 
 
