@@ -162,7 +162,7 @@ class Engine(Protocol):
 
     @property
     def ladder(self) -> tuple[str, ...]:
-        """The rungs (``params.RUNGS``) of this device, best first."""
+        """The rungs (``options.types.RUNGS``) of this device, best first."""
         ...
 
     @property
