@@ -108,9 +108,9 @@ class Endpoints:
         self._uploads = uploads
 
     def add_source(self, picture: FileData) -> dict:
-        """Keep a picture to begin from (`handle_file` uploads it): {"id", "width", "height", "url"}.
+        """Store a source picture (`handle_file` uploads it): {"id", "width", "height", "url"}.
 
-        Give its id as `source` or `mask` of a submit, or in its `references`.
+        Its id can be the `source` or `mask` of a submit, or an entry of its `references`.
         """
         authority.check("sources.add")  # before the file is read
         named = picture.get(UPLOAD) if isinstance(picture, dict) else None  # see gradio.calls
@@ -118,9 +118,9 @@ class Endpoints:
         return answers.as_json(self._studio, source)
 
     def pause(self, batch_id: str = "", give_back: bool = False) -> dict:
-        """Start no further picture, of the queue or of one batch, until /resume; kept over restarts.
+        """Start no further pictures, of the queue or of one batch, until /resume; survives restarts.
 
-        The running one is finished, or with `give_back` put back into its place at its next step.
+        The running picture is finished, or with `give_back` returned to its place in the queue at its next step.
         """
         if batch_id:
             self._studio.queue.pause_batch(batch_id, give_back)
@@ -129,7 +129,7 @@ class Endpoints:
         return {"paused": True}
 
     def resume(self, batch_id: str = "") -> dict:
-        """Go on after /pause, of the queue or of one batch."""
+        """Resume the queue or one batch after /pause."""
         if batch_id:
             self._studio.queue.resume_batch(batch_id)
             return {"paused": False, "batch_id": batch_id}
@@ -137,16 +137,16 @@ class Endpoints:
         return {"paused": False}
 
     def report(self, batch_id: str = "", since: str = "", until: str = "") -> dict:
-        """What a batch came to; without one, what ended between two times (by default in the last 12 hours)."""
+        """Report on a batch, or on all jobs that ended between two times (by default in the last 12 hours)."""
         reports = self._studio.reports
         return (reports.batch(batch_id) if batch_id else reports.night(since or None, until or None)).to_dict()
 
     def export_queue(self) -> dict:
-        """All that waits as a file that /import_queue reads on another machine: {"text"}."""
+        """Export the waiting jobs as a file for /import_queue on another machine: {"text"}."""
         return {"text": "".join(self._studio.queue_file.export())}
 
     async def wait(self, job_id: str, timeout: float = 60.0) -> dict:
-        """The job once it has ended, or as it is after `timeout` seconds (at most 3600); work goes on either way."""
+        """The job once it has ended, or as it is after `timeout` seconds (at most 3600); work continues either way."""
         await self._until_final([job_id], timeout)
         return (await anyio.to_thread.run_sync(self._all, [job_id]))[0]
 
@@ -164,7 +164,7 @@ class Endpoints:
     ) -> dict:
         """Submit and wait up to `timeout` seconds: {"batch_id", "job_ids", "warnings", "jobs", "finished"}.
 
-        After a time-out `finished` is false and the work goes on: ask /job or /wait for the same ids.
+        After a time-out `finished` is false and the work continues: call /job or /wait with the same ids.
         """
         checked_timeout(timeout)
         order: dict[str, Any] = {"count": count, "name": name, "priority": priority, "idempotency_key": idempotency_key}
@@ -175,10 +175,10 @@ class Endpoints:
         return answers.as_json(self._studio, receipt) | {"jobs": jobs, "finished": finished}
 
     async def watch(self, job_id: str = "", batch_id: str = "", timeout: float = 600.0) -> AsyncIterator[dict]:
-        """What happens to a job, or to a batch's jobs, as it happens; the last one is {"event": "end", ...}.
+        """Live events of a job, or of a batch's jobs; the last one is {"event": "end", ...}.
 
-        Each is {"event", "data"}: `state` and `progress` as they come, `end` with the whole job or batch, or
-        `timeout` after so many seconds (at most 3600). Leaving off stops nothing.
+        Each is {"event", "data"}: `state` and `progress` as they occur, `end` with the whole job or batch, or
+        `timeout` after `timeout` seconds (at most 3600). Disconnecting stops no job.
         """
         if bool(job_id) == bool(batch_id):
             raise InvalidParams("job_id", message("job_or_batch"))

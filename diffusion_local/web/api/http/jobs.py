@@ -49,7 +49,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         idempotency_key: Annotated[str | None, Header(description=MEANINGS["idempotency_key"])] = None,
         prefer: Annotated[str | None, Header(description="`wait=N` or `respond-async` (RFC 7240)")] = None,
     ) -> JSONResponse:
-        """Put pictures into the queue: 202 with their ids, or 200 with the ended jobs if `Prefer: wait=N` sufficed."""
+        """Enqueue pictures: 202 with their ids, or 200 with the ended jobs if they ended within `Prefer: wait=N`."""
         preference = read_prefer(prefer)
 
         def enqueue() -> Receipt:

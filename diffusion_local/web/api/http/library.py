@@ -53,12 +53,12 @@ def router(studio: Studio) -> APIRouter:
             Literal["source", "mask", "references", "controls"], Query(description="what a refusal calls it")
         ] = "source",
     ) -> JSONResponse:
-        """Keep a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC): its first frame, upright, without metadata, and
-        with 8 bits a channel. Of a mask white is painted anew; what is clear in it counts as black.
+        """Store a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC): its first frame, upright, without metadata,
+        with 8 bits per channel. The white parts of a mask are repainted; transparent parts count as black.
 
-        The same picture sent again has the same id. Give the id as `source` or `mask` of a submit, or in its
-        `references` or `controls`. `recipe` is what the file says of how it was made, by us or another program:
-        {"settings", "facts", "others", "tool"}, or null; `others` is not used here.
+        Sending the same picture again returns the same id. The id can be the `source` or `mask` of a submit, or an
+        entry of its `references` or `controls`. `recipe` is the recipe found in the file, written by this or another
+        program: {"settings", "facts", "others", "tool"}, or null; `others` is not used here.
         """
         authority.check("sources.add")  # before the body is read
         data = await picture_of(request)
@@ -69,13 +69,13 @@ def router(studio: Studio) -> APIRouter:
 
     @routes.get("/images/{image_id}/recipe", tags=["images"], responses=RECIPE, response_model=None)
     def recipe(image_id: str, request: Request) -> Response:
-        """How a picture was made: `params` (to be submitted again as they are), and `text` as A1111 writes it."""
+        """The recipe of a picture: `params`, which can be submitted again unchanged, and `text` in A1111's format."""
         image = studio.image(image_id)
         return tagged(request, {"params": serializers.params(image), "text": a1111.format_recipe(image.params)})
 
     @routes.post("/models/scan", tags=["models"], responses=SCAN, response_model=None)
     def scan() -> dict[str, Any]:
-        """Look at all folders anew: models and adapters."""
+        """Rescan all folders for models and adapters."""
         return answers.as_json(studio, {"models": studio.library.models()} | studio.library.adapters())
 
     return routes

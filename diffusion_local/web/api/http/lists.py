@@ -55,9 +55,9 @@ def router(studio: Studio) -> APIRouter:
         options: Annotated[ListOptions, Query()],  # type: ignore[valid-type]
         idempotency_key: Annotated[str | None, Header(description=MEANINGS["idempotency_key"])] = None,
     ) -> JSONResponse:
-        """Put every picture of a list into the queue, as one batch behind everything that somebody waits for.
+        """Enqueue all pictures of a list as one batch, behind all interactive jobs.
 
-        The parameters that are fields of a picture hold for lines that say nothing.
+        Parameters that are fields of a picture are defaults for lines without a value of their own.
         """
         given, name = await sent(request, options)
         given |= {"idempotency_key": idempotency_key, "name": given["name"] or name}
@@ -69,7 +69,7 @@ def router(studio: Studio) -> APIRouter:
         request: Request,
         settings: Annotated[ListSettings, Query()],  # type: ignore[valid-type]
     ) -> serializers.Json:
-        """What a list would make: pictures, models, seconds, bytes, prompts, bad lines. Nothing is enqueued."""
+        """Check a list without enqueuing it: number of pictures, models, seconds, bytes, prompts, bad lines."""
         given, _ = await sent(request, settings)
         return answers.as_json(studio, await anyio.to_thread.run_sync(called, studio, check, given))
 

@@ -23,9 +23,9 @@ def router(studio: Studio) -> APIRouter:
 
     @api.get("/reports/batch/{batch_id}", tags=["reports"])
     def batch_report(batch_id: str, request: Request) -> Response:
-        """What a batch came to: counts, time, pictures per hour, failures by reason, model loads, pictures.
+        """Report on a batch: counts, time, pictures per hour, failures by reason, model loads, pictures.
 
-        As JSON, or by `Accept` or an ending (`.json`, `.md`, `.html`) as Markdown or one HTML file.
+        `Accept` or a suffix (`.json`, `.md`, `.html`) selects JSON (the default), Markdown, or a single HTML file.
         """
         name, form = form_of(batch_id, request)
         return answer(studio, request, studio.reports.batch(name), form)
@@ -33,13 +33,13 @@ def router(studio: Studio) -> APIRouter:
     @api.get("/reports/night", tags=["reports"])
     @api.get("/reports/night.{_}", include_in_schema=False)
     def night_report(request: Request, since: str = "", until: str = "") -> Response:
-        """What ended between two times (ISO 8601), by default in the last 12 hours; forms as for a batch."""
+        """Report on jobs that ended between two times (ISO 8601; the last 12 hours by default), in the same formats."""
         _, form = form_of(request.url.path, request)
         return answer(studio, request, studio.reports.night(since or None, until or None), form)
 
     @api.get("/webhooks/deliveries/{delivery_id}", tags=["webhooks"])
     def one_delivery(delivery_id: str, request: Request) -> Response:
-        """One delivery with the message that was, or is to be, sent."""
+        """One delivery with its message, sent or still to be sent."""
         found = studio.webhooks.delivery(delivery_id)
         return tagged(request, serializers.delivery(found) | {"payload": found.payload})
 

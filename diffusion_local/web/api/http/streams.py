@@ -48,12 +48,12 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     @streams.get("/jobs/{job_id}/stream", response_class=StreamingResponse)
     async def job_stream(job_id: str, last_event_id: LastId = None) -> Response:
-        """`state` and `progress` events of a job as they come, and `end` with the whole job."""
+        """`state` and `progress` events of a job as they occur, and `end` with the whole job."""
         return await followed(watch, JobEvents(studio, last_event_id, job_id=job_id), last_event_id)
 
     @streams.get("/batches/{batch_id}/stream", response_class=StreamingResponse)
     async def batch_stream(batch_id: str, last_event_id: LastId = None) -> Response:
-        """`state` and `progress` events of a batch's jobs as they come, and `end` with the batch."""
+        """`state` and `progress` events of a batch's jobs as they occur, and `end` with the batch."""
         return await followed(watch, JobEvents(studio, last_event_id, batch_id=batch_id), last_event_id)
 
     @streams.get("/queue/stream", response_class=StreamingResponse)
@@ -63,7 +63,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     @streams.get("/jobs/{job_id}/events", responses=HISTORY)
     async def job_events(job_id: str, request: Request, last_event_id: LastId = None) -> Response:
-        """What happened to a job, oldest first."""
+        """Events of a job, oldest first."""
         if wants_stream(request):
             return await job_stream(job_id, last_event_id)
         found = await anyio.to_thread.run_sync(studio.events, job_id)
@@ -73,7 +73,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     async def batch_events(
         batch_id: str, request: Request, after: After = 0, limit: Limit = EVENTS_PER_LOOK, last_event_id: LastId = None
     ) -> Response:
-        """What happened to a batch's jobs, oldest first: give `next` as `after` to read on."""
+        """Events of a batch's jobs, oldest first: give `next` as `after` to read on."""
         if wants_stream(request):
             return await batch_stream(batch_id, last_event_id)
         await anyio.to_thread.run_sync(studio.batch, batch_id)
@@ -83,7 +83,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     async def queue_events(
         request: Request, after: After = 0, limit: Limit = EVENTS_PER_LOOK, last_event_id: LastId = None
     ) -> Response:
-        """What happened to all jobs that are listed, oldest first: give `next` as `after` to read on."""
+        """Events of all listed jobs, oldest first: give `next` as `after` to read on."""
         if wants_stream(request):
             return await queue_stream(last_event_id)
         return history(await anyio.to_thread.run_sync(studio.events_after, after, None, None, limit), limit)
