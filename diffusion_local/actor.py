@@ -17,11 +17,11 @@ from diffusion_local.messages import Message, message
 
 
 class Scope(StrEnum):
-    READ = "read"  # read; every credential has it
+    READ = "read"  # every credential has it
     SUBMIT = "submit"  # make pictures
     CONTROL = "control"  # cancel, reorder, star and delete one's own
     WORKER = "worker"  # claim jobs and return their pictures, from another machine
-    ADMIN = "admin"  # the whole queue, models, settings, and what belongs to others
+    ADMIN = "admin"  # the whole queue, models, settings, and other accounts' data
 
 
 class Role(StrEnum):
@@ -48,8 +48,8 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts. ``name``: empty for the local admin. ``source``: local, session, token, link (a signed address) or
-    nobody. ``token``: id of the token used.
+    """Whoever performs an operation. ``name``: empty for the local admin. ``source``: local, session, token, link (a
+    signed address) or nobody. ``token``: id of the token used.
     """
 
     name: str = ""
@@ -62,18 +62,18 @@ class Actor:
 
     @property
     def rules_all(self) -> bool:
-        """Whether it may change what belongs to others."""
+        """Whether it may change data of other accounts."""
         return Scope.ADMIN in self.scopes
 
     def owner(self, requested: str = "") -> str:
-        """Owner of a new batch. Only the local admin may submit in another's name."""
+        """Owner of a new batch. Only the local admin may submit on behalf of another account."""
         return self.name or requested
 
     def may_see(self, owner: str) -> bool:
         return self.sees_all or owner == self.name
 
     def owns(self, owner: str) -> bool:
-        """Whether it may change what belongs to ``owner``, given the scope that the operation requires."""
+        """Whether it may change data of ``owner``, provided that it has the scope that the operation requires."""
         return self.rules_all or owner == self.name
 
     def require(self, scope: Scope) -> None:

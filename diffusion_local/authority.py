@@ -1,4 +1,4 @@
-"""Authorization: every operation is checked against the registry before it is carried out.
+"""Authorization: every operation is checked against the registry before it is executed.
 
 The registry (``diffusion_local.operations``) defines the required scope of an operation and whose data it touches.
 Scope, and the account for account operations, are checked here; ownership of rows is checked where they are read
@@ -47,7 +47,7 @@ def guarded(part: str) -> Callable[[C], C]:
 
 
 def guard_member(name: str, member: Any) -> Any:
-    """A method or property with the check in front."""
+    """Wrap a method or property so that the check runs first."""
     if isinstance(member, property) and member.fget:
         return property(guard_member(name, member.fget))
     if not inspect.isfunction(member):

@@ -1,4 +1,4 @@
-"""Builds the objects of a process from its settings. The only place that chooses backends."""
+"""Builds the objects of a process from its settings. No other module chooses backends."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -74,7 +74,7 @@ def open_files(settings: Settings) -> ImageFiles:
 
 
 def open_blobs(settings: Settings) -> Blobs:
-    """The storage of pictures that the settings name. Raises InvalidParams."""
+    """Open the picture storage that the settings name. Raises InvalidParams."""
     if not settings.gallery:
         return LocalBlobs(settings)
     try:
@@ -87,7 +87,7 @@ def open_blobs(settings: Settings) -> Blobs:
 def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     """Create folders, migrate the database and open everything. Raises DatabaseProblem.
 
-    ``blobs``: storage backend of pictures, instead of the home's folders.
+    ``blobs``: storage backend for pictures, instead of the one that the settings name.
     """
     settings.make_folders()
     database = open_database(settings)

@@ -1,4 +1,6 @@
-"""File-system faults as StorageProblem, and file modes independent of the inherited umask (no effect on Windows)."""
+"""Translates file-system errors to StorageProblem, and sets file modes independently of the inherited umask (no effect
+on Windows).
+"""
 
 import contextlib
 import errno
@@ -11,7 +13,7 @@ from diffusion_local.messages import message
 
 
 def error_numbers(*names: str) -> frozenset[int]:
-    """Error numbers by name, as far as this platform defines them."""
+    """Error numbers with these names, omitting those that this platform does not define."""
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
@@ -33,7 +35,7 @@ REMEDIES = (
 
 
 def to_problem(error: OSError, path: Path | None = None) -> StorageProblem:
-    """The StorageProblem for an operating-system error. ``path``: the file, if the error names another one."""
+    """The StorageProblem for an operating-system error. ``path`` overrides the file that the error names."""
     if error.errno in NO_SPACE:
         return DiskFull()
     name = path or error.filename or message("a_file")
@@ -43,8 +45,8 @@ def to_problem(error: OSError, path: Path | None = None) -> StorageProblem:
 
 
 def is_storage_error(error: OSError) -> bool:
-    """Whether the error is from the operating system and about a file: not a closed connection, and not an OSError
-    without a number, which is a library's own (Pillow raises them for pictures it cannot encode).
+    """Whether the error is from the operating system and about a file. Connection errors are not, nor is an OSError
+    without a number, which a library raises itself (Pillow does, for pictures that it cannot encode).
     """
     return error.errno is not None and not isinstance(error, ConnectionError)
 
@@ -61,7 +63,7 @@ def storage_errors(path: Path | None = None) -> Iterator[None]:
 
 
 FOLDER, FILE = 0o700, 0o600
-OTHERS = 0o077  # all rights of group and others
+OTHERS = 0o077  # all permissions of group and others
 UNCHANGED = -1  # as ``subprocess`` takes it
 
 _inherited = UNCHANGED
@@ -69,7 +71,7 @@ _inherited = UNCHANGED
 
 @contextlib.contextmanager
 def private_umask() -> Iterator[None]:
-    """Inside, this process and its children create files for their owner only."""
+    """Context in which this process and its children create files that only their owner can access."""
     global _inherited
     before, remembered = os.umask(OTHERS), _inherited
     _inherited = before
@@ -87,7 +89,7 @@ def inherited_umask() -> int:
 
 @contextlib.contextmanager
 def inherited_umask_restored() -> Iterator[None]:
-    """Inside, files are created with the user's umask: for exports out of the home, in a single-threaded process."""
+    """Context with the user's umask, for exports to outside of the home. Only for single-threaded processes."""
     if _inherited == UNCHANGED:
         yield
         return
@@ -99,7 +101,7 @@ def inherited_umask_restored() -> Iterator[None]:
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file with mode 0600 unless it exists. Errors are left to whoever opens the file.
+    """Create an empty file with mode 0600 unless it exists. Ignores errors: opening the file later will report them.
 
     An existing file is not opened: closing a descriptor of a database would drop SQLite's locks in this process.
     """
@@ -114,7 +116,7 @@ def modes_like(folder: Path) -> tuple[int, int]:
 
 
 def share_like(tree: Path, folder: Path) -> None:
-    """Make a file or tree as accessible as ``folder``, as far as the file system can."""
+    """Make a file or tree as accessible as ``folder``, as far as the file system allows."""
     folder_mode, file_mode = modes_like(folder)
     for path in (tree, *tree.rglob("*")) if tree.is_dir() else (tree,):
         if not path.is_symlink():

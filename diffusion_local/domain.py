@@ -1,7 +1,7 @@
 """The domain objects: Params, Batch, Job, Claim, Image, Worker, Snapshot, and the job state machine.
 
-Plain frozen values; stores read and write them. Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs
-(sortable, safe in file names and URLs).
+They are plain frozen values that stores read and write. Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are
+ULIDs (sortable, safe in file names and URLs).
 """
 
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ class State(StrEnum):
     QUEUED = "queued"  # waits in the queue
     RUNNING = "running"  # a worker holds a claim on it
     DONE = "done"  # its picture is in the gallery
-    FAILED = "failed"  # ended with an error; `again` submits it anew
+    FAILED = "failed"  # ended with an error; `again` submits it again as a new job
     CANCELLED = "cancelled"  # stopped by a user
 
 
-#: verb: (from, to, who). The complete state machine; ``queue.jobs`` moves jobs by nothing else (``recover`` chooses
-#: among ``requeue``, ``fail`` and ``stop`` for a dead worker).
+#: verb: (from, to, who). The complete state machine: ``queue.jobs`` makes only these transitions (for a dead worker,
+#: ``recover`` chooses among ``requeue``, ``fail`` and ``stop``).
 TRANSITIONS: dict[str, tuple[State, State, str]] = {
     "claim": (State.QUEUED, State.RUNNING, "worker"),
     "finish": (State.RUNNING, State.DONE, "worker"),
@@ -40,13 +40,13 @@ FINAL = frozenset(State) - {start for start, _, _ in TRANSITIONS.values()}
 #: Lowest and highest priority; higher runs first.
 PRIORITIES = (-100, 100)
 
-#: Attempts of a job with transient faults.
+#: Maximum attempts of a job that fails with transient faults.
 MAX_TRIES = 3
 MAX_IDS = 1000  # ids in one call; a batch or "all" has no such limit
 
 
 class Lane(StrEnum):
-    INTERACTIVE = "interactive"  # a user is waiting: always before the batch lane
+    INTERACTIVE = "interactive"  # a user is waiting; always runs before the batch lane
     BATCH = "batch"  # prompt lists
 
 
@@ -84,7 +84,7 @@ class Batch:
     webhook: str = ""
     grid: str = ""  # the axes as JSON, if it is a grid
     prediction: str = ""  # webhook format as JSON, if it is Replicate's; see notify.predictions
-    graph: str = ""  # of a new batch: the graph of nodes that it was submitted as; read by ``queue.batches``
+    graph: str = ""  # the node graph that a new batch was submitted as; stored and read by ``queue.batches``
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Proof that a worker may write about a job. ``attempt`` only grows, so a stale claim never matches."""
+    """Proof that a worker may update a job. ``attempt`` only grows, so a stale claim never matches."""
 
     job_id: str
     worker: str
@@ -107,8 +107,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Requests to a running job: cancel it, give it back because of a pause, or make room for a job that somebody waits
-    for (the last one only for workers on other machines; the others ask).
+    """Requests to a running job: cancel it, give it back because of a pause, or make room for a job that a user is
+    waiting for (the last one only for workers on other machines; local workers query it themselves).
     """
 
     cancel: bool
@@ -118,7 +118,7 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One Params to be made into one Image."""
+    """A request to make one Image from one Params."""
 
     id: str
     batch_id: str
@@ -137,7 +137,7 @@ class Job:
     attempt: int = 0
     crashes: int = 0
     tries: int = 0
-    faults: int = 0  # attempts that failed because of storage, for this job only
+    faults: int = 0  # attempts that failed because of storage
     step: int = 0
     phase: str = ""
     cancel_requested: bool = False
@@ -145,7 +145,7 @@ class Job:
     finished_at: str | None = None
     from_job: str | None = None
     failure: Failure | None = None
-    hidden: bool = False  # another owner's: only place and progress are disclosed
+    hidden: bool = False  # belongs to another owner: only queue position and progress are disclosed
 
     @property
     def final(self) -> bool:
@@ -189,8 +189,8 @@ class Event:
 class Image:
     """A saved picture. ``key``: path below the gallery, without a PNG's suffix; sizes in pixels and bytes.
 
-    ``facts``: how it was made besides its params: versions, device, rung, file hashes. ``caption``: what a model said
-    that it shows, "" before one was asked.
+    ``facts``: how it was made, besides its params: versions, device, rung, file hashes. ``caption``: a model's
+    description of it, "" if none was made.
     """
 
     id: str
@@ -210,7 +210,7 @@ class Image:
 
     @property
     def flag(self) -> str:
-        """Why it is probably unwanted (see ``gallery.quality``): black, one_colour, flat, noise, incomplete; or ""."""
+        """Why it is probably unusable (see ``gallery.quality``): black, one_colour, flat, noise, incomplete; or ""."""
         return str(self.facts.get("flag", ""))
 
     @property
@@ -267,8 +267,8 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a worker reports with its heartbeat: its GPU's temperature in °C (None: unknown), bytes of GPU memory that
-    other programs use, and a problem that keeps it from working, or "".
+    """A worker's heartbeat report: its GPU's temperature in °C (None: unknown), bytes of GPU memory that other programs
+    use, and a problem that prevents it from working, or "".
     """
 
     temperature: int | None = None
@@ -281,7 +281,7 @@ class SharedFile:
     """A file of a model or adapter that a worker may fetch from the studio.
 
     ``kind`` and ``name`` as in ``dispatch.matching``; ``path``: POSIX, below the folder of the kind; ``sha256``: of
-    this file, "" for large ones; ``whole``: digest of the model or adapter.
+    this file, "" for large ones; ``whole``: digest of the entire model or adapter.
     """
 
     kind: str
@@ -303,7 +303,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a submit would draw: number of pictures and of prompt combinations, and the first prompts.
+    """Preview of a submit: number of pictures and of prompt combinations, and the first prompts.
 
     ``combinations`` is capped at a billion.
     """
@@ -319,9 +319,9 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the queue view shows, read in one transaction. ``eta``: seconds from now by job id.
+    """The queue as the queue view shows it, read in one transaction. ``eta``: seconds from now by job id.
 
-    ``opens``: when each closed gate opens (UTC; None: never); ``window``: that of the batch lane.
+    ``opens``: when each closed gate opens (UTC; None: never); ``window``: daily hours of the batch lane.
     """
 
     revision: int
@@ -335,7 +335,7 @@ class Snapshot:
     eta: dict[str, float]
     total_eta: float | None
     window: str = ""
-    resting: str = ""  # why the batch lane rests (heat, another program), or ""
+    resting: str = ""  # why the batch lane is held back (heat, another program), or ""
     sleep_at: str = ""  # when the machine sleeps or shuts down (UTC), or ""
     opens: dict[int, str | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

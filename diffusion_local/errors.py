@@ -1,34 +1,34 @@
-"""Every error the project raises on purpose.
+"""Every error that the project raises on purpose.
 
 DiffusionLocalError
-|-- UserError             the person asked for something that cannot be; shown as it is, no traceback
+|-- UserError             the request cannot be fulfilled; shown to the user without a traceback
 |   |-- InvalidParams     a field is out of its limits; nothing was enqueued
 |   |-- NotFound          no such job, batch, image or model
-|   |   `-- Gone          it was there, and was deleted
-|   |-- Conflict          the thing exists, but not in a state that allows this
+|   |   `-- Gone          it existed and was deleted
+|   |-- Conflict          the object exists, but its state does not allow this
 |   |-- QueueFull         the queue's own limit is reached
-|   |-- QueueBlocked      the queue holds itself back, as for a full disk
-|   |-- QueueUnavailable  the message queue that wakes workers cannot be used; work goes on without it
+|   |-- QueueBlocked      the queue has stopped itself, for example because the disk is full
+|   |-- QueueUnavailable  the message queue that wakes workers cannot be used; workers poll instead
 |   |-- LimitReached      the account's own limit is reached
-|   |-- Overloaded        too many pictures are being decoded; nothing was taken on
+|   |-- Overloaded        too many pictures are being decoded; the request was not accepted
 |   |-- Forbidden         the actor may not do this
 |   |-- Unauthorized      not authenticated
-|   |-- NotDone           the time that somebody would wait is over; the work goes on
+|   |-- NotDone           the caller's wait timed out; the work continues
 |   |-- ServerProblem     a studio on another machine cannot be used
-|   |-- HubProblem        the hub has no such model, or it cannot be had; its ``kind`` says why
-|   |-- HomeInUse         another process holds this home or this slot
+|   |-- HubProblem        the hub has no such model, or it cannot be downloaded; its ``kind`` says why
+|   |-- HomeInUse         another process uses this home or this slot
 |   |-- StorageProblem    a file or folder of the home cannot be read or written
-|   |   `-- DiskFull      there is no room for it
+|   |   `-- DiskFull      the disk has no room for it
 |   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
 |-- EngineError           a picture could not be made; its ``kind`` is stored with the job
 |   |-- ModelUnavailable  files missing, damaged or not supported
 |   |-- OutOfMemory       the device has not enough memory, even on the last rung
-|   |-- BadImage          the model gave no usable picture
+|   |-- BadImage          the model produced no usable picture
 |   |-- DeviceLost        the GPU's driver failed; only a new process can use it again
 |   `-- TimedOut          no step was reported within the job's limit
 |-- Stopped               raised through the engine to stop it at a step
-`-- LostClaim             somebody else decides about this job now; write nothing
-    `-- LeaseLost         so of every job of a worker on another machine: its slot was given up
+`-- LostClaim             the claim on this job is no longer valid; write nothing
+    `-- LeaseLost         a remote worker's slot was given up, and with it the claims on all its jobs
 """
 
 from diffusion_local import messages
@@ -39,10 +39,10 @@ MAX_ECHO = 80
 
 
 def echo(value: object) -> str:
-    """A caller's value as an error message may repeat it: a number, or text cut to MAX_ECHO characters, quoted.
+    """A caller's value as an error message may repeat it: a number, or quoted text cut to MAX_ECHO characters.
 
-    Of anything else only the kind is named. A list or an object may hold far more than the caller typed, such as the
-    path of a file that a library put there.
+    Only the type of any other value is named: a list or an object may contain data that the caller did not type, such
+    as the path of a file that a library added.
     """
     if isinstance(value, str):
         return repr(value if len(value) <= MAX_ECHO else f"{value[:MAX_ECHO]}…")
@@ -58,7 +58,7 @@ def echo(value: object) -> str:
 class DiffusionLocalError(Exception):
     """Something went wrong."""
 
-    #: The id of the message of an error that is raised without one.
+    #: Id of the default message.
     usual = "went_wrong"
 
     def __init__(self, message: Message | None = None) -> None:
@@ -70,12 +70,12 @@ class DiffusionLocalError(Exception):
 
     @property
     def problem(self) -> Message:
-        """The message without the field that it is about; its id and parameters are part of the HTTP API."""
+        """The message without its field prefix. Its id and parameters are part of the HTTP API."""
         return self.message
 
 
 def message_of(error: Exception) -> Message:
-    """The message of an error of this project, or the text of another one."""
+    """The message of a project error, or the text of any other error."""
     return error.message if isinstance(error, DiffusionLocalError) else messages.verbatim(str(error))
 
 
@@ -94,7 +94,7 @@ class InvalidParams(UserError):
         super().__init__(messages.message("in_field", field=field, problem=problem))
         self.field = field
         self._problem = problem
-        #: Further faults of the same request.
+        #: Further errors in the same request.
         self.also: tuple[InvalidParams, ...] = ()
 
     @property
@@ -103,7 +103,7 @@ class InvalidParams(UserError):
 
     @property
     def option(self) -> str:
-        """The field without the place within it: ``controls`` of ``controls[1].weight``."""
+        """The name of the option that the field belongs to: ``controls`` for ``controls[1].weight``."""
         return self.field.partition("[")[0]
 
 
@@ -117,14 +117,14 @@ class Faults:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> bool:
-        """Note an InvalidParams that the block raised, and go on."""
+        """Record an InvalidParams raised in the block, and suppress it."""
         if isinstance(error, InvalidParams):
             self._found.append(error)
             return True
         return False
 
     def check(self) -> None:
-        """Raises the first fault that was noted, with the others in ``also``. A fault found twice is named once."""
+        """Raise the first recorded error, with the others in ``also``; duplicates are dropped."""
         if self._found:
             first, *others = {str(each.message): each for each in self._found}.values()
             first.also = tuple(others)
@@ -253,9 +253,9 @@ class EngineError(DiffusionLocalError):
 
     kind = "engine_error"
     usual = "not_made_plain"
-    #: A fault that may well be gone in a minute; the job is tried again after a pause.
+    #: Whether the fault is probably temporary; the job is then retried after a pause.
     transient = False
-    #: A fault of this machine: another one may make the picture.
+    #: Whether the fault is specific to this machine; another one may still make the picture.
     of_machine = False
 
 

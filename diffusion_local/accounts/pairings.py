@@ -1,8 +1,8 @@
-"""Pairing codes: short-lived, single-use secrets by which a worker on another machine gets its token.
+"""Pairing codes: short-lived, single-use secrets that a worker on another machine exchanges for its token.
 
-The code itself never travels. Both ends stretch it (scrypt) to a key. The worker proves that it knows the code by an
-HMAC over its name and over the certificate that it saw; the studio answers with the token and an HMAC over that. So
-whoever stands in between with another certificate can neither pass the proof on nor guess the code from it in time.
+The code itself is never sent. Both ends derive a key from it with scrypt. The worker proves that it knows the code with
+an HMAC over its name and the certificate that it received; the studio answers with the token and an HMAC over it. A
+man in the middle, who presents another certificate, can neither forward the proof nor guess the code before it expires.
 """
 
 import hashlib
@@ -29,26 +29,26 @@ LOOKALIKES = str.maketrans({"O": "0", "I": "1", "L": "1", "U": "V"})
 
 
 def new_code() -> str:
-    """A code as people read it, such as ``7KQ2M-9XW4T``."""
+    """Generate a random code in its readable form, such as ``7KQ2M-9XW4T``."""
     code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_CHARS))
     return "-".join(code[start : start + GROUP_CHARS] for start in range(0, CODE_CHARS, GROUP_CHARS))
 
 
 def key_of(code: str) -> str:
-    """The key that a code is stretched to, in hex. Case, separators and look-alike letters do not matter."""
+    """Derive the key from a code, in hex. Case and separators are ignored, look-alike letters are equivalent."""
     plain = re.sub(r"[^0-9A-Z]", "", code.upper()).translate(LOOKALIKES)
     return hashlib.scrypt(plain.encode(), salt=SALT, dklen=32, **SCRYPT).hex()
 
 
 def proof_of(key: str, machine: str, fingerprint: str, nonce: str) -> str:
     """The worker's proof. ``fingerprint``: SHA-256 of the studio's certificate in hex, or "" for plain HTTP and for
-    certificates that an authority vouches for.
+    certificates issued by a trusted authority.
     """
     return mac(key, "worker", machine, fingerprint, nonce)
 
 
 def answer_of(key: str, proof: str, token: str) -> str:
-    """The studio's proof, over the token that it hands out."""
+    """The studio's proof, over the token that it issues."""
     return mac(key, "studio", proof, token)
 
 
@@ -66,7 +66,7 @@ class PairingStore:
         self._database = database
 
     def create(self, account: str) -> tuple[str, str]:
-        """A new code on behalf of an account, and when it expires (UTC)."""
+        """Create a code on behalf of an account; returns it with its expiry time (UTC)."""
         code, now = new_code(), datetime.now(UTC)
         expires_at = utc_text(now + CODE_LIFE)
         row = {"code_key": key_of(code), "account": account, "expires_at": expires_at, "wrong_tries": 0}
@@ -80,10 +80,11 @@ class PairingStore:
         return code, expires_at
 
     def redeem(self, machine: str, proof: str, nonce: str, fingerprints: list[str]) -> tuple[str, str]:
-        """Use a code up; returns (its key, the account that made it). A proof over any of the ``fingerprints`` counts.
+        """Consume a code; returns (its key, the account that created it). ``proof`` may be over any of the
+        ``fingerprints``.
 
-        Each wrong proof counts against every code that waits, as nothing tells which one was meant. Raises
-        InvalidParams.
+        A wrong proof counts against every pending code, because it does not show which one was meant. Raises
+        InvalidParams if no code matches.
         """
         with self._database.write() as db:
             drop_dead(db, datetime.now(UTC))
@@ -96,7 +97,7 @@ class PairingStore:
 
 
 def drop_dead(db: Transaction, now: datetime) -> None:
-    """Delete codes that expired, were guessed at too often, or are from the future: the clock was wrong."""
+    """Delete codes that have expired, had too many wrong guesses, or lie in the future because the clock was wrong."""
     db.execute(
         "DELETE FROM pairings WHERE expires_at <= :now OR expires_at > :latest OR wrong_tries >= :most",
         {"now": utc_text(now), "latest": utc_text(now + CODE_LIFE), "most": MAX_WRONG_TRIES},

@@ -1,5 +1,5 @@
-"""Accounts: sign-in, tokens and sessions. Passwords use argon2id; of tokens and sessions (256 random bits) only digests
-are stored.
+"""Accounts: sign-in, tokens and sessions. Passwords are hashed with argon2id; tokens and sessions (256 random bits) are
+stored only as digests.
 
 A sign-in takes as long for an unknown name as for a known one, and failures are counted in the database
 (``check_password``). Without any account, everyone who reaches the server is the local admin; a server that others can
@@ -53,7 +53,7 @@ class Accounts:
     # -- accounts --------------------------------------------------------------------------------------------------
 
     def any(self) -> bool:
-        """Whether any account exists, so that signing in is required."""
+        """Whether any account exists; if so, signing in is required."""
         return self._store.exists_any()
 
     def all(self) -> list[Account]:
@@ -138,7 +138,7 @@ class Accounts:
     def _verify(self, name: str, password: str) -> bool:
         stored, other = self._store.password(name), self._dummy_hash
         try:
-            # For an unknown name a dummy hash is checked: it takes as long, and never matches.
+            # For an unknown name, check a dummy hash, which takes as long and never matches.
             self._hasher.verify(stored or other, password[: MAX_PASSWORD + 1])
         except (VerificationError, InvalidHashError):
             return False
@@ -238,7 +238,7 @@ class Accounts:
 
 
 def new_secret() -> str:
-    """The secret of a new token."""
+    """Generate the secret of a new token."""
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
@@ -248,13 +248,13 @@ def digest(secret: str) -> str:
 
 
 def is_stale(moment: str) -> bool:
-    """Whether a last-use time should be updated; also if it is in the future, because the clock was wrong."""
+    """Whether a last-use time should be updated: it is old, or in the future because the clock was wrong."""
     now = datetime.now(UTC)
     return not utc_text(now - timedelta(seconds=USE_UPDATE_SECONDS)) <= moment <= utc_text(now)
 
 
 def network_of(address: str) -> str:
-    """The network by which failures are counted: the address, for IPv6 its /64."""
+    """The network under which failures are counted: an IPv4 address itself, the /64 of an IPv6 address."""
     try:
         known = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

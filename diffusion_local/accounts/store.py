@@ -30,8 +30,8 @@ class SignIns:
     def count(self, limits: dict[str, int], now: float, window: float) -> float:
         """Count one more attempt per key, before the password is checked.
 
-        Returns 0, or the seconds to wait if a key has reached its limit within ``window`` seconds; then nothing is
-        counted. ``now``: seconds since the epoch. Keys older than the window are deleted.
+        Returns 0, or the seconds to wait if a key has reached its limit within ``window`` seconds; in that case nothing
+        is counted. ``now``: seconds since the epoch. Keys older than the window are deleted.
         """
         with self._database.write() as db:
             db.execute("DELETE FROM failed_logins WHERE first_at < ? OR first_at > ?", [now - window, now])
@@ -55,8 +55,8 @@ class SignIns:
         return 0.0
 
     def forgive(self, own: str, shared: list[str]) -> None:
-        """After a success, clear the attempts of ``own`` and subtract as many from the ``shared`` keys. Attempts of
-        others stay, or an account holder could guess other passwords without limit.
+        """After a success, clear the attempts of ``own`` and subtract their number from the ``shared`` keys. Attempts
+        by others are kept; otherwise an account holder could guess other passwords without limit.
         """
         with self._database.write() as db:
             made = db.scalar("SELECT failures FROM failed_logins WHERE who = :who", who=own) or 1
@@ -208,7 +208,7 @@ class AccountStore:
             return db.scalar("SELECT password FROM accounts WHERE name = :name", name=name)
 
     def add(self, name: str, role: Role, password: str) -> None:
-        """Raises Conflict if the name is taken, or if the first account is not an admin."""
+        """Add an account. Raises Conflict if the name is taken, or if the first account is not an admin."""
         with self._database.write() as db:
             if db.scalar("SELECT 1 FROM accounts WHERE name = :name", name=name):
                 raise Conflict(message("account_there", name=echo(name)))
@@ -217,8 +217,8 @@ class AccountStore:
             db.insert("accounts", {"name": name, "role": str(role), "password": password, "created_at": utc_now()})
 
     def change(self, name: str, **values: Any) -> None:
-        """Update columns of an account (names from code, never input). Raises NotFound, and Conflict if no admin would
-        be left.
+        """Update columns of an account (column names come from code, never from input). Raises NotFound, and Conflict
+        if no admin would be left.
         """
         sets = ", ".join(f"{column} = :{column}" for column in values)
         with self._database.write() as db:
@@ -290,7 +290,7 @@ class AccountStore:
         now = utc_now()
         with self._database.write() as db:
             db.execute("DELETE FROM sessions WHERE expires_at < ?", [now])
-            # No session may outlast a new one: it was made while the clock was wrong.
+            # An older session that would outlast a new one was created while the clock was wrong.
             db.execute("UPDATE sessions SET expires_at = :at WHERE expires_at > :at", {"at": expires_at})
             db.insert(
                 "sessions",

@@ -38,12 +38,12 @@ from diffusion_local.queue.views import QueueView
 from diffusion_local.settings import Settings
 
 LABEL_CHARS = 80
-SHEET_BYTES = 2 * 3 * MAX_PIXELS  # while it is drawn, and the encoder's copy
+SHEET_BYTES = 2 * 3 * MAX_PIXELS  # the sheet while it is drawn, and the encoder's copy
 QUALITY = 85
 
 
 def open_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
-    """The contact sheet, drawn if missing; of a batch too large for one, its first pictures.
+    """The contact sheet, drawn if missing. If the batch is too large for one sheet, it shows the first pictures.
 
     Raises InvalidParams if the batch has no pictures, Overloaded and StorageProblem.
     """
@@ -81,9 +81,9 @@ SLUG_CHARS = 40
 
 
 def stream_zip(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
-    """The ZIP file in chunks. Pictures are stored, as they do not compress; results.csv comes last.
+    """The ZIP file in chunks. Pictures are stored uncompressed, as they do not shrink; results.csv comes last.
 
-    A picture whose file is missing is left out, and has no file in the list.
+    A picture whose file is missing is left out; its row in results.csv has no file name.
     """
     exported: list[tuple[Job, PurePath | None]] = []
 
@@ -168,7 +168,7 @@ class Batches:
         return self._rows.lateness(batch_id)
 
     def foreseen(self, seconds: float | None, **times: str | None) -> tuple[str | None, str]:
-        """(UTC completion time of so much work if it were enqueued now, or None; warning if that misses the deadline).
+        """(UTC completion time of ``seconds`` of work if enqueued now, or None; warning if it would miss the deadline).
 
         ``times``: ``start_at``, ``window``, ``finish_by`` and ``webhook``. Raises InvalidParams.
         """
@@ -196,9 +196,9 @@ class Batches:
         """Rename a batch and change its queued jobs: fields of Params, and ``start_at``, ``window``, ``finish_by``,
         ``webhook``.
 
-        Absent fields or None stay unchanged; an empty time is removed. Each job is validated against its model, and one
-        failure refuses all. Running and ended jobs are left alone. Raises InvalidParams naming the picture, Conflict if
-        nothing is queued.
+        Absent fields and None leave a value unchanged; an empty time removes it. Each job is validated against its
+        model, and if one is invalid nothing is changed. Running and ended jobs are left alone. Raises InvalidParams
+        naming the picture, and Conflict if nothing is queued.
         """
         progress = self._require_own(batch_id)
         changed_fields = {
@@ -243,7 +243,7 @@ class Batches:
     def _edited_params(
         self, drafts: Drafts, params: Params, values: dict[str, Any], changed_fields: dict[str, Any]
     ) -> Params:
-        """A picture's new Params. Choices are drawn only in a newly given prompt: those of the old one are drawn
+        """A picture's new Params. Choices are drawn only in a newly given prompt; those in the old one have been drawn
         already.
         """
         texts = {name: changed_fields.get(name, getattr(params, name)) for name in ("prompt", "negative")}
@@ -262,7 +262,7 @@ class Batches:
         return list(dict.fromkeys(found))
 
     def duplicate(self, batch_id: str, name: str = "", **times: str | None) -> Receipt:
-        """Submit all its pictures again with the same seeds, as a new batch with times of its own.
+        """Submit all its pictures again with the same seeds, as a new batch with its own times.
 
         Raises NotFound, InvalidParams and QueueFull.
         """
@@ -300,7 +300,7 @@ class Batches:
         return stream_zip(self._results.of_batch(batch_id), self._files)
 
     def contact_sheet(self, batch_id: str) -> StoredFile:
-        """Its pictures on one labelled WebP; for a grid with its axes. Cached until more pictures are done."""
+        """Its pictures on one labelled WebP, with axes if it is a grid. Cached until more pictures are done."""
         progress = self._rows.get(batch_id)
         ended = {str(state): progress.counts[state] for state in sorted(FINAL)}
         mark = sha256(json.dumps([progress.batch.name, ended]).encode()).hexdigest()[:12]

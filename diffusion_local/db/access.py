@@ -1,7 +1,7 @@
-"""Row access of the current actor, as SQL conditions over functions that each connection defines.
+"""Row-level access control for the current actor, as SQL conditions over functions that each connection defines.
 
 Reads on a user's behalf include ``readable``, writes include ``writable``, so no interface or use case can forget the
-check. SQLite evaluates the functions once per statement; ``db.translation`` puts their values into PostgreSQL's.
+check. SQLite evaluates the functions once per statement; for PostgreSQL ``db.translation`` substitutes their values.
 """
 
 import sqlite3

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from diffusion_local.db.access import add_functions
 
 BUSY_SECONDS = 15
-#: How long a new connection waits for those that are being closed.
+#: How long a new connection waits for old ones to close.
 CLOSE_WAIT_SECONDS = 2.0
 #: SQLite's own limits, a second line of defence behind the limits of each operation: bytes of a value or row, depth of
 #: an expression, bytes of a LIKE pattern.
@@ -53,7 +53,7 @@ _open: weakref.WeakSet[Connection] = weakref.WeakSet()  # weak: a thread's conne
 
 
 class Connections:
-    """The connections to one file. Several objects for the same file share what is known of its faults."""
+    """The connections to one file. Several objects for the same file share its faults: one fault closes them all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -151,7 +151,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def file_identity(path: Path) -> tuple[int, int]:
-    """(device, inode) of a file, which tells it from another file of the same name; (0, 0) if there is none."""
+    """(device, inode) of a file, to detect that it was replaced by one of the same name; (0, 0) if it is missing."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Copies all rows from one database to another, SQLite or PostgreSQL, and checks them, in one transaction."""
+"""Copies all rows from one database to another, SQLite or PostgreSQL, and verifies them, in one transaction."""
 
 import json
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from diffusion_local.db.database import Database, Row, Transaction
 from diffusion_local.errors import Conflict, StorageProblem
 from diffusion_local.messages import message
 
-#: Tables of what runs now, which belong to the machines of the old database.
+#: Tables of running work, which belongs to the machines that use the old database.
 LEFT_OUT = ("leases", "workers")
-#: Tables that have rows in a new database.
+#: Tables that already have rows in a new database.
 SEEDED = ("clock", "queue", "turns")
-#: Numbers in a table whose new rows continue them.
+#: Tables with a generated row number, which new rows must continue.
 NUMBERED = ("gates", "job_events", "notices")
 
 
 def copy_rows(source: Database, target: Database) -> dict[str, int]:
     """Copy every table; returns the number of rows by table.
 
-    Raises Conflict if jobs are running or the target is not empty, and StorageProblem if what was written differs from
-    what was read. The target is left as it was then.
+    Raises Conflict if jobs are running or the target is not empty, and StorageProblem if the written rows differ from
+    those read. In both cases the target is unchanged.
     """
     with source.read() as old, target.write() as new:
         if running(old):
@@ -41,14 +41,14 @@ def copy_rows(source: Database, target: Database) -> dict[str, int]:
 
 
 def require_idle(database: Database) -> None:
-    """Raises Conflict while jobs are running."""
+    """Raise Conflict while jobs are running."""
     with database.read() as db:
         if running(db):
             raise Conflict(message("move_running"))
 
 
 def require_empty(database: Database) -> None:
-    """Raises Conflict for a database that has anything in it."""
+    """Raise Conflict if the database has any data."""
     with database.read() as db:
         if not empty(db):
             raise Conflict(message("move_not_empty", place=database.name))
@@ -63,7 +63,7 @@ def empty(db: Transaction) -> bool:
 
 
 def tables(db: Transaction) -> dict[str, tuple[str, ...]]:
-    """Columns to copy by table, the first being those of its primary key; a table comes after those it refers to."""
+    """Columns to copy by table, primary key first. A table comes after the tables that it references."""
     found: dict[str, tuple[str, ...]] = {}
     if db.translated:
         listed = db.execute(
@@ -104,13 +104,13 @@ def copy_table(old: Transaction, new: Transaction, table: str, columns: tuple[st
 
 
 def ordered(db: Transaction, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
-    """All rows, streamed in the order of their key."""
+    """All rows of a table, streamed in key order."""
     names = ", ".join(f'"{name}"' for name in columns)
     return db.stream(f"SELECT {names} FROM {table} ORDER BY {names}")
 
 
 class Digest:
-    """Number and SHA-256 of the rows that pass."""
+    """Counts and hashes (SHA-256) the rows of a stream."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -127,8 +127,8 @@ class Digest:
         return self._sha.hexdigest()
 
 
-class without_triggers:  # reads as a statement
-    """Within the block, writes to the tables have no effects beside."""
+class without_triggers:  # lower case: used as a ``with`` statement
+    """Context manager in which writes to the tables fire no triggers."""
 
     def __init__(self, db: Transaction, names: list[str]) -> None:
         self._db, self._names = db, names
@@ -145,7 +145,7 @@ class without_triggers:  # reads as a statement
             self._db.execute(f"DROP TRIGGER {name}")
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None:  # the transaction is rolled back, and with it this
+        if kind is not None:  # the rollback of the transaction restores the triggers
             return
         for table in self._names if self._db.translated else ():
             self._db.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")

@@ -1,6 +1,6 @@
-"""The database: ``app.db`` by SQLite, or a PostgreSQL server (``db.postgresql``) by the settings.
+"""The database: SQLite's ``app.db``, or a PostgreSQL server (``db.postgresql``) if the settings name one.
 
-Migrations under a lock, read and write transactions, and SQLite's errors as DatabaseProblem.
+Runs migrations under a lock, provides read and write transactions, and translates SQLite's errors to DatabaseProblem.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Values = Mapping[str, Any] | Sequence[Any]
 
-#: Database errors that have not been translated to DatabaseProblem.
+#: Base class of database errors that have not been translated to DatabaseProblem.
 DatabaseError = sqlite3.Error
 
 VALUES_PER_STATEMENT = 900  # bound values per statement; every SQLite build accepts 999
@@ -97,7 +97,7 @@ class Database:
     because one that first reads and then writes fails with "database is locked" under concurrency.
     """
 
-    #: Whether it is on a server, which looks after its own files.
+    #: Whether it is on a server, which maintains its own files.
     on_server = False
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class Database:
 
     @classmethod
     def open(cls, path: Path) -> "Database":
-        """Create or migrate the file. Raises DatabaseProblem, which names the remedy."""
+        """Create or migrate the file. Raises DatabaseProblem with a message that names the remedy."""
         database = cls(path)
         try:
             path.parent.mkdir(disk.FOLDER, parents=True, exist_ok=True)
@@ -145,14 +145,14 @@ class Database:
     def upkeep(self) -> None:
         """Refresh the planner's statistics and checkpoint the write-ahead log."""
         with self.outside_transaction() as conn:
-            conn.execute("PRAGMA analysis_limit = 400")  # rows per index, so that writers do not wait for long
+            conn.execute("PRAGMA analysis_limit = 400")  # rows sampled per index, so that writers do not wait long
         with self.write() as db:  # on its own it would read first, and fail if another connection writes in between
             db.execute("PRAGMA optimize")
         with self.outside_transaction() as conn:
             conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def findings(self) -> list[str]:
-        """Check the stored data; what is wrong, empty for a sound database."""
+        """Check the stored data; returns the problems found, none for a sound database."""
         with self.read() as db:
             findings = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
         return [] if findings == ["ok"] else findings
@@ -164,12 +164,12 @@ class Database:
             yield conn
 
     def probe(self) -> None:
-        """Check that the database is writable, by changing an unused number. Raises DatabaseProblem if it is not."""
+        """Check that the database is writable by changing an unused number. Raises DatabaseProblem if it is not."""
         with self.write() as db:
             db.execute(f"PRAGMA user_version = {(db.scalar('PRAGMA user_version') + 1) % 2**31}")
 
     def lock(self, path: Path) -> "FileLock | ServerLock":
-        """A lock against every process that uses the database: this file. Its holder's death releases it."""
+        """A lock on the file ``path``, against every process that uses the database; released if its holder dies."""
         return FileLock(path, mode=disk.FILE)
 
     def close(self) -> None:
@@ -186,8 +186,8 @@ class Database:
     def write(self, patient: bool = False) -> Iterator[Transaction]:
         """A write transaction: all changes are applied or none. Must not be nested.
 
-        Writers get their turn in the order in which they come. ``patient``: for workers' writes, which come by the
-        hundred; others of this process go first.
+        Writers get their turn in order of arrival. ``patient``: for workers' writes, which arrive by the hundred; other
+        writers in this process go first.
         """
         with (
             translate_errors(self.path),
@@ -251,12 +251,12 @@ def translate_errors(path: Path) -> Iterator[None]:
 
 
 def open_database(settings: Settings) -> Database:
-    """Create or migrate the database of the settings. Raises DatabaseProblem and InvalidParams."""
+    """Create or migrate the database that the settings name. Raises DatabaseProblem and InvalidParams."""
     return postgresql().open(settings.database) if settings.database else Database.open(settings.database_file)
 
 
 def find_database(settings: Settings) -> Database | None:
-    """The database of the settings as it is, or None if there is none yet. Raises DatabaseProblem and InvalidParams."""
+    """The database that the settings name, unmigrated; None if it does not exist. Raises like ``open_database``."""
     if settings.database:
         server = postgresql()(settings.database)
         return server if server.exists() else None
@@ -264,7 +264,7 @@ def find_database(settings: Settings) -> Database | None:
 
 
 def postgresql() -> "type[PostgresDatabase]":
-    """PostgreSQL's implementation. Raises InvalidParams if its client is not installed."""
+    """Import the PostgreSQL implementation. Raises InvalidParams if its client library is not installed."""
     try:
         from diffusion_local.db.postgresql import PostgresDatabase
     except ImportError:

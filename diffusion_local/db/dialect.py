@@ -18,13 +18,13 @@ DAY_SECONDS = 86400
 
 
 def by_index(table: str, index: str) -> str:
-    """A table read through the given index. With fresh statistics the planner would otherwise scan the table."""
+    """A table read through the given index only. With fresh statistics the planner would otherwise scan the table."""
     return f"{table} INDEXED BY {index}"
 
 
 def in_list(column: str, values: str = ":ids") -> str:
-    """Condition: the column is one of many values, bound as one parameter made by ``as_list``. There is no limit to
-    their number, and the statement text stays the same.
+    """Condition: the column is one of many values, bound as one parameter made by ``as_list``. Their number is
+    unlimited, and the statement text stays the same.
     """
     return f"{column} IN ({list_rows(values)})"
 
@@ -66,8 +66,8 @@ def contains(text: str, part: str) -> str:
 def first_of_each(source: str, groups: tuple[str, str], order: str, columns: str) -> str:
     """SELECT of the first row by ``order`` for each distinct pair of the two ``groups`` columns.
 
-    ``source`` is ``table WHERE condition``, read through an index over the two columns and ``order``: each row is one
-    index look-up, however many rows follow it.
+    ``source`` is ``table WHERE condition``, read through an index over the two columns and ``order``, so each row
+    takes one index look-up regardless of the size of its group.
     """
     outer, inner = groups
     table = source.split()[0]

@@ -1,7 +1,7 @@
-"""PostgreSQL as the database: connections, transactions, migrations, and its errors as DatabaseProblem.
+"""The PostgreSQL database: connections, transactions, migrations, and errors translated to DatabaseProblem.
 
-Write transactions hold one advisory lock from start to end, so that there is a single writer at a time, as in SQLite:
-the order of the queue reads and writes state that all claims share. Reads see one snapshot and wait for nobody.
+Every write transaction holds the same advisory lock from start to end, so there is a single writer at a time, as in
+SQLite: the queue order reads and writes state that all claims share. Reads see one snapshot and never wait.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Keys of advisory locks. Two numbers, so that locks of slots, whose first number is another, never meet them.
+#: Keys of advisory locks. Slot locks have another first number, so they never collide with these.
 LOCKS = 0x6469_6666
 WRITE_LOCK, MIGRATION_LOCK = 1, 2
-#: How long an unanswered COMMIT is looked into on a new connection.
+#: How long to check, on a new connection, whether an unanswered COMMIT took effect.
 OUTCOME_SECONDS = 10.0
-#: Begins a write transaction. Without sorts, because the first of many rows is to come from an index that is in order:
-#: while the statistics are older than a long list, the planner would rather read and sort all that are queued.
+#: Begins a write transaction, with sorts disabled: the first of many rows must come from an ordered index. While the
+#: statistics are older than a long list, the planner would otherwise read and sort all queued jobs.
 BEGIN_WRITE = "SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true)"
 LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
@@ -48,7 +48,7 @@ DAMAGED = {"XX001", "XX002", "58030"}
 
 
 class PostgresTransaction(Transaction):
-    """Statements of the stores, translated and prepared."""
+    """A transaction that translates the stores' statements to PostgreSQL's dialect."""
 
     __slots__ = ("_connection",)
 
@@ -81,7 +81,7 @@ class PostgresTransaction(Transaction):
 
 
 def bind(sql: str, values: Values) -> tuple[str, list[Any]]:
-    """(PostgreSQL's SQL, its values) for a statement of a store."""
+    """Translate a store's statement; returns (PostgreSQL's SQL, its values)."""
     statement = translation.translate(sql)
     if isinstance(values, Mapping):
         nulls = frozenset(key for key in statement.keys if key is not None and values[key] is None)  # type: ignore[index]
@@ -103,14 +103,14 @@ class PostgresDatabase(Database):
     on_server = True
 
     def __init__(self, url: str) -> None:
-        """Connects to nothing yet."""
+        """Check the URL; the first use connects. Raises InvalidParams for an unusable URL."""
         self.url = check_url(url)
         self.name = display(url)
         self._session = Session(url)
 
     @classmethod
     def open(cls, url: str | Path) -> "PostgresDatabase":
-        """Create or migrate the tables. Raises DatabaseProblem, which names the remedy, and InvalidParams."""
+        """Create or migrate the tables. Raises DatabaseProblem, whose message names the remedy, and InvalidParams."""
         database = cls(str(url))
         with database.problems():
             database._migrate()
@@ -140,7 +140,7 @@ class PostgresDatabase(Database):
                     connection.execute(f"INSERT INTO {MIGRATED} VALUES ($1, utc_now())", [name])
 
     def _newer(self, done: list[str]) -> Message | None:
-        """That the tables are a newer program's, if they are."""
+        """The error message if the tables belong to a newer program, else None."""
         unknown = sorted(set(done) - {name for name, _ in SQL_FILES})
         return message("database_newer", file=self.name, version=unknown[-1]) if unknown else None
 
@@ -160,7 +160,7 @@ class PostgresDatabase(Database):
             db.execute("UPDATE clock SET at = at WHERE id = 1")
 
     def findings(self) -> list[str]:
-        """The server checks its own files; a wrong checksum or a lost file shows when tables are read."""
+        """Read the tables, so that the server reports a file that is lost or has a wrong checksum."""
         with self.problems():
             if newer := self._newer(applied(self._session.connection())):
                 return [newer]
@@ -170,7 +170,7 @@ class PostgresDatabase(Database):
         return []
 
     def lock(self, path: Path) -> "ServerLock":
-        """A lock against every machine that uses the database, by the name of the file that locks one machine."""
+        """A lock against every machine that uses the database, named after the lock file ``path``."""
         from diffusion_local.db.server_lock import ServerLock
 
         return ServerLock(self, path.name)
@@ -224,8 +224,8 @@ class PostgresDatabase(Database):
             raise
 
     def _committed(self, session: str, number: int) -> bool:
-        """Whether a transaction was committed whose COMMIT got no answer: its last write shows it, once the server is
-        back. The lock waits for the old connection's transaction to end.
+        """Whether a transaction whose COMMIT got no answer was committed. Once the server is back, the number of the
+        session's last write shows it. Taking the lock waits for the old connection's transaction to end.
         """
         deadline = time.monotonic() + OUTCOME_SECONDS
         while time.monotonic() < deadline:
@@ -268,7 +268,7 @@ class PostgresDatabase(Database):
 
 
 def same_error(error: psycopg.Error, text: str) -> sqlite3.Error:
-    """SQLite's error of the same class: both drivers have those of the DB-API, and stores know one hierarchy."""
+    """SQLite's error of the same DB-API class, because stores handle only that hierarchy."""
     names = {each.__name__ for each in type(error).__mro__}
     found = next((kind for kind in (sqlite3.IntegrityError, sqlite3.ProgrammingError) if kind.__name__ in names), None)
     return (found or sqlite3.OperationalError)(text)
@@ -278,13 +278,13 @@ MIGRATED = "diffusion_local_migrations"
 
 
 def applied(connection: "psycopg.Connection[Any]") -> list[str]:
-    """Names of the migrations that the database has, in order; none of a new one."""
+    """Names of the migrations applied to the database, in order; empty for a new one."""
     if connection.execute("SELECT to_regclass($1)", [MIGRATED]).fetchone() == (None,):
         return []
     return [name for (name,) in connection.execute(f"SELECT name FROM {MIGRATED} ORDER BY name").fetchall()]
 
 
 def run_script(connection: "psycopg.Connection[Any]", sql: str) -> None:
-    """Several statements at once; none of them returns rows."""
+    """Execute several statements at once. None of them returns rows."""
     with psycopg.ClientCursor(connection) as cursor:
         cursor.execute(sql)

@@ -26,7 +26,7 @@ def not_found(db: Transaction, noun: str, row_id: str) -> NotFound:
 
 Row = dict[str, Any]
 
-#: Lanes as stored: by their rank in the queue order.
+#: Lanes as stored: their rank in the queue order.
 LANE_RANKS = {Lane.INTERACTIVE: 0, Lane.BATCH: 1}
 LANES = {rank: lane for lane, rank in LANE_RANKS.items()}
 
@@ -67,7 +67,7 @@ def to_job(row: Row) -> Job:
 
 
 def timings_row(timings: JobTimings) -> Row:
-    """Measured times of a finished job, the input of later estimates."""
+    """Columns for the measured times of a finished job, from which later estimates are made."""
     return {
         "run_seconds": timings.run,
         "load_seconds": timings.load or None,
@@ -78,7 +78,7 @@ def timings_row(timings: JobTimings) -> Row:
 
 
 def job_row(job: Job) -> Row:
-    """Row of a new job. Columns not listed here have the table's defaults."""
+    """Row of a new job. Columns not listed here take the table's defaults."""
     return {
         "id": job.id,
         "batch_id": job.batch_id,
@@ -150,7 +150,7 @@ def to_batch(row: Row) -> Batch:
 
 
 def batch_row(batch: Batch) -> Row:
-    """Row of a new batch, without its idempotency key, and without its graph, which has a table of its own."""
+    """Row of a new batch, without its idempotency key and without its graph, which is in another table."""
     row = asdict(batch) | {"lane": str(batch.lane), "paused": int(batch.paused)}
     del row["graph"]
     return row

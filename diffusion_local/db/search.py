@@ -1,7 +1,8 @@
 """Full-text search over prompts and captions: SQLite's FTS5, or a tsvector of the same words in PostgreSQL.
 
-Every word must occur in one of the two, as a whole word or as a prefix. "Quoted words" must occur in this order, and
--word must not occur. Scripts written without spaces, and texts without letters, are searched by substring instead.
+Every word must occur in one of the two, as a whole word or as a prefix. "Quoted words" must occur in this order;
+-word excludes pictures that have the word. Scripts written without spaces, and texts without letters, are searched by
+substring instead.
 """
 
 import re
@@ -13,10 +14,10 @@ from typing import Any
 from diffusion_local.db.database import Transaction
 from diffusion_local.db.dialect import as_list, in_numbers
 
-MOST_PINNED = 2000  # up to so many pictures that match the other filters, the search visits only these
+MOST_PINNED = 2000  # if at most this many pictures match the other filters, the search visits only these
 PHRASE = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
 WORD = re.compile(r"\w+")
-#: Scripts without word spaces (Han, kana, Hangul, Thai, Lao, Khmer, Burmese): FTS5 would take a sentence for one word.
+#: Scripts without word spaces (Han, kana, Hangul, Thai, Lao, Khmer, Burmese): FTS5 would treat a sentence as one word.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 #: Pictures that match ``:words``, newest first. FTS5 can walk its index backwards, so even a very common word needs no
@@ -24,11 +25,11 @@ UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u30
 SOURCE = "images_text CROSS JOIN images ON images.number = images_text.rowid"
 MATCH = "images_text MATCH :words"
 NEWEST_FIRST = "images_text.rowid DESC"
-#: Pictures behind the picture ``:before`` in this order.
+#: Pictures after the picture ``:before`` in this order.
 AFTER = "images_text.rowid < (SELECT number FROM images AS last WHERE last.id = :before)"
 
 
-#: (words in this order, whether the last one is a prefix).
+#: (consecutive words, whether the last one is a prefix).
 Phrase = tuple[list[str], bool]
 
 
@@ -53,7 +54,7 @@ def fts_query(search: str) -> str:
 
 
 def phrases(search: str) -> tuple[list[Phrase], list[Phrase]]:
-    """Phrases that a prompt must have, and those that it must not have; none if it must be searched by substring."""
+    """(required phrases, excluded phrases) of a search text; both empty if it must be searched by substring."""
     if UNSPACED.search(search):
         return [], []
     included: list[Phrase] = []
@@ -83,7 +84,7 @@ def index_bounds(db: Transaction, conditions: Sequence[str], values: dict[str, A
 
 # -- the same words in PostgreSQL --------------------------------------------------------------------------------------
 
-#: tsvector's limits: bytes of a word, and the last position that it tells from later ones.
+#: Limits of a tsvector: bytes of a word, and the largest position; later positions are stored as this one.
 MAX_WORD_BYTES, LAST_POSITION = 2046, 16_383
 
 
@@ -105,13 +106,13 @@ class Tokenizer:
                 self._connection.execute("DELETE FROM texts")
 
 
-#: As in the migration that creates the index.
+#: Must equal the tokenizer in the migration that creates the index.
 TOKENIZER = "unicode61 remove_diacritics 2"
 tokenizer = Tokenizer()
 
 
 def add(db: Transaction, image_id: str, prompt: str, caption: str = "") -> None:
-    """Enter a picture into the index. SQLite does that by a trigger."""
+    """Add a picture to the index. In SQLite a trigger does this."""
     if db.translated:
         db.execute(
             "INSERT INTO images_text (number, words) SELECT number, CAST(:words AS tsvector) FROM images "
@@ -121,7 +122,7 @@ def add(db: Transaction, image_id: str, prompt: str, caption: str = "") -> None:
 
 
 def set_caption(db: Transaction, image_id: str, caption: str) -> None:
-    """Change the caption of a picture, and the index with it."""
+    """Change the caption of a picture and update the index."""
     if db.translated:
         db.execute(
             "UPDATE images_text SET words = CAST(:words AS tsvector) "
@@ -134,7 +135,7 @@ def set_caption(db: Transaction, image_id: str, caption: str) -> None:
         db.execute("UPDATE images SET caption = :caption WHERE id = :id", {"id": image_id, "caption": caption})
         return
     entry = "SELECT number, prompt, caption FROM images WHERE id = :id"
-    # FTS5 needs the old text to take it out of its index
+    # FTS5 needs the old text to remove it from its index
     db.execute(
         f"INSERT INTO images_text (images_text, rowid, prompt, caption) SELECT 'delete', * FROM ({entry})",
         {"id": image_id},
@@ -144,7 +145,7 @@ def set_caption(db: Transaction, image_id: str, caption: str) -> None:
 
 
 def tsvector(*texts: str) -> str:
-    """The texts' words with their positions; no phrase reaches from one text into the next."""
+    """The words of several texts with their positions, with gaps so that no phrase spans two texts."""
     placed, start = list[tuple[int, str]](), 1
     for text in texts:
         placed += enumerate(tokenizer.words(text), start)

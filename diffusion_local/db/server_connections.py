@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server: one per thread, with the types and the settings that the stores rely on."""
+"""Connections to a PostgreSQL server: one per thread, with the type conversions and settings that the stores need."""
 
 import contextlib
 import secrets
@@ -19,8 +19,8 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 
 CONNECT_SECONDS = 5
-#: Server settings of every session. A process that is frozen within a transaction, or whose machine is gone, must not
-#: hold the write lock for ever.
+#: Server settings of every session. A process that freezes in a transaction, or whose machine disappears, must not hold
+#: the write lock forever.
 SESSION = {
     "application_name": "diffusion-local",
     "lock_timeout": f"{BUSY_SECONDS}s",
@@ -29,13 +29,13 @@ SESSION = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
-    "jit": "off",  # compiling a query takes longer than each of ours
+    "jit": "off",  # compiling takes longer than any of our queries
     "client_min_messages": "warning",
 }
 
 
 class TruthDumper(Dumper):
-    """Truth as a number, as the tables hold it."""
+    """Send booleans as integers, as the tables store them."""
 
     oid = psycopg.adapters.types["int8"].oid
 
@@ -44,7 +44,7 @@ class TruthDumper(Dumper):
 
 
 class BigintDumper(IntDumper):
-    """One type for all integers, so that a statement is prepared once."""
+    """Send all integers as one type, so that each statement is prepared only once."""
 
     oid = psycopg.adapters.types["int8"].oid
 
@@ -53,7 +53,7 @@ class BigintDumper(IntDumper):
 
 
 class NumberLoader(Loader):
-    """Sums and averages as int or float."""
+    """Load sums and averages (``numeric``) as int or float."""
 
     def load(self, data: Any) -> int | float:
         text = bytes(data)
@@ -61,7 +61,7 @@ class NumberLoader(Loader):
 
 
 class Session:
-    """One thread's connection to a server, replaced once it is lost."""
+    """Connections to one server, one per thread. A lost one is replaced on the next use."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -76,7 +76,7 @@ class Session:
         return found
 
     def next_write(self) -> tuple[str, int]:
-        """(name of this thread among all writers, number of its next write)."""
+        """(name of this thread, unique among all writers; number of its next write)."""
         return f"{self._name}-{threading.get_ident()}", next(self._writes)
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Session:
 
 
 def connect(url: str) -> "psycopg.Connection[Any]":
-    """An autocommit connection: transactions are begun and ended by ``PostgresDatabase``."""
+    """Open an autocommit connection; ``PostgresDatabase`` begins and ends transactions."""
     given = conninfo_to_dict(url)
     options = " ".join(f"-c {name}={value}" for name, value in SESSION.items() if name != "application_name")
     connection = psycopg.connect(
@@ -109,7 +109,7 @@ def connect(url: str) -> "psycopg.Connection[Any]":
 
 
 def check_url(url: str) -> str:
-    """Raises InvalidParams for the setting ``database``, without echoing a password."""
+    """Validate the setting ``database``; returns it. Raises InvalidParams, without echoing a password."""
     example = "postgresql://user:password@host/name"
     try:
         split = urlsplit(url)

@@ -1,5 +1,5 @@
-"""Locks of a process on a PostgreSQL server, by name: released when the process ends, as an operating system releases
-those on files, and held against every machine that uses the database.
+"""Named locks on a PostgreSQL server, held by a process against every machine that uses the database. Like file locks,
+they are released when the process ends.
 """
 
 import threading
@@ -17,9 +17,9 @@ POLL_SECONDS = 0.1
 
 
 class ServerLock:
-    """An advisory lock that a connection of its own holds; with the calls of ``FileLock``.
+    """An advisory lock held by its own connection, with the interface of ``FileLock``.
 
-    A server that is restarted forgets it. ``keep`` takes it again, unless another process was faster.
+    A server restart releases it. ``keep`` acquires it again, unless another process was faster.
     """
 
     def __init__(self, database: PostgresDatabase, name: str) -> None:
@@ -30,7 +30,7 @@ class ServerLock:
         self._mutex = threading.Lock()
 
     def acquire(self, timeout: float = -1) -> "ServerLock":
-        """Raises filelock's Timeout after ``timeout`` seconds (-1: never), and DatabaseProblem."""
+        """Wait for the lock. Raises filelock's Timeout after ``timeout`` seconds (-1: never), and DatabaseProblem."""
         deadline = time.monotonic() + timeout
         while not self.keep():
             if timeout >= 0 and time.monotonic() >= deadline:
@@ -39,7 +39,7 @@ class ServerLock:
         return self
 
     def keep(self) -> bool:
-        """Whether this process holds the lock, taking it if it is free. Raises DatabaseProblem."""
+        """Acquire the lock if it is free; returns whether this process holds it. Raises DatabaseProblem."""
         with self._mutex, self._database.problems():
             if self._connection is not None:
                 try:

@@ -1,9 +1,9 @@
 """Translates SQL from SQLite's dialect to PostgreSQL's: statements of the stores, and the migrations.
 
-The stores write portable SQL with the fragments of ``db.dialect`` and ``db.search``; what differs is rewritten word by
-word, with string literals and comments left alone. SQLite's functions exist in PostgreSQL as SQL functions of the same
-names (``postgresql.sql``), so that calls need no rewriting. Anything unknown to the translator reaches PostgreSQL as it
-is and fails there by name, in the contract tests.
+The stores write portable SQL with the fragments of ``db.dialect`` and ``db.search``. Differences are rewritten by
+patterns that leave string literals and comments alone. SQLite's functions are defined in PostgreSQL under the same
+names (``postgresql.sql``), so calls need no rewriting. Constructs that the translator does not know reach PostgreSQL
+unchanged, and the contract tests fail there.
 """
 
 import re
@@ -21,7 +21,7 @@ REWRITINGS = [
     (re.compile(pattern, re.IGNORECASE), by)
     for pattern, by in (
         (r"\s+INDEXED\s+BY\s+\w+", ""),  # PostgreSQL's planner chooses
-        (  # rows by their address, one by one: the planner would read a whole table that it takes for small
+        (  # look rows up one by one: the planner would scan a table that it assumes to be small
             r"\bCROSS\s+JOIN\s+(\w+)(?:\s+AS\s+\w+)?\s+ON\s+(\w+)\.rowid\s*=\s*(\w+\.\w+)",
             r"CROSS JOIN LATERAL (SELECT * FROM \1 AS \2 WHERE \2.ctid = \3 OFFSET 0) AS \2",
         ),
@@ -30,22 +30,22 @@ REWRITINGS = [
         (r"(?<!:)\browid\b", "ctid"),
         (r"\bimages_text\s+MATCH\s+(:\w+)", r"images_text.words @@ CAST(\1 AS tsquery)"),
         (r"(?<!:)\bLIKE\b", "ILIKE"),  # SQLite's LIKE ignores the case of ASCII letters
-        (r"\blower\(", "ascii_lower("),  # as SQLite's, in whatever locale the server is
+        (r"\blower\(", "ascii_lower("),  # ASCII only, like SQLite's, whatever the server's locale
         (r"(?<!:)\bwindow\b", '"window"'),  # a reserved word
         (r"\bCAST\((.+?)\s+AS\s+INTEGER\)", r"CAST(\1 AS bigint)"),
         (r"\bIS\s+NOT\s+((?:new|old)\.\w+)", r"IS DISTINCT FROM \1"),
     )
 ]
 NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-#: Functions that SQLite's connections define in Python, as the values that they have for the current actor.
+#: Functions that SQLite connections define in Python; here they are replaced by their values for the current actor.
 ACTOR_NAME, SEES_ALL, RULES_ALL = "actor_name()", "actor_sees_all()", "actor_rules_all()"
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A translated statement: texts alternating with the keys of the values between them.
+    """A translated statement: pieces of SQL, and the keys of the values that go between them.
 
-    A key is the name of a value, its index, or None for the current actor's name.
+    A key is a value's name, its index, or None for the current actor's name.
     """
 
     texts: tuple[str, ...]
@@ -54,7 +54,7 @@ class Statement:
     def render(self, nulls: Collection[str | int], sees_all: bool, rules_all: bool) -> tuple[str, tuple[object, ...]]:
         """(SQL with ``$1``, ``$2``..., keys of their values).
 
-        NULLs become literals, whose type PostgreSQL infers from their place.
+        NULLs become literals, whose type PostgreSQL infers from the context.
         """
         numbers: dict[object, int] = {}
         parts = [self.texts[0]]
@@ -69,7 +69,7 @@ class Statement:
 
 @lru_cache(maxsize=2000)
 def translate(sql: str) -> Statement:
-    """A statement of a store."""
+    """Translate a store's statement."""
     text = rewritten(sql).replace(ACTOR_NAME, ":" + ACTOR_NAME.removesuffix("()"))
     texts, marks = [""], 0
     keys: list[str | int | None] = []
@@ -88,7 +88,7 @@ def translate(sql: str) -> Statement:
 
 
 def rewritten(sql: str) -> str:
-    """The SQL in PostgreSQL's dialect, placeholders unchanged."""
+    """Rewrite SQL to PostgreSQL's dialect, leaving placeholders unchanged."""
     sql = sql.replace(NOW, "utc_now()")
     kept: list[str] = []
 
@@ -106,8 +106,8 @@ def rewritten(sql: str) -> str:
 
 # -- migrations --------------------------------------------------------------------------------------------------------
 
-#: The last migration that is older than the support of PostgreSQL. Up to it there were no rows to be changed, so
-#: updates of rows are left out.
+#: The last migration from before PostgreSQL was supported. No PostgreSQL database has rows from before it, so its
+#: UPDATE statements, and those of earlier migrations, are left out.
 FIRST_SCHEMA = "m020_leases"
 FUNCTIONS = Path(__file__).with_name("postgresql.sql")
 SECTION = re.compile(r"^-- instead of (\S+)\n", re.MULTILINE)
@@ -130,19 +130,19 @@ COLUMN_TYPES = [
 
 
 def functions() -> str:
-    """SQL that defines SQLite's functions in PostgreSQL, to be run before the first migration."""
+    """SQL that defines SQLite's functions in PostgreSQL, for execution before the first migration."""
     return SECTION.split(FUNCTIONS.read_text(encoding="utf-8"))[0]
 
 
 @lru_cache(maxsize=1)
 def exceptions() -> Mapping[str, str]:
-    """PostgreSQL's own text of a migration's statement, by ``migration.name`` of the trigger or table."""
+    """Hand-written PostgreSQL statements that replace a translation, by ``migration.name`` of the trigger or table."""
     found = SECTION.split(FUNCTIONS.read_text(encoding="utf-8"))
     return dict(zip(found[1::2], (text.strip() for text in found[2::2]), strict=True))
 
 
 def migration(name: str, statements: Iterator[str]) -> Iterator[str]:
-    """A migration's statements for PostgreSQL. ``statements``: those for SQLite. Raises ValueError for one that has no
+    """Translate a migration's statements from SQLite to PostgreSQL. Raises ValueError for one that has no
     translation.
     """
     for statement in statements:
@@ -171,7 +171,7 @@ def subject(statement: str) -> str:
 
 
 def definition(statement: str) -> str:
-    """A statement that defines a table, a column or an index, or writes rows."""
+    """Translate a statement that defines a table, a column or an index, or writes rows."""
     text = re.sub(r"--[^\n]*", "", statement)
     if statement.startswith(("CREATE TABLE", "ALTER TABLE")):
         for pattern, by in COLUMN_TYPES:
@@ -180,10 +180,10 @@ def definition(statement: str) -> str:
 
 
 def trigger(statement: str) -> str:
-    """A trigger as a function and a trigger.
+    """Translate a trigger to a function and a trigger that calls it.
 
-    A trigger that looks at no row runs once for a statement that changed any, as one for each of its rows would update
-    the same row again and again within one transaction.
+    A trigger that does not refer to the changed row runs once per statement instead of once per row, because it would
+    update the same row repeatedly within one transaction.
     """
     found = TRIGGER.match(statement)
     if found is None:

@@ -1,7 +1,7 @@
-"""Returns the space of deleted rows to the file system, in steps short enough not to hold up writers.
+"""Returns the space of deleted rows to the file system, in steps short enough not to delay writers.
 
-New databases use SQLite's incremental auto-vacuum mode, where free pages can be released a few at a time. An older one
-has to be rewritten once (``rewrite``), which blocks writers meanwhile.
+New databases use SQLite's incremental auto-vacuum mode, in which free pages can be released a few at a time. An older
+one must be rewritten once (``rewrite``), which blocks writers for that time.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ SLICE_SECONDS = 0.03  # how long one step holds the write lock
 PAUSE_SECONDS = 0.03  # pause between steps, in which other writers get the lock
 MIN_PAGES, MAX_PAGES = 128, 4096  # pages per step
 MERGED_PAGES = 64  # pages of the text index per step
-# content rewritten at any time; content rewritten at most, while the queue is idle
+# largest content that is rewritten at any time, and largest that is rewritten while the queue is idle
 SMALL_BYTES, LARGE_BYTES = 16 * MB, 200 * MB
 CHECKPOINT_TIMEOUT_MS, BUSY_TIMEOUT_MS = (
     200,
@@ -63,7 +63,7 @@ def shrink(database: Database, reserve_bytes: int, seconds: float, force: bool =
     """Release free pages for about ``seconds``; returns the bytes by which the file shrank.
 
     A database without incremental auto-vacuum is rewritten if it is small or the queue is idle (``force``: always), and
-    only if the disk has room for a second copy beside the reserve. A server does this by itself.
+    only if the disk has room for a second copy in addition to the reserve. A database server needs none of this.
     Raises DatabaseProblem.
     """
     if database.on_server:
@@ -106,7 +106,7 @@ def release_pages(database: Database, seconds: float) -> list[float]:
 
 
 def rewrite(database: Database) -> None:
-    """Rewrite the whole file, in incremental auto-vacuum mode from then on."""
+    """Rewrite the whole file and switch it to incremental auto-vacuum mode."""
     with database.outside_transaction() as conn:
         conn.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
         conn.execute("VACUUM")
@@ -147,7 +147,7 @@ def merge_text_index(database: Database, since: str, seconds: float) -> int:
 
 
 def shrink_file(path: Path) -> int:
-    """Rewrite a small database of another component (the doorbell's) if it is worth it; returns the bytes gained."""
+    """Rewrite a small database of another component (the message queue's) if worthwhile; returns the bytes gained."""
     if not path.exists():
         return 0
     with contextlib.closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as conn:

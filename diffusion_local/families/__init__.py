@@ -1,7 +1,7 @@
-"""The families of models, one module each: every module of this package is registered by its ``FAMILY``. Families that
-are recognised and not run share the module ``recognised``.
+"""The model families, one module each, registered by the module's ``FAMILY``. Families that are recognised but cannot
+be run share the module ``recognised``.
 
-To add a family, write its module here and its engine half under the same name in ``engine/families``, and list its
+To add a family, write its module here and its engine part under the same name in ``engine/families``, and list its
 models in ``assets/models.json``.
 """
 
@@ -15,7 +15,7 @@ from diffusion_local.families.sign import Layers, Sign
 from diffusion_local.messages import message
 from diffusion_local.options.types import Kind
 
-#: Modules of this package that are not one family.
+#: Modules of this package that do not define a single family.
 HELPERS = ("family", "recognised", "sign")
 
 
@@ -27,7 +27,7 @@ def discovered() -> tuple[Family, ...]:
 
 #: All families by id, in alphabetical order.
 FAMILIES: dict[str, Family] = {family.id: family for family in discovered()}
-#: Stands in for the family of a model that was not recognised.
+#: The family of models that were not recognised.
 UNKNOWN = Family(id="unknown", title="", pipelines={}, problem=message("model_unknown"))
 ARCHITECTURES: dict[str, Architecture] = {
     name: architecture for family in FAMILIES.values() for name, architecture in family.architectures.items()
@@ -35,14 +35,14 @@ ARCHITECTURES: dict[str, Architecture] = {
 _BY_ARCHITECTURE = {name: family for family in FAMILIES.values() for name in family.architectures}
 _BY_PIPELINE = {name: (family, kinds) for family in FAMILIES.values() for name, kinds in family.pipelines.items()}
 
-#: Width of the text that cross attention reads, in a checkpoint or in a LoRA for it -> architecture.
+#: Width of the text embeddings that cross-attention reads, in a checkpoint or a LoRA for it -> architecture.
 BY_TEXT_WIDTH = {each.text_width: name for name, each in ARCHITECTURES.items() if each.text_width}
-#: Width of one token's vector in a textual inversion -> architecture.
+#: Width of one token's embedding in a textual inversion -> architecture.
 BY_TOKEN_WIDTH = {each.token_width: name for name, each in ARCHITECTURES.items() if each.token_width}
 
 
 def get(family_id: str) -> Family:
-    """The family of this id, or ``UNKNOWN``."""
+    """The family with this id, or ``UNKNOWN``."""
     return FAMILIES.get(family_id, UNKNOWN)
 
 
@@ -57,8 +57,8 @@ def of_pipeline(class_name: str) -> tuple[Family, tuple[Kind, ...]]:
 
 
 def of_denoiser(names: Container[str], shape: Callable[[str], tuple[int, ...] | None]) -> tuple[str, Sign] | None:
-    """The architecture of a transformer, with the sign that identified it. ``names``: its modules, without their common
-    prefix; ``shape`` returns the shape of a tensor.
+    """The architecture of a transformer, with the sign that identified it, or None. ``names``: its modules, without
+    their common prefix; ``shape`` returns the shape of a tensor.
     """
     found = [
         (sign.specificity, name, sign)
@@ -95,13 +95,13 @@ def fits(adapter: str, architecture: str) -> bool:
 
 
 def tokens_of(family_id: str, architecture: str) -> int:
-    """Tokens that the pipeline lets its text encoder read; 0: as many as the tokenizer allows."""
+    """The pipeline's token limit for its text encoder; 0: the tokenizer's own limit."""
     known = ARCHITECTURES.get(architecture)
     return (known.tokens if known else 0) or get(family_id).tokens
 
 
 def references_of(architecture: str) -> int:
-    """Number of pictures that models of an architecture read beside the prompt."""
+    """Number of reference pictures that models of an architecture accept besides the prompt."""
     known = ARCHITECTURES.get(architecture)
     return known.references if known else 0
 

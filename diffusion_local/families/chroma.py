@@ -1,4 +1,4 @@
-"""Chroma. Its Radiance, which works on pixels, is recognised and not run."""
+"""Chroma. Its pixel-space variant Radiance is recognised but cannot be run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign

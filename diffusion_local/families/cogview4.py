@@ -1,4 +1,4 @@
-"""CogView4. CogView3 Plus is recognised and not run."""
+"""CogView4. CogView3 Plus is recognised but cannot be run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign

@@ -1,4 +1,4 @@
-"""The record of a family of models: every fact about it that needs neither weights nor torch."""
+"""The description of a model family: all facts about it that need neither weights nor torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from diffusion_local.options.option import DENOISED
 from diffusion_local.options.samplers import DIFFUSION, Sampling
 from diffusion_local.options.types import Kind
 
-#: Gives the ``config.json`` of a part of a diffusers folder (``unet``, ``transformer``); empty where there is none.
+#: Returns the ``config.json`` of a component in a diffusers folder (``unet``, ``transformer``); empty if missing.
 Configs = Callable[[str], Mapping[str, Any]]
 
 
@@ -19,8 +19,8 @@ class Architecture:
     """A variant of a family: models that take the same adapters.
 
     ``adapters``: the architecture that adapter files name when they fit this one (default: its own id); adapters that
-    name the family's id fit all of its architectures. ``problem``: why it cannot be run although its family can.
-    ``tokens`` overrides the family's limit. ``references``: number of pictures that its models read beside the prompt;
+    name the family's id fit all of its architectures. ``problem``: why it cannot be run although its family can be.
+    ``tokens`` overrides the family's limit. ``references``: number of pictures that its models read besides the prompt;
     ``needs_reference``: they require one. ``kinds``: supported kinds of work. ``like``: the architecture whose
     configurations its files use.
 
@@ -112,5 +112,5 @@ class Family:
 
 
 def every_kind(*pipelines: str) -> dict[str, tuple[Kind, ...]]:
-    """Pipeline classes whose models can do all kinds of work."""
+    """Map these pipeline classes to all kinds of denoising work."""
     return dict.fromkeys(pipelines, DENOISED)

@@ -9,7 +9,7 @@ from diffusion_local.options.types import Kind
 
 PARTS = ("clip_l", "t5_xxl", "vae_flux")
 BLOCKS = ("double_blocks.0.img_attn", "single_blocks.0", "vector_in", "txt_in")
-# of HunyuanVideo, whose blocks have the same names
+# modules of HunyuanVideo, whose blocks have the same names
 VIDEO, VIDEO_DIFFUSERS = "txt_in.individual_token_refiner", "context_embedder.token_refiner"
 DIFFUSERS = (
     "single_transformer_blocks.0.attn",
@@ -30,7 +30,7 @@ SIZES_DIFFUSERS = {
     "joint_attention_dim": "context_embedder.weight:1",
     "pooled_projection_dim": "time_text_embed.text_embedder.linear_1.weight:1",
 }
-#: Channels of a packed latent, alone and with those of a mask and a picture, or of a picture.
+#: Input channels: a packed latent alone, with a mask and a picture (Fill), with a control picture.
 PLAIN, FILL, CONTROL = 64, 384, 128
 
 
@@ -70,7 +70,7 @@ FAMILY = Family(
     pipelines=every_kind("FluxPipeline", "FluxKontextPipeline", "FluxControlPipeline")
     | {"FluxFillPipeline": (Kind.INPAINT,)},
     architectures={
-        # named by LoRAs, which fit all of them
+        # for LoRAs, which fit all the others
         "flux": Architecture(
             title="FLUX.1",
             lora_words=("flux",),

@@ -5,9 +5,9 @@ from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
-#: Width of the text that the transformer reads: three layers of its text encoder side by side.
+#: Width of the text embeddings that the transformer reads: three layers of its text encoder, concatenated.
 SMALL, LARGE = 7680, 12288
-#: Pictures that klein was trained to read at once.
+#: Reference pictures that klein was trained to read at once.
 REFERENCES = 4
 BLOCK_NAMES = ("double_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
 DIFFUSERS = ("transformer_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
@@ -43,7 +43,7 @@ def signs(width: int) -> tuple[Sign, ...]:
 
 
 def loras(hidden: int, width: int, feed: int) -> tuple[LoraSign, ...]:
-    """``hidden`` is the width of a block, ``feed`` that of its feed-forward layer's entrance."""
+    """Signs of LoRAs for one size. ``hidden``: width of a block; ``feed``: output width of its first linear layer."""
     return (
         LoraSign(parts=("double_blocks_#_",), reads={"img_attn_proj": (hidden,)}, writes={"img_mlp_#": (feed,)}),
         LoraSign(parts=("single_blocks_#_linear1",), reads={"_linear1": (hidden,)}, writes={"_linear1": (hidden * 9,)}),
@@ -59,7 +59,7 @@ FAMILY = Family(
     title="FLUX.2 klein",
     pipelines=every_kind("Flux2KleinPipeline"),
     architectures={
-        # of other sizes, and named by LoRAs that do not tell theirs
+        # for models of other sizes, and for LoRAs that do not show their size
         "flux2": Architecture(
             title="FLUX.2",
             references=REFERENCES,

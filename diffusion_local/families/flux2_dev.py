@@ -5,7 +5,7 @@ from diffusion_local.families.flux2 import loras, signs
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
-#: Width of the text that it reads.
+#: Width of the text embeddings that it reads.
 WIDTH = 15360
 
 FAMILY = Family(

@@ -6,7 +6,7 @@ from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
 PARTS = ("qwen25_vl_7b", "vae_wan21")
-LAST_OF_FLUX = 19  # its blocks are named alike, and there are fewer
+LAST_OF_FLUX = 19  # FLUX.1 has blocks of the same names, but fewer
 
 FAMILY = Family(
     id="qwen_image",

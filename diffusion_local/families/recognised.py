@@ -18,7 +18,7 @@ FAMILIES = (
         problem=message("file_not_yet", title="Cosmos Predict 2"),
         original_names=False,
     ),
-    # A UNet of SDXL's shape that reads the text of ChatGLM3.
+    # A UNet of SDXL's shape that reads text embeddings of ChatGLM3.
     Family(
         id="kolors",
         title="Kolors",

@@ -5,7 +5,7 @@ from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
-#: Patches are single latents of 32 channels.
+#: A patch is a single latent position with 32 channels.
 ENTRANCE = {"x_embedder.proj.weight": (None, 32, None, None)}
 SIZES = {
     "num_layers": "blocks.#",

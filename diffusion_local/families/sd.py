@@ -21,7 +21,7 @@ FAMILY = Family(
     )
     | {"StableDiffusionInstructPix2PixPipeline": (Kind.TXT2IMG,)},
     architectures={
-        "sd": Architecture(title="Stable Diffusion"),  # of unusual sizes, such as the starter
+        "sd": Architecture(title="Stable Diffusion"),  # unusual sizes, such as the starter model
         "sd1": Architecture(
             title="SD 1",
             text_width=768,

@@ -51,7 +51,7 @@ FAMILY = Family(
                     sizes=SIZES_DIFFUSERS,
                 ),
             ),
-            # of those that do not tell for which of the three they were made
+            # LoRAs that do not show which of the three models they were made for
             loras=(
                 LoraSign(parts=("joint_blocks_#_",)),
                 LoraSign(
@@ -67,7 +67,7 @@ FAMILY = Family(
             ),
             lora_words=("sd3", "v3", "stable-diffusion-3"),
         ),
-        # named by LoRAs, which fit both models of this width
+        # for LoRAs, which fit both models of this width
         "sd3_medium": Architecture(
             title="SD 3 Medium",
             loras=(

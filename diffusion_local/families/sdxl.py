@@ -1,5 +1,5 @@
 """Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM) and smaller ones. Its refiner is recognised
-and not run."""
+but cannot be run."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from diffusion_local.options.limits import Defaults
 REFINER_WIDTH = 1280
 
 
-#: Transformer blocks in each attention on the way down -> architecture.
+#: Transformer blocks of each attention layer in the down blocks -> architecture.
 DEPTHS = {(2, 2, 10, 10): "sdxl", (2, 2, 4, 4): "ssd1b", (1, 1, 2, 2): "vega", (2, 5): "koala", (2, 6): "koala"}
 ENCODERS = (("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),)
 PARTS = ("clip_l", "clip_g", "vae_sdxl")
@@ -24,7 +24,7 @@ def find_architecture(configs: Configs) -> str:
 
 
 def depths(config: Any) -> tuple[int, ...]:
-    """Transformer blocks in each attention on the way down, by the configuration of a UNet; empty if it is damaged."""
+    """Transformer blocks of each attention layer in a UNet's down blocks; empty if its configuration is damaged."""
     each, layers = config.get("transformer_layers_per_block", 1), config.get("layers_per_block", 2)
     kinds = config.get("down_block_types", ())
     try:
@@ -52,7 +52,7 @@ FAMILY = Family(
             parts=PARTS,
             encoders=ENCODERS,
             lora_words=("xl", "sdxl", "stable-diffusion-xl"),
-            # of CLIP-G, which only SDXL and its refiner have; CLIP-L's 768 alone is Stable Diffusion 1
+            # width of CLIP-G, which only SDXL and its refiner have; CLIP-L (768) alone means Stable Diffusion 1
             token_width=1280,
             embedding_keys=frozenset({"clip_l", "clip_g"}),
         ),

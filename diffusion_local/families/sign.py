@@ -55,9 +55,9 @@ def measure(rule: str, names: Iterable[str], shape: Callable[[str], tuple[int, .
 
 @dataclass(slots=True)
 class Layer:
-    """LoRA layers whose names differ in numbers only. ``reads``, ``writes``: their input and output features, if known;
+    """LoRA layers whose names differ only in numbers. ``reads``, ``writes``: their input and output features, if known;
     ``first``, ``last``: lowest and highest first number in the names; ``depth``: highest number after
-    ``transformer_blocks``; ``dimensions``: those of the input tensors.
+    ``transformer_blocks``; ``dimensions``: number of dimensions of the input tensors.
     """
 
     reads: set[int] = field(default_factory=set)

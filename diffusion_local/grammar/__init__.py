@@ -1,4 +1,4 @@
-r"""Prompt grammar, as levels in processing order. Pure text functions: no files, no model.
+r"""Prompt grammar, in levels that are processed in this order. Pure text functions: no files, no model.
 
 1. ``templates``: wildcards ``__animal__`` and choices ``{red|blue}``, drawn at submit.
 2. ``tags``: ``<lora:ink:0.8>``, extracted at submit.
@@ -6,5 +6,5 @@ r"""Prompt grammar, as levels in processing order. Pure text functions: no files
 4. ``weights``: ``(word:1.2)``, ``[word]`` and ``BREAK``, interpreted by the engine when it encodes the text.
 
 Each level leaves the syntax of later ones untouched. ``\`` escapes a character, as in A1111. Every level parses in
-linear time, and its result can be printed and parsed to the same again.
+linear time, and printing its result and parsing it again gives an equal result.
 """

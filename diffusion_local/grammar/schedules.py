@@ -1,15 +1,15 @@
 """Prompts that change per step: ``[cat:dog:0.5]``, ``[dog:0.5]``, ``[cat::0.5]``, ``[cat|dog]``.
 
 Semantics are A1111's. A number with a decimal point is a share of the steps, one without is a step number; the text
-before it applies up to and including that step. An alternation advances at each step. Brackets nest, and round ones
-keep separators inside to themselves; ``[word]`` without separators is a weight, left to ``weights``.
+before it applies up to and including that step. An alternation advances at each step. Brackets nest, and separators
+inside round brackets do not count; ``[word]`` without separators is a weight, left to ``weights``.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Nesting limit; deeper brackets are text.
+#: Nesting limit; deeper brackets are literal text.
 MAX_NESTING = 50
 _TOKEN = re.compile(r"\\.|[()\[\]:|]|[^\\()\[\]:|]+|\\", re.DOTALL)
 _WHEN = re.compile(r"\s*(\d{1,6}(?:\.\d{0,9})?|\.\d{1,9})\s*")
@@ -17,7 +17,7 @@ _WHEN = re.compile(r"\s*(\d{1,6}(?:\.\d{0,9})?|\.\d{1,9})\s*")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Brackets that are kept, with their content; ``opening`` and ``closing`` may be ""."""
+    """Literal brackets with their content; ``opening`` and ``closing`` may be ""."""
 
     parts: tuple["Part", ...]
     opening: str = ""
@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``before`` up to a step, then ``after``. ``when``: the number as written."""
+    """``before`` up to and including a step, then ``after``. ``when``: the step or share as written."""
 
     before: tuple["Part", ...]
     after: tuple["Part", ...]
@@ -82,7 +82,7 @@ class Frame:
 
 
 def parse(prompt: str) -> tuple[Part, ...]:
-    """Parse a prompt to parts; unclosed brackets are text."""
+    """Parse a prompt to parts; unclosed brackets are literal text."""
     frames = [Frame("", [], [])]
     open_brackets = {"(": 0, "[": 0}
     for token in _TOKEN.finditer(prompt):
@@ -119,7 +119,7 @@ def dissolve(frames: list[Frame]) -> None:
 
 
 def close(frame: Frame, closing: str) -> Part:
-    """The meaning of a closed pair of brackets."""
+    """Interpret a closed pair of brackets."""
     places = [place for sign, place in frame.signs if sign == "|"]
     if frame.opening == "[" and places:
         return Alternation(tuple(split_parts(frame.parts, places)))

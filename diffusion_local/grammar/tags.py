@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 LORAS = ("lora", "lyco")
-#: Tags that A1111 removes from a prompt. Nothing inside is parsed otherwise.
+#: Tags that A1111 removes from a prompt. Their content is not parsed as prompt syntax.
 TAG = r"<(?:lora|lyco|hypernet):[^<>]*>"
 _FOUND = re.compile(rf"(?<!\\) ?(?<!\\)({TAG})", re.IGNORECASE)
 #: Directives of other tools, which are not supported: SwarmUI's ``<random:a,b>``, ``<segment:face>`` and the like.
@@ -14,14 +14,14 @@ _OTHER = re.compile(
     r"|<[a-z][a-z ]{0,30}(?:\[[^\]<>]{0,30}\])?:[^<>]{0,200}>",
     re.IGNORECASE,
 )
-#: A name that holds a colon is quoted as in CSV: ``<lora:"a:b":0.8>``.
+#: A name that contains a colon is quoted as in CSV: ``<lora:"a:b":0.8>``.
 _PART = re.compile(r'\s*("(?:[^"]|"")*+")\s*(?::|$)|([^:]*)(?::|$)')
 ENDING = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag. ``weight``: text after the name; ``rest``: further parts."""
+    """An extra-network tag. ``weight``: text after the name; ``rest``: further parts."""
 
     kind: str
     name: str
@@ -49,10 +49,10 @@ def find_tags(text: str) -> list[Tag]:
 
 
 def remove_tags(text: str) -> str:
-    """The text without tags and the space before them."""
+    """Remove tags and the space before each of them."""
     return _FOUND.sub("", text).strip() if "<" in text else text
 
 
 def find_other_tags(text: str) -> list[str]:
-    """Text that looks like a tag but is unknown."""
+    """Find text that looks like a tag but is not a supported one."""
     return [found[0] for found in _OTHER.finditer(remove_tags(text))] if "<" in text or "&lt;" in text else []

@@ -2,7 +2,7 @@ r"""Wildcards and choices: ``{red|blue} car``, ``{2$$a|b|c}``, ``{0.5::rare|ofte
 
 The syntax is that of the Dynamic Prompts extension. Its library, dynamicprompts, is not used: its newest release
 (0.31.0) supports Python up to 3.11, draws at about 5 ms per prompt (50 s for 10,000 lines), ends in a RecursionError
-after seconds for a wildcard that names itself, leaves unknown wildcards in the prompt, and cannot count combinations
+after seconds for a wildcard that refers to itself, leaves unknown wildcards in the prompt, and cannot count combinations
 before making them. Not supported: variables (``${x=…}``), YAML files, ``*`` in names.
 
 A template is parsed to a tree whose ``count`` and ``extent`` are known before anything is expanded. ``\`` escapes ``{ }
@@ -25,9 +25,9 @@ SPECIAL = re.compile(r"[{\\]|__")  # a prompt without these is literal
 TOKEN = re.compile(rf"\\(.)|({TAG})|__([\w\-/.*]{{1,200}}?)__|([{{}}|\[])", re.IGNORECASE | re.DOTALL)
 BRACKET = re.compile(rf"\\.|{TAG}|([{{}}\[\]])", re.IGNORECASE | re.DOTALL)
 ESCAPED = "{}|_"
-#: An option that begins like a weight or an amount, but is none.
+#: An option that begins like a weight or an amount but is not a valid one.
 NO_WEIGHT = re.compile(r"\s{0,9}[-+]?\d[\d.,]{0,20}::|\s{0,9}[\d.,-][\d\s.,-]{0,20}\$\$")
-#: Signs of Dynamic Prompts that say how an option is picked.
+#: Characters that select a sampling method in Dynamic Prompts.
 SAMPLERS = "@~!"
 JOINER = re.compile(r"([^{}|$]{0,38})\$\$")
 
@@ -40,7 +40,7 @@ def parse(text: str, wildcard: Callable[[str], Node]) -> Node:
 
 
 class Template:
-    """Parser state of one text."""
+    """Parser of one text."""
 
     def __init__(self, wildcard: Callable[[str], Node], text: str) -> None:
         self._wildcard = wildcard
@@ -55,7 +55,7 @@ class Template:
         """Parts up to the end, or inside braces up to the next ``|`` or ``}``, which is not consumed."""
         parts: list[Node] = []
         plain: list[str] = []
-        protected = 0  # up to this position a | belongs to an alternation
+        protected = 0  # before this position a | belongs to an alternation
         while token := TOKEN.search(self._text, self._place):
             plain.append(self._text[self._place : token.start()])
             escaped, tag, name, sign = token.groups()
@@ -131,7 +131,7 @@ def parse_weight(text: str) -> tuple[float, str]:
 
 
 def make_choice(options: list[tuple[float, Node]], amount: tuple[int, int] | None = None, joiner: str = ",") -> Choice:
-    """A choice of weighted options. Raises InvalidParams if nothing could be picked."""
+    """Make a choice of weighted options. Raises InvalidParams if nothing could be picked."""
     nodes, weights = tuple(node for _, node in options), tuple(weight for weight, _ in options)
     low, high = amount or (1, 1)
     spread = None

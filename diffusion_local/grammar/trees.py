@@ -1,6 +1,6 @@
-"""Trees of templates: text, choices and wildcards, whose possible results are known before drawing.
+"""Template trees: text, choices and wildcards, whose possible results are known before drawing.
 
-``count``: number of different results; ``max_length``: bound on their length; ``tags``: tags they may contain.
+``count``: number of different results; ``max_length``: bound on their length; ``tags``: tags that they may contain.
 """
 
 import math
@@ -65,7 +65,7 @@ class Concatenation:
 
     @cached_property
     def max_length(self) -> int:
-        """Upper bound of characters and nodes: limits text and work."""
+        """Upper bound of characters plus nodes, to limit the result's length and the work."""
         return min(MANY, 1 + sum(part.max_length for part in self.parts))
 
     def sample(self, rng: Random) -> str:
@@ -76,7 +76,7 @@ class Concatenation:
 
     @cached_property
     def tags(self) -> frozenset[Tag]:
-        """All tags that may be drawn."""
+        """All tags that a drawn text may contain."""
         return frozenset().union(*(part.tags for part in self.parts))
 
     def to_text(self) -> str:

@@ -13,7 +13,7 @@ from itertools import pairwise
 UP, DOWN = 1.1, 1 / 1.1
 #: Stronger weights only produce noise.
 MAX_WEIGHT = 10.0
-#: Nesting limit of each kind of weighting bracket; further ones are text. 1.1 to the 25th reaches the maximum already.
+#: Nesting limit for each kind of bracket; deeper ones are literal text. 25 levels already reach the maximum weight.
 MAX_NESTING = 50
 _MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\bBREAK\b")
@@ -22,7 +22,7 @@ _SIGNS = re.compile(r"[\\()\[\]]")
 
 @dataclass(slots=True)
 class WeightedText:
-    """Text with one weight."""
+    """A text with a single weight."""
 
     text: str
     weight: float = 1.0
@@ -33,7 +33,7 @@ class WeightedText:
 
 
 def parse(prompt: str) -> list[WeightedText]:
-    """Split a prompt into pieces of one weight each, without markup. An unclosed bracket extends to the end."""
+    """Split a prompt into pieces with one weight each, without markup. An unclosed bracket extends to the end."""
     found: list[WeightedText] = []
     round_open: list[int] = []
     square_open: list[int] = []
@@ -66,7 +66,7 @@ def parse(prompt: str) -> list[WeightedText]:
 
 
 def merge(found: list[WeightedText]) -> list[WeightedText]:
-    """Merge adjacent pieces of equal weight; at least one piece remains. Weights printed as 1 become 1."""
+    """Merge adjacent pieces of equal weight; at least one piece remains. Weights that print as 1 become 1."""
     runs: list[list[WeightedText]] = []
     for piece in found:
         if runs and math.isclose(runs[-1][0].weight, piece.weight):
@@ -80,7 +80,7 @@ def merge(found: list[WeightedText]) -> list[WeightedText]:
 
 
 def parse_parts(prompt: str) -> list[list[WeightedText]]:
-    """Pieces per part between ``BREAK``; empty parts are dropped, except a single one."""
+    """Split a prompt at ``BREAK``, each part into pieces. Empty parts are dropped unless the whole prompt is empty."""
     found: list[list[WeightedText]] = [[]]
     for piece in parse(prompt):
         first, *later = _BREAK.split(piece.text)
@@ -103,7 +103,7 @@ def to_text(found: list[list[WeightedText]]) -> str:
 
 
 def unbalanced(prompt: str) -> str:
-    """The first bracket without its partner, or ""; escaped ones do not count."""
+    """The first unmatched bracket, or ""; escaped brackets do not count."""
     partners, opened = {")": "(", "]": "["}, {"(": 0, "[": 0}
     for match in _MARK.finditer(prompt):
         for sign in () if match[0].startswith("\\") else match[0]:
@@ -117,7 +117,7 @@ def unbalanced(prompt: str) -> str:
 
 
 def beyond_limit(prompt: str) -> str:
-    """The first written weight that is stronger than the strongest, or ""."""
+    """The first weight in the prompt that exceeds MAX_WEIGHT, or ""."""
     written = (match[1] for match in _MARK.finditer(prompt) if match[1])
     return next((number for number in written if abs(float(number)) > MAX_WEIGHT), "")
 

@@ -1,1 +1,1 @@
-"""Diagnosis: findings of the doctor, the machine's state, and whether storage can be written."""
+"""Diagnosis: the doctor's findings, the machine's state, and whether storage is writable."""

@@ -1,4 +1,4 @@
-"""Diagnosis of an installation: what is present, what is wrong, and how to fix it. ``examine`` changes nothing."""
+"""Diagnosis of an installation: its components, problems and remedies. ``examine`` changes nothing."""
 
 import platform
 import shutil
@@ -30,14 +30,14 @@ from diffusion_local.system.network import exposing_setting, refusal_reason
 
 PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
 LOW_DISK = 2 * 1024**3
-#: Seconds: longer than a write waits for a lock, so that a locked database is named.
+#: Seconds to wait for a write: longer than it waits for a lock, so that the finding says the database is locked.
 LOCK_PATIENCE = BUSY_SECONDS + 5
 TOO_MUCH_FREE = 100_000_000  # free bytes in a database worth reporting
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check's result. ``mend``: the remedy if not ``ok``; ``grave``: whether it prevents pictures."""
+    """Result of one check. ``mend``: the remedy if not ``ok``; ``grave``: whether no pictures can be made."""
 
     name: str
     ok: bool
@@ -80,7 +80,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
 
 
 def back_up(settings: Settings, target: Path) -> None:
-    """Copy the database online. Raises Conflict if the target exists, NotFound for a missing database or folder."""
+    """Copy the database while it is in use. Raises Conflict if the target exists, NotFound without database or folder."""
     if target.exists():
         raise Conflict(message("file_exists", file=target))
     found = find_database(settings)
@@ -120,7 +120,7 @@ def home(settings: Settings) -> Iterator[Finding]:
 
 
 def folders(settings: Settings) -> Iterator[Finding]:
-    """Folders of the home that this user may not read, whose files would silently be missing."""
+    """Folders of the home that this user cannot read; their files would be missing without an error."""
     names = ("models", *PLACES.values(), "wildcards", "gallery", "configs")
     closed = [name for name in names if is_closed(settings.home / name)]
     if closed:
@@ -149,7 +149,7 @@ def access(settings: Settings) -> Iterator[Finding]:
 
 
 def permitted(settings: Settings) -> Iterator[Finding]:
-    """A readable gallery is assumed to be shared on purpose."""
+    """Files of the home that other users can read. A readable gallery is assumed to be shared on purpose."""
     if not settings.home.is_dir():
         return
     found = permissions.shared(settings)
@@ -197,7 +197,7 @@ def storage_check(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
 
 
 def message_queue(settings: Settings) -> Iterator[Finding]:
-    """Whether the queue that wakes workers is usable. Without it, workers find jobs some seconds later."""
+    """Whether the queue that wakes workers is usable. Without it, workers find new jobs some seconds later."""
     if find_database(settings) is None:
         return
     url = queue_url(settings)

@@ -26,8 +26,8 @@ FRESH_SECONDS = 5.0  # how long GPU and disk figures are cached
 
 @dataclass(frozen=True, slots=True)
 class HealthStatus:
-    """Live figures in bytes. ``free``, ``total``: the home's disk; ``gallery``: its pictures; ``memory``: (used, total)
-    main memory.
+    """Current figures in bytes. ``free``, ``total``: the home's disk; ``gallery``: its pictures; ``memory``: (used,
+    total) main memory.
     """
 
     gpus: tuple[Gpu, ...]
@@ -55,7 +55,7 @@ class Health:
         return self._examining
 
     def findings(self) -> list[Finding]:
-        """The doctor's last findings; the first call starts it, which takes some seconds."""
+        """The doctor's last findings. The first call starts the doctor, which takes some seconds."""
         if self._findings is None:
             self._send_doctor()
         return self._findings or []
@@ -73,7 +73,7 @@ class Health:
 
     def _examine(self) -> None:
         try:
-            with acting(LOCAL):  # a thread has no actor of its own
+            with acting(LOCAL):  # a new thread has no actor
                 self._findings = examine(self._settings, self._files)
         except Exception:
             log.exception("the health could not be looked at")
@@ -97,7 +97,7 @@ class Health:
         return list(versions(self._settings))
 
     def shows_paths(self) -> bool:
-        """Paths are shown to admins who signed in, and to the local user."""
+        """Whether findings may include paths: for admins who signed in, and for the local user."""
         who = actor.current()
         at_home = is_loopback(self._settings.host) and not self._settings.trusted_proxies
         return Scope.ADMIN in who.scopes and (who.source == "session" or at_home)

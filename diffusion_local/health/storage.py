@@ -1,4 +1,4 @@
-"""Whether gallery and database can be written, probed without waiting for a hanging disk or share."""
+"""Checks whether gallery and database are writable, without waiting for a hanging disk or share."""
 
 import logging
 import threading
@@ -19,10 +19,10 @@ PATIENCE_SECONDS = 2.0
 
 @guarded("storage")
 class StorageProbe:
-    """One per process. Writes at most once in FRESH_SECONDS, however many ask."""
+    """Cached write check, one per process: writes at most once in FRESH_SECONDS, whatever the number of callers."""
 
     def __init__(self, database: Database, files: ImageFiles, patience: float | None = None) -> None:
-        """``patience``: seconds to wait for an answer."""
+        """``patience``: seconds to wait for a result; None: PATIENCE_SECONDS."""
         self._database = database
         self._files = files
         self._patience = patience
@@ -32,7 +32,7 @@ class StorageProbe:
         self._at = float("-inf")
 
     def fault(self) -> str:
-        """Why gallery or database cannot be written; "" if they can."""
+        """Why gallery or database is not writable; "" if both are."""
         with self._lock:
             if self._running is None and time.monotonic() - self._at >= FRESH_SECONDS:
                 self._running = threading.Thread(target=self._write, name="probe", daemon=True)
@@ -54,7 +54,7 @@ class StorageProbe:
 
 
 def fault(database: Database, files: ImageFiles) -> str:
-    """Write to both; returns the fault or "". Waits for a hanging disk."""
+    """Write to both; returns the problem or "". Blocks on a hanging disk."""
     try:
         files.probe()
         database.probe()
@@ -64,8 +64,7 @@ def fault(database: Database, files: ImageFiles) -> str:
 
 
 def can_write(settings: Settings) -> bool:
-    """Whether a newly opened connection can write to the database: an older one may still work where a new one
-    cannot.
+    """Whether a new connection can write to the database. An older connection may still work when a new one cannot.
     """
     try:
         database = find_database(settings)

@@ -1,4 +1,4 @@
-"""HTTP client of the hub: repository listings and files, with resumed transfers and digest checks.
+"""HTTP client of the hub: repository listings and files, with resumable downloads and digest checks.
 
 https://huggingface.co/docs/hub/api
 """
@@ -47,7 +47,7 @@ class Listing:
 
 
 class Hub:
-    """``pause``: seconds between attempts, doubled each time; ``stop`` interrupts it."""
+    """Client of one hub. ``pause``: seconds before the second attempt, doubled each time; ``stop`` interrupts it."""
 
     def __init__(
         self, endpoint: str, token: str = "", pause: float = FIRST_PAUSE, stop: threading.Event | None = None
@@ -75,7 +75,7 @@ class Hub:
             raise HubProblem(kind="hub_error", message=message("hub_unreadable", repo=repo)) from None
 
     def read_json(self, listing: Listing, path: str) -> Any:
-        """The content of a JSON file."""
+        """The content of a JSON file of a repository. Raises HubProblem."""
         try:
             return json.loads(self._read(listing.repo, self._address(listing, path)))
         except (ValueError, RecursionError):
@@ -148,7 +148,7 @@ class Hub:
         return f"/{listing.repo}/resolve/{listing.commit}/{quote(path)}"
 
     def _check(self, answer: httpx.Response, repo: str) -> None:
-        """The hub answers 401 for missing repositories, too, unless it says that one is gated."""
+        """Raise HubProblem for a failed response. A 401 without an error code also means a missing repository."""
         if answer.is_success:
             return
         code = answer.headers.get("X-Error-Code", "")
@@ -169,7 +169,7 @@ class Hub:
 
 
 def remote_file(entry: dict[str, Any]) -> RemoteFile:
-    """A file from the hub's JSON. Raises ValueError for a name that would leave the folder."""
+    """Parse a file of the hub's JSON listing. Raises ValueError for a path that would leave the folder."""
     path = str(entry["rfilename"])
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
@@ -186,7 +186,7 @@ def new_digest(file: RemoteFile) -> Any:
 
 
 def digest_existing(part: Path, size: int, update: Callable[[bytes], None]) -> int:
-    """Number of bytes already present; a file longer than ``size`` is deleted."""
+    """Digest a partial file; returns its number of bytes. A file longer than ``size`` is deleted and counts as 0."""
     try:
         have = part.stat().st_size
     except FileNotFoundError:

@@ -19,25 +19,26 @@ SUFFIX = ".safetensors"
 MAX_NAME = 100  # characters of a file name
 CIVITAI = re.compile(r"civitai:(?:models/(?P<model>[0-9]{1,12})|(?P<version>[0-9]{1,12}))")
 CIVITAI_HOSTS = ("civitai.com", "www.civitai.com")
-#: Path of a page or a download on Civitai: of a model, whose version may be in the query, or of a version.
+#: Path of a page or a download on Civitai, for a model (its version may be in the query) or for a version.
 CIVITAI_PATH = re.compile(
     r"/models/(?P<model>[0-9]{1,12})(?:/[^/]*)?/?|/(?:api/download/models|model-versions)/(?P<version>[0-9]{1,12})/?"
 )
 
 
 def is_link(source: str) -> bool:
-    """Whether a download's source is a URL or a version on Civitai instead of a repository of the hub."""
+    """Whether a download's source is a URL or a Civitai version, not a repository of the hub."""
     return "://" in source or source.startswith("civitai:")
 
 
 def shown_source(source: str) -> str:
-    """A source as it may be shown and logged: without the query, which may hold credentials."""
+    """A source for display and logs: without the query, which may contain credentials."""
     return source.partition("?")[0] if "://" in source else source
 
 
 def civitai_source(text: str) -> str:
-    """``civitai:VERSION`` or ``civitai:models/MODEL`` (its newest version) from the same, or from an address on
-    Civitai; "" for anything else."""
+    """``civitai:VERSION`` or ``civitai:models/MODEL`` (the newest version) from text in that form or a Civitai URL; ""
+    for anything else.
+    """
     if CIVITAI.fullmatch(text):
         return text
     try:
@@ -53,12 +54,12 @@ def civitai_source(text: str) -> str:
 
 
 def provisional_name(source: str) -> str:
-    """Name of a Civitai download until its API has told the file's name."""
+    """File name of a Civitai download until the API has returned the real one."""
     return source.replace(":", "-").replace("/", "-") + SUFFIX
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file name has the suffix of a file of weights."""
+    """Whether a file name has the suffix of a weights file."""
     return PurePosixPath(name).suffix.lower() in WEIGHTS
 
 
@@ -75,7 +76,7 @@ class DownloadState(StrEnum):
     CANCELLED = "cancelled"
 
 
-#: verb: (from, to). ``recover``: after the downloader died.
+#: verb: (from, to). ``recover`` applies after the downloader died.
 TRANSITIONS: dict[str, tuple[DownloadState, DownloadState]] = {
     "claim": (DownloadState.WAITING, DownloadState.RUNNING),
     "finish": (DownloadState.RUNNING, DownloadState.DONE),
@@ -92,8 +93,8 @@ KEPT_DOWNLOADS = 50  # ended downloads kept
 class Download:
     """A download; sizes in bytes. ``bytes_total`` is 0 until the server has reported it.
 
-    ``repo``: a repository of the hub, a URL, or a version on Civitai (see above). ``digest``: SHA-256 that
-    the file of a URL must have, and the one that it has once it is here.
+    ``repo``: a repository of the hub, a URL, or a version on Civitai (see ``civitai_source``). ``digest``: the SHA-256
+    that the file of a URL must have, or has once it is downloaded.
     """
 
     id: str
@@ -116,7 +117,7 @@ class Download:
 
     @property
     def source(self) -> str:
-        """``repo`` as it may be shown and logged."""
+        """``repo`` for display and logs."""
         return shown_source(self.repo)
 
     @property
@@ -131,7 +132,7 @@ class DownloadStore:
     def add(
         self, repo: str, revision: str, file: str, folder: str, name: str, owner: str, digest: str = ""
     ) -> tuple[Download, bool]:
-        """(waiting download, whether it is new). An unfinished one of the same file is returned instead."""
+        """Add a download; returns (download, whether it is new). An unfinished one of the same file is returned instead."""
         with self._database.write() as db:
             there = db.execute(
                 "SELECT id FROM downloads WHERE repo = ? AND revision = ? AND file = ? AND folder = ? "
@@ -191,7 +192,7 @@ class DownloadStore:
             return row is None or row[0] != DownloadState.RUNNING or bool(row[1])
 
     def finish(self, download_id: str, size: int, **changes: str) -> Download:
-        """``changes``: folder, name and digest, if they became known only during the download."""
+        """Mark a download as finished. ``changes``: folder, name and digest, if the download revealed them."""
         return self._end("finish", download_id, bytes_done=size, bytes_total=size, **changes)
 
     def fail(self, download_id: str, kind: str, problem: str) -> Download:
@@ -212,7 +213,7 @@ class DownloadStore:
             return self._get(db, download_id)
 
     def recover(self) -> int:
-        """Reset downloads of a dead downloader; returns their number. Only its successor may call this."""
+        """Reset the running downloads of a dead downloader; returns their number. Only its successor may call this."""
         with self._database.write() as db:
             rows = db.execute("SELECT id, cancel_requested FROM downloads WHERE state = 'running'").fetchall()
             for download_id, cancelled in rows:
@@ -227,7 +228,7 @@ class DownloadStore:
             return self._move(db, verb, download_id, finished_at=utc_now(), **values)
 
     def _move(self, db: Any, verb: str, download_id: str, **values: Any) -> Download:
-        """The only writer of a download's state. Raises Conflict if it is not in the verb's start state."""
+        """Change a download's state; nothing else does. Raises Conflict if it is not in the verb's start state."""
         start, end = TRANSITIONS[verb]
         columns = {"state": end} | values
         changed = db.execute(

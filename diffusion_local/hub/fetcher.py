@@ -1,7 +1,7 @@
-"""Executes downloads one after the other, until none waits. Runs in the supervisor.
+"""Executes waiting downloads one after the other. Runs in the supervisor.
 
-Files are downloaded to a hidden folder and moved to their place once all of them are complete and verified; an
-interrupted download resumes from there.
+Files are downloaded to a hidden folder and moved to their destination once all of them are complete and verified; an
+interrupted download resumes from the hidden folder.
 """
 
 import json
@@ -29,13 +29,13 @@ from diffusion_local.settings import Settings, hub_endpoint, hub_token
 INDEX = "model_index.json"
 LIGHT = (".json", ".txt", ".model", ".jinja")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-#: Variants of the same weights, smaller first; the last one is unmarked.
+#: Variants of the same weights, smallest first; the last one has no suffix.
 VARIANTS = (".fp16", ".bf16", "")
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema|ema_only|fp32)\b")
 
 
 def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
-    """Files of a diffusers folder, whose ``model_index.json`` names its parts. Raises HubProblem."""
+    """The files needed from a diffusers folder with this ``model_index.json``. Raises HubProblem."""
     chosen = [file for file in listing.files if file.path == INDEX]
     for name, spec in index.items():
         if is_component(spec) and name not in UNUSED:
@@ -51,7 +51,7 @@ def light_files(inside: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def weights(repo: str, name: str, inside: list[RemoteFile]) -> list[RemoteFile]:
-    """One variant of a part's weights, with the index of its shards."""
+    """One variant of a component's weights, with the index of its shards. Raises HubProblem."""
     tensors = [file for file in inside if file.path.endswith(".safetensors")]
     if not tensors:
         if any(file.path.endswith(PICKLED) for file in inside):
@@ -73,7 +73,7 @@ def variants_of(file: RemoteFile) -> set[str]:
 
 
 def single_file(listing: Listing, path: str) -> RemoteFile:
-    """A single-file model. Raises HubProblem."""
+    """The file of a single-file model. Raises HubProblem."""
     file = listing.file(path)
     if file is None:
         there = weight_paths(listing)[:8]
@@ -85,7 +85,7 @@ def single_file(listing: Listing, path: str) -> RemoteFile:
 
 
 def weight_paths(listing: Listing) -> list[str]:
-    """Files of weights, safetensors first."""
+    """Paths of a repository's weights files, safetensors first."""
     return sorted(
         (each.path for each in listing.files if is_weights(each.path)),
         key=lambda path: WEIGHTS.index(PurePosixPath(path).suffix.lower()),
@@ -93,7 +93,7 @@ def weight_paths(listing: Listing) -> list[str]:
 
 
 def no_index(listing: Listing) -> HubProblem:
-    """Why a repository without a model_index.json is no model, and which files it offers."""
+    """The error for a repository without model_index.json, naming the weights files that it offers."""
     there = weight_paths(listing)
     if there:
         return HubProblem(
@@ -110,11 +110,11 @@ MB = 1_000_000
 
 
 class Cancelled(Exception):
-    """Cancelled by a user."""
+    """A user cancelled the download."""
 
 
 class Interrupted(Exception):
-    """This process is about to end."""
+    """This process is stopping."""
 
 
 class Fetcher:
@@ -149,7 +149,7 @@ class Fetcher:
         except Interrupted:
             self._store.recover()
         except HubProblem as problem:
-            if self._stop.is_set():  # interrupted by our own end
+            if self._stop.is_set():  # interrupted because this process is stopping
                 self._store.recover()
             else:
                 self._fail(download, problem.kind, problem.message)
@@ -213,7 +213,7 @@ class Fetcher:
         return total
 
     def _check(self, staging: Path, needed: int) -> None:
-        """Raise HubProblem if the disk lacks ``needed`` bytes beside the reserve, Interrupted if stopping."""
+        """Raise HubProblem if the disk lacks ``needed`` bytes in addition to the reserve, Interrupted if stopping."""
         if self._stop.is_set():
             raise Interrupted
         free = shutil.disk_usage(nearest_existing(staging)).free - self._settings.disk_reserve_mb * MB
@@ -226,7 +226,7 @@ class Fetcher:
             )
 
     def _install(self, download: Download, listing: Listing, staging: Path, files: list[RemoteFile]) -> None:
-        """Move the complete download to its place."""
+        """Move the complete download to its destination. Raises HubProblem if that exists."""
         target = self._settings.home / download.folder / download.name
         if target.exists():
             raise HubProblem(kind="exists", message=message("there_already", path=f"{download.folder}/{download.name}"))
@@ -264,7 +264,7 @@ class Progress:
 
 
 def is_complete(staging: Path, file: RemoteFile) -> bool:
-    """Whether a file is complete: it loses its `.part` suffix once it is verified."""
+    """Whether a file is complete: the `.part` suffix is removed once it is verified."""
     try:
         return (staging / file.path).stat().st_size == file.size
     except OSError:
@@ -277,7 +277,7 @@ def part_size(staging: Path, file: RemoteFile) -> int:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The nearest existing folder."""
+    """``path`` or its nearest existing parent."""
     return path if path.exists() else nearest_existing(path.parent)
 
 

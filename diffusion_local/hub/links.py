@@ -1,8 +1,8 @@
 """Downloads of single files from any web server, and of the files of model versions on Civitai.
 
-Users choose these addresses, so every host, including those of redirects, is checked before it is connected to (see
-``notify.addresses``), and the connection goes to the checked address. Only the configured Civitai server is exempt, as
-the administrator chose it; it alone receives the access token.
+Users choose these addresses, so every host, including those of redirects, is checked before a connection is made (see
+``notify.addresses``), and the connection goes to the checked address. Only the configured Civitai server is exempt,
+because the administrator chose it; it alone receives the access token.
 
 https://developer.civitai.com/docs/api/public-rest
 """
@@ -30,11 +30,11 @@ from diffusion_local.notify.addresses import AllowedTargets, check_target, is_pu
 from diffusion_local.settings import Settings, civitai_endpoint
 
 MAX_REDIRECTS = 5
-MAX_ANSWER = 4 << 20  # bytes of an answer of the API
+MAX_ANSWER = 4 << 20  # bytes of an API response
 T = TypeVar("T")
 
 GB = 1_000_000_000
-#: Folder by the type of a model on Civitai.
+#: Civitai's model type -> folder of the home.
 CIVITAI_FOLDERS = {
     "Checkpoint": "models", "LORA": "loras", "LoCon": "loras", "DoRA": "loras", "TextualInversion": "embeddings",
     "VAE": "vae", "Controlnet": "controlnet", "Upscaler": "upscalers",
@@ -44,7 +44,7 @@ CIVITAI_FOLDERS = {
 @dataclass(frozen=True, slots=True)
 class Link:
     """A file to download. ``digest``: the SHA-256 that it must have, in lower-case hexadecimal, "" if unknown;
-    ``folder``: the folder of the home that files of its kind belong into, "" if unknown."""
+    ``folder``: the folder of the home for files of its kind, "" if unknown."""
 
     url: str
     name: str
@@ -53,8 +53,9 @@ class Link:
 
 
 class Links:
-    """HTTP client for addresses that users choose. ``pause``: seconds between attempts, doubled each time; ``stop``
-    interrupts it."""
+    """HTTP client for addresses that users choose. ``pause``: seconds before the second attempt, doubled each time;
+    ``stop`` interrupts it.
+    """
 
     def __init__(self, settings: Settings, pause: float, stop: threading.Event) -> None:
         self._allowed = AllowedTargets.parse(settings.download_allow_private, "download_allow_private")
@@ -69,9 +70,9 @@ class Links:
         self._client.close()
 
     def resolve(self, source: str, file: str, name: str, digest: str) -> Link:
-        """The file of a source; for a version on Civitai its API is asked. Raises HubProblem.
+        """Find the file of a source, using Civitai's API for its versions. Raises HubProblem.
 
-        ``file`` is one of the version's files, "" for its primary one.
+        ``file``: one of the version's files, "" for its primary one.
         """
         if not (found := CIVITAI.fullmatch(source)):
             return Link(source, name, digest)
@@ -91,7 +92,7 @@ class Links:
         """Download a file, resuming from ``target`` + ``.part``, and return its SHA-256 in hexadecimal.
 
         ``on_bytes`` is called with the bytes present and the total (0 if unknown), ``check_room`` with the bytes to
-        come; their exceptions propagate. Raises HubProblem also if the file holds no weights, or would run code.
+        come; their exceptions propagate. Raises HubProblem, also if the file has no weights or would run code.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
@@ -108,7 +109,9 @@ class Links:
     def _append(
         self, link: Link, part: Path, on_bytes: Callable[[int, int], None], check_room: Callable[[int], None]
     ) -> str:
-        """One attempt. A part is continued if the server confirms that the file is the same, or its digest is known."""
+        """Make one attempt; returns the SHA-256. A partial file is continued only if the server confirms that the file is
+        unchanged, or if its digest is known.
+        """
         mark = part.with_suffix(".validator")
         validator = mark.read_text(encoding="utf-8") if mark.exists() else ""
         if not (validator or link.digest):
@@ -119,7 +122,7 @@ class Links:
         with self._open(httpx.URL(link.url), headers) as answer:
             if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
                 if answer.headers.get("content-range", "") == f"bytes */{have}":
-                    return sha.hexdigest()  # all of it is here
+                    return sha.hexdigest()  # already complete
                 part.unlink()
                 raise httpx.RemoteProtocolError("the file has changed")
             self._check(answer, link.url)
@@ -170,7 +173,7 @@ class Links:
 
     @contextmanager
     def _open(self, url: httpx.URL, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """The response after redirects, whose body is not yet read."""
+        """Follow redirects; yields the response with its body unread."""
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(url, headers)
             try:
@@ -193,7 +196,7 @@ class Links:
         try:
             target = check_target(str(url), self._allowed, "repo")
         except InvalidParams as refused:
-            if refused.problem.id in ("hook_found", "hook_found_why"):  # a network that is away looks the same
+            if refused.problem.id in ("hook_found", "hook_found_why"):  # also the error if the network is down: retry
                 raise httpx.ConnectError(refused.problem) from None
             raise HubProblem(refused.problem, kind="refused") from None
         if url.scheme != "https" and any(is_public(address) for address in target.addresses):
@@ -228,8 +231,9 @@ class Links:
 
 
 def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: str, folder: str) -> Link:
-    """One of a version's files: the wanted one, or the primary or first one, in safetensors form if there is one.
-    Raises HubProblem, and KeyError, TypeError or ValueError for an answer of another shape."""
+    """Choose one of a version's files: the wanted one, or the primary or first one, in safetensors format if available.
+    Raises HubProblem, and KeyError, TypeError or ValueError for a malformed response.
+    """
     usable = [each for each in files if is_weights(str(each["name"]))]
     if wanted:
         usable = [each for each in usable if each["name"] == wanted]
@@ -243,7 +247,7 @@ def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: 
 
 
 def safe_name(name: str) -> str:
-    """A server's file name as a name in a folder: without separators, control characters and a leading dot."""
+    """Make a server's file name safe for a folder: no separators, control characters or leading dots."""
     stem, dot, suffix = name.rpartition(".")
     stem = re.sub(r"[^\w .()+\[\]-]", "_", stem).lstrip(". ")[: MAX_NAME - len(SUFFIX)]
     return (stem or "model") + dot + suffix
@@ -263,7 +267,7 @@ def origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def content_length(answer: httpx.Response) -> int:
-    """Bytes of the body; 0 if the server does not tell."""
+    """Bytes of the body; 0 if the server does not send a valid length."""
     told = answer.headers.get("content-length", "")
     return int(told) if re.fullmatch(r"[0-9]{1,15}", told) else 0
 

@@ -1,6 +1,6 @@
 """The schema as append-only migrations: one SQL file each, applied in name order.
 
-They are written for SQLite; ``db.translation`` makes PostgreSQL's statements of them.
+They are written for SQLite; ``db.translation`` translates them for PostgreSQL.
 
 A released migration is never edited; ``sqlite_utils`` records the applied ones. Invariants are CHECK constraints.
 History, counts, notifications and ``queue.revision`` are maintained by triggers, so that no code can forget them.
