@@ -1,7 +1,7 @@
-"""Limits on decoding untrusted pictures: how much memory they may take, and how many are decoded at once.
+"""Limits on decoding untrusted pictures: memory use, and the number decoded at once.
 
-A PNG of 261 kB can hold 64 megapixels, which take 256 MB decoded. So all code that decodes pictures first takes a share
-of one budget (`share`, `budget.taken`), by the size in the picture's header, and queues if it is exhausted.
+A PNG of 261 kB can contain 64 megapixels, which take 256 MB decoded. So all code that decodes pictures first takes a
+share of one budget (`share`, `budget.taken`), by the size in the picture's header, and waits if it is exhausted.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from diffusion_local.errors import Overloaded
 #: Two RGBA pictures of 64 megapixels: a decoded one, and a copy while it is rotated or converted.
 MAX_BYTES = 2 * 64_000_000 * 4
 MAX_AT_ONCE = 2
-MAX_WAITING = 16  # each of them occupies a thread of the web process
+MAX_WAITING = 16  # each one occupies a thread of the web process
 PATIENCE = 30.0  # seconds to wait
 BYTES_PER_PIXEL = 4
 COPIES = 2  # while a picture is rotated or converted
-#: Formats whose decoders keep a whole picture besides Pillow's copy.
+#: Formats whose decoders hold a second full copy of the picture.
 BUFFERED = ("WEBP", "AVIF", "HEIF", "TIFF")
 
 #: Modes with more than 8 bits per channel; scaling them takes another copy.
 WIDE = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
-#: Limits of PNG's compressed text chunks: of one, and of all. Pillow's default for all is 64 MB.
+#: Decompressed size limits of one PNG text chunk, and of all in a file. Pillow's default for all is 64 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 1_000_000
 PngImagePlugin.MAX_TEXT_MEMORY = 4_000_000
 MAX_EXIF_BYTES = 1_000_000
@@ -40,8 +40,8 @@ M_MMAP_THRESHOLD = -3  # from malloc.h
 class Budget:
     """Memory budget for decoded pictures, in bytes, shared by the threads of a process in FIFO order.
 
-    A request larger than the whole budget runs alone. A thread that holds a share gets no second one, which would
-    deadlock.
+    A request larger than the whole budget runs alone. A thread that already holds a share takes no second one, because
+    waiting for it could deadlock.
     """
 
     def __init__(
@@ -115,17 +115,17 @@ def share(picture: PIL.Image) -> Iterator[None]:
 def return_freed_memory() -> None:
     """Make glibc return large blocks to the system when they are freed; call once at process start.
 
-    By default it stops doing so for blocks as large as Pillow's after the first one, and keeps a picture's memory per
-    thread that ever decoded one (``M_MMAP_THRESHOLD`` in mallopt(3)). A no-op on other platforms.
+    By default glibc raises its threshold after the first freed block of Pillow's size, and from then on every thread
+    that decoded a picture keeps its memory (``M_MMAP_THRESHOLD`` in mallopt(3)). A no-op on other platforms.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
 
 
 def supported_formats() -> tuple[str, ...]:
-    """Accepted picture formats. Pillow supports dozens more, whose decoders are less tested.
+    """Accepted picture formats. Pillow supports dozens more, with less tested decoders.
 
-    AVIF is included if Pillow was built with it, HEIF (HEIC of phones) if pillow-heif is installed.
+    Includes AVIF if Pillow was built with it, and HEIF (the HEIC of phones) if pillow-heif is installed.
     """
     try:
         from pillow_heif import register_heif_opener
@@ -141,7 +141,7 @@ INPUT_FORMATS = supported_formats()
 
 
 class BoundedFile:
-    """A file that yields at most MAX_EXIF_BYTES."""
+    """A file from which at most MAX_EXIF_BYTES can be read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -162,6 +162,6 @@ def load_bounded(directory: TiffImagePlugin.ImageFileDirectory_v2, file: IO[byte
 
 
 # Entries of an EXIF directory may all point to the same bytes, and Pillow copies them for each: a JPEG of 500 kB can
-# take gigabytes when opened. Pillow has no limit for this, so its reader gets a limited file.
+# take gigabytes when opened. Pillow has no limit for this, so its reader gets a bounded file.
 _load = TiffImagePlugin.ImageFileDirectory_v2.load
 TiffImagePlugin.ImageFileDirectory_v2.load = load_bounded  # type: ignore[method-assign,assignment]

@@ -1,4 +1,4 @@
-"""Heavy packages that a library imports at its top and this program does not use: hidden from it, or loaded late."""
+"""Hides or defers heavy packages that a library imports at module level but this program does not need."""
 
 import importlib
 import importlib.util
@@ -15,11 +15,12 @@ _lock = threading.Lock()
 class _Deferred(ModuleType):
     """Stands in ``sys.modules`` for a package until one of its attributes is read.
 
-    importlib's LazyLoader would not do: in Python 3.11 a second ``import`` reads ``__spec__``, which loads the package.
+    importlib's LazyLoader does not work here: in Python 3.11 a second ``import`` reads ``__spec__``, which loads the
+    package.
     """
 
     def __getattr__(self, attribute: str) -> Any:
-        # Code that walks over sys.modules (inspect, warnings) asks every module for such names.
+        # Code that iterates over sys.modules (inspect, warnings) reads such names from every module.
         if attribute.startswith("__") and attribute != "__path__":
             raise AttributeError(attribute)
         with _lock:
@@ -29,9 +30,9 @@ class _Deferred(ModuleType):
 
 
 def defer_import(name: str) -> None:
-    """Let ``import name`` succeed at once; the package is loaded when one of its attributes is first read.
+    """Let ``import name`` return at once; the package is loaded when one of its attributes is first read.
 
-    Nothing happens if the package is imported already or not installed.
+    Does nothing if the package is already imported or not installed.
     """
     if name in sys.modules:
         return
@@ -44,13 +45,13 @@ def defer_import(name: str) -> None:
 
 
 def hidden_imports(*names: str) -> AbstractContextManager[None]:
-    """Within it, importing these packages raises ImportError, as if they were not installed."""
+    """Context in which importing these packages raises ImportError, as if they were not installed."""
     return replaced_modules(dict.fromkeys(names))
 
 
 @contextmanager
 def replaced_modules(stand_ins: Mapping[str, ModuleType | None]) -> Iterator[None]:
-    """Within it, imports of these names return the stand-ins; None makes the import raise ImportError."""
+    """Context in which imports of these names return the stand-ins; None makes the import raise ImportError."""
     before = {name: sys.modules.get(name) for name in stand_ins}
     sys.modules.update(stand_ins)  # type: ignore[arg-type]  # an import of None fails with ImportError
     try:

@@ -1,4 +1,4 @@
-"""Machines that work for this studio: pairing, their settings, and their removal."""
+"""Machines that run workers for this studio: pairing, settings and removal."""
 
 import re
 import ssl
@@ -38,7 +38,7 @@ MAX_PROOF = 200  # characters of a proof or a nonce
 
 @dataclass(frozen=True, slots=True)
 class PairingCode:
-    """``command``: command line to run on the other machine; ``expires_at``: UTC."""
+    """A new pairing code. ``command``: command line to run on the other machine; ``expires_at``: UTC."""
 
     code: str
     expires_at: str
@@ -47,8 +47,8 @@ class PairingCode:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A worker's credential. ``answer`` proves that it comes from the studio that made the code. ``token`` is "" if the
-    studio has no accounts.
+    """A worker's credential. ``answer`` proves that it comes from the studio that created the code. ``token`` is "" if
+    the studio has no accounts.
     """
 
     machine: str
@@ -58,7 +58,7 @@ class Joined:
 
 @guarded("machines")
 class Machines:
-    """Use cases of machines, available as ``studio.machines``."""
+    """Machine use cases, available as ``studio.machines``."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Machines:
     # -- pairing -------------------------------------------------------------------------------------------------------
 
     def invite(self) -> PairingCode:
-        """Create a pairing code, valid for one machine and five minutes."""
+        """Create a pairing code, valid for one machine and for five minutes."""
         account = actor.current().name
         if not account and self._accounts.exists_any():  # the command line acts for the first admin
             account = next(each.name for each in self._accounts.list_all() if each.role is actor.Role.ADMIN)
@@ -100,7 +100,7 @@ class Machines:
     def join(self, machine: str, proof: str, nonce: str) -> Joined:
         """Exchange a pairing code for a worker's token; see ``accounts.pairings``.
 
-        Raises InvalidParams, also for a wrong or used code, and Conflict while such a machine is connected.
+        Raises InvalidParams, also for a wrong or used code, and Conflict while a machine of this name is connected.
         """
         if not MACHINE_NAME.fullmatch(machine):
             raise InvalidParams("machine", message("machine_name", got=echo(machine)))
@@ -148,7 +148,7 @@ class Machines:
         self._revoke(machine)
         for slot in self._store.remove(machine):
             running = [job.claim for job in self._jobs.running(slot)]
-            # They count as given back: the machine did not fail.
+            # The jobs count as given back, not as failed attempts.
             self._jobs.recover(slot, Failure("worker_lost", message("machine_removed", name=machine)), running)
         self._queue.ring()
 
@@ -161,7 +161,7 @@ class Machines:
         return self.get(machine)
 
     def _new_token(self, account: str, machine: str) -> tuple[str, str]:
-        """(secret, id) of a token with the worker scope; both empty for a studio without accounts."""
+        """Create a token with the worker scope; returns (secret, id), both empty if the studio has no accounts."""
         if not account:
             return "", ""
         secret = new_secret()
@@ -175,11 +175,11 @@ class Machines:
         if token:
             try:
                 self._accounts.remove_token(account, token)
-            except NotFound:  # removed by hand, or with its account
+            except NotFound:  # already removed, by hand or with its account
                 return
 
     def _fingerprints(self) -> list[str]:
-        """Certificate fingerprints that a worker may have seen: none, or that of this server's certificate."""
+        """Certificate fingerprints over which a worker's proof may be: "", and that of this server's certificate."""
         own = fingerprint_of(self._settings.tls_cert)
         return ["", own] if own else [""]
 
@@ -189,7 +189,7 @@ class Machines:
         return next(iter(other_urls(self._settings)), local_url(self._settings))
 
     def _with_models(self, machines: list[Machine]) -> list[Machine]:
-        """Machines with the models of which they hold byte-identical copies."""
+        """Add to each machine the models of which it has byte-identical copies."""
         if not machines:
             return []
         here = {model.id: model.sha256 for model in self._catalog.all() if model.ready and model.sha256}

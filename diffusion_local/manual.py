@@ -1,7 +1,7 @@
 """The manual: Markdown pages in ``assets/docs``, looked up by topic and searched by section.
 
-Every page exists in English, the introductory ones also in Chinese, below ``zh/``. Missing translations fall back to
-English.
+Every page exists in English, and the introductory ones also in Chinese, below ``zh/``. Missing translations fall back
+to English.
 """
 
 import re
@@ -49,7 +49,7 @@ HEADING = re.compile(r"^(#{1,3}) (.+)$")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page. ``language``: of the text, which may be English although Chinese was requested."""
+    """A page. ``language``: that of the text, which may be English although Chinese was requested."""
 
     topic: str
     title: str
@@ -86,7 +86,7 @@ def pages(language: str = "en") -> list[Page]:
 
 
 def search(query: str, language: str = "en") -> list[Result]:
-    """Sections that contain every word of ``query``, ignoring case; title matches first.
+    """Find sections that contain every word of ``query``, ignoring case; title matches come first.
 
     Raises InvalidParams for a query of more than ``MAX_QUERY`` characters.
     """

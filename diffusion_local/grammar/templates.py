@@ -2,7 +2,7 @@ r"""Wildcards and choices: ``{red|blue} car``, ``{2$$a|b|c}``, ``{0.5::rare|ofte
 
 The syntax is that of the Dynamic Prompts extension. Its library, dynamicprompts, is not used: its newest release
 (0.31.0) supports Python up to 3.11, draws at about 5 ms per prompt (50 s for 10,000 lines), ends in a RecursionError
-after seconds for a wildcard that refers to itself, leaves unknown wildcards in the prompt, and cannot count combinations
+after seconds for a self-referential wildcard, leaves unknown wildcards in the prompt, and cannot count combinations
 before making them. Not supported: variables (``${x=…}``), YAML files, ``*`` in names.
 
 A template is parsed to a tree whose ``count`` and ``extent`` are known before anything is expanded. ``\`` escapes ``{ }

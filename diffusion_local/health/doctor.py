@@ -80,7 +80,9 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
 
 
 def back_up(settings: Settings, target: Path) -> None:
-    """Copy the database while it is in use. Raises Conflict if the target exists, NotFound without database or folder."""
+    """Copy the database while it is in use. Raises Conflict if the target exists, NotFound if its folder or
+    the database does not.
+    """
     if target.exists():
         raise Conflict(message("file_exists", file=target))
     found = find_database(settings)

@@ -64,8 +64,7 @@ def fault(database: Database, files: ImageFiles) -> str:
 
 
 def can_write(settings: Settings) -> bool:
-    """Whether a new connection can write to the database. An older connection may still work when a new one cannot.
-    """
+    """Whether a new connection can write to the database. An older connection may still work when a new one cannot."""
     try:
         database = find_database(settings)
     except DatabaseProblem as problem:

@@ -148,7 +148,9 @@ class Hub:
         return f"/{listing.repo}/resolve/{listing.commit}/{quote(path)}"
 
     def _check(self, answer: httpx.Response, repo: str) -> None:
-        """Raise HubProblem for a failed response. A 401 without an error code also means a missing repository."""
+        """Raise HubProblem for a failed response, or RemoteProtocolError if a retry may help. The hub also answers 401
+        for missing repositories, unless its error code says that the repository is gated.
+        """
         if answer.is_success:
             return
         code = answer.headers.get("X-Error-Code", "")

@@ -132,7 +132,7 @@ class DownloadStore:
     def add(
         self, repo: str, revision: str, file: str, folder: str, name: str, owner: str, digest: str = ""
     ) -> tuple[Download, bool]:
-        """Add a download; returns (download, whether it is new). An unfinished one of the same file is returned instead."""
+        """Add a download unless the file has an unfinished one; returns (the download, whether it is new)."""
         with self._database.write() as db:
             there = db.execute(
                 "SELECT id FROM downloads WHERE repo = ? AND revision = ? AND file = ? AND folder = ? "

@@ -109,8 +109,8 @@ class Links:
     def _append(
         self, link: Link, part: Path, on_bytes: Callable[[int, int], None], check_room: Callable[[int], None]
     ) -> str:
-        """Make one attempt; returns the SHA-256. A partial file is continued only if the server confirms that the file is
-        unchanged, or if its digest is known.
+        """Make one attempt; returns the SHA-256. A partial file is continued only if the server confirms that the file
+        is unchanged, or if its digest is known.
         """
         mark = part.with_suffix(".validator")
         validator = mark.read_text(encoding="utf-8") if mark.exists() else ""

@@ -1,1 +1,1 @@
-"""Notifications: an outbox that the database writes, and its delivery as webhooks and command hooks."""
+"""Notifications: an outbox written by database triggers, and deliveries by webhooks and command hooks."""

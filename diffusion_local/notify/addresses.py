@@ -1,5 +1,5 @@
-"""Which addresses webhooks and downloads may call. A user who can choose a URL must not reach internal networks through
-this server.
+"""Checks the addresses that webhooks and downloads connect to. A user who can choose a URL must not reach internal
+networks through this server.
 
 The host is resolved and all its addresses are checked; the caller then connects to a checked address instead of the
 name, so DNS rebinding has no effect.
@@ -25,7 +25,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_URL_CHARS = 2000
 RESOLVE_SECONDS = 5.0
 MAX_ADDRESSES = 8  # addresses tried per name
-#: Below 1024 only the web's ports: the others belong to services that must not be contacted.
+#: Allowed ports below 1024; the others belong to services that must not be contacted.
 PORTS = {80, 443}
 #: Cloud metadata services and the like outside of the private ranges.
 BLOCKED = {ipaddress.ip_address("168.63.129.16")}
@@ -36,7 +36,7 @@ RELAYS = tuple(ipaddress.ip_network(each) for each in ("2001::/32", "::/96", "64
 
 @dataclass(frozen=True, slots=True)
 class AllowedTargets:
-    """Host names and networks inside the private ranges that may be called, as the setting names them."""
+    """Host names and networks in private ranges that a setting allows."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
@@ -114,7 +114,7 @@ def is_numeric_host(host: str) -> bool:
 
 
 def check_target(url: str, allowed: AllowedTargets, field: str = "webhook") -> Target:
-    """A target that may be called. Raises InvalidParams with the reason otherwise."""
+    """Resolve and check a URL. Raises InvalidParams with the reason if it must not be called."""
     parts = parse_url(url, field)
     host = parts.raw_host.decode("ascii").lower().rstrip(".")
     addresses = resolve(host, parts.port or (443 if parts.scheme == "https" else 80), field)

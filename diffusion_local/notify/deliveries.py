@@ -1,4 +1,4 @@
-"""The delivery log: every notification, its receivers and attempts."""
+"""The delivery log: deliveries of notifications to receivers, with their attempts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,10 +45,10 @@ class DeliveryStore:
         self._database = database
 
     def add(self, notice: Notice, payload: str, tries: dict[str, int], own: Mapping[str, str] = NONE) -> list[str]:
-        """Add a delivery per receiver (with its number of attempts) and mark the notification handled, in one
+        """Add one delivery per receiver (``tries``: attempts by receiver) and mark the notification handled, in one
         transaction.
 
-        ``own``: payloads of receivers that get another one. A receiver that already has this notification gets no
+        ``own``: payloads for receivers that get a different one. A receiver that already has this notification gets no
         second one. Returns the ids of the new deliveries.
         """
         now, ids = utc_now(), []
@@ -100,7 +100,7 @@ class DeliveryStore:
             )
 
     def recover(self) -> None:
-        """At startup of the delivering process: retry deliveries that the last one was sending.
+        """Make interrupted deliveries due again; call at startup of the delivering process.
 
         Command hooks are not retried: they may have run already.
         """
@@ -113,7 +113,7 @@ class DeliveryStore:
             db.execute("UPDATE deliveries SET state = 'waiting', next_try_at = ? WHERE state = 'sending'", [now])
 
     def due_receivers(self) -> list[tuple[str, str]]:
-        """(receiver, owner of the batch) of everything due, longest overdue first."""
+        """(receiver, owner of the batch) pairs with due deliveries, longest overdue first."""
         with self._database.read() as db:
             found = db.execute(
                 f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE} GROUP BY 1, 2 ORDER BY min(d.next_try_at)",
@@ -168,7 +168,7 @@ class DeliveryStore:
 
 
 def latest_valid() -> str:
-    """Upper bound of a valid next attempt; a later one was computed while the clock was wrong."""
+    """Latest plausible time of a next attempt; a later one was computed while the clock was wrong."""
     return utc_text(datetime.now(UTC) + timedelta(seconds=MAX_DELAY_SECONDS))
 
 

@@ -1,4 +1,4 @@
-"""Turns notifications into deliveries and makes delivery attempts; runs in the supervisor."""
+"""Creates deliveries for notifications and makes delivery attempts. Runs in the supervisor."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from diffusion_local.reports.report import Report
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
 
-MAX_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
+MAX_TRIES = 8  # delays of 10 s, then 4 times longer each: the last attempt about 15 hours after the first
 #: Events sent to a batch's own webhook.
 BATCH_OPTIONS = ("batch.done", "job.failed")
 
@@ -37,7 +37,7 @@ def events(settings: Settings) -> set[str]:
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise InvalidParams for a setting that cannot be used; host names are not resolved."""
+    """Raise InvalidParams if a notification setting is unusable; host names are not resolved."""
     for url in webhooks(settings):
         parse_url(url, "webhooks")
     unknown = events(settings) - set(EVENTS)
@@ -72,9 +72,9 @@ def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
 
 log = logging.getLogger(__name__)
 
-IDLE = timedelta(seconds=20)  # how long the queue must be idle before it is announced: the user may just be thinking
-MOST_PICTURES = 100  # of one message
-STALE = timedelta(hours=1)  # age at which idle and paused notifications are no longer of interest
+IDLE = timedelta(seconds=20)  # idle time before it is announced: the user may just be thinking
+MOST_PICTURES = 100  # pictures per message
+STALE = timedelta(hours=1)  # age at which idle and paused notifications are obsolete
 
 
 class NotificationDispatcher:
@@ -125,7 +125,7 @@ class NotificationDispatcher:
                 secret = webhook_secret(self._settings)
                 allowed = self._settings.webhook_allow_private
                 outcome = webhook.post(delivery.receiver, delivery.id, delivery.payload, secret, allowed)
-            except (UserError, OSError) as problem:  # from our own settings or disk
+            except (UserError, OSError) as problem:  # caused by our own settings or disk
                 outcome = webhook.Outcome(False, error=str(problem))
         again_at = None
         if not outcome.delivered and not outcome.final and delivery.tries_left > 0 and seconds_to_next is not None:
@@ -139,9 +139,7 @@ class NotificationDispatcher:
         return again_at is None
 
     def write_daily_report(self, now: datetime) -> None:
-        """Write the last 24 hours' report once a day at ``report_at``, if a list was worked on. ``now`` is
-        local time.
-        """
+        """Write a report of the last 24 hours once a day at ``report_at``, if jobs of a list ran. ``now``: local time."""
         at = report_time(self._settings)
         if at is None or now.time() < at or self._reported == now.date():
             return
@@ -155,7 +153,7 @@ class NotificationDispatcher:
             log.info("the morning report is %s", self._reports.keep(report, stem))
 
     def _keep_report(self, batch_id: str) -> None:
-        """Write a prompt list's report to files. A failure does not prevent the notification."""
+        """Write a prompt list's report to files. A failure is logged and does not prevent the notification."""
         try:
             report = self._reports.batch(batch_id)
             if any(each.lane == Lane.BATCH for each in report.batches):
@@ -178,8 +176,8 @@ class NotificationDispatcher:
         return timedelta() <= age < IDLE  # negative: a time in the future, set while the clock was wrong
 
     def _message(self, notice: Notice) -> tuple[str, dict[str, int], dict[str, str]]:
-        """(payload, attempts by receiver, receivers with payloads of their own). Without a report if the batch was
-        deleted meanwhile.
+        """(payload, attempts by receiver, payloads of receivers that get a different one). The report is left out if
+        the batch was deleted meanwhile.
         """
         batch = self._batch(notice.batch_id)
         if batch is not None and batch.webhook and batch.prediction:
@@ -196,9 +194,7 @@ class NotificationDispatcher:
             return None
 
     def _prediction(self, event: str, batch: Batch) -> dict[str, str]:
-        """The prediction that the batch's own webhook gets for an event, by receiver; empty if it did not subscribe to
-        it.
-        """
+        """The payload for the batch's own webhook, by receiver; empty if it did not subscribe to the event."""
         subscription = predictions.Subscription.of_batch(batch)
         if predictions.EVENTS.get(event) not in subscription.events:
             return {}
@@ -213,8 +209,9 @@ class NotificationDispatcher:
         return {batch.webhook: json.dumps(content, ensure_ascii=False)}
 
     def _addresses(self, batch_id: str) -> dict[str, Any]:
-        """Absolute addresses of a batch, its report and its first MOST_PICTURES pictures. These are signed on behalf of
-        the owner as long as accounts are in use, so that a plain GET opens them."""
+        """Absolute addresses of a batch, its report and its first MOST_PICTURES pictures. If accounts are in use, those
+        of pictures are signed on behalf of the owner, so that a plain GET opens them.
+        """
         root, batch = root_of(self._settings), self._view.batch(batch_id)[0]
         jobs = self._view.jobs((), batch_id, MOST_PICTURES)
         images = self._images.of_jobs([job.id for job in jobs])
@@ -232,7 +229,7 @@ class NotificationDispatcher:
         return addresses | {"images": pictures}
 
     def _address(self, root: str, image: Image, owner: str) -> str:
-        """Absolute address of a picture, signed on behalf of its owner."""
+        """Absolute address of a picture, signed on behalf of its owner, if any."""
         path = f"/images/{image.id}{image.suffix}"
         return f"{root}{path}{self._links.query(path, owner) if owner else ''}"
 
@@ -245,7 +242,7 @@ class NotificationDispatcher:
                 case "job.failed":
                     return job_data(self._jobs.get(notice.job_id))
                 case "queue.idle":
-                    # Times have millisecond precision, and a report excludes its end.
+                    # Times have millisecond precision, and a report excludes its end time.
                     until = datetime.now(UTC) + timedelta(milliseconds=1)
                     return report_data(self._reports.night(self._notices.previous_at(notice), utc_text(until)))
         except NotFound:
@@ -254,7 +251,7 @@ class NotificationDispatcher:
 
 
 def payload_of(event: str, at: str, data: dict[str, Any]) -> str:
-    """Request body as Standard Webhooks defines it."""
+    """Request body as defined by Standard Webhooks."""
     return json.dumps({"type": event, "timestamp": at, "data": data}, ensure_ascii=False)
 
 

@@ -29,7 +29,7 @@ HOOK_SETTINGS = {
     "queue.paused": "on_queue_paused",
 }
 FACTS = ("event", "batch_id", "job_id", "name", "done", "failed", "cancelled", "count", "seconds", "reason", "report")
-MOST_LETTERS = 1000  # per fact
+MOST_LETTERS = 1000  # characters per fact
 
 
 def hook_receiver(settings: Settings, event: str) -> str | None:
@@ -38,7 +38,7 @@ def hook_receiver(settings: Settings, event: str) -> str | None:
 
 
 def run(settings: Settings, receiver: str, payload: str) -> Outcome:
-    """Run a hook until it ends or times out. It is never retried: a command may have done half of its work."""
+    """Run a hook until it ends or times out. It is never retried, because it may have done part of its work."""
     name = receiver.removeprefix(HOOK)
     command = getattr(settings, name, ()) if name in HOOK_SETTINGS.values() else ()
     if not command:
@@ -76,7 +76,7 @@ def run(settings: Settings, receiver: str, payload: str) -> Outcome:
 class Output:
     """Feeds a process and reads its output to the end, keeping only the beginning.
 
-    Uses threads, because a command may read nothing, print a lot, or leave a child behind that holds the pipe.
+    Uses threads, because a command may read nothing, print a lot, or leave a child behind that keeps the pipe open.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", data: bytes) -> None:
@@ -109,8 +109,8 @@ def facts(message: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fill_arguments(command: tuple[str, ...], values: Mapping[str, str], name: str) -> list[str]:
-    """The command with ``{fact}`` placeholders replaced in its arguments; a substituted text never becomes
-    an option.
+    """The command with ``{fact}`` placeholders replaced in its arguments. A substituted text is never parsed as an
+    option.
     """
     if os.name == "nt" and command[0].lower().endswith((".bat", ".cmd")):
         raise InvalidParams(name, message("hook_windows"))

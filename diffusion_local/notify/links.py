@@ -1,8 +1,8 @@
 """Signed addresses of pictures, for programs that cannot sign in.
 
-A signed address opens one picture by GET for at most ``LINK_SECONDS``. It names its account and, if a token made it,
-that token: once either is removed, the address is void. It never opens a picture that the account may not read. Query
-strings are not logged.
+A signed address opens one picture by GET for at most ``LINK_SECONDS``. It names its account and, if it was made with a
+token, that token: if either is removed, the address becomes invalid. It never opens a picture that the account may not
+read. Query strings are not logged.
 """
 
 import hmac
@@ -18,7 +18,7 @@ from diffusion_local.settings import Settings
 
 KEY_FILE = "links.secret"
 LINK_SECONDS = 3600
-#: Addresses made within so many seconds are equal, so that clients can cache answers that contain them.
+#: Addresses made within this many seconds are equal, so that clients can cache responses that contain them.
 STEP = 600
 EVERYWHERE = ("0.0.0.0", "::", "[::]", "")
 SIGNED_FIELDS = ("expires", "account", "token", "signature")
@@ -26,7 +26,7 @@ SIGNED_FIELDS = ("expires", "account", "token", "signature")
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """On whose behalf an address was signed. ``token``: id of a token, or ""."""
+    """The account on whose behalf an address was signed. ``token``: id of the token that requested it, or ""."""
 
     account: str
     token: str
@@ -64,7 +64,7 @@ class Links:
 
 
 def root_of(settings: Settings) -> str:
-    """Where others reach the server, for addresses outside of a request: the setting, or host, port and path."""
+    """The server's public URL, for addresses made outside of a request: the setting, or scheme, host, port and path."""
     if settings.public_url:
         return settings.public_url.rstrip("/")
     scheme = "https" if settings.tls_cert else "http"

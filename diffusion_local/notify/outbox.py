@@ -10,7 +10,7 @@ EVENTS = ("batch.done", "job.failed", "queue.idle", "queue.paused")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One event. ``note``: kind of a job's failure, or the reason why the queue is blocked."""
+    """One event. ``note``: the kind of a job's failure, or the reason why the queue is blocked."""
 
     id: int
     event: str
@@ -25,7 +25,7 @@ class NoticeStore:
         self._database = database
 
     def unhandled(self, limit: int = 100) -> list[Notice]:
-        """The oldest notifications without deliveries."""
+        """The oldest notifications that have not been handled."""
         with self._database.read() as db:
             found = db.query("SELECT * FROM notices WHERE told_at IS NULL ORDER BY id LIMIT ?", [limit])
             return [Notice(*(row[name] for name in Notice.__slots__)) for row in found]

@@ -15,15 +15,15 @@ EVENTS = {"batch.started": "start", "batch.done": "completed"}
 FILTER = ("start", "output", "logs", "completed")
 
 
-#: Owner of models that come from no hub.
+#: Owner name for models that are not from a hub.
 OWNER = "local"
 BAR = 10  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A prediction's public id, the server's address as its client knows it, the events its webhook gets, and log lines
-    about adapted or ignored inputs.
+    """A prediction's public id, the server's address as its client knows it, the events that its webhook receives, and
+    log lines about adapted or ignored inputs.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Subscription:
 
 
 def full_name(model_id: str, hub_id: str = "") -> str:
-    """A model's name as ``owner/name``."""
+    """A model's name in the form ``owner/name``."""
     return hub_id if "/" in hub_id else f"{OWNER}/{model_id}"
 
 
@@ -98,7 +98,7 @@ def progress(jobs: Sequence[Job]) -> str:
 
 
 def started_prediction(subscription: Subscription, batch: Batch, jobs: Sequence[Job]) -> dict[str, Any]:
-    """The prediction as it was when its first picture started, whatever its current state."""
+    """The prediction as it was when its first picture started, regardless of its current state."""
     content = prediction(subscription, batch, jobs, {}, lambda image: "")
     return content | {
         "status": "processing",

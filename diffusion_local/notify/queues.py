@@ -1,8 +1,8 @@
-"""Delivery queues: each receiver has its own, in which deliveries are sent one after the other.
+"""Delivery queues: one per receiver, in which deliveries are sent one after the other.
 
-A receiver that hangs, or answers a byte a second, delays only its own queue. The number of active queues is bounded per
-account and for all accounts together, so that one user's slow receivers delay nobody else; receivers from the settings
-and command hooks have their own bounds.
+A receiver that hangs, or answers one byte per second, delays only its own queue. The number of active queues is bounded
+per account and for all accounts together, so that one user's slow receivers do not delay others; receivers from the
+settings and command hooks have their own bounds.
 """
 
 import logging
@@ -25,7 +25,7 @@ MAX_OF_SETTINGS = 16
 FIRST_DELAY, BACKOFF = 10.0, 4.0  # seconds before the second attempt, and the factor of each further delay
 STOP_SECONDS = 5.0
 
-#: One attempt of a delivery: (id, seconds until the next attempt or None).
+#: Makes one attempt of a delivery: (id, seconds until the next attempt or None).
 Deliver = Callable[[str, float | None], bool]
 
 
@@ -42,7 +42,7 @@ class DeliveryQueue:
 
 
 class DeliveryQueues:
-    """One per home, in the delivering process. ``poll`` is cheap and called often."""
+    """Sends due deliveries; one per home, in the supervisor. ``poll`` is cheap and called often."""
 
     def __init__(
         self, settings: Settings, deliveries: DeliveryStore, deliver: Deliver, delay: float = FIRST_DELAY
@@ -67,9 +67,7 @@ class DeliveryQueues:
                 thread.start()
 
     def stop(self) -> None:
-        """Start nothing more and give running deliveries a few seconds; interrupted ones are retried after
-        a restart.
-        """
+        """Start no more deliveries and give running ones STOP_SECONDS; interrupted ones are retried after a restart."""
         with self._lock:
             self._stop.set()
             working = list(self._working.values())

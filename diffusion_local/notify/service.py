@@ -28,7 +28,7 @@ class Webhooks:
         self._deliveries = deliveries
 
     def check(self, url: str) -> None:
-        """Raise InvalidParams for ``webhook`` if messages may not, or cannot, be sent there."""
+        """Raise InvalidParams for ``webhook`` if messages may not or cannot be sent to this URL."""
         check_target(url, AllowedTargets.parse(self._settings.webhook_allow_private))
 
     def deliveries(self, limit: int = 50, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
@@ -55,5 +55,5 @@ class Webhooks:
         return self._deliveries.get(delivery_id)
 
     def secret(self) -> str:
-        """The secret with which receivers verify signatures."""
+        """The secret that receivers need to verify signatures."""
         return webhook_secret(self._settings)

@@ -37,7 +37,7 @@ def stored_secret(path: Path) -> str:
 
 
 def store_secret(path: Path, secret: str) -> str:
-    """Write a private file atomically; of two concurrent writers the first one wins for both."""
+    """Write a private file atomically; returns its secret. Of two concurrent writers, both get the first one's."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".secret-")  # created with mode 0600
     part = Path(name)
     try:
@@ -49,7 +49,7 @@ def store_secret(path: Path, secret: str) -> str:
             os.link(part, path)
         except FileExistsError:
             return check_secret(path.read_text(encoding="ascii").strip(), path.name)
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no hard links
             part.replace(path)
         return secret
     finally:
@@ -68,10 +68,10 @@ def check_secret(secret: str, where: str) -> str:
 
 
 CONNECT_SECONDS = 5.0
-READ_SECONDS = 10.0  # between two chunks of a response
-TOTAL_SECONDS = 20.0  # for everything, so that a slowly dripping response does not block the queue
+READ_SECONDS = 10.0  # maximum between two chunks of a response
+TOTAL_SECONDS = 20.0  # maximum for one attempt, so that a slow response does not block the queue
 MAX_READ = 4096  # bytes read of a response body
-EXCERPT = 500  # characters of it that are stored
+EXCERPT = 500  # characters stored of a response body
 GONE = 410  # the receiver has been removed: retrying is pointless
 
 
@@ -83,11 +83,11 @@ class Outcome:
     status: int | None = None
     answer: str = ""
     error: str = ""
-    final: bool = False  # must not be retried
+    final: bool = False  # whether the delivery must not be retried
 
 
 def post(url: str, message_id: str, payload: str, secret: str, allow_private: str) -> Outcome:
-    """Make one attempt. Never raises for what the receiver does; the outcome has the error."""
+    """Make one attempt. Errors of the receiver or the connection are returned in the outcome, never raised."""
     try:
         target = check_target(url, AllowedTargets.parse(allow_private))
     except InvalidParams as refused:
@@ -96,7 +96,7 @@ def post(url: str, message_id: str, payload: str, secret: str, allow_private: st
 
 
 def headers(message_id: str, payload: str, secret: str) -> dict[str, str]:
-    """Headers of Standard Webhooks 1.0: the id stays the same over retries, the time is that of the attempt."""
+    """Headers of Standard Webhooks 1.0. The id stays the same across retries; the time is that of the attempt."""
     from standardwebhooks import Webhook
 
     now = datetime.now(UTC)

@@ -1,5 +1,5 @@
-"""The registry of operations: everything that callers can request of the Studio, each declared once.
+"""The registry of operations: everything that callers can request from the Studio, each declared once.
 
-``operation`` defines declarations, ``registry`` looks them up, and the other modules are the table, by noun.
-Authorization, HTTP routes, Gradio endpoints and the remote client derive from it.
+``operation`` defines the form of declarations, ``registry`` looks them up, and the other modules contain them by noun.
+Authorization, HTTP routes, Gradio endpoints and the remote client derive from them.
 """

@@ -21,7 +21,7 @@ from diffusion_local.serializers import Json
 
 
 def removed_json(removed: RemovedModel) -> Json:
-    """A model removed from the catalogue, without its path."""
+    """A model removed from the catalogue, without its file path."""
     return {"id": removed.id, "message": removed.words}
 
 
@@ -34,12 +34,12 @@ def source_json(source: Source) -> Json:
 
 
 def models_json(studio: Any, models: list[Model]) -> list[Json]:
-    """Models, each with how every device would hold it."""
+    """Models, each with its memory plan for every device."""
     plans = studio.library.plans(*models) if models else {}
     return [serializers.model(each, plans.get(each.id, [])) for each in models]
 
 
-#: Types whose JSON is not simply their fields.
+#: Serializers of types whose JSON is not simply their fields.
 SERIALIZERS: dict[type, Callable[[Any], Json]] = {
     Image: serializers.image,
     BatchProgress: serializers.progress,
@@ -52,7 +52,7 @@ SERIALIZERS: dict[type, Callable[[Any], Json]] = {
     Source: source_json,
     Report: Report.to_dict,
 }
-#: Types whose JSON needs further reads, done for many at once.
+#: Serializers of types whose JSON needs further reads, which are made for many objects at once.
 BULK_SERIALIZERS: dict[type, Callable[[Any, list[Any]], list[Json]]] = {
     Job: serializers.with_places,
     Model: models_json,
@@ -60,7 +60,7 @@ BULK_SERIALIZERS: dict[type, Callable[[Any, list[Any]], list[Json]]] = {
 
 
 def as_json(studio: Any, value: Any) -> Any:
-    """Any result of a Studio method as JSON."""
+    """Convert any result of a Studio method to JSON-compatible data."""
     if isinstance(value, list | tuple):
         if value and type(value[0]) in BULK_SERIALIZERS:
             return BULK_SERIALIZERS[type(value[0])](studio, list(value))

@@ -15,7 +15,7 @@ from diffusion_local.actor import Scope
 class DataScope(StrEnum):
     """Whose data an operation reads or changes."""
 
-    NOTHING = "nobody's"  # the catalogue or a calculation: nobody's data
+    NOTHING = "nobody's"  # no account's data: the catalogue, or a calculation
     SEEN = "what the actor may see"
     OWN = "the actor's own; an admin's authority covers everybody's"
     ACCOUNT = "the actor's own account, not by a token; an admin's authority covers all accounts"
@@ -50,14 +50,14 @@ class Paged:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant, for methods without a result."""
+    """A constant answer, for methods without a result."""
 
     content: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """The result of another operation called afterwards with the same id; with ``also`` the value itself, too."""
+    """The result of another operation, called afterwards with the same id. ``also``: include the value itself."""
 
     operation: str
     also: bool = False
@@ -65,8 +65,8 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A download: chunks of text or bytes, or a stored file. ``name`` may contain arguments in braces; its suffix
-    determines the media type.
+    """A file to download: chunks of text or bytes, or a stored file. ``name`` may contain arguments in braces; its
+    suffix determines the media type.
     """
 
     name: str
@@ -82,10 +82,10 @@ Answer = Whole | Named | Paged | Constant | After | File
 class Route:
     """An HTTP route below ``/api/v1``; parts of the path in braces are arguments.
 
-    ``takes``: arguments besides those in the path, as explained at ``Operation``. ``status``: on success. ``content``:
-    the argument that is the raw request body. ``served`` is false if the route is implemented by hand or belongs to
-    another operation: then the row only informs clients. ``waits``: callers may wait until the job or batch named in
-    the path has ended.
+    ``takes``: arguments besides those in the path, as explained in ``Operation``. ``status``: HTTP status on success.
+    ``content``: the argument that is the raw request body. ``served``: false if the route is implemented by hand or
+    belongs to another operation, so that this row only informs clients. ``waits``: callers may wait until the job or
+    batch named in the path has ended.
     """
 
     method: str
@@ -100,12 +100,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation. ``scope`` is None if no sign-in is required. ``doc`` is shown to API users.
+    """An operation. ``scope``: None if no sign-in is required; ``doc``: shown to API users.
 
-    ``takes``: arguments offered by interfaces, in Gradio's order; None for all of the method's. ``new=old`` renames
-    one, ``*`` stands for the ``options`` (``picture``, ``batch`` or both) that the method takes as keywords, ``*-name``
-    for all but one. Gradio's ``job_id`` is a single one of ``job_ids``. ``endpoint``: name of the Gradio endpoint, with
-    its own arguments in parentheses if they differ.
+    ``takes``: arguments that interfaces offer, in Gradio's order; None: all of the method's. ``new=old`` renames one,
+    ``*`` stands for the ``options`` (``picture``, ``batch`` or both) that the method takes as keywords, ``*-name``
+    for all of them but one. Gradio's ``job_id`` is a single one of ``job_ids``. ``endpoint``: name of the Gradio
+    endpoint, with its own arguments in parentheses if they differ.
     """
 
     scope: Scope | None
@@ -124,7 +124,7 @@ class Operation:
 
     @property
     def id(self) -> str:
-        """Its name in documents and generated clients; operations on the queue go by their bare verb."""
+        """Its name in API documents and generated clients. Operations of the queue have only their verb."""
         return self.name.removeprefix("queue.").replace(".", "_")
 
 
@@ -157,5 +157,5 @@ def delete(path: str, takes: str | None = None) -> Route:
 
 
 def unserved(route: Route, content: str = "") -> Route:
-    """A route that is not served by this row."""
+    """A copy of a route that this row does not serve."""
     return replace(route, served=False, content=content)

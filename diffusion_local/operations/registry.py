@@ -11,9 +11,9 @@ from diffusion_local.operations import batches, gallery, jobs, system
 from diffusion_local.operations.operation import Operation, Route
 from diffusion_local.options.signature import options_of
 
-#: By name: ``submit`` of the Studio itself, ``lists.check`` of a part.
+#: All operations by name: ``submit`` (of the Studio itself), ``lists.check`` (of a part).
 OPERATIONS: dict[str, Operation] = {}
-#: Methods, once their classes are imported; see ``authority.guarded``.
+#: Methods by operation name, filled when their classes are imported; see ``authority.guarded``.
 _METHODS: dict[str, Any] = {}
 
 #: Default descriptions of arguments.
@@ -46,8 +46,8 @@ EXAMPLES |= {"window": "23:00-07:00"}
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument. ``name``: for callers; ``parameter``: of the method; ``default``: ``inspect.Parameter.empty`` if
-    required; ``kind``: type in requests.
+    """An argument of an operation. ``name``: for callers; ``parameter``: name in the method; ``default``:
+    ``inspect.Parameter.empty`` if required; ``kind``: type in requests.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Argument:
 
 
 def declare(part: str, operations: dict[str, Operation]) -> None:
-    """Add the operations of a part of the Studio, "" for the Studio itself."""
+    """Register the operations of a part of the Studio, "" for the Studio itself."""
     for verb, each in operations.items():
         name = f"{part}.{verb}".lstrip(".")
         OPERATIONS[name] = replace(each, name=name, doc=inspect.cleandoc(each.doc))
@@ -92,7 +92,7 @@ def signature(name: str) -> inspect.Signature:
 
 
 def return_type(name: str) -> Any:
-    """The type that a method returns; sequences as lists."""
+    """Return type of an operation's method, with ``Sequence`` replaced by ``list``."""
     kind = signature(name).return_annotation
     return list.__class_getitem__(get_args(kind)) if get_origin(kind) is Sequence else kind
 
@@ -135,7 +135,7 @@ def argument(operation: Operation, name: str, parameter: str, own: dict[str, ins
 
 
 def options(operation: Operation) -> list[Argument]:
-    """Keyword options of an operation, None if left out."""
+    """Keyword options of an operation; their default is None."""
     named = operation.options.split()
     return [
         Argument(each.name, each.name, each.request_type | None, None, each.meaning, each.example)
@@ -144,7 +144,7 @@ def options(operation: Operation) -> list[Argument]:
 
 
 def request_type(kind: Any, default: Any) -> Any:
-    """Type of an argument in requests: lists for sequences, text for files."""
+    """Type of an argument in requests: a list for a sequence, text for a file."""
     if get_origin(kind) is not None and get_origin(kind) in (Sequence, list):
         return list[str] | None if default is None else list[str]
     if bytes in get_args(kind):

@@ -1,1 +1,1 @@
-"""The table of options, from which validation, forms, lists, APIs and recipes derive."""
+"""The table of options, from which validation, forms, prompt lists, APIs and recipes derive."""

@@ -1,6 +1,6 @@
-"""A1111's recipe text, written and read: prompt, ``Negative prompt: ...``, and a line of ``Name: value`` pairs.
+"""Writes and reads A1111's recipe text: prompt, ``Negative prompt: ...``, and a line of ``Name: value`` pairs.
 
-The option table declares the names. The format is that of AUTOMATIC1111's web UI in the PNG text chunk ``parameters``.
+The option table declares the names. The format is that of the PNG text chunk ``parameters`` of AUTOMATIC1111's web UI.
 """
 
 import json
@@ -18,19 +18,19 @@ from diffusion_local.options.types import Control, Kind, format_number
 from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
-STRENGTH = "Denoising strength"  # of img2img, and of a second pass after text to image
-RESIZE = "Hires resize"  # a size that stands for the factor of a second pass
+STRENGTH = "Denoising strength"  # of img2img, or of the second pass after txt2img
+RESIZE = "Hires resize"  # size of a second pass, given instead of a factor
 SIZE_TEXT = re.compile(r"(\d{1,5})x(\d{1,5})")
 MODEL_HASH = "Model hash"  # first ten digits of the file's SHA-256
 #: Names in recipes that are not options.
 NOTES = (MODEL_HASH, "VAE hash", "Lora hashes", "TI hashes", "Version", "version", "Pipeline", "Parser", "Operations")
-#: A1111's order of its names; others follow in table order.
+#: A1111's order of its names; other names follow in table order.
 PAIR_ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", MODEL_HASH, "Model", "VAE hash", "VAE",
     STRENGTH, "Clip skip", "Variation seed", "Variation seed strength", "Hires upscale", "Hires steps",
     "Hires upscaler", "Postprocess upscale by", "Postprocess upscaler",
 )  # fmt: skip
-#: A1111's names of options with fixed choices; unknown values are reported as not read.
+#: A1111's names of options with fixed choices -> our name; unknown values are reported as not read.
 CHOICES = {name: option.name for option in OPTIONS.values() if option.choices for name in option.a1111}
 
 
@@ -38,7 +38,7 @@ CHOICES = {name: option.name for option in OPTIONS.values() if option.choices fo
 
 
 def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str:
-    """The recipe as A1111 writes it. ``facts``: hashes of the files used."""
+    """Write the recipe as A1111 does. ``facts``: hashes of the files used."""
     facts = facts or {}
     found = {
         "Size": f"{params.width}x{params.height}",
@@ -63,7 +63,7 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
 
 
 def control_text(control: Control) -> str:
-    """A control as A1111's extension writes it; it leaves out the picture."""
+    """Write a control as A1111's ControlNet extension does, without its picture."""
     pairs = {
         "Module": control.type, "Model": control.model, "Weight": format_number(control.weight),
         "Resize Mode": "Crop and Resize", "Guidance Start": format_number(control.start),
@@ -73,7 +73,7 @@ def control_text(control: Control) -> str:
 
 
 def option_pairs(params: Params) -> dict[str, str]:
-    """Options with A1111 names that apply and are set."""
+    """Name and value of the options that have an A1111 name, apply and are set."""
     written = {}
     for name, option in OPTIONS.items():
         value = getattr(params, name)
@@ -90,7 +90,7 @@ def format_hashes(hashes: Mapping[str, str]) -> str:
 
 
 def quote(text: str) -> str:
-    """A value with comma, colon or line break as a JSON string, as A1111 writes it."""
+    """Quote a value with a comma, colon or line break as a JSON string, as A1111 does."""
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
@@ -107,7 +107,7 @@ def unquote(value: str) -> str:
 
 
 def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
-    """Options in the pairs of a recipe, by our names; unusable values are left out."""
+    """Options from the pairs of a recipe, by our names; unusable values are left out."""
     settings: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         for theirs in option.a1111:
@@ -129,8 +129,9 @@ def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_second_pass(found: Mapping[str, str], settings: dict[str, Any]) -> None:
-    """Add what A1111 says of a second pass in ways of its own: a size instead of a factor, and its strength under the
-    name that img2img's has."""
+    """Add the settings of a second pass that A1111 writes differently: its size instead of a factor, and its strength
+    under the name of img2img's.
+    """
     size, large = SIZE_TEXT.fullmatch(found.get("Size", "")), SIZE_TEXT.fullmatch(found.get(RESIZE, ""))
     if size and large and "hires_scale" not in settings:
         scale = max(int(large[place]) / max(1, int(size[place])) for place in (1, 2))
@@ -143,7 +144,7 @@ def read_second_pass(found: Mapping[str, str], settings: dict[str, Any]) -> None
 
 
 def parse_value(option: Option, text: str) -> Any:
-    """An option's value from text, or None."""
+    """Parse an option's value from text; None if it is unusable."""
     if not text:
         return None
     if option.is_number:

@@ -1,16 +1,16 @@
-"""The second pass of a picture at a larger size: its size, its steps, and the tiles that it may be made in."""
+"""The second pass of a picture at a larger size: its size, steps and tiles."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Sides are multiples of the largest power of two, up to this one, that divides those of the first pass: no model
-#: wants a larger multiple.
+#: Sides are multiples of the largest power of two, up to this one, that divides the sides of the first pass. No model
+#: needs a larger multiple.
 GRID = 32
-#: The smallest side of a tile, in pixels, and the most tiles of a picture.
+#: Minimum side of a tile in pixels, and maximum number of tiles per picture.
 MIN_TILE, MAX_TILES = 128, 1024
-#: Share of a tile that overlaps the next one.
+#: A tile overlaps the next one by 1 / OVERLAP of its side.
 OVERLAP = 4
-#: Schedules are not longer than a model was trained on.
+#: Maximum length of a schedule: the number of timesteps in training.
 MAX_SCHEDULE = 1000
 
 Size = tuple[int, int]
@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class SecondPass:
-    """``size`` in pixels; ``steps`` are made of the whole picture, or of each tile of side ``tile`` (0: none)."""
+    """A second pass. ``size`` in pixels; ``steps``: of the whole picture, or of each tile of side ``tile`` (0: none)."""
 
     size: Size
     steps: int
@@ -48,25 +48,25 @@ class SecondPass:
 
     @property
     def cost(self) -> float:
-        """In step-megapixels."""
+        """Work in step-megapixels."""
         return self.total_steps * self.loop_size[0] * self.loop_size[1] / 1e6
 
 
 def enlarged(size: Size, scale: float) -> Size:
-    """The size of a second pass. Every side is a multiple of what the model wants, as those of ``size`` are."""
+    """The size of a second pass. Like the sides of ``size``, its sides are multiples of what the model requires."""
     grid = min(GRID, *(side & -side for side in size))
     width, height = (max(grid, round(side * scale / grid) * grid) for side in size)
     return width, height
 
 
 def schedule(steps: int, strength: float) -> tuple[int, int]:
-    """(length of the schedule, steps left out at its beginning), so that ``steps`` are made, as A1111 counts them."""
+    """(length of the schedule, steps skipped at its beginning) for ``steps`` denoising steps, as A1111 counts them."""
     length = max(steps, min(MAX_SCHEDULE, int(steps / max(strength, 1 / MAX_SCHEDULE))))
     return length, length - steps
 
 
 def tiles(size: Size, side: int) -> Iterator[Box]:
-    """Boxes of equal size that cover a picture, row by row; neighbours overlap by about a quarter of a tile."""
+    """Equal boxes that cover a picture, row by row; neighbours overlap by about a quarter of a tile."""
     columns, rows = (list(starts(length, side)) for length in size)
     for top in rows:
         for left in columns:
@@ -74,7 +74,7 @@ def tiles(size: Size, side: int) -> Iterator[Box]:
 
 
 def starts(length: int, side: int) -> Iterator[int]:
-    """Where tiles begin along a side of a picture."""
+    """Start positions of the tiles along a side of a picture."""
     count = tile_count(length, side)
     grid = min(GRID, length & -length, side & -side)
     for number in range(count):
@@ -82,5 +82,5 @@ def starts(length: int, side: int) -> Iterator[int]:
 
 
 def tile_count(length: int, side: int) -> int:
-    """Tiles along a side of a picture; 1 for one that is not tiled (``side`` 0)."""
+    """Number of tiles along a side of a picture; 1 if it is not tiled (``side`` 0)."""
     return 1 if not side or length <= side else -(-(length - side) // (side - side // OVERLAP)) + 1

@@ -1,4 +1,4 @@
-"""Inpainting geometry: the painted region, the fill under the mask, and how far the picture is extended. No pixels."""
+"""Inpainting options and geometry, without pixels: painted region, fill under the mask, extension of the picture."""
 
 import re
 from dataclasses import astuple, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
-#: The first is the default of each; the names are A1111's.
+#: The first of each is the default; the names are A1111's.
 AREAS = ("Whole picture", "Only masked")
 CONTENTS = ("original", "fill", "latent noise", "latent nothing")
 EDGES = ("hard", "soft")
@@ -18,7 +18,7 @@ SIDES = ("left", "top", "right", "bottom")
 MAX_SIDE = 4096
 OUTPAINT_SIDE = re.compile(r"(left|top|right|bottom|all)\s*[:=]?\s*(\d{1,5})(?:px)?", re.ASCII | re.IGNORECASE)
 FRAME = re.compile(r"(\d{1,5})\s*[x×]\s*(\d{1,5})(?:\s*\+\s*(\d{1,5})\s*\+\s*(\d{1,5}))?", re.ASCII | re.IGNORECASE)
-#: What an outpaint may look like.
+#: Example values of ``outpaint``, for error messages.
 EXAMPLES = '"left:128 right:128", or a frame such as "1024x768" or "1024x768+128+0"'
 
 Size = tuple[int, int]
@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """Pixels of the source by which a picture is extended on each side."""
+    """Pixels by which a source is extended on each side."""
 
     left: int = 0
     top: int = 0
@@ -43,7 +43,7 @@ class Margins:
 
 
 def check_content(field: str, value: Any) -> str:
-    """The fill under the mask by any of its names. Raises InvalidParams."""
+    """Our name of a fill under the mask, given by any of its names. Raises InvalidParams."""
     text = value.strip().casefold() if isinstance(value, str) else ""
     found = CONTENT_NAMES.get(text, text)
     if found not in CONTENTS:
@@ -52,7 +52,7 @@ def check_content(field: str, value: Any) -> str:
 
 
 def check_outpaint(field: str, value: Any) -> str:
-    """Sides such as ``left:128 right:64``, in this form, or the frame ``1024x768+128+0``. Raises InvalidParams."""
+    """Normalise an outpaint: sides (``left:128 right:64``) or a frame (``1024x768+128+0``). Raises InvalidParams."""
     if isinstance(value, dict):
         value = " ".join(f"{side}:{pixels}" for side, pixels in value.items())
     text = value.strip().strip(",;") if isinstance(value, str) else ""
@@ -69,9 +69,9 @@ def check_outpaint(field: str, value: Any) -> str:
 
 
 def margins(outpaint: str, size: Size) -> Margins:
-    """The margins of a checked outpaint around a source of this size. Raises InvalidParams if a frame does not hold it.
+    """The margins of a checked outpaint around a source of this size. Raises InvalidParams if it exceeds the frame.
 
-    Without a position the source lies in the middle of a frame.
+    In a frame without a position, the source is centred.
     """
     if not (frame := FRAME.fullmatch(outpaint)):
         return Margins(**{name.lower(): int(pixels) for name, pixels in OUTPAINT_SIDE.findall(outpaint)})
@@ -87,7 +87,7 @@ def margins(outpaint: str, size: Size) -> Margins:
 
 
 def region(box: Box, padding: int, shape: Size, size: Size) -> Box:
-    """A box with padding, widened to the shape of ``shape`` as far as a picture of ``size`` allows."""
+    """A box with padding, widened to the aspect ratio of ``shape`` as far as a picture of ``size`` allows."""
     left, top = max(0, box[0] - padding), max(0, box[1] - padding)
     right, bottom = min(size[0], box[2] + padding), min(size[1], box[3] + padding)
     width, height = right - left, bottom - top
@@ -101,7 +101,7 @@ def region(box: Box, padding: int, shape: Size, size: Size) -> Box:
 
 
 def widened(start: int, end: int, wanted: int, most: int) -> tuple[int, int]:
-    """A span of ``wanted`` pixels around another one, between 0 and ``most``."""
+    """Widen a span to ``wanted`` pixels around its middle, within 0 and ``most``."""
     length = min(max(wanted, end - start), most)
     start = min(max(0, start - (length - (end - start)) // 2), most - length)
     return start, start + length

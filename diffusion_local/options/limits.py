@@ -1,4 +1,4 @@
-"""Defaults and limits of a model, and sizes within them."""
+"""A model's defaults and limits, and checks of sizes against them."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +10,7 @@ from diffusion_local.options.values import check_integer
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """A model's own defaults of the options with these names."""
+    """A model's own defaults for the options with these names."""
 
     width: int = 512
     height: int = 512

@@ -8,18 +8,18 @@ from typing import Any, get_args, get_origin
 from diffusion_local.options import values
 from diffusion_local.options.types import Kind, Record
 
-#: (name, value) -> value in the option's type; raises InvalidParams.
+#: Validates (name, value); returns the value in the option's type, or raises InvalidParams.
 Check = Callable[[str, Any], Any]
 
 RecordType = type[Record]
 
 EVERY_KIND = tuple(Kind)
-#: Kinds of work that are denoised by a model.
+#: Kinds of work in which a model denoises.
 DENOISED = (Kind.TXT2IMG, Kind.IMG2IMG, Kind.INPAINT)
 
 
 class Shown(Enum):
-    """When the viewer and a job's history list an option."""
+    """Whether the viewer and a job's history list an option."""
 
     ALWAYS = "always"
     SET = "set"  # only if it differs from its default
@@ -27,7 +27,7 @@ class Shown(Enum):
 
 
 class Widget(Enum):
-    """The component of an option on the page, created by ``web.ui.form``."""
+    """An option's component on the page, created by ``web.ui.form``."""
 
     PROMPT = "prompt"
     TEXT = "text"
@@ -45,11 +45,11 @@ class Option:
 
     ``name``, ``type`` and ``default`` come from the declaring field; without a default the option is ``required``: the
     model or the Studio supplies it. ``low`` and ``high`` bound a number for all models; a model's limits are narrower.
-    ``choices``: fixed values; ``files``: folder of the files to choose from, beside those.
+    ``choices``: fixed values; ``files``: folder of files that can be chosen in addition to them.
     """
 
     meaning: str
-    #: Names in A1111's recipe text: the first is written, all are read. Empty: only our own JSON has it.
+    #: Names in A1111's recipe text: the first is written, all are read. Empty: it is only in our own JSON.
     a1111: tuple[str, ...]
     kinds: tuple[Kind, ...] = DENOISED
     low: float | None = None
@@ -68,11 +68,11 @@ class Option:
     #: Part of the Create form, or a row in its expert section ("expert.NAME").
     place: str = "expert.more"
     step: float | None = None  # of the component
-    #: Initial value on the page, which also replaces a missing one, where the default means "unused".
+    #: Initial value on the page, which also replaces a missing value, if the default means "unused".
     initial: Any = None
-    #: Another option, without which this one has no effect and keeps its default.
+    #: Name of an option without which this one has no effect and keeps its default.
     needs: str = ""
-    #: Whether it can be a grid axis.
+    #: Whether the option can be a grid axis.
     varies: bool = True
     shown: Shown = Shown.SET
     name: str = ""

@@ -1,4 +1,4 @@
-"""Samplers and schedules: names, spellings of other tools, and which models can use them.
+"""Samplers and schedules: their names, spellings in other tools, and the models that can use them.
 
 ``engine.samplers`` maps each name to a diffusers scheduler.
 """
@@ -39,7 +39,7 @@ SAMPLERS: dict[str, Sampler] = {
     "SCM": Sampler(False, ("SCMScheduler",)),
 }
 
-#: Noise-level spacings by A1111's names, with spellings of other tools.
+#: Noise schedules by A1111's names, with their spellings in other tools.
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "Automatic": (),
     "Uniform": ("leading",),
@@ -52,8 +52,8 @@ SIGMA_SCHEDULES = ("Karras", "Exponential")
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Samplers and schedules of models trained alike. ``spaced``: samplers that accept any sigma spacing, and so
-    ``SIGMA_SCHEDULES``.
+    """Samplers and schedules of models with the same training objective. ``spaced``: samplers that accept any sigma
+    spacing, and therefore ``SIGMA_SCHEDULES``.
     """
 
     samplers: tuple[str, ...]
@@ -64,15 +64,15 @@ class Sampling:
         return tuple(name for name in self.schedules if name not in SIGMA_SCHEDULES or sampler in self.spaced)
 
 
-#: Models distilled into few steps along angles (TrigFlow, sCM).
+#: Models distilled to few steps with TrigFlow's parametrisation by angles (sCM).
 TRIGFLOW = Sampling(samplers=("SCM",), schedules=("Automatic",), spaced=())
-#: Models trained by flow matching. DPM++ 2M leaves its range with flows and Karras.
+#: Models trained by flow matching. DPM++ 2M is not ``spaced``: with Karras sigmas its values leave their range.
 FLOW = Sampling(
     samplers=("Euler", "DPM++ 2M", "UniPC"), schedules=("Automatic", "Karras", "Exponential"), spaced=("Euler",)
 )
-#: Flow models whose pipelines shift noise levels in a way that only Euler's scheduler supports.
+#: Flow models whose pipelines shift noise levels in a way that only the Euler scheduler supports.
 FLOW_BY_EULER = Sampling(samplers=("Euler",), schedules=FLOW.schedules, spaced=("Euler",))
-#: Models trained to remove noise on a fixed timestep scale.
+#: Models trained to remove noise at discrete timesteps.
 DIFFUSION = Sampling(
     samplers=tuple(name for name in SAMPLERS if name not in TRIGFLOW.samplers),
     schedules=tuple(SCHEDULES),
@@ -84,7 +84,7 @@ def normalise_name(text: str) -> str:
     return re.sub(r"[\s_-]+", "", text.casefold())
 
 
-#: Our name by squeezed spelling.
+#: Normalised spelling -> our name.
 BY_SPELLING = {
     normalise_name(spelling): name for name, each in SAMPLERS.items() for spelling in (name, *each.spellings)
 }
@@ -103,7 +103,7 @@ def find_schedule(text: str) -> str:
     return SCHEDULE_BY_SPELLING.get(normalise_name(text), "")
 
 
-#: Samplers that only other tools have, squeezed, with our closest one.
+#: Samplers that only other tools have (normalised name) -> our closest one.
 NEAREST = {
     normalise_name(name): ours
     for ours, names in {
@@ -124,7 +124,7 @@ NEAREST = {
     }.items()
     for name in names
 }
-#: Schedules that only other tools have, squeezed, with our closest one; "" is the sampler's own.
+#: Schedules that only other tools have (normalised name) -> our closest one; "" is the sampler's own.
 NEAREST_SCHEDULES = {
     normalise_name(name): ours
     for ours, names in {
@@ -167,7 +167,7 @@ def closest_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, 
 
 
 def split_schedule(text: str) -> tuple[str, str]:
-    """(sampler, schedule) of a text that may name both, as older A1111 versions wrote it; "" for unknown ones."""
+    """(sampler, schedule) of a text that may name both, as in older A1111 versions; "" for an unknown name."""
     name = normalise_name(text)
     for spelling, schedule in SCHEDULE_BY_SPELLING.items():
         sampler = BY_SPELLING.get(name.removesuffix(spelling), "")
@@ -177,7 +177,7 @@ def split_schedule(text: str) -> tuple[str, str]:
 
 
 def merge_schedule(sampler: str, schedule: str) -> tuple[str, str]:
-    """(sampler, schedule); a pair that we know as one sampler (DPM++ 2M Karras) becomes that sampler alone."""
+    """Merge a pair that we know as one sampler (DPM++ 2M Karras) to (that sampler, ""); other pairs are unchanged."""
     whole = find_sampler(sampler) or sampler
     if schedule and whole.casefold().endswith(f" {schedule}".casefold()):
         return whole, ""

@@ -1,4 +1,4 @@
-"""Gives functions with ``**options`` an explicit signature, for tools that read signatures."""
+"""Gives functions with ``**options`` an explicit signature, for tools that inspect signatures."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ def option_parameter(option: Option) -> inspect.Parameter:
 
 
 def options_of(picture: bool = True, batch: bool = False, without: Iterable[str] = ()) -> list[Option]:
-    """Options of a picture (except the prompt) and of a batch."""
+    """Options of a picture (except the prompt), of a batch, or both, except those in ``without``."""
     left_out = set(without)
     found = [OPTIONS[name] for name in SETTINGS] if picture else []
     return [each for each in [*found, *(BATCH_OPTIONS.values() if batch else ())] if each.name not in left_out]
@@ -32,7 +32,7 @@ def with_options(
     batch: bool = False,
     last: bool = False,
 ) -> Callable[[F], F]:
-    """Replace ``**options`` of a function by one parameter per option, None if left out.
+    """Decorator that replaces ``**options`` by one parameter per option, None by default.
 
     They follow the function's required parameters or, with ``last``, all of its own.
     """
@@ -57,7 +57,7 @@ def with_options(
 
 
 def with_fields(cls: type) -> Callable[[F], F]:
-    """Replace ``**keywords``, which are fields of a dataclass, by parameters."""
+    """Decorator that replaces ``**keywords`` by one parameter per field of the dataclass ``cls``."""
 
     def decorate(function: F) -> F:
         before = inspect.signature(function)

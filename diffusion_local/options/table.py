@@ -1,8 +1,8 @@
 """The table of options: fields of ``Params`` are options of a picture, those of ``BatchOptions`` options of a batch.
 
-Each is declared once, here, with type, default and meaning. Validation, both page forms, lists and grids, viewer and
-history, recipe text, command line, HTTP, Gradio endpoints, dialects, exports and the reference derive from it. To add
-one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the engine.
+Each option is declared once, here, with type, default and meaning. Validation, both page forms, lists and grids, viewer
+and history, recipe text, command line, HTTP, Gradio endpoints, dialects, exports and the reference derive from it. To
+add one, add a field here and its label to ``web/ui/phrases/common.toml``, and use it in the engine.
 """
 
 import json
@@ -21,9 +21,9 @@ from diffusion_local.options.values import MAX_SEED
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
 #: Kinds of work that a second pass can follow.
 TWICE = (Kind.TXT2IMG, Kind.IMG2IMG)
-#: The upscaler without a file: Pillow's filter.
+#: The upscaler that needs no file: Pillow's filter.
 LANCZOS = "Lanczos"
-#: What enlarges a picture before its second pass, without a file: of its latents, or of its pixels.
+#: Methods that need no file to enlarge a picture before its second pass: its latents, or its pixels.
 HIRES_UPSCALERS = (
     "Latent",
     "Latent (antialiased)",
@@ -239,7 +239,7 @@ class Params:
 
     @property
     def second(self) -> SecondPass | None:
-        """The pass at a larger size that follows, if there is one."""
+        """The second pass at a larger size, or None."""
         if not self.hires_scale:
             return None
         size = enlarged((self.width, self.height), self.hires_scale)
@@ -247,7 +247,7 @@ class Params:
 
     @property
     def has_first_pass(self) -> bool:
-        """A source that is kept as it is (strength 0) goes into the second pass at once."""
+        """False if the source goes directly to the second pass, because strength 0 leaves it unchanged."""
         return not (self.kind is Kind.IMG2IMG and self.strength == 0 and self.hires_scale)
 
     @property
@@ -257,24 +257,24 @@ class Params:
 
     @property
     def peak_size(self) -> tuple[int, int]:
-        """Width and height of the most that is denoised at once: of a picture, or of a tile."""
+        """Width and height of the largest region denoised at once: the picture or a tile."""
         first, second = (self.width, self.height), self.second
         return first if second is None else max(first, second.loop_size, key=lambda size: size[0] * size[1])
 
     @property
     def total_steps(self) -> int:
-        """Steps that progress counts: those of both passes, and of each tile."""
+        """Steps for progress: those of both passes, of each tile, and of details."""
         second = 0 if self.second is None else self.second.total_steps
         return self.steps + second + sum(each.steps or self.steps for each in self.details)
 
     @property
     def detail_work(self) -> float:
-        """Steps that details take, if each is found once."""
+        """Estimated steps of details, assuming that each is found once."""
         return sum((each.steps or self.steps) * each.strength for each in self.details)
 
     @property
     def paced(self) -> tuple[int, int]:
-        """(pixels, steps) that the duration depends on; a first pass counts as steps at the size of the second."""
+        """(pixels, steps) for time estimates. Before a second pass, the first one counts as steps at the second's size."""
         pixels = self.width * self.height
         if self.second is None:
             return pixels, self.steps + round(self.detail_work)
@@ -284,7 +284,7 @@ class Params:
 
     @property
     def runs_on(self) -> str:
-        """The model or upscaler that must be in memory, on which the duration depends."""
+        """The model or upscaler that must be in memory; time estimates are kept for each one."""
         return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
 
     @property
@@ -295,8 +295,8 @@ class Params:
         return tuple(dict.fromkeys([*single, *several]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by field, without those that ``options.validate`` would restore."""
-        # not asdict, whose deep copies dominate the time of long lists
+        """Plain values by field, without those that are equal to their default."""
+        # not asdict: its deep copies would dominate the time for long lists
         values = {
             name: value for name, option in OPTIONS.items() if option.is_set(value := getattr(self, name), self.kind)
         }
@@ -308,7 +308,7 @@ class Params:
         return values
 
     def without_seeds(self) -> Self:
-        """Equal for all seeds; identifies requests, because seeds may be random."""
+        """A copy with seeds set to 0, to compare requests, whose seeds may be random."""
         return replace(self, seed=0, variation_seed=None if self.variation_seed is None else 0)
 
     def to_json(self) -> str:
@@ -335,7 +335,7 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """When a batch may run, and who is notified of its end."""
+    """When a batch may run, and where its end is reported."""
 
     # fmt: off
     start_at: Annotated[str, Option(
@@ -370,16 +370,16 @@ OPTIONS = declared(Params)
 BATCH_OPTIONS = declared(BatchOptions)
 #: Options of a submit besides the prompt.
 SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
-#: Options that carry a source picture: its id, or the picture itself where the caller can send one.
+#: Options that are a source picture: its id, or the picture itself if the interface accepts one.
 PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
 #: Options that are lists of records, with the class of their entries.
 RECORDS = {name: option.record for name, option in OPTIONS.items() if option.record}
 
 
 def refused_options(kind: Kind) -> tuple[str, ...]:
-    """Options that do not apply to this kind of work and are refused.
+    """Options that are refused because they do not apply to this kind of work.
 
-    Those of a plain picture are never refused: a recipe has them all, and an upscale derives its own.
+    Options of txt2img are never refused: a recipe has all of them, and an upscale derives its own values.
     """
     return tuple(
         name for name, option in OPTIONS.items() if kind not in option.kinds and Kind.TXT2IMG not in option.kinds

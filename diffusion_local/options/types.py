@@ -1,4 +1,4 @@
-"""Value types of options: kind of work, LoRAs with weights, pictures with their use, rungs of the memory policy."""
+"""Value types of options: kinds of work, LoRAs, lists of records such as controls, rungs of the memory policy."""
 
 import re
 from dataclasses import dataclass, fields
@@ -14,8 +14,8 @@ class Kind(StrEnum):
     UPSCALE = "upscale"  # enlarges a source picture
 
 
-#: Rungs: ways to hold a model in memory, from the fastest to the least demanding; each includes the measures of those
-#: before it. Which ones a device has is decided by the engine.
+#: Rungs: ways to hold a model in memory, from the fastest to the least demanding. Each includes the measures of those
+#: before it. The engine decides which rungs a device has.
 RUNGS = (
     "resident",
     "vae_tiling",
@@ -30,7 +30,7 @@ RUNGS = (
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A LoRA by file name below ``loras/``, without suffix, and its strength (1 = full)."""
+    """A LoRA: file name below ``loras/``, without suffix, and strength (1 = full)."""
 
     name: str
     weight: float = 1.0
@@ -42,22 +42,22 @@ class Lora:
         return f"{name}:{format_number(self.weight)}"
 
 
-#: A pair behind a colon. Matched part by part: one pattern for a whole text would take quadratic time.
+#: A ``name=value`` pair after a colon. Matched part by part: one pattern for the whole text would take quadratic time.
 PAIR_START = re.compile(r"[a-z_]+=")
 PAIR = re.compile(r":(?=[a-z_]+=)")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of an option that is a list. Its text is ``LEAD:name=value:...``, read by ``values.record_values``.
+    """One entry of an option that is a list. Its text form is ``LEAD:name=value:...`` (see ``values.record_values``).
 
     Subclasses declare fields of type str, int, float or StrEnum; all but the first, the ``lead``, have defaults.
     """
 
     lead: ClassVar[str]
-    #: Fields that hold the id of a source picture.
+    #: Fields that contain the id of a source picture.
     pictures: ClassVar[tuple[str, ...]] = ()
-    #: The most entries of one job.
+    #: Maximum number of entries in one job.
     most: ClassVar[int] = 10
 
     @property
@@ -74,20 +74,20 @@ class Record:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
-        """The record of ``to_dict``; unknown fields of newer versions are ignored."""
+        """The inverse of ``to_dict``. Unknown fields of newer versions are ignored."""
         known = {each.name: each for each in fields(cls)}
         return cls(**{name: converted(known[name].default, value) for name, value in found.items() if name in known})
 
     @classmethod
     def split(cls, text: str) -> list[str]:
-        """The entries of a text, separated by commas."""
+        """Split a text into its comma-separated entries."""
         return text.split(",")
 
     @classmethod
     def read(cls, text: str) -> dict[str, Any]:
-        """The values in the text of one entry, ``LEAD:name=value:...``, by name.
+        """Parse the text of one entry, ``LEAD:name=value:...``; returns its values by name.
 
-        The leading value may contain colons itself, as a path or a data URL.
+        The leading value may itself contain colons, as a path or a data URL does.
         """
         parts = text.split(":")
         first = len(parts)
@@ -123,15 +123,15 @@ def converted(default: Any, value: Any) -> Any:
 
 
 class Use(StrEnum):
-    EDIT = "edit"  # the model itself reads it beside the prompt
+    EDIT = "edit"  # the model itself reads it besides the prompt
     STYLE = "style"  # an IP-Adapter reads content and style from it
-    FACE = "face"  # an IP-Adapter made for faces reads the face in it
+    FACE = "face"  # an IP-Adapter for faces reads the face in it
 
 
 @dataclass(frozen=True, slots=True)
 class Reference(PictureRecord):
-    """A picture to which the result refers. ``weight``: strength of an IP-Adapter (1 = full); ``adapter``: file name of
-    the IP-Adapter, "" for one that fits the use; ``mask``: source picture, white where the IP-Adapter has its effect.
+    """A reference picture. ``weight``: strength of an IP-Adapter (1 = full); ``adapter``: file name of the IP-Adapter, ""
+    for one that fits the use; ``mask``: source picture, white where the IP-Adapter has an effect.
     """
 
     pictures: ClassVar[tuple[str, ...]] = ("image", "mask")
@@ -143,7 +143,7 @@ class Reference(PictureRecord):
 
 
 class ControlType(StrEnum):
-    """How the picture of a control is preprocessed. ``none``: it is a control picture already."""
+    """How a control's picture is preprocessed. ``none``: it is already a control picture."""
 
     NONE = "none"
     CANNY = "canny"
@@ -160,11 +160,11 @@ class ControlType(StrEnum):
 
     @property
     def needs_model(self) -> bool:
-        """Whether it needs a model below ``preprocessors/``. Such a type runs at the submit only."""
+        """Whether it needs a model below ``preprocessors/``. Such a preprocessor runs only at submit."""
         return self in LEARNED
 
 
-#: Preprocessors whose weights are a model.
+#: Preprocessors that are models.
 LEARNED = (ControlType.DEPTH, ControlType.NORMAL, ControlType.OPENPOSE, ControlType.SEGMENT)
 
 
@@ -173,8 +173,8 @@ class Control(PictureRecord):
     """A picture that steers the composition through a ControlNet or T2I-Adapter.
 
     ``type``: the preprocessor; ``model``: file name below ``controlnet/``, "" for the only one that fits; ``weight``: 1
-    is full strength; ``start`` and ``end``: share of the steps, 0 to 1; ``mode``: what a union ControlNet takes the
-    picture for, "" for the type; ``seen``: source picture that the ControlNet sees, set when the job is submitted.
+    is full strength; ``start`` and ``end``: share of the steps, 0 to 1; ``mode``: how a union ControlNet interprets the
+    picture, "" for the type; ``seen``: source picture that the ControlNet reads, set when the job is submitted.
     """
 
     pictures: ClassVar[tuple[str, ...]] = ("image", "seen")
@@ -191,10 +191,10 @@ class Control(PictureRecord):
 
 @dataclass(frozen=True, slots=True)
 class Region(Record):
-    """A part of the picture with a prompt of its own.
+    """A part of the picture with its own prompt.
 
-    ``x``, ``y`` (of its left upper corner), ``width`` and ``height`` are shares of the picture, 0 to 1; ``weight``: how
-    much its prompt counts there against the prompt of the picture, 1 alone.
+    ``x``, ``y`` (of its upper left corner), ``width`` and ``height`` are shares of the picture, 0 to 1; ``weight``: how
+    much its prompt counts there relative to the picture's prompt; at 1 only the region's prompt counts.
     """
 
     lead: ClassVar[str] = "prompt"
@@ -209,7 +209,7 @@ class Region(Record):
 
     @classmethod
     def split(cls, text: str) -> list[str]:
-        """Entries end with a comma behind a pair; other commas belong to the prompt."""
+        """Split at commas that follow a pair; other commas belong to the prompt."""
         entries, entry = [], list[str]()
         for segment in text.split(","):
             if not entry and not segment.strip():
@@ -230,12 +230,11 @@ class Region(Record):
 
 @dataclass(frozen=True, slots=True)
 class Detail(Record):
-    """Something that a detector finds in the finished picture, and that is painted anew at the model's own size.
+    """An object that a detector finds in the finished picture, and that is repainted at the model's own size.
 
-    ``target`` is what it is called, such as face; ``prompt``: for what is painted, "" for that of the picture;
-    ``strength``: how far it may change, 0 to 1; ``steps``: 0 takes as many as the picture; ``confidence``: how sure the
-    detector must be, 0 to 1; ``padding``: pixels around it that the model sees; ``limit``: the most that are painted,
-    the surest first.
+    ``target``: its name, such as face; ``prompt``: for repainting, "" for that of the picture; ``strength``: how much
+    it may change, 0 to 1; ``steps``: 0 means as many as the picture; ``confidence``: minimum of the detector, 0 to 1;
+    ``padding``: pixels around it that the model sees; ``limit``: maximum number repainted, the most certain first.
     """
 
     lead: ClassVar[str] = "target"
@@ -251,5 +250,5 @@ class Detail(Record):
 
 
 def format_number(number: float) -> str:
-    """Shortest text that parses to the same number: 1, 0.8, 0.12345678."""
+    """The shortest text that parses to the same number: 1, 0.8, 0.12345678."""
     return repr(float(number)).removesuffix(".0")

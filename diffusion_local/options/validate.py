@@ -1,4 +1,4 @@
-"""Completes a prompt and options to Params within a model's limits."""
+"""Validates a prompt and options, and completes them to Params within a model's limits."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler,
 from diffusion_local.options.table import LANCZOS, OPTIONS, PICTURES, RECORDS, SETTINGS, Params, refused_options
 from diffusion_local.options.types import Kind, Lora, Record
 
-#: (width, height) of a source picture by id; raises InvalidParams or NotFound.
+#: Returns (width, height) of a source picture by id; raises InvalidParams or NotFound.
 SizeOf = Callable[[str], tuple[int, int]]
 
 STRENGTHS = {Kind.IMG2IMG: OPTIONS["strength"].initial, Kind.INPAINT: 1.0}
@@ -27,10 +27,10 @@ TILE = 512
 
 
 def with_pictures(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
-    """Options with their pictures replaced by ``keep(name of the field, picture)``, which returns an id.
+    """Replace the pictures in options by ``keep(name of the field, picture)``, which returns an id.
 
-    A picture is text, in the form in which a caller sends it. Other values stay as they are; so do values that are no
-    text, for ``validate`` to refuse. Raises InvalidParams.
+    A picture is text, in the form in which a caller sends it. Other values are unchanged, including pictures that are
+    not text, which ``complete`` refuses. Raises InvalidParams.
     """
     done = dict(given)
     for name in PICTURES:
@@ -55,7 +55,7 @@ def text_of(value: Any) -> str:
 
 
 def check_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not None. Raises InvalidParams for unknown names."""
+    """The settings that are not None. Raises InvalidParams for an unknown name."""
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
         if name not in SETTINGS:
@@ -74,8 +74,8 @@ def complete(
 ) -> Params:
     """Params with defaults for all options that ``given`` lacks.
 
-    Options that depend on the model, the kind of work or each other are resolved here; others are validated as the
-    table declares. Raises InvalidParams naming all invalid values.
+    Options that depend on the model, the kind of work or each other are resolved here; others are validated as declared
+    in the table. Raises InvalidParams naming all invalid values.
     """
     kind = infer_kind(given)
     faults = Faults()
@@ -125,7 +125,7 @@ def denoising_options(
     size_of: SizeOf,
     faults: Faults,
 ) -> dict[str, Any]:
-    """Options of a picture that a model draws. ``size``: the model's default, or the source's."""
+    """Options of a picture that a model denoises. ``size``: the model's default, or the source's."""
     done: dict[str, Any] = {}
     if kind in STRENGTHS:
         whole = size
@@ -166,28 +166,28 @@ def denoising_options(
 
 
 def check_mask(given: Mapping[str, Any], size: Size, size_of: SizeOf) -> str:
-    """The mask of a source of this size; a picture that is extended needs none. Raises InvalidParams."""
+    """The mask for a source of this size; "" if none is given and the picture is extended. Raises InvalidParams."""
     if not given.get("mask") and given.get("outpaint"):
         if not margins(OPTIONS["outpaint"].validate(given["outpaint"]), size):
             raise InvalidParams("outpaint", message("outpaint_nothing"))
         return ""
     mask = values.check_needed_source("mask", given.get("mask"), Kind.INPAINT)
     width, height = source_size("mask", mask, size_of)
-    # of the same shape, but for a pixel by which a smaller one was rounded
+    # the same aspect ratio, except for a pixel of rounding in a smaller mask
     if abs(width * size[1] - height * size[0]) > max(*size, width, height):
         raise InvalidParams("mask", message("mask_shape", got=f"{width}x{height}", size=f"{size[0]}x{size[1]}"))
     return mask
 
 
 def extended_size(given: Mapping[str, Any], size: Size) -> Size:
-    """The size of a source with what is painted around it. Raises InvalidParams."""
+    """The size of a source with the margins painted around it. Raises InvalidParams."""
     width, height = margins(OPTIONS["outpaint"].validate(given.get("outpaint")), size).extended(size)
     check_upscaled_size("outpaint", width, height)
     return width, height
 
 
 def check_frame_shape(size: Size, whole: Size, limits: Limits, given: Mapping[str, Any]) -> None:
-    """Raise InvalidParams if filling ``size`` with an extended picture would cut off more than sides are rounded by."""
+    """Raise InvalidParams if scaling an extended picture to ``size`` would cut off more than rounding explains."""
     scale = max(size[0] / whole[0], size[1] / whole[1])
     cut = max(whole[0] * scale - size[0], whole[1] * scale - size[1])
     if cut <= limits.multiple * max(1, (max(whole) / min(whole) + 1) / 2):
@@ -227,7 +227,7 @@ def check_second_pass(size: Size, limits: Limits, model_id: str, given: Mapping[
 
 
 def value_or(name: str, given: Mapping[str, Any], default: Any) -> Any:
-    """The validated value of an option, or ``default`` if absent. Zero is a value."""
+    """The validated value of an option, or ``default`` if absent. Zero counts as a value."""
     value = given.get(name)
     return default if value is None or value == "" else OPTIONS[name].validate(value)
 
@@ -276,7 +276,7 @@ def is_given(value: Any) -> bool:
 
 
 def seed_series(params: Params, count: int) -> list[Params]:
-    """``count`` pictures that differ in seeds only, which count up; of a variation only the variation seed.
+    """``count`` pictures with consecutive seeds; for a variation, only the variation seed counts up.
 
     Raises InvalidParams if the last seed would be too large.
     """
@@ -298,7 +298,7 @@ def source_size(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
 
 
 def check_pictures(field: str, records: tuple[Record, ...], size_of: SizeOf) -> None:
-    """Raise InvalidParams unless all pictures of an option exist, and are not too large together."""
+    """Raise InvalidParams unless all pictures of an option exist and their total size is allowed."""
     sizes = [
         source_size(values.entry(field, place, name), getattr(record, name), size_of)
         for place, record in enumerate(records)
@@ -313,7 +313,7 @@ def check_pictures(field: str, records: tuple[Record, ...], size_of: SizeOf) -> 
 
 
 def extract_lora_tags(params: Params) -> Params:
-    """Move ``<lora:name:weight>`` tags from the prompt to the LoRAs, as A1111 does.
+    """Move ``<lora:name:weight>`` tags from the prompt to the LoRAs.
 
     Tags in the negative prompt are removed without effect, as in A1111. Raises InvalidParams.
     """
@@ -341,7 +341,7 @@ def lora_from_tag(tag: tags.Tag) -> Lora:
 
 
 def infer_kind(given: Mapping[str, Any]) -> Kind:
-    """The kind given, else the one implied by the given pictures."""
+    """The given kind of work, or the one that the given pictures imply."""
     if not given.get("kind"):
         return (
             Kind.INPAINT

@@ -28,14 +28,14 @@ MOST_TOGETHER = 16
 MAX_PROMPT_CHARS = 10_000
 MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
-#: Megapixels of all pictures that such an option names.
+#: Maximum total megapixels of the pictures that one option names.
 MAX_PICTURES_MEGAPIXELS = 100
 MAX_REFERENCE_WEIGHT = 2.0
 MAX_CONTROL_WEIGHT = 2.0
-#: The least side of a region, as a share of the picture's.
+#: Minimum side of a region, as a share of the picture's side.
 MIN_REGION = 0.02
 MAX_TARGET_CHARS = 60
-#: What a union ControlNet takes a picture for, by ControlNet type as other tools name them.
+#: Control modes of union ControlNets, by the names of control types in other tools.
 CONTROL_MODES = (
     "canny", "softedge", "scribble", "lineart", "tile", "depth", "normal", "openpose", "segment", "blur", "luminance",
     "lowquality", "inpaint",
@@ -43,7 +43,7 @@ CONTROL_MODES = (
 MAX_NAME_CHARS = 200
 SOURCE_ID = re.compile(r"[0-9a-f]{64}")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
-#: Comma-separated parts; quoted commas do not separate. An unclosed quotation mark is a character.
+#: A comma-separated part; quoted commas do not separate. An unclosed quotation mark is an ordinary character.
 PART = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
 QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
 #: Allowed control characters: tab, line ends, form feed, escape.
@@ -101,13 +101,13 @@ def check_choice(field: str, name: Any, known: tuple[str, ...]) -> str:
 
 
 def check_choice_or_file(field: str, name: Any, known: tuple[str, ...]) -> str:
-    """The matching known name, ignoring case, or else the name of a file."""
+    """The matching known name, ignoring case, or a valid file name."""
     wanted = name.strip().casefold() if isinstance(name, str) else None
     return next((each for each in known if each.casefold() == wanted), None) or check_file_name(field, name)
 
 
 def check_pass_position(field: str, value: Any) -> str:
-    """Position in a pass and size of the pass, from 1: ``3/8``, or ""."""
+    """Validate a 1-based position in a denoiser pass and the pass's size, such as ``3/8``; "" for none."""
     if value in ("", None):
         return ""
     found = re.fullmatch(r"\s*(\d{1,2})\s*/\s*(\d{1,2})\s*", str(value), re.ASCII)
@@ -117,7 +117,7 @@ def check_pass_position(field: str, value: Any) -> str:
 
 
 def parse_pass_position(text: str) -> tuple[int, int]:
-    """(0-based position, size) of the result of ``check_pass_position``."""
+    """Parse a result of ``check_pass_position`` to (0-based position, size)."""
     number, size = text.split("/")
     return int(number) - 1, int(size)
 
@@ -126,7 +126,7 @@ CURSOR = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def check_cursor(field: str, value: Any) -> str | None:
-    """The `next` of a page before: an id of ours (ULID). None for none. Raises InvalidParams."""
+    """Validate a cursor, the ``next`` of an earlier page: a ULID. None if empty. Raises InvalidParams."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not CURSOR.fullmatch(value):
@@ -135,7 +135,7 @@ def check_cursor(field: str, value: Any) -> str | None:
 
 
 def check_moment(field: str, value: Any) -> str | None:
-    """A moment (ISO 8601, UTC where no zone is given) in UTC as it is stored. None for none. Raises InvalidParams."""
+    """Convert a time (ISO 8601, UTC without a zone) to UTC in its stored form. None if empty. Raises InvalidParams."""
     if value is None or value == "":
         return None
     try:
@@ -147,12 +147,12 @@ def check_moment(field: str, value: Any) -> str | None:
 
 
 def check_background(field: str, value: Any) -> str:
-    """``transparent``, or "" for what other programs call auto or opaque. Raises InvalidParams."""
+    """``transparent``, or "" for other programs' auto and opaque. Raises InvalidParams."""
     return {"transparent": "transparent"}.get(check_choice(field, value, ("transparent", "auto", "opaque")), "")
 
 
 def check_needed_source(field: str, value: Any, needed: str) -> str:
-    """Id of a source picture. ``needed``: the kind of work that requires one, or ""."""
+    """Id of a required source picture. ``needed``: the kind of work that requires it, or "". Raises InvalidParams."""
     if not value:
         raise InvalidParams(field, message("source_needed", kind=needed))
     return check_source_id(field, value)
@@ -165,7 +165,7 @@ def check_source_id(field: str, value: Any) -> str:
 
 
 def check_file_name(field: str, value: Any) -> str:
-    """File name below a folder of the home; ``/`` is allowed, leaving the folder is not."""
+    """File name below a folder of the home; may contain ``/`` but must not leave the folder. Raises InvalidParams."""
     name = value.strip() if isinstance(value, str) else ""
     if not is_file_name(name):
         raise InvalidParams(field, message("file_name", got=echo(value)))
@@ -178,9 +178,9 @@ def is_file_name(name: str) -> bool:
 
 
 def check_loras(field: str, value: Any) -> tuple[Lora, ...]:
-    """LoRAs as ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or comma-separated text.
+    """LoRAs from ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or comma-separated text.
 
-    In text, a name with a comma or quotation mark is quoted as in CSV: ``"a, b":0.8``.
+    In text, a name with a comma or quotation mark is quoted as in CSV: ``"a, b":0.8``. Raises InvalidParams.
     """
     each = [one.strip() for one in PART.findall(value) if one.strip()] if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
@@ -216,10 +216,10 @@ R = TypeVar("R", bound=Record)
 
 
 def record_values(field: str, value: Any, kind: type[Record]) -> list[dict[str, Any]]:
-    """Entries of an option that is a list of records, as plain values by name that are not validated.
+    """Entries of an option that is a list of records, as unvalidated values by name.
 
-    Each is a record, its values by name, or its text; a text may hold several, separated by commas. Raises
-    InvalidParams.
+    Each given entry is a record, its values by name, or its text; one text may contain several, separated by commas.
+    Raises InvalidParams.
     """
     each = [one.strip() for one in kind.split(value) if one.strip()] if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
@@ -231,7 +231,7 @@ def record_values(field: str, value: Any, kind: type[Record]) -> list[dict[str, 
 
 
 def entry(field: str, place: int, name: str = "") -> str:
-    """How an error names an entry of an option, counted from 0, or one of its fields: ``controls[1].weight``."""
+    """Name of a list entry (counted from 0), or of its field, for error messages: ``controls[1].weight``."""
     return f"{field}[{place}]" + (f".{name}" if name else "")
 
 
@@ -246,7 +246,7 @@ def record_value(field: str, value: Any, kind: type[Record]) -> dict[str, Any]:
 
 
 def records(field: str, value: Any, kind: type[R], make: Callable[[str, dict[str, Any]], R]) -> tuple[R, ...]:
-    """Validated entries: ``make`` gets the name of an entry and its values. Raises InvalidParams."""
+    """Validate entries by calling ``make(name of the entry, values)`` for each. Raises InvalidParams."""
     names = [each.name for each in fields(kind)]
     made = []
     for place, given in enumerate(record_values(field, value, kind)):
@@ -277,7 +277,7 @@ def reference(field: str, each: dict[str, Any]) -> Reference:
 
 
 def controls(field: str, value: Any) -> tuple[Control, ...]:
-    """Validated controls. ``seen`` is dropped: what the ControlNet sees follows from the rest. Raises InvalidParams."""
+    """Validated controls. A given ``seen`` is dropped, because it is derived from the rest. Raises InvalidParams."""
     return records(field, value, Control, control)
 
 
