@@ -6,7 +6,7 @@ from diffusion_local import disk
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ``~`` resolved; of an unknown user, or one without a home folder, it stays as it is."""
+    """Expand ``~``; unchanged for an unknown user or one without a home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -14,7 +14,7 @@ def expanded(path: str | Path) -> Path:
 
 
 class Folders:
-    """Everything below ``home``; paths in the database are relative to these."""
+    """The files and folders below ``home``. Paths in the database are relative to them."""
 
     __slots__ = ()
     home: Path
@@ -74,7 +74,7 @@ class Folders:
 
     @property
     def preprocessors(self) -> Path:
-        """Models of preprocessors, a folder for each type."""
+        """Models of preprocessors, one folder per type."""
         return self.home / "preprocessors"
 
     @property
@@ -115,12 +115,12 @@ class Folders:
 
     @property
     def passes(self) -> Path:
-        """Half-made pictures that a stopping worker kept for the next one."""
+        """Unfinished pictures that a stopping worker saved for the next one."""
         return self.home / "passes"
 
     @property
     def spool(self) -> Path:
-        """Pictures of a joined worker that its studio could not take yet, by slot."""
+        """Pictures that a joined worker could not upload to its studio yet, by slot."""
         return self.home / "spool"
 
     @property
@@ -141,9 +141,9 @@ class Folders:
         return assets() / "starter-control"
 
     def make_folders(self) -> None:
-        """Create missing folders for their owner only; existing ones keep their mode.
+        """Create missing folders, accessible only to their owner; existing ones keep their mode.
 
-        The gallery is created with a new home only: later, its disk or share may just be away.
+        The gallery is created only with a new home: later, its disk or share may just be unmounted.
         """
         new = not self.database_file.exists() and not self.locks.exists()  # with a server, there is no file
         data = (

@@ -1,6 +1,6 @@
-"""Settings as users see them (value, default, meaning, origin), and their changes in config.toml.
+"""Settings for display (value, default, meaning, origin), and changes to them in config.toml.
 
-Running processes keep the values read at startup: a change takes effect at the next start, and the page says so.
+Running processes keep the values read at startup; a change takes effect at the next start, as the page says.
 """
 
 import os
@@ -19,7 +19,7 @@ from diffusion_local.messages import message
 from diffusion_local.notify.dispatcher import report_time
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 
-#: Never shown: credentials, and addresses and commands that often contain some.
+#: Never shown: credentials, and addresses and commands that often contain credentials.
 SECRET = frozenset(
     {
         "token",
@@ -96,13 +96,13 @@ class Preference:
 
 
 def restart_file(settings: Settings) -> Path:
-    """Its existence asks the supervisor for a restart."""
+    """The file whose existence requests a restart from the supervisor."""
     return settings.locks / "restart"
 
 
 @guarded("preferences")
 class Preferences:
-    """Preferences use cases, available as ``studio.preferences``; they require an admin."""
+    """Settings use cases, available as ``studio.preferences``. They require an admin."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -120,7 +120,7 @@ class Preferences:
         return sorted(found, key=lambda each: list(EDITABLE).index(each.name) if each.name in EDITABLE else NO_LIMIT)
 
     def mark(self) -> str:
-        """A text that changes with config.toml."""
+        """A text that changes whenever config.toml does."""
         try:
             state = self._path.stat()
         except OSError:
@@ -128,7 +128,7 @@ class Preferences:
         return f"{state.st_mtime_ns}-{state.st_size}"
 
     def change(self, name: str, value: str) -> Preference:
-        """Write a setting. Raises Forbidden, InvalidParams and Conflict, and then the file is unchanged."""
+        """Write a setting to the file. Raises Forbidden, InvalidParams and Conflict, leaving the file unchanged."""
         checked = parse_value(self._settings, name, value)
 
         def put(document: tomlkit.TOMLDocument) -> None:
@@ -141,12 +141,13 @@ class Preferences:
         return self._write(name, lambda document: document.pop(name, None))
 
     def can_restart(self) -> bool:
-        """Whether a supervisor runs that could restart everything: not where the web process was started alone."""
+        """Whether a supervisor that can restart the processes is running; False if the web process was started alone."""
         return (self._settings.locks / "serve.json").exists()
 
     def restart(self) -> None:
-        """Ask the supervisor to stop all processes in order and start again with the settings as they are now. Raises
-        Conflict where none runs."""
+        """Ask the supervisor to stop all processes in order and restart them with the current settings. Raises Conflict
+        if no supervisor is running.
+        """
         if not self.can_restart():
             raise Conflict(message("not_supervised"))
         restart_file(self._settings).touch(mode=disk.FILE)
@@ -180,7 +181,7 @@ class Preferences:
         )
 
     def _write(self, name: str, edit: Callable[[tomlkit.TOMLDocument], Any]) -> Preference:
-        """Edit the file, keeping comments and order; it is replaced atomically."""
+        """Edit the file, keeping comments and order, and replace it atomically."""
         if name not in EDITABLE:
             raise InvalidParams(name, message("not_on_page"))
         if self._settings.origins.get(name) in ("environment", "command"):

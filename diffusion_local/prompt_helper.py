@@ -1,7 +1,7 @@
-"""Rewrites, translates and varies prompts with a language model behind an OpenAI-compatible address.
+"""Rewrites, translates and varies prompts with a language model behind an OpenAI-compatible API.
 
-Off unless ``prompt_helper_url`` is set; then only the prompt and the instruction are sent there. The address is chosen
-by whoever runs the server, so it may be local; metadata services are never called, redirects are not followed.
+Off unless ``prompt_helper_url`` is set; only the prompt and the instruction are sent there. The operator of the server
+chooses the address, so it may be local; metadata services are never called, and redirects are not followed.
 """
 
 import ipaddress
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 90.0  # a model on a CPU thinks for long
+TOTAL_SECONDS = 90.0  # a model on a CPU takes long
 MAX_ANSWER = 256 * 1024  # bytes
 MAX_VARIANTS = 8
 MAX_LANGUAGE = 40
-#: Metadata services of clouds, which hand out credentials.
+#: Cloud metadata services, which return credentials.
 BLOCKED_NETWORKS = (
     ipaddress.ip_network("169.254.0.0/16"),
     ipaddress.ip_network("fe80::/10"),
@@ -54,7 +54,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class HelpedPrompt:
-    """``prompts`` that the helper made of ``original``; ``model`` is the one that it said it is."""
+    """``prompts`` made from ``original``; ``model``: the model name in the helper's response."""
 
     task: str
     original: str
@@ -73,7 +73,7 @@ class PromptHelper:
         return bool(self._url)
 
     def help(self, prompt: str, task: str, language: str, count: int) -> HelpedPrompt:
-        """Raises InvalidParams, Conflict if the helper is off, and NotDone if it gives no usable answer."""
+        """Run a task on a prompt. Raises InvalidParams, Conflict if the helper is off, NotDone without usable answer."""
         check_prompt("prompt", prompt, required=True)
         chosen = Task(check_choice("task", task, tuple(Task)))
         if not re.fullmatch(rf"[\w .()-]{{1,{MAX_LANGUAGE}}}", language):
@@ -109,7 +109,7 @@ class PromptHelper:
 
 
 def checked(url: str) -> Target:
-    """The address of the chat completions. Raises NotDone for one that is never called."""
+    """Resolve and check the helper's URL. Raises NotDone for an address that must not be called."""
     try:
         plain = check_target(url, AllowedTargets(networks=EVERYWHERE), "prompt_helper_url")
     except InvalidParams as problem:
@@ -130,7 +130,7 @@ EVERYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
 def post(target: Target, body: bytes, headers: dict[str, str]) -> bytes:
-    """The answer, bounded in bytes and time. Raises NotDone, httpx.HTTPError and OSError."""
+    """Send a request; returns the body, bounded in bytes and time. Raises NotDone, httpx.HTTPError and OSError."""
     import httpx
 
     deadline = time.monotonic() + TOTAL_SECONDS
@@ -171,7 +171,7 @@ def read(response: "httpx.Response", deadline: float) -> bytes:
 
 
 def answer_in(data: bytes) -> tuple[str, str]:
-    """(text, name of the model) of a chat completion. Raises NotDone."""
+    """Parse a chat completion; returns (text, name of the model). Raises NotDone."""
     try:
         told: Any = json.loads(data)
         text, model = told["choices"][0]["message"]["content"], told.get("model", "")
@@ -186,7 +186,7 @@ def answer_in(data: bytes) -> tuple[str, str]:
 
 
 def without_thinking(text: str) -> str:
-    """Without what reasoning models write between their tags; linear, however many are left open."""
+    """Remove reasoning between its tags. Takes linear time, even with many unclosed tags."""
     kept: list[str] = []
     while True:
         before, opened, rest = text.partition(THINKING)
@@ -198,7 +198,7 @@ def without_thinking(text: str) -> str:
 
 
 def without_fence(text: str) -> str:
-    """The inside of the first fenced block, without its language; all of the text if there is none."""
+    """The content of the first fenced block; the whole text if there is none."""
     _, opened, rest = text.partition(FENCE)
     language, newline, block = rest.partition("\n")
     inside, closed, _ = block.partition(FENCE)
@@ -208,6 +208,6 @@ def without_fence(text: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Different prompts, one a line, without bullets and numbers."""
+    """The distinct prompts in a text, one per line, without bullets and numbers."""
     found = (BULLET.sub("", line).strip().strip('"').strip() for line in text.splitlines())
     return list(dict.fromkeys(line for line in found if line))

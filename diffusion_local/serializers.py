@@ -1,4 +1,4 @@
-"""JSON representations, used by the API and by ``--json`` of the command line. Programs rely on the names."""
+"""JSON representations, used by the API and by ``--json`` of the command line. Clients depend on the field names."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -7,12 +7,12 @@ from contextvars import ContextVar
 from dataclasses import asdict
 from typing import (
     Any,
-    NotRequired,  # pydantic reads no other on Python 3.11
+    NotRequired,
     Protocol,
 )
 from urllib.parse import quote
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic rejects typing's before Python 3.12
 
 from diffusion_local.domain import FINAL, Event, Failure, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.engine.planning import MemoryPlan
@@ -24,7 +24,7 @@ from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.queue.batches import BatchProgress
 
 Json = dict[str, Any]
-#: Failures whose detail starts with the cause of the worker's death.
+#: Kinds of failures whose detail starts with the cause of the worker's death.
 DEATHS = ("worker_lost", "timed_out")
 
 #: Returns the query string that opens a picture path (without a proxy's prefix), or "" if none is needed.
@@ -37,8 +37,8 @@ _sign: ContextVar[Sign | None] = ContextVar("sign", default=None)
 
 @contextmanager
 def below(root: str, origin: str = "") -> Iterator[None]:
-    """Inside, file addresses start with ``root`` (the path prefix of a proxy), and absolute ones with ``origin``
-    (scheme and host as the caller knows them).
+    """Context in which file addresses start with ``root`` (the path prefix of a proxy), and absolute ones with
+    ``origin`` (scheme and host that the caller used).
     """
     tokens = _root.set(root), _origin.set(origin)
     try:
@@ -50,7 +50,7 @@ def below(root: str, origin: str = "") -> Iterator[None]:
 
 @contextmanager
 def signing(sign: Sign) -> Iterator[None]:
-    """Inside, ``public_url`` is signed."""
+    """Context in which ``public_url`` is signed."""
     token = _sign.set(sign)
     try:
         yield
@@ -59,7 +59,7 @@ def signing(sign: Sign) -> Iterator[None]:
 
 
 class JobFacts(Protocol):
-    """What serializing a job needs: a Studio, local or remote."""
+    """The part of a Studio, local or remote, that serializing a job needs."""
 
     def job(self, job_id: str) -> Job: ...
 
@@ -79,7 +79,7 @@ class SourcePicture(TypedDict):
 
 
 class Fault(TypedDict):
-    """Why a request was refused. ``field``: the field at fault, if any. ``id`` and ``params`` allow composing the
+    """Why a request was refused. ``field``: the invalid field, if any. ``id`` and ``params`` allow composing the
     message in another language; nested messages are objects with ``id``, ``params`` and ``message``.
     """
 
@@ -155,7 +155,7 @@ def params(owner: Job | Image) -> Json:
 
 
 def image_link(image: Image) -> Json:
-    """How to fetch the picture: ``url`` is relative to the server's root, ``public_url`` absolute."""
+    """Addresses of a picture: ``url`` is relative to the server's root, ``public_url`` absolute."""
     return {
         "id": image.id,
         "url": file_url(image),
@@ -224,7 +224,7 @@ def source_url(source_id: str) -> str:
 
 
 def preview_url(job_id: str, step: int) -> str:
-    """The step makes a browser fetch each preview once."""
+    """URL of a job's preview. The step makes browsers fetch each preview once."""
     return f"{_root.get()}/previews/{job_id}.webp?step={step}"
 
 
@@ -268,7 +268,7 @@ def worker(worker: Worker) -> Json:
 
 
 def model(model: Model, plans: Sequence[MemoryPlan] | None = None) -> Json:
-    """A model without its path. ``plans``: how each device would hold it, if requested."""
+    """A model without its path. ``plans``: its memory plan for each device, if requested."""
     values = asdict(model)
     for name in LOCAL_FIELDS:
         del values[name]

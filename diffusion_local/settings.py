@@ -35,12 +35,12 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def setting(default: Any, doc: str, choices: tuple[str, ...] = (), file_only: bool = False) -> Any:
-    """``file_only``: what runs commands or is secret is taken from config.toml, and from nowhere else."""
+    """Declare a setting. ``file_only``: it runs commands or is secret, and is therefore read only from config.toml."""
     return field(default=default, metadata={"doc": doc, "choices": choices, "file_only": file_only})
 
 
 def hook(when: str) -> Any:
-    """A command as a list of its words; see ``notify.hooks``."""
+    """Declare a command setting, a list of arguments; see ``notify.hooks``."""
     return setting((), f"command to run {when}", file_only=True)
 
 
@@ -184,12 +184,12 @@ class Settings(Folders):
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
     fake_step_seconds: float = setting(0.02, "seconds per step of the fake engine")
     log_level: str = setting("info", "how detailed the logs are", LOG_LEVELS)
-    #: Which of these were given, and where: ``file``, ``environment`` or ``command``. Not a setting itself.
+    #: Where each given setting was read: ``file``, ``environment`` or ``command``. Not a setting itself.
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
-        """Read the settings; ``overrides`` come from the command line, None meaning not given.
+        """Read the settings. ``overrides``: from the command line; None means not given.
 
         Raises InvalidParams naming the setting and where it was read.
         """
@@ -198,7 +198,7 @@ class Settings(Folders):
         home = user_path("home", overrides.get("home") or environ.get(PREFIX + "HOME") or default_home)
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        # A parent passes all of its settings in the environment: it tells where it had them from.
+        # A parent process passes all of its settings in the environment, together with their origins.
         given = dict(each.split("=", 1) for each in environ.get(ORIGINS, "").split() if "=" in each)
         sources = [
             (read_toml(home / "config.toml"), "config.toml: {}", "file"),
@@ -217,11 +217,11 @@ class Settings(Folders):
                         raise InvalidParams(told, message("setting_only_file"))
                     values[name] = parse(name, value, told)
                     origins[name] = given.get(name, "") if origin == "environment" and given else origin
-        local_zone(values.get("timezone", ""))  # a zone there is not is told now
+        local_zone(values.get("timezone", ""))  # report an unknown time zone now
         return cls(**values | {"home": home, "origins": {name: told for name, told in origins.items() if told}})
 
     def to_env(self) -> dict[str, str]:
-        """The environment from which a child process loads equal settings; it reads the same config.toml."""
+        """Environment variables from which a child process loads equal settings. It also reads the same config.toml."""
         passed = [each.name for each in specs() if not each.metadata.get("file_only")]
         told = " ".join(f"{name}={origin}" for name, origin in {"home": "environment", **self.origins}.items())
         return {ORIGINS: told} | {PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
@@ -232,7 +232,7 @@ class Settings(Folders):
 
     @property
     def zone(self) -> tzinfo:
-        """The zone in which people's times are read. Raises InvalidParams."""
+        """The time zone of users' local times. Raises InvalidParams."""
         return local_zone(self.timezone)
 
     @property
@@ -241,7 +241,7 @@ class Settings(Folders):
 
 
 def user_path(name: str, path: str | Path) -> Path:
-    """The absolute path of a setting, with ``~`` resolved. Raises InvalidParams for an unknown user's home."""
+    """The absolute path of a setting, with ``~`` expanded. Raises InvalidParams for an unknown user's home."""
     found = expanded(path)
     if found.parts[:1] and found.parts[0].startswith("~"):
         raise InvalidParams(name, message("unknown_user", path=str(path)))
@@ -249,7 +249,7 @@ def user_path(name: str, path: str | Path) -> Path:
 
 
 def specs() -> list[Field[Any]]:
-    """What can be set, in order."""
+    """The fields that are settings, in order."""
     return [each for each in fields(Settings) if each.name != "origins"]
 
 
@@ -262,7 +262,7 @@ def spec_of(name: str) -> Field[Any]:
 
 
 def parse(name: str, value: Any, where: str) -> Any:
-    """One setting's value in its own type. Raises InvalidParams naming where it was read."""
+    """Convert one setting's value to its type. Raises InvalidParams naming where it was read."""
     spec = spec_of(name)
     if spec.default is MISSING:
         return Path(value)
@@ -285,7 +285,7 @@ def parse(name: str, value: Any, where: str) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a config file; an unknown name is an error, as it is nearly always a slip of the pen."""
+    """Read the settings of a config file. Raises InvalidParams, also for an unknown name, which is usually a typo."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -302,7 +302,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def local_zone(name: str) -> tzinfo:
-    """A zone by name, or this machine's with all its rules for daylight saving. Raises InvalidParams."""
+    """A time zone by name, or this machine's with its daylight-saving rules. Raises InvalidParams."""
     chosen = name or os.environ.get("TZ", "").removeprefix(":")
     try:
         if chosen:
@@ -312,11 +312,11 @@ def local_zone(name: str) -> tzinfo:
     except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         if name:
             raise InvalidParams("timezone", message("zone", got=echo(name))) from None
-    return datetime.now().astimezone().tzinfo or UTC  # Windows: its offset of today
+    return datetime.now().astimezone().tzinfo or UTC  # Windows: only the current offset
 
 
 def hub_cache() -> Path:
-    """Where Hugging Face's programs keep what they downloaded; only read."""
+    """The download cache of Hugging Face's programs, which is only read."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
@@ -330,7 +330,7 @@ def civitai_endpoint(settings: Settings) -> str:
 
 
 def hub_token(settings: Settings) -> str:
-    """The setting, else what Hugging Face's own programs use; empty if there is none. Never log or show it."""
+    """The hub token: the setting, else the one of Hugging Face's programs, else "". Never log or show it."""
     given = settings.hub_token or os.environ.get("HF_TOKEN", "")
     if given:
         return given.strip()
@@ -342,9 +342,9 @@ def hub_token(settings: Settings) -> str:
 
 
 def go_offline(home: Path) -> None:
-    """Keep gradio and the hub libraries from calling out and from chatting; call before they are imported.
+    """Prevent gradio and the hub libraries from using the network and printing progress; call before importing them.
 
-    gradio reads these when it is imported and compares with the exact text ``False``.
+    gradio reads these variables at import and compares them with the exact text ``False``.
     """
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
@@ -358,13 +358,13 @@ def go_offline(home: Path) -> None:
 
 
 def keep_kernels(folder: Path) -> None:
-    """Have Triton and torch keep compiled kernels there, unless the environment says where; call before they are
-    imported.
+    """Make Triton and torch cache compiled kernels in ``folder``, unless the environment names another one; call before
+    importing them.
     """
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
 
 
 def inherited() -> dict[str, str]:
-    """This process's environment without our own settings, for a program that is none of ours."""
+    """This process's environment without our own settings, for starting other programs."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -27,7 +27,7 @@ from diffusion_local.reports.store import ReportStore
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """``compose`` passes to each use case the stores that it needs."""
+    """All stores; ``compose`` passes each use case those that it needs."""
 
     jobs: JobStore
     control: QueueControl

@@ -1,4 +1,4 @@
-"""The Studio: every operation that users can request. All interfaces translate to its methods."""
+"""The Studio: every operation that users can request. All interfaces call its methods."""
 
 import time
 from collections.abc import Sequence
@@ -72,12 +72,12 @@ POLL_SECONDS = 0.1  # polling interval of `wait`
 
 @guarded("")
 class Studio:
-    """Built by ``compose.open_studio``. Each method is one use case; bad input raises a UserError.
+    """All use cases, built by ``compose.open_studio``. Each method is one use case; invalid input raises a UserError.
 
     Further operations by noun: ``lists`` and ``prompts`` (prompt lists, previews of draws), ``sources``, ``styles``,
     ``batches``, ``grids``, ``groups`` (the queue by batch), ``queue_file``, ``reports``, ``webhooks``, ``library``
     (models), ``accounts``, ``pictures`` and ``boards``, ``preferences`` (settings), ``health``, ``storage`` and
-    ``machines`` (workers elsewhere).
+    ``machines`` (workers on other machines).
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class Studio:
         expand: str | None = None,
         **settings: Any,
     ) -> Receipt:
-        """Enqueue ``count`` pictures of a prompt; once this returns they are durable.
+        """Enqueue ``count`` pictures of a prompt. They are stored durably when this returns.
 
-        Seeds are consecutive; if the noise of a variation seed is mixed in, that one counts up instead. ``settings``
-        are fields of Params; absent ones or None take the model's default, and no seed (or -1) a random one. They may
-        include the batch's ``start_at``, ``window``, ``finish_by`` and ``webhook`` (see ``queue.batch_times``).
+        Seeds are consecutive; with a variation seed, that one counts up instead. ``settings`` are fields of Params:
+        absent ones and None take the model's default, and without a seed (or with -1) it is random. They may include
+        the batch's ``start_at``, ``window``, ``finish_by`` and ``webhook`` (see ``queue.batch_times``).
         ``prediction``: see ``Batch``. ``expand``: how wildcards and choices in both prompts are expanded (see
-        ``lists``): each picture draws its own from the first seed, or ``all`` makes ``count`` pictures of each
-        combination; None takes the setting. Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
+        ``lists``): each picture draws its own, seeded by the first seed, or ``all`` makes ``count`` pictures of
+        each combination; None uses the setting. Raises InvalidParams, QueueFull and Conflict; then nothing is enqueued.
         """
         count = check_integer("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
@@ -177,7 +177,7 @@ class Studio:
         return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
-        """The jobs, once all have ended or ``timeout`` seconds have passed. The jobs go on either way."""
+        """The jobs, once all have ended or ``timeout`` seconds have passed. A timeout does not affect the jobs."""
         deadline = time.monotonic() + check_number("timeout", timeout, 0, MAX_WAIT)
         while True:
             jobs = [self._jobs.get(job_id) for job_id in job_ids]
@@ -191,7 +191,7 @@ class Studio:
         return self._jobs.get(job_id)
 
     def place(self, job: Job) -> tuple[int | None, float | None]:
-        """(1-based queue position, seconds until done); None if there is none, or it is unknown."""
+        """(1-based queue position, seconds until done), each None if it does not apply or is unknown."""
         return self._view.place(job)
 
     def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]:
@@ -208,7 +208,7 @@ class Studio:
         since: str | None = None,
         until: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first. ``before``: last id of the previous page. With ``ids`` these jobs, at most 100.
+        """Jobs, newest first. ``before``: last id of the previous page. ``ids``: only these jobs, at most 100.
 
         ``state``: one or several, comma-separated. ``since``, ``until`` (exclusive): bounds of the submit time.
         Raises InvalidParams.
@@ -239,16 +239,16 @@ class Studio:
         """The queue at one moment."""
         found = self._view.snapshot(waiting, ended)
         if not found.reason and any(map(is_silent, found.workers)):
-            # a database that is not writable cannot store the reason
+            # a read-only database cannot store the reason
             found = replace(found, reason=self.storage.fault())
         return replace(found, warnings=self.batches.late())
 
     def revision(self) -> int:
-        """A number that grows with every visible change; equal numbers mean nothing new to draw."""
+        """A number that increases with every visible change; while it is equal, there is nothing new to draw."""
         return self._view.revision()
 
     def workers(self) -> list[Worker]:
-        """All workers; their loaded models only for actors that may read everyone's jobs."""
+        """All workers. Their loaded models are disclosed only to actors that may read everyone's jobs."""
         found = self._workers.list_all()
         return found if actor.current().sees_all else [replace(each, model="") for each in found]
 
@@ -310,10 +310,10 @@ class Studio:
         """A running job's newest preview (WebP). Raises NotFound."""
         return require_existing(self._files.preview(self._jobs.get(job_id).id), job_id)
 
-    # -- what monitoring and streams read ----------------------------------------------------------------------------
+    # -- monitoring and streams ----------------------------------------------------------------------------------------
 
     def moment(self) -> tuple[int, int]:
-        """(revision, number of the newest event). The second stays the same while pictures only advance."""
+        """(revision, number of the newest event). Progress within a picture changes only the first."""
         return self._view.position()
 
     def events_after(

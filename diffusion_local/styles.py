@@ -1,7 +1,7 @@
 """Style presets: a prompt and negative prompt wrapped around the user's.
 
-``assets/styles.csv`` has a few; ``styles.csv`` in the home, in A1111's format (``name,prompt,negative_prompt``), adds
-to them and replaces those of the same name. A template without ``{prompt}`` is appended after a comma, as in A1111.
+``assets/styles.csv`` contains a few; ``styles.csv`` in the home, in A1111's format (``name,prompt,negative_prompt``),
+adds more and replaces those of the same name. A template without ``{prompt}`` is appended after a comma, as in A1111.
 """
 
 import csv
@@ -29,7 +29,7 @@ class Style:
 
 @guarded("styles")
 class Styles:
-    """Read anew on each call, so that edits need no restart."""
+    """All styles. The files are read on each call, so that edits need no restart."""
 
     def __init__(self, home: Path) -> None:
         self._files = (assets() / STYLES_FILE, home / STYLES_FILE)

@@ -139,7 +139,7 @@ class NotificationDispatcher:
         return again_at is None
 
     def write_daily_report(self, now: datetime) -> None:
-        """Write a report of the last 24 hours once a day at ``report_at``, if jobs of a list ran. ``now``: local time."""
+        """Write a report of the last 24 hours daily at ``report_at``, if jobs of a list ran. ``now``: local time."""
         at = report_time(self._settings)
         if at is None or now.time() < at or self._reported == now.date():
             return

@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class SecondPass:
-    """A second pass. ``size`` in pixels; ``steps``: of the whole picture, or of each tile of side ``tile`` (0: none)."""
+    """A second pass. ``size`` in pixels; ``steps``: of the whole picture, or of each tile if ``tile`` (its side) is set."""
 
     size: Size
     steps: int

@@ -274,7 +274,7 @@ class Params:
 
     @property
     def paced(self) -> tuple[int, int]:
-        """(pixels, steps) for time estimates. Before a second pass, the first one counts as steps at the second's size."""
+        """(pixels, steps) for time estimates. A first pass before a second counts as steps at the second's size."""
         pixels = self.width * self.height
         if self.second is None:
             return pixels, self.steps + round(self.detail_work)
@@ -295,7 +295,7 @@ class Params:
         return tuple(dict.fromkeys([*single, *several]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by field, without those that are equal to their default."""
+        """Plain values by field, omitting values that ``options.validate`` would fill in again."""
         # not asdict: its deep copies would dominate the time for long lists
         values = {
             name: value for name, option in OPTIONS.items() if option.is_set(value := getattr(self, name), self.kind)

@@ -130,8 +130,8 @@ class Use(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference(PictureRecord):
-    """A reference picture. ``weight``: strength of an IP-Adapter (1 = full); ``adapter``: file name of the IP-Adapter, ""
-    for one that fits the use; ``mask``: source picture, white where the IP-Adapter has an effect.
+    """A reference picture. ``weight``: strength of an IP-Adapter (1 = full); ``adapter``: file name of the IP-Adapter,
+    "" for one that fits the use; ``mask``: source picture, white where the IP-Adapter has an effect.
     """
 
     pictures: ClassVar[tuple[str, ...]] = ("image", "mask")

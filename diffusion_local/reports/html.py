@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML file: contact sheet included, nothing fetched, every text escaped."""
+"""A report as one self-contained HTML file, contact sheet included, with all text escaped."""
 
 import base64
 import io
@@ -49,9 +49,9 @@ def render(
     report: Report, files: ImageFiles, root: str | None = None, translate: Translate = str, tag: str = "en"
 ) -> str:
     """Render a report. ``root``: path prefix of the app if it serves the page, which then links to pictures and offers
-    to resubmit failed jobs; None for a file. ``translate`` renders messages in the language ``tag``.
+    to resubmit failed jobs; None for a file. ``translate``: translates messages to the language ``tag``.
     """
-    title = report.title if report.batch_id else translate(report.title)  # a batch's title is its own name
+    title = report.title if report.batch_id else translate(report.title)  # a batch's title is its name
     back = "" if root is None else f'<p><a href="{root}/ui/lists">← {translate(message("report_back"))}</a></p>'
     parts = [back, f"<h1>{escape(title)}</h1><dl>", *(render_fact(*each, translate) for each in facts(report)), "</dl>"]
     if report.reasons:

@@ -1,4 +1,4 @@
-"""A report as data, accumulated from jobs one by one."""
+"""A report as data, accumulated one job at a time."""
 
 import hashlib
 import re
@@ -49,7 +49,7 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Accuracy of the estimates made at the start of jobs; seconds are totals over all jobs with an estimate.
+    """Accuracy of the time estimates made when jobs started; seconds are totals over all jobs with an estimate.
 
     ``error``: median of each job's error relative to its actual time.
     """
@@ -62,8 +62,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The end of a list as estimated when its first ``pictures`` were done, and its real one. ``told_seconds``,
-    ``took_seconds``: from then on; ``error``: relative difference.
+    """A list's remaining time when its first ``pictures`` were done: estimated (``told_seconds``) and actual
+    (``took_seconds``). ``error``: relative difference.
     """
 
     pictures: int
@@ -94,7 +94,7 @@ class Report:
     pictures: list[Image] = field(default_factory=list)
     #: Counts of flagged pictures by flag; they also count as done.
     flagged: dict[str, int] = field(default_factory=dict)
-    #: Of a batch that has ended, if its end was estimated.
+    #: Only for a batch that has ended, if its end was estimated.
     forecast: Forecast | None = None
 
     @property
@@ -103,7 +103,7 @@ class Report:
         return sum(count for state, count in self.counts.items() if State(state) not in FINAL)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data; pictures as id, prompt, seed and flag."""
+        """JSON-compatible data, with pictures as id, prompt, seed and flag."""
         values = asdict(self) | {"open": self.open}
         values["pictures"] = [
             {
@@ -118,7 +118,7 @@ class Report:
         return values
 
 
-#: Rungs where a job starts on a device with enough memory; others are a step down.
+#: Rungs on a device with enough memory; any other rung counts as a step down.
 FIRST_RUNGS = ("", "resident")
 
 
@@ -197,7 +197,7 @@ class ReportBuilder:
 
 
 def reason_of(kind: str, message: str) -> Reason:
-    """The group of an error: its kind, and its message without parts that differ from job to job."""
+    """The group of an error, by its kind and its message without parts that differ between jobs."""
     shape = re.sub(r"""'[^']*'|"[^"]*"|\d+(?:[.,]\d+)*|\b[0-9A-HJKMNP-TV-Z]{26}\b""", "…", message)
     return Reason(hashlib.sha256(f"{kind}\n{shape}".encode()).hexdigest()[:12], kind, message)
 
@@ -210,7 +210,7 @@ def estimate_of(pairs: Sequence[tuple[float, float]]) -> Estimate | None:
 
 
 def forecast_of(pictures: int, told_at: str, told_end: str, ended: str | None) -> Forecast | None:
-    """None without a known end. Times are UTC."""
+    """The forecast of a list; None if its end is unknown. Times are UTC."""
     took = seconds_between(told_at, ended)
     if not took:
         return None

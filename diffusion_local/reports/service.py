@@ -1,4 +1,4 @@
-"""Report use cases: of a batch or a period, as data, text or files, and the failed jobs of one reason."""
+"""Report use cases: reports on a batch or a period, as data, text or files, and the failed jobs of one reason."""
 
 import json
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ class Reports:
     def written(
         self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
     ) -> str:
-        """The report of a batch or a period as text. Raises as ``batch``, ``night`` and ``text`` do."""
+        """The report of a batch or a period as text. Raises like ``batch``, ``night`` and ``text``."""
         return self.text(self.batch(batch_id) if batch_id else self.night(since, until), form)
 
     def text(self, report: Report, form: str) -> str:
@@ -111,7 +111,7 @@ class Reports:
         raise InvalidParams("format", message("one_of", known=list(REPORT_FORMATS), got=echo(form)))
 
     def page(self, report: Report, root: str = "", translate: page.Translate = str, tag: str = "en") -> str:
-        """A report as HTML served by the app at path ``root``, with links into the app."""
+        """A report as an HTML page of the app, whose path prefix is ``root``, with links into the app."""
         return page.render(report, self._files, root, translate, tag)
 
     def keep(self, report: Report, stem: str) -> StoredFile:

@@ -52,7 +52,7 @@ class ReportStore:
             return {row[0]: (row[1], row[2]) for row in found.fetchall()}
 
     def forecast(self, batch_id: str) -> tuple[int, str, str] | None:
-        """(pictures done when the end of a batch was estimated, when that was, the estimated end), or None."""
+        """(pictures done when the end of a batch was estimated, time of that estimate, estimated end), or None."""
         query = f"SELECT forecast_pictures, forecast_at, forecast_end FROM batches WHERE id = ? AND {readable()}"
         with self._database.read() as db:
             found = db.execute(query, [batch_id]).fetchone()

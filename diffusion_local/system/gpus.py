@@ -1,4 +1,4 @@
-"""GPU state from NVIDIA's management library, without torch. Empty on machines without a GPU."""
+"""GPU state from NVIDIA's management library (NVML), without torch. Empty on machines without an NVIDIA GPU."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ class Gpu:
         return f"gpu{self.index}"
 
     def summary(self) -> str:
-        """Summary text."""
+        """Memory, temperature and power limit as text, where known."""
         parts = [f"{self.name}: {self.used / 1e9:.1f} of {self.total / 1e9:.1f} GB used"]
         if self.temperature is not None:
             parts.append(f"{self.temperature} °C")
@@ -59,7 +59,7 @@ def read() -> list[Gpu]:
 
 @lru_cache(1)
 def library() -> Any:
-    """The initialised library; None without a GPU driver."""
+    """The initialised NVML; None without it or without a GPU driver."""
     try:
         import pynvml  # type: ignore[import-untyped]
 
@@ -74,7 +74,7 @@ def read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
     def asked(question: Callable[..., Any], *more: Any) -> Any:
-        """None if this GPU or container does not support the query."""
+        """The result of an NVML query; None if this GPU or container does not support it."""
         with contextlib.suppress(nvml.NVMLError):
             return question(handle, *more)
         return None

@@ -1,4 +1,4 @@
-"""Logging: JSON lines in a rotating file per process, and short lines on the terminal."""
+"""Logging: JSON lines to a rotating file per process, and short lines to the terminal."""
 
 import contextlib
 import gzip
@@ -43,13 +43,13 @@ NOISY = (
 )
 
 
-#: The id of the HTTP request that is being served.
+#: Id of the HTTP request that is being served.
 _request: ContextVar[str] = ContextVar("request", default="")
 
 
 @contextlib.contextmanager
 def serving(request: str) -> Iterator[None]:
-    """Lines that are logged inside name the request."""
+    """Context in which log lines include the request's id."""
     token = _request.set(request)
     try:
         yield
@@ -84,7 +84,7 @@ def compressed_name(name: str) -> str:
 
 
 def compress(source: str, target: str) -> None:
-    """Rotate a full log, compressed if there is room."""
+    """Rotate a full log, compressing it if the disk has room."""
     try:
         with Path(source).open("rb") as full, gzip.open(target, "wb", compresslevel=1) as kept:
             shutil.copyfileobj(full, kept)
@@ -140,9 +140,9 @@ def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
 
 
 class RepeatFilter(logging.Filter):
-    """Passes a line ``most`` times in ``seconds``, then counts repetitions; the count is logged when the window ends.
+    """Passes a line ``most`` times in ``seconds``, then counts repetitions and logs their number when the window ends.
 
-    Lines are equal if their text is; warnings and errors also if only numbers differ. Lines about different jobs are
+    Lines are equal if their texts are; warnings and errors also if only numbers differ. Lines about different jobs are
     never equal.
     """
 
@@ -189,7 +189,7 @@ class RepeatFilter(logging.Filter):
 
 
 class TerminalHandler(logging.StreamHandler[Any]):
-    """Drops lines if the stream was closed or its reader has gone, as at the end of a process."""
+    """Drops lines if the stream is closed or its reader is gone, as at the end of a process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(self.stream, "closed", False):
@@ -202,8 +202,8 @@ class TerminalHandler(logging.StreamHandler[Any]):
 
 
 class LogFile(RotatingFileHandler):
-    """A rotating file that takes only warnings and errors while less than ``reserve`` bytes are free. A log that cannot
-    be written must neither fail the process nor flood the terminal with tracebacks.
+    """A rotating file that records only warnings and errors while less than ``reserve`` bytes are free. Write errors
+    must neither fail the process nor flood the terminal with tracebacks.
     """
 
     reserve = 0
@@ -230,8 +230,9 @@ class LogFile(RotatingFileHandler):
 
 
 class JsonLines(logging.Formatter):
-    """``{"at", "level", "process", "event"}``, ``job`` where a call gives ``extra={"job": id}``, and ``request`` while
-    one is served."""
+    """Formats ``{"at", "level", "process", "event"}``, plus ``job`` if the call passes ``extra={"job": id}``, and
+    ``request`` while one is being served.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__()

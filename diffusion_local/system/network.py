@@ -32,7 +32,7 @@ ANNOUNCED = "diffusion-local on "
 
 
 def addresses() -> list[str]:
-    """Addresses that other machines can use: IPv4 first, without loopback and link-local ones."""
+    """This machine's addresses for other machines: IPv4 first, without loopback and link-local ones."""
     found: list[str] = []
     for adapter in ifaddr.get_adapters():
         for each in adapter.ips:
@@ -43,7 +43,7 @@ def addresses() -> list[str]:
 
 
 def urls(scheme: str, host: str, port: int, root: str = "") -> list[str]:
-    """URLs under which others reach a server that listens on ``host``."""
+    """URLs at which other machines reach a server that listens on ``host``."""
     if host not in ("0.0.0.0", "::", ""):
         return [f"{scheme}://{bracketed(host)}:{port}{root}"]
     reached = [each for each in addresses() if host != "0.0.0.0" or ":" not in each]
@@ -124,7 +124,7 @@ def is_loopback(host: str) -> bool:
 
 
 def local_host(host: str) -> str:
-    """The host by which this machine reaches a server listening on ``host``."""
+    """The host at which this machine reaches a server listening on ``host``."""
     if host in ("", "0.0.0.0"):
         return "127.0.0.1"
     return "::1" if host == "::" else host.strip("[]")
@@ -148,9 +148,7 @@ def scheme(settings: Settings) -> str:
 
 
 def check_tls(settings: Settings) -> None:
-    """Raise InvalidParams if certificate and key are unusable, instead of letting a child process die again
-    and again.
-    """
+    """Raise InvalidParams if certificate and key are unusable; otherwise a child process would crash repeatedly."""
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise InvalidParams("tls_cert", message("tls_together"))
     if settings.tls_cert:
@@ -183,10 +181,10 @@ def host_of(text: str) -> str:
 
 
 def refusal_reason(settings: Settings, has_accounts: bool, forwarded: str = "") -> Message | None:
-    """Why a server without accounts must not serve, or None if it may.
+    """Why a server must not serve without accounts, or None if it may.
 
-    ``forwarded``: the proxy header of a request, if any. Without a configured proxy it is from one that the operator
-    forgot about, which may let anyone through.
+    ``forwarded``: the proxy header of a request, if any. If no proxy is configured, the header comes from a forgotten
+    one, which may let anyone through.
     """
     if has_accounts or settings.auth == "none":
         return None
@@ -198,7 +196,7 @@ def refusal_reason(settings: Settings, has_accounts: bool, forwarded: str = "") 
 
 
 def check_exposure(settings: Settings, has_accounts: bool) -> None:
-    """Raise UserError if others could reach a server without accounts."""
+    """Raise UserError if other machines could reach a server without accounts."""
     if reason := refusal_reason(settings, has_accounts):
         raise UserError(reason)
 
@@ -256,7 +254,7 @@ def general_name(name: str) -> x509.GeneralName:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that other users cannot read at any moment."""
+    """Write a new file with ``mode`` from the start, so that a private one is never readable by others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

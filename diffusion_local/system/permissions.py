@@ -1,7 +1,7 @@
-"""Finds and fixes files of a home that other users may read.
+"""Finds and fixes files of a home that other users can read.
 
-Databases and secrets are restricted at every start. Anything else, above all the gallery, may be shared on purpose: it
-is only reported, and changed on request (``doctor --fix``).
+Databases and secrets are restricted at every start. Anything else, above all the gallery, may be shared on purpose, so
+it is only reported, and changed on request (``doctor --fix``).
 """
 
 import os
@@ -14,7 +14,7 @@ from diffusion_local.disk import FILE, FOLDER, OTHERS
 from diffusion_local.settings import Settings
 
 MODES = os.name != "nt"  # whether the platform has file modes
-#: Patterns below the home. Damaged, pre-upgrade and backup copies of the database lie beside app.db.
+#: Patterns below the home. Damaged, pre-upgrade and backup copies of the database are next to app.db.
 SECRETS = ("*.db", "*.db-wal", "*.db-shm", "*.damaged", "webhook.secret", "config.toml", "tls/*key*")
 
 
@@ -33,14 +33,14 @@ class ModeChange:
 
 
 def tighten_secrets(settings: Settings) -> list[ModeChange]:
-    """Restrict databases and secrets to their owner; returns those that were readable."""
+    """Restrict databases and secrets to their owner; returns those that others could read."""
     return close(path for pattern in SECRETS for path in sorted(settings.home.glob(pattern)))
 
 
 def shared(settings: Settings) -> list[Path]:
-    """The home and its direct entries that others may read, except models.
+    """The home and its direct entries that others can read, except models.
 
-    Empty if the home itself is restricted, since nothing below it is reachable then.
+    Empty if the home itself is restricted, because then nothing below it is reachable.
     """
     if not is_open(settings.home):
         return []
@@ -51,12 +51,12 @@ def shared(settings: Settings) -> list[Path]:
 
 
 def close_all(settings: Settings) -> list[ModeChange]:
-    """Restrict everything that ``shared`` finds, and databases and secrets."""
+    """Restrict everything that ``shared`` finds, and all databases and secrets."""
     return [*tighten_secrets(settings), *close(shared(settings))]
 
 
 def close(paths: Iterable[Path]) -> list[ModeChange]:
-    """Remove all rights of group and others. Links are skipped, because their targets lie elsewhere."""
+    """Remove all permissions of group and others. Links are skipped, because their targets are elsewhere."""
     return [restrict(path) for path in paths if is_open(path)]
 
 
@@ -78,7 +78,7 @@ def private(mode: int) -> int:
 
 
 def is_open(path: Path) -> bool:
-    """Whether others than the owner have any right to it."""
+    """Whether anyone but the owner has any permission for it."""
     return MODES and bool(mode_of(path) & OTHERS)
 
 
