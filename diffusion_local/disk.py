@@ -83,7 +83,7 @@ def private_umask() -> Iterator[None]:
 
 
 def inherited_umask() -> int:
-    """The umask outside of ``private_umask``, for the user's programs; UNCHANGED if it was not entered."""
+    """The umask outside of ``private_umask``, for the user's programs; UNCHANGED outside of that context."""
     return _inherited
 
 

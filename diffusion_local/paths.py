@@ -169,7 +169,7 @@ class Folders:
 
 
 def assets() -> Path:
-    """Starter model, icons and CSS: inside an installed package, beside it in a checkout."""
+    """The folder of starter model, icons and CSS: inside an installed package, next to the package in a checkout."""
     package = Path(__file__).parent
     inside = package / "assets"
     return inside if inside.is_dir() else package.parent / "assets"

@@ -1,6 +1,6 @@
 """Settings for display (value, default, meaning, origin), and changes to them in config.toml.
 
-Running processes keep the values read at startup; a change takes effect at the next start, as the page says.
+Running processes keep the values read at startup; the page says that a change takes effect at the next start.
 """
 
 import os
@@ -141,7 +141,7 @@ class Preferences:
         return self._write(name, lambda document: document.pop(name, None))
 
     def can_restart(self) -> bool:
-        """Whether a supervisor that can restart the processes is running; False if the web process was started alone."""
+        """Whether a supervisor is running that can restart the processes, rather than the web process alone."""
         return (self._settings.locks / "serve.json").exists()
 
     def restart(self) -> None:

@@ -97,7 +97,7 @@ class PairingStore:
 
 
 def drop_dead(db: Transaction, now: datetime) -> None:
-    """Delete codes that have expired, had too many wrong guesses, or lie in the future because the clock was wrong."""
+    """Delete codes that have expired, had too many wrong guesses, or expire too late because the clock was wrong."""
     db.execute(
         "DELETE FROM pairings WHERE expires_at <= :now OR expires_at > :latest OR wrong_tries >= :most",
         {"now": utc_text(now), "latest": utc_text(now + CODE_LIFE), "most": MAX_WRONG_TRIES},

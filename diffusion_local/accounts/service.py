@@ -29,7 +29,7 @@ from diffusion_local.system.network import is_loopback, refusal_reason
 
 ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 MIN_PASSWORD, MAX_PASSWORD = 8, 200  # password length in characters
-TOKEN_PREFIX = "dl_"  # identifies leaked tokens, and tells them from passwords
+TOKEN_PREFIX = "dl_"  # makes leaked tokens recognisable, and distinguishes tokens from passwords
 WINDOW = 15 * 60.0  # seconds for which failed sign-ins count
 MAX_FOR_BOTH, MAX_FOR_ADDRESS, MAX_FOR_ACCOUNT = 5, 20, 60
 USE_UPDATE_SECONDS = 60.0  # minimum interval between updates of a session's or token's last use
@@ -78,7 +78,7 @@ class Accounts:
         self._store.change(name, role=str(parse_role(role)))
 
     def set_limits(self, name: str, **limits: int | None) -> Account:
-        """Set limits of one account, by the names of ``Allowance``: 0 is unlimited, None falls back to the settings."""
+        """Set limits of one account, named as in ``Allowance``: 0 is unlimited, None falls back to the settings."""
         for field, value in limits.items():
             if field not in LIMITS or (value is not None and not 0 <= value <= 10**12):
                 raise InvalidParams(field, message("not_negative"))
@@ -116,7 +116,7 @@ class Accounts:
 
         Guessing locks out the guesser and nobody else: failures count per account and network, per network, and per
         account. The last limit, which anyone can exhaust, applies only to networks from which the account has never
-        signed in. A browser that has signed in before is recognised by its cookie and has a counter of its own that
+        signed in. A browser that has signed in before is recognised by its cookie and has its own counter, which
         nobody else can exhaust (OWASP's "Slow Down Online Guessing Attacks with Device Cookies").
         """
         place, browser = network_of(address), digest(device)

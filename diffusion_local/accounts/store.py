@@ -141,14 +141,14 @@ def check_size(params: Params) -> None:
         raise InvalidParams("width", message("pixels", most=most, model=who.name, got=size))
 
 
-#: Columns of an account's limits, by the names of ``Allowance``.
+#: Field of ``Allowance`` -> column of an account's limit.
 LIMITS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
 MOST_SESSIONS = 50  # per account; the least recently used is dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account. ``limits``: its own, by the names of ``Allowance``; absent ones fall back to the settings."""
+    """An account. ``limits``: its own, named as in ``Allowance``; absent ones fall back to the settings."""
 
     name: str
     role: Role

@@ -117,7 +117,7 @@ class Database:
                 # The only place that creates the file: if it disappears later, an empty one must not replace it.
                 disk.create_private(path)  # SQLite gives -wal and -shm the same mode
                 database._migrate()
-        except OSError as error:  # from the folder, or from the lock file beside the database
+        except OSError as error:  # from the folder, or from the lock file next to the database
             reason = error.strerror or str(error)
             raise DatabaseProblem(message("database_owner", file=path.name, error=reason)) from error
         return database

@@ -115,7 +115,7 @@ SHAPE = "(width > height) - (width < height)"
 #: Size of a picture. This exact expression is indexed.
 PIXELS = "width * height"
 
-#: Failed jobs of a batch that get a notification of their own; the batch's report lists all of them.
+#: Maximum failed jobs per batch that cause a notification each; the batch's report lists all of them.
 FAILURES_NOTIFIED = 20
 
 

@@ -55,7 +55,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models that are loaded, prompted and denoised by the same code. ``id``: the name of its module.
+    """Models that share the code for loading, prompting and denoising. ``id``: the name of its module.
 
     ``pipelines`` maps diffusers pipeline classes to the kinds of work that they support. ``problem``: the message for a
     family that is recognised but not run; a family without one has its engine half in ``engine.families`` under the

@@ -68,7 +68,7 @@ class Layer:
     dimensions: int = 0
 
 
-#: Layers of a LoRA by their names, with ``#`` for each number and ``_`` for each dot.
+#: Layers of a LoRA by name, with ``#`` for each number and ``_`` for each dot.
 Layers = Mapping[str, Layer]
 
 

@@ -196,7 +196,7 @@ class Links:
         try:
             target = check_target(str(url), self._allowed, "repo")
         except InvalidParams as refused:
-            if refused.problem.id in ("hook_found", "hook_found_why"):  # also the error if the network is down: retry
+            if refused.problem.id in ("hook_found", "hook_found_why"):  # the same error as without a network, so retry
                 raise httpx.ConnectError(refused.problem) from None
             raise HubProblem(refused.problem, kind="refused") from None
         if url.scheme != "https" and any(is_public(address) for address in target.addresses):

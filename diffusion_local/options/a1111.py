@@ -171,7 +171,7 @@ def parse_number(text: str, low: float, high: float) -> float | None:
 
 
 def unread_pairs(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
-    """Pairs that are not options, or have unusable values, such as a 64-bit seed."""
+    """Pairs that are not options or whose values are unusable, such as a 64-bit seed."""
     ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
     ours |= {"Size"} & set(found) if "width" in settings else set()
     ours |= {STRENGTH, RESIZE} if "hires_scale" in settings else set()

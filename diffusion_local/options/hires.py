@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class SecondPass:
-    """A second pass. ``size`` in pixels; ``steps``: of the whole picture, or of each tile if ``tile`` (its side) is set."""
+    """A second pass. ``size`` in pixels; ``steps`` per tile of side ``tile``, or for the whole picture if that is 0."""
 
     size: Size
     steps: int

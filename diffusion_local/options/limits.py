@@ -54,7 +54,7 @@ def check_size(width: Any, height: Any, limits: Limits, model_id: str) -> tuple[
 
 
 def nearest_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
-    """The feasible size closest to a source's; keeps its aspect ratio as far as the limits allow."""
+    """The allowed size closest to a source's, keeping its aspect ratio as far as possible."""
     scale = min(1.0, limits.max_size / max(width, height), (limits.max_pixels / (width * height)) ** 0.5)
     scale = max(scale, limits.min_size / min(width, height))
     low, high = (edge // limits.multiple * limits.multiple for edge in (limits.min_size, limits.max_size))

@@ -34,7 +34,7 @@ def with_options(
 ) -> Callable[[F], F]:
     """Decorator that replaces ``**options`` by one parameter per option, None by default.
 
-    They follow the function's required parameters or, with ``last``, all of its own.
+    They follow the function's required parameters or, with ``last``, all of its parameters.
     """
     parameters = [make(option) for option in options_of(picture, batch, without)]
 

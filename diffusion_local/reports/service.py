@@ -115,7 +115,7 @@ class Reports:
         return page.render(report, self._files, root, translate, tag)
 
     def keep(self, report: Report, stem: str) -> StoredFile:
-        """Store a report as Markdown and HTML beside the gallery; returns the HTML file.
+        """Store a report as Markdown and HTML next to the gallery; returns the HTML file.
 
         Raises StorageProblem.
         """

@@ -170,7 +170,7 @@ class RepeatFilter(logging.Filter):
         """(whether the record passes, suppressed lines of windows that have ended)."""
         try:
             text = record.getMessage()
-        except Exception:  # arguments that do not fit the format: reported by the handler, not raised to the caller
+        except Exception:  # arguments that do not fit the format: the handler reports them, the caller sees no error
             text = str(record.msg)
         shape = NUMBERS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
         key = (record.name, record.levelno, getattr(record, "job", None), shape)
