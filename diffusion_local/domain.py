@@ -137,7 +137,7 @@ class Job:
     attempt: int = 0
     crashes: int = 0
     tries: int = 0
-    faults: int = 0  # attempts that failed because of storage
+    faults: int = 0  # attempts that failed with a storage fault of this job alone
     step: int = 0
     phase: str = ""
     cancel_requested: bool = False

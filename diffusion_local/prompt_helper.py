@@ -73,7 +73,9 @@ class PromptHelper:
         return bool(self._url)
 
     def help(self, prompt: str, task: str, language: str, count: int) -> HelpedPrompt:
-        """Run a task on a prompt. Raises InvalidParams, Conflict if the helper is off, NotDone for an unusable answer."""
+        """Run a task on a prompt. Raises InvalidParams, Conflict if the helper is off, and NotDone if it gives no
+        usable answer.
+        """
         check_prompt("prompt", prompt, required=True)
         chosen = Task(check_choice("task", task, tuple(Task)))
         if not re.fullmatch(rf"[\w .()-]{{1,{MAX_LANGUAGE}}}", language):
