@@ -342,7 +342,7 @@ def hub_token(settings: Settings) -> str:
 
 
 def go_offline(home: Path) -> None:
-    """Prevent gradio and the hub libraries from using the network and printing progress; call before importing them.
+    """Keep gradio and the hub libraries off the network and silence their warnings; call before importing them.
 
     gradio reads these variables at import and compares them with the exact text ``False``.
     """
