@@ -5,11 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
-from typing import (
-    Any,
-    NotRequired,
-    Protocol,
-)
+from typing import Any, NotRequired, Protocol
 from urllib.parse import quote
 
 from typing_extensions import TypedDict  # pydantic rejects typing's before Python 3.12

@@ -102,7 +102,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     # From here on, stopping never takes longer than the grace period, even during an import or a long step.
     threading.Thread(target=exit_after_grace, args=(dispatch, stop, settings.stop_grace), daemon=True).start()
 
-    pass  # imported late: torch takes seconds
+    # imported late: torch takes seconds
     from diffusion_local.worker.runner import Runner
 
     inputs = SourcePictures(dispatch)
