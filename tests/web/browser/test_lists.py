@@ -137,7 +137,7 @@ def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, si
     page.wait_for_function(f"document.querySelector('{TEXT}').value.includes({prompt!r})")
     page.click("#list-check")
     page.locator("[data-do=queue_list]").click()
-    batch(page, prompt).wait_for()
+    batch(page, "list").first.wait_for()  # by the name of its file
 
     kept = tmp_path / "queue.jsonl"
     kept.write_text("".join(studio.queue_file.export()), encoding="utf-8")

@@ -301,7 +301,7 @@ def test_nothing_moves_while_jobs_run(people: Any, site: Site, view: str) -> Non
     generate(page, prompt)
     batch_in_strip(page, prompt).locator(".shot.running").wait_for()
     open_view(page, view)
-    page.locator("#now img.mini").wait_for()
+    page.locator("#now .mini img").wait_for()
     page.evaluate(SHIFTS)
     eventually(lambda: studio.snapshot().running[0].step >= 10 or page.wait_for_timeout(100), 60)  # a digit more
     page.locator("#now .step", has_text="10").wait_for()
