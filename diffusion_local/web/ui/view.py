@@ -11,6 +11,9 @@ from diffusion_local.options.table import Params
 from diffusion_local.reports.html import kind_text
 from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, translated
 
+#: As wide as a digit: a number in text that is set to the right keeps its place as it grows.
+FIGURE_SPACE = "\u2007"
+
 
 def text(value: object) -> str:
     """Escape a value for HTML text or a quoted attribute."""
@@ -82,7 +85,8 @@ def state_words(job: Job, position: int | None = None) -> str:
         case State.RUNNING if job.cancel_requested:
             return say("common.stopping")
         case State.RUNNING if job.step and not job.phase:
-            return say("common.step", step=job.step, steps=job.params.total_steps)
+            steps = job.params.total_steps
+            return say("common.step", step=str(job.step).rjust(len(str(steps)), FIGURE_SPACE), steps=steps)
         case State.RUNNING:
             return translated(job.phase).capitalize() + " …" if job.phase else say("common.starting")
     return say(f"common.{job.state}")

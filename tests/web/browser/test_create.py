@@ -30,7 +30,7 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     assert page.title() == "diffusion-local"
     generate(page, prompt)
     mine = batch_in_strip(page, prompt)
-    page.locator(".caption .state", has_text=re.compile(r"Step \d+ of 12")).wait_for()
+    page.locator(".caption .state", has_text=re.compile(r"Step \s*\d+ of 12")).wait_for()
     page.locator(".canvas.running img[src*='/previews/']").wait_for()
     assert fits_width(page)
     mine.locator(".shot.done img[src^='/thumbnails/']").wait_for()
