@@ -29,7 +29,7 @@ others: set[object] = set()
 #: Estimated size of a text encoder's graph, in bytes.
 ENCODER_BYTES = 64 * 2**20
 #: Rungs of the memory ladder whose weights are not moved during a picture.
-RUNGS = ("resident", "vae_tiling", "encoder_offload")
+STATIONARY_RUNGS = ("resident", "vae_tiling", "encoder_offload")
 
 
 class NotRecordable(Exception):

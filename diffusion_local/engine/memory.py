@@ -14,18 +14,11 @@ from diffusion_local.domain import Fit
 from diffusion_local.engine.kept_blocks import kept_for, slots_size
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
+from diffusion_local.options.types import RUNGS
 
 #: Rungs by type of device, fastest first. CPUs and Apple GPUs have a single memory, so nothing can be offloaded.
 LADDERS: dict[str, tuple[str, ...]] = {
-    "cuda": (
-        "resident",
-        "vae_tiling",
-        "encoder_offload",
-        "block_streaming",
-        "model_offload",
-        "group_offload",
-        "sequential",
-    ),
+    "cuda": tuple(each for each in RUNGS if each != "attention_slicing"),
     "mps": ("resident", "vae_tiling", "attention_slicing"),
     "cpu": ("resident", "vae_tiling", "attention_slicing"),
 }

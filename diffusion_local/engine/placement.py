@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from diffusion_local.engine import block_weights, streaming
-from diffusion_local.engine.graphs import RUNGS, denoiser_of
+from diffusion_local.engine.graphs import STATIONARY_RUNGS, denoiser_of
 from diffusion_local.engine.kept_blocks import kept_for
 from diffusion_local.engine.memory import SMALL_TILE, STREAMING, TILE
 from diffusion_local.engine.precision import MAIN_SHARE, main_memory
@@ -156,7 +156,7 @@ def streamed_denoiser(pipe: Any) -> Streamed | None:
 def weights_stay(pipe: Any, rung: str) -> bool:
     """Whether the whole denoiser stays in place on the device, as CUDA graphs and compiled blocks require."""
     streamed = streamed_denoiser(pipe)
-    return rung in RUNGS if streamed is None else not streamed.moved_bytes
+    return rung in STATIONARY_RUNGS if streamed is None else not streamed.moved_bytes
 
 
 def facts(pipe: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 
 from diffusion_local.engine import faults, graphs
 from diffusion_local.engine.fused.denoiser import EIGHT_BIT_TOLERANCE, Run, check
+from diffusion_local.engine.fused.layers import EIGHT_BIT_MULTIPLE
 from diffusion_local.engine.fused.operations import EIGHT_BITS, LARGEST, SMALLEST, Operations
 from diffusion_local.engine.graphs import NotRecordable, map_tensors, signature
 
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 MOST_SHAPES = 6
 #: Name parts of layers that process one token per picture: 8 bits would cost precision there and save no time.
 MODULATION = ("norm", "mod", "ada")
-#: torch._scaled_mm requires both sides of an 8-bit weight to be multiples of this.
-MULTIPLE = 16
 #: Longest row (elements) whose quantisation is left to the compiler, which fuses it with the preceding operations. For
 #: longer rows it would compute those twice, so a separate kernel is faster.
 FUSED_ROW = 8192
@@ -294,7 +293,9 @@ def large_layers(blocks: list[torch.nn.Module]) -> Iterator[tuple[torch.nn.Modul
     for block in blocks:
         for path, parent in block.named_modules():
             for name, layer in parent.named_children():
-                fits = type(layer) is torch.nn.Linear and not any(side % MULTIPLE for side in layer.weight.shape)
+                fits = type(layer) is torch.nn.Linear and all(
+                    side % EIGHT_BIT_MULTIPLE == 0 for side in layer.weight.shape
+                )
                 if fits and not any(word in f"{path}.{name}".lower() for word in MODULATION):
                     yield parent, name, layer
 
