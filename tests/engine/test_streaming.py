@@ -182,7 +182,7 @@ def test_weights_in_fewer_bits_go_along(numbers: str, flux_model: Model) -> None
 
 
 def test_weights_of_gguf_keep_their_type() -> None:
-    gguf = pytest.importorskip("gguf")
+    import gguf
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
     def layer() -> torch.nn.Module:
