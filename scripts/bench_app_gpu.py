@@ -216,6 +216,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             # the worker learns the best pass size and records graphs
             app.draw(name, prompts(8 if app.name.endswith(":1") else options.warm, 1), side, steps)
             row[app.name]["warming"] = round(time.monotonic() - began, 1)
+            print(name, app.name, row[app.name], flush=True)
         for number in range(2):
             draw(["a red apple"], number, folder / "bare.png")
             draw(["a red apple"] * options.by_hand, number, folder / "bare.png")
@@ -238,8 +239,10 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                         measured(jobs) | {"together": together, "denoising": round(on_gpu, 4)}
                     )
                     row[app.name]["made_by"] = {k: facts.get(k) for k in ("dtype", "speed", "fused", "cuda_graph")}
-            pace = row[apps[-1].name]["rounds"][-1]["period"]
-            row[apps[-1].name]["somebody_waits"] = waited(apps[-1], name, side, steps, int(options.waiting / pace))
+                    print(name, app.name, row[app.name]["rounds"][-1], row["bare"], flush=True)
+            if options.waiting:
+                pace = row[apps[-1].name]["rounds"][-1]["period"]
+                row[apps[-1].name]["somebody_waits"] = waited(apps[-1], name, side, steps, int(options.waiting / pace))
     finally:
         for app in apps:
             app.stop()
@@ -260,7 +263,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"], choices=list(SIDES))
     parser.add_argument("--runs", nargs="+", default=["fast:1", "fast:auto"], help="speed:batch_size")
     parser.add_argument("--by-hand", type=int, default=8, help="prompts in one call of the bare loop")
-    parser.add_argument("--waiting", type=float, default=20, help="seconds of the list beside which somebody waits")
+    parser.add_argument("--waiting", type=float, default=20, help="seconds of the list beside which somebody waits; 0 for none")
     parser.add_argument("--warm", type=int, default=120, help="pictures before the first round")
     parser.add_argument("--pictures", type=int, default=24, help="in a list; a sixth as many by the bare loop")
     parser.add_argument("--rounds", type=int, default=2)
