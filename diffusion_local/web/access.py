@@ -22,19 +22,22 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_local import serializers
 from diffusion_local.accounts.service import WINDOW, Accounts, network_of
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.messages import Message, message
+from diffusion_local.messages import message
 from diffusion_local.notify.links import Links
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import refusal_reason
+from diffusion_local.web.error_responses import NOT_CACHED, error_response
 from diffusion_local.web.proxies import PASSED
-from diffusion_local.web.refusals import NOT_CACHED, error_body
+
+#: Header of a response with status 401.
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 def cookie_value(header: str, name: str) -> str:
@@ -181,8 +184,8 @@ class Access:
         try:
             who = await self._who(scope)
         except DatabaseProblem as problem:
-            told = error_body(problem.code, message("database_unusable"))
-            await JSONResponse(told, 503, headers=NOT_CACHED | {"Retry-After": "5"})(scope, receive, send)
+            unusable = error_response(503, problem.code, message("database_unusable"), {"Retry-After": "5"})
+            await unusable(scope, receive, send)
             return
         if isinstance(who, Response):
             await who(scope, receive, send)
@@ -211,7 +214,7 @@ class Access:
             reason = refusal_reason(self._settings, has_accounts=False, forwarded=scope.get(PASSED, ""))
             if not reason:
                 return LOCAL
-            return NOBODY if scope["path"] in PROBES else refusal(503, "no_accounts", reason)
+            return NOBODY if scope["path"] in PROBES else error_response(503, "no_accounts", reason)
         headers = Headers(scope=scope)
         brought = given(headers, self._cookie)
         who: Actor | None = None
@@ -222,7 +225,7 @@ class Access:
             who = await self._in_thread(self._accounts.by_token, brought.token, brought.account)
             self._guesses.note(address, brought.token, right=who is not None)
             if who is None:
-                return refusal(401, "unauthorized", message("token_unknown"))
+                return error_response(401, "unauthorized", message("token_unknown"), CHALLENGE)
         elif brought.session:
             found = await self._in_thread(self._accounts.by_session, brought.session)
             if found:
@@ -261,15 +264,8 @@ def turned_away(scope: Scope, headers: Headers) -> Response:
             back += "?" + scope["query_string"].decode("latin-1")
         root = str(scope.get("root_path", ""))
         return RedirectResponse(f"{root}/login?next={quote(back, safe='')}", 303, headers=NOT_CACHED)
-    return refusal(401, "unauthorized", message("sign_in_first"))
+    return error_response(401, "unauthorized", message("sign_in_first"), CHALLENGE)
 
 
 def too_many(wait: float) -> Response:
-    answer = refusal(429, "limit_reached", message("tokens_guessed"))
-    answer.headers["Retry-After"] = str(ceil(wait))
-    return answer
-
-
-def refusal(status: int, code: str, problem: Message) -> JSONResponse:
-    headers = NOT_CACHED | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
-    return JSONResponse(error_body(code, problem), status, headers=headers)
+    return error_response(429, "limit_reached", message("tokens_guessed"), {"Retry-After": str(ceil(wait))})

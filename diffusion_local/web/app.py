@@ -8,7 +8,7 @@ from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web import docs, files, health, lan, manual, openapi, page_delta, refusals
+from diffusion_local.web import docs, error_responses, files, health, lan, manual, openapi, page_delta
 from diffusion_local.web.access import Access, Cookies
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import dialects, http
@@ -63,7 +63,7 @@ def create_app(
     app.add_middleware(Cookies)
     metrics = RequestMetrics()
     app.add_middleware(Requests, metrics=metrics)
-    refusals.add(app, settings)
+    error_responses.add(app, settings)
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)
     files.add(app, studio)

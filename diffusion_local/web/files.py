@@ -20,7 +20,7 @@ from diffusion_local.messages import message
 from diffusion_local.paths import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import known_already
-from diffusion_local.web.refusals import NOT_CACHED
+from diffusion_local.web.error_responses import NOT_CACHED
 
 
 class StoredResponse(FileResponse):

@@ -20,7 +20,7 @@ from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.system import gpus
-from diffusion_local.web.refusals import NOT_CACHED
+from diffusion_local.web.error_responses import NOT_CACHED
 
 PREFIX = "diffusion_local_"
 WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diffusion_local import messages
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.web.refusals import error_body
+from diffusion_local.web.error_responses import error_response
 
 READS = {"GET", "HEAD", "OPTIONS"}
 #: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
@@ -120,7 +118,7 @@ class HostCheck:
         if not self._allowed(host_name(host)):
             name = echo(host_name(host) or host)
             text = message("host_name", name=name)
-            await refusal(400, "host_not_allowed", text)(scope, receive, send)
+            await error_response(400, "host_not_allowed", text)(scope, receive, send)
             return
         writes = scope["type"] == "websocket" or scope["method"] not in READS
         if origin in self._origins:
@@ -128,7 +126,7 @@ class HostCheck:
             scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}
         elif writes and (foreign := foreign_page(headers, host)):
             text = message("foreign_page", page=foreign)
-            await refusal(403, "origin_not_allowed", text)(scope, receive, send)
+            await error_response(403, "origin_not_allowed", text)(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
@@ -139,7 +137,3 @@ class HostCheck:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-def refusal(status: int, code: str, problem: messages.Message) -> JSONResponse:
-    return JSONResponse(error_body(code, problem), status)

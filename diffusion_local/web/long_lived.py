@@ -15,7 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.messages import message
-from diffusion_local.web.access import STILL, refusal
+from diffusion_local.web.access import CHALLENGE, STILL
+from diffusion_local.web.error_responses import error_response
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Answer:
         """End a response in progress: an event stream properly, another so that the client notices the truncation."""
         if not self._started:
             text = message("access_ended")
-            await refusal(401, "unauthorized", text)(scope, receive, self._send)
+            await error_response(401, "unauthorized", text, CHALLENGE)(scope, receive, self._send)
         elif self._is_stream and not self.ended:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 

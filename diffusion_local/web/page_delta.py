@@ -19,7 +19,7 @@ from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.queue.groups import JobFilter
 from diffusion_local.studio import Studio
-from diffusion_local.web.refusals import NOT_CACHED
+from diffusion_local.web.error_responses import NOT_CACHED
 from diffusion_local.web.ui import (
     tab_create,
     tab_gallery,

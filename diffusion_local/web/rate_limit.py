@@ -11,14 +11,13 @@ from collections.abc import Callable
 from math import ceil, floor
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.accounts.service import network_of
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import is_loopback
-from diffusion_local.web.refusals import error_body
+from diffusion_local.web.error_responses import error_response
 
 BURST_SECONDS = 10  # seconds of the rate that may arrive at once
 MOST_ADDRESSES = 10_000
@@ -52,9 +51,9 @@ class RateLimit:
         wait, left = self._take(network_of(address), scope["path"].endswith(QUIET))
         headers = self._headers(left)
         if wait:
-            told = error_body("too_many_requests", message("too_many_requests"))
-            headers |= {"Retry-After": str(ceil(wait)), "Cache-Control": "no-store"}
-            await JSONResponse(told, 429, headers=headers)(scope, receive, send)
+            headers |= {"Retry-After": str(ceil(wait))}
+            text = message("too_many_requests")
+            await error_response(429, "too_many_requests", text, headers)(scope, receive, send)
             return
 
         async def send_with_limits(message: Message) -> None:

@@ -18,7 +18,7 @@ from diffusion_local.engine import Engine
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.remote.dispatch import RemoteDispatch
 from diffusion_local.remote.spool import Spool
-from diffusion_local.web import refusals
+from diffusion_local.web import error_responses
 from diffusion_local.web.api.http import workers
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.worker.runner import Runner
@@ -46,7 +46,7 @@ class Studio:
         self.who, self.away = ROBOT, False
         self.requests = 0
         app = FastAPI()
-        refusals.add(app, services.settings)
+        error_responses.add(app, services.settings)
         app.include_router(workers.router(services, Watch(services.studio)), prefix="/api/v1")
         app.add_middleware(As, who=lambda: self.who)
         self._client = TestClient(app, base_url="http://studio:7860", raise_server_exceptions=False)

@@ -22,7 +22,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web import access
 from diffusion_local.web.access import SESSION, cookie_name
 from diffusion_local.web.account import pages
-from diffusion_local.web.refusals import NOT_CACHED, error_body, headers_of, status_of
+from diffusion_local.web.error_responses import NOT_CACHED, error_response, headers_of, status_of
 from diffusion_local.web.ui import view
 from diffusion_local.web.ui.words import say
 
@@ -147,7 +147,7 @@ def refused(request: Request, error: UserError, name: str, following: str) -> Re
     status = status_of(error)
     headers = headers_of(error)
     if not wants_html(request):
-        return JSONResponse(error_body(error.code, error.message, error.problem), status, headers=headers)
+        return error_response(status, error.code, error.message, headers, error.problem)
     problem = say("account.wrong")
     if isinstance(error, LimitReached):
         problem = say("account.too_many", minutes=round(error.retry_after / 60) or 1)

@@ -48,16 +48,16 @@ def names() -> list[str]:
 def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
     """Declare the endpoints; call inside a Blocks context."""
     for name, operation in derived().items():
-        gr.api(with_refusals(endpoint(operation, studio)), api_name=name, queue=False)
+        gr.api(with_readable_errors(endpoint(operation, studio)), api_name=name, queue=False)
     written = Endpoints(studio, watch, uploads)
     for name in WRITTEN:
         function = getattr(written, name)
         if name in STREAMED:
-            gr.api(told_as_it_comes(function), api_name=name, concurrency_limit=None)
+            gr.api(with_readable_errors_streamed(function), api_name=name, concurrency_limit=None)
         elif name in SLOW:
-            gr.api(told_later(function), api_name=name, concurrency_limit=None)
+            gr.api(with_readable_errors_async(function), api_name=name, concurrency_limit=None)
         else:
-            gr.api(with_refusals(function), api_name=name, queue=False)
+            gr.api(with_readable_errors(function), api_name=name, queue=False)
 
 
 def declared() -> list[tuple[str, Any]]:
@@ -202,7 +202,7 @@ def checked_timeout(timeout: float) -> float:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def readable_errors() -> Iterator[None]:
     """Pass the message of a UserError to the caller; Gradio hides all other errors."""
     try:
         with disk.storage_errors():
@@ -211,28 +211,28 @@ def refusals() -> Iterator[None]:
         raise gr.Error(error.message, print_exception=False) from None
 
 
-def with_refusals(function: Any) -> Any:
+def with_readable_errors(function: Any) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with refusals():
+        with readable_errors():
             return function(**without_nulls(function, args, kwargs))
 
     return signed_as(function, call)
 
 
-def told_later(function: Any) -> Any:
+def with_readable_errors_async(function: Any) -> Any:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with refusals():
+        with readable_errors():
             return await function(**without_nulls(function, args, kwargs))
 
     return signed_as(function, call)
 
 
-def told_as_it_comes(function: Any) -> Any:
+def with_readable_errors_streamed(function: Any) -> Any:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with refusals():
+        with readable_errors():
             async for each in function(**without_nulls(function, args, kwargs)):
                 yield each
 

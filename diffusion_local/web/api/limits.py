@@ -17,7 +17,7 @@ from diffusion_local.actor import Scope as Scopes
 from diffusion_local.messages import message
 from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.settings import Settings
-from diffusion_local.web.refusals import error_body
+from diffusion_local.web.error_responses import error_response
 
 MOST_BYTES = 1024 * 1024
 #: Bytes of small bodies that may be in memory at once; one account may use a quarter of them.
@@ -197,25 +197,18 @@ def refusal_of(scope: Scope, most: int) -> JSONResponse | None:
     lines = scope["headers"]
     if len(lines) > MOST_HEADERS or sum(len(name) + len(value) + 4 for name, value in lines) > MOST_HEADER_BYTES:
         text = message("header_size", lines=MOST_HEADERS, size=MOST_HEADER_BYTES)
-        return refusal(431, "request_header_fields_too_large", text)
+        return error_response(431, "request_header_fields_too_large", text)
     headers = Headers(scope=scope)
     if "transfer-encoding" in headers:  # which overrides any Content-Length (RFC 9112, section 6.3)
         text = message("length_needed")
-        return refusal(411, "length_required", text)
+        return error_response(411, "length_required", text)
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        return refusal(400, "bad_request", message("length_number"))
+        return error_response(400, "bad_request", message("length_number"))
     if length is not None and (len(length) > 18 or int(length) > most):
-        return refusal(413, "content_too_large", too_long(most))
+        return error_response(413, "content_too_large", too_long(most))
     return None
 
 
 def too_long(most: int) -> str:
     return message("body_size", most=most)
-
-
-def refusal(status: int, code: str, problem: str) -> JSONResponse:
-    """An error response. It keeps the connection open, because a caller that is still sending could not read it from a
-    closed one; the server discards the rest of the body, for a limited time.
-    """
-    return JSONResponse(error_body(code, problem), status)

@@ -120,7 +120,7 @@ def test_the_id_of_a_request_is_in_what_is_logged_meanwhile(
 
     handler = Kept()
     handler.setFormatter(JsonLines("web"))
-    logger = logging.getLogger("diffusion_local.web.refusals")
+    logger = logging.getLogger("diffusion_local.web.error_responses")
     logger.addHandler(handler)
     try:
         monkeypatch.setattr(

@@ -19,7 +19,7 @@ from diffusion_local.gallery import recipes
 from diffusion_local.messages import message
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
-from diffusion_local.web.refusals import of_validation, sentence
+from diffusion_local.web.error_responses import of_validation, sentence
 
 LONGEST = MAX_WAIT  # seconds; limit of calls that have no time-out of their own
 MOST_CALLERS = 32  # per account; a caller is a program at an address

@@ -45,7 +45,7 @@ from diffusion_local.web.api.headers import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import headers_of, sentence, status_of
+from diffusion_local.web.error_responses import headers_of, sentence, status_of
 
 KEY_PREFIX = "prediction:"
 PREDICTIONS_PER_PAGE = 20
@@ -124,7 +124,7 @@ class Prediction(BaseModel):
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(tags=["predictions"], route_class=refusing(refusal, SPELLED))
+    api = APIRouter(tags=["predictions"], route_class=refusing(replicate_error, SPELLED))
     aliases = Aliases.of(settings.model_aliases)
 
     @api.post("/predictions")
@@ -333,7 +333,7 @@ async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
     yield event("done", json.dumps({"reason": reason} if reason else {}))
 
 
-def refusal(request: Request, error: UserError) -> JSONResponse:
+def replicate_error(request: Request, error: UserError) -> JSONResponse:
     """An error in Replicate's format, with the caller's field names."""
     status, text = status_of(error), sentences(request, error)
     told = {"title": error.code, "detail": text, "status": status}

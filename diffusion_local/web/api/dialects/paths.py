@@ -157,7 +157,7 @@ class Reshaped:
         except ValueError:
             return self._body
         error = told.get("error") if isinstance(told, dict) else None
-        if isinstance(error, dict) and "id" in error:  # see refusals.error_body
+        if isinstance(error, dict) and "id" in error:  # see error_responses.error_body
             return json.dumps(self._shape(status, error["code"], error["message"], error.get("field"))).encode()
         if isinstance(told, dict) and set(told) == {"detail"} and isinstance(told["detail"], str):
             return json.dumps(self._shape(status, "not_found", told["detail"], None)).encode()

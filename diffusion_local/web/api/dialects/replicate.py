@@ -22,7 +22,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, model_named
 from diffusion_local.web.api.dialects.calls import refusing, root_of
-from diffusion_local.web.api.dialects.cog import Input, refusal
+from diffusion_local.web.api.dialects.cog import Input, replicate_error
 from diffusion_local.web.api.uploads import media_type
 from diffusion_local.web.api.watch import Watch
 
@@ -41,7 +41,7 @@ LONG_AGO = "2020-01-01T00:00:00.000Z"  # models have no date of their own
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(prefix="/replicate/v1", tags=["Replicate"], route_class=refusing(refusal))
+    api = APIRouter(prefix="/replicate/v1", tags=["Replicate"], route_class=refusing(replicate_error))
     aliases = Aliases.of(settings.model_aliases)
 
     def model_of(owner: str, name: str) -> Model:

@@ -16,11 +16,11 @@ from diffusion_local import actor
 from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.web import refusals
+from diffusion_local.web import error_responses
 from diffusion_local.web.api.gradio.calls import Calls, session_key
 from diffusion_local.web.api.gradio.routes import AllowedRoute, RouteKind, find
-from diffusion_local.web.api.limits import MOST_BYTES, refusal
-from diffusion_local.web.refusals import NOT_CACHED
+from diffusion_local.web.api.limits import MOST_BYTES
+from diffusion_local.web.error_responses import NOT_CACHED, error_response
 
 REPLY_BYTES = 10_000  # of a response that contains an event id
 
@@ -84,13 +84,13 @@ class Surface:
     ) -> None:
         headers = Headers(scope=scope)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            await refusal(415, "unsupported_media_type", message("body_json"))(scope, receive, send)
+            await error_response(415, "unsupported_media_type", message("body_json"))(scope, receive, send)
             return
         most = self._list_bytes if actor.Scope.SUBMIT in actor.current().scopes else MOST_BYTES
         given = await whole(receive, headers, most)
         if given is None:
             text = message("body_size", most=most)
-            await refusal(413, "content_too_large", text)(scope, receive, send)
+            await error_response(413, "content_too_large", text)(scope, receive, send)
             return
         body, encoded = await anyio.to_thread.run_sync(self._rewritten, route.kind, given, owner)
         index = body.get("fn_index") if route.kind is RouteKind.CALL else None
@@ -186,7 +186,7 @@ def sending(body: bytes, receive: Receive) -> Receive:
 def refused(error: UserError) -> JSONResponse:
     """404 or 400, the only errors that Gradio's clients can read; ``detail`` is the field that they show."""
     content = {
-        **refusals.error_body(error.code, error.message, error.problem),
+        **error_responses.error_body(error.code, error.message, error.problem),
         "detail": error.message,
     }
     return JSONResponse(content, 404 if isinstance(error, NotFound) else 400, headers=NOT_CACHED)

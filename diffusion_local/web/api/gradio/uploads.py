@@ -27,8 +27,7 @@ from diffusion_local import actor, authority
 from diffusion_local.errors import InvalidParams, LimitReached, NotFound, QueueBlocked
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.web.api.limits import refusal
-from diffusion_local.web.refusals import NOT_CACHED
+from diffusion_local.web.error_responses import NOT_CACHED, error_response
 
 MAX_AGE = 900.0  # seconds after which an unused file is deleted
 MAX_FILES = 32  # per account at once
@@ -178,7 +177,7 @@ def add(app: FastAPI, uploads: Uploads) -> None:
 
 def too_large(uploads: Uploads) -> JSONResponse:
     text = message("files_size", most=uploads.max_bytes // 10**6)
-    return refusal(413, "content_too_large", text)
+    return error_response(413, "content_too_large", text)
 
 
 def at_most(receive: Receive, most: int) -> Receive:

@@ -11,11 +11,11 @@ from diffusion_local.domain import Receipt
 from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import tagged
+from diffusion_local.web.error_responses import NOT_CACHED
 from diffusion_local.web.ui.words import TAGS, language, translated
 
 FORMAT_BY_SUFFIX = {".json": "json", ".md": "md", ".html": "html"}
 FORMAT_BY_TYPE = {"application/json": "json", "text/markdown": "md", "text/html": "html"}
-NOT_CACHED = {"Cache-Control": "no-store"}
 
 
 def router(studio: Studio) -> APIRouter:

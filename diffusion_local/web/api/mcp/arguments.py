@@ -14,7 +14,7 @@ from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS, PICTURES
 from diffusion_local.options.types import Kind
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.schemas import model_of
-from diffusion_local.web.refusals import of_validation
+from diffusion_local.web.error_responses import of_validation
 
 
 def of_operation(name: str, takes: str) -> list[Argument]:

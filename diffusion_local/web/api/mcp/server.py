@@ -19,7 +19,7 @@ from diffusion_local.messages import map_params, message, serialize
 from diffusion_local.web.api.mcp import pictures
 from diffusion_local.web.api.mcp.tools import Result, Tool, Tools
 from diffusion_local.web.api.mcp.waiting import Context
-from diffusion_local.web.refusals import printable
+from diffusion_local.web.error_responses import printable
 
 log = logging.getLogger(__name__)
 

@@ -58,7 +58,7 @@ from diffusion_local.web.api.dialects.calls import (
 )
 from diffusion_local.web.api.uploads import decoded
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import NOT_CACHED, headers_of, status_of
+from diffusion_local.web.error_responses import NOT_CACHED, headers_of, status_of
 
 
 class Interrogated(BaseModel):
@@ -73,7 +73,7 @@ EXTRA_GENERATION_PARAMS = ("Schedule type", "Hires upscale", "Hires steps", "Hir
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=refusing(refusal, SPELLED))
+    api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=refusing(a1111_error, SPELLED))
     chosen: PerAccount[dict[str, Any]] = PerAccount()  # options by caller
     newest: PerAccount[list[Receipt]] = PerAccount()  # each caller's last submission
     aliases = Aliases.of(settings.model_aliases)
@@ -147,7 +147,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     extras.add(api, studio, settings, ended)
     lists.add(api, studio)
     draw_things.add(api, studio)
-    extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(refusal, SPELLED))
+    extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(a1111_error, SPELLED))
     controlnet.add(extension, studio)
     return APIRouter(routes=[*api.routes, *extension.routes])  # flat, because ``dialects.router`` matches single routes
 
@@ -264,7 +264,7 @@ def progress_of(studio: Studio, receipts: Sequence[Receipt], with_picture: bool 
     }
 
 
-def refusal(request: Request, error: UserError) -> JSONResponse:
+def a1111_error(request: Request, error: UserError) -> JSONResponse:
     return problem(status_of(error), error.code, sentences(request, error), headers_of(error))
 
 

@@ -28,7 +28,7 @@ from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import encoded, neutral, outcome, why_not
 from diffusion_local.web.api.dialects.pictures import encoded_as
 from diffusion_local.web.api.uploads import decoded
-from diffusion_local.web.refusals import NOT_CACHED
+from diffusion_local.web.error_responses import NOT_CACHED
 
 PNG_INFO_CHARS = 100_000
 MOST_PICTURES = 50

@@ -35,8 +35,8 @@ from diffusion_local.web.api.dialects.comfyui.requests import SHORT_ID, form_of,
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_of, options_of, refused, with_alpha
 from diffusion_local.web.api.dialects.comfyui.values import Refused
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.error_responses import NOT_CACHED, headers_of, sentence, status_of
 from diffusion_local.web.files import StoredResponse
-from diffusion_local.web.refusals import NOT_CACHED, headers_of, sentence, status_of
 
 MOST_GRAPH_CHARS = 400_000
 MOST_NAMES = 500  # of uploads, per account
@@ -95,7 +95,7 @@ def described(each: nodes.Input, names: nodes.Names) -> list[Any]:
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(tags=["ComfyUI"], route_class=refusing(refusal), include_in_schema=False)
+    api = APIRouter(tags=["ComfyUI"], route_class=refusing(comfyui_error), include_in_schema=False)
     uploads = Uploads(PerAccount(MOST_NAMES))
     aliases, strict = Aliases.of(settings.model_aliases), settings.fit == "strict"
     api.add_api_websocket_route("/ws", socket.Endpoint(studio, watch).serve)
@@ -355,10 +355,10 @@ def converted(stored: StoredFile, form: str, quality: int) -> bytes:
     return file.getvalue()
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def refusal(request: Request, error: UserError) -> JSONResponse:
+def comfyui_error(request: Request, error: UserError) -> JSONResponse:
     status = 400 if isinstance(error, InvalidParams) else status_of(error)
     told = {"type": error.code, "message": sentence(request, error), "details": "", "extra_info": {}}
     return JSONResponse({"error": told, "node_errors": {}}, status, headers=headers_of(error))

@@ -53,7 +53,7 @@ from diffusion_local.web.api.dialects.openai.reading import (
 )
 from diffusion_local.web.api.dialects.openai.streaming import Shown, streamed, warned
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.web.refusals import NOT_CACHED, headers_of, printable, status_of
+from diffusion_local.web.error_responses import NOT_CACHED, headers_of, printable, status_of
 
 UNANSWERED_SECONDS = 900
 MOST_UNANSWERED = 256  # requests per account
@@ -81,7 +81,7 @@ class Pending:
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal, SPELLED))
+    api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(openai_error, SPELLED))
     unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
     aliases = Aliases.of(settings.model_aliases)
 
@@ -213,7 +213,7 @@ def model(model_id: str) -> Json:
     return {"id": model_id, "object": "model", "created": 0, "owned_by": "diffusion-local"}
 
 
-def refusal(request: Request, error: UserError) -> JSONResponse:
+def openai_error(request: Request, error: UserError) -> JSONResponse:
     status = 400 if isinstance(error, InvalidParams) else status_of(error)
     kind = "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
     field = error.field if isinstance(error, InvalidParams) else None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -97,20 +98,26 @@ def add(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        told = error_body(code, verbatim(error.detail))
-        return JSONResponse(told, error.status_code, headers=NOT_CACHED | dict(error.headers or {}))
+        return error_response(error.status_code, code, verbatim(error.detail), error.headers or {})
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
         """A response that nobody reads. Without it, each client that disconnects while it sends would be logged as an
         internal error.
         """
-        return JSONResponse(error_body("bad_request", message("body_ended")), 400, headers=NOT_CACHED)
+        return error_response(400, "bad_request", message("body_ended"))
 
 
 def error_body(code: str, text: str, problem: str | None = None) -> dict[str, Any]:
     """The body of an error response. ``problem``: the text without the name of the field, if it has one."""
     return {"error": {"code": code, "message": text, **serialize(text if problem is None else problem)}}
+
+
+def error_response(
+    status: int, code: str, text: str, headers: Mapping[str, str] = MappingProxyType({}), problem: str | None = None
+) -> JSONResponse:
+    """An error response; arguments as of `error_body`. ``headers`` are added to those of every error."""
+    return JSONResponse(error_body(code, text, problem), status, headers={**NOT_CACHED, **headers})
 
 
 def status_of(error: UserError) -> int:
