@@ -263,7 +263,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"], choices=list(SIDES))
     parser.add_argument("--runs", nargs="+", default=["fast:1", "fast:auto"], help="speed:batch_size")
     parser.add_argument("--by-hand", type=int, default=8, help="prompts in one call of the bare loop")
-    parser.add_argument("--waiting", type=float, default=20, help="seconds of the list beside which somebody waits; 0 for none")
+    parser.add_argument("--waiting", type=float, default=20, help="seconds of the list while somebody waits, or 0")
     parser.add_argument("--warm", type=int, default=120, help="pictures before the first round")
     parser.add_argument("--pictures", type=int, default=24, help="in a list; a sixth as many by the bare loop")
     parser.add_argument("--rounds", type=int, default=2)
