@@ -63,7 +63,7 @@ def storage_errors(path: Path | None = None) -> Iterator[None]:
 
 
 FOLDER, FILE = 0o700, 0o600
-OTHERS = 0o077  # all permissions of group and others
+WRITABLE_BY_OTHERS = 0o077  # all permissions of group and others
 UNCHANGED = -1  # as ``subprocess`` takes it
 
 _inherited = UNCHANGED
@@ -73,7 +73,7 @@ _inherited = UNCHANGED
 def private_umask() -> Iterator[None]:
     """Context in which this process and its children create files that only their owner can access."""
     global _inherited
-    before, remembered = os.umask(OTHERS), _inherited
+    before, remembered = os.umask(WRITABLE_BY_OTHERS), _inherited
     _inherited = before
     try:
         yield
@@ -112,7 +112,7 @@ def create_private(path: Path) -> None:
 def modes_like(folder: Path) -> tuple[int, int]:
     """(folder mode, file mode) for new entries that are as accessible as ``folder``."""
     mode = folder.stat().st_mode
-    return FOLDER | mode & OTHERS, FILE | mode & 0o044
+    return FOLDER | mode & WRITABLE_BY_OTHERS, FILE | mode & 0o044
 
 
 def share_like(tree: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import PngImagePlugin, TiffImagePlugin, features
 from diffusion_local.errors import Overloaded
 
 #: Two RGBA pictures of 64 megapixels: a decoded one, and a copy while it is rotated or converted.
-MAX_BYTES = 2 * 64_000_000 * 4
+MAX_DECODED_BYTES = 2 * 64_000_000 * 4
 MAX_AT_ONCE = 2
 MAX_WAITING = 16  # each one occupies a thread of the web process
 PATIENCE = 30.0  # seconds to wait
@@ -28,7 +28,7 @@ COPIES = 2  # while a picture is rotated or converted
 BUFFERED = ("WEBP", "AVIF", "HEIF", "TIFF")
 
 #: Modes with more than 8 bits per channel; scaling them takes another copy.
-WIDE = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+WIDE_MODES = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 #: Decompressed size limits of one PNG text chunk, and of all in a file. Pillow's default for all is 64 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 1_000_000
@@ -46,7 +46,7 @@ class Budget:
 
     def __init__(
         self,
-        most_bytes: int = MAX_BYTES,
+        most_bytes: int = MAX_DECODED_BYTES,
         most_at_once: int = MAX_AT_ONCE,
         most_waiting: int = MAX_WAITING,
         patience: float = PATIENCE,
@@ -104,7 +104,7 @@ def share(picture: PIL.Image) -> Iterator[None]:
     """
     pixels = picture.width * picture.height
     with budget.taken(
-        pixels * BYTES_PER_PIXEL * COPIES * (2 if picture.format in BUFFERED or picture.mode in WIDE else 1)
+        pixels * BYTES_PER_PIXEL * COPIES * (2 if picture.format in BUFFERED or picture.mode in WIDE_MODES else 1)
     ):
         try:
             yield

@@ -43,7 +43,7 @@ TOPICS = (
 LANGUAGES = ("en", "zh")
 MAX_QUERY = 200  # characters
 MAX_RESULTS = 20
-EXCERPT = 160  # characters around a match
+EXCERPT_CHARS = 160  # characters around a match
 HEADING = re.compile(r"^(#{1,3}) (.+)$")
 
 
@@ -127,9 +127,9 @@ def excerpt(text: str, words: list[str]) -> str:
     """The text around the first match, on one line, without Markdown markup."""
     flat = re.sub(r"\s+", " ", re.sub(r"[`*|#]+|-{3,}|\]\([^)\s]*\)|\[", " ", text)).strip()
     found = [at for word in words if (at := flat.casefold().find(word)) >= 0]
-    start = max(0, min(found, default=0) - EXCERPT // 4)
-    cut = flat[start : start + EXCERPT]
-    return f"{'…' if start else ''}{cut}{'…' if start + EXCERPT < len(flat) else ''}"
+    start = max(0, min(found, default=0) - EXCERPT_CHARS // 4)
+    cut = flat[start : start + EXCERPT_CHARS]
+    return f"{'…' if start else ''}{cut}{'…' if start + EXCERPT_CHARS < len(flat) else ''}"
 
 
 def _path(topic: str, language: str) -> Path:

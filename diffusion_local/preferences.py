@@ -35,7 +35,7 @@ SECRET = frozenset(
     }
 )
 #: Shown only to those who may see paths of this machine.
-PATHS = frozenset({"home", "tls_cert", "configs"})
+PATH_SETTINGS = frozenset({"home", "tls_cert", "configs"})
 NO_LIMIT = 1_000_000_000
 MAX_DAYS = 36_500
 #: Settings that can be changed on the page, with the bounds of numbers.

@@ -42,7 +42,7 @@ class Task(StrEnum):
     VARY = "vary"  # several prompts in the same spirit
 
 
-INSTRUCTIONS = {
+TASK_INSTRUCTIONS = {
     Task.REWRITE: "Rewrite the user's prompt for an image generator: keep its subject and intention, add concrete "
     "visual detail (composition, light, colours, materials). Answer with the new prompt only, in one paragraph.",
     Task.TRANSLATE: "Translate the user's prompt for an image generator into {language}. Keep weights such as "
@@ -82,7 +82,7 @@ class PromptHelper:
             raise InvalidParams("language", message("too_long", most=MAX_LANGUAGE, got=len(language)))
         if not self.is_on:
             raise Conflict(message("helper_off"))
-        instruction = INSTRUCTIONS[chosen].format(language=language, count=count)
+        instruction = TASK_INSTRUCTIONS[chosen].format(language=language, count=count)
         text, model = answer_in(self._ask(instruction, prompt))
         found = [text] if chosen is not Task.VARY else lines_of(text)[:count]
         for each in found:
@@ -113,7 +113,7 @@ class PromptHelper:
 def checked(url: str) -> Target:
     """Resolve and check the helper's URL. Raises NotDone for an address that must not be called."""
     try:
-        plain = check_target(url, AllowedTargets(networks=EVERYWHERE), "prompt_helper_url")
+        plain = check_target(url, AllowedTargets(networks=ALL_NETWORKS), "prompt_helper_url")
     except InvalidParams as problem:
         raise NotDone(message("helper_away", error=problem.message)) from None
     if any(
@@ -128,7 +128,7 @@ def checked(url: str) -> Target:
     return Target(plain.url.copy_with(path=path), plain.host, plain.addresses)
 
 
-EVERYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
 def post(target: Target, body: bytes, headers: dict[str, str]) -> bytes:

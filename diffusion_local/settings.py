@@ -21,8 +21,8 @@ from diffusion_local.messages import message
 from diffusion_local.options.types import RUNGS
 from diffusion_local.paths import Folders, expanded
 
-PREFIX = "DIFFUSION_LOCAL_"
-ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child
+ENVIRONMENT_PREFIX = "DIFFUSION_LOCAL_"
+ORIGINS = ENVIRONMENT_PREFIX + "ORIGINS"  # from a parent process to its child
 ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
@@ -195,7 +195,7 @@ class Settings(Folders):
         """
         environ = os.environ if environ is None else environ
         default_home = platformdirs.user_data_path("diffusion-local", appauthor=False)
-        home = user_path("home", overrides.get("home") or environ.get(PREFIX + "HOME") or default_home)
+        home = user_path("home", overrides.get("home") or environ.get(ENVIRONMENT_PREFIX + "HOME") or default_home)
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         # A parent process passes all of its settings in the environment, together with their origins.
@@ -203,8 +203,12 @@ class Settings(Folders):
         sources = [
             (read_toml(home / "config.toml"), "config.toml: {}", "file"),
             (
-                {n: environ[PREFIX + n.upper()] for n in names() if PREFIX + n.upper() in environ},
-                PREFIX + "{upper}",
+                {
+                    n: environ[ENVIRONMENT_PREFIX + n.upper()]
+                    for n in names()
+                    if ENVIRONMENT_PREFIX + n.upper() in environ
+                },
+                ENVIRONMENT_PREFIX + "{upper}",
                 "environment",
             ),
             ({name: value for name, value in overrides.items() if value is not None}, "--{}", "command"),
@@ -224,7 +228,7 @@ class Settings(Folders):
         """Environment variables from which a child process loads equal settings. It also reads the same config.toml."""
         passed = [each.name for each in specs() if not each.metadata.get("file_only")]
         told = " ".join(f"{name}={origin}" for name, origin in {"home": "environment", **self.origins}.items())
-        return {ORIGINS: told} | {PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
+        return {ORIGINS: told} | {ENVIRONMENT_PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
 
     def child_environ(self) -> dict[str, str]:
         """This process's environment with these settings, for a child."""
@@ -367,4 +371,4 @@ def keep_kernels(folder: Path) -> None:
 
 def inherited() -> dict[str, str]:
     """This process's environment without our own settings, for starting other programs."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}

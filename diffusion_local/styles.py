@@ -15,7 +15,7 @@ from diffusion_local.messages import message
 from diffusion_local.options.values import check_prompt
 from diffusion_local.paths import assets
 
-SLOT = "{prompt}"
+PROMPT_PLACEHOLDER = "{prompt}"
 MAX_STYLES = 20  # at once
 STYLES_FILE = "styles.csv"
 
@@ -58,8 +58,8 @@ class Styles:
 
 
 def apply_template(template: str, text: str) -> str:
-    if SLOT in template:
-        return template.replace(SLOT, text)
+    if PROMPT_PLACEHOLDER in template:
+        return template.replace(PROMPT_PLACEHOLDER, text)
     return ", ".join(part for part in (text.strip(), template.strip()) if part)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
-from diffusion_local.dispatch.slots import LOST
+from diffusion_local.dispatch.slots import WORKER_LOST
 from diffusion_local.domain import Batch, Image, Job, Lane, new_id, utc_text
 from diffusion_local.gallery.files import key_for
 from diffusion_local.options.table import Params
@@ -189,7 +189,7 @@ class Machine:
         self.events["kill"] = self._next(self.pattern.kills_every)
         self.clock.wait(1)
         self.services.workers.lost(SLOT)
-        self.services.jobs.recover(SLOT, LOST)
+        self.services.jobs.recover(SLOT, WORKER_LOST)
         self.clock.wait(self.lot.uniform(0.8, 1.2) * self.pattern.restart)
         self._start()
 

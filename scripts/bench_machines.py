@@ -47,7 +47,7 @@ from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.remote.dispatch import join
 from diffusion_local.remote.pairing import Credential
-from diffusion_local.settings import PREFIX, Settings
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 
 SIZE = 128
 SMALL = {"width": SIZE, "height": SIZE, "steps": 4}
@@ -264,11 +264,11 @@ def of_processes(services: Services, url: str, web: psutil.Process, count: int, 
     with tempfile.TemporaryDirectory() as folder:
         children = []
         for number in range(count):
-            environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+            environ = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
             environ |= {
-                PREFIX + "HOME": f"{folder}/{number}",
-                PREFIX + "FAKE_STEP_SECONDS": "0.075",
-                PREFIX + "ENGINE": "fake",
+                ENVIRONMENT_PREFIX + "HOME": f"{folder}/{number}",
+                ENVIRONMENT_PREFIX + "FAKE_STEP_SECONDS": "0.075",
+                ENVIRONMENT_PREFIX + "ENGINE": "fake",
             }
             command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0", "--join", url]
             children.append(subprocess.Popen([*command, "--machine", f"m{number}"], env=environ))

@@ -34,7 +34,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.models.digests import Digests
-from diffusion_local.settings import PREFIX, Settings
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 
 LEASE_SECONDS = 6
 OWN_STEP_SECONDS = 0.5  # of the studio's own worker, so that the others make most pictures
@@ -113,9 +113,9 @@ class Scene:
     def _join(self, name: str) -> subprocess.Popen[bytes]:
         url = f"http://127.0.0.1:{self.proxy.port}"
         arguments = ["worker", "--join", url, "--machine", name, "--slot", "cpu0", "--engine", "fake"]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | {
-            PREFIX + "HOME": str(self._folder / name),
-            PREFIX + "FAKE_STEP_SECONDS": str(self._step_seconds),
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(ENVIRONMENT_PREFIX)} | {
+            ENVIRONMENT_PREFIX + "HOME": str(self._folder / name),
+            ENVIRONMENT_PREFIX + "FAKE_STEP_SECONDS": str(self._step_seconds),
         }
         return self._python(JOIN.format(arguments=arguments), environ, name)
 

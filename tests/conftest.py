@@ -20,7 +20,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.dispatch.slots import full_name
 from diffusion_local.queue.jobs import JobStore
-from diffusion_local.settings import PREFIX, Settings
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 from diffusion_local.studio import Studio
 from tests.forking import Forked, fork, main_of
 from tests.postgresql import Cluster, emptied, running_cluster
@@ -199,7 +199,7 @@ def no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
@@ -245,7 +245,7 @@ def database_url(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest
     if getattr(request, "param", "sqlite") == "sqlite":
         return ""
     url = emptied(request.getfixturevalue("shared_database"))
-    monkeypatch.setenv(f"{PREFIX}DATABASE", url)  # for children
+    monkeypatch.setenv(f"{ENVIRONMENT_PREFIX}DATABASE", url)  # for children
     return url
 
 
@@ -299,7 +299,9 @@ def worker_process(services: Services, tmp_path: Path) -> Iterator[StartWorker]:
     children: list[Forked] = []
 
     def start(slot: str = "cpu0", *, supervised: bool = False, ready: bool = True, **changes: Any) -> Any:
-        environ = services.settings.child_environ() | {PREFIX + k.upper(): str(v) for k, v in changes.items()}
+        environ = services.settings.child_environ() | {
+            ENVIRONMENT_PREFIX + k.upper(): str(v) for k, v in changes.items()
+        }
         arguments = ["--slot", slot, *(["--supervised"] if supervised else [])]
         child = fork("worker", WORKER, *arguments, env=environ, log=tmp_path / f"{slot}-{len(children)}.log")
         children.append(child)

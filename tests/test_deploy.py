@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from diffusion_local.cli import app
 from diffusion_local.compose import Services
-from diffusion_local.settings import PREFIX, names
+from diffusion_local.settings import ENVIRONMENT_PREFIX, names
 from tests.support import REPOSITORY
 
 DEPLOY = REPOSITORY / "assets" / "deploy"
@@ -322,7 +322,7 @@ def test_web_pods_are_probed_and_workers_drain() -> None:
         assert each.spec.replicas is None  # or an update would undo what KEDA set
         assert each.metadata.name in scaled
         container = each.spec.template.spec.containers[0]
-        assert Variable(name=f"{PREFIX}ON_STOP", value="finish") in container.env
+        assert Variable(name=f"{ENVIRONMENT_PREFIX}ON_STOP", value="finish") in container.env
         assert each.spec.template.spec.terminationGracePeriodSeconds >= 120
 
 
@@ -365,7 +365,7 @@ def environments() -> Iterator[str]:
         yield from (variable.name for variable in each.spec.template.spec.containers[0].env)
     for service in compose()["services"].values():
         yield from service["environment"]
-    yield from re.findall(rf"\b({PREFIX}\w+)=", dockerfile())
+    yield from re.findall(rf"\b({ENVIRONMENT_PREFIX}\w+)=", dockerfile())
 
 
 def dockerfile() -> str:
@@ -381,7 +381,9 @@ def test_containers_run_commands_and_options_that_there_are() -> None:
 
 
 def test_containers_are_given_settings_that_there_are() -> None:
-    ours = {name.removeprefix(PREFIX).lower() for name in environments() if name.startswith(PREFIX)}
+    ours = {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower() for name in environments() if name.startswith(ENVIRONMENT_PREFIX)
+    }
     assert {"database", "gallery", "on_stop"} <= ours <= set(names())
 
 

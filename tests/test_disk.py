@@ -41,7 +41,7 @@ def mode(path: Path) -> int:
 
 
 def open_to_others(home: Path) -> dict[str, str]:
-    return {str(path): f"{mode(path):o}" for path in (home, *home.rglob("*")) if mode(path) & disk.OTHERS}
+    return {str(path): f"{mode(path):o}" for path in (home, *home.rglob("*")) if mode(path) & disk.WRITABLE_BY_OTHERS}
 
 
 @pytest.mark.parametrize("value", UMASKS, ids=oct)

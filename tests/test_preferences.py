@@ -8,7 +8,7 @@ import pytest
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams
 from diffusion_local.preferences import EDITABLE, Preference, Preferences
-from diffusion_local.settings import PREFIX, Settings, names
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings, names
 from tests.support import refused
 
 WRITTEN = '# mine\nkeep_jobs_days = 30  # a month\n\ntoken = "abc-secret"\n'
@@ -17,7 +17,7 @@ WRITTEN = '# mine\nkeep_jobs_days = 30  # a month\n\ntoken = "abc-secret"\n'
 @pytest.fixture
 def told(tmp_path: Path) -> Preferences:
     (tmp_path / "config.toml").write_text(WRITTEN)
-    environ = {PREFIX + "HOME": str(tmp_path), PREFIX + "MODEL_STREAK": "8"}
+    environ = {ENVIRONMENT_PREFIX + "HOME": str(tmp_path), ENVIRONMENT_PREFIX + "MODEL_STREAK": "8"}
     return Preferences(Settings.load(environ, device="cpu"))
 
 
@@ -50,7 +50,7 @@ def test_a_change_counts_after_a_restart_and_keeps_what_a_person_wrote(told: Pre
     assert (changed.value, changed.later, changed.origin) == (30, 60, "file")
     told.change("memory", "sequential")
     assert file_of(told).startswith("# mine\nkeep_jobs_days = 60  # a month\n\ntoken")
-    again = Settings.load({PREFIX + "HOME": str(told.settings.home)})
+    again = Settings.load({ENVIRONMENT_PREFIX + "HOME": str(told.settings.home)})
     assert (again.keep_jobs_days, again.memory, again.token) == (60, "sequential", "abc-secret")
     assert list(told.settings.home.iterdir()) == [told.settings.home / "config.toml"]
 
@@ -62,7 +62,7 @@ def test_back_to_the_default(told: Preferences) -> None:
 
 
 def test_a_file_that_is_not_there_is_made_for_its_owner_only(tmp_path: Path) -> None:
-    preferences = Preferences(Settings.load({PREFIX + "HOME": str(tmp_path)}))
+    preferences = Preferences(Settings.load({ENVIRONMENT_PREFIX + "HOME": str(tmp_path)}))
     preferences.change("report_at", "06:30")
     assert (tmp_path / "config.toml").read_text() == 'report_at = "06:30"\n'
     assert stat.S_IMODE((tmp_path / "config.toml").stat().st_mode) == 0o600

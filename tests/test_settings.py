@@ -8,33 +8,33 @@ from typing import Any
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.settings import PREFIX, Settings, go_offline, keep_kernels, names, specs
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings, go_offline, keep_kernels, names, specs
 
 
 def load(home: Path, environ: dict[str, str] | None = None, toml: str = "", **overrides: Any) -> Settings:
     home.mkdir(exist_ok=True)
     if toml:
         (home / "config.toml").write_text(toml)
-    return Settings.load({PREFIX + "HOME": str(home)} | (environ or {}), **overrides)
+    return Settings.load({ENVIRONMENT_PREFIX + "HOME": str(home)} | (environ or {}), **overrides)
 
 
 def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
-    environ = {PREFIX + "PORT": "2", PREFIX + "MAX_COUNT": "22"}
+    environ = {ENVIRONMENT_PREFIX + "PORT": "2", ENVIRONMENT_PREFIX + "MAX_COUNT": "22"}
     toml = "port = 3\nmax_count = 33\nmax_queued = 333"
     settings = load(tmp_path, environ, toml, port=1)
     assert (settings.port, settings.max_count, settings.max_queued, settings.host) == (1, 22, 333, "127.0.0.1")
 
 
 def test_what_is_not_given_on_the_command_line_does_not_count(tmp_path: Path) -> None:
-    assert load(tmp_path, {PREFIX + "PORT": "2"}, port=None).port == 2
+    assert load(tmp_path, {ENVIRONMENT_PREFIX + "PORT": "2"}, port=None).port == 2
 
 
 def test_the_home_comes_from_the_command_line_first(tmp_path: Path) -> None:
-    assert Settings.load({PREFIX + "HOME": "/elsewhere"}, home=tmp_path).home == tmp_path
-    assert Settings.load({PREFIX + "HOME": "~/pictures"}).home == Path.home() / "pictures"
+    assert Settings.load({ENVIRONMENT_PREFIX + "HOME": "/elsewhere"}, home=tmp_path).home == tmp_path
+    assert Settings.load({ENVIRONMENT_PREFIX + "HOME": "~/pictures"}).home == Path.home() / "pictures"
     assert Settings.load({}, home=Path("here")).home == Path.cwd() / "here"
     with pytest.raises(InvalidParams, match="home: cannot be ~no-such-user/x: there is no such user"):
-        Settings.load({PREFIX + "HOME": "~no-such-user/x"})
+        Settings.load({ENVIRONMENT_PREFIX + "HOME": "~no-such-user/x"})
     assert Settings.load({}).home.name == "diffusion-local"
 
 
@@ -57,7 +57,7 @@ def test_what_is_wrong_is_told_with_its_place(
     tmp_path: Path, environ: dict[str, str], toml: str, overrides: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidParams) as told:
-        load(tmp_path, {PREFIX + name: value for name, value in environ.items()}, toml, **overrides)
+        load(tmp_path, {ENVIRONMENT_PREFIX + name: value for name, value in environ.items()}, toml, **overrides)
     assert words in told.value.message
 
 

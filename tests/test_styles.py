@@ -6,13 +6,13 @@ import pytest
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.paths import assets
-from diffusion_local.styles import SLOT, Styles, apply_template, read_styles
+from diffusion_local.styles import PROMPT_PLACEHOLDER, Styles, apply_template, read_styles
 
 
 def test_the_bundled_ones_have_a_place_for_the_prompt() -> None:
     bundled = read_styles(assets() / "styles.csv")
     assert len(bundled) >= 10
-    assert all(SLOT in style.prompt and style.negative for style in bundled)
+    assert all(PROMPT_PLACEHOLDER in style.prompt and style.negative for style in bundled)
 
 
 def test_a_persons_file_adds_and_replaces_and_is_read_afresh(tmp_path: Path) -> None:
@@ -53,7 +53,9 @@ def test_an_unknown_style_is_named(tmp_path: Path) -> None:
 
 
 def test_only_so_many_styles_go_around_a_prompt(tmp_path: Path) -> None:
-    (tmp_path / "styles.csv").write_text(f"name,prompt,negative_prompt\ntwice,{SLOT} {SLOT},\n", encoding="utf-8")
+    (tmp_path / "styles.csv").write_text(
+        f"name,prompt,negative_prompt\ntwice,{PROMPT_PLACEHOLDER} {PROMPT_PLACEHOLDER},\n", encoding="utf-8"
+    )
     styles = Styles(tmp_path)
     with pytest.raises(InvalidParams, match=r"^styles: must be at most 20 \(got 21\)"):
         styles.apply(["twice"] * 21, "a", "")

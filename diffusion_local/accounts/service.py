@@ -18,7 +18,7 @@ from hashlib import sha256
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from diffusion_local.accounts.store import LIMITS, Account, AccountStore, Session, Token, actor_of
+from diffusion_local.accounts.store import QUOTA_COLUMNS, Account, AccountStore, Session, Token, actor_of
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.authority import guarded
 from diffusion_local.domain import utc_text
@@ -80,10 +80,10 @@ class Accounts:
     def set_limits(self, name: str, **limits: int | None) -> Account:
         """Set limits of one account, named as in ``Allowance``: 0 is unlimited, None falls back to the settings."""
         for field, value in limits.items():
-            if field not in LIMITS or (value is not None and not 0 <= value <= 10**12):
+            if field not in QUOTA_COLUMNS or (value is not None and not 0 <= value <= 10**12):
                 raise InvalidParams(field, message("not_negative"))
         if limits:
-            self._store.change(name, **{LIMITS[field]: value for field, value in limits.items()})
+            self._store.change(name, **{QUOTA_COLUMNS[field]: value for field, value in limits.items()})
         return self._store.get(name)
 
     def remove(self, name: str) -> None:

@@ -142,7 +142,7 @@ def check_size(params: Params) -> None:
 
 
 #: Field of ``Allowance`` -> column of an account's limit.
-LIMITS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
+QUOTA_COLUMNS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
 MOST_SESSIONS = 50  # per account; the least recently used is dropped
 
 
@@ -344,7 +344,7 @@ class AccountStore:
 
 
 def to_account(row: dict[str, Any]) -> Account:
-    limits = {name: row[column] for name, column in LIMITS.items() if row[column] is not None}
+    limits = {name: row[column] for name, column in QUOTA_COLUMNS.items() if row[column] is not None}
     return Account(row["name"], Role(row["role"]), row["created_at"], limits)
 
 
@@ -363,6 +363,6 @@ def actor_of(found: Account, scopes: frozenset[Scope], source: str, shared: bool
     """The actor of an account. Admins have only their own limits, not the settings' defaults."""
     admin = found.role is Role.ADMIN
     base = Allowance() if admin else defaults
-    limits = {name: found.limits.get(name, getattr(base, name)) for name in LIMITS}
+    limits = {name: found.limits.get(name, getattr(base, name)) for name in QUOTA_COLUMNS}
     allowed = (scopes & SCOPES[found.role]) | {Scope.READ}
     return Actor(found.name, found.role, allowed, admin or shared, Allowance(**limits), source)

@@ -11,7 +11,7 @@ from diffusion_local.cli import accounts, batches, jobs, lists, machines, models
 from diffusion_local.disk import private_umask
 from diffusion_local.errors import UserError
 
-REFUSED = 2  # exit status after a UserError
+REFUSED_STATUS = 2  # exit status after a UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for part in (accounts, jobs, lists, batches, models, machines, pictures, reports, serving):
@@ -25,6 +25,6 @@ def main() -> None:
             app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
-        sys.exit(REFUSED)
+        sys.exit(REFUSED_STATUS)
     except BrokenPipeError:  # the reader of our output has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from diffusion_local import actor
 from diffusion_local.domain import Job
 from diffusion_local.options.table import Params
 
-SEPARATOR = "\x1f"  # separates an account name from its idempotency key
+FIELD_SEPARATOR = "\x1f"  # separates an account name from its idempotency key
 SEES_ALL, RULES_ALL = "actor_sees_all()", "actor_rules_all()"
 
 
@@ -47,7 +47,7 @@ def add_functions(connection: sqlite3.Connection) -> None:
 def scoped_key(idempotency_key: str) -> str:
     """An idempotency key as stored: prefixed with the actor's name, so each account has its own key space."""
     name = actor.current().name
-    return name + SEPARATOR + idempotency_key if name else idempotency_key
+    return name + FIELD_SEPARATOR + idempotency_key if name else idempotency_key
 
 
 def redacted(job: Job) -> Job:

@@ -22,7 +22,7 @@ BUSY_SECONDS = 15
 CLOSE_WAIT_SECONDS = 2.0
 #: SQLite's own limits, a second line of defence behind the limits of each operation: bytes of a value or row, depth of
 #: an expression, bytes of a LIKE pattern.
-LIMITS = {
+SQLITE_LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 100_000_000,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 5_000,
@@ -135,7 +135,7 @@ def open_connection(path: Path) -> sqlite3.Connection:
         conn.execute("PRAGMA synchronous = FULL")  # a submit that was acknowledged survives a power cut
         conn.execute("PRAGMA foreign_keys = ON")
         conn.execute("PRAGMA recursive_triggers = ON")  # so that a replaced row fires its delete triggers
-        for limit, value in LIMITS.items():
+        for limit, value in SQLITE_LIMITS.items():
             conn.setlimit(limit, value)
         add_functions(conn)
     except BaseException:

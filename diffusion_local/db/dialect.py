@@ -113,7 +113,7 @@ RANKS = ("running", "queued", "failed", "done", "cancelled")
 #: Orientation of a picture: 1 landscape, 0 square, -1 portrait. This exact expression is indexed.
 SHAPE = "(width > height) - (width < height)"
 #: Size of a picture. This exact expression is indexed.
-PIXELS = "width * height"
+IMAGE_PIXELS = "width * height"
 
 #: Maximum failed jobs per batch that cause a notification each; the batch's report lists all of them.
 FAILURES_NOTIFIED = 20

@@ -40,7 +40,7 @@ OUTCOME_SECONDS = 10.0
 #: Begins a write transaction, with sorts disabled: the first of many rows must come from an ordered index. While the
 #: statistics are older than a long list, the planner would otherwise read and sort all queued jobs.
 BEGIN_WRITE = "SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true)"
-LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
 FULL = {"53100", "53200", "53300"}
 READ_ONLY = {"25006", "42501"}
@@ -197,7 +197,7 @@ class PostgresDatabase(Database):
                 yield PostgresTransaction(connection)
                 try:
                     connection.execute("COMMIT")
-                except LOST as error:
+                except CONNECTION_ERRORS as error:
                     if not self._committed(*write):
                         raise error
 
@@ -206,7 +206,7 @@ class PostgresDatabase(Database):
         connection = self._session.connection()
         try:
             connection.execute(begin)
-        except LOST:
+        except CONNECTION_ERRORS:
             self._session.close()
             connection = self._session.connection()
             connection.execute(begin)
@@ -236,7 +236,7 @@ class PostgresDatabase(Database):
                     connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", [LOCKS, WRITE_LOCK])
                     found = connection.execute("SELECT number FROM last_writes WHERE session = $1", [session])
                     return found.fetchone() == (number,)
-            except LOST:
+            except CONNECTION_ERRORS:
                 time.sleep(0.2)
         return False
 
@@ -261,7 +261,7 @@ class PostgresDatabase(Database):
                 raise DatabaseProblem(message("database_server_fault", file=self.name, error=text)) from error
             if code in FULL:
                 raise DatabaseProblem(message("database_server_room", file=self.name, error=text)) from error
-            if isinstance(error, LOST) or code[:2] in ("08", "57", "28", "3D"):
+            if isinstance(error, CONNECTION_ERRORS) or code[:2] in ("08", "57", "28", "3D"):
                 self._session.close()
                 raise DatabaseProblem(message("database_server_gone", file=self.name, error=text)) from error
             raise same_error(error, text) from error

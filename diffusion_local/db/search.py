@@ -16,7 +16,7 @@ from diffusion_local.db.dialect import as_list, in_numbers
 
 MOST_PINNED = 2000  # if at most this many pictures match the other filters, the search visits only these
 PHRASE = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
-WORD = re.compile(r"\w+")
+SEARCH_WORD = re.compile(r"\w+")
 #: Scripts without word spaces (Han, kana, Hangul, Thai, Lao, Khmer, Burmese): FTS5 would treat a sentence as one word.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -34,7 +34,7 @@ Phrase = tuple[list[str], bool]
 
 
 def word_count(search: str) -> int:
-    return len(WORD.findall(search.replace("_", " ")))
+    return len(SEARCH_WORD.findall(search.replace("_", " ")))
 
 
 def match_query(db: Transaction, search: str) -> str:
@@ -60,7 +60,7 @@ def phrases(search: str) -> tuple[list[Phrase], list[Phrase]]:
     included: list[Phrase] = []
     excluded: list[Phrase] = []
     for minus, phrase, bare_minus, word in PHRASE.findall(search):
-        words = WORD.findall((phrase or word).replace("_", " "))
+        words = SEARCH_WORD.findall((phrase or word).replace("_", " "))
         if words:
             (excluded if minus or bare_minus else included).append((words, not phrase))
     return included, excluded

@@ -21,7 +21,7 @@ from diffusion_local.messages import message
 CONNECT_SECONDS = 5
 #: Server settings of every session. A process that freezes in a transaction, or whose machine disappears, must not hold
 #: the write lock forever.
-SESSION = {
+SESSION_SETTINGS = {
     "application_name": "diffusion-local",
     "lock_timeout": f"{BUSY_SECONDS}s",
     "idle_in_transaction_session_timeout": "60s",
@@ -90,13 +90,13 @@ class Session:
 def connect(url: str) -> "psycopg.Connection[Any]":
     """Open an autocommit connection; ``PostgresDatabase`` begins and ends transactions."""
     given = conninfo_to_dict(url)
-    options = " ".join(f"-c {name}={value}" for name, value in SESSION.items() if name != "application_name")
+    options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items() if name != "application_name")
     connection = psycopg.connect(
         url,
         autocommit=True,
         cursor_factory=psycopg.RawCursor,
         row_factory=tuple_row,
-        application_name=given.get("application_name", SESSION["application_name"]),
+        application_name=given.get("application_name", SESSION_SETTINGS["application_name"]),
         connect_timeout=int(given.get("connect_timeout") or CONNECT_SECONDS),
         options=f"{given.get('options', '')} {options}".strip(),
         client_encoding="utf8",

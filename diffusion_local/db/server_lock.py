@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from filelock import Timeout
 
-from diffusion_local.db.postgresql import LOST, PostgresDatabase
+from diffusion_local.db.postgresql import CONNECTION_ERRORS, PostgresDatabase
 from diffusion_local.db.server_connections import connect
 
 POLL_SECONDS = 0.1
@@ -45,7 +45,7 @@ class ServerLock:
                 try:
                     self._connection.execute("SELECT 1")
                     return True
-                except LOST:
+                except CONNECTION_ERRORS:
                     self._close()
             self._connection = connect(self._database.url)
             row = self._connection.execute("SELECT pg_try_advisory_lock($1)", [self._key]).fetchone()

@@ -109,7 +109,7 @@ def rewritten(sql: str) -> str:
 #: The last migration from before PostgreSQL was supported. No PostgreSQL database has rows from before it, so its
 #: UPDATE statements, and those of earlier migrations, are left out.
 FIRST_SCHEMA = "m020_leases"
-FUNCTIONS = Path(__file__).with_name("postgresql.sql")
+FUNCTIONS_FILE = Path(__file__).with_name("postgresql.sql")
 SECTION = re.compile(r"^-- instead of (\S+)\n", re.MULTILINE)
 TRIGGER = re.compile(
     r"CREATE TRIGGER (?P<name>\w+) (?P<when>AFTER (?P<event>INSERT|UPDATE|DELETE)(?P<columns> OF [\w, ]+?)?) "
@@ -131,13 +131,13 @@ COLUMN_TYPES = [
 
 def functions() -> str:
     """SQL that defines SQLite's functions in PostgreSQL, for execution before the first migration."""
-    return SECTION.split(FUNCTIONS.read_text(encoding="utf-8"))[0]
+    return SECTION.split(FUNCTIONS_FILE.read_text(encoding="utf-8"))[0]
 
 
 @lru_cache(maxsize=1)
 def exceptions() -> Mapping[str, str]:
     """Hand-written PostgreSQL statements that replace a translation, by ``migration.name`` of the trigger or table."""
-    found = SECTION.split(FUNCTIONS.read_text(encoding="utf-8"))
+    found = SECTION.split(FUNCTIONS_FILE.read_text(encoding="utf-8"))
     return dict(zip(found[1::2], (text.strip() for text in found[2::2]), strict=True))
 
 

@@ -17,12 +17,12 @@ from diffusion_local.dispatch.matching import InstalledFiles, JobsForFiles, Othe
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
-from diffusion_local.gallery.formats import SUFFIXES
+from diffusion_local.gallery.formats import SUFFIX_BY_FORMAT
 from diffusion_local.messages import message
 from diffusion_local.queue.machines import PAUSED, machine_of
 
 #: ``machine.device``. It must differ from the slots of the studio's own machine.
-SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
+SLOT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
 
 
 MAX_PREVIEW = 4 * 1024 * 1024  # bytes of a preview or a thumbnail
@@ -39,7 +39,7 @@ class LeasedDispatch(LocalDispatch):
         """``account``: name and token id of the worker's credential, joined by a slash; ``installed``: shared by the
         sessions of a process. Raises InvalidParams for a slot that is not ``machine.device``.
         """
-        if not SLOT.fullmatch(slot):
+        if not SLOT_NAME.fullmatch(slot):
             raise InvalidParams("slot", message("slot_name", got=echo(slot)))
         super().__init__(services, slot, storage)
         self.account = account
@@ -125,7 +125,7 @@ class LeasedDispatch(LocalDispatch):
         They must be checked because the gallery serves them to all users.
         """
         encoded, size = picture.encoded, (picture.width, picture.height)
-        if not (encoded.form in SUFFIXES and is_picture(encoded.data, encoded.form, size)):
+        if not (encoded.form in SUFFIX_BY_FORMAT and is_picture(encoded.data, encoded.form, size)):
             raise InvalidParams("picture", message("worker_picture"))
         if len(encoded.thumbnail) > MAX_PREVIEW or not is_picture(encoded.thumbnail, "webp"):
             raise InvalidParams("thumbnail", message("worker_picture"))

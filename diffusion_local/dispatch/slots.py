@@ -29,13 +29,13 @@ if TYPE_CHECKING:  # the server's client library is an optional dependency
 
 log = logging.getLogger(__name__)
 
-LOST = Failure(
+WORKER_LOST = Failure(
     "worker_lost",
     message("died_twice"),
 )
 
 
-HUNG = Failure(
+TIMED_OUT = Failure(
     "timed_out",
     message("hung_twice"),
 )
@@ -73,7 +73,7 @@ def take(services: Services, slot: str, patience: float) -> "FileLock | ServerLo
     return lock
 
 
-def recover(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
+def recover(services: Services, slot: str, failure: Failure = WORKER_LOST) -> list[Job]:
     """Settle the jobs of a dead worker; returns them. The caller holds the slot's lock."""
     settled = services.jobs.recover(slot, failure, read_given_back(services, slot))
     with contextlib.suppress(OSError):
@@ -109,7 +109,7 @@ def given_back_file(services: Services, slot: str) -> Path:
     return services.settings.locks / f"{slot}.left"
 
 
-def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
+def recover_if_free(services: Services, slot: str, failure: Failure = WORKER_LOST) -> list[Job]:
     """Recover the jobs of a worker known to be dead, unless its successor already holds the slot.
 
     Raises DatabaseProblem, and StorageProblem if the lock cannot be taken.
@@ -161,5 +161,5 @@ def recover_hung(services: Services, slot: str) -> list[Job]:
     with contextlib.suppress(Timeout), locked(services, slot):
         if services.leases.end_hung(slot):
             services.workers.lost(slot)
-            return recover(services, slot, HUNG)
+            return recover(services, slot, TIMED_OUT)
     return []

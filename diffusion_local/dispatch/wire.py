@@ -25,10 +25,10 @@ from diffusion_local.messages import Message, deserialize, message, serialize
 PROTOCOL = 2
 #: The calls of the protocol, by name.
 CALLS = {name: call for name, call in vars(Dispatch).items() if inspect.isfunction(call) and not name.startswith("_")}
-BINARY = "$bytes"
+BYTES_MARKER = "$bytes"
 MAX_HEAD = 8 * 1024 * 1024  # bytes of JSON; the digests of ten thousand files are about 1 MB
 #: Media type of requests and answers.
-MEDIA = "application/vnd.diffusion-local.worker"
+WIRE_MEDIA_TYPE = "application/vnd.diffusion-local.worker"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def to_plain(value: Any, blobs: list[bytes]) -> Any:
         return serialize(value) | {"message": str(value)}
     if isinstance(value, bytes):
         blobs.append(value)
-        return {BINARY: len(value)}
+        return {BYTES_MARKER: len(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, list | tuple):
@@ -92,7 +92,7 @@ def from_plain(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") 
     if kind is str and isinstance(value, dict):
         return deserialize(value["message"], value)
     if kind is bytes:
-        value[BINARY]  # raises for a value that is not binary, before it consumes another value's bytes
+        value[BYTES_MARKER]  # raises for a value that is not binary, before it consumes another value's bytes
         return next(blobs)
     if dataclasses.is_dataclass(kind):
         noun: Any = kind
@@ -118,7 +118,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
         lengths: list[int] = []
 
         def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            if len(pairs) == 1 and pairs[0][0] == BINARY:
+            if len(pairs) == 1 and pairs[0][0] == BYTES_MARKER:
                 lengths.append(int(pairs[0][1]))
             return dict(pairs)
 

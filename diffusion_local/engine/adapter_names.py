@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 Targets = tuple[str, ...]
 
 QKV = ("to_q", "to_k", "to_v")
-ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
+TEXT_STREAM_PROJECTIONS = ("add_q_proj", "add_k_proj", "add_v_proj")
 
 
 def attn(block: str, names: Iterable[str], part: str = "attn") -> Targets:
@@ -27,7 +27,7 @@ _LAYER = r"\1.\2"
 #: Names of FLUX.1 and models derived from it.
 _FLUX: dict[str, Targets] = {
     r"double_blocks_(\d+)_img_attn_qkv": attn(_DOUBLE, QKV),
-    r"double_blocks_(\d+)_txt_attn_qkv": attn(_DOUBLE, ADDED),
+    r"double_blocks_(\d+)_txt_attn_qkv": attn(_DOUBLE, TEXT_STREAM_PROJECTIONS),
     r"double_blocks_(\d+)_img_attn_proj": (rf"{_DOUBLE}.attn.to_out.0",),
     r"double_blocks_(\d+)_txt_attn_proj": (rf"{_DOUBLE}.attn.to_add_out",),
     r"double_blocks_(\d+)_img_mlp_0": (rf"{_DOUBLE}.ff.net.0.proj",),
@@ -77,7 +77,7 @@ _LUMINA2: dict[str, Targets] = {
 _SD3: dict[str, Targets] = {
     r"joint_blocks_(\d+)_x_block_attn_qkv": attn(_DOUBLE, QKV),
     r"joint_blocks_(\d+)_x_block_attn2_qkv": attn(_DOUBLE, QKV, "attn2"),
-    r"joint_blocks_(\d+)_context_block_attn_qkv": attn(_DOUBLE, ADDED),
+    r"joint_blocks_(\d+)_context_block_attn_qkv": attn(_DOUBLE, TEXT_STREAM_PROJECTIONS),
     r"joint_blocks_(\d+)_x_block_attn_proj": (rf"{_DOUBLE}.attn.to_out.0",),
     r"joint_blocks_(\d+)_x_block_attn2_proj": (rf"{_DOUBLE}.attn2.to_out.0",),
     r"joint_blocks_(\d+)_context_block_attn_proj": (rf"{_DOUBLE}.attn.to_add_out",),
@@ -128,7 +128,7 @@ OUTSIDE = {
     "label_emb_0_2": "add_embedding_linear_2",
     "out_2": "conv_out",
 }
-UNET = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_?(.*)|middle_block_(\d)_(.*)")
+UNET_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_?(.*)|middle_block_(\d)_(.*)")
 
 
 class Layers:
@@ -156,7 +156,7 @@ class Layers:
     def _of_unet(self, flat: str) -> str:
         if flat in OUTSIDE:
             return OUTSIDE[flat]
-        found = UNET.match(flat)
+        found = UNET_BLOCK.match(flat)
         if not found:
             return ""
         side, number, place, rest, middle, inner = found.groups()

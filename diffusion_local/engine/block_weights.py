@@ -20,9 +20,9 @@ from diffusion_local.engine.kept_blocks import LEAST_SHARE
 log = logging.getLogger(__name__)
 
 #: Alignment in bytes of the weights in a buffer.
-ALIGNMENT = 256
+COPY_ALIGNMENT = 256
 #: Substrings of the names of weights that adapters add to a block. These weights stay on the device.
-ADDED = ("lora_", "processor.")
+ADAPTER_WEIGHT_MARKS = ("lora_", "processor.")
 #: Submodules of a denoiser that adapters add.
 ADDED_PARTS = ("encoder_hid_proj",)
 
@@ -44,7 +44,7 @@ class Waiting:
         self.size = 0
         for each in self.host:
             self.places.append((self.size, each.nbytes))
-            self.size += -(-each.nbytes // ALIGNMENT) * ALIGNMENT
+            self.size += -(-each.nbytes // COPY_ALIGNMENT) * COPY_ALIGNMENT
         self.buffer: torch.Tensor | None = None
         self.pinned = False
         if gather:
@@ -166,7 +166,7 @@ def listed(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 def own_weights(block: torch.nn.Module) -> list[torch.nn.Parameter]:
     """The weights of a block, without those added by adapters."""
-    return [each for name, each in block.named_parameters() if not any(word in name for word in ADDED)]
+    return [each for name, each in block.named_parameters() if not any(word in name for word in ADAPTER_WEIGHT_MARKS)]
 
 
 def data_of(weight: torch.nn.Parameter) -> torch.Tensor:

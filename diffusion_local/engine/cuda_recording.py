@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffusion_local.engine.graphs import map_tensors
 
 #: Maximum number of step replays in flight: enough to keep the device busy, few enough to cancel quickly.
-AHEAD = 2
+STEPS_AHEAD = 2
 #: Operations that read values back from the device.
 _READING = frozenset(
     f"aten::{name}"
@@ -98,7 +98,7 @@ class CudaRecorder:
 
     @contextmanager
     def paced(self) -> Iterator[None]:
-        while len(self._on_their_way) >= AHEAD:
+        while len(self._on_their_way) >= STEPS_AHEAD:
             self._on_their_way.popleft().synchronize()
         yield
         with torch.cuda.device(self._device):

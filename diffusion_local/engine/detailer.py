@@ -21,7 +21,7 @@ from diffusion_local.engine.passes import Enlarge, loops_of
 from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.engine.vision_models import Detection
 from diffusion_local.errors import DeviceLost, EngineError, OutOfMemory
-from diffusion_local.options.inpaint import AREAS
+from diffusion_local.options.inpaint import INPAINT_AREAS
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Detail, Kind
 
@@ -142,7 +142,7 @@ def wish_of(params: Params, detail: Detail, found: Detection, place: int, size: 
         details=(),
         outpaint="",
         hires_scale=0.0,
-        inpaint_area=AREAS[1],
+        inpaint_area=INPAINT_AREAS[1],
         mask_padding=detail.padding,
         mask_blur=fade,
         mask_content="original",

@@ -20,13 +20,13 @@ from accelerate.hooks import remove_hook_from_module
 from diffusion_local.engine import quantised, tensors
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.description import FOLDER, Source
+from diffusion_local.models.description import FOLDER_LAYOUT, Source
 from diffusion_local.models.folders import read_config, weight_files
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
 
 #: Names of a pipeline's text encoder components.
-SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+ENCODER_NAMES = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 #: Configuration entries that do not affect the output.
 IRRELEVANT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 #: Classes with a head that pipelines do not use -> the class without it.
@@ -145,7 +145,7 @@ class Opener:
 
 def encoders_of(pipe: Any) -> dict[str, torch.nn.Module]:
     """The text encoders of a pipeline by component name."""
-    found = {slot: getattr(pipe, slot, None) for slot in SLOTS}
+    found = {slot: getattr(pipe, slot, None) for slot in ENCODER_NAMES}
     return {slot: each for slot, each in found.items() if isinstance(each, torch.nn.Module)}
 
 
@@ -162,15 +162,15 @@ def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wa
     """
     source = next((each for each in model.sources if each.slot == slot), None)
     if source is None:
-        source = Source(slot, "", model.folder / slot, container=FOLDER)
+        source = Source(slot, "", model.folder / slot, container=FOLDER_LAYOUT)
     try:
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
         name = (index | model.changes.get("model_index.json", {}))[slot][1]
-        paths = weight_files(source.path) if source.container == FOLDER else [source.path]
+        paths = weight_files(source.path) if source.container == FOLDER_LAYOUT else [source.path]
         stats = [(path, path.stat()) for path in paths]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    own = read_config(source.path) if source.container == FOLDER else {}
+    own = read_config(source.path) if source.container == FOLDER_LAYOUT else {}
     config = own or read_config(model.folder / slot) | model.changes.get(f"{slot}/config.json", {})
     config = {key: each for key, each in config.items() if key not in IRRELEVANT}
     return Wanted(

@@ -18,9 +18,9 @@ from diffusion_local.engine.quantised import QuantisedLinear
 from diffusion_local.models import lora_layers
 
 #: Adapters larger than this (bytes) stay in main memory; each layer's tensors are copied to the device at its call.
-MOST_KEPT = 1 << 30
+MOST_KEPT_BYTES = 1 << 30
 #: Text encoder attributes of a pipeline by the names that ``lora_layers.locate`` returns.
-ENCODERS = {"te": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+ENCODER_PARTS = {"te": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 
 
 class UnmatchedLayer(Exception):
@@ -36,7 +36,7 @@ class HookedAdapter:
         self._handles: list[Any] = []
         denoiser: Any = denoiser_of(pipe)
         device, dtype = pipe._execution_device, denoiser.dtype
-        kept = sum(each.nbytes for each in tensors.values()) <= MOST_KEPT
+        kept = sum(each.nbytes for each in tensors.values()) <= MOST_KEPT_BYTES
         planned = list(match_layers(pipe, tensors, family))
         for module, parts, rows in planned:
             check_shapes(module, parts, rows)
@@ -85,7 +85,7 @@ def match_layers(
     for stem, parts in stems.items():
         _, where, bare = lora_layers.locate(stem)
         if where not in places:
-            part = getattr(pipe, ENCODERS[where], None) if where else denoiser_of(pipe)
+            part = getattr(pipe, ENCODER_PARTS[where], None) if where else denoiser_of(pipe)
             modules = {} if part is None else adaptable_layers(part)
             per_level = getattr(getattr(part, "config", None), "layers_per_block", 2)
             places[where] = modules, Layers(modules, "" if where else family, per_level)

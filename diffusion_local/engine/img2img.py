@@ -16,7 +16,7 @@ import torch
 from PIL import Image as PIL
 from PIL import ImageChops, ImageFilter, ImageOps
 
-from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, Margins, margins, region
+from diffusion_local.options.inpaint import CONTENTS, EDGES, INPAINT_AREAS, Margins, margins, region
 from diffusion_local.options.table import Params
 
 #: Width in pixels of the blend between repainted and original parts. It lies inside the mask, so that pixels outside
@@ -187,7 +187,7 @@ def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Pa
     if params.outpaint:
         picture, shade = extended(picture, shade, margins(params.outpaint, picture.size))
     size = (params.width, params.height)
-    if params.inpaint_area == AREAS[0]:
+    if params.inpaint_area == INPAINT_AREAS[0]:
         picture, shade = fitted(picture, size), fitted(shade, size)
     soft = params.mask_edges == EDGES[1]
     if soft and params.mask_blur:
@@ -195,7 +195,7 @@ def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Pa
     alpha = alpha_of(shade, 0 if soft else params.mask_blur, soft)
     start = filled(picture, shade) if params.mask_content == CONTENTS[1] else picture
     content = params.mask_content if params.mask_content in CONTENTS[2:] else ""
-    marked = ImageChops.lighter(shade, alpha).getbbox() if params.inpaint_area == AREAS[1] else None
+    marked = ImageChops.lighter(shade, alpha).getbbox() if params.inpaint_area == INPAINT_AREAS[1] else None
     box = region(marked or (0, 0, *picture.size), params.mask_padding, size, picture.size)
     first, white = (each.crop(box).resize(size, PIL.Resampling.LANCZOS) for each in (start, shade))
     return SourceCanvas(first, white, area=Area(picture, alpha, box), soft=soft, content=content)

@@ -25,7 +25,7 @@ from diffusion_local.options.table import Params
 from diffusion_local.options.types import Reference, Use
 
 #: Attention heads of the image encoders; cannot be inferred from their tensors.
-HEADS = 16
+RESAMPLER_HEADS = 16
 #: Number of embeddings cached per model.
 KEPT = 8
 
@@ -198,7 +198,7 @@ def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
         "hidden_size": patches.shape[0],
         "intermediate_size": feed,
         "num_hidden_layers": len(layers),
-        "num_attention_heads": HEADS,
+        "num_attention_heads": RESAMPLER_HEADS,
         "patch_size": patches.shape[-1],
         "image_size": round(places**0.5) * patches.shape[-1],
         "projection_dim": state["visual_projection.weight"].shape[0],

@@ -7,25 +7,25 @@ import re
 from collections.abc import Mapping, Sequence
 
 #: Levels of a UNet, and their blocks, with diffusers' names or those of the original files.
-LEVEL = re.compile(r"(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)\.")
+UNET_LEVEL_NAME = re.compile(r"(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)\.")
 LEVEL_BLOCK = re.compile(
     r".*?transformer_blocks\.\d+(?=\.)"
     r"|(?:(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+|(?:in|out)put_blocks\.\d+|middle_block)\.\d+"
     r"(?=\.)(?!\.(?:norm|proj_in|proj_out)\.)"
 )
 #: A block of a transformer or a text encoder.
-BLOCK = re.compile(r".*?\.\d+(?=\.)")
+BLOCK_NAME = re.compile(r".*?\.\d+(?=\.)")
 #: Blocks with less than this share of a part's weights are not streamed.
 LEAST_SHARE = 1 / 500
 #: Number of streamed blocks on the device at once: one computes while the next is copied.
-SLOTS = 2
+DEVICE_SLOTS = 2
 
 
 def sizes_by_name(counts: Mapping[str, int]) -> tuple[int, ...]:
     """Sizes of a part's blocks, in natural order of their names. ``counts``: size of each tensor by name."""
     found: dict[str, int] = {}
     for name, count in counts.items():
-        if block := (LEVEL_BLOCK if LEVEL.match(name) else BLOCK).match(name):
+        if block := (LEVEL_BLOCK if UNET_LEVEL_NAME.match(name) else BLOCK_NAME).match(name):
             found[block[0]] = found.get(block[0], 0) + count
     least = sum(counts.values()) * LEAST_SHARE
     return tuple(found[name] for name in sorted(found, key=natural) if found[name] >= least)
@@ -51,4 +51,4 @@ def kept_for(sizes: Sequence[int], room: int) -> frozenset[int]:
 
 def slots_size(sizes: Sequence[int]) -> int:
     """Size of the slots that streamed blocks share."""
-    return SLOTS * max(sizes, default=0)
+    return DEVICE_SLOTS * max(sizes, default=0)

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 INT8, NF4 = "int8", "nf4"
 #: Possible block sizes of nf4 (numbers that share a scale); the largest that divides a row's length is used.
-BLOCKS = (64, 32, 16, 8)
+NF4_BLOCK_SIZES = (64, 32, 16, 8)
 #: The levels of nf4: quantiles of the normal distribution, as published with QLoRA.
 LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -103,12 +103,12 @@ def layers_in_blocks(module: torch.nn.Module) -> Any:
     """(name, layer) of the plain linear layers in numbered blocks whose rows can be packed."""
     for name, layer in module.named_modules():
         in_block = any(word.isdigit() for word in name.split(".")[:-1])
-        if in_block and type(layer) is torch.nn.Linear and layer.in_features % BLOCKS[-1] == 0:
+        if in_block and type(layer) is torch.nn.Linear and layer.in_features % NF4_BLOCK_SIZES[-1] == 0:
             yield name, layer
 
 
 def block_of(columns: int) -> int:
-    return next(size for size in BLOCKS if columns % size == 0)
+    return next(size for size in NF4_BLOCK_SIZES if columns % size == 0)
 
 
 def positive(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -17,7 +17,7 @@ from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 
 State = dict[str, torch.Tensor]
-SUFFIXES = (".safetensors", ".pth", ".pt")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 #: Encoder layers of each stage's nested U-Net. 0: four dilated layers at constant resolution, see FLAT_REACH.
 STAGES = {"stage1": 7, "stage2": 6, "stage3": 5, "stage4": 4, "stage5": 0, "stage6": 0}
 WAY_UP = ("stage5", "stage4", "stage3", "stage2", "stage1")
@@ -30,7 +30,9 @@ ISNET_TENSOR = "stage1.rebnconvin.conv_s1.weight"
 
 def weights_in(folder: Path) -> Path | None:
     """The weights file in a folder (the first by name), or None."""
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    found = (
+        sorted(path for path in folder.glob("*") if path.suffix.lower() in WEIGHTS_SUFFIXES) if folder.is_dir() else []
+    )
     return found[0] if found else None
 
 

@@ -47,7 +47,7 @@ SPACINGS: dict[str, dict[str, Any]] = {
     "Exponential": {"use_exponential_sigmas": True},
 }
 #: Samplers of models trained by flow matching.
-FLOW: dict[str, tuple[str, dict[str, Any]]] = {
+FLOW_TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "Euler": ("FlowMatchEulerDiscreteScheduler", _PLAIN),
     "DPM++ 2M": (
         "DPMSolverMultistepScheduler",
@@ -66,7 +66,7 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
     """
     flows = str(base_config.get("_class_name")).startswith("FlowMatch") or base_config.get("use_flow_sigmas")
     angular = base_config.get("_class_name") == "SCMScheduler"
-    class_name, overrides = (FLOW if flows else ANGULAR if angular else TABLE)[name]
+    class_name, overrides = (FLOW_TABLE if flows else ANGULAR if angular else TABLE)[name]
     config = dict(base_config)
     if flows and class_name != base_config.get("_class_name"):
         # the two kinds of schedulers name the shift differently
@@ -76,7 +76,7 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
     if config.get("rescale_betas_zero_snr") and not accepts(kind, "rescale_betas_zero_snr"):
         config |= {"trained_betas": zero_terminal_snr_betas(config)}
     made = kind.from_config(config, **overrides | SPACINGS.get(schedule, {}))
-    if flows and class_name != FLOW["Euler"][0]:
+    if flows and class_name != FLOW_TABLE["Euler"][0]:
         use_default_spacing(made)
     return made
 

@@ -32,7 +32,7 @@ from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
 from diffusion_local.models import tokenizers
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.description import FOLDER, Source
+from diffusion_local.models.description import FOLDER_LAYOUT, Source
 from diffusion_local.models.headers import GGUF
 from diffusion_local.models.probe import DENOISER
 
@@ -68,7 +68,7 @@ def load(
 def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> torch.nn.Module:
     """One part of a model, on the CPU. Raises ModelUnavailable if tensors are missing."""
     folder = config / source.slot
-    if source.container == FOLDER:
+    if source.container == FOLDER_LAYOUT:
         return load_part(cls, source.path, dtype)
     if source.slot.startswith("text_encoder"):
         return text_encoder(cls, source, folder, dtype)

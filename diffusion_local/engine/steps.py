@@ -25,7 +25,7 @@ Hold = Callable[[int, int, torch.Tensor], Held]
 #: Seconds before the end of a step by which the next one must have been launched.
 LEAD = 0.006
 #: Number of latest steps from which the launch time is estimated.
-RECENT = 8
+RECENT_STEPS = 8
 
 
 class Interrupted(Exception):
@@ -151,8 +151,8 @@ class Pace:
         self._ended: float | None = None
         self._shortest = float("inf")  # the minimum, because a step that was launched late takes longer
         self._returned: float | None = None
-        self._launching: deque[float] = deque([0.0], RECENT)
-        self._late: deque[float] = deque([0.0], RECENT)
+        self._launching: deque[float] = deque([0.0], RECENT_STEPS)
+        self._late: deque[float] = deque([0.0], RECENT_STEPS)
 
     def launched(self) -> None:
         """Record that the first work after ``wait`` has been launched."""

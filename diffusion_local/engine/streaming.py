@@ -16,7 +16,7 @@ from accelerate.hooks import CpuOffload, ModelHook
 from accelerate.utils import send_to_device
 
 from diffusion_local.engine.block_weights import Waiting, blocks_of, data_of, own_weights, waiting_of
-from diffusion_local.engine.kept_blocks import SLOTS
+from diffusion_local.engine.kept_blocks import DEVICE_SLOTS
 
 
 @dataclass(eq=False)
@@ -147,7 +147,7 @@ class Streamed(ModelHook):
         for place, following in zip(moving, [*moving[1:], *moving[:1]], strict=True):
             self._after[place] = following
         self._largest = max((self._blocks[place].size for place in moving), default=0)
-        self._slot_count = min(SLOTS, len(moving))
+        self._slot_count = min(DEVICE_SLOTS, len(moving))
         if self.execution_device.type == "cuda" and moving:
             self._copies = torch.cuda.Stream(self.execution_device)
         empty = {each.dtype: torch.empty(0, dtype=each.dtype, device=self.execution_device) for own in weights

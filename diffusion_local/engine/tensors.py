@@ -25,7 +25,7 @@ State = dict[str, torch.Tensor]
 #: Names that different programs use for the tensor by which a weight is multiplied.
 SCALES = ("scale_weight", "weight_scale")
 #: Tensors that are metadata: how other tensors, or the whole file, are quantised.
-NOTES = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
+SCALE_TENSORS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
 COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
 
@@ -135,7 +135,7 @@ def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
             state[name] = apply_scale(state[name], scale, dtype)
         elif state[name].dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
             state[name] = state[name].to(dtype)
-    notes = [name for name in state if name.rpartition(".")[2] in NOTES]
+    notes = [name for name in state if name.rpartition(".")[2] in SCALE_TENSORS]
     for name in notes:
         del state[name]
     return state
@@ -158,14 +158,14 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
 
 
 #: Numbers multiplied at a time: a whole tensor at once would need several times its size.
-PIECE = 1 << 20
+COPY_BYTES = 1 << 20
 
 
 def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Multiply by ``scale``: one number, or one per row."""
     found = torch.empty(weight.shape, dtype=dtype)
     numbers, by = found.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
-    rows = max(1, PIECE // max(1, numbers.shape[1]))
+    rows = max(1, COPY_BYTES // max(1, numbers.shape[1]))
     for at in range(0, len(numbers), rows):
         piece = weight.view(numbers.shape)[at : at + rows].float()
         numbers[at : at + rows] = piece.mul_(by if len(by) == 1 else by[at : at + rows])

@@ -295,7 +295,7 @@ def colour_of(number: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
+FUNCTION_BY_TASK: dict[str, Callable[..., Any]] = {
     "depth": depth,
     "normal": normal,
     "openpose": openpose,
@@ -314,7 +314,7 @@ def main(kind: str, folder: str, *words: str) -> int:
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         with torch.inference_mode(), PIL.open(io.BytesIO(sys.stdin.buffer.read()), formats=("PNG",)) as picture:
-            made = FUNCTIONS[kind](picture.convert("RGB"), Path(folder), *words)
+            made = FUNCTION_BY_TASK[kind](picture.convert("RGB"), Path(folder), *words)
     except Exception as error:  # a model may raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(first, file=sys.stderr)

@@ -28,7 +28,7 @@ SUGGESTED = {
     "background": {"": "U²-Net or IS-Net"},
 }
 #: Folders of tasks that are not named after the task.
-FOLDERS = {"normal": "depth", "detect": "detector"}
+FOLDER_BY_TASK = {"normal": "depth", "detect": "detector"}
 #: Tasks whose model is a single file of any name with one of these suffixes.
 BY_SUFFIX = {"background": (".safetensors", ".pth", ".pt")}
 #: Types of open-vocabulary detectors. Others detect only the classes listed in their configuration.
@@ -66,7 +66,7 @@ class VisionModel:
 
 def find_model(kind: str, folders: Path, field: str) -> VisionModel:
     """Find the model of a task below ``folders``. Raises InvalidParams for ``field``, naming the missing files."""
-    folder = folders / FOLDERS.get(kind, kind)
+    folder = folders / FOLDER_BY_TASK.get(kind, kind)
     if suffixes := BY_SUFFIX.get(kind):
         paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes)[:1]
         if not paths:
@@ -118,7 +118,7 @@ def names_class(word: str, label: str) -> bool:
 
 def folder_of(kind: str) -> str:
     """The folder of a task's model, relative to the home folder."""
-    return f"preprocessors/{FOLDERS.get(kind, kind)}"
+    return f"preprocessors/{FOLDER_BY_TASK.get(kind, kind)}"
 
 
 def preprocess(picture: PIL.Image, model: VisionModel, field: str, check: Check = unchecked) -> PIL.Image:

@@ -22,7 +22,7 @@ HELPERS = ("family", "recognised", "sign")
 def discovered() -> tuple[Family, ...]:
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
     supported = tuple(import_module(f"{__name__}.{name}").FAMILY for name in names)
-    return tuple(sorted((*supported, *recognised.FAMILIES), key=lambda family: family.id))
+    return tuple(sorted((*supported, *recognised.RECOGNISED_FAMILIES), key=lambda family: family.id))
 
 
 #: All families by id, in alphabetical order.

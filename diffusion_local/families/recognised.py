@@ -4,7 +4,7 @@ from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
 
-FAMILIES = (
+RECOGNISED_FAMILIES = (
     Family(
         id="cosmos",
         title="Cosmos Predict 2",

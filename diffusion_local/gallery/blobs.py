@@ -20,7 +20,7 @@ from typing import IO, BinaryIO, NamedTuple, Protocol
 from diffusion_local.errors import Conflict, DiskFull, StorageProblem, echo
 from diffusion_local.messages import message
 
-CHUNK = 256 * 1024
+READ_CHUNK = 256 * 1024
 #: Writes a blob's content to an open file.
 Write = Callable[[IO[bytes]], object]
 
@@ -36,7 +36,7 @@ class Area(StrEnum):
     STRAYS = "strays"
 
 
-AREAS = frozenset(map(str, Area))
+AREA_NAMES = frozenset(map(str, Area))
 
 
 class Stat(NamedTuple):
@@ -140,7 +140,7 @@ class StoredFile:
         with self.open() as file:
             return file.read()
 
-    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(self, size: int = READ_CHUNK) -> Iterator[bytes]:
         """The content in chunks of at most ``size`` bytes."""
         with self.open() as file:
             while piece := file.read(size):
@@ -242,7 +242,7 @@ class MemoryBlobs:
 def check_key(key: str) -> str:
     """The key if it is valid. Raises ValueError if it could leave its area."""
     area, _, rest = key.partition("/")
-    if area not in AREAS or "\\" in rest or "\0" in rest or any(part[:1] in ("", ".") for part in rest.split("/")):
+    if area not in AREA_NAMES or "\\" in rest or "\0" in rest or any(part[:1] in ("", ".") for part in rest.split("/")):
         raise ValueError(f"not a key: {echo(key)}")
     return key
 
@@ -285,7 +285,7 @@ def copy_blob(source: Blobs, target: Blobs, key: str, size: int) -> None:
     with source.open(key) as file:
 
         def write(copy: object) -> None:
-            while piece := file.read(CHUNK):
+            while piece := file.read(READ_CHUNK):
                 copy.write(piece)  # type: ignore[attr-defined]
 
         target.write(key, write, durable=True)

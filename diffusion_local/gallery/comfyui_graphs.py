@@ -1,8 +1,8 @@
 """Converts ComfyUI graphs to the form that sd-parsers reads: one sampler node with all values in place.
 
 The executed graph (``prompt``) is preferred. The drawn graph (``workflow``) lists values by position, so only its nodes
-in WIDGETS are read. Values that come through links from other nodes replace the links, and samplers that ComfyUI splits
-into noise, guider, scheduler and sampler are merged.
+in WIDGET_ORDER are read. Values that come through links from other nodes replace the links, and samplers that ComfyUI
+splits into noise, guider, scheduler and sampler are merged.
 """
 
 import json
@@ -16,7 +16,7 @@ MAX_STEPS = 20  # links followed per value
 Graph = dict[str, dict[str, Any]]
 
 #: Input names of a drawn node's values, in order; "" for a value that is not an input.
-WIDGETS: dict[str, tuple[str, ...]] = {
+WIDGET_ORDER: dict[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": (
         "add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler", "start_at_step", "end_at_step",
@@ -52,7 +52,18 @@ SINGLE = frozenset(
      "lora_name", "strength_model", "stop_at_clip_layer")
 )  # fmt: skip
 #: Inputs in which nodes that only supply a value hold it.
-GIVEN = ("value", "text", "string", "seed", "noise_seed", "int", "float", "number", "populated_text", "wildcard_text")
+VALUE_INPUTS = (
+    "value",
+    "text",
+    "string",
+    "seed",
+    "noise_seed",
+    "int",
+    "float",
+    "number",
+    "populated_text",
+    "wildcard_text",
+)
 #: Inputs of nodes with several texts, the most detailed first.
 TEXTS = ("t5xxl", "text_g", "text_l", "clip_l")
 
@@ -95,7 +106,7 @@ def drawn_graph(text: str) -> Graph:
         if node.get("mode") in OFF:
             continue
         values = node.get("widgets_values") or []
-        names = WIDGETS.get(str(node["type"]), ())
+        names = WIDGET_ORDER.get(str(node["type"]), ())
         pairs = values.items() if isinstance(values, dict) else zip(names, values, strict=False)
         inputs = {str(name): value for name, value in pairs if name}
         linked = {
@@ -147,7 +158,7 @@ def value_behind(graph: Graph, value: Any, name: str) -> Any:
             return (
                 str(inputs.get("delimiter", "")).join(parts) if all(isinstance(each, str) for each in parts) else None
             )
-        held = [inputs[each] for each in (name, *GIVEN) if each in inputs]
+        held = [inputs[each] for each in (name, *VALUE_INPUTS) if each in inputs]
         links = [each for each in inputs.values() if is_link(graph, each)]
         value = held[0] if held else links[0] if len(links) == 1 else None
     return None

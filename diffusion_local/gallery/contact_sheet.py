@@ -54,7 +54,7 @@ class Colors:
     faint: str
 
 
-LIGHT = Colors("#ffffff", "#f1f1f3", "#18181b", "#71717a")
+LIGHT_COLOURS = Colors("#ffffff", "#f1f1f3", "#18181b", "#71717a")
 DARK = Colors("#18181b", "#27272a", "#fafafa", "#a1a1aa")
 
 
@@ -65,7 +65,7 @@ def contact_sheet(
     column_heads: Sequence[str] = (),
     row_heads: Sequence[str] = (),
     title: str = "",
-    colors: Colors = LIGHT,
+    colors: Colors = LIGHT_COLOURS,
 ) -> PIL.Image:
     """Draw the cells in rows of ``columns`` (0: roughly square), as an RGB picture.
 

@@ -59,7 +59,7 @@ class ImageFiles:
 
     def save_encoded(self, key: str, picture: Encoded) -> Saved:
         """``save`` for a picture that is already encoded."""
-        keys = {form: key if form == "png" else key + suffix for form, suffix in formats.SUFFIXES.items()}
+        keys = {form: key if form == "png" else key + suffix for form, suffix in formats.SUFFIX_BY_FORMAT.items()}
         forms = {form: self.picture(each) for form, each in keys.items()}
         target = forms.pop(picture.form)
         try:
@@ -101,7 +101,7 @@ class ImageFiles:
     def pictures(self, area: Area = Area.GALLERY) -> Iterator[str]:
         """Keys of the pictures in the gallery, or among the strays, sorted."""
         for found, suffix, _ in self._picture_files(area):
-            if suffix in formats.SUFFIXES.values():
+            if suffix in formats.SUFFIX_BY_FORMAT.values():
                 yield found if suffix == ".png" else found + suffix
 
     def set_aside(self, key: str) -> None:
@@ -121,7 +121,7 @@ class ImageFiles:
         pictures: set[str] = set()
         companions: dict[str, list[StoredFile]] = {}
         for found, suffix, stat in self._picture_files(Area.GALLERY):
-            if suffix in formats.SUFFIXES.values():
+            if suffix in formats.SUFFIX_BY_FORMAT.values():
                 pictures.add(found)
             elif suffix in (".webp", ".json"):
                 companions.setdefault(found, []).append(StoredFile(self._blobs, stat.key))

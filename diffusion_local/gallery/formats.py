@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffusion_local.gallery.recipes import A1111_KEY, JSON_KEY
 
 PNG_LEVEL = 4  # files as small as with level 6, a third faster (measured at 512 and 1024 pixels)
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".full.webp"}
+SUFFIX_BY_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".full.webp"}
 MAX_EXIF = 65_500  # bytes in a JPEG's single EXIF segment, less its header
 MAX_SIDE = {"jpeg": 65_500, "webp": 16_383}
 UNICODE = b"UNICODE\0"
@@ -26,8 +26,8 @@ QUALITY, PREVIEW_QUALITY = 82, 60
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An encoded picture: file bytes in a format of SUFFIXES with the recipe embedded, thumbnail (WebP), and sidecar
-    (JSON, or empty).
+    """An encoded picture: file bytes in a format of SUFFIX_BY_FORMAT with the recipe embedded, thumbnail (WebP), and
+    sidecar (JSON, or empty).
     """
 
     form: str

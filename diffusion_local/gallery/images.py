@@ -9,7 +9,7 @@ from diffusion_local import actor
 from diffusion_local.db import rows, search
 from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import PIXELS, SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
+from diffusion_local.db.dialect import IMAGE_PIXELS, SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
 from diffusion_local.db.rows import not_found
 from diffusion_local.db.search import word_count
 from diffusion_local.domain import Image, utc_now
@@ -126,8 +126,8 @@ def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
     last = "FROM images AS last WHERE last.id = :before"
     older, newest_first = f"(created_at, id) < (SELECT created_at, id {last})", "created_at DESC, id DESC"
     if sort == "largest":
-        largest_first = f"{PIXELS} DESC, {newest_first}"
-        same, smaller = (f"{PIXELS} {sign} (SELECT {PIXELS} {last})" for sign in ("=", "<"))
+        largest_first = f"{IMAGE_PIXELS} DESC, {newest_first}"
+        same, smaller = (f"{IMAGE_PIXELS} {sign} (SELECT {IMAGE_PIXELS} {last})" for sign in ("=", "<"))
         behind = [(f"{same} AND {older}", newest_first), (smaller, largest_first)]
         return behind if before else [("", largest_first)]
     after, order = (search.AFTER, search.NEWEST_FIRST) if indexed else (older, newest_first)
@@ -136,9 +136,9 @@ def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
     return [(after if before else "", order)]
 
 
-RECENT = 100
+RECENT_IMAGES = 100
 EVERYTHING = GalleryFilter()
-SAMPLED = 2000
+MOST_SEARCHED_IMAGES = 2000
 
 
 class ImageStore:
@@ -231,10 +231,10 @@ class ImageStore:
             return distinct_values(db, "images", "model", f"trashed_at IS NULL{only_own}")
 
     def newest_of_models(self) -> dict[str, Image]:
-        """Newest picture per model, among the newest SAMPLED pictures."""
+        """Newest picture per model, among the newest MOST_SEARCHED_IMAGES pictures."""
         newest = (
             f"SELECT id, model, created_at FROM images WHERE trashed_at IS NULL AND {readable()} "
-            f"ORDER BY created_at DESC, id DESC LIMIT {SAMPLED}"
+            f"ORDER BY created_at DESC, id DESC LIMIT {MOST_SEARCHED_IMAGES}"
         )
         ranked = (
             "SELECT id, row_number() OVER (PARTITION BY model ORDER BY created_at DESC, id DESC) AS place "
@@ -250,17 +250,17 @@ class ImageStore:
             return db.scalar(f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {readable()}")
 
     def bytes_per_pixel(self) -> float | None:
-        """Average file size per pixel of the newest RECENT pictures; None if there are none."""
+        """Average file size per pixel of the newest RECENT_IMAGES pictures; None if there are none."""
         recent = (
             "SELECT bytes, width * height AS pixels FROM images WHERE trashed_at IS NULL "
-            f"ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
+            f"ORDER BY created_at DESC, id DESC LIMIT {RECENT_IMAGES}"
         )
         with self._database.read() as db:
             return db.scalar(f"SELECT 1.0 * sum(bytes) / sum(pixels) FROM ({recent}) AS recent")
 
     def estimated_bytes(self) -> int:
-        """Estimated disk use of all pictures, from the newest RECENT ones."""
-        recent = f"SELECT bytes FROM images ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
+        """Estimated disk use of all pictures, from the newest RECENT_IMAGES ones."""
+        recent = f"SELECT bytes FROM images ORDER BY created_at DESC, id DESC LIMIT {RECENT_IMAGES}"
         with self._database.read() as db:
             each = db.scalar(f"SELECT avg(bytes) FROM ({recent}) AS recent") or 0
             return int(each * db.scalar("SELECT count(*) FROM images"))

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_local import disk
-from diffusion_local.gallery.blobs import CHUNK, Area, Stat, Write, check_key, disk_full_error
+from diffusion_local.gallery.blobs import READ_CHUNK, Area, Stat, Write, check_key, disk_full_error
 from diffusion_local.settings import Settings
 
-PART = ".part"  # suffix of a file being written
+PART_SUFFIX = ".part"  # suffix of a file being written
 MAX_DEPTH = 6  # depth limit of listings, so that a link to a parent folder does no harm
 
 
@@ -73,14 +73,16 @@ class LocalBlobs:
                 if error.errno != errno.EXDEV:
                     raise
                 with source.open("rb") as file:  # the areas are on different disks
-                    write_atomically(path, lambda copy: shutil.copyfileobj(file, copy, CHUNK), durable=True, like=like)
+                    write_atomically(
+                        path, lambda copy: shutil.copyfileobj(file, copy, READ_CHUNK), durable=True, like=like
+                    )
                 source.unlink()
 
     def delete(self, key: str) -> None:
         self.local_path(key).unlink(missing_ok=True)
 
     def drop_unfinished(self, area: Area, seconds: float) -> None:
-        for part in self._folders[area].rglob(f".*{PART}"):
+        for part in self._folders[area].rglob(f".*{PART_SUFFIX}"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > seconds:
                     part.unlink()
@@ -93,7 +95,7 @@ class LocalBlobs:
         folder = self.local_path(prefix)
         with disk.storage_errors(self._root):
             make_folder(folder, disk.modes_like(self._root)[0], self._root)
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".probe-", suffix=PART)
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".probe-", suffix=PART_SUFFIX)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(bytes(size))
@@ -148,7 +150,7 @@ def write_atomically(
         make_folder(target.parent, folder_mode, like)
         if reserve:
             check_room(target.parent, reserve)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=PART)  # created with mode 0600
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=PART_SUFFIX)  # created with mode 0600
         part = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:

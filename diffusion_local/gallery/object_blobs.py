@@ -32,7 +32,7 @@ TOUCH_SECONDS = 6 * 3600.0
 LIST_CHUNK = 1000
 CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
 RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-OPTIONS = ("endpoint", "region")
+URL_PARAMETERS = ("endpoint", "region")
 
 
 class ObjectBlobs:
@@ -181,7 +181,7 @@ def open_bucket(url: str) -> ObjectBlobs:
     """
     split = urlsplit(url)
     options = {name: values[-1] for name, values in parse_qs(split.query).items()}
-    if split.scheme != "s3" or not split.hostname or split.username or set(options) - set(OPTIONS):
+    if split.scheme != "s3" or not split.hostname or split.username or set(options) - set(URL_PARAMETERS):
         raise InvalidParams("gallery", message("gallery_url", got=echo(url.rpartition("@")[2])))
     try:
         store = S3Store(

@@ -23,10 +23,10 @@ MAX_SPREAD = 4  # range of a channel's values in a single-coloured picture
 FLATTEST = 3.0  # standard deviation of the brightness of a nearly flat picture
 NOISE_SIDE = 512  # longest side of the centre crop examined for noise
 LEAST_SIDE = 128
-BLOCK = 32
+BLOCK_PIXELS = 32
 #: Largest share of its variance that noise keeps after averaging over blocks, by block size in pixels. Averaging
 #: removes the variance of uncorrelated pixels; in undenoised latents they are uncorrelated from about 16 pixels on.
-MOST_KEPT = {16: 0.3, 32: 0.09}
+MOST_NOISE_KEPT = {16: 0.3, 32: 0.09}
 LEAST_LOSS = 2.2  # loss from 16 to 32 pixels; coherent pictures lose less
 LEAST_VARIANCE = 400.0
 LEAST_EVEN = 0.2  # variance of the quietest block relative to the mean
@@ -36,7 +36,7 @@ COLOURS = (
 )
 GROUNDS = "background|screen|image|picture|frame|canvas|void|square|wallpaper|wall|surface|colou?r|card|rectangle"
 #: Prompts that ask for such a picture.
-REQUESTS = {
+REQUESTED_FLAGS = {
     BLACK: re.compile(
         r"\b(?:all|pure|pitch|plain|solid|entirely|completely|totally|fully|just|only)[ -]black\b"
         rf"|\bblack[ -]?(?:{GROUNDS}|out)\b|\b(?:blank|void|nothing|darkness|lights? out)\b"
@@ -57,9 +57,11 @@ REQUESTS = {
     ),
 }
 IMPLIED = {BLACK: (BLACK,), ONE_COLOUR: (BLACK, ONE_COLOUR), FLAT: (BLACK, ONE_COLOUR, FLAT), NOISE: (NOISE,)}
-WORD = re.compile(r"\w+")
+PROMPT_WORD = re.compile(r"\w+")
 #: A prompt of only these words asks for a single colour.
-PLAIN = frozenset(f"a an the of in on and just only simple very dark night light {COLOURS}".replace("|", " ").split())
+PLAIN_WORDS = frozenset(
+    f"a an the of in on and just only simple very dark night light {COLOURS}".replace("|", " ").split()
+)
 
 
 def blemish_of(picture: PIL.Image) -> str:
@@ -79,7 +81,7 @@ def blemish_of(picture: PIL.Image) -> str:
 
 def centre_crop(picture: PIL.Image) -> PIL.Image:
     """Centre crop in whole blocks, at most NOISE_SIDE on each side."""
-    width, height = (min(side, NOISE_SIDE) // BLOCK * BLOCK for side in picture.size)
+    width, height = (min(side, NOISE_SIDE) // BLOCK_PIXELS * BLOCK_PIXELS for side in picture.size)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
 
@@ -88,8 +90,8 @@ def is_noise(grey: PIL.Image) -> bool:
     if min(grey.size) < LEAST_SIDE:
         return False
     whole = variance(grey)
-    kept = {size: variance(grey.reduce(size)) for size in MOST_KEPT}
-    if whole < LEAST_VARIANCE or any(kept[size] > most * whole for size, most in MOST_KEPT.items()):
+    kept = {size: variance(grey.reduce(size)) for size in MOST_NOISE_KEPT}
+    if whole < LEAST_VARIANCE or any(kept[size] > most * whole for size, most in MOST_NOISE_KEPT.items()):
         return False
     if kept[32] > 1 and kept[16] < LEAST_LOSS * kept[32]:
         return False
@@ -104,9 +106,11 @@ def variance(grey: PIL.Image) -> float:
 def block_variances(grey: PIL.Image) -> list[float]:
     """The variance within each block."""
     exact = grey.convert("F")
-    difference = ImageChops.difference(grey, exact.reduce(BLOCK).convert("L").resize(grey.size, PIL.Resampling.NEAREST))
+    difference = ImageChops.difference(
+        grey, exact.reduce(BLOCK_PIXELS).convert("L").resize(grey.size, PIL.Resampling.NEAREST)
+    )
     squares = difference.point([value * value // 255 for value in range(256)])
-    return [float(value) + 1e-3 for value in squares.reduce(BLOCK).tobytes()]
+    return [float(value) + 1e-3 for value in squares.reduce(BLOCK_PIXELS).tobytes()]
 
 
 def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image | None]) -> str:
@@ -123,7 +127,7 @@ def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image |
 
 def is_requested(blemish: str, params: Params) -> bool:
     """Whether the prompt asks for such a picture."""
-    words = set(WORD.findall(params.prompt.lower()))
-    if blemish != NOISE and words and words <= PLAIN:
+    words = set(PROMPT_WORD.findall(params.prompt.lower()))
+    if blemish != NOISE and words and words <= PLAIN_WORDS:
         return True
-    return any(REQUESTS[each].search(params.prompt) for each in IMPLIED[blemish])
+    return any(REQUESTED_FLAGS[each].search(params.prompt) for each in IMPLIED[blemish])

@@ -63,7 +63,7 @@ MAX_TEXT = 200_000
 MAX_PAIRS = 200
 MAX_NOTES = 20  # lines after A1111's line of pairs
 USER_COMMENT = 0x9286
-BOMS = (b"\xff\xfe", b"\xfe\xff")
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 #: Longest name and value of a pair; longer pairs are skipped.
 _MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
 _NAME = re.compile(r"\w[\w \-/]*")
@@ -150,7 +150,7 @@ def decode_comment(comment: bytes) -> str:
     if encoding.startswith(b"UNICODE") and (b"\0" in text.rstrip(b"\0") or not is_utf8(text)):
         # EXIF does not define the byte order; in UTF-16, Western text has most zero bytes on one side.
         little = text[1::2].count(0) > text[0::2].count(0)
-        codec = "utf-16" if text[:2] in BOMS else "utf-16-le" if little else "utf-16-be"
+        codec = "utf-16" if text[:2] in UTF16_BOMS else "utf-16-le" if little else "utf-16-be"
         return text[: len(text) // 2 * 2].decode(codec, "replace").strip("\0")
     if encoding == b"JIS\0\0\0\0\0":
         return text.decode("iso2022_jp" if b"\x1b" in text else "utf-8", "replace").strip("\0")
@@ -250,7 +250,7 @@ def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
     left: dict[str, str] = {}
     for tag in tags.find_tags(prompt):
         number = a1111.parse_number(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
-        if number is not None and tag.kind in tags.LORAS and len(found) < MAX_LORAS:
+        if number is not None and tag.kind in tags.LORA_TAGS and len(found) < MAX_LORAS:
             found[tag.name] = number
             if tag.rest:
                 left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}:{tag.weight[:_MAX_NAME]}>"] = ":".join(tag.rest)[:_MAX_NAME]

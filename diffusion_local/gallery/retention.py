@@ -37,7 +37,7 @@ def clock_trusted(database: Database) -> bool:
 OLD_PREVIEW_SECONDS = 3600.0
 DAY = 86400.0
 TOMBSTONE_DAYS = 365  # how long deleted ids are remembered
-BATCH = 500  # rows per transaction, so that a worker's report never waits long
+DELETED_AT_ONCE = 500  # rows per transaction, so that a worker's report never waits long
 
 
 def days_ago(days: int) -> str:
@@ -56,7 +56,7 @@ def delete_old_jobs(settings: Settings, database: Database) -> int:
                 for row in db.execute(
                     # Both times must be old: a job that "ended" before its submission ended while the clock was wrong.
                     "SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before LIMIT :most",
-                    {"before": days_ago(settings.keep_jobs_days), "most": BATCH},
+                    {"before": days_ago(settings.keep_jobs_days), "most": DELETED_AT_ONCE},
                 ).fetchall()
             ]
             for job_id in old:
@@ -64,7 +64,7 @@ def delete_old_jobs(settings: Settings, database: Database) -> int:
                 db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
             db.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE batch_id = batches.id)")
         gone += len(old)
-        if len(old) < BATCH:
+        if len(old) < DELETED_AT_ONCE:
             return gone
 
 

@@ -12,7 +12,7 @@ from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import MAX_IDS, Image
 from diffusion_local.errors import Conflict, InvalidParams
-from diffusion_local.gallery.blobs import CHUNK
+from diffusion_local.gallery.blobs import READ_CHUNK
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
 from diffusion_local.gallery.looks import Looks
@@ -129,7 +129,7 @@ Member = tuple[str, datetime, Iterable[bytes]]
 def stream_members(members: Iterable[Member]) -> Iterator[bytes]:
     """A ZIP file in chunks. Pictures do not compress further, so members are stored."""
     entries = ((name, at, MODE, ZIP_64, content) for name, at, content in members)
-    return iter(stream_zip(entries, chunk_size=CHUNK, get_compressobj=stored_only))
+    return iter(stream_zip(entries, chunk_size=READ_CHUNK, get_compressobj=stored_only))
 
 
 def stored_only() -> "zlib._Compress":

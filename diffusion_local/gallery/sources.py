@@ -29,7 +29,7 @@ from diffusion_local.options.types import ControlType
 from diffusion_local.options.values import SOURCE_ID, check_choice, check_integer, check_source_id
 from diffusion_local.settings import Settings
 
-ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
+OWNED_SOURCE = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
 #: Options that name one picture are looked up by their indexes, those that name several in ``source_uses``.
 USED = " OR ".join(
     f"EXISTS (SELECT 1 FROM {table} WHERE {json_field('params', name)} = :id "
@@ -51,7 +51,7 @@ class SourceOwners:
     def add(self, source_id: str) -> None:
         """Record that the actor added this picture."""
         with self._database.read() as db:
-            if db.scalar(f"SELECT {ADDED}", id=source_id):
+            if db.scalar(f"SELECT {OWNED_SOURCE}", id=source_id):
                 return
         with self._database.write() as db:
             db.execute(
@@ -62,7 +62,7 @@ class SourceOwners:
     def has(self, source_id: str) -> bool:
         """Whether the actor added this picture and has not removed it."""
         with self._database.read() as db:
-            return bool(db.scalar(f"SELECT {ADDED}", id=source_id))
+            return bool(db.scalar(f"SELECT {OWNED_SOURCE}", id=source_id))
 
     def page(self, limit: int, after: str) -> list[str]:
         """Ids of the pictures that the actor added, in the order of their ids."""
@@ -81,7 +81,7 @@ class SourceOwners:
     def is_readable(self, source_id: str) -> bool:
         """Whether the actor may read a source."""
         with self._database.read() as db:
-            return bool(db.scalar(f"SELECT {RULES_ALL} OR {ADDED} OR {USED}", id=source_id))
+            return bool(db.scalar(f"SELECT {RULES_ALL} OR {OWNED_SOURCE} OR {USED}", id=source_id))
 
 
 #: Control pictures whose ids are cached.
@@ -322,7 +322,7 @@ def to_8_bits(picture: PIL.Image) -> PIL.Image:
     """
     if picture.mode == "La":
         return picture.convert("LA")  # the only conversion that Pillow has for this mode
-    if picture.mode not in image_decoding.WIDE:
+    if picture.mode not in image_decoding.WIDE_MODES:
         return picture
     wide = picture.convert("F")
     high = max(0.0, float(wide.getextrema()[1]))  # type: ignore[arg-type]  # a number for one channel

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-LORAS = ("lora", "lyco")
+LORA_TAGS = ("lora", "lyco")
 #: Tags that A1111 removes from a prompt. Their content is not parsed as prompt syntax.
 TAG = r"<(?:lora|lyco|hypernet):[^<>]*>"
 _FOUND = re.compile(rf"(?<!\\) ?(?<!\\)({TAG})", re.IGNORECASE)

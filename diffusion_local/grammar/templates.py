@@ -28,7 +28,7 @@ ESCAPED = "{}|_"
 #: An option that begins like a weight or an amount but is not a valid one.
 NO_WEIGHT = re.compile(r"\s{0,9}[-+]?\d[\d.,]{0,20}::|\s{0,9}[\d.,-][\d\s.,-]{0,20}\$\$")
 #: Characters that select a sampling method in Dynamic Prompts.
-SAMPLERS = "@~!"
+SAMPLER_SIGNS = "@~!"
 JOINER = re.compile(r"([^{}|$]{0,38})\$\$")
 
 
@@ -91,7 +91,7 @@ class Template:
         before = self._text[max(0, self._place - 3) : self._place - 1]  # $${ is a literal $ and a choice
         if before.endswith("$") and before != "$$":
             raise InvalidParams("prompt", message("variable", sign="${…}", escaped="\\{"))
-        if self._text[self._place : self._place + 1] in tuple(SAMPLERS):
+        if self._text[self._place : self._place + 1] in tuple(SAMPLER_SIGNS):
             sign = self._text[self._place]
             raise InvalidParams("prompt", message("choice_sampler", sign=f"{{{sign}", escaped=f"{{ {sign}"))
         amount, joiner = self._amount()

@@ -17,7 +17,7 @@ from diffusion_local.grammar.tags import TAG, Tag, find_tags
 MANY = 10**9  # counts are capped here
 AMOUNT = re.compile(r"\s*(\d{1,3})?\s*(-)?\s*(\d{1,3})?\s*\$\$")
 WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
-PLAIN = re.compile(rf"(\\.|{TAG})|[{{}}|]|_(?=_|\Z)|(?<=_)_", re.IGNORECASE | re.DOTALL)
+SPECIAL_TEXT = re.compile(rf"(\\.|{TAG})|[{{}}|]|_(?=_|\Z)|(?<=_)_", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Text:
         return frozenset(find_tags(self.text))
 
     def to_text(self) -> str:
-        return PLAIN.sub(lambda found: found[0] if found[1] else f"\\{found[0]}", self.text)
+        return SPECIAL_TEXT.sub(lambda found: found[0] if found[1] else f"\\{found[0]}", self.text)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.system import gpus, permissions
 from diffusion_local.system.network import exposing_setting, refusal_reason
 
-PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
+REPORTED_PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
 LOW_DISK = 2 * 1024**3
 #: Seconds to wait for a write: longer than it waits for a lock, so that the finding says the database is locked.
 LOCK_PATIENCE = BUSY_SECONDS + 5
@@ -105,7 +105,7 @@ def versions(settings: Settings) -> Iterator[Finding]:
         True,
         message("found_packages", version=__version__, python=platform.python_version(), system=platform.platform()),
     )
-    for package in PACKAGES:
+    for package in REPORTED_PACKAGES:
         try:
             yield Finding(package, True, metadata.version(package))
         except metadata.PackageNotFoundError:

@@ -19,8 +19,8 @@ from diffusion_local.errors import HubProblem, echo
 from diffusion_local.messages import Message, message
 
 TIMEOUT = httpx.Timeout(30.0)
-CHUNK = 1 << 20
-MAX_TRIES = 6
+HASH_CHUNK = 1 << 20
+MAX_REQUEST_TRIES = 6
 FIRST_PAUSE = 0.5  # seconds before the second attempt, doubled each time
 MAX_LISTING = 20_000  # files
 
@@ -89,7 +89,7 @@ class Hub:
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
-        for attempt in range(MAX_TRIES):
+        for attempt in range(MAX_REQUEST_TRIES):
             digest = new_digest(file)
             have = digest_existing(part, file.size, digest.update)
             on_bytes(have)
@@ -98,7 +98,7 @@ class Hub:
                     self._append(listing, file, part, have, digest.update, on_bytes)
                 break
             except httpx.TransportError as error:
-                if attempt + 1 == MAX_TRIES or self._stop.wait(self._pause * 2**attempt):
+                if attempt + 1 == MAX_REQUEST_TRIES or self._stop.wait(self._pause * 2**attempt):
                     raise HubProblem(kind="no_network", message=message("hub_away", reason=reason(error))) from None
         if part.stat().st_size != file.size or digest.hexdigest() != file.digest:
             part.unlink()
@@ -131,7 +131,7 @@ class Hub:
                     on_bytes(have)
 
     def _read(self, repo: str, address: str) -> bytes:
-        for attempt in range(MAX_TRIES):
+        for attempt in range(MAX_REQUEST_TRIES):
             try:
                 answer = self._client.get(address)
                 if answer.status_code < 500 and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
@@ -139,7 +139,7 @@ class Hub:
                 problem: str = message("it_answered", status=answer.status_code)
             except httpx.TransportError as error:
                 problem = reason(error)
-            if attempt + 1 == MAX_TRIES or self._stop.wait(self._pause * 2**attempt):
+            if attempt + 1 == MAX_REQUEST_TRIES or self._stop.wait(self._pause * 2**attempt):
                 raise HubProblem(kind="no_network", message=message("hub_away", reason=problem))
         self._check(answer, repo)
         return answer.content
@@ -197,7 +197,7 @@ def digest_existing(part: Path, size: int, update: Callable[[bytes], None]) -> i
         part.unlink()
         return 0
     with part.open("rb") as file:
-        while piece := file.read(CHUNK):
+        while piece := file.read(HASH_CHUNK):
             update(piece)
     return have
 

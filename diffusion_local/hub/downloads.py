@@ -13,9 +13,9 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import from_json, message, to_json
-from diffusion_local.models.formats import WEIGHTS
+from diffusion_local.models.formats import WEIGHT_SUFFIXES
 
-SUFFIX = ".safetensors"
+DEFAULT_SUFFIX = ".safetensors"
 MAX_NAME = 100  # characters of a file name
 CIVITAI = re.compile(r"civitai:(?:models/(?P<model>[0-9]{1,12})|(?P<version>[0-9]{1,12}))")
 CIVITAI_HOSTS = ("civitai.com", "www.civitai.com")
@@ -55,12 +55,12 @@ def civitai_source(text: str) -> str:
 
 def provisional_name(source: str) -> str:
     """File name of a Civitai download until the API has returned the real one."""
-    return source.replace(":", "-").replace("/", "-") + SUFFIX
+    return source.replace(":", "-").replace("/", "-") + DEFAULT_SUFFIX
 
 
 def is_weights(name: str) -> bool:
     """Whether a file name has the suffix of a weights file."""
-    return PurePosixPath(name).suffix.lower() in WEIGHTS
+    return PurePosixPath(name).suffix.lower() in WEIGHT_SUFFIXES
 
 
 def name_in(url: str) -> str:

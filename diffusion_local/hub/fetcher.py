@@ -22,15 +22,15 @@ from diffusion_local.hub.downloads import Download, DownloadStore, is_link, is_w
 from diffusion_local.hub.links import Links
 from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
-from diffusion_local.models.formats import WEIGHTS
+from diffusion_local.models.formats import WEIGHT_SUFFIXES
 from diffusion_local.models.integrity import UNUSED, is_component
 from diffusion_local.settings import Settings, hub_endpoint, hub_token
 
 INDEX = "model_index.json"
-LIGHT = (".json", ".txt", ".model", ".jinja")
+CONFIG_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 #: Variants of the same weights, smallest first; the last one has no suffix.
-VARIANTS = (".fp16", ".bf16", "")
+WEIGHT_VARIANTS = (".fp16", ".bf16", "")
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema|ema_only|fp32)\b")
 
 
@@ -47,7 +47,7 @@ def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
 
 
 def light_files(inside: list[RemoteFile]) -> list[RemoteFile]:
-    return [file for file in inside if file.path.endswith(LIGHT) and ".index." not in file.path]
+    return [file for file in inside if file.path.endswith(CONFIG_SUFFIXES) and ".index." not in file.path]
 
 
 def weights(repo: str, name: str, inside: list[RemoteFile]) -> list[RemoteFile]:
@@ -57,7 +57,7 @@ def weights(repo: str, name: str, inside: list[RemoteFile]) -> list[RemoteFile]:
         if any(file.path.endswith(PICKLED) for file in inside):
             raise HubProblem(kind="pickle", message=message("pickle_part", repo=repo, name=name))
         return []
-    for variant in VARIANTS:
+    for variant in WEIGHT_VARIANTS:
         found = [file for file in inside if is_weight(file) and variants_of(file) == ({variant} if variant else set())]
         if any(file.path.endswith(".safetensors") for file in found):
             return found
@@ -88,7 +88,7 @@ def weight_paths(listing: Listing) -> list[str]:
     """Paths of a repository's weights files, safetensors first."""
     return sorted(
         (each.path for each in listing.files if is_weights(each.path)),
-        key=lambda path: WEIGHTS.index(PurePosixPath(path).suffix.lower()),
+        key=lambda path: WEIGHT_SUFFIXES.index(PurePosixPath(path).suffix.lower()),
     )
 
 

@@ -21,8 +21,8 @@ import httpx
 
 from diffusion_local import __version__
 from diffusion_local.errors import HubProblem, InvalidParams, ModelUnavailable, echo
-from diffusion_local.hub.client import MAX_TRIES, TIMEOUT, digest_existing, reason
-from diffusion_local.hub.downloads import CIVITAI, MAX_NAME, SUFFIX, is_weights, shown_source
+from diffusion_local.hub.client import MAX_REQUEST_TRIES, TIMEOUT, digest_existing, reason
+from diffusion_local.hub.downloads import CIVITAI, DEFAULT_SUFFIX, MAX_NAME, is_weights, shown_source
 from diffusion_local.messages import Message, message
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.pickled import calls_problem
@@ -163,11 +163,11 @@ class Links:
         return content
 
     def _with_retries(self, attempt: Callable[[], T]) -> T:
-        for number in range(MAX_TRIES):
+        for number in range(MAX_REQUEST_TRIES):
             try:
                 return attempt()
             except httpx.TransportError as error:
-                if number + 1 == MAX_TRIES or self._stop.wait(self._pause * 2**number):
+                if number + 1 == MAX_REQUEST_TRIES or self._stop.wait(self._pause * 2**number):
                     raise HubProblem(message("link_away", reason=reason(error)), kind="no_network") from None
         raise AssertionError("the last attempt returns or raises")
 
@@ -237,7 +237,7 @@ def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: 
     usable = [each for each in files if is_weights(str(each["name"]))]
     if wanted:
         usable = [each for each in usable if each["name"] == wanted]
-    usable = [each for each in usable if str(each["name"]).lower().endswith(SUFFIX)] or usable
+    usable = [each for each in usable if str(each["name"]).lower().endswith(DEFAULT_SUFFIX)] or usable
     if not usable:
         known = [str(each["name"]) for each in files][:8]
         raise HubProblem(message("civitai_files", source=source, known=known), kind="unknown_file")
@@ -249,7 +249,7 @@ def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: 
 def safe_name(name: str) -> str:
     """Make a server's file name safe for a folder: no separators, control characters or leading dots."""
     stem, dot, suffix = name.rpartition(".")
-    stem = re.sub(r"[^\w .()+\[\]-]", "_", stem).lstrip(". ")[: MAX_NAME - len(SUFFIX)]
+    stem = re.sub(r"[^\w .()+\[\]-]", "_", stem).lstrip(". ")[: MAX_NAME - len(DEFAULT_SUFFIX)]
     return (stem or "model") + dot + suffix
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion_local.authority import guarded
 from diffusion_local.domain import Preview
 from diffusion_local.errors import InvalidParams, Overloaded, echo
-from diffusion_local.grammar.tags import LORAS, Tag
+from diffusion_local.grammar.tags import LORA_TAGS, Tag
 from diffusion_local.grammar.trees import MANY, Node, Text
 from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.lists.wildcards import Expander
@@ -159,7 +159,7 @@ class Drafts:
         return [] if self._paints[params.mask] else [message("mask_no_white")]
 
     def check_tag(self, tag: Tag, params: Params, model: Model) -> None:
-        if (tag.name, model.id) not in self._fitting or tag.kind not in LORAS:
+        if (tag.name, model.id) not in self._fitting or tag.kind not in LORA_TAGS:
             self.checked_loras(replace(params, loras=(lora_from_tag(tag),)), model)
 
     def checked_loras(self, params: Params, model: Model) -> Params:

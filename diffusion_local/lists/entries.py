@@ -24,8 +24,8 @@ LIST_OPTIONS = ("prompt", *SETTINGS, *LIST_EXTRAS)
 #: Columns added by an export; ignored when the list is read again.
 RESULTS = ("batch_id", "job_id", "state", "error", "file")
 #: Our field by names of other tools (A1111's "prompts from file", InvokeAI, Midjourney).
-ALIASES = {spelling: name for name, option in OPTIONS.items() for spelling in option.spellings}
-ALIASES |= dict.fromkeys(("n", "n_iter"), "count")
+OPTION_SPELLINGS = {spelling: name for name, option in OPTIONS.items() for spelling in option.spellings}
+OPTION_SPELLINGS |= dict.fromkeys(("n", "n_iter"), "count")
 
 
 SIZE_TEXT = re.compile(r"\s{0,9}(\d{1,6})\s{0,9}[xX×*]\s{0,9}(\d{1,6})\s{0,9}", re.ASCII)
@@ -51,7 +51,7 @@ class BadLine:
 def field_name(name: str) -> str:
     """The field of a flag or column name; the normalised name itself if there is none."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    return ALIASES.get(plain, plain)
+    return OPTION_SPELLINGS.get(plain, plain)
 
 
 def is_known(name: str) -> bool:

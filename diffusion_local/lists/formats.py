@@ -23,13 +23,13 @@ Parsed = Iterator[Entry | BadLine]
 #: Longest prompt and negative prompt, quoted, exceed the limit of a plain text line.
 MAX_ROW_CHARS = 5 * MAX_LINE_CHARS
 SHOWN_CHARS, REASON_CHARS = 80, 500
-SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
+FORMAT_BY_SUFFIX = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 DELIMITERS = "\t,;|"
 COMMENTS = ("#", "//")  # ``//`` only in JSON, where no value can start with it
 #: Excel's line that declares the delimiter of a CSV file.
-SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)
+SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)
 #: Other columns that tables of prompts often have.
-USUAL = frozenset(
+IGNORED_COLUMNS = frozenset(
     ("", "category", "comment", "date", "description", "file_name", "filename", "group", "id", "image", "index",
      "name", "no", "no.", "nr", "nr.", "note", "notes", "number", "row", "style", "tag", "tags", "title", "type")
 )  # fmt: skip
@@ -37,16 +37,16 @@ USUAL = frozenset(
 NO_LISTS = ("{\\rtf", "<!doctype", "<html", "<?xml", "<svg", "%pdf", "---\n")
 ARRAY = re.compile(r'\[\s*("(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
 OBJECT = re.compile(r'\{\s*"[^"\\]{1,40}"\s*:.*\}')
-SPACES = re.compile(r"\s*")
+WHITESPACE = re.compile(r"\s*")
 COMMA = re.compile(r"\s*,\s*")
-FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
+COMMAND_FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
 #: Characters are escaped by a backslash, quotation marks also by doubling as in CSV.
 QUOTED = re.compile(r"""("[^"\\]*(?:(?:\\.|"")[^"\\]*)*"|'[^'\\]*(?:(?:\\.|'')[^'\\]*)*')(?=\s|$)""", re.DOTALL)
 
 
 def format_of(name: str) -> str:
     """The format by file extension."""
-    return SUFFIXES.get(PurePath(name).suffix.lower(), "text")
+    return FORMAT_BY_SUFFIX.get(PurePath(name).suffix.lower(), "text")
 
 
 def parse(data: bytes, form: str) -> Parsed:
@@ -103,7 +103,7 @@ def parse_array(data: bytes) -> Parsed:
     """
     text = "".join("\n" if line.lstrip().startswith(COMMENTS) else line for _, line, _ in lines(data, len(data)))
     decoder, place, number, counted = json.JSONDecoder(object_pairs_hook=note_twice), text.index("[") + 1, 1, 0
-    following = SPACES.match(text, place).end()  # type: ignore[union-attr]
+    following = WHITESPACE.match(text, place).end()  # type: ignore[union-attr]
     while not text.startswith("]", following):
         number += text.count("\n", counted, following)
         counted = following
@@ -114,9 +114,9 @@ def parse_array(data: bytes) -> Parsed:
         shown = text[following : following + SHOWN_CHARS]
         yield parse_entry(number, shown, lambda _: json_values(found))  # noqa: B023
         comma = COMMA.match(text, place)
-        if not comma and not text.startswith("]", SPACES.match(text, place).end()):  # type: ignore[union-attr]
+        if not comma and not text.startswith("]", WHITESPACE.match(text, place).end()):  # type: ignore[union-attr]
             raise InvalidParams("list", message("json_comma", line=number))
-        following = (comma or SPACES.match(text, place)).end()  # type: ignore[union-attr]
+        following = (comma or WHITESPACE.match(text, place)).end()  # type: ignore[union-attr]
     if text[following + 1 :].strip():
         raise InvalidParams("list", message("json_end"))
 
@@ -128,7 +128,7 @@ def is_array(data: bytes, head: str) -> bool:
 
 def is_header(line: str) -> bool:
     """Whether a line is the header of a CSV file, or Excel's line before one, rather than a prompt."""
-    if SEPARATOR.fullmatch(line):
+    if SEPARATOR_LINE.fullmatch(line):
         return True
     for delimiter in DELIMITERS:
         names = [field_name(cell.strip().strip('"')) for cell in line.split(delimiter)]
@@ -136,7 +136,7 @@ def is_header(line: str) -> bool:
         if (
             "prompt" in names
             and (named > 1 or len(names) > 1)
-            and all(is_known(each) or each in USUAL for each in names)
+            and all(is_known(each) or each in IGNORED_COLUMNS for each in names)
         ):
             return True
     return False
@@ -208,7 +208,7 @@ class Table:
         texts = self._texts()
         head = next((line for line in texts if line.strip()), "")
         delimiter = "\t" if "\t" in head else max(DELIMITERS, key=head.count)
-        if named := SEPARATOR.fullmatch(head):
+        if named := SEPARATOR_LINE.fullmatch(head):
             delimiter, self.first = named[1], 0
             head = next((line for line in texts if line.strip()), "")
         self.first = self._last
@@ -245,14 +245,14 @@ def text_values(text: str) -> dict[str, Any]:
     """The fields of a text line. Raises InvalidParams."""
     values: dict[str, Any] = {}
     quoted = QUOTED.match(text)
-    if quoted and (not text[quoted.end() :].strip() or FLAG.match(text[quoted.end() :].lstrip())):
+    if quoted and (not text[quoted.end() :].strip() or COMMAND_FLAG.match(text[quoted.end() :].lstrip())):
         values["prompt"], text = (
             unquote(quoted[0]),
             text[quoted.end() :].lstrip(),
         )  # a quoted prompt may contain --flags
-        found = FLAG.match(text)
+        found = COMMAND_FLAG.match(text)
     else:
-        found = FLAG.search(text)
+        found = COMMAND_FLAG.search(text)
         prompt = text[: found.start()].strip() if found else text
         if prompt:
             values["prompt"] = prompt
@@ -262,13 +262,13 @@ def text_values(text: str) -> dict[str, Any]:
             raise InvalidParams(f"--{shown}", message("not_a_flag", known=["--" + each for each in LIST_OPTIONS]))
         if name in values:
             raise InvalidParams(f"--{shown}", message("flag_twice"))
-        following = FLAG.search(text, found.end())
+        following = COMMAND_FLAG.search(text, found.end())
         if text[found.end() : found.end() + 1] in ("'", '"'):
             value = QUOTED.match(text, found.end())
             if not value:
                 raise InvalidParams(f"--{shown}", message("quotation"))
             values[name] = unquote(value[0])
-            following = FLAG.search(text, value.end())
+            following = COMMAND_FLAG.search(text, value.end())
             if text[value.end() : following.start() if following else None].strip():
                 raise InvalidParams(f"--{shown}", message("flag_text"))
         else:

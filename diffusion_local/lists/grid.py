@@ -23,7 +23,7 @@ from diffusion_local.options.values import MAX_PROMPT_CHARS, check_loras
 
 MAX_VALUES = 100  # per axis
 MAX_CHARS = 10_000
-PROMPTS = ("prompt", "negative")
+PROMPT_AXES = ("prompt", "negative")
 VARYING = tuple(name for name in SETTINGS if OPTIONS[name].varies)
 AXIS_FIELDS = ("prompt", "size", "lora", *VARYING)
 RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*-\s*(-?\d+(?:\.\d+)?)(?:\s*\(\s*\+?\s*(\d+(?:\.\d+)?)\s*\))?")
@@ -41,7 +41,7 @@ class Axis:
 
     def headings(self) -> list[str]:
         """Headings beside the pictures."""
-        if self.field in PROMPTS:
+        if self.field in PROMPT_AXES:
             return list(self.values)
         return [f"{self.name or self.field} {value}" for value in self.values]
 
@@ -79,7 +79,7 @@ class Grid:
     def cells(self, prompt: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """(prompt, settings) per picture. Raises InvalidParams if a text to be replaced does not occur."""
         for axis in self.axes:
-            if axis.field in PROMPTS:
+            if axis.field in PROMPT_AXES:
                 text = prompt if axis.field == "prompt" else str(settings.get("negative") or "")
                 if axis.values[0] not in text:
                     raise InvalidParams(axis.field, message("search_text", text=echo(axis.values[0])))
@@ -156,12 +156,12 @@ def parse_axis(axis: str, text: str) -> Axis:
         raise InvalidParams(axis, message("grid_read", error=error)) from None
     values: list[str] = []
     for cell in cells:
-        values += expand_range(axis, field, cell if field in PROMPTS else cell.strip())
+        values += expand_range(axis, field, cell if field in PROMPT_AXES else cell.strip())
         if len(values) > MAX_VALUES:
             raise InvalidParams(axis, message("grid_values_most", most=MAX_VALUES))
     if len(set(values)) < max(len(values), 1) or "" in values[:1]:
         raise InvalidParams(axis, message("axis_values", got=echo(rest.strip())))
-    if field in PROMPTS and len(values) < 2:
+    if field in PROMPT_AXES and len(values) < 2:
         raise InvalidParams(axis, message("grid_replace"))
     return Axis(field, tuple(values), name)
 

@@ -29,7 +29,7 @@ from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.schedule import parse_window
 from diffusion_local.settings import Settings
 
-VERSION = 1
+FILE_VERSION = 1
 #: Optional fields of a batch line.
 OPTIONAL_FIELDS = (*BATCH_OPTIONS, "grid")
 
@@ -54,7 +54,7 @@ def queue_lines(waiting: Iterable[tuple[Batch, Job]]) -> Iterator[str]:
     for batch, job in waiting:
         if batch.id != last:
             last = batch.id
-            header = {"batch": batch.id, "version": VERSION, "name": batch.name, "lane": str(batch.lane)}
+            header = {"batch": batch.id, "version": FILE_VERSION, "name": batch.name, "lane": str(batch.lane)}
             yield (
                 json.dumps(header | {name: getattr(batch, name) for name in OPTIONAL_FIELDS if getattr(batch, name)})
                 + "\n"
@@ -102,8 +102,8 @@ def parse_line(line: str) -> dict[str, Any]:
 
 
 def parse_batch(found: dict[str, Any]) -> ImportedBatch:
-    if found.get("version") != VERSION:
-        raise InvalidParams("version", message("queue_format", format=VERSION))
+    if found.get("version") != FILE_VERSION:
+        raise InvalidParams("version", message("queue_format", format=FILE_VERSION))
     for name in ("batch", "name", *OPTIONAL_FIELDS):
         check_prompt(name, found.get(name) or "")
     if not found["batch"] or found.get("lane") not in tuple(Lane):

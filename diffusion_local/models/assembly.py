@@ -15,7 +15,7 @@ from diffusion_local import families
 from diffusion_local.families.sdxl import depths
 from diffusion_local.messages import message
 from diffusion_local.models import parts, side_files, tokenizers, verdicts
-from diffusion_local.models.description import FOLDER as PARTS_FOLDER
+from diffusion_local.models.description import FOLDER_LAYOUT as PARTS_FOLDER
 from diffusion_local.models.description import READY, ModelFacts, Source, incomplete
 from diffusion_local.models.distilled import distillation_of
 from diffusion_local.models.folders import INPAINT_CHANNELS, read_config, read_json_object, weight_files

@@ -30,7 +30,7 @@ from diffusion_local.models.index import STARTER, IndexEntry, ModelIndex, signat
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Probe
 from diffusion_local.options import validate
-from diffusion_local.options.inpaint import AREAS, margins
+from diffusion_local.options.inpaint import INPAINT_AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
@@ -315,7 +315,7 @@ class Catalog:
         If only the masked area is painted, the engine preprocesses that area itself. Preprocessing that needs a model
         is done on the whole picture, from which the engine then crops the area.
         """
-        if control.type.needs_model and params.inpaint_area == AREAS[1]:
+        if control.type.needs_model and params.inpaint_area == INPAINT_AREAS[1]:
             size = self.size_of(str(params.source))
             return margins(params.outpaint, size).extended(size)
         return params.width, params.height

@@ -8,7 +8,7 @@ from diffusion_local.models import parts, probe
 from diffusion_local.models.headers import Header
 from diffusion_local.models.known_layers import closest_model, differences, exact_model
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe, Unet
-from diffusion_local.models.unsupported import STRANGERS, Foreign
+from diffusion_local.models.unsupported import FOREIGN_MODELS, Foreign
 from diffusion_local.models.weights import (
     AIDS,
     SVDQUANT,
@@ -63,7 +63,7 @@ def detect_transformer(header: Header) -> Probe | None:
         ours = families.of_denoiser(view.names, view.shape)
         if ours:
             found.append((ours[1].specificity, -at, view, *ours))
-        for stranger in STRANGERS:
+        for stranger in FOREIGN_MODELS:
             for sign in stranger.signs:
                 if sign.matches(view.names, view.shape):
                     found.append((sign.specificity, -at, view, stranger, sign))

@@ -8,11 +8,11 @@ from diffusion_local.models.probe import Probe
 from diffusion_local.options.option import DENOISED
 
 #: File precisions, least lossy first; others come last.
-PRECISIONS = ("fp32", "bf16", "fp16", "Q8_0", "int8", "fp8_e4m3", "fp8_e5m2", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K",
-    "Q4_1", "Q4_0", "nf4", "fp4")  # fmt: skip
+PRECISION_ORDER = ("fp32", "bf16", "fp16", "Q8_0", "int8", "fp8_e4m3", "fp8_e5m2", "Q6_K", "Q5_K", "Q5_1", "Q5_0",
+    "Q4_K", "Q4_1", "Q4_0", "nf4", "fp4")  # fmt: skip
 
 #: The container of a part that is a diffusers folder.
-FOLDER = "folder"
+FOLDER_LAYOUT = "folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Source:
     @property
     def rank(self) -> tuple[int, str, str]:
         """Sort key by precision, least lossy first: the file to use is the smallest by this key."""
-        place = PRECISIONS.index(self.precision) if self.precision in PRECISIONS else len(PRECISIONS)
+        place = PRECISION_ORDER.index(self.precision) if self.precision in PRECISION_ORDER else len(PRECISION_ORDER)
         return place, self.path.name, str(self.path)
 
 

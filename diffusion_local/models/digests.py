@@ -21,7 +21,7 @@ from diffusion_local.models.verdicts import PLACES
 
 log = logging.getLogger(__name__)
 
-CHUNK = 4 << 20
+DIGEST_CHUNK = 4 << 20
 
 
 class DigestCancelled(Exception):
@@ -82,7 +82,7 @@ class Digests:
     def _of_file(self, path: Path, rather: Callable[[], bool]) -> str:
         digest = hashlib.sha256()
         with path.open("rb") as file:
-            while piece := file.read(CHUNK):
+            while piece := file.read(DIGEST_CHUNK):
                 digest.update(piece)
                 if self._stop.is_set() or rather():
                     raise DigestCancelled

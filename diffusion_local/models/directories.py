@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from diffusion_local.models.formats import SUFFIXES
+from diffusion_local.models.formats import KNOWN_SUFFIXES
 from diffusion_local.paths import assets
 from diffusion_local.settings import Settings, hub_cache
 
@@ -41,7 +41,7 @@ class WalkedFile:
     below: tuple[str, ...] = ()
 
 
-def walk(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[WalkedFile]:
+def walk(root: Path, suffixes: tuple[str, ...] = KNOWN_SUFFIXES) -> Iterator[WalkedFile]:
     """Walk files in name order. A folder that is reached twice through links is visited once."""
     if root.is_file():
         if root.suffix.lower() in suffixes:
@@ -112,7 +112,7 @@ def is_later_shard(name: str) -> bool:
 
 
 #: Base architectures, which are preferred over their variants for files that fit several.
-FIRST = ("sd1", "sd2", "sdxl")
+UNET_ARCHITECTURES = ("sd1", "sd2", "sdxl")
 MOST_SNAPSHOTS = 200
 
 
@@ -187,7 +187,7 @@ class ModelDirectories:
 def bundled_configs() -> tuple[Path, ...]:
     """Folders of bundled configurations, each named after its architecture."""
     found = [path for path in (assets() / "configs").iterdir() if is_config(path)]
-    return tuple(sorted(found, key=lambda path: (path.name not in FIRST, path.name)))
+    return tuple(sorted(found, key=lambda path: (path.name not in UNET_ARCHITECTURES, path.name)))
 
 
 def is_config(path: Path) -> bool:

@@ -11,7 +11,7 @@ from diffusion_local.options.limits import Defaults
 
 #: Kinds of distillation by patterns of names, the most reliable first. ``base`` is a model from which others were
 #: distilled. ``turbo`` is the model of that name; models merged with it are ``turbo_merge``.
-KINDS = (
+DISTILLATIONS = (
     ("dmd2", re.compile(r"dmd2|(?<![a-z])dmd(?![a-z])", re.IGNORECASE)),
     ("lightning", re.compile(r"lightning", re.IGNORECASE)),
     ("hyper", re.compile(r"HYPER(?!REAL)|[Hh]yper(?![a-z]|[-_ ]?[Rr]eal)")),
@@ -20,14 +20,14 @@ KINDS = (
     ("turbo_merge", re.compile(r"turbo", re.IGNORECASE)),
     ("base", re.compile(r"klein[-_ ]?base|klein[-_ ]?[49]b[-_ ]?base", re.IGNORECASE)),
 )
-STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])", re.IGNORECASE)
+STEPS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])", re.IGNORECASE)
 #: LoRA names must also match this to count as distilled, because names of style LoRAs may contain the same words.
 SURE = re.compile(r"steps?(?![a-z])|lora|dmd2|lcm|turbo|sdxl|cfg", re.IGNORECASE)
 #: Steps, guidance and sampler of LoRAs by kind and base family, from their model cards.
 #: https://huggingface.co/ByteDance/SDXL-Lightning, https://huggingface.co/ByteDance/Hyper-SD,
 #: https://huggingface.co/latent-consistency/lcm-lora-sdxl, https://huggingface.co/tianweiy/DMD2,
 #: https://huggingface.co/alimama-creative/FLUX.1-Turbo-Alpha
-LORAS: dict[tuple[str, str], tuple[int, float, str]] = {
+LORA_DEFAULTS: dict[tuple[str, str], tuple[int, float, str]] = {
     ("lightning", "sdxl"): (4, 0.0, "Euler"),
     ("lightning", "qwen_image"): (8, 1.0, "Euler"),
     ("hyper", "sdxl"): (8, 0.0, "DDIM"),
@@ -47,7 +47,7 @@ KEEPS_GUIDANCE, KEPT = re.compile(r"cfg", re.IGNORECASE), 5.0
 def distillation_of(*names: str) -> str:
     """The distillation that the first matching name indicates, "" if none does."""
     for name in names:
-        for kind, pattern in KINDS:
+        for kind, pattern in DISTILLATIONS:
             if pattern.search(name):
                 return kind
     return ""
@@ -56,7 +56,7 @@ def distillation_of(*names: str) -> str:
 def steps_of(*names: str) -> int:
     """The number of steps in a name, or 0."""
     for name in names:
-        if found := STEPS.search(name):
+        if found := STEPS_IN_NAME.search(name):
             return int(found[1])
     return 0
 
@@ -65,9 +65,9 @@ def lora_defaults(family: str, *names: str) -> tuple[int, float, str] | None:
     """Steps, guidance and sampler for a distilled LoRA; None for others."""
     name = next((each for each in names if distillation_of(each)), "")
     kind = distillation_of(name)
-    if not kind or not SURE.search(name) or (kind, family) not in LORAS:
+    if not kind or not SURE.search(name) or (kind, family) not in LORA_DEFAULTS:
         return None
-    steps, guidance, sampler = LORAS[kind, family]
+    steps, guidance, sampler = LORA_DEFAULTS[kind, family]
     if kind == "hyper" and KEEPS_GUIDANCE.search(name):
         guidance = KEPT
     return steps_of(name) or steps, guidance, sampler

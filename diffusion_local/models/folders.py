@@ -19,7 +19,7 @@ from diffusion_local.options.types import Kind
 ORIGIN = "diffusion-local.json"
 
 #: Prefixes of the pipeline classes of models that do not make pictures.
-STRANGERS = (
+FOREIGN_PIPELINES = (
     ("Wan", "Wan", "video"), ("LTX2", "LTX-2", "video"), ("LTX", "LTX-Video", "video"),
     ("HunyuanVideo", "HunyuanVideo", "video"), ("HunyuanSkyreels", "SkyReels", "video"), ("SkyReels", "SkyReels",
         "video"),
@@ -77,7 +77,7 @@ def makes_no_pictures(title: str, makes: str) -> Message:
 
 def unsupported_class(name: str) -> Message:
     """The message about an unsupported pipeline class."""
-    for begins, title, makes in STRANGERS:
+    for begins, title, makes in FOREIGN_PIPELINES:
         if name.startswith(begins):
             return makes_no_pictures(title, makes)
     return message("pipeline_class", name=echo(name))

@@ -14,15 +14,16 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 #: Formats of other programs, recognised by their magic bytes.
 FOREIGN_SUFFIXES = (".onnx", ".engine", ".trt", ".plan")
 #: Suffixes of weight files, in order of preference; the scan also reads those of other programs.
-WEIGHTS = (*SAFETENSORS, ".gguf", *PICKLES)
-SUFFIXES = (*WEIGHTS, *FOREIGN_SUFFIXES)
+WEIGHT_SUFFIXES = (*SAFETENSORS, ".gguf", *PICKLES)
+KNOWN_SUFFIXES = (*WEIGHT_SUFFIXES, *FOREIGN_SUFFIXES)
 POINTER = b"version https://git-lfs"
 WEB = (b"<!--", b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 #: First bytes of other kinds of files that may be stored under the name of a model.
 ARCHIVES = ((b"Rar!", "RAR"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "Zstandard"),
     (b"\xfd7zXZ", "xz"))  # fmt: skip
-OTHERS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"%PDF", "PDF"), (b"\x89HDF", "HDF5"),
-    (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"), (b"ID3", "MP3"))  # fmt: skip
+FOREIGN_SIGNATURES = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"%PDF", "PDF"),
+    (b"\x89HDF", "HDF5"), (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"),
+    (b"ID3", "MP3"))  # fmt: skip
 #: Files up to this size in bytes are never weights, but texts that were saved under a model's name.
 SMALL = 4096
 
@@ -95,7 +96,7 @@ def refuse_foreign(path: Path, name: str, start: bytes) -> None:
     for magic, kind in ARCHIVES:
         if start.startswith(magic):
             raise ModelUnavailable(message("file_archive", name=name, kind=kind))
-    for magic, kind in OTHERS:
+    for magic, kind in FOREIGN_SIGNATURES:
         if start.startswith(magic):
             raise ModelUnavailable(message("file_of_other_kind", name=name, kind=kind))
     suffix = PurePath(name).suffix.lower()

@@ -25,7 +25,7 @@ from diffusion_local.models.headers import (
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-ALIGNMENT = 32
+DEFAULT_ALIGNMENT = 32
 MAX_ENTRIES, MAX_TEXT, MAX_ITEMS = 10_000, 1_000_000, 4_000_000
 #: ``struct`` format of a metadata value, by its type.
 SCALARS = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -139,7 +139,7 @@ def read(reader: Reader, path: Path, size: int) -> Header:
         shape = tuple(reversed([reader.length(MAX_LENGTH) for _ in range(dimensions)]))
         kind = TENSOR_TYPES[reader.number("<I")]
         found.append((key, Tensor(kind[0], original_shape(metadata, key, shape), reader.number("<Q"))))
-    align = int(metadata.get("general.alignment", ALIGNMENT)) or ALIGNMENT
+    align = int(metadata.get("general.alignment", DEFAULT_ALIGNMENT)) or DEFAULT_ALIGNMENT
     start = -(-reader.at // align) * align
     tensors = {key: replace(tensor, start=start + tensor.start) for key, tensor in found}
     if size < max((tensor.start + tensor.bytes for tensor in tensors.values()), default=0):

@@ -23,10 +23,10 @@ from diffusion_local.models.probe import (
     Probe,
 )
 from diffusion_local.models.unsupported import ATTACHMENTS
-from diffusion_local.models.weights import PREFIXES, TWINS, TensorView, precision_of, quantisation_of, views
+from diffusion_local.models.weights import TENSOR_PREFIXES, TWINS, TensorView, precision_of, quantisation_of, views
 
 #: Variants with the same tensors but other training: (architecture, words of which the name has one, variant).
-VARIANTS = (
+NAMED_VARIANTS = (
     ("flux_dev", ("kontext",), "flux_kontext"),
     (
         "qwen_image",
@@ -54,7 +54,7 @@ def probe_file(path: Path, opened: OpenedFile) -> Probe:
     """``probe``, refined by the file name for models and VAEs that have the same tensors as others."""
     found = probe(opened)
     told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
-    for architecture, words, variant in VARIANTS:
+    for architecture, words, variant in NAMED_VARIANTS:
         if (
             found.architecture == architecture
             and any(word in told for word in words)
@@ -91,12 +91,12 @@ def probe(opened: OpenedFile) -> Probe:
 
 
 def detect_attachment(header: Header) -> Probe | None:
-    for view in views(header, (*PREFIXES, "params_ema.", "params.")):
+    for view in views(header, (*TENSOR_PREFIXES, "params_ema.", "params.")):
         for each in ATTACHMENTS:
             if any(sign.matches(view.names, view.shape) for sign in each.signs):
                 if each.id == "motion_module" and is_lora(header):
                     return None  # a motion LoRA for camera movement
-                if each.id in CONTROLS:
+                if each.id in CONTROL_TITLES:
                     form = control_form(view)
                     return Probe(CONTROL, id=form or each.id, title=each.title, base=base_of(view), naming=form)
                 if each.id == "ip_adapter" and (known := ip_adapter(view)):
@@ -111,7 +111,7 @@ def detect_attachment(header: Header) -> Probe | None:
 
 
 #: Attachments with which a picture controls the composition.
-CONTROLS = ("controlnet", "t2i_adapter")
+CONTROL_TITLES = ("controlnet", "t2i_adapter")
 #: Forms of controls that the engine loads ("": not loaded), by modules that only they have, special ones first.
 #: ``controlnet_ldm`` has the tensor names of the first ControlNets, the others those of diffusers. Z-Image's original
 #: names equal those of diffusers.
@@ -235,7 +235,7 @@ def naming_of(view: TensorView) -> str:
 
 
 #: Keys in files of textual inversions, as written by training programs.
-WORDS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
+EMBEDDING_KEYS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
 
 
 #: Width of a token embedding in T5-XXL.
@@ -247,9 +247,9 @@ def detect_embedding(header: Header) -> Probe | None:
     if not 0 < len(tensors) <= 6 or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
         return None
     widths = {tensor.shape[-1] for tensor in tensors.values()}
-    if not (set(WORDS) & set(tensors) or widths & set(families.BY_TOKEN_WIDTH)):
+    if not (set(EMBEDDING_KEYS) & set(tensors) or widths & set(families.BY_TOKEN_WIDTH)):
         return None
-    if T5_WIDTH in widths or (len(widths) > 1 and not set(WORDS) & set(tensors)):
+    if T5_WIDTH in widths or (len(widths) > 1 and not set(EMBEDDING_KEYS) & set(tensors)):
         base = "sdxl" if T5_WIDTH not in widths else "sd3" if widths > {T5_WIDTH, 768} else "flux"
         return Probe(EMBEDDING, id="other", base=base, architecture=base if base in families.ARCHITECTURES else "")
     base = next(
@@ -265,7 +265,7 @@ def detect_embedding(header: Header) -> Probe | None:
 
 
 #: Module names of published upscaling networks.
-UPSCALERS = (
+UPSCALER_KEYS = (
     ("conv_first", "conv_last"), ("conv_first", "upsample"), ("conv_first", "conv_after_body"), ("model.0",
         "model.1.sub"),
     ("RRDB_trunk", "conv_first"), ("body.0", "body.1", "body.2"), ("sub_mean", "tail"), ("head.0", "tail.0"),
@@ -283,7 +283,7 @@ def detect_upscaler(header: Header) -> Probe | None:
     if not any(len(tensor.shape) == 4 for tensor in header.tensors.values()):
         return None
     for view in views(header, ("params_ema.", "params.", "model.", "module.", "")):
-        if any(view.has(*names) for names in UPSCALERS):
+        if any(view.has(*names) for names in UPSCALER_KEYS):
             return Probe(UPSCALER)
     return None
 

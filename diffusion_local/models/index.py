@@ -16,7 +16,7 @@ from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFacts, incomplete
 from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk, warn_of_closed
 from diffusion_local.models.folders import read_config, read_folder
-from diffusion_local.models.formats import PICKLES, SUFFIXES
+from diffusion_local.models.formats import KNOWN_SUFFIXES, PICKLES
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.ids import AdapterNames, ModelIds
@@ -48,7 +48,7 @@ class IndexEntry:
 
     @property
     def is_file(self) -> bool:
-        return self.path.suffix.lower() in SUFFIXES
+        return self.path.suffix.lower() in KNOWN_SUFFIXES
 
 
 @dataclass(slots=True)
@@ -211,7 +211,7 @@ class ModelIndex:
         known, found = self._found.get(path, (None, None))
         if configs is None:
             configs = known[1] if known else tuple(self.places.config_folders())
-        is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+        is_file = path.suffix.lower() in KNOWN_SUFFIXES and not path.is_dir()
         state = (signature, configs, self._pool[0] if is_file else None, self._own_stamp(path) if is_file else None)
         if found is None or known != state:
             try:
@@ -284,7 +284,7 @@ class ModelIndex:
         except OSError:
             return
         for child in children:
-            below = list(find_folders(child)) if child.is_dir() or child.suffix.lower() in SUFFIXES else []
+            below = list(find_folders(child)) if child.is_dir() or child.suffix.lower() in KNOWN_SUFFIXES else []
             if below or not child.is_dir():
                 yield from below
             else:
@@ -394,4 +394,6 @@ def stat_of(path: Path, name: str) -> list[tuple[str, int, int]]:
 
 def stamp(signature: Signature) -> str:
     """A signature as text, for the file of digests."""
-    return ";".join(f"{name}:{changed}:{size}" for name, changed, size in signature if name.lower().endswith(SUFFIXES))
+    return ";".join(
+        f"{name}:{changed}:{size}" for name, changed, size in signature if name.lower().endswith(KNOWN_SUFFIXES)
+    )

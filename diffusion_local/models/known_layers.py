@@ -16,7 +16,7 @@ from typing import Any
 from diffusion_local.families.sign import Layer, Layers
 from diffusion_local.paths import assets
 
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 #: By tensor name: [shape, numbers of each ``#``]; a single number n stands for 0 to n - 1.
 Packed = dict[str, list[list[Any]]]
 #: Numbers up to this one may belong to a layer's name (``linear_2``) rather than count blocks.
@@ -31,8 +31,8 @@ def pack(shapes: Mapping[str, tuple[int, ...]]) -> Packed:
     """Convert names and shapes to the compact form of the data file."""
     groups: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = defaultdict(set)
     for name, shape in shapes.items():
-        numbers = tuple(int(each) for each in NUMBER.findall(name))
-        groups[NUMBER.sub("#", name), tuple(shape)].add(numbers)
+        numbers = tuple(int(each) for each in LAYER_NUMBER.findall(name))
+        groups[LAYER_NUMBER.sub("#", name), tuple(shape)].add(numbers)
     packed: Packed = {}
     for (name, shape), places in groups.items():
         for axes in products(places):
@@ -139,7 +139,7 @@ def known_models() -> tuple[KnownModel, ...]:
 
 def pattern_of(name: str) -> str:
     """A tensor's name with ``#`` for each number."""
-    return NUMBER.sub("#", name)
+    return LAYER_NUMBER.sub("#", name)
 
 
 def exact_model(shapes: Mapping[str, tuple[int, ...]]) -> KnownModel | None:
@@ -191,7 +191,7 @@ def differences(
 
 def blocks_of(names: Iterable[str]) -> set[str]:
     """The prefixes of names up to and including their first number."""
-    return {name[: found.end()] for name in names if (found := NUMBER.search(name))}
+    return {name[: found.end()] for name in names if (found := LAYER_NUMBER.search(name))}
 
 
 def makes_of(title: str) -> str:

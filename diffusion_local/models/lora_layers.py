@@ -18,7 +18,7 @@ LORA, LOCON, TUCKER, DORA, LOHA, LOKR, OFT, BOFT, IA3, FULL, GLORA, NORM, VERA, 
 )  # fmt: skip
 
 #: Prefixes of layer names: (prefix, layout, text encoder or "" for the denoiser).
-PREFIXES: tuple[tuple[str, str, str], ...] = (
+LAYER_PREFIXES: tuple[tuple[str, str, str], ...] = (
     ("lora_te1_", KOHYA, "te"), ("lora_te2_", KOHYA, "te2"), ("lora_te3_", KOHYA, "te3"), ("lora_te_", KOHYA, "te"),
     ("lora_unet_", KOHYA, ""), ("lora_transformer_", ONETRAINER, ""), ("lora_prior_unet_", ONETRAINER, ""),
     ("lycoris_te1_", LYCORIS, "te"), ("lycoris_te2_", LYCORIS, "te2"), ("lycoris_", LYCORIS, ""),
@@ -67,7 +67,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 def locate(stem: str) -> tuple[str, str, str]:
     """(layout, text encoder or "" for the denoiser, the layer's name without prefixes)."""
-    for prefix, layout, where in PREFIXES:
+    for prefix, layout, where in LAYER_PREFIXES:
         if stem.startswith(prefix):
             return layout, where, stem[len(prefix) :]
     return BARE, "te" if stem.startswith("text_model") else "", stem

@@ -38,7 +38,7 @@ from diffusion_local.models.lora_layers import (
     split_name,
 )
 
-METHODS = {
+METHOD_TITLES = {
     LORA: "a LoRA", LOCON: "a LoCon", TUCKER: "a LoCon with mid layers", DORA: "a DoRA", LOHA: "a LoHa", LOKR: "a LoKr",
     OFT: "an OFT", IA3: "an IA3", FULL: "a full difference", GLORA: "a GLoRA", NORM: "a LoRA with norm layers",
     VERA: "a VeRA", ADALORA: "an AdaLoRA", BOFT: "a BOFT", OTHER: "an adapter of PEFT of another kind",
@@ -46,7 +46,7 @@ METHODS = {
 #: Methods that the engine applies.
 APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL))
 
-MARKS = (
+LORA_MARKS = (
     "lora_",
     "lora.",
     ".lora",
@@ -71,9 +71,9 @@ BUNDLED = ("bundle_emb.",)
 #: Architectures with a UNet, and those whose UNet has another's shape.
 UNETS = frozenset(("sd1", "sd2", "sdxl"))
 SHAPED_ALIKE = {"kolors": "sdxl"}
-UNET = ("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_")
+UNET_BLOCKS = ("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_")
 #: Unsupported models by a few layers of their LoRAs, which may lie among supported ones.
-STRANGERS = (
+FOREIGN_LORAS = (
     ("Wan", VIDEO, LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"))),
     ("Wan", VIDEO, LoraSign(parts=("blocks_#_ffn_#",), reads={"blocks_#_self_attn_q": (1536, 2048, 3072, 5120)})),
     ("Wan", VIDEO, LoraSign(reads={"blocks_#_attn1_to_q": (1536, 3072, 5120)}, parts=("blocks_#_attn2_to_",))),
@@ -120,7 +120,7 @@ class LoraFile:
         """What an unsupported base makes: ``video``, ``text`` or ``picture``; "" if the base may be supported."""
         if self.base in families.ARCHITECTURES or families.get(self.base).title:
             return ""
-        titled = {title: makes for title, makes, _ in STRANGERS} | {title: VIDEO for _, title in STRANGER_WORDS}
+        titled = {title: makes for title, makes, _ in FOREIGN_LORAS} | {title: VIDEO for _, title in STRANGER_WORDS}
         return titled.get(self.base) or makes_of(self.base)
 
     @property
@@ -130,7 +130,7 @@ class LoraFile:
 
 
 def is_lora(header: Header) -> bool:
-    return any(any(mark in name for mark in MARKS) and is_known_layer(name) for name in header.tensors)
+    return any(any(mark in name for mark in LORA_MARKS) and is_known_layer(name) for name in header.tensors)
 
 
 def read_lora(header: Header) -> LoraFile:
@@ -200,8 +200,8 @@ def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: st
 
 
 def is_of_unet(denoiser: Mapping[str, Layer]) -> bool:
-    unet = any(name.startswith(UNET) for name in denoiser)
-    return unet and not any(sign.matches(denoiser) for _, _, sign in STRANGERS)
+    unet = any(name.startswith(UNET_BLOCKS) for name in denoiser)
+    return unet and not any(sign.matches(denoiser) for _, _, sign in FOREIGN_LORAS)
 
 
 def adapters_of(model: str) -> str:
@@ -214,7 +214,7 @@ def base_by_names(denoiser: Mapping[str, Layer], stated: str, layout: str) -> st
     """The base by the names of a few layers, for LoRAs whose sizes do not identify it and for unknown models."""
     if layout == COMFY and is_chroma(denoiser):
         return stated or "chroma"
-    known = [(sign.specificity, title) for title, _, sign in STRANGERS if sign.matches(denoiser)]
+    known = [(sign.specificity, title) for title, _, sign in FOREIGN_LORAS if sign.matches(denoiser)]
     stranger = max(known, default=None)
     ours = families.of_lora(denoiser)
     if stranger and (not ours or stranger[0] >= families.certainty(ours, denoiser)):

@@ -25,7 +25,7 @@ STORAGE_TYPES = {
     "BoolStorage": "BOOL", "UntypedStorage": "U8",
 }  # fmt: skip
 #: Functions and classes allowed when only weights are loaded: PyTorch's own, and those in ``engine.tensors``.
-HARMLESS = {
+HARMLESS_GLOBALS = {
     "collections OrderedDict", "torch Size", "torch device", "torch.nn.parameter Parameter",
     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor",
     "torch.serialization _get_layout", "numpy.core.multiarray scalar", "numpy dtype", "_codecs encode",
@@ -243,7 +243,7 @@ def extend(target: Any, items: list[Any]) -> None:
 def resolve_global(program: Program, name: str) -> None:
     module, _, last = name.partition(" ")
     storage = module in ("torch", "torch.storage") and last in STORAGE_TYPES
-    if not storage and name not in HARMLESS and name not in REBUILDS:
+    if not storage and name not in HARMLESS_GLOBALS and name not in REBUILDS:
         program.calls.add(f"{module}.{last}")
     program.stack.append(Name(name))
 

@@ -32,7 +32,7 @@ CLAUSES = re.compile(r"((?:(?<!\s)\s+)?[,.;:!?()\n]+\s*)")
 COMMAS = str.maketrans(
     dict(zip("，、。；：！？（）", [", ", ", ", ". ", ", ", ": ", "! ", "? ", "(", ")"], strict=True))
 )
-LONGEST = 8
+LONGEST_EXCERPT = 8
 SILENT = ""
 
 
@@ -73,7 +73,7 @@ def translated(run: str, places: list[str], unknown: list[str]) -> str:
     known, missed, at = table(), "", 0
     found: list[str] = []
     while at < len(run):
-        word = next((run[at : at + n] for n in range(LONGEST, 0, -1) if run[at : at + n] in known), "")
+        word = next((run[at : at + n] for n in range(LONGEST_EXCERPT, 0, -1) if run[at : at + n] in known), "")
         if not word:
             missed += run[at]
             at += 1
@@ -91,7 +91,7 @@ def translated(run: str, places: list[str], unknown: list[str]) -> str:
 
 #: Innermost round brackets, which may contain a weight in A1111's syntax: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
-NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
+WEIGHT_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 #: Strings of which a prompt must contain at least one to have any syntax that causes a warning.
 SYNTAX = (
     "<",
@@ -127,7 +127,7 @@ FOREIGN_SYNTAX = {
     "Dynamic Prompts": re.compile(r"__[@~!][\w\-/.*]{1,60}__"),
 }  # fmt: skip
 #: A flag, which is supported only in lists.
-FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
+MIDJOURNEY_FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
 #: A comment line, which A1111 ignores.
 COMMENT = re.compile(r"^[ \t]*#[ \t]+\S.{0,60}", re.MULTILINE)
 #: Syntax in full-width characters of East Asian keyboards; only the ASCII characters are supported.
@@ -205,7 +205,7 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
 def shape_warnings(field: str, text: str) -> dict[str, str]:
     """Warnings about syntax that belongs elsewhere: flags of lists, comments, full-width brackets."""
     found: dict[str, str] = {}
-    if flag := FLAG.search(text):
+    if flag := MIDJOURNEY_FLAG.search(text):
         found[f"{field} flag"] = message("prompt_flag", field=field, text=shortened(flag[0], 60))
     if comment := COMMENT.search(text):
         found[f"{field} comment"] = message("prompt_comment", field=field, text=shortened(comment[0].strip(), 60))
@@ -249,7 +249,7 @@ def first_weighted(text: str) -> str:
     """The first weighted words, brackets included; "" if there are none."""
     for found in BRACKETS.finditer(text):
         words, _, weight = found[1].rpartition(":")
-        if words and NUMBER.fullmatch(weight.strip()):
+        if words and WEIGHT_NUMBER.fullmatch(weight.strip()):
             return found[0]
     return ""
 

@@ -73,7 +73,7 @@ def check_parts(params: Params, model: "Model") -> None:
 #: Families whose models support IP-Adapters.
 TAKES_ADAPTERS = ("sd", "sdxl")
 #: Published image encoders by output width.
-USUAL = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
+ENCODER_BY_WIDTH = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
 
 
 def with_adapters(params: Params, architecture: str, known: Callable[[], list[Adapter]]) -> Params:
@@ -127,7 +127,9 @@ def check_adapters(params: Params, model: "Model", known: list[Adapter], encoder
             width = adapter.widths[0]
             raise InvalidParams(
                 field,
-                message("ip_adapter_encoder", name=each.adapter, width=width, usual=USUAL.get(width, "CLIP")),
+                message(
+                    "ip_adapter_encoder", name=each.adapter, width=width, usual=ENCODER_BY_WIDTH.get(width, "CLIP")
+                ),
             )
 
 

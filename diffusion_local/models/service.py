@@ -35,7 +35,7 @@ from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog, Model, from_entry
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
-from diffusion_local.models.formats import WEIGHTS
+from diffusion_local.models.formats import WEIGHT_SUFFIXES
 from diffusion_local.models.index import STARTER
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
@@ -331,7 +331,7 @@ def check_file(file: str) -> None:
     if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or path.name.startswith("."):
         raise InvalidParams("file", message("hub_path"))
     if not is_weights(path.name):
-        raise InvalidParams("file", message("hub_suffix", known=", ".join(WEIGHTS), got=echo(path.name)))
+        raise InvalidParams("file", message("hub_suffix", known=", ".join(WEIGHT_SUFFIXES), got=echo(path.name)))
     if len(path.name) > MAX_NAME:
         raise InvalidParams("file", message("name_length", most=MAX_NAME))
 

@@ -13,7 +13,7 @@ from typing import Any
 from diffusion_local.models.program_roots import read_yaml
 
 MOST_BYTES = 2_000_000
-SUFFIXES = (".json", ".civitai.info")
+SIDE_FILE_SUFFIXES = (".json", ".civitai.info")
 #: Limits: number of words, characters of a word, characters of all text.
 MOST_WORDS, MOST_WORD, MOST_TEXT = 24, 200, 2000
 
@@ -42,7 +42,7 @@ def picture(path: Path) -> Path | None:
 
 
 def side_file_paths(path: Path) -> Iterator[Path]:
-    for suffix in SUFFIXES:
+    for suffix in SIDE_FILE_SUFFIXES:
         yield path.with_name(f"{path.stem}{suffix}")
 
 

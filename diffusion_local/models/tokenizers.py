@@ -19,7 +19,7 @@ from diffusion_local.models.parts import PARTS_BY_ID
 from diffusion_local.paths import assets
 
 #: Every tokenizer folder has one of these files.
-WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 def bundled(kind: str) -> Path | None:
@@ -43,7 +43,7 @@ def archive_path(kind: str) -> Path:
 
 
 def has_vocabulary(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in WORDS)
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def find_tokenizer(folders: Iterable[Path]) -> Path | None:

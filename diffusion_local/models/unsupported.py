@@ -17,7 +17,7 @@ class Foreign:
 
 FIVE = (None,) * 5
 WAN = ("head.modulation", "patch_embedding", "blocks.0.self_attn")
-STRANGERS = (
+FOREIGN_MODELS = (
     Foreign("Wan", VIDEO, (sign(*WAN), sign("patch_embedding", "condition_embedder.text_embedder", "blocks.0.attn1"))),
     Foreign("Wan 2.1 1.3B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (1536, 16, 1, 2, 2)}),)),
     Foreign("Wan 2.2 5B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (3072, 48, 1, 2, 2)}),)),

@@ -15,7 +15,7 @@ from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UN
 from diffusion_local.models.folders import makes_no_pictures
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
-from diffusion_local.models.loras import APPLIED, METHODS, PICTURE, LoraFile
+from diffusion_local.models.loras import APPLIED, METHOD_TITLES, PICTURE, LoraFile
 from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
 from diffusion_local.models.pickled import calls_problem
 from diffusion_local.models.probe import (
@@ -35,7 +35,7 @@ from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, T
 #: Quantisation schemes supported in a VAE that replaces a model's own.
 LOADED_VAE = frozenset(("", PLAIN_FP8))
 #: Optional package that reads a container format.
-PACKAGES = {GGUF: "gguf"}
+FORMAT_PACKAGES = {GGUF: "gguf"}
 #: VAEs that can replace a model's own, and the tensor naming that each must have ("": any).
 REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers"}
 #: Folders of the home for files of a kind.
@@ -73,7 +73,7 @@ class Verdict(NamedTuple):
 
 
 USABLE = Verdict(READY)
-UNKNOWN = Verdict(UNSUPPORTED, message("model_unknown"))
+UNKNOWN_MODEL = Verdict(UNSUPPORTED, message("model_unknown"))
 
 
 def calls_verdict(name: str, found: Probe) -> Verdict | None:
@@ -112,7 +112,7 @@ def model_verdict(name: str, found: Probe) -> Verdict:
     if found.kind == ATTACHMENT:
         return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
     if found.kind not in (CHECKPOINT, DENOISER):
-        return UNKNOWN
+        return UNKNOWN_MODEL
     return unet_verdict(found) if found.unet else transformer_verdict(found)
 
 
@@ -191,8 +191,8 @@ def container_verdict(container: str, schemes: tuple[str, ...], title: str) -> V
     """The verdict on weights in quantisation schemes that cannot be read; None if they can."""
     if container == GGUF and GGUF in schemes:
         schemes = tuple(each for each in schemes if each != GGUF)
-        if not has_package(PACKAGES[GGUF]):
-            package = PACKAGES[GGUF]
+        if not has_package(FORMAT_PACKAGES[GGUF]):
+            package = FORMAT_PACKAGES[GGUF]
             return Verdict(RECOGNISED, message("file_needs_package", title=title, what="GGUF", package=package))
     if unknown := [each for each in schemes if each not in LOADED]:
         scheme = TITLES.get(unknown[0], unknown[0])
@@ -301,7 +301,7 @@ def vision_verdict(found: Probe) -> Verdict:
 
 
 #: Architectures and families whose denoisers accept residuals of a ControlNet, by its form.
-CONTROLLED = {
+CONTROL_ARCHITECTURES = {
     "controlnet": ("", "sd1", "sd2", "sdxl"),
     "controlnet_ldm": ("", "sd1", "sd2", "sdxl"),
     "controlnet_union": ("", "sdxl"),
@@ -315,7 +315,7 @@ CONTROLLED = {
 
 def control_verdict(found: Probe) -> Verdict:
     """Verdict on a ControlNet or T2I-Adapter."""
-    if found.base not in CONTROLLED.get(found.naming, ()):
+    if found.base not in CONTROL_ARCHITECTURES.get(found.naming, ()):
         return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
     if found.container == GGUF:
         return Verdict(
@@ -360,7 +360,7 @@ def vae_verdict(found: Probe) -> Verdict:
 
 
 def lora_verdict(found: LoraFile, container: str) -> Verdict:
-    base, method = found.title, METHODS[found.method]
+    base, method = found.title, METHOD_TITLES[found.method]
     kind = message("file_lora_for", method=method, base=base) if base else method
     if found.makes and found.makes != PICTURE:
         others = {

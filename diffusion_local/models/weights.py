@@ -10,12 +10,12 @@ from functools import cached_property
 from diffusion_local.models.headers import Header, Tensor
 
 #: Prefixes of a denoiser's tensor names in files of various programs, the longest first.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "denoiser.", "module.",
-    "model.", "unet.", "net.", "")  # fmt: skip
+TENSOR_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "denoiser.",
+    "module.", "model.", "unet.", "net.", "")  # fmt: skip
 #: Prefix of a second, averaged copy of the weights, which is ignored.
 TWINS = ("model_ema.",)
 
-PRECISIONS = {
+PRECISION_BY_DTYPE = {
     "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2",
     "I8": "int8", "U8": "uint8", "F4": "fp4",
 }  # fmt: skip
@@ -37,7 +37,7 @@ TITLES = {
     SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF", RARE_GGUF: "a rare type of GGUF",
 }  # fmt: skip
 #: Suffixes (one or two words) of tensor names that only one scheme has; the first match decides.
-MARKS: tuple[tuple[str, frozenset[str]], ...] = (
+QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (SVDQUANT, frozenset(("wscales", "smooth_factor", "proj_down"))),
     (NF4, frozenset(("quant_state.bitsandbytes__nf4",))),
     (FP4, frozenset(("quant_state.bitsandbytes__fp4",))),
@@ -110,7 +110,7 @@ class TensorView:
         return all(name in self.names for name in names)
 
 
-def views(header: Header, prefixes: Iterable[str] = PREFIXES) -> list[TensorView]:
+def views(header: Header, prefixes: Iterable[str] = TENSOR_PREFIXES) -> list[TensorView]:
     """One view per prefix of the file's tensor names, and one without prefix."""
     first = {name[: name.find(".") + 1] for name in header.tensors}
     return [TensorView(header, each) for each in prefixes if not each or each[: each.find(".") + 1] in first]
@@ -127,7 +127,7 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
         words = name.rsplit(".", 2)
         ends.add(words[-1])
         ends.add(".".join(words[-2:]))
-    for scheme, marks in MARKS:
+    for scheme, marks in QUANTISATION_MARKS:
         if not marks.isdisjoint(ends):
             return scheme_of(scheme, tensors)
     if stated:
@@ -189,4 +189,4 @@ def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
     if not counts:
         return ""
     most = counts.most_common(1)[0][0]
-    return PRECISIONS.get(most, most)
+    return PRECISION_BY_DTYPE.get(most, most)

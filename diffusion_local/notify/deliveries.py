@@ -12,9 +12,9 @@ from diffusion_local.messages import message
 from diffusion_local.notify.outbox import Notice
 
 HOOK = "hook:"  # prefix of receivers that are command hooks of config.toml
-NONE: Mapping[str, str] = {}
+NO_FACTS: Mapping[str, str] = {}
 #: Due deliveries, with the owner of their batch.
-DUE = (
+DUE_DELIVERIES = (
     "FROM deliveries AS d LEFT JOIN notices AS n ON n.id = d.notice LEFT JOIN batches AS b ON b.id = n.batch_id "
     "WHERE d.state = 'waiting' AND (d.next_try_at <= ? OR d.next_try_at > ?)"
 )
@@ -44,7 +44,7 @@ class DeliveryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, notice: Notice, payload: str, tries: dict[str, int], own: Mapping[str, str] = NONE) -> list[str]:
+    def add(self, notice: Notice, payload: str, tries: dict[str, int], own: Mapping[str, str] = NO_FACTS) -> list[str]:
         """Add one delivery per receiver (``tries``: attempts by receiver) and mark the notification handled, in one
         transaction.
 
@@ -116,7 +116,8 @@ class DeliveryStore:
         """(receiver, owner of the batch) pairs with due deliveries, longest overdue first."""
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE} GROUP BY 1, 2 ORDER BY min(d.next_try_at)",
+                f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE_DELIVERIES} GROUP BY 1, 2 "
+                "ORDER BY min(d.next_try_at)",
                 [utc_now(), latest_valid()],
             )
             return [(row[0], row[1]) for row in found.fetchall()]
@@ -125,7 +126,7 @@ class DeliveryStore:
         """(id, attempts left) of the receiver's longest overdue delivery, or None."""
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT d.id, d.tries_left {DUE} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
+                f"SELECT d.id, d.tries_left {DUE_DELIVERIES} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
                 "ORDER BY d.next_try_at, d.id LIMIT 1",
                 [utc_now(), latest_valid(), receiver, account],
             )

@@ -196,7 +196,7 @@ class NotificationDispatcher:
     def _prediction(self, event: str, batch: Batch) -> dict[str, str]:
         """The payload for the batch's own webhook, by receiver; empty if it did not subscribe to the event."""
         subscription = predictions.Subscription.of_batch(batch)
-        if predictions.EVENTS.get(event) not in subscription.events:
+        if predictions.WEBHOOK_EVENTS.get(event) not in subscription.events:
             return {}
         jobs = self._view.jobs((), batch.id, predictions.MOST_JOBS, None)
         if event == "batch.started":

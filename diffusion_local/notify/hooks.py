@@ -19,7 +19,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.notify.deliveries import HOOK
 from diffusion_local.notify.webhook import MAX_READ, Outcome, printable
-from diffusion_local.settings import PREFIX, Settings, inherited
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings, inherited
 
 #: Event -> setting with its command.
 HOOK_SETTINGS = {
@@ -52,7 +52,7 @@ def run(settings: Settings, receiver: str, payload: str) -> Outcome:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=inherited() | {PREFIX + fact.upper(): value for fact, value in facts_by_name.items()},
+            env=inherited() | {ENVIRONMENT_PREFIX + fact.upper(): value for fact, value in facts_by_name.items()},
             cwd=settings.home,
             start_new_session=True,
             umask=disk.inherited_umask(),

@@ -20,7 +20,7 @@ KEY_FILE = "links.secret"
 LINK_SECONDS = 3600
 #: Addresses made within this many seconds are equal, so that clients can cache responses that contain them.
 STEP = 600
-EVERYWHERE = ("0.0.0.0", "::", "[::]", "")
+WILDCARD_HOSTS = ("0.0.0.0", "::", "[::]", "")
 SIGNED_FIELDS = ("expires", "account", "token", "signature")
 
 
@@ -68,6 +68,6 @@ def root_of(settings: Settings) -> str:
     if settings.public_url:
         return settings.public_url.rstrip("/")
     scheme = "https" if settings.tls_cert else "http"
-    host = socket.gethostname() if settings.host in EVERYWHERE else settings.host
+    host = socket.gethostname() if settings.host in WILDCARD_HOSTS else settings.host
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return f"{scheme}://{host}:{settings.port}{settings.root_path.rstrip('/')}"

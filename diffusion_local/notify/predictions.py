@@ -11,7 +11,7 @@ from diffusion_local.domain import Batch, Image, Job, State
 
 MOST_JOBS = 1000
 #: Replicate's names of our events.
-EVENTS = {"batch.started": "start", "batch.done": "completed"}
+WEBHOOK_EVENTS = {"batch.started": "start", "batch.done": "completed"}
 FILTER = ("start", "output", "logs", "completed")
 
 

@@ -18,7 +18,7 @@ from diffusion_local.messages import message
 from diffusion_local.notify.addresses import AllowedTargets, Target, check_target
 from diffusion_local.settings import Settings
 
-PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"
 BYTES = range(24, 65)
 
 
@@ -33,7 +33,7 @@ def stored_secret(path: Path) -> str:
     """The secret in a file of the home, created on first use. Raises InvalidParams if the file holds no secret."""
     with contextlib.suppress(FileNotFoundError):
         return check_secret(path.read_text(encoding="ascii", errors="replace").strip(), path.name)
-    return store_secret(path, PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
+    return store_secret(path, SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
 
 
 def store_secret(path: Path, secret: str) -> str:
@@ -59,10 +59,10 @@ def store_secret(path: Path, secret: str) -> str:
 def check_secret(secret: str, where: str) -> str:
     """The secret if it is valid. Raises InvalidParams, without echoing it."""
     try:
-        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         key = b""
-    if not secret.startswith(PREFIX) or len(key) not in BYTES:
+    if not secret.startswith(SECRET_PREFIX) or len(key) not in BYTES:
         raise InvalidParams(where, message("hook_secret"))
     return secret
 
@@ -71,7 +71,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0  # maximum between two chunks of a response
 TOTAL_SECONDS = 20.0  # maximum for one attempt, so that a slow response does not block the queue
 MAX_READ = 4096  # bytes read of a response body
-EXCERPT = 500  # characters stored of a response body
+ANSWER_EXCERPT = 500  # characters stored of a response body
 GONE = 410  # the receiver has been removed: retrying is pointless
 
 
@@ -119,7 +119,7 @@ async def send_in_time(target: Target, payload: str, headers: dict[str, str]) ->
     except TimeoutError:
         return Outcome(False, error=f"no whole answer within {TOTAL_SECONDS:g} s")
     except (httpx.HTTPError, ssl.SSLError, OSError) as error:
-        return Outcome(False, error=f"{type(error).__name__}: {error}"[:EXCERPT])
+        return Outcome(False, error=f"{type(error).__name__}: {error}"[:ANSWER_EXCERPT])
 
 
 async def send(target: Target, payload: str, headers: dict[str, str]) -> Outcome:
@@ -171,4 +171,4 @@ def outcome(status: int, answer: str) -> Outcome:
 
 
 def printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)[:EXCERPT]
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)[:ANSWER_EXCERPT]

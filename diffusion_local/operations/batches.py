@@ -113,7 +113,7 @@ GRIDS = {
     ),
 }
 
-PROMPTS = {
+PROMPT_OPERATIONS = {
     "count_tokens": op(READ, NOTHING),
     "vocabulary": op(READ, NOTHING),
     "help": op(
@@ -213,7 +213,7 @@ GRAPHS = {
 
 OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
     "batches": BATCHES,
-    "prompts": PROMPTS,
+    "prompts": PROMPT_OPERATIONS,
     "grids": GRIDS,
     "lists": LISTS,
     "queue_file": QUEUE_FILE,

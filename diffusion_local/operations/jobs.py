@@ -24,7 +24,7 @@ from diffusion_local.operations.operation import (
     unserved,
 )
 
-OPERATIONS = {
+JOB_OPERATIONS = {
     "submit": op(
         SUBMIT,
         OWN,

@@ -17,7 +17,7 @@ OPERATIONS: dict[str, Operation] = {}
 _METHODS: dict[str, Any] = {}
 
 #: Default descriptions of arguments.
-MEANINGS = {
+ARGUMENT_MEANINGS = {
     "job_id": "a job's id",
     "job_ids": "each job by its id",
     "batch_id": "every job of this batch",
@@ -40,8 +40,8 @@ MEANINGS = {
     "expansion_seed": "draws the same wildcards and seeds again",
     "skip_bad_lines": "enqueue the good lines; otherwise one bad line rejects the whole list",
 }
-EXAMPLES = {"prompt": "a red apple", "x": "steps: 6,12", "y": "prompt: apple,pear", "z": "seed: 1-3"}
-EXAMPLES |= {"window": "23:00-07:00"}
+ARGUMENT_EXAMPLES = {"prompt": "a red apple", "x": "steps: 6,12", "y": "prompt: apple,pear", "z": "seed: 1-3"}
+ARGUMENT_EXAMPLES |= {"window": "23:00-07:00"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def declare(part: str, operations: dict[str, Operation]) -> None:
         OPERATIONS[name] = replace(each, name=name, doc=inspect.cleandoc(each.doc))
 
 
-declare("", jobs.OPERATIONS)
+declare("", jobs.JOB_OPERATIONS)
 declare("queue", jobs.QUEUE_OPERATIONS)
 for _parts in (batches.OPERATIONS_BY_PART, gallery.OPERATIONS_BY_PART, system.OPERATIONS_BY_PART):
     for _part, _operations in _parts.items():
@@ -117,7 +117,7 @@ def arguments(operation: Operation, takes: str | None = None) -> list[Argument]:
 
 
 def argument(operation: Operation, name: str, parameter: str, own: dict[str, inspect.Parameter]) -> Argument:
-    meaning = operation.meanings.get(name) or MEANINGS.get(name, "")
+    meaning = operation.meanings.get(name) or ARGUMENT_MEANINGS.get(name, "")
     if parameter == "job_id" and parameter not in own:  # one of job_ids
         return Argument(name, "job_ids", str, "", meaning)
     if parameter not in own:
@@ -131,7 +131,9 @@ def argument(operation: Operation, name: str, parameter: str, own: dict[str, ins
     default = declared.default
     if default == () and default is not declared.empty:
         default = None
-    return Argument(name, parameter, request_type(declared.annotation, default), default, meaning, EXAMPLES.get(name))
+    return Argument(
+        name, parameter, request_type(declared.annotation, default), default, meaning, ARGUMENT_EXAMPLES.get(name)
+    )
 
 
 def options(operation: Operation) -> list[Argument]:

@@ -18,16 +18,26 @@ from diffusion_local.options.types import Control, Kind, format_number
 from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
-STRENGTH = "Denoising strength"  # of img2img, or of the second pass after txt2img
+STRENGTH_NAME = "Denoising strength"  # of img2img, or of the second pass after txt2img
 RESIZE = "Hires resize"  # size of a second pass, given instead of a factor
 SIZE_TEXT = re.compile(r"(\d{1,5})x(\d{1,5})")
 MODEL_HASH = "Model hash"  # first ten digits of the file's SHA-256
 #: Names in recipes that are not options.
-NOTES = (MODEL_HASH, "VAE hash", "Lora hashes", "TI hashes", "Version", "version", "Pipeline", "Parser", "Operations")
+FACT_NAMES = (
+    MODEL_HASH,
+    "VAE hash",
+    "Lora hashes",
+    "TI hashes",
+    "Version",
+    "version",
+    "Pipeline",
+    "Parser",
+    "Operations",
+)
 #: A1111's order of its names; other names follow in table order.
 PAIR_ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", MODEL_HASH, "Model", "VAE hash", "VAE",
-    STRENGTH, "Clip skip", "Variation seed", "Variation seed strength", "Hires upscale", "Hires steps",
+    STRENGTH_NAME, "Clip skip", "Variation seed", "Variation seed strength", "Hires upscale", "Hires steps",
     "Hires upscaler", "Postprocess upscale by", "Postprocess upscaler",
 )  # fmt: skip
 #: A1111's names of options with fixed choices -> our name; unknown values are reported as not read.
@@ -81,7 +91,7 @@ def option_pairs(params: Params) -> dict[str, str]:
         if option.a1111 and params.kind in option.kinds and (needed or option.is_set(value, params.kind)):
             written[option.a1111[0]] = format_number(value) if option.type is float else str(value)
     if params.hires_scale and params.kind is Kind.TXT2IMG:
-        written[STRENGTH] = format_number(params.hires_strength)
+        written[STRENGTH_NAME] = format_number(params.hires_strength)
     return written
 
 
@@ -174,5 +184,5 @@ def unread_pairs(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[
     """Pairs that are not options or whose values are unusable, such as a 64-bit seed."""
     ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
     ours |= {"Size"} & set(found) if "width" in settings else set()
-    ours |= {STRENGTH, RESIZE} if "hires_scale" in settings else set()
+    ours |= {STRENGTH_NAME, RESIZE} if "hires_scale" in settings else set()
     return {name: value for name, value in found.items() if name not in ours}

@@ -8,7 +8,7 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
 #: The first of each is the default; the names are A1111's.
-AREAS = ("Whole picture", "Only masked")
+INPAINT_AREAS = ("Whole picture", "Only masked")
 CONTENTS = ("original", "fill", "latent noise", "latent nothing")
 EDGES = ("hard", "soft")
 #: Other names of the fills under the mask.
@@ -19,7 +19,7 @@ MAX_SIDE = 4096
 OUTPAINT_SIDE = re.compile(r"(left|top|right|bottom|all)\s*[:=]?\s*(\d{1,5})(?:px)?", re.ASCII | re.IGNORECASE)
 FRAME = re.compile(r"(\d{1,5})\s*[x×]\s*(\d{1,5})(?:\s*\+\s*(\d{1,5})\s*\+\s*(\d{1,5}))?", re.ASCII | re.IGNORECASE)
 #: Example values of ``outpaint``, for error messages.
-EXAMPLES = '"left:128 right:128", or a frame such as "1024x768" or "1024x768+128+0"'
+OUTPAINT_EXAMPLES = '"left:128 right:128", or a frame such as "1024x768" or "1024x768+128+0"'
 
 Size = tuple[int, int]
 #: left, top, right, bottom
@@ -61,7 +61,7 @@ def check_outpaint(field: str, value: Any) -> str:
         return f"{int(width)}x{int(height)}" + (f"+{int(left)}+{int(top)}" if left else "")
     found = {name.lower(): int(pixels) for name, pixels in OUTPAINT_SIDE.findall(text)}
     if not found or OUTPAINT_SIDE.sub("", text).strip(" ,;") or len(OUTPAINT_SIDE.findall(text)) != len(found):
-        raise InvalidParams(field, message("outpaint", examples=EXAMPLES, got=echo(value)))
+        raise InvalidParams(field, message("outpaint", examples=OUTPAINT_EXAMPLES, got=echo(value)))
     sides = dict.fromkeys(SIDES, found.pop("all", 0)) | found
     if max(sides.values()) > MAX_SIDE:
         raise InvalidParams(field, message("outpaint_side", most=MAX_SIDE, got=max(sides.values())))

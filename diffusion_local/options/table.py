@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self, get_args
 
 from diffusion_local.options import values
 from diffusion_local.options.hires import SecondPass, enlarged
-from diffusion_local.options.inpaint import AREAS, CONTENTS, EDGES, check_content, check_outpaint
+from diffusion_local.options.inpaint import CONTENTS, EDGES, INPAINT_AREAS, check_content, check_outpaint
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
 from diffusion_local.options.types import RUNGS, Control, Detail, Kind, Lora, Reference, Region
@@ -157,8 +157,8 @@ class Params:
     )] = 0.0
     inpaint_area: Annotated[str, Option(
         meaning="`Only masked` paints the region of the mask at the job's size, and keeps the size of the source",
-        a1111=("Inpaint area",), kinds=(Kind.INPAINT,), choices=AREAS, place="inpaint"
-    )] = AREAS[0]
+        a1111=("Inpaint area",), kinds=(Kind.INPAINT,), choices=INPAINT_AREAS, place="inpaint"
+    )] = INPAINT_AREAS[0]
     mask_padding: Annotated[int, Option(
         meaning="pixels around the mask that belong to the region, where only that is painted",
         a1111=("Masked area padding",), kinds=(Kind.INPAINT,), low=0, high=1024, web_api="inpaint_full_res_padding",

@@ -10,7 +10,7 @@ from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
 from diffusion_local.options.hires import MAX_TILES, MIN_TILE, Size, enlarged, tile_count
-from diffusion_local.options.inpaint import AREAS, margins
+from diffusion_local.options.inpaint import INPAINT_AREAS, margins
 from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, nearest_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
 from diffusion_local.options.table import LANCZOS, OPTIONS, PICTURES, RECORDS, SETTINGS, Params, refused_options
@@ -136,7 +136,7 @@ def denoising_options(
                 done["mask"] = check_mask(given, whole, size_of)
             with faults:
                 whole = extended_size(given, whole)
-        only_masked = kind is Kind.INPAINT and value_or("inpaint_area", given, AREAS[0]) == AREAS[1]
+        only_masked = kind is Kind.INPAINT and value_or("inpaint_area", given, INPAINT_AREAS[0]) == INPAINT_AREAS[1]
         size = (defaults.width, defaults.height) if only_masked else nearest_size(*whole, limits)
     with faults:
         done["width"], done["height"] = check_size(
@@ -331,7 +331,7 @@ def extract_lora_tags(params: Params) -> Params:
 
 def lora_from_tag(tag: tags.Tag) -> Lora:
     """The LoRA of a tag. Raises InvalidParams."""
-    if tag.kind not in tags.LORAS:
+    if tag.kind not in tags.LORA_TAGS:
         raise InvalidParams("prompt", message("only_loras", name=echo(tag.to_text())))
     try:
         weight = float(tag.weight or 1)

@@ -44,10 +44,10 @@ MAX_NAME_CHARS = 200
 SOURCE_ID = re.compile(r"[0-9a-f]{64}")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
 #: A comma-separated part; quoted commas do not separate. An unclosed quotation mark is an ordinary character.
-PART = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
+CSV_ENTRY = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
 QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
 #: Allowed control characters: tab, line ends, form feed, escape.
-CONTROLS = "\t\n\v\f\r\x1b"
+CONTROL_CHARACTERS = "\t\n\v\f\r\x1b"
 
 
 def draw_seed() -> int:
@@ -61,7 +61,7 @@ def check_prompt(field: str, text: Any, required: bool = False) -> None:
         raise InvalidParams(field, message("too_long", most=MAX_PROMPT_CHARS, got=len(text)))
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         raise InvalidParams(field, message("half_character"))
-    if strange := next((sign for sign in text if sign < " " and sign not in CONTROLS), ""):
+    if strange := next((sign for sign in text if sign < " " and sign not in CONTROL_CHARACTERS), ""):
         raise InvalidParams(field, message("control_character", sign=f"U+{ord(strange):04X}"))
     if required and not text.strip():
         raise InvalidParams(field, message("empty_prompt"))
@@ -182,7 +182,7 @@ def check_loras(field: str, value: Any) -> tuple[Lora, ...]:
 
     In text, a name with a comma or quotation mark is quoted as in CSV: ``"a, b":0.8``. Raises InvalidParams.
     """
-    each = [one.strip() for one in PART.findall(value) if one.strip()] if isinstance(value, str) else value
+    each = [one.strip() for one in CSV_ENTRY.findall(value) if one.strip()] if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
         raise InvalidParams(field, message("lora_list", example='[{"name": "ink", "weight": 0.8}]', got=echo(value)))
     each = [one for one in each if one != ""]

@@ -18,7 +18,7 @@ from kombu.exceptions import KombuError
 BLOCK_SECONDS = 0.25
 CONNECT_SECONDS = 2
 #: Transport options with numeric values.
-NUMBERS = ("polling_interval", "visibility_timeout", "wait_time_seconds")
+NUMERIC_PARAMETERS = ("polling_interval", "visibility_timeout", "wait_time_seconds")
 
 
 def errors_of(url: str) -> tuple[type[Exception], ...]:
@@ -40,7 +40,7 @@ class BrokerStorage(MemoryStorage):
         self._options: dict[str, Any] = {
             key: value == "true" if value in ("true", "false") else value for key, value in texts.items()
         }
-        self._options |= {key: float(texts[key]) for key in NUMBERS if key in texts}
+        self._options |= {key: float(texts[key]) for key in NUMERIC_PARAMETERS if key in texts}
         if url.startswith("amqp"):  # so that ``queue_size`` counts a message as soon as it is sent
             self._options = {"confirm_publish": True} | self._options
         if url.startswith("sqs:"):

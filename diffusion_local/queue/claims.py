@@ -15,7 +15,7 @@ from diffusion_local.errors import LostClaim
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.order import QueueOrder
 
-JOB = "SELECT * FROM jobs WHERE id = ?"
+JOB_BY_ID = "SELECT * FROM jobs WHERE id = ?"
 #: Params that may differ within a pass, with the values that replace them when the rest is compared.
 FREE_IN_PASS: dict[str, Any] = {"prompt": "", "negative": "", "seed": 0}
 HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
@@ -57,7 +57,7 @@ def held_by(db: Transaction, claim: Claim) -> Job:
 
 
 def by_id(db: Transaction, job_id: str) -> Job:
-    return next(rows.to_job(row) for row in db.query(JOB, [job_id]))
+    return next(rows.to_job(row) for row in db.query(JOB_BY_ID, [job_id]))
 
 
 def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Able | None) -> str | None:

@@ -38,7 +38,7 @@ TIMEOUT_SECONDS = 1.0
 SQLITE_BUSY_SECONDS = 15
 #: The Huey storage methods that this program uses.
 STORAGE_METHODS = ("enqueue", "dequeue", "queue_size", "add_to_schedule", "read_schedule")
-EXAMPLES = (
+URL_EXAMPLES = (
     "sqlite:////folder/queue.db, redis://host:6379/0, unix:///run/redis/redis.sock, postgresql://user@host/name, "
     "amqp://user@host/ or sqs://"
 )
@@ -104,16 +104,16 @@ def parse_url(url: str) -> QueueUrl:
         split = urlsplit(url)
         port, query = split.port, parse_qs(split.query, strict_parsing=bool(split.query))
     except ValueError as error:
-        raise InvalidParams("queue", message("queue_url_why", examples=EXAMPLES, why=error)) from None
+        raise InvalidParams("queue", message("queue_url_why", examples=URL_EXAMPLES, why=error)) from None
     if split.scheme not in BACKENDS:
-        raise InvalidParams("queue", message("queue_url_scheme", examples=EXAMPLES, got=echo(split.scheme)))
+        raise InvalidParams("queue", message("queue_url_scheme", examples=URL_EXAMPLES, got=echo(split.scheme)))
     place = split.path.strip("/")
     file = split.scheme in ("sqlite", "unix")
     there = place if file else port != 0 and (split.hostname or split.scheme in HOSTLESS)
     if not there or (split.scheme == "sqlite" and split.netloc):
-        raise InvalidParams("queue", message("queue_url_place", examples=EXAMPLES))
+        raise InvalidParams("queue", message("queue_url_place", examples=URL_EXAMPLES))
     if split.scheme in ("redis", "rediss") and place and not place.isdecimal():
-        raise InvalidParams("queue", message("queue_url_number", examples=EXAMPLES))
+        raise InvalidParams("queue", message("queue_url_number", examples=URL_EXAMPLES))
     prefix = query.pop("prefix", [""])[-1]
     if split.scheme == "sqlite" and query:
         raise InvalidParams("queue", message("queue_url_option", option=echo(next(iter(query)))))

@@ -77,12 +77,12 @@ OPEN, FINISH, GIVE_BACK = 0, 1, 2
 
 INTERACTIVE = rows.LANE_RANKS[Lane.INTERACTIVE]
 OPEN_QUEUE = f"SELECT paused = {OPEN} AND blocked = '' FROM queue"
-REQUESTS = (
+REQUEST_COLUMNS = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
 )
-REQUEUED = ", worker = NULL, step = 0, phase = ''"
-ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
+REQUEUED_COLUMNS = ", worker = NULL, step = 0, phase = ''"
+ENDED_COLUMNS = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
 
 class JobStore:
@@ -120,7 +120,7 @@ class JobStore:
         where, values = selection.where()
         now = utc_now()
         with self._database.write() as db:
-            ended = self._move(db, "cancel", f"AND {where}", ENDED + ", note = ''", now=now, **values)
+            ended = self._move(db, "cancel", f"AND {where}", ENDED_COLUMNS + ", note = ''", now=now, **values)
             flagged = db.query(
                 f"UPDATE jobs SET cancel_requested = 1 WHERE state = 'running' AND {where} RETURNING id", values
             )
@@ -206,7 +206,7 @@ class JobStore:
     def flags_of(self, claims: Sequence[Claim]) -> list[Flags | None]:
         """Pending requests per claim; None for a lost claim."""
         with self._database.read() as db:
-            query = f"SELECT {REQUESTS} FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
+            query = f"SELECT {REQUEST_COLUMNS} FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
             return [read_flags(db.query(query, claim_values(claim))) for claim in claims]
 
     def report(self, claim: Claim, step: int, phase: str = "") -> Flags:
@@ -218,7 +218,7 @@ class JobStore:
         now = utc_now()
         update = (
             "UPDATE jobs SET step = :step, phase = :phase, phase_json = :phase_json, reported_at = :now "
-            f"WHERE id = :id AND state = 'running' {HOLDS_CLAIM} RETURNING {REQUESTS}"
+            f"WHERE id = :id AND state = 'running' {HOLDS_CLAIM} RETURNING {REQUEST_COLUMNS}"
         )
         with self._database.write(patient=True) as db:
             return [
@@ -237,7 +237,9 @@ class JobStore:
         ``note`` goes into the job's history. Raises LostClaim.
         """
         taken = (rows.timings_row(timings) if timings else {}) | (rows.note_row(note) if note else {})
-        ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
+        ended = (
+            ENDED_COLUMNS + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
+        )
         with self._database.write(patient=True) as db:
             job = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken)
             db.insert("images", rows.image_row(image) | {"owner": job.owner})
@@ -250,12 +252,14 @@ class JobStore:
         """End the job as failed. Raises LostClaim."""
         columns = rows.failure_row(failure)
         with self._database.write(patient=True) as db:
-            self._settle(db, "fail", claim, ENDED + ", cancel_requested = 0" + rows.set_clauses(columns), **columns)
+            self._settle(
+                db, "fail", claim, ENDED_COLUMNS + ", cancel_requested = 0" + rows.set_clauses(columns), **columns
+            )
 
     def stop(self, claim: Claim) -> None:
         """End the job as cancelled. Raises LostClaim."""
         with self._database.write(patient=True) as db:
-            self._settle(db, "stop", claim, ENDED)
+            self._settle(db, "stop", claim, ENDED_COLUMNS)
 
     def requeue(self, claim: Claim, note: str, not_before: str | None = None, tries: int = 0, faults: int = 0) -> State:
         """Return the job to its place in the queue, or cancel it if that was requested; returns the new state.
@@ -269,12 +273,12 @@ class JobStore:
             if db.scalar(
                 f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}", **values
             ):
-                return self._settle(db, "stop", claim, ENDED).state
+                return self._settle(db, "stop", claim, ENDED_COLUMNS).state
             return self._settle(
                 db,
                 "requeue",
                 claim,
-                REQUEUED
+                REQUEUED_COLUMNS
                 + ", not_before = :until, tries = tries + :tries, faults = faults + :faults"
                 + rows.set_clauses(noted),
                 **noted,
@@ -297,7 +301,7 @@ class JobStore:
             if len(tried) >= MOST_SLOTS or tried.issuperset(others):
                 return False
             note_refusal(db, claim.job_id, claim.worker, kind)
-            self._settle(db, "requeue", claim, REQUEUED + rows.set_clauses(noted), **noted)
+            self._settle(db, "requeue", claim, REQUEUED_COLUMNS + rows.set_clauses(noted), **noted)
             return True
 
     def of_claim(self, claim: Claim) -> Job:
@@ -326,19 +330,19 @@ class JobStore:
             for job in orphans:
                 if job.claim in given_back:
                     verb = "stop" if job.cancel_requested else "requeue"
-                    sets = ENDED if job.cancel_requested else REQUEUED
+                    sets = ENDED_COLUMNS if job.cancel_requested else REQUEUED_COLUMNS
                     note = rows.note_row(message("event_given_back", reason="shutdown"))
                     settled.append(self._settle(db, verb, job.claim, sets + rows.set_clauses(note), **note))
                     continue
                 note = rows.note_row(failure_note(failure.kind))
                 counted = ", crashes = crashes + 1" + rows.set_clauses(note)
                 if job.cancel_requested:
-                    settled.append(self._settle(db, "stop", job.claim, ENDED + counted, **note))
+                    settled.append(self._settle(db, "stop", job.claim, ENDED_COLUMNS + counted, **note))
                 elif job.crashes + 1 < CRASH_LIMIT:
-                    settled.append(self._settle(db, "requeue", job.claim, REQUEUED + counted, **note))
+                    settled.append(self._settle(db, "requeue", job.claim, REQUEUED_COLUMNS + counted, **note))
                 else:
                     why = rows.failure_row(failure)
-                    sets = ENDED + counted + rows.set_clauses(why)
+                    sets = ENDED_COLUMNS + counted + rows.set_clauses(why)
                     settled.append(self._settle(db, "fail", job.claim, sets, **note, **why))
         return settled
 

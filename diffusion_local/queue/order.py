@@ -84,12 +84,13 @@ def choose_head(heads: Iterable[QueueHead], turns: FairShares, loaded: str, stre
 LOOK_AHEAD = 100  # jobs examined per owner and model
 BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
 #: Jobs that only a gate holds back. The index is forced: the planner would take jobs_by_state and sort all queued jobs.
-DUE = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
-RUN = f"{DUE} AND lane = :lane AND priority = :priority"
-HEADS = first_of_each(RUN, ("owner", "model"), "position", "id, owner, model, position")
+DUE_JOBS = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
+PRIORITY_RUN = f"{DUE_JOBS} AND lane = :lane AND priority = :priority"
+RUN_HEADS = first_of_each(PRIORITY_RUN, ("owner", "model"), "position", "id, owner, model, position")
 #: The first ``:n`` jobs of one owner and model behind one gate.
 OWNER_MODEL_RUN = (
-    f"SELECT id, owner, model, position FROM {RUN} AND owner = :owner AND model = :model ORDER BY position LIMIT :n"
+    f"SELECT id, owner, model, position FROM {PRIORITY_RUN} AND owner = :owner AND model = :model "
+    "ORDER BY position LIMIT :n"
 )
 #: The retry delay is over, or is longer than any allowed one because the clock was wrong. Each half uses the index.
 DELAYED = f"{by_index('jobs', 'jobs_later')} WHERE state = 'queued' AND not_before"
@@ -177,7 +178,7 @@ class QueueOrder:
             if lane == BATCH_RANK and self._resting:
                 continue
             for gate in open_gates:
-                counted = f"SELECT model, count(*) FROM {DUE} AND lane = :lane GROUP BY model"
+                counted = f"SELECT model, count(*) FROM {DUE_JOBS} AND lane = :lane GROUP BY model"
                 for model, count in self._db.execute(counted, {"gate": gate, "lane": lane}).fetchall():
                     key = (str(rows.LANES[lane]), model)
                     found[key] = found.get(key, 0) + count
@@ -196,7 +197,7 @@ class QueueOrder:
             while below is not None:
                 found = [
                     self._db.scalar(
-                        f"SELECT priority FROM {DUE} AND lane = :lane AND priority < :below "
+                        f"SELECT priority FROM {DUE_JOBS} AND lane = :lane AND priority < :below "
                         "ORDER BY priority DESC LIMIT 1",
                         gate=gate,
                         lane=lane,
@@ -292,7 +293,7 @@ class QueueOrder:
         """The first job of each (owner, model), over all open gates."""
         first: dict[tuple[str, str], QueueHead] = {}
         for gate in self._open[lane]:
-            for row in self._db.execute(HEADS, {"gate": gate, "lane": lane, "priority": priority}).fetchall():
+            for row in self._db.execute(RUN_HEADS, {"gate": gate, "lane": lane, "priority": priority}).fetchall():
                 head = QueueHead(*row)
                 best = first.get((head.owner, head.model))
                 if best is None or head.position < best.position:

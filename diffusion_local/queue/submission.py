@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from diffusion_local.accounts import store
 from diffusion_local.db import rows
-from diffusion_local.db.access import SEPARATOR, scoped_key
+from diffusion_local.db.access import FIELD_SEPARATOR, scoped_key
 from diffusion_local.db.database import Transaction
 from diffusion_local.domain import Batch, Job
 from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
@@ -59,7 +59,7 @@ def require_not_blocked(db: Transaction) -> None:
 def earlier_submit(db: Transaction, key: str, request: str) -> tuple[str, list[str]] | None:
     for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
         if batch["request"] != request:
-            given = key.rpartition(SEPARATOR)[2]
+            given = key.rpartition(FIELD_SEPARATOR)[2]
             raise Conflict(message("key_used", key=echo(given)))
         found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
         return batch["id"], [row["id"] for row in found]

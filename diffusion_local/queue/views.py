@@ -92,7 +92,9 @@ RUNNING = f"SELECT * FROM {by_index('jobs', 'jobs_running')} WHERE state = 'runn
 STALL_STEPS = 20
 MAX_SINGLE_LOOKUPS = 3  # up to this many jobs are looked up one by one
 #: Jobs ahead of a given one by position. Between owners and models fair sharing decides (queue.order).
-AHEAD = "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
+JOBS_AHEAD = (
+    "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
+)
 EVENT_READABLE = f"({SEES_ALL} OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {readable('jobs')}))"
 
 
@@ -162,7 +164,7 @@ class QueueView:
             if job.state is State.QUEUED:
                 ahead = queued_work(
                     db,
-                    AHEAD,
+                    JOBS_AHEAD,
                     lane=rows.LANE_RANKS[job.lane],
                     priority=job.priority,
                     position=job.position,

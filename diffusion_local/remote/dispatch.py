@@ -36,7 +36,7 @@ from diffusion_local.remote.models import Fetcher
 from diffusion_local.remote.pairing import Credential, client_of, stored
 from diffusion_local.remote.pulse import Bell, Pulse
 from diffusion_local.remote.server import ROOT
-from diffusion_local.remote.spool import SUFFIX, Spool
+from diffusion_local.remote.spool import SPOOL_SUFFIX, Spool
 from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ class RemoteDispatch:
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         body = wire.request(name, args, kwargs, slot=self._slot, session=self._session, version=__version__)
         try:
-            answer = self._client.post(f"{ROOT}/worker", content=body, headers={"Content-Type": wire.MEDIA})
+            answer = self._client.post(f"{ROOT}/worker", content=body, headers={"Content-Type": wire.WIRE_MEDIA_TYPE})
         except httpx.HTTPError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ServerProblem(message("studio_certificate", url=self.url, error=error)) from None
@@ -338,7 +338,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     except UserError as problem:
         yield Finding("studio", False, problem.message, message("mend_studio"))
     for spool in sorted(settings.spool.glob("*")):
-        waiting = len(list(spool.glob(f"*{SUFFIX}")))
+        waiting = len(list(spool.glob(f"*{SPOOL_SUFFIX}")))
         if waiting:
             text = message("found_spool", slot=spool.name, count=waiting)
             yield Finding("spool", True, text)

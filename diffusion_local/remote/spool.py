@@ -19,7 +19,7 @@ from diffusion_local.messages import Message, message
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".picture"
+SPOOL_SUFFIX = ".picture"
 RESERVE_BYTES = 200 * 10**6  # disk space that spooled pictures leave free
 
 
@@ -91,7 +91,7 @@ class Spool:
     def pictures(self) -> list[tuple[Claim, Finished]]:
         """The spooled pictures; unreadable files are deleted."""
         found = []
-        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+        for path in sorted(self._folder.glob(f"*{SPOOL_SUFFIX}")):
             try:
                 _, arguments = wire.parse_arguments(*wire.unpack(path.read_bytes()))
                 found.append((arguments["claim"], arguments["picture"]))
@@ -102,13 +102,13 @@ class Spool:
 
     def clear(self) -> None:
         """Delete pictures whose claims are lost."""
-        for path in self._folder.glob(f"*{SUFFIX}"):
+        for path in self._folder.glob(f"*{SPOOL_SUFFIX}"):
             log.warning("%s: its claim is lost, the job is made again", path.stem)
             path.unlink(missing_ok=True)
 
     def used(self) -> int:
         """Bytes that spooled pictures take."""
-        return sum(path.stat().st_size for path in self._folder.glob(f"*{SUFFIX}"))
+        return sum(path.stat().st_size for path in self._folder.glob(f"*{SPOOL_SUFFIX}"))
 
     def problem(self) -> Message | None:
         """Why no further picture could be stored, so that none should be started; None if there is room."""
@@ -137,7 +137,7 @@ class Spool:
         return self._folder / "session.json"
 
     def _path(self, claim: Claim) -> Path:
-        return self._folder / f"{claim.job_id}-{claim.attempt}{SUFFIX}"
+        return self._folder / f"{claim.job_id}-{claim.attempt}{SPOOL_SUFFIX}"
 
 
 def write(target: Path, data: bytes) -> None:

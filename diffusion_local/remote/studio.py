@@ -26,7 +26,7 @@ from diffusion_local.studio import MAX_JOBS_BY_ID
 
 LOOK_SECONDS = 0.5
 MOST_MB = 1000  # size limit of uploads; the server has its own limit
-HEADER = "idempotency_key"
+IDEMPOTENCY_ARGUMENT = "idempotency_key"
 Place = tuple[int | None, float | None]
 
 
@@ -73,7 +73,7 @@ class RemotePart:
     def _request(self, operation: Operation, route: Route, given: dict[str, Any]) -> dict[str, Any]:
         """httpx arguments: query, headers and body."""
         request: dict[str, Any] = {}
-        key = given.pop(HEADER, None)
+        key = given.pop(IDEMPOTENCY_ARGUMENT, None)
         if key:
             request["headers"] = {"Idempotency-Key": key}
         if route.content:

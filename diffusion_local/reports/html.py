@@ -15,7 +15,7 @@ from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.wording import duration, facts
 
 PICTURE_SIDE = 192  # side of an embedded picture in pixels
-STYLE = """
+REPORT_STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--card:#f6f6f7;--text:#18181b;--faint:#63636b;--line:#e2e2e6;--bad:#b42318;
 --accent:#5046c8}
 @media(prefers-color-scheme:dark){:root{--ground:#131316;--card:#1d1d21;--text:#ececf0;--faint:#a1a1aa;--line:#313138;
@@ -40,7 +40,7 @@ background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
 @media print{form{display:none}main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
-WIDE = ("report_estimate", "report_forecast", "report_less_memory", "report_flagged")
+WIDE_FACTS = ("report_estimate", "report_forecast", "report_less_memory", "report_flagged")
 #: Translates a message to the reader's language.
 Translate = Callable[[str], str]
 
@@ -79,13 +79,13 @@ def render(
     return (
         f'<!doctype html><html lang="{tag}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body>"
+        f"<title>{escape(title)}</title><style>{REPORT_STYLE}</style></head><body><main>{''.join(parts)}</main></body>"
         "</html>\n"
     )
 
 
 def render_fact(label: Message, value: str, translate: Translate) -> str:
-    kind = ' class="wide"' if label.id in WIDE else ""
+    kind = ' class="wide"' if label.id in WIDE_FACTS else ""
     bad = ' class="bad"' if label.id == "report_failed" and value != "0" else ""
     return f"<div{kind}><dt>{escape(translate(label))}</dt><dd{bad}>{escape(translate(value))}</dd></div>"
 

@@ -10,7 +10,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import as_list, in_list, seconds_between
 from diffusion_local.domain import Image
 
-COLUMNS = (
+REPORT_COLUMNS = (
     "jobs.id, jobs.batch_id, jobs.state, jobs.model, jobs.started_at, jobs.finished_at, jobs.error_kind, "
     "substr(jobs.error_message, 1, 500) AS error_message, "
     "CASE WHEN length(jobs.error_message) <= 500 THEN jobs.error_json END AS error_json, "
@@ -29,7 +29,7 @@ class ReportStore:
         """Rows of a batch's jobs, in batch order, streamed."""
         with self._database.read() as db:
             yield db.query(
-                f"SELECT {COLUMNS} FROM jobs WHERE batch_id = ? AND {readable('jobs')} ORDER BY idx", [batch_id]
+                f"SELECT {REPORT_COLUMNS} FROM jobs WHERE batch_id = ? AND {readable('jobs')} ORDER BY idx", [batch_id]
             )
 
     @contextmanager
@@ -37,7 +37,7 @@ class ReportStore:
         """Rows of the jobs that ended in a period, by end time, streamed."""
         with self._database.read() as db:
             yield db.query(
-                f"SELECT {COLUMNS} FROM jobs WHERE finished_at >= ? AND finished_at < ? "
+                f"SELECT {REPORT_COLUMNS} FROM jobs WHERE finished_at >= ? AND finished_at < ? "
                 f"AND {readable('jobs')} ORDER BY finished_at",
                 [since, until],
             )

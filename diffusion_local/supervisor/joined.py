@@ -12,7 +12,7 @@ from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger(__name__)
 
-REFUSED = 2  # exit status of a worker that must not be restarted; it has printed the reason
+REFUSED_STATUS = 2  # exit status of a worker that must not be restarted; it has printed the reason
 
 
 def keep_running(settings: Settings, slots: Sequence[str], studio: str, machine: str) -> int:
@@ -38,12 +38,12 @@ def keep_running(settings: Settings, slots: Sequence[str], studio: str, machine:
 
 
 def restarted(child: Child, settings: Settings) -> int:
-    """Start a child that is not running and is due; returns REFUSED if it must not be restarted, else 0."""
+    """Start a child that is not running and is due; returns REFUSED_STATUS if it must not be restarted, else 0."""
     if child.alive:
         return 0
     if child.process is not None:
-        if child.process.returncode == REFUSED:
-            return REFUSED
+        if child.process.returncode == REFUSED_STATUS:
+            return REFUSED_STATUS
         death = exit_causes.exit_cause(child.process.pid, child.process.returncode, child.kills)
         child.process = None
         wait = child.plan_restart(time.monotonic() - child.started > STEADY_SECONDS)

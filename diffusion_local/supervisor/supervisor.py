@@ -186,7 +186,7 @@ class Supervisor:
             log.warning("%s: %s; again in %.1f s", child.name, death.text, wait)
             if child.slot:
                 # If this fails because of storage, the worker's successor recovers the jobs.
-                lost = slots.HUNG if child.hung else slots.LOST
+                lost = slots.TIMED_OUT if child.hung else slots.WORKER_LOST
                 failure = exit_causes.failure_of(lost, death, self._settings, child.slot)
                 self._try(slots.recover_if_free, services, child.slot, failure)
         if time.monotonic() >= child.due:

@@ -20,12 +20,12 @@ from typing import Any
 from diffusion_local.domain import utc_now
 from diffusion_local.settings import Settings
 
-MAX_BYTES = 5_000_000
+MAX_LOG_BYTES = 5_000_000
 MAX_REPEATS = 20  # repetitions of a line per WINDOW_SECONDS
 WINDOW_SECONDS = 60.0
 MAX_LINES_SEEN = 1000  # distinct lines remembered
 SHAPE_LETTERS = 500  # characters compared per line
-NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+DIGITS = re.compile(r"0x[0-9a-f]+|\d+")
 KEPT_FILES = 5  # rotated files per process, compressed
 KEPT_DAYS, MAX_KEPT_BYTES = 30, 20_000_000  # limits of all rotated files together
 DISK_SECONDS = 10.0  # interval between checks of free disk space
@@ -61,7 +61,7 @@ def start(settings: Settings, process: str, terminal: bool = True) -> None:
     """Log to ``logs/<process>.log`` and optionally to standard error."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     to_file = LogFile(
-        settings.logs / f"{process}.log", maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
+        settings.logs / f"{process}.log", maxBytes=MAX_LOG_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
     )
     to_file.namer, to_file.rotator = compressed_name, compress
     to_file.reserve = settings.disk_reserve_mb * 10**6
@@ -172,7 +172,7 @@ class RepeatFilter(logging.Filter):
             text = record.getMessage()
         except Exception:  # arguments that do not fit the format: the handler reports them, the caller sees no error
             text = str(record.msg)
-        shape = NUMBERS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
+        shape = DIGITS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
         key = (record.name, record.levelno, getattr(record, "job", None), shape)
         with self._lock:
             now, over = self._clock(), []

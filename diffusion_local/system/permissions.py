@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_local.disk import FILE, FOLDER, OTHERS
+from diffusion_local.disk import FILE, FOLDER, WRITABLE_BY_OTHERS
 from diffusion_local.settings import Settings
 
 MODES = os.name != "nt"  # whether the platform has file modes
@@ -74,12 +74,12 @@ def restrict(path: Path) -> ModeChange:
 
 
 def private(mode: int) -> int:
-    return mode & ~OTHERS & 0o7777 | (FOLDER if stat.S_ISDIR(mode) else FILE)
+    return mode & ~WRITABLE_BY_OTHERS & 0o7777 | (FOLDER if stat.S_ISDIR(mode) else FILE)
 
 
 def is_open(path: Path) -> bool:
     """Whether anyone but the owner has any permission for it."""
-    return MODES and bool(mode_of(path) & OTHERS)
+    return MODES and bool(mode_of(path) & WRITABLE_BY_OTHERS)
 
 
 def mode_of(path: Path) -> int:

@@ -123,12 +123,12 @@ OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/asse
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
 PROBES = ("/healthz", "/readyz")  # open even while there are no accounts to sign in with
 SHORTEST_LOOK = 1.0  # seconds for which the answer to "are there accounts?" is cached
-THREADS = 8
+CHECK_THREADS = 8
 #: Key of the actor in the scope, for handlers that run outside the request's context (gradio's queue).
 ACTOR_KEY = "diffusion_local.actor"
-SESSION = "diffusion_local.session"
+SESSION_KEY = "diffusion_local.session"
 #: Key in the scope of a coroutine function for long requests: whether the same actor would still be admitted.
-STILL = "diffusion_local.still"
+STILL_KEY = "diffusion_local.still"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class Access:
         if isinstance(who, Response):
             await who(scope, receive, send)
             return
-        scope[ACTOR_KEY], scope[STILL] = who, lambda: self._still(dict(scope), who)
+        scope[ACTOR_KEY], scope[STILL_KEY] = who, lambda: self._still(dict(scope), who)
         with acting(who), self._signing(who):
             await self._app(scope, receive, send)
 
@@ -229,7 +229,7 @@ class Access:
         elif brought.session:
             found = await self._in_thread(self._accounts.by_session, brought.session)
             if found:
-                who, scope[SESSION] = found
+                who, scope[SESSION_KEY] = found
         if who is None and (scope["type"], scope.get("method")) in READS and scope["path"].startswith(PICTURES):
             bearer = self._links.bearer(scope["path"], scope["query_string"].decode("latin-1"))
             if bearer:
@@ -248,7 +248,7 @@ class Access:
 
     async def _in_thread(self, ask: Callable[..., T], *args: str) -> T:
         if self._threads is None:
-            self._threads = anyio.CapacityLimiter(THREADS)
+            self._threads = anyio.CapacityLimiter(CHECK_THREADS)
         return await anyio.to_thread.run_sync(ask, *args, limiter=self._threads)
 
 

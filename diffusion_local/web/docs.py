@@ -14,7 +14,7 @@ from diffusion_local.options.types import format_number
 
 Json = dict[str, Any]
 
-STYLE = (
+DOCS_STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "h2{margin-top:2.5rem;text-transform:capitalize}section{border-top:1px solid #8884;padding:.75rem 0}"
     "code,pre,textarea{font:14px ui-monospace,monospace}b{display:inline-block;min-width:4.5rem}p{margin:.25rem 0}"
@@ -25,7 +25,7 @@ STYLE = (
 )
 ERRORS = '{"error": {"code", "message", "field", "id", "params", "errors": [{"field", "message"}]}}'
 #: Sends a form as a request, its fields as path, query and headers, and shows the response below it.
-SCRIPT = """
+TRY_SCRIPT = """
 addEventListener("submit", async (event) => {
   const form = event.target, told = form.querySelector("pre");
   event.preventDefault();
@@ -77,11 +77,11 @@ def draw(document: Json) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}: HTTP API</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
+        f'<meta name="viewport" content="width=device-width"><style>{DOCS_STYLE}</style></head><body><h1>{title}</h1>'
         f'<p>For programs: <a href="openapi.json">openapi.json</a>. Errors are '
         f"<code>{text(ERRORS)}</code>. Where there are accounts, sign in by {schemes}.</p>"
         '<label>Token for trying: <input id="token" type="password" autocomplete="off"></label>'
-        f"{parts}<script>{SCRIPT}</script></body></html>"
+        f"{parts}<script>{TRY_SCRIPT}</script></body></html>"
     )
 
 

@@ -38,7 +38,7 @@ from diffusion_local.errors import (
     UserError,
 )
 from diffusion_local.messages import map_params, message, serialize, verbatim
-from diffusion_local.operations.registry import MEANINGS
+from diffusion_local.operations.registry import ARGUMENT_MEANINGS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.settings import Settings
 
@@ -183,7 +183,7 @@ def names_of_fields() -> dict[str, str]:
     """Our names of fields, by their names here and in other tools."""
     found = {name: each.name for each in [*OPTIONS.values(), *BATCH_OPTIONS.values()] for name in each.spellings}
     found |= {each.web_api: each.name for each in OPTIONS.values() if each.web_api}
-    ours = {*OPTIONS, *BATCH_OPTIONS, *MEANINGS, "limit", "state", "search", "count"}
+    ours = {*OPTIONS, *BATCH_OPTIONS, *ARGUMENT_MEANINGS, "limit", "state", "search", "count"}
     return {"num_outputs": "count", "n": "count", "batch_size": "count"} | found | {name: name for name in ours}
 
 

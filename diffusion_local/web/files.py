@@ -65,7 +65,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 #: A picture's bytes never change; only private caches may keep them.
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent GIF of one pixel for a running job without a preview; a page would show an error as a broken picture.
-NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+EMPTY_GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
 TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 ICONS = {
     "mark.svg": "image/svg+xml",
@@ -115,7 +115,7 @@ def add(app: FastAPI, studio: Studio) -> None:
             image = studio.images_of([job]).get(job_id) if job.state is State.DONE else None
             if image:
                 return RedirectResponse(serializers.thumbnail_url(image.id), headers=NOT_CACHED)
-            return Response(NOTHING, media_type="image/gif", headers=NOT_CACHED)
+            return Response(EMPTY_GIF, media_type="image/gif", headers=NOT_CACHED)
 
     @readable(app, "/model-previews/{folder}/{name}")
     def model_preview(folder: str, name: str) -> FileResponse:

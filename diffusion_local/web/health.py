@@ -22,7 +22,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.system import gpus
 from diffusion_local.web.error_responses import NOT_CACHED
 
-PREFIX = "diffusion_local_"
+METRIC_PREFIX = "diffusion_local_"
 WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)
 RUN_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 300)
 
@@ -125,7 +125,7 @@ def graphics() -> Iterator[Metric]:
 
 
 def gauge(name: str, meaning: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
-    return GaugeMetricFamily(PREFIX + name, f"{meaning}.", labels=labels)
+    return GaugeMetricFamily(METRIC_PREFIX + name, f"{meaning}.", labels=labels)
 
 
 def single(name: str, meaning: str, value: float) -> Metric:

@@ -21,13 +21,13 @@ from diffusion_local.web.error_responses import error_response
 READS = {"GET", "HEAD", "OPTIONS"}
 #: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
 HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{0,5})?")
-EVERYWHERE = {"0.0.0.0", "::", ""}
+WILDCARD_ADDRESSES = {"0.0.0.0", "::", ""}
 #: gradio's page needs inline scripts and `Function`, but may not load from other hosts or send to them.
 CONTENT_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
-HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -42,7 +42,7 @@ def host_rule(settings: Settings) -> Callable[[str], bool]:
     """
     bound = settings.host.strip("[]").lower()
     names = {"localhost", bound, *(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip())}
-    everywhere = bound in EVERYWHERE
+    everywhere = bound in WILDCARD_ADDRESSES
     if everywhere:
         own = socket.gethostname().lower()
         names |= {own, f"{own.split('.')[0]}.local"}
@@ -132,7 +132,7 @@ class HostCheck:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 told = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in SECURITY_HEADERS.items():
                     told.setdefault(name, value)
             await send(message)
 

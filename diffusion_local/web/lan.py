@@ -6,7 +6,7 @@ import socket
 import segno
 
 from diffusion_local.settings import Settings
-from diffusion_local.web.host_check import EVERYWHERE
+from diffusion_local.web.host_check import WILDCARD_ADDRESSES
 
 #: A documentation address (RFC 5737). Nothing is sent to it, but the route to it reveals our address on the network.
 ELSEWHERE = ("192.0.2.1", 9)
@@ -15,7 +15,7 @@ ELSEWHERE = ("192.0.2.1", 9)
 def address(settings: Settings) -> str:
     """The URL for devices on the same network; empty if the server listens on loopback only, or there is no network."""
     bound = settings.host.strip("[]")
-    host = own_address() if bound in EVERYWHERE else bound
+    host = own_address() if bound in WILDCARD_ADDRESSES else bound
     if not host or host == "localhost" or host.startswith("127.") or host == "::1":
         return ""
     scheme = "https" if settings.tls_cert else "http"

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.messages import message
-from diffusion_local.web.access import CHALLENGE, STILL
+from diffusion_local.web.access import CHALLENGE, STILL_KEY
 from diffusion_local.web.error_responses import error_response
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class LongLived:
             return
         answer = Answer(send, self._heartbeat if not scope["path"].startswith(GRADIO) else 0.0)
         with anyio.CancelScope() as running:
-            timer = Every(self._recheck, lambda: self._check(scope[STILL], running, answer))
+            timer = Every(self._recheck, lambda: self._check(scope[STILL_KEY], running, answer))
             try:
                 await self._app(scope, receive, answer.send)
             finally:

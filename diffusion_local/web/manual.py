@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from diffusion_local import manual
 from diffusion_local.paths import assets
-from diffusion_local.web.ui.words import TAGS, language, say
+from diffusion_local.web.ui.words import LANGUAGE_TAGS, language, say
 
 #: Groups of topics: (key of the title's phrase, prefix of the topics).
 PAGE_GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/"), ("page.manual_inside", "inside/"))
@@ -45,7 +45,7 @@ def drawn(request: Request, title: str, topic: str = "", **parts: Any) -> HTMLRe
         title=title,
         topic=topic,
         words=words,
-        tag=TAGS[language()],
+        tag=LANGUAGE_TAGS[language()],
         root=root(request),
         groups=groups(),
         longest=manual.MAX_QUERY,

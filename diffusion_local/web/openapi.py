@@ -28,7 +28,7 @@ READY: Json = {
     "properties": {"ready": {"type": "boolean"}, "reason": TEXT},
 }
 MAYBE: Json = {"anyOf": [TEXT, {"type": "null"}]}
-REFUSAL_SHAPES: dict[str, tuple[str, Json]] = {
+ERROR_SCHEMAS: dict[str, tuple[str, Json]] = {
     OPENAI: (
         "OpenAIError",
         {"error": {"type": "object", "properties": {"message": TEXT, "type": TEXT, "param": MAYBE, "code": MAYBE}}},
@@ -36,8 +36,8 @@ REFUSAL_SHAPES: dict[str, tuple[str, Json]] = {
     A1111: ("A1111Error", {"error": TEXT, "detail": TEXT, "errors": TEXT}),
     REPLICATE: ("ReplicateError", {"title": TEXT, "detail": TEXT, "status": {"type": "integer"}}),
 }
-REFUSAL_SHAPES[COG] = REFUSAL_SHAPES[REPLICATE]
-MEANINGS = {
+ERROR_SCHEMAS[COG] = ERROR_SCHEMAS[REPLICATE]
+STATUS_MEANINGS = {
     "400": "malformed request, or an invalid field",
     "401": "not authenticated",
     "403": "not permitted",
@@ -51,7 +51,7 @@ MEANINGS = {
     "503": "temporarily unavailable; `Retry-After` gives the seconds",
 }
 #: Errors of the routes for files and health.
-FILE_REFUSALS = {status: MEANINGS[status] for status in ("400", "401", "403", "404", "422", "429", "503")}
+FILE_REFUSALS = {status: STATUS_MEANINGS[status] for status in ("400", "401", "403", "404", "422", "429", "503")}
 EVENT_MEANINGS = {
     "batch.started": "The first picture of a batch has begun.",
     "batch.done": "The last picture of a batch has ended; with its addresses, and those of its pictures.",
@@ -83,7 +83,7 @@ def completed(document: Json) -> Json:
     components = document.setdefault("components", {})
     components["securitySchemes"] = SECURITY
     schemas = components.setdefault("schemas", {})
-    for name, properties in REFUSAL_SHAPES.values():
+    for name, properties in ERROR_SCHEMAS.values():
         schemas[name] = {"type": "object", "title": name, "required": sorted(properties), "properties": properties}
     schemas["WebhookMessage"] = MESSAGE
     for name, example in examples().items():  # added here because FastAPI would drop their nulls
@@ -97,7 +97,7 @@ def completed(document: Json) -> Json:
             if path in OPEN:
                 operation["security"] = []
             if dialect:
-                refused(operation["responses"], REFUSAL_SHAPES[dialect][0], MEANINGS)
+                refused(operation["responses"], ERROR_SCHEMAS[dialect][0], STATUS_MEANINGS)
             elif not path.startswith("/api/v1"):
                 refused(operation["responses"], "Problem", FILE_REFUSALS)
             if path == "/readyz":

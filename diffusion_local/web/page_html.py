@@ -16,7 +16,7 @@ from diffusion_local.web.ui.templates import render
 
 def shell(path: str, url: str = "") -> str:
     """The navigation around Gradio's page for this path; ``url``: the address for phones on the network, if any."""
-    view = path.removeprefix(addresses.PREFIX).strip("/").split("/")[0]
+    view = path.removeprefix(addresses.ROUTE_PREFIX).strip("/").split("/")[0]
     person = current()
     return render(
         "shell.html",
@@ -31,7 +31,7 @@ def shell(path: str, url: str = "") -> str:
 
 #: Inserted at the start of the page's head. Gradio's components follow the browser's language and colour scheme; the
 #: script replaces both by the user's choice.
-HEAD = """<head>
+HEAD_START = """<head>
 <script>
   for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
     Object.defineProperty(navigator, name, {{ get: () => value, configurable: true }});
@@ -54,7 +54,7 @@ HEAD = """<head>
 <link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">
 <meta name="theme-color" content="#ffffff" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#151517" media="(prefers-color-scheme: dark)">"""
-LEVEL = 5  # gzip level: reduces the page to a sixth within milliseconds
+GZIP_LEVEL = 5  # gzip level: reduces the page to a sixth within milliseconds
 BASE = re.compile(rb'<base href="[^"]*" />')
 GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
@@ -76,7 +76,7 @@ class PageHtml:
             cookie_value(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", "")
         )
         with words.speaking(code):
-            shown = words.TAGS[code], "gzip" in headers.get("accept-encoding", "")
+            shown = words.LANGUAGE_TAGS[code], "gzip" in headers.get("accept-encoding", "")
             if scope["method"] == "GET" and addresses.serves(scope["path"]):
                 await self._page(scope, receive, send, *shown)
             elif scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate":
@@ -124,7 +124,7 @@ class PageHtml:
                 if not addresses.known(path):
                     start["status"] = 404  # the shell also tells the reader
                 if packed:  # without it, half a megabyte
-                    body = gzip.compress(body, LEVEL)
+                    body = gzip.compress(body, GZIP_LEVEL)
                     told["content-encoding"] = "gzip"
                 told["content-length"] = str(len(body))
                 told["content-language"] = tag
@@ -149,6 +149,6 @@ def page(html: bytes, tag: str, around: str = "") -> bytes:
     html = html.replace(b"<gradio-app", around.encode() + b"<gradio-app", 1)
     html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)
     root = serializers.root()  # not escaped: proxies.checked_root refuses quotes and angle brackets
-    head = HEAD.format(tag=tag, words=script(words.of_script()), root=script(root), path=root)
+    head = HEAD_START.format(tag=tag, words=script(words.of_script()), root=script(root), path=root)
     # Not through Gradio's ``head`` argument, which its page applies only once its scripts run, after the first paint.
     return html.replace(b"<head>", (head + theme.HEAD).encode(), 1)

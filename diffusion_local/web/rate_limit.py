@@ -25,7 +25,7 @@ READS = {"GET", "HEAD", "OPTIONS"}
 #: Calls of workers on other machines, many per second. Without a worker's token they are refused at once.
 WORKERS = "/api/v1/worker"
 #: The page's own polls, and the requests that gradio's page sends by itself.
-QUIET = (
+UNCOUNTED_PATHS = (
     "/look",
     "/gradio_api/run/predict",
     "/gradio_api/queue/data",
@@ -48,7 +48,7 @@ class RateLimit:
         if not self._rate or free or is_loopback(address):
             await self._app(scope, receive, send)
             return
-        wait, left = self._take(network_of(address), scope["path"].endswith(QUIET))
+        wait, left = self._take(network_of(address), scope["path"].endswith(UNCOUNTED_PATHS))
         headers = self._headers(left)
         if wait:
             headers |= {"Retry-After": str(ceil(wait))}

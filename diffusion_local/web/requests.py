@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_local.system import logs
 from diffusion_local.web.api.dialects.paths import routed
 
-HEADER = "X-Request-Id"
-GIVEN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+REQUEST_ID_HEADER = "X-Request-Id"
+CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 #: APIs by path prefix, for paths outside the dialects.
 APIS = (
@@ -31,7 +31,7 @@ APIS = (
     ("/healthz", "health"),
     ("/readyz", "health"),
 )
-METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+LOGGED_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
@@ -52,7 +52,7 @@ class RequestMetrics:
         )
 
     def note(self, path: str, method: str, status: int, seconds: float) -> None:
-        api, verb = api_of(path), method if method in METHODS else "other"
+        api, verb = api_of(path), method if method in LOGGED_METHODS else "other"
         self._count.labels(api, verb, str(status)).inc()
         self._seconds.labels(api, verb).observe(seconds)
 
@@ -72,13 +72,13 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        chosen = given if GIVEN.fullmatch(given) else secrets.token_hex(8)
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        chosen = given if CLIENT_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         began = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).setdefault(HEADER, chosen)
+                MutableHeaders(scope=message).setdefault(REQUEST_ID_HEADER, chosen)
                 self._metrics.note(scope["path"], scope["method"], message["status"], time.perf_counter() - began)
             await send(message)
 

@@ -56,7 +56,7 @@ HEARTBEAT_SECONDS = 5.0
 PUBLISH_SECONDS = 10.0  # how often a remote worker checks its model files for changes
 AWAY_SECONDS = 2.0  # between attempts to reach the studio
 SLOT_SECONDS = 60.0  # how long a remote worker waits for its slot, which a lost worker may still hold
-HUNG = 3  # exit status of a worker that its studio found hung
+HUNG_EXIT_STATUS = 3  # exit status of a worker that its studio found hung
 TAKEOVER_SECONDS = 10.0  # how long a supervised worker waits for its predecessor to exit
 RECOVERY_SECONDS = 1.0  # any other worker waits only for a supervisor that holds the slot while it recovers jobs
 
@@ -149,7 +149,7 @@ def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatc
 def exit_hung() -> None:
     """Exit at once, so that the parent starts a new process: a hung process cannot clean up."""
     logging.shutdown()
-    os._exit(HUNG)
+    os._exit(HUNG_EXIT_STATUS)
 
 
 def taken(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> OutputTerms | None:

@@ -14,7 +14,7 @@ from diffusion_local.engine import Engine, Part, Pass
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".pass"
+PASS_SUFFIX = ".pass"
 #: Seconds after which an unused file is deleted.
 KEPT_SECONDS = 7 * 86_400.0
 
@@ -46,7 +46,7 @@ class HeldPassStore:
         with suppress(OSError):
             self._folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
             data = json.dumps(head).encode() + b"\n" + self._engine.serialize_held(crew.held)
-            write_whole(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{SUFFIX}", data)
+            write_whole(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{PASS_SUFFIX}", data)
             log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
 
     def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
@@ -56,7 +56,7 @@ class HeldPassStore:
         """
         if self._folder is None or not jobs or jobs[0].attempt < 2:
             return
-        path = self._folder / f"{jobs[0].id}-{jobs[0].attempt - 1}{SUFFIX}"
+        path = self._folder / f"{jobs[0].id}-{jobs[0].attempt - 1}{PASS_SUFFIX}"
         try:
             head, _, data = path.read_bytes().partition(b"\n")
             path.unlink()

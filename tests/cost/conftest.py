@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.settings import PREFIX, Settings
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 from tests.forking import Forked, fork, main_of
 from tests.servers import answers
 from tests.support import eventually
@@ -22,7 +22,7 @@ class WebProcess:
 @pytest.fixture
 def web(settings: Settings, tmp_path: Path) -> Iterator[WebProcess]:
     port = free_port()
-    environ = settings.child_environ() | {PREFIX + "PORT": str(port)}
+    environ = settings.child_environ() | {ENVIRONMENT_PREFIX + "PORT": str(port)}
     log = tmp_path / "web.out"
     child = fork("web", main_of("diffusion_local.web"), "--supervised", env=environ, log=log)
     url = f"http://127.0.0.1:{port}"

@@ -427,7 +427,7 @@ PARSERS = [
     Parser("call of Gradio", "web/api/gradio/calls.py", called),
     Parser("session of Gradio", "web/api/gradio/calls.py", lambda text: calls.session_key("ann", text)),
     Parser("upload of Gradio", "web/api/gradio/uploads.py", lambda text: UPLOADS.file(text, "ann")),
-    Parser("slot of a worker", "dispatch/leased.py", leased.SLOT.fullmatch),
+    Parser("slot of a worker", "dispatch/leased.py", leased.SLOT_NAME.fullmatch),
     Parser("layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").named(text)),
     Parser("address on the hub", "models/service.py", models_service.HUB_ADDRESS.fullmatch),
     Parser("file of ComfyUI", "web/api/dialects/comfyui/__init__.py", comfyui.FILE_NAME.fullmatch),
@@ -437,7 +437,7 @@ PARSERS = [
         lambda text: [submitting.ANNOTATION.sub("", text), submitting.FACTOR.search(text)],
     ),
     Parser("tag of stable-diffusion.cpp", "web/api/dialects/openai/reading.py", reading.without_tags),
-    Parser("X-Request-Id", "web/requests.py", requests.GIVEN.fullmatch),
+    Parser("X-Request-Id", "web/requests.py", requests.CLIENT_REQUEST_ID.fullmatch),
     Parser("label of a sheet", "gallery/contact_sheet.py", lambda text: contact_sheet.wrap_text(text, 200, 14, 3)),
 ]
 #: Modules that use regular expressions, and the reason why no text of a caller reaches those.

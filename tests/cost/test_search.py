@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.db.connections import LIMITS
+from diffusion_local.db.connections import SQLITE_LIMITS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
 from diffusion_local.queue.groups import MAX_TEXT, JobFilter
@@ -86,7 +86,7 @@ def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(services
 
 def test_every_connection_has_the_limits(services: Services) -> None:
     with services.database.outside_transaction() as connection:
-        assert {limit: connection.getlimit(limit) for limit in LIMITS} == LIMITS
+        assert {limit: connection.getlimit(limit) for limit in SQLITE_LIMITS} == SQLITE_LIMITS
 
 
 def test_http_refuses_and_names_the_field(services: Services) -> None:

@@ -61,7 +61,7 @@ def test_recovering_rings_for_what_waits_again(services: Services) -> None:
     assert services.queue.pending() == before + 2
 
 
-@pytest.mark.parametrize(("failure", "kind"), [(slots.LOST, "worker_lost"), (slots.HUNG, "timed_out")])
+@pytest.mark.parametrize(("failure", "kind"), [(slots.WORKER_LOST, "worker_lost"), (slots.TIMED_OUT, "timed_out")])
 def test_a_job_that_takes_down_its_worker_again_ends_with_a_name_and_what_to_do(
     services: Services, failure: slots.Failure, kind: str
 ) -> None:

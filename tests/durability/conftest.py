@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.domain import Job
-from diffusion_local.settings import PREFIX
+from diffusion_local.settings import ENVIRONMENT_PREFIX
 from scripts.chaos_audit import audit, summary
 from tests.conftest import kill_tree
 from tests.forking import Forked, fork
@@ -50,7 +50,9 @@ def start(services: Services, tmp_path: Path) -> Iterator[Start]:
 
     def begin(*code: str, **changes: Any) -> Child:
         environ = services.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
-        environ |= {name if name.isupper() else PREFIX + name.upper(): str(value) for name, value in changes.items()}
+        environ |= {
+            name if name.isupper() else ENVIRONMENT_PREFIX + name.upper(): str(value) for name, value in changes.items()
+        }
         children.append(fork("worker", "\n".join(code), env=environ, log=tmp_path / f"child-{len(children)}.log"))
         return children[-1]
 

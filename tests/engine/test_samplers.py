@@ -9,7 +9,7 @@ from tests.engine.conftest import Draw
 
 def test_the_table_holds_the_names_of_the_catalogue_in_their_order() -> None:
     assert (*samplers.TABLE, *samplers.ANGULAR) == tuple(SAMPLERS)
-    assert (tuple(samplers.FLOW), tuple(samplers.ANGULAR)) == (FLOW.samplers, TRIGFLOW.samplers)
+    assert (tuple(samplers.FLOW_TABLE), tuple(samplers.ANGULAR)) == (FLOW.samplers, TRIGFLOW.samplers)
     assert tuple(samplers.SPACINGS) == tuple(SCHEDULES)
 
 
@@ -62,7 +62,7 @@ def test_a_model_trained_on_pure_noise_begins_with_it_whatever_the_sampler(name:
 
 def test_schedulers_space_their_own_levels_where_a_pipeline_hands_them_others() -> None:
     """As pipelines of flow matching do, which most of their samplers refuse."""
-    for name in samplers.FLOW:
+    for name in samplers.FLOW_TABLE:
         made = samplers.scheduler(name, {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
         made.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], device="cpu", mu=0.7)
         assert len(made.timesteps) == 4

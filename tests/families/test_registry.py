@@ -48,7 +48,7 @@ def test_a_family_is_registered_under_its_id(family: Family) -> None:
     """A supported family is named as its module; those that are only recognised share one."""
     assert families.get(family.id) is family
     assert (PACKAGE / f"families/{family.id}.py").is_file() == family.supported
-    assert (family in recognised.FAMILIES) != family.supported
+    assert (family in recognised.RECOGNISED_FAMILIES) != family.supported
 
 
 @supported
@@ -123,7 +123,7 @@ def test_samplers_and_schedules_exist_and_a_scheduler_stands_for_each(family: Fa
     assert set(sampling.samplers) <= set(SAMPLERS)
     assert set(sampling.schedules) <= set(SCHEDULES)
     assert set(sampling.spaced) <= set(sampling.samplers)
-    tables = (samplers.TABLE, samplers.FLOW, samplers.ANGULAR)
+    tables = (samplers.TABLE, samplers.FLOW_TABLE, samplers.ANGULAR)
     assert any(set(sampling.samplers) <= set(table) for table in tables)
 
 

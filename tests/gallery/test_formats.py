@@ -59,7 +59,7 @@ def test_the_recipe_is_inside_for_other_tools_and_for_ours(other: Services, form
 def test_it_has_its_own_name_beside_its_thumbnail(other: Services, form: str) -> None:
     image, path = image_in(other)
     thumbnail = other.files.thumbnail(image.key)
-    assert (path.name, thumbnail.name) == (image.id + formats.SUFFIXES[form], f"{image.id}.webp")
+    assert (path.name, thumbnail.name) == (image.id + formats.SUFFIX_BY_FORMAT[form], f"{image.id}.webp")
     thumbnail.delete()
     with other.files.thumbnail(image.key).open() as file, PIL.open(file) as small:
         assert max(small.size) <= 320

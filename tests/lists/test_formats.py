@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.entries import ALIASES, LIST_OPTIONS, BadLine, Entry
+from diffusion_local.lists.entries import LIST_OPTIONS, OPTION_SPELLINGS, BadLine, Entry
 from diffusion_local.lists.formats import LIST_PARSERS, format_of, parse
 
 
@@ -203,8 +203,8 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 def test_the_names_from_other_tools_mean_fields() -> None:
-    assert set(ALIASES.values()) <= set(LIST_OPTIONS)
-    assert not set(ALIASES) & set(LIST_OPTIONS)
+    assert set(OPTION_SPELLINGS.values()) <= set(LIST_OPTIONS)
+    assert not set(OPTION_SPELLINGS) & set(LIST_OPTIONS)
 
 
 PIECES = st.sampled_from(

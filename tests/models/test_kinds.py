@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.models.known_layers import NUMBER, known_models, unpack
+from diffusion_local.models.known_layers import LAYER_NUMBER, known_models, unpack
 from tests.models.files import read_adapter, read_checkpoint
 from tests.models.headers import Tensors, write, write_gguf
 
@@ -44,7 +44,7 @@ def test_missing_and_unknown_layers_of_a_denoiser_are_told(tmp_path: Path, model
     assert "needs" in files["whole"].problem
     assert "needs" in files["marked"].problem
     assert "without some of its layers" in files["fewer"].problem
-    assert missing in files["fewer"].problem or NUMBER.sub("#", missing) in files["fewer"].problem
+    assert missing in files["fewer"].problem or LAYER_NUMBER.sub("#", missing) in files["fewer"].problem
     assert "has layers that" in files["more"].problem
     assert "strange_layer.weight" in files["more"].problem
 

@@ -173,7 +173,7 @@ def test_a_long_answer_is_cut_and_a_redirect_not_followed(telling: OpenHouse, re
     run_all(services)
     [delivery_id] = tell(services)
     answer = services.deliveries.get(delivery_id).answer
-    assert len(answer) == webhook.EXCERPT
+    assert len(answer) == webhook.ANSWER_EXCERPT
     assert answer.isprintable()
 
 

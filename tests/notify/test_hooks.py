@@ -12,7 +12,7 @@ from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.notify.hooks import fill_arguments
-from diffusion_local.settings import PREFIX, Settings
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 from tests.notify.conftest import OpenHouse
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of
 
@@ -129,7 +129,7 @@ def test_hooks_come_from_the_file_only(home: Path) -> None:
     (home / "config.toml").write_text('on_batch_done = ["notify-send", "{name}"]\nwebhook_secret = "whsec_x"\n')
     loaded = Settings.load()
     assert loaded.on_batch_done == ("notify-send", "{name}")
-    assert not {PREFIX + "ON_BATCH_DONE", PREFIX + "WEBHOOK_SECRET"} & set(loaded.to_env())
+    assert not {ENVIRONMENT_PREFIX + "ON_BATCH_DONE", ENVIRONMENT_PREFIX + "WEBHOOK_SECRET"} & set(loaded.to_env())
     with pytest.raises(InvalidParams, match=r"DIFFUSION_LOCAL_ON_BATCH_DONE: can only be set in config.toml"):
         Settings.load({"DIFFUSION_LOCAL_HOME": str(home), "DIFFUSION_LOCAL_ON_BATCH_DONE": "rm"})
     with pytest.raises(InvalidParams, match=r"webhook_secret: can only be set in config.toml"):

@@ -232,7 +232,7 @@ def test_every_option_that_is_listed_has_a_name_of_its_own(given: Given, made: P
 @pytest.mark.parametrize("name", [*OPTIONS, *BATCH_OPTIONS])
 def test_every_option_has_words_in_each_language(name: str) -> None:
     said = words.phrases().get(f"common.{name}", {})
-    assert set(said) == set(words.LANGUAGES)
+    assert set(said) == set(words.LANGUAGE_NAMES)
     assert (OPTIONS | BATCH_OPTIONS)[name].meaning
 
 

@@ -15,7 +15,7 @@ from diffusion_local.domain import State
 from diffusion_local.errors import QueueUnavailable
 from diffusion_local.queue import doorbell as queue_module
 from diffusion_local.queue.doorbell import MAX_RINGS, ChoreQueue, HueyQueue
-from diffusion_local.queue.huey_backends import BACKENDS, EXAMPLES, open_huey, sqlite_url
+from diffusion_local.queue.huey_backends import BACKENDS, URL_EXAMPLES, open_huey, sqlite_url
 from diffusion_local.settings import Settings
 from tests.conftest import StartWorker
 from tests.postgresql import running_cluster
@@ -42,7 +42,7 @@ SPELLINGS = {"rediss": "redis", "unix": "redis", "postgres": "postgresql", "amqp
 def test_the_contract_holds_for_every_scheme_of_a_queue() -> None:
     assert set(BACKENDS) == {"sqlite", "redis", *SLOW, *SPELLINGS}
     assert {scheme: BACKENDS[scheme] for scheme in SPELLINGS} == {s: BACKENDS[main] for s, main in SPELLINGS.items()}
-    assert all(f"{scheme}:" in EXAMPLES for scheme in set(BACKENDS) - {"rediss", "postgres", "amqps"})
+    assert all(f"{scheme}:" in URL_EXAMPLES for scheme in set(BACKENDS) - {"rediss", "postgres", "amqps"})
 
 
 @pytest.fixture(params=["sqlite", "redis", *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.db.database import Database
-from diffusion_local.dispatch.slots import LOST
+from diffusion_local.dispatch.slots import WORKER_LOST
 from diffusion_local.domain import Job, Lane, utc_text
 from diffusion_local.queue import history
 from diffusion_local.queue import jobs as queue_jobs
@@ -86,7 +86,7 @@ def test_a_killed_worker_costs_its_work_its_restart_and_its_load(slot: Slot) -> 
     claimed(slot.store)
     slot.wait(7)
     slot.workers.lost("cpu0")
-    slot.store.recover("cpu0", LOST)
+    slot.store.recover("cpu0", WORKER_LOST)
     slot.wait(20)
     slot.start()
     slot.make(load=5)

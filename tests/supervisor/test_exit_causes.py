@@ -72,7 +72,7 @@ def test_a_job_that_took_down_its_workers_keeps_the_cause(services: Services, se
     death = exit_causes.exit_cause(71, -signal.SIGKILL, None)
     for _ in range(2):
         claimed(services.jobs)
-        slots.recover(services, "cpu0", exit_causes.failure_of(slots.LOST, death, settings, "cpu0"))
+        slots.recover(services, "cpu0", exit_causes.failure_of(slots.WORKER_LOST, death, settings, "cpu0"))
     job = services.jobs.get(job_id)
     assert (job.state, job.failure and job.failure.kind) == (State.FAILED, "worker_lost")
     assert job.failure is not None
@@ -86,6 +86,6 @@ def test_a_job_that_took_down_its_workers_keeps_the_cause(services: Services, se
 
 
 def test_a_log_that_is_not_there_says_nothing(settings: Settings) -> None:
-    failure = exit_causes.failure_of(slots.LOST, exit_causes.ExitCause(7, 13), settings, "nobody")
+    failure = exit_causes.failure_of(slots.WORKER_LOST, exit_causes.ExitCause(7, 13), settings, "nobody")
     assert failure.detail == "process 7 ended with exit status 13"
-    assert failure.message == slots.LOST.message
+    assert failure.message == slots.WORKER_LOST.message

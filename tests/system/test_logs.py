@@ -156,7 +156,7 @@ def write(path: Path, *lines: dict[str, str]) -> None:
 
 
 def test_full_files_are_compressed_bounded_and_read_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 20_000)
     logs.start(settings, "web", terminal=False)
     for number in range(3000):
         logging.getLogger("diffusion_local.flood").info(
@@ -177,7 +177,7 @@ def test_a_full_file_that_cannot_be_compressed_is_kept_as_it_is(
     def full(*arguments: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(logs, "MAX_BYTES", 2000)
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 2000)
     monkeypatch.setattr(logs.shutil, "copyfileobj", full)
     logs.start(settings, "web", terminal=False)
     for number in range(30):

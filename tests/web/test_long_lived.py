@@ -15,7 +15,7 @@ import uvicorn
 
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
-from diffusion_local.web.access import STILL, cookie_name
+from diffusion_local.web.access import STILL_KEY, cookie_name
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.app import create_app
 from diffusion_local.web.long_lived import LongLived
@@ -279,7 +279,7 @@ def play(
 
     async def run() -> None:
         with anyio.fail_after(30):
-            scope = {"type": "http", "method": "GET", "path": path, "headers": [], STILL: is_still}
+            scope = {"type": "http", "method": "GET", "path": path, "headers": [], STILL_KEY: is_still}
             await LongLived(app, 0.05, 0.02)(scope, None, send)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=lambda: anyio.run(run))  # browser tests leave an event loop running in this one

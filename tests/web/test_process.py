@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.settings import PREFIX, Settings
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 from tests.forking import fork, main_of
 from tests.servers import answers
 from tests.support import eventually, soon
@@ -38,7 +38,7 @@ def web_process(settings: Settings, folder: Path, files: int = 0, forked: bool =
     ``forked``: it is spared its imports, which tests of their memory must not be.
     """
     port = free_port()
-    environ = settings.child_environ() | {PREFIX + "PORT": str(port)}
+    environ = settings.child_environ() | {ENVIRONMENT_PREFIX + "PORT": str(port)}
     command = [sys.executable, "-m", "diffusion_local.web", "--supervised"]
     log = folder / "web.out"
     if files:
@@ -111,7 +111,7 @@ def is_small_and_calls_nobody(me: psutil.Process) -> None:
 
 def test_an_unreadable_home_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "app.db").write_text("this is no database, and long enough to look like a damaged one " * 20)
-    environ = os.environ | {PREFIX + "HOME": str(tmp_path), PREFIX + "PORT": str(free_port())}
+    environ = os.environ | {ENVIRONMENT_PREFIX + "HOME": str(tmp_path), ENVIRONMENT_PREFIX + "PORT": str(free_port())}
     child = fork("web", main_of("diffusion_local.web"), env=environ, log=tmp_path / "web.out")
     assert child.wait(60) == 2
     told = child.log_path.read_text()

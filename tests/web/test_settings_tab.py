@@ -10,7 +10,7 @@ from diffusion_local.compose import Services, open_services
 from diffusion_local.health.doctor import Finding
 from diffusion_local.health.service import HealthStatus
 from diffusion_local.preferences import EDITABLE, restart_file
-from diffusion_local.settings import PREFIX, Settings, specs
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings, specs
 from diffusion_local.system.gpus import Gpu
 from diffusion_local.web import page_delta
 from diffusion_local.web.ui import actions, tab_settings, view, view_settings, view_stage
@@ -70,7 +70,7 @@ def test_a_refused_value_names_the_setting_by_its_title(services: Services) -> N
 
 
 def test_what_is_set_by_the_environment_has_no_control(services: Services) -> None:
-    environ = {PREFIX + "HOME": str(services.settings.home), PREFIX + "MODEL_STREAK": "8"}
+    environ = {ENVIRONMENT_PREFIX + "HOME": str(services.settings.home), ENVIRONMENT_PREFIX + "MODEL_STREAK": "8"}
     other = open_services(Settings.load(environ, engine="fake"))
     fixed = row(drawn(other), "model_streak")
     assert "set by the environment" in fixed
@@ -158,8 +158,10 @@ def test_it_speaks_chinese(services: Services) -> None:
 def test_the_first_run_makes_a_picture_in_one_press(services: Services) -> None:
     create = page_delta.TABS["create"][0](services.studio, services.studio.snapshot(), view.utc(), "", "")
     assert 'data-do="first_picture"' in create
-    outputs = act(services, "first_picture", view_stage.EXAMPLES[0])
-    assert [job.params.prompt for job in services.studio.jobs_of_batches([outputs[1]])] == [view_stage.EXAMPLES[0]]
+    outputs = act(services, "first_picture", view_stage.EXAMPLE_PROMPTS[0])
+    assert [job.params.prompt for job in services.studio.jobs_of_batches([outputs[1]])] == [
+        view_stage.EXAMPLE_PROMPTS[0]
+    ]
     made(services)
     assert "first_picture" not in page_delta.TABS["create"][0](
         services.studio, services.studio.snapshot(), view.utc(), "", ""

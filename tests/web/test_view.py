@@ -265,7 +265,7 @@ def test_presses_come_newest_first_as_given() -> None:
 
 def test_an_empty_page_invites() -> None:
     html = stage([])
-    for example in view_stage.EXAMPLES:
+    for example in view_stage.EXAMPLE_PROMPTS:
         assert f'data-id="{example}"' in html
     assert "emoji-like" in html
 

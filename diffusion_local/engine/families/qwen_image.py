@@ -17,7 +17,7 @@ from diffusion_local.options.table import Params
 #: Maximum length of the prompt, as in the pipeline's own call.
 MOST_TOKENS = 512
 #: The negative prompt that the model's authors use in place of an empty one.
-NOTHING = " "
+EMPTY_PROMPT = " "
 #: Area in pixels to which pictures are resized for the text encoder, and the same for Plus.
 SEEN, SEEN_BY_PLUS = 1024 * 1024, pipeline_qwenimage_edit_plus.CONDITION_IMAGE_SIZE
 PLUS = "QwenImageEditPlusPipeline"
@@ -56,7 +56,7 @@ def embed_with(pipe: Any, prompt: str, negative: str | None, pictures: list[PIL.
 
 def both(read: Callable[[str], tuple[Any, Any]], prompt: str, negative: str | None) -> Conditioning:
     positive, mask = read(prompt)
-    against, mask_against = (None, None) if negative is None else read(negative or NOTHING)
+    against, mask_against = (None, None) if negative is None else read(negative or EMPTY_PROMPT)
     return {
         "prompt_embeds": positive,
         "prompt_embeds_mask": mask,

@@ -6,9 +6,9 @@ from typing import Any
 from diffusion_local.accounts.service import MIN_PASSWORD
 from diffusion_local.accounts.store import Session, Token
 from diffusion_local.actor import SCOPES, Actor, Allowance, Scope
-from diffusion_local.web.ui.words import TAGS, language, say
+from diffusion_local.web.ui.words import LANGUAGE_TAGS, language, say
 
-STYLE = """
+ACCOUNT_STYLE = """
 :root{color-scheme:light dark;--back:#fafaf9;--card:#fff;--ink:#1c1917;--soft:#57534e;--line:#e7e5e4;--act:#0f766e;
 --bad:#b91c1c;--good:#0f766e}
 @media(prefers-color-scheme:dark){:root{--back:#141312;--card:#1c1b1a;--ink:#ece9e6;--soft:#a8a29e;--line:#34312e;
@@ -177,11 +177,11 @@ def alert(message: str, kind: str) -> str:
 
 def page(title: str, body: str) -> str:
     return (
-        f'<!doctype html><html lang="{TAGS[language()]}"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{LANGUAGE_TAGS[language()]}"><head><meta charset="utf-8">'
         f"<title>{text(title)} · diffusion-local</title>"
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="robots" '
-        f'content="noindex"><style>{STYLE}</style></head><body>{body}</body></html>'
+        f'content="noindex"><style>{ACCOUNT_STYLE}</style></head><body>{body}</body></html>'
     )
 
 

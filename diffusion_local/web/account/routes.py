@@ -20,7 +20,7 @@ from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unaut
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web import access
-from diffusion_local.web.access import SESSION, cookie_name
+from diffusion_local.web.access import SESSION_KEY, cookie_name
 from diffusion_local.web.account import pages
 from diffusion_local.web.error_responses import NOT_CACHED, error_response, headers_of, status_of
 from diffusion_local.web.ui import view
@@ -66,7 +66,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
 
     @app.post("/logout", include_in_schema=False)
     async def logout(request: Request) -> Response:
-        session = request.scope.get(SESSION)
+        session = request.scope.get(SESSION_KEY)
         if session:
             await anyio.to_thread.run_sync(accounts.sign_out, session.account, session.id)
         answer = RedirectResponse(f"{root_of(request)}/login?out=true", 303, headers=NOT_CACHED)
@@ -75,7 +75,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
 
     def shown(request: Request, status: int = 200, **more: Any) -> Response:
         who = signed_in()
-        session = request.scope[SESSION]
+        session = request.scope[SESSION_KEY]
         content = pages.account(
             root_of(request),
             who,
@@ -121,7 +121,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     @app.post("/account/sessions/end", include_in_schema=False)
     async def end_session(request: Request) -> Response:
         def change(fields: dict[str, list[str]]) -> None:
-            accounts.sign_out(signed_in().name, one(fields, "id"), request.scope[SESSION].id)
+            accounts.sign_out(signed_in().name, one(fields, "id"), request.scope[SESSION_KEY].id)
 
         return await changed(request, change)
 
@@ -130,7 +130,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         def change(fields: dict[str, list[str]]) -> dict[str, str]:
             name, address = signed_in().name, request.client.host if request.client else ""
             accounts.check_password(name, one(fields, "old"), address, device(request))
-            accounts.set_password(name, one(fields, "new"), request.scope[SESSION].id)
+            accounts.set_password(name, one(fields, "new"), request.scope[SESSION_KEY].id)
             return {"note": say("account.changed")}
 
         return await changed(request, change)

@@ -32,7 +32,7 @@ from diffusion_local.web.api.watch import Watch, until_final
 #: Callers of all accounts that may wait at once; each is a coroutine. ``gradio.compat`` has the limit per account.
 MOST_WAITING = 4000
 SLOW = ("wait", "generate")
-STREAMED = ("watch",)
+STREAMED_ENDPOINTS = ("watch",)
 
 
 def derived() -> dict[str, Operation]:
@@ -42,7 +42,7 @@ def derived() -> dict[str, Operation]:
 
 
 def names() -> list[str]:
-    return [*derived(), *WRITTEN]
+    return [*derived(), *HAND_WRITTEN]
 
 
 def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
@@ -50,9 +50,9 @@ def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
     for name, operation in derived().items():
         gr.api(with_readable_errors(endpoint(operation, studio)), api_name=name, queue=False)
     written = Endpoints(studio, watch, uploads)
-    for name in WRITTEN:
+    for name in HAND_WRITTEN:
         function = getattr(written, name)
-        if name in STREAMED:
+        if name in STREAMED_ENDPOINTS:
             gr.api(with_readable_errors_streamed(function), api_name=name, concurrency_limit=None)
         elif name in SLOW:
             gr.api(with_readable_errors_async(function), api_name=name, concurrency_limit=None)
@@ -63,7 +63,7 @@ def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
 def declared() -> list[tuple[str, Any]]:
     """Every endpoint's name and function, for the reference."""
     made = [(name, endpoint(operation, None)) for name, operation in derived().items()]
-    return made + [(name, getattr(Endpoints, name)) for name in WRITTEN]
+    return made + [(name, getattr(Endpoints, name)) for name in HAND_WRITTEN]
 
 
 def endpoint(operation: Operation, studio: Any) -> Callable[..., dict]:
@@ -194,7 +194,7 @@ class Endpoints:
         return await until_final(self._studio, self._watch, job_ids, checked_timeout(timeout))
 
 
-WRITTEN = tuple(name for name in vars(Endpoints) if not name.startswith("_"))
+HAND_WRITTEN = tuple(name for name in vars(Endpoints) if not name.startswith("_"))
 
 
 def checked_timeout(timeout: float) -> float:

@@ -15,7 +15,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.watch import Watch
 
 EVENTS_PER_LOOK = 500
-LARGEST = 2**63 - 1
+MAX_REVISION = 2**63 - 1
 
 
 class EventSource(Protocol):
@@ -150,4 +150,4 @@ async def told_until_end(watch: Watch, source: EventSource, timeout: float) -> A
 def number_of(last_id: str | None) -> int:
     """A ``Last-Event-ID`` as a number; 0, the beginning, if it is not one of ours."""
     text = (last_id or "").strip()
-    return min(int(text), LARGEST) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return min(int(text), MAX_REVISION) if text.isascii() and text.isdigit() and len(text) < 20 else 0

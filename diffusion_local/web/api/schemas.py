@@ -37,8 +37,8 @@ from diffusion_local.options.types import Kind
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 
-HEADER = "idempotency_key"  # sent as a header on every route
-DRAWN = ("seed", "variation_seed")  # -1 means a random one
+IDEMPOTENCY_ARGUMENT = "idempotency_key"  # sent as a header on every route
+SEED_OPTIONS = ("seed", "variation_seed")  # -1 means a random one
 #: Options without a maximum in responses: for another owner's job, ``steps`` is the total of all passes and tiles.
 UNBOUNDED = ("steps",)
 
@@ -74,14 +74,18 @@ def bounds_of(argument: Argument) -> serializers.Json:
     if option is None or not option.is_number or argument.kind not in (option.type, option.type | None):
         return {}
     low, high = option.bounds
-    return {"minimum": -1 if option.name in DRAWN else low, "maximum": high}
+    return {"minimum": -1 if option.name in SEED_OPTIONS else low, "maximum": high}
 
 
 def offered(name: str, method: str, path: str) -> list[Argument]:
     """The arguments that a route takes in its body or query."""
     operation = OPERATIONS[name]
     route = operation.route(method, path)
-    return [each for each in registry.arguments(operation, route.takes) if each.name not in (HEADER, route.content)]
+    return [
+        each
+        for each in registry.arguments(operation, route.takes)
+        if each.name not in (IDEMPOTENCY_ARGUMENT, route.content)
+    ]
 
 
 def no_boolean(value: Any) -> Any:

@@ -24,7 +24,7 @@ FORM_FIELD_BYTES = 1024 * 1024
 
 #: The beginning of a data URL; quoted parameters may contain commas.
 DATA_URL = re.compile(r"[\s\ufeff]*data:[^\n]{0,300}?;\s*base64\s*,", re.IGNORECASE)
-SPACES = re.compile(r"[\s\ufeff]+")
+SPACE_RUN = re.compile(r"[\s\ufeff]+")
 URL_SAFE = str.maketrans("-_", "+/")
 
 
@@ -100,7 +100,7 @@ def decoded(field: str, text: str) -> bytes:
     content = text[prefix.end() :] if prefix else text
     if prefix and "%" in content:
         content = unquote(content)
-    content = SPACES.sub("", content).translate(URL_SAFE)
+    content = SPACE_RUN.sub("", content).translate(URL_SAFE)
     try:
         return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
     except (binascii.Error, ValueError) as error:  # not white space, which was removed above

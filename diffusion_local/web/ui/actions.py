@@ -26,7 +26,7 @@ from diffusion_local.web.ui import (
     view,
     view_help,
 )
-from diffusion_local.web.ui.actions_pictures import DRAWN
+from diffusion_local.web.ui.actions_pictures import RANDOM_SEED
 from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.templates import render
 
@@ -102,7 +102,7 @@ def recipe_of_job(studio: Studio, key: str) -> Effect:
 
 def recipe_prompt(studio: Studio, key: str) -> Effect:
     params = studio.image(key).params
-    return to_form(form.only(prompt=params.prompt, negative=params.negative, styles=[], expand=DRAWN))
+    return to_form(form.only(prompt=params.prompt, negative=params.negative, styles=[], expand=RANDOM_SEED))
 
 
 def recipe_seed(studio: Studio, key: str) -> Effect:

@@ -5,7 +5,7 @@ from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
-from diffusion_local.web.ui.actions_pictures import DRAWN, other_seed, settings_of, submitted
+from diffusion_local.web.ui.actions_pictures import RANDOM_SEED, other_seed, settings_of, submitted
 from diffusion_local.web.ui.effects import Effect, Verb, new_toast
 from diffusion_local.web.ui.words import say
 
@@ -59,7 +59,7 @@ def cancelled(touched: list[str]) -> Effect:
 def again_auto(studio: Studio, key: str) -> Effect:
     """Retry in the automatic memory mode a job that ran out of memory in a fixed one."""
     params = studio.job(key).params
-    receipt = studio.submit(params.prompt, expand=DRAWN, **{**settings_of(params), "rung": ""})
+    receipt = studio.submit(params.prompt, expand=RANDOM_SEED, **{**settings_of(params), "rung": ""})
     toast = new_toast(say("page.queued_again", what=shortened(params.prompt, 40)))
     return Effect(toast=toast, receipt=receipt.batch_id)
 

@@ -96,7 +96,7 @@ def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
     """The value of each editable setting that all queued jobs of a batch share, or "" where they differ."""
     waiting = studio.jobs(State.QUEUED, batch_id, limit=MOST_COMPARED)
     found = {}
-    for name in view_batches.EDITABLE:
+    for name in view_batches.EDITABLE_COLUMNS:
         values = {written(name, job.params) for job in waiting}
         found[name] = values.pop() if len(values) == 1 else ""
     return found
@@ -114,7 +114,9 @@ def batch_change(studio: Studio, key: str) -> Effect:
     batch_id, _, written = key.partition("\n")
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
     shown = shared_values(studio, batch_id) | studio.batches.times(studio.batches.get(batch_id).batch)
-    changes = {name: sent[name] for name in view_batches.EDITABLE if sent.get(name, "") not in ("", shown[name])}
+    changes = {
+        name: sent[name] for name in view_batches.EDITABLE_COLUMNS if sent.get(name, "") not in ("", shown[name])
+    }
     changes |= {name: sent[name] for name in BATCH_OPTIONS if name in sent and sent[name] != shown[name]}
     if not changes:
         return Effect(panel="")

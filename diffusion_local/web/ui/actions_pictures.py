@@ -16,7 +16,7 @@ from diffusion_local.web.ui.words import say
 VARIATIONS = 4
 VARIATION_STRENGTH = 0.25  # the same composition, but a visible difference
 UPSCALE = 2.0
-DRAWN = "no"  # value of ``expand``: the prompt of a recipe is already expanded, so its braces are literal
+RANDOM_SEED = "no"  # value of ``expand``: the prompt of a recipe is already expanded, so its braces are literal
 
 
 def settings_of(params: Params) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def caption(studio: Studio, key: str) -> Effect:
 
 
 def submitted(studio: Studio, params: Params, what: str, count: int = 1, **changes: Any) -> Effect:
-    receipt = studio.submit(params.prompt, count=count, expand=DRAWN, **settings_of(params) | changes)
+    receipt = studio.submit(params.prompt, count=count, expand=RANDOM_SEED, **settings_of(params) | changes)
     return Effect(toast=new_toast(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
@@ -127,7 +127,7 @@ def upscale(studio: Studio, key: str) -> Effect:
     what = say("viewer.upscaled", prompt=shortened(image.params.prompt, 40))
     receipt = studio.submit(
         image.params.prompt,
-        expand=DRAWN,
+        expand=RANDOM_SEED,
         kind=Kind.UPSCALE,
         source=studio.sources.from_image(image.id).id,
         scale=UPSCALE,

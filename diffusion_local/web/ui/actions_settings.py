@@ -4,7 +4,7 @@ remove).
 
 from urllib.parse import parse_qsl
 
-from diffusion_local.accounts.store import LIMITS
+from diffusion_local.accounts.store import QUOTA_COLUMNS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.queue.machines import IGNORE, WAIT, Machine
@@ -63,7 +63,7 @@ def account_role(studio: Studio, key: str) -> Effect:
 def account_limits(studio: Studio, key: str) -> Effect:
     """Set an account's own limits. An empty field restores the limit of the settings."""
     name, sent = fields_of(key)
-    studio.accounts.set_limits(name, **{each: limit_of(each, sent[each]) for each in LIMITS if each in sent})
+    studio.accounts.set_limits(name, **{each: limit_of(each, sent[each]) for each in QUOTA_COLUMNS if each in sent})
     return done(name)
 
 

@@ -17,34 +17,36 @@ from diffusion_local import serializers
 from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, GalleryFilter
 from diffusion_local.queue.groups import MAX_TEXT, STATE_FILTERS, JobFilter, ListPosition, QueuePosition
 
-PREFIX = "/ui"
+ROUTE_PREFIX = "/ui"
 #: Views (tabs) of the page, in the order of its navigation.
 VIEWS = ("create", "gallery", "queue", "lists", "models", "settings")
 #: First part of the address of a picture in the viewer: ``/ui/picture/ID``.
-PICTURE = "picture"
+PICTURE_PARAMETER = "picture"
 
 
 def address(view: str, **query: str) -> str:
     """The address of a view with its non-empty filters, including the path prefix of a reverse proxy."""
     kept = {name: value for name, value in query.items() if value}
-    return f"{serializers.root()}{PREFIX}/{view}" + (f"?{urlencode(kept)}" if kept else "")
+    return f"{serializers.root()}{ROUTE_PREFIX}/{view}" + (f"?{urlencode(kept)}" if kept else "")
 
 
 def picture(image_id: str) -> str:
-    return address(f"{PICTURE}/{image_id}")
+    return address(f"{PICTURE_PARAMETER}/{image_id}")
 
 
 def serves(path: str) -> bool:
     """Whether the page is served at this path."""
-    return path == "/" or path == PREFIX or path.startswith(f"{PREFIX}/")
+    return path == "/" or path == ROUTE_PREFIX or path.startswith(f"{ROUTE_PREFIX}/")
 
 
 def known(path: str) -> bool:
     """Whether a path has the form of a view's or a picture's address. The picture need not exist."""
     if not serves(path):
         return False
-    parts = path.removeprefix(PREFIX).strip("/").split("/")
-    return parts in ([""], *([view] for view in VIEWS)) or (len(parts) == 2 and parts[0] == PICTURE and bool(parts[1]))
+    parts = path.removeprefix(ROUTE_PREFIX).strip("/").split("/")
+    return parts in ([""], *([view] for view in VIEWS)) or (
+        len(parts) == 2 and parts[0] == PICTURE_PARAMETER and bool(parts[1])
+    )
 
 
 MOST_IDS = 60
@@ -99,7 +101,7 @@ def written(key: tuple[int, int, int]) -> str:
     return ".".join(map(str, key))
 
 
-FLAGS = ("starred", "trashed", "flagged")
+SWITCH_FILTERS = ("starred", "trashed", "flagged")
 FILTER_NAMES = frozenset(each.name for each in fields(GalleryFilter))
 FEWEST, SHOW, MAX_SHOWN = 48, 160, 480  # pictures drawn at once: minimum, default, maximum
 
@@ -137,7 +139,7 @@ class GalleryState:
 
     def asked(self) -> dict[str, Any]:
         """The filters as keyword arguments of ``Pictures.page``."""
-        return {name: value == "1" if name in FLAGS else value for name, value in self.filters.items()}
+        return {name: value == "1" if name in SWITCH_FILTERS else value for name, value in self.filters.items()}
 
     def get(self, name: str) -> str:
         return self.filters.get(name, "")

@@ -8,7 +8,7 @@ import gradio as gr
 
 from diffusion_local.lists.entries import EXPANSIONS, parse_size
 from diffusion_local.lists.formats import LIST_PARSERS
-from diffusion_local.lists.grid import PROMPTS
+from diffusion_local.lists.grid import PROMPT_AXES
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.types import Kind
@@ -17,7 +17,7 @@ from diffusion_local.web.ui import form
 from diffusion_local.web.ui.form import model_choices
 from diffusion_local.web.ui.words import has_phrase, label, say
 
-REPLACED = PROMPTS
+REPLACED = PROMPT_AXES
 LORA = "lora "
 SIZE_OPTIONS = ("width", "height")
 #: Options that apply to every picture of a list: those of a picture without a source, except the size (one field).
@@ -27,7 +27,7 @@ OF_PICTURES = tuple(
     if Kind.TXT2IMG in option.kinds and not option.is_picture and name not in ("prompt", "kind", *SIZE_OPTIONS)
 )
 #: Axes that a grid offers. The installed LoRAs follow them, and any other field can be typed.
-AXES = (*PROMPTS, "size", *(name for name in OF_PICTURES if OPTIONS[name].varies and name not in PROMPTS))
+AXES = (*PROMPT_AXES, "size", *(name for name in OF_PICTURES if OPTIONS[name].varies and name not in PROMPT_AXES))
 #: Options whose choices are files, which may be newer than the server's start.
 FILE_FIELDS = tuple(name for name in form.FILE_FIELDS if name in OF_PICTURES)
 Make = Callable[[Studio], Any]

@@ -21,7 +21,7 @@ REPEATABLE: dict[str, Any] = QUIET | {"api_name": "repeatable"}
 PRESS: dict[str, Any] = QUIET | {"api_name": "repeatable_press"}
 
 #: Shared by all parts; defined in ``live.js``.
-SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
+COMPONENT_SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
 
 
 def live(elem_id: str, value: str = "") -> gr.HTML:
@@ -29,7 +29,7 @@ def live(elem_id: str, value: str = "") -> gr.HTML:
     return gr.HTML(
         value,
         html_template='<div class="live"></div>',
-        js_on_load=SCRIPT,
+        js_on_load=COMPONENT_SCRIPT,
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="live-part",

@@ -9,7 +9,7 @@ import gradio as gr
 
 from diffusion_local.errors import NotFound
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.a1111 import CHOICES, MODEL_HASH, NOTES
+from diffusion_local.options.a1111 import CHOICES, FACT_NAMES, MODEL_HASH
 from diffusion_local.options.table import OPTIONS, RECORDS, Params
 from diffusion_local.options.types import Kind, Record
 from diffusion_local.studio import Studio
@@ -104,7 +104,7 @@ def unused_settings(settings: dict[str, Any], others: dict[str, Any], model: Mod
     """Descriptions of settings of another tool that have no equivalent here, without its notes (version, hashes)."""
     if model is None and settings.get("model"):
         yield f"{view.name_of('model')} {settings['model']}"
-    unused = {name: str(value) for name, value in others.items() if name not in NOTES}
+    unused = {name: str(value) for name, value in others.items() if name not in FACT_NAMES}
     for place, (name, value) in enumerate(unused.items()):
         if place == MOST_NAMED:
             yield say("create.more_left_out", n=len(unused) - place)

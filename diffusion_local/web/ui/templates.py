@@ -17,7 +17,7 @@ from diffusion_local import serializers
 from diffusion_local.options import a1111
 from diffusion_local.web.ui import addresses, words
 
-PATHS = {
+ICON_PATHS = {
     "alert": '<circle cx="12" cy="12" r="8.5"/><path d="M12 7.8v5M12 16v.01"/>',
     "back": '<path d="M9 6.5L4.5 11 9 15.5"/><path d="M5 11h9a5 5 0 0 1 0 10h-3"/>',
     "bell": '<path d="M5 16h14l-2-3V9.5a5 5 0 0 0-10 0V13z"/><path d="M10 19.5h4"/>',
@@ -84,11 +84,12 @@ def icon(name: str, pixels: int = 20, filled: bool = False) -> str:
     fill = "currentColor" if filled else "none"
     return (
         f'<svg class="icon" viewBox="0 0 24 24" width="{pixels}" height="{pixels}" aria-hidden="true" fill="{fill}" '
-        f'stroke="currentColor" stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round">{PATHS[name]}</svg>'
+        f'stroke="currentColor" stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round">'
+        f"{ICON_PATHS[name]}</svg>"
     )
 
 
-FOLDER = Path(__file__).parent / "templates"
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 
 
 def say(key: str, **values: Any) -> Markup:
@@ -110,7 +111,7 @@ def sentence(text: str) -> Markup:
 @cache
 def environment() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(TEMPLATE_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

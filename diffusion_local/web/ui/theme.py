@@ -9,15 +9,19 @@ SCRIPTS = (
     "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras",
     "pictures", "lists", "queue", "gallery", "models", "settings"
 )  # fmt: skip
-SCRIPT = "\n".join((Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+PAGE_SCRIPT = "\n".join(
+    (Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
+)
 STYLES = ("base", "rest", "create", "gallery", "models", "settings")
-STYLE = "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
+PAGE_STYLE = "\n".join(
+    (Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES
+)
 #: The styles are here and not in Gradio's ``css`` argument, which would load them later and rewrite their selectors.
 HEAD = f"""
-<style>{STYLE}</style>
+<style>{PAGE_STYLE}</style>
 <link rel="icon" type="image/svg+xml" href="assets/icons/mark.svg">
 <meta name="color-scheme" content="light dark">
-<script>{SCRIPT}</script>
+<script>{PAGE_SCRIPT}</script>
 """
 
 FONT = [

@@ -17,7 +17,7 @@ BATCHES_PER_PAGE = 20
 #: Options of queued jobs that the panel edits: the size, and the options in Create's row of numbers.
 EDITABLE_SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
 #: All fields of the panel, except those that schedule the batch (``BATCH_OPTIONS``).
-EDITABLE = ("prompt", "model", *EDITABLE_SETTINGS)
+EDITABLE_COLUMNS = ("prompt", "model", *EDITABLE_SETTINGS)
 
 
 def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> str:

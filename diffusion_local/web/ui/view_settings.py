@@ -7,14 +7,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from diffusion_local.accounts.store import LIMITS, Account
+from diffusion_local.accounts.store import QUOTA_COLUMNS, Account
 from diffusion_local.actor import Allowance, Role
 from diffusion_local.domain import Worker
-from diffusion_local.health.doctor import PACKAGES, Finding
+from diffusion_local.health.doctor import REPORTED_PACKAGES, Finding
 from diffusion_local.health.service import HealthStatus
 from diffusion_local.machines import PairingCode
 from diffusion_local.models.service import format_size
-from diffusion_local.preferences import EDITABLE, PATHS, Preference
+from diffusion_local.preferences import EDITABLE, PATH_SETTINGS, Preference
 from diffusion_local.queue.machines import Machine
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
@@ -23,9 +23,9 @@ from diffusion_local.web.ui import words
 from diffusion_local.web.ui.templates import macro, render, say
 from diffusion_local.web.ui.view import moment, text
 from diffusion_local.web.ui.view_help import dialog
-from diffusion_local.web.ui.words import LANGUAGES, TAGS, has_phrase, language, translated
+from diffusion_local.web.ui.words import LANGUAGE_NAMES, LANGUAGE_TAGS, has_phrase, language, translated
 
-FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
+SHOWN_FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
 THEMES = {"system": "", "light": "light", "dark": "dark"}
 #: Settings that the page can change, by topic. An editable setting in none of these groups appears in "other".
 SETTING_GROUPS = {
@@ -68,7 +68,7 @@ def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -
 
 def appearance() -> str:
     themes = [(value, say(f"settings.theme_{name}")) for name, value in THEMES.items()]
-    tongues = [(code, name, TAGS[code], code == language()) for code, name in LANGUAGES.items()]
+    tongues = [(code, name, LANGUAGE_TAGS[code], code == language()) for code, name in LANGUAGE_NAMES.items()]
     rows = [
         Row("theme", say("settings.theme"), part="theme", value=themes),
         Row("language", say("page.language"), part="tongue", value=tongues),
@@ -100,7 +100,7 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
 
 def plain(finding: Finding) -> bool:
     """Whether a finding only reports a version; healthy ones are listed under "versions" instead."""
-    return finding.name in ("diffusion-local", *PACKAGES)
+    return finding.name in ("diffusion-local", *REPORTED_PACKAGES)
 
 
 def title_of(finding: Finding) -> str:
@@ -196,7 +196,7 @@ def preference(each: Preference, paths: bool) -> Row:
     told = [] if str(title) == meaning else [escape(meaning), Markup("<br>")]
     told.append(Markup("<code>{}</code> · ").format(each.name))
     told.append(Markup('<span class="origin {}">{}</span>').format(each.origin, say(f"settings.from_{each.origin}")))
-    if not each.secret and each.origin != "default" and (paths or each.name not in PATHS):
+    if not each.secret and each.origin != "default" and (paths or each.name not in PATH_SETTINGS):
         told.append(Markup(" · ") + say("settings.default_is", value=shown(each.default)))
     if each.later is not None:
         later = say("settings.later", value=shown(each.later), now=shown(each.value))
@@ -221,7 +221,7 @@ def choice_words(name: str, choice: str) -> str:
 def fixed(each: Preference, paths: bool) -> str:
     if each.secret:
         return say("settings.secret_set" if each.value else "settings.secret_unset")
-    if each.name in PATHS and not paths and each.value:
+    if each.name in PATH_SETTINGS and not paths and each.value:
         return say("settings.hidden")
     return shown(each.value)
 
@@ -247,7 +247,7 @@ class Person:
     def limits(self) -> list[tuple[str, Any, int]]:
         """(name, the account's own limit or None, the effective limit)."""
         own: Mapping[str, int] = self.account.limits
-        return [(name, own.get(name), getattr(self.allowance, name)) for name in LIMITS]
+        return [(name, own.get(name), getattr(self.allowance, name)) for name in QUOTA_COLUMNS]
 
 
 def accounts(people: Sequence[Person], who: str) -> str:
@@ -259,7 +259,7 @@ def accounts(people: Sequence[Person], who: str) -> str:
 
 
 def folders(settings: Settings) -> str:
-    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in FOLDERS]
+    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in SHOWN_FOLDERS]
     return section("folders", rows)
 
 

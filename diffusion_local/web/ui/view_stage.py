@@ -20,7 +20,7 @@ from diffusion_local.web.ui.view_models import Offer
 
 #: Pictures of a batch in the strip; the others appear as a number.
 MOST_SHOTS = 24
-EXAMPLES = ("a red apple", "a blue heart", "a yellow star", "a green tree")
+EXAMPLE_PROMPTS = ("a red apple", "a blue heart", "a yellow star", "a green tree")
 FREE = ("vae_tiling",)  # fixed memory modes after which a retry in the automatic one is not offered
 
 Images = Mapping[str, Image]
@@ -161,17 +161,17 @@ def stage(
         hand=hand,
         left_out=left_out,
         offer=offer,
-        examples=EXAMPLES,
+        examples=EXAMPLE_PROMPTS,
     )
 
 
 SHOWN_WORDS = 6  # trigger words of a LoRA
-KINDS = ("img2img", "inpaint", "upscale")
+SOURCE_KINDS = ("img2img", "inpaint", "upscale")
 
 
 def panel() -> str:
     """The source picture, the canvas for its mask, and the dialog about a dropped file."""
-    return render("source.html", kinds=KINDS)
+    return render("source.html", kinds=SOURCE_KINDS)
 
 
 def sample(image: Image | None) -> str:

@@ -21,9 +21,9 @@ import gradio as gr
 from diffusion_local.messages import translate
 
 #: The name of each language in that language, by the code used in ``phrases``.
-LANGUAGES = {"en": "English", "zh": "简体中文"}
+LANGUAGE_NAMES = {"en": "English", "zh": "简体中文"}
 #: BCP 47 tag (``<html lang>``) of each code.
-TAGS = {"en": "en", "zh": "zh-CN"}
+LANGUAGE_TAGS = {"en": "en", "zh": "zh-CN"}
 FIRST = "en"
 COOKIE = "language"  # set by page.js when the user selects a language
 
@@ -40,7 +40,7 @@ def language() -> str:
 @contextmanager
 def speaking(code: str) -> Iterator[None]:
     """Context in which ``say`` uses this language, or ``FIRST`` if the code is unknown."""
-    token = _language.set(code if code in LANGUAGES else FIRST)
+    token = _language.set(code if code in LANGUAGE_NAMES else FIRST)
     try:
         yield
     finally:
@@ -49,14 +49,14 @@ def speaking(code: str) -> Iterator[None]:
 
 def preferred(chosen: str, accepted: str) -> str:
     """The language for a browser: the chosen one, or the supported one that its ``Accept-Language`` ranks highest."""
-    if chosen in LANGUAGES:
+    if chosen in LANGUAGE_NAMES:
         return chosen
     wanted = []
     for place, part in enumerate(accepted.split(",")):
         tag, _, weight = part.partition(";")
         found = re.search(r"q=([\d.]{1,5})", weight)
         quality = float(found[1]) if found and found[1].count(".") < 2 and found[1] != "." else 1.0
-        if (code := tag.strip().lower().split("-")[0]) in LANGUAGES:
+        if (code := tag.strip().lower().split("-")[0]) in LANGUAGE_NAMES:
             wanted.append((-quality, place, code))
     return min(wanted, default=(0.0, 0, FIRST))[2]
 
@@ -99,7 +99,8 @@ def label(key: str) -> Any:
 def translations() -> gr.I18n:
     """The phrases that Gradio's page needs for each ``label``: all without placeholders."""
     spoken: dict[str, Any] = {
-        TAGS[code]: {key: said[code] for key, said in phrases().items() if "{" not in said[code]} for code in LANGUAGES
+        LANGUAGE_TAGS[code]: {key: said[code] for key, said in phrases().items() if "{" not in said[code]}
+        for code in LANGUAGE_NAMES
     }
     return gr.I18n(**spoken)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_local.queue.groups import JobFilter
-from diffusion_local.web.api.dialects import METHODS, PREFIXES
+from diffusion_local.web.api.dialects import DIALECT_METHODS, DIALECT_PREFIXES
 from diffusion_local.web.api.dialects.a1111.lists import EMPTY_ANSWERS
 from tests.web.api.comfyui.graphs import TXT2IMG
 from tests.web.authority.scene import OWNER, PASSWORD, SMALL, png
@@ -72,7 +72,7 @@ SAY_NOTHING = {
     "POST /sdapi/v1/refresh-loras",
     "POST /sdapi/v1/refresh-vae",
     *(f"{verb} /api/v1/{{rest:path}}" for verb in ("GET", "POST", "PUT", "PATCH", "DELETE")),
-    *(f"{verb} {prefix}/{{rest:path}}" for prefix in PREFIXES for verb in METHODS if verb != "HEAD"),
+    *(f"{verb} {prefix}/{{rest:path}}" for prefix in DIALECT_PREFIXES for verb in DIALECT_METHODS if verb != "HEAD"),
 }
 ROUTES: dict[str, Call] = {
     "GET /openapi.json": Call(),
@@ -236,8 +236,8 @@ ROUTES: dict[str, Call] = {
     },
     **{
         f"{verb} {prefix}/{{rest:path}}": Call(f"{prefix}/nowhere/at/all", fine=(404,))
-        for prefix in PREFIXES
-        for verb in METHODS
+        for prefix in DIALECT_PREFIXES
+        for verb in DIALECT_METHODS
         if verb != "HEAD"
     },
     # -- the dialects

@@ -170,7 +170,7 @@ def ask_endpoint(studio: Scene, person: Person, name: str) -> Answer:
         if sent.status_code != 200:
             return Answer(sent.status_code, sent.text)
         given["picture"] = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-    if name in endpoints.SLOW + endpoints.STREAMED:
+    if name in endpoints.SLOW + endpoints.STREAMED_ENDPOINTS:
         return ask_later(studio, person, name, given)
     blocks = blocks_of(studio.client.app)
     [function] = [each.fn for each in blocks.fns.values() if each.api_name == name]

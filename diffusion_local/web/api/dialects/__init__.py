@@ -21,12 +21,12 @@ from diffusion_local.web.api.watch import Watch
 
 DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate, comfyui)
 #: Path prefixes of the dialects' routes. ``elsewhere`` answers the requests below them that match no route.
-PREFIXES = ("/v1", "/sdapi", "/controlnet", "/predictions", "/replicate")
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+DIALECT_PREFIXES = ("/v1", "/sdapi", "/controlnet", "/predictions", "/replicate")
+DIALECT_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    """The routes of all dialects; unknown paths below PREFIXES get 404, known paths with another method 405."""
+    """The routes of all dialects; unknown paths below DIALECT_PREFIXES get 404, known paths with another method 405."""
     found = APIRouter()
     parts = [dialect.router(studio, watch, settings) for dialect in DIALECTS]
     known = [route for part in parts for route in part.routes if isinstance(route, APIRoute)]
@@ -47,8 +47,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             return Response(status_code=204, headers={"Allow": allowed})
         raise HTTPException(405, f"Use {allowed} here.", {"Allow": allowed})
 
-    for prefix in PREFIXES:
+    for prefix in DIALECT_PREFIXES:
         found.add_api_route(
-            f"{prefix}/{{rest:path}}", elsewhere, methods=METHODS, include_in_schema=False, response_class=JSONResponse
+            f"{prefix}/{{rest:path}}",
+            elsewhere,
+            methods=DIALECT_METHODS,
+            include_in_schema=False,
+            response_class=JSONResponse,
         )
     return found

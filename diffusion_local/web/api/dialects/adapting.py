@@ -22,7 +22,7 @@ from diffusion_local.options.samplers import Sampling, closest_sampler, closest_
 from diffusion_local.options.types import Kind
 
 FITS = ("nearest", "strict")
-LARGEST = 16384  # pixels; a larger side is a mistake, and refused
+MAX_REQUESTED_SIDE = 16384  # pixels; a larger side is a mistake, and refused
 SIZE_TEXT = re.compile(r"(\d{1,5})\s*[xX×*]\s*(\d{1,5})", re.ASCII)
 
 
@@ -109,7 +109,7 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
     if width is None and height is None:
         return
     wanted = (width or model.defaults.width, height or model.defaults.height)
-    if not all(isinstance(each, int) and 0 < each <= LARGEST for each in wanted):
+    if not all(isinstance(each, int) and 0 < each <= MAX_REQUESTED_SIDE for each in wanted):
         return
     size = nearest_size(*wanted, model.limits)
     if size != wanted:
@@ -123,10 +123,10 @@ def fit_second_pass(done: Adapted, model: Model, names: Mapping[str, str]) -> No
     possible. Invalid values are left for the Studio to refuse.
     """
     scale, tile = done.options.get("hires_scale"), done.options.get("hires_tile")
-    if not isinstance(scale, int | float) or not 1 <= scale <= LARGEST or tile:
+    if not isinstance(scale, int | float) or not 1 <= scale <= MAX_REQUESTED_SIDE or tile:
         return
     size = (done.options.get("width") or model.defaults.width, done.options.get("height") or model.defaults.height)
-    if not all(isinstance(side, int) and 0 < side <= LARGEST for side in size):
+    if not all(isinstance(side, int) and 0 < side <= MAX_REQUESTED_SIDE for side in size):
         return
     width, height = enlarged(size, scale)
     if width * height <= model.limits.max_pixels:

@@ -21,7 +21,7 @@ OF_COMFYUI = (
 #: Key in the ASGI scope for the dialect whose path the request used.
 DIALECT = "diffusion_local.dialect"
 #: (dialect, pattern of clients' paths, path of the route); the first match wins.
-ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+PATH_ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (dialect, re.compile(pattern), path)
     for dialect, pattern, path in (
         (REPLICATE, r"(?:/replicate)?/v1(/predictions(?:/.*)?)", r"\1"),
@@ -69,7 +69,7 @@ def comfyui_shape(status: int, code: str, text: str, field: str | None) -> dict[
     return {"error": error, "node_errors": {}}
 
 
-REFUSAL_SHAPES: dict[str, Shape] = {
+ERROR_SHAPES: dict[str, Shape] = {
     OPENAI: openai_shape,
     A1111: a1111_shape,
     REPLICATE: replicate_shape,
@@ -96,7 +96,7 @@ def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str,
             return REPLICATE, f"/replicate{path}"
         if path == "/" and agent.startswith(OF_NODE) and b"text/html" not in given.get(b"accept", b""):
             return A1111, DRAW_THINGS
-    for dialect, pattern, target in ALIASES:
+    for dialect, pattern, target in PATH_ALIASES:
         found = pattern.fullmatch(path)
         if found:
             return dialect, found.expand(target)
@@ -121,7 +121,7 @@ class Paths:
         changed = dict(scope) | {"path": path, DIALECT: dialect}
         if path != scope["path"]:
             changed["raw_path"] = path.encode("utf-8", "surrogateescape")
-        answer = Reshaped(send, REFUSAL_SHAPES[dialect]).send if scope["type"] == "http" else send
+        answer = Reshaped(send, ERROR_SHAPES[dialect]).send if scope["type"] == "http" else send
         await self._app(changed, receive, answer)
 
 

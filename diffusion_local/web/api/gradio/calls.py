@@ -23,7 +23,7 @@ MAX_EVENTS = 1000  # remembered per account; older ones are dropped with their r
 FILE_KEYS = ("path", "url", "meta")
 #: Key of the dict that an endpoint gets in place of a FileData.
 UPLOAD = "upload"
-SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SESSION_HASH = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Fields that a caller may send; all others are dropped.
 FIELDS_OF_KIND = {
     RouteKind.CALL: ("data", "session_hash", "fn_index", "trigger_id", "event_data"),
@@ -97,6 +97,6 @@ class Calls:
 
 def session_key(owner: str, session: object) -> str:
     """A caller's session hash as passed to Gradio: unique to the account. Raises InvalidParams."""
-    if not isinstance(session, str) or not SESSION.fullmatch(session):
+    if not isinstance(session, str) or not SESSION_HASH.fullmatch(session):
         raise InvalidParams("session_hash", message("session_hash"))
     return f"{sha256(owner.encode()).hexdigest()[:16]}-{session}"

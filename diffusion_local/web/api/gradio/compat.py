@@ -76,7 +76,7 @@ MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
 PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
 
 #: Functions that are replaced or relied on, with the parameters they must have.
-SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
+GRADIO_SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
     (gr.Blocks, "process_api", ("self", "block_fn", "inputs", "state", "request", "session_hash", "event_id")),
     (queueing.Queue, "clean_events", ("self", "session_hash", "event_id")),
     (gr.Blocks, "validate_inputs", ("self", "block_fn", "inputs")),
@@ -102,7 +102,7 @@ def check(blocks: gr.Blocks) -> None:
     """Raises UnsupportedGradio, naming each difference that matters; another version that fits is only logged."""
     differs = [
         f"{owner.__name__}.{name}"
-        for owner, name, wanted in SIGNATURES
+        for owner, name, wanted in GRADIO_SIGNATURES
         if not takes(getattr(owner, name, None), wanted)
     ]
     differs += [

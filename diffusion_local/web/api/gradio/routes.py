@@ -1,7 +1,7 @@
 """Which of Gradio's routes are reachable.
 
 Every request is refused unless ALLOWED lists its method and path, so routes added by a new version of Gradio are
-unreachable. REFUSED lists all other current routes: a test compares both tables with the routes of the installed
+unreachable. REMOVED_ROUTES lists all other current routes: a test compares both tables with the routes of the installed
 version.
 """
 
@@ -87,7 +87,7 @@ ALLOWED = (
 )
 
 #: Gradio's routes (method, path) that respond 404, by reason.
-REFUSED: dict[str, tuple[tuple[str, str], ...]] = {
+REMOVED_ROUTES: dict[str, tuple[tuple[str, str], ...]] = {
     "served by routes of our own": (
         ("GET", "/openapi.json"),
         ("HEAD", "/openapi.json"),

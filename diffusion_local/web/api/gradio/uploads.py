@@ -33,7 +33,7 @@ MAX_AGE = 900.0  # seconds after which an unused file is deleted
 MAX_FILES = 32  # per account at once
 MAX_PICTURES = 4  # bytes per account at once, as a multiple of the size limit of a picture
 FORM_BYTES = 100_000  # overhead of a form around its files
-PATH = re.compile(r"uploads/([0-9a-f]{32})")
+UPLOAD_PATH = re.compile(r"uploads/([0-9a-f]{32})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Uploads:
     def file(self, path: object, owner: str) -> Path:
         """The file of an upload. Raises NotFound, also for another owner's."""
         self.expire()
-        found = PATH.fullmatch(path) if isinstance(path, str) else None
+        found = UPLOAD_PATH.fullmatch(path) if isinstance(path, str) else None
         upload = self._known.get(found[1]) if found else None
         if found is None or upload is None or upload.owner != owner:
             raise NotFound(message('no_upload'))  # fmt: skip

@@ -22,21 +22,21 @@ from diffusion_local.operations.operation import File, Operation, Paged, Route, 
 from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import REVALIDATE, linked, read_prefer, tagged
-from diffusion_local.web.api.schemas import HEADER, answer_schema, model_of
+from diffusion_local.web.api.schemas import IDEMPOTENCY_ARGUMENT, answer_schema, model_of
 from diffusion_local.web.api.watch import Watch, until
 from diffusion_local.web.files import StoredResponse
 
 Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
 REPEATED = ("state",)  # query parameters that may be repeated
 NO_LONGER = 60  # seconds; upper limit of Retry-After
-MEDIA = {
+MEDIA_TYPES = {
     ".csv": "text/csv",
     ".jsonl": "application/jsonl",
     ".webp": "image/webp",
     ".zip": "application/zip",
 }
 #: Tags of paths whose first segment is not their tag.
-TAGS = {"adapters": "models", "known-models": "models", "downloads": "models"}
+TAG_BY_PATH = {"adapters": "models", "known-models": "models", "downloads": "models"}
 
 
 def routes() -> list[tuple[Operation, Route]]:
@@ -60,7 +60,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
             route.path,
             endpoint(studio, watch, operation, route),
             methods=[route.method],
-            tags=[TAGS.get(word, word)],
+            tags=[TAG_BY_PATH.get(word, word)],
             status_code=route.status,
             operation_id=operation_id(operation, route),
             name=operation_id(operation, route),
@@ -90,7 +90,7 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
     offered = [each for each in offered if each.parameter != route.content]
     in_query = route.method in ("GET", "DELETE") or bool(route.content)
     shown = [parameter("request", Request), *(parameter(each.name, str) for each in path)]
-    fields = [each for each in offered if each.name != HEADER]
+    fields = [each for each in offered if each.name != IDEMPOTENCY_ARGUMENT]
     if in_query:
         shown += [queried(each) for each in fields]
     elif fields:
@@ -99,8 +99,8 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
         required = any(each.required for each in fields)
         shown.append(parameter("body", model) if required else parameter("body", model | None, None))
     if len(fields) < len(offered):
-        meaning = registry.MEANINGS[HEADER]
-        shown.append(parameter(HEADER, Annotated[str | None, Header(description=meaning)], None))
+        meaning = registry.ARGUMENT_MEANINGS[IDEMPOTENCY_ARGUMENT]
+        shown.append(parameter(IDEMPOTENCY_ARGUMENT, Annotated[str | None, Header(description=meaning)], None))
 
     def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
         given = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
@@ -212,7 +212,7 @@ async def until_ended(
 
 
 def download(name: str, value: Iterator[bytes] | Iterator[str] | StoredFile) -> Response:
-    media = MEDIA[PurePath(name).suffix]
+    media = MEDIA_TYPES[PurePath(name).suffix]
     if isinstance(value, StoredFile):
         return StoredResponse(value, media, REVALIDATE)
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}

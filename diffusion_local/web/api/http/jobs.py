@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from diffusion_local.domain import Receipt
 from diffusion_local.operations import answers, registry
-from diffusion_local.operations.registry import MEANINGS, OPERATIONS
+from diffusion_local.operations.registry import ARGUMENT_MEANINGS, OPERATIONS
 from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import read_prefer
@@ -46,7 +46,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     async def submit(
         body: Annotated[BaseModel, Depends(job_of)],
         request: Request,
-        idempotency_key: Annotated[str | None, Header(description=MEANINGS["idempotency_key"])] = None,
+        idempotency_key: Annotated[str | None, Header(description=ARGUMENT_MEANINGS["idempotency_key"])] = None,
         prefer: Annotated[str | None, Header(description="`wait=N` or `respond-async` (RFC 7240)")] = None,
     ) -> JSONResponse:
         """Enqueue pictures: 202 with their ids, or 200 with the ended jobs if they ended within `Prefer: wait=N`."""

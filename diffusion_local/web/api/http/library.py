@@ -24,12 +24,12 @@ from diffusion_local.web.api.uploads import picture_of
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FILE_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
-MEDIA = ("image/png", "image/jpeg", "image/webp", "image/avif", "image/heic", "application/octet-stream")
+PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/avif", "image/heic", "application/octet-stream")
 BODY = {
     "requestBody": {
         "required": True,
         "description": "The picture's bytes, or a form with it as `file`.",
-        "content": dict.fromkeys(MEDIA, BINARY) | {"multipart/form-data": FILE_FORM},
+        "content": dict.fromkeys(PICTURE_TYPES, BINARY) | {"multipart/form-data": FILE_FORM},
     }
 }
 RECIPE: dict[int | str, dict[str, Any]] = {200: {"model": typed("Recipe", params=PARAMS, text=str)}}

@@ -17,7 +17,7 @@ from diffusion_local.lists.service import ListReceipt
 from diffusion_local.messages import message
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import Operation
-from diffusion_local.operations.registry import MEANINGS, OPERATIONS
+from diffusion_local.operations.registry import ARGUMENT_MEANINGS, OPERATIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http.derived import accepted
 from diffusion_local.web.api.schemas import ACCEPTED, ListOptions, ListSettings, schema
@@ -53,7 +53,7 @@ def router(studio: Studio) -> APIRouter:
     async def submit_list(
         request: Request,
         options: Annotated[ListOptions, Query()],  # type: ignore[valid-type]
-        idempotency_key: Annotated[str | None, Header(description=MEANINGS["idempotency_key"])] = None,
+        idempotency_key: Annotated[str | None, Header(description=ARGUMENT_MEANINGS["idempotency_key"])] = None,
     ) -> JSONResponse:
         """Enqueue all pictures of a list as one batch, behind all interactive jobs.
 

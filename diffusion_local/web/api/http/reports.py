@@ -12,7 +12,7 @@ from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import tagged
 from diffusion_local.web.error_responses import NOT_CACHED
-from diffusion_local.web.ui.words import TAGS, language, translated
+from diffusion_local.web.ui.words import LANGUAGE_TAGS, language, translated
 
 FORMAT_BY_SUFFIX = {".json": "json", ".md": "md", ".html": "html"}
 FORMAT_BY_TYPE = {"application/json": "json", "text/markdown": "md", "text/html": "html"}
@@ -51,7 +51,7 @@ def page_router(studio: Studio) -> APIRouter:
     pages = APIRouter(prefix="/reports", include_in_schema=False, default_response_class=HTMLResponse)
 
     def shown(report: Report) -> HTMLResponse:
-        written = studio.reports.page(report, serializers.root(), translated, TAGS[language()])
+        written = studio.reports.page(report, serializers.root(), translated, LANGUAGE_TAGS[language()])
         return HTMLResponse(written, headers=NOT_CACHED)
 
     @pages.get("/batch/{batch_id}.html")

@@ -18,7 +18,7 @@ from diffusion_local.domain import Event
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.following import (
     EVENTS_PER_LOOK,
-    LARGEST,
+    MAX_REVISION,
     EventSource,
     FollowEvent,
     JobEvents,
@@ -30,7 +30,7 @@ from diffusion_local.web.api.watch import Watch
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 VARIES = REVALIDATE | {"Vary": "Accept"}
-After = Annotated[int, Query(ge=0, le=LARGEST, description="the last `number` that was seen")]
+After = Annotated[int, Query(ge=0, le=MAX_REVISION, description="the last `number` that was seen")]
 Limit = Annotated[int, Query(ge=1, le=EVENTS_PER_LOOK)]
 LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="the last `id` that was seen")]
 

@@ -30,9 +30,9 @@ from diffusion_local.web.api.watch import Watch
 
 T = TypeVar("T")
 
-PATH = "/worker"
+WORKER_PATH = "/worker"
 MOST_SESSIONS = 1000
-THREADS = 4  # for calls of workers
+WORKER_THREADS = 4  # for calls of workers
 MAX_VERSION = 40  # characters
 MOST_WAIT = 20.0  # seconds per call; proxies close slower requests
 
@@ -121,7 +121,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
     threads: anyio.CapacityLimiter | None = None
     services.queue.listeners.append(bell.ring)
 
-    @workers.post(PATH, include_in_schema=False, response_class=Response)
+    @workers.post(WORKER_PATH, include_in_schema=False, response_class=Response)
     async def call(request: Request) -> Response:
         who = actor.current()
         who.require(Scope.WORKER)  # before the body is read
@@ -136,10 +136,10 @@ def router(services: Services, watch: Watch) -> APIRouter:
     async def in_turn(work: Callable[..., T], *args: Any) -> T:
         """Run in a thread, a few at a time: more would only wait for the database's lock, and delay the page."""
         nonlocal threads
-        threads = threads or anyio.CapacityLimiter(THREADS)
+        threads = threads or anyio.CapacityLimiter(WORKER_THREADS)
         return await anyio.to_thread.run_sync(work, *args, limiter=threads)
 
-    @workers.get(f"{PATH}/file", include_in_schema=False, response_class=FileResponse)
+    @workers.get(f"{WORKER_PATH}/file", include_in_schema=False, response_class=FileResponse)
     def file(kind: str, name: str, path: str) -> FileResponse:
         """A model file for a worker that lacks it; supports ranges."""
         actor.current().require(Scope.WORKER)
@@ -196,8 +196,8 @@ def first_route(calls: APIRouter, prefix: str) -> Route:
     """A copy of ``router``'s route, to be put before all others. Most requests are workers' calls, and FastAPI compares
     each with every route of nested routers several times, which takes longer than the call.
     """
-    endpoint = next(route.endpoint for route in calls.routes if isinstance(route, Route) and route.path == PATH)
-    return Route(prefix + PATH, endpoint, methods=["POST"], include_in_schema=False)
+    endpoint = next(route.endpoint for route in calls.routes if isinstance(route, Route) and route.path == WORKER_PATH)
+    return Route(prefix + WORKER_PATH, endpoint, methods=["POST"], include_in_schema=False)
 
 
 def opened(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -210,4 +210,4 @@ def opened(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 
 def packed(data: bytes) -> Response:
-    return Response(data, media_type=wire.MEDIA)
+    return Response(data, media_type=wire.WIRE_MEDIA_TYPE)

@@ -24,7 +24,7 @@ from diffusion_local.web.error_responses import printable
 log = logging.getLogger(__name__)
 
 SERVER_NAME = "diffusion-local"
-INSTRUCTIONS = (
+SERVER_INSTRUCTIONS = (
     "Makes pictures on this machine. generate_image waits for its pictures up to `seconds` and then leaves them in the "
     "queue: call wait with the job ids until `finished` is true. list_models has the models with their sizes and "
     "defaults; leave options out to take those. Pictures come as previews; their resource links have the whole files."
@@ -53,7 +53,7 @@ class McpServer:
             SERVER_NAME,
             version=__version__,
             title="diffusion-local",
-            instructions=INSTRUCTIONS,
+            instructions=SERVER_INSTRUCTIONS,
             get_tool_input_schema=self._tools.inputs.get,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,

@@ -252,39 +252,39 @@ def jobs_with_pictures(studio: Any, jobs: list[Job]) -> tuple[Json, list[Image]]
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
-PICTURE = Argument(
+PICTURE_ARGUMENT = Argument(
     "picture",
     "picture",
     str,
     "preview",
     "how pictures come with the answer: none, preview (a JPEG of at most 768 pixels a side), or full (the file)",
 )
-SECONDS = Argument(
+SECONDS_ARGUMENT = Argument(
     "seconds", "seconds", float, USUAL_SECONDS, "how long to wait, 0 to 600; the work goes on afterwards: call `wait`"
 )
 IMAGE_MEANING = (
     "picture to begin from: the id of a picture in the gallery or of a source picture, or the picture in Base64"
 )
 IMAGE_ARGUMENT = Argument("image", "image", str, meaning=IMAGE_MEANING)
-EDITED = Argument("image", "image", str | None, None, IMAGE_MEANING + "; `references` may stand for it")
-MASK = Argument(
+EDITED_ARGUMENT = Argument("image", "image", str | None, None, IMAGE_MEANING + "; `references` may stand for it")
+MASK_ARGUMENT = Argument(
     "mask",
     "mask",
     str | None,
     None,
     "picture whose white is painted anew, named as `image` is; without one the whole picture is changed",
 )
-MADE = typed("Made", batch_id=str, job_ids=list[str], warnings=list[str], finished=bool, jobs=several(JOB))
-SHARED = "name priority idempotency_key expand"
+MADE_RESULT = typed("Made", batch_id=str, job_ids=list[str], warnings=list[str], finished=bool, jobs=several(JOB))
+SHARED_ARGUMENTS = "name priority idempotency_key expand"
 
 
 def declared() -> list[Tool]:
-    prompt, count, *more = of_operation("submit", f"prompt count {SHARED}")
+    prompt, count, *more = of_operation("submit", f"prompt count {SHARED_ARGUMENTS}")
     edited = of_picture(Kind.IMG2IMG, Kind.INPAINT, without=("prompt",))
     upscaling = [each for each in of_picture(Kind.UPSCALE) if each.name in ("upscaler", "scale", "background")]
     gallery = [each for each in registry.arguments(OPERATIONS["pictures.page"]) if each.name != "limit"]
     limit = Argument("limit", "limit", int, 20, "pictures to list, 1 to 100")
-    without_picture = Argument("picture", "picture", str, "none", PICTURE.meaning)
+    without_picture = Argument("picture", "picture", str, "none", PICTURE_ARGUMENT.meaning)
     job_id = Argument("job_id", "job_id", str, meaning="a job's id")
     lists = of_operation(
         "lists.submit", "text=content format skip_bad_lines name priority idempotency_key expand expansion_seed count"
@@ -296,8 +296,8 @@ def declared() -> list[Tool]:
             "submit",
             "Make pictures of a prompt and wait for them. What is left out takes the model's default. If they are not "
             "made within `seconds`, the answer has `finished` false: call `wait` with its `job_ids`.",
-            [prompt, *of_picture(Kind.TXT2IMG, without=("prompt",)), count, *more, SECONDS, PICTURE],
-            MADE,
+            [prompt, *of_picture(Kind.TXT2IMG, without=("prompt",)), count, *more, SECONDS_ARGUMENT, PICTURE_ARGUMENT],
+            MADE_RESULT,
             generate_image,
         ),
         Tool(
@@ -307,8 +307,8 @@ def declared() -> list[Tool]:
             "Change a picture by a prompt: all of it, or with a `mask` what is white there. `strength` says how far "
             "from the picture; without it a model that reads pictures follows the prompt as an instruction, also for "
             "those in `references`. Waits as `generate_image` does.",
-            [prompt, EDITED, MASK, *edited, count, *more, SECONDS, PICTURE],
-            MADE,
+            [prompt, EDITED_ARGUMENT, MASK_ARGUMENT, *edited, count, *more, SECONDS_ARGUMENT, PICTURE_ARGUMENT],
+            MADE_RESULT,
             edit_image,
             {"source": "image"},
         ),
@@ -317,12 +317,12 @@ def declared() -> list[Tool]:
             "Enlarge a picture",
             "submit",
             "Make a picture larger. Waits as `generate_image` does.",
-            [IMAGE_ARGUMENT, *upscaling, SECONDS, PICTURE],
-            MADE,
+            [IMAGE_ARGUMENT, *upscaling, SECONDS_ARGUMENT, PICTURE_ARGUMENT],
+            MADE_RESULT,
             upscale,
             {"source": "image"},
         ),
-        Tool("get_job", "Look at a job", "job", OPERATIONS["job"].doc, [job_id, PICTURE], JOB, get_job),
+        Tool("get_job", "Look at a job", "job", OPERATIONS["job"].doc, [job_id, PICTURE_ARGUMENT], JOB, get_job),
         Tool(
             "wait",
             "Wait for pictures",
@@ -332,8 +332,8 @@ def declared() -> list[Tool]:
             [
                 Argument("job_ids", "job_ids", list[str] | None, None, "jobs by their ids"),
                 Argument("batch_id", "batch_id", str | None, None, "a batch by its id"),
-                SECONDS,
-                PICTURE,
+                SECONDS_ARGUMENT,
+                PICTURE_ARGUMENT,
             ],
             typed("Waited", finished=bool, jobs=several(JOB)),
             wait,

@@ -12,7 +12,7 @@ from diffusion_local.compose import Services
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import PerAccount
 from diffusion_local.web.api.dialects.comfyui.graph import read
-from diffusion_local.web.api.dialects.comfyui.nodes import SAMPLERS, SCHEDULERS
+from diffusion_local.web.api.dialects.comfyui.nodes import SAMPLER_NAMES, SCHEDULERS
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_of, options_of
 from tests.support import claimed
 from tests.web.api.comfyui.graphs import TXT2IMG, Graph, img2img, txt2img, upscale
@@ -206,7 +206,7 @@ def test_what_the_model_cannot_do_is_fitted_and_said(client: TestClient, service
 def test_every_listed_sampler_with_every_listed_scheduler(services: Services) -> None:
     studio, uploads = services.studio, Uploads(PerAccount())
     names = names_of(studio, Aliases.of(""))
-    for sampler in SAMPLERS:
+    for sampler in SAMPLER_NAMES:
         for scheduler in SCHEDULERS:
             plan = read(txt2img(KSampler={"sampler_name": sampler, "scheduler": scheduler}), names)
             studio.submit(**options_of(studio, plan, uploads, strict=False)[0])

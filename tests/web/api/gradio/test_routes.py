@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from diffusion_local.web.api.gradio.routes import ALLOWED, REFUSED, find
+from diffusion_local.web.api.gradio.routes import ALLOWED, REMOVED_ROUTES, find
 
 SAMPLES = {"component_id": "1", "environment": "client", "size": "16"}
 Route = tuple[str, str]
@@ -38,7 +38,7 @@ def installed() -> set[Route]:
 
 
 allowed = {(each.method, each.path) for each in ALLOWED}
-refused = {route for routes in REFUSED.values() for route in routes}
+refused = {route for routes in REMOVED_ROUTES.values() for route in routes}
 
 
 def test_the_walk_sees_routes_of_both_kinds() -> None:
@@ -53,7 +53,7 @@ def test_every_route_of_the_installed_gradio_is_allowed_or_refused() -> None:
 def test_the_tables_name_only_what_there_is_and_each_once() -> None:
     assert (allowed | refused) - installed() == set()
     assert allowed & refused == set()
-    assert len(refused) == sum(map(len, REFUSED.values()))
+    assert len(refused) == sum(map(len, REMOVED_ROUTES.values()))
 
 
 def sample(path: str) -> str:

@@ -23,7 +23,7 @@ from diffusion_local.options.table import LANCZOS, OPTIONS
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111.reading import NONE
+from diffusion_local.web.api.dialects.a1111.reading import NONE_NAMES
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import encoded, neutral, outcome, why_not
 from diffusion_local.web.api.dialects.pictures import encoded_as
@@ -125,7 +125,7 @@ def read(
         for name in ("upscaling_resize_w", "upscaling_resize_h"):
             if not 1 <= getattr(body, name) <= LARGEST_SIDE:
                 raise InvalidParams(name, message("range", low=1, high=LARGEST_SIDE, got=getattr(body, name)))
-    upscaler: str | None = None if body.upscaler_1.lower() in NONE else body.upscaler_1
+    upscaler: str | None = None if body.upscaler_1.lower() in NONE_NAMES else body.upscaler_1
     told = ""
     known = [LANCZOS, *(each.name for each in studio.adapters("upscaler"))]
     if upscaler and upscaler.casefold() not in {each.casefold() for each in known}:

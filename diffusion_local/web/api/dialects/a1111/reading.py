@@ -13,7 +13,7 @@ from diffusion_local import families
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.inpaint import AREAS
+from diffusion_local.options.inpaint import INPAINT_AREAS
 from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import merge_schedule
 from diffusion_local.options.signature import options_of
@@ -32,7 +32,7 @@ from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import decoded
 
 MOST_PICTURES = 100
-NONE = ("", "automatic", "none")
+NONE_NAMES = ("", "automatic", "none")
 #: Unsupported fields, with the neutral values that are accepted.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "firstpass_image": ("",),
@@ -254,7 +254,7 @@ def pictures_of(
         mode = 0
     masked = of_mask(body)
     size = (given["width"], given["height"]) if given.get("width") and given.get("height") else None
-    if masked.get("inpaint_area", given["inpaint_area"]) == AREAS[1] or given["outpaint"]:
+    if masked.get("inpaint_area", given["inpaint_area"]) == INPAINT_AREAS[1] or given["outpaint"]:
         size = None  # the source keeps its shape
 
     def kept(data: bytes, field: str) -> str:
@@ -290,7 +290,7 @@ def of_mask(body: Any) -> dict[str, Any]:
             raise InvalidParams("inpainting_fill", message("one_of", known=list(range(len(FILLS))), got=got))
         found["mask_content"] = FILLS[body.inpainting_fill]
     if body.inpaint_full_res is not None:
-        found["inpaint_area"] = AREAS[bool(body.inpaint_full_res)]
+        found["inpaint_area"] = INPAINT_AREAS[bool(body.inpaint_full_res)]
     return found
 
 
@@ -304,7 +304,7 @@ def skipped(layers: Any) -> int | None:
 def sampler_of(body: Any) -> tuple[str | None, str | None]:
     """(sampler, schedule) that a request names."""
     sampler, wanted = body.sampler_name or body.sampler_index or "", body.scheduler or ""
-    return (None if sampler.lower() in NONE else sampler), (None if wanted.lower() in NONE else wanted)
+    return (None if sampler.lower() in NONE_NAMES else sampler), (None if wanted.lower() in NONE_NAMES else wanted)
 
 
 def checked_options(studio: Studio, aliases: Aliases, options: dict[str, Any]) -> None:
@@ -338,4 +338,4 @@ def title(model: Model) -> str:
 
 def named_vae(name: Any) -> str | None:
     text = str(name or "").removesuffix(".safetensors")
-    return None if text.lower() in NONE else text
+    return None if text.lower() in NONE_NAMES else text

@@ -25,7 +25,7 @@ FIELDS_WITHOUT_OPTION = ("hr_resize_x", "hr_resize_y", "denoising_strength", *FI
 #: A1111's defaults.
 SCALE, STRENGTH = 2.0, 0.75
 #: A1111's upscalers that have another name here.
-UPSCALERS = {"latent (nearest)": "Latent (nearest-exact)", "none": LANCZOS, "nearest": LANCZOS}
+UPSCALER_SPELLINGS = {"latent (nearest)": "Latent (nearest-exact)", "none": LANCZOS, "nearest": LANCZOS}
 
 
 def options_of(
@@ -79,7 +79,7 @@ def upscaler_of(studio: Studio, name: Any, strict: bool) -> tuple[str | None, li
     if not isinstance(name, str) or not name:
         return None, []
     known = {each.casefold(): each for each in (*HIRES_UPSCALERS, *(one.name for one in studio.adapters("upscaler")))}
-    found = known.get(UPSCALERS.get(name.casefold(), name).casefold())
+    found = known.get(UPSCALER_SPELLINGS.get(name.casefold(), name).casefold())
     if found is None and not strict:
         return LANCZOS, [message("replaced", field="hr_upscaler", got=echo(name), to=LANCZOS)]
     return found or name, []

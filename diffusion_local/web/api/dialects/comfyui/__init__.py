@@ -42,11 +42,11 @@ MOST_GRAPH_CHARS = 400_000
 MOST_NAMES = 500  # of uploads, per account
 MOST_HISTORY = 64  # prompts; max_items may lower it
 #: The ComfyUI release whose API this implements, as reported to clients.
-VERSION = "0.3.60"
+COMFYUI_VERSION = "0.3.60"
 FILE_NAME = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
 TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
-FOLDERS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
-FOLDERS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
+FILE_LISTS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
+FILE_LISTS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
 #: Folders of ComfyUI that clients list and that are always empty here.
 NO_FILES = (
     *(
@@ -88,7 +88,7 @@ def info(name: str, names: nodes.Names) -> Json:
 def described(each: nodes.Input, names: nodes.Names) -> list[Any]:
     if each.kind == "COMBO":
         return [list(names.of(each)), {} if each.default is None else {"default": each.default}]
-    if each.kind not in nodes.WIDGETS:
+    if each.kind not in nodes.WIDGET_TYPES:
         return [each.kind]
     limits = {"default": each.default, "min": each.low, "max": each.high}
     return [each.kind, {name: value for name, value in limits.items() if value is not None}]
@@ -284,7 +284,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     @api.get("/models")
     def folders() -> list[str]:
-        return [*FOLDERS, "embeddings", *NO_FILES]
+        return [*FILE_LISTS, "embeddings", *NO_FILES]
 
     @api.get("/models/{folder}")
     def files(folder: str) -> list[str]:
@@ -292,9 +292,9 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             return embeddings()
         if folder in NO_FILES:
             return []
-        if folder not in FOLDERS:
+        if folder not in FILE_LISTS:
             raise NotFound(message("no_address"))
-        return list(names_of(studio, aliases).lists[FOLDERS[folder]])
+        return list(names_of(studio, aliases).lists[FILE_LISTS[folder]])
 
     @api.get("/embeddings")
     def embeddings() -> list[str]:
@@ -335,7 +335,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             "os": os.name,
             "ram_total": total,
             "ram_free": total - used,
-            "comfyui_version": VERSION,
+            "comfyui_version": COMFYUI_VERSION,
             "python_version": sys.version,
             "pytorch_version": "",
             "embedded_python": False,

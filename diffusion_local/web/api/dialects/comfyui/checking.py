@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_local.serializers import Json
-from diffusion_local.web.api.dialects.comfyui.nodes import NODES, WIDGETS, Input, Names
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, WIDGET_TYPES, Input, Names
 
 MOST_NODES = 200  # that are visited
 MOST_LISTED = 50  # values named in an error
@@ -127,7 +127,7 @@ def fits(kind: str, wanted: str) -> bool:
 
 def value_faults(node_id: str, key: str, each: Input, value: Any, names: Names) -> Iterator[Fault]:
     extra: Json = {"input_name": key, "received_value": shortened(value)}
-    if each.kind not in (*WIDGETS, "COMBO"):
+    if each.kind not in (*WIDGET_TYPES, "COMBO"):
         problem = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
         yield Fault(node_id, "bad_linked_input", problem, key, extra)
         return

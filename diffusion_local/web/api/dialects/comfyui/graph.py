@@ -17,7 +17,7 @@ from diffusion_local.web.api.dialects.comfyui.nodes import (
     NODES,
     OWN_SPACING,
     UNION_TYPES,
-    WIDGETS,
+    WIDGET_TYPES,
     Input,
     Names,
 )
@@ -103,7 +103,7 @@ class Reader:
         if not checking.is_link(given[key]):
             return checking.converted(declared.kind, given[key])
         value = self._values[given[key][0]][given[key][1]]
-        if declared.kind in WIDGETS or declared.kind == "COMBO":  # from a primitive node: not validated yet
+        if declared.kind in WIDGET_TYPES or declared.kind == "COMBO":  # from a primitive node: not validated yet
             found = list(checking.value_faults(node_id, key, declared, value, self._names))
             if found:
                 raise failed(found)

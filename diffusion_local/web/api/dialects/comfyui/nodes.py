@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Choices other than the names of files, which ``Names`` has.
-WEIGHTS = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 CLIP_TYPES = (
     *("stable_diffusion", "sdxl", "sd3", "flux", "flux2", "hunyuan_image", "lumina2", "pixart", "qwen_image", "chroma"),
     *("hidream", "stable_cascade", "cosmos", "omnigen2", "z_image"),
 )
 #: Accepted samplers and schedulers of ComfyUI; ``adapting`` replaces those without a counterpart by the nearest one.
-SAMPLERS = (
+SAMPLER_NAMES = (
     *("euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "lcm", "uni_pc"),
     *("euler_cfg_pp", "euler_ancestral_cfg_pp", "heunpp2", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast"),
     *("dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde"),
@@ -23,7 +23,7 @@ SCHEDULERS = (
     "kl_optimal",
 )
 OWN_SPACING = SCHEDULERS[:2]
-WIDGETS: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+WIDGET_TYPES: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +75,24 @@ def combo(
     return Input("COMBO", default=default, choices=choices, required=required, open=open)
 
 
-TEXT = Input("STRING")
-SIDE = integer(16, 16384, 512)
-SEED = integer(0, 2**64 - 1, 0)
-STEPS = integer(1, 10_000, 20)
-LATENT_SIZE = {"width": SIDE, "height": SIDE, "batch_size": integer(1, 4096, 1)}
-SAMPLED = {
-    "steps": STEPS,
+TEXT_INPUT = Input("STRING")
+SIDE_INPUT = integer(16, 16384, 512)
+SEED_INPUT = integer(0, 2**64 - 1, 0)
+STEPS_INPUT = integer(1, 10_000, 20)
+LATENT_SIZE = {"width": SIDE_INPUT, "height": SIDE_INPUT, "batch_size": integer(1, 4096, 1)}
+SAMPLER_INPUTS = {
+    "steps": STEPS_INPUT,
     "cfg": decimal(0, 100, 8),
-    "sampler_name": combo(SAMPLERS),
+    "sampler_name": combo(SAMPLER_NAMES),
     "scheduler": combo(SCHEDULERS),
     "positive": Input("CONDITIONING"),
     "negative": Input("CONDITIONING"),
     "latent_image": Input("LATENT"),
 }
-WHERE = combo(("default", "cpu"), "default", required=False)
-STRENGTH = decimal(-100, 100, 1)
+PLACE = combo(("default", "cpu"), "default", required=False)
+STRENGTH_INPUT = decimal(-100, 100, 1)
 CONTROL_STRENGTH = decimal(0, 10, 1)
-CONTROLLED = {
+CONTROLNET_INPUTS = {
     "positive": Input("CONDITIONING"),
     "negative": Input("CONDITIONING"),
     "control_net": Input("CONTROL_NET"),
@@ -105,7 +105,7 @@ CONTROLLED = {
 PRESETS = ("LIGHT - SD1.5 only (low strength)", "STANDARD (medium strength)", "VIT-G (medium strength)",
     "PLUS (high strength)", "PLUS FACE (portraits)", "FULL FACE - SD1.5 only (portraits stronger)")  # fmt: skip
 WEIGHT_TYPES = ("standard", "prompt is more important", "style transfer")
-ADAPTED = {
+ADAPTER_INPUTS = {
     "model": Input("MODEL"),
     "ipadapter": Input("IPADAPTER"),
     "image": Input("IMAGE"),
@@ -114,7 +114,7 @@ ADAPTED = {
     "end_at": decimal(0, 1, 1),
     "attn_mask": Input("MASK", required=False),
 }
-INSTRUCTED = {"clip": Input("CLIP"), "prompt": TEXT, "vae": Input("VAE", required=False)}
+EDIT_INPUTS = {"clip": Input("CLIP"), "prompt": TEXT_INPUT, "vae": Input("VAE", required=False)}
 
 
 def optional_images(*names: str) -> dict[str, Input]:
@@ -147,13 +147,13 @@ NODES: dict[str, Node] = {
     "UNETLoader": Node(
         "Load Diffusion Model",
         "advanced/loaders",
-        {"unet_name": combo("models"), "weight_dtype": combo(WEIGHTS, "default", required=False, open=True)},
+        {"unet_name": combo("models"), "weight_dtype": combo(WEIGHT_DTYPES, "default", required=False, open=True)},
         ("MODEL",),
     ),
     "CLIPLoader": Node(
         "Load CLIP",
         "advanced/loaders",
-        {"clip_name": combo("clips", open=True), "type": combo(CLIP_TYPES, required=False, open=True), "device": WHERE},
+        {"clip_name": combo("clips", open=True), "type": combo(CLIP_TYPES, required=False, open=True), "device": PLACE},
         ("CLIP",),
     ),
     "DualCLIPLoader": Node(
@@ -163,7 +163,7 @@ NODES: dict[str, Node] = {
             "clip_name1": combo("clips", open=True),
             "clip_name2": combo("clips", open=True),
             "type": combo(CLIP_TYPES, required=False, open=True),
-            "device": WHERE,
+            "device": PLACE,
         },
         ("CLIP",),
     ),
@@ -181,19 +181,19 @@ NODES: dict[str, Node] = {
             "model": Input("MODEL"),
             "clip": Input("CLIP"),
             "lora_name": combo("loras"),
-            "strength_model": STRENGTH,
-            "strength_clip": STRENGTH,
+            "strength_model": STRENGTH_INPUT,
+            "strength_clip": STRENGTH_INPUT,
         },
         ("MODEL", "CLIP"),
     ),
     "LoraLoaderModelOnly": Node(
         "LoraLoaderModelOnly",
         "loaders",
-        {"model": Input("MODEL"), "lora_name": combo("loras"), "strength_model": STRENGTH},
+        {"model": Input("MODEL"), "lora_name": combo("loras"), "strength_model": STRENGTH_INPUT},
         ("MODEL",),
     ),
     "CLIPTextEncode": Node(
-        "CLIP Text Encode (Prompt)", "conditioning", {"text": TEXT, "clip": Input("CLIP")}, ("CONDITIONING",)
+        "CLIP Text Encode (Prompt)", "conditioning", {"text": TEXT_INPUT, "clip": Input("CLIP")}, ("CONDITIONING",)
     ),
     "CLIPSetLastLayer": Node(
         "CLIP Set Last Layer",
@@ -222,11 +222,14 @@ NODES: dict[str, Node] = {
     "CLIPVisionLoader": Node(
         "Load CLIP Vision", "loaders", {"clip_name": combo("clip_visions", open=True)}, ("CLIP_VISION",)
     ),
-    "IPAdapter": Node("IPAdapter", "ipadapter", ADAPTED | {"weight_type": combo(WEIGHT_TYPES, open=True)}, ("MODEL",)),
+    "IPAdapter": Node(
+        "IPAdapter", "ipadapter", ADAPTER_INPUTS | {"weight_type": combo(WEIGHT_TYPES, open=True)}, ("MODEL",)
+    ),
     "IPAdapterAdvanced": Node(
         "IPAdapter Advanced",
         "ipadapter",
-        ADAPTED | {"weight_type": combo(("linear",), open=True), "clip_vision": Input("CLIP_VISION", required=False)},
+        ADAPTER_INPUTS
+        | {"weight_type": combo(("linear",), open=True), "clip_vision": Input("CLIP_VISION", required=False)},
         ("MODEL",),
     ),
     "FluxKontextImageScale": Node(
@@ -239,12 +242,12 @@ NODES: dict[str, Node] = {
         ("CONDITIONING",),
     ),
     "TextEncodeQwenImageEdit": Node(
-        "TextEncodeQwenImageEdit", "advanced/conditioning", INSTRUCTED | optional_images("image"), ("CONDITIONING",)
+        "TextEncodeQwenImageEdit", "advanced/conditioning", EDIT_INPUTS | optional_images("image"), ("CONDITIONING",)
     ),
     "TextEncodeQwenImageEditPlus": Node(
         "TextEncodeQwenImageEditPlus",
         "advanced/conditioning",
-        INSTRUCTED | optional_images("image1", "image2", "image3"),
+        EDIT_INPUTS | optional_images("image1", "image2", "image3"),
         ("CONDITIONING",),
     ),
     "ConditioningSetArea": Node(
@@ -298,13 +301,13 @@ NODES: dict[str, Node] = {
     "ControlNetApplyAdvanced": Node(
         "Apply ControlNet",
         "conditioning/controlnet",
-        {**CONTROLLED, "vae": Input("VAE", required=False)},
+        {**CONTROLNET_INPUTS, "vae": Input("VAE", required=False)},
         ("CONDITIONING", "CONDITIONING"),
     ),
     "ControlNetApplySD3": Node(
         "Apply Controlnet with VAE",
         "conditioning/controlnet",
-        {**CONTROLLED, "vae": Input("VAE")},
+        {**CONTROLNET_INPUTS, "vae": Input("VAE")},
         ("CONDITIONING", "CONDITIONING"),
     ),
     "Canny": Node(
@@ -348,7 +351,7 @@ NODES: dict[str, Node] = {
     "KSampler": Node(
         "KSampler",
         "sampling",
-        {"model": Input("MODEL"), "seed": SEED, **SAMPLED, "denoise": decimal(0, 1, 1)},
+        {"model": Input("MODEL"), "seed": SEED_INPUT, **SAMPLER_INPUTS, "denoise": decimal(0, 1, 1)},
         ("LATENT",),
     ),
     "KSamplerAdvanced": Node(
@@ -357,8 +360,8 @@ NODES: dict[str, Node] = {
         {
             "model": Input("MODEL"),
             "add_noise": combo(("enable", "disable"), "enable"),
-            "noise_seed": SEED,
-            **SAMPLED,
+            "noise_seed": SEED_INPUT,
+            **SAMPLER_INPUTS,
             "start_at_step": integer(0, 10_000, 0),
             "end_at_step": integer(0, 10_000, 10_000),
             "return_with_leftover_noise": combo(("disable", "enable"), "disable"),
@@ -386,7 +389,7 @@ NODES: dict[str, Node] = {
     "PreviewImage": Node("Preview Image", "image", {"images": Input("IMAGE")}, is_output=True),
     "PrimitiveInt": Node("Int", "utils/primitive", {"value": integer(-(2**63), 2**64 - 1, 0)}, ("INT",)),
     "PrimitiveFloat": Node("Float", "utils/primitive", {"value": decimal(-1e18, 1e18, 0)}, ("FLOAT",)),
-    "PrimitiveString": Node("String", "utils/primitive", {"value": TEXT}, ("STRING",)),
-    "PrimitiveStringMultiline": Node("String (Multiline)", "utils/primitive", {"value": TEXT}, ("STRING",)),
+    "PrimitiveString": Node("String", "utils/primitive", {"value": TEXT_INPUT}, ("STRING",)),
+    "PrimitiveStringMultiline": Node("String (Multiline)", "utils/primitive", {"value": TEXT_INPUT}, ("STRING",)),
     "PrimitiveBoolean": Node("Boolean", "utils/primitive", {"value": Input("BOOLEAN", default=True)}, ("BOOLEAN",)),
 }

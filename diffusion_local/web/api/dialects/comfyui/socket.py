@@ -22,7 +22,7 @@ from diffusion_local.actor import current
 from diffusion_local.domain import Job, State, new_id
 from diffusion_local.errors import NotFound, Overloaded
 from diffusion_local.studio import Studio
-from diffusion_local.web.access import STILL
+from diffusion_local.web.access import STILL_KEY
 from diffusion_local.web.api.dialects.comfyui import records
 from diffusion_local.web.api.dialects.comfyui.records import Record
 from diffusion_local.web.api.watch import Watch
@@ -70,7 +70,7 @@ class Endpoint:
                     tasks.cancel_scope.cancel()
 
     async def _follow(self, socket: WebSocket, events: "Events") -> None:
-        seen, still = (-1, -1), socket.scope[STILL]
+        seen, still = (-1, -1), socket.scope[STILL_KEY]
         checked = anyio.current_time()
         while True:
             if anyio.current_time() - checked >= RECHECK_SECONDS:

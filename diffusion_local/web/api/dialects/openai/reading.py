@@ -105,13 +105,22 @@ HARMLESS: dict[str, Any] = {
     "user": None,
 }
 #: Fields about the caller or the response, which are ignored without a warning.
-SILENT = ("metadata", "moderation", "safety_identifier", "prompt_cache_key", "store", "user", "style", "input_fidelity")
+SILENT_FIELDS = (
+    "metadata",
+    "moderation",
+    "safety_identifier",
+    "prompt_cache_key",
+    "store",
+    "user",
+    "style",
+    "input_fidelity",
+)
 #: Factor for the model's default steps, by quality.
 QUALITIES = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
 USUAL_QUALITIES = ("auto", "standard", "medium")
 MOST_PARTIAL = 3  # OpenAI's limit
 MOST_IMAGES = 16  # per edit; OpenAI's limit
-IMAGE = re.compile(r"image(\[\d{0,2}\])?")
+IMAGE_FIELD = re.compile(r"image(\[\d{0,2}\])?")
 
 
 #: Options that this dialect takes from elsewhere: the field ``size``, files of a form, and the route.
@@ -181,7 +190,7 @@ async def edit_form(request: Request) -> tuple[dict[str, str], list[bytes], byte
         raise InvalidParams("image", message("form_file"))
     async with request.form(max_files=MOST_IMAGES + 1, max_fields=50) as form:
         files = {name: [each for each in form.getlist(name) if isinstance(each, UploadFile)] for name in form}
-        images = [each for name in files for each in files[name] if IMAGE.fullmatch(name)]
+        images = [each for name in files for each in files[name] if IMAGE_FIELD.fullmatch(name)]
         if not 1 <= len(images) <= MOST_IMAGES:
             raise InvalidParams("image", message("some_pictures", most=MOST_IMAGES, got=len(images)))
         masks = files.get("mask", [])
@@ -289,7 +298,7 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
             refusal = unknown(name, REQUEST_FIELDS)
             if strict or refusal.problem.id == "field_near":
                 raise refusal
-        elif value in (None, HARMLESS[name]) or name in SILENT:
+        elif value in (None, HARMLESS[name]) or name in SILENT_FIELDS:
             continue
         told.append(message("passed_over", field=name, got=echo(value)))
     return told
