@@ -21,6 +21,7 @@ import torch
 from bench_models import CONFIGS, FLUX_TRANSFORMER, SD3_VAE, build, shrunk
 
 from diffusion_local.engine.memory import GIB, Extras, MemoryNeed, Weights, estimate
+from diffusion_local.engine.placement import tile
 
 STEPS, SIDE, TINY_SIDE = 4, 1024, 64
 FLUX_SMALL = {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
@@ -112,7 +113,7 @@ def measure(name: str, device: str, tiny: bool) -> dict[str, Any]:
     for rung in RUNGS:
         for pipe in (plain, controlled):
             pipe.set_progress_bar_config(disable=True)
-            (pipe.vae.enable_tiling if rung == "vae_tiling" else pipe.vae.disable_tiling)()
+            tile(pipe.vae, rung)
         for words, pipe, need, extra in (("plain", plain, bare, {}), ("control", controlled, steered, more)):
             reset()
             with torch.inference_mode():

@@ -353,7 +353,7 @@ class Drawing:
 
         self.stream = streaming.Streamed(bench.device, choose)
         add_hook_to_module(pipe.transformer, self.stream)
-        add_hook_to_module(pipe.vae, streaming.Visiting(bench.device, self.stream))
+        add_hook_to_module(pipe.vae, streaming.Visiting(bench.device, self.stream.release))
         bench.collect()
         return self.measure() | {
             "blocks_kept": f"{len(self.stream.kept)} of {self.stream.count}",

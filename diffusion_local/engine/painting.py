@@ -35,7 +35,7 @@ from diffusion_local.engine.conditioning import (
     prepare,
 )
 from diffusion_local.engine.faults import ending_only
-from diffusion_local.engine.graphs import denoiser_of
+from diffusion_local.engine.graphs import STATIONARY_RUNGS, denoiser_of
 from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
@@ -304,7 +304,8 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
     vae, forms = loaded.pipe.vae, loaded.forms
     if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
         # parts are offloaded, or the device is synchronous
-        decoder = forms.decoder(vae, loaded.dtype) if loaded.rung in placement.WHOLE else None
+        fusable = loaded.rung in STATIONARY_RUNGS
+        decoder = forms.decoder(vae, loaded.dtype, latents.device) if fusable else None
         found = forms.fused_or_exact(
             decoder, lambda decoder: autoencoder.decode(vae, latents, in_fp32, decoder, forms.refuse_decoder)
         )
@@ -319,7 +320,7 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
 
     with forms.lock:
         return forms.fused_or_exact(
-            forms.decoder(vae, loaded.dtype),
+            forms.decoder(vae, loaded.dtype, latents.device),
             lambda decoder: autoencoder.decode_later(vae, latents, decoder, again, forms.lock),
         )
 

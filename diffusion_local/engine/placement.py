@@ -17,12 +17,12 @@ import accelerate
 import psutil
 import torch
 
-from diffusion_local.engine import block_weights, streaming
+from diffusion_local.engine import block_weights
 from diffusion_local.engine.graphs import STATIONARY_RUNGS, denoiser_of
 from diffusion_local.engine.kept_blocks import kept_for
 from diffusion_local.engine.memory import SMALL_TILE, STREAMING, TILE
 from diffusion_local.engine.precision import MAIN_SHARE, main_memory
-from diffusion_local.engine.streaming import Streamed
+from diffusion_local.engine.streaming import Streamed, Visiting
 
 #: Rungs from which a pipeline can be moved to any other. From the others, the model must be loaded again.
 MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", STREAMING, "model_offload"})
@@ -42,7 +42,7 @@ def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
     if rung != STREAMING:
         for part in _modules(pipe):
             block_weights.forget(part)
-    _tile(pipe.vae, rung)
+    tile(pipe.vae, rung)
     if rung == "attention_slicing":
         with suppress(NotImplementedError, ValueError):  # transformers slice nothing
             pipe.enable_attention_slicing()
@@ -87,22 +87,22 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
         case "sequential":
             accelerate.hooks.remove_hook_from_module(before, recurse=True)  # also restores its weights
             pipe.register_modules(vae=vae)
-            _tile(vae, rung)
+            tile(vae, rung)
             accelerate.cpu_offload(vae, torch.device(device))
         case "block_streaming":
             streamed = streamed_denoiser(pipe)
             assert streamed is not None
             accelerate.hooks.remove_hook_from_module(before, recurse=True)
             pipe.register_modules(vae=vae)
-            _tile(vae, rung)
-            accelerate.hooks.add_hook_to_module(vae, streaming.Visiting(device, streamed))
+            tile(vae, rung)
+            accelerate.hooks.add_hook_to_module(vae, Visiting(device, streamed.release, _may_gather))
         case "encoder_offload" | "model_offload":  # hooks refer to each other, so recreate all of them
             pipe.remove_all_hooks()
             pipe.register_modules(vae=vae)
             place(pipe, rung, device)
         case _:
             pipe.register_modules(vae=vae)
-            _tile(vae, rung)
+            tile(vae, rung)
             vae.to(device)
     before.to("cpu")
 
@@ -130,7 +130,7 @@ def offload_encoders(pipe: Any) -> None:
         hook = getattr(part, "_hf_hook", None)
         if isinstance(hook, accelerate.hooks.CpuOffload):
             hook.init_hook(part)
-        elif isinstance(hook, Streamed) and not hook.stays:
+        elif isinstance(hook, Visiting) or (isinstance(hook, Streamed) and not hook.stays):
             hook.release()
 
 
@@ -176,10 +176,15 @@ def bytes_of(module: torch.nn.Module, device_type: str) -> int:
 
 def vae_in_fp32(pipe: Any, rung: str, device: str) -> None:
     """Run the VAE in fp32 from now on."""
+    hook = getattr(pipe.vae, "_hf_hook", None)
     if rung == "sequential":  # the hooks hold its weights
         accelerate.hooks.remove_hook_from_module(pipe.vae, recurse=True)
         pipe.vae.to(dtype=torch.float32)
         accelerate.cpu_offload(pipe.vae, torch.device(device))
+    elif isinstance(hook, Visiting):
+        hook.detach_hook(pipe.vae)
+        pipe.vae.to(dtype=torch.float32)
+        hook.init_hook(pipe.vae)
     else:
         pipe.vae.to(dtype=torch.float32)
 
@@ -189,15 +194,24 @@ def _modules(pipe: Any) -> list[torch.nn.Module]:
 
 
 def _keep_denoiser(pipe: Any, device: str | torch.device) -> None:
-    """Keep the denoiser on the device; move each other part there when it is called, and the previous one away.
+    """Keep the denoiser on the device; copy each other part there when it is called, and free the others there.
 
     diffusers' ``enable_model_cpu_offload`` moves the denoiser as well, out and in for each picture.
     """
-    kept, hook = denoiser_of(pipe), None
-    kept.to(device)
+    kept = denoiser_of(pipe)
+    visitors: list[Visiting] = []
     for part in _modules(pipe):
         if part is not kept:
-            _, hook = accelerate.cpu_offload_with_hook(part, device, prev_module_hook=hook)
+            part.to("cpu")
+            visitor = Visiting(device, partial(_release_others, visitors, len(visitors)), _may_gather)
+            visitors.append(visitor)
+            accelerate.hooks.add_hook_to_module(part, visitor)
+    kept.to(device)
+
+
+def _release_others(visitors: list[Visiting], place: int) -> None:
+    for other in (*visitors[:place], *visitors[place + 1 :]):
+        other.release()
 
 
 def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
@@ -214,7 +228,7 @@ def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
     for name, part in pipe.components.items():
         if not isinstance(part, torch.nn.Module) or part is kept:
             continue
-        hook: Any = streaming.Visiting(device, streamed)
+        hook: Any = Visiting(device, streamed.release, _may_gather)
         if name.startswith("text_encoder"):
             hook = Streamed(device, stays=False, may_gather=_may_gather, before=streamed)
         accelerate.hooks.add_hook_to_module(part, hook)
@@ -232,7 +246,7 @@ def _may_gather(size: int) -> bool:
     return free_main_memory() - size > main_memory() * (1 - MAIN_SHARE)
 
 
-def _tile(vae: Any, rung: str) -> None:
+def tile(vae: Any, rung: str) -> None:
     """Let the VAE decode whole, or in tiles of the rung's size. diffusers' default tile is the VAE's training size."""
     if not hasattr(vae, "enable_tiling"):
         return

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.hooks import CpuOffload, ModelHook
+from accelerate.hooks import ModelHook
 from accelerate.utils import send_to_device
 
 from diffusion_local.engine.block_weights import Waiting, blocks_of, data_of, own_weights, waiting_of
@@ -281,17 +281,61 @@ class Streamed(ModelHook):
         self._slots, self._latest = [], -1
 
 
-class Visiting(CpuOffload):
-    """A hook that moves a whole part to the device when it is called, after freeing a streamed part's slots."""
+class Visiting(ModelHook):
+    """A hook that copies a whole part to the device when it is called.
 
-    def __init__(self, device: str | torch.device, streamed: Streamed) -> None:
-        super().__init__(torch.device(device))
-        self._streamed = streamed
+    Main memory keeps the weights, pinned where possible, so nothing is copied back. Attach and detach it like
+    `Streamed`.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        before: Callable[[], None],
+        may_gather: Callable[[int], bool] = lambda size: True,
+    ) -> None:
+        """``before``: called before the part is copied, to free device memory; ``may_gather``: see `Streamed`."""
+        self.execution_device = torch.device(device)
+        self._before, self._may_gather = before, may_gather
+        self._weights: Waiting | None = None
+        self._buffers: list[Rest] = []
+        self._here = False
+
+    def init_hook(self, module: torch.nn.Module) -> torch.nn.Module:
+        pin = self.execution_device.type == "cuda"
+        self._weights = waiting_of(module, own_weights(module), self._may_gather, pin)
+        self._buffers = list(rest_of(module, {id(each) for each in self._weights.weights}))
+        return module
+
+    def detach_hook(self, module: torch.nn.Module) -> torch.nn.Module:
+        if self.execution_device.type == "cuda":
+            torch.cuda.synchronize(self.execution_device)  # no copy reads main memory any more
+        self.release()
+        return module
 
     def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        self._streamed.release()
-        found: tuple[Any, Any] = super().pre_forward(module, *args, **kwargs)
-        return found
+        self._before()
+        if not self._here:
+            self._bring()
+        return send_to_device(args, self.execution_device), send_to_device(kwargs, self.execution_device)
+
+    def _bring(self) -> None:
+        assert self._weights is not None
+        buffer = torch.empty(self._weights.size, dtype=torch.uint8, device=self.execution_device)
+        self._here = True
+        self._weights.copy_to(buffer)
+        self._weights.put(self._weights.views(buffer))
+        for each in self._buffers:
+            each.put(each.host.to(self.execution_device, non_blocking=True))
+
+    def release(self) -> None:
+        """Free the part's memory on the device."""
+        if self._here:
+            assert self._weights is not None
+            self._weights.put(self._weights.host)
+            for each in self._buffers:
+                each.put(each.host)
+        self._here = False
 
 
 def rest_of(module: torch.nn.Module, streamed: set[int]) -> Iterator[Rest]:

@@ -110,12 +110,38 @@ def test_only_the_denoiser_stays_and_the_pixels_are_the_same(pipe: Any) -> None:
     assert (drawn(pipe) == expected).all()
 
 
-def test_what_has_done_its_work_steps_back(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def addresses(part: torch.nn.Module) -> list[int]:
+    return [each.data_ptr() for each in part.parameters()]
+
+
+def test_parts_that_have_done_their_work_leave_the_device_and_nothing_is_copied_back(pipe: Any) -> None:
     placement.place(pipe, "encoder_offload", "cpu")
-    back: list[Any] = []
-    monkeypatch.setattr(accelerate.hooks.CpuOffload, "init_hook", lambda hook, module: back.append(module) or module)
-    placement.offload_encoders(pipe)
-    assert {id(each) for each in back} == {id(pipe.vae), id(pipe.text_encoder)}
+    waiting = {name: addresses(part) for name, part in pipe.components.items() if name in ("vae", "text_encoder")}
+    tokens = torch.ones(1, 4, dtype=torch.long)
+    with torch.no_grad():
+        words = pipe.text_encoder(tokens)[0]
+        assert not set(addresses(pipe.text_encoder)) & set(waiting["text_encoder"])
+        decoded(pipe.vae)
+        assert addresses(pipe.text_encoder) == waiting["text_encoder"]  # it makes room for the VAE
+        assert addresses(pipe.vae) != waiting["vae"]
+        placement.offload_encoders(pipe)
+        assert addresses(pipe.vae) == waiting["vae"]
+        assert torch.equal(pipe.text_encoder(tokens)[0], words)
+
+
+@pytest.mark.parametrize("rung", ["encoder_offload", "block_streaming"])
+def test_a_vae_that_visits_the_device_keeps_fp32(pipe: Any, rung: str) -> None:
+    pipe.vae.to(torch.float64)
+    placement.place(pipe, rung, "cpu")
+    latents = torch.randn(1, pipe.vae.config.latent_channels, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        pipe.vae.decode(latents)
+        placement.vae_in_fp32(pipe, rung, "cpu")
+        assert pipe.vae.dtype == torch.float32
+        placement.offload_all(pipe)
+        assert pipe.vae.decode(latents.float()).sample.dtype == torch.float32
+    placement.place(pipe, "resident", "cpu")
+    assert {each.dtype for each in pipe.vae.parameters()} == {torch.float32}
 
 
 def test_no_hooks_are_in_the_way_of_what_is_put_in_and_all_are_back_after_a_failure(pipe: Any) -> None:

@@ -4,6 +4,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -21,21 +22,24 @@ from diffusion_local.errors import EngineError
 class FusedDecoder:
     """Decodes latents in the VAE's layout (N x C x h x w) to pixels in [-1, 1] (N x 3 x H x W)."""
 
-    def __init__(self, vae: Any, operations: Operations, dtype: torch.dtype) -> None:
-        """Pack the VAE's current weights; later changes have no effect. Raises Unsupported."""
+    def __init__(self, vae: Any, operations: Operations, dtype: torch.dtype, device: torch.device) -> None:
+        """Pack a copy of the VAE's current weights on ``device``; later changes have no effect. Raises Unsupported.
+
+        If the VAE decodes in tiles, so does this, in tiles of the same size.
+        """
         require(type(vae) is AutoencoderKL, f"a VAE of type {type(vae).__name__}")
-        require(not vae.use_tiling and not vae.use_slicing, "decoding in tiles")
         middle = vae.decoder.mid_block
         require(all(type(each).__name__ == "UpDecoderBlock2D" for each in vae.decoder.up_blocks), "unusual blocks")
         require(len(middle.attentions) == 1 and len(middle.resnets) == 2, "an unusual middle")
         require(isinstance(vae.decoder.conv_act, torch.nn.SiLU), "an unusual activation")
         require(isinstance(vae.decoder.conv_norm_out, torch.nn.GroupNorm), "an unusual norm")
         packing = Packing()
-        decoder = copy.deepcopy(vae.decoder).to(dtype)
+        decoder = copy.deepcopy(vae.decoder).to(device, dtype)
         self.dtype, self._operations = dtype, operations
+        self._tiles = tiles_of(vae)
         self._before = None
         if vae.post_quant_conv is not None:
-            self._before = Convolution(copy.deepcopy(vae.post_quant_conv).to(dtype), packing)
+            self._before = Convolution(copy.deepcopy(vae.post_quant_conv).to(device, dtype), packing)
         self._first, self._last = Convolution(decoder.conv_in, packing), Convolution(decoder.conv_out, packing)
         self._norm = decoder.conv_norm_out
         self._middle = [Resnet(each, packing, operations) for each in decoder.mid_block.resnets]
@@ -50,6 +54,11 @@ class FusedDecoder:
         ]
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        if self._tiles is None or max(latents.shape[2:]) <= self._tiles.side:
+            return self._decode(latents)
+        return in_tiles(latents, self._tiles, self._decode)
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         x = latents.to(self.dtype, memory_format=torch.channels_last)
         x = self._first(x if self._before is None else self._before(x))
         x = self._middle[0](x, None)
@@ -61,6 +70,53 @@ class FusedDecoder:
                 x = enlarge(x, (2 * x.shape[2], 2 * x.shape[3]))
         normed = self._operations.group_norm(rows(x), self._norm, True)
         return self._last(picture(normed, *x.shape[2:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles in which a VAE decodes: their ``side`` and ``step`` in latents, their ``overlap`` in pixels."""
+
+    side: int
+    step: int
+    overlap: int
+
+
+def tiles_of(vae: Any) -> Tiles | None:
+    """The tiles in which a VAE decodes, or None if it decodes whole pictures."""
+    if not vae.use_tiling:
+        return None
+    side, share = vae.tile_latent_min_size, vae.tile_overlap_factor
+    return Tiles(side, int(side * (1 - share)), int(vae.tile_sample_min_size * share))
+
+
+def in_tiles(latents: torch.Tensor, tiles: Tiles, decode: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Decode overlapping tiles and blend them linearly, as diffusers' ``AutoencoderKL.tiled_decode`` does."""
+    height, width = latents.shape[2:]
+    above: list[torch.Tensor] = []
+    rows_of_pixels = []
+    for top in range(0, height, tiles.step):
+        row: list[torch.Tensor] = []
+        for place, left in enumerate(range(0, width, tiles.step)):
+            tile = decode(latents[:, :, top : top + tiles.side, left : left + tiles.side])
+            if above:
+                blend(above[place], tile, tiles.overlap, 2)
+            if row:
+                blend(row[-1], tile, tiles.overlap, 3)
+            row.append(tile)
+        scale = row[0].shape[2] // min(tiles.side, height - top)
+        kept = tiles.side * scale - tiles.overlap
+        rows_of_pixels.append(torch.cat([tile[:, :, :kept, :kept] for tile in row], dim=3))
+        above = row
+    return torch.cat(rows_of_pixels, dim=2)
+
+
+def blend(before: torch.Tensor, tile: torch.Tensor, overlap: int, dim: int) -> None:
+    """Fade from the end of ``before`` to ``tile`` over ``overlap`` rows (``dim`` 2) or columns (3), in place."""
+    overlap = min(before.shape[dim], tile.shape[dim], overlap)
+    weights = (torch.arange(overlap, device=tile.device) / overlap).to(tile.dtype)
+    start = tile.narrow(dim, 0, overlap)
+    end = before.narrow(dim, before.shape[dim] - overlap, overlap)
+    start.copy_(torch.lerp(end, start, weights.view(-1, 1) if dim == 2 else weights))
 
 
 class PictureAttention:
@@ -104,7 +160,7 @@ class Forms:
         self._bf16 = bf16
         self._operations, self._forget = operations, forget
         self._denoiser: FusedDenoiser | CompiledTransformer | None = None
-        self._decoder: tuple[Any, torch.dtype, FusedDecoder | None] | None = None
+        self._decoder: tuple[Any, Any, FusedDecoder | None] | None = None
 
     def denoiser(self, pipe: Any, room: int) -> FusedDenoiser | CompiledTransformer | None:
         """The fused UNet or compiled transformer of a pipeline, or None. ``room``: bytes available for weights merged
@@ -119,8 +175,8 @@ class Forms:
         assert self._denoiser is not None
         return self._denoiser if self._denoiser.ready(room) else None
 
-    def decoder(self, vae: Any, dtype: torch.dtype) -> FusedDecoder | None:
-        """The fused decoder of a VAE that stays on the device, or None; ``dtype`` is the model's.
+    def decoder(self, vae: Any, dtype: torch.dtype, device: torch.device) -> FusedDecoder | None:
+        """The fused decoder of a VAE, or None; ``dtype`` is the model's. It stays on ``device``, the VAE need not.
 
         The decoder of an fp32 VAE beside a model in half precision would overflow in fp16, so it decodes in bf16.
         """
@@ -128,13 +184,14 @@ class Forms:
         if self._operations is None or (vae.dtype != dtype and not self._bf16):
             return None
         wanted = dtype if vae.dtype == dtype else torch.bfloat16
-        if self._decoder is None or self._decoder[0] is not vae or self._decoder[1] != wanted:
+        form = wanted, getattr(vae, "use_tiling", False)
+        if self._decoder is None or self._decoder[0] is not vae or self._decoder[1] != form:
             made: FusedDecoder | None = None
             try:
-                made = FusedDecoder(vae, self._operations, wanted)
+                made = FusedDecoder(vae, self._operations, wanted, device)
             except Unsupported as problem:
                 log.info("pictures are decoded the exact way: the VAE has %s", problem)
-            self._decoder = vae, wanted, made
+            self._decoder = vae, form, made
         if self._decoder[2] is not None:
             self.decoded = str(wanted).removeprefix("torch.")
         return self._decoder[2]
