@@ -38,6 +38,11 @@ from diffusion_local.messages import Message
 MAX_ECHO = 80
 
 
+def replace_surrogates(text: str) -> str:
+    """Replace unpaired surrogates, which JSON may contain but UTF-8 cannot encode."""
+    return text.encode(errors="replace").decode()
+
+
 def echo(value: object) -> str:
     """A caller's value as an error message may repeat it: a number, or quoted text cut to MAX_ECHO characters.
 

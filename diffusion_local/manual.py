@@ -40,7 +40,6 @@ TOPICS = (
     "inside/adding",
     "inside/swapping",
 )
-LANGUAGES = ("en", "zh")
 MAX_QUERY = 200  # characters
 MAX_RESULTS = 20
 EXCERPT_CHARS = 160  # characters around a match

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from diffusion_local import manual
 from diffusion_local.cli import app
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import LANGUAGES
 from tests.support import REPOSITORY
 
 DOCS = REPOSITORY / "assets" / "docs"
@@ -17,7 +18,7 @@ def test_every_file_is_a_topic_and_every_topic_has_a_file() -> None:
     assert {name.removeprefix("zh/") for name in files if name.startswith("zh/")} <= set(manual.TOPICS)
 
 
-@pytest.mark.parametrize("language", manual.LANGUAGES)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_every_page_has_a_title(language: str) -> None:
     for page in manual.pages(language):
         assert page.text.startswith(f"# {page.title}\n"), page.topic

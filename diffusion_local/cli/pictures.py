@@ -1,6 +1,5 @@
 """Commands for pictures."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +20,9 @@ from diffusion_local.cli.terminal import (
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.messages import message
-from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.options.values import SOURCE_ID, ULID
 
 app = typer.Typer()
-IMAGE_ID = "[0-9A-HJKMNP-TV-Z]{26}"
 
 
 @app.command()
@@ -67,7 +65,7 @@ def gallery(
 def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
     """Say what a picture shows: a file, or the id of a source picture or of one in the gallery, which keeps it."""
     source_id = picture
-    if re.fullmatch(IMAGE_ID, picture):
+    if ULID.fullmatch(picture):
         image = studio.pictures.caption(picture)
         print_result(image, as_json, [image.caption])
         return
@@ -140,7 +138,7 @@ def recipe(
 ) -> None:
     """Show how a picture was made, from the recipe in its file."""
     try:
-        if re.fullmatch(IMAGE_ID, picture) and not Path(picture).exists():
+        if ULID.fullmatch(picture) and not Path(picture).exists():
             data = connect(home, server, token).picture_data(picture)
         else:
             data = Path(picture).read_bytes()

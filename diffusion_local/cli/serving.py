@@ -22,7 +22,7 @@ from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.blobs import copy_blobs
 from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
-from diffusion_local.messages import message
+from diffusion_local.messages import LANGUAGES, message
 from diffusion_local.remote import pairing
 from diffusion_local.remote.dispatch import examine as examine_joined
 from diffusion_local.remote.studio import RemoteStudio
@@ -201,8 +201,8 @@ def show_help(
     search: Annotated[str, typer.Option(help="List the sections that have these words.")] = "",
 ) -> None:
     """Print a page of the manual, or without a topic the list of pages."""
-    if lang not in manual.LANGUAGES:
-        raise InvalidParams("lang", message("one_of", known=list(manual.LANGUAGES), got=echo(lang)))
+    if lang not in LANGUAGES:
+        raise InvalidParams("lang", message("one_of", known=list(LANGUAGES), got=echo(lang)))
     if search:
         for result in manual.search(search, lang):
             print(f"{result.section.page.topic}: {result.section.title}\n    {result.excerpt}")

@@ -3,7 +3,6 @@
 They stay applied while consecutive pictures use them.
 """
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -26,6 +25,7 @@ from diffusion_local.errors import EngineError, ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
 from diffusion_local.models import lora_layers
+from diffusion_local.models.adapters import contains_word
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora
@@ -212,11 +212,6 @@ def apply_embeddings(loaded: Loaded, params: Params, materials: PictureInputs) -
             load_named(f"The embedding {word!r}", load, loaded.model.id)
         loaded.words |= {word}
     return called
-
-
-def contains_word(text: str, word: str) -> bool:
-    """Whether a word occurs in a text, as a whole and in any case."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def load_embedding(pipe: Any, word: str, path: Path) -> None:

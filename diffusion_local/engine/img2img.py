@@ -115,23 +115,21 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timest
     return added
 
 
-def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> None:
-    """Make a scheduler omit its first ``skip`` steps; ``ready`` is called once its timesteps are known.
+def hide_first_timesteps(
+    scheduler: Any, first: int, begin: Callable[[], None], ready: Callable[[], None] = lambda: None
+) -> None:
+    """Show a pipeline only the timesteps from index ``first`` on; the scheduler itself uses all of them.
 
-    The pipeline sees only the remaining timesteps. The scheduler itself gets all of them back before the first step,
-    because some schedulers find the last step by its index.
+    ``begin`` is called once all timesteps are set, ``ready`` once the first ones are hidden.
     """
     set_timesteps, step = scheduler.set_timesteps, scheduler.step
-    set_begin_index = getattr(scheduler, "set_begin_index", None)
-    first = skip * scheduler.order
     whole: list[Any] = []
 
     @wraps(set_timesteps)  # pipelines read the signature
     def set_late(*args: Any, **kwargs: Any) -> None:
         set_timesteps(*args, **kwargs)
+        begin()
         whole[:] = [scheduler.timesteps]
-        if set_begin_index:
-            set_begin_index(first)
         scheduler.timesteps = scheduler.timesteps[first:]
         ready()
 
@@ -141,6 +139,22 @@ def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> No
         return step(*args, **kwargs)
 
     scheduler.set_timesteps, scheduler.step = set_late, whole_step
+
+
+def skip_first_steps(scheduler: Any, skip: int, ready: Callable[[], None]) -> None:
+    """Make a scheduler omit its first ``skip`` steps; ``ready`` is called once its timesteps are known.
+
+    The pipeline sees only the remaining timesteps. The scheduler itself gets all of them back before the first step,
+    because some schedulers find the last step by its index.
+    """
+    set_begin_index = getattr(scheduler, "set_begin_index", None)
+    first = skip * scheduler.order
+
+    def begin() -> None:
+        if set_begin_index:
+            set_begin_index(first)
+
+    hide_first_timesteps(scheduler, first, begin, ready)
     if set_begin_index:  # some pipelines set it to 0 themselves
         scheduler.set_begin_index = lambda begin=0: set_begin_index(begin + first)
 

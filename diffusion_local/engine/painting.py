@@ -43,13 +43,11 @@ from diffusion_local.engine.passes import LATENT, Enlarge, HeldLoop, Loop, Mosai
 from diffusion_local.engine.steps import Interrupted, Previewer, Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
+from diffusion_local.models.folders import INPAINT_CHANNELS
 from diffusion_local.options.hires import Size
 from diffusion_local.options.inpaint import CONTENTS
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
-
-#: Input channels of a UNet that reads the mask and the masked picture in addition to the latents.
-INPAINT_CHANNELS = 9
 
 
 def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | None, enlarge: Enlarge) -> None:

@@ -9,7 +9,6 @@ import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import wraps
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.engine import img2img
+from diffusion_local.engine.img2img import hide_first_timesteps
 from diffusion_local.engine.previews import LONG_SIDE
 from diffusion_local.options.hires import Box, Size, schedule, tiles
 from diffusion_local.options.table import Params
@@ -231,23 +231,12 @@ def resume(scheduler: Any, paused: HeldLoop, skipped_calls: int, scales_start: b
     ``scales_start``: whether the pipeline multiplies its initial latents by ``init_noise_sigma``; that is then set to
     1, because latents of a suspended loop are scaled already.
     """
-    set_timesteps, step = scheduler.set_timesteps, scheduler.step
-    whole: list[Any] = []
 
-    @wraps(set_timesteps)  # pipelines read the signature
-    def set_rest(*args: Any, **kwargs: Any) -> None:
-        set_timesteps(*args, **kwargs)
+    def restore() -> None:
         for name, value in paused.scheduler.items():
             setattr(scheduler, name, list(value) if isinstance(value, list) else value)
-        whole[:] = [scheduler.timesteps]
-        scheduler.timesteps = scheduler.timesteps[skipped_calls + paused.calls :]
 
-    @wraps(step)
-    def whole_step(*args: Any, **kwargs: Any) -> Any:
-        scheduler.timesteps = whole[0]
-        return step(*args, **kwargs)
-
-    scheduler.set_timesteps, scheduler.step = set_rest, whole_step
+    hide_first_timesteps(scheduler, skipped_calls + paused.calls, restore)
     if scales_start:
         kind = type(scheduler)
         scheduler.__class__ = type(kind.__name__, (kind,), {"init_noise_sigma": 1.0})

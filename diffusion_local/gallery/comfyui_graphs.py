@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-MAX_TEXT = 200_000
+MAX_RECIPE_CHARS = 200_000
 MAX_NODES = 1000
 MAX_STEPS = 20  # links followed per value
 #: Name -> {"class_type", "inputs"}; an input is a value, or a link as [name of a node, output].
@@ -85,7 +85,7 @@ def read_graph(texts: Mapping[str, str]) -> tuple[Graph, dict[str, Any]]:
 
 
 def executed_graph(text: str) -> Graph:
-    found = json.loads(text[:MAX_TEXT])
+    found = json.loads(text[:MAX_RECIPE_CHARS])
     return {
         str(name): {"class_type": str(node["class_type"]), "inputs": dict(node["inputs"])}
         for name, node in found.items()
@@ -96,7 +96,7 @@ def executed_graph(text: str) -> Graph:
 def drawn_graph(text: str) -> Graph:
     if not text.lstrip().startswith("{"):
         return {}
-    drawn = json.loads(text[:MAX_TEXT])
+    drawn = json.loads(text[:MAX_RECIPE_CHARS])
     origins: dict[Any, list[Any]] = {}
     for link in drawn["links"]:
         id, origin, slot = (link["id"], link["origin_id"], link["origin_slot"]) if isinstance(link, dict) else link[:3]

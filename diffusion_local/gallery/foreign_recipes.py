@@ -17,14 +17,15 @@ from sd_parsers.data import PromptInfo
 from sd_parsers.exceptions import ParserError
 from sd_parsers.parsers import ComfyUIParser, FooocusParser, InvokeAIParser, NovelAIParser
 
+from diffusion_local.errors import replace_surrogates
 from diffusion_local.gallery import comfyui_graphs
+from diffusion_local.gallery.comfyui_graphs import MAX_RECIPE_CHARS
 from diffusion_local.grammar import tags
 from diffusion_local.options import a1111, samplers
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import format_number
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 
-MAX_TEXT = 200_000  # characters of one text, and of a reader's whole input
 #: Longer runs of white space than recipes contain; regular expressions of sd-parsers take quadratic time on them.
 LONG_SPACE = re.compile(r"\s{100,}")
 MAX_OTHERS, MAX_SHOWN = 100, 200
@@ -63,8 +64,8 @@ class ForeignRecipe:
 
 def read(texts: Texts) -> ForeignRecipe | None:
     """The recipe of the first program that recognises its own metadata, or None."""
-    if sum(map(len, texts.values())) > MAX_TEXT:
-        texts = {name: text[: MAX_TEXT // max(1, len(texts))] for name, text in texts.items()}
+    if sum(map(len, texts.values())) > MAX_RECIPE_CHARS:
+        texts = {name: text[: MAX_RECIPE_CHARS // max(1, len(texts))] for name, text in texts.items()}
     texts = {name: LONG_SPACE.sub(" ", text) for name, text in texts.items()}
     for reader in RECIPE_READERS:
         try:
@@ -258,7 +259,7 @@ def flatten(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    found = json.loads(text[:MAX_TEXT])
+    found = json.loads(text[:MAX_RECIPE_CHARS])
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found
@@ -269,7 +270,8 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
     settings: dict[str, Any] = {"prompt": ""}
     others: dict[str, str] = {}
     pairs = {
-        printable(name): printable(value) if isinstance(value, str) else value for name, value in found.pairs.items()
+        replace_surrogates(name): replace_surrogates(value) if isinstance(value, str) else value
+        for name, value in found.pairs.items()
     }
     for theirs, value in pairs.items():
         name = OPTION_NAMES.get(theirs.lower().replace(" ", "_"), "")
@@ -278,7 +280,10 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
             others[theirs] = text
     loras: dict[str, float] = {}
     for lora, weight in found.loras:
-        stem, number = stem_of(printable(str(lora))), a1111.parse_number(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+        stem, number = (
+            stem_of(replace_surrogates(str(lora))),
+            a1111.parse_number(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT),
+        )
         if stem.casefold() in ("", "none"):
             continue
         if number is None or len(loras) == MAX_LORAS:
@@ -316,11 +321,6 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
         return False
     settings[name] = value
     return True
-
-
-def printable(text: str) -> str:
-    """Replace unpaired surrogates, which JSON may contain but UTF-8 cannot encode."""
-    return text.encode(errors="replace").decode()
 
 
 def stem_of(path: str) -> str:

@@ -17,6 +17,8 @@ from diffusion_local.gallery.recipes import A1111_KEY, JSON_KEY
 
 PNG_LEVEL = 4  # files as small as with level 6, a third faster (measured at 512 and 1024 pixels)
 SUFFIX_BY_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".full.webp"}
+#: Media types of picture files.
+TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 MAX_EXIF = 65_500  # bytes in a JPEG's single EXIF segment, less its header
 MAX_SIDE = {"jpeg": 65_500, "webp": 16_383}
 UNICODE = b"UNICODE\0"

@@ -19,6 +19,7 @@ from diffusion_local import __version__
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery import foreign_recipes
+from diffusion_local.gallery.comfyui_graphs import MAX_RECIPE_CHARS
 from diffusion_local.grammar import tags
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import message
@@ -59,7 +60,6 @@ def read_json(picture: PIL.Image) -> dict[str, Any] | None:
     return recipe
 
 
-MAX_TEXT = 200_000
 MAX_PAIRS = 200
 MAX_NOTES = 20  # lines after A1111's line of pairs
 USER_COMMENT = 0x9286
@@ -123,13 +123,13 @@ def metadata_texts(picture: PIL.Image) -> dict[str, str]:
     found = exif_graph(picture) | found
     xmp = picture.info.get("xmp")
     if isinstance(xmp, bytes):
-        found.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_TEXT].decode("utf-8", "replace"))
-    return {name: text[:MAX_TEXT] for name, text in list(found.items())[:MAX_PAIRS]}
+        found.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_RECIPE_CHARS].decode("utf-8", "replace"))
+    return {name: text[:MAX_RECIPE_CHARS] for name, text in list(found.items())[:MAX_PAIRS]}
 
 
 def is_a1111(text: str) -> bool:
     """Whether a text is an A1111 recipe, judged by its line of pairs or its negative prompt."""
-    lines = text[:MAX_TEXT].strip().splitlines()
+    lines = text[:MAX_RECIPE_CHARS].strip().splitlines()
     place = pairs_line(lines)
     named = {name for name, _ in parse_pairs(lines[place])} if lines else set()
     return len(named & set(a1111.PAIR_ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
@@ -141,12 +141,12 @@ def a1111_text(picture: PIL.Image) -> str:
     if not isinstance(text, str) or not text:
         comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
         text = decode_comment(comment) if isinstance(comment, bytes) else str(comment)
-    return text[:MAX_TEXT]
+    return text[:MAX_RECIPE_CHARS]
 
 
 def decode_comment(comment: bytes) -> str:
     """Decode an EXIF comment: eight bytes that name the encoding, then the text."""
-    encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_TEXT]
+    encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_RECIPE_CHARS]
     if encoding.startswith(b"UNICODE") and (b"\0" in text.rstrip(b"\0") or not is_utf8(text)):
         # EXIF does not define the byte order; in UTF-16, Western text has most zero bytes on one side.
         little = text[1::2].count(0) > text[0::2].count(0)
@@ -177,7 +177,7 @@ def exif_graph(picture: PIL.Image) -> dict[str, str]:
 
 def read_text(text: str) -> Recipe:
     """Parse A1111's text: prompt, ``Negative prompt: ...``, and a last line of ``Name: value`` pairs, each optional."""
-    text = text[:MAX_TEXT]
+    text = text[:MAX_RECIPE_CHARS]
     lines = text.strip().splitlines()
     pairs: dict[str, str] = {}
     left: dict[str, str] = {}

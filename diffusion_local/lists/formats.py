@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
-from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.errors import InvalidParams, echo, replace_surrogates
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines
 from diffusion_local.lists.entries import LIST_OPTIONS, BadLine, Entry, field_name, is_known, make_entry
 from diffusion_local.messages import map_params, message
@@ -331,19 +331,14 @@ def parse_entry(
 
 
 def bad_line(number: int, reason: str, text: str) -> BadLine:
-    clean = map_params(reason, printable)
+    clean = map_params(reason, replace_surrogates)
     short = clean if len(clean) <= REASON_CHARS else truncate(clean, REASON_CHARS)
     return BadLine(number, short, truncate(text.strip(), SHOWN_CHARS))
 
 
 def truncate(text: str, length: int) -> str:
     """The start of the text, printable."""
-    return printable(text if len(text) <= length else text[: length - 1] + "…")
-
-
-def printable(text: str) -> str:
-    """Replace lone surrogates, which JSON may contain."""
-    return text.encode(errors="replace").decode()
+    return replace_surrogates(text if len(text) <= length else text[: length - 1] + "…")
 
 
 LIST_PARSERS: dict[str, Callable[[bytes], Parsed]] = {

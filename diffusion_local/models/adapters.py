@@ -162,7 +162,7 @@ def check_embeddings(adapter: Adapter, texts: Mapping[str, str], architecture: s
 
 
 def contains_word(text: str, word: str) -> bool:
-    """Whether a text contains a word, as the engine matches textual inversions."""
+    """Whether a text contains the word of a textual inversion: as a whole word, in any case."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 

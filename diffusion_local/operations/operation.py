@@ -11,6 +11,9 @@ from typing import Any
 
 from diffusion_local.actor import Scope
 
+#: Path prefix of the HTTP API.
+API_ROOT = "/api/v1"
+
 
 class DataScope(StrEnum):
     """Whose data an operation reads or changes."""

@@ -122,14 +122,15 @@ def parse_pass_position(text: str) -> tuple[int, int]:
     return int(number) - 1, int(size)
 
 
-CURSOR = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+#: An id of ours: a ULID.
+ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def check_cursor(field: str, value: Any) -> str | None:
     """Validate a cursor, the ``next`` of an earlier page: a ULID. None if empty. Raises InvalidParams."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not CURSOR.fullmatch(value):
+    if not isinstance(value, str) or not ULID.fullmatch(value):
         raise InvalidParams(field, message("cursor", got=echo(value)))
     return value
 

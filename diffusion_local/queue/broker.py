@@ -14,8 +14,8 @@ from huey.storage import MemoryStorage
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import KombuError
 
-#: Seconds that a blocking dequeue waits; also the longest time that it delays a stopping worker.
-BLOCK_SECONDS = 0.25
+from diffusion_local.queue.huey_backends import BLOCK_SECONDS
+
 CONNECT_SECONDS = 2
 #: Transport options with numeric values.
 NUMERIC_PARAMETERS = ("polling_interval", "visibility_timeout", "wait_time_seconds")

@@ -31,11 +31,11 @@ from diffusion_local.errors import (
 )
 from diffusion_local.health.doctor import Finding
 from diffusion_local.messages import Message, deserialize, message
+from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.options.table import Params
 from diffusion_local.remote.models import Fetcher
 from diffusion_local.remote.pairing import Credential, client_of, stored
 from diffusion_local.remote.pulse import Bell, Pulse
-from diffusion_local.remote.server import ROOT
 from diffusion_local.remote.spool import SPOOL_SUFFIX, Spool
 from diffusion_local.settings import Settings
 
@@ -282,7 +282,9 @@ class RemoteDispatch:
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         body = wire.request(name, args, kwargs, slot=self._slot, session=self._session, version=__version__)
         try:
-            answer = self._client.post(f"{ROOT}/worker", content=body, headers={"Content-Type": wire.WIRE_MEDIA_TYPE})
+            answer = self._client.post(
+                f"{API_ROOT}/worker", content=body, headers={"Content-Type": wire.WIRE_MEDIA_TYPE}
+            )
         except httpx.HTTPError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ServerProblem(message("studio_certificate", url=self.url, error=error)) from None

@@ -15,7 +15,7 @@ from diffusion_local import disk
 from diffusion_local.domain import SharedFile
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import message
-from diffusion_local.remote.server import ROOT
+from diffusion_local.operations.operation import API_ROOT
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Fetcher:
             query = {"kind": file.kind, "name": file.name, "path": file.path}
             headers = {"Range": f"bytes={have}-"} if have else {}
             try:
-                with self._client.stream("GET", f"{ROOT}/worker/file", params=query, headers=headers) as answer:
+                with self._client.stream("GET", f"{API_ROOT}/worker/file", params=query, headers=headers) as answer:
                     if answer.status_code not in (200, 206):
                         answer.read()
                         raise DatabaseProblem(message("model_unfetched", path=file.path, error=answer.status_code))

@@ -17,7 +17,8 @@ from diffusion_local import __version__
 from diffusion_local.accounts.pairings import answer_of, is_equal, key_of, proof_of
 from diffusion_local.errors import InvalidParams, ServerProblem
 from diffusion_local.messages import deserialize, message
-from diffusion_local.remote.server import ROOT, normalise_url
+from diffusion_local.operations.operation import API_ROOT
+from diffusion_local.remote.server import normalise_url
 from diffusion_local.remote.spool import write
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
@@ -80,7 +81,7 @@ def pair(url: str, code: str, machine: str) -> Credential:
     with client_of(Credential(whole, certificate=certificate)) as client:
         body = {"machine": machine, "proof": proof, "nonce": nonce}
         try:
-            answer = client.post(f"{ROOT}/machines/join", json=body)
+            answer = client.post(f"{API_ROOT}/machines/join", json=body)
             told = answer.json()
         except httpx.HTTPError as error:
             raise ServerProblem(message("server_unreachable", url=whole, error=error)) from None

@@ -11,8 +11,8 @@ import httpx
 from diffusion_local import __version__, errors
 from diffusion_local.errors import InvalidParams, LimitReached, ServerProblem, Unauthorized, UserError, echo
 from diffusion_local.messages import deserialize, message
+from diffusion_local.operations.operation import API_ROOT
 
-ROOT = "/api/v1"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
 CODES = {each.code: each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, UserError)}
 NO_ADDRESS = "There is no such address"  # from a server that sends no message ids
@@ -39,14 +39,17 @@ class RemoteServer:
     def request(self, method: str, path: str, **request: Any) -> Any:
         """The JSON of a response. Raises the UserError that it describes, or ServerProblem."""
         with self._connection_errors():
-            answer = self._client.request(method, ROOT + path, **request)
+            answer = self._client.request(method, API_ROOT + path, **request)
         if answer.is_success:
             return parse_body(answer, self.url)
         raise self._error(answer)
 
     def stream_lines(self, path: str, **query: Any) -> Iterator[str]:
         """Stream the lines of a text."""
-        with self._connection_errors(), self._client.stream("GET", ROOT + path, params=query_params(query)) as answer:
+        with (
+            self._connection_errors(),
+            self._client.stream("GET", API_ROOT + path, params=query_params(query)) as answer,
+        ):
             if not answer.is_success:
                 answer.read()
                 raise self._error(answer)
@@ -59,7 +62,10 @@ class RemoteServer:
 
     def stream_bytes(self, path: str, **query: Any) -> Iterator[bytes]:
         """Stream a file."""
-        with self._connection_errors(), self._client.stream("GET", ROOT + path, params=query_params(query)) as answer:
+        with (
+            self._connection_errors(),
+            self._client.stream("GET", API_ROOT + path, params=query_params(query)) as answer,
+        ):
             if not answer.is_success:
                 answer.read()
                 raise self._error(answer)

@@ -6,6 +6,7 @@ from starlette.middleware.cors import CORSMiddleware
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
+from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, error_responses, files, health, lan, manual, openapi, page_delta
@@ -75,7 +76,7 @@ def create_app(
     calls = workers.router(services, watch) if services else None
     app.include_router(http.router(studio, watch, calls))
     if calls:
-        app.router.routes.insert(0, workers.first_route(calls, http.ROOT))
+        app.router.routes.insert(0, workers.first_route(calls, API_ROOT))
     app.include_router(http.reports.page_router(studio))
     app.include_router(dialects.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)

@@ -16,6 +16,7 @@ from diffusion_local import serializers
 from diffusion_local.domain import Image, State
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import message
 from diffusion_local.paths import assets
 from diffusion_local.studio import Studio
@@ -66,7 +67,6 @@ T = TypeVar("T", bound=Callable[..., Any])
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent GIF of one pixel for a running job without a preview; a page would show an error as a broken picture.
 EMPTY_GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 ICONS = {
     "mark.svg": "image/svg+xml",
     "mark-192.png": "image/png",

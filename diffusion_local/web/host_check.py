@@ -18,7 +18,7 @@ from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web.error_responses import error_response
 
-READS = {"GET", "HEAD", "OPTIONS"}
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 #: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
 HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{0,5})?")
 WILDCARD_ADDRESSES = {"0.0.0.0", "::", ""}
@@ -120,7 +120,7 @@ class HostCheck:
             text = message("host_name", name=name)
             await error_response(400, "host_not_allowed", text)(scope, receive, send)
             return
-        writes = scope["type"] == "websocket" or scope["method"] not in READS
+        writes = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
         if origin in self._origins:
             # An allowed page of another site must send a token; it may never use the visitor's session.
             scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}

@@ -6,6 +6,8 @@ from fastapi import FastAPI
 
 from diffusion_local import serializers
 from diffusion_local.notify.outbox import EVENTS
+from diffusion_local.operations.operation import API_ROOT
+from diffusion_local.web.access import PROBES
 from diffusion_local.web.api.dialects.paths import A1111, COG, OPENAI, REPLICATE, routed
 from diffusion_local.web.api.schemas import examples
 
@@ -18,8 +20,6 @@ SECURITY: Json = {
 }
 #: Any one scheme suffices; the empty one is for servers without accounts.
 ANY: list[Json] = [{}, *({name: []} for name in SECURITY)]
-#: Routes that need no authentication.
-OPEN = ("/healthz", "/readyz")
 TEXT: Json = {"type": "string"}
 READY: Json = {
     "type": "object",
@@ -94,11 +94,11 @@ def completed(document: Json) -> Json:
     for path, methods in document["paths"].items():
         dialect = routed(path)[0]
         for operation in methods.values():
-            if path in OPEN:
+            if path in PROBES:
                 operation["security"] = []
             if dialect:
                 refused(operation["responses"], ERROR_SCHEMAS[dialect][0], STATUS_MEANINGS)
-            elif not path.startswith("/api/v1"):
+            elif not path.startswith(API_ROOT):
                 refused(operation["responses"], "Problem", FILE_REFUSALS)
             if path == "/readyz":
                 for status in ("200", "503"):

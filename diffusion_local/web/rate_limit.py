@@ -18,10 +18,10 @@ from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import is_loopback
 from diffusion_local.web.error_responses import error_response
+from diffusion_local.web.host_check import SAFE_METHODS
 
 BURST_SECONDS = 10  # seconds of the rate that may arrive at once
 MOST_ADDRESSES = 10_000
-READS = {"GET", "HEAD", "OPTIONS"}
 #: Calls of workers on other machines, many per second. Without a worker's token they are refused at once.
 WORKERS = "/api/v1/worker"
 #: The page's own polls, and the requests that gradio's page sends by itself.
@@ -44,7 +44,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         address = (scope.get("client") or ("",))[0]
-        free = scope["type"] != "http" or scope["method"] in READS or scope["path"].endswith(WORKERS)
+        free = scope["type"] != "http" or scope["method"] in SAFE_METHODS or scope["path"].endswith(WORKERS)
         if not self._rate or free or is_loopback(address):
             await self._app(scope, receive, send)
             return

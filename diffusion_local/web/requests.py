@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.system import logs
 from diffusion_local.web.api.dialects.paths import routed
 
@@ -19,7 +20,7 @@ CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 #: APIs by path prefix, for paths outside the dialects.
 APIS = (
-    ("/api/v1", "http"),
+    (API_ROOT, "http"),
     ("/gradio_api", "gradio"),
     ("/mcp", "mcp"),
     ("/images", "files"),

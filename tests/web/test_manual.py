@@ -6,6 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local import manual
+from diffusion_local.messages import LANGUAGES
+from diffusion_local.web.ui.words import LANGUAGE_TAGS
 from tests.web.conftest import client_of, services_of
 
 
@@ -15,19 +17,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     return client_of(services_of(tmp_path_factory))
 
 
-LANGUAGES = {"en": "en", "zh": "zh-CN"}
-
-
-@pytest.mark.parametrize("language", manual.LANGUAGES)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_every_page_and_every_link_between_pages(client: TestClient, language: str) -> None:
-    headers = {"Accept-Language": LANGUAGES[language]}
+    headers = {"Accept-Language": LANGUAGE_TAGS[language]}
     answered: dict[str, int] = {}  # most addresses are on every page
     for topic in manual.TOPICS:
         answer = client.get(f"/manual/{topic}", headers=headers)
         assert answer.status_code == 200, topic
         page = manual.page(topic, language)
         assert f"<title>{page.title} · diffusion-local</title>" in answer.text
-        assert f'<html lang="{LANGUAGES[language]}">' in answer.text
+        assert f'<html lang="{LANGUAGE_TAGS[language]}">' in answer.text
         for address in re.findall(r'(?:href|src|action)="(/[^"#]*)', answer.text):
             if address not in answered:
                 answered[address] = client.get(address, headers=headers).status_code

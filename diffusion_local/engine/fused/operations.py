@@ -109,9 +109,15 @@ class TorchOperations:
 
 def quantise(x: torch.Tensor, dtype: torch.dtype) -> Quantised:
     """Quantise each row to 8 bits; ``dtype`` is stored for the result of later products."""
-    rows = x.reshape(-1, x.shape[-1]).float()
-    scales = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_min(SMALLEST)
-    return Quantised((rows / scales).to(EIGHT_BITS).view(x.shape), scales, dtype)
+    values, scales = quantise_rows(x.reshape(-1, x.shape[-1]))
+    return Quantised(values.view(x.shape), scales, dtype)
+
+
+def quantise_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise each row: (8-bit values, scales as rows x 1 in fp32)."""
+    wide = rows.float()
+    scales = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST)
+    return (wide / scales).clamp(-LARGEST, LARGEST).to(EIGHT_BITS), scales
 
 
 def available(device: torch.device, eight_bits: bool = False) -> tuple[Operations | None, str]:

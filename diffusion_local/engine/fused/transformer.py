@@ -18,7 +18,7 @@ import torch
 from diffusion_local.engine import faults, graphs
 from diffusion_local.engine.fused.denoiser import EIGHT_BIT_TOLERANCE, Run, check
 from diffusion_local.engine.fused.layers import EIGHT_BIT_MULTIPLE
-from diffusion_local.engine.fused.operations import EIGHT_BITS, LARGEST, SMALLEST, Operations
+from diffusion_local.engine.fused.operations import Operations, quantise_rows
 from diffusion_local.engine.graphs import NotRecordable, map_tensors, signature
 
 log = logging.getLogger(__name__)
@@ -235,13 +235,13 @@ class EightBitLinear(torch.nn.Module):
     def __init__(self, layer: torch.nn.Linear, operations: Operations) -> None:
         super().__init__()
         self._operations = operations
-        values, scales = quantised(layer.weight.detach())
+        values, scales = quantise_rows(layer.weight.detach())
         self.register_buffer("values", values, persistent=False)
         self.register_buffer("scales", scales.t(), persistent=False)
         self.bias = layer.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows, scales = self._quantised(x.reshape(-1, x.shape[-1]))
+        rows, scales = self._quantise(x.reshape(-1, x.shape[-1]))
         made: torch.Tensor
         if x.device.type == "cuda":
             made = torch._scaled_mm(
@@ -253,9 +253,9 @@ class EightBitLinear(torch.nn.Module):
             made = made if self.bias is None else made + self.bias
         return made.reshape(*x.shape[:-1], made.shape[-1])
 
-    def _quantised(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _quantise(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if rows.shape[-1] <= FUSED_ROW:
-            return quantised(rows)
+            return quantise_rows(rows)
         made = self._operations.quantise(rows)
         return made.values, made.scales
 
@@ -270,13 +270,6 @@ def seconds(step: Callable[[], Any], device: torch.device) -> float:
     step()
     torch.cuda.synchronize(device)
     return time.perf_counter() - began
-
-
-def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise each row: (8-bit values, scales as rows x 1 in fp32)."""
-    wide = rows.float()
-    scales = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST)
-    return (wide / scales).clamp(-LARGEST, LARGEST).to(EIGHT_BITS), scales
 
 
 def repeated_blocks(transformer: torch.nn.Module) -> list[torch.nn.Module]:

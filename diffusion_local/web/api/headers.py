@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse, Response
 
 from diffusion_local import serializers
 
+#: Headers of an event stream; nginx does not buffer it.
+EVENT_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MOST_SECONDS = 600.0  # as long as most clients hold a connection open
 
 

@@ -37,6 +37,11 @@ from diffusion_local.options.types import Kind
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 
+#: A file in a request body or in a field of a form.
+FILE_SCHEMA: dict[str, Any] = {"type": "string", "format": "binary"}
+BINARY = {"schema": FILE_SCHEMA}
+#: A form with a file as ``file``.
+FILE_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": FILE_SCHEMA}}}
 IDEMPOTENCY_ARGUMENT = "idempotency_key"  # sent as a header on every route
 SEED_OPTIONS = ("seed", "variation_seed")  # -1 means a random one
 #: Options without a maximum in responses: for another owner's job, ``steps`` is the total of all passes and tiles.

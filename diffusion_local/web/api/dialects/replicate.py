@@ -23,15 +23,15 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, model_named
 from diffusion_local.web.api.dialects.calls import refusing, root_of
 from diffusion_local.web.api.dialects.cog import Input, replicate_error
+from diffusion_local.web.api.schemas import FILE_SCHEMA
 from diffusion_local.web.api.uploads import media_type
 from diffusion_local.web.api.watch import Watch
 
 METADATA_BYTES = 64 * 1024
-CONTENT = {"type": "string", "format": "binary"}
 UPLOAD_FORM = {
     "type": "object",
     "required": ["content"],
-    "properties": {"content": CONTENT, "metadata": {"type": "string"}},
+    "properties": {"content": FILE_SCHEMA, "metadata": {"type": "string"}},
 }
 BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_FORM}}}}
 ITEMS_PER_PAGE = 100

@@ -8,12 +8,12 @@ from starlette.exceptions import HTTPException
 
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
+from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http import derived, jobs, library, lists, reports, streams
 from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
-ROOT = "/api/v1"
 #: Error responses of every route.
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": meaning}
@@ -36,7 +36,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 def router(studio: Studio, watch: Watch, calls: APIRouter | None = None) -> APIRouter:
     """``calls``: the route of workers on other machines (see ``workers.router``)."""
-    api = APIRouter(prefix=ROOT, responses=REFUSALS, generate_unique_id_function=lambda route: route.name)
+    api = APIRouter(prefix=API_ROOT, responses=REFUSALS, generate_unique_id_function=lambda route: route.name)
     parts = [
         jobs.router(studio, watch),
         lists.router(studio),

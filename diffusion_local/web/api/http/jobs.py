@@ -14,14 +14,13 @@ from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import read_prefer
 from diffusion_local.web.api.http.derived import where_it_stands
-from diffusion_local.web.api.schemas import ACCEPTED, JOB, LOCATION, NewJobs, several, typed
+from diffusion_local.web.api.schemas import ACCEPTED, FILE_SCHEMA, JOB, LOCATION, NewJobs, several, typed
 from diffusion_local.web.api.uploads import job_of, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 
-PICTURE_FILE = {"type": "string", "format": "binary"}
 SCHEMA = NewJobs.model_json_schema()
-PICTURE_FIELDS = dict.fromkeys(PICTURES, PICTURE_FILE) | {
-    name: {"type": "array", "items": PICTURE_FILE} for name, each in RECORDS.items() if each.pictures
+PICTURE_FIELDS = dict.fromkeys(PICTURES, FILE_SCHEMA) | {
+    name: {"type": "array", "items": FILE_SCHEMA} for name, each in RECORDS.items() if each.pictures
 }
 JOB_FORM = {"type": "object", "required": ["job"], "properties": {"job": SCHEMA, **PICTURE_FIELDS}}
 BODY = {

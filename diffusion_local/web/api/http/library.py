@@ -19,11 +19,9 @@ from diffusion_local.operations import answers
 from diffusion_local.options import a1111
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import tagged
-from diffusion_local.web.api.schemas import MODEL, PARAMS, schema, several, typed
+from diffusion_local.web.api.schemas import BINARY, FILE_FORM, MODEL, PARAMS, schema, several, typed
 from diffusion_local.web.api.uploads import picture_of
 
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-FILE_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/avif", "image/heic", "application/octet-stream")
 BODY = {
     "requestBody": {

@@ -20,7 +20,7 @@ from diffusion_local.operations.operation import Operation
 from diffusion_local.operations.registry import ARGUMENT_MEANINGS, OPERATIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http.derived import accepted
-from diffusion_local.web.api.schemas import ACCEPTED, ListOptions, ListSettings, schema
+from diffusion_local.web.api.schemas import ACCEPTED, BINARY, FILE_FORM, ListOptions, ListSettings, schema
 from diffusion_local.web.api.uploads import media_type
 
 FORMAT_BY_TYPE = {
@@ -31,8 +31,6 @@ FORMAT_BY_TYPE = {
     "application/x-jsonlines": "jsonl",
     "application/x-ndjson": "jsonl",
 }
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-FILE_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
 BODY = {
     "requestBody": {
         "required": True,

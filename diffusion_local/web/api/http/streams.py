@@ -25,10 +25,9 @@ from diffusion_local.web.api.following import (
     QueueEvents,
     news_of,
 )
-from diffusion_local.web.api.headers import REVALIDATE
+from diffusion_local.web.api.headers import EVENT_STREAM_HEADERS, REVALIDATE
 from diffusion_local.web.api.watch import Watch
 
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 VARIES = REVALIDATE | {"Vary": "Accept"}
 After = Annotated[int, Query(ge=0, le=MAX_REVISION, description="the last `number` that was seen")]
 Limit = Annotated[int, Query(ge=1, le=EVENTS_PER_LOOK)]
@@ -108,7 +107,9 @@ async def followed(watch: Watch, source: EventSource, last_id: str | None) -> Re
     news, ended = await anyio.to_thread.run_sync(source.look)
     if ended and last_id is not None and source.number == before:
         return Response(status_code=204)
-    return StreamingResponse(events(watch, source, news, ended), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(
+        events(watch, source, news, ended), media_type="text/event-stream", headers=EVENT_STREAM_HEADERS
+    )
 
 
 async def events(watch: Watch, source: EventSource, news: list[FollowEvent], ended: bool) -> AsyncIterator[str]:

@@ -1,23 +1,20 @@
 """Pictures in a conversation: input by id or Base64, output as small JPEGs or whole files."""
 
 import io
-import re
 from typing import Any
 
 from PIL import Image as PIL
 
 from diffusion_local import image_decoding
 from diffusion_local.domain import Image
-from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.options.values import SOURCE_ID, ULID
 from diffusion_local.web.api.uploads import decoded
 
 PREVIEW_SIDE = 768  # pixels
 PREVIEW_QUALITY = 85
 MOST_BYTES = 4_000_000  # of a whole file in a response; larger ones are sent as previews
 MOST_PICTURES = 8  # per response
-GALLERY_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 SCHEME = "diffusion-local://images/"
-TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 TYPE_BY_MAGIC = {b"\x89PN": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIF": "image/webp"}
 
 
@@ -28,7 +25,7 @@ def source_of(studio: Any, field: str, text: str) -> str:
     given = text.strip()
     if SOURCE_ID.fullmatch(given):
         return given
-    if GALLERY_ID.fullmatch(given):
+    if ULID.fullmatch(given):
         return str(studio.sources.from_image(given).id)
     return str(studio.sources.add(decoded(field, given), field).id)
 
@@ -62,4 +59,4 @@ def uri_of(image: Image) -> str:
 def image_id_of(uri: str) -> str | None:
     """The id in one of our URIs; None for any other."""
     found = uri.removeprefix(SCHEME)
-    return found if found != uri and GALLERY_ID.fullmatch(found) else None
+    return found if found != uri and ULID.fullmatch(found) else None

@@ -15,6 +15,7 @@ from mcp.shared.exceptions import MCPError
 from diffusion_local import __version__, disk
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound, Overloaded, UserError, echo
+from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import map_params, message, serialize
 from diffusion_local.web.api.mcp import pictures
 from diffusion_local.web.api.mcp.tools import Result, Tool, Tools
@@ -172,7 +173,7 @@ def text_of(text: str) -> types.TextContent:
 
 
 def facts_of(image: Image) -> dict[str, Any]:
-    kind = pictures.TYPE_BY_SUFFIX.get(image.suffix, "application/octet-stream")
+    kind = TYPE_BY_SUFFIX.get(image.suffix, "application/octet-stream")
     about = image.params.prompt or str(image.params.kind)
     size = {"size": image.bytes} if image.bytes else {}  # unknown for a job's picture on another machine
     told = {"uri": pictures.uri_of(image), "name": f"{image.id}{image.suffix}", "mime_type": kind}

@@ -22,6 +22,7 @@ from diffusion_local.actor import Scope as Scopes
 from diffusion_local.actor import current
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import message
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.serializers import Json
@@ -44,7 +45,6 @@ MOST_HISTORY = 64  # prompts; max_items may lower it
 #: The ComfyUI release whose API this implements, as reported to clients.
 COMFYUI_VERSION = "0.3.60"
 FILE_NAME = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
-TYPE_BY_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 FILE_LISTS = {"checkpoints": "models", "diffusion_models": "models", "loras": "loras", "vae": "vaes"}
 FILE_LISTS |= {"upscale_models": "upscalers", "controlnet": "controls", "text_encoders": "clips"}
 #: Folders of ComfyUI that clients list and that are always empty here.

@@ -14,7 +14,7 @@ from diffusion_local import families, image_decoding
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.options.values import SOURCE_ID, ULID
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted
 from diffusion_local.web.api.dialects.calls import PerAccount
@@ -33,7 +33,6 @@ from diffusion_local.web.api.dialects.comfyui.values import (
 )
 from diffusion_local.web.api.dialects.pictures import as_png
 
-IMAGE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 FACTOR = re.compile(r"(?<![0-9a-z])(?:([2-8])x|x([2-8]))(?![0-9])", re.IGNORECASE)
 #: The model name in Open WebUI's workflow until somebody has chosen one.
@@ -83,7 +82,7 @@ class Uploads:
             if SOURCE_ID.fullmatch(stem):
                 studio.sources.file(stem)  # raises NotFound unless it exists and belongs to the caller
                 return stem
-            if IMAGE_ID.fullmatch(stem):
+            if ULID.fullmatch(stem):
                 return studio.sources.from_image(stem).id
         except NotFound:
             return None

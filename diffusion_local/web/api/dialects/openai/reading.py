@@ -24,7 +24,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, sides, unknown
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
-from diffusion_local.web.api.schemas import field_of
+from diffusion_local.web.api.schemas import FILE_SCHEMA, field_of
 from diffusion_local.web.api.uploads import media_type
 
 OPENING, CLOSING = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
@@ -174,7 +174,6 @@ Edit: Any = create_model(
 
 
 REQUEST_FIELDS = sorted({*Edit.model_fields, *HARMLESS, *(name for names in SPELLED.values() for name in names)})
-FILE_SCHEMA = {"type": "string", "format": "binary"}
 EDIT_FORM = Edit.model_json_schema()
 
 EDIT_FORM["properties"] |= {"image": FILE_SCHEMA, "mask": FILE_SCHEMA}

@@ -18,9 +18,9 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import encoded, outcome, why_not
 from diffusion_local.web.api.dialects.pictures import encoded_as
+from diffusion_local.web.api.headers import EVENT_STREAM_HEADERS
 from diffusion_local.web.api.watch import Watch
 
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 POLL_SECONDS = 5.0  # jobs are read this often even if no event arrives
 MOST_WARNING = 2000  # characters of the header
 USAGE = {
@@ -66,7 +66,7 @@ def warned(warnings: Sequence[str]) -> dict[str, str]:
 
 
 def streamed(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> Response:
-    headers = HEADERS | warned(receipt.warnings)
+    headers = EVENT_STREAM_HEADERS | warned(receipt.warnings)
     return StreamingResponse(events(studio, watch, receipt, shown), media_type="text/event-stream", headers=headers)
 
 
