@@ -357,6 +357,50 @@ def test_the_test_for_sql_sees_it() -> None:
     assert not SQL.search("Select a model from the list, then update it.")
 
 
+#: Modules that draw the page: their HTML is in ``web/ui/templates``, whose values are escaped by Jinja.
+DRAWN = ("web/ui/", "web/account/", "web/page_html.py")
+TAG = re.compile(r"</?[a-z][a-z0-9]*[\s/>]|<!doctype|&[a-z]+;", re.IGNORECASE)
+
+
+def test_the_pages_html_is_only_in_templates() -> None:
+    found = {place(path): [each for each in fragments(path) if TAG.search(each)] for path in MODULES}
+    assert any(found.values())  # reports and the manual have HTML of their own
+    assert {name: texts for name, texts in found.items() if texts and name.startswith(DRAWN)} == {}
+
+
+def trusted(node: ast.AST) -> bool:
+    """Whether a call marks a value as HTML, or escapes one by hand."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = ast.unparse(node.func)
+    if name == "Markup":
+        return any(not isinstance(each, ast.Constant) for each in node.args)
+    return name.rpartition(".")[2] == "escape" and name != "re.escape"
+
+
+def test_html_is_escaped_by_the_templates_alone() -> None:
+    """``Markup.escape`` turns text into Markup where both are possible."""
+    found = {
+        place(path): calls
+        for path in MODULES
+        if place(path).startswith(DRAWN) and (calls := [ast.unparse(node) for node in nodes(path) if trusted(node)])
+    }
+    assert set(found) == {"web/ui/templates.py", "web/ui/view.py"}
+    assert found["web/ui/view.py"] == ["Markup.escape(state_words(job, position))"]
+    filters = {
+        (path.name, each)
+        for path in (PACKAGE / "web/ui/templates").glob("*.html")
+        for each in re.findall(r"\{\{[^}]*\| *safe", path.read_text(encoding="utf-8"))
+    }
+    assert {name for name, _ in filters} == {"head.html", "icons.html", "macros.html", "phone.html"}
+
+
+@pytest.mark.parametrize("text", ["<b>{}</b>", '<a href="', "</li>", "<br>", "a &amp; b", "<!doctype html>"])
+def test_the_test_for_html_sees_it(text: str) -> None:
+    assert TAG.search(text)
+    assert not TAG.search("a < b and 3 <4, or x->y, <3")
+
+
 #: Folders of a home that belong to a backend of ``ImageFiles``: others name pictures by their keys.
 PICTURE_FOLDERS = {"gallery_folder", "sources", "previews", "sheets", "reports", "strays"}
 

@@ -29,31 +29,6 @@ def shell(path: str, url: str = "") -> str:
     )
 
 
-#: Inserted at the start of the page's head. Gradio's components follow the browser's language and colour scheme; the
-#: script replaces both by the user's choice.
-HEAD_START = """<head>
-<script>
-  for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
-    Object.defineProperty(navigator, name, {{ get: () => value, configurable: true }});
-  window.diffusionLocalWords = {words};
-  window.diffusionLocalRoot = {root}; // the path under which a proxy serves us
-  try {{ // the same for light and dark
-    const theme = localStorage.getItem("diffusion-local-theme");
-    const asked = window.matchMedia.bind(window);
-    const dark = theme ? theme === "dark" : asked("(prefers-color-scheme: dark)").matches;
-    document.documentElement.classList.toggle("dark", dark); // before the first paint; Gradio does it later
-    if (theme) window.matchMedia = (query) => query.includes("prefers-color-scheme")
-      ? Object.assign(new EventTarget(), {{
-        matches: query.includes(theme), media: query, addListener() {{}}, removeListener() {{}}
-      }})
-      : asked(query);
-  }} catch {{}} // a browser that keeps nothing
-</script>
-<style>:root {{ --style-pictures: url("{path}/assets/icons/styles.webp"); }}</style>
-<link rel="manifest" href="{path}/assets/icons/app.webmanifest">
-<link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">
-<meta name="theme-color" content="#ffffff" media="(prefers-color-scheme: light)">
-<meta name="theme-color" content="#151517" media="(prefers-color-scheme: dark)">"""
 GZIP_LEVEL = 5  # gzip level: reduces the page to a sixth within milliseconds
 BASE = re.compile(rb'<base href="[^"]*" />')
 GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
@@ -145,10 +120,18 @@ def script(value: object) -> str:
 def page(html: bytes, tag: str, around: str = "") -> bytes:
     """Complete Gradio's HTML: language tag, base URL, head, and ``around`` (HTML) before Gradio's part."""
     html = GRADIO_META.sub(b"", html)
-    html = BASE.sub(f'<base href="{serializers.root()}/" />'.encode(), html, count=1)
+    html = BASE.sub(b"", html, count=1)  # the template has another, for the root of a proxy
     html = html.replace(b"<gradio-app", around.encode() + b"<gradio-app", 1)
     html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)
-    root = serializers.root()  # not escaped: proxies.checked_root refuses quotes and angle brackets
-    head = HEAD_START.format(tag=tag, words=script(words.of_script()), root=script(root), path=root)
+    root = serializers.root()
+    head = render(
+        "head.html",
+        tag=tag,
+        words=script(words.of_script()),
+        root=script(root),
+        path=root,
+        style=theme.PAGE_STYLE,
+        script=theme.PAGE_SCRIPT,
+    )
     # Not through Gradio's ``head`` argument, which its page applies only once its scripts run, after the first paint.
-    return html.replace(b"<head>", (head + theme.HEAD).encode(), 1)
+    return html.replace(b"<head>", head.encode(), 1)

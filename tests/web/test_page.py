@@ -141,7 +141,8 @@ def test_every_button_that_is_drawn_has_a_verb(services: Services) -> None:
     services.studio.submit("waits")
     mine = " ".join(job.batch_id for job in services.studio.jobs())
     pages = [page_delta.delta_since(services.studio, "", tab, [mine]) for tab in page_delta.TABS]
-    html = json.dumps(pages) + click(services, "open", image.id)["panel"] + click(services, "trash", image.id)["toast"]
+    clicks = click(services, "open", image.id)["panel"], click(services, "trash", image.id)["toast"]
+    html = "".join([json.dumps(pages), *clicks])
     verbs = set(re.findall(r'data-do=\\?"(\w+)', html))
     assert verbs >= {"open", "close", "again", "cancel", "cancel_batch", "cancel_waiting", "pause", "restore", "recipe"}
     assert verbs <= set(actions.VERBS)

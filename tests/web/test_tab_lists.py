@@ -226,7 +226,7 @@ def test_a_late_batch_says_so(services: Services) -> None:
     late = replace(
         progress, batch=replace(progress.batch, finish_by="2030-01-01T00:00:00Z"), warning="finish_by: estimated"
     )
-    assert "It will not be done by" in view_batches.row(late, view.utc())
+    assert "It will not be done by" in view_batches.batches([late], [], view.utc())
 
 
 def test_renaming_copying_and_arranging(services: Services) -> None:

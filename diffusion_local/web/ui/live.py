@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from diffusion_local.studio import Studio
+from diffusion_local.web.ui.templates import render
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ def live(elem_id: str, value: str = "") -> gr.HTML:
     """An HTML component that is patched in place. Its buttons fire ``click`` with ``{"do": verb, "id": key}``."""
     return gr.HTML(
         value,
-        html_template='<div class="live"></div>',
+        html_template=render("live.html"),
         js_on_load=COMPONENT_SCRIPT,
         apply_default_css=False,
         elem_id=elem_id,

@@ -6,23 +6,7 @@ from typing import Any
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
-from diffusion_local.web.ui.templates import icon
 
-#: The bar below the prompt: buttons for the helper, history, presets and repeat, and the token count (dock.js,
-#: prompts.js).
-TOOLS = (
-    "".join(
-        f'<button type="button" class="act icon" data-prompts="{name}" {state}="false"{more}>{icon(sign, 18)}</button>'
-        for name, state, sign, more in (
-            ("helper", "aria-expanded", "create", " hidden"),
-            ("history", "aria-expanded", "clock", ""),
-            ("presets", "aria-expanded", "bookmark", ""),
-            ("repeat", "aria-pressed", "loop", ""),
-        )
-    )
-    + f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
-    '<span class="spring"></span><output class="tokens" aria-live="off"></output>'
-)
 TAGGED = 300  # newest pictures whose prompts provide suggestions
 MOST_TAGS, MOST_TAG = 400, 60  # suggestions from prompts, and characters of each
 MOST_PRESET = 100_000  # characters

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from diffusion_local.errors import NotFound
 from diffusion_local.models.catalog import Model
@@ -41,7 +42,7 @@ def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
     if "seed" not in settings:
         filled[form.FORM_FIELDS.index("seed")] = ""
     left_out = [*lost, *unused_settings(settings, others, model)]
-    told = view.notice("warn", say("create.not_here", what=view.text("; ".join(left_out)))) if left_out else ""
+    told = view.notice("warn", say("create.not_here", what="; ".join(left_out))) if left_out else Markup()
     return [told + view.changed(form.differences(values, filled)), *filled]
 
 

@@ -63,9 +63,8 @@ def on_preview(studio: Studio, *values: Any) -> str:
         preview = studio.prompts.preview(**apply_styles(studio, form.read(values)))
     except UserError as error:
         return refusal_notice(error)
-    drawn = "".join(f"<li>{view.text(prompt)}</li>" for prompt in preview.prompts[:SHOWN_PROMPTS])
-    said = say("create.would_draw", n=preview.pictures, combinations=preview.combinations, seed=preview.seed)
-    return view.notice("info", f"{said}<ol>{drawn}</ol>") + view.warnings_notice(preview.warnings)
+    drawn = render("preview.html", preview=preview, prompts=preview.prompts[:SHOWN_PROMPTS])
+    return drawn + view.warnings_notice(preview.warnings)
 
 
 def apply_styles(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
     told = ""
     if not model.ready:
         problem = say("create.model_problem", model=model.name, problem=translated(model.problem))
-        told = view.notice("bad", view.text(problem))
+        told = view.notice("bad", problem)
     width, height = form.moved(before, model, width, height)
     names = FOLLOW_MODEL[2:]
     following = [
@@ -268,7 +267,7 @@ def layout(studio: Studio) -> CreateTab:
             with gr.Column(elem_id="composer", min_width=200):
                 place("prompt")
                 with gr.Row(elem_id="composer-bar"):
-                    gr.HTML(prompt_help.TOOLS, elem_id="tokens", apply_default_css=False)
+                    gr.HTML(render("prompt_tools.html"), elem_id="tokens", apply_default_css=False)
                     place("count")
                     generate = gr.Button(
                         label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=120

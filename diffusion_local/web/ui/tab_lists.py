@@ -126,7 +126,7 @@ def text_or_refusal(work: Callable[[], str]) -> str:
 
 
 def refused(error: UserError) -> str:
-    return view.notice("bad", view.text(view.problem(error)))
+    return view.notice("bad", view.problem(error))
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

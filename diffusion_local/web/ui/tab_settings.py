@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from markupsafe import Markup
+
 from diffusion_local.actor import Scope, current
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams
@@ -41,12 +43,12 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
     return view_settings.page(groups, pending, can_restart)
 
 
-def preferences(studio: Studio) -> tuple[list[tuple[str, str]], int]:
+def preferences(studio: Studio) -> tuple[list[tuple[str, Markup]], int]:
     """(groups, number of changes that need a restart). If config.toml is unreadable, the only group says so."""
     try:
         found = studio.preferences.all()
     except InvalidParams as error:
-        return [("other", view.notice("bad", view.text(view.problem(error))))], 0
+        return [("other", view.notice("bad", view.problem(error)))], 0
     pending = sum(each.later is not None for each in found)
     return view_settings.preferences(found, studio.health.shows_paths()), pending
 

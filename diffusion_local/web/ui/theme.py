@@ -13,16 +13,8 @@ PAGE_SCRIPT = "\n".join(
     (Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
 )
 STYLES = ("base", "rest", "create", "gallery", "models", "settings")
-PAGE_STYLE = "\n".join(
-    (Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES
-)
-#: The styles are here and not in Gradio's ``css`` argument, which would load them later and rewrite their selectors.
-HEAD = f"""
-<style>{PAGE_STYLE}</style>
-<link rel="icon" type="image/svg+xml" href="assets/icons/mark.svg">
-<meta name="color-scheme" content="light dark">
-<script>{PAGE_SCRIPT}</script>
-"""
+#: In the page's head and not in Gradio's ``css`` argument, which would load them later and rewrite their selectors.
+PAGE_STYLE = "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
 
 FONT = [
     "ui-sans-serif",

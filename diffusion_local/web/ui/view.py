@@ -1,23 +1,22 @@
-"""Phrases and small HTML fragments used by all views. Pure functions of domain objects; ``text`` escapes user input."""
+"""Texts and small parts used by all views. Pure functions of domain objects.
+
+Parts are ``Markup`` made by macros of the templates; a plain ``str`` is text, which templates escape.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from html import escape
 
-from diffusion_local import serializers
-from diffusion_local.domain import MAX_TRIES, Image, Job, State, utc_text
+from markupsafe import Markup
+
+from diffusion_local.domain import MAX_TRIES, Job, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.options.table import Params
 from diffusion_local.reports.html import kind_text
+from diffusion_local.web.ui import templates
+from diffusion_local.web.ui.templates import macro
 from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, translated
 
 #: As wide as a digit: a number in text that is set to the right keeps its place as it grows.
 FIGURE_SPACE = "\u2007"
-
-
-def text(value: object) -> str:
-    """Escape a value for HTML text or a quoted attribute."""
-    return escape(str(value), quote=True)
 
 
 def duration(seconds: float) -> str:
@@ -58,19 +57,12 @@ def size(number: int) -> str:
     return f"{number / 1000:.0f} kB" if number < 1_000_000 else f"{number / 1e6:.1f} MB"
 
 
-def moment(at: datetime | str, exact: bool = False) -> str:
+def moment(at: datetime | str, exact: bool = False) -> Markup:
     """A time as a ``<time>`` element, which the browser rewrites in its own zone and language.
 
     ``exact``: with seconds. Without scripts the time is shown in UTC.
     """
-    iso = at if isinstance(at, str) else utc_text(at)
-    seconds, until = (" data-exact", 19) if exact else ("", 16)
-    return f'<time datetime="{text(iso)}"{seconds}>{text(iso[11:until])} UTC</time>'
-
-
-def facts(params: Params) -> str:
-    """Size, steps and seed in one line."""
-    return text(say("common.facts", width=params.width, height=params.height, steps=params.steps, seed=params.seed))
+    return macro("moment", at if isinstance(at, str) else utc_text(at), exact)
 
 
 def state_words(job: Job, position: int | None = None) -> str:
@@ -92,14 +84,14 @@ def state_words(job: Job, position: int | None = None) -> str:
     return say(f"common.{job.state}")
 
 
-def standing(job: Job, position: int | None = None) -> str:
-    """The state of a job as HTML: `state_words`, or the time before which it must not start."""
+def standing(job: Job, position: int | None = None) -> Markup:
+    """The state of a job: `state_words`, or the time before which it must not start."""
     if job.state is State.QUEUED and job.not_before and not job.held:
         time = moment(job.not_before)
         if job.tries:
-            return say("common.again_at_try", time=time, tried=job.tries + 1, most=MAX_TRIES)
-        return say("common.again_at", time=time)
-    return text(state_words(job, position))
+            return templates.say("common.again_at_try", time=time, tried=job.tries + 1, most=MAX_TRIES)
+        return templates.say("common.again_at", time=time)
+    return Markup.escape(state_words(job, position))
 
 
 def ordinal(number: int) -> str:
@@ -109,64 +101,23 @@ def ordinal(number: int) -> str:
     return f"{number:,}" + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
 
 
-def why(job: Job) -> str:
-    """Why a job failed, as HTML: the kind of error and the message."""
+def why(job: Job) -> Markup:
+    """Why a job failed: the kind of error and the message; empty if it did not fail."""
     if not job.failure:
-        return ""
-    kind = translated(kind_text(job.failure.kind))
-    return f'<b class="kind">{text(kind)}</b> {text(translated(job.failure.message))}'
+        return Markup()
+    return macro("failure", translated(kind_text(job.failure.kind)), translated(job.failure.message))
 
 
 def problem(error: UserError) -> str:
     """The text of a UserError, with the label of the option instead of its name."""
     if isinstance(error, InvalidParams):
-        within = text(error.field.removeprefix(error.option))
-        return f"{name_of(error.option)}{within} {translated(error.problem)}"
+        return f"{name_of(error.option)}{error.field.removeprefix(error.option)} {translated(error.problem)}"
     return translated(error.message)
 
 
-def button(
-    label: str, verb: str, key: str = "", kind: str = "", sure: str = "", title: str = "", extra: str = ""
-) -> str:
-    """A button whose click ``live.js`` sends to the server as ``verb`` and ``key``.
-
-    ``label`` and ``extra`` (attributes) are HTML. ``sure``: a question to confirm first; ``kind``: CSS classes.
-    """
-    extra += f' data-sure="{text(sure)}"' if sure else ""
-    extra += f' title="{text(title)}"' if title else ""
-    return f'<button type="button" class="act {kind}" data-do="{verb}" data-id="{text(key)}"{extra}>{label}</button>'
-
-
-def ask(question: str, answer: str = "") -> str:
-    """Attributes that make ``live.js`` ask for a line of text and append it to the button's id.
-
-    ``answer``: the text to begin with.
-    """
-    return f' data-ask="{text(question)}" data-answer="{text(answer)}"'
-
-
-def close_button() -> str:
-    """The close button of a dialog: it receives the focus first, and Escape presses it."""
-    name = say("common.close")
-    return f'<button type="button" class="act close" data-do="close" data-first aria-label="{name}">✕</button>'
-
-
-def menu(key: str, label: str, items: Sequence[str], summary: str = "⋯") -> str:
-    """A drop-down menu of buttons. By its ``key``, ``live.js`` keeps it open when the page is redrawn."""
-    name = text(label)
-    return (
-        f'<details class="menu" data-key="{text(key)}"><summary class="act small" aria-label="{name}" title="{name}">'
-        f'{summary}</summary><div class="items">{"".join(items)}</div></details>'
-    )
-
-
-def report_link(url: str, label: str) -> str:
-    return f'<a class="quiet" href="{url}" target="_blank" rel="noopener">{label}</a>'
-
-
-def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = False) -> str:
-    """An entry of a `menu`; with ``stay`` the menu remains open after a click."""
-    return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")
+def button(label: str, verb: str, key: str = "") -> Markup:
+    """A button whose click ``live.js`` sends to the server as ``verb`` and ``key``."""
+    return macro("button", label, verb, key)
 
 
 def short(seconds: float) -> str:
@@ -183,39 +134,12 @@ def progress(job: Job) -> float:
     return 100 * min(1.0, job.step / job.params.total_steps)
 
 
-def bar(job: Job) -> str:
-    """The progress bar of a job. Keyed by the job, so that the next job's bar starts at zero instead of shrinking."""
-    percent = round(progress(job), 1)
-    return (
-        f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
-        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
-    )
+def notice(kind: str, words: str, more: str = "") -> Markup:
+    return macro("notice", kind, words, more)
 
 
-def ring(job: Job, eta: float | None) -> str:
-    """The progress of a running job as a ring around its remaining time, or around its step if that is unknown."""
-    words = f"{job.step}/{job.params.total_steps}" if eta is None else short(eta)
-    exact = "" if eta is None else f' title="{duration(eta)}"'
-    percent = round(progress(job), 1)
-    return (
-        f'<div class="ring" data-key="ring-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
-        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}" style="--done:{percent:g}"{exact}>'
-        f"<span>{words}</span></div>"
-    )
-
-
-def notice(kind: str, words: str, more: str = "") -> str:
-    role = "alert" if kind in ("bad", "warn") else "status"
-    return f'<div class="notice {kind}" role="{role}"><span>{words}</span>{more}</div>'
-
-
-def manual_link(topic: str) -> str:
-    """A link to a page of the manual; it opens a new tab, so that the form is not lost."""
-    return f'<a class="manual" href="manual/{topic}" target="_blank" rel="noopener">{say("page.manual")}</a>'
-
-
-def warnings_notice(warnings: Sequence[str]) -> str:
-    return notice("warn", "<br>".join(text(warned(each)) for each in warnings)) if warnings else ""
+def warnings_notice(warnings: Sequence[str]) -> Markup:
+    return notice("warn", macro("lines", [warned(each) for each in warnings])) if warnings else Markup()
 
 
 def warned(warning: str) -> str:
@@ -224,36 +148,16 @@ def warned(warning: str) -> str:
     return told.replace(field, name_of(field), 1) if told.startswith(field) else told
 
 
-def changed(names: Sequence[str]) -> str:
-    """A notice that lists the settings changed by a recipe; "" if there are none."""
+def changed(names: Sequence[str]) -> Markup:
+    """A notice that lists the settings changed by a recipe; empty if there are none."""
     if not names:
-        return ""
+        return Markup()
     return notice("info", say("create.changed", what=", ".join(name_of(name) for name in names)))
 
 
-def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
+def toast(words: str, key: str, more: str = "", kind: str = "") -> Markup:
     """A message that disappears by itself. A new ``key`` shows the same words again."""
-    return f'<div class="toast {kind}" role="status" data-key="{text(key)}"><span>{text(words)}</span>{more}</div>'
-
-
-def flag(image: Image) -> str:
-    """A chip for a picture that the quality check flagged, or ""."""
-    if not image.flag:
-        return ""
-    words = say(f"gallery.flag_{image.flag}") if has_phrase(f"gallery.flag_{image.flag}") else text(image.flag)
-    return f'<span class="flag" title="{say("gallery.flagged_why")}">{words}</span>'
-
-
-def picture_link(image: Image, alt: str) -> str:
-    """A thumbnail that opens the picture in the viewer."""
-    return (
-        f'<a class="open" href="{serializers.file_url(image)}" data-do="open" data-id="{image.id}">'
-        f'<img src="{serializers.thumbnail_url(image.id)}" alt="{text(alt)}" loading="lazy" '
-        f'width="{image.width}" height="{image.height}"></a>'
-    )
-
-
-# -- worker and queue, shown on every tab ---------------------------------------------------------------------------
+    return macro("toast", words, key, more, kind)
 
 
 def utc() -> datetime:

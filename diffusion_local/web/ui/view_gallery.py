@@ -1,4 +1,4 @@
-"""The gallery as HTML: boards, filters, pictures in justified rows, and the comparison of two pictures. Pure."""
+"""The gallery: boards, filters, pictures in justified rows, and the comparison of two pictures. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ def gallery(
     now: datetime,
     total: int = 0,
     keep_days: int = 0,
-) -> str:
+) -> Markup:
     spans = [(day(now, first), day(now, last), say(f"gallery.{words}")) for words, first, last in SPANS]
     since, until = place.get("since"), place.get("until")
     chosen = next((words for first, last, words in spans if (first, last) == (since, until)), f"{since} – {until}")
@@ -95,20 +95,17 @@ def nothing(place: GalleryState) -> tuple[str, str]:
     return "gallery.empty", "gallery.empty_how"
 
 
-def compared(first: Image, second: Image) -> str:
+def compared(first: Image, second: Image) -> Markup:
     """Two overlaid pictures with a slider between them, and a table of the settings that differ."""
     return render("compare.html", first=first, second=second, rows=differences(first, second))
 
 
-def differences(first: Image, second: Image) -> list[tuple[str, Markup, Markup]]:
+def differences(first: Image, second: Image) -> list[tuple[str, str, str]]:
     left, right = (
-        {say("gallery.prompt"): Markup.escape(each.params.prompt)}
-        | {name: Markup(value) for name, value in recipe_rows(each.params)}
-        for each in (first, second)
+        {say("gallery.prompt"): each.params.prompt} | dict(recipe_rows(each.params)) for each in (first, second)
     )
-    none = Markup("–")
     return [
-        (name, left.get(name, none), right.get(name, none))
+        (name, left.get(name, "–"), right.get(name, "–"))
         for name in {**left, **right}
         if left.get(name) != right.get(name)
     ]

@@ -21,20 +21,15 @@ KEYS = (
 )
 
 
-def dialog(key: str, title: str, inside: str) -> str:
-    """A modal dialog. ``inside`` is HTML; ``title`` is text and gets escaped."""
-    return render("dialog.html", key=key, title=title, inside=Markup(inside))
-
-
-def keys() -> str:
+def keys() -> Markup:
     return render("keys.html", keys=KEYS)
 
 
-def phone(url: str, code: str) -> str:
+def phone(url: str, code: str) -> Markup:
     """The dialog with the page's address for a phone. ``code``: its QR code as SVG."""
-    return render("phone.html", url=url, code=Markup(code))
+    return render("phone.html", url=url, code=code)
 
 
-def not_found(picture: str) -> str:
+def not_found(picture: str) -> Markup:
     """The dialog for an address of a picture that does not exist."""
     return render("not_found.html")

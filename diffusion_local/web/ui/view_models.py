@@ -1,4 +1,4 @@
-"""The Models tab as HTML: cards of installed models, adapters and hub models, and downloads. Pure, like ``view``."""
+"""The Models tab: cards of installed models, adapters and hub models, and downloads. Pure, like ``view``."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from diffusion_local import families
 from diffusion_local.domain import DeviceMemory, Fit, Image
@@ -18,7 +18,7 @@ from diffusion_local.models.curated import CuratedModel
 from diffusion_local.models.index import STARTER
 from diffusion_local.models.service import format_size
 from diffusion_local.settings import PRECISIONS
-from diffusion_local.web.ui.templates import render
+from diffusion_local.web.ui.templates import macro, render
 from diffusion_local.web.ui.words import has_phrase as is_known
 from diffusion_local.web.ui.words import say, translated
 
@@ -46,7 +46,7 @@ class Card:
     problem: str = ""
     tags: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
-    facts: Sequence[tuple[str, Markup]] = ()
+    facts: Sequence[tuple[str, str]] = ()
     needs: Sequence[str] = ()
     room: str = ""
     about: str = ""
@@ -83,7 +83,7 @@ def library(
     room: DeviceMemory,
     adapters: Mapping[str, Sequence[Adapter]],
     previews: Mapping[tuple[str, str], str] | None = None,
-) -> str:
+) -> Markup:
     """The whole tab.
 
     ``samples``: newest picture by model id; ``room``: memory of the largest device; ``previews``: URLs of the preview
@@ -152,20 +152,20 @@ def precisions(model: Model) -> tuple[tuple[str, str, bool], ...]:
     return tuple((each, words.get(each, each), each == model.chosen_precision) for each in ("", *PRECISIONS))
 
 
-def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> list[tuple[str, Markup]]:
+def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> list[tuple[str, str]]:
     licence = model.licence if model.licence != "unknown" else say("models.licence_unknown")
-    rows = [("id", escape(model.id)), ("licence", escape(licence)), ("disk", escape(format_size(model.size_bytes)))]
+    rows = [("id", model.id), ("licence", licence), ("disk", format_size(model.size_bytes))]
     if model.precision:
-        rows.append(("precision", escape(model.precision)))
+        rows.append(("precision", model.precision))
     if runs_in := sorted({plan.numbers for plan in plans if plan.numbers}):
-        rows.append(("runs_in", escape(", ".join(runs_in))))
+        rows.append(("runs_in", ", ".join(runs_in)))
     if model.memory_bytes and not plans:  # a plan gives the total, of which the weights are only a part
-        rows.append(("memory", escape(say("models.memory_about", size=format_size(model.memory_bytes)))))
+        rows.append(("memory", say("models.memory_about", size=format_size(model.memory_bytes))))
     if model.ready:
-        rows.append(("does", escape(", ".join(say(f"models.{kind}") for kind in model.kinds))))
+        rows.append(("does", ", ".join(say(f"models.{kind}") for kind in model.kinds)))
         tells_more = fits and (fits[0].peak_bytes or fits[0].worked not in {plan.rung for plan in plans})
         told = planned(plans) + ([held(fits)] if tells_more else [])
-        rows.append(("held", Markup("<br>").join(told) or escape(say("models.held_untried"))))
+        rows.append(("held", macro("lines", told) if told else say("models.held_untried")))
     return [(say(f"models.{name}"), value) for name, value in rows]
 
 
@@ -245,7 +245,7 @@ def known_card(model: CuratedModel, room: DeviceMemory, download: Download | Non
         family=families.title_of(model.architecture),
         size=int(model.disk_gb * 1e9),
         tags=(*tags(model.steps, max(model.width, model.height)), *([say("models.gated")] if model.gated else [])),
-        facts=[(say("models.id"), escape(model.id)), (say("models.licence"), escape(model.licence))],
+        facts=[(say("models.id"), model.id), (say("models.licence"), model.licence)],
         needs=[memory, *notes],
         room="" if not room.bytes else "tight" if tight else "good",
         about=translated(model.about),
@@ -300,9 +300,9 @@ def suited(known: Sequence[CuratedModel], room: DeviceMemory) -> CuratedModel | 
 
 def adapter_card(folder: str, adapter: Adapter, previews: Mapping[tuple[str, str], str]) -> Card:
     fits = title_of(adapter.architecture) if adapter.architecture else ""
-    rows = [("file", escape(adapter.path.name))]
+    rows = [("file", adapter.path.name)]
     if adapter.precision:
-        rows.append(("precision", escape(adapter.precision)))
+        rows.append(("precision", adapter.precision))
     return Card(
         key=adapter.name,
         section=folder,

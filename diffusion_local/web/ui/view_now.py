@@ -1,4 +1,4 @@
-"""The queue's summary as HTML: the status bar shown on every tab, notices about what blocks the queue, and the drawer
+"""The queue's summary: the status bar shown on every tab, notices about what blocks the queue, and the drawer
 with the running jobs and a line per waiting batch.
 """
 
@@ -11,20 +11,9 @@ from diffusion_local.domain import FINAL, Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
 from diffusion_local.queue.groups import Group
 from diffusion_local.queue.workers import is_silent
-from diffusion_local.web.ui import templates
-from diffusion_local.web.ui.templates import render
-from diffusion_local.web.ui.view import (
-    button,
-    duration,
-    manual_link,
-    moment,
-    notice,
-    progress,
-    short,
-    state_words,
-    text,
-)
-from diffusion_local.web.ui.words import say, translated
+from diffusion_local.web.ui.templates import macro, render, say
+from diffusion_local.web.ui.view import duration, moment, notice, progress, short, state_words
+from diffusion_local.web.ui.words import translated
 
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
@@ -32,43 +21,43 @@ def worker_health(workers: Iterable[Worker], now: datetime) -> str:
     return ",".join(f"{w.slot}:{'silent' if is_silent(w, now) else w.status}" for w in workers)
 
 
-def worker_notice(snapshot: Snapshot, now: datetime) -> str:
-    """A notice of what blocks the queue, or ""."""
+def worker_notice(snapshot: Snapshot, now: datetime) -> Markup:
+    """A notice of what blocks the queue; empty if nothing does."""
     held = hold_notice(snapshot) or window_notice(snapshot)
     alive = [w for w in snapshot.workers if w.status != "stopped" and not is_silent(w, now)]
     if any(w.status in ("idle", "busy") for w in alive) or (held and alive):
         return held
     for worker in alive:
         if worker.status == "loading" and worker.model:  # the model's name is known only for a visible job
-            return notice("info", say("page.loading_model", model=text(worker.model)))
+            return notice("info", say("page.loading_model", model=worker.model))
     if alive:
         return notice("info", say("page.worker_starting"))
     quiet = [w.slot for w in snapshot.workers if is_silent(w, now)]
-    words = say("page.worker_silent", slots=text(", ".join(quiet))) if quiet else say("page.no_worker")
-    return notice("bad", words, manual_link("trouble")) + held
+    words = say("page.worker_silent", slots=", ".join(quiet)) if quiet else say("page.no_worker")
+    return notice("bad", words, macro("manual_link", "trouble")) + held
 
 
-def hold_notice(snapshot: Snapshot) -> str:
+def hold_notice(snapshot: Snapshot) -> Markup:
     """Why the machine itself holds the queue. A pause by a user appears in the status bar, with a button to resume."""
-    told = ""
+    told = Markup()
     if snapshot.reason:
-        told = notice("warn", say("page.queue_waits", reason=text(translated(snapshot.reason))))
+        told = notice("warn", say("page.queue_waits", reason=translated(snapshot.reason)))
     if snapshot.resting:
-        resume = f'<span class="acts">{button(say("common.resume"), "resume")}</span>'
-        told += notice("warn", say("page.lists_rest", reason=text(translated(snapshot.resting))), resume)
+        words = say("page.lists_rest", reason=translated(snapshot.resting))
+        told += macro("notice_with_button", "warn", words, say("common.resume"), "resume")
     if snapshot.sleep_at:
-        awake = f'<span class="acts">{button(say("page.stay_awake"), "stay_awake")}</span>'
-        told += notice("warn", say("page.goes_to_sleep", at=moment(snapshot.sleep_at)), awake)
+        words = say("page.goes_to_sleep", at=moment(snapshot.sleep_at))
+        told += macro("notice_with_button", "warn", words, say("page.stay_awake"), "stay_awake")
     return told
 
 
-def window_notice(snapshot: Snapshot) -> str:
-    """A notice that all queued jobs wait for their time windows to open, or ""."""
+def window_notice(snapshot: Snapshot) -> Markup:
+    """A notice that all queued jobs wait for their time windows to open; empty if one does not."""
     if snapshot.running or not snapshot.waiting or not all(shut(job, snapshot) for job in snapshot.waiting):
-        return ""
+        return Markup()
     opening = [at for job in snapshot.waiting if (at := snapshot.opens[job.gate])]
     if not opening:
-        return ""
+        return Markup()
     return notice("info", say("page.window_closed", time=moment(min(opening))))
 
 
@@ -77,7 +66,7 @@ def shut(job: Job, snapshot: Snapshot) -> bool:
     return job.lane is Lane.BATCH and job.gate in snapshot.opens
 
 
-def now_line(snapshot: Snapshot, now: datetime) -> str:
+def now_line(snapshot: Snapshot, now: datetime) -> Markup:
     """The status bar: the running job, the number of queued ones, and when all will be done."""
     waiting = snapshot.counts[State.QUEUED]
     held = bool(snapshot.paused or snapshot.reason)
@@ -121,29 +110,27 @@ def done_at(snapshot: Snapshot, now: datetime, certain: bool) -> Markup:
     work = snapshot.running or snapshot.counts[State.QUEUED]
     if not (certain and work) or snapshot.total_eta is None or any(shut(job, snapshot) for job in snapshot.waiting):
         return Markup()
-    return Markup(moment(now + timedelta(seconds=snapshot.total_eta)))
+    return moment(now + timedelta(seconds=snapshot.total_eta))
 
 
-def step_words(job: Job, pausing: bool) -> Markup:
+def step_words(job: Job, pausing: bool) -> str:
     """``state_words`` of a running job, with a brief form (``3/20``) that the style sheet shows in narrow places."""
     if pausing and not job.cancel_requested:
-        return templates.say("page.pausing")
+        return say("page.pausing")
     words = state_words(job)
     if not job.step or job.cancel_requested:
-        return Markup.escape(words)
-    brief = f"{job.step}/{job.params.total_steps}"
-    return Markup('<span class="long">{}</span><span class="brief">{}</span>').format(words, brief)
+        return words
+    return macro("long_and_brief", words, f"{job.step}/{job.params.total_steps}")
 
 
-def now_problem(error: UserError) -> str:
-    words = text(translated(error.message))
-    return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'
+def now_problem(error: UserError) -> Markup:
+    return render("now_problem.html", words=translated(error.message))
 
 
 MAX_BATCHES = 30  # in the drawer
 
 
-def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> str:
+def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> Markup:
     """The drawer with the queue. ``groups``: unfinished batches, of which those with queued jobs are listed."""
     waiting = [each for each in groups if each.progress.counts[State.QUEUED]]
     return render(

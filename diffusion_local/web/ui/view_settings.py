@@ -1,11 +1,11 @@
-"""The Settings tab as HTML: settings, health, accounts and machines as groups of rows. Pure, like ``view``."""
+"""The Settings tab: settings, health, accounts and machines as groups of rows. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from diffusion_local.accounts.store import QUOTA_COLUMNS, Account
 from diffusion_local.actor import Allowance, Role
@@ -19,10 +19,8 @@ from diffusion_local.queue.machines import Machine
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.system.gpus import Gpu
-from diffusion_local.web.ui import words
 from diffusion_local.web.ui.templates import macro, render, say
-from diffusion_local.web.ui.view import moment, text
-from diffusion_local.web.ui.view_help import dialog
+from diffusion_local.web.ui.view import moment
 from diffusion_local.web.ui.words import LANGUAGE_NAMES, LANGUAGE_TAGS, has_phrase, language, translated
 
 SHOWN_FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
@@ -53,12 +51,12 @@ class Row:
     search: str = ""
 
 
-def section(name: str, rows: Sequence[Row], hint: str = "", **more: Any) -> str:
+def section(name: str, rows: Sequence[Row], hint: str = "", **more: Any) -> Markup:
     """A group of rows. In ``more``: ``folded``, rows behind a disclosure, and ``acts``, the button beside the title."""
     return render("settings_section.html", name=name, rows=rows, hint=hint, **({"acts": "", "folded": ()} | more))
 
 
-def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -> str:
+def page(sections: Sequence[tuple[str, Markup]], pending: int, can_restart: bool) -> Markup:
     """The whole tab. ``sections``: (name, HTML) of each group; ``pending``: number of changes that need a restart."""
     return render("settings.html", sections=sections, pending=pending, can_restart=can_restart)
 
@@ -66,7 +64,7 @@ def page(sections: Sequence[tuple[str, str]], pending: int, can_restart: bool) -
 # -- appearance: stored in the browser --------------------------------------------------------------------------------
 
 
-def appearance() -> str:
+def appearance() -> Markup:
     themes = [(value, say(f"settings.theme_{name}")) for name, value in THEMES.items()]
     tongues = [(code, name, LANGUAGE_TAGS[code], code == language()) for code, name in LANGUAGE_NAMES.items()]
     rows = [
@@ -81,7 +79,7 @@ def appearance() -> str:
 # -- health ----------------------------------------------------------------------------------------------------------
 
 
-def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) -> str:
+def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) -> Markup:
     """The doctor's findings, worst first. Admins see details and fixes, others only the status.
 
     ``looking``: a check is in progress; ``paths``: whether paths of this machine may be shown.
@@ -91,10 +89,11 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
     rows = []
     for each in sorted(shown, key=lambda one: (one.ok, not one.grave)):
-        told = escape(translated(each.text) if admin and each.name not in hidden else say(f"settings.is_{state(each)}"))
+        told = [translated(each.text) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")]
         if admin and not each.ok:
-            told += Markup("<br>") + translated(each.mend)
-        rows.append(Row(each.name, title_of(each), told, dot=state(each), badge=say(f"settings.badge_{state(each)}")))
+            told.append(translated(each.mend))
+        badge = say(f"settings.badge_{state(each)}")
+        rows.append(Row(each.name, title_of(each), macro("lines", told), dot=state(each), badge=badge))
     return section("health", rows, hint, acts="check" if admin and not looking else "manual")
 
 
@@ -122,7 +121,7 @@ def verdict(found: Sequence[Finding]) -> str:
 # -- the machine -----------------------------------------------------------------------------------------------------
 
 
-def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings, now: datetime) -> str:
+def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings, now: datetime) -> Markup:
     rows = [worker_row(each, now) for each in workers] or [Row("none", say("settings.no_worker"))]
     rows += [gpu_row(each, settings.gpu_max_temp) for each in vitals.gpus]
     if vitals.memory[1]:
@@ -145,13 +144,13 @@ def memory_row(used: int, total: int) -> Row:
 
 
 def worker_row(worker: Worker, now: datetime) -> Row:
-    told = [say("settings.worker_since", time=Markup(macro("moment", worker.started_at)))]
+    told = [say("settings.worker_since", time=moment(worker.started_at))]
     if worker.model:
         told.insert(0, say("settings.worker_holds", model=worker.model))
     status, dot = worker.status, "good"
     if is_silent(worker, now):
         status, dot = "silent", "bad"
-        told.append(say("settings.worker_seen", time=Markup(macro("moment", worker.seen_at, exact=True))))
+        told.append(say("settings.worker_seen", time=moment(worker.seen_at, exact=True)))
     elif status in ("stopped", "starting"):
         dot = "warn"
     key = f"settings.status_{status}"
@@ -160,13 +159,13 @@ def worker_row(worker: Worker, now: datetime) -> Row:
 
 
 def gpu_row(gpu: Gpu, limit: int) -> Row:
-    told = [say("settings.gpu_memory", used=format_size(gpu.used), total=format_size(gpu.total))]
+    told: list[str] = [say("settings.gpu_memory", used=format_size(gpu.used), total=format_size(gpu.total))]
     if gpu.temperature is not None:
-        told.append(Markup(f"{gpu.temperature} °C"))
+        told.append(f"{gpu.temperature} °C")
     if gpu.busy is not None:
         told.append(say("settings.gpu_busy", n=round(100 * gpu.busy)))
     if gpu.power is not None:
-        told.append(Markup(f"{gpu.power:.0f} W"))
+        told.append(f"{gpu.power:.0f} W")
     hot = gpu.temperature is not None and 0 < limit < gpu.temperature
     used = 100 * gpu.used / gpu.total if gpu.total else 0
     return Row(f"nvidia{gpu.index}", gpu.name, Markup(" · ").join(told), dot="warn" if hot else "", meter=used)
@@ -175,7 +174,7 @@ def gpu_row(gpu: Gpu, limit: int) -> Row:
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
-def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, str]]:
+def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, Markup]]:
     """(name, HTML) of each group; the last also has, folded, the settings that the page cannot change."""
     by_name = {each.name: each for each in found}
     groups = {name: [by_name[each] for each in names if each in by_name] for name, names in SETTING_GROUPS.items()}
@@ -192,15 +191,9 @@ def preference(each: Preference, paths: bool) -> Row:
     """The row of a setting: title, meaning, name in config.toml, origin of the value, and control."""
     meaning = str(say(f"meanings.{each.name}")) if has_phrase(f"meanings.{each.name}") else each.doc
     meaning = meaning[:1].upper() + meaning[1:]
-    title = say(f"titles.{each.name}") if has_phrase(f"titles.{each.name}") else escape(meaning)
-    told = [] if str(title) == meaning else [escape(meaning), Markup("<br>")]
-    told.append(Markup("<code>{}</code> · ").format(each.name))
-    told.append(Markup('<span class="origin {}">{}</span>').format(each.origin, say(f"settings.from_{each.origin}")))
-    if not each.secret and each.origin != "default" and (paths or each.name not in PATH_SETTINGS):
-        told.append(Markup(" · ") + say("settings.default_is", value=shown(each.default)))
-    if each.later is not None:
-        later = say("settings.later", value=shown(each.later), now=shown(each.value))
-        told.append(Markup('<span class="later">{}</span>').format(later))
+    title = str(say(f"titles.{each.name}")) if has_phrase(f"titles.{each.name}") else meaning
+    shows_default = not each.secret and each.origin != "default" and (paths or each.name not in PATH_SETTINGS)
+    told = macro("setting_note", each, "" if title == meaning else meaning, shows_default)
     value = {
         "setting": each,
         "value": each.value if each.later is None else each.later,
@@ -210,7 +203,7 @@ def preference(each: Preference, paths: bool) -> Row:
         "choices": [(choice, choice_words(each.name, choice)) for choice in each.choices],
     }
     part = "setting" if each.editable else "fixed"
-    return Row(each.name, title, Markup("").join(told), part=part, value=value, search=f"{title} {meaning} {each.name}")
+    return Row(each.name, title, told, part=part, value=value, search=f"{title} {meaning} {each.name}")
 
 
 def choice_words(name: str, choice: str) -> str:
@@ -227,7 +220,7 @@ def fixed(each: Preference, paths: bool) -> str:
 
 
 def shown(value: Any) -> Markup:
-    return say("settings.nothing") if value in ("", ()) else Markup("<code>{}</code>").format(value)
+    return macro("setting_value", value)
 
 
 # -- accounts --------------------------------------------------------------------------------------------------------
@@ -250,7 +243,7 @@ class Person:
         return [(name, own.get(name), getattr(self.allowance, name)) for name in QUOTA_COLUMNS]
 
 
-def accounts(people: Sequence[Person], who: str) -> str:
+def accounts(people: Sequence[Person], who: str) -> Markup:
     """The accounts with their limits, sessions and tokens. ``who``: the viewing admin, who cannot remove themselves."""
     return render("settings_accounts.html", people=people, who=who, roles=list(Role))
 
@@ -258,27 +251,19 @@ def accounts(people: Sequence[Person], who: str) -> str:
 # -- folders and versions --------------------------------------------------------------------------------------------
 
 
-def folders(settings: Settings) -> str:
-    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in SHOWN_FOLDERS]
+def folders(settings: Settings) -> Markup:
+    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in FOLDERS]
     return section("folders", rows)
 
 
-def versions(found: Sequence[Finding]) -> str:
+def versions(found: Sequence[Finding]) -> Markup:
     return render("settings_section.html", name="versions", rows=(), hint="", acts="", folded=(), versions=found)
 
 
-def machines(found: Sequence[Machine]) -> str:
-    def time(at: str) -> Markup:
-        return Markup(moment(at))
-
-    return render("machines.html", machines=found, moment=time, size=format_size)
+def machines(found: Sequence[Machine]) -> Markup:
+    return render("machines.html", machines=found, size=format_size)
 
 
-def invitation(made: PairingCode) -> str:
+def invitation(made: PairingCode) -> Markup:
     """The dialog with a pairing code."""
-    lines = (
-        f'<p class="code"><b><code>{text(made.code)}</code></b></p>'
-        f"<p>{words.say('machines.code_how')}</p><pre>{text(made.command)}</pre>"
-        f'<p class="quiet">{words.say("machines.code_until", time=moment(made.expires_at, exact=True))}</p>'
-    )
-    return dialog("machine-code", words.say("machines.code"), lines)
+    return render("machine_code.html", made=made)

@@ -1,4 +1,4 @@
-"""The Create tab as HTML: the stage (a large picture and a strip of recent ones), and the form's lists of source
+"""The Create tab: the stage (a large picture and a strip of recent ones), and the form's lists of source
 pictures, LoRAs, controls and references, which scripts fill. Pure, like ``view``.
 """
 
@@ -8,13 +8,12 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.models.adapters import Adapter, adapter_fits
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import ControlType, Use
 from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
-from diffusion_local.web.ui.templates import render
+from diffusion_local.web.ui.templates import macro, render
 from diffusion_local.web.ui.view import duration, progress, standing, why
 from diffusion_local.web.ui.view_models import Offer
 
@@ -41,7 +40,7 @@ class Shot:
 
     @property
     def standing(self) -> Markup:
-        return Markup(standing(self.job, self.position)) if self.job else Markup()
+        return standing(self.job, self.position) if self.job else Markup()
 
     @property
     def left(self) -> str:
@@ -53,7 +52,7 @@ class Shot:
 
     @property
     def why(self) -> Markup:
-        return Markup(why(self.job)) if self.job else Markup()
+        return why(self.job) if self.job else Markup()
 
     @property
     def mend(self) -> bool:
@@ -150,7 +149,7 @@ def stage(
     hand: Shot | None,
     left_out: int = 0,
     offer: Offer | None = None,
-) -> str:
+) -> Markup:
     """The stage. ``hand``: the picture to show large; ``left_out``: number of unfinished batches not in the strip;
     ``offer``: the model to download first.
     """
@@ -169,28 +168,28 @@ SHOWN_WORDS = 6  # trigger words of a LoRA
 SOURCE_KINDS = ("img2img", "inpaint", "upscale")
 
 
-def panel() -> str:
+def panel() -> Markup:
     """The source picture, the canvas for its mask, and the dialog about a dropped file."""
     return render("source.html", kinds=SOURCE_KINDS)
 
 
-def sample(image: Image | None) -> str:
+def sample(image: Image | None) -> Markup:
     """The thumbnail beside a model's name. Its ``alt`` is empty because it is decoration."""
-    return f'<img src="{serializers.thumbnail_url(image.id)}" alt="" width="48" height="48">' if image else ""
+    return macro("sample", image) if image else Markup()
 
 
-def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str, str]) -> str:
+def loras(adapters: Sequence[Adapter], architecture: str, previews: Mapping[str, str]) -> Markup:
     """The LoRAs that fit an architecture, as choices; ``previews``: URLs of preview pictures by name."""
     usable = [each for each in adapters if each.ready]
     fitting = [each for each in usable if adapter_fits(each, architecture)]
     return render("loras.html", loras=fitting, previews=previews, others=len(usable) - len(fitting), words=SHOWN_WORDS)
 
 
-def controls(adapters: Sequence[Adapter]) -> str:
+def controls(adapters: Sequence[Adapter]) -> Markup:
     """The form's list of controls, with buttons to add pictures. ``adapters``: ControlNet models."""
     return render("controls.html", models=[each for each in adapters if each.ready], kinds=[*map(str, ControlType)])
 
 
-def references(uses: Sequence[Use]) -> str:
+def references(uses: Sequence[Use]) -> Markup:
     """The form's list of reference pictures, with buttons to add pictures for ``uses``, which the model supports."""
     return render("references.html", uses=[*map(str, uses)], every=[*map(str, Use)], most_weight=MAX_REFERENCE_WEIGHT)
