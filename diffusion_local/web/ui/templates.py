@@ -22,6 +22,8 @@ TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 
 def say(key: str, **values: Any) -> Markup:
     """A phrase as HTML, with escaped values. Numbers stay numbers, because phrases have format specifiers for them."""
+    if not values:
+        return Markup(words.say(key))
     safe = {name: value if isinstance(value, int | float) else escape(value) for name, value in values.items()}
     return Markup(words.say(key, **safe))
 
