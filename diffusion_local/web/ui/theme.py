@@ -14,7 +14,9 @@ PAGE_SCRIPT = "\n".join(
 )
 STYLES = ("base", "rest", "create", "gallery", "models", "settings")
 #: In the page's head and not in Gradio's ``css`` argument, which would load them later and rewrite their selectors.
-PAGE_STYLE = "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
+PAGE_STYLE = "\n".join(
+    (Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES
+)
 
 FONT = [
     "ui-sans-serif",

@@ -252,7 +252,7 @@ def accounts(people: Sequence[Person], who: str) -> Markup:
 
 
 def folders(settings: Settings) -> Markup:
-    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in FOLDERS]
+    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in SHOWN_FOLDERS]
     return section("folders", rows)
 
 
