@@ -11,6 +11,9 @@ from pathlib import Path
 from diffusion_local.errors import DiskFull, StorageProblem
 from diffusion_local.messages import message
 
+WRITABLE_BY_OTHERS = 0o077  # all permissions of group and others
+UNCHANGED = -1  # as ``subprocess`` takes it
+
 
 def error_numbers(*names: str) -> frozenset[int]:
     """Error numbers with these names, omitting those that this platform does not define."""
@@ -63,8 +66,6 @@ def storage_errors(path: Path | None = None) -> Iterator[None]:
 
 
 FOLDER, FILE = 0o700, 0o600
-WRITABLE_BY_OTHERS = 0o077  # all permissions of group and others
-UNCHANGED = -1  # as ``subprocess`` takes it
 
 _inherited = UNCHANGED
 

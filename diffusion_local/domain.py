@@ -15,6 +15,12 @@ from ulid import ULID
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 
+#: Lowest and highest priority; higher runs first.
+PRIORITIES = (-100, 100)
+#: Maximum attempts of a job that fails with transient faults.
+MAX_TRIES = 3
+MAX_IDS = 1000  # ids in one call; a batch or "all" has no such limit
+
 
 class State(StrEnum):
     QUEUED = "queued"  # waits in the queue
@@ -35,14 +41,6 @@ TRANSITIONS: dict[str, tuple[State, State, str]] = {
     "cancel": (State.QUEUED, State.CANCELLED, "studio"),
 }
 FINAL = frozenset(State) - {start for start, _, _ in TRANSITIONS.values()}
-
-
-#: Lowest and highest priority; higher runs first.
-PRIORITIES = (-100, 100)
-
-#: Maximum attempts of a job that fails with transient faults.
-MAX_TRIES = 3
-MAX_IDS = 1000  # ids in one call; a batch or "all" has no such limit
 
 
 class Lane(StrEnum):

@@ -19,6 +19,10 @@ from diffusion_local.options.table import Params
 KNOWN_DAYS = 180  # how long a browser or network is remembered after its last sign-in
 MAX_DEVICES = 50  # per account; the least recently used is dropped
 MAX_KEYS = 20_000  # keys; the oldest are dropped
+RETRY_SECONDS = 30  # seconds until a retry is worthwhile
+#: Field of ``Allowance`` -> column of an account's limit.
+QUOTA_COLUMNS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
+MOST_SESSIONS = 50  # per account; the least recently used is dropped
 
 
 class SignIns:
@@ -91,9 +95,6 @@ class SignIns:
             )
 
 
-RETRY_SECONDS = 30  # seconds until a retry is worthwhile
-
-
 def check(db: Transaction, count: int) -> None:
     """Raise LimitReached if ``count`` more pictures exceed the quota of queued pictures or of today (UTC)."""
     who = actor.current()
@@ -139,11 +140,6 @@ def check_size(params: Params) -> None:
     if most and width * height > most:
         size = f"{width}x{height}"
         raise InvalidParams("width", message("pixels", most=most, model=who.name, got=size))
-
-
-#: Field of ``Allowance`` -> column of an account's limit.
-QUOTA_COLUMNS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
-MOST_SESSIONS = 50  # per account; the least recently used is dropped
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ from diffusion_local.settings import Settings
 LABEL_CHARS = 80
 SHEET_BYTES = 2 * 3 * MAX_PIXELS  # the sheet while it is drawn, and the encoder's copy
 QUALITY = 85
+SLUG_CHARS = 40
+MAX_WARNINGS = 10
 
 
 def open_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
@@ -77,9 +79,6 @@ def cell(job: Job, key: str | None, files: ImageFiles, label: str) -> Cell:
     return Cell(None, shortened(label, LABEL_CHARS), job.failure.message if job.failure else str(job.state))
 
 
-SLUG_CHARS = 40
-
-
 def stream_zip(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
     """The ZIP file in chunks. Pictures are stored uncompressed, as they do not shrink; results.csv comes last.
 
@@ -105,9 +104,6 @@ def file_name(job: Job, key: str) -> str:
     """A file name that sorts in batch order and describes the picture."""
     slug = re.sub(r"[^\w-]+", "-", job.params.prompt)[:SLUG_CHARS].strip("-") or "picture"
     return f"{job.index + 1:05}-{slug}-{job.params.seed}{PurePath(key).suffix or '.png'}"
-
-
-MAX_WARNINGS = 10
 
 
 @dataclass(frozen=True, slots=True)

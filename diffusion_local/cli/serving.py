@@ -38,6 +38,7 @@ DISCOVERY_SECONDS = 3.0  # how long mDNS is searched for a studio
 FIX_SECONDS = 600.0  # per compaction step of `doctor --fix`
 
 app = typer.Typer()
+HOME = "home"  # in place of a URL: the home's own file or folders
 
 
 @app.command()
@@ -211,9 +212,6 @@ def show_help(
     else:
         for page in manual.pages(lang):
             print(f"{page.topic:20} {page.title}")
-
-
-HOME = "home"  # in place of a URL: the home's own file or folders
 
 
 @app.command()

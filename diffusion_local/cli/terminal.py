@@ -37,6 +37,8 @@ Token = Annotated[
     typer.Option(help="Yours for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
 ]
 STUDIO_OPTIONS = {"home": Home, "server": Server, "token": Token}
+FAILED = 1  # exit status of `submit --wait` if a picture was not made
+POLL_SECONDS = 0.2
 
 
 def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,8 +71,6 @@ def connect(home: Path | None = None, server: str | None = None, token: str | No
 JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-FAILED = 1  # exit status of `submit --wait` if a picture was not made
-POLL_SECONDS = 0.2
 
 
 def print_result(value: Any, as_json: bool, lines: list[str], studio: AnyStudio | None = None) -> None:

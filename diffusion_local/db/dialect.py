@@ -15,6 +15,14 @@ if TYPE_CHECKING:  # the migrations, which ``db.database`` imports, use this mod
     from diffusion_local.db.database import Transaction
 
 DAY_SECONDS = 86400
+#: Index = ``jobs.list_rank``: the order of states in a batch's job list.
+RANKS = ("running", "queued", "failed", "done", "cancelled")
+#: Orientation of a picture: 1 landscape, 0 square, -1 portrait. This exact expression is indexed.
+SHAPE = "(width > height) - (width < height)"
+#: Size of a picture. This exact expression is indexed.
+IMAGE_PIXELS = "width * height"
+#: Maximum failed jobs per batch that cause a notification each; the batch's report lists all of them.
+FAILURES_NOTIFIED = 20
 
 
 def by_index(table: str, index: str) -> str:
@@ -105,18 +113,6 @@ def count_distinct(db: "Transaction", source: str, column: str, most: int) -> in
         "SELECT count(id) FROM each",
         most=most,
     )
-
-
-#: Index = ``jobs.list_rank``: the order of states in a batch's job list.
-RANKS = ("running", "queued", "failed", "done", "cancelled")
-
-#: Orientation of a picture: 1 landscape, 0 square, -1 portrait. This exact expression is indexed.
-SHAPE = "(width > height) - (width < height)"
-#: Size of a picture. This exact expression is indexed.
-IMAGE_PIXELS = "width * height"
-
-#: Maximum failed jobs per batch that cause a notification each; the batch's report lists all of them.
-FAILURES_NOTIFIED = 20
 
 
 def recipe_mark(params: Params) -> str:

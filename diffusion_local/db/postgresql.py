@@ -45,6 +45,7 @@ LOCKED = {"55P03", "40P01", "40001"}
 FULL = {"53100", "53200", "53300"}
 READ_ONLY = {"25006", "42501"}
 DAMAGED = {"XX001", "XX002", "58030"}
+MIGRATED = "diffusion_local_migrations"
 
 
 class PostgresTransaction(Transaction):
@@ -272,9 +273,6 @@ def same_error(error: psycopg.Error, text: str) -> sqlite3.Error:
     names = {each.__name__ for each in type(error).__mro__}
     found = next((kind for kind in (sqlite3.IntegrityError, sqlite3.ProgrammingError) if kind.__name__ in names), None)
     return (found or sqlite3.OperationalError)(text)
-
-
-MIGRATED = "diffusion_local_migrations"
 
 
 def applied(connection: "psycopg.Connection[Any]") -> list[str]:

@@ -31,6 +31,8 @@ AFTER = "images_text.rowid < (SELECT number FROM images AS last WHERE last.id = 
 
 #: (consecutive words, whether the last one is a prefix).
 Phrase = tuple[list[str], bool]
+#: Must equal the tokenizer in the migration that creates the index.
+TOKENIZER = "unicode61 remove_diacritics 2"
 
 
 def word_count(search: str) -> int:
@@ -106,8 +108,6 @@ class Tokenizer:
                 self._connection.execute("DELETE FROM texts")
 
 
-#: Must equal the tokenizer in the migration that creates the index.
-TOKENIZER = "unicode61 remove_diacritics 2"
 tokenizer = Tokenizer()
 
 

@@ -39,6 +39,15 @@ REWRITINGS = [
 NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 #: Functions that SQLite connections define in Python; here they are replaced by their values for the current actor.
 ACTOR_NAME, SEES_ALL, RULES_ALL = "actor_name()", "actor_sees_all()", "actor_rules_all()"
+#: The last migration from before PostgreSQL was supported. No PostgreSQL database has rows from before it, so its
+#: UPDATE statements, and those of earlier migrations, are left out.
+FIRST_SCHEMA = "m020_leases"
+SECTION = re.compile(r"^-- instead of (\S+)\n", re.MULTILINE)
+TRIGGER = re.compile(
+    r"CREATE TRIGGER (?P<name>\w+) (?P<when>AFTER (?P<event>INSERT|UPDATE|DELETE)(?P<columns> OF [\w, ]+?)?) "
+    r"ON (?P<table>\w+)\s*(?:WHEN (?P<condition>.+?)\s*)?\bBEGIN\b(?P<body>.+)END;?$",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +115,7 @@ def rewritten(sql: str) -> str:
 
 # -- migrations --------------------------------------------------------------------------------------------------------
 
-#: The last migration from before PostgreSQL was supported. No PostgreSQL database has rows from before it, so its
-#: UPDATE statements, and those of earlier migrations, are left out.
-FIRST_SCHEMA = "m020_leases"
 FUNCTIONS_FILE = Path(__file__).with_name("postgresql.sql")
-SECTION = re.compile(r"^-- instead of (\S+)\n", re.MULTILINE)
-TRIGGER = re.compile(
-    r"CREATE TRIGGER (?P<name>\w+) (?P<when>AFTER (?P<event>INSERT|UPDATE|DELETE)(?P<columns> OF [\w, ]+?)?) "
-    r"ON (?P<table>\w+)\s*(?:WHEN (?P<condition>.+?)\s*)?\bBEGIN\b(?P<body>.+)END;?$",
-    re.DOTALL,
-)
 COLUMN_TYPES = [
     (re.compile(pattern), by)
     for pattern, by in (

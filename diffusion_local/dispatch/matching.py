@@ -25,6 +25,9 @@ MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS, CONTROLS = (
 FRESH_SECONDS = 3.0
 UPSCALER = "upscaler "  # prefix of an upscaler's name in ``Params.runs_on``
 IP_ADAPTERS, CLIP_VISION, PREPROCESSORS = "ip_adapters", "clip_vision", "preprocessors"
+SCANNED_JOBS = 200  # first queued jobs whose files are checked
+SMALL_BYTES = 16 * 1024 * 1024  # files up to this size have their own digests
+MOST_FILES = 500  # per model
 
 
 def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
@@ -153,11 +156,6 @@ def able_slots(services: Services, params: Params, slot: str, kind: str = "") ->
     if kind == ModelUnavailable.kind:
         found = {each for each in found if machine_of(each) != machine_of(slot)}
     return found
-
-
-SCANNED_JOBS = 200  # first queued jobs whose files are checked
-SMALL_BYTES = 16 * 1024 * 1024  # files up to this size have their own digests
-MOST_FILES = 500  # per model
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,23 @@ Targets = tuple[str, ...]
 
 QKV = ("to_q", "to_k", "to_v")
 TEXT_STREAM_PROJECTIONS = ("add_q_proj", "add_k_proj", "add_v_proj")
+_LAYER = r"\1.\2"
+#: Layers of the original UNet's blocks -> diffusers' names.
+RESNET = {
+    "in_layers_2": "conv1",
+    "out_layers_3": "conv2",
+    "emb_layers_1": "time_emb_proj",
+    "skip_connection": "conv_shortcut",
+}
+OUTSIDE = {
+    "input_blocks_0_0": "conv_in",
+    "time_embed_0": "time_embedding_linear_1",
+    "time_embed_2": "time_embedding_linear_2",
+    "label_emb_0_0": "add_embedding_linear_1",
+    "label_emb_0_2": "add_embedding_linear_2",
+    "out_2": "conv_out",
+}
+UNET_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_?(.*)|middle_block_(\d)_(.*)")
 
 
 def attn(block: str, names: Iterable[str], part: str = "attn") -> Targets:
@@ -23,7 +40,6 @@ def block(name: str) -> str:
 
 
 _DOUBLE, _SINGLE = block("transformer_blocks"), block("single_transformer_blocks")
-_LAYER = r"\1.\2"
 #: Names of FLUX.1 and models derived from it.
 _FLUX: dict[str, Targets] = {
     r"double_blocks_(\d+)_img_attn_qkv": attn(_DOUBLE, QKV),
@@ -113,22 +129,6 @@ LAYERS_OF_NAME: Mapping[str, Mapping[str, Targets]] = {
     "sd3": _SD3,
     "krea2": _KREA2,
 }
-#: Layers of the original UNet's blocks -> diffusers' names.
-RESNET = {
-    "in_layers_2": "conv1",
-    "out_layers_3": "conv2",
-    "emb_layers_1": "time_emb_proj",
-    "skip_connection": "conv_shortcut",
-}
-OUTSIDE = {
-    "input_blocks_0_0": "conv_in",
-    "time_embed_0": "time_embedding_linear_1",
-    "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1",
-    "label_emb_0_2": "add_embedding_linear_2",
-    "out_2": "conv_out",
-}
-UNET_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_?(.*)|middle_block_(\d)_(.*)")
 
 
 class Layers:

@@ -22,6 +22,8 @@ from diffusion_local.options.table import Params
 #: Width in pixels of the blend between repainted and original parts. It lies inside the mask, so that pixels outside
 #: stay unchanged.
 FEATHER = 6
+#: (radius, repetitions) of the blurs that spread a mask's surroundings into it, from far to near, as in A1111.
+SPREAD = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +186,6 @@ class StartLatents:
                 return latents
             free = (1 - self.mask <= (index + 1 - first) / (steps - first)).to(latents)
         return (1 - free) * kept + free * latents
-
-
-#: (radius, repetitions) of the blurs that spread a mask's surroundings into it, from far to near, as in A1111.
-SPREAD = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
 def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Params) -> SourceCanvas:

@@ -22,6 +22,15 @@ from diffusion_local.options.hires import Box, Size, schedule, tiles
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 
+#: Arguments of torch's ``interpolate`` by the name of the latent upscaler.
+LATENT: dict[str, dict[str, Any]] = {
+    "Latent": {"mode": "bilinear"},
+    "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
+    "Latent (bicubic)": {"mode": "bicubic"},
+    "Latent (bicubic antialiased)": {"mode": "bicubic", "antialias": True},
+    "Latent (nearest-exact)": {"mode": "nearest-exact"},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Loop:
@@ -69,15 +78,6 @@ def loops_of(params: Params) -> list[Loop]:
     ]
     return [first, *loops] if params.has_first_pass else loops
 
-
-#: Arguments of torch's ``interpolate`` by the name of the latent upscaler.
-LATENT: dict[str, dict[str, Any]] = {
-    "Latent": {"mode": "bilinear"},
-    "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
-    "Latent (bicubic)": {"mode": "bicubic"},
-    "Latent (bicubic antialiased)": {"mode": "bicubic", "antialias": True},
-    "Latent (nearest-exact)": {"mode": "nearest-exact"},
-}
 
 #: (picture, upscaler, size) -> the picture (RGB) at that size.
 Enlarge = Callable[[PIL.Image, str, Size], PIL.Image]

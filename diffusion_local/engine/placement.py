@@ -30,6 +30,8 @@ MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", STREAMING, "mo
 WHOLE = frozenset({"resident", "vae_tiling"})
 log = logging.getLogger(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
+#: Patterns of the names of layers that are not stored in fp8. Norms have no matrices, so they stay as well.
+WHOLE_LAYERS = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
 
 
 def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
@@ -74,10 +76,6 @@ def store_as_fp8(pipe: Any, dtype: torch.dtype) -> None:
     """Store the denoiser's matrices in fp8 and cast each when it is used. Input and output layers stay in ``dtype``."""
     denoiser: Any = denoiser_of(pipe)
     denoiser.enable_layerwise_casting(torch.float8_e4m3fn, dtype, skip_modules_pattern=WHOLE_LAYERS)
-
-
-#: Patterns of the names of layers that are not stored in fp8. Norms have no matrices, so they stay as well.
-WHOLE_LAYERS = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
 
 
 def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:

@@ -27,6 +27,8 @@ SCALES = ("scale_weight", "weight_scale")
 #: Tensors that are metadata: how other tensors, or the whole file, are quantised.
 SCALE_TENSORS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
 COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+#: Numbers multiplied at a time: a whole tensor at once would need several times its size.
+COPY_BYTES = 1 << 20
 
 
 def read(source: Source, dtype: torch.dtype) -> State:
@@ -155,10 +157,6 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
         state.pop(f"{stem}.weight_format", None)
         return rows.float() / 127
     return None
-
-
-#: Numbers multiplied at a time: a whole tensor at once would need several times its size.
-COPY_BYTES = 1 << 20
 
 
 def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

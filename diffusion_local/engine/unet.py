@@ -16,6 +16,9 @@ from diffusion_local.engine.family import Conditioning
 from diffusion_local.grammar.weights import parse_parts, without_weights
 from diffusion_local.options.table import Params
 
+#: Guidance by the picture of InstructPix2Pix where none is given.
+IMAGE_GUIDANCE = 1.5
+
 
 def fits(tokenizer: Any, text: str) -> bool:
     """Whether a text fits into the text encoder's window."""
@@ -88,10 +91,6 @@ def same_length(first: torch.Tensor, second: torch.Tensor, empty: torch.Tensor) 
         missing = (longest - each.shape[1]) // empty.shape[1]
         padded.append(torch.cat([each, *[empty.to(each)] * missing], dim=1))
     return padded[0], padded[1]
-
-
-#: Guidance by the picture of InstructPix2Pix where none is given.
-IMAGE_GUIDANCE = 1.5
 
 
 def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:

@@ -25,6 +25,31 @@ from diffusion_local.engine.vision_models import OPEN_VOCABULARY, names_class
 
 #: Model types that predict distance. The others predict inverse depth, which ControlNets expect.
 METRIC = ("chmv2", "depth_pro", "glpn", "prompt_depth_anything", "tipsv2_dpt", "zoedepth")
+#: Model types for several kinds of segmentation, of which we use the semantic one.
+UNIVERSAL = ("mask2former", "maskformer", "oneformer", "eomt")
+#: Number of ADE20K's classes, which ControlNets for segmentation were trained on.
+ADE_CLASSES = 150
+#: Red, green and blue of each class in hexadecimal, in order.
+ADE_COLOURS = (
+    "787878b4787806e6e650323204c8037878508c8c8ccc05ffe6e6e604fa07e005ffebff0796053d78784608ff33ff06528fff8cccff04"
+    "ff3307cc46030066c83de6faff06330b66ffff0747ff09e00907e6dcdcdcff095c7009ff08ffd607ffe0ffb8060aff47ff290a07ffff"
+    "e0ff086608ffff3d06ffc207ff7a0800ff14ff0829ff05990633ffeb0cffa0961400a3ff8c8c8cfa0a0f14ff001fff00ff1f00ffe000"
+    "99ff000000ffff470000ebff00adff1f00ff0bc8c8ff520000fff5003dff00ff7000ff85ff0000ffa300ff6600c2ff00008fff33ff00"
+    "0052ff00ff2900ffad0a00ffadff0000ff99ff5c00ff00ffff00f5ff0066ffad00ff0014ffb8b8001fff00ff3d0047ffff00cc00ffc2"
+    "00ff52000aff0070ff3300ff00c2ff007aff00ffa3ff990000ff0aff70008fff005200ffa3ff00ffeb0008b8aa8500ff00ff5cb800ff"
+    "ff001f00b8ff00d6ffff00705cff0000e0ff70e0ff46b8a0a300ff9900ff47ff00ff00a3ffcc00ff008f00ffeb85ff00ff00ebf500ff"
+    "ff007afff5000abed4d6ff0000ccff1400ffffff000099ff0029ff00ffcc2900ff29ff00ad00ff00f5ff4700ff7a00ff00ffb8005cff"
+    "b8ff000085ffffd60019c2c266ff005c00ff"
+)
+FOUND_MOST = 20
+MOST_CAPTION_TOKENS = 96
+#: Florence-2's task token.
+FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
+#: Index of COCO's key point (17) for each of OpenPose's (18). The neck, None, is computed from the shoulders.
+OPENPOSE_ORDER = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+#: Bones between OpenPose's points, in the order of their colours.
+BONES = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
+    (0, 14), (14, 16), (0, 15), (15, 17))  # fmt: skip
 
 
 def load(kind: Any, folder: Path) -> Any:
@@ -84,24 +109,6 @@ def normal(picture: PIL.Image, folder: Path) -> PIL.Image:
     return PIL.fromarray((made * 127.5 + 127.5).clamp(0, 255).to(torch.uint8).movedim(0, -1).numpy())
 
 
-#: Model types for several kinds of segmentation, of which we use the semantic one.
-UNIVERSAL = ("mask2former", "maskformer", "oneformer", "eomt")
-#: Number of ADE20K's classes, which ControlNets for segmentation were trained on.
-ADE_CLASSES = 150
-#: Red, green and blue of each class in hexadecimal, in order.
-ADE_COLOURS = (
-    "787878b4787806e6e650323204c8037878508c8c8ccc05ffe6e6e604fa07e005ffebff0796053d78784608ff33ff06528fff8cccff04"
-    "ff3307cc46030066c83de6faff06330b66ffff0747ff09e00907e6dcdcdcff095c7009ff08ffd607ffe0ffb8060aff47ff290a07ffff"
-    "e0ff086608ffff3d06ffc207ff7a0800ff14ff0829ff05990633ffeb0cffa0961400a3ff8c8c8cfa0a0f14ff001fff00ff1f00ffe000"
-    "99ff000000ffff470000ebff00adff1f00ff0bc8c8ff520000fff5003dff00ff7000ff85ff0000ffa300ff6600c2ff00008fff33ff00"
-    "0052ff00ff2900ffad0a00ffadff0000ff99ff5c00ff00ffff00f5ff0066ffad00ff0014ffb8b8001fff00ff3d0047ffff00cc00ffc2"
-    "00ff52000aff0070ff3300ff00c2ff007aff00ffa3ff990000ff0aff70008fff005200ffa3ff00ffeb0008b8aa8500ff00ff5cb800ff"
-    "ff001f00b8ff00d6ffff00705cff0000e0ff70e0ff46b8a0a300ff9900ff47ff00ff00a3ffcc00ff008f00ffeb85ff00ff00ebf500ff"
-    "ff007afff5000abed4d6ff0000ccff1400ffffff000099ff0029ff00ffcc2900ff29ff00ad00ff00f5ff4700ff7a00ff00ffb8005cff"
-    "b8ff000085ffffd60019c2c266ff005c00ff"
-)
-
-
 def segment(picture: PIL.Image, folder: Path) -> PIL.Image:
     """The class of each pixel, in the colours of ADE20K's 150 classes.
 
@@ -124,8 +131,6 @@ def segment(picture: PIL.Image, folder: Path) -> PIL.Image:
 
 
 # -- what is in a picture ----------------------------------------------------------------------------------------------
-
-FOUND_MOST = 20
 
 
 def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[dict[str, Any]]:
@@ -186,11 +191,6 @@ def background(picture: PIL.Image, folder: Path) -> PIL.Image:
     return saliency.mask(picture, saliency.read(path))
 
 
-MOST_CAPTION_TOKENS = 96
-#: Florence-2's task token.
-FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
-
-
 def caption(picture: PIL.Image, folder: Path) -> str:
     """Describe a picture in words."""
     model = load(transformers.AutoModelForImageTextToText, folder)
@@ -204,12 +204,7 @@ def caption(picture: PIL.Image, folder: Path) -> str:
 # -- poses -------------------------------------------------------------------------------------------------------------
 
 Box = tuple[float, float, float, float]
-#: Index of COCO's key point (17) for each of OpenPose's (18). The neck, None, is computed from the shoulders.
-OPENPOSE_ORDER = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6
-#: Bones between OpenPose's points, in the order of their colours.
-BONES = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
-    (0, 14), (14, 16), (0, 15), (15, 17))  # fmt: skip
 #: Minimum confidence of a person and of a point; maximum number of people; size of a crop relative to the person's box.
 PERSON, POINT, PEOPLE, MARGIN = 0.5, 0.3, 20, 1.25
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

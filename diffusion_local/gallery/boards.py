@@ -14,6 +14,13 @@ from diffusion_local.messages import message
 
 MOST_BOARDS = 1000  # per owner
 NAME_CHARS = 100
+BOARDS = """
+    SELECT boards.*,
+        (SELECT count(*) FROM board_images WHERE board_id = boards.id AND shown = 1) AS count,
+        coalesce((SELECT image_id FROM board_images WHERE board_id = boards.id AND shown = 1
+         ORDER BY at DESC, image_id DESC LIMIT 1), '') AS cover
+    FROM boards
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +109,6 @@ class BoardStore:
         for row in list(db.query(f"SELECT * FROM boards WHERE id = ? AND {writable()}", [board_id])):
             return row
         raise no_board(board_id)
-
-
-BOARDS = """
-    SELECT boards.*,
-        (SELECT count(*) FROM board_images WHERE board_id = boards.id AND shown = 1) AS count,
-        coalesce((SELECT image_id FROM board_images WHERE board_id = boards.id AND shown = 1
-         ORDER BY at DESC, image_id DESC LIMIT 1), '') AS cover
-    FROM boards
-"""
 
 
 def add_images(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ SORTS = ("newest", "oldest", "largest")
 #: Limits of a search: FTS recurses per word of the expression, and a long one would overflow the stack.
 MAX_CHARS, MAX_WORDS = 1000, 50
 MAX_VALUE = 200  # characters of other filters
+RECENT_IMAGES = 100
+MOST_SEARCHED_IMAGES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,7 @@ def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
     return [(after if before else "", order)]
 
 
-RECENT_IMAGES = 100
 EVERYTHING = GalleryFilter()
-MOST_SEARCHED_IMAGES = 2000
 
 
 class ImageStore:

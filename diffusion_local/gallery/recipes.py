@@ -29,6 +29,13 @@ from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMP
 
 A1111_KEY = "parameters"
 JSON_KEY = "diffusion-local"
+MAX_PAIRS = 200
+MAX_NOTES = 20  # lines after A1111's line of pairs
+USER_COMMENT = 0x9286
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_NAME = re.compile(r"\w[\w \-/]*")
+_SPACES = re.compile(r"\s*")
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 def to_texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
@@ -60,16 +67,9 @@ def read_json(picture: PIL.Image) -> dict[str, Any] | None:
     return recipe
 
 
-MAX_PAIRS = 200
-MAX_NOTES = 20  # lines after A1111's line of pairs
-USER_COMMENT = 0x9286
-UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 #: Longest name and value of a pair; longer pairs are skipped.
 _MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
-_NAME = re.compile(r"\w[\w \-/]*")
 _NEGATIVE = re.compile(rf"^{a1111.NEGATIVE}", re.MULTILINE)
-_SPACES = re.compile(r"\s*")
-_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 @dataclass(frozen=True, slots=True)

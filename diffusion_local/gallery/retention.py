@@ -17,6 +17,10 @@ from diffusion_local.settings import Settings
 BACK = timedelta(hours=1)  # largest plausible step of the clock backwards
 FORTH = timedelta(days=2)  # largest plausible step forwards between two checks
 TRUSTED_AFTER = timedelta(days=7)
+OLD_PREVIEW_SECONDS = 3600.0
+DAY = 86400.0
+TOMBSTONE_DAYS = 365  # how long deleted ids are remembered
+DELETED_AT_ONCE = 500  # rows per transaction, so that a worker's report never waits long
 
 
 def clock_trusted(database: Database) -> bool:
@@ -32,12 +36,6 @@ def clock_trusted(database: Database) -> bool:
             since = None
         db.execute("UPDATE clock SET at = ?, doubted_at = ?", [utc_text(now), utc_text(since) if since else ""])
     return since is None
-
-
-OLD_PREVIEW_SECONDS = 3600.0
-DAY = 86400.0
-TOMBSTONE_DAYS = 365  # how long deleted ids are remembered
-DELETED_AT_ONCE = 500  # rows per transaction, so that a worker's report never waits long
 
 
 def days_ago(days: int) -> str:

@@ -42,6 +42,14 @@ USED += "".join(
     f"WHERE source_uses.source_id = :id AND source_uses.kind = '{table}' AND {readable(table)})"
     for table in ("jobs", "images")
 )
+#: Control pictures whose ids are cached.
+MOST_SEEN = 1024
+#: Formats whose further frames or pages are real pictures; in a JPEG they are previews and gain maps.
+ANIMATED = ("PNG", "GIF", "WEBP", "AVIF", "TIFF")
+#: Text chunk that marks a stored picture as the first of several frames, so that every later submit can warn.
+FIRST_FRAME = "First frame"
+#: A mask repaints pixels that are brighter than this.
+HALF_GREY = 127
 
 
 class SourceOwners:
@@ -82,16 +90,6 @@ class SourceOwners:
         """Whether the actor may read a source."""
         with self._database.read() as db:
             return bool(db.scalar(f"SELECT {RULES_ALL} OR {OWNED_SOURCE} OR {USED}", id=source_id))
-
-
-#: Control pictures whose ids are cached.
-MOST_SEEN = 1024
-#: Formats whose further frames or pages are real pictures; in a JPEG they are previews and gain maps.
-ANIMATED = ("PNG", "GIF", "WEBP", "AVIF", "TIFF")
-#: Text chunk that marks a stored picture as the first of several frames, so that every later submit can warn.
-FIRST_FRAME = "First frame"
-#: A mask repaints pixels that are brighter than this.
-HALF_GREY = 127
 
 
 @dataclass(frozen=True, slots=True)

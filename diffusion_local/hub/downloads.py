@@ -23,6 +23,7 @@ CIVITAI_HOSTS = ("civitai.com", "www.civitai.com")
 CIVITAI_PATH = re.compile(
     r"/models/(?P<model>[0-9]{1,12})(?:/[^/]*)?/?|/(?:api/download/models|model-versions)/(?P<version>[0-9]{1,12})/?"
 )
+KEPT_DOWNLOADS = 50  # ended downloads kept
 
 
 def is_link(source: str) -> bool:
@@ -86,7 +87,6 @@ TRANSITIONS: dict[str, tuple[DownloadState, DownloadState]] = {
     "cancel": (DownloadState.WAITING, DownloadState.CANCELLED),
 }
 FINAL = frozenset(DownloadState) - {start for start, _ in TRANSITIONS.values()}
-KEPT_DOWNLOADS = 50  # ended downloads kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 #: Variants of the same weights, smallest first; the last one has no suffix.
 WEIGHT_VARIANTS = (".fp16", ".bf16", "")
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema|ema_only|fp32)\b")
+REPORT_SECONDS = 0.5
+MB = 1_000_000
 
 
 def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
@@ -104,9 +106,6 @@ def no_index(listing: Listing) -> HubProblem:
 
 
 log = logging.getLogger(__name__)
-
-REPORT_SECONDS = 0.5
-MB = 1_000_000
 
 
 class Cancelled(Exception):

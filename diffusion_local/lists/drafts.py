@@ -30,6 +30,7 @@ MAX_COUNTED = 10_000  # characters of a prompt whose tokens are counted
 
 #: A drawn (prompt, negative prompt), with tags.
 Pair = tuple[str, str]
+MAX_SHOWN = 20  # prompts of a preview
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +187,6 @@ def parse_expansion(expand: str | None, settings: Settings) -> str:
     if expand not in EXPANSIONS:
         raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(expand)))
     return expand
-
-
-MAX_SHOWN = 20  # prompts of a preview
 
 
 @guarded("prompts")

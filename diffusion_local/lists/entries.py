@@ -29,6 +29,7 @@ OPTION_SPELLINGS |= dict.fromkeys(("n", "n_iter"), "count")
 
 
 SIZE_TEXT = re.compile(r"\s{0,9}(\d{1,6})\s{0,9}[xX×*]\s{0,9}(\d{1,6})\s{0,9}", re.ASCII)
+EXPORTS = ("csv", "jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,6 @@ def parse_size(size: Any) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-EXPORTS = ("csv", "jsonl")
 #: ``expand``: choices in an exported prompt have been drawn; braces are literal.
 COLUMNS = (*(field.name for field in fields(Params)), "expand", *RESULTS)
 

@@ -32,6 +32,8 @@ from diffusion_local.settings import Settings
 FILE_VERSION = 1
 #: Optional fields of a batch line.
 OPTIONAL_FIELDS = (*BATCH_OPTIONS, "grid")
+MAX_NAMED = 5
+KEY_PREFIX = "queue-file "
 
 
 @dataclass(slots=True)
@@ -137,10 +139,6 @@ def parse_job(found: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
     if not model.ready:
         raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
     return params, check_integer("priority", found.get("priority", 0), *PRIORITIES)
-
-
-MAX_NAMED = 5
-KEY_PREFIX = "queue-file "
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,13 @@ from diffusion_local.models.verdicts import Verdict
 VAE, TEXT_ENCODER = parts.VAE, parts.TEXT_ENCODER
 MOST_WORDS = 24
 MOST_TEXT = 2000
+#: Architecture or family that a VAE fits, by its id.
+OF_VAE = {
+    "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
+    "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
+}  # fmt: skip
+#: Files that spandrel opens: safetensors, and pickles with an unpickler that only builds tensors.
+LOADED_UPSCALERS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +57,6 @@ class Adapter:
         return self.state == READY
 
 
-#: Architecture or family that a VAE fits, by its id.
-OF_VAE = {
-    "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
-    "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
-}  # fmt: skip
-
-
 def describe(path: Path, kind: str, contents: Contents) -> Adapter:
     probe, told = contents.probe, contents.metadata
     verdict = verdicts.adapter_verdict(path.name, kind, probe)
@@ -87,10 +87,6 @@ def base_architecture(kind: str, probe: Probe, vae: str) -> str:
     if kind == LORA and probe.lora:
         return probe.lora.base
     return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind in (EMBEDDING, CONTROL, IP_ADAPTER) else ""
-
-
-#: Files that spandrel opens: safetensors, and pickles with an unpickler that only builds tensors.
-LOADED_UPSCALERS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 def vae_fits(part: str, architecture: str) -> bool:

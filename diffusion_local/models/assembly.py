@@ -25,6 +25,9 @@ from diffusion_local.options.types import Kind
 
 #: Where a part is stored, in order of preference: in its own file, in a diffusers folder, or together with other parts.
 ALONE, FOLDER, TOGETHER = range(3)
+STAMPED_FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count", "size")
+#: Prediction types of UNets that the engine supports.
+PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(slots=True)
@@ -81,9 +84,6 @@ class Pool:
                 source = among[0][1]
                 return Source(slot, part, *(getattr(source, each) for each in STAMPED_FIELDS))
         return None
-
-
-STAMPED_FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count", "size")
 
 
 def source_of(path: Path, probe: Probe, held: HeldPart, part: str, slot: str = "") -> Source:
@@ -194,9 +194,6 @@ def _architecture_of(folder: Path, changed: int) -> str:
 
 #: Kinds of work for UNets whose additional input channels carry a picture, by number of channels.
 UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PICTURE_CHANNELS: (Kind.TXT2IMG,)}
-
-#: Prediction types of UNets that the engine supports.
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def describe(

@@ -13,6 +13,8 @@ PRECISION_ORDER = ("fp32", "bf16", "fp16", "Q8_0", "int8", "fp8_e4m3", "fp8_e5m2
 
 #: The container of a part that is a diffusers folder.
 FOLDER_LAYOUT = "folder"
+#: States of an entry. A recognised model is known by name, but this version cannot run it yet.
+MODEL_STATES = READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,6 @@ class Source:
         """Sort key by precision, least lossy first: the file to use is the smallest by this key."""
         place = PRECISION_ORDER.index(self.precision) if self.precision in PRECISION_ORDER else len(PRECISION_ORDER)
         return place, self.path.name, str(self.path)
-
-
-#: States of an entry. A recognised model is known by name, but this version cannot run it yet.
-MODEL_STATES = READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
 
 
 @dataclass(frozen=True, slots=True)

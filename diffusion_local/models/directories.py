@@ -27,6 +27,9 @@ JUNK = frozenset(
 DENOISERS, WEIGHTS = ("unet", "transformer"), "diffusion_pytorch_model"
 #: Number of a shard in the name of a weight file.
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
+#: Base architectures, which are preferred over their variants for files that fit several.
+UNET_ARCHITECTURES = ("sd1", "sd2", "sdxl")
+MOST_SNAPSHOTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,6 @@ def is_part_folder(folder: Path) -> bool:
 def is_later_shard(name: str) -> bool:
     found = SHARD.search(name)
     return found is not None and int(found[1]) != 1
-
-
-#: Base architectures, which are preferred over their variants for files that fit several.
-UNET_ARCHITECTURES = ("sd1", "sd2", "sdxl")
-MOST_SNAPSHOTS = 200
 
 
 @dataclass(frozen=True, slots=True)

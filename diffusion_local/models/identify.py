@@ -35,6 +35,32 @@ NAMED_VARIANTS = (
     ),
     ("qwen_image", ("edit",), "qwen_image_edit"),
 )
+#: Attachments with which a picture controls the composition.
+CONTROL_TITLES = ("controlnet", "t2i_adapter")
+#: Kinds of IP-Adapters for UNets by a tensor that only they have, whose last dimension is their input width. ``faceid``
+#: reads embeddings of a face recognition network, the others the output of an image encoder: ``plain`` its projected
+#: embedding, ``plus`` and ``full`` its hidden states.
+IP_ADAPTERS = (
+    ("image_proj.perceiver_resampler.proj_in.weight", "faceid"), ("image_proj.proj_in.weight", "plus"),
+    ("image_proj.proj.3.weight", "full"), ("image_proj.proj.2.weight", "faceid"), ("image_proj.proj.weight", "plain"),
+)  # fmt: skip
+#: Keys in files of textual inversions, as written by training programs.
+EMBEDDING_KEYS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
+#: Width of a token embedding in T5-XXL.
+T5_WIDTH = 4096
+#: Module names of published upscaling networks.
+UPSCALER_KEYS = (
+    ("conv_first", "conv_last"), ("conv_first", "upsample"), ("conv_first", "conv_after_body"), ("model.0",
+        "model.1.sub"),
+    ("RRDB_trunk", "conv_first"), ("body.0", "body.1", "body.2"), ("sub_mean", "tail"), ("head.0", "tail.0"),
+    ("feats.0", "to_img"), ("feats.0",), ("conv_1.sk", "block_1"), ("conv_1.eval_conv",), ("block_1.c1_r",),
+    ("residual_layer.0", "input"), ("unet1.conv1", "unet2.conv1"), ("patch_embed", "layers.0.residual_group",
+        "upsample"),
+    ("layers.0.blocks", "conv_first"), ("to_feat", "to_img"), ("upsampler.0", "to_feat"), ("upsampler", "body"),
+    ("conv_first", "layers.0"), ("in_to_dim",), ("in_to_feat",), ("shortcut", "to_img"), ("body.0", "upsampler"),
+    ("m_head.0", "m_tail.0"), ("intro", "ending", "encoders.0"), ("patch_embed.proj", "encoder_level1.0"),
+    ("gblocks.0",), ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
+)  # fmt: skip
 
 
 def read_file(path: Path) -> Contents:
@@ -110,8 +136,6 @@ def detect_attachment(header: Header) -> Probe | None:
     return None
 
 
-#: Attachments with which a picture controls the composition.
-CONTROL_TITLES = ("controlnet", "t2i_adapter")
 #: Forms of controls that the engine loads ("": not loaded), by modules that only they have, special ones first.
 #: ``controlnet_ldm`` has the tensor names of the first ControlNets, the others those of diffusers. Z-Image's original
 #: names equal those of diffusers.
@@ -133,15 +157,6 @@ CONTROL_FORMS = (
 def control_form(view: TensorView) -> str:
     """The form in which the engine loads a control; "" if it cannot load it."""
     return next((form for form, names in CONTROL_FORMS if view.has(*names)), "")
-
-
-#: Kinds of IP-Adapters for UNets by a tensor that only they have, whose last dimension is their input width. ``faceid``
-#: reads embeddings of a face recognition network, the others the output of an image encoder: ``plain`` its projected
-#: embedding, ``plus`` and ``full`` its hidden states.
-IP_ADAPTERS = (
-    ("image_proj.perceiver_resampler.proj_in.weight", "faceid"), ("image_proj.proj_in.weight", "plus"),
-    ("image_proj.proj.3.weight", "full"), ("image_proj.proj.2.weight", "faceid"), ("image_proj.proj.weight", "plain"),
-)  # fmt: skip
 
 
 #: Width of the face embeddings that an IP-Adapter reads, and width of the latents in one for Kolors.
@@ -234,14 +249,6 @@ def naming_of(view: TensorView) -> str:
     return "diffusers" if view.has("decoder.up_blocks") or view.has("encoder.down_blocks") else "original"
 
 
-#: Keys in files of textual inversions, as written by training programs.
-EMBEDDING_KEYS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
-
-
-#: Width of a token embedding in T5-XXL.
-T5_WIDTH = 4096
-
-
 def detect_embedding(header: Header) -> Probe | None:
     tensors = header.tensors
     if not 0 < len(tensors) <= 6 or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
@@ -262,21 +269,6 @@ def detect_embedding(header: Header) -> Probe | None:
     )
     base = base or next((families.BY_TOKEN_WIDTH[each] for each in widths if each in families.BY_TOKEN_WIDTH), "")
     return Probe(EMBEDDING, base=base, architecture=base)
-
-
-#: Module names of published upscaling networks.
-UPSCALER_KEYS = (
-    ("conv_first", "conv_last"), ("conv_first", "upsample"), ("conv_first", "conv_after_body"), ("model.0",
-        "model.1.sub"),
-    ("RRDB_trunk", "conv_first"), ("body.0", "body.1", "body.2"), ("sub_mean", "tail"), ("head.0", "tail.0"),
-    ("feats.0", "to_img"), ("feats.0",), ("conv_1.sk", "block_1"), ("conv_1.eval_conv",), ("block_1.c1_r",),
-    ("residual_layer.0", "input"), ("unet1.conv1", "unet2.conv1"), ("patch_embed", "layers.0.residual_group",
-        "upsample"),
-    ("layers.0.blocks", "conv_first"), ("to_feat", "to_img"), ("upsampler.0", "to_feat"), ("upsampler", "body"),
-    ("conv_first", "layers.0"), ("in_to_dim",), ("in_to_feat",), ("shortcut", "to_img"), ("body.0", "upsampler"),
-    ("m_head.0", "m_tail.0"), ("intro", "ending", "encoders.0"), ("patch_embed.proj", "encoder_level1.0"),
-    ("gblocks.0",), ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
-)  # fmt: skip
 
 
 def detect_upscaler(header: Header) -> Probe | None:

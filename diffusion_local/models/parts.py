@@ -11,6 +11,25 @@ from diffusion_local.models.headers import GGUF, Header
 from diffusion_local.models.weights import TensorView
 
 TEXT_ENCODER, VAE, VISION = "text_encoder", "vae", "image_encoder"
+#: Shared ids of VAEs that differ only in their weights.
+LATENTS = {"vae_sd1": "vae_sd", "vae_sdxl": "vae_sd", "vae_flux": "vae_16", "vae_sd3": "vae_16"}
+VAE_TITLES = {
+    "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
+    "vae_sd3": "the VAE of SD 3",
+}  # fmt: skip
+UMT5_WORDS = 256384
+#: Vocabulary sizes that distinguish text encoders from other language models of the same size.
+GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072}
+#: Tensor names of parts; the text before one in a file's tensor name is the part's prefix.
+ANCHORS = (
+    "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight", "token_embedding.weight",
+    "shared.weight", "encoder.embed_tokens.weight", "language_model.embed_tokens.weight", "embed_tokens.weight",
+    "embedding.word_embeddings.weight", "embeddings.word_embeddings.weight", "encoder.layers.0.mixer.Wqkv.weight",
+)  # fmt: skip
+VAE_ANCHORS = (
+    "decoder.conv_in.weight", "decoder.conv1.weight", "decoder.conv_in.conv.weight", "vquantizer.codebook.weight",
+    "per_channel_statistics.mean-of-means",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,27 +259,7 @@ VISIONS = (
         sign("embeddings.patch_embeddings", "encoder.layer.0.norm1"),
     )),
 )  # fmt: skip
-#: Shared ids of VAEs that differ only in their weights.
-LATENTS = {"vae_sd1": "vae_sd", "vae_sdxl": "vae_sd", "vae_flux": "vae_16", "vae_sd3": "vae_16"}
-VAE_TITLES = {
-    "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
-    "vae_sd3": "the VAE of SD 3",
-}  # fmt: skip
 PARTS_BY_ID = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}
-
-UMT5_WORDS = 256384
-#: Vocabulary sizes that distinguish text encoders from other language models of the same size.
-GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072}
-#: Tensor names of parts; the text before one in a file's tensor name is the part's prefix.
-ANCHORS = (
-    "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight", "token_embedding.weight",
-    "shared.weight", "encoder.embed_tokens.weight", "language_model.embed_tokens.weight", "embed_tokens.weight",
-    "embedding.word_embeddings.weight", "embeddings.word_embeddings.weight", "encoder.layers.0.mixer.Wqkv.weight",
-)  # fmt: skip
-VAE_ANCHORS = (
-    "decoder.conv_in.weight", "decoder.conv1.weight", "decoder.conv_in.conv.weight", "vquantizer.codebook.weight",
-    "per_channel_statistics.mean-of-means",
-)  # fmt: skip
 
 
 def title_of(part: str) -> str:

@@ -34,6 +34,8 @@ HARMLESS_GLOBALS = {
     "torch float16", "torch float32", "torch bfloat16", "torch float8_e4m3fn", "torch float8_e5m2",
 }  # fmt: skip
 REBUILDS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_tensor")
+#: Keys under which the dictionary of weights is nested in another one.
+OUTER = ("state_dict", "params", "params_ema", "model", "module", "net")
 
 
 @dataclass(slots=True)
@@ -65,8 +67,6 @@ class Program:
 
 
 MARK = object()
-#: Keys under which the dictionary of weights is nested in another one.
-OUTER = ("state_dict", "params", "params_ema", "model", "module", "net")
 
 
 def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:

@@ -22,6 +22,8 @@ PICTURE_CHANNELS = 8
 ATTENTION_BLOCK = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
 CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
+#: Substrings of layer names that only UNets for video have.
+TEMPORAL = ("time_stack", "temporal_transformer_blocks", "temp_convs", "temp_attentions", "temopral_conv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,6 @@ class Unet:
         if (self.width, self.channels) == (SD1, PICTURE_CHANNELS):
             return "sd1_instruct"
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
-
-
-#: Substrings of layer names that only UNets for video have.
-TEMPORAL = ("time_stack", "temporal_transformer_blocks", "temp_convs", "temp_attentions", "temopral_conv")
 
 
 def read_unet(view: TensorView) -> Unet | None:

@@ -34,6 +34,40 @@ COMMAS = str.maketrans(
 )
 LONGEST_EXCERPT = 8
 SILENT = ""
+#: Innermost round brackets, which may contain a weight in A1111's syntax: ``(word:1.2)``.
+BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
+WEIGHT_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
+AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
+BREAK = re.compile(r"\bBREAK\b")
+#: Syntax of other programs that has no meaning here, by program.
+FOREIGN_SYNTAX = {
+    "ComfyUI": re.compile(r"\bembedding:[^\s,:()\[\]]{1,100}", re.IGNORECASE),
+    "InvokeAI": re.compile(
+        r"\w{1,40}\+\+{1,9}(?![\w+])|\)(?:[+-]{1,9}|\d?\.\d{1,6})(?=[\s,.)]|$)"
+        r"|[)\"]\.(?:and|blend|swap)\([^()]{0,99}\)"
+    ),
+    "NovelAI": re.compile(r"(?<![\w:.])-?\d{1,3}(?:\.\d{1,6})?::[^:\n]{1,200}::"),
+    "Midjourney": re.compile(r"[^\W\d]::-?(?:\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(?![\d.]|\s?\])"),
+    "Dynamic Prompts": re.compile(r"__[@~!][\w\-/.*]{1,60}__"),
+}  # fmt: skip
+#: A flag, which is supported only in lists.
+MIDJOURNEY_FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
+#: A comment line, which A1111 ignores.
+COMMENT = re.compile(r"^[ \t]*#[ \t]+\S.{0,60}", re.MULTILINE)
+#: Syntax in full-width characters of East Asian keyboards; only the ASCII characters are supported.
+FULL_WIDTH = re.compile(
+    r"[（【][^（）【】\n]{1,100}[:：]\s?\d[^（）【】\n]{0,10}[）】]|｛[^｛｝\n]{0,200}[|｜][^｛｝\n]{0,200}｝"
+    r"|[(\[][^()\[\]\n]{1,100}：\s?\d{1,3}(?:\.\d{1,6})?\s?[)\]]|[<＜](?:lora|lyco)[:：][^<>＜＞\n]{0,100}[>＞]"
+)
+#: An apparent schedule: brackets with two colons.
+SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,30}\]")
+#: A weight or a share of the steps with a decimal comma.
+COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
+#: An apparent wildcard with a character that its name may not contain.
+NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(?<=\w)__")
+#: Characters that occur only within an emoji: zero-width joiner, variation selector.
+JOINERS = "\u200d\ufe0f"
+FIRST_EMOJI = "\u2300"  # after characters such as the degree sign
 
 
 @cache
@@ -89,9 +123,6 @@ def translated(run: str, places: list[str], unknown: list[str]) -> str:
     return " ".join(each for each in found if each)
 
 
-#: Innermost round brackets, which may contain a weight in A1111's syntax: ``(word:1.2)``.
-BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
-WEIGHT_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 #: Strings of which a prompt must contain at least one to have any syntax that causes a warning.
 SYNTAX = (
     "<",
@@ -113,37 +144,6 @@ SYNTAX = (
     "\uff5b",
     "\uff1c",
 )
-AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
-BREAK = re.compile(r"\bBREAK\b")
-#: Syntax of other programs that has no meaning here, by program.
-FOREIGN_SYNTAX = {
-    "ComfyUI": re.compile(r"\bembedding:[^\s,:()\[\]]{1,100}", re.IGNORECASE),
-    "InvokeAI": re.compile(
-        r"\w{1,40}\+\+{1,9}(?![\w+])|\)(?:[+-]{1,9}|\d?\.\d{1,6})(?=[\s,.)]|$)"
-        r"|[)\"]\.(?:and|blend|swap)\([^()]{0,99}\)"
-    ),
-    "NovelAI": re.compile(r"(?<![\w:.])-?\d{1,3}(?:\.\d{1,6})?::[^:\n]{1,200}::"),
-    "Midjourney": re.compile(r"[^\W\d]::-?(?:\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(?![\d.]|\s?\])"),
-    "Dynamic Prompts": re.compile(r"__[@~!][\w\-/.*]{1,60}__"),
-}  # fmt: skip
-#: A flag, which is supported only in lists.
-MIDJOURNEY_FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
-#: A comment line, which A1111 ignores.
-COMMENT = re.compile(r"^[ \t]*#[ \t]+\S.{0,60}", re.MULTILINE)
-#: Syntax in full-width characters of East Asian keyboards; only the ASCII characters are supported.
-FULL_WIDTH = re.compile(
-    r"[（【][^（）【】\n]{1,100}[:：]\s?\d[^（）【】\n]{0,10}[）】]|｛[^｛｝\n]{0,200}[|｜][^｛｝\n]{0,200}｝"
-    r"|[(\[][^()\[\]\n]{1,100}：\s?\d{1,3}(?:\.\d{1,6})?\s?[)\]]|[<＜](?:lora|lyco)[:：][^<>＜＞\n]{0,100}[>＞]"
-)
-#: An apparent schedule: brackets with two colons.
-SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,30}\]")
-#: A weight or a share of the steps with a decimal comma.
-COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
-#: An apparent wildcard with a character that its name may not contain.
-NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(?<=\w)__")
-#: Characters that occur only within an emoji: zero-width joiner, variation selector.
-JOINERS = "\u200d\ufe0f"
-FIRST_EMOJI = "\u2300"  # after characters such as the degree sign
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:

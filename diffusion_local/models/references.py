@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 #: Least side in pixels, and largest aspect ratio, of a reference picture.
 MIN_SIDE, MAX_RATIO = 64, 8
+#: Families whose attention supports different prompts for regions of a picture.
+REGIONAL = ("sd", "sdxl")
+#: Families whose models support IP-Adapters.
+TAKES_ADAPTERS = ("sd", "sdxl")
+#: Published image encoders by output width.
+ENCODER_BY_WIDTH = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
 
 
 def shaped(defaults: Defaults, given: Mapping[str, Any], limits: Limits, size_of: SizeOf) -> Defaults:
@@ -58,22 +64,12 @@ def check(params: Params, model: str, architecture: str, size_of: SizeOf) -> Non
             )
 
 
-#: Families whose attention supports different prompts for regions of a picture.
-REGIONAL = ("sd", "sdxl")
-
-
 def check_parts(params: Params, model: "Model") -> None:
     """Raise InvalidParams for regions or details that a model cannot make."""
     if params.regions and (model.family not in REGIONAL or model.architecture == "sd1_instruct"):
         raise InvalidParams("regions", message("no_regions", model=model.id))
     if params.details and Kind.INPAINT not in model.kinds:
         raise InvalidParams("details", message("no_details", model=model.id))
-
-
-#: Families whose models support IP-Adapters.
-TAKES_ADAPTERS = ("sd", "sdxl")
-#: Published image encoders by output width.
-ENCODER_BY_WIDTH = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
 
 
 def with_adapters(params: Params, architecture: str, known: Callable[[], list[Adapter]]) -> Params:

@@ -16,6 +16,8 @@ MOST_BYTES = 2_000_000
 SIDE_FILE_SUFFIXES = (".json", ".civitai.info")
 #: Limits: number of words, characters of a word, characters of all text.
 MOST_WORDS, MOST_WORD, MOST_TEXT = 24, 200, 2000
+PREVIEW_SUFFIXES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
+MOST_PICTURE_BYTES = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,6 @@ class SideNotes:
     words: tuple[str, ...] = ()
     title: str = ""
     about: str = ""
-
-
-PREVIEW_SUFFIXES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
-MOST_PICTURE_BYTES = 20_000_000
 
 
 def picture(path: Path) -> Path | None:

@@ -6,6 +6,8 @@ from diffusion_local.families.sign import Sign
 from diffusion_local.models.parts import sign
 
 VIDEO, AUDIO, SOLID, PICTURE = "video", "audio", "3D", "picture"
+FIVE = (None,) * 5
+WAN = ("head.modulation", "patch_embedding", "blocks.0.self_attn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +17,6 @@ class Foreign:
     signs: tuple[Sign, ...]
 
 
-FIVE = (None,) * 5
-WAN = ("head.modulation", "patch_embedding", "blocks.0.self_attn")
 FOREIGN_MODELS = (
     Foreign("Wan", VIDEO, (sign(*WAN), sign("patch_embedding", "condition_embedder.text_embedder", "blocks.0.attn1"))),
     Foreign("Wan 2.1 1.3B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (1536, 16, 1, 2, 2)}),)),

@@ -65,6 +65,17 @@ CHANNELS = {
     ("sd2", 7): message("file_x4"),
     ("sdxl", 8): message("file_pix2pix", base="SDXL"),
 }
+#: Architectures and families whose denoisers accept residuals of a ControlNet, by its form.
+CONTROL_ARCHITECTURES = {
+    "controlnet": ("", "sd1", "sd2", "sdxl"),
+    "controlnet_ldm": ("", "sd1", "sd2", "sdxl"),
+    "controlnet_union": ("", "sdxl"),
+    "controlnet_flux": ("flux",),
+    "controlnet_sd3": ("sd3",),
+    "controlnet_qwen": ("qwen_image",),
+    "controlnet_z_image": ("z_image",),
+    "t2i_adapter": ("", "sd1", "sdxl"),
+}
 
 
 class Verdict(NamedTuple):
@@ -298,19 +309,6 @@ def vision_verdict(found: Probe) -> Verdict:
     if found.container == GGUF:
         return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
     return USABLE
-
-
-#: Architectures and families whose denoisers accept residuals of a ControlNet, by its form.
-CONTROL_ARCHITECTURES = {
-    "controlnet": ("", "sd1", "sd2", "sdxl"),
-    "controlnet_ldm": ("", "sd1", "sd2", "sdxl"),
-    "controlnet_union": ("", "sdxl"),
-    "controlnet_flux": ("flux",),
-    "controlnet_sd3": ("sd3",),
-    "controlnet_qwen": ("qwen_image",),
-    "controlnet_z_image": ("z_image",),
-    "t2i_adapter": ("", "sd1", "sdxl"),
-}
 
 
 def control_verdict(found: Probe) -> Verdict:

@@ -26,6 +26,9 @@ from diffusion_local.settings import Settings
 MAX_TRIES = 8  # delays of 10 s, then 4 times longer each: the last attempt about 15 hours after the first
 #: Events sent to a batch's own webhook.
 BATCH_OPTIONS = ("batch.done", "job.failed")
+IDLE = timedelta(seconds=20)  # idle time before it is announced: the user may just be thinking
+MOST_PICTURES = 100  # pictures per message
+STALE = timedelta(hours=1)  # age at which idle and paused notifications are obsolete
 
 
 def webhooks(settings: Settings) -> list[str]:
@@ -71,10 +74,6 @@ def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
 
 
 log = logging.getLogger(__name__)
-
-IDLE = timedelta(seconds=20)  # idle time before it is announced: the user may just be thinking
-MOST_PICTURES = 100  # pictures per message
-STALE = timedelta(hours=1)  # age at which idle and paused notifications are obsolete
 
 
 class NotificationDispatcher:

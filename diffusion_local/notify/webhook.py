@@ -20,6 +20,12 @@ from diffusion_local.settings import Settings
 
 SECRET_PREFIX = "whsec_"
 BYTES = range(24, 65)
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 10.0  # maximum between two chunks of a response
+TOTAL_SECONDS = 20.0  # maximum for one attempt, so that a slow response does not block the queue
+MAX_READ = 4096  # bytes read of a response body
+ANSWER_EXCERPT = 500  # characters stored of a response body
+GONE = 410  # the receiver has been removed: retrying is pointless
 
 
 def webhook_secret(settings: Settings) -> str:
@@ -65,14 +71,6 @@ def check_secret(secret: str, where: str) -> str:
     if not secret.startswith(SECRET_PREFIX) or len(key) not in BYTES:
         raise InvalidParams(where, message("hook_secret"))
     return secret
-
-
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 10.0  # maximum between two chunks of a response
-TOTAL_SECONDS = 20.0  # maximum for one attempt, so that a slow response does not block the queue
-MAX_READ = 4096  # bytes read of a response body
-ANSWER_EXCERPT = 500  # characters stored of a response body
-GONE = 410  # the receiver has been removed: retrying is pointless
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,16 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
+#: Noise schedules by A1111's names, with their spellings in other tools.
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "Automatic": (),
+    "Uniform": ("leading",),
+    "SGM Uniform": ("trailing",),
+    "Karras": ("use_karras_sigmas",),
+    "Exponential": ("use_exponential_sigmas",),
+}
+SIGMA_SCHEDULES = ("Karras", "Exponential")
+
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
@@ -38,16 +48,6 @@ SAMPLERS: dict[str, Sampler] = {
     "LCM": Sampler(False, ("LCMScheduler",)),
     "SCM": Sampler(False, ("SCMScheduler",)),
 }
-
-#: Noise schedules by A1111's names, with their spellings in other tools.
-SCHEDULES: dict[str, tuple[str, ...]] = {
-    "Automatic": (),
-    "Uniform": ("leading",),
-    "SGM Uniform": ("trailing",),
-    "Karras": ("use_karras_sigmas",),
-    "Exponential": ("use_exponential_sigmas",),
-}
-SIGMA_SCHEDULES = ("Karras", "Exponential")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,6 @@ from enum import StrEnum
 from typing import Any, ClassVar, Self
 from urllib.parse import quote, unquote
 
-
-class Kind(StrEnum):
-    TXT2IMG = "txt2img"
-    IMG2IMG = "img2img"  # starts from a source picture
-    INPAINT = "inpaint"  # repaints the white area of the mask and keeps the rest
-    UPSCALE = "upscale"  # enlarges a source picture
-
-
 #: Rungs: ways to hold a model in memory, from the fastest to the least demanding. Each includes the measures of those
 #: before it. The engine decides which rungs a device has.
 RUNGS = (
@@ -26,6 +18,16 @@ RUNGS = (
     "attention_slicing",
     "sequential",
 )
+#: A ``name=value`` pair after a colon. Matched part by part: one pattern for the whole text would take quadratic time.
+PAIR_START = re.compile(r"[a-z_]+=")
+PAIR = re.compile(r":(?=[a-z_]+=)")
+
+
+class Kind(StrEnum):
+    TXT2IMG = "txt2img"
+    IMG2IMG = "img2img"  # starts from a source picture
+    INPAINT = "inpaint"  # repaints the white area of the mask and keeps the rest
+    UPSCALE = "upscale"  # enlarges a source picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,6 @@ class Lora:
         plain = not any(sign in self.name for sign in ',"') and self.name == self.name.strip()
         name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
         return f"{name}:{format_number(self.weight)}"
-
-
-#: A ``name=value`` pair after a colon. Matched part by part: one pattern for the whole text would take quadratic time.
-PAIR_START = re.compile(r"[a-z_]+=")
-PAIR = re.compile(r":(?=[a-z_]+=)")
 
 
 @dataclass(frozen=True, slots=True)

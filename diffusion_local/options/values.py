@@ -48,6 +48,8 @@ CSV_ENTRY = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
 QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
 #: Allowed control characters: tab, line ends, form feed, escape.
 CONTROL_CHARACTERS = "\t\n\v\f\r\x1b"
+#: An id of ours: a ULID.
+ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def draw_seed() -> int:
@@ -120,10 +122,6 @@ def parse_pass_position(text: str) -> tuple[int, int]:
     """Parse a result of ``check_pass_position`` to (0-based position, size)."""
     number, size = text.split("/")
     return int(number) - 1, int(size)
-
-
-#: An id of ours: a ULID.
-ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def check_cursor(field: str, value: Any) -> str | None:

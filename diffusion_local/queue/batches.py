@@ -29,6 +29,9 @@ from diffusion_local.queue.views import RUNNING, loaded_models, read_jobs
 
 PAGE_JOBS = 500  # jobs in memory at once
 FORECAST_PICTURES = 20  # pictures done before a list's estimated end is recorded for its report
+NOT_QUEUED = (-1, 0, 0)  # sorts before the first job
+MAX_GRAPHS_PER_PAGE = 200
+LEFT = "(SELECT 1 FROM jobs WHERE jobs.batch_id = graphs.batch_id AND jobs.state IN ('queued', 'running'))"
 
 
 class BatchResults:
@@ -93,7 +96,6 @@ QUEUE_END = (
     f"SELECT lane, -priority, position FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane DESC, priority, position DESC LIMIT 1"
 )
-NOT_QUEUED = (-1, 0, 0)  # sorts before the first job
 BATCH_END = (
     f"SELECT list_priority, list_place FROM {by_index('jobs', 'jobs_listed')} WHERE batch_id = :id AND list_rank = 1 "
     "ORDER BY list_priority DESC, list_place DESC LIMIT 1"
@@ -335,10 +337,6 @@ def seconds_until_cuts(
             return
         pictures[work[0]] += 1
         spent += seconds
-
-
-MAX_GRAPHS_PER_PAGE = 200
-LEFT = "(SELECT 1 FROM jobs WHERE jobs.batch_id = graphs.batch_id AND jobs.state IN ('queued', 'running'))"
 
 
 @dataclass(frozen=True, slots=True)

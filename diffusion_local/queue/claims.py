@@ -19,6 +19,7 @@ JOB_BY_ID = "SELECT * FROM jobs WHERE id = ?"
 #: Params that may differ within a pass, with the values that replace them when the rest is compared.
 FREE_IN_PASS: dict[str, Any] = {"prompt": "", "negative": "", "seed": 0}
 HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
+MOST_SLOTS = 3
 
 
 class Able(Protocol):
@@ -82,9 +83,6 @@ def batchable(first: Job, other: Job) -> bool:
 
 def claim_values(claim: Claim) -> dict[str, Any]:
     return {"id": claim.job_id, "worker": claim.worker, "attempt": claim.attempt}
-
-
-MOST_SLOTS = 3
 
 
 def slots_that_refused(db: Transaction, job_id: str) -> list[str]:

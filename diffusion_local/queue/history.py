@@ -14,6 +14,9 @@ from diffusion_local.queue.estimates import FinishedPicture, Outlook, Pace, Work
 from diffusion_local.queue.order import BATCH_RANK, QueueOrder
 from diffusion_local.queue.work_hours import overhead_of
 
+OUTLOOK_JOBS = 200  # first queued jobs from which the pass sizes and loads of the others are inferred
+HISTORY_JOBS = 200  # newest pictures per model to learn from
+
 
 class FitStore:
     def __init__(self, database: Database) -> None:
@@ -43,10 +46,6 @@ class FitStore:
         """Delete the measurements of a model that was replaced or removed."""
         with self._database.write() as db:
             db.execute("DELETE FROM fits WHERE model = ?", [model])
-
-
-OUTLOOK_JOBS = 200  # first queued jobs from which the pass sizes and loads of the others are inferred
-HISTORY_JOBS = 200  # newest pictures per model to learn from
 
 
 def pace_of(db: Transaction, models: Iterable[str], line: QueueOrder | None = None, loaded: str = "") -> Pace:

@@ -44,6 +44,13 @@ from diffusion_local.queue.machines import count_picture
 from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
 
+#: A job that crashed this many workers fails, so that the rest of the queue can run.
+CRASH_LIMIT = 2
+#: Longest delay before a retry; see FIRST_BACKOFF in the runner.
+MAX_DELAY = timedelta(minutes=5)
+REQUEUED_COLUMNS = ", worker = NULL, step = 0, phase = ''"
+ENDED_COLUMNS = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -66,12 +73,6 @@ class Selection:
         return ("true", {}) if self.everything else ("false", {})
 
 
-#: A job that crashed this many workers fails, so that the rest of the queue can run.
-CRASH_LIMIT = 2
-
-#: Longest delay before a retry; see FIRST_BACKOFF in the runner.
-MAX_DELAY = timedelta(minutes=5)
-
 #: `paused` of a queue or batch: open; running jobs finish; running jobs are given back at once.
 OPEN, FINISH, GIVE_BACK = 0, 1, 2
 
@@ -81,8 +82,6 @@ REQUEST_COLUMNS = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
 )
-REQUEUED_COLUMNS = ", worker = NULL, step = 0, phase = ''"
-ENDED_COLUMNS = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
 
 class JobStore:

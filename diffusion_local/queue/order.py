@@ -19,6 +19,8 @@ from diffusion_local.domain import Lane, utc_text
 from diffusion_local.errors import InvalidParams
 from diffusion_local.queue import schedule
 
+LOOK_AHEAD = 100  # jobs examined per owner and model
+
 
 @dataclass(frozen=True, slots=True)
 class QueueHead:
@@ -81,7 +83,6 @@ def choose_head(heads: Iterable[QueueHead], turns: FairShares, loaded: str, stre
     return line[0], False
 
 
-LOOK_AHEAD = 100  # jobs examined per owner and model
 BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
 #: Jobs that only a gate holds back. The index is forced: the planner would take jobs_by_state and sort all queued jobs.
 DUE_JOBS = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"

@@ -20,6 +20,14 @@ from diffusion_local.queue.order import OrderRules, QueueOrder
 from diffusion_local.queue.work_hours import overhead_of
 
 RECENT_JOBS = 1000  # newest ended jobs whose times are aggregated
+JOBS = "SELECT * FROM jobs"
+QUEUE_ORDER = "ORDER BY lane, priority DESC, position"
+STALL_STEPS = 20
+MAX_SINGLE_LOOKUPS = 3  # up to this many jobs are looked up one by one
+#: Jobs ahead of a given one by position. Between owners and models fair sharing decides (queue.order).
+JOBS_AHEAD = (
+    "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +93,8 @@ def count_queue(database: Database, rules: OrderRules) -> QueueCounts:
         )
 
 
-JOBS = "SELECT * FROM jobs"
 QUEUED = f"{by_index('jobs', 'jobs_queued')} WHERE state = 'queued'"
-QUEUE_ORDER = "ORDER BY lane, priority DESC, position"
 RUNNING = f"SELECT * FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running'"
-STALL_STEPS = 20
-MAX_SINGLE_LOOKUPS = 3  # up to this many jobs are looked up one by one
-#: Jobs ahead of a given one by position. Between owners and models fair sharing decides (queue.order).
-JOBS_AHEAD = (
-    "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
-)
 EVENT_READABLE = f"({SEES_ALL} OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {readable('jobs')}))"
 
 

@@ -23,6 +23,9 @@ from diffusion_local.queue.machines import stored_problem
 NONE_YET = DeviceMemory()
 #: Workers report every few seconds; after this silence the page shows a worker as not responding.
 SILENCE = timedelta(seconds=20)
+#: A lease with more than this share of its time left is not written again.
+FRESH_SHARE = 0.8
+LEASES = "SELECT * FROM leases WHERE session != ''"
 
 
 def is_silent(worker: Worker, now: datetime | None = None) -> bool:
@@ -93,9 +96,6 @@ class WorkerStore:
             return [rows.to_worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
 
 
-#: A lease with more than this share of its time left is not written again.
-FRESH_SHARE = 0.8
-
 #: SHA-256 digests of files by kind ("models", or a kind of adapter) and by their name in jobs.
 Files = Mapping[str, Mapping[str, str]]
 
@@ -112,9 +112,6 @@ class Lease:
 
     def expired(self, now: datetime) -> bool:
         return datetime.fromisoformat(self.expires_at) <= now
-
-
-LEASES = "SELECT * FROM leases WHERE session != ''"
 
 
 class LeaseStore:

@@ -13,6 +13,8 @@ from diffusion_local.messages import from_json
 
 MAX_PICTURES = 64  # pictures in a report's contact sheet
 MAX_LISTED_JOBS = 100  # ids listed per group of failed jobs
+#: Rungs on a device with enough memory; any other rung counts as a step down.
+FIRST_RUNGS = ("", "resident")
 
 
 @dataclass(slots=True)
@@ -116,10 +118,6 @@ class Report:
             for each in self.pictures
         ]
         return values
-
-
-#: Rungs on a device with enough memory; any other rung counts as a step down.
-FIRST_RUNGS = ("", "resident")
 
 
 class ReportBuilder:

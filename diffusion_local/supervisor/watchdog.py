@@ -28,6 +28,8 @@ MAX_STARTING = 300.0  # seconds allowed until the first response
 TIMEOUT_SECONDS = 5.0
 MAX_FAILURES = 4  # consecutive ones, because a process may be busy for some seconds
 MISSED_SECONDS = 5.0  # a longer delay of the watchdog's own loop means that this process was suspended
+JUMP_SECONDS = 10.0  # allowed difference between wall clock and monotonic clock between two polls
+LONGEST_GAP = 15.0  # seconds between two polls; after a longer gap, workers' silence means nothing
 
 
 class Killable(Protocol):
@@ -131,9 +133,6 @@ def connect(settings: Settings) -> http.client.HTTPConnection:
     context.verify_mode = ssl.CERT_NONE
     return http.client.HTTPSConnection(host, settings.port, timeout=TIMEOUT_SECONDS, context=context)
 
-
-JUMP_SECONDS = 10.0  # allowed difference between wall clock and monotonic clock between two polls
-LONGEST_GAP = 15.0  # seconds between two polls; after a longer gap, workers' silence means nothing
 
 Report = tuple[str, str]  # job, time of its last report
 

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SERVICE = "_http._tcp.local."
 ANNOUNCED = "diffusion-local on "
+CERTIFICATE_DAYS = 825  # the maximum that Apple's systems accept
 
 
 def addresses() -> list[str]:
@@ -199,9 +200,6 @@ def check_exposure(settings: Settings, has_accounts: bool) -> None:
     """Raise UserError if other machines could reach a server without accounts."""
     if reason := refusal_reason(settings, has_accounts):
         raise UserError(reason)
-
-
-CERTIFICATE_DAYS = 825  # the maximum that Apple's systems accept
 
 
 def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bool = False) -> tuple[list[str], str]:

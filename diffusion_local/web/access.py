@@ -38,6 +38,19 @@ from diffusion_local.web.proxies import PASSED
 
 #: Header of a response with status 401.
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
+MOST_WRONG = 60  # unknown tokens that an address may send within WINDOW seconds
+MOST_KEPT = 10_000  # remembered addresses, and remembered pairs of an address and a valid token
+T = TypeVar("T")
+#: Where a worker on another machine exchanges a pairing code for a token.
+PAIRING = "/api/v1/machines/join"
+PROBES = ("/healthz", "/readyz")  # open even while there are no accounts to sign in with
+SHORTEST_LOOK = 1.0  # seconds for which the answer to "are there accounts?" is cached
+CHECK_THREADS = 8
+#: Key of the actor in the scope, for handlers that run outside the request's context (gradio's queue).
+ACTOR_KEY = "diffusion_local.actor"
+SESSION_KEY = "diffusion_local.session"
+#: Key in the scope of a coroutine function for long requests: whether the same actor would still be admitted.
+STILL_KEY = "diffusion_local.still"
 
 
 def cookie_value(header: str, name: str) -> str:
@@ -69,10 +82,6 @@ class Cookies:
 
 def plain(header: bytes) -> bytes:
     return b";".join(pair for pair in header.split(b";") if b'"' not in pair and b"\\" not in pair)
-
-
-MOST_WRONG = 60  # unknown tokens that an address may send within WINDOW seconds
-MOST_KEPT = 10_000  # remembered addresses, and remembered pairs of an address and a valid token
 
 
 class TokenGuesses:
@@ -113,22 +122,10 @@ def trim(kept: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, byt
         kept.popitem(last=False)
 
 
-T = TypeVar("T")
-
-#: Where a worker on another machine exchanges a pairing code for a token.
-PAIRING = "/api/v1/machines/join"
 #: Paths that need no authentication: the sign-in with the files of its page, health checks, and pairing.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", PAIRING)
 #: Path prefix and requests for which a signed URL suffices (see ``notify.links``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
-PROBES = ("/healthz", "/readyz")  # open even while there are no accounts to sign in with
-SHORTEST_LOOK = 1.0  # seconds for which the answer to "are there accounts?" is cached
-CHECK_THREADS = 8
-#: Key of the actor in the scope, for handlers that run outside the request's context (gradio's queue).
-ACTOR_KEY = "diffusion_local.actor"
-SESSION_KEY = "diffusion_local.session"
-#: Key in the scope of a coroutine function for long requests: whether the same actor would still be admitted.
-STILL_KEY = "diffusion_local.still"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,22 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import known_already
 from diffusion_local.web.error_responses import NOT_CACHED
 
+#: A picture's bytes never change; only private caches may keep them.
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+#: A transparent GIF of one pixel for a running job without a preview; a page would show an error as a broken picture.
+EMPTY_GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+ICONS = {
+    "mark.svg": "image/svg+xml",
+    "mark-192.png": "image/png",
+    "mark-512.png": "image/png",
+    "app.webmanifest": "application/manifest+json",
+    "styles.webp": "image/webp",
+    "example-apple.webp": "image/webp",
+    "example-heart.webp": "image/webp",
+    "example-star.webp": "image/webp",
+    "example-tree.webp": "image/webp",
+}
+
 
 class StoredResponse(FileResponse):
     """The response with a stored file, or the requested ranges of it; the file may be on remote storage.
@@ -62,22 +78,6 @@ class StoredResponse(FileResponse):
 
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-#: A picture's bytes never change; only private caches may keep them.
-FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-#: A transparent GIF of one pixel for a running job without a preview; a page would show an error as a broken picture.
-EMPTY_GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-ICONS = {
-    "mark.svg": "image/svg+xml",
-    "mark-192.png": "image/png",
-    "mark-512.png": "image/png",
-    "app.webmanifest": "application/manifest+json",
-    "styles.webp": "image/webp",
-    "example-apple.webp": "image/webp",
-    "example-heart.webp": "image/webp",
-    "example-star.webp": "image/webp",
-    "example-tree.webp": "image/webp",
-}
 
 
 def add(app: FastAPI, studio: Studio) -> None:

@@ -13,6 +13,10 @@ from diffusion_local.web.access import cookie_value
 from diffusion_local.web.ui import addresses, theme, words
 from diffusion_local.web.ui.templates import render
 
+GZIP_LEVEL = 5  # gzip level: reduces the page to a sixth within milliseconds
+BASE = re.compile(rb'<base href="[^"]*" />')
+GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
+
 
 def shell(path: str, url: str = "") -> str:
     """The navigation around Gradio's page for this path; ``url``: the address for phones on the network, if any."""
@@ -27,11 +31,6 @@ def shell(path: str, url: str = "") -> str:
         phone_url=url,
         who=person.name if person.source == "session" else "",
     )
-
-
-GZIP_LEVEL = 5  # gzip level: reduces the page to a sixth within milliseconds
-BASE = re.compile(rb'<base href="[^"]*" />')
-GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
 
 class PageHtml:

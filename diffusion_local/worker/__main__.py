@@ -26,6 +26,14 @@ from diffusion_local.system import gpus, logs
 from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop, exit_after_grace, listen_to_signals, stop_at_end_of_input
 
+HEARTBEAT_SECONDS = 5.0
+PUBLISH_SECONDS = 10.0  # how often a remote worker checks its model files for changes
+AWAY_SECONDS = 2.0  # between attempts to reach the studio
+SLOT_SECONDS = 60.0  # how long a remote worker waits for its slot, which a lost worker may still hold
+HUNG_EXIT_STATUS = 3  # exit status of a worker that its studio found hung
+TAKEOVER_SECONDS = 10.0  # how long a supervised worker waits for its predecessor to exit
+RECOVERY_SECONDS = 1.0  # any other worker waits only for a supervisor that holds the slot while it recovers jobs
+
 
 def open_engine(settings: Settings, slot: str, open_source: Callable[[str], BinaryIO]) -> Engine:
     """Create the configured engine on this slot's device (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
@@ -51,14 +59,6 @@ def open_engine(settings: Settings, slot: str, open_source: Callable[[str], Bina
 
 
 log = logging.getLogger("diffusion_local.worker")
-
-HEARTBEAT_SECONDS = 5.0
-PUBLISH_SECONDS = 10.0  # how often a remote worker checks its model files for changes
-AWAY_SECONDS = 2.0  # between attempts to reach the studio
-SLOT_SECONDS = 60.0  # how long a remote worker waits for its slot, which a lost worker may still hold
-HUNG_EXIT_STATUS = 3  # exit status of a worker that its studio found hung
-TAKEOVER_SECONDS = 10.0  # how long a supervised worker waits for its predecessor to exit
-RECOVERY_SECONDS = 1.0  # any other worker waits only for a supervisor that holds the slot while it recovers jobs
 
 
 def main(argv: list[str] | None = None) -> int:

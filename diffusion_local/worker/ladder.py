@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 
 #: Below this many bytes for resident blocks, running out of memory leaves no block on the device.
 LEAST_ROOM = GIB
+#: Longest allowed step, in seconds: an interactive job waits for the running step.
+LONGEST_STEP = 0.5
+#: Doubling the size must save this share of a picture's time, or larger sizes are not tried.
+LEAST_GAIN = 0.015
+#: Passes of a size to measure before judging it.
+PASSES = 2
 
 
 class Ladder:
@@ -161,12 +167,6 @@ def out_of_memory(params: Params, rung: str) -> Message:
     )
 
 
-#: Longest allowed step, in seconds: an interactive job waits for the running step.
-LONGEST_STEP = 0.5
-#: Doubling the size must save this share of a picture's time, or larger sizes are not tried.
-LEAST_GAIN = 0.015
-#: Passes of a size to measure before judging it.
-PASSES = 2
 #: Newest pictures of a size that are remembered: enough to judge the largest.
 REMEMBERED = PASSES * MOST_TOGETHER
 

@@ -19,6 +19,19 @@ from diffusion_local.engine.fused.packing import Packing, Unsupported, eight_bit
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 MIDDLE = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
+#: The same for 8-bit products, whose rounding alone gives 0.02.
+EIGHT_BIT_TOLERANCE = 0.1
+#: Arguments of ``UNet2DConditionModel.forward`` that the fused form supports.
+SUPPORTED = {
+    "sample",
+    "timestep",
+    "encoder_hidden_states",
+    "timestep_cond",
+    "added_cond_kwargs",
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "return_dict",
+}
 
 
 class Stage:
@@ -186,19 +199,6 @@ log = logging.getLogger(__name__)
 #: Relative L2 difference from the UNet's own first step above which the fused form counts as wrong. Rounding alone
 #: gives a tenth of it.
 TOLERANCES = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float32: 0.002}
-#: The same for 8-bit products, whose rounding alone gives 0.02.
-EIGHT_BIT_TOLERANCE = 0.1
-#: Arguments of ``UNet2DConditionModel.forward`` that the fused form supports.
-SUPPORTED = {
-    "sample",
-    "timestep",
-    "encoder_hidden_states",
-    "timestep_cond",
-    "added_cond_kwargs",
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "return_dict",
-}
 
 
 class Run(Protocol):

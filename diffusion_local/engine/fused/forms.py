@@ -18,6 +18,8 @@ from diffusion_local.engine.fused.packing import Packing, Unsupported
 from diffusion_local.engine.fused.transformer import CompiledTransformer
 from diffusion_local.errors import EngineError
 
+T = TypeVar("T")
+
 
 class FusedDecoder:
     """Decodes latents in the VAE's layout (N x C x h x w) to pixels in [-1, 1] (N x 3 x H x W)."""
@@ -136,8 +138,6 @@ class PictureAttention:
         normed = self._operations.group_norm(residual, self._norm, False)
         return picture(self._operations.add(self._attention(normed), residual), height, width)
 
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from diffusion_local import serializers
 #: Headers of an event stream; nginx does not buffer it.
 EVENT_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MOST_SECONDS = 600.0  # as long as most clients hold a connection open
+REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,6 @@ def read_prefer(header: str | None) -> Preference:
         seconds = min(float(wait), MOST_SECONDS)
         return Preference(seconds, f"wait={seconds:.0f}")
     return Preference()
-
-
-REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 
 def tagged(request: Request, content: dict[str, Any], more: dict[str, str] | None = None) -> Response:

@@ -46,6 +46,8 @@ IDEMPOTENCY_ARGUMENT = "idempotency_key"  # sent as a header on every route
 SEED_OPTIONS = ("seed", "variation_seed")  # -1 means a random one
 #: Options without a maximum in responses: for another owner's job, ``steps`` is the total of all passes and tiles.
 UNBOUNDED = ("steps",)
+#: Further fields of responses to requests that enqueue a batch.
+URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
 
 
 class Body(BaseModel):
@@ -249,8 +251,6 @@ SCHEMAS: dict[Any, Any] = {
     BatchEdit: typed("BatchEdit", changed=int, warnings=list[str]),
     Source: typed("Source", Source, url=str),
 }
-#: Further fields of responses to requests that enqueue a batch.
-URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
 LOCATION: dict[str, Any] = dict.fromkeys(URLS, str) | {"finished": bool}
 ACCEPTED = {
     Receipt: typed("Accepted", Receipt, **LOCATION),

@@ -22,6 +22,10 @@ ROUTE_PREFIX = "/ui"
 VIEWS = ("create", "gallery", "queue", "lists", "models", "settings")
 #: First part of the address of a picture in the viewer: ``/ui/picture/ID``.
 PICTURE_PARAMETER = "picture"
+MOST_IDS = 60
+MOST_WIDE = 4  # batches with a long window at once
+MOST_PAGES = 200  # pages that the user can go back
+SWITCH_FILTERS = ("starred", "trashed", "flagged")
 
 
 def address(view: str, **query: str) -> str:
@@ -47,11 +51,6 @@ def known(path: str) -> bool:
     return parts in ([""], *([view] for view in VIEWS)) or (
         len(parts) == 2 and parts[0] == PICTURE_PARAMETER and bool(parts[1])
     )
-
-
-MOST_IDS = 60
-MOST_WIDE = 4  # batches with a long window at once
-MOST_PAGES = 200  # pages that the user can go back
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,6 @@ def written(key: tuple[int, int, int]) -> str:
     return ".".join(map(str, key))
 
 
-SWITCH_FILTERS = ("starred", "trashed", "flagged")
 FILTER_NAMES = frozenset(each.name for each in fields(GalleryFilter))
 FEWEST, SHOW, MAX_SHOWN = 48, 160, 480  # pictures drawn at once: minimum, default, maximum
 

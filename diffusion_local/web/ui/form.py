@@ -24,6 +24,11 @@ from diffusion_local.web.ui.words import say
 Make = Callable[[Option, Any, Studio], gr.components.Component]
 
 Field = TypeVar("Field", bound=gr.components.Component)
+WHOLE_NUMBER = re.compile(r"-?\d{1,20}")
+#: Options that a source picture determines.
+FROM_SOURCE = ("width", "height")
+#: Width : height of the portrait sizes. The first is each model's own; the others can be turned to landscape.
+ASPECT_RATIOS = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
 
 
 def default(studio: Studio) -> Model:
@@ -197,9 +202,6 @@ FORM_EXTRAS: dict[str, Callable[[Studio], gr.components.Component]] = {
 FORM_FIELDS = (*OPTIONS, *FORM_EXTRAS)
 #: Options whose choices are files, which may be newer than the server's start.
 FILE_FIELDS = tuple(name for name, each in OPTIONS.items() if each.files and each.component is Widget.CHOICE)
-WHOLE_NUMBER = re.compile(r"-?\d{1,20}")
-#: Options that a source picture determines.
-FROM_SOURCE = ("width", "height")
 
 
 def component(name: str, studio: Studio) -> Any:
@@ -279,10 +281,6 @@ def differences(before: Sequence[Any], after: Sequence[Any]) -> list[str]:
 
 def model_choices(models: Sequence[Model]) -> list[tuple[str, str]]:
     return [(each.name if each.ready else say("create.model_not_ready", model=each.name), each.id) for each in models]
-
-
-#: Width : height of the portrait sizes. The first is each model's own; the others can be turned to landscape.
-ASPECT_RATIOS = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
 
 
 def sizes(model: Model, landscape: bool = False) -> list[tuple[str, str]]:

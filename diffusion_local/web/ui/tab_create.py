@@ -32,6 +32,14 @@ SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
 SWAP = "(width, height) => [height, width]"
 
 # -- handlers -------------------------------------------------------------------------------------------------------
+#: Fields of the groups of settings with a fixed place in the layout; dock.js remembers which groups are open.
+FIELDS_OF_GROUP = {
+    "sampling": ("steps", "guidance", "sampler", "schedule"),
+    "files": ("vae", "clip_skip", "rung"),
+    "variation": ("variation_seed", "variation_strength"),
+}
+#: Places of options that the layout below names; see `option_groups` for the others.
+LAYOUT_PLACES = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
 
 
 def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
@@ -234,18 +242,6 @@ def initial_updates(studio: Studio, model_id: str, width: Any, height: Any) -> l
         gr.CheckboxGroup([(say(key) if has_phrase(key) else name, name) for name, key in names.items()]),
         *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.FILE_FIELDS),
     ]
-
-
-#: Fields of the groups of settings with a fixed place in the layout; dock.js remembers which groups are open.
-FIELDS_OF_GROUP = {
-    "sampling": ("steps", "guidance", "sampler", "schedule"),
-    "files": ("vae", "clip_skip", "rung"),
-    "variation": ("variation_seed", "variation_strength"),
-}
-
-
-#: Places of options that the layout below names; see `option_groups` for the others.
-LAYOUT_PLACES = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
 
 
 def option_groups() -> list[str]:

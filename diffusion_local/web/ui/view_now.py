@@ -15,6 +15,8 @@ from diffusion_local.web.ui.templates import macro, render, say
 from diffusion_local.web.ui.view import duration, moment, notice, progress, short, state_words
 from diffusion_local.web.ui.words import translated
 
+MAX_BATCHES = 30  # in the drawer
+
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
     """A text that changes whenever the workers' part of `worker_notice` may change, but not with every heartbeat."""
@@ -125,9 +127,6 @@ def step_words(job: Job, pausing: bool) -> str:
 
 def now_problem(error: UserError) -> Markup:
     return render("now_problem.html", words=translated(error.message))
-
-
-MAX_BATCHES = 30  # in the drawer
 
 
 def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> Markup:

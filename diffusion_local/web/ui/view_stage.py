@@ -24,6 +24,8 @@ FREE = ("vae_tiling",)  # fixed memory modes after which a retry in the automati
 
 Images = Mapping[str, Image]
 Counts = Mapping[State, int]
+SHOWN_WORDS = 6  # trigger words of a LoRA
+SOURCE_KINDS = ("img2img", "inpaint", "upscale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +164,6 @@ def stage(
         offer=offer,
         examples=EXAMPLE_PROMPTS,
     )
-
-
-SHOWN_WORDS = 6  # trigger words of a LoRA
-SOURCE_KINDS = ("img2img", "inpaint", "upscale")
 
 
 def panel() -> Markup:

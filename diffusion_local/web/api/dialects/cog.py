@@ -79,6 +79,8 @@ NO_SHAPE = ("", "custom", "match_input_image")
 #: Paths of pictures on this server: uploaded files, sources, and the gallery.
 OWN_FILE = re.compile(r"(?:/replicate)?/v1/files/(?P<file>[0-9a-f]{64})|/sources/(?P<source>[0-9a-f]{64})\.png")
 OWN_IMAGE = re.compile(r"/images/(?P<image>[^/?]+)\.\w+(?:\?.*)?")
+#: Names that only this dialect accepts: in A1111's API, "scheduler" means the spacing of the noise levels.
+ALSO = {"sampler": ("scheduler",), "source": ("input_image", "init_image", "image_input")}
 
 
 class Named(BaseModel):
@@ -95,8 +97,6 @@ class Named(BaseModel):
     fit: str | None = Field(None, description="strict refuses sizes and samplers that the model lacks")
 
 
-#: Names that only this dialect accepts: in A1111's API, "scheduler" means the spacing of the noise levels.
-ALSO = {"sampler": ("scheduler",), "source": ("input_image", "init_image", "image_input")}
 INPUT_FIELDS: dict[str, Any] = {
     option.name: field_of(option, option.name, *option.spellings, *ALSO.get(option.name, ())) for option in options_of()
 }

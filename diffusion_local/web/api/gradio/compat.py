@@ -29,6 +29,11 @@ from diffusion_local.messages import message
 from diffusion_local.web.access import ACTOR_KEY
 
 MOST_OF_ACCOUNT = 500
+TESTED = "6.31.0"
+MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
+PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
+QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
+TUNED = ("sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +75,7 @@ class Running:
 
 log = logging.getLogger(__name__)
 
-TESTED = "6.31.0"
 ADVICE = f"Install the tested version: pip install gradio=={TESTED}"
-MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
-PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
 
 #: Functions that are replaced or relied on, with the parameters they must have.
 GRADIO_SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
@@ -90,8 +92,6 @@ CALLERS: tuple[tuple[Any, str, str], ...] = (
     (gr.Blocks, "process_api", "self.postprocess_data("),
     (processing_utils, "_check_allowed", "has_launched"),
 )
-QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
-TUNED = ("sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
 
 
 class UnsupportedGradio(UserError):

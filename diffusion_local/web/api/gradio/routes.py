@@ -13,6 +13,8 @@ from typing import Any
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+API = "/gradio_api"
+
 
 class RouteKind(Enum):
     """How a request to a route is checked before Gradio gets it."""
@@ -51,7 +53,6 @@ async def _nowhere(*_: Any) -> None:
     """Endpoint of routes that are only matched, never called."""
 
 
-API = "/gradio_api"
 ALLOWED = (
     # the page
     AllowedRoute("GET", "/"),

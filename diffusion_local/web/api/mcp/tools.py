@@ -43,6 +43,10 @@ from diffusion_local.web.api.schemas import IMAGE, JOB, QUEUE_SHAPE, several, ty
 MOST_SECONDS = 600.0  # limit of one call's wait
 USUAL_SECONDS = 45.0  # below the time-out of most clients, a minute
 PICTURE_FORMS = ("none", "preview", "full")
+IMAGE_MEANING = (
+    "picture to begin from: the id of a picture in the gallery or of a source picture, or the picture in Base64"
+)
+SHARED_ARGUMENTS = "name priority idempotency_key expand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +266,6 @@ PICTURE_ARGUMENT = Argument(
 SECONDS_ARGUMENT = Argument(
     "seconds", "seconds", float, USUAL_SECONDS, "how long to wait, 0 to 600; the work goes on afterwards: call `wait`"
 )
-IMAGE_MEANING = (
-    "picture to begin from: the id of a picture in the gallery or of a source picture, or the picture in Base64"
-)
 IMAGE_ARGUMENT = Argument("image", "image", str, meaning=IMAGE_MEANING)
 EDITED_ARGUMENT = Argument("image", "image", str | None, None, IMAGE_MEANING + "; `references` may stand for it")
 MASK_ARGUMENT = Argument(
@@ -275,7 +276,6 @@ MASK_ARGUMENT = Argument(
     "picture whose white is painted anew, named as `image` is; without one the whole picture is changed",
 )
 MADE_RESULT = typed("Made", batch_id=str, job_ids=list[str], warnings=list[str], finished=bool, jobs=several(JOB))
-SHARED_ARGUMENTS = "name priority idempotency_key expand"
 
 
 def declared() -> list[Tool]:

@@ -60,16 +60,15 @@ from diffusion_local.web.api.uploads import decoded
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.error_responses import NOT_CACHED, headers_of, status_of
 
+#: Pairs of the recipe text that A1111 repeats in ``info``.
+EXTRA_GENERATION_PARAMS = ("Schedule type", "Hires upscale", "Hires steps", "Hires upscaler")
+
 
 class Interrogated(BaseModel):
     """A picture (Base64) to describe; ``model`` is accepted for compatibility."""
 
     image: str
     model: str = "clip"
-
-
-#: Pairs of the recipe text that A1111 repeats in ``info``.
-EXTRA_GENERATION_PARAMS = ("Schedule type", "Hires upscale", "Hires steps", "Hires upscaler")
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:

@@ -24,6 +24,19 @@ SCHEDULERS = (
 )
 OWN_SPACING = SCHEDULERS[:2]
 WIDGET_TYPES: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+#: Inputs of the IP-Adapter nodes, which belong to an extension of ComfyUI.
+PRESETS = ("LIGHT - SD1.5 only (low strength)", "STANDARD (medium strength)", "VIT-G (medium strength)",
+    "PLUS (high strength)", "PLUS FACE (portraits)", "FULL FACE - SD1.5 only (portraits stronger)")  # fmt: skip
+WEIGHT_TYPES = ("standard", "prompt is more important", "style transfer")
+#: Our names for the modes of a union ControlNet, by ComfyUI's types.
+UNION_TYPES = {
+    "openpose": "openpose", "depth": "depth", "hed/pidi/scribble/ted": "softedge",
+    "canny/lineart/anime_lineart/mlsd": "canny", "normal": "normal", "segment": "segment", "tile": "tile",
+    "repaint": "inpaint",
+}  # fmt: skip
+#: Enlarging of latents and of images: methods and target sizes; a side of 0 follows from the aspect ratio.
+LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
+IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +114,6 @@ CONTROLNET_INPUTS = {
     "start_percent": decimal(0, 1, 0),
     "end_percent": decimal(0, 1, 1),
 }
-#: Inputs of the IP-Adapter nodes, which belong to an extension of ComfyUI.
-PRESETS = ("LIGHT - SD1.5 only (low strength)", "STANDARD (medium strength)", "VIT-G (medium strength)",
-    "PLUS (high strength)", "PLUS FACE (portraits)", "FULL FACE - SD1.5 only (portraits stronger)")  # fmt: skip
-WEIGHT_TYPES = ("standard", "prompt is more important", "style transfer")
 ADAPTER_INPUTS = {
     "model": Input("MODEL"),
     "ipadapter": Input("IPADAPTER"),
@@ -121,16 +130,6 @@ def optional_images(*names: str) -> dict[str, Input]:
     return {name: Input("IMAGE", required=False) for name in names}
 
 
-#: Our names for the modes of a union ControlNet, by ComfyUI's types.
-UNION_TYPES = {
-    "openpose": "openpose", "depth": "depth", "hed/pidi/scribble/ted": "softedge",
-    "canny/lineart/anime_lineart/mlsd": "canny", "normal": "normal", "segment": "segment", "tile": "tile",
-    "repaint": "inpaint",
-}  # fmt: skip
-
-#: Enlarging of latents and of images: methods and target sizes; a side of 0 follows from the aspect ratio.
-LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
-IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 TO_SIZE = {
     "width": integer(0, 16384, 512),
     "height": integer(0, 16384, 512),

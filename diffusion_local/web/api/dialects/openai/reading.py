@@ -46,6 +46,37 @@ SD_CPP_NAMES = {
     "txt_cfg": "guidance",
     "width": "width",
 }
+MOST_PICTURES = 10  # OpenAI's limit
+RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
+CALLER_NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # OpenAI's names for our options
+#: Fields that have no effect here, with their neutral values.
+HARMLESS: dict[str, Any] = {
+    "input_fidelity": None,
+    "metadata": None,
+    "moderation": None,
+    "safety_identifier": None,
+    "prompt_cache_key": None,
+    "store": None,
+    "style": None,
+    "user": None,
+}
+#: Fields about the caller or the response, which are ignored without a warning.
+SILENT_FIELDS = (
+    "metadata",
+    "moderation",
+    "safety_identifier",
+    "prompt_cache_key",
+    "store",
+    "user",
+    "style",
+    "input_fidelity",
+)
+#: Factor for the model's default steps, by quality.
+QUALITIES = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
+USUAL_QUALITIES = ("auto", "standard", "medium")
+MOST_PARTIAL = 3  # OpenAI's limit
+MOST_IMAGES = 16  # per edit; OpenAI's limit
+IMAGE_FIELD = re.compile(r"image(\[\d{0,2}\])?")
 
 
 def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
@@ -88,39 +119,6 @@ def flat(given: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
-
-
-MOST_PICTURES = 10  # OpenAI's limit
-RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
-CALLER_NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # OpenAI's names for our options
-#: Fields that have no effect here, with their neutral values.
-HARMLESS: dict[str, Any] = {
-    "input_fidelity": None,
-    "metadata": None,
-    "moderation": None,
-    "safety_identifier": None,
-    "prompt_cache_key": None,
-    "store": None,
-    "style": None,
-    "user": None,
-}
-#: Fields about the caller or the response, which are ignored without a warning.
-SILENT_FIELDS = (
-    "metadata",
-    "moderation",
-    "safety_identifier",
-    "prompt_cache_key",
-    "store",
-    "user",
-    "style",
-    "input_fidelity",
-)
-#: Factor for the model's default steps, by quality.
-QUALITIES = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
-USUAL_QUALITIES = ("auto", "standard", "medium")
-MOST_PARTIAL = 3  # OpenAI's limit
-MOST_IMAGES = 16  # per edit; OpenAI's limit
-IMAGE_FIELD = re.compile(r"image(\[\d{0,2}\])?")
 
 
 #: Options that this dialect takes from elsewhere: the field ``size``, files of a form, and the route.
