@@ -234,7 +234,7 @@ class DiffusersEngine:
             else None
         )
         encoders = clip_encoders(loaded.pipe) if whole else {}
-        with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders):
+        with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders, need.decode):
             enlarge = partial(self._upscaler.enlarge, self._materials)
             painting.paint(loaded, crew, steps, self._materials, enlarge)
             if params.details and self._materials is not None:

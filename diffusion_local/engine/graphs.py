@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 MAX_GRAPHS_PER_PART = 6
 #: Parts called at each step, whose replays in flight are limited.
 STEPPING = frozenset({"denoiser", "fused denoiser", "compiled denoiser"})
+#: The part that turns latents into pixels. Launching its kernels takes as long as a small picture's decoding.
+DECODER = "decoder"
 #: Parts that call compiled functions. Their trials must not be watched: torch.compile permanently falls back to eager
 #: for a function called under a dispatch mode.
 COMPILED = frozenset({"compiled denoiser"})
@@ -89,7 +91,8 @@ class Graphs:
         self._tried: OrderedDict[Hashable, None] = OrderedDict()
         self._refused: set[Hashable] = set()
         self._in_use: set[tuple[str, Hashable]] = set()
-        self._room = self._expected = 0
+        self._room = 0
+        self._expected: dict[str, int] = {}
 
     @property
     def bytes(self) -> int:
@@ -108,13 +111,16 @@ class Graphs:
         expected: int,
         form: Denoising | None = None,
         encoders: Mapping[str, torch.nn.Module] | None = None,
+        decoding: int = 0,
     ) -> Iterator[None]:
         """For one picture, run the denoiser (or its faster ``form``) and the named text encoders through graphs.
 
-        ``room``: bytes that the graphs may hold, 0 for no graphs; ``expected``: estimated bytes for this picture.
+        ``room``: bytes that the graphs may hold, 0 for no graphs; ``expected``: estimated bytes of the denoiser's graph
+        for this picture, ``decoding`` those of ``decode``.
         """
         self._in_use.clear()
-        self._room, self._expected = room, expected
+        self._room = room
+        self._expected = dict.fromkeys(STEPPING, expected) | {DECODER: decoding}
         if self.bytes > max(room, 0):
             self.forget()
         recording = self._recorder is not None and room > 0
@@ -154,7 +160,7 @@ class Graphs:
         if key in self._refused:
             return call(*args, **kwargs)
         recording = self._recorded.get(key)
-        expected = self._expected if part in STEPPING else ENCODER_BYTES
+        expected = self._expected.get(part, ENCODER_BYTES)
         if recording is None and not others and max(self.bytes, expected) <= self._room:
             if key not in self._tried:
                 return self._try_out(key, *static_copy(call, args, kwargs))
@@ -169,6 +175,12 @@ class Graphs:
                 standing_in.copy_(tensor, non_blocking=True)
             recording.replay()
             return map_tensors(recording.output, torch.clone)  # schedulers may keep outputs over later steps
+
+    def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], latents: torch.Tensor) -> torch.Tensor:
+        """Decode through a graph, inside ``around``. Call ``forget`` before another decoder is used."""
+        run = self.run if self._recorder is not None and self._room > 0 else unrecorded
+        pixels: torch.Tensor = run(DECODER, decoder, latents)
+        return pixels
 
     def _try_out(self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]) -> Any:
         assert self._recorder is not None

@@ -319,7 +319,9 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
     with forms.lock:
         return forms.fused_or_exact(
             forms.decoder(vae, loaded.dtype, latents.device),
-            lambda decoder: autoencoder.decode_later(vae, latents, decoder, again, forms.lock),
+            lambda decoder: autoencoder.decode_later(
+                vae, latents, decoder and partial(loaded.graphs.decode, decoder), again, forms.lock
+            ),
         )
 
 

@@ -185,6 +185,27 @@ def test_one_that_holds_more_than_there_is_is_not_kept(graphs: Graphs, recorder:
     assert (recorder.recorded, recorder.replayed, graphs.bytes) == (1, 0, 0)
 
 
+def test_decoding_has_a_graph_where_there_is_room(graphs: Graphs, recorder: Recorder, denoiser: Denoiser) -> None:
+    runs: list[int] = []
+
+    def decoder(latents: torch.Tensor) -> torch.Tensor:
+        runs.append(1)
+        return latents + 1
+
+    def decoded(room: int, decoding: int) -> torch.Tensor:
+        with graphs.around(denoiser, room, 10, decoding=decoding):
+            return graphs.decode(decoder, torch.ones(2))
+
+    for room, decoding in ((0, 10), (1000, 1001)):
+        for _ in range(3):
+            assert decoded(room, decoding).tolist() == [2, 2]
+    assert (len(runs), recorder.replayed) == (6, 0)
+    for _ in range(4):
+        assert decoded(1000, 1000).tolist() == [2, 2]
+    assert recorder.replayed == 3
+    assert not graphs.replayed  # denoising had none
+
+
 def test_after_a_change_of_the_weights_it_is_recorded_anew(
     graphs: Graphs, recorder: Recorder, denoiser: Denoiser
 ) -> None:

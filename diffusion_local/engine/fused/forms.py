@@ -152,8 +152,8 @@ class Forms:
     def __init__(
         self, operations: Operations | None = None, forget: Callable[[], Any] = lambda: None, bf16: bool = False
     ) -> None:
-        """``forget`` is called whenever the denoiser's weights have moved in memory; ``bf16``: whether the device
-        supports it.
+        """``forget`` is called whenever the denoiser's weights have moved in memory, and before another decoder is
+        used; ``bf16``: whether the device supports it.
         """
         self.lock = threading.RLock()
         self.decoded = ""
@@ -187,6 +187,8 @@ class Forms:
         form = wanted, getattr(vae, "use_tiling", False)
         if self._decoder is None or self._decoder[0] is not vae or self._decoder[1] != form:
             made: FusedDecoder | None = None
+            if self._decoder is not None:
+                self._forget()
             try:
                 made = FusedDecoder(vae, self._operations, wanted, device)
             except Unsupported as problem:

@@ -25,14 +25,18 @@ def test_it_decodes_the_same(changes: dict[str, bool]) -> None:
 
 
 def test_a_vae_that_decodes_in_tiles_has_its_tiles_and_blends_them_alike() -> None:
-    vae, forms = models.vae(), Forms(TorchOperations())
+    forgotten: list[int] = []
+    vae, forms = models.vae(), Forms(TorchOperations(), lambda: forgotten.append(1))
     whole = forms.decoder(vae, torch.float32, CPU)
+    assert forms.decoder(vae, torch.float32, CPU) is whole
+    assert not forgotten
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = 8, 4
     decoder = forms.decoder(vae, torch.float32, CPU)
     assert whole is not None
     assert decoder is not None
     assert decoder is not whole
+    assert forgotten == [1]  # a graph of the other one is not used again
     for height, width in ((10, 6), (4, 4), (3, 9), (16, 5)):
         latents = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(5))
         expected = vae.decode(latents, return_dict=False)[0]
