@@ -3,9 +3,12 @@
     python scripts/shape_kills.py --jobs 100 --kills 25 --record scripts/results/shape-kills.json
 
 The list goes round a second pass, a ControlNet, img2img, inpainting of the masked region alone, outpainting, details,
-a cut-out and regions. A kill is a SIGKILL of the worker's process while a job of the wanted feature runs; each job is
-hit once at most, as a second time would end it. Afterwards every job must have one picture, with the same pixels and
-options as in the undisturbed run. Detector and cut-out model are tiny random ones. Exit status 1 if anything differs.
+a cut-out, regions, and references of three kinds (an IP-Adapter, InstructPix2Pix and FLUX.1 Kontext). A kill is a
+SIGKILL of the worker's process while a job of the wanted feature runs; each job is hit once at most, as a second time
+would end it. Afterwards every job must have one picture, with the same pixels and options as in the undisturbed run.
+Then `diffusion-local captions` describes one picture of each feature, and is killed as well: each picture must have the
+caption of the undisturbed run, by which the gallery's search finds it. All models but the starter are tiny random ones.
+Exit status 1 if anything differs.
 """
 
 import argparse
@@ -36,15 +39,22 @@ from safetensors.torch import save_file
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Job, State
+from diffusion_local.models.catalog import read_folder
+from diffusion_local.paths import assets
 from diffusion_local.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.engine.vision_models import detector_model, saliency_weights  # noqa: E402
+from tests.engine import test_ip_adapters, test_references  # noqa: E402
+from tests.engine.vision_models import caption_model, detector_model, saliency_weights  # noqa: E402
 
 SIZE, STEPS = 128, 3
 POLL_SECONDS = 0.01
+#: How often the command that describes pictures is killed.
+CAPTION_KILLS = 4
+#: Width of the text that the starter's UNet attends to.
+STARTER_WIDTH = 256
 SUBJECTS = ("a red apple", "a lighthouse", "a blue vase", "a green tree", "a yellow boat")
 
 
@@ -62,6 +72,9 @@ def features(source: str, mask: str) -> dict[str, dict[str, Any]]:
         "details": {"details": [{"target": "person", "confidence": 0, "steps": 2, "limit": 1}]},
         "cut-out": {"background": "transparent"},
         "regions": {"regions": [box | {"prompt": "a green tree"}, box | {"x": 0.5, "prompt": "a red car"}]},
+        "IP-Adapter": {"references": [{"image": source, "use": "style", "weight": 0.6, "mask": mask}]},
+        "InstructPix2Pix": {"model": "instruct", "references": [{"image": source}], "image_guidance": 2.0},
+        "Kontext": {"model": "kontext", "references": [{"image": source}], "guidance": 3.0},
     }
 
 
@@ -70,16 +83,29 @@ def open_home(home: Path) -> tuple[Services, dict[str, dict[str, Any]]]:
     settings = Settings.load(
         {}, home=home, engine="diffusers", device="cpu", threads=1, batch_size="1", port=0, log_level="info"
     )
-    services = open_services(settings)
     torch.manual_seed(3)
-    detector_model(settings.preprocessors)
-    folder = settings.preprocessors / "background"
-    folder.mkdir(parents=True)
-    save_file(saliency_weights(), folder / "u2netp.safetensors")
+    write_models(settings)
+    services = open_services(settings)
     circle, mask = PIL.new("RGB", (SIZE, SIZE), "#3060a0"), PIL.new("L", (SIZE, SIZE), 0)
     ImageDraw.Draw(circle).ellipse((30, 30, 98, 98), fill="#e8c040")
     mask.paste(255, (32, 32, 80, 96))
     return services, features(add(services, circle), add(services, mask))
+
+
+def write_models(settings: Settings) -> None:
+    """Tiny models with random weights, in the folders of a home."""
+    starter = read_folder(assets() / "starter", "starter", "Starter")
+    for name, make in (("instruct", test_references.instruct), ("kontext", test_references.kontext)):
+        make(starter).save_pretrained(settings.models / name)
+    adapter = test_ip_adapters.plain(STARTER_WIDTH) | test_ip_adapters.attention(starter.folder, STARTER_WIDTH)
+    settings.ip_adapters.mkdir(parents=True)
+    save_file(adapter, settings.ip_adapters / "plain.safetensors")
+    test_ip_adapters.write_encoder(settings.clip_vision / "image_encoder")
+    detector_model(settings.preprocessors)
+    caption_model(settings.preprocessors / "caption", starter.folder / "tokenizer")
+    folder = settings.preprocessors / "background"
+    folder.mkdir(parents=True)
+    save_file(saliency_weights(), folder / "u2netp.safetensors")
 
 
 def add(services: Services, picture: PIL.Image) -> str:
@@ -172,6 +198,37 @@ def drawn(services: Services, ids: list[str]) -> dict[int, tuple[str, str, str]]
     return found
 
 
+def describe(services: Services, count: int, kills: int, seconds: float) -> tuple[dict[str, str], int]:
+    """Have the command describe the newest ``count`` pictures, killing it ``kills`` times in between.
+
+    Returns the captions by prompt and seed, and the number of kills that hit.
+    """
+    environ = services.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "diffusion_local", "captions", "--limit"]
+    chance, hit, deadline = random.Random(count), 0, time.monotonic() + seconds
+    while time.monotonic() < deadline and len(found := captions(services)) < count:
+        process = subprocess.Popen([*command, str(count - len(found))], env=environ, stdout=subprocess.DEVNULL)
+        try:
+            if hit < kills:
+                wanted = len(found) + 1 + hit % 2
+                while process.poll() is None and len(captions(services)) < wanted:
+                    time.sleep(POLL_SECONDS)
+                time.sleep(chance.uniform(0, 2))  # while the model looks at the next one
+                hit += process.poll() is None
+                process.kill()
+            process.wait(max(1.0, deadline - time.monotonic()))
+        finally:
+            process.kill()
+            process.wait()
+    return captions(services), hit
+
+
+def captions(services: Services) -> dict[str, str]:
+    """Captions of the gallery by the prompt and seed of their picture."""
+    page = services.studio.pictures.page(500)
+    return {f"{each.params.prompt} {each.params.seed}": each.caption for each in page if each.caption}
+
+
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     calm, mixed = open_home(folder / "calm")
     calm_jobs = submit(calm, mixed, options.jobs)
@@ -179,6 +236,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     work(calm, options.jobs, {}, options.seconds)
     undisturbed = time.monotonic() - began
     wanted = drawn(calm, list(calm_jobs))
+    calm_captions, _ = describe(calm, len(mixed), 0, options.seconds)
 
     hunted, mixed = open_home(folder / "hunted")
     jobs = submit(hunted, mixed, options.jobs)
@@ -190,6 +248,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     hit = work(hunted, options.jobs, victims, options.seconds)
     disturbed = time.monotonic() - began
     made = drawn(hunted, list(jobs))
+    hunted_captions, caption_kills = describe(hunted, len(mixed), CAPTION_KILLS, options.seconds)
 
     states = Counter(str(hunted.jobs.get(job_id).state) for job_id in jobs)
     violations = [f"calm: {each}" for each in audit(calm.settings).violations]
@@ -202,6 +261,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for place in range(options.jobs)
         if made.get(place) != wanted.get(place)
     ]
+    violations += caption_violations(hunted, hunted_captions, calm_captions, len(mixed))
     with hunted.database.read() as db:
         rows = db.scalar("SELECT count(*) FROM images")
     if rows != options.jobs:
@@ -215,11 +275,27 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "states": dict(states),
         "pictures": rows,
         "equal_pictures": sum(made.get(place) == wanted.get(place) for place in range(options.jobs)),
+        "captions": len(hunted_captions),
+        "equal_captions": sum(calm_captions.get(key) == text for key, text in hunted_captions.items()),
+        "kills_of_captions": caption_kills,
         "incomplete": sum(flag == "incomplete" for _, _, flag in made.values()),
         "seconds_undisturbed": round(undisturbed, 1),
         "seconds_with_kills": round(disturbed, 1),
         "violations": violations,
     }
+
+
+def caption_violations(services: Services, found: dict[str, str], wanted: dict[str, str], count: int) -> list[str]:
+    """Captions that differ from those of the undisturbed run, or by which search does not find the picture."""
+    told = [] if len(found) == len(wanted) == count else [f"{len(found)} and {len(wanted)} captions of {count}"]
+    for key in found.keys() | wanted.keys():
+        if found.get(key) != wanted.get(key):
+            told.append(f"picture {key!r}: caption {found.get(key)!r} instead of {wanted.get(key)!r}")
+        elif words := [each for each in found[key].split() if each.isalnum()]:
+            matches = services.studio.pictures.page(500, search=words[0])
+            if key not in {f"{each.params.prompt} {each.params.seed}" for each in matches}:
+                told.append(f"picture {key!r}: search does not find it by {words[0]!r}")
+    return told
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:

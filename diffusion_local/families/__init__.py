@@ -112,6 +112,12 @@ def needs_reference(architecture: str) -> bool:
     return known is not None and known.needs_reference
 
 
+def supports(feature: str, family_id: str, architecture: str) -> bool:
+    """Whether models support a feature of their family: ``controls``, ``regions``, ``ip_adapters``, ``inversions``."""
+    known = ARCHITECTURES.get(architecture)
+    return bool(getattr(get(family_id), feature)) and not (known and feature in known.lacks)
+
+
 def certainty(architecture: str, layers: Layers) -> int:
     """Specificity of the sign that assigns a LoRA's layers to an architecture."""
     signs = ARCHITECTURES[architecture].loras if architecture in ARCHITECTURES else ()

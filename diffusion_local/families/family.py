@@ -12,6 +12,8 @@ from diffusion_local.options.types import Kind
 
 #: Returns the ``config.json`` of a component in a diffusers folder (``unet``, ``transformer``); empty if missing.
 Configs = Callable[[str], Mapping[str, Any]]
+#: Kinds of networks that read a control picture.
+CONTROL_NETS = ("ControlNet", "union", "T2I-Adapter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +23,8 @@ class Architecture:
     ``adapters``: the architecture that adapter files name when they fit this one (default: its own id); adapters that
     name the family's id fit all of its architectures. ``problem``: why it cannot be run although its family can be.
     ``tokens`` overrides the family's limit. ``references``: number of pictures that its models read besides the prompt;
-    ``needs_reference``: they require one. ``kinds``: supported kinds of work. ``like``: the architecture whose
-    configurations its files use.
+    ``needs_reference``: they require one. ``lacks``: features of the family (``controls``, ``regions``) that they do
+    not support. ``kinds``: supported kinds of work. ``like``: the architecture whose configurations its files use.
 
     ``parts``: ids (in ``models.parts``) of the text encoders and the VAE that the denoiser needs, the VAE last. Files
     are recognised by the remaining fields, each empty if it does not apply:
@@ -41,6 +43,7 @@ class Architecture:
     tokens: int = 0
     references: int = 0
     needs_reference: bool = False
+    lacks: frozenset[str] = frozenset()
     kinds: tuple[Kind, ...] = DENOISED
     like: str = ""
     parts: tuple[str, ...] = ()
@@ -77,6 +80,9 @@ class Family:
     and end marks included (0: the tokenizer's own). ``weights``: ``(word:1.2)`` is supported, and longer texts are
     encoded in parts; ``negative`` and ``clip_skip``: these options have an effect; ``loras``: the pipeline takes LoRAs,
     in ``lora_layouts`` of ``models.lora_layers`` (empty: all of them).
+
+    Pictures: ``controls``: networks whose residuals the denoiser accepts, of CONTROL_NETS; ``regions``: regions may
+    have prompts of their own; ``ip_adapters`` and ``inversions``: IP-Adapters and textual inversions are supported.
     """
 
     id: str
@@ -98,6 +104,10 @@ class Family:
     negative: bool = True
     clip_skip: bool = False
     loras: bool = True
+    controls: tuple[str, ...] = ()
+    regions: bool = False
+    ip_adapters: bool = False
+    inversions: bool = False
     original_names: bool = True
     lora_layouts: tuple[str, ...] = ()
 

@@ -119,6 +119,7 @@ FAMILY = Family(
     },
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=28, guidance=3.5, sampler="Euler"),
+    controls=("ControlNet", "union"),
     sampling=FLOW,
     tokenizer="tokenizer_2",
     tokens=512,

@@ -49,6 +49,7 @@ FAMILY = Family(
     variants={"QwenImageEditPipeline": "qwen_image_edit", "QwenImageEditPlusPipeline": "qwen_image_edit_plus"},
     limits=Limits(multiple=16),
     defaults=Defaults(width=1328, height=1328, steps=50, guidance=4.0, sampler="Euler"),
+    controls=("ControlNet",),
     sampling=FLOW,
     tokens=512,
     lora_layouts=("diffusers", "comfy", "kohya"),

@@ -37,6 +37,7 @@ FAMILY = Family(
             encoders=(("cond_stage_model.transformer.",),),
             references=1,
             needs_reference=True,
+            lacks=frozenset({"regions"}),
             like="sd1",
         ),
         "sd2": Architecture(
@@ -55,5 +56,9 @@ FAMILY = Family(
     half=True,
     weights=True,
     clip_skip=True,
+    controls=("ControlNet", "T2I-Adapter"),
+    regions=True,
+    ip_adapters=True,
+    inversions=True,
     lora_layouts=("kohya", "diffusers", "old_diffusers"),
 )

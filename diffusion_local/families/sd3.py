@@ -118,6 +118,7 @@ FAMILY = Family(
     find_architecture=find_architecture,
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=28, guidance=7.0, sampler="Euler"),
+    controls=("ControlNet",),
     sampling=FLOW,
     tokenizer="tokenizer_3",
     tokens=256,

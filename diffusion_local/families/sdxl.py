@@ -67,5 +67,9 @@ FAMILY = Family(
     half=True,
     weights=True,
     clip_skip=True,
+    controls=("ControlNet", "union", "T2I-Adapter"),
+    regions=True,
+    ip_adapters=True,
+    inversions=True,
     lora_layouts=("kohya", "diffusers", "old_diffusers"),
 )

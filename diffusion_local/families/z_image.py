@@ -1,4 +1,4 @@
-"""Z-Image."""
+"""Z-Image, and Z-Image Omni, which reads reference pictures."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
@@ -15,7 +15,7 @@ SIZES = {
 FAMILY = Family(
     id="z_image",
     title="Z-Image",
-    pipelines=every_kind("ZImagePipeline"),
+    pipelines=every_kind("ZImagePipeline", "ZImageOmniPipeline"),
     architectures={
         "z_image": Architecture(
             title="Z-Image",
@@ -36,10 +36,19 @@ FAMILY = Family(
                 LoraSign(parts=("layers_#_adaLN_modulation_#",), reads={"layers_#_adaLN_modulation": (256,)}),
             ),
             lora_words=("zimage", "z-image", "z_image"),
-        )
+        ),
+        "z_image_omni": Architecture(
+            title="Z-Image Omni",
+            adapters="z_image",
+            references=3,
+            lacks=frozenset({"controls"}),  # they read a sequence without references
+            like="z_image",
+        ),
     },
+    variants={"ZImageOmniPipeline": "z_image_omni"},
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=8, guidance=0.0, sampler="Euler"),
+    controls=("ControlNet",),
     sampling=FLOW,
     tokens=512,
     lora_layouts=("diffusers", "comfy", "kohya"),

@@ -40,10 +40,6 @@ from diffusion_local.options.values import entry
 
 #: Fields of a model that are meaningful only on the machine with its files.
 LOCAL_FIELDS = ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes")
-#: Families whose denoisers accept the residuals of a ControlNet.
-CONTROLLED_FAMILIES = ("sd", "sdxl", "flux", "sd3", "qwen_image", "z_image")
-#: Families whose text encoders accept textual inversions.
-EMBEDDING_FAMILIES = ("sd", "sdxl")
 LATIN = "LATIN"
 Origin = Literal["bundled", "folder", "file", "hub"]
 #: Side in pixels of the training pictures of SD 2 models that predict noise; those that predict v use larger ones.
@@ -259,7 +255,7 @@ class Catalog:
 
     def _check_words(self, params: Params, model: Model) -> None:
         """Check that textual inversions whose words occur in the prompts fit the model."""
-        if model.family not in EMBEDDING_FAMILIES:
+        if not families.get(model.family).inversions:
             return
         for each in self.embeddings():
             texts = {entry("regions", place, "prompt"): each.prompt for place, each in enumerate(params.regions)}
@@ -285,7 +281,7 @@ class Catalog:
         """The params with each control's ControlNet and the id of its preprocessed picture filled in."""
         if not params.controls:
             return params
-        if model.family not in CONTROLLED_FAMILIES:
+        if not families.supports("controls", model.family, model.architecture):
             raise InvalidParams("controls", message("no_controls", model=model.id))
         found = self.controls()
         names = [each.name for each in found]

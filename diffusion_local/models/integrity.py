@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
             _read_json(folder, path)
         if name.startswith("tokenizer"):
             _check_tokenizer(folder, part)
-        elif name == "processor":
+        elif name in ("processor", "siglip_processor"):
             _must_exist(folder, part / "preprocessor_config.json")
         elif name == "scheduler":
             _must_exist(folder, part / "scheduler_config.json")

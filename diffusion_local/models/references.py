@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 #: Least side in pixels, and largest aspect ratio, of a reference picture.
 MIN_SIDE, MAX_RATIO = 64, 8
-#: Families whose attention supports different prompts for regions of a picture.
-REGIONAL = ("sd", "sdxl")
-#: Families whose models support IP-Adapters.
-TAKES_ADAPTERS = ("sd", "sdxl")
 #: Published image encoders by output width.
 ENCODER_BY_WIDTH = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14 or CLIP-ViT-bigG-14", 1664: "CLIP-ViT-bigG-14"}
 
@@ -66,7 +62,7 @@ def check(params: Params, model: str, architecture: str, size_of: SizeOf) -> Non
 
 def check_parts(params: Params, model: "Model") -> None:
     """Raise InvalidParams for regions or details that a model cannot make."""
-    if params.regions and (model.family not in REGIONAL or model.architecture == "sd1_instruct"):
+    if params.regions and not families.supports("regions", model.family, model.architecture):
         raise InvalidParams("regions", message("no_regions", model=model.id))
     if params.details and Kind.INPAINT not in model.kinds:
         raise InvalidParams("details", message("no_details", model=model.id))
@@ -95,7 +91,7 @@ def adapter_for(use: Use, usable: list[Adapter]) -> str:
 def uses_of(model: "Model", adapters: list[Adapter], encoders: list[Adapter]) -> list[Use]:
     """What a model can use reference pictures for; an IP-Adapter counts only with its image encoder."""
     found = [Use.EDIT] if families.references_of(model.architecture) else []
-    usable = model.family in TAKES_ADAPTERS and any(
+    usable = families.get(model.family).ip_adapters and any(
         each.ready and adapter_fits(each, model.architecture) and encoder_for(each, encoders) for each in adapters
     )
     return [*found, Use.STYLE, Use.FACE] if usable else found
@@ -112,7 +108,7 @@ def check_adapters(params: Params, model: "Model", known: list[Adapter], encoder
     for place, each in enumerate(params.references):
         if each.use is Use.EDIT:
             continue
-        if model.family not in TAKES_ADAPTERS:
+        if not families.get(model.family).ip_adapters:
             raise InvalidParams(entry("references", place, "use"), message("no_ip_adapters", model=model.id))
         field = entry("references", place, "adapter")
         if not each.adapter:

@@ -94,23 +94,25 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape) * 0.5
 
 
-def attention(folder: Path) -> dict[str, torch.Tensor]:
+def attention(folder: Path, width: int = TEXT) -> dict[str, torch.Tensor]:
     """Keys and values of each cross attention, numbered as in published files."""
-    net = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    config = json.loads((folder / "unet/config.json").read_text())
+    config.pop("quantization_config", None)
+    net = diffusers.UNet2DConditionModel.from_config(config)
     found = {}
     for number, name in enumerate(net.attn_processors):
         if name.endswith("attn2.processor"):
             rows = net.get_submodule(name.removesuffix(".processor")).to_k.weight.shape[0]
-            found |= {f"ip_adapter.{number}.{part}_ip.weight": random(rows, TEXT) for part in ("to_k", "to_v")}
+            found |= {f"ip_adapter.{number}.{part}_ip.weight": random(rows, width) for part in ("to_k", "to_v")}
     return found
 
 
-def plain() -> dict[str, torch.Tensor]:
+def plain(width: int = TEXT) -> dict[str, torch.Tensor]:
     return {
-        "image_proj.proj.weight": random(TOKENS * TEXT, PROJECTED),
-        "image_proj.proj.bias": random(TOKENS * TEXT),
-        "image_proj.norm.weight": torch.ones(TEXT),
-        "image_proj.norm.bias": torch.zeros(TEXT),
+        "image_proj.proj.weight": random(TOKENS * width, PROJECTED),
+        "image_proj.proj.bias": random(TOKENS * width),
+        "image_proj.norm.weight": torch.ones(width),
+        "image_proj.norm.bias": torch.zeros(width),
     }
 
 
@@ -138,6 +140,15 @@ def full() -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
+def write_encoder(folder: Path) -> None:
+    """An image encoder for the adapters above."""
+    config = transformers.CLIPVisionConfig(
+        hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=2, num_attention_heads=16, image_size=32,
+        patch_size=8, projection_dim=PROJECTED, hidden_act="gelu",
+    )  # fmt: skip
+    transformers.CLIPVisionModelWithProjection(config).save_pretrained(folder)
+
+
 @pytest.fixture
 def home(at_home: Home, tiny: Model) -> Home:
     """With an image encoder and IP-Adapters, which are recognised by their headers."""
@@ -156,12 +167,7 @@ def home(at_home: Home, tiny: Model) -> Home:
             part, _, rest = key.partition(".")
             nested[part][rest] = each
         torch.save(nested, settings.ip_adapters / "old.bin")
-        config = transformers.CLIPVisionConfig(
-            hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=2, num_attention_heads=16, image_size=32,
-            patch_size=8, projection_dim=PROJECTED, hidden_act="gelu",
-        )  # fmt: skip
-        encoder = transformers.CLIPVisionModelWithProjection(config)
-        encoder.save_pretrained(settings.clip_vision / "image_encoder")
+        write_encoder(settings.clip_vision / "image_encoder")
     return at_home
 
 

@@ -27,7 +27,7 @@ from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_flow_families import difference, flux
-from tests.engine.test_language_families import flux2
+from tests.engine.test_language_families import flux2, z_image
 from tests.support import PARAMS
 
 JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
@@ -80,6 +80,19 @@ def qwen_edit_plus(starter: Model) -> Any:
     return qwen(diffusers.QwenImageEditPlusPipeline)
 
 
+def z_image_omni(starter: Model) -> Any:
+    """With an encoder that sees the pictures, beside the VAE."""
+    parts = z_image().components
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = transformers.Siglip2VisionConfig(**sight, num_patches=64, patch_size=16)
+    config = {name: value for name, value in parts["transformer"].config.items() if not name.startswith("_")}
+    return diffusers.ZImageOmniPipeline(
+        **parts | {"transformer": diffusers.ZImageTransformer2DModel(**config | {"siglip_feat_dim": 16})},
+        siglip=transformers.Siglip2VisionModel(vision),
+        siglip_processor=transformers.Siglip2ImageProcessorPil(patch_size=16, max_num_patches=64),
+    )
+
+
 def instruct(starter: Model) -> Any:
     config = json.loads((starter.folder / "unet/config.json").read_text()) | {"in_channels": 8}
     config.pop("quantization_config", None)
@@ -96,6 +109,7 @@ MAKERS = {
     "flux2_dev": dev,
     "qwen_image_edit": qwen_edit,
     "qwen_image_edit_plus": qwen_edit_plus,
+    "z_image_omni": z_image_omni,
     "sd1_instruct": instruct,
 }
 
@@ -172,7 +186,9 @@ def most(tiny: Model) -> int:
     return 1 if tiny.architecture in ("flux_kontext", "qwen_image_edit", "sd1_instruct") else 2
 
 
-def test_pixels_are_those_of_diffusers_own_pipeline(draw: Draw, tiny: Model, at_home: Home) -> None:
+def test_pixels_are_those_of_diffusers_own_pipeline(
+    draw: Draw, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     second, picture = other_picture(at_home)
     ids, pictures = [at_home.source, second], [at_home.circle, picture]
     if tiny.architecture == "sd1_instruct":  # whose picture has the size of the result
@@ -186,6 +202,8 @@ def test_pixels_are_those_of_diffusers_own_pipeline(draw: Draw, tiny: Model, at_
     ours = draw(**JOB, guidance=3.0, references=references, **more).image
     assert draw.steps == [1, 2]
     pipe = bare(tiny)
+    if tiny.architecture == "z_image_omni":  # its pipeline encodes references in bf16, whatever the VAE's dtype is
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config) if more else pipe.scheduler
     theirs = pipe(
         prompt="a cat",
@@ -201,8 +219,10 @@ def test_pixels_are_those_of_diffusers_own_pipeline(draw: Draw, tiny: Model, at_
 
 @pytest.mark.slow  # encodes pictures of a million pixels; the test above uses smaller ones
 @pytest.mark.parametrize("tiny", ["qwen_image_edit", "qwen_image_edit_plus"], indirect=True)
-def test_pixels_are_the_same_at_the_true_size_of_references(draw: Draw, tiny: Model, at_home: Home) -> None:
-    test_pixels_are_those_of_diffusers_own_pipeline(draw, tiny, at_home)
+def test_pixels_are_the_same_at_the_true_size_of_references(
+    draw: Draw, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_pixels_are_those_of_diffusers_own_pipeline(draw, tiny, at_home, monkeypatch)
 
 
 def test_the_order_and_the_number_of_pictures_count(draw: Draw, tiny: Model, at_home: Home) -> None:
