@@ -19,6 +19,7 @@ from diffusion_local.machines import Machines
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.service import Library
 from diffusion_local.notify.deliveries import DeliveryStore
 from diffusion_local.notify.dispatcher import NotificationDispatcher
@@ -110,12 +111,13 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         settings, notices, deliveries, stores.jobs, stores.view, reports, stores.images, files
     )
     webhooks = Webhooks(settings, notices, deliveries)
-    library = Library(settings, catalog, stores.downloads, stores.images, stores.fits, stores.workers)
+    plans = MemoryPlans(settings, catalog, stores.fits, stores.workers)
+    library = Library(settings, catalog, stores.downloads, stores.images, stores.fits, plans)
     timetable, storage = Timetable(database, rules, webhooks.check), StorageProbe(database, files)
     leases, machines = LeaseStore(database, settings.lease_seconds), MachineStore(database, settings.zone)
     farm = Machines(settings, machines, leases, PairingStore(database), stores.accounts, stores.jobs, queue, catalog)
     studio = Studio(
-        settings, stores, files, queue, sources, catalog, library, reports, webhooks, timetable, storage, farm
+        settings, stores, files, queue, sources, catalog, library, plans, reports, webhooks, timetable, storage, farm
     )
     return Services(
         settings,

@@ -291,19 +291,48 @@ class SharedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How a model would be held on a slot's device, for a picture of its default size or for given options.
+
+    ``takes_bytes``: bytes at the peak; ``total_bytes``: bytes of the device for models; ``free_bytes``: those that are
+    free now or held by models that can be evicted. ``numbers``: the compute dtype, and the form of the denoiser's
+    weights if different. ``blocks``: blocks that stay on the device if the others are streamed, such as ``12/57``.
+    ``additions``: bytes of the networks that the options need besides the model, such as ``controlnet/canny``.
+    """
+
+    slot: str
+    device: str
+    rung: str
+    why: str
+    takes_bytes: int
+    free_bytes: int
+    total_bytes: int
+    numbers: str = ""
+    blocks: str = ""
+    additions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def fits(self) -> bool:
+        return self.takes_bytes <= self.free_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a submit."""
+    """The answer to a submit. ``memory``: for pictures that need networks besides their model, how each device would
+    hold them.
+    """
 
     batch_id: str
     job_ids: list[str]
     warnings: list[str] = field(default_factory=list)
+    memory: list[MemoryPlan] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """Preview of a submit: number of pictures and of prompt combinations, and the first prompts.
 
-    ``combinations`` is capped at a billion.
+    ``combinations`` is capped at a billion. ``memory``: how each device would hold the model for the first picture.
     """
 
     pictures: int
@@ -313,6 +342,7 @@ class Preview:
     negatives: list[str]
     loras: list[str]
     warnings: list[str] = field(default_factory=list)
+    memory: list[MemoryPlan] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

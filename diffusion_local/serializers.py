@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 from typing_extensions import TypedDict  # pydantic rejects typing's before Python 3.12
 
-from diffusion_local.domain import FINAL, Event, Failure, Image, Job, Receipt, Snapshot, Worker
-from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.domain import FINAL, Event, Failure, Image, Job, MemoryPlan, Receipt, Snapshot, Worker
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import serialize
 from diffusion_local.models.adapters import Adapter

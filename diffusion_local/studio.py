@@ -41,6 +41,7 @@ from diffusion_local.machines import Machines
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog, Model
+from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.service import Library
 from diffusion_local.notify.service import Webhooks
 from diffusion_local.options.table import BATCH_OPTIONS
@@ -89,6 +90,7 @@ class Studio:
         sources: Sources,
         catalog: Catalog,
         library: Library,
+        plans: MemoryPlans,
         reports: Reports,
         webhooks: Webhooks,
         timetable: Timetable,
@@ -109,6 +111,7 @@ class Studio:
         self.styles = Styles(settings.home)
         self._timetable = timetable
         self.library = library
+        self._plans = plans
         self.lists = PromptLists(
             settings, jobs, view, images, stores.batches, stores.results, files, queue, catalog, timetable
         )
@@ -116,7 +119,7 @@ class Studio:
         self.webhooks = webhooks
         self.queue = QueueService(settings, jobs, stores.control, view, images, queue, reports)
         self.batches = Batches(settings, jobs, view, stores.batches, stores.results, files, queue, catalog, timetable)
-        self.prompts = Prompts(settings, catalog)
+        self.prompts = Prompts(settings, catalog, plans)
         self.grids = Grids(settings, jobs, view, stores.batches, queue, catalog, timetable)
         self.groups = stores.groups
         self.graphs = stores.graphs
@@ -174,7 +177,8 @@ class Studio:
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
         self._queue.ring(len(job_ids))
         late = self.batches.warning(batch_id) if times.finish_by else []
-        return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late)
+        memory = self._plans.of_picture(each[0]) if each[0].additions else []
+        return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late, memory)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed. A timeout does not affect the jobs."""

@@ -14,6 +14,7 @@ from PIL import Image as PIL
 from diffusion_local import families
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
+from diffusion_local.domain import DeviceMemory
 from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.gallery.recipes import read_text
 from diffusion_local.options.a1111 import format_recipe
@@ -107,6 +108,19 @@ def test_a_list_of_each_format_asks_for_the_same_as_a_submit(studio: Studio, fea
         assert params_of(studio, studio.lists.submit(exported, form).batch_id) == [expected], f"exported {form}"
     defaults = {name: value for name, value in options.items() if name not in ("kind",)}
     assert params_of(studio, studio.lists.submit("a tree", "text", **defaults).batch_id) == [expected]
+
+
+def test_the_memory_of_a_control_is_told_before_the_picture_is_made(studio: Studio, services: Services) -> None:
+    """By the preview of a submit, and by the answer to it."""
+    room = DeviceMemory("cuda", 12 * 2**30, bf16=True)
+    services.workers.register("gpu0", 1, "A GPU", room)
+    services.workers.update("gpu0", "idle", free=room.bytes)
+    controls = wishes(studio)["control"]
+    plain, controlled = (studio.prompts.preview("a tree", **SMALL, **more).memory for more in ({}, controls))
+    assert controlled[0].takes_bytes > plain[0].takes_bytes
+    assert set(controlled[0].additions) == {"controlnet/starter-edges"}
+    assert studio.submit("a tree", **SMALL, **controls).memory == controlled
+    assert studio.submit("a tree", **SMALL).memory == []
 
 
 @pytest.mark.parametrize("feature", FEATURES)

@@ -21,6 +21,7 @@ from diffusion_local.cli.terminal import (
     with_studio,
 )
 from diffusion_local.domain import Preview, State
+from diffusion_local.engine.planning import plan_words
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
@@ -76,6 +77,7 @@ def format_preview(preview: Preview) -> list[str]:
     lines = [f"{preview.pictures:,} pictures of {preview.combinations:,} combinations, with --seed {preview.seed}"]
     for prompt, negative in zip(preview.prompts, preview.negatives, strict=True):
         lines.append(f"  {prompt}" + (f" --negative {negative}" if negative else ""))
+    lines += [f"  {plan_words(plan)}" for plan in preview.memory]
     return lines + [f"note: {warning}" for warning in preview.warnings]
 
 

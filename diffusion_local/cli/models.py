@@ -6,7 +6,8 @@ import typer
 
 from diffusion_local import serializers
 from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, connect, print_result, with_studio
-from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.domain import MemoryPlan
+from diffusion_local.engine.planning import plan_words
 from diffusion_local.errors import InvalidParams
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import message
@@ -30,7 +31,7 @@ def models(
         lines = [
             each
             for model in found
-            for each in (format_model(model), *(f"    {p.words}" for p in plans.get(model.id, ())))
+            for each in (format_model(model), *(f"    {plan_words(p)}" for p in plans.get(model.id, ())))
         ]
         print_result([serializers.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
     elif home or server or token:
@@ -160,7 +161,7 @@ def cancel(studio: AnyStudio, download_id: str, as_json: AsJson = False) -> None
 
 
 def format_plan(plan: MemoryPlan) -> str:
-    return f"  {plan.words}\n    ({plan.why})"
+    return f"  {plan_words(plan)}\n    ({plan.why})"
 
 
 def format_model(model: Model) -> str:

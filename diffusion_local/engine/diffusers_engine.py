@@ -33,9 +33,9 @@ from diffusion_local.engine import (
 )
 from diffusion_local.engine.adapters import apply_adapters
 from diffusion_local.engine.devices import Device
-from diffusion_local.engine.extras import extras_of
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import clip_encoders, denoiser_of
+from diffusion_local.engine.home_files import extras_of
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
@@ -196,7 +196,7 @@ class DiffusersEngine:
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
         size = self._rack.dtype_of(model).itemsize
-        extras = extras_of(params, self._materials)
+        extras = extras_of(params, self._materials, shares_memory=self._device.type != "cuda")
         return estimate(self._rack.weights_of(model), size, *params.peak_size, together, extras)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:

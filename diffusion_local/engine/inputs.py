@@ -1,47 +1,36 @@
-"""Inputs of a picture besides its model: source pictures, references, and files of the home's folders. Torch-free."""
+"""Inputs of a picture besides its model: source pictures, references, and files of the home's folders."""
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image as PIL
 
 from diffusion_local.engine import img2img, vision_models
+from diffusion_local.engine.home_files import HomeFiles
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
 from diffusion_local.engine.vision_models import Check, unchecked
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
-from diffusion_local.models.adapters import VAE, Adapter
-from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.models.index import ModelIndex
-from diffusion_local.models.parts import VISION
-from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER
-from diffusion_local.models.verdicts import PLACES
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Use
 from diffusion_local.settings import Settings
 
 T = TypeVar("T")
-#: Seconds for which the scan of folders outside the home is cached.
-RESCAN_SECONDS = 2.0
 
 
-class PictureInputs:
-    """Resolves the names in Params to files of a home, and opens source pictures.
+class PictureInputs(HomeFiles):
+    """The files of a home that Params name, and source pictures.
 
-    ``open_source`` takes a picture's id and raises FileNotFoundError if the picture no longer exists. The methods that
-    return a Path raise ModelUnavailable with the reason if the file is missing or unusable.
+    ``open_source`` takes a picture's id and raises FileNotFoundError if the picture no longer exists.
     """
 
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
+        super().__init__(settings)
         self._open_source = open_source
-        self._preprocessors = settings.preprocessors
-        self._shelf = ModelIndex(ModelDirectories.from_settings(settings))
-        self._seen: dict[str, tuple[float, list[Adapter]]] = {}
 
     def source(self, source_id: str) -> PIL.Image:
         """A stored source picture (L, RGB or RGBA). Raises ModelUnavailable if it is missing or damaged."""
@@ -55,31 +44,6 @@ class PictureInputs:
             if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the picture
                 raise
             raise ModelUnavailable(message("source_damaged", source=source_id)) from None
-
-    def lora(self, name: str) -> Path:
-        return self._file(LORA, name, "LoRA")
-
-    def vae(self, name: str) -> Path:
-        return self._file(VAE, name, "VAE")
-
-    def control(self, name: str) -> Path:
-        return self._file(CONTROL, name, "ControlNet")
-
-    def upscaler(self, name: str) -> Path:
-        return self._file(UPSCALER, name, "upscaler")
-
-    def ip_adapter(self, name: str) -> Path:
-        return self._file(IP_ADAPTER, name, "IP-Adapter")
-
-    def image_encoder(self, width: int, hidden: bool) -> Path:
-        """The image encoder with an output of this width (``hidden``: its hidden states, else its projection).
-
-        Raises ModelUnavailable if there is none.
-        """
-        for each in self._adapters(VISION):
-            if each.ready and each.widths[hidden] == width:
-                return each.path
-        raise ModelUnavailable(message("encoder_missing", width=width))
 
     def check_tasks(self, params: Params) -> None:
         """Raise ModelUnavailable if a vision model for a picture's final steps (details, background) is missing or does
@@ -102,44 +66,18 @@ class PictureInputs:
 
         ``check`` is called repeatedly meanwhile. Raises ModelUnavailable and whatever ``check`` raises.
         """
-        return self._look("detect", lambda model: vision_models.detect(picture, model, "details", word, least, check))
+        return self._ask("detect", lambda model: vision_models.detect(picture, model, "details", word, least, check))
 
     def main_object(self, picture: PIL.Image, check: Check = unchecked) -> PIL.Image:
         """A mask (L) of a picture's main object, with soft edges. Raises like ``find``."""
-        made = self._look("background", lambda model: vision_models.preprocess(picture, model, "background", check))
+        made = self._ask("background", lambda model: vision_models.preprocess(picture, model, "background", check))
         return made.convert("L")
 
-    def _look(self, task: str, ask: Callable[[vision_models.VisionModel], T]) -> T:
+    def _ask(self, task: str, ask: Callable[[vision_models.VisionModel], T]) -> T:
         try:
-            return ask(vision_models.find_model(task, self._preprocessors, task))
+            return ask(self.vision_model(task))
         except UserError as error:
             raise ModelUnavailable(error.message) from None
-
-    def embeddings(self) -> dict[str, Path]:
-        """Textual inversions by their trigger word."""
-        return {PurePosixPath(each.name).name: each.path for each in self._adapters(EMBEDDING) if each.ready}
-
-    def _file(self, kind: str, name: str, what: str) -> Path:
-        """The file with a name. Raises ModelUnavailable with the reason if it is missing or unusable."""
-        folder = self._shelf.places.folder(PLACES[kind])
-        if folder and (path := folder / f"{name}.safetensors").is_file():
-            return path
-        found = next((each for each in self._adapters(kind) if each.name == name), None)
-        if found is None:
-            raise ModelUnavailable(message("material_missing", kind=what, name=name, file=f"{PLACES[kind]}/{name}"))
-        if not found.ready:
-            raise ModelUnavailable(message("material_unusable", kind=what, name=name, problem=found.problem))
-        return found.path
-
-    def _adapters(self, kind: str) -> list[Adapter]:
-        """The files of a kind. Folders outside the home, which may be very large, are rescanned at most every
-        RESCAN_SECONDS.
-        """
-        at, found = self._seen.get(kind, (0.0, []))
-        if time.monotonic() - at > RESCAN_SECONDS or not found or not self._shelf.added():
-            found = self._shelf.adapters(kind)
-            self._seen[kind] = (time.monotonic(), found)
-        return found
 
 
 def short_hash(path: Path) -> str:

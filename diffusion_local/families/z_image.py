@@ -5,6 +5,7 @@ from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
+BLOCKS = ("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0")
 SIZES = {
     "dim": "cap_embedder.1.weight:0",
     "cap_feat_dim": "cap_embedder.1.weight:1",
@@ -21,14 +22,8 @@ FAMILY = Family(
             title="Z-Image",
             parts=("qwen3_4b", "vae_flux"),
             signs=(
-                Sign(
-                    has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "x_embedder"), sizes=SIZES
-                ),
-                Sign(
-                    has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "all_x_embedder"),
-                    naming="diffusers",
-                    sizes=SIZES,
-                ),
+                Sign(has=(*BLOCKS, "x_embedder"), sizes=SIZES),
+                Sign(has=(*BLOCKS, "all_x_embedder"), naming="diffusers", sizes=SIZES),
             ),
             loras=(
                 LoraSign(reads={"layers_#_attention": (3840,)}),
@@ -40,6 +35,10 @@ FAMILY = Family(
         "z_image_omni": Architecture(
             title="Z-Image Omni",
             adapters="z_image",
+            signs=(
+                Sign(has=(*BLOCKS, "x_embedder", "siglip_embedder.1"), sizes=SIZES),
+                Sign(has=(*BLOCKS, "all_x_embedder", "siglip_embedder.1"), naming="diffusers", sizes=SIZES),
+            ),
             references=3,
             lacks=frozenset({"controls"}),  # they read a sequence without references
             like="z_image",

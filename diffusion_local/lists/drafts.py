@@ -15,6 +15,7 @@ from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
+from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
 from diffusion_local.options import values
 from diffusion_local.options.table import BATCH_OPTIONS, PICTURES, RECORDS, Params
@@ -193,9 +194,10 @@ def parse_expansion(expand: str | None, settings: Settings) -> str:
 class Prompts:
     """Prompt use cases, available as ``studio.prompts``."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, plans: MemoryPlans) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._plans = plans
         self._helper = PromptHelper(settings)
 
     def help(self, prompt: str, *, task: str = "rewrite", language: str = "English", count: int = 4) -> HelpedPrompt:
@@ -242,4 +244,5 @@ class Prompts:
             negatives=[params.negative for params in shown],
             loras=[", ".join(map(str, params.loras)) for params in shown],
             warnings=warnings + ignored_warnings(draft.params, settings),
+            memory=self._plans.of_picture(each[0]),
         )

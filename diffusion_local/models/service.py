@@ -14,9 +14,8 @@ from filelock import FileLock
 
 from diffusion_local import actor, disk, families
 from diffusion_local.authority import guarded
-from diffusion_local.domain import DeviceMemory, Fit, Image
+from diffusion_local.domain import DeviceMemory, Fit, Image, MemoryPlan
 from diffusion_local.engine import vision_models
-from diffusion_local.engine.planning import MemoryPlan, active_workers, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.hub.downloads import (
@@ -37,12 +36,12 @@ from diffusion_local.models.catalog import Catalog, Model, from_entry
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
 from diffusion_local.models.formats import WEIGHT_SUFFIXES
 from diffusion_local.models.index import STARTER
+from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
 from diffusion_local.options.values import check_prompt
 from diffusion_local.paths import expanded
 from diffusion_local.queue.history import FitStore
-from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import PRECISIONS, Settings
 
 FOLDERS = ("models", *PLACES.values())
@@ -73,14 +72,14 @@ class Library:
         downloads: DownloadStore,
         images: ImageStore,
         fits: FitStore,
-        workers: WorkerStore,
+        plans: MemoryPlans,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._downloads = downloads
         self._images = images
         self._fits = fits
-        self._workers = workers
+        self._plans = plans
 
     # -- queries ---------------------------------------------------------------------------------------------------
 
@@ -122,24 +121,11 @@ class Library:
 
     def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
         """Memory plans per model for each device; for all models if none is given. Models not ready have none."""
-        devices, settings = active_workers(self._workers.list_all()), self._settings
-        wanted = "" if settings.memory == "auto" else settings.memory
-        return {
-            model.id: [
-                plan(model, each, self._fits.of(model.id, each.device), settings.precision, wanted)
-                for each in devices
-                if model.ready
-            ]
-            for model in models or self.models()
-        }
+        return self._plans.of_models(*(models or self.models()))
 
     def largest(self) -> DeviceMemory:
         """The device with the most memory; empty before any worker registered."""
-        return max(
-            (each.room for each in active_workers(self._workers.list_all())),
-            key=lambda room: room.bytes,
-            default=DeviceMemory(),
-        )
+        return self._plans.largest()
 
     def known(self) -> list[CuratedModel]:
         """The curated models that can be downloaded and that this version can run."""

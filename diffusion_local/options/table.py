@@ -15,7 +15,7 @@ from diffusion_local.options.hires import SecondPass, enlarged
 from diffusion_local.options.inpaint import CONTENTS, EDGES, INPAINT_AREAS, check_content, check_outpaint
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
-from diffusion_local.options.types import RUNGS, Control, Detail, Kind, Lora, Reference, Region
+from diffusion_local.options.types import RUNGS, Control, Detail, Kind, Lora, Reference, Region, Use
 from diffusion_local.options.values import MAX_SEED
 
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
@@ -293,6 +293,14 @@ class Params:
         single = (value for name in PICTURES if (value := getattr(self, name)))
         several = (each for name in RECORDS for record in getattr(self, name) for each in record.inputs)
         return tuple(dict.fromkeys([*single, *several]))
+
+    @property
+    def additions(self) -> tuple[str, ...]:
+        """What is in memory beside the model while it draws: ControlNets, IP-Adapters, pictures that it reads."""
+        nets = {f"controlnet/{each.model}" for each in self.controls}
+        nets |= {f"ip_adapters/{each.adapter}" for each in self.references if each.adapter}
+        read = sum(each.use is Use.EDIT for each in self.references)
+        return (*sorted(nets), *([f"references {read}"] if read else []))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field, omitting values that ``options.validate`` would fill in again."""

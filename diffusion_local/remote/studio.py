@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_local.domain import Batch, Image, Job, Snapshot, State, Worker
-from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.domain import Batch, Image, Job, MemoryPlan, Snapshot, State, Worker
 from diffusion_local.lists.encoding import read_bounded
 from diffusion_local.lists.formats import format_of
 from diffusion_local.models.catalog import Model

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 from diffusion_local.domain import Fit, Job, Lane
 from diffusion_local.engine import Engine, OnProgress, Pass
@@ -47,6 +48,7 @@ class Ladder:
         self._fits = fits
         self._note = learn
         self._wanted = "" if wanted == "auto" else wanted
+        self._with_additions: dict[tuple[Any, ...], Fit] = {}
         self._most: dict[tuple[str, Kind, int, int], int] = {}
         self._room: dict[tuple[str, Kind, int, int], tuple[int, int]] = {}
 
@@ -55,7 +57,7 @@ class Ladder:
         engine = self._engine
         size = min(wanted, self._most.get(size_key(params), wanted))
         while size > 1:
-            learned = self._fits(model.id, engine.device)
+            learned = self._learned(model, params)
             if engine.plan(model, params, learned, params.rung or self._wanted, size).takes <= engine.free():
                 break
             size //= 2
@@ -76,7 +78,7 @@ class Ladder:
         the last rung.
         """
         engine, device, params = self._engine, self._engine.device, crew.parts[0].params
-        learned = self._fits(model.id, device)
+        learned = self._learned(model, params)
         wanted = params.rung or self._wanted if crew.held is None else crew.rung
         choice = engine.plan(model, params, learned, wanted, max(crew.size, len(crew.parts)))
         choice = self._with_known_room(choice, params)
@@ -114,7 +116,7 @@ class Ladder:
             log.warning("out of memory at %s (%s)", choice.rung, problem)
             fit = replace(fit, failed=choice.rung, free_bytes=free)
             if not rung:
-                self._record(fit)
+                self._record(fit, params)
                 raise OutOfMemory(out_of_memory(params, choice.rung))
             down.append(choice.rung)
             say(message("phase_stepping_down", how=message(f"rung_{rung}")))
@@ -126,7 +128,7 @@ class Ladder:
                 kept = fit.peak_bytes * (fit.worked == choice.rung)
                 fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, kept))
         if fit != known:
-            self._record(fit)
+            self._record(fit, params)
         for picture in made:
             picture.facts.update({"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {}))
 
@@ -137,7 +139,19 @@ class Ladder:
             return choice
         return replace(choice, room=room, why=f"{choice.why}; {message('blocks_fewer')}")
 
-    def _record(self, fit: Fit) -> None:
+    def _learned(self, model: Model, params: Params) -> list[Fit]:
+        """Measurements that apply to a picture. Those with ControlNets and the like are kept apart, by their names, as
+        long as the process runs: they tell nothing about other pictures of the same size.
+        """
+        if not params.additions:
+            return self._fits(model.id, self._engine.device)
+        found = self._with_additions.get((*size_key(params), *params.additions))
+        return [] if found is None else [found]
+
+    def _record(self, fit: Fit, params: Params) -> None:
+        if params.additions:
+            self._with_additions[(*size_key(params), *params.additions)] = fit
+            return
         with suppress(DatabaseProblem):  # a later picture will provide the measurement
             self._note(fit)
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from diffusion_local.domain import Kind
 from diffusion_local.engine import control_nets, controls, img2img, preprocessors, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.extras import numbers_in
+from diffusion_local.engine.home_files import parameters_in
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.passes import Loop
@@ -413,7 +413,7 @@ def test_a_file_in_full_precision_counts_by_its_parameters(at_home: Home) -> Non
     for name, dtype in (("half", torch.float16), ("full", torch.float32)):
         save_file({"controlnet_cond_embedding.conv_in.weight": torch.zeros(16, 3, 3, 3, dtype=dtype)},
             folder / f"{name}.safetensors")  # fmt: skip
-        assert numbers_in(partial(materials.control, name)) == 16 * 27
+        assert parameters_in(partial(materials.control, name)) == 16 * 27
         (folder / f"{name}.safetensors").unlink()
 
 

@@ -1,20 +1,26 @@
 """What the memory policy will do, told before the first picture: the same as the engine then does."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from diffusion_local.domain import DeviceMemory, Fit, Kind, Worker
+from diffusion_local.domain import DeviceMemory, Fit, Kind, MemoryPlan, Worker
 from diffusion_local.engine import precision
+from diffusion_local.engine.home_files import HomeFiles, additions_of, extras_of
 from diffusion_local.engine.memory import GIB, Weights
-from diffusion_local.engine.planning import MemoryPlan, active_workers, default_params, plan
+from diffusion_local.engine.planning import active_workers, default_params, plan, plan_words
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
+from diffusion_local.options.types import Control, Detail
 from diffusion_local.paths import assets
-from diffusion_local.web.ui.view_models import plan_line
+from diffusion_local.settings import Settings
+from diffusion_local.web.ui.view_models import is_roomy, memory_notice, plan_line
 from tests.support import run_python
 
 if TYPE_CHECKING:
@@ -47,8 +53,8 @@ def test_the_rung_follows_the_device(large: Model) -> None:
 
 def test_it_is_told_in_words(large: Model) -> None:
     told = made(large, worker(6))
-    assert told.words.startswith("gpu0: parts move to the GPU when needed (fp16), about ")
-    assert told.words.endswith(" of 6.0 GiB")
+    assert plan_words(told).startswith("gpu0: parts move to the GPU when needed (fp16), about ")
+    assert plan_words(told).endswith(" of 6.0 GiB")
     assert "large at 1024x1024 needs about" in told.why
 
 
@@ -62,7 +68,9 @@ def test_how_many_blocks_stay_is_told(large: Model, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(precision, "main_memory", lambda: 64 * GIB)
     told = made(large, worker(12))
     assert (told.rung, told.blocks) == ("block_streaming", "23/57")
-    assert told.words.startswith(f"gpu0: {message('rung_block_streaming')}, 23 of 57 stay there (fp16), about 11.")
+    assert plan_words(told).startswith(
+        f"gpu0: {message('rung_block_streaming')}, 23 of 57 stay there (fp16), about 11."
+    )
     assert told.why.endswith("23 of 57 stay there")
     assert "23/57" in plan_line("gpu", [told])
 
@@ -70,7 +78,7 @@ def test_how_many_blocks_stay_is_told(large: Model, monkeypatch: pytest.MonkeyPa
 def test_what_does_not_fit_says_so(large: Model) -> None:
     told = made(large, worker(24, free=0.3))
     assert not told.fits
-    assert told.words.endswith("which may be too little: 0.3 GiB are free")
+    assert plan_words(told).endswith("which may be too little: 0.3 GiB are free")
 
 
 def test_what_was_learned_and_what_is_asked_for_count(large: Model) -> None:
@@ -100,6 +108,57 @@ def test_it_is_what_the_engine_does(diffusers_engine: "DiffusersEngine", starter
     choice = engine.plan(starter, default_params(starter), [])
     assert (told.rung, told.takes_bytes) == (choice.rung, choice.takes)
     assert told.total_bytes == engine.room.bytes > 0
+
+
+class Nets(HomeFiles):
+    """Files of a home, with as many parameters as told."""
+
+    def __init__(self, folder: Path, **counts: int) -> None:
+        self._folder, self._counts = folder, counts
+
+    def control(self, name: str) -> Path:
+        path = self._folder / f"{name}.safetensors"
+        header = {"a": {"dtype": "F16", "shape": [self._counts[name]], "data_offsets": [0, 2 * self._counts[name]]}}
+        text = json.dumps(header).encode()
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + 2 * self._counts[name])  # a file with a hole
+        return path
+
+
+def test_controls_count_and_are_told(large: Model, tmp_path: Path) -> None:
+    plain = default_params(large)
+    controlled = replace(plain, controls=(Control(image="a", model="canny"),))
+    files = Nets(tmp_path, canny=1_250_000_000)
+    measured = Fit("large", Kind.TXT2IMG, 1024, 1024, "A GPU", worked="resident", peak_bytes=8 * GIB)
+    for total, rungs in ((24, ("resident", "resident")), (10, ("resident", "encoder_offload"))):
+        told = [plan(large, worker(total), [measured], "auto", "", each, files) for each in (plain, controlled)]
+        assert tuple(each.rung for each in told) == rungs
+    assert told[0].additions == {}
+    assert told[1].additions == {"controlnet/canny": 2_500_000_000}
+    assert "of which 2.33 GiB for controlnet/canny" in plan_words(told[1])
+    assert "2.5 GB of it for controlnet/canny" in memory_notice([told[1]])
+    assert [is_roomy(each) for each in told] == [True, False]
+    alone, beside = (plan(large, worker(24), [], "auto", "", each, files) for each in (plain, controlled))
+    assert beside.takes_bytes - alone.takes_bytes == pytest.approx(1.05 * 2.5e9, abs=2)
+
+
+def test_a_detector_counts_where_it_shares_the_memory(large: Model, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    detector = settings.preprocessors / "detector"
+    detector.mkdir(parents=True)
+    for name in ("config.json", "preprocessor_config.json"):
+        (detector / name).write_text("{}")
+    save_file({"a": torch.zeros(1_000_000)}, detector / "model.safetensors")
+    files, plain = HomeFiles(settings), default_params(large)
+    wanted = replace(plain, details=(Detail("face"),))
+    [extra] = additions_of(wanted, files)
+    assert (extra.name, extra.parameters, extra.held) == ("preprocessors/detector", 1_000_000, "after")
+    assert extras_of(wanted, files, shares_memory=True).vision == 1_000_000
+    assert extras_of(wanted, files).vision == 0
+    told = plan(large, worker(24), [], "auto", "", wanted, files)
+    assert told.additions == {"preprocessors/detector": 4_000_000}
+    assert told.takes_bytes == plan(large, worker(24), [], "auto", "", plain, files).takes_bytes
 
 
 def test_workers_that_run_come_first() -> None:

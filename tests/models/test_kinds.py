@@ -49,6 +49,15 @@ def test_missing_and_unknown_layers_of_a_denoiser_are_told(tmp_path: Path, model
     assert "strange_layer.weight" in files["more"].problem
 
 
+def test_an_omni_transformer_is_told_from_the_plain_one(tmp_path: Path) -> None:
+    """It needs an image encoder that no file beside it holds."""
+    tensors = tensors_of_class("z_image", "diffusers")
+    more = {"siglip_embedder.0.weight": ["BF16", [1152]], "siglip_embedder.1.weight": ["BF16", [3840, 1152]]}
+    found = read_checkpoint(write(tmp_path / "omni.safetensors", tensors | more), ())
+    assert "Z-Image Omni" in found.problem
+    assert "diffusers folder" in found.problem
+
+
 def conv(width: int, channels: int, **more: list[int]) -> Tensors:
     names = {
         "encoder.conv_in": [128, 3, 3, 3],

@@ -1,5 +1,6 @@
 """Out of memory is a step down, not a failure: the same job again, and the rung remembered."""
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -118,6 +119,21 @@ def test_the_rung_is_remembered_for_model_and_size(services: Services, runner: R
     assert engine.rungs == ["resident"]
     [fit] = [fit for fit in services.fits.of("starter", engine.device) if fit.failed]
     assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "block_streaming")
+
+
+def test_what_a_control_took_says_nothing_about_pictures_without_one(
+    services: Services, runner: Runner, engine: Recording
+) -> None:
+    """And the other way round: a plain picture's peak is not enough for one with a ControlNet."""
+    data = io.BytesIO()
+    PIL.new("RGB", (256, 256), "red").save(data, "PNG")
+    controls = [{"image": services.studio.sources.add(data.getvalue()).id, "type": "canny"}]
+    run(services, runner, "[oom:model_offload]", controls=controls)
+    assert services.fits.of("starter", engine.device) == []
+    for more, rungs in (({}, ["resident"]), ({"controls": controls}, ["model_offload"])):
+        engine.rungs.clear()
+        run(services, runner, "a red apple", seed=8, **more)
+        assert engine.rungs == rungs
 
 
 def test_only_the_last_rung_fails_the_job_and_says_what_to_try(

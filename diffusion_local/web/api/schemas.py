@@ -16,8 +16,7 @@ from typing_extensions import TypedDict
 
 from diffusion_local import serializers
 from diffusion_local.batches.service import BatchEdit
-from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Lane, Receipt, Snapshot, State
-from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Lane, MemoryPlan, Receipt, Snapshot, State
 from diffusion_local.gallery.quality import FLAGS
 from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download

@@ -56,7 +56,8 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
         receipt = studio.submit(**apply_styles(studio, given), idempotency_key=key if isinstance(key, str) else None)
     except UserError as error:
         return refusal_notice(error), gr.skip()
-    return view.warnings_notice(receipt.warnings), receipt.batch_id
+    tight = [plan for plan in receipt.memory if not view_models.is_roomy(plan)]
+    return view.warnings_notice(receipt.warnings) + view_models.memory_notice(tight), receipt.batch_id
 
 
 def refusal_notice(error: UserError) -> str:
@@ -72,7 +73,7 @@ def on_preview(studio: Studio, *values: Any) -> str:
     except UserError as error:
         return refusal_notice(error)
     drawn = render("preview.html", preview=preview, prompts=preview.prompts[:SHOWN_PROMPTS])
-    return drawn + view.warnings_notice(preview.warnings)
+    return drawn + view.warnings_notice(preview.warnings) + view_models.memory_notice(preview.memory)
 
 
 def apply_styles(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from diffusion_local import families
-from diffusion_local.domain import DeviceMemory, Fit, Image
-from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.domain import DeviceMemory, Fit, Image, MemoryPlan
 from diffusion_local.hub.downloads import Download, DownloadState
 from diffusion_local.models.adapters import Adapter, title_of
 from diffusion_local.models.catalog import Model
@@ -19,6 +18,7 @@ from diffusion_local.models.index import STARTER
 from diffusion_local.models.service import format_size
 from diffusion_local.settings import PRECISIONS
 from diffusion_local.web.ui.templates import macro, render
+from diffusion_local.web.ui.view import notice
 from diffusion_local.web.ui.words import has_phrase as is_known
 from diffusion_local.web.ui.words import say, translated
 
@@ -178,6 +178,16 @@ def planned(plans: Sequence[MemoryPlan]) -> list[str]:
     return [plan_line(kind, each) for (kind, *_), each in alike.items()]
 
 
+def memory_notice(plans: Sequence[MemoryPlan]) -> str:
+    """How the devices would hold the model and the other networks of a picture; "" without plans."""
+    return notice("info", macro("lines", planned(plans))) if plans else ""
+
+
+def is_roomy(plan: MemoryPlan) -> bool:
+    """Whether the picture should fit, and be made at full pace."""
+    return plan.fits and plan.rung in ("resident", "vae_tiling")
+
+
 def plan_line(kind: str, plans: Sequence[MemoryPlan]) -> str:
     plan, numbers = plans[0], ", ".join(each.slot.lstrip(LETTERS) for each in plans)
     device = say(f"models.on_{kind}", numbers=numbers) if is_known(f"models.on_{kind}") else plan.slot
@@ -186,7 +196,9 @@ def plan_line(kind: str, plans: Sequence[MemoryPlan]) -> str:
     rung = rung_words(plan.rung)
     if plan.blocks:
         rung = say("models.blocks_stay", rung=rung, blocks=plan.blocks)
-    return say(key, device=device, rung=rung, takes=takes, total=total, free=free)
+    told = say(key, device=device, rung=rung, takes=takes, total=total, free=free)
+    more = [say("models.planned_for", name=name, size=format_size(size)) for name, size in plan.additions.items()]
+    return " · ".join([told, *more])
 
 
 def rung_words(rung: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusion_local.engine.extras import extras_of
+from diffusion_local.engine.home_files import extras_of
 from diffusion_local.engine.memory import GIB, LADDERS, Extras, Weights, estimate
 from diffusion_local.options.types import Control, Lora, Reference, Use
 from tests.support import PARAMS
@@ -42,10 +42,10 @@ def test_each_file_counts_once(tmp_path: Path) -> None:
 
 
 def test_an_adapter_brings_its_image_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusion_local.engine import extras
+    from diffusion_local.engine import home_files
 
     files = Files(tmp_path, plus=50, vit=700)
-    monkeypatch.setattr(extras, "image_encoder_of", lambda name, materials: materials.find("vit"))
+    monkeypatch.setattr(home_files, "image_encoder_of", lambda name, materials: materials.find("vit"))
     wanted = replace(PARAMS, references=(Reference(image="a", use=Use.STYLE, adapter="plus"),))
     assert extras_of(wanted, files) == Extras(beside=50, vision=700, references=0)  # type: ignore[arg-type]
 
