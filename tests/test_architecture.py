@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("accounts", "engine.planning", "gallery.formats", "hub"),
     ("gallery",),
     ("accounts.service", "gallery.service", "queue", "reports"),
+    ("models.plans",),
     ("health", "lists", "models.service", "reports.service"),
     ("batches", "health.service", "machines", "lists.grid_service", "lists.service", "notify", "queue.service"),
     ("batches.service", "notify.service", "preferences", "serializers", "stores"),
