@@ -123,3 +123,36 @@ def share_like(tree: Path, folder: Path) -> None:
         if not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.chmod(folder_mode if path.is_dir() else file_mode)
+
+
+def replace_file(path: Path, content: str | bytes, durable: bool = True, mode: int = FILE) -> None:
+    """Write a file through a temporary one beside it, so that readers see the old file or the whole new one.
+
+    ``durable``: it survives a power cut; not needed for files that can be computed again. Raises OSError and leaves
+    nothing behind. Writers of one file must exclude each other.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. Not needed on Windows."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,7 +3,6 @@
 Running processes keep the values read at startup; the page says that a change takes effect at the next start.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import tomlkit
 
 from diffusion_local import disk
 from diffusion_local.authority import guarded
+from diffusion_local.disk import FILE, replace_file
 from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.notify.dispatcher import report_time
@@ -214,15 +214,8 @@ def parse_value(settings: Settings, name: str, value: str) -> Any:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file atomically, keeping its mode; a new one is private."""
-    fresh = path.with_name(path.name + ".new")
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    """Replace a file atomically, keeping its mode; a new one is private. Raises Conflict."""
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        replace_file(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else FILE)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise Conflict(message("config_written", error=error.strerror)) from None

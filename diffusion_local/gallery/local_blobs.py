@@ -163,7 +163,7 @@ def write_atomically(
                     os.fsync(file.fileno())
             part.replace(target)
             if durable:
-                sync_folder(target.parent)
+                disk.sync_folder(target.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -188,15 +188,4 @@ def make_folder(folder: Path, mode: int = disk.FOLDER, below: Path | None = None
         folder.mkdir(exist_ok=True)
         with contextlib.suppress(OSError):
             folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # ignore the umask, but keep an inherited setgid bit
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable. Not needed on Windows."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        disk.sync_folder(folder.parent)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from diffusion_local.disk import FILE
+from diffusion_local.disk import FILE, replace_file
 
 
 class ModelChoices:
@@ -31,9 +31,7 @@ class ModelChoices:
             self._read()
             kept = {name: value for name, value in self._precisions.items() if name != model_id}
             kept |= {model_id: precision} if precision else {}
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps({"precision": kept}, indent=1) + "\n", encoding="utf-8")
-            part.replace(self._path)
+            replace_file(self._path, json.dumps({"precision": kept}, indent=1) + "\n")
 
     def _read(self) -> None:
         if self._path is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from diffusion_local.disk import FILE
+from diffusion_local.disk import FILE, replace_file
 from diffusion_local.models.index import ModelIndex, signature_of, stamp
 from diffusion_local.models.verdicts import PLACES
 
@@ -94,6 +94,4 @@ class Digests:
             return
         with FileLock(file.with_suffix(".lock"), mode=FILE):  # the supervisor and all workers write this file
             known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", encoding="utf-8")
-            part.replace(file)
+            replace_file(file, json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", durable=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from diffusion_local.disk import FILE
+from diffusion_local.disk import FILE, replace_file
 
 #: Size and modification time of a file; a folder is identified by its name only.
 Mark = tuple[int, int]
@@ -46,9 +46,7 @@ class ModelIds:
                 known = {entry["path"]: name for name, entry in self._given.items()}
                 found |= {path: known[str(path)] for path in paths if str(path) in known}
                 self._name([path for path in paths if path not in found], stems, found)
-                part = self._path.with_suffix(".part")
-                part.write_text(json.dumps(self._given, indent=1) + "\n", encoding="utf-8")
-                part.replace(self._path)
+                replace_file(self._path, json.dumps(self._given, indent=1) + "\n")
                 self._read_at = self._path.stat().st_mtime_ns
         except OSError:  # the home is not writable: the ids last only for this process
             self._name([path for path in paths if path not in found], stems, found)

@@ -274,9 +274,7 @@ class Library:
         path = self._settings.home / "models.json"
         with FileLock(self._settings.locks / "models.lock", mode=disk.FILE):
             paths = change([str(each) for each in self._catalog.shelf.added()])
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps({"paths": paths}, indent=2) + "\n", encoding="utf-8")
-            part.replace(path)
+            disk.replace_file(path, json.dumps({"paths": paths}, indent=2) + "\n")
 
 
 def parse_hub_location(repo: str, revision: str, file: str) -> tuple[str, str, str]:

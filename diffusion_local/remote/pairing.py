@@ -15,11 +15,11 @@ import httpx
 
 from diffusion_local import __version__
 from diffusion_local.accounts.pairings import answer_of, is_equal, key_of, proof_of
+from diffusion_local.disk import replace_file
 from diffusion_local.errors import InvalidParams, ServerProblem
 from diffusion_local.messages import deserialize, message
 from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.remote.server import normalise_url
-from diffusion_local.remote.spool import write
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
 
@@ -49,7 +49,7 @@ def stored(home: Path) -> Credential:
 
 def store(home: Path, credential: Credential) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    write(credential_file(home), json.dumps(asdict(credential), indent=1).encode())
+    replace_file(credential_file(home), json.dumps(asdict(credential), indent=1).encode())
 
 
 def client_of(credential: Credential) -> httpx.Client:

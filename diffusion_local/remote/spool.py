@@ -5,7 +5,6 @@ So a restarted worker can deliver the pictures that it finished while the studio
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -62,7 +61,7 @@ class Spool:
     def note_session(self, url: str, session: str, given_back: list[Claim] | None = None) -> None:
         claims = [[each.job_id, each.worker, each.attempt] for each in given_back or []]
         try:
-            write(self._noted, json.dumps({"url": url, "session": session, "given_back": claims}).encode())
+            disk.replace_file(self._noted, json.dumps({"url": url, "session": session, "given_back": claims}).encode())
         except OSError as error:  # after a restart the worker then waits until the lease expires
             log.warning("the session could not be noted: %s", error)
 
@@ -78,7 +77,7 @@ class Spool:
             self._log(message("spool_full", most=self._most // 10**6))
             return False
         try:
-            write(path, data)
+            disk.replace_file(path, data)
         except OSError as error:
             self._log(message("spool_unwritable", error=disk.to_problem(error).message))
             return False
@@ -138,19 +137,3 @@ class Spool:
 
     def _path(self, claim: Claim) -> Path:
         return self._folder / f"{claim.job_id}-{claim.attempt}{SPOOL_SUFFIX}"
-
-
-def write(target: Path, data: bytes) -> None:
-    """Write a file atomically and durably, readable only by its owner. Raises OSError."""
-    part = target.with_suffix(".part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
-    if os.name != "nt":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

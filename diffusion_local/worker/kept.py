@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,7 +45,7 @@ class HeldPassStore:
         with suppress(OSError):
             self._folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
             data = json.dumps(head).encode() + b"\n" + self._engine.serialize_held(crew.held)
-            write_whole(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{PASS_SUFFIX}", data)
+            disk.replace_file(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{PASS_SUFFIX}", data)
             log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
 
     def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
@@ -71,16 +70,6 @@ class HeldPassStore:
         assign_seats(crew, seats)
         crew.held, crew.size, crew.rung = held, size, rung
         log.info("continues after step %d", held.steps, extra={"job": jobs[0].id})
-
-
-def write_whole(target: Path, data: bytes) -> None:
-    """Write a file atomically and durably. Raises OSError."""
-    part = target.with_suffix(".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
 
 
 def assign_seats(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:

@@ -56,8 +56,8 @@ from diffusion_local.web.api import headers as prefer
 from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
 from diffusion_local.web.api.dialects import adapting, cog, comfyui, paths
-from diffusion_local.web.api.dialects.a1111 import controlnet, detailer
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
+from diffusion_local.web.api.dialects.a1111 import scripts
 from diffusion_local.web.api.dialects.comfyui import submitting
 from diffusion_local.web.api.dialects.openai import reading
 from diffusion_local.web.api.dialects.openai import reading as openai
@@ -249,13 +249,13 @@ PARSERS = [
     Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
     Parser("slug of a batch", "batches/service.py", lambda text: service.file_name(job(text), "a.png")),
-    Parser("a ControlNet's hash", "web/api/dialects/a1111/controlnet.py", lambda text: controlnet.HASH.sub("", text)),
+    Parser("a ControlNet's hash", "web/api/dialects/a1111/scripts.py", lambda text: scripts.HASH.sub("", text)),
     Parser("entries of regions and controls", "options/types.py", entries_of),
     Parser("size, other programs", "web/api/dialects/adapting.py", adapting.SIZE_TEXT.fullmatch),
     Parser(
         "prompt of a detailer",
-        "web/api/dialects/a1111/detailer.py",
-        lambda text: detailer.detail_of({"ad_model": "face_yolov8n.pt", "ad_prompt": text}, "args"),
+        "web/api/dialects/a1111/scripts.py",
+        lambda text: scripts.detail_of({"ad_model": "face_yolov8n.pt", "ad_prompt": text}, "args"),
     ),
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
     Parser("answer of a prompt helper", "prompt_helper.py", helped),

@@ -26,6 +26,7 @@ from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
 from diffusion_local.gallery import files
 from diffusion_local.queue import jobs
+from diffusion_local import disk
 from diffusion_local.gallery import local_blobs
 from diffusion_local.db import rows
 from diffusion_local.worker.runner import Runner
@@ -61,7 +62,7 @@ match sys.argv[1]:
     case "after the bytes":
         os.fsync = die
     case "after the rename":
-        local_blobs.sync_folder = die
+        disk.sync_folder = die
     case "before the rows":
         jobs.JobStore.finish = die
     case "between the rows":

@@ -24,10 +24,9 @@ from diffusion_local.operations.operation import Operation
 from diffusion_local.options.signature import with_options
 from diffusion_local.options.values import check_number
 from diffusion_local.studio import MAX_WAIT, Studio
-from diffusion_local.web.api.following import JobEvents, told_until_end
 from diffusion_local.web.api.gradio.calls import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
-from diffusion_local.web.api.watch import Watch, until_final
+from diffusion_local.web.api.watch import JobEvents, Watch, told_until_end, until_final
 
 #: Callers of all accounts that may wait at once; each is a coroutine. ``gradio.compat`` has the limit per account.
 MOST_WAITING = 4000

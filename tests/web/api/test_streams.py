@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.compose import Services
 from diffusion_local.errors import NotFound
-from diffusion_local.web.api import following
+from diffusion_local.web.api import watch
 from diffusion_local.web.api.http import streams
 from tests.support import claimed, soon
 from tests.web.api.conftest import JOBS, SMALL, draw_next, fail_next
@@ -132,7 +132,7 @@ def test_an_id_beyond_the_newest_is_no_fault(client: TestClient, services: Servi
 
 
 def test_a_long_history_comes_in_pages(client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "EVENTS_PER_LOOK", 2)
+    monkeypatch.setattr(watch, "EVENTS_PER_LOOK", 2)
     receipt = services.studio.submit("x", count=3, **SMALL)
     for _ in receipt.job_ids:
         draw_next(services)

@@ -16,17 +16,17 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from diffusion_local import serializers
 from diffusion_local.domain import Event
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.following import (
+from diffusion_local.web.api.headers import EVENT_STREAM_HEADERS, REVALIDATE
+from diffusion_local.web.api.watch import (
     EVENTS_PER_LOOK,
     MAX_REVISION,
     EventSource,
     FollowEvent,
     JobEvents,
     QueueEvents,
+    Watch,
     news_of,
 )
-from diffusion_local.web.api.headers import EVENT_STREAM_HEADERS, REVALIDATE
-from diffusion_local.web.api.watch import Watch
 
 VARIES = REVALIDATE | {"Vary": "Accept"}
 After = Annotated[int, Query(ge=0, le=MAX_REVISION, description="the last `number` that was seen")]

@@ -22,8 +22,8 @@ from diffusion_local.options.types import Kind
 from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import controlnet, detailer, draw_things, second_pass
-from diffusion_local.web.api.dialects.a1111.controlnet import HASH
+from diffusion_local.web.api.dialects.a1111 import draw_things, scripts, second_pass
+from diffusion_local.web.api.dialects.a1111.scripts import HASH
 from diffusion_local.web.api.dialects.adapting import Adapted, Aliases, adapted, fit_second_pass, model_named
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral
@@ -181,10 +181,10 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     given |= {"sampler": whole or None, "schedule": spacing or None}
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
     for script, field, args in units:
-        if script == detailer.SCRIPT:
-            name, (entries, told) = "details", detailer.details_of(args, field)
+        if script == scripts.DETAILER_SCRIPT:
+            name, (entries, told) = "details", scripts.details_of(args, field)
         else:
-            name, (entries, told) = "controls", controlnet.controls_of(studio, args, field, first)
+            name, (entries, told) = "controls", scripts.controls_of(studio, args, field, first)
         given[name] = [*(given.get(name) or ()), *entries]
         warnings = warnings + told
     if isinstance(body, Pictures):
@@ -219,7 +219,7 @@ def check_scripts(given: Any) -> list[tuple[str, str, Any]]:
         args = script.get("args") if isinstance(script, dict) else script
         field = f"alwayson_scripts.{name}".rstrip(".")
         script = str(name).lower()
-        if not is_off(args) and script in (controlnet.SCRIPT, detailer.SCRIPT):
+        if not is_off(args) and script in (scripts.CONTROLNET_SCRIPT, scripts.DETAILER_SCRIPT):
             units.append((script, field, args))
         elif not is_off(args):
             raise InvalidParams(field, message("no_script", name=echo(name)))

@@ -32,8 +32,19 @@ from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import PerAccount, refusing
 from diffusion_local.web.api.dialects.comfyui import checking, nodes, records, socket
 from diffusion_local.web.api.dialects.comfyui.graph import read
-from diffusion_local.web.api.dialects.comfyui.requests import SHORT_ID, form_of, ids_of, json_of, parsed, text_of
-from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_of, options_of, refused, with_alpha
+from diffusion_local.web.api.dialects.comfyui.submitting import (
+    SHORT_ID,
+    Uploads,
+    form_of,
+    ids_of,
+    json_of,
+    names_of,
+    options_of,
+    parsed,
+    refused,
+    text_of,
+    with_alpha,
+)
 from diffusion_local.web.api.dialects.comfyui.values import Refused
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.error_responses import NOT_CACHED, headers_of, sentence, status_of

@@ -21,7 +21,7 @@ from diffusion_local.web.api.dialects.comfyui.nodes import (
     Input,
     Names,
 )
-from diffusion_local.web.api.dialects.comfyui.second_pass import Enlarged, enlarged_image, enlarged_latent, second_pass
+from diffusion_local.web.api.dialects.comfyui.shaping import Enlarged, enlarged_image, enlarged_latent, second_pass
 from diffusion_local.web.api.dialects.comfyui.values import (
     Clip,
     Conditioning,
