@@ -216,19 +216,19 @@ class Settings(Folders):
         for source, where, origin in sources:
             for name, value in source.items():
                 if name in names():
-                    told = where.format(name, upper=name.upper())
+                    origin_text = where.format(name, upper=name.upper())
                     if spec_of(name).metadata.get("file_only") and source is not sources[0][0]:
-                        raise InvalidParams(told, message("setting_only_file"))
-                    values[name] = parse(name, value, told)
+                        raise InvalidParams(origin_text, message("setting_only_file"))
+                    values[name] = parse(name, value, origin_text)
                     origins[name] = given.get(name, "") if origin == "environment" and given else origin
         local_zone(values.get("timezone", ""))  # report an unknown time zone now
-        return cls(**values | {"home": home, "origins": {name: told for name, told in origins.items() if told}})
+        return cls(**values | {"home": home, "origins": {name: each for name, each in origins.items() if each}})
 
     def to_env(self) -> dict[str, str]:
         """Environment variables from which a child process loads equal settings. It also reads the same config.toml."""
         passed = [each.name for each in specs() if not each.metadata.get("file_only")]
-        told = " ".join(f"{name}={origin}" for name, origin in {"home": "environment", **self.origins}.items())
-        return {ORIGINS: told} | {ENVIRONMENT_PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
+        origins = " ".join(f"{name}={origin}" for name, origin in {"home": "environment", **self.origins}.items())
+        return {ORIGINS: origins} | {ENVIRONMENT_PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
 
     def child_environ(self) -> dict[str, str]:
         """This process's environment with these settings, for a child."""

@@ -170,8 +170,8 @@ class Studio:
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
         account = actor.current().owner(owner)
         title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
-        told: dict[str, Any] = {"prediction": prediction, "graph": graph}
-        batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **told, **times.fields())
+        details: dict[str, Any] = {"prediction": prediction, "graph": graph}
+        batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **details, **times.fields())
         jobs = new_jobs(batch, each, check_integer("priority", priority, *PRIORITIES))
         key, request = idempotency_key or None, draft.submit_digest(count, expand) if idempotency_key else ""
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)

@@ -108,7 +108,7 @@ class Accounts:
         secret = secrets.token_urlsafe(32)
         self._store.add_session(key, digest(secret), address, agent[:AGENT_CHARS], self._expiry())
         following = digest(next_device) if next_device else ""
-        self._store.sign_ins.remember(key, following, network_of(address), instead=digest(device))
+        self._store.sign_ins.remember(key, following, network_of(address), replaces=digest(device))
         return secret
 
     def check_password(self, name: str, password: str, address: str, device: str = "") -> None:

@@ -80,10 +80,10 @@ class SignIns:
             ).fetchall()
         return any(digest == device for digest, _ in found), any(place == network for _, place in found)
 
-    def remember(self, account: str, device: str, network: str, instead: str = "") -> None:
+    def remember(self, account: str, device: str, network: str, replaces: str = "") -> None:
         """Record a sign-in with a browser from a network. ``instead``: the browser's previous digest."""
         with self._database.write() as db:
-            db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, instead])
+            db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, replaces])
             if not device:  # a client without cookies: one row per network
                 device = f"network {network}"
                 db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, device])

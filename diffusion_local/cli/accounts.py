@@ -89,12 +89,14 @@ def limits(
     """Show or set an account's limits: queued jobs, pictures per day, pixels per picture."""
     accounts = open_accounts(home)
     given = {"queued": queued, "per_day": per_day, "pixels": pixels}
-    wanted = {what: parse_limit(what, value) for what, value in given.items() if value is not None}
-    if wanted:
-        accounts.set_limits(name, **wanted)
-    told = asdict(accounts.allowance(name)) | {"used_today": accounts.used_today(name)}
+    limits = {what: parse_limit(what, value) for what, value in given.items() if value is not None}
+    if limits:
+        accounts.set_limits(name, **limits)
+    answer = asdict(accounts.allowance(name)) | {"used_today": accounts.used_today(name)}
     print_result(
-        told, as_json, [f"{what:>12}  {value or ('no limit' if what in given else 0)}" for what, value in told.items()]
+        answer,
+        as_json,
+        [f"{what:>12}  {value or ('no limit' if what in given else 0)}" for what, value in answer.items()],
     )
 
 
@@ -175,13 +177,13 @@ def self_signed_certificate(
     folder = Settings.load(home=home).home / "tls"
     certificate, key = folder / "cert.pem", folder / "key.pem"
     names, fingerprint = self_signed(certificate, key, name or [], replace)
-    told = {"tls_cert": str(certificate), "tls_key": str(key), "names": names, "sha256": fingerprint}
+    answer = {"tls_cert": str(certificate), "tls_key": str(key), "names": names, "sha256": fingerprint}
     lines = [
         f"wrote {certificate} and {key}, for {', '.join(names)}",
         f"SHA-256 {fingerprint}: compare it where a browser warns of it",
         f"diffusion-local serve --lan --tls-cert {certificate} --tls-key {key}",
     ]
-    print_result(told, as_json, lines)
+    print_result(answer, as_json, lines)
 
 
 def read_password(from_input: bool) -> str:
@@ -211,8 +213,8 @@ def account_json(accounts: Accounts, account: Account) -> dict[str, Any]:
 
 
 def format_account(accounts: Accounts, account: Account) -> str:
-    told = account_json(accounts, account)
-    return f"{account.name:<20} {account.role:<7} {told['sessions']} sessions, {told['tokens']} tokens"
+    shaped = account_json(accounts, account)
+    return f"{account.name:<20} {account.role:<7} {shaped['sessions']} sessions, {shaped['tokens']} tokens"
 
 
 def token_json(made: Token) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def list_batches(
 def show(studio: AnyStudio, batch_id: BatchId, as_json: AsJson = False) -> None:
     """Show one batch."""
     shaped = serializers.progress(studio.batches.get(batch_id))
-    told = {name: value for name, value in shaped.items() if name != "counts" and not name.endswith("_url")}
-    lines = [f"{name:>12}  {value}" for name, value in told.items() if value not in (None, "", False)]
+    facts = {name: value for name, value in shaped.items() if name != "counts" and not name.endswith("_url")}
+    lines = [f"{name:>12}  {value}" for name, value in facts.items() if value not in (None, "", False)]
     lines += [f"{state:>12}  {count:,}" for state, count in shaped["counts"].items() if count]
     print_result(shaped, as_json, lines)
 

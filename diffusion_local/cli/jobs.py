@@ -200,8 +200,8 @@ def job(studio: AnyStudio, job_id: str, as_json: AsJson = False) -> None:
     }
     if shaped["image"]:
         shaped["file"] = picture_path(studio, shaped["image"]["id"])
-    told = {name: value for name, value in shaped.items() if name not in ("events", "params", "image")}
-    lines = [f"{name:>17}  {value}" for name, value in told.items() if value not in (None, "", False)]
+    facts = {name: value for name, value in shaped.items() if name not in ("events", "params", "image")}
+    lines = [f"{name:>17}  {value}" for name, value in facts.items() if value not in (None, "", False)]
     lines += [f"{name:>17}  {value}" for name, value in shaped["params"].items()]
     lines += [f"{event['at']:>26}  {event['state']}  {event['note']}".rstrip() for event in shaped["events"]]
     print_result(shaped, as_json, lines)

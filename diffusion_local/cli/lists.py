@@ -147,14 +147,14 @@ def format_check(check: ListCheck) -> list[str]:
         *(f"first     {prompt}" for prompt in check.first),
         *(f"last      {prompt}" for prompt in check.last),
         *(f"note      {warning}" for warning in check.warnings),
-        *(f"bad       {told}" for told in format_bad_lines(check.bad_lines, check.bad_count)),
+        *(f"bad       {line}" for line in format_bad_lines(check.bad_lines, check.bad_count)),
         f"draw the same again with --expansion-seed {check.expansion_seed}",
     ]
 
 
 def format_bad_lines(kept: list[BadLine], count: int) -> list[str]:
-    told = [f"line {each.line}: {each.reason}" for each in kept[:SHOWN_BAD]]
-    return [*told, f"and {count - len(told):,} more bad lines"] if count > len(told) else told
+    lines = [f"line {each.line}: {each.reason}" for each in kept[:SHOWN_BAD]]
+    return [*lines, f"and {count - len(lines):,} more bad lines"] if count > len(lines) else lines
 
 
 def format_duration(seconds: float) -> str:

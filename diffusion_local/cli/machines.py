@@ -87,7 +87,7 @@ def format_machine(found: Machine) -> list[str]:
     about += [f"hours {found.hours}"] * bool(found.hours) + [found.resting] * bool(found.resting)
     lines = [f"{found.name:<16} {', '.join(about)}"]
     for slot in found.slots:
-        told = [slot.status if slot.connected else f"gone since {slot.seen_at}", slot.model or "no model"]
-        told += [f"{slot.temperature} °C"] * (slot.temperature is not None) + [slot.problem] * bool(slot.problem)
-        lines.append(f"  {slot.slot:<18} {slot.device:<24} {', '.join(told)}")
+        parts = [slot.status if slot.connected else f"gone since {slot.seen_at}", slot.model or "no model"]
+        parts += [f"{slot.temperature} °C"] * (slot.temperature is not None) + [slot.problem] * bool(slot.problem)
+        lines.append(f"  {slot.slot:<18} {slot.device:<24} {', '.join(parts)}")
     return lines

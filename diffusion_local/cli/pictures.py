@@ -43,14 +43,14 @@ def gallery(
     as_json: AsJson = False,
 ) -> None:
     """List pictures, newest first unless sorted otherwise."""
-    wanted: dict[str, Any] = {
+    filters: dict[str, Any] = {
         "search": search,
         "starred": starred,
         "trashed": trashed,
         "flagged": flagged,
         "sort": sort,
     }
-    images = studio.pictures.page(limit, **wanted)
+    images = studio.pictures.page(limit, **filters)
     files = [picture_path(studio, image.id) for image in images]
     shaped = [serializers.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
     lines = [
@@ -74,8 +74,8 @@ def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
             source_id = studio.sources.add(Path(picture).read_bytes(), "picture").id
         except OSError as error:
             raise InvalidParams("picture", message("cannot_be_read", error=error)) from None
-    told = str(studio.sources.describe(source_id))
-    print_result({"caption": told, "source": source_id}, as_json, [told])
+    caption = str(studio.sources.describe(source_id))
+    print_result({"caption": caption, "source": source_id}, as_json, [caption])
 
 
 @app.command()
@@ -147,5 +147,5 @@ def recipe(
     found = read_picture(data)
     lines = [f"{name:>24}  {value}" for name, value in {**found.settings, **found.facts}.items()]
     lines += [f"{'not used here: ' + name:>24}  {value}" for name, value in found.others.items()]
-    told = {"settings": found.settings, "facts": found.facts, "others": found.others, "tool": found.tool}
-    print_result(told, as_json, lines)
+    answer = {"settings": found.settings, "facts": found.facts, "others": found.others, "tool": found.tool}
+    print_result(answer, as_json, lines)

@@ -184,9 +184,11 @@ def repair(settings: Settings, as_json: bool) -> None:
         raise NotFound(message("no_folder", folder=settings.home))
     changed = close_all(settings)
     gained = compact(open_services(settings), FIX_SECONDS, force=True)
-    told = {"closed": [str(each) for each in changed]} | dict(zip(("app_db", "queue_db", "logs"), gained, strict=True))
+    answer = {"closed": [str(each) for each in changed]} | dict(
+        zip(("app_db", "queue_db", "logs"), gained, strict=True)
+    )
     lines = [f"closed to other users: {each}" if not each.problem else f"{each}" for each in changed]
-    print_result(told, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])
+    print_result(answer, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])
 
 
 @app.command()

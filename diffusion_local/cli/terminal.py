@@ -48,15 +48,15 @@ def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
         for name, kind in STUDIO_OPTIONS.items()
     ]
-    shown = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays last
+    ordered = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays last
 
     @functools.wraps(command)
     def call(**given: Any) -> Any:
         reached = connect(**{name: given.pop(name) for name in STUDIO_OPTIONS})
         return command(reached, **given)
 
-    call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    call.__annotations__ = {each.name: each.annotation for each in shown}
+    call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in ordered}
     return call
 
 
@@ -126,12 +126,12 @@ def picture_path(studio: AnyStudio, image_id: str) -> str | None:
 
 
 def format_job(job: Job) -> str:
-    told = f"{job.id}  {job.state:<9}"
+    line = f"{job.id}  {job.state:<9}"
     if job.state is State.RUNNING:
-        told += f" step {job.step}/{job.params.total_steps} "
+        line += f" step {job.step}/{job.params.total_steps} "
     if job.failure:
-        told += f" {job.failure.kind}: {job.failure.message}"
-    return f"{told} {job.params.prompt}"
+        line += f" {job.failure.kind}: {job.failure.message}"
+    return f"{line} {job.params.prompt}"
 
 
 def option_flag(option: Option) -> inspect.Parameter:
@@ -141,9 +141,9 @@ def option_flag(option: Option) -> inspect.Parameter:
     elif option.record:
         lead = option.record.lead
         first = "FILE_OR_ID" if lead in option.record.pictures else lead.upper()
-        shown = ":".join([first, *(f"{each.name}=" for each in fields(option.record) if each.name != lead)])
+        example = ":".join([first, *(f"{each.name}=" for each in fields(option.record) if each.name != lead)])
         flag_name = f"--{option.name.removesuffix('s')}"
-        kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{shown}; for several, again.")]
+        kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{example}; for several, again.")]
     else:
         meaning = option.meaning.replace(": its id", ": a file, or its id")
         kind = Annotated[option.request_type | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]

@@ -171,7 +171,7 @@ def missing_files(services: Services, there: Files) -> list[SharedFile]:
     if services.settings.share_models != "on":
         return []
     here = installed_files(services.catalog)
-    wanted = {
+    needed = {
         (kind, name)
         for job in services.view.snapshot(SCANNED_JOBS, 0).waiting
         for kind, name in required_files(job.params, here)
@@ -179,7 +179,7 @@ def missing_files(services: Services, there: Files) -> list[SharedFile]:
     }
     return [
         SharedFile(kind, name, path, file.stat().st_size, small_digest(file), shared.digest)
-        for kind, name in sorted(wanted)
+        for kind, name in sorted(needed)
         if (shared := find_shared(services, kind, name))
         for path, file in shared.files.items()
     ]

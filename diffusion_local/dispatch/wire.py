@@ -180,8 +180,8 @@ def parse_response(name: str, data: bytes) -> Any:
     following = iter(blobs)
     try:
         if "error" in head:
-            kind, said = getattr(errors, head["error"]), from_plain(str, head["message"], following)
-            raise kind(head["field"], said) if "field" in head else kind(said)
+            kind, text = getattr(errors, head["error"]), from_plain(str, head["message"], following)
+            raise kind(head["field"], text) if "field" in head else kind(text)
         return from_plain(Taken if name == "take" else type_hints(CALLS[name]).get("return"), head["answer"], following)
     except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
         raise UnreadableMessage(f"{type(error).__name__}: {error}") from None

@@ -31,14 +31,14 @@ def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[
 
     Raises BadImage if the result is not finite.
     """
-    latents, said = run(), ""
+    latents, note = run(), ""
     if not torch.isfinite(latents).all() and vae.dtype != torch.float32:
-        said = f"the VAE gave no numbers in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
+        note = f"the VAE gave no numbers in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
         in_fp32()
         latents = run()
     if not torch.isfinite(latents).all():
         raise BadImage(message("source_nan"))
-    return latents, said
+    return latents, note
 
 
 def decode(
@@ -59,20 +59,20 @@ def decode(
         raise BadImage(message("out_of_range"))
     mean, std = _statistics(vae, latents)
     latents = latents / _scale(vae) * std + mean
-    pixels, said = None if decoder is None else _checked(decoder(latents)[0]), ""
+    pixels, note = None if decoder is None else _checked(decoder(latents)[0]), ""
     wrong = "" if decoder is None else _unusable(pixels)
     if decoder is None or wrong:
         pixels = _decode(vae, latents)
     problem = _unusable(pixels)
     if problem and vae.dtype != torch.float32:
-        said = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
+        note = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
         in_fp32()
         pixels = _decode(vae, latents)
     if wrong and not _unusable(pixels):  # black from both: the latents are black
         refuse(f"the VAE gave {wrong}")
     if pixels is None:
         raise BadImage(message("noise_nan"))
-    return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), said
+    return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), note
 
 
 def decode_later(
@@ -92,10 +92,10 @@ def decode_later(
     unscaled = latents / _scale(vae) * std + mean
     run = decoder or (lambda latents: decode_pixels(vae, latents))
     pixels = run(unscaled)[0]
-    shown = _eight_bits(pixels).permute(1, 2, 0).contiguous()
-    sound = torch.stack([torch.isfinite(latents).all(), torch.isfinite(pixels).all(), shown.any()])
-    arrived = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in (shown, sound)]
-    for there, here in zip(arrived, (shown, sound), strict=True):
+    picture_bytes = _eight_bits(pixels).permute(1, 2, 0).contiguous()
+    sound = torch.stack([torch.isfinite(latents).all(), torch.isfinite(pixels).all(), picture_bytes.any()])
+    arrived = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in (picture_bytes, sound)]
+    for there, here in zip(arrived, (picture_bytes, sound), strict=True):
         there.copy_(here, non_blocking=True)
     done = torch.cuda.Event(blocking=True)
     done.record()

@@ -46,19 +46,19 @@ def apply_controls(loaded: Loaded, params: Params, materials: PictureInputs | No
     """
     if params.controls and materials is None:
         raise ModelUnavailable(message("no_home_files"))
-    wanted = {control.model: materials.control(control.model) for control in params.controls} if materials else {}
-    stamps = {name: (path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in wanted.items()}
+    files = {control.model: materials.control(control.model) for control in params.controls} if materials else {}
+    stamps = {name: (path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in files.items()}
     for name, (stamp, net) in list(loaded.controls.items()):
         if stamps.get(name) != stamp:
             loaded.bytes -= size_of(net) if loaded.rung in placement.WHOLE else 0
             del loaded.controls[name]
-    for name, path in wanted.items():
+    for name, path in files.items():
         if name not in loaded.controls:
             net = opened(loaded, name, path)
             loaded.controls[name] = stamps[name], net
             loaded.bytes += size_of(net) if loaded.rung in placement.WHOLE else 0
         loaded.controls[name][1].to(device)
-    return {"control_hashes": {name: short_hash(path) for name, path in wanted.items()}} if wanted else {}
+    return {"control_hashes": {name: short_hash(path) for name, path in files.items()}} if files else {}
 
 
 def opened(loaded: Loaded, name: str, path: Path) -> Any:

@@ -76,7 +76,7 @@ def refined(
     enlarge: Enlarge,
 ) -> Picture:
     """A picture with its details repainted. Raises EngineError, or Interrupted once the part has a problem."""
-    params, told = part.params, []
+    params, notes = part.params, []
     done = params.total_steps - sum(each.steps or params.steps for each in params.details)
     for detail in params.details:
         steps = detail.steps or params.steps
@@ -90,11 +90,11 @@ def refined(
             report = progress(part, done, (place * steps, len(found)))
             wish = wish_of(params, detail, each, place, own_size(loaded, params))
             image = painted(loaded, image, mask_of(image, each), wish, report, materials, enlarge)
-            told.append({"target": detail.target, "box": list(each.box), "score": round(each.score, 3)})
+            notes.append({"target": detail.target, "box": list(each.box), "score": round(each.score, 3)})
         done += steps
         if not found:
             progress(part, done, (0, 1))(0, None)
-    return Picture(image, facts | {"details": told})
+    return Picture(image, facts | {"details": notes})
 
 
 def progress(part: Part, done: int, share: tuple[int, int]) -> OnStep:

@@ -128,8 +128,8 @@ def _physical_memory() -> int | None:
 def main(wanted: str = "auto") -> int:
     try:
         warning = unused_gpu(wanted)
-        told = serialize(warning) | {"message": warning} if warning else None
-        found = {"devices": [asdict(device) for device in find(wanted)], "warning": told}
+        warning_json = serialize(warning) | {"message": warning} if warning else None
+        found = {"devices": [asdict(device) for device in find(wanted)], "warning": warning_json}
     except DeviceUnavailable as error:
         problem = serialize(error.message) | {"message": error.message}
         print(json.dumps({"torch": torch.__version__, "problem": problem}))

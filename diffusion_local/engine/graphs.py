@@ -136,12 +136,12 @@ class Graphs:
 
     def forget(self) -> bool:
         """Drop all graphs, because weights change or memory is needed; returns whether there were any."""
-        had = bool(self._recorded)
+        recorded = bool(self._recorded)
         self._recorded.clear()
         self._tried.clear()
-        if self._recorder and (had or self._recorder.bytes):
+        if self._recorder and (recorded or self._recorder.bytes):
             self._recorder.clear()
-        return had
+        return recorded
 
     def disable(self) -> None:
         """Do not record the latest picture's graphs again, after running out of memory."""
@@ -237,11 +237,11 @@ def forward_replaced(
 ) -> Iterator[None]:
     """Temporarily replace a module's ``forward`` by ``make(original)``."""
     own, kept = module.forward, module.__dict__.get("forward")
-    instead = make(own)
+    replacement = make(own)
 
     @wraps(own)  # pipelines read the signature
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return instead(*args, **kwargs)
+        return replacement(*args, **kwargs)
 
     module.forward = forward
     try:

@@ -21,16 +21,16 @@ def inspect_devices(settings: Settings) -> tuple[list[dict[str, Any]], str]:
     """The devices, and a warning (or "") if a better one exists but cannot be used."""
     if settings.engine == "fake":
         return [FAKE], ""
-    asked = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-m", "diffusion_local.engine.devices", settings.device],
         env=settings.child_environ(),
         capture_output=True,
         text=True,
     )
     try:
-        answer = json.loads(asked.stdout)
+        answer = json.loads(child.stdout)
     except ValueError:
-        last = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
+        last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
         raise UserError(message("torch_starts", error=last)) from None
     if "problem" in answer:
         raise UserError(deserialize(answer["problem"]["message"], answer["problem"]))

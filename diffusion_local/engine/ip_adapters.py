@@ -105,7 +105,9 @@ class Seen:
     ) -> dict[str, Any]:
         """Arguments for the call of the pipeline. ``guided``: whether it uses classifier-free guidance."""
         pairs = [(against.to(device, dtype), found.to(device, dtype)) for against, found in self.embeddings]
-        told: dict[str, Any] = {"ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]}
+        arguments: dict[str, Any] = {
+            "ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]
+        }
         if any(self.masks):
             width, height = loop.params.width, loop.params.height
             white = PIL.new("L", (width, height), 255)
@@ -116,8 +118,8 @@ class Seen:
                 each.reshape(1, 1, *each.shape[-2:]).expand(1, count, -1, -1).to(device, dtype)
                 for each, count in zip(spread, counts, strict=True)
             ]
-            told["cross_attention_kwargs"] = {"ip_adapter_masks": masks}
-        return told
+            arguments["cross_attention_kwargs"] = {"ip_adapter_masks": masks}
+        return arguments
 
 
 def mask_of_loop(mask: PIL.Image, loop: Loop, canvas: img2img.SourceCanvas | None) -> PIL.Image:

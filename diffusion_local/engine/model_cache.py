@@ -64,8 +64,8 @@ class ModelCache:
         return DeviceMemory(self._device.type, min(self._gauge.limit or memory, memory), self._device.bf16)
 
     def dtype_of(self, model: Model) -> torch.dtype:
-        wanted, room = model.chosen_precision or self._precision, self.room
-        name = precision.dtype_of(wanted, room.type, model.family, precision.parameters_of(model), room.bf16)
+        precision_setting, room = model.chosen_precision or self._precision, self.room
+        name = precision.dtype_of(precision_setting, room.type, model.family, precision.parameters_of(model), room.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
@@ -125,12 +125,12 @@ class ModelCache:
 
     def free_caches(self) -> bool:
         """Drop all graphs, and all models but the current one. Returns whether there were any."""
-        had = self._forget_graphs()
+        freed = self._forget_graphs()
         others = [name for name, held in self._held.items() if held is not self.current]
         for name in others:
             self._drop(name)
         self._gauge.collect()
-        return bool(others) or had
+        return bool(others) or freed
 
     def room_for_graphs(self, need: MemoryNeed) -> int:
         """Bytes available to CUDA graphs of the current model beyond the needs of a picture.
@@ -291,8 +291,8 @@ class ModelCache:
         return self._gauge.free() - sum(held.graphs.bytes for held in self._held.values())
 
     def _forget_graphs(self) -> bool:
-        had = [held.graphs.forget() for held in self._held.values()]
-        return any(had)
+        forgotten = [held.graphs.forget() for held in self._held.values()]
+        return any(forgotten)
 
 
 def suits(held: Loaded, choice: RungChoice) -> bool:

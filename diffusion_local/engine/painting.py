@@ -206,17 +206,17 @@ class Work:
             for picture in pictures:
                 pixels = SourceCanvas(picture).pixels().to(noise_drawn.device)
                 encode = partial(family.encode, pipe, pixels)
-                latents, said = autoencoder.encode_safely(pipe.vae, encode, self.in_fp32)
+                latents, note = autoencoder.encode_safely(pipe.vae, encode, self.in_fp32)
                 found.append(latents.to(noise_drawn))
-                self.said = self.said or said
+                self.said = self.said or note
         latents = torch.cat(found)
         mask = None if canvas is None else canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
         if canvas is None or mask is None:
             return StartLatents(latents, noise_drawn, None)
         mask = mask.to(noise_drawn)
         if canvas.content:  # "latent noise" or "latent nothing"
-            instead = noise_drawn if canvas.content == CONTENTS[2] else torch.zeros_like(latents)
-            latents = torch.where(mask > 0, instead, latents)
+            replacement = noise_drawn if canvas.content == CONTENTS[2] else torch.zeros_like(latents)
+            latents = torch.where(mask > 0, replacement, latents)
         return StartLatents(latents, noise_drawn, mask, canvas.soft)
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
@@ -224,8 +224,8 @@ class Work:
         found: dict[int, PIL.Image] = {}
         for part in self.crew.live:
             with ending_only(part):
-                found[part.place], said = self.decode(loop, part.place)()
-                self.said = self.said or said
+                found[part.place], note = self.decode(loop, part.place)()
+                self.said = self.said or note
         if not found:
             raise Interrupted
         other = next(iter(found.values()))
@@ -311,10 +311,10 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
 
     def again(problem: str) -> tuple[PIL.Image, str]:
         loaded.checked = False
-        image, said = autoencoder.decode(vae, latents, in_fp32)
+        image, note = autoencoder.decode(vae, latents, in_fp32)
         if problem and image.getbbox() is not None:  # a picture that is black again is black by content
             forms.refuse_decoder(f"the VAE gave {problem}")
-        return image, said or f"the VAE gave {problem} and was run again"
+        return image, note or f"the VAE gave {problem} and was run again"
 
     with forms.lock:
         return forms.fused_or_exact(

@@ -83,13 +83,13 @@ def saliency(pixels: torch.Tensor, state: State, fused: bool) -> torch.Tensor:
     for name, beside in zip(WAY_UP, reversed(down[:-1]), strict=True):
         x = stage(torch.cat((resized(x, beside), beside), 1), state, f"{name}d", STAGES[name])
         ways.append(x)
-    said: list[torch.Tensor] = []
+    side_outputs: list[torch.Tensor] = []
     for number, each in enumerate(reversed(ways), 1):
         side = F.conv2d(each, state[f"side{number}.weight"], state[f"side{number}.bias"], padding=1)
-        said.append(resized(side, said[0] if said and fused else pixels))
+        side_outputs.append(resized(side, side_outputs[0] if side_outputs and fused else pixels))
         if not fused:
-            return said[0].sigmoid()
-    return F.conv2d(torch.cat(said, 1), state["outconv.weight"], state["outconv.bias"]).sigmoid()
+            return side_outputs[0].sigmoid()
+    return F.conv2d(torch.cat(side_outputs, 1), state["outconv.weight"], state["outconv.bias"]).sigmoid()
 
 
 def stage(x: torch.Tensor, state: State, name: str, height: int) -> torch.Tensor:

@@ -142,8 +142,10 @@ def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> 
         with init_empty_weights():
             empty = cls(config)
         state = from_open_clip(state, empty, config.num_hidden_layers)
-    made, told = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
-    if missing := sorted(told["missing_keys"]):
+    made, loading_info = cls.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    if missing := sorted(loading_info["missing_keys"]):
         raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing[0]))
     encoder: torch.nn.Module = made.eval()
     return encoder

@@ -111,10 +111,10 @@ class Steps:
 
     def report(self, step: int, latents: torch.Tensor | None = None) -> None:
         """Report ``step`` completed steps. Raises Interrupted if no part is left."""
-        shown = self._shown(latents)
+        preview = self._shown(latents)
         for part in self._crew.live:
             try:
-                part.on_step(step, self._picture(part, shown))
+                part.on_step(step, self._picture(part, preview))
             except BaseException as error:
                 part.problem = error
         if not self._crew.live:

@@ -130,8 +130,8 @@ class Streamed(ModelHook):
 
     def suits(self, choose: Callable[[list[int]], Collection[int]]) -> bool:
         """Whether the number of kept blocks equals what ``choose`` would keep, or is slightly smaller."""
-        wanted, kept = len(choose(self.sizes)), len(self.kept)
-        return kept <= wanted <= kept * 1.1 + 1
+        needed, kept = len(choose(self.sizes)), len(self.kept)
+        return kept <= needed <= kept * 1.1 + 1
 
     # -- attach and detach ---------------------------------------------------------------------------------------------
 

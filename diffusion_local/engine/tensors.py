@@ -178,8 +178,8 @@ def dequantise_nf4(name: str, state: State) -> torch.Tensor:
     """
     notes = {key[len(name) + 1 :]: key for key in list(state) if key.startswith(f"{name}.")}
     taken = {short: state.pop(key) for short, key in notes.items()}
-    told = next(value for short, value in taken.items() if short.startswith("quant_state"))
-    facts: dict[str, Any] = json.loads(bytes(told.tolist()))
+    quant_state = next(value for short, value in taken.items() if short.startswith("quant_state"))
+    facts: dict[str, Any] = json.loads(bytes(quant_state.tolist()))
     largest = taken["absmax"].float()
     if "nested_absmax" in taken:
         block = int(facts["nested_blocksize"])

@@ -105,10 +105,10 @@ def prompt_tensors(conditioning: Conditioning) -> dict[str, torch.Tensor]:
     """The result of ``embed`` as pipelines use it between steps: negative and prompt in one tensor."""
     names = {"prompt_embeds": "prompt_embeds", "add_text_embeds": "pooled_prompt_embeds"}
     found = {}
-    for theirs, ours in names.items():
-        if ours in conditioning:
-            both = [conditioning[f"negative_{ours}"], conditioning[ours]]
-            found[theirs] = torch.cat([each for each in both if each is not None])
+    for pipeline_name, name in names.items():
+        if name in conditioning:
+            both = [conditioning[f"negative_{name}"], conditioning[name]]
+            found[pipeline_name] = torch.cat([each for each in both if each is not None])
     return found
 
 

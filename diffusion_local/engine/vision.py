@@ -149,13 +149,15 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
     else:
         model, given = load(transformers.AutoModelForObjectDetection, folder), processor(folder)
         made = model(**given(images=picture, return_tensors="pt"))
-        told = given.post_process_object_detection(made, threshold=threshold, target_sizes=[size])[0]
+        detections = given.post_process_object_detection(made, threshold=threshold, target_sizes=[size])[0]
         labels = {number: str(name).lower() for number, name in model.config.id2label.items()}
         for word in words:
             if not any(names_class(word, name) for name in labels.values()):
                 known = ", ".join(sorted(set(labels.values()))[:FOUND_MOST])
                 raise ValueError(f"the detector does not know {word!r}; it knows {known}")
-            each = zip(told["scores"].tolist(), told["labels"].tolist(), told["boxes"].tolist(), strict=True)
+            each = zip(
+                detections["scores"].tolist(), detections["labels"].tolist(), detections["boxes"].tolist(), strict=True
+            )
             found += [(score, box, word) for score, label, box in each if names_class(word, labels.get(label, ""))]
     found.sort(key=lambda each: -each[0])
     return [{"score": score, "box": within(box, picture.size), "word": word} for score, box, word in found][:FOUND_MOST]
@@ -168,10 +170,10 @@ def by_word(
     owl = model.config.model_type.startswith("owl")
     inputs = given(images=picture, text=[[word]] if owl else f"{word.lower()}.", return_tensors="pt")
     more = {} if owl else {"input_ids": inputs["input_ids"], "text_threshold": threshold}
-    told = given.post_process_grounded_object_detection(
+    detections = given.post_process_grounded_object_detection(
         model(**inputs), threshold=threshold, target_sizes=[size], **more
     )[0]
-    return list(zip(told["scores"].tolist(), told["boxes"].tolist(), strict=True))
+    return list(zip(detections["scores"].tolist(), detections["boxes"].tolist(), strict=True))
 
 
 def within(box: list[float], size: tuple[int, int]) -> list[int]:
@@ -225,8 +227,8 @@ def people(picture: PIL.Image, folder: Path) -> list[Box]:
         raise ValueError("the detector knows no class 'person'")
     made = model(**given(images=picture, return_tensors="pt"))
     size = [(picture.height, picture.width)]
-    told = given.post_process_object_detection(made, threshold=PERSON, target_sizes=size)[0]
-    each = zip(told["scores"].tolist(), told["labels"].tolist(), told["boxes"].tolist(), strict=True)
+    detections = given.post_process_object_detection(made, threshold=PERSON, target_sizes=size)[0]
+    each = zip(detections["scores"].tolist(), detections["labels"].tolist(), detections["boxes"].tolist(), strict=True)
     return [tuple(box) for _, label, box in sorted(each, reverse=True) if label in persons][:PEOPLE]
 
 

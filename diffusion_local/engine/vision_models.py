@@ -112,8 +112,8 @@ def classes_of(model: VisionModel) -> tuple[str, ...]:
 
 def names_class(word: str, label: str) -> bool:
     """Whether a word is the name of a class, or one word of it, in the singular or plural."""
-    wanted, known = word.lower().strip(), label.strip()
-    return wanted in (known, f"{known}s", *known.replace("_", " ").split()) or f"{wanted}s" == known
+    target, known = word.lower().strip(), label.strip()
+    return target in (known, f"{known}s", *known.replace("_", " ").split()) or f"{target}s" == known
 
 
 def folder_of(kind: str) -> str:
@@ -143,8 +143,8 @@ def detect(
 
     Raises the errors of `run_model`.
     """
-    told = json.loads(run_model(picture, model, field, str(least), word, check=check))
-    return [Detection(tuple(each["box"]), each["score"]) for each in told]
+    answer = json.loads(run_model(picture, model, field, str(least), word, check=check))
+    return [Detection(tuple(each["box"]), each["score"]) for each in answer]
 
 
 def describe(picture: PIL.Image, model: VisionModel, field: str, check: Check = unchecked) -> str:
@@ -198,8 +198,8 @@ def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, c
         if ended.returncode < 0:
             ended = look(command, sent.getvalue(), check)
     if ended.returncode != 0:
-        said = ended.stderr.decode(errors="replace").strip().replace(str(model.folder), folder_of(model.kind))
-        last = said.rpartition("\n")[2][:MAX_ERROR_CHARS]
+        error_text = ended.stderr.decode(errors="replace").strip().replace(str(model.folder), folder_of(model.kind))
+        last = error_text.rpartition("\n")[2][:MAX_ERROR_CHARS]
         if ended.returncode < 0:
             last = f"its process was killed by signal {-ended.returncode}"
         raise InvalidParams(
@@ -216,8 +216,8 @@ def look(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedP
         try:
             while True:
                 try:
-                    told, problem = process.communicate(given, timeout=CHECK_SECONDS)
-                    return subprocess.CompletedProcess(command, process.returncode, told, problem)
+                    output, problem = process.communicate(given, timeout=CHECK_SECONDS)
+                    return subprocess.CompletedProcess(command, process.returncode, output, problem)
                 except subprocess.TimeoutExpired:
                     given = None  # the next call sends the rest of the input
                     check()

@@ -32,7 +32,7 @@ class Sign:
     def matches(self, names: Container[str], shape: Callable[[str], tuple[int, ...] | None]) -> bool:
         if not all(name in names for name in self.has) or any(name in names for name in self.lacks):
             return False
-        return all(fits(shape(name), wanted) for name, wanted in self.shapes.items())
+        return all(fits(shape(name), expected) for name, expected in self.shapes.items())
 
 
 def measure(rule: str, names: Iterable[str], shape: Callable[[str], tuple[int, ...] | None]) -> int | None:
@@ -103,11 +103,11 @@ class LoraSign:
             return False
         if not all(any(part in name for name in layers) for part in self.parts):
             return False
-        for part, wanted in self.reads.items():
-            if not agree((layer.reads for name, layer in layers.items() if part in name), wanted):
+        for part, expected in self.reads.items():
+            if not agree((layer.reads for name, layer in layers.items() if part in name), expected):
                 return False
-        for part, wanted in self.writes.items():
-            if not agree((layer.writes for name, layer in layers.items() if part in name), wanted):
+        for part, expected in self.writes.items():
+            if not agree((layer.writes for name, layer in layers.items() if part in name), expected):
                 return False
         return all(
             any(name.startswith(part) and layer.last >= least for name, layer in layers.items())

@@ -279,8 +279,8 @@ def copy_blobs(source: Blobs, target: Blobs, name: str, report: Callable[[int], 
 
 
 def copy_blob(source: Blobs, target: Blobs, key: str, size: int) -> None:
-    wanted, there = StoredFile(source, key).sha256(), target.stat(key)
-    if there is not None and there.size == size and StoredFile(target, key).sha256() == wanted:
+    digest, there = StoredFile(source, key).sha256(), target.stat(key)
+    if there is not None and there.size == size and StoredFile(target, key).sha256() == digest:
         return  # copied by an earlier run
     with source.open(key) as file:
 
@@ -289,5 +289,5 @@ def copy_blob(source: Blobs, target: Blobs, key: str, size: int) -> None:
                 copy.write(piece)  # type: ignore[attr-defined]
 
         target.write(key, write, durable=True)
-    if StoredFile(target, key).sha256() != wanted:
+    if StoredFile(target, key).sha256() != digest:
         raise StorageProblem(message("move_differs", what=key))

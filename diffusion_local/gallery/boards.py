@@ -112,15 +112,15 @@ class BoardStore:
 
 
 def add_images(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:
-    asked = as_list(image_ids)
-    shown = "CASE WHEN trashed_at IS NULL THEN 1 ELSE 0 END"
-    known = f"SELECT id, {shown} AS shown FROM images WHERE {in_list('id')} AND {readable()}"
-    if db.scalar(f"SELECT count(*) FROM ({known}) AS known", ids=asked) != len(set(image_ids)):
+    ids = as_list(image_ids)
+    visible = "CASE WHEN trashed_at IS NULL THEN 1 ELSE 0 END"
+    known = f"SELECT id, {visible} AS shown FROM images WHERE {in_list('id')} AND {readable()}"
+    if db.scalar(f"SELECT count(*) FROM ({known}) AS known", ids=ids) != len(set(image_ids)):
         raise NotFound(message("picture_missing"))
     db.execute(
         "INSERT INTO board_images (board_id, image_id, at, shown) "
         f"SELECT :board, id, :now, shown FROM ({known}) AS known WHERE true ON CONFLICT DO NOTHING",
-        {"board": board_id, "now": utc_now(), "ids": asked},
+        {"board": board_id, "now": utc_now(), "ids": ids},
     )
 
 

@@ -273,11 +273,11 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
         replace_surrogates(name): replace_surrogates(value) if isinstance(value, str) else value
         for name, value in found.pairs.items()
     }
-    for theirs, value in pairs.items():
-        name = OPTION_NAMES.get(theirs.lower().replace(" ", "_"), "")
+    for foreign_name, value in pairs.items():
+        name = OPTION_NAMES.get(foreign_name.lower().replace(" ", "_"), "")
         text = format_number(value) if isinstance(value, float) else "" if value is None else str(value)
         if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
-            others[theirs] = text
+            others[foreign_name] = text
     loras: dict[str, float] = {}
     for lora, weight in found.loras:
         stem, number = (

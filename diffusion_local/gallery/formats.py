@@ -61,8 +61,8 @@ def webp(picture: PIL.Image, quality: int) -> bytes:
 
 def exif(texts: dict[str, str]) -> bytes:
     found = PIL.Exif()
-    if ours := texts.get(JSON_KEY):
-        found[ExifTags.Base.ImageDescription] = json.dumps(json.loads(ours))
+    if recipe := texts.get(JSON_KEY):
+        found[ExifTags.Base.ImageDescription] = json.dumps(json.loads(recipe))
     if text := texts.get(A1111_KEY):
         found.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = UNICODE + text.encode("utf-16-be")
     return found.tobytes()

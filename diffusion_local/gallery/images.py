@@ -184,10 +184,10 @@ class ImageStore:
                 values["search"] = gallery_filter.search
             found: list[Image] = []
             for part, order in ordered(gallery_filter.sort, indexed, bool(before)):
-                wanted = values | {"limit": limit - len(found)} | ({"before": before} if part else {})
+                bound = values | {"limit": limit - len(found)} | ({"before": before} if part else {})
                 matching = " AND ".join([*conditions, part] if part else conditions)
                 sql = f"SELECT images.* FROM {source} WHERE {matching} ORDER BY {order} LIMIT :limit"
-                found += [rows.to_image(row) for row in db.query(sql, wanted)]
+                found += [rows.to_image(row) for row in db.query(sql, bound)]
                 if len(found) == limit:
                     break
             return found

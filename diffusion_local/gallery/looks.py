@@ -102,8 +102,8 @@ class Looks:
 
         def look(check: Check) -> str:
             with file.open() as data, PIL.open(data, formats=INPUT_FORMATS) as picture, image_decoding.share(picture):
-                shown = preprocessors.fitted(picture, picture.size)
-            return vision_models.describe(shown, model, field, check)
+                scaled = preprocessors.fitted(picture, picture.size)
+            return vision_models.describe(scaled, model, field, check)
 
         return self.once(key_of(name, model), look)
 

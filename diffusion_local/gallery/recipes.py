@@ -94,17 +94,15 @@ def read_picture(data: bytes) -> Recipe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixels are decoded
             with PIL.open(io.BytesIO(data), formats=INPUT_FORMATS) as picture:
-                ours, text, texts = read_json(picture), a1111_text(picture), metadata_texts(picture)
+                own, text, texts = read_json(picture), a1111_text(picture), metadata_texts(picture)
     except UnidentifiedImageError:
         raise InvalidParams("image", message("not_a_picture", formats=list(INPUT_FORMATS))) from None
     except Exception as error:  # decoders raise arbitrary errors for damaged files
         raise InvalidParams("image", message("whole_picture", what=list(INPUT_FORMATS), error=error)) from None
-    if ours:
-        facts = ours.get("facts")
-        known = Params.from_dict(ours["params"]).to_dict()
-        newer = {
-            str(name)[:_MAX_NAME]: str(ours["params"][name])[:_MAX_NAME] for name in ours["params"].keys() - OPTIONS
-        }
+    if own:
+        facts = own.get("facts")
+        known = Params.from_dict(own["params"]).to_dict()
+        newer = {str(name)[:_MAX_NAME]: str(own["params"][name])[:_MAX_NAME] for name in own["params"].keys() - OPTIONS}
         return Recipe(known, facts if isinstance(facts, dict) else {}, newer, text)
     if found := foreign_recipes.read(texts):
         settings, others = foreign_recipes.to_settings(found)

@@ -105,9 +105,9 @@ class Pictures:
         """A ZIP file in chunks, created while it is sent: the given pictures, or those matching the filters."""
         if len(image_ids) > MAX_IDS:
             raise InvalidParams("image_ids", message("most_pictures", most=MAX_IDS, got=len(image_ids)))
-        wanted = GalleryFilter.parse(filters)  # validate before streaming starts
+        matching = GalleryFilter.parse(filters)  # validate before streaming starts
         chosen = [self._images.get(image_id) for image_id in image_ids]
-        return stream_members(self._members(chosen or self._matching(wanted)))
+        return stream_members(self._members(chosen or self._matching(matching)))
 
     def _members(self, images: Iterable[Image]) -> Iterator["Member"]:
         for image in images:

@@ -248,8 +248,8 @@ class Sources:
         file = self._files.source(mask_id).open()
         with file, PIL.open(file, formats=("PNG",)) as picture, image_decoding.share(picture):
             ground = PIL.new("RGBA", picture.size, "black") if picture.mode == "RGBA" else None
-            shown = PIL.alpha_composite(ground, picture) if ground else picture
-            return int(shown.convert("L").getextrema()[1]) > HALF_GREY  # type: ignore[arg-type]
+            composited = PIL.alpha_composite(ground, picture) if ground else picture
+            return int(composited.convert("L").getextrema()[1]) > HALF_GREY  # type: ignore[arg-type]
 
     def _as_png(self, data: bytes, field: str) -> tuple[bytes, tuple[int, int]]:
         """(PNG bytes, (width, height)), decoded within this process's budget."""

@@ -62,9 +62,9 @@ def trash_missing(files: ImageFiles, database: Database, present: set[str]) -> l
     ``present``: keys known to exist; a picture may have been saved since they were listed.
     """
     with database.read() as db:
-        shown = db.execute("SELECT id, key FROM images WHERE trashed_at IS NULL").fetchall()
-    gone = [image_id for image_id, key in shown if key not in present and not files.picture(key).exists()]
-    if len(gone) > MAX_DELETED_BY_HAND and len(gone) * 2 > len(shown):
+        rows_listed = db.execute("SELECT id, key FROM images WHERE trashed_at IS NULL").fetchall()
+    gone = [image_id for image_id, key in rows_listed if key not in present and not files.picture(key).exists()]
+    if len(gone) > MAX_DELETED_BY_HAND and len(gone) * 2 > len(rows_listed):
         log.error("most pictures' files are gone: is the gallery's drive there? Nothing was changed.")
         return []
     with database.write() as db:

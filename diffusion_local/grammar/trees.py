@@ -135,9 +135,9 @@ class Choice:
         Takes the smallest of exponentially distributed keys (Efraimidis and Spirakis, "Weighted random sampling with a
         reservoir", 2006): one pass over the options for all draws.
         """
-        wanted = rng.randint(self.low, self.high)
+        count = rng.randint(self.low, self.high)
         keys = ((-math.log(1 - rng.random()) / weight, place) for place, weight in enumerate(self.weights) if weight)
-        return [place for _, place in nsmallest(wanted, keys)]
+        return [place for _, place in nsmallest(count, keys)]
 
     def combinations(self) -> Iterator[str]:
         for picked in range(self.low, self.high + 1):

@@ -216,18 +216,18 @@ class Links:
         raise AssertionError("a checked target has an address")
 
     def _check(self, answer: httpx.Response, source: str) -> None:
-        code, shown = answer.status_code, shown_source(source)
+        code, source_text = answer.status_code, shown_source(source)
         if code >= 500 or code == httpx.codes.TOO_MANY_REQUESTS:
             raise httpx.RemoteProtocolError(message("it_answered", status=code))
         if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             own = source.startswith("civitai:") or origin(httpx.URL(source)) == origin(self._api)
-            raise HubProblem(message("civitai_token" if own else "link_forbidden", source=shown), kind="gated")
+            raise HubProblem(message("civitai_token" if own else "link_forbidden", source=source_text), kind="gated")
         if code in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
-            raise HubProblem(message("link_unknown", source=shown), kind="unknown_file")
+            raise HubProblem(message("link_unknown", source=source_text), kind="unknown_file")
         if not answer.is_success:
-            raise HubProblem(message("link_status", source=shown, status=code))
+            raise HubProblem(message("link_status", source=source_text, status=code))
         if answer.headers.get("content-type", "").startswith("text/html"):
-            raise HubProblem(message("link_page", source=shown), kind="not_a_model")
+            raise HubProblem(message("link_page", source=source_text), kind="not_a_model")
 
 
 def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: str, folder: str) -> Link:
@@ -268,8 +268,8 @@ def origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 def content_length(answer: httpx.Response) -> int:
     """Bytes of the body; 0 if the server does not send a valid length."""
-    told = answer.headers.get("content-length", "")
-    return int(told) if re.fullmatch(r"[0-9]{1,15}", told) else 0
+    header = answer.headers.get("content-length", "")
+    return int(header) if re.fullmatch(r"[0-9]{1,15}", header) else 0
 
 
 def validator_of(answer: httpx.Response) -> str:

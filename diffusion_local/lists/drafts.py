@@ -176,10 +176,10 @@ class Drafts:
 
 
 def too_many_combinations(combinations: int, count: int, most: int, setting: str = "max_queued") -> Message:
-    shown = message("more_than", count=MANY) if combinations >= MANY else f"{combinations:,}"
+    number = message("more_than", count=MANY) if combinations >= MANY else f"{combinations:,}"
     if count > 1:
-        return message("combinations_each", count=shown, each=count, most=most, setting=setting)
-    return message("combinations", count=shown, most=most, setting=setting)
+        return message("combinations_each", count=number, each=count, most=most, setting=setting)
+    return message("combinations", count=number, most=most, setting=setting)
 
 
 def parse_expansion(expand: str | None, settings: Settings) -> str:
@@ -235,14 +235,14 @@ class Prompts:
             prompt, settings | {"seed": first}, expand
         )
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
-        shown = each[:MAX_SHOWN]
+        examples = each[:MAX_SHOWN]
         return Preview(
             pictures=len(each),
             combinations=draft.count,
             seed=draft.params.seed,
-            prompts=[params.prompt for params in shown],
-            negatives=[params.negative for params in shown],
-            loras=[", ".join(map(str, params.loras)) for params in shown],
+            prompts=[params.prompt for params in examples],
+            negatives=[params.negative for params in examples],
+            loras=[", ".join(map(str, params.loras)) for params in examples],
             warnings=warnings + ignored_warnings(draft.params, settings),
             memory=self._plans.of_picture(each[0]),
         )

@@ -111,8 +111,8 @@ def parse_array(data: bytes) -> Parsed:
             found, place = decoder.raw_decode(text, following)
         except (ValueError, RecursionError) as error:
             raise InvalidParams("list", message("json_from_line", line=number, error=json_problem(error))) from None
-        shown = text[following : following + SHOWN_CHARS]
-        yield parse_entry(number, shown, lambda _: json_values(found))  # noqa: B023
+        excerpt = text[following : following + SHOWN_CHARS]
+        yield parse_entry(number, excerpt, lambda _: json_values(found))  # noqa: B023
         comma = COMMA.match(text, place)
         if not comma and not text.startswith("]", WHITESPACE.match(text, place).end()):  # type: ignore[union-attr]
             raise InvalidParams("list", message("json_comma", line=number))
@@ -187,7 +187,7 @@ def header_problems(number: int, header: list[str], names: list[str]) -> Iterato
         raise InvalidParams("list", message("column_prompt", columns=", ".join(header)[:200]))
     if duplicates := sorted(name for name, times in Counter(names).items() if times > 1 and is_known(name)):
         raise InvalidParams("list", message("column_twice", column=list(duplicates)))
-    if unknown := [shown for name, shown in zip(names, header, strict=True) if name and not is_known(name)]:
+    if unknown := [title for name, title in zip(names, header, strict=True) if name and not is_known(name)]:
         yield bad_line(
             number, f"unknown columns: {', '.join(unknown)[:200]}. Known: {', '.join(LIST_OPTIONS)}.", ",".join(header)
         )
@@ -257,24 +257,24 @@ def text_values(text: str) -> dict[str, Any]:
         if prompt:
             values["prompt"] = prompt
     while found:
-        shown, name = found[1], field_name(found[1])
+        flag, name = found[1], field_name(found[1])
         if name not in LIST_OPTIONS:
-            raise InvalidParams(f"--{shown}", message("not_a_flag", known=["--" + each for each in LIST_OPTIONS]))
+            raise InvalidParams(f"--{flag}", message("not_a_flag", known=["--" + each for each in LIST_OPTIONS]))
         if name in values:
-            raise InvalidParams(f"--{shown}", message("flag_twice"))
+            raise InvalidParams(f"--{flag}", message("flag_twice"))
         following = COMMAND_FLAG.search(text, found.end())
         if text[found.end() : found.end() + 1] in ("'", '"'):
             value = QUOTED.match(text, found.end())
             if not value:
-                raise InvalidParams(f"--{shown}", message("quotation"))
+                raise InvalidParams(f"--{flag}", message("quotation"))
             values[name] = unquote(value[0])
             following = COMMAND_FLAG.search(text, value.end())
             if text[value.end() : following.start() if following else None].strip():
-                raise InvalidParams(f"--{shown}", message("flag_text"))
+                raise InvalidParams(f"--{flag}", message("flag_text"))
         else:
             values[name] = text[found.end() : following.start() if following else None].strip()
         if not values[name] and name != "negative":
-            raise InvalidParams(f"--{shown}", message("flag_value"))
+            raise InvalidParams(f"--{flag}", message("flag_value"))
         found = following
     return values
 

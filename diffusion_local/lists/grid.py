@@ -137,8 +137,8 @@ def parse_grid(x: str, y: str = "", z: str = "", most: int = 2000) -> Grid:
 
 
 def parse_axis(axis: str, text: str) -> Axis:
-    shown, colon, rest = text.partition(":")
-    words = shown.strip().split(maxsplit=1)
+    label, colon, rest = text.partition(":")
+    words = label.strip().split(maxsplit=1)
     field = field_name(words[0]) if words else ""
     if field in ("s/r", "sr"):
         field = "prompt"

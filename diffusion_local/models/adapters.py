@@ -58,7 +58,7 @@ class Adapter:
 
 
 def describe(path: Path, kind: str, contents: Contents) -> Adapter:
-    probe, told = contents.probe, contents.metadata
+    probe, metadata = contents.probe, contents.metadata
     verdict = verdicts.adapter_verdict(path.name, kind, probe)
     if kind == UPSCALER and not verdict.problem and path.suffix.lower() not in LOADED_UPSCALERS:
         verdict = Verdict(RECOGNISED, message("file_upscaler_suffix", suffix=path.suffix))
@@ -69,9 +69,9 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
         kind=kind,
         path=path,
         architecture=base_architecture(kind, probe, vae) if same else "",
-        title=(told.get("modelspec.title") or notes.title or told.get("ss_output_name") or "")[:100],
-        about=(told.get("modelspec.description") or notes.about)[:MOST_TEXT],
-        words=trigger_words(told, notes.words) if kind == LORA else (),
+        title=(metadata.get("modelspec.title") or notes.title or metadata.get("ss_output_name") or "")[:100],
+        about=(metadata.get("modelspec.description") or notes.about)[:MOST_TEXT],
+        words=trigger_words(metadata, notes.words) if kind == LORA else (),
         size_bytes=contents.size_bytes,
         state=verdict.state,
         problem=verdict.problem,

@@ -286,8 +286,8 @@ def scheduler_of(probe: Probe, own: str = "") -> dict[str, Any]:
     prediction = own or probe.prediction if probe.prediction_guessed else probe.prediction
     if not prediction:
         return {}
-    told: dict[str, Any] = {"prediction_type": prediction}
+    config: dict[str, Any] = {"prediction_type": prediction}
     if prediction == "v_prediction" and probe.zero_snr:
         # Such a model was also trained on pure noise, with which only trailing timesteps start.
-        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return told
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return config

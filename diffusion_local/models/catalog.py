@@ -210,9 +210,9 @@ class Catalog:
         found = {each.name: each for each in self.loras()} if params.loras else {}
         for lora in params.loras:
             known = found.get(lora.name)
-            wanted = known and distilled.lora_defaults(model.family, PurePosixPath(lora.name).name, known.title)
-            if wanted:
-                steps, guidance, sampler = wanted
+            usual = known and distilled.lora_defaults(model.family, PurePosixPath(lora.name).name, known.title)
+            if usual:
+                steps, guidance, sampler = usual
                 return replace(model.defaults, steps=steps, guidance=guidance, sampler=sampler)
         return None
 

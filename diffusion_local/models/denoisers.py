@@ -25,11 +25,11 @@ def detect_svdquant(header: Header) -> Probe | None:
     """A transformer quantised by nunchaku, which uses its own tensor names."""
     if quantisation_of(header) != SVDQUANT:
         return None
-    told = " ".join(header.metadata.get(key, "") for key in ("model_class", "comfy_config", "config")).lower()
+    notes = " ".join(header.metadata.get(key, "") for key in ("model_class", "comfy_config", "config")).lower()
     view = TensorView(header)
     architecture = next((name for word, name in (
         ("qwen", "qwen_image"), ("zimage", "z_image"), ("sana", "sana"), ("sdxl", "sdxl"), ("flux", "flux_dev"),
-    ) if word in told), "")  # fmt: skip
+    ) if word in notes), "")  # fmt: skip
     if not architecture and view.has("txt_norm"):
         architecture = "qwen_image"
     elif architecture in ("", "flux_dev"):
@@ -60,9 +60,9 @@ def detect_transformer(header: Header) -> Probe | None:
     """Detect a transformer, alone or with other parts, also of unsupported models."""
     found: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
     for at, view in enumerate(views(header)):
-        ours = families.of_denoiser(view.names, view.shape)
-        if ours:
-            found.append((ours[1].specificity, -at, view, *ours))
+        supported = families.of_denoiser(view.names, view.shape)
+        if supported:
+            found.append((supported[1].specificity, -at, view, *supported))
         for stranger in FOREIGN_MODELS:
             for sign in stranger.signs:
                 if sign.matches(view.names, view.shape):
@@ -196,10 +196,10 @@ TELLING, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 def marked_prediction(header: Header) -> str:
     """The prediction type stated by a marker tensor or the file's metadata, or ""."""
-    told = header.metadata.get("modelspec.prediction_type", "").lower()
-    if "v_pred" in header.tensors or told.startswith("v"):
+    prediction = header.metadata.get("modelspec.prediction_type", "").lower()
+    if "v_pred" in header.tensors or prediction.startswith("v"):
         return "v_prediction"
-    if told.startswith("eps"):
+    if prediction.startswith("eps"):
         return "epsilon"
     return ""
 

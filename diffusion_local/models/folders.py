@@ -96,8 +96,8 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     channels = read_config(folder / "unet").get("in_channels", 4)
     if channels == INPAINT_CHANNELS:
         return ModelFacts(kinds=(Kind.INPAINT,), **known)
-    wanted = read_config(folder / "vae").get("latent_channels", 4)
-    if channels != wanted * (2 if families.ARCHITECTURES[architecture].needs_reference else 1):
+    channels_of_vae = read_config(folder / "vae").get("latent_channels", 4)
+    if channels != channels_of_vae * (2 if families.ARCHITECTURES[architecture].needs_reference else 1):
         return not_supported(message("unet_channels", channels=channels), **known)
     return ModelFacts(kinds=kinds, **known)
 

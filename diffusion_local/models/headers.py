@@ -155,8 +155,8 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
     spans.sort()
     if any(later[0] < former[1] for former, later in pairwise(spans)):
         raise ValueError("overlapping tensors")
-    told = {str(key): str(value) for key, value in metadata.items()}
-    return tensors, told, start + max((end for _, end in spans), default=0)
+    texts = {str(key): str(value) for key, value in metadata.items()}
+    return tensors, texts, start + max((end for _, end in spans), default=0)
 
 
 def checked_name(name: str) -> str:

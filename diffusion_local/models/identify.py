@@ -79,11 +79,11 @@ def memory_bytes(header: Header) -> int:
 def probe_file(path: Path, opened: OpenedFile) -> Probe:
     """``probe``, refined by the file name for models and VAEs that have the same tensors as others."""
     found = probe(opened)
-    told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
+    names = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
     for architecture, words, variant in NAMED_VARIANTS:
         if (
             found.architecture == architecture
-            and any(word in told for word in words)
+            and any(word in names for word in words)
             and found.kind in (CHECKPOINT, DENOISER)
         ):
             return replace(found, architecture=variant)

@@ -216,12 +216,12 @@ def base_by_names(denoiser: Mapping[str, Layer], stated: str, layout: str) -> st
         return stated or "chroma"
     known = [(sign.specificity, title) for title, _, sign in FOREIGN_LORAS if sign.matches(denoiser)]
     stranger = max(known, default=None)
-    ours = families.of_lora(denoiser)
-    if stranger and (not ours or stranger[0] >= families.certainty(ours, denoiser)):
+    supported = families.of_lora(denoiser)
+    if stranger and (not supported or stranger[0] >= families.certainty(supported, denoiser)):
         return stranger[1]
-    if stated and (not ours or families.certainty(ours, denoiser) <= 1):
+    if stated and (not supported or families.certainty(supported, denoiser) <= 1):
         return stated
-    return ours or stated
+    return supported or stated
 
 
 def is_chroma(layers: Mapping[str, Layer]) -> bool:

@@ -59,9 +59,9 @@ def read_unet(view: TensorView) -> Unet | None:
     original = view.shape("input_blocks.0.0.weight")
     if original is not None and len(original) == 4:
         return read_shape(view, ORIGINAL, original, "label_emb.0.0.weight")
-    ours = view.shape("conv_in.weight")
-    if ours is not None and len(ours) == 4 and view.has("down_blocks.0.resnets.0.conv1", "up_blocks.0"):
-        return read_shape(view, DIFFUSERS, ours, "add_embedding.linear_1.weight")
+    input_shape = view.shape("conv_in.weight")
+    if input_shape is not None and len(input_shape) == 4 and view.has("down_blocks.0.resnets.0.conv1", "up_blocks.0"):
+        return read_shape(view, DIFFUSERS, input_shape, "add_embedding.linear_1.weight")
     return None
 
 

@@ -153,11 +153,11 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         limit, count = count_read(model, text)
         if limit and count > limit:
-            told = {"field": name, "limit": limit, "count": count}
+            slots = {"field": name, "limit": limit, "count": count}
             if reads_whole_prompts(model):
-                warnings.append(message("tokens_in_parts", **told, parts=math.ceil(count / limit)))
+                warnings.append(message("tokens_in_parts", **slots, parts=math.ceil(count / limit)))
             else:
-                warnings.append(message("too_many_tokens", **told))
+                warnings.append(message("too_many_tokens", **slots))
         read, unknown = understood(model, text)
         if model.scripts and (foreign := [*unknown, *foreign_words(read, model.scripts)]):
             words = shortened(", ".join(foreign), 60)
@@ -182,8 +182,8 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
             found[f"{name} AND"] = message("joins_no_prompts", field=name)
         for tool, pattern in FOREIGN_SYNTAX.items():
             if other := pattern.search(text):
-                shown = shortened(other[0], 60)
-                found[f"{name} {tool}"] = message("foreign_syntax", field=name, text=shown, tool=tool)
+                excerpt = shortened(other[0], 60)
+                found[f"{name} {tool}"] = message("foreign_syntax", field=name, text=excerpt, tool=tool)
         if number := COMMA_WEIGHT.search(text):
             found[f"{name} comma"] = message("weight_comma", field=name, text=shortened(number[0], 60))
         if wildcard := NO_WILDCARD.search(text):
@@ -195,8 +195,8 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
         if weighted := first_weighted(text):
             found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
         if changing := schedules.first_schedule(text):
-            shown = shortened(changing, 60)
-            found[f"{name} schedule"] = message("no_schedule", field=name, text=shown)
+            excerpt = shortened(changing, 60)
+            found[f"{name} schedule"] = message("no_schedule", field=name, text=excerpt)
         if BREAK.search(text):
             found[f"{name} BREAK"] = message("no_break", field=name)
     return found
@@ -223,8 +223,8 @@ def weight_warnings(field: str, text: str) -> dict[str, str]:
         found[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MAX_WEIGHT)
     for match in SCHEDULE.finditer(text):
         if not schedules.first_schedule(match[0]) and not COMMA_WEIGHT.search(match[0]):
-            shown = shortened(match[0], 60)
-            found[f"{field} steps"] = message("schedule_number", field=field, text=shown)
+            excerpt = shortened(match[0], 60)
+            found[f"{field} steps"] = message("schedule_number", field=field, text=excerpt)
             break
     return found
 
@@ -234,11 +234,11 @@ def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for tag in tags.find_tags(prompt):
         if tag.rest:
-            shown = shortened(tag.to_text(), 60)
-            found["prompt rest"] = message("tag_rest", tag=shown)
+            excerpt = shortened(tag.to_text(), 60)
+            found["prompt rest"] = message("tag_rest", tag=excerpt)
     if without := tags.find_tags(negative):
-        shown = shortened(without[0].to_text(), 60)
-        found["negative tag"] = message("tag_negative", tag=shown)
+        excerpt = shortened(without[0].to_text(), 60)
+        found["negative tag"] = message("tag_negative", tag=excerpt)
     for name, text in (("prompt", prompt), ("negative", negative)):
         if others := tags.find_other_tags(text):
             found[f"{name} other"] = message("tag_unknown", field=name, tag=shortened(others[0], 60))

@@ -61,12 +61,12 @@ def read(path: Path) -> SideNotes:
     titles: list[str] = []
     abouts: list[str] = []
     for place in side_file_paths(path):
-        told = read_json(place)
-        phrases = [told.get("activation text"), *as_list(told.get("trainedWords"))]
+        data = read_json(place)
+        phrases = [data.get("activation text"), *as_list(data.get("trainedWords"))]
         words += [word for phrase in phrases if isinstance(phrase, str) for word in split_phrase(phrase)]
-        model = told.get("model")
+        model = data.get("model")
         titles += [each for each in (model.get("name") if isinstance(model, dict) else None,) if isinstance(each, str)]
-        abouts += [each for each in (told.get("description"), told.get("notes")) if isinstance(each, str) and each]
+        abouts += [each for each in (data.get("description"), data.get("notes")) if isinstance(each, str) and each]
     return SideNotes(
         tuple(dict.fromkeys(words))[:MOST_WORDS],
         next((each.strip()[:100] for each in titles if each.strip()), ""),
@@ -97,7 +97,7 @@ def read_json(place: Path) -> dict[str, Any]:
     try:
         if place.stat().st_size > MOST_BYTES:
             return {}
-        told = json.loads(place.read_text(encoding="utf-8-sig"))
+        data = json.loads(place.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return data if isinstance(data, dict) else {}

@@ -169,8 +169,8 @@ def unet_verdict(found: Probe) -> Verdict:
     unet, architecture = found.unet, found.architecture
     assert unet is not None
     if not architecture:
-        told = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
-        return Verdict(UNSUPPORTED, told)
+        reason = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
+        return Verdict(UNSUPPORTED, reason)
     family = families.of_architecture(architecture)
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)

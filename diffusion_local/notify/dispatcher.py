@@ -236,8 +236,8 @@ class NotificationDispatcher:
         try:
             match notice.event:
                 case "batch.done":
-                    told = report_data(self._reports.batch(notice.batch_id))
-                    return told | self._addresses(notice.batch_id)
+                    data = report_data(self._reports.batch(notice.batch_id))
+                    return data | self._addresses(notice.batch_id)
                 case "job.failed":
                     return job_data(self._jobs.get(notice.job_id))
                 case "queue.idle":
@@ -255,7 +255,7 @@ def payload_of(event: str, at: str, data: dict[str, Any]) -> str:
 
 
 def report_data(report: Report) -> dict[str, Any]:
-    told = report.to_dict()
+    data = report.to_dict()
     facts = {
         "batch_id": report.batch_id,
         "name": shortened(report.title, 200),
@@ -265,7 +265,7 @@ def report_data(report: Report) -> dict[str, Any]:
         "seconds": round(report.seconds, 1),
         "report": f"/reports/batch/{report.batch_id}.html" if report.batch_id else "/reports/night.html",
     }
-    return {name: value for name, value in facts.items() if value is not None} | {"summary": told}
+    return {name: value for name, value in facts.items() if value is not None} | {"summary": data}
 
 
 def job_data(job: Job) -> dict[str, Any]:

@@ -77,8 +77,8 @@ def as_json(studio: Any, value: Any) -> Any:
 def answer_json(studio: Any, operation: Operation, answer: Answer, given: dict[str, Any], value: Any) -> Json:
     """The JSON object of an operation's result. ``given``: the arguments; ``value``: what the method returned."""
     match answer:
-        case Constant(content=told):
-            return told
+        case Constant(content=content):
+            return content
         case Named(name=name):
             return {name: as_json(studio, list(value) if isinstance(value, Iterator) else value)}
         case Paged(name=name):
@@ -86,9 +86,9 @@ def answer_json(studio: Any, operation: Operation, answer: Answer, given: dict[s
         case After(operation=name, also=also):
             after = registry.OPERATIONS[name]
             known = given | ({"job_id": given["job_ids"][0]} if given.get("job_ids") else {})
-            asked = {each.name: known[each.name] for each in registry.arguments(after) if each.name in known}
-            told = answer_json(studio, after, after.answer, asked, registry.call(studio, after, asked))
-            return told | as_json(studio, value) if also else told
+            arguments = {each.name: known[each.name] for each in registry.arguments(after) if each.name in known}
+            further = answer_json(studio, after, after.answer, arguments, registry.call(studio, after, arguments))
+            return further | as_json(studio, value) if also else further
         case File():
             return {"text": "".join(value)}
     return as_json(studio, value)

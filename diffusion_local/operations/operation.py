@@ -131,8 +131,8 @@ class Operation:
         return self.name.removeprefix("queue.").replace(".", "_")
 
 
-def op(scope: Scope | None, whose: DataScope, *routes: Route, doc: str = "", **more: Any) -> Operation:
-    return Operation(scope, whose, routes, doc, **more)
+def op(scope: Scope | None, data: DataScope, *routes: Route, doc: str = "", **more: Any) -> Operation:
+    return Operation(scope, data, routes, doc, **more)
 
 
 def get(path: str, takes: str | None = None, answer: Answer | None = None) -> Route:

@@ -120,8 +120,8 @@ def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
     """Options from the pairs of a recipe, by our names; unusable values are left out."""
     settings: dict[str, Any] = {}
     for name, option in OPTIONS.items():
-        for theirs in option.a1111:
-            value = parse_value(option, found.get(theirs, ""))
+        for foreign_name in option.a1111:
+            value = parse_value(option, found.get(foreign_name, ""))
             if value is not None:
                 settings[name] = value
     if size := SIZE_TEXT.fullmatch(found.get("Size", "")):
@@ -182,7 +182,7 @@ def parse_number(text: str, low: float, high: float) -> float | None:
 
 def unread_pairs(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
     """Pairs that are not options or whose values are unusable, such as a 64-bit seed."""
-    ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
-    ours |= {"Size"} & set(found) if "width" in settings else set()
-    ours |= {STRENGTH_NAME, RESIZE} if "hires_scale" in settings else set()
-    return {name: value for name, value in found.items() if name not in ours}
+    known_names = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
+    known_names |= {"Size"} & set(found) if "width" in settings else set()
+    known_names |= {STRENGTH_NAME, RESIZE} if "hires_scale" in settings else set()
+    return {name: value for name, value in found.items() if name not in known_names}

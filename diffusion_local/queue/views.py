@@ -362,11 +362,11 @@ def queued_jobs(db: Transaction, line: QueueOrder, loaded: str, count: int) -> l
     """The first due jobs in the order they will run, then jobs that are held back, by position."""
     due = line.upcoming(loaded, count)
     found = {job.id: job for job in read_jobs(db, f"{JOBS} WHERE {in_list('id', '?')}", as_list(due))}
-    shown = [found[job_id] for job_id in due]
-    if len(shown) < count:
-        rest = read_jobs(db, f"SELECT * FROM {QUEUED} {QUEUE_ORDER} LIMIT ?", count + len(shown))
-        shown += [job for job in rest if job.id not in found]
-    return shown[:count]
+    page = [found[job_id] for job_id in due]
+    if len(page) < count:
+        rest = read_jobs(db, f"SELECT * FROM {QUEUED} {QUEUE_ORDER} LIMIT ?", count + len(page))
+        page += [job for job in rest if job.id not in found]
+    return page[:count]
 
 
 def read_jobs(db: Transaction, sql: str, *values: str | int) -> list[Job]:

@@ -302,23 +302,23 @@ class RemoteDispatch:
 
     def _error(self, answer: httpx.Response) -> UserError:
         """The error for a failed response. It ends the worker only if its access or protocol is refused."""
-        told = error_body(answer)
-        said = deserialize(str(told.get("message", "")), told)
+        fault = error_body(answer)
+        text = deserialize(str(fault.get("message", "")), fault)
         if answer.status_code == 401:
-            return Unauthorized(message("worker_unknown", url=self.url, problem=said))
+            return Unauthorized(message("worker_unknown", url=self.url, problem=text))
         if answer.status_code in (404, 405):
             return ServerProblem(message("worker_refused", url=self.url, problem=message("studio_no_machines")))
         if answer.status_code in (400, 403, 422):
-            return ServerProblem(message("worker_refused", url=self.url, problem=said or f"HTTP {answer.status_code}"))
+            return ServerProblem(message("worker_refused", url=self.url, problem=text or f"HTTP {answer.status_code}"))
         return StudioUnavailable(message("server_status", url=self.url, status=answer.status_code))
 
 
 def error_body(answer: httpx.Response) -> dict[str, Any]:
     try:
-        told = answer.json().get("error")
+        fault = answer.json().get("error")
     except (ValueError, AttributeError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return fault if isinstance(fault, dict) else {}
 
 
 def join(

@@ -82,21 +82,21 @@ def pair(url: str, code: str, machine: str) -> Credential:
         body = {"machine": machine, "proof": proof, "nonce": nonce}
         try:
             answer = client.post(f"{API_ROOT}/machines/join", json=body)
-            told = answer.json()
+            answer_json = answer.json()
         except httpx.HTTPError as error:
             raise ServerProblem(message("server_unreachable", url=whole, error=error)) from None
         except ValueError:
             raise ServerProblem(message("server_other", url=whole, status=answer.status_code)) from None
     if not answer.is_success:
-        fault = told.get("error") if isinstance(told, dict) else None
-        said = deserialize(str(fault.get("message", "")), fault) if isinstance(fault, dict) else message("went_wrong")
+        fault = answer_json.get("error") if isinstance(answer_json, dict) else None
+        text = deserialize(str(fault.get("message", "")), fault) if isinstance(fault, dict) else message("went_wrong")
         if isinstance(fault, dict) and fault.get("field") == "code":
-            raise InvalidParams("code", said)
+            raise InvalidParams("code", text)
         if answer.status_code in (404, 405):
-            said = message("studio_no_machines")
-        raise ServerProblem(message("worker_refused", url=whole, problem=said))
-    token = str(told.get("token", ""))
-    if not is_equal(str(told.get("answer", "")), answer_of(key, proof, token)):
+            text = message("studio_no_machines")
+        raise ServerProblem(message("worker_refused", url=whole, problem=text))
+    token = str(answer_json.get("token", ""))
+    if not is_equal(str(answer_json.get("answer", "")), answer_of(key, proof, token)):
         raise ServerProblem(message("studio_unproven", url=whole))
     return Credential(whole, token, certificate, machine)
 

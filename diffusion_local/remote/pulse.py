@@ -83,8 +83,8 @@ class Pulse:
         """Send the newest reports; for jobs without progress only read the flags."""
         with self._changed:
             reports, self._unsent = list(self._unsent.values()), {}
-            told = {each.claim for each in reports}
-            quiet = [claim for claim, flags in self._flags.items() if flags is not None and claim not in told]
+            reported = {each.claim for each in reports}
+            quiet = [claim for claim, flags in self._flags.items() if flags is not None and claim not in reported]
         try:
             answers = list(zip([each.claim for each in reports], self._send(reports) if reports else [], strict=True))
         except DatabaseProblem:

@@ -89,22 +89,22 @@ class RemoteServer:
             raise ServerProblem(message("server_unreachable", url=self.url, error=error)) from None
 
     def _error(self, answer: httpx.Response) -> UserError:
-        told = parse_body(answer, self.url).get("error")
-        if not isinstance(told, dict):
+        fault = parse_body(answer, self.url).get("error")
+        if not isinstance(fault, dict):
             return ServerProblem(message("server_status", url=self.url, status=answer.status_code))
-        text, code = str(told.get("message", "")), str(told.get("code", ""))
-        said = deserialize(text, told)
+        text, code = str(fault.get("message", "")), str(fault.get("code", ""))
+        reason = deserialize(text, fault)
         if answer.status_code == 401:
-            return Unauthorized(message("server_sign_in", url=self.url, problem=said))
+            return Unauthorized(message("server_sign_in", url=self.url, problem=reason))
         if answer.status_code == 405 or text.startswith(NO_ADDRESS):
             version = self._version()
             return ServerProblem(message("server_version", url=self.url, there=version, here=__version__))
         if code == InvalidParams.code:
             field, _, problem = text.partition(": ")
-            return InvalidParams(field, deserialize(problem, told))
+            return InvalidParams(field, deserialize(problem, fault))
         if code == LimitReached.code:
-            return LimitReached(said, int(answer.headers.get("Retry-After", 0)))
-        return CODES.get(code, UserError)(said)
+            return LimitReached(reason, int(answer.headers.get("Retry-After", 0)))
+        return CODES.get(code, UserError)(reason)
 
     def _version(self) -> str:
         with self._connection_errors():

@@ -69,12 +69,12 @@ class RemotePart:
         if isinstance(answer, File):
             text = kind == Iterator[str]
             return self._server.stream_lines(path, **given) if text else self._server.stream_bytes(path, **given)
-        told = self._server.request(route.method, path, **self._request(operation, route, given))
+        content = self._server.request(route.method, path, **self._request(operation, route, given))
         if isinstance(answer, Constant):
             return None
         if isinstance(answer, Named | Paged):
-            told = told[answer.name]
-        return convert(kind, told)
+            content = content[answer.name]
+        return convert(kind, content)
 
     def _request(self, operation: Operation, route: Route, given: dict[str, Any]) -> dict[str, Any]:
         """httpx arguments: query, headers and body."""
@@ -134,11 +134,11 @@ class RemoteStudio(RemotePart):
         query["id"] = query.pop("ids", None)
         return [self._remembered(each) for each in self._server.get("/jobs", **query)["jobs"]]
 
-    def _remembered(self, told: dict[str, Any]) -> Job:
-        job = parse_job(told)
-        self._places[job.id] = (told["position"], told["eta"])
-        if told["image"]:
-            self._images[job.id] = parse_image(told["image"], job.params)
+    def _remembered(self, data: dict[str, Any]) -> Job:
+        job = parse_job(data)
+        self._places[job.id] = (data["position"], data["eta"])
+        if data["image"]:
+            self._images[job.id] = parse_image(data["image"], job.params)
         return job
 
     def places(self, jobs: Sequence[Job]) -> dict[str, Place]:
@@ -189,10 +189,10 @@ class RemoteLists(RemotePart):
 
 class RemoteLibrary(RemotePart):
     def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
-        told = [self._server.get(f"/models/{path_segment(each.id)}") for each in models]
+        answers = [self._server.get(f"/models/{path_segment(each.id)}") for each in models]
         return {
             each["id"]: [parse(MemoryPlan, plan) for plan in each.get("memory_plan", [])]
-            for each in told or self._server.get("/models")["models"]
+            for each in answers or self._server.get("/models")["models"]
         }
 
 
@@ -223,14 +223,14 @@ T = TypeVar("T")
 EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
 
 
-def parse(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
+def parse(noun: type[T], data: Mapping[str, Any], **known: Any) -> T:
     """Create a dataclass from JSON; ``known`` fields are passed unchanged."""
     values = dict(known)
     for name, kind, empty in field_specs(noun):  # type: ignore[arg-type]
         if name in values:
             continue
-        if name in told:
-            values[name] = convert(kind, told[name])
+        if name in data:
+            values[name] = convert(kind, data[name])
         elif empty is not MISSING:
             values[name] = empty
     return noun(**values)
@@ -275,43 +275,43 @@ def convert(kind: Any, value: Any) -> Any:
     return value
 
 
-def parse_job(told: Mapping[str, Any]) -> Job:
-    error = told.get("error")
+def parse_job(data: Mapping[str, Any]) -> Job:
+    error = data.get("error")
     return parse(
         Job,
-        {name: value for name, value in told.items() if name != "position"},  # in JSON, the place in the queue
+        {name: value for name, value in data.items() if name != "position"},  # in JSON, the place in the queue
         position=0,
-        params=Params.from_dict(told["params"]),
+        params=Params.from_dict(data["params"]),
         failure=parse(Failure, error, message=deserialize(error.get("message", ""), error)) if error else None,
     )
 
 
-def parse_image(told: Mapping[str, Any], params: Params | None = None) -> Image:
+def parse_image(data: Mapping[str, Any], params: Params | None = None) -> Image:
     """A picture; one embedded in a job has only id and size."""
-    facts = {"flag": told["flag"]} if told.get("flag") else {}
-    return parse(Image, told, params=params or Params.from_dict(told["params"]), facts=facts)
+    facts = {"flag": data["flag"]} if data.get("flag") else {}
+    return parse(Image, data, params=params or Params.from_dict(data["params"]), facts=facts)
 
 
-def parse_progress(told: Mapping[str, Any]) -> BatchProgress:
-    batch = parse(Batch, {name: value for name, value in told.items() if name != "grid"})
-    counts = {State(state): count for state, count in told["counts"].items()}
-    return BatchProgress(batch, counts, told.get("done_at"), told.get("warning", ""))
+def parse_progress(data: Mapping[str, Any]) -> BatchProgress:
+    batch = parse(Batch, {name: value for name, value in data.items() if name != "grid"})
+    counts = {State(state): count for state, count in data["counts"].items()}
+    return BatchProgress(batch, counts, data.get("done_at"), data.get("warning", ""))
 
 
-def parse_snapshot(told: Mapping[str, Any]) -> Snapshot:
-    seen = [*told["running"], *told["waiting"]]
+def parse_snapshot(data: Mapping[str, Any]) -> Snapshot:
+    seen = [*data["running"], *data["waiting"]]
     return parse(
         Snapshot,
-        told,
+        data,
         eta={each["id"]: each["eta"] for each in seen if each["eta"] is not None},
-        total_eta=told["eta"],
+        total_eta=data["eta"],
     )
 
 
-def parse_download(told: Mapping[str, Any]) -> Download:
-    error = told.get("error") or {}
+def parse_download(data: Mapping[str, Any]) -> Download:
+    error = data.get("error") or {}
     problem = deserialize(error.get("message", ""), error) if error else ""
-    return parse(Download, told, error_kind=error.get("kind", ""), error_message=problem)
+    return parse(Download, data, error_kind=error.get("kind", ""), error_message=problem)
 
 
 #: Parsers of types whose JSON is not simply their fields; see ``operations.answers``.

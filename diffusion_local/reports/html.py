@@ -60,8 +60,8 @@ def render(
             *(render_reason(each, report, root, translate) for each in report.reasons),
         ]
     if report.pictures:
-        shown, done = len(report.pictures), report.counts["done"]
-        some = message("report_some", shown=shown, count=done) if shown < done else message("report_pictures")
+        pictures, done = len(report.pictures), report.counts["done"]
+        some = message("report_some", shown=pictures, count=done) if pictures < done else message("report_pictures")
         parts.append(f"<h2>{translate(some)}</h2>")
         parts += [
             '<div class="sheet">',

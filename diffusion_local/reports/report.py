@@ -212,8 +212,8 @@ def forecast_of(pictures: int, told_at: str, told_end: str, ended: str | None) -
     took = seconds_between(told_at, ended)
     if not took:
         return None
-    told = seconds_between(told_at, told_end)
-    return Forecast(pictures, told, took, abs(told - took) / took)
+    estimated = seconds_between(told_at, told_end)
+    return Forecast(pictures, estimated, took, abs(estimated - took) / took)
 
 
 def seconds_between(began: str | None, ended: str | None) -> float:

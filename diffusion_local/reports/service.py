@@ -47,9 +47,9 @@ class Reports:
         with self._store.batch_rows(batch_id) as rows:
             found = build(rows)
         report = found.report(batch.name or batch.id, batch_id)
-        told = self._store.forecast(batch_id)
-        if told and not report.open:
-            report.forecast = forecast_of(*told, report.until)
+        forecast = self._store.forecast(batch_id)
+        if forecast and not report.open:
+            report.forecast = forecast_of(*forecast, report.until)
         return self._completed(report, found.done)
 
     def night(self, since: str | None = None, until: str | None = None) -> Report:
@@ -78,8 +78,8 @@ class Reports:
             self._view.batch(batch_id)
             source: AbstractContextManager = self._store.batch_rows(batch_id)
         else:
-            asked = self.night(since or None, until or None)
-            source = self._store.period_rows(asked.since or "", asked.until or "")
+            report = self.night(since or None, until or None)
+            source = self._store.period_rows(report.since or "", report.until or "")
         with source as rows:
             failed = [
                 row["id"]

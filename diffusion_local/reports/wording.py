@@ -40,8 +40,8 @@ def facts(report: Report) -> list[tuple[Message, str]]:
             )
         )
     if report.loads:
-        told = message("report_loads_told", count=report.loads, time=duration(report.load_seconds))
-        found.append((message("report_loads"), told))
+        text = message("report_loads_told", count=report.loads, time=duration(report.load_seconds))
+        found.append((message("report_loads"), text))
     if report.steps_down:
         total = sum(report.steps_down.values())
         ways = [
@@ -51,24 +51,24 @@ def facts(report: Report) -> list[tuple[Message, str]]:
         found.append((message("report_less_memory"), message("report_less_memory_told", total=total, ways=ways)))
     if report.estimate:
         made = report.estimate
-        told = message(
+        text = message(
             "report_estimate_told",
             expected=duration(made.expected_seconds),
             taken=duration(made.actual_seconds),
             error=made.error,
             jobs=made.jobs,
         )
-        found.append((message("report_estimate"), told))
+        found.append((message("report_estimate"), text))
     if report.forecast:
         end = report.forecast
-        told = message(
+        text = message(
             "report_forecast_told",
             count=end.pictures,
             told=duration(end.told_seconds),
             taken=duration(end.took_seconds),
             error=end.error,
         )
-        found.append((message("report_forecast"), told))
+        found.append((message("report_forecast"), text))
     return found
 
 
@@ -90,8 +90,8 @@ def render(report: Report) -> str:
         lines += ["", "## Failed", ""]
         for reason in report.reasons:
             lines.append(f"- **{reason.count:,} × {escape_markdown(reason.kind)}**: {escape_markdown(reason.message)}")
-            shown = ", ".join(f"`{each}`" for each in reason.job_ids[:5])
-            lines.append(f"  - reason `{reason.id}`: {shown}{' …' if reason.count > 5 else ''}")
+            ids = ", ".join(f"`{each}`" for each in reason.job_ids[:5])
+            lines.append(f"  - reason `{reason.id}`: {ids}{' …' if reason.count > 5 else ''}")
     if len(report.batches) > 1:
         lines += ["", "## Batches", ""]
         parts = [

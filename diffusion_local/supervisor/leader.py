@@ -122,11 +122,11 @@ class DownloadChore:
             return
         self._polled_at = now
         try:
-            wanted = self._services.downloads.any_waiting()
+            waiting = self._services.downloads.any_waiting()
         except DatabaseProblem as problem:
             log.error("%s", problem)
             return
-        if (wanted or now - self._digested_at > DIGESTS_SECONDS) and now - self._rung_at > DOWNLOADS_LOST_SECONDS:
+        if (waiting or now - self._digested_at > DIGESTS_SECONDS) and now - self._rung_at > DOWNLOADS_LOST_SECONDS:
             self._rung_at = now
             self._ring()
 

@@ -152,9 +152,9 @@ class Supervisor:
             self._stop.wanted.wait(POLL_SECONDS)
 
     def _poll_restart(self) -> None:
-        asked = restart_file(self._settings)
-        if asked.exists():
-            asked.unlink()
+        marker = restart_file(self._settings)
+        if marker.exists():
+            marker.unlink()
             log.info("Restarting, as asked on the page.")
             self._again = True
             self._stop.request()

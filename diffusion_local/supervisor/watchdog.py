@@ -78,14 +78,14 @@ class Watchdog:
     def poll(self) -> None:
         """Probe once."""
         with self._lock:
-            asked = self._watched
+            watched = self._watched
         answered = self._answers()
         with self._lock:
             now = self._clock()
             late = now - self._turn_at > INTERVAL_SECONDS + TIMEOUT_SECONDS + MISSED_SECONDS
             self._turn_at = now
             process = self._watched
-            if process is None or process is not asked:  # the process was replaced meanwhile
+            if process is None or process is not watched:  # the process was replaced meanwhile
                 return
             if answered:
                 self._failures = 0

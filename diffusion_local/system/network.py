@@ -96,10 +96,12 @@ def discover(seconds: float) -> list[str]:
             info = zc.get_service_info(type_, name, round(seconds * 1000)) if name.startswith(ANNOUNCED) else None
             if info is None or not info.port:
                 return
-            told = {key.decode(): (value or b"").decode("utf-8", "replace") for key, value in info.properties.items()}
-            scheme = "https" if told.get("scheme") == "https" else "http"
+            properties = {
+                key.decode(): (value or b"").decode("utf-8", "replace") for key, value in info.properties.items()
+            }
+            scheme = "https" if properties.get("scheme") == "https" else "http"
             for address in info.parsed_addresses():
-                found.append(f"{scheme}://{bracketed(address)}:{info.port}{told.get('path', '').rstrip('/')}")
+                found.append(f"{scheme}://{bracketed(address)}:{info.port}{properties.get('path', '').rstrip('/')}")
 
         def update_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
 

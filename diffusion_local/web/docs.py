@@ -92,9 +92,9 @@ class Page:
         self._document = document
 
     def section(self, method: str, path: str, operation: Json) -> str:
-        told = operation.get("description") or operation.get("summary", "")
+        description = operation.get("description") or operation.get("summary", "")
         return (
-            f"<section><code><b>{method}</b>{text(path)}</code><p>{text(told)}</p>"
+            f"<section><code><b>{method}</b>{text(path)}</code><p>{text(description)}</p>"
             f"{self._table(operation)}{self._answers(operation)}{self._form(method, path, operation)}</section>"
         )
 
@@ -124,8 +124,8 @@ class Page:
         refusals = ", ".join(status for status in operation["responses"] if not status.startswith("2"))
         schema = good.get("content", {}).get("application/json", {}).get("schema")
         sample = json.dumps(self.example(schema), indent=1)[:MOST_EXAMPLE] if schema else ""
-        shown = f"<details><summary>answer</summary><pre>{text(sample)}</pre></details>" if sample else ""
-        return shown + (f"<p>Refusals: {text(refusals)}</p>" if refusals else "")
+        sample_html = f"<details><summary>answer</summary><pre>{text(sample)}</pre></details>" if sample else ""
+        return sample_html + (f"<p>Refusals: {text(refusals)}</p>" if refusals else "")
 
     def _form(self, method: str, path: str, operation: Json) -> str:
         inputs = "".join(

@@ -130,12 +130,12 @@ def headers_of(error: UserError) -> dict[str, str]:
 
 
 def shape(request: Request, error: UserError) -> dict[str, Any]:
-    told: dict[str, Any] = {"code": error.code, "message": sentence(request, error)}
+    content: dict[str, Any] = {"code": error.code, "message": sentence(request, error)}
     if isinstance(error, InvalidParams):
-        told["field"] = printable(error.field)
+        content["field"] = printable(error.field)
         if error.also:
-            told["errors"] = [fault(request, each) for each in (error, *error.also)]
-    return {"error": told | parts(request, error)}
+            content["errors"] = [fault(request, each) for each in (error, *error.also)]
+    return {"error": content | parts(request, error)}
 
 
 def fault(request: Request, error: InvalidParams) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def names_of_fields() -> dict[str, str]:
     """Our names of fields, by their names here and in other tools."""
     found = {name: each.name for each in [*OPTIONS.values(), *BATCH_OPTIONS.values()] for name in each.spellings}
     found |= {each.web_api: each.name for each in OPTIONS.values() if each.web_api}
-    ours = {*OPTIONS, *BATCH_OPTIONS, *ARGUMENT_MEANINGS, "limit", "state", "search", "count"}
-    return {"num_outputs": "count", "n": "count", "batch_size": "count"} | found | {name: name for name in ours}
+    own_names = {*OPTIONS, *BATCH_OPTIONS, *ARGUMENT_MEANINGS, "limit", "state", "search", "count"}
+    return {"num_outputs": "count", "n": "count", "batch_size": "count"} | found | {name: name for name in own_names}
 
 
 def nearest(name: str) -> str:

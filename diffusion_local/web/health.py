@@ -61,8 +61,10 @@ def why_not_ready(studio: Studio) -> str:
         return fault
     if any(up(worker) and worker.status != "starting" for worker in snapshot.workers):
         return ""
-    told = ", ".join(f"{w.slot} {w.status if up(w) or w.status == 'stopped' else 'silent'}" for w in snapshot.workers)
-    return f"No worker is ready ({told or 'none was ever started'})."
+    workers = ", ".join(
+        f"{w.slot} {w.status if up(w) or w.status == 'stopped' else 'silent'}" for w in snapshot.workers
+    )
+    return f"No worker is ready ({workers or 'none was ever started'})."
 
 
 def up(worker: Worker) -> bool:

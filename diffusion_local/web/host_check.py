@@ -131,9 +131,9 @@ class HostCheck:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                told = MutableHeaders(scope=message)
+                headers_out = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
-                    told.setdefault(name, value)
+                    headers_out.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

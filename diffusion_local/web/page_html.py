@@ -50,12 +50,12 @@ class PageHtml:
             cookie_value(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", "")
         )
         with words.speaking(code):
-            shown = words.LANGUAGE_TAGS[code], "gzip" in headers.get("accept-encoding", "")
+            variant = words.LANGUAGE_TAGS[code], "gzip" in headers.get("accept-encoding", "")
             if scope["method"] == "GET" and addresses.serves(scope["path"]):
-                await self._page(scope, receive, send, *shown)
+                await self._page(scope, receive, send, *variant)
             elif scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate":
                 if await self._missing(scope, receive, send):
-                    await self._page(scope, receive, send, *shown)
+                    await self._page(scope, receive, send, *variant)
             else:
                 await self._app(scope, receive, send)
 
@@ -92,17 +92,17 @@ class PageHtml:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            told = MutableHeaders(scope=start)
-            if told.get("content-type", "").startswith("text/html"):
+            response_headers = MutableHeaders(scope=start)
+            if response_headers.get("content-type", "").startswith("text/html"):
                 body = page(body, tag, shell(path, self._url))
                 if not addresses.known(path):
                     start["status"] = 404  # the shell also tells the reader
                 if packed:  # without it, half a megabyte
                     body = gzip.compress(body, GZIP_LEVEL)
-                    told["content-encoding"] = "gzip"
-                told["content-length"] = str(len(body))
-                told["content-language"] = tag
-                told.add_vary_header("Cookie, Accept-Language, Accept-Encoding")
+                    response_headers["content-encoding"] = "gzip"
+                response_headers["content-length"] = str(len(body))
+                response_headers["content-language"] = tag
+                response_headers.add_vary_header("Cookie, Accept-Language, Accept-Encoding")
             await send(start)
             await send({"type": "http.response.body", "body": body})
 

@@ -113,7 +113,7 @@ class Proxies:
 
     def _read(self, scope: Scope) -> Scope:
         client = scope.get("client")
-        told = {name: value for name, value in scope["headers"] if name in FORWARDED}
+        forwarded = {name: value for name, value in scope["headers"] if name in FORWARDED}
         headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED | NEVER_TAKEN]
         passed = next((name.decode("latin-1") for name, _ in scope["headers"] if passed_on(name)), "")
         changed = dict(scope) | {PASSED: passed}
@@ -122,14 +122,14 @@ class Proxies:
             changed["root_path"] = self._root
             if scope["path"].startswith(self._root + "/"):
                 changed["path"] = scope["path"][len(self._root) :]
-        if told and client and self._is_trusted(client[0]):
-            hops = [each.strip() for each in told.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+        if forwarded and client and self._is_trusted(client[0]):
+            hops = [each.strip() for each in forwarded.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
             nearest = self._nearest([each for each in hops if each])
             if nearest:
                 changed["client"] = (nearest, 0)
-            if told.get(b"x-forwarded-proto", b"").lower() in (b"https", b"wss"):
+            if forwarded.get(b"x-forwarded-proto", b"").lower() in (b"https", b"wss"):
                 changed["scheme"] = "https" if scope["type"] == "http" else "wss"
-            host = told.get(b"x-forwarded-host")
+            host = forwarded.get(b"x-forwarded-host")
             if host:
                 headers = [(b"host", host), *((name, value) for name, value in headers if name != b"host")]
         if changed["scheme"] in ("https", "wss"):

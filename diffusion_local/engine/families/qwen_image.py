@@ -50,8 +50,8 @@ def embed_with(pipe: Any, prompt: str, negative: str | None, pictures: list[PIL.
     """The text encoder sees the pictures, each in its own aspect ratio."""
     edits = editing(pipe)
     seen = [edits.image_processor.resize(each, *reversed(fitted(each, pipe.plus))) for each in pictures]
-    shown = seen if pipe.plus else seen[0]
-    return both(lambda text: edits.encode_prompt(text, shown, pipe._execution_device), prompt, negative)
+    pictures_seen = seen if pipe.plus else seen[0]
+    return both(lambda text: edits.encode_prompt(text, pictures_seen, pipe._execution_device), prompt, negative)
 
 
 def both(read: Callable[[str], tuple[Any, Any]], prompt: str, negative: str | None) -> Conditioning:

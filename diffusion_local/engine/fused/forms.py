@@ -183,19 +183,19 @@ class Forms:
         self.decoded = ""
         if self._operations is None or (vae.dtype != dtype and not self._bf16):
             return None
-        wanted = dtype if vae.dtype == dtype else torch.bfloat16
-        form = wanted, getattr(vae, "use_tiling", False)
+        decoder_dtype = dtype if vae.dtype == dtype else torch.bfloat16
+        form = decoder_dtype, getattr(vae, "use_tiling", False)
         if self._decoder is None or self._decoder[0] is not vae or self._decoder[1] != form:
             made: FusedDecoder | None = None
             if self._decoder is not None:
                 self._forget()
             try:
-                made = FusedDecoder(vae, self._operations, wanted, device)
+                made = FusedDecoder(vae, self._operations, decoder_dtype, device)
             except Unsupported as problem:
                 log.info("pictures are decoded the exact way: the VAE has %s", problem)
             self._decoder = vae, form, made
         if self._decoder[2] is not None:
-            self.decoded = str(wanted).removeprefix("torch.")
+            self.decoded = str(decoder_dtype).removeprefix("torch.")
         return self._decoder[2]
 
     def fused_or_exact(self, decoder: FusedDecoder | None, decode: Callable[[FusedDecoder | None], T]) -> T:

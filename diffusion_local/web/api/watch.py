@@ -39,14 +39,14 @@ class Watch:
         #: Whether the server is shutting down, which ends every wait.
         self.stopping: Callable[[], bool] = lambda: False
 
-    async def until(self, wanted: Callable[[Moment], bool], timeout: float) -> Moment | None:
+    async def until(self, condition: Callable[[Moment], bool], timeout: float) -> Moment | None:
         """Wait for the first moment that satisfies ``wanted``; None if time is up (seconds) or the server stops."""
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
             line = self._lines[loop] = Waiters()
         future: asyncio.Future[Moment | None] = loop.create_future()
-        line.waiting[future] = wanted
+        line.waiting[future] = condition
         if line.looking is None:
             line.looking = loop.create_task(self._look(loop, line))
         try:
@@ -62,12 +62,12 @@ class Watch:
                 moment = None if self.stopping() else await anyio.to_thread.run_sync(self._studio.moment)
             except Exception as error:  # of the database: raised in every waiter
                 problem = error
-            for future, wanted in line.waiting.items():
+            for future, condition in line.waiting.items():
                 if future.done():
                     continue
                 if problem is not None:
                     future.set_exception(problem)
-                elif moment is None or wanted(moment):
+                elif moment is None or condition(moment):
                     future.set_result(moment)
             await asyncio.sleep(POLL_SECONDS)
         del self._lines[loop]
@@ -176,8 +176,8 @@ class JobEvents:
         if self._steps.get(job["id"]) == now:
             return []
         self._steps[job["id"]] = now
-        told = {"job_id": job["id"], "step": job["step"], "steps": job["steps"], "phase": job["phase"]}
-        return [FollowEvent("progress", told)]
+        event = {"job_id": job["id"], "step": job["step"], "steps": job["steps"], "phase": job["phase"]}
+        return [FollowEvent("progress", event)]
 
 
 class QueueEvents:

@@ -88,8 +88,8 @@ def batch_panel(studio: Studio, key: str) -> Effect:
 
 def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
     progress = studio.batches.get(batch_id)
-    shown = shared_values(studio, batch_id) | studio.batches.times(progress.batch)
-    return view_batches.panel(progress, studio.models(), shown, problem)
+    values = shared_values(studio, batch_id) | studio.batches.times(progress.batch)
+    return view_batches.panel(progress, studio.models(), values, problem)
 
 
 def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
@@ -113,11 +113,11 @@ def batch_change(studio: Studio, key: str) -> Effect:
     """Apply the changed fields of the panel. ``key``: the batch id and, on the next line, the URL-encoded form."""
     batch_id, _, written = key.partition("\n")
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
-    shown = shared_values(studio, batch_id) | studio.batches.times(studio.batches.get(batch_id).batch)
+    values = shared_values(studio, batch_id) | studio.batches.times(studio.batches.get(batch_id).batch)
     changes = {
-        name: sent[name] for name in view_batches.EDITABLE_COLUMNS if sent.get(name, "") not in ("", shown[name])
+        name: sent[name] for name in view_batches.EDITABLE_COLUMNS if sent.get(name, "") not in ("", values[name])
     }
-    changes |= {name: sent[name] for name in BATCH_OPTIONS if name in sent and sent[name] != shown[name]}
+    changes |= {name: sent[name] for name in BATCH_OPTIONS if name in sent and sent[name] != values[name]}
     if not changes:
         return Effect(panel="")
     try:

@@ -38,9 +38,9 @@ def line(name: str, hint: str = "", **more: Any) -> Make:
 
     def make(studio: Studio) -> Any:
         placeholder = label(hint) if hint else None
-        said = label(f"common.{name}")
+        words = label(f"common.{name}")
         return gr.Textbox(
-            label=said, placeholder=placeholder, max_lines=1, elem_id=f"list-{name}", min_width=130, **more
+            label=words, placeholder=placeholder, max_lines=1, elem_id=f"list-{name}", min_width=130, **more
         )
 
     return make
@@ -49,9 +49,9 @@ def line(name: str, hint: str = "", **more: Any) -> Make:
 def choice(name: str, values: Sequence[str]) -> Make:
     def make(studio: Studio) -> Any:
         choices: list[Any] = [(label(f"lists.{name}_{each}"), each) for each in values]
-        said = label(f"common.{name}")
+        words = label(f"common.{name}")
         return gr.Dropdown(
-            choices, value=values[0], label=said, filterable=False, elem_id=f"list-{name}", min_width=150
+            choices, value=values[0], label=words, filterable=False, elem_id=f"list-{name}", min_width=150
         )
 
     return make
@@ -86,8 +86,8 @@ def text(studio: Studio) -> Any:
 
 
 def prompt(studio: Studio) -> Any:
-    hint, said = label("lists.grid_hint"), label("common.prompt")
-    return gr.Textbox(label=said, placeholder=hint, lines=2, max_lines=8, elem_id="list-prompt")
+    hint, words = label("lists.grid_hint"), label("common.prompt")
+    return gr.Textbox(label=words, placeholder=hint, lines=2, max_lines=8, elem_id="list-prompt")
 
 
 def model(studio: Studio) -> Any:
@@ -128,11 +128,11 @@ def choices_of(each: Option, studio: Studio, speak: Callable[[str], Any]) -> lis
 
 def axis(name: str) -> Make:
     def make(studio: Studio) -> Any:
-        said = label(f"common.{name}")
+        words = label(f"common.{name}")
         return gr.Dropdown(
             axes(label),
             value="",
-            label=said,
+            label=words,
             elem_id=f"list-axis-{name}",
             min_width=170,
             scale=1,
@@ -144,8 +144,8 @@ def axis(name: str) -> Make:
 
 def values_of(name: str) -> Make:
     def make(studio: Studio) -> Any:
-        hint, said = label("lists.values_hint"), label("lists.values")
-        return gr.Textbox(label=said, placeholder=hint, max_lines=1, elem_id=f"list-values-{name}", scale=3)
+        hint, words = label("lists.values_hint"), label("lists.values")
+        return gr.Textbox(label=words, placeholder=hint, max_lines=1, elem_id=f"list-values-{name}", scale=3)
 
     return make
 

@@ -42,8 +42,8 @@ def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
     if "seed" not in settings:
         filled[form.FORM_FIELDS.index("seed")] = ""
     left_out = [*lost, *unused_settings(settings, others, model)]
-    told = view.notice("warn", say("create.not_here", what="; ".join(left_out))) if left_out else Markup()
-    return [told + view.changed(form.differences(values, filled)), *filled]
+    warning = view.notice("warn", say("create.not_here", what="; ".join(left_out))) if left_out else Markup()
+    return [warning + view.changed(form.differences(values, filled)), *filled]
 
 
 def model_in_recipe(models: list[Model], settings: dict[str, Any], others: dict[str, Any]) -> Model | None:

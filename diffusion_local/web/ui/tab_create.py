@@ -94,17 +94,17 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
     ``values``: those of ``FOLLOW_MODEL`` after width and height.
     """
     model, before = model_of(studio, model_id), model_of(studio, before_id)
-    told = ""
+    notice = ""
     if not model.ready:
         problem = say("create.model_problem", model=model.name, problem=translated(model.problem))
-        told = view.notice("bad", problem)
+        notice = view.notice("bad", problem)
     width, height = form.moved(before, model, width, height)
     names = FOLLOW_MODEL[2:]
     following = [
         getattr(model.defaults, name) if value in (None, getattr(before.defaults, name)) else value
         for name, value in zip(names, values, strict=True)
     ]
-    return [told, shapes(model, width, height), model.id, width, height, *following]
+    return [notice, shapes(model, width, height), model.id, width, height, *following]
 
 
 def on_sample(studio: Studio, model_id: Any) -> list[str]:
@@ -148,9 +148,9 @@ def choose_batches(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[s
     running = {job.batch_id for job in snapshot.running}
     unfinished = running | {job.batch_id for job in snapshot.waiting}
     going = sorted((each for each in batch_ids if each in unfinished), key=lambda each: each not in running)
-    shown = going[:MOST_BATCHES]
+    chosen = going[:MOST_BATCHES]
     finished = [each for each in batch_ids if each not in unfinished]
-    return shown + finished[: max(0, SHOWN_BATCHES - len(shown))], len(going) - len(shown)
+    return chosen + finished[: max(0, SHOWN_BATCHES - len(chosen))], len(going) - len(chosen)
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: Any) -> str:
@@ -161,11 +161,11 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: A
     browser, so that the stage of a new browser is not empty.
     """
     batch_ids = mine.split() if isinstance(mine, str) else []
-    shown, left_out = choose_batches(batch_ids[:REMEMBERED_BATCHES], snapshot)
-    running = [job.batch_id for job in snapshot.running if not job.hidden and job.batch_id not in shown]
-    shown = [*dict.fromkeys(running), *shown]
-    jobs = studio.jobs_of_batches(shown, view_stage.MOST_SHOTS)
-    stacks = view_stage.stacked(jobs, studio.counts_of_batches(shown), studio.images_of(jobs), snapshot)
+    batch_ids_shown, left_out = choose_batches(batch_ids[:REMEMBERED_BATCHES], snapshot)
+    running = [job.batch_id for job in snapshot.running if not job.hidden and job.batch_id not in batch_ids_shown]
+    batch_ids_shown = [*dict.fromkeys(running), *batch_ids_shown]
+    jobs = studio.jobs_of_batches(batch_ids_shown, view_stage.MOST_SHOTS)
+    stacks = view_stage.stacked(jobs, studio.counts_of_batches(batch_ids_shown), studio.images_of(jobs), snapshot)
     earlier = view_stage.older(studio.pictures.page(OLDER_PICTURES), stacks)
     hand = view_stage.at_hand(stacks, earlier, chosen if isinstance(chosen, str) else "")
     return view_stage.stage(stacks, earlier, hand, left_out, None if hand else first_model(studio))

@@ -78,8 +78,8 @@ def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", see
 
 
 def queued(count: int, warnings: list[str]) -> str:
-    said = view.notice("info", say("lists.queued", pictures=view.pictures(count)))
-    return said + view.warnings_notice(warnings)
+    notice = view.notice("info", say("lists.queued", pictures=view.pictures(count)))
+    return notice + view.warnings_notice(warnings)
 
 
 def on_file(studio: Studio, sent: str) -> list[Any]:
@@ -201,8 +201,8 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
     """Connect the handlers. Returns the events after which there may be a new batch."""
     fields = tab.fields
     # Clear the result of a check when the form changes, because it is outdated then.
-    said = [tab.components["text"].change, *(part.input for part in fields)]
-    gr.on(said, None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
+    triggers = [tab.components["text"].change, *(part.input for part in fields)]
+    gr.on(triggers, None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
     gr.on(
         [part.change for part in fields],
         None,

@@ -76,13 +76,13 @@ def pulse(studio: Studio) -> str:
     """
     health = studio.health
     found = [(each.name, each.ok, each.text) for each in health.findings()]
-    told = (studio.preferences.mark(), health.looking, found)
+    state = (studio.preferences.mark(), health.looking, found)
     if Scope.ADMIN not in current().scopes:
-        return repr(told)
+        return repr(state)
     vitals = health.vitals()
     gpus = [(gpu.name, gpu.used >> 27, gpu.temperature) for gpu in vitals.gpus]
     known = people(studio) if current().source != "token" else []
-    return repr((told, gpus, vitals.free >> 28, vitals.gallery >> 20, known, beats(studio)))
+    return repr((state, gpus, vitals.free >> 28, vitals.gallery >> 20, known, beats(studio)))
 
 
 def beats(studio: Studio) -> list[Any]:

@@ -144,8 +144,8 @@ def warnings_notice(warnings: Sequence[str]) -> Markup:
 
 def warned(warning: str) -> str:
     """Replace the field name at the start of a warning by the field's label."""
-    told, (field, _, _) = translated(warning), warning.partition(":")
-    return told.replace(field, name_of(field), 1) if told.startswith(field) else told
+    text, (field, _, _) = translated(warning), warning.partition(":")
+    return text.replace(field, name_of(field), 1) if text.startswith(field) else text
 
 
 def changed(names: Sequence[str]) -> Markup:

@@ -93,12 +93,12 @@ def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetim
 
     ``found`` has one batch more than a page if there is a next one; ``cursors``: the last batch id of each page before.
     """
-    shown = found[:BATCHES_PER_PAGE]
+    page = found[:BATCHES_PER_PAGE]
     return render(
         "batches.html",
-        lines=[BatchLine(each, now) for each in shown],
+        lines=[BatchLine(each, now) for each in page],
         cursors=list(cursors),
-        last=shown[-1].batch.id if len(found) > BATCHES_PER_PAGE else "",
+        last=page[-1].batch.id if len(found) > BATCHES_PER_PAGE else "",
     )
 
 

@@ -52,11 +52,11 @@ def made_of(models: Mapping[str, int], seconds: float | None, done: str | None) 
         return []
     alone = len(models) == 1
     names = ", ".join(name if alone else f"{name} ({count:,})" for name, count in models.items())
-    told: list[tuple[str, str]] = [(say("common.model"), names)]
-    told.append((say("lists.time"), say("lists.not_known") if seconds is None else duration(seconds)))
+    rows: list[tuple[str, str]] = [(say("common.model"), names)]
+    rows.append((say("lists.time"), say("lists.not_known") if seconds is None else duration(seconds)))
     if done:
-        told.append((say("lists.done_at"), moment(done)))
-    return told
+        rows.append((say("lists.done_at"), moment(done)))
+    return rows
 
 
 def reason(line: BadLine) -> tuple[str, str]:

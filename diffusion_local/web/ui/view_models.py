@@ -294,8 +294,8 @@ def offer(known: Sequence[CuratedModel], room: DeviceMemory, downloads: Sequence
         return None
     own = (each for each in downloads if each.repo.lower() == model.id.lower() and not each.file)
     newest = next(own, None)
-    shown = newest and (not newest.final or newest.state is DownloadState.FAILED)
-    return Offer(model, newest if shown else None)
+    relevant = newest and (not newest.final or newest.state is DownloadState.FAILED)
+    return Offer(model, newest if relevant else None)
 
 
 def suited(known: Sequence[CuratedModel], room: DeviceMemory) -> CuratedModel | None:

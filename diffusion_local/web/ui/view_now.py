@@ -41,16 +41,16 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> Markup:
 
 def hold_notice(snapshot: Snapshot) -> Markup:
     """Why the machine itself holds the queue. A pause by a user appears in the status bar, with a button to resume."""
-    told = Markup()
+    notices = Markup()
     if snapshot.reason:
-        told = notice("warn", say("page.queue_waits", reason=translated(snapshot.reason)))
+        notices = notice("warn", say("page.queue_waits", reason=translated(snapshot.reason)))
     if snapshot.resting:
         words = say("page.lists_rest", reason=translated(snapshot.resting))
-        told += macro("notice_with_button", "warn", words, say("common.resume"), "resume")
+        notices += macro("notice_with_button", "warn", words, say("common.resume"), "resume")
     if snapshot.sleep_at:
         words = say("page.goes_to_sleep", at=moment(snapshot.sleep_at))
-        told += macro("notice_with_button", "warn", words, say("page.stay_awake"), "stay_awake")
-    return told
+        notices += macro("notice_with_button", "warn", words, say("page.stay_awake"), "stay_awake")
+    return notices
 
 
 def window_notice(snapshot: Snapshot) -> Markup:

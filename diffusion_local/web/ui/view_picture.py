@@ -43,8 +43,8 @@ def format_value(option: Option, value: Any) -> str:
 def format_record(record: Record) -> Markup:
     """Links to the pictures of a record, followed by its other values that are set."""
     values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
-    told = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())
-    return Markup(" ").join([*(macro("source_link", each) for each in record.inputs), *told])
+    texts = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())
+    return Markup(" ").join([*(macro("source_link", each) for each in record.inputs), *texts])
 
 
 @dataclass(frozen=True, slots=True)

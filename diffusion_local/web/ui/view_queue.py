@@ -93,9 +93,9 @@ def queue(
     around = Around.of(snapshot, images, now)
     groups = [each.group for each in live.shown]
     neighbours = zip([None, *groups], [*groups[1:], None], strict=False)
-    shown = [] if place.wanted else [row(job, around) for job in snapshot.running if job.hidden]
-    shown += [group(each, place, around, *two) for each, two in zip(live.shown, neighbours, strict=False)]
-    first, last = Markup().join(shown), Markup().join(group(each, place, around) for each in ended.shown)
+    entries = [] if place.wanted else [row(job, around) for job in snapshot.running if job.hidden]
+    entries += [group(each, place, around, *two) for each, two in zip(live.shown, neighbours, strict=False)]
+    first, last = Markup().join(entries), Markup().join(group(each, place, around) for each in ended.shown)
     others = 0 if place.wanted else others
     return render(
         "queue.html",

@@ -85,15 +85,15 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
     ``looking``: a check is in progress; ``paths``: whether paths of this machine may be shown.
     """
     hidden = {each.name for each in found} & ({"home"} if not paths else set())
-    shown = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
+    listed = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
     rows = []
-    for each in sorted(shown, key=lambda one: (one.ok, not one.grave)):
-        told = [translated(each.text) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")]
+    for each in sorted(listed, key=lambda one: (one.ok, not one.grave)):
+        texts = [translated(each.text) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")]
         if admin and not each.ok:
-            told.append(translated(each.mend))
+            texts.append(translated(each.mend))
         badge = say(f"settings.badge_{state(each)}")
-        rows.append(Row(each.name, title_of(each), macro("lines", told), dot=state(each), badge=badge))
+        rows.append(Row(each.name, title_of(each), macro("lines", texts), dot=state(each), badge=badge))
     return section("health", rows, hint, acts="check" if admin and not looking else "manual")
 
 
@@ -127,48 +127,48 @@ def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings,
     if vitals.memory[1]:
         rows.append(memory_row(*vitals.memory))
     used = 100 * (1 - vitals.free / vitals.total) if vitals.total else 0
-    told = say(
+    text = say(
         "settings.disk_told",
         free=format_size(vitals.free),
         total=format_size(vitals.total),
         reserve=format_size(settings.disk_reserve_mb * 10**6),
         gallery=format_size(vitals.gallery),
     )
-    rows.append(Row("disk", say("settings.find_disk"), told, meter=used))
+    rows.append(Row("disk", say("settings.find_disk"), text, meter=used))
     return section("machine", rows, say("settings.restart_how"))
 
 
 def memory_row(used: int, total: int) -> Row:
-    told = say("settings.gpu_memory", used=format_size(used), total=format_size(total))
-    return Row("main_memory", say("settings.main_memory"), told, meter=100 * used / total)
+    text = say("settings.gpu_memory", used=format_size(used), total=format_size(total))
+    return Row("main_memory", say("settings.main_memory"), text, meter=100 * used / total)
 
 
 def worker_row(worker: Worker, now: datetime) -> Row:
-    told = [say("settings.worker_since", time=moment(worker.started_at))]
+    texts = [say("settings.worker_since", time=moment(worker.started_at))]
     if worker.model:
-        told.insert(0, say("settings.worker_holds", model=worker.model))
+        texts.insert(0, say("settings.worker_holds", model=worker.model))
     status, dot = worker.status, "good"
     if is_silent(worker, now):
         status, dot = "silent", "bad"
-        told.append(say("settings.worker_seen", time=moment(worker.seen_at, exact=True)))
+        texts.append(say("settings.worker_seen", time=moment(worker.seen_at, exact=True)))
     elif status in ("stopped", "starting"):
         dot = "warn"
     key = f"settings.status_{status}"
     sign = say(key) if has_phrase(key) else status
-    return Row(worker.slot, f"{worker.slot} · {worker.device}", Markup(" · ").join(told), dot=dot, badge=sign)
+    return Row(worker.slot, f"{worker.slot} · {worker.device}", Markup(" · ").join(texts), dot=dot, badge=sign)
 
 
 def gpu_row(gpu: Gpu, limit: int) -> Row:
-    told: list[str] = [say("settings.gpu_memory", used=format_size(gpu.used), total=format_size(gpu.total))]
+    texts: list[str] = [say("settings.gpu_memory", used=format_size(gpu.used), total=format_size(gpu.total))]
     if gpu.temperature is not None:
-        told.append(f"{gpu.temperature} °C")
+        texts.append(f"{gpu.temperature} °C")
     if gpu.busy is not None:
-        told.append(say("settings.gpu_busy", n=round(100 * gpu.busy)))
+        texts.append(say("settings.gpu_busy", n=round(100 * gpu.busy)))
     if gpu.power is not None:
-        told.append(f"{gpu.power:.0f} W")
+        texts.append(f"{gpu.power:.0f} W")
     hot = gpu.temperature is not None and 0 < limit < gpu.temperature
     used = 100 * gpu.used / gpu.total if gpu.total else 0
-    return Row(f"nvidia{gpu.index}", gpu.name, Markup(" · ").join(told), dot="warn" if hot else "", meter=used)
+    return Row(f"nvidia{gpu.index}", gpu.name, Markup(" · ").join(texts), dot="warn" if hot else "", meter=used)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def preference(each: Preference, paths: bool) -> Row:
     meaning = meaning[:1].upper() + meaning[1:]
     title = str(say(f"titles.{each.name}")) if has_phrase(f"titles.{each.name}") else meaning
     shows_default = not each.secret and each.origin != "default" and (paths or each.name not in PATH_SETTINGS)
-    told = macro("setting_note", each, "" if title == meaning else meaning, shows_default)
+    note = macro("setting_note", each, "" if title == meaning else meaning, shows_default)
     value = {
         "setting": each,
         "value": each.value if each.later is None else each.later,
@@ -203,7 +203,7 @@ def preference(each: Preference, paths: bool) -> Row:
         "choices": [(choice, choice_words(each.name, choice)) for choice in each.choices],
     }
     part = "setting" if each.editable else "fixed"
-    return Row(each.name, title, told, part=part, value=value, search=f"{title} {meaning} {each.name}")
+    return Row(each.name, title, note, part=part, value=value, search=f"{title} {meaning} {each.name}")
 
 
 def choice_words(name: str, choice: str) -> str:

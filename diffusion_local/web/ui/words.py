@@ -51,23 +51,23 @@ def preferred(chosen: str, accepted: str) -> str:
     """The language for a browser: the chosen one, or the supported one that its ``Accept-Language`` ranks highest."""
     if chosen in LANGUAGE_NAMES:
         return chosen
-    wanted = []
+    languages = []
     for place, part in enumerate(accepted.split(",")):
         tag, _, weight = part.partition(";")
         found = re.search(r"q=([\d.]{1,5})", weight)
         quality = float(found[1]) if found and found[1].count(".") < 2 and found[1] != "." else 1.0
         if (code := tag.strip().lower().split("-")[0]) in LANGUAGE_NAMES:
-            wanted.append((-quality, place, code))
-    return min(wanted, default=(0.0, 0, FIRST))[2]
+            languages.append((-quality, place, code))
+    return min(languages, default=(0.0, 0, FIRST))[2]
 
 
 @cache
 def phrases() -> dict[str, dict[str, str]]:
     """All phrases: key -> language -> phrase."""
     return {
-        f"{path.stem}.{name}": said
+        f"{path.stem}.{name}": texts
         for path in sorted(PHRASES.glob("*.toml"))
-        for name, said in tomllib.loads(path.read_text(encoding="utf-8")).items()
+        for name, texts in tomllib.loads(path.read_text(encoding="utf-8")).items()
     }
 
 
@@ -98,17 +98,17 @@ def label(key: str) -> Any:
 
 def translations() -> gr.I18n:
     """The phrases that Gradio's page needs for each ``label``: all without placeholders."""
-    spoken: dict[str, Any] = {
-        LANGUAGE_TAGS[code]: {key: said[code] for key, said in phrases().items() if "{" not in said[code]}
+    by_language: dict[str, Any] = {
+        LANGUAGE_TAGS[code]: {key: texts[code] for key, texts in phrases().items() if "{" not in texts[code]}
         for code in LANGUAGE_NAMES
     }
-    return gr.I18n(**spoken)
+    return gr.I18n(**by_language)
 
 
 def of_script() -> dict[str, str]:
     """Phrases for the page's scripts in the language of the request; keys without the prefix ``script.``."""
     return {
-        key.removeprefix("script."): said[language()] for key, said in phrases().items() if key.startswith("script.")
+        key.removeprefix("script."): texts[language()] for key, texts in phrases().items() if key.startswith("script.")
     }
 
 

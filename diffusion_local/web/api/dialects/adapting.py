@@ -57,10 +57,10 @@ class Aliases:
 
     def get(self, name: str) -> str | None:
         """The model id of an alias; None if it is not an alias."""
-        wanted = name.casefold()
-        if wanted in self.names:
-            return self.names[wanted]
-        return next((model for pattern, model in self.names.items() if fnmatchcase(wanted, pattern)), None)
+        folded = name.casefold()
+        if folded in self.names:
+            return self.names[folded]
+        return next((model for pattern, model in self.names.items() if fnmatchcase(folded, pattern)), None)
 
 
 def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str = "model") -> tuple[Model, list[str]]:
@@ -71,9 +71,9 @@ def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str
         return models[0], []
     text = str(name)
     short = text.rpartition("/")[2]
-    for wanted in (text, text.removesuffix(".safetensors"), short, short.partition(":")[0]):
+    for candidate in (text, text.removesuffix(".safetensors"), short, short.partition(":")[0]):
         for each in models:
-            if wanted == each.id:
+            if candidate == each.id:
                 return each, []
     for each in models:
         if each.hub_id and text.partition(":")[0].casefold() == each.hub_id.casefold():
@@ -108,12 +108,12 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
     width, height = done.options.get("width"), done.options.get("height")
     if width is None and height is None:
         return
-    wanted = (width or model.defaults.width, height or model.defaults.height)
-    if not all(isinstance(each, int) and 0 < each <= MAX_REQUESTED_SIDE for each in wanted):
+    requested = (width or model.defaults.width, height or model.defaults.height)
+    if not all(isinstance(each, int) and 0 < each <= MAX_REQUESTED_SIDE for each in requested):
         return
-    size = nearest_size(*wanted, model.limits)
-    if size != wanted:
-        sizes = {"got": f"{wanted[0]}x{wanted[1]}", "to": f"{size[0]}x{size[1]}"}
+    size = nearest_size(*requested, model.limits)
+    if size != requested:
+        sizes = {"got": f"{requested[0]}x{requested[1]}", "to": f"{size[0]}x{size[1]}"}
         done.warnings.append(message("fitted", field=names.get("size", "size"), **sizes, model=model.id))
     done.options |= {"width": size[0], "height": size[1]}
 
@@ -138,18 +138,20 @@ def fit_second_pass(done: Adapted, model: Model, names: Mapping[str, str]) -> No
 
 
 def fit_sampler(done: Adapted, sampling: Sampling, model: Model, names: Mapping[str, str]) -> None:
-    wanted = done.options.get("sampler")
-    sampler, schedule = wanted, done.options.get("schedule")
-    if isinstance(wanted, str) and wanted:
-        sampler, told, exact = closest_sampler(wanted, sampling)
-        schedule = schedule or told
+    requested = done.options.get("sampler")
+    sampler, schedule = requested, done.options.get("schedule")
+    if isinstance(requested, str) and requested:
+        sampler, implied, exact = closest_sampler(requested, sampling)
+        schedule = schedule or implied
         if not exact:
-            done.warnings.append(_replaced(names.get("sampler", "sampler"), wanted, sampler or model.defaults.sampler))
+            done.warnings.append(
+                _replaced(names.get("sampler", "sampler"), requested, sampler or model.defaults.sampler)
+            )
     if isinstance(schedule, str) and schedule:
         found, exact = closest_schedule(schedule, sampler or model.defaults.sampler, sampling)
         if not exact:
-            told = names.get("schedule", "schedule")
-            done.warnings.append(_replaced(told, schedule, found or "Automatic"))
+            field = names.get("schedule", "schedule")
+            done.warnings.append(_replaced(field, schedule, found or "Automatic"))
         schedule = found
     done.options |= {"sampler": sampler or None, "schedule": schedule or None}
 

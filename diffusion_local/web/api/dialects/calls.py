@@ -83,9 +83,9 @@ def caller(request: Request) -> str:
     """A digest that identifies a caller by account, address, credentials and program, because several programs may
     share an account, or there may be no accounts.
     """
-    told = [current().name, request.client.host if request.client else ""]
-    told += [request.headers.get(name, "") for name in ("Authorization", "X-API-Key", "User-Agent")]
-    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+    identity = [current().name, request.client.host if request.client else ""]
+    identity += [request.headers.get(name, "") for name in ("Authorization", "X-API-Key", "User-Agent")]
+    return hashlib.sha256("\0".join(identity).encode()).hexdigest()
 
 
 class PerAccount(Generic[T]):

@@ -191,11 +191,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         events_told = FILTER if body.webhook_events_filter is None else tuple(body.webhook_events_filter)
         hook = body.webhook or body.webhook_completed
         events_told = events_told if body.webhook else ("completed",)
-        told = Subscription(chosen or "", root_of(request), events_told, tuple(notes))
+        subscription = Subscription(chosen or "", root_of(request), events_told, tuple(notes))
         options |= {
             "idempotency_key": KEY_PREFIX + chosen if chosen else None,
             "webhook": hook,
-            "prediction": told.text(),
+            "prediction": subscription.text(),
         }
         receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**kept_pictures(studio, options)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
@@ -336,9 +336,9 @@ async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
 def replicate_error(request: Request, error: UserError) -> JSONResponse:
     """An error in Replicate's format, with the caller's field names."""
     status, text = status_of(error), sentences(request, error)
-    told = {"title": error.code, "detail": text, "status": status}
+    content = {"title": error.code, "detail": text, "status": status}
     if isinstance(error, InvalidParams):
-        told["invalid_fields"] = [
+        content["invalid_fields"] = [
             {"field": each.field, "description": sentence(request, each)} for each in (error, *error.also)
         ]
-    return JSONResponse(told, status, headers=headers_of(error))
+    return JSONResponse(content, status, headers=headers_of(error))

@@ -153,12 +153,12 @@ class Reshaped:
 
     def _reshaped(self, status: int) -> bytes:
         try:
-            told = json.loads(self._body)
+            content = json.loads(self._body)
         except ValueError:
             return self._body
-        error = told.get("error") if isinstance(told, dict) else None
+        error = content.get("error") if isinstance(content, dict) else None
         if isinstance(error, dict) and "id" in error:  # see error_responses.error_body
             return json.dumps(self._shape(status, error["code"], error["message"], error.get("field"))).encode()
-        if isinstance(told, dict) and set(told) == {"detail"} and isinstance(told["detail"], str):
-            return json.dumps(self._shape(status, "not_found", told["detail"], None)).encode()
+        if isinstance(content, dict) and set(content) == {"detail"} and isinstance(content["detail"], str):
+            return json.dumps(self._shape(status, "not_found", content["detail"], None)).encode()
         return self._body

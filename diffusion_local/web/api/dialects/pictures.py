@@ -84,7 +84,7 @@ def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[st
 
 def encoded_as(picture: PIL.Image, form: str, quality: int | None = None, texts: dict[str, str] | None = None) -> bytes:
     """A picture in a format; without the recipe if the format cannot hold it."""
-    told = texts if texts and can_hold(form, picture, texts) else {}
+    recipe = texts if texts and can_hold(form, picture, texts) else {}
     file = io.BytesIO()
-    write(file, form, picture.convert("RGB"), told, quality)
+    write(file, form, picture.convert("RGB"), recipe, quality)
     return file.getvalue()

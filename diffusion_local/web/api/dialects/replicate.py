@@ -60,11 +60,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             content, metadata = form.get("content"), form.get("metadata")
             if not isinstance(content, UploadFile):
                 raise InvalidParams("content", message("form_file"))
-            told = await metadata.read() if isinstance(metadata, UploadFile) else metadata
+            text = await metadata.read() if isinstance(metadata, UploadFile) else metadata
             source = await anyio.to_thread.run_sync(studio.sources.add, await content.read(), "content")
             name = content.filename or "file"
         shape = await anyio.to_thread.run_sync(file_shape, studio, request, source, name)
-        return JSONResponse(shape | {"metadata": described(told)}, 201)
+        return JSONResponse(shape | {"metadata": described(text)}, 201)
 
     @api.get("/files")
     def files(request: Request, cursor: str = "") -> Json:
@@ -94,11 +94,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.api_route("/models", methods=["QUERY"], include_in_schema=False)
     async def search(request: Request) -> Json:
         """Models whose name contains the text of the body."""
-        wanted = (
+        words = (
             (await request.body()).decode("utf-8", "replace").strip('" \n').casefold()
         )  # the JavaScript client quotes it
         found = await anyio.to_thread.run_sync(studio.models)
-        named = [each for each in found if wanted in f"{full_name(each.id, each.hub_id)} {each.name}".casefold()]
+        named = [each for each in found if words in f"{full_name(each.id, each.hub_id)} {each.name}".casefold()]
         return page_of([model_shape(request, each) for each in named])
 
     @api.get("/models/{owner}/{name}")

@@ -102,8 +102,8 @@ def check(blocks: gr.Blocks) -> None:
     """Raises UnsupportedGradio, naming each difference that matters; another version that fits is only logged."""
     differs = [
         f"{owner.__name__}.{name}"
-        for owner, name, wanted in GRADIO_SIGNATURES
-        if not takes(getattr(owner, name, None), wanted)
+        for owner, name, parameters in GRADIO_SIGNATURES
+        if not takes(getattr(owner, name, None), parameters)
     ]
     differs += [
         f"{owner.__name__}.{name}" for owner, name, text in CALLERS if text not in source(getattr(owner, name, None))
@@ -125,8 +125,8 @@ def check(blocks: gr.Blocks) -> None:
         log.warning("Gradio %s is installed; tested with %s.", gr.__version__, TESTED)
 
 
-def takes(function: Any, wanted: tuple[str, ...]) -> bool:
-    return callable(function) and set(wanted) <= set(inspect.signature(function).parameters)
+def takes(function: Any, parameters: tuple[str, ...]) -> bool:
+    return callable(function) and set(parameters) <= set(inspect.signature(function).parameters)
 
 
 def source(function: Any) -> str:

@@ -89,18 +89,18 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
     offered = [each for each in registry.arguments(operation, route.takes) if each.name not in named]
     offered = [each for each in offered if each.parameter != route.content]
     in_query = route.method in ("GET", "DELETE") or bool(route.content)
-    shown = [parameter("request", Request), *(parameter(each.name, str) for each in path)]
+    parameters = [parameter("request", Request), *(parameter(each.name, str) for each in path)]
     fields = [each for each in offered if each.name != IDEMPOTENCY_ARGUMENT]
     if in_query:
-        shown += [queried(each) for each in fields]
+        parameters += [queried(each) for each in fields]
     elif fields:
         title = "".join(part.capitalize() for part in operation_id(operation, route).split("_"))
         model = model_of(f"{title}Body", fields)
         required = any(each.required for each in fields)
-        shown.append(parameter("body", model) if required else parameter("body", model | None, None))
+        parameters.append(parameter("body", model) if required else parameter("body", model | None, None))
     if len(fields) < len(offered):
         meaning = registry.ARGUMENT_MEANINGS[IDEMPOTENCY_ARGUMENT]
-        shown.append(parameter(IDEMPOTENCY_ARGUMENT, Annotated[str | None, Header(description=meaning)], None))
+        parameters.append(parameter(IDEMPOTENCY_ARGUMENT, Annotated[str | None, Header(description=meaning)], None))
 
     def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
         given = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
@@ -124,9 +124,9 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
 
     function: Any = with_content if route.content else asked
     if route.waits:
-        shown.append(parameter("prefer", Prefer, None))
+        parameters.append(parameter("prefer", Prefer, None))
         function = waiting
-    function.__signature__ = inspect.Signature(shown)
+    function.__signature__ = inspect.Signature(parameters)
     return function
 
 

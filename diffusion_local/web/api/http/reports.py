@@ -66,11 +66,11 @@ def page_router(studio: Studio) -> APIRouter:
     async def again(request: Request) -> RedirectResponse:
         """Button of a report page: submit failed jobs again and show their report. The guard refuses other sites."""
         body = parse_qs((await request.body()).decode("utf-8", "replace"))
-        said = {name: body.get(name, [""])[0] for name in ("reason", "batch_id", "since", "until")}
+        form = {name: body.get(name, [""])[0] for name in ("reason", "batch_id", "since", "until")}
 
         def make() -> Receipt:
-            of = {name: said[name] or None for name in ("batch_id", "since", "until")}
-            return studio.queue.again_of_reason(said["reason"], **of)
+            of = {name: form[name] or None for name in ("batch_id", "since", "until")}
+            return studio.queue.again_of_reason(form["reason"], **of)
 
         receipt = await anyio.to_thread.run_sync(make)
         return RedirectResponse(serializers.report_url(receipt.batch_id), 303, headers=NOT_CACHED)
@@ -83,9 +83,9 @@ def form_of(name: str, request: Request) -> tuple[str, str]:
     for ending, form in FORMAT_BY_SUFFIX.items():
         if name.endswith(ending):
             return name.removesuffix(ending), form
-    for wanted in request.headers.get("Accept", "").split(","):
-        if wanted.partition(";")[0].strip() in FORMAT_BY_TYPE:
-            return name, FORMAT_BY_TYPE[wanted.partition(";")[0].strip()]
+    for accepted in request.headers.get("Accept", "").split(","):
+        if accepted.partition(";")[0].strip() in FORMAT_BY_TYPE:
+            return name, FORMAT_BY_TYPE[accepted.partition(";")[0].strip()]
     return name, "json"
 
 

@@ -96,9 +96,9 @@ def wants_stream(request: Request) -> bool:
 
 
 def history(found: list[tuple[int, Event]], limit: int) -> JSONResponse:
-    told = [{"number": number} | serializers.event(event) for number, event in found]
+    events_json = [{"number": number} | serializers.event(event) for number, event in found]
     following = found[-1][0] if len(found) == limit else None
-    return JSONResponse({"events": told, "next": following}, headers=VARIES)
+    return JSONResponse({"events": events_json, "next": following}, headers=VARIES)
 
 
 async def followed(watch: Watch, source: EventSource, last_id: str | None) -> Response:

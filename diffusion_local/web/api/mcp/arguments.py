@@ -82,6 +82,6 @@ def validated(model: type[BaseModel], given: Any) -> dict[str, Any]:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
             raise InvalidParams(str(first["loc"][-1]), message("field_unknown")) from None
-        told = RequestValidationError([first | {"loc": ("arguments", *first["loc"])}])
-        raise of_validation(told) from None
+        problem = RequestValidationError([first | {"loc": ("arguments", *first["loc"])}])
+        raise of_validation(problem) from None
     return {name: value for name, value in found.model_dump().items() if value is not None}

@@ -107,8 +107,8 @@ class McpServer:
         with self._within(context.request):
             try:
                 with disk.storage_errors():
-                    asked = Context(self._studio, context.session.report_progress, self._stopping)
-                    result = await self._tools.call(tool, asked, params.arguments)
+                    call_context = Context(self._studio, context.session.report_progress, self._stopping)
+                    result = await self._tools.call(tool, call_context, params.arguments)
                     return await anyio.to_thread.run_sync(self._answer, result)
             except UserError as error:
                 return self._refusal(error)
@@ -191,8 +191,8 @@ def facts_of(image: Image) -> dict[str, Any]:
     kind = TYPE_BY_SUFFIX.get(image.suffix, "application/octet-stream")
     about = image.params.prompt or str(image.params.kind)
     size = {"size": image.bytes} if image.bytes else {}  # unknown for a job's picture on another machine
-    told = {"uri": pictures.uri_of(image), "name": f"{image.id}{image.suffix}", "mime_type": kind}
-    return told | {"description": f"{about[:200]} ({image.width} x {image.height})"} | size
+    facts = {"uri": pictures.uri_of(image), "name": f"{image.id}{image.suffix}", "mime_type": kind}
+    return facts | {"description": f"{about[:200]} ({image.width} x {image.height})"} | size
 
 
 def link_to(image: Image) -> types.ResourceLink:

@@ -220,8 +220,8 @@ async def list_models(context: Context, given: dict[str, Any]) -> Result:
 async def search_gallery(context: Context, given: dict[str, Any]) -> Result:
     picture = picture_form(given, "none")
     limit = check_integer("limit", given.pop("limit", 20), 1, MOST_JOBS)
-    asked = {name: value for name, value in given.items() if name != "picture"}
-    found: list[Image] = await anyio.to_thread.run_sync(lambda: context.studio.pictures.page(limit, **asked))
+    filters = {name: value for name, value in given.items() if name != "picture"}
+    found: list[Image] = await anyio.to_thread.run_sync(lambda: context.studio.pictures.page(limit, **filters))
     following = found[-1].id if len(found) == limit else None
     return Result({"images": [serializers.image(each) for each in found], "next": following}, found, picture)
 

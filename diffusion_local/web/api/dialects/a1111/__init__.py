@@ -164,8 +164,8 @@ def answer(studio: Studio, body: Common, wish: Wish, receipt: Receipt) -> Respon
         "not_used": not_used(body),
     }
     images = [encoded(studio, image, wish.form) for _, image in made] if body.send_images else []
-    told = body.model_dump(exclude={"init_images", "mask"})
-    content = {"images": images, "parameters": told, "info": json.dumps(info)}
+    parameters = body.model_dump(exclude={"init_images", "mask"})
+    content = {"images": images, "parameters": parameters, "info": json.dumps(info)}
     return Response(json.dumps(content), media_type="application/json", headers=NOT_CACHED)
 
 

@@ -81,16 +81,16 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         """Upscale a picture: `image` (Base64), `upscaling_resize` (a factor) or `resize_mode` 1 with a size,
         `upscaler_1`.
         """
-        [picture], told = await enlarged(body, [body.image], request, "image")
-        return JSONResponse({"html_info": told, "image": picture}, headers=NOT_CACHED)
+        [picture], note = await enlarged(body, [body.image], request, "image")
+        return JSONResponse({"html_info": note, "image": picture}, headers=NOT_CACHED)
 
     @api.post("/extra-batch-images")
     async def enlarge_several(body: Several, request: Request) -> Response:
         """Upscale several pictures: `imageList` of `data` (Base64) and `name`; they are returned as `images`."""
         if not 1 <= len(body.imageList) <= MOST_PICTURES:
             raise InvalidParams("imageList", message("some_pictures", most=MOST_PICTURES, got=len(body.imageList)))
-        pictures, told = await enlarged(body, [each.data for each in body.imageList], request, "imageList")
-        return JSONResponse({"html_info": told, "images": pictures}, headers=NOT_CACHED)
+        pictures, note = await enlarged(body, [each.data for each in body.imageList], request, "imageList")
+        return JSONResponse({"html_info": note, "images": pictures}, headers=NOT_CACHED)
 
     @api.post("/png-info")
     def png_info(body: Read) -> Json:
@@ -106,9 +106,9 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
     async def enlarged(body: Larger, pictures: list[str], request: Request, field: str) -> tuple[list[str], str]:
         """(the pictures in Base64, warnings)."""
         authority.check("submit")
-        wishes, told = await anyio.to_thread.run_sync(read, studio, settings, body, pictures, field)
-        receipts = await ended(wishes, request)
-        return await anyio.to_thread.run_sync(results, studio, body, receipts), told
+        requests, note = await anyio.to_thread.run_sync(read, studio, settings, body, pictures, field)
+        receipts = await ended(requests, request)
+        return await anyio.to_thread.run_sync(results, studio, body, receipts), note
 
 
 def read(
@@ -126,12 +126,12 @@ def read(
             if not 1 <= getattr(body, name) <= LARGEST_SIDE:
                 raise InvalidParams(name, message("range", low=1, high=LARGEST_SIDE, got=getattr(body, name)))
     upscaler: str | None = None if body.upscaler_1.lower() in NONE_NAMES else body.upscaler_1
-    told = ""
+    note = ""
     known = [LANCZOS, *(each.name for each in studio.adapters("upscaler"))]
     if upscaler and upscaler.casefold() not in {each.casefold() for each in known}:
         if is_strict(body.fit, settings.fit):
             raise InvalidParams("upscaler_1", message("one_of", known=known, got=echo(upscaler)))
-        told = message("replaced", field="upscaler_1", got=echo(upscaler), to=LANCZOS)
+        note = message("replaced", field="upscaler_1", got=echo(upscaler), to=LANCZOS)
         upscaler = LANCZOS
     wishes = []
     for each in pictures:
@@ -140,7 +140,7 @@ def read(
         if body.resize_mode == 1:
             scale = scale_to(body, source.width, source.height)
         wishes.append({"prompt": "", "kind": "upscale", "source": source.id, "scale": scale, "upscaler": upscaler})
-    return wishes, told
+    return wishes, note
 
 
 def scale_to(body: Larger, width: int, height: int) -> float:

@@ -172,8 +172,8 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
         given |= {"variation_seed": None, "variation_strength": None}
     fitted = adapted(model, given, strict, A1111_FIELDS)
     given, warnings = fitted.options, warnings + fitted.warnings
-    second, told = second_pass.options_of(studio, extra, sized(model, given), strict)
-    with_second = Adapted(given | second, warnings + told)
+    second, notes = second_pass.options_of(studio, extra, sized(model, given), strict)
+    with_second = Adapted(given | second, warnings + notes)
     if not strict:
         fit_second_pass(with_second, model, A1111_FIELDS)
     given, warnings = with_second.options, with_second.warnings
@@ -182,14 +182,14 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
     for script, field, args in units:
         if script == scripts.DETAILER_SCRIPT:
-            name, (entries, told) = "details", scripts.details_of(args, field)
+            name, (entries, notes) = "details", scripts.details_of(args, field)
         else:
-            name, (entries, told) = "controls", scripts.controls_of(studio, args, field, first)
+            name, (entries, notes) = "controls", scripts.controls_of(studio, args, field, first)
         given[name] = [*(given.get(name) or ()), *entries]
-        warnings = warnings + told
+        warnings = warnings + notes
     if isinstance(body, Pictures):
-        found, told = pictures_of(studio, body, given, strict, model.architecture)
-        given, warnings = given | found, warnings + told
+        found, notes = pictures_of(studio, body, given, strict, model.architecture)
+        given, warnings = given | found, warnings + notes
     return Wish(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")])
 
 
@@ -303,8 +303,10 @@ def skipped(layers: Any) -> int | None:
 
 def sampler_of(body: Any) -> tuple[str | None, str | None]:
     """(sampler, schedule) that a request names."""
-    sampler, wanted = body.sampler_name or body.sampler_index or "", body.scheduler or ""
-    return (None if sampler.lower() in NONE_NAMES else sampler), (None if wanted.lower() in NONE_NAMES else wanted)
+    sampler, scheduler = body.sampler_name or body.sampler_index or "", body.scheduler or ""
+    return (None if sampler.lower() in NONE_NAMES else sampler), (
+        None if scheduler.lower() in NONE_NAMES else scheduler
+    )
 
 
 def checked_options(studio: Studio, aliases: Aliases, options: dict[str, Any]) -> None:

@@ -60,16 +60,16 @@ def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tu
     units = [unit for unit in (args if isinstance(args, list) else [args]) if unit and unit is not True]
     if not all(isinstance(unit, dict) for unit in units):
         raise InvalidParams(field, message("control_picture"))
-    wanted = [unit for unit in units if unit.get("enabled", True)]
-    if len(wanted) > Control.most:
-        raise InvalidParams(field, message("entries_most", most=Control.most, got=len(wanted)))
+    enabled = [unit for unit in units if unit.get("enabled", True)]
+    if len(enabled) > Control.most:
+        raise InvalidParams(field, message("entries_most", most=Control.most, got=len(enabled)))
     warnings: list[str] = [
         message("passed_over", field=f"{field}.{name}", got=echo(value))
-        for unit in wanted
+        for unit in enabled
         for name, neutral in WITHOUT_EFFECT.items()
         if (value := unit.get(name)) is not None and value not in neutral
     ]
-    return [control_of(studio, unit, field, source) for unit in wanted], warnings
+    return [control_of(studio, unit, field, source) for unit in enabled], warnings
 
 
 def control_of(studio: Studio, unit: dict[str, Any], field: str, source: str | None) -> dict[str, Any]:

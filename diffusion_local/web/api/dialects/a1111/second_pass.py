@@ -44,13 +44,13 @@ def options_of(
     strength = given["hires_strength"]
     if strength is None:
         strength = extra.get("denoising_strength")
-    upscaler, told = upscaler_of(studio, given["hires_upscaler"], strict)
+    upscaler, notes = upscaler_of(studio, given["hires_upscaler"], strict)
     found = {
         "hires_scale": scale,
         "hires_strength": STRENGTH if strength is None else strength,
         "hires_upscaler": upscaler,
     }
-    return found, warnings + told
+    return found, warnings + notes
 
 
 def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tuple[float, list[str]]:

@@ -141,9 +141,9 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         except InvalidParams as error:
             raise refused(plan, graph, error) from None
         number = records.record(studio.graphs.get(receipt.batch_id)).number
-        told = {"prompt_id": prompt_id or receipt.batch_id, "number": number, "node_errors": {}}
+        answer_json = {"prompt_id": prompt_id or receipt.batch_id, "number": number, "node_errors": {}}
         differs = [*warnings, *map(str, receipt.warnings)]
-        return JSONResponse(told | ({"warnings": differs} if differs else {}), headers=NOT_CACHED)
+        return JSONResponse(answer_json | ({"warnings": differs} if differs else {}), headers=NOT_CACHED)
 
     @api.get("/prompt")
     def waiting() -> Json:
@@ -169,11 +169,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     def dequeue(body: Json) -> None:
         authority.check("queue.cancel")
-        wanted = set(ids_of(body))
+        listed = set(ids_of(body))
         busy = running()
         for kept in studio.graphs.unfinished():
             each = records.record(kept)
-            if each.batch_id not in busy and (body.get("clear") or wanted & {each.id, each.batch_id}):
+            if each.batch_id not in busy and (body.get("clear") or listed & {each.id, each.batch_id}):
                 studio.queue.cancel(batch_id=each.batch_id)
 
     @api.post("/interrupt")
@@ -209,8 +209,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             each = records.named(studio, prompt_id[:SHORT_ID])
         except NotFound:
             return JSONResponse({}, 404, headers=NOT_CACHED)
-        told = {each.id: records.history(studio, each)} if each.finished else {}
-        return JSONResponse(told, headers=NOT_CACHED)
+        content = {each.id: records.history(studio, each)} if each.finished else {}
+        return JSONResponse(content, headers=NOT_CACHED)
 
     @api.post("/history")
     async def edit_history(request: Request) -> Response:
@@ -221,10 +221,10 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
     def forget(body: Json) -> None:
         authority.check("queue.forget")
-        wanted = set(ids_of(body))
+        listed = set(ids_of(body))
         for kept in studio.graphs.page():
             each = records.record(kept)
-            if each.finished and (body.get("clear") or wanted & {each.id, each.batch_id}):
+            if each.finished and (body.get("clear") or listed & {each.id, each.batch_id}):
                 studio.queue.forget(batch_id=each.batch_id)
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -371,16 +371,16 @@ def converted(stored: StoredFile, form: str, quality: int) -> bytes:
 
 def comfyui_error(request: Request, error: UserError) -> JSONResponse:
     status = 400 if isinstance(error, InvalidParams) else status_of(error)
-    told = {"type": error.code, "message": sentence(request, error), "details": "", "extra_info": {}}
-    return JSONResponse({"error": told, "node_errors": {}}, status, headers=headers_of(error))
+    content = {"type": error.code, "message": sentence(request, error), "details": "", "extra_info": {}}
+    return JSONResponse({"error": content, "node_errors": {}}, status, headers=headers_of(error))
 
 
 def refused_shape(error: Refused, graph: Any) -> Json:
     """The error for a refused graph in ComfyUI's format: faults by node, and the output nodes that depend on them."""
-    told: dict[str, Json] = {}
+    node_errors: dict[str, Json] = {}
     outputs = checking.output_nodes(graph) if isinstance(graph, dict) else []
     for fault in error.faults:
         empty = {"errors": [], "dependent_outputs": outputs, "class_type": checking.class_of(graph.get(fault.node_id))}
-        told.setdefault(fault.node_id, empty)["errors"].append(fault.shape())
+        node_errors.setdefault(fault.node_id, empty)["errors"].append(fault.shape())
     head = {"type": error.type, "message": error.message, "details": error.details, "extra_info": {}}
-    return {"error": head, "node_errors": told}
+    return {"error": head, "node_errors": node_errors}

@@ -44,19 +44,19 @@ class Record:
 
 
 def written(prompt_id: str, client_id: str, graph: Json, outputs: list[str], worker: str) -> str:
-    told = {"id": prompt_id, "client_id": client_id, "graph": graph, "outputs": outputs, "worker": worker}
-    return json.dumps(told, ensure_ascii=False)
+    content = {"id": prompt_id, "client_id": client_id, "graph": graph, "outputs": outputs, "worker": worker}
+    return json.dumps(content, ensure_ascii=False)
 
 
 def record(kept: Graph) -> Record:
-    told = json.loads(kept.graph)
+    content = json.loads(kept.graph)
     return Record(
-        told["id"] or kept.batch_id,
+        content["id"] or kept.batch_id,
         kept.batch_id,
-        told["client_id"],
-        told["graph"],
-        told["outputs"],
-        told["worker"],
+        content["client_id"],
+        content["graph"],
+        content["outputs"],
+        content["worker"],
         kept.created_at,
         kept.finished,
     )
@@ -134,8 +134,8 @@ def stopped(each: Record) -> Json:
 def error(each: Record, missed: Sequence[Job]) -> Json:
     reason = why_not(missed[0]) if missed else "The jobs were deleted."
     kind = missed[0].failure.kind if missed and missed[0].failure else "deleted"
-    told = {"exception_message": str(reason), "exception_type": kind, "traceback": []}
-    return stopped(each) | told | {"current_inputs": {}, "current_outputs": []}
+    content = {"exception_message": str(reason), "exception_type": kind, "traceback": []}
+    return stopped(each) | content | {"current_inputs": {}, "current_outputs": []}
 
 
 def milliseconds(moment: str) -> int:

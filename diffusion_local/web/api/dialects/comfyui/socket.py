@@ -78,8 +78,8 @@ class Endpoint:
                 if not await still():
                     await socket.close(POLICY_VIOLATION)
                     return
-            for told in await anyio.to_thread.run_sync(events.news):
-                if not await sent(socket, told):
+            for event in await anyio.to_thread.run_sync(events.news):
+                if not await sent(socket, event):
                     return
             moment = await self._watch.until(lambda now, seen=seen: now != seen, RECHECK_SECONDS)  # type: ignore[misc]
             seen = moment or seen
@@ -140,15 +140,15 @@ class Events:
             if each.client_id == self._client_id:
                 self._followed[batch_id] = Followed(each)
         self._known = set(found)
-        told: list[Told] = []
+        events: list[Told] = []
         if len(unfinished) != self._left:
-            told.append(self._status(len(unfinished)))
+            events.append(self._status(len(unfinished)))
         for batch_id, followed in list(self._followed.items()):
-            told += self._of(followed)
+            events += self._of(followed)
             if batch_id not in unfinished:
-                told += self._end(followed)
+                events += self._end(followed)
                 del self._followed[batch_id]
-        return told
+        return events
 
     def _status(self, left: int) -> Told:
         data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": left}}}
@@ -160,16 +160,16 @@ class Events:
     def _of(self, followed: Followed) -> list[Told]:
         """Start, steps and previews of a prompt."""
         jobs = records.jobs_of(self._studio, followed.record)
-        told: list[Told] = []
+        events: list[Told] = []
         if not followed.started and any(job.state is not State.QUEUED for job in jobs):
             followed.started = True
-            told += self._start(followed.record, jobs)
+            events += self._start(followed.record, jobs)
         for job in jobs:
             if job.state is State.RUNNING and job.step and followed.steps.get(job.id) != job.step:
                 followed.steps[job.id] = job.step
-                told.append(self._progress(followed.record, job))
-                told += self._preview(job)
-        return told
+                events.append(self._progress(followed.record, job))
+                events += self._preview(job)
+        return events
 
     def _start(self, record: Record, jobs: list[Job]) -> list[Told]:
         started = min((job.started_at for job in jobs if job.started_at), default=record.created_at)
@@ -198,14 +198,14 @@ class Events:
     def _end(self, followed: Followed) -> list[Told]:
         record = followed.record
         ended = records.history(self._studio, record)
-        told: list[Told] = [] if followed.started else self._start(record, [])
+        events: list[Told] = [] if followed.started else self._start(record, [])
         for node, output in ended["outputs"].items():
             data = {"node": node, "display_node": node, "output": output, "prompt_id": record.id}
-            told.append({"type": "executed", "data": data})
+            events.append({"type": "executed", "data": data})
         kind, data = ended["status"]["messages"][-1]
         if kind == "execution_success":
-            return [*told, executing(record, None), {"type": kind, "data": data}]
-        return [*told, {"type": kind, "data": data}, executing(record, None)]
+            return [*events, executing(record, None), {"type": kind, "data": data}]
+        return [*events, {"type": kind, "data": data}, executing(record, None)]
 
 
 def executing(record: Record, node: str | None) -> Told:

@@ -202,11 +202,11 @@ def control(studio: Studio, wanted: Control, uploads: Uploads) -> dict[str, Any]
     return image | {name: each for name, each in given.items() if each} | numbers
 
 
-def reference(studio: Studio, wanted: Reference, uploads: Uploads) -> dict[str, Any]:
+def reference(studio: Studio, given: Reference, uploads: Uploads) -> dict[str, Any]:
     """An entry of the option ``references``. Raises Refused, Overloaded."""
-    made = {"image": found(studio, wanted.picture, uploads)} | wanted.values
-    if wanted.mask is not None:
-        made["mask"] = studio.sources.add(painted(studio, wanted.mask, uploads), "mask").id
+    made = {"image": found(studio, given.picture, uploads)} | given.values
+    if given.mask is not None:
+        made["mask"] = studio.sources.add(painted(studio, given.mask, uploads), "mask").id
     return made
 
 
@@ -229,8 +229,8 @@ def steps(options: dict[str, Any], model: Model) -> None:
     """Scale the steps: ComfyUI runs all of them at any denoise strength, here a lower strength runs fewer."""
     strength = options.get("strength", 1.0)
     if strength < 1:
-        wanted = max(1, round(options["steps"] / strength))
-        options["steps"] = max(options["steps"], min(wanted, model.limits.max_steps))
+        count = max(1, round(options["steps"] / strength))
+        options["steps"] = max(options["steps"], min(count, model.limits.max_steps))
 
 
 def vae(options: dict[str, Any], work: Work, known: list[str], warnings: list[str]) -> None:

@@ -139,8 +139,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         if idempotency_key:
             options["idempotency_key"] = f"openai:{idempotency_key}"
         pictures = [options.get(name) for name in (*PICTURES, *RECORDS)]
-        told = json.dumps([body.model_dump(), pictures])
-        key = hashlib.sha256(f"{caller(request)}{told}".encode()).hexdigest()
+        fingerprint = json.dumps([body.model_dump(), pictures])
+        key = hashlib.sha256(f"{caller(request)}{fingerprint}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
             submit = anyio.to_thread.run_sync(lambda: studio.submit(**options))
@@ -155,8 +155,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         if body.stream:
             pending.answered_at = time.monotonic()
             form, quality = form_of(body)
-            shown = Shown(event, form, quality, body.partial_images or 0, body.quality, body.size)
-            return streamed(studio, watch, receipt, shown)
+            style = Shown(event, form, quality, body.partial_images or 0, body.quality, body.size)
+            return streamed(studio, watch, receipt, style)
         finished = await until_final(studio, watch, receipt.job_ids, LONGEST, request)
         if not finished or await request.is_disconnected():
             pending.left_at = time.monotonic()
@@ -197,12 +197,12 @@ def answer(studio: Studio, body: OwnFields, receipt: Receipt) -> Response:
     form, quality = form_of(body)
     data: list[Json] = []
     for job, image in made:
-        told: Json = {"revised_prompt": job.params.prompt}
+        entry: Json = {"revised_prompt": job.params.prompt}
         if body.response_format != "url":
-            told["b64_json"] = encoded(studio, image, form, quality)
+            entry["b64_json"] = encoded(studio, image, form, quality)
         if body.response_format != "b64_json":
-            told["url"] = serializers.public_url(image)
-        data.append(told)
+            entry["url"] = serializers.public_url(image)
+        data.append(entry)
     width, height = made[0][1].width, made[0][1].height
     content: Json = {"created": int(time.time()), "data": data, "output_format": form, "size": f"{width}x{height}"}
     content |= {"warnings": warnings} if warnings else {}
@@ -226,5 +226,5 @@ def openai_error(request: Request, error: UserError) -> JSONResponse:
 def problem(
     status: int, kind: str, message: str, param: str | None = None, code: str | None = None, headers: Any = None
 ) -> JSONResponse:
-    told = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": told}, status, headers=headers)
+    content = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": content}, status, headers=headers)

@@ -249,9 +249,9 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
         warnings.append(message("passed_over", field="output_format", got=echo(body.output_format)))
     taken = [each.name for each in options_of(without=ITS_OWN)]
     options: dict[str, Any] = {name: getattr(body, name) for name in taken if name in type(body).model_fields}
-    prompt, further, told = taken_out(body.prompt)
+    prompt, further, notes = taken_out(body.prompt)
     options |= {"prompt": prompt, "count": count, "model": chosen.id}
-    warnings += told
+    warnings += notes
     if body.quality and body.quality not in USUAL_QUALITIES:
         if body.quality not in QUALITIES:
             raise InvalidParams(
@@ -275,13 +275,13 @@ def can_cut_out(studio: Studio) -> bool:
 
 def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
     """The options ``width`` and ``height``; empty if the request leaves the size open. Raises InvalidParams."""
-    wanted = body.size if body.size and body.size != "auto" else body.aspect_ratio
-    if not wanted or wanted == "auto":
+    requested = body.size if body.size and body.size != "auto" else body.aspect_ratio
+    if not requested or requested == "auto":
         return {}
-    if RATIO.fullmatch(wanted):
-        width, height = in_shape(wanted, None, chosen)
+    if RATIO.fullmatch(requested):
+        width, height = in_shape(requested, None, chosen)
     else:
-        width, height = sides(wanted)
+        width, height = sides(requested)
     return {"width": width, "height": height}
 
 
@@ -289,7 +289,7 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
     """A warning for each ignored field. Raises InvalidParams for an unknown field that resembles a known one, and if
     ``strict`` for every unknown field.
     """
-    told: list[str] = []
+    notes: list[str] = []
     for name, value in (body.model_extra or {}).items():
         if name not in HARMLESS:
             refusal = unknown(name, REQUEST_FIELDS)
@@ -297,8 +297,8 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
                 raise refusal
         elif value in (None, HARMLESS[name]) or name in SILENT_FIELDS:
             continue
-        told.append(message("passed_over", field=name, got=echo(value)))
-    return told
+        notes.append(message("passed_over", field=name, got=echo(value)))
+    return notes
 
 
 def form_of(body: OwnFields) -> tuple[str, int]:

@@ -83,8 +83,8 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
         ]
 
     while left:
-        for told in await anyio.to_thread.run_sync(look):
-            yield framed(told)
+        for event in await anyio.to_thread.run_sync(look):
+            yield framed(event)
         if left:
             moment = await watch.until(lambda now, seen=seen: now != seen, POLL_SECONDS)  # type: ignore[misc]
             seen = moment or seen
@@ -128,5 +128,5 @@ def finished(studio: Studio, image: Image, shown: Shown) -> Json:
     return shown.fields("completed", text, f"{image.width}x{image.height}") | {"usage": USAGE}
 
 
-def framed(told: Json) -> str:
-    return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n"
+def framed(event: Json) -> str:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
