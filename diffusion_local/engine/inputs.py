@@ -51,10 +51,10 @@ class PictureInputs(HomeFiles):
 
         Call it before making the picture, because another worker may have the model.
         """
-        wanted = [("detect", each.target) for each in params.details]
-        wanted += [("background", "")] if params.background else []
+        tasks = [("detect", each.target) for each in params.details]
+        tasks += [("background", "")] if params.background else []
         try:
-            for task, word in wanted:
+            for task, word in tasks:
                 vision_models.check_model(self._preprocessors, task, task, word)
         except UserError as error:
             raise ModelUnavailable(error.message) from None

@@ -268,8 +268,8 @@ def format_gib(count: int) -> str:
 
 
 def _at_this_size(learned: Sequence[Fit], params: Params) -> Fit | None:
-    wanted = (params.kind, *params.peak_size)
-    return next((fit for fit in learned if (fit.kind, fit.width, fit.height) == wanted), None)
+    measured_size = (params.kind, *params.peak_size)
+    return next((fit for fit in learned if (fit.kind, fit.width, fit.height) == measured_size), None)
 
 
 def _tells_about(fit: Fit, params: Params) -> bool:

@@ -79,8 +79,8 @@ class Ladder:
         """
         engine, device, params = self._engine, self._engine.device, crew.parts[0].params
         learned = self._learned(model, params)
-        wanted = params.rung or self._wanted if crew.held is None else crew.rung
-        choice = engine.plan(model, params, learned, wanted, max(crew.size, len(crew.parts)))
+        forced = params.rung or self._wanted if crew.held is None else crew.rung
+        choice = engine.plan(model, params, learned, forced, max(crew.size, len(crew.parts)))
         choice = self._with_known_room(choice, params)
         fit = next((each for each in learned if same_size(each, params)), None) or new_fit(params, device)
         known = fit
