@@ -107,18 +107,10 @@ TOGETHER = ("tests/web/browser/", "tests/web/test_process.py", "tests/cost/test_
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process the tests of one file at a time, or of all files that are TOGETHER."""
-    from xdist.scheduler import LoadFileScheduling
-
-    if config.getoption("dist") != "loadfile" or config.getoption("markexpr") != FIRST_TIER:
-        return None
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER[0] if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
-
-    return Scheduling(config, log)
+def pytest_group_of(item: pytest.Item) -> str | None:
+    """Give one process the tests of all files that are TOGETHER."""
+    first = item.config.getoption("markexpr") == FIRST_TIER
+    return TOGETHER[0] if first and item.nodeid.startswith(TOGETHER) else None
 
 
 def pytest_sessionfinish() -> None:
