@@ -1,11 +1,13 @@
-"""Hides or defers heavy packages that a library imports at module level but this program does not need."""
+"""Hides, defers or changes what a library does at its import and this program does not need."""
 
 import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +44,38 @@ def defer_import(name: str) -> None:
     module = _Deferred(name)
     module.__spec__, module.__file__ = spec, spec.origin
     sys.modules[name] = module
+
+
+class _Replacing(MetaPathFinder):
+    def __init__(self, name: str, attributes: Mapping[str, Any]) -> None:
+        self._name, self._attributes = name, attributes
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_replace(module: ModuleType) -> None:
+            execute(module)
+            vars(module).update(self._attributes)
+
+        spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
+        return spec
+
+
+def replace_at_import(name: str, **attributes: Any) -> None:
+    """Set attributes of the module ``name`` once it is executed, before the module that imports it reads them.
+
+    Does nothing if the module is already imported.
+    """
+    if name not in sys.modules:
+        sys.meta_path.insert(0, _Replacing(name, attributes))
 
 
 def hidden_imports(*names: str) -> AbstractContextManager[None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.lazy_imports import defer_import, hidden_imports
+from diffusion_local.lazy_imports import defer_import, hidden_imports, replace_at_import
 
 
 @pytest.fixture
@@ -54,3 +54,25 @@ def test_a_hidden_package_is_there_again_afterwards(package: str) -> None:
         import heavy_example  # noqa: F401
     assert sys.modules[package] is deferred
     assert "no_such_package_at_all" not in sys.modules
+
+
+def test_a_function_is_replaced_before_the_module_that_imports_it_reads_it(package: str, tmp_path: Path) -> None:
+    folder = tmp_path / package
+    (folder / "part.py").write_text("def slow(): return 'slow'\ndef other(): return slow()\n")
+    (folder / "__init__.py").write_text("from heavy_example.part import other, slow\nresult = slow()\n")
+    finders = list(sys.meta_path)
+    replace_at_import(f"{package}.part", slow=lambda: "replaced")
+    import heavy_example
+
+    assert (heavy_example.result, heavy_example.other()) == ("replaced", "replaced")
+    assert sys.meta_path == finders
+    replace_at_import(f"{package}.part", slow=None)  # it is imported
+    assert sys.meta_path == finders
+
+
+def test_gradio_writes_no_stubs_at_import() -> None:
+    import diffusion_local.web  # noqa: F401
+    from gradio import blocks_events, component_meta
+
+    assert component_meta.create_or_modify_pyi.__module__ == blocks_events.create_or_modify_pyi.__module__
+    assert component_meta.create_or_modify_pyi.__module__ == "diffusion_local.web"
