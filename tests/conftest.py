@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 import psutil
 import pytest
 
+import diffusion_local.web  # noqa: F401 - changes how gradio is imported, before a test module does so
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db.database import Database

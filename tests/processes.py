@@ -65,7 +65,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if count < 1 or option.collectonly or option.usepdb or session.testsfailed:
         return None  # as without this plugin
     if others := [each for each in threading.enumerate() if each is not threading.current_thread()]:
-        raise pytest.UsageError(f"--processes: imports and collection started threads, which a fork would lose: {others}")
+        raise pytest.UsageError(
+            f"--processes: imports and collection started threads, which a fork would lose: {others}"
+        )
     Parent(session, count).run()
     return True
 
