@@ -187,6 +187,7 @@ QUEUE_OPERATIONS = {
 
         `waiting` leaves running pictures alone. A single job that has ended already is an error.""",
     ),
+    "undo_cancel": op(CONTROL, OWN),
     "pause_batch": op(
         CONTROL,
         OWN,

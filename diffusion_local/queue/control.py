@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from diffusion_local.db.access import writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
 from diffusion_local.db.rows import not_found
-from diffusion_local.domain import State
+from diffusion_local.domain import Receipt, State
 from diffusion_local.errors import Conflict
 from diffusion_local.messages import from_json, message, to_json
 from diffusion_local.queue.jobs import FINISH, GIVE_BACK, OPEN, Selection
+from diffusion_local.queue.submission import put_back
 
 SET_PLACE = "UPDATE jobs SET position = ?, priority = ? WHERE id = ?"
 
@@ -179,6 +181,18 @@ class QueueControl:
                 swap = "UPDATE jobs SET priority = ?, position = ? WHERE id = ?"
                 db.execute(swap, [neighbour[1], neighbour[2], job_id])
                 db.execute(swap, [place["priority"], place["position"], neighbour[0]])
+
+    def put_back(self, selection: Selection, together: bool, max_queued: int) -> list[Receipt]:
+        """Undo the cancellation of jobs; ``together``: also of the jobs that were cancelled at the same moment.
+
+        See ``submission.put_back``.
+        """
+        where, values = selection.where()
+        if together:
+            moments = f"SELECT finished_at FROM jobs WHERE state = 'cancelled' AND {where}"
+            where = f"({where} OR state = 'cancelled' AND finished_at IN ({moments}) AND {writable()})"
+        with self._database.write() as db:
+            return put_back(db, where, values, max_queued)
 
     def delete_ended(self, selection: Selection) -> list[str]:
         """Delete jobs that have ended, with their history; their pictures stay in the gallery. Returns their ids."""

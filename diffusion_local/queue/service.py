@@ -115,6 +115,16 @@ class QueueService:
             )
         return touched
 
+    def undo_cancel(self, job_ids: Sequence[str], together: bool = False) -> list[Receipt]:
+        """Put cancelled jobs back at their old places in the queue, as new jobs in one new batch per old one.
+
+        ``together``: also all jobs that were cancelled in the same act. Jobs that were put back before, and jobs that
+        nobody cancelled, are skipped. Raises NotFound, Forbidden, QueueFull and LimitReached.
+        """
+        receipts = self._control.put_back(self._select(job_ids, None), together, self._settings.max_queued)
+        self._queue.ring(sum(len(each.job_ids) for each in receipts))
+        return receipts
+
     def pause(self, give_back: bool = False) -> None:
         """Start no further jobs until ``resume``. Survives restarts.
 

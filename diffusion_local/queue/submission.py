@@ -1,13 +1,16 @@
 """Inserts batches: idempotency keys, quotas and queue limits are checked in the same transaction."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from hashlib import sha256
+from itertools import groupby
+from typing import Any
 
 from diffusion_local.accounts import store
 from diffusion_local.db import rows
 from diffusion_local.db.access import FIELD_SEPARATOR, scoped_key
 from diffusion_local.db.database import Transaction
-from diffusion_local.domain import Batch, Job
+from diffusion_local.domain import Batch, Job, Receipt, State, new_id, new_job, utc_now
 from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
 from diffusion_local.messages import from_json, message
 from diffusion_local.queue.order import get_gate
@@ -30,9 +33,7 @@ def insert_batch(
         return found
     require_not_blocked(db)
     store.check(db, batch.count)
-    waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
-    if waiting + batch.count > max_queued:
-        raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
+    require_room(db, batch.count, max_queued)
     db.insert("batches", rows.batch_row(batch) | {"idempotency_key": key, "request": request})
     if batch.graph:
         db.insert("graphs", {"batch_id": batch.id, "owner": batch.owner, "graph": batch.graph})
@@ -47,6 +48,53 @@ def insert_batch(
 
     db.insert_many("jobs", job_rows())
     return batch.id, ids
+
+
+def put_back(db: Transaction, where: str, values: dict[str, Any], max_queued: int) -> list[Receipt]:
+    """Queue the recipes of selected cancelled jobs again, each at the place in the queue that its old job had.
+
+    One new batch per old one, with the same name, lane, times and pause. Jobs that were put back before are skipped.
+    The old jobs stay cancelled. Raises QueueFull and LimitReached.
+    """
+    stopped = f"(state = '{State.CANCELLED}' OR state = '{State.RUNNING}' AND cancel_requested)"
+    again = "EXISTS (SELECT 1 FROM jobs later WHERE later.from_job = jobs.id)"
+    found = db.query(f"SELECT * FROM jobs WHERE {where} AND {stopped} AND NOT {again} ORDER BY batch_id, idx", values)
+    old = [rows.to_job(row) for row in found]
+    store.check(db, len(old))
+    require_room(db, len(old), max_queued)
+    return [put_back_batch(db, key, list(jobs)) for key, jobs in groupby(old, lambda job: job.batch_id)]
+
+
+def put_back_batch(db: Transaction, batch_id: str, old: list[Job]) -> Receipt:
+    [former] = [rows.to_batch(row) for row in db.query("SELECT * FROM batches WHERE id = ?", [batch_id])]
+    whole = len(old) == former.count  # a sheet needs all cells of its grid
+    batch = replace(
+        former,
+        id=new_id(),
+        count=len(old),
+        created_at=utc_now(),
+        grid=former.grid if whole else "",
+        webhook="" if former.prediction else former.webhook,  # a prediction belongs to its own batch
+        prediction="",
+    )
+    db.insert("batches", rows.batch_row(batch))
+    gate = get_gate(db, batch.window, batch.start_at)
+    new = [new_job(batch, place, job.params, job.priority, job.id) for place, job in enumerate(old)]
+    db.insert_many(
+        "jobs",
+        (
+            rows.job_row(job) | {"position": before.position, "gate": gate, "held": int(batch.paused)}
+            for job, before in zip(new, old, strict=True)
+        ),
+    )
+    return Receipt(batch.id, [job.id for job in new])
+
+
+def require_room(db: Transaction, count: int, max_queued: int) -> None:
+    """Raise QueueFull if ``count`` more jobs exceed the limit of queued jobs."""
+    waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
+    if waiting + count > max_queued:
+        raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=count))
 
 
 def require_not_blocked(db: Transaction) -> None:

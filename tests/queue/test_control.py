@@ -6,13 +6,13 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.db.database import Database
-from diffusion_local.domain import Lane, State
-from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.domain import Batch, Lane, State, new_id, utc_now
+from diffusion_local.errors import Conflict, NotFound, QueueFull
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.queue.control import QueueControl
-from diffusion_local.queue.jobs import JobStore, Selection
+from diffusion_local.queue.jobs import JobStore, Selection, new_jobs
 from diffusion_local.queue.views import QueueView
-from tests.support import FAILURE, claimed, enqueue, image_of, in_state, refused, sql
+from tests.support import FAILURE, claimed, enqueue, image_of, in_state, params, refused, sql
 
 
 @pytest.fixture
@@ -191,3 +191,62 @@ def test_all_failed_asked_for_twice_are_made_again_once(services: Services) -> N
     with refused(Conflict, "none_left"):
         services.studio.queue.again(failed=True)
     assert len(services.studio.queue.again([first]).job_ids) == 1  # named, it is what the person wants
+
+
+def test_cancelled_jobs_are_put_back_at_their_places(
+    store: JobStore, control: QueueControl, database: Database
+) -> None:
+    first, second, third = enqueue(store, 2), enqueue(store, 3), enqueue(store, 1)
+    control.move_to_top(Selection(tuple(third)))
+    control.set_priority(Selection((second[2],)), 5)
+    before = line(database)
+    cancelled = store.cancel(Selection((*second[1:], *third)))
+    late = enqueue(store, 1)
+    receipts = control.put_back(Selection(tuple(cancelled)), together=False, max_queued=100)
+    new = {store.get(each).from_job: each for receipt in receipts for each in receipt.job_ids}
+    assert len(receipts) == 2  # one batch per old batch
+    assert set(new) == set(cancelled)
+    assert line(database) == [new.get(each, each) for each in before] + late
+    assert [store.get(each).state for each in cancelled] == [State.CANCELLED] * 3  # final is final
+    assert control.put_back(Selection(tuple(cancelled)), together=False, max_queued=100) == []  # only once
+    assert store.get(first[0]).state is State.QUEUED
+
+
+def test_an_undone_cancel_brings_back_the_times_and_the_pause_of_the_batch(
+    store: JobStore, control: QueueControl, database: Database
+) -> None:
+    late = {"window": "23:00-07:00", "start_at": "2030-01-01T00:00:00.000Z"}
+    batch = Batch(new_id(), "night", "", Lane.BATCH, 2, utc_now(), **late)
+    batch_id, ids = store.insert_batch(batch, new_jobs(batch, [params(seed=1), params(seed=2)]), None, 100)
+    control.pause(batch_id)
+    store.cancel(Selection(batch_id=batch_id))
+    [receipt] = control.put_back(Selection(tuple(ids)), together=False, max_queued=100)
+    new = QueueView(database).batch(receipt.batch_id)[0]
+    assert (new.name, new.lane, new.window, new.start_at, new.paused) == ("night", Lane.BATCH, *late.values(), True)
+    assert all(store.get(each).held and store.get(each).gate for each in receipt.job_ids)
+
+
+def test_all_jobs_of_one_cancellation_come_back_together(
+    store: JobStore, control: QueueControl, database: Database
+) -> None:
+    running, waiting, other = enqueue(store, 1), enqueue(store, 60), enqueue(store, 1)
+    job = claimed(store)
+    assert job.id == running[0]
+    store.cancel(Selection(tuple(other)))
+    with sql(database) as db:  # another act, some time before
+        db.execute("UPDATE jobs SET finished_at = '2020-01-01T00:00:00.000Z' WHERE id = ?", other)
+    store.cancel(Selection((*running, *waiting)))
+    [back, rest] = control.put_back(Selection((running[0], waiting[0])), together=True, max_queued=100)
+    assert [len(back.job_ids), len(rest.job_ids)] == [1, 60]
+    assert line(database) == [*back.job_ids, *rest.job_ids]
+
+
+def test_nothing_is_put_back_that_nobody_cancelled_or_that_finds_no_room(
+    store: JobStore, control: QueueControl
+) -> None:
+    ids = enqueue(store, 3)
+    assert control.put_back(Selection(tuple(ids)), together=True, max_queued=100) == []
+    store.cancel(Selection(tuple(ids[:2])))
+    with pytest.raises(QueueFull):
+        control.put_back(Selection(tuple(ids)), together=True, max_queued=2)
+    assert len(control.put_back(Selection(tuple(ids)), together=True, max_queued=3)[0].job_ids) == 2

@@ -190,14 +190,13 @@ def test_a_selection_is_moved_raised_and_cancelled(services: Services) -> None:
     click(services, "move_up", ids[3])
     toast = click(services, "cancel_these", chosen)["toast"]
     assert "Cancelled 2 pictures" in toast
-    receipt = click(services, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))[
-        "receipt"
-    ]
+    undone = click(services, "undo_cancel", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("undo_cancel")[1])))
+    receipt = undone["receipt"]
     assert {job.from_job for job in services.studio.jobs_of_batches([receipt])} == {ids[2], ids[3]}
 
 
 @pytest.mark.parametrize(
-    "verb", ["cancel_these", "again_these", "move_top", "move_bottom", "priority_up", "priority_down"]
+    "verb", ["cancel_these", "again_these", "undo_cancel", "move_top", "move_bottom", "priority_up", "priority_down"]
 )
 @pytest.mark.parametrize(("key", "words"), [("", "Nothing is selected"), ("nope", "nope"), ("x " * 500, "no job")])
 def test_a_selection_from_a_browser_is_not_trusted(services: Services, verb: str, key: str, words: str) -> None:
@@ -330,8 +329,24 @@ def test_a_batch_that_was_cancelled_can_be_had_back(services: Services) -> None:
     toast = click(services, "cancel_batch", mine)["toast"]
     assert "2 pictures" in toast
     assert services.studio.snapshot().counts[State.QUEUED] == 1
-    click(services, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))
+    click(services, "undo_cancel", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("undo_cancel")[1])))
     assert services.studio.snapshot().counts[State.QUEUED] == 3
+
+
+def test_a_cancellation_of_many_jobs_is_undone_in_place(services: Services) -> None:
+    batches = [services.studio.submit("x", count=40).batch_id, services.studio.submit("y", count=40).batch_id]
+    toast = click(services, "cancel_waiting")["toast"]
+    named = re.findall(r"[0-9A-Z]{26}", toast.split("undo_cancel_all")[1])
+    assert len(named) <= 51  # the ids of all would make the toast too long
+    undone = click(services, "undo_cancel_all", " ".join(named))
+    assert "80 pictures" in undone["toast"]
+    back = undone["receipt"].split()
+    assert len(back) == len(batches)
+    waiting = services.studio.snapshot().waiting
+    assert [job.params.prompt for job in waiting] == (["x"] * 40 + ["y"] * 40)[: len(waiting)]
+    assert len(waiting) > 40
+    assert services.studio.snapshot().counts[State.QUEUED] == 80
+    assert "already" in click(services, "undo_cancel_all", " ".join(named))["toast"]
 
 
 def test_only_a_part_of_the_settings_is_used(services: Services) -> None:

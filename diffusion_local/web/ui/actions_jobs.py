@@ -1,6 +1,6 @@
 """Handlers of the buttons on jobs: cancel, run again, pause, reorder, remove, and history."""
 
-from diffusion_local.domain import PRIORITIES, State, shortened
+from diffusion_local.domain import PRIORITIES, Receipt, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
@@ -51,9 +51,30 @@ def cancel_waiting(studio: Studio, key: str) -> Effect:
 
 
 def cancelled(touched: list[str]) -> Effect:
-    """A toast with an undo button that submits the cancelled jobs again."""
-    undo = view.button(say("common.undo"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
+    """A toast whose undo button puts the cancelled jobs back at their old places."""
+    if len(touched) <= MOST_UNDO:
+        undo = view.button(say("common.undo"), "undo_cancel", " ".join(touched)) if touched else ""
+    else:  # the ids of all would make the button too long
+        some = [touched[0], *touched[1 - MOST_UNDO :]]  # the running ones, which end later, come last
+        undo = view.button(say("common.undo"), "undo_cancel_all", " ".join(some))
     return Effect(toast=new_toast(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
+
+
+def undo_cancel(studio: Studio, key: str) -> Effect:
+    return put_back(studio.queue.undo_cancel(selected(key)))
+
+
+def undo_cancel_all(studio: Studio, key: str) -> Effect:
+    """Undo a cancellation of many jobs; ``key`` names some of them."""
+    return put_back(studio.queue.undo_cancel(selected(key), together=True))
+
+
+def put_back(receipts: list[Receipt]) -> Effect:
+    ids = [job_id for receipt in receipts for job_id in receipt.job_ids]
+    if not ids:
+        return Effect(toast=new_toast(say("page.none_to_put_back")))
+    batches = " ".join(receipt.batch_id for receipt in receipts)
+    return Effect(toast=new_toast(say("page.put_back", pictures=pictures(ids))), receipt=batches)
 
 
 def again_auto(studio: Studio, key: str) -> Effect:
@@ -206,6 +227,8 @@ VERBS: dict[str, Verb] = {
     "cancel_these": cancel_these,
     "cancel_batch": cancel_batch,
     "cancel_waiting": cancel_waiting,
+    "undo_cancel": undo_cancel,
+    "undo_cancel_all": undo_cancel_all,
     "first_picture": first_picture,
     "again": again,
     "again_auto": again_auto,

@@ -344,7 +344,10 @@ ENDPOINTS: dict[str, dict[str, Any]] = {
 }
 #: What the page's buttons name. A button that names nothing is ``""``.
 BUTTONS: dict[str, str] = {
-    **dict.fromkeys(("cancel", "cancel_these", "move_top", "move_bottom", "move_up", "move_down"), "{job2}"),
+    **dict.fromkeys(
+        ("cancel", "cancel_these", "undo_cancel", "undo_cancel_all", "move_top", "move_bottom", "move_up", "move_down"),
+        "{job2}",
+    ),
     **dict.fromkeys(("priority_up", "priority_down", "what_happened", "recipe_of_job", "again_auto"), "{job}"),
     **dict.fromkeys(("cancel_batch", "pause_batch", "pause_batch_now", "resume_batch"), "{batch}"),
     **dict.fromkeys(("batch_up", "batch_down", "batch_top", "batch_bottom", "batch_panel"), "{batch}"),
@@ -427,6 +430,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "submit": ("a tree",),
     "queue.again": (["{done}"],),
     "queue.again_of_reason": ("{reason}", "{failed_batch}"),
+    "queue.undo_cancel": (["{job2}"],),
     "wait": (["{job}"], 0),
     "job": ("{job}",),
     "place": ("@job",),

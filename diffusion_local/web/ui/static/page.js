@@ -154,10 +154,10 @@ window.diffusionLocal = (() => {
     answered() {
       sessionStorage.setItem(PRESSED, Math.max(0, unanswered() - 1));
     },
-    // Adds a new batch; here, as several presses may be on their way at once, and in several tabs.
-    remember(most, id, mine) {
-      if (!id) return mine;
-      const all = new Set([id, ...ids(mine), ...ids(localStorage.getItem(BATCHES))]);
+    // Adds new batches; here, as several presses may be on their way at once, and in several tabs.
+    remember(most, added, mine) {
+      if (!added) return mine;
+      const all = new Set([...ids(added), ...ids(mine), ...ids(localStorage.getItem(BATCHES))]);
       const kept = [...all].sort().reverse().slice(0, most).join(" ");
       localStorage.setItem(BATCHES, kept);
       return kept;
