@@ -123,7 +123,7 @@ def trim(kept: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, byt
 
 
 #: Paths that need no authentication: the sign-in with the files of its page, health checks, and pairing.
-OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", PAIRING)
+OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", "/assets/fonts/", PAIRING)
 #: Path prefix and requests for which a signed URL suffices (see ``notify.links``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
 

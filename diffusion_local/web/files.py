@@ -27,6 +27,10 @@ from diffusion_local.web.error_responses import NOT_CACHED
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent GIF of one pixel for a running job without a preview; a page would show an error as a broken picture.
 EMPTY_GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+#: The page's typeface, for Latin script; other scripts fall back to the system's fonts.
+FONT = "inter.woff2"
+#: The page's typeface, for Latin script; other scripts fall back to the system's fonts.
+FONT = "inter.woff2"
 ICONS = {
     "mark.svg": "image/svg+xml",
     "mark-192.png": "image/png",
@@ -131,6 +135,14 @@ def add(app: FastAPI, studio: Studio) -> None:
             raise NotFound(message("no_icon", name=echo(name)))
         return FileResponse(
             assets() / "icons" / name, media_type=ICONS[name], headers={"Cache-Control": "max-age=86400"}
+        )
+
+    @readable(app, "/assets/fonts/{name}")
+    def font(name: str) -> FileResponse:
+        if name != FONT:
+            raise NotFound(message("no_font", name=echo(name)))
+        return FileResponse(
+            assets() / "fonts" / FONT, media_type="font/woff2", headers={"Cache-Control": "max-age=604800"}
         )
 
 

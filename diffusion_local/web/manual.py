@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from diffusion_local import manual
 from diffusion_local.paths import assets
+from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import LANGUAGE_TAGS, language, say
 
 #: Groups of topics: (key of the title's phrase, prefix of the topics).
@@ -49,6 +50,7 @@ def drawn(request: Request, title: str, topic: str = "", **parts: Any) -> HTMLRe
         root=root(request),
         groups=groups(),
         longest=manual.MAX_QUERY,
+        font=Markup(render("font.html")),
         style=Markup((assets() / "templates" / "manual.css").read_text(encoding="utf-8")),
     )
     return HTMLResponse(content)

@@ -130,6 +130,7 @@ def test_a_preview_is_never_kept_and_ends_as_the_picture(client: TestClient, ser
         "/thumbnails/nope.webp",
         "/previews/nope.webp",
         "/assets/icons/nope.svg",
+        "/assets/fonts/nope.woff2",
         "/images/..%2f..%2fapp.db.png",
         "/images/%2e%2e%2f%2e%2e%2fapp.png",
         "/images/..%5c..%5capp.db.png",
@@ -217,6 +218,15 @@ def test_page_and_config_tell_no_path_and_name_no_foreign_host(client: TestClien
 
 def test_icon(client: TestClient) -> None:
     assert client.get("/assets/icons/mark.svg").headers["Content-Type"].startswith("image/svg+xml")
+
+
+def test_the_typeface_is_served_by_every_page_of_ours(client: TestClient) -> None:
+    for path in ("/", "/manual", "/login"):
+        assert "/assets/fonts/inter.woff2" in client.get(path).text, path
+    font = client.get("/assets/fonts/inter.woff2")
+    assert font.headers["Content-Type"] == "font/woff2"
+    assert font.content[:4] == b"wOF2"
+    assert len(font.content) < 50_000
 
 
 def test_gradios_own_mcp_server_is_off(client: TestClient) -> None:

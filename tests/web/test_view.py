@@ -99,7 +99,7 @@ def test_durations_are_said_as_estimates(seconds: float, words: str) -> None:
         (job(held=True), 1, "Paused"),
         (job(State.RUNNING), None, "Starting …"),
         (job(State.RUNNING, phase="loading model"), None, "Loading model …"),
-        (job(State.RUNNING, step=3), None, "Step \u20073 of 16"),
+        (job(State.RUNNING, step=3), None, "Step 3 of 16"),
         (job(State.RUNNING, step=3, cancel_requested=True), None, "Stopping …"),
         (job(State.DONE), None, "Done"),
         (job(State.FAILED), None, "Failed"),
@@ -165,7 +165,7 @@ def test_now_line_tells_what_runs_how_many_wait_and_when_all_is_done() -> None:
     counts = dict.fromkeys(State, 0) | {State.QUEUED: 12, State.RUNNING: 1}
     line = view_now.now_line(snapshot(running=[job(State.RUNNING, step=4)], counts=counts, total_eta=120.0), NOW)
     assert "a red apple" in line
-    assert "Step \u20074 of 16" in line
+    assert "Step 4 of 16" in line
     assert "12 waiting" in line
     assert 'datetime="2026-01-02T03:06:05.000Z"' in line
     assert 'aria-valuenow="25"' in line

@@ -16,7 +16,6 @@ from diffusion_local.web.ui.templates import macro
 from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, translated
 
 #: As wide as a digit: a number in text that is set to the right keeps its place as it grows.
-FIGURE_SPACE = "\u2007"
 
 
 def duration(seconds: float) -> str:
@@ -77,8 +76,7 @@ def state_words(job: Job, position: int | None = None) -> str:
         case State.RUNNING if job.cancel_requested:
             return say("common.stopping")
         case State.RUNNING if job.step and not job.phase:
-            steps = job.params.total_steps
-            return say("common.step", step=str(job.step).rjust(len(str(steps)), FIGURE_SPACE), steps=steps)
+            return say("common.step", step=job.step, steps=job.params.total_steps)
         case State.RUNNING:
             return translated(job.phase).capitalize() + " …" if job.phase else say("common.starting")
     return say(f"common.{job.state}")

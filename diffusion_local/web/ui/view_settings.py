@@ -49,6 +49,7 @@ class Row:
     part: str = ""
     value: Any = None
     search: str = ""
+    raw: str = ""  # its name in config.toml
 
 
 def section(name: str, rows: Sequence[Row], hint: str = "", **more: Any) -> Markup:
@@ -188,7 +189,7 @@ def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, Mar
 
 
 def preference(each: Preference, paths: bool) -> Row:
-    """The row of a setting: title, meaning, name in config.toml, origin of the value, and control."""
+    """The row of a setting: title, meaning, name in config.toml, origin of a changed value, and control."""
     meaning = str(say(f"meanings.{each.name}")) if has_phrase(f"meanings.{each.name}") else each.doc
     meaning = meaning[:1].upper() + meaning[1:]
     title = str(say(f"titles.{each.name}")) if has_phrase(f"titles.{each.name}") else meaning
@@ -203,7 +204,8 @@ def preference(each: Preference, paths: bool) -> Row:
         "choices": [(choice, choice_words(each.name, choice)) for choice in each.choices],
     }
     part = "setting" if each.editable else "fixed"
-    return Row(each.name, title, note, part=part, value=value, search=f"{title} {meaning} {each.name}")
+    search = f"{title} {meaning} {each.name}"
+    return Row(each.name, title, note, part=part, value=value, raw=each.name, search=search)
 
 
 def choice_words(name: str, choice: str) -> str:

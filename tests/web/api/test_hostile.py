@@ -110,6 +110,7 @@ TRAVERSALS = (
         "/previews/{0}.webp",
         "/model-previews/{0}/{0}",
         "/assets/icons/{0}",
+        "/assets/fonts/{0}",
     ],
 )
 def test_a_name_leads_to_no_other_file(client: TestClient, path: str) -> None:

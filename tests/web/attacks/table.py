@@ -99,6 +99,7 @@ PLACES = (
     "/previews/{0}.webp",
     "/sources/{0}.png",
     "/assets/icons/{0}",
+    "/assets/fonts/{0}",
     "/api/v1/images/{0}",
     "/gradio_api/file={0}",
     "/file={0}",

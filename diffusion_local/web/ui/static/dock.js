@@ -34,6 +34,11 @@ window.diffusionLocalDock = (() => {
     if (event.key === "Enter" && event.target.closest?.("#prompt, #negative")) event.stopPropagation();
   }, true);
 
+  // -- the buttons of the seed show a sign; their words become tips
+  function nameSeedButtons() {
+    for (const button of document.querySelectorAll("#seed-row button")) button.title ||= button.textContent.trim();
+  }
+
   // -- groups of settings
   const groups = () => [...document.querySelectorAll("#more > [id^=group-], #more [id^=group-].block")];
   const isOpen = (group) => group.querySelector(":scope > button")?.classList.contains("open");
@@ -151,6 +156,7 @@ window.diffusionLocalDock = (() => {
         if (!started && groups().length) {
           started = true;
           restoreGroups();
+          nameSeedButtons();
           const sheet = document.querySelector("[data-sheet]");
           if (sheet) sheet.ariaLabel = sheet.title = window.diffusionLocalWords.settings;
           const generate = document.getElementById("generate");
