@@ -18,7 +18,7 @@ from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.passes import Loop
 from diffusion_local.grammar import schedules
-from diffusion_local.models.prompt_limits import understood
+from diffusion_local.models.starter_words import understood
 from diffusion_local.options.table import Params
 
 #: Number of prompts whose embeddings are cached: with negatives, about 0.3 MB each for SD, 0.6 MB for SDXL.

@@ -21,7 +21,7 @@ from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.grammar import schedules
 from diffusion_local.messages import message
-from diffusion_local.models.prompt_limits import understood
+from diffusion_local.models.starter_words import understood
 from diffusion_local.options.types import Region
 
 #: (left, top, right, bottom) in pixels.

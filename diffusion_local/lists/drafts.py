@@ -17,6 +17,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
+from diffusion_local.models.starter_words import unknown_words
 from diffusion_local.options import values
 from diffusion_local.options.table import BATCH_OPTIONS, PICTURES, RECORDS, Params
 from diffusion_local.options.types import Kind
@@ -211,6 +212,10 @@ class Prompts:
         """(tokens of a prompt, most tokens that the model's text encoder reads at once); (0, 0) if unknown."""
         limit, count = count_read(self._catalog.get(model) if model else self._catalog.default, prompt[:MAX_COUNTED])
         return count, limit
+
+    def unknown_words(self, prompt: str, model: str = "") -> tuple[str, ...]:
+        """Words of a prompt that the built-in starter model does not know; none for other models."""
+        return unknown_words(self._catalog.get(model) if model else self._catalog.default, prompt[:MAX_COUNTED])
 
     def vocabulary(self) -> dict[str, list[str]]:
         """Names that a prompt can contain: those of LoRAs, wildcards and textual inversions."""

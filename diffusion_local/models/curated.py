@@ -43,6 +43,7 @@ class CuratedModel:
     about: str
     source: str
     spacing: str = ""
+    about_zh: str = ""
 
 
 @lru_cache(maxsize=1)

@@ -1,17 +1,11 @@
-"""Warnings about prompts (text beyond the encoder's length, unsupported syntax, foreign scripts), and the
-translation of Chinese prompts for the starter model.
-
-The starter model draws emoji, so its words come from CLDR's emoji annotations (``scripts/starter/words_zh.py``). A
-prompt is translated from left to right, longest known word first; places ("in the snow") move behind the things, as in
-English. The stored prompt is not changed: only the text encoder gets the translation.
-"""
+"""Warnings about prompts: text beyond the encoder's length, unsupported syntax, foreign scripts."""
 
 import json
 import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,19 +15,11 @@ from diffusion_local.domain import shortened
 from diffusion_local.grammar import schedules, tags, weights
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.starter_words import understood
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 from diffusion_local.paths import assets
 
-HAN = re.compile(r"[\u3400-\u9fff]+")
-#: Separators of clauses. Spaces match only from the first of a run, so that a long run takes linear time.
-CLAUSES = re.compile(r"((?:(?<!\s)\s+)?[,.;:!?()\n]+\s*)")
-#: Punctuation in its ASCII form; brackets keep their weights.
-COMMAS = str.maketrans(
-    dict(zip("，、。；：！？（）", [", ", ", ", ". ", ", ", ": ", "! ", "? ", "(", ")"], strict=True))
-)
-LONGEST_EXCERPT = 8
-SILENT = ""
 #: Innermost round brackets, which may contain a weight in A1111's syntax: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 WEIGHT_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
@@ -68,59 +54,6 @@ NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(
 #: Characters that occur only within an emoji: zero-width joiner, variation selector.
 JOINERS = "\u200d\ufe0f"
 FIRST_EMOJI = "\u2300"  # after characters such as the degree sign
-
-
-@cache
-def table() -> dict[str, tuple[str, bool]]:
-    """By Chinese word: (English word, whether it names a place, which moves to the end)."""
-    found = json.loads((assets() / "starter" / "words_zh.json").read_text(encoding="utf-8"))
-    words = {
-        word: (english, False) for part in ("things", "styles", "joining") for word, english in found[part].items()
-    }
-    words |= dict.fromkeys(found["silent"], (SILENT, False))
-    for word, english in found["colours"].items():
-        words |= dict.fromkeys((word, f"{word}色"), (english, False))
-        words |= dict.fromkeys((f"{word}背景", f"{word}色背景"), (f"on a {english} background", True))
-    for word, english in found["scenes"].items():
-        words |= dict.fromkeys((word, f"{word}里", f"{word}上", f"{word}中"), (english, True))
-    return words
-
-
-def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
-    """(the text translated to words that the model knows, unknown Chinese words).
-
-    The text is unchanged for models that read Chinese or whose languages are unknown.
-    """
-    if "LATIN" not in model.scripts or "CJK" in model.scripts or not HAN.search(text):
-        return text, ()
-    unknown: list[str] = []
-    clauses = []
-    for clause in CLAUSES.split(text.translate(COMMAS)):
-        places: list[str] = []
-        read = HAN.sub(lambda run: f" {translated(run[0], places, unknown)} ", clause)  # noqa: B023  # called at once
-        clauses.append(" ".join([*read.split(), *places]) if HAN.search(clause) else clause)
-    return "".join(clauses).strip(), tuple(dict.fromkeys(unknown))
-
-
-def translated(run: str, places: list[str], unknown: list[str]) -> str:
-    """Translate a run of Chinese; places are appended to ``places`` instead, unknown words to ``unknown``."""
-    known, missed, at = table(), "", 0
-    found: list[str] = []
-    while at < len(run):
-        word = next((run[at : at + n] for n in range(LONGEST_EXCERPT, 0, -1) if run[at : at + n] in known), "")
-        if not word:
-            missed += run[at]
-            at += 1
-            continue
-        if missed:
-            unknown.append(missed)
-            missed = ""
-        english, is_place = known[word]
-        (places if is_place else found).append(english)
-        at += len(word)
-    if missed:
-        unknown.append(missed)
-    return " ".join(each for each in found if each)
 
 
 #: Strings of which a prompt must contain at least one to have any syntax that causes a warning.

@@ -115,6 +115,7 @@ GRIDS = {
 
 PROMPT_OPERATIONS = {
     "count_tokens": op(READ, NOTHING),
+    "unknown_words": op(READ, NOTHING),
     "vocabulary": op(READ, NOTHING),
     "help": op(
         SUBMIT,

@@ -38,7 +38,17 @@ from diffusion_local.hub import downloads, fetcher, links
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
 from diffusion_local.messages import deserialize, message, serialize, translate
-from diffusion_local.models import adapters, curated, directories, distilled, headers, loras, probe, prompt_limits
+from diffusion_local.models import (
+    adapters,
+    curated,
+    directories,
+    distilled,
+    headers,
+    loras,
+    probe,
+    prompt_limits,
+    starter_words,
+)
 from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import addresses, dispatcher, hooks
@@ -264,7 +274,7 @@ PARSERS = [
     Parser("path of a model's file", "remote/models.py", remote_models.is_safe),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.MACHINE_NAME.fullmatch),
-    Parser("Chinese of a prompt", "models/prompt_limits.py", lambda text: prompt_limits.understood(LATIN, f"树{text}")),
+    Parser("Chinese of a prompt", "models/starter_words.py", lambda text: starter_words.understood(LATIN, f"树{text}")),
     Parser("names in a sentence", "web/ui/templates.py", templates.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.models.prompt_limits import count_read, understood
+from diffusion_local.models.prompt_limits import count_read
+from diffusion_local.models.starter_words import understood, unknown_words
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,27 @@ def test_a_model_that_may_read_chinese_gets_the_prompt_as_it_is(services: Servic
 def test_the_tokens_are_those_of_the_translation(services: Services) -> None:
     model = services.catalog.default
     assert count_read(model, "红苹果") == count_read(model, "red apple")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("a red apple beside a quantum lighthouse", ("quantum", "lighthouse")),
+        ("Two Butterflies, a skyscraper's clocks, (watermelon:1.3), best quality, masterpiece", ()),
+        ("a tropical fish and a slice of watermelon", ()),
+        ("<lora:xyzzy:0.8> a tree in __plugh__, frobnicated, frobnicated", ("frobnicated",)),
+        ("魑魅的城堡 and a zeppelin", ("zeppelin", "魑魅")),
+        ("", ()),
+    ],
+)
+def test_words_that_the_starter_was_not_trained_on_are_named(
+    services: Services, prompt: str, unknown: tuple[str, ...]
+) -> None:
+    assert unknown_words(services.catalog.default, prompt) == unknown
+    assert services.studio.prompts.unknown_words(prompt) == unknown
+    assert unknown_words(replace(services.catalog.default, id="another"), prompt) == ()
+
+
+def test_the_starter_knows_the_words_of_its_own_examples(services: Services) -> None:
+    for prompt in ("a red apple", "a blue heart", "a yellow star", "a green tree"):
+        assert unknown_words(services.catalog.default, prompt) == ()

@@ -11,6 +11,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import DeviceMemory, Fit, Kind
 from diffusion_local.engine.memory import GIB
 from diffusion_local.hub.downloads import DownloadState
+from diffusion_local.models.curated import curated_models
 from diffusion_local.studio import Studio
 from diffusion_local.web import page_delta
 from diffusion_local.web.ui import actions, form, tab_create, tab_models, view
@@ -250,3 +251,11 @@ def test_the_line_takes_addresses(studio: Studio, wish: str, source: str) -> Non
     assert source in str(toast)
     assert "secret" not in str(toast)
     assert (studio.library.downloads()[0].source, studio.library.downloads()[0].folder) == (source, "loras")
+
+
+def test_what_is_said_of_a_known_model_is_in_the_language_of_the_request(services: Services) -> None:
+    with speaking("zh"):
+        html = drawn(services.studio)
+    assert "小巧快速，可用的 LoRA 最多。" in html
+    assert "Small and quick" not in html
+    assert all(bool(each.about) == bool(each.about_zh) for each in curated_models())

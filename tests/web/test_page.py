@@ -177,6 +177,17 @@ def test_cancel_all_waiting_leaves_what_runs(services: Services) -> None:
     assert not services.studio.job(running.id).cancel_requested
 
 
+def test_each_source_picture_makes_a_batch(services: Services) -> None:
+    studio = services.studio
+    ids = [studio.sources.from_image(made(services, seed=seed).id).id for seed in (1, 2)]
+    given = {"kind": "img2img", "source": " ".join(ids), "strength": 0.5, "count": 2}
+    told, batches = press(services, "a key", **given)
+    assert told == ""
+    found = [{job.params.source for job in studio.jobs(batch_id=each)} for each in batches.split()]
+    assert found == [{ids[0]}, {ids[1]}]
+    assert press(services, "a key", **given)[1] == batches  # sent twice, it makes nothing twice
+
+
 def test_a_selection_is_moved_raised_and_cancelled(services: Services) -> None:
     ids = services.studio.submit("x", count=4).job_ids
     chosen = f"{ids[2]} {ids[3]} {ids[2]}"

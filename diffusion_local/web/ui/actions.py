@@ -122,12 +122,18 @@ def to_inpaint(studio: Studio, key: str) -> Effect:
     return begin_from(studio, key, Kind.INPAINT)
 
 
-def begin_from(studio: Studio, image_id: str, kind: Kind) -> Effect:
-    """Put a picture into the form as the source, with its prompts and model; inpainting also opens the mask canvas."""
+def to_outpaint(studio: Studio, key: str) -> Effect:
+    return begin_from(studio, key, Kind.INPAINT, "frame")
+
+
+def begin_from(studio: Studio, image_id: str, kind: Kind, tool: str = "brush") -> Effect:
+    """Put a picture into the form as the source, with its prompts and model; inpainting also opens the mask canvas with
+    ``tool``.
+    """
     params, source = studio.image(image_id).params, studio.sources.from_image(image_id)
     words = {name: getattr(params, name) for name in ("prompt", "negative", "model")}
     values = form.only(**words, kind=str(kind), source=source.id, mask="", strength=STRENGTHS[kind])
-    panel = render("paint.html", source=source.id, key=new_id()) if kind is Kind.INPAINT else ""
+    panel = render("paint.html", source=source.id, tool=tool, key=new_id()) if kind is Kind.INPAINT else ""
     return replace(to_form(values), panel=panel)
 
 
@@ -154,6 +160,7 @@ VERBS: dict[str, Verb] = (
         "phone": phone,
         "to_img2img": to_img2img,
         "to_inpaint": to_inpaint,
+        "to_outpaint": to_outpaint,
         "recipe": recipe,
         "recipe_of_job": recipe_of_job,
         "recipe_prompt": recipe_prompt,

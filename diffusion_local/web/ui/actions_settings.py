@@ -32,7 +32,7 @@ def saved_toast(later: bool, name: str) -> Effect:
 
 def restart(studio: Studio, key: str) -> Effect:
     studio.preferences.restart()
-    return Effect(toast=new_toast(say("settings.restarting")))
+    return Effect(toast=new_toast(say("settings.restarting"), kind="restarting"))  # which look.js notices
 
 
 def check_health(studio: Studio, key: str) -> Effect:

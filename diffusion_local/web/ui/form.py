@@ -200,6 +200,7 @@ FORM_EXTRAS: dict[str, Callable[[Studio], gr.components.Component]] = {
     "expand": expand,
 }
 FORM_FIELDS = (*OPTIONS, *FORM_EXTRAS)
+MOST_SOURCES = 50  # source pictures of one press
 #: Options whose choices are files, which may be newer than the server's start.
 FILE_FIELDS = tuple(name for name, each in OPTIONS.items() if each.files and each.component is Widget.CHOICE)
 
@@ -225,9 +226,11 @@ def rows_for_experts() -> list[list[str]]:
 def read(values: Sequence[Any]) -> dict[str, Any]:
     """The form's values as keyword arguments of ``Studio.submit``, plus ``styles``. ``values``: in form order.
 
-    Options that do not apply to the kind of work become None; an upscale has only those that apply to it.
+    Options that do not apply to the kind of work become None; an upscale has only those that apply to it. Of several
+    source pictures the first is read; see `further_sources`.
     """
     given = dict(zip(FORM_FIELDS, values, strict=True))
+    given["source"] = next(iter(sources(given["source"])), given["source"])
     given["prompt"] = given["prompt"] or ""
     for name, option in OPTIONS.items():
         if option.component is Widget.SEED:
@@ -243,6 +246,16 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
     elif kind != Kind.TXT2IMG:
         given |= dict.fromkeys(FROM_SOURCE)
     return given
+
+
+def sources(written: Any) -> list[str]:
+    """Ids of the source pictures in the form's field, which separates them by spaces."""
+    return written.split() if isinstance(written, str) else []
+
+
+def further_sources(values: Sequence[Any]) -> list[str]:
+    """Ids of the form's source pictures after the first one. ``values``: in form order."""
+    return sources(values[FORM_FIELDS.index("source")])[1:MOST_SOURCES]
 
 
 def fill(params: Params) -> list[Any]:

@@ -3,22 +3,28 @@
 import json
 from typing import Any
 
+from diffusion_local.domain import shortened
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 
 TAGGED = 300  # newest pictures whose prompts provide suggestions
 MOST_TAGS, MOST_TAG = 400, 60  # suggestions from prompts, and characters of each
+MOST_UNKNOWN = 200  # characters of the unknown words
 MOST_PRESET = 100_000  # characters
 
 
 def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
-    """The prompt's token count as ``count/limit``; empty if unknown."""
+    """``count/limit`` of the prompt's tokens, empty if unknown; then, after a tab, the words that the starter
+    model does not know.
+    """
+    asked = prompt if isinstance(prompt, str) else "", str(model_id or "")
     try:
-        count, limit = studio.prompts.count_tokens(prompt if isinstance(prompt, str) else "", str(model_id or ""))
+        count, limit = studio.prompts.count_tokens(*asked)
+        unknown = shortened(", ".join(studio.prompts.unknown_words(*asked)), MOST_UNKNOWN)
     except UserError:  # the model was removed
         return ""
-    return f"{count}/{limit}" if limit else ""
+    return (f"{count}/{limit}" if limit else "") + (f"\t{unknown}" if unknown else "")
 
 
 def on_preset(studio: Studio, written: Any) -> list[Any]:

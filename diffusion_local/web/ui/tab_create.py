@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import Snapshot
+from diffusion_local.domain import Receipt, Snapshot
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.references import uses_of
@@ -43,7 +43,11 @@ LAYOUT_PLACES = ("prompt", "negative", "model", "numbers", "seed", "source", "so
 
 
 def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
-    """Submit the form: (notice, id of the new batch). A repeated idempotency ``key`` does not make a second batch."""
+    """Submit the form: (notice, id of the new batch, or of one for each source picture).
+
+    A repeated idempotency ``key`` does not make a second batch.
+    """
+    receipts: list[Receipt] = []
     try:
         given = form.read(values)
         if (
@@ -53,11 +57,18 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
             and not given.get("outpaint")
         ):
             return view.notice("bad", say("create.mask_missing")), gr.skip()
-        receipt = studio.submit(**apply_styles(studio, given), idempotency_key=key if isinstance(key, str) else None)
+        given = apply_styles(studio, given)
+        key = key if isinstance(key, str) else None
+        receipts.append(studio.submit(**given, idempotency_key=key))
+        for number, source in enumerate(form.further_sources(values), start=2):
+            key = key and f"{key} {number}"
+            receipts.append(studio.submit(**{**given, "source": source}, idempotency_key=key))
     except UserError as error:
-        return refusal_notice(error), gr.skip()
-    tight = [plan for plan in receipt.memory if not view_models.is_roomy(plan)]
-    return view.warnings_notice(receipt.warnings) + view_models.memory_notice(tight), receipt.batch_id
+        return refusal_notice(error), " ".join(each.batch_id for each in receipts) or gr.skip()
+    warnings = list(dict.fromkeys(words for each in receipts for words in each.warnings))
+    tight = [plan for plan in receipts[0].memory if not view_models.is_roomy(plan)]
+    told = view.warnings_notice(warnings) + view_models.memory_notice(tight)
+    return told, " ".join(each.batch_id for each in receipts)
 
 
 def refusal_notice(error: UserError) -> str:

@@ -20,7 +20,7 @@ from diffusion_local.settings import PRECISIONS
 from diffusion_local.web.ui.templates import macro, render
 from diffusion_local.web.ui.view import notice
 from diffusion_local.web.ui.words import has_phrase as is_known
-from diffusion_local.web.ui.words import say, translated
+from diffusion_local.web.ui.words import language, say, translated
 
 SHOWN_ENDED = 3  # downloads
 SHOWN_WORDS = 6
@@ -260,7 +260,7 @@ def known_card(model: CuratedModel, room: DeviceMemory, download: Download | Non
         facts=[(say("models.id"), model.id), (say("models.licence"), model.licence)],
         needs=[memory, *notes],
         room="" if not room.bytes else "tight" if tight else "good",
-        about=translated(model.about),
+        about=model.about_zh if language() == "zh" and model.about_zh else model.about,
         download=download,
         action="download_model",
     )

@@ -355,7 +355,9 @@ BUTTONS: dict[str, str] = {
     **dict.fromkeys(("batch_up", "batch_down", "batch_top", "batch_bottom", "batch_panel"), "{batch}"),
     **dict.fromkeys(("batch_forget", "batch_duplicate"), "{done_batch}"),
     **dict.fromkeys(("again", "again_these", "forget"), "{failed}"),
-    **dict.fromkeys(("open", "star", "unstar", "trash", "recipe", "to_img2img", "to_inpaint"), "{image}"),
+    **dict.fromkeys(
+        ("open", "star", "unstar", "trash", "recipe", "to_img2img", "to_inpaint", "to_outpaint"), "{image}"
+    ),
     "caption": "{image}",
     **dict.fromkeys(("open_link", "stage_star", "stage_unstar"), "{image}"),
     **dict.fromkeys(("recipe_prompt", "recipe_seed", "recipe_size"), "{image}"),
@@ -474,6 +476,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "batches.duplicate": ("{done_batch}",),
     "prompts.preview": ("a tree",),
     "prompts.count_tokens": ("a tree",),
+    "prompts.unknown_words": ("a tree",),
     "prompts.help": ("a tree",),
     "grids.check": ("a tree", {"x": "steps: 4,5"}),
     "grids.submit": ("a tree", {"x": "steps: 4,5"}),
@@ -576,6 +579,7 @@ USES = {
     "upscale",
     "to_img2img",
     "to_inpaint",
+    "to_outpaint",
     "again_auto",
 }
 #: Sentences that answer others with nothing, instead of refusing them, when they name the owner's things.

@@ -305,6 +305,23 @@ def test_a_prompt_is_shown_as_text(people: Any) -> None:
     assert page.evaluate("window.hit") is None
 
 
+def test_words_that_the_starter_does_not_know_are_told_quietly(people: Any) -> None:
+    page = people().open()
+    line = page.locator("#tokens .unknown")
+    page.fill("#prompt textarea", "a red apple beside a quantum lighthouse")
+    line.filter(has_text="quantum, lighthouse").wait_for()
+    count, unknown, button = (
+        page.locator(each).bounding_box()
+        for each in ("#tokens .tokens", "#tokens .unknown", "#tokens [data-prompts=history]")
+    )
+    middles = [box["y"] + box["height"] / 2 for box in (count, unknown, button)]
+    assert max(middles) - min(middles) < 2  # in one line
+    assert unknown["x"] + unknown["width"] <= count["x"]
+    assert page.locator("#told .notice").count() == 0
+    page.fill("#prompt textarea", "a red apple")
+    page.wait_for_function("document.querySelector('#tokens .unknown').textContent === ''")
+
+
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people: Any, site: Site) -> None:
     settings, prompt = site.services.settings, unique_prompt("glowing lantern, misty harbour")

@@ -95,6 +95,25 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     bar.wait_for(state="hidden")
 
 
+def test_rows_are_compact_and_an_undone_cancel_puts_a_job_back_at_its_place(people: Any, site: Site) -> None:
+    studio, page = site.services.studio, people().open()
+    studio.queue.pause()
+    prompts = [unique_prompt("compact") for _ in range(3)]
+    batch = [studio.submit(prompt, width=128, height=128) for prompt in prompts][1].batch_id
+    studio.submit(unique_prompt("several"), count=3, width=128, height=128)
+    open_view(page, "queue")
+    line(page, prompts[1]).wait_for()
+    heights = page.evaluate(
+        "[...document.querySelectorAll('#queue :is(.line, .group-head)')].map((each) => each.offsetHeight)"
+    )
+    assert heights
+    assert max(heights) <= 46
+    line(page, prompts[1]).locator("[data-do=cancel]").click()
+    page.locator("#toast [data-do=undo_cancel]").click()
+    eventually(lambda: [job.params.prompt for job in studio.snapshot().waiting][:3] == prompts)
+    assert [job.state for job in studio.jobs(batch_id=batch)] == [State.CANCELLED]
+
+
 def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any, site: Site) -> None:
     page = people().open()
     prompt = unique_prompt("given back [slow:0.2]")

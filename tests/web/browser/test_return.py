@@ -9,11 +9,19 @@ import pytest
 
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
+from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from tests.forking import Forked, fork, main_of
 from tests.support import eventually, tiers
 from tests.web.browser.conftest import PHONE, Person
-from tests.web.browser.page_actions import batch_in_strip, generate, open_view, show_on_stage, unique_prompt
+from tests.web.browser.page_actions import (
+    answer_dialog,
+    batch_in_strip,
+    generate,
+    open_view,
+    show_on_stage,
+    unique_prompt,
+)
 from tests.web.conftest import Site, free_port
 
 pytestmark = pytest.mark.browser
@@ -96,6 +104,39 @@ def test_the_page_outlives_its_server_without_a_reload(person: Person, served: S
     again = unique_prompt("after the restart")
     generate(page, again)
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 8")
+
+
+def test_a_planned_restart_is_told_as_one_and_in_other_tabs_too(person: Person, served: Served) -> None:
+    """The supervisor is played by the test: it takes the request, and kills and starts the web process."""
+    locks = served.settings.locks
+    (locks / "serve.json").write_text("{}")
+    other = person.open()
+    page = person.open()
+    open_view(page, "settings")
+    field = page.locator("#settings .row[data-key=keep_trash_days] input")
+    field.fill("11")
+    field.press("Tab")
+    page.locator("#settings [data-do=restart]").click()
+    answer_dialog(page)
+    told = page.locator("#notices [data-restarting]")
+    told.wait_for()
+    assert told.locator(".bar i").is_visible()
+    eventually(restart_file(served.settings).exists)
+    served.kill()
+    other.bring_to_front()
+    other.locator("#notices [data-restarting]").wait_for()
+    assert other.locator(AWAY).count() == page.locator(AWAY).count() == 0
+    restart_file(served.settings).unlink()
+    served.restart()
+    other.locator("#notices [data-restarting]").wait_for(state="detached")
+    page.bring_to_front()
+    told.wait_for(state="detached")
+    page.locator("#settings [data-key=pending]").wait_for(state="detached")
+    served.kill()  # and this one nobody asked for
+    page.locator(AWAY).wait_for()
+    served.restart()
+    page.locator(AWAY).wait_for(state="detached")
+    (locks / "serve.json").unlink()
 
 
 def test_a_press_into_the_void_is_told_and_sent_once_the_studio_is_back(person: Person, served: Served) -> None:

@@ -303,12 +303,13 @@ DROP_FILES = """(files) => {
 
 
 def test_dropped_files_that_are_not_taken_are_told(people: Any) -> None:
-    page = people().open()
+    person = people()
+    page = person.open()
     page.wait_for_selector("#source .source", state="attached")
     told = page.locator("#source [data-told]")
     good = ["good.png", "image/png", list(blank("navy"))]
     page.evaluate(DROP_FILES, [["notes.txt", "text/plain", [1]], good, ["b.png", "image/png", [2]]])
-    told.filter(has_text="Only good.png was taken").wait_for()
+    told.filter(has_text="notes.txt is not an image. b.png: must be a picture").wait_for()
     page.wait_for_selector("#source .begin img[src^='/sources/']")
     page.click("[data-source=remove]")
     page.wait_for_selector("#source .begin", state="hidden")
@@ -317,6 +318,48 @@ def test_dropped_files_that_are_not_taken_are_told(people: Any) -> None:
     open_view(page, "lists")
     page.evaluate(DROP_FILES, [["night.txt", "text/plain", list(b"a red apple")]])
     page.wait_for_function("document.querySelector('#list-text textarea').value === 'a red apple'")
+    assert person.complaints  # the refusal of b.png
+    person.complaints.clear()
+
+
+def test_each_of_several_dropped_pictures_makes_a_batch(people: Any, site: Site) -> None:
+    page = people().open()
+    page.wait_for_selector("#source .source", state="attached")
+    colours = ("navy", "teal", "maroon")
+    page.evaluate(DROP_FILES, [[f"{each}.png", "image/png", list(blank(each))] for each in colours])
+    page.wait_for_function("document.querySelectorAll('#source .sources li').length === 3")
+    page.locator("#source [data-told]", has_text="Each of the 3 images").wait_for()
+    assert not page.locator("#source [name=kind][value=inpaint]").locator("..").is_visible()  # one mask, one picture
+    page.locator("#source .sources li button").nth(1).click()
+    page.wait_for_function("document.querySelectorAll('#source .sources li').length === 2")
+    prompt = unique_prompt()
+    generate(page, prompt)
+
+    def made_from() -> set[str]:
+        return {job.params.source for job in site.services.studio.jobs(limit=20) if job.params.prompt == prompt}
+
+    eventually(lambda: len(made_from()) == 2)
+    page.wait_for_function(
+        "(prompt) => document.querySelectorAll(`.batch[data-prompt='${prompt}']`).length === 2", arg=prompt
+    )
+    page.click("[data-source=remove]")
+    page.wait_for_selector("#source .begin", state="hidden")
+
+
+def test_outpaint_is_a_button_with_its_name(people: Any, site: Site) -> None:
+    image = make_picture(site, unique_prompt())
+    page = people().open()
+    open_view(page, "gallery")
+    page.click(f".tile[data-key='{image}'] a.open")
+    page.locator("[role=dialog] [data-do=to_outpaint]", has_text="Outpaint").click()
+    page.wait_for_selector("#source dialog.painter[data-ready][data-tool=frame]")
+    assert page.locator(".painter [data-paint=frame]").inner_text() == "Outpaint"
+    page.click("#source dialog.painter [data-paint=close]")
+    page.locator("[data-source=paint]").click()
+    page.wait_for_selector("#source dialog.painter[data-ready][data-tool=brush]")
+    page.click("#source dialog.painter [data-paint=close]")
+    page.locator("[data-source=extend]", has_text="Outpaint").click()
+    page.wait_for_selector("#source dialog.painter[data-ready][data-tool=frame]")
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier

@@ -424,9 +424,10 @@ window.diffusionLocalCanvas = (() => {
   });
 
   return {
-    // `source` and `mask` are addresses ("" without a mask); `done` takes the painted canvas. Steps of the same picture
+    // `source` and `mask` are addresses ("" without a mask); `done` takes the painted canvas; `first` is the tool
+    // to begin with, else the last one. Steps of the same picture
     // are still there when it is opened again, also after Escape.
-    async open(dialog, source, earlier, done) {
+    async open(dialog, source, earlier, done, first = "") {
       if (box !== dialog) {
         box = dialog;
         wire();
@@ -445,6 +446,7 @@ window.diffusionLocalCanvas = (() => {
       }
       opened = { source, mask: earlier, done };
       fitted = true;
+      if (first) tool = first;
       resize();
       show();
       screen().focus();

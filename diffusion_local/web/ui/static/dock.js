@@ -87,9 +87,12 @@ window.diffusionLocalDock = (() => {
   function count() {
     const out = document.querySelector("#tokens .tokens");
     if (!out) return;
-    const told = input("prompt")?.value ? input("token-count")?.value ?? "" : "";
+    const [told, words = ""] = (input("prompt")?.value ? input("token-count")?.value ?? "" : "").split("\t");
     const [number, limit] = told.split("/").map(Number);
     if (out.textContent !== told) out.textContent = told;
+    const unknown = document.querySelector("#tokens .unknown");
+    const line = words && window.diffusionLocalWords.unknown.replace("{}", words);
+    if (unknown.textContent !== line) unknown.textContent = unknown.title = line;
     out.classList.toggle("over", number > limit);
     out.title = window.diffusionLocalWords.tokens;
   }

@@ -259,7 +259,10 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
 window.diffusionLocalLive = (element, trigger, props, watch) => {
   const name = element.closest(".block.live-part").id;
   const draw = window.diffusionLocalPart(element, element.querySelector(".live"), name, trigger);
-  watch("value", () => draw(props.value));
+  watch("value", () => {
+    draw(props.value);
+    if (name === "toast" && props.value.includes("toast restarting")) window.diffusionLocalLook.restarts();
+  });
   draw(window.diffusionLocalLook.drawn[name] ?? props.value);
   if (name !== "toast") return;
   window.diffusionLocalAct = (data) => trigger("click", data);

@@ -14,6 +14,10 @@ window.diffusionLocalLook = (() => {
   let busy = false;
   let again = false; // asked for while a look was on its way
   let timer = 0;
+  // When a restart was asked for, in any tab of this browser, and how long the last one took; milliseconds.
+  const RESTART = "diffusion-local-restart";
+  const LONGEST_RESTART = 180000;
+  const USUAL_RESTART = 20000;
   let held = 0; // presses that wait for the studio (calls.js)
   const waiting = []; // for the next look that is answered
 
@@ -45,13 +49,23 @@ window.diffusionLocalLook = (() => {
     draw(told.parts);
   }
   function away() {
-    const { away: told, held: waits } = window.diffusionLocalWords;
-    const words = held ? `${told} ${waits.replace("{}", held)}` : told;
+    const { away: told, restarting, held: waits } = window.diffusionLocalWords;
+    const planned = restart();
+    const words = `${planned ? restarting : told} ${held ? waits.replace("{}", held) : ""}`.trim();
     document.documentElement.classList.add("studio-away"); // what was foretold is no longer true
-    draw({ notices: `<div class="notice warn" role="alert" data-away><span>${words}</span></div>` });
+    draw({ notices: planned
+      ? `<div class="notice info" role="status" data-restarting><span>${words}</span><span class="bar"><i style="animation-duration:${planned.took}ms"></i></span></div>`
+      : `<div class="notice warn" role="alert" data-away><span>${words}</span></div>` });
+  }
+  // {at, took} of a restart that somebody asked for and that may still go on; else null.
+  function restart() {
+    const [at, took] = (localStorage.getItem(RESTART) ?? "").split(" ").map(Number);
+    return Date.now() - at < LONGEST_RESTART ? { at, took: took || USUAL_RESTART } : null;
   }
   function returned() {
     failed = 0;
+    const planned = restart();
+    if (planned) localStorage.setItem(RESTART, `0 ${Date.now() - planned.at}`);
     document.documentElement.classList.remove("studio-away");
     for (const resolve of waiting.splice(0)) resolve();
   }
@@ -60,14 +74,14 @@ window.diffusionLocalLook = (() => {
     again = busy;
     if (busy || !asked) return;
     busy = true;
-    const whole = failed >= FORGIVEN; // of which the notice of the absence is a part, too
+    const whole = failed >= FORGIVEN || (failed && restart()); // of which the notice of the absence is a part, too
     try {
       await ask(whole);
       if (whole || failed < FORGIVEN) returned();
       else again = true;
     } catch {
       failed += 1;
-      if (failed === FORGIVEN) away();
+      if (failed === FORGIVEN || restart()) away();
     }
     busy = false;
     timer = setTimeout(look, again ? 0 : document.hidden ? HIDDEN : SHOWN);
@@ -87,6 +101,11 @@ window.diffusionLocalLook = (() => {
       failed = Math.max(failed, FORGIVEN);
       away();
       return () => { held -= 1; };
+    },
+    // A restart was asked for on this page.
+    restarts() {
+      localStorage.setItem(RESTART, `${Date.now()} ${restart()?.took ?? ((localStorage.getItem(RESTART) ?? "").split(" ")[1] || "")}`);
+      away();
     },
     drawer(on) {
       drawer = on;

@@ -8,6 +8,8 @@
     input.value = text;
     input.dispatchEvent(new Event("input", { bubbles: true }));
   }
+  const MOST = 50; // pictures at once, as in form.py
+  const ids = () => value("source").split(" ").filter(Boolean); // the first is shown; each makes a batch
   const panel = () => document.querySelector("#source .source");
   const waiting = []; // for the panel, which the server draws after the page has loaded
   const drawn = () => new Promise((resolve) => { if (panel()) resolve(); else waiting.push(resolve); });
@@ -25,7 +27,7 @@
     const root = panel();
     if (!root) return;
     for (const resolve of waiting.splice(0)) resolve();
-    const [id, mask] = [value("source"), value("mask")];
+    const [[id = "", ...others], mask] = [ids(), value("mask")];
     const kind = id ? value("kind") : "txt2img";
     root.querySelector(".begin").hidden = !id && !said;
     root.querySelector("[data-source=pick]").hidden = !!id;
@@ -38,15 +40,33 @@
     document.getElementById("dock").dataset.kind = kind;
     const told = root.querySelector("[data-told]");
     const outpaint = document.querySelector("#outpaint :is(textarea, input)")?.value ?? extended; // it may be folded away
-    const text = said || (kind === "inpaint" && !mask && !outpaint ? words.no_mask : "");
+    root.querySelector("[name=kind][value=inpaint]").closest("label").hidden = others.length > 0; // one mask, one picture
+    root.querySelector("[data-source=extend]").hidden = others.length > 0;
+    showAll(root.querySelector(".sources"), others.length ? [id, ...others] : []);
+    const several = others.length ? words.several_sources.replace("{}", others.length + 1) : "";
+    const text = said || several || (kind === "inpaint" && !mask && !outpaint ? words.no_mask : "");
     if (told.textContent !== text) told.textContent = text;
     const mark = document.querySelector("#panel [data-inpaint]"); // "Inpaint" was pressed for a picture
     const there = window.diffusionLocalRouter.view() === "create";
     if (mark && there && mark.dataset.inpaint === id && kind === "inpaint" && !mask) {
       mark.remove();
+      const tool = mark.dataset.tool;
       if (!root.checkVisibility()) document.documentElement.classList.add("with-sheet"); // on a phone
-      paint();
+      paint(tool);
     }
+  }
+  function showAll(list, all) {
+    if (list.dataset.shown === all.join(" ")) return;
+    list.dataset.shown = all.join(" ");
+    list.replaceChildren(...all.map((id) => {
+      const item = document.createElement("li");
+      const img = Object.assign(document.createElement("img"), { src: address(id), alt: "" });
+      const remove = Object.assign(document.createElement("button"), { type: "button", className: "act icon", textContent: "✕", title: list.dataset.remove });
+      remove.setAttribute("aria-label", list.dataset.remove);
+      remove.addEventListener("click", () => { set("source", ids().filter((each) => each !== id).join(" ")); tell(""); });
+      item.append(img, remove);
+      return item;
+    }));
   }
   let waits = 0;
   const soon = () => { cancelAnimationFrame(waits); waits = requestAnimationFrame(() => requestAnimationFrame(show)); };
@@ -65,18 +85,38 @@
     if (!answer.ok) throw new Error(said.error?.message.replace(/^(source|mask): /, "") ?? words.not_arrived);
     return said;
   }
-  // ``note``: told once the picture is there.
-  async function begin(file, note = "") {
+  async function begin(file) {
     tell(words.uploading);
     try {
       const source = await upload(file, "source");
       await drawn();
-      tell(note);
+      tell("");
       if (source.recipe) ask(source, JSON.stringify(source.recipe));
       else take(source);
     } catch (error) {
       tell(error instanceof TypeError ? words.not_arrived : `${file.name}: ${error.message}`);
     }
+  }
+  // Several: a batch of each. Those that are refused are told, the others are taken.
+  async function beginAll(files) {
+    tell(words.uploading);
+    const taken = [];
+    const refused = files.length > MOST ? [words.most_sources.replace("{}", MOST)] : [];
+    for (const file of files.slice(0, MOST)) {
+      if (!file.type.startsWith("image/")) refused.push(words.no_picture.replace("{}", file.name));
+      else try {
+        taken.push((await upload(file, "source")).id);
+      } catch (error) {
+        refused.push(`${file.name}: ${error instanceof TypeError ? words.not_arrived : error.message}`);
+      }
+    }
+    await drawn();
+    if (taken.length) {
+      set("mask", "");
+      if (taken.length > 1 ? value("kind") !== "upscale" : !["img2img", "inpaint", "upscale"].includes(value("kind"))) set("kind", "img2img");
+      set("source", [...new Set(taken)].join(" "));
+    }
+    tell(refused.join(" "));
   }
   function take(source) {
     if (!["img2img", "inpaint", "upscale"].includes(value("kind"))) set("kind", "img2img");
@@ -118,7 +158,8 @@
     const router = window.diffusionLocalRouter;
     if (!file && files.length && router.view() === "lists") return window.diffusionLocalLists.send("list", files[0]);
     router.go(`${router.base}create`);
-    if (file) begin(file, files.length > 1 ? words.one_picture.replace("{}", file.name) : "");
+    if (file && files.length > 1) beginAll(files);
+    else if (file) begin(file);
     else if (files.length) tell(words.no_picture.replace("{}", files[0].name));
   });
   document.addEventListener("paste", (event) => {
@@ -129,16 +170,22 @@
   });
   document.addEventListener("change", ({ target }) => {
     if (!target.closest?.("#source .source")) return;
-    if (target.matches("[data-file]") && target.files[0]) begin(target.files[0]);
+    if (target.matches("[data-file]") && target.files.length > 1) beginAll([...target.files]);
+    else if (target.matches("[data-file]") && target.files[0]) begin(target.files[0]);
     if (target.matches("[data-file]")) target.value = "";
     if (target.name === "kind") set("kind", target.value);
-    if (target.value === "inpaint" && !value("mask")) paint();
+    if (target.value === "inpaint" && !value("mask")) paint("brush");
     soon();
   });
   document.addEventListener("click", ({ target }) => {
     const what = target.closest?.("[data-source]")?.dataset.source;
     if (what === "pick") panel().querySelector("[data-file]").click();
-    if (what === "paint") paint();
+    if (what === "paint") paint("brush");
+    if (what === "extend") {
+      set("kind", "inpaint");
+      paint("frame");
+      soon();
+    }
     if (what === "remove") {
       set("source", "");
       set("mask", "");
@@ -149,10 +196,10 @@
   });
 
   // -- the mask (canvas.js)
-  function paint() {
+  function paint(tool = "") {
     const mask = value("mask");
     const box = document.querySelector("#source dialog.painter");
-    window.diffusionLocalCanvas.open(box, address(value("source")), mask && address(mask), keep)
+    window.diffusionLocalCanvas.open(box, address(ids()[0]), mask && address(mask), keep, tool)
       .catch(() => { box.close(); tell(words.not_arrived); });
   }
   async function keep(canvas, outpaint) {
