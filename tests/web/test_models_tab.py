@@ -76,7 +76,7 @@ def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(services: Se
     services.fits.save(Fit("starter", Kind.TXT2IMG, 256, 256, "GPU", "model_offload", 2_000_000_000))
     starter = card(drawn(services.studio), "starter")
     assert f'data-id="{newest.id}"' in starter
-    assert "part by part on the GPU at 256×256, 2.0 GB at the most" in starter
+    assert "part by part on the GPU at 256×256, 2.0 GB at peak" in starter
 
 
 def test_a_card_says_before_the_first_picture_how_memory_will_be_managed(services: Services) -> None:
@@ -165,7 +165,7 @@ def test_the_precision_of_a_model_is_chosen_on_its_card(services: Services) -> N
 
 def test_download_cancel_and_try_again(services: Services) -> None:
     library = services.studio.library
-    assert "in line" in act(services.studio, "download_model", "stabilityai/sdxl-turbo")[0]
+    assert "queued for download" in act(services.studio, "download_model", "stabilityai/sdxl-turbo")[0]
     [download] = library.downloads()
     act(services.studio, "cancel_download", download.id)
     assert library.downloads()[0].state is DownloadState.CANCELLED
@@ -209,7 +209,7 @@ def test_the_offered_model_shows_its_download_where_it_was_pressed(services: Ser
 )
 def test_the_line_takes_an_id_or_an_address_of_the_hub(studio: Studio, wish: str, repo: str, file: str) -> None:
     toast, emptied = tab_models.on_add(studio, wish, "models")
-    assert "in line to be downloaded" in toast
+    assert "queued for download" in toast
     assert emptied == ""
     [download] = studio.library.downloads()
     assert (download.repo, download.file) == (repo, file)

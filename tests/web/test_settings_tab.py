@@ -41,7 +41,7 @@ def test_every_setting_is_there_with_its_meaning_in_both_languages(services: Ser
     html = drawn(services)
     for spec in specs():
         if spec.name != "home":
-            assert f"<code>{spec.name}</code>" in row(html, spec.name)
+            assert f'<code class="raw">{spec.name}</code>' in row(html, spec.name)
             assert phrases()[f"meanings.{spec.name}"]["en"] == spec.metadata["doc"]
 
 
@@ -152,7 +152,7 @@ def test_it_speaks_chinese(services: Services) -> None:
     with speaking("zh"):
         html = drawn(services)
     assert "已结束的任务在列表中保留的天数" in html
-    assert "默认值" in html
+    assert "在别处更改的设置" in html
 
 
 def test_the_first_run_makes_a_picture_in_one_press(services: Services) -> None:

@@ -97,8 +97,8 @@ def test_a_check_tells_the_bad_line_and_queues_nothing(services: Services) -> No
     [
         ({"text": " \n"}, "List has no prompt."),
         ({"text": "a plum", "window": "always"}, "Only between must be hours"),
-        ({"text": "a plum", "count": -2}, "<b>Images</b> must be from 1"),
-        ({"text": "a plum", "count": 1.5}, "<b>Images</b> must be a whole number"),
+        ({"text": "a plum", "count": -2}, "<b>Pictures</b> must be from 1"),
+        ({"text": "a plum", "count": 1.5}, "<b>Pictures</b> must be a whole number"),
         ({"text": "a plum", "size": "large"}, "Size must be WIDTHxHEIGHT"),
         ({"mode": "grid", "prompt": "a plum"}, "Across (X) must be an axis"),
         ({"mode": "grid", "prompt": "a plum", "axis_x": "prompt", "values_x": "apple,pear"}, "Prompt must contain"),

@@ -97,10 +97,10 @@ def test_durations_are_said_as_estimates(seconds: float, words: str) -> None:
         (job(), 11, "11th in line"),
         (job(), 1003, "1,003rd in line"),
         (job(held=True), 1, "Paused"),
-        (job(State.RUNNING), None, "Starting …"),
-        (job(State.RUNNING, phase="loading model"), None, "Loading model …"),
+        (job(State.RUNNING), None, "Starting…"),
+        (job(State.RUNNING, phase="loading model"), None, "Loading model…"),
         (job(State.RUNNING, step=3), None, "Step 3 of 16"),
-        (job(State.RUNNING, step=3, cancel_requested=True), None, "Stopping …"),
+        (job(State.RUNNING, step=3, cancel_requested=True), None, "Stopping…"),
         (job(State.DONE), None, "Done"),
         (job(State.FAILED), None, "Failed"),
         (job(State.CANCELLED), None, "Cancelled"),
@@ -274,7 +274,7 @@ def test_a_job_that_is_tried_again_says_when_and_which_try() -> None:
     html = view.standing(job(not_before="2026-01-02T02:14:00.000Z", tries=1), 1)
     assert html == 'Retries at <time datetime="2026-01-02T02:14:00.000Z">02:14 UTC</time>, try 2 of 3'
     assert html in stage([job(not_before="2026-01-02T02:14:00.000Z", tries=1)])
-    assert view.standing(job(State.RUNNING, phase="<b>")) == "&lt;b&gt; …"
+    assert view.standing(job(State.RUNNING, phase="<b>")) == "&lt;b&gt;…"
 
 
 def test_what_happened_tells_all_and_folds_the_detail() -> None:
@@ -303,7 +303,7 @@ def test_a_pause_and_a_reason_are_both_told() -> None:
     shown = snapshot(paused=True, reason="No room.", running=[job(State.RUNNING)])
     assert "No room." in view_now.worker_notice(shown, NOW)
     line = view_now.now_line(shown, NOW)
-    assert "Pausing after this image" in line
+    assert "Pausing after this picture" in line
     assert 'data-do="resume"' in line
     assert 'data-do="pause_now"' in line
 

@@ -78,7 +78,7 @@ def state_words(job: Job, position: int | None = None) -> str:
         case State.RUNNING if job.step and not job.phase:
             return say("common.step", step=job.step, steps=job.params.total_steps)
         case State.RUNNING:
-            return translated(job.phase).capitalize() + " …" if job.phase else say("common.starting")
+            return translated(job.phase).capitalize() + "…" if job.phase else say("common.starting")
     return say(f"common.{job.state}")
 
 

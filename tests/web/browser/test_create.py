@@ -119,7 +119,7 @@ def test_bad_input_is_told_beside_the_form(people: Any, site: Site) -> None:
     page = people().open()
     page.fill("#count input", "0")
     generate(page, "a red apple")
-    page.locator("#told .notice", has_text="Images must be from 1 to 100 (got 0).").wait_for()
+    page.locator("#told .notice", has_text="Pictures must be from 1 to 100 (got 0).").wait_for()
     assert page.get_attribute("#count input", "aria-invalid") == "true"
     page.fill("#count input", "1")
     page.locator("#told .notice").wait_for(state="detached")  # it is right now

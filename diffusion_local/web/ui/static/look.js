@@ -18,6 +18,7 @@ window.diffusionLocalLook = (() => {
   const RESTART = "diffusion-local-restart";
   const LONGEST_RESTART = 180000;
   const USUAL_RESTART = 20000;
+  const LATEST_BEGIN = 60000; // a studio that still answers then has not been restarted, or within one look
   let held = 0; // presses that wait for the studio (calls.js)
   const waiting = []; // for the next look that is answered
 
@@ -63,9 +64,12 @@ window.diffusionLocalLook = (() => {
     return Date.now() - at < LONGEST_RESTART ? { at, took: took || USUAL_RESTART } : null;
   }
   function returned() {
+    const planned = restart(); // which begins a moment after it was asked for
+    if (planned && (failed || Date.now() - planned.at > LATEST_BEGIN)) {
+      localStorage.setItem(RESTART, `0 ${Date.now() - planned.at}`);
+      if (!failed) seen = ""; // the notice is replaced by the next look
+    }
     failed = 0;
-    const planned = restart();
-    if (planned) localStorage.setItem(RESTART, `0 ${Date.now() - planned.at}`);
     document.documentElement.classList.remove("studio-away");
     for (const resolve of waiting.splice(0)) resolve();
   }
