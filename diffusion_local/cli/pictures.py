@@ -1,5 +1,7 @@
 """Commands for pictures."""
 
+import inspect
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,38 +20,33 @@ from diffusion_local.cli.terminal import (
     with_studio,
 )
 from diffusion_local.errors import InvalidParams
+from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.messages import message
+from diffusion_local.options.signature import with_parameters
 from diffusion_local.options.values import SOURCE_ID, ULID
 
 app = typer.Typer()
 
 
+def filter_flag(each: Field[Any]) -> inspect.Parameter:
+    """A field of GalleryFilter as a command-line flag."""
+    meaning = each.metadata["meaning"]
+    flag = typer.Option(f"--{each.name}", help=f"{meaning[0].upper()}{meaning[1:]}.")
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(each.name, kind, default=each.default, annotation=Annotated[type(each.default), flag])
+
+
 @app.command()
 @with_studio
+@with_parameters(map(filter_flag, fields(GalleryFilter)))
 def gallery(
     studio: AnyStudio,
     limit: Annotated[int, typer.Option(help="Pictures to list.")] = 20,
-    search: Annotated[str, typer.Option(help="Words of the prompt.")] = "",
-    starred: Annotated[bool, typer.Option("--starred", help="Only starred ones.")] = False,
-    trashed: Annotated[bool, typer.Option("--trashed", help="What is in the trash instead.")] = False,
-    flagged: Annotated[
-        bool,
-        typer.Option(
-            "--flagged", help="Black, of one colour, nearly flat or mere noise, and not asked for; or incomplete."
-        ),
-    ] = False,
-    sort: Annotated[str, typer.Option(help="newest, oldest or largest first.")] = "newest",
     as_json: AsJson = False,
+    **filters: Any,
 ) -> None:
     """List pictures, newest first unless sorted otherwise."""
-    filters: dict[str, Any] = {
-        "search": search,
-        "starred": starred,
-        "trashed": trashed,
-        "flagged": flagged,
-        "sort": sort,
-    }
     images = studio.pictures.page(limit, **filters)
     files = [picture_path(studio, image.id) for image in images]
     shaped = [serializers.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]

@@ -1,5 +1,6 @@
 """The images table: the gallery. ``JobStore.finish`` inserts the rows."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
@@ -25,26 +26,35 @@ RECENT_IMAGES = 100
 MOST_SEARCHED_IMAGES = 2000
 
 
+def criterion(default: Any, meaning: str) -> Any:
+    """A field of GalleryFilter. ``meaning``: help of its command-line flag."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True, slots=True)
 class GalleryFilter:
-    """Gallery filter; empty fields match everything. ``since``, ``until``: days (UTC, YYYY-MM-DD), inclusive.
+    """Gallery filter; empty fields match everything. ``since`` and ``until`` are inclusive; pictures of one size are
+    sorted newest first.
 
-    ``sort`` is one of SORTS, newest by default; pictures of one size are sorted newest first.
+    HTTP, Gradio, the command line and the page's address take its fields; ``meaning`` describes them to users.
     """
 
-    search: str = ""
-    starred: bool = False
-    trashed: bool = False
-    flagged: bool = False  # pictures flagged as probably unwanted
-    model: str = ""
-    board: str = ""
-    batch: str = ""
-    owner: str = ""
-    shape: str = ""
-    since: str = ""
-    until: str = ""
-    like: str = ""  # id of a picture: pictures with the same recipe
-    sort: str = ""
+    search: str = criterion("", "words of prompt or caption")
+    starred: bool = criterion(False, "only starred pictures")
+    trashed: bool = criterion(False, "pictures in the trash instead")
+    flagged: bool = criterion(
+        False, "only pictures that are black, of one colour, nearly flat or mere noise without being asked for, or "
+        "incomplete"
+    )  # fmt: skip
+    model: str = criterion("", "id of a model")
+    board: str = criterion("", "id of a board")
+    batch: str = criterion("", "id of a batch")
+    owner: str = criterion("", "name of an account")
+    shape: str = criterion("", "square, portrait or landscape")
+    since: str = criterion("", "first day (UTC), YYYY-MM-DD")
+    until: str = criterion("", "last day (UTC), YYYY-MM-DD")
+    like: str = criterion("", "id of a picture: pictures with the same recipe")
+    sort: str = criterion("", "newest, oldest or largest first; default newest")
 
     def __bool__(self) -> bool:
         return self != type(self)()

@@ -80,10 +80,7 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
         "zip": op(
             READ,
             SEEN,
-            get(
-                "/images/zip",
-                "ids=image_ids search starred trashed flagged model board batch owner shape since until like sort",
-            ),
+            get("/images/zip", "ids=image_ids ..."),
             answer=File("pictures.zip"),
             doc="Pictures as one ZIP file, made while it is sent: those of `ids`, with commas, or what a filter finds.",
         ),

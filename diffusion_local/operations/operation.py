@@ -107,8 +107,9 @@ class Operation:
 
     ``takes``: arguments that interfaces offer, in Gradio's order; None: all of the method's. ``new=old`` renames one,
     ``*`` stands for the ``options`` (``picture``, ``batch`` or both) that the method takes as keywords, ``*-name``
-    for all of them but one. Gradio's ``job_id`` is a single one of ``job_ids``. ``endpoint``: name of the Gradio
-    endpoint, with its own arguments in parentheses if they differ.
+    for all of them but one, and ``...`` for all arguments of the method that are not named. Gradio's ``job_id`` is a
+    single one of ``job_ids``. ``endpoint``: name of the Gradio endpoint, with its own arguments in parentheses if they
+    differ.
     """
 
     scope: Scope | None

@@ -111,6 +111,10 @@ def arguments(operation: Operation, takes: str | None = None) -> list[Argument]:
             skipped = {*own, token.removeprefix("*-")} if token != "*" else set(own) - {"seed"}
             found += [each for each in options(operation) if each.name not in skipped]
             continue
+        if token == "...":
+            named = {each.parameter for each in found}
+            found += [argument(operation, name, name, own) for name in own if name not in named]
+            continue
         name, _, parameter = token.partition("=")
         found.append(argument(operation, name, parameter or name, own))
     return found

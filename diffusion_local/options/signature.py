@@ -25,24 +25,18 @@ def options_of(picture: bool = True, batch: bool = False, without: Iterable[str]
     return [each for each in [*found, *(BATCH_OPTIONS.values() if batch else ())] if each.name not in left_out]
 
 
-def with_options(
-    make: MakeParameter = option_parameter,
-    without: Iterable[str] = (),
-    picture: bool = True,
-    batch: bool = False,
-    last: bool = False,
-) -> Callable[[F], F]:
-    """Decorator that replaces ``**options`` by one parameter per option, None by default.
+def with_parameters(parameters: Iterable[inspect.Parameter], last: bool = False) -> Callable[[F], F]:
+    """Decorator that replaces ``**keywords`` by parameters; one that a call leaves out is not passed on.
 
     They follow the function's required parameters or, with ``last``, all of its parameters.
     """
-    parameters = [make(option) for option in options_of(picture, batch, without)]
+    added = list(parameters)
 
     def decorate(function: F) -> F:
         before = inspect.signature(function, eval_str=True)
         own = [each for each in before.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
         first = len(own) if last else sum(each.default is each.empty for each in own)
-        signature = before.replace(parameters=[*own[:first], *parameters, *own[first:]])
+        signature = before.replace(parameters=[*own[:first], *added, *own[first:]])
 
         @functools.wraps(function)
         def call(*args: Any, **named: Any) -> Any:
@@ -54,6 +48,17 @@ def with_options(
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def with_options(
+    make: MakeParameter = option_parameter,
+    without: Iterable[str] = (),
+    picture: bool = True,
+    batch: bool = False,
+    last: bool = False,
+) -> Callable[[F], F]:
+    """`with_parameters` for options, each None by default."""
+    return with_parameters(map(make, options_of(picture, batch, without)), last)
 
 
 def with_fields(cls: type) -> Callable[[F], F]:

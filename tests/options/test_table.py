@@ -1,14 +1,17 @@
 """Params as JSON: what says nothing is left out, old rows are read, and nothing is lost on the way."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams
 from diffusion_local.options import values
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import Lora, Reference, Region, Use
-from tests.support import PARAMS, params, refused
+from tests.support import PACKAGE, PARAMS, params, refused
 
 FULL = params(
     kind=Kind.INPAINT,
@@ -86,3 +89,22 @@ def test_a_region_outside_the_picture_names_its_corner(side: str, start: float) 
     with refused(InvalidParams, "range", f"regions[1].{side}") as error:
         values.regions("regions", [{"prompt": "a fox"}, {"prompt": "a car", side: start}])
     assert error.value.problem.params["high"] == "0.98"
+
+
+def attributes(*paths: Path) -> set[str]:
+    """Names of all attributes that these modules read."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_every_option_is_used_by_the_engine() -> None:
+    """Directly, or by a property of Params. ``original`` is only kept for the recipe."""
+    engine = attributes(*(PACKAGE / "engine").rglob("*.py"))
+    tree = ast.parse((PACKAGE / "options/table.py").read_text(encoding="utf-8"))
+    [table] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
+    properties = [node for node in table.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+    for _ in properties:  # properties use others
+        for each in properties:
+            if each.name in engine:
+                engine |= {node.attr for node in ast.walk(each) if isinstance(node, ast.Attribute)}
+    assert set(OPTIONS) - engine == {"original"}
