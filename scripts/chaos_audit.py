@@ -9,16 +9,19 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from PIL import Image as PIL
+from psycopg.rows import dict_row
 
 from diffusion_local.compose import open_files
-from diffusion_local.db.database import Database
+from diffusion_local.db.database import open_database
 from diffusion_local.domain import FINAL, TRANSITIONS
 from diffusion_local.gallery import recipes
 from diffusion_local.gallery.sweep import sweep
@@ -85,22 +88,36 @@ def audit(settings: Settings, ledger: Ledger | None = None, drained: bool = True
 
 def read_tables(settings: Settings, found: Audit) -> tuple[dict[str, Row], dict[str, Row], dict[str, list[Row]]]:
     """Jobs by id, images by job id, events by job id in their order."""
-    db = sqlite3.connect(settings.database_file, isolation_level=None, timeout=15)
-    db.row_factory = sqlite3.Row
-    db.execute("BEGIN")
-    integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]
-    found.check(integrity == ["ok"], f"the database is not sound: {integrity[:3]}")
-    found.check(not db.execute("PRAGMA foreign_key_check").fetchall(), "a reference in the database leads nowhere")
-    jobs = {row["id"]: dict(row) for row in db.execute("SELECT * FROM jobs")}
-    images: dict[str, Row] = {}
-    for row in db.execute("SELECT * FROM images"):
-        found.check(row["job_id"] not in images, f"job {row['job_id']} has two pictures")
-        images[row["job_id"]] = dict(row)
-    events: dict[str, list[Row]] = {}
-    for row in db.execute("SELECT * FROM job_events ORDER BY id"):
-        events.setdefault(row["job_id"], []).append(dict(row))
-    db.close()
+    with server_rows(settings.database) if settings.database else file_rows(settings.database_file, found) as rows:
+        jobs = {row["id"]: row for row in rows("SELECT * FROM jobs")}
+        images: dict[str, Row] = {}
+        for row in rows("SELECT * FROM images"):
+            found.check(row["job_id"] not in images, f"job {row['job_id']} has two pictures")
+            images[row["job_id"]] = row
+        events: dict[str, list[Row]] = {}
+        for row in rows("SELECT * FROM job_events ORDER BY id"):
+            events.setdefault(row["job_id"], []).append(row)
     return jobs, images, events
+
+
+@contextmanager
+def file_rows(file: Path, found: Audit) -> Iterator[Callable[[str], list[Row]]]:
+    """Reads the rows of a SQLite file at one moment, after checking that the file is sound."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=15)) as db:
+        db.row_factory = sqlite3.Row
+        db.execute("BEGIN")
+        integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]
+        found.check(integrity == ["ok"], f"the database is not sound: {integrity[:3]}")
+        found.check(not db.execute("PRAGMA foreign_key_check").fetchall(), "a reference in the database leads nowhere")
+        yield lambda query: [dict(row) for row in db.execute(query)]
+
+
+@contextmanager
+def server_rows(url: str) -> Iterator[Callable[[str], list[Row]]]:
+    """Reads the rows of a PostgreSQL database at one moment."""
+    with psycopg.connect(url, row_factory=dict_row) as db:
+        db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        yield lambda query: db.execute(query).fetchall()
 
 
 def check_job(found: Audit, job: Row, events: list[Row]) -> None:
@@ -165,7 +182,7 @@ def check_pictures(found: Audit, settings: Settings, jobs: dict[str, Row], image
     parts = list(settings.gallery_folder.rglob("*.part"))
     for part in parts:  # as if an hour had passed; a younger one might still be written to
         os.utime(part, (time.time() - 7200, time.time() - 7200))
-    swept = sweep(open_files(settings), Database.open(settings.database_file))
+    swept = sweep(open_files(settings), open_database(settings))
     found.check(not swept.missing, f"rows without a file: {swept.missing[:5]}")
     for key in swept.strays:
         job = jobs.get(Path(key).name)

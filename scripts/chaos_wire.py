@@ -2,7 +2,9 @@
 holds connections, while workers and web process are killed and frozen; then every job is audited.
 
     python scripts/chaos_wire.py --jobs 1000 --faults 100 --record scripts/results/chaos-wire.json
+    python scripts/chaos_wire.py --jobs 1000 --faults 100 --cluster --record scripts/results/chaos-cluster.json
 
+With --cluster, the tables are on a PostgreSQL server and the doorbell is Redis; both are killed and restarted as well.
 Bounded by --seconds; --seed repeats the choices, though not the machine's timing. Exit status 1 if any promise was
 broken: a job lost, made twice, without its file, or running without an owner for longer than the lease and 10 seconds.
 """
@@ -21,7 +23,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,11 @@ from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.models.digests import Digests
 from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.postgresql import Cluster, running_cluster
+from tests.servers import RedisServer, redis_server
 
 LEASE_SECONDS = 6
 OWN_STEP_SECONDS = 0.5  # of the studio's own worker, so that the others make most pictures
@@ -93,8 +101,10 @@ class Proxy:
 class Scene:
     """The studio with a worker of its own, and two workers that join by the proxy."""
 
-    def __init__(self, services: Services, folder: Path, port: int, step_seconds: float) -> None:
-        self.services, self.proxy = services, Proxy(port)
+    def __init__(
+        self, services: Services, folder: Path, port: int, step_seconds: float, servers: "Servers | None" = None
+    ) -> None:
+        self.services, self.proxy, self.servers = services, Proxy(port), servers
         self._folder, self._step_seconds = folder, step_seconds
         self.children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -172,6 +182,13 @@ class Killer:
             "kill web": lambda: self._signal("studio", "diffusion_local.web", signal.SIGKILL),
             "stop machine": self._stop_machine,
         }
+        if (servers := scene.servers) is not None:
+            self._faults |= {
+                "kill database": lambda: self._restart(
+                    lambda: servers.database.stop("immediate"), servers.database.start
+                ),
+                "kill doorbell": lambda: self._restart(servers.doorbell.stop, servers.doorbell.start),
+            }
 
     def strike(self) -> None:
         name = self._random.choice(list(self._faults))
@@ -206,6 +223,11 @@ class Killer:
         self._scene.proxy.cut()
         self._pause(1.5 * LEASE_SECONDS)
         self._scene.proxy.refusing = False
+
+    def _restart(self, stop: Callable[[], None], start: Callable[[], None]) -> None:
+        stop()
+        self._pause(3)
+        start()
 
     def _signal(self, name: str, part: str, which: signal.Signals) -> None:
         for each in self._scene.processes(name, part)[:1]:
@@ -261,10 +283,32 @@ class Orphans(threading.Thread):
         self._since = seen
 
 
-def run(jobs: int, faults: int, seconds: float, seed: int, step_seconds: float = 0.02) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Of the cluster variant."""
+
+    database: Cluster
+    doorbell: RedisServer
+
+    def settings(self) -> dict[str, str]:
+        return {"database": self.database.create("chaos"), "queue": self.doorbell.url}
+
+
+@contextlib.contextmanager
+def started_servers() -> Iterator[Servers]:
+    with running_cluster() as database, redis_server() as doorbell:
+        yield Servers(database, doorbell)
+
+
+def run(
+    jobs: int, faults: int, seconds: float, seed: int, step_seconds: float = 0.02, cluster: bool = False
+) -> dict[str, Any]:
     """Returns the record; ``violations`` is empty if every promise was kept."""
     run_as(LOCAL)
-    with tempfile.TemporaryDirectory(prefix="chaos-wire-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-wire-") as name,
+        started_servers() if cluster else contextlib.nullcontext() as servers,
+    ):
         folder = Path(name)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = int(probe.getsockname()[1])
@@ -275,10 +319,11 @@ def run(jobs: int, faults: int, seconds: float, seed: int, step_seconds: float =
             port=port,
             lease_seconds=LEASE_SECONDS,
             fake_step_seconds=OWN_STEP_SECONDS,
+            **servers.settings() if servers else {},
         )
         services = open_services(settings)
         Digests(services.catalog.shelf, services.catalog.default.folder).run()
-        scene = Scene(services, folder, port, step_seconds)
+        scene = Scene(services, folder, port, step_seconds, servers)
         killer, orphans, began = Killer(scene, seed), Orphans(services), time.monotonic()
         batches = [
             services.studio.submit(f"a lighthouse {at}", count=min(100, jobs - at), **SMALL).batch_id
@@ -331,15 +376,17 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cluster", action="store_true", help="over PostgreSQL and Redis, which are killed too")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
+    command = f"scripts/chaos_wire.py --jobs {options.jobs} --faults {options.faults} --seed {options.seed}"
     record = {
         "date": date.today().isoformat(),
-        "command": f"scripts/chaos_wire.py --jobs {options.jobs} --faults {options.faults} --seed {options.seed}",
+        "command": command + " --cluster" * options.cluster,
         "version": __version__,
         "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "load_1_min": round(os.getloadavg()[0], 2),
-    } | run(options.jobs, options.faults, options.seconds, options.seed)
+    } | run(options.jobs, options.faults, options.seconds, options.seed, cluster=options.cluster)
     print(json.dumps(record, indent=2))
     if options.record:
         options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
