@@ -259,41 +259,67 @@ def idle_latency(services: Services, url: str, count: int) -> dict[str, float]:
     return times.told()["submit to claim"]
 
 
+STEP_SECONDS = 0.075  # four of them: 0.3 s per picture
+
+
 def of_processes(services: Services, url: str, web: psutil.Process, count: int, seconds: float) -> dict[str, Any]:
-    """Measure real worker processes with the fake engine (0.3 s per picture)."""
+    """Measure real worker processes with the fake engine, and beside them one of the studio's own.
+
+    All share a machine that may be busy, so what the wire costs is told by the pictures of a joined worker compared
+    with those of the studio's own in the same seconds, and by the share of the time that each one's engine waited.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        children = []
+        more = {ENVIRONMENT_PREFIX + "FAKE_STEP_SECONDS": str(STEP_SECONDS), ENVIRONMENT_PREFIX + "ENGINE": "fake"}
+        worker = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0"]
+        children = [subprocess.Popen(worker, env=services.settings.child_environ() | more, stdin=subprocess.PIPE)]
         for number in range(count):
             environ = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-            environ |= {
-                ENVIRONMENT_PREFIX + "HOME": f"{folder}/{number}",
-                ENVIRONMENT_PREFIX + "FAKE_STEP_SECONDS": "0.075",
-                ENVIRONMENT_PREFIX + "ENGINE": "fake",
-            }
-            command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0", "--join", url]
-            children.append(subprocess.Popen([*command, "--machine", f"m{number}"], env=environ))
-
-        def done() -> int:
-            return sum(1 for _ in services.settings.gallery_folder.rglob("*.png"))
-
+            environ |= more | {ENVIRONMENT_PREFIX + "HOME": f"{folder}/{number}"}
+            children.append(subprocess.Popen([*worker, "--join", url, "--machine", f"m{number}"], env=environ))
         try:
             until(
-                lambda: len({each.slot for each in services.workers.list_all() if each.status == "busy"}) == count, 120
+                lambda: len({each.slot for each in services.workers.list_all() if each.status == "busy"}) == count + 1,
+                120,
             )
-            first, cpu, began = done(), sum(web.cpu_times()[:2]), time.monotonic()
+            time.sleep(2)  # until the first pictures of all are saved
+            processes = [psutil.Process(child.pid) for child in children]
+            cpu = [sum(each.cpu_times()[:2]) for each in (web, *processes)]
+            first, began = made_by(services), time.monotonic()
             time.sleep(seconds)
-            made, took, used = done() - first, time.monotonic() - began, sum(web.cpu_times()[:2]) - cpu
+            last, took = made_by(services), time.monotonic() - began
+            used = [sum(each.cpu_times()[:2]) - before for each, before in zip((web, *processes), cpu, strict=True)]
         finally:
             for child in children:
                 child.terminate()
             for child in children:
                 child.wait(20)
-    rate = made / took
+    made = {slot: number - first[slot][0] for slot, (number, _) in last.items()}
+    waited = {slot: round(1 - (busy - first[slot][1]) / took, 3) for slot, (_, busy) in last.items()}
+    local = made.pop("cpu0")
+    remote, pictures = sum(made.values()) / count, sum(made.values())
     return {
-        "pictures_per_second": round(rate, 2),
-        "lost_to_the_wire": round(1 - rate * 0.3 / count, 3),
-        "studio_cpu_ms_per_picture": round(1000 * used / max(1, made), 2),
+        "pictures_per_second": round(pictures / took, 2),
+        "pictures_per_second_of_a_local_worker": round(local / took, 2),
+        "lost_to_the_wire": round(1 - remote / local, 3),
+        "engine_waited": round(statistics.mean(waited[slot] for slot in made), 3),
+        "engine_of_the_local_worker_waited": waited["cpu0"],
+        "studio_cpu_ms_per_picture": round(1000 * used[0] / max(1, pictures), 2),
+        "worker_cpu_ms_per_picture": round(1000 * sum(used[2:]) / max(1, pictures), 2),
+        "local_worker_cpu_ms_per_picture": round(1000 * used[1] / max(1, local), 2),
     }
+
+
+def made_by(services: Services) -> dict[str, tuple[int, float]]:
+    """By worker: the number of its pictures, and the seconds that its engine took for them."""
+    with services.database.read() as db:
+        return {
+            slot: (number, busy)
+            for slot, number, busy in db.execute(
+                "SELECT job_events.worker, count(*), sum(images.seconds) FROM images "
+                "JOIN job_events ON job_events.job_id = images.job_id AND job_events.state = 'running' "
+                "GROUP BY job_events.worker"
+            )
+        }
 
 
 if __name__ == "__main__":

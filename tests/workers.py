@@ -10,8 +10,13 @@ from diffusion_local.engine import Engine
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 
+
+def direct(dispatch: LocalDispatch) -> Dispatch:
+    return dispatch
+
+
 #: What stands between a worker and the dispatch of its house; set by tests that run over several.
-connect: ContextVar[Callable[[LocalDispatch], Dispatch]] = ContextVar("connect", default=lambda dispatch: dispatch)
+connect: ContextVar[Callable[[LocalDispatch], Dispatch]] = ContextVar("connect", default=direct)
 
 
 class OpenedRunner(Runner):
@@ -25,7 +30,7 @@ class OpenedRunner(Runner):
 
 
 def open_runner(services: Services, slot: str, engine: Engine, stop: Stop) -> Runner:
-    """A worker of this slot, without holding it."""
+    """A worker of this slot, without holding it. It claims ahead unless it has the stores directly."""
     local, settings = LocalDispatch(services, slot), services.settings
     runner = OpenedRunner(
         connect.get()(local),
@@ -37,6 +42,7 @@ def open_runner(services: Services, slot: str, engine: Engine, stop: Stop) -> Ru
         batch_size=settings.batch_size,
         idle_unload=settings.idle_unload,
         passes=settings.passes,
+        ahead=connect.get() is not direct,
     )
     runner.local = local
     return runner

@@ -7,6 +7,7 @@ finishes its picture, stores it, and delivers it once the studio is reachable ag
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import httpx
 from diffusion_local import __version__
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, wire
 from diffusion_local.dispatch.slots import machine_name
-from diffusion_local.domain import Claim, Failure, Flags, Job, SharedFile, State
+from diffusion_local.domain import Claim, Failure, Fit, Flags, Job, SharedFile, State
 from diffusion_local.errors import (
     DatabaseProblem,
     InvalidParams,
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 CLOCK_SECONDS = 5.0  # a larger clock difference is corrected, with a warning
 MOST_WAIT = 10.0  # seconds of one long poll
+FITS_SECONDS = 60.0  # how long the studio's memory measurements are kept, so that a picture needs no request for them
 
 
 class StudioUnavailable(DatabaseProblem):
@@ -66,6 +68,7 @@ class RemoteDispatch:
         self.loaded = ""
         self._session = ""
         self._files: dict[str, dict[str, str]] = {}
+        self._fits: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
         self._lock = threading.Lock()
         self._pulse = Pulse(self._report, self._flags)
         self._bell = Bell(lambda: bool(self._call("wait", (MOST_WAIT,), {})))
@@ -167,6 +170,17 @@ class RemoteDispatch:
     def estimate_seconds(self, params: Params, loaded: str, together: int = 1) -> float | None:
         """Always None; the studio adds the estimate when the picture is delivered."""
         return None
+
+    def fits(self, model: str, device: str) -> list[Fit]:
+        """As ``Dispatch.fits``; measurements by other workers are noticed after a while only."""
+        known = self._fits.get((model, device))
+        if known is None or time.monotonic() - known[0] > FITS_SECONDS:
+            known = self._fits[model, device] = time.monotonic(), list(self._call("fits", (model, device), {}))
+        return known[1]
+
+    def record_fit(self, fit: Fit) -> None:
+        self._fits.pop((fit.model, fit.device), None)
+        self._call("record_fit", (fit,), {})
 
     def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
         claims = [each.claim for each in reports]

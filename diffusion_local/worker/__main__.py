@@ -122,6 +122,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
         batch_size=settings.batch_size,
         idle_unload=settings.idle_unload,
         passes=settings.passes,
+        ahead=bool(studio or settings.database),
     )
     if studio:
         threading.Thread(target=keep_publishing_files, args=(dispatch, catalog, settings), daemon=True).start()

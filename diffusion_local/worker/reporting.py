@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -26,9 +26,14 @@ DATABASE_PAUSE = 2.0
 class Reporter:
     """Reports jobs that run on the calling thread; previews are drawn on another thread."""
 
-    def __init__(self, dispatch: Dispatch, stop: Stop, every: int) -> None:
-        """``every``: steps between two previews; 0 draws none."""
+    def __init__(
+        self, dispatch: Dispatch, stop: Stop, every: int, on_last_step: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        """``every``: steps between two previews; 0 draws none. ``on_last_step``: called with the expected seconds when
+        the last step before the worker's next claim begins.
+        """
         self._dispatch = dispatch
+        self.on_last_step = on_last_step
         self._every = every
         self._stop = stop
         self._previewer = ThreadPoolExecutor(1, thread_name_prefix="preview")
@@ -99,7 +104,7 @@ class PassReporter:
         self._jobs = {self.parts[job.id]: job for job in jobs}
         self._running: Pass | None = None
         self._step = 0
-        self._reported = self._kept = self._asked = 0.0
+        self._reported = self._kept = self._asked = self._stepped = 0.0
         self._previewed: dict[str, float] = {}
 
     def job(self, part: Part) -> Job:
@@ -108,8 +113,10 @@ class PassReporter:
     def begin(self, crew: Pass) -> None:
         """Call before each run of a pass. Raises the problem of its last part if none is left."""
         self._running, self._step = crew, 0
-        self._previewed = dict.fromkeys(self.parts, time.monotonic())
+        self._stepped = time.monotonic()
+        self._previewed = dict.fromkeys(self.parts, self._stepped)
         self.report(crew)
+        self._announce_last_step(crew, 0, 0.0)
 
     def report(self, crew: Pass, phase: str = "") -> None:
         """Report an unchanged step and a ``phase``. Raises Stopped or LostClaim if no part is left."""
@@ -128,6 +135,9 @@ class PassReporter:
     def _on_step(self, job: Job, step: int, preview: Preview | None) -> None:
         part, now = self.parts[job.id], time.monotonic()
         if step != self._step or now - self._asked >= ASK_SECONDS:  # the first part of a step exchanges for all parts
+            if step != self._step and self._running is not None:
+                self._announce_last_step(self._running, step, now - self._stepped)
+                self._stepped = now
             self._step = step
             write = now - self._reported >= REPORT_SECONDS or step == job.params.total_steps
             # a pass that can be held is not ended by a stop: it is stored for the next start
@@ -139,6 +149,15 @@ class PassReporter:
             assert preview is not None
             self._previewed[job.id] = now
             self._reporter.draw_preview(job, preview)
+
+    def _announce_last_step(self, crew: Pass, step: int, seconds: float) -> None:
+        """Call ``on_last_step`` if the next step ends the last pass of these jobs.
+
+        Not for a job that has been lost with a worker: if it takes this one down too, no other job must count that.
+        """
+        last = step == crew.parts[0].params.total_steps - 1 and not crew.left
+        if last and self._aside is None and not any(job.crashes for job in self._jobs.values()):
+            self._reporter.on_last_step(seconds)
 
     def _exchange(self, step: int, phase: str, write: bool, stops: bool = True) -> None:
         """Exchange reports for all live parts; parts that wait for another pass are at step 0."""

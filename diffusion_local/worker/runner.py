@@ -27,6 +27,7 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.digests import Digests
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.worker.claiming import Claiming
 from diffusion_local.worker.kept import HeldPassStore
 from diffusion_local.worker.ladder import Ladder, PassSizes
 from diffusion_local.worker.reporting import DATABASE_PAUSE, PassReporter, Reporter
@@ -61,19 +62,22 @@ class Runner:
         batch_size: str = "auto",
         idle_unload: float = 600.0,
         passes: Path | None = None,
+        ahead: bool = False,
     ) -> None:
         """``catalog``: models of this machine; ``inputs``: source pictures for the engine; ``memory``, ``batch_size``:
         the settings of these names. Models are unloaded after ``idle_unload`` idle seconds. Unfinished passes are
-        stored in the folder ``passes`` when the worker stops.
+        stored in the folder ``passes`` when the worker stops. With ``ahead``, the next job is claimed during the last
+        step of the current one, for a studio that takes a while to answer.
         """
         self._dispatch = dispatch
         self._engine = engine
         self._catalog = catalog
         self._stop = stop
         self._inputs = inputs or SourcePictures(dispatch)
+        self._claiming = Claiming(dispatch, self._inputs, stop, lambda: engine.loaded, ahead)
         self._idle_unload = idle_unload
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
-        self._reporter = Reporter(dispatch, stop, terms.preview_every)
+        self._reporter = Reporter(dispatch, stop, terms.preview_every, self._on_last_step)
         self._sizes = PassSizes(batch_size, engine.room.type == "cuda", dispatch.shares)
         self._kept = HeldPassStore(engine, passes)
         self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.record)
@@ -96,12 +100,7 @@ class Runner:
         """Run due jobs until none is left or a stop is requested."""
         busy = False
         try:
-            while (
-                not self._stop.wanted.is_set()
-                and self._give_back_unsettled()
-                and self._dispatch.ready()
-                and (jobs := self._claim())
-            ):
+            while not self._stop.wanted.is_set() and self._give_back_unsettled() and (jobs := self._claim()):
                 if not busy:
                     busy = True
                     self._report_status("busy", self._engine.loaded)
@@ -129,7 +128,7 @@ class Runner:
 
     def _claim(self) -> list[Job]:
         """The next due job, with the compatible jobs that should share its pass."""
-        jobs = self._dispatch.claim(self._engine.loaded)
+        jobs = self._claiming.next_jobs()
         if jobs and (wanted := self._sizes.size_for(jobs[0])) > 1:
             with contextlib.suppress(NotFound, LostClaim):
                 model = self._catalog.get(jobs[0].params.model)
@@ -192,6 +191,10 @@ class Runner:
             self._saver.wait()  # settle a suspect alone, so that another job's crash is not counted against it
         if trouble is not None:
             raise trouble
+
+    def _on_last_step(self, seconds: float) -> None:
+        if not self._saver.unsaved:  # else this pass will wait for the gallery, perhaps for long
+            self._claiming.expect(seconds)
 
     def _urgent(self) -> bool:
         """Whether a pass of the batch lane should yield to an interactive job or a stop."""
@@ -268,12 +271,14 @@ class Runner:
         """Requeue claims that were written although the database reported a fault: this worker does not run them."""
         with contextlib.suppress(DatabaseProblem, LostClaim):
             known = {job.id for job, _, _ in self._unsettled} | self._saver.unsaved
+            known |= {job.id for job in self._claiming.waiting}
             for job in self._dispatch.running():
                 if job.id not in known:
                     self._dispatch.requeue(job.claim, "the database could not be written")
 
     def close(self) -> None:
         self._saver.close()
+        self._unsettled += [(job, problem, False) for job, problem in self._claiming.close()]
         try:
             self._give_back_unsettled()
         except DatabaseProblem as problem:  # the next holder of the slot recovers them

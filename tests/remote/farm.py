@@ -76,7 +76,7 @@ def joined(
 
 def runner(dispatch: Any, services: Services, engine: Engine | None = None, stop: Stop | None = None) -> Runner:
     terms, inputs = terms_of(services.settings), SourcePictures(dispatch)
-    return Runner(dispatch, terms, engine or FakeEngine(0), services.catalog, stop or Stop(), inputs=inputs)
+    return Runner(dispatch, terms, engine or FakeEngine(0), services.catalog, stop or Stop(), inputs=inputs, ahead=True)
 
 
 def spool_in(folder: Path, most_bytes: int = 10**9) -> Spool:
