@@ -7,7 +7,8 @@ Workers are threads in one process that claim, report once and upload a picture 
 studio and the transport, not an engine. ``--processes 4`` adds a run of that many real worker processes with the fake
 engine. Submits continue meanwhile. Reported are p50 and p95 in milliseconds of submit, claim and finish, CPU
 milliseconds of the studio's web process per picture, and for an idle studio the time from submit to claim. ``--direct``
-uses the stores in the same process instead of HTTP.
+uses the stores in the same process instead of HTTP; ``--postgresql`` keeps the tables on a server of its own, with
+fsync, whose CPU is counted too.
 """
 
 import argparse
@@ -49,6 +50,10 @@ from diffusion_local.remote.dispatch import join
 from diffusion_local.remote.pairing import Credential
 from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.postgresql import Cluster, running_cluster
+
 SIZE = 128
 SMALL = {"width": SIZE, "height": SIZE, "steps": 4}
 SUBMIT_PAUSE = 0.1  # seconds between submits while workers run
@@ -62,10 +67,16 @@ def main() -> None:
     parser.add_argument("--processes", default="", help="numbers of real worker processes")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
     parser.add_argument("--direct", action="store_true", help="over the stores, without HTTP")
+    parser.add_argument("--postgresql", action="store_true", help="the tables are on a PostgreSQL server")
     parser.add_argument("--studio-core", type=int, default=-1, help="pins the studio to it, workers to the others")
     parser.add_argument("--idle", type=int, default=100, help="submits to an idle studio")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
+    with running_cluster(durable=True) if options.postgresql else contextlib.nullcontext() as server:
+        measure(options, server)
+
+
+def measure(options: argparse.Namespace, server: Cluster | None) -> None:
     record: dict[str, Any] = {
         "date": date.today().isoformat(),
         "command": f"scripts/bench_machines.py {' '.join(sys.argv[1:])}",
@@ -76,16 +87,16 @@ def main() -> None:
         "runs": [],
     }
     if options.idle and not options.direct:
-        with studio(10, options.studio_core) as (services, url, web):
+        with studio(10, options.studio_core, server) as (services, url, web):
             record["idle_submit_to_claim_ms"] = idle_latency(services, url, options.idle)
     for queue in numbers(options.queues):
         for count in numbers(options.workers):
-            with studio(queue, options.studio_core, serve=not options.direct) as (services, url, web):
-                run = {"workers": count, "queue": queue} | measured(services, url, web, count, options.seconds)
+            with studio(queue, options.studio_core, server, serve=not options.direct) as (services, url, web):
+                run = {"workers": count, "queue": queue} | measured(services, url, web, count, options.seconds, server)
                 record["runs"].append(run)
                 print(json.dumps(run), flush=True)
     for count in numbers(options.processes):
-        with studio(10_000, options.studio_core) as (services, url, web):
+        with studio(10_000, options.studio_core, server) as (services, url, web):
             run = {"processes": count, "queue": 10_000} | of_processes(services, url, web, count, options.seconds)
             record["runs"].append(run)
             print(json.dumps(run), flush=True)
@@ -100,12 +111,18 @@ def numbers(text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def studio(queue: int, core: int, serve: bool = True) -> Iterator[tuple[Services, str, psutil.Process]]:
-    """A new studio with a queue of this length: (services, URL, the process that serves it)."""
+def studio(
+    queue: int, core: int, server: Cluster | None = None, serve: bool = True
+) -> Iterator[tuple[Services, str, psutil.Process]]:
+    """A new studio with a queue of this length: (services, URL, the process that serves it). Its tables are on the
+    ``server``, if there is one.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-machines-") as home, socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
         probe.close()
         more: dict[str, Any] = {"engine": "fake", "port": port, "max_queued": 2 * queue + 100_000, "mdns": "off"}
+        if server is not None:
+            more["database"] = server.create("bench")
         settings = Settings.load({}, home=Path(home), **more)
         services = open_services(settings)
         Digests(services.catalog.shelf, services.catalog.default.folder).run()
@@ -187,7 +204,9 @@ def connected(services: Services, url: str, number: int, files: Any) -> Any:
     return dispatch
 
 
-def measured(services: Services, url: str, web: psutil.Process, count: int, seconds: float) -> dict[str, Any]:
+def measured(
+    services: Services, url: str, web: psutil.Process, count: int, seconds: float, server: Cluster | None
+) -> dict[str, Any]:
     """Measure ``count`` clients for some seconds, while jobs are submitted."""
     encoded = encode(PIL.effect_noise((SIZE, SIZE), 99).convert("RGB"), {"parameters": "a red apple"})
     picture = Finished(encoded, SIZE, SIZE, utc_now(), JobTimings(0.3, 0.0, 0.3, "resident"))
@@ -209,7 +228,7 @@ def measured(services: Services, url: str, web: psutil.Process, count: int, seco
             made[number] += 1
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
-    cpu, began = sum(web.cpu_times()[:2]), time.monotonic()
+    cpu, server_cpu, began = sum(web.cpu_times()[:2]), cpu_of(server), time.monotonic()
     for each in threads:
         each.start()
     with httpx.Client(base_url=url or "http://nowhere") as client:
@@ -221,8 +240,20 @@ def measured(services: Services, url: str, web: psutil.Process, count: int, seco
     over.set()
     for each in threads:
         each.join(30)
-    cost = {"studio_cpu_ms_per_picture": round(1000 * used / max(1, pictures), 2)} if url else {}
+    per_picture = 1000 / max(1, pictures)  # without HTTP the studio is this process, with its workers
+    cost = {"studio_cpu_ms_per_picture": round(used * per_picture, 2)}
+    if server is not None:
+        cost["server_cpu_ms_per_picture"] = round((cpu_of(server) - server_cpu) * per_picture, 2)
     return {"pictures_per_second": round(pictures / took, 1), "studio_cpu": round(used / took, 2)} | cost | times.told()
+
+
+def cpu_of(server: Cluster | None) -> float:
+    """CPU seconds that the processes of a PostgreSQL server have used."""
+    used = 0.0
+    for each in psutil.Process(server.pid).children() if server else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used += sum(each.cpu_times()[:2])
+    return used
 
 
 def submit(services: Services, client: httpx.Client, url: str) -> None:

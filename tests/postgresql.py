@@ -33,19 +33,32 @@ def programs() -> Path | None:
 
 
 class Cluster:
-    """A server that listens on a socket in its folder only. fsync is off: its files are not kept."""
+    """A server that listens on a socket in its folder only. Unless it is ``durable``, fsync is off: its files are not
+    kept.
+    """
 
-    def __init__(self, folder: Path, bin_folder: Path) -> None:
-        self._folder, self._bin = folder, bin_folder
+    def __init__(self, folder: Path, bin_folder: Path, durable: bool = False) -> None:
+        self._folder, self._bin, self._fsync = folder, bin_folder, "on" if durable else "off"
         self._run("initdb", "-D", "data", "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
 
     def start(self) -> None:
-        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self._folder} -c max_connections=200"
+        given = {
+            "fsync": self._fsync,
+            "listen_addresses": "",
+            "unix_socket_directories": self._folder,
+            "max_connections": 500,
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in given.items())
         self._run("pg_ctl", "-D", "data", "-w", "-s", "-l", "log", "-o", options, "start")
 
     def stop(self, how: str = "fast") -> None:
         """``immediate`` is a crash: the server recovers from its log at the next start."""
         self._run("pg_ctl", "-D", "data", "-w", "-s", "-m", how, "stop")
+
+    @property
+    def pid(self) -> int:
+        """The process whose children serve the connections."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
 
     def url(self, name: str) -> str:
         return f"postgresql://test@/{name}?host={self._folder}"
@@ -69,19 +82,19 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """Skips the test where PostgreSQL is missing; in CI that fails it."""
+def running_cluster(durable: bool = False) -> Iterator[Cluster]:
+    """Skips the test where PostgreSQL is missing; in CI that fails it. ``durable``: on disk, for measurements."""
     found = programs()
     if found is None:
         if os.environ.get("CI"):
             pytest.fail(MISSING)
         pytest.skip(MISSING)
     memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=memory if os.access(memory, os.W_OK) else None))
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=memory if os.access(memory, os.W_OK) and not durable else None))
     try:
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             os.chown(folder, NOBODY, NOBODY)
-        cluster = Cluster(folder, found)
+        cluster = Cluster(folder, found, durable)
         cluster.start()
         try:
             yield cluster

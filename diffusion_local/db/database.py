@@ -163,6 +163,14 @@ class Database:
         with self._connect() as conn:
             yield conn
 
+    def writes(self) -> int | None:
+        """A number that changes with every write by any process, known without a query; None if it is not known.
+
+        While it stays the same, values that were read after it are current. SQLite never knows it: a query of its file
+        costs no more.
+        """
+        return None
+
     def probe(self) -> None:
         """Check that the database is writable by changing an unused number. Raises DatabaseProblem if it is not."""
         with self.write() as db:

@@ -22,6 +22,7 @@ from diffusion_local.db import translation
 from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import Database, Row, Transaction, Values
 from diffusion_local.db.migrations import SQL_FILES, statements
+from diffusion_local.db.server_changes import CHANNEL, Changes
 from diffusion_local.db.server_connections import Session, check_url, display
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams
@@ -39,7 +40,10 @@ WRITE_LOCK, MIGRATION_LOCK = 1, 2
 OUTCOME_SECONDS = 10.0
 #: Begins a write transaction, with sorts disabled: the first of many rows must come from an ordered index. While the
 #: statistics are older than a long list, the planner would otherwise read and sort all queued jobs.
-BEGIN_WRITE = "SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true)"
+#: The notification is sent with the COMMIT (see ``server_changes``).
+BEGIN_WRITE = (
+    f"SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true), pg_notify('{CHANNEL}', '')"
+)
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
 FULL = {"53100", "53200", "53300"}
@@ -68,7 +72,7 @@ class PostgresTransaction(Transaction):
 
     def query(self, sql: str, values: Values = ()) -> Iterator[Row]:
         cursor = self.execute(sql, values)
-        names = [column.name for column in cursor.description]
+        names = column_names(cursor)
         for row in cursor:
             yield dict(zip(names, row, strict=True))
 
@@ -76,9 +80,15 @@ class PostgresTransaction(Transaction):
         with psycopg.RawServerCursor(self._connection, f"rows{secrets.token_hex(4)}") as cursor:
             cursor.itersize = 2000
             cursor.execute(bind(sql, ())[0])
-            names = [column.name for column in cursor.description or ()]
+            names = column_names(cursor)
             for row in cursor:
                 yield dict(zip(names, row, strict=True))
+
+
+def column_names(cursor: "psycopg.Cursor[Any] | psycopg.RawServerCursor[Any]") -> list[str]:
+    """Names of a result's columns; ``description``, which makes an object for each, takes longer than a short query."""
+    result = cursor.pgresult
+    return [(result.fname(index) or b"").decode() for index in range(result.nfields)] if result is not None else []
 
 
 def bind(sql: str, values: Values) -> tuple[str, list[Any]]:
@@ -108,6 +118,7 @@ class PostgresDatabase(Database):
         self.url = check_url(url)
         self.name = display(url)
         self._session = Session(url)
+        self._changes = Changes(url)
 
     @classmethod
     def open(cls, url: str | Path) -> "PostgresDatabase":
@@ -201,6 +212,10 @@ class PostgresDatabase(Database):
                 except CONNECTION_ERRORS as error:
                     if not self._committed(*write):
                         raise error
+            self._changes.note()
+
+    def writes(self) -> int | None:
+        return self._changes.count()
 
     def _begin(self, begin: str) -> "psycopg.Connection[Any]":
         """Begin a transaction, on a new connection if the old one was lost while it was idle."""

@@ -102,16 +102,22 @@ class QueueView:
     def __init__(self, database: Database, rules: OrderRules | None = None) -> None:
         self._database = database
         self._rules = rules or OrderRules()
+        self._position: tuple[int | None, tuple[int, int]] = None, (0, 0)
 
     def revision(self) -> int:
         """A number that grows with every visible change."""
-        with self._database.read() as db:
-            return db.scalar("SELECT revision FROM queue")
+        return self.position()[0]
 
     def position(self) -> tuple[int, int]:
-        """(revision, number of the newest event)."""
-        with self._database.read() as db:
-            return db.execute("SELECT revision, (SELECT coalesce(max(id), 0) FROM job_events) FROM queue").fetchone()
+        """(revision, number of the newest event). Polled often, so a database that reports writes is not queried again
+        before there was one.
+        """
+        writes = self._database.writes()
+        if writes is None or writes != self._position[0]:
+            with self._database.read() as db:
+                query = "SELECT revision, (SELECT coalesce(max(id), 0) FROM job_events) FROM queue"
+                self._position = writes, db.execute(query).fetchone()
+        return self._position[1]
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The whole queue at one moment: running jobs, the first ``waiting`` and the last ``ended`` jobs."""
