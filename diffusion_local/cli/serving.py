@@ -24,7 +24,7 @@ from diffusion_local.gallery.blobs import copy_blobs
 from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.messages import LANGUAGES, message
 from diffusion_local.remote import pairing
-from diffusion_local.remote.dispatch import examine as examine_joined
+from diffusion_local.remote.doctor import examine as examine_joined
 from diffusion_local.remote.studio import RemoteStudio
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor.housekeeping import compact

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,6 @@ import httpx
 
 from diffusion_local import __version__
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, wire
-from diffusion_local.dispatch.slots import machine_name
 from diffusion_local.domain import Claim, Failure, Fit, Flags, Job, SharedFile, State
 from diffusion_local.errors import (
     DatabaseProblem,
@@ -30,15 +29,13 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
-from diffusion_local.health.doctor import Finding
 from diffusion_local.messages import Message, deserialize, message
 from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.options.table import Params
 from diffusion_local.remote.models import Fetcher
-from diffusion_local.remote.pairing import Credential, client_of, stored
+from diffusion_local.remote.pairing import Credential, client_of
 from diffusion_local.remote.pulse import Bell, Pulse
-from diffusion_local.remote.spool import SPOOL_SUFFIX, Spool
-from diffusion_local.settings import Settings
+from diffusion_local.remote.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -340,21 +337,3 @@ def join(
 ) -> RemoteDispatch:
     """Create the dispatch of a remote worker. Raises InvalidParams for an invalid address."""
     return RemoteDispatch(client_of(credential), slot, spool, on_hung)
-
-
-def examine(settings: Settings) -> Iterator[Finding]:
-    """The doctor's findings about this machine's connection to the studio that it joined."""
-    credential = stored(settings.home)
-    if not credential.url:
-        return
-    try:
-        with contextlib.closing(client_of(credential)) as client:
-            RemoteDispatch(client, f"{machine_name(credential.machine)}.cpu0").check()
-        yield Finding("studio", True, message("found_studio", url=credential.url))
-    except UserError as problem:
-        yield Finding("studio", False, problem.message, message("mend_studio"))
-    for spool in sorted(settings.spool.glob("*")):
-        waiting = len(list(spool.glob(f"*{SPOOL_SUFFIX}")))
-        if waiting:
-            text = message("found_spool", slot=spool.name, count=waiting)
-            yield Finding("spool", True, text)

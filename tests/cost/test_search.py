@@ -84,6 +84,7 @@ def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(services
     assert services.studio.groups.live(wanted, 10) == services.studio.groups.ended(wanted, 10) == []
 
 
+@pytest.mark.sqlite
 def test_every_connection_has_the_limits(services: Services) -> None:
     with services.database.outside_transaction() as connection:
         assert {limit: connection.getlimit(limit) for limit in SQLITE_LIMITS} == SQLITE_LIMITS

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import uvicorn
 
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.cli import main
-from diffusion_local.compose import Services
+from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import matching
 from diffusion_local.models.digests import Digests
+from diffusion_local.settings import Settings
+from diffusion_local.system.network import self_signed
 from tests.remote.farm import Studio
 from tests.support import eventually
 from tests.web.conftest import free_port
@@ -100,3 +103,28 @@ def files(services: Services) -> dict[str, dict[str, str]]:
     with acting(LOCAL):
         Digests(services.catalog.shelf, services.catalog.default.folder).run()
         return matching.installed_files(services.catalog)
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Services, Path]]:
+    """A studio with a self-signed certificate: (URL, services, certificate)."""
+    from diffusion_local.web.app import create_app
+
+    folder = tmp_path_factory.mktemp("secure")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    self_signed(certificate, key, [])
+    port = free_port()
+    more: dict[str, Any] = {"tls_cert": str(certificate), "tls_key": str(key), "password_memory_kb": 8}
+    settings = Settings.load(environ={}, home=folder / "home", engine="fake", port=port, **more)
+    services = open_services(settings)
+    with acting(LOCAL):
+        services.studio.accounts.add("ann", "correct horse")
+    app = create_app(services.studio, settings, services=services)
+    config = uvicorn.Config(app, port=port, log_level="warning", ssl_certfile=certificate, ssl_keyfile=key)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    eventually(lambda: server.started, 60)
+    yield f"https://127.0.0.1:{port}", services, certificate
+    server.should_exit = True
+    thread.join(10)

@@ -1,28 +1,22 @@
 """Pairing: a code becomes a worker's token once, and binds the certificate that the worker saw."""
 
 import ssl
-import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from diffusion_local.accounts.pairings import CODE_CHARS, key_of, new_code, proof_of
-from diffusion_local.actor import LOCAL, NOBODY, acting, run_as
-from diffusion_local.compose import Services, open_services
+from diffusion_local.actor import LOCAL, NOBODY, run_as
+from diffusion_local.compose import Services
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, ServerProblem
 from diffusion_local.machines import fingerprint_of
 from diffusion_local.remote import pairing
-from diffusion_local.remote.dispatch import examine
-from diffusion_local.settings import Settings
 from diffusion_local.system.network import self_signed
-from tests.support import eventually, sql
+from tests.support import sql
 from tests.web.conftest import client_of, free_port
 
 NONCE = "n" * 32
@@ -140,31 +134,6 @@ def test_whoever_does_not_sign_in_may_only_pair(owned: Services) -> None:
 # -- over TLS ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Services, Path]]:
-    """A studio with a self-signed certificate: (URL, services, certificate)."""
-    from diffusion_local.web.app import create_app
-
-    folder = tmp_path_factory.mktemp("secure")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    self_signed(certificate, key, [])
-    port = free_port()
-    more: dict[str, Any] = {"tls_cert": str(certificate), "tls_key": str(key), "password_memory_kb": 8}
-    settings = Settings.load(environ={}, home=folder / "home", engine="fake", port=port, **more)
-    services = open_services(settings)
-    with acting(LOCAL):
-        services.studio.accounts.add("ann", "correct horse")
-    app = create_app(services.studio, settings, services=services)
-    config = uvicorn.Config(app, port=port, log_level="warning", ssl_certfile=certificate, ssl_keyfile=key)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    eventually(lambda: server.started, 60)
-    yield f"https://127.0.0.1:{port}", services, certificate
-    server.should_exit = True
-    thread.join(10)
-
-
 def test_a_self_signed_certificate_is_proved_by_the_code_and_trusted_alone(
     secure: tuple[str, Services, Path], tmp_path: Path
 ) -> None:
@@ -226,17 +195,3 @@ def test_the_page_shows_a_code_to_an_admin(owned: Services) -> None:
         :1
     ]
     assert owned.studio.machines.join(**proved(code)).machine == "attic"
-
-
-def test_the_doctor_looks_at_a_joined_machine(secure: tuple[str, Services, Path], tmp_path: Path) -> None:
-    url, services, _ = secure
-    settings = Settings.load(environ={}, home=tmp_path / "worker")
-    assert list(examine(settings)) == []  # it joined nothing
-    pairing.store(settings.home, pairing.pair(url, services.studio.machines.invite().code, "den"))
-    [found] = examine(settings)
-    assert (found.name, found.ok) == ("studio", True)
-    services.studio.machines.remove("den")
-    [found] = examine(settings)
-    assert not found.ok
-    assert "revoked" in found.text
-    assert "--code" in found.mend
