@@ -59,8 +59,9 @@ def test_a_model_that_differs_is_named(
     services = secure[1]
     Digests(services.catalog.shelf, services.catalog.default.folder).run()
     own = shutil.copytree(paired.starter, tmp_path / "starter")
-    with (own / "model_index.json").open("a") as file:
-        file.write("\n")
+    weights = next(own.rglob("*.safetensors"))
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     monkeypatch.setattr(Settings, "starter", own)
     catalog = Catalog(own, ModelDirectories.from_settings(paired))
     Digests(catalog.shelf, catalog.default.folder).run()
