@@ -7,7 +7,7 @@ import gradio as gr
 #: Scripts of ``static``. The order matters: later ones use earlier ones.
 SCRIPTS = (
     "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras",
-    "pictures", "lists", "queue", "gallery", "models", "settings"
+    "pictures", "regions", "lists", "queue", "gallery", "models", "settings"
 )  # fmt: skip
 PAGE_SCRIPT = "\n".join(
     (Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS

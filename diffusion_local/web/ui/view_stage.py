@@ -11,8 +11,8 @@ from markupsafe import Markup
 from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.models.adapters import Adapter, adapter_fits
 from diffusion_local.options.table import Params
-from diffusion_local.options.types import ControlType, Use
-from diffusion_local.options.values import MAX_REFERENCE_WEIGHT
+from diffusion_local.options.types import ControlType, Region, Use
+from diffusion_local.options.values import MAX_REFERENCE_WEIGHT, MIN_REGION
 from diffusion_local.web.ui.templates import macro, render
 from diffusion_local.web.ui.view import duration, progress, standing, why
 from diffusion_local.web.ui.view_models import Offer
@@ -167,8 +167,8 @@ def stage(
 
 
 def panel() -> Markup:
-    """The source picture, the canvas for its mask, and the dialog about a dropped file."""
-    return render("source.html", kinds=SOURCE_KINDS)
+    """The source picture, the canvas for its mask, the dialog about a dropped file, and the board for regions."""
+    return render("source.html", kinds=SOURCE_KINDS) + render("regions.html", most=Region.most, least=MIN_REGION)
 
 
 def sample(image: Image | None) -> Markup:

@@ -133,6 +133,7 @@ window.diffusionLocal = (() => {
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
       window.diffusionLocalPictures.show();
+      window.diffusionLocalRegions.show();
       window.diffusionLocalDock.show();
       const asked = window.diffusionLocalRouter.picture() ?? linked; // a link to a picture
       const fits = Array.isArray(draft) && draft.length === form.length;
@@ -144,6 +145,7 @@ window.diffusionLocal = (() => {
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
       window.diffusionLocalPictures.show();
+      window.diffusionLocalRegions.show();
       window.diffusionLocalDock.show();
     },
     // The key makes one batch of a press that is sent more than once (calls.js).
