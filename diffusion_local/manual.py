@@ -33,6 +33,7 @@ TOPICS = (
     "reference/http",
     "reference/gradio",
     "reference/options",
+    "reference/features",
     "reference/settings",
     "inside/lifecycle",
     "inside/house",

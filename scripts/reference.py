@@ -37,6 +37,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     writers: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
         "settings": ("Settings", settings),
         "options": ("Options of a picture", options),
+        "features": ("What works with which model and interface", features),
         "cli": ("Command line", commands),
         "http": ("HTTP", routes),
         "gradio": ("Gradio endpoints", endpoints),
@@ -82,6 +83,81 @@ def limits(option: Any) -> str:
         return ", ".join(str(each) for each in option.choices)
     low, high = (f"{each:.12g}" if each is not None else "" for each in (option.low, option.high))
     return f"{low} to {high}" if low and high else f"from {low}" if low else f"to {high}" if high else ""
+
+
+def features() -> Iterator[str]:
+    from diffusion_local import families
+    from diffusion_local.families.family import CONTROL_NETS
+    from diffusion_local.options.table import OPTIONS
+    from diffusion_local.options.types import Kind
+
+    yield "## Models"
+    yield ""
+    yield "From image to image on, a second pass works too, and from inpainting on outpainting, the masked region alone and"
+    yield "details. Cut-outs, captions and upscaling work with every model. References are pictures that the model itself"
+    yield "reads, besides those of IP-Adapters."
+    heads = (
+        "model",
+        "text to image",
+        "image to image",
+        "inpainting",
+        *CONTROL_NETS,
+        "references",
+        "IP-Adapter",
+        "regions",
+    )
+    yield from ("", row(*heads, "LoRA", "negative prompt"), "|---" * (len(heads) + 2) + "|")
+    for family in families.FAMILIES.values():
+        for name, each in family.architectures.items():
+            if family.problem or each.problem or not kinds_of(family, name):
+                continue
+            kinds = kinds_of(family, name)
+            controls = family.controls if families.supports("controls", family.id, name) else ()
+            cells = [mark(kind in kinds) for kind in (Kind.TXT2IMG, Kind.IMG2IMG, Kind.INPAINT)]
+            cells += [mark(net in controls) for net in CONTROL_NETS]
+            cells += [str(each.references or "-"), mark(family.ip_adapters)]
+            cells += [mark(families.supports("regions", family.id, name)), mark(family.loras), mark(family.negative)]
+            yield row(each.title, *cells)
+    yield from ("", "## Interfaces", "")
+    yield "On the page and in lists each option has a field of its own, and every one is a field of `POST /api/v1/jobs`, the"
+    yield "command line and the Gradio endpoints. A grid can vary those marked as axes. Every recipe holds all of them as"
+    yield "JSON; its text has the names in the last column, by which it reads back here and in other programs."
+    yield from (
+        "",
+        row("option", "works for", "axis of a grid", "A1111's web API", "in the recipe's text"),
+        "|---" * 5 + "|",
+    )
+    for option in OPTIONS.values():
+        kinds = ", ".join(map(str, option.kinds)) if len(option.kinds) < len(Kind) else "all"
+        text = ", ".join(option.a1111[:1]) or "-"
+        yield row(f"`{option.name}`", kinds, mark(option.varies), web_api_of(option.name), text)
+
+
+def kinds_of(family: Any, architecture: str) -> tuple[Any, ...]:
+    """Kinds of work of an architecture's models: those of its pipeline class, of the family's first one otherwise."""
+    own = [kinds for name, kinds in family.pipelines.items() if family.variants.get(name) == architecture]
+    kinds = own[0] if own else next(iter(family.pipelines.values()), ())
+    return tuple(kind for kind in kinds if kind in family.architectures[architecture].kinds)
+
+
+def web_api_of(name: str) -> str:
+    """Where A1111's web API takes an option."""
+    from diffusion_local.web.api.dialects.a1111.reading import ITS_OWN, SPELLED
+
+    elsewhere = {
+        "model": "`override_settings.sd_model_checkpoint`", "kind": "the route", "loras": "tags in the prompt",
+        "vae": "`override_settings.sd_vae`", "source": "`init_images`", "mask": "`mask`",
+    }  # fmt: skip
+    scripts = {
+        "controls": "`alwayson_scripts.controlnet`", "details": "`alwayson_scripts.ADetailer`",
+        "references": "`init_images` of a model that reads pictures",
+    }  # fmt: skip
+    assert set(elsewhere) == set(ITS_OWN), "say where A1111's web API takes the new option"
+    return elsewhere.get(name) or scripts.get(name) or ", ".join(f"`{each}`" for each in SPELLED.get(name, ())) or "-"
+
+
+def mark(holds: bool) -> str:
+    return "yes" if holds else "-"
 
 
 def commands() -> Iterator[str]:

@@ -17,6 +17,8 @@ from diffusion_local.engine import tensors
 from diffusion_local.engine.hooked import UnmatchedLayer
 
 Weights = dict[str, torch.Tensor]
+#: Channels of a control picture in pixels.
+PICTURE_CHANNELS = 3
 #: diffusers' ControlNet classes by the class of the denoiser.
 CLASSES: dict[str, tuple[str, ...]] = {
     "UNet2DConditionModel": ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter"),
@@ -76,9 +78,17 @@ def named(weights: Weights, denoiser: Any) -> str:
     return "ControlNetUnionModel" if "task_embedding" in weights else "ControlNetModel"
 
 
+def mask_channels(net: Any) -> int:
+    """Channels of the control picture that hold a mask, in networks for inpainting with SD3 and Qwen-Image."""
+    config = net.config
+    return config.get("extra_conditioning_channels") or config.get("extra_condition_channels") or 0
+
+
 def check_shapes(net: Any, denoiser: Any) -> None:
     """Raise UnmatchedLayer unless a network's residuals have the shapes of the denoiser's hidden states."""
     own, its = denoiser.config, net.config
+    if its.get("conditioning_channels", PICTURE_CHANNELS) != PICTURE_CHANNELS:
+        raise UnmatchedLayer("conditioning_channels")
     if isinstance(net, diffusers.T2IAdapter):
         fits = list(its.channels)[: len(own.block_out_channels)] == list(own.block_out_channels)
     elif isinstance(denoiser, diffusers.UNet2DConditionModel):
@@ -90,7 +100,6 @@ def check_shapes(net: Any, denoiser: Any) -> None:
         fits = its.dim == own.dim
     else:
         fits = its.num_attention_heads * its.attention_head_dim == own.num_attention_heads * own.attention_head_dim
-        fits &= not (its.get("extra_conditioning_channels") or its.get("extra_condition_channels"))
     if not fits:
         raise UnmatchedLayer("shape")
 

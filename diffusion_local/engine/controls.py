@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from PIL import Image as PIL
 
 from diffusion_local.engine import control_nets, faults, img2img, placement, preprocessors
+from diffusion_local.engine.control_forms import FORMS, Given
 from diffusion_local.engine.graphs import denoiser_of, forward_replaced
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
@@ -27,16 +27,7 @@ from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
-from diffusion_local.options.types import Control
-
-#: Arguments of the denoiser's call, by name.
-Given = dict[str, Any]
-#: Mode numbers of union ControlNets, by our name of the control type.
-SDXL_MODES = {
-    "openpose": 0, "depth": 1, "softedge": 2, "scribble": 2, "canny": 3, "lineart": 3, "normal": 4, "segment": 5,
-    "tile": 6, "blur": 6, "inpaint": 7,
-}  # fmt: skip
-FLUX_MODES = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "openpose": 4, "luminance": 5, "lowquality": 6}
+from diffusion_local.options.types import Control, ControlType
 
 
 def apply_controls(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
@@ -203,8 +194,16 @@ def guides_of(
             raise ModelUnavailable(message("no_controls", model=loaded.model.id))
         assert materials is not None
         _, net = loaded.controls[control.model]
-        picture = picture_of(control, materials, loop, None if canvas is None else canvas.area)
-        found.append(Guide(control, net, form.see(loaded, net, picture), form.residuals))
+        mask = None
+        if control.type is ControlType.INPAINT:
+            if canvas is None or canvas.mask is None:
+                raise ModelUnavailable(message("control_inpaint"))
+            picture, mask = canvas.source, canvas.mask
+        else:
+            if control_nets.mask_channels(net):
+                raise ModelUnavailable(message("control_reads_mask", name=control.model))
+            picture = picture_of(control, materials, loop, None if canvas is None else canvas.area)
+        found.append(Guide(control, net, form.see(loaded, net, picture, mask), form.residuals))
     return Guides(found, steps, before, params.guidance, form is not None and form.shared)
 
 
@@ -229,158 +228,3 @@ def picture_of(control: Control, materials: PictureInputs, loop: Loop, area: img
         return seen if seen.size == loop.whole else seen.resize(loop.whole, PIL.Resampling.LANCZOS)
     whole = preprocessors.control_picture(materials.source(control.image), control.type, loop.whole)
     return whole.crop(loop.box) if loop.box else whole
-
-
-def pixels_of(picture: PIL.Image) -> torch.Tensor:
-    """An RGB picture as a tensor, 1 x 3 x H x W, values in 0..1."""
-    return torch.from_numpy(np.array(picture)).movedim(-1, 0)[None].float() / 255
-
-
-def spread(tensor: torch.Tensor, batch: int) -> torch.Tensor:
-    """Repeat a tensor along its first dimension for a batch."""
-    return tensor.expand(batch, *tensor.shape[1:])
-
-
-# -- networks of each kind of denoiser ---------------------------------------------------------------------------------
-
-
-def see_pixels(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """The control picture in pixels (0..1); greyscale for T2I-Adapters with one input channel."""
-    pixels = pixels_of(picture).to(net.device, net.dtype)
-    if isinstance(net, diffusers.T2IAdapter) and net.config.in_channels == 1:
-        return pixels.mean(1, keepdim=True)
-    return pixels
-
-
-def see_latents(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """Latents of a control picture in the denoiser's layout (packed for transformers that pack theirs)."""
-    pipe, family = loaded.pipe, loaded.family
-    pixels = pixels_of(picture).to(net.device) * 2 - 1
-    return family.pack(pipe, family.encode(pipe, pixels)).to(net.device, net.dtype)
-
-
-def see_flux(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """As `see_latents`, or pixels (-1..1) for networks that encode the picture themselves."""
-    if net.config.conditioning_embedding_channels is None:
-        return see_latents(loaded, net, picture)
-    return (pixels_of(picture) * 2 - 1).to(net.device, net.dtype)
-
-
-def see_sd3(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """As `see_latents`; networks trained with an empty pooled prompt were also trained without the VAE's shift."""
-    latents = see_latents(loaded, net, picture)
-    config = loaded.pipe.vae.config
-    shift = config.shift_factor * config.scaling_factor if net.config.force_zeros_for_pooled_projection else 0
-    return latents + shift
-
-
-def see_z_image(loaded: Loaded, net: Any, picture: PIL.Image) -> torch.Tensor:
-    """As `see_latents`; later generations have channels for a mask and a masked picture, which are left at zero."""
-    latents = see_latents(loaded, net, picture)
-    more = net.config.control_in_dim - latents.shape[1]
-    return torch.nn.functional.pad(latents, (0, 0, 0, 0, 0, more))[:, :, None]
-
-
-def of_unet(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
-    """Residuals of a ControlNet, union ControlNet or T2I-Adapter for a UNet."""
-    if isinstance(net, diffusers.T2IAdapter):
-        states = [state * control.weight for state in net(seen)]
-        batch = given["sample"].shape[0]
-        return {"down_intrablock_additional_residuals": [spread(state, batch).clone() for state in states]}
-    sample = given["sample"][:, : net.config.in_channels]
-    batch, common = sample.shape[0], {
-        "encoder_hidden_states": given["encoder_hidden_states"], "added_cond_kwargs": given.get("added_cond_kwargs"),
-        "conditioning_scale": control.weight, "return_dict": False,
-    }  # fmt: skip
-    if isinstance(net, diffusers.ControlNetUnionModel):
-        mode = mode_of(control, SDXL_MODES, net.config.num_control_type)
-        kinds = torch.zeros(batch, net.config.num_control_type, device=sample.device, dtype=sample.dtype)
-        kinds[:, mode] = 1
-        common |= {"controlnet_cond": [spread(seen, batch)], "control_type": kinds, "control_type_idx": [mode]}
-    else:
-        common |= {"controlnet_cond": spread(seen, batch)}
-    down, middle = net(sample, given["timestep"], **common)
-    return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": middle}
-
-
-def of_flux(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
-    """Residuals of a ControlNet for FLUX."""
-    states, mode = given["hidden_states"], None
-    batch = states.shape[0]
-    if net.union:
-        number = mode_of(control, FLUX_MODES, net.config.num_mode)
-        mode = torch.full((batch, 1), number, device=states.device, dtype=torch.long)
-    guidance = given.get("guidance") if net.config.guidance_embeds else None
-    if net.config.guidance_embeds and guidance is None:  # the denoiser itself takes no guidance
-        guidance = torch.full([batch], given["guidance_scale"], device=states.device, dtype=states.dtype)
-    names = ("timestep", "pooled_projections", "encoder_hidden_states", "txt_ids", "img_ids")
-    double, single = net(
-        hidden_states=states, controlnet_cond=spread(seen, batch), controlnet_mode=mode, guidance=guidance,
-        conditioning_scale=control.weight, return_dict=False, **{name: given[name] for name in names},
-    )  # fmt: skip
-    return {"controlnet_block_samples": double, "controlnet_single_block_samples": single}
-
-
-def of_sd3(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
-    """Residuals of a ControlNet for SD3."""
-    states, pooled = given["hidden_states"], given["pooled_projections"]
-    if net.config.force_zeros_for_pooled_projection:
-        pooled = torch.zeros_like(pooled)
-    words = given["encoder_hidden_states"] if net.context_embedder is not None else None
-    samples = net(
-        hidden_states=states, controlnet_cond=spread(seen, states.shape[0]), conditioning_scale=control.weight,
-        encoder_hidden_states=words, pooled_projections=pooled, timestep=given["timestep"], return_dict=False,
-    )[0]  # fmt: skip
-    return {"block_controlnet_hidden_states": samples}
-
-
-def of_qwen(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
-    """Residuals of a ControlNet for Qwen-Image."""
-    names = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_mask", "img_shapes")
-    samples = net(
-        controlnet_cond=spread(seen, given["hidden_states"].shape[0]), conditioning_scale=control.weight,
-        return_dict=False, **{name: given.get(name) for name in names},
-    )  # fmt: skip
-    return {"controlnet_block_samples": samples}
-
-
-def of_z_image(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Given:
-    """Residuals of a ControlNet for Z-Image."""
-    pictures = given["x"]
-    samples = net(
-        pictures, given["t"], given["cap_feats"], [seen[0]] * len(pictures), conditioning_scale=control.weight
-    )
-    return {"controlnet_block_samples": samples}
-
-
-def mode_of(control: Control, modes: dict[str, int], count: int) -> int:
-    """The mode number of a control in a union ControlNet. Raises ModelUnavailable if the network has no such mode."""
-    name = control.mode or str(control.type)
-    number = modes.get(name, count)
-    if number >= count:
-        known = [each for each, place in modes.items() if place < count]
-        raise ModelUnavailable(message("control_mode", name=control.model, known=known, got=name))
-    return number
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How controls work for one class of denoiser.
-
-    ``see(loaded, net, picture)`` makes a network's input from a control picture; ``residuals`` runs the network and
-    returns arguments for the denoiser. ``shared``: the pipeline calls its denoiser twice per step, and both calls use
-    the residuals of the first.
-    """
-
-    see: Callable[[Loaded, Any, PIL.Image], Any]
-    residuals: Callable[[Any, Any, Given, Control], Given]
-    shared: bool = False
-
-
-FORMS = {
-    "UNet2DConditionModel": Form(see_pixels, of_unet),
-    "FluxTransformer2DModel": Form(see_flux, of_flux),
-    "SD3Transformer2DModel": Form(see_sd3, of_sd3),
-    "QwenImageTransformer2DModel": Form(see_latents, of_qwen, shared=True),
-    "ZImageTransformer2DModel": Form(see_z_image, of_z_image),
-}

@@ -191,6 +191,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
     each.name: each
     for each in (
         Preprocessor("none", unchanged),
+        Preprocessor("inpaint", unchanged),  # the mask is applied when the picture is made
         Preprocessor("canny", canny),
         Preprocessor("softedge", soft_edge),
         Preprocessor("scribble", scribble),

@@ -34,7 +34,7 @@ from diffusion_local.options.inpaint import INPAINT_AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
-from diffusion_local.options.types import Control, Kind, Use
+from diffusion_local.options.types import Control, ControlType, Kind, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 from diffusion_local.options.values import entry
 
@@ -298,6 +298,10 @@ class Catalog:
                 if control.model
                 else references.chosen_control(field, control, fitting)
             )
+            if control.type is ControlType.INPAINT:
+                if params.kind is not Kind.INPAINT:
+                    raise InvalidParams(entry("controls", place, "type"), message("control_inpaint"))
+                return replace(control, model=name, seen="")
             size = self._seen_size(control, params)
             return replace(
                 control, model=name, seen=self.see(control.image, control.type, size, entry("controls", place, "type"))

@@ -154,9 +154,21 @@ CONTROL_FORMS = (
 )  # fmt: skip
 
 
+#: Tensors that read a control picture in pixels, and the channels that it has.
+PICTURE_ENTRANCES = (
+    "controlnet_cond_embedding.conv_in.weight", "input_hint_block.0.weight", "control_model.input_hint_block.0.weight",
+)  # fmt: skip
+PICTURE_CHANNELS = 3
+
+
 def control_form(view: TensorView) -> str:
     """The form in which the engine loads a control; "" if it cannot load it."""
-    return next((form for form, names in CONTROL_FORMS if view.has(*names)), "")
+    if any((shape := view.shape(name)) and shape[1] != PICTURE_CHANNELS for name in PICTURE_ENTRANCES):
+        return ""
+    form = next((form for form, names in CONTROL_FORMS if view.has(*names)), "")
+    own, read = view.shape("x_embedder.weight"), view.shape("controlnet_x_embedder.weight")
+    # of FLUX, for inpainting: diffusers has no such network
+    return "" if form == "controlnet_flux" and own and read and own[-1] != read[-1] else form
 
 
 #: Width of the face embeddings that an IP-Adapter reads, and width of the latents in one for Kolors.

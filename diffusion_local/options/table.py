@@ -116,10 +116,10 @@ class Params:
     controls: Annotated[tuple[Control, ...], Option(
         meaning="pictures that steer the composition through ControlNets, each `{\"image\": ID, \"type\": \"canny\", "
         "\"model\": NAME, \"weight\": 1.0, \"start\": 0, \"end\": 1}`; `type` is canny, softedge, scribble, tile, "
-        "luminance, invert, lineart, depth, normal, openpose, segment or none, `model` a name in controlnet/, `start` "
-        "and `end` are shares of "
-        "the steps, `mode` is the kind of picture for a union ControlNet", a1111=(), check=values.controls,
-        sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
+        "luminance, invert, lineart, depth, normal, openpose, segment, inpaint or none, `model` a name in "
+        "controlnet/, `start` and `end` are shares of the steps, `mode` is the kind of picture for a union "
+        "ControlNet", a1111=(), check=values.controls, sent=list[Any], widget=Widget.HIDDEN, place="source",
+        varies=False
     )] = ()
     regions: Annotated[tuple[Region, ...], Option(
         meaning='parts of the picture with prompts of their own, each `{"prompt": "a fox", "x": 0, "y": 0, "width": '

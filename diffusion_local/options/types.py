@@ -154,6 +154,7 @@ class ControlType(StrEnum):
     NORMAL = "normal"
     OPENPOSE = "openpose"
     SEGMENT = "segment"
+    INPAINT = "inpaint"  # the source picture without what the mask covers, made when the picture is
 
     @property
     def needs_model(self) -> bool:

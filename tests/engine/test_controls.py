@@ -16,7 +16,7 @@ from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import control_nets, controls, img2img, preprocessors, samplers
+from diffusion_local.engine import control_forms, control_nets, controls, img2img, preprocessors, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.home_files import parameters_in
 from diffusion_local.engine.hooked import UnmatchedLayer
@@ -275,6 +275,66 @@ def test_other_kinds_of_work_are_steered_too(draw: Draw, tiny: Model, net: Any, 
         assert difference(draw(**wish).image, draw(**wish, controls=(control(at_home),)).image) > 3
 
 
+#: diffusers' pipelines whose ControlNets read a mask beside the picture, and the configuration of these.
+MASKED = {
+    "sd3": ("StableDiffusion3ControlNetInpaintingPipeline", {"extra_conditioning_channels": 1}),
+    "qwen_image": ("QwenImageControlNetInpaintPipeline", {"extra_condition_channels": 4}),
+}
+
+
+@pytest.mark.parametrize("case", tiers(MASKED, first=["sd3"]), indirect=True)
+def test_a_control_that_reads_a_mask_sees_what_it_sees_in_diffusers(
+    draw: Draw, tiny: Model, case: str, at_home: Home
+) -> None:
+    name, more = MASKED[case]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = {**denoiser(draw).config, "num_layers": 1} | more
+        kind = {"sd3": diffusers.SD3ControlNetModel, "qwen_image": diffusers.QwenImageControlNetModel}[case]
+        net = kind.from_config(config)
+        for parameter in net.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+    net.save_pretrained(at_home.settings.controlnet / "mine")
+    plain = draw(**inpainting(tiny, at_home)).image
+    made = draw(**inpainting(tiny, at_home), controls=(Control(at_home.source, ControlType.INPAINT, "mine"),)).image
+    assert difference(made, plain) > 3
+    loaded = draw.engine._loaded  # type: ignore[attr-defined]
+    form = control_forms.FORMS[type(denoiser(draw)).__name__]
+    seen = form.see(loaded, loaded.controls["mine"][1], at_home.circle, at_home.left)
+    left_out = ("image_encoder", "feature_extractor")
+    own = getattr(diffusers, name)(**parts(loaded.pipe.components, *left_out), controlnet=net)
+    expected = own.prepare_image_with_mask(
+        at_home.circle, at_home.left, 128, 128, 1, 1, torch.device("cpu"), torch.float32
+    )
+    assert torch.allclose(seen, expected.reshape(seen.shape), atol=1e-5)
+    with pytest.raises(ModelUnavailable, match="control type inpaint"):
+        draw(**inpainting(tiny, at_home), controls=(control(at_home),))
+
+
+def inpainting(tiny: Model, home: Home) -> dict[str, Any]:
+    return job(tiny, kind=Kind.INPAINT, source=home.source, mask=home.mask, strength=1.0)
+
+
+@FEW
+def test_a_control_for_inpainting_does_not_see_what_is_painted(
+    draw: Draw, tiny: Model, net: Any, case: str, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The half under the mask may hold anything."""
+    name, seen = type(denoiser(draw)).__name__, list[torch.Tensor]()
+    form = control_forms.FORMS[name]
+    noted = replace(form, see=lambda *given: seen.append(form.see(*given)) or seen[-1])
+    monkeypatch.setitem(control_forms.FORMS, name, noted)
+    other = at_home.circle.copy()
+    other.paste("red", (0, 0, 64, 128))
+    wish = inpainting(tiny, at_home)
+    unlike = wish | {"source": at_home.add(other)}
+    for each in (wish, unlike):
+        made = draw(**each, controls=(Control(each["source"], ControlType.INPAINT, "mine", mode="canny"),)).image
+    assert torch.equal(*seen)
+    assert difference(made, draw(**unlike).image) > 3
+
+
 @pytest.mark.parametrize("case", ["sd"], indirect=True)
 class TestFiles:
     def test_one_for_other_widths_is_refused_by_name(self, draw: Draw, tiny: Model, at_home: Home) -> None:
@@ -367,14 +427,14 @@ def test_a_second_pass_sees_control_pictures_of_its_own_size(
     draw: Draw, tiny: Model, net: Any, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    see = controls.FORMS["UNet2DConditionModel"].see
+    see = control_forms.FORMS["UNet2DConditionModel"].see
 
     def noted(loaded: Any, net: Any, picture: PIL.Image) -> Any:
         sizes.append(picture.size)
         return see(loaded, net, picture)
 
-    form = replace(controls.FORMS["UNet2DConditionModel"], see=noted)
-    monkeypatch.setitem(controls.FORMS, "UNet2DConditionModel", form)
+    form = replace(control_forms.FORMS["UNet2DConditionModel"], see=noted)
+    monkeypatch.setitem(control_forms.FORMS, "UNet2DConditionModel", form)
     second = {"hires_scale": 2.0, "hires_strength": 0.5, "hires_upscaler": "Lanczos", "hires_steps": 2}
     made = draw(**job(tiny), **second, controls=(control(at_home),)).image
     assert made.size == (256, 256)
@@ -392,9 +452,9 @@ def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
     draw: Draw, tiny: Model, net: Any, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    see = controls.FORMS["UNet2DConditionModel"].see
-    form = replace(controls.FORMS["UNet2DConditionModel"], see=lambda *given: seen.append(given[2]) or see(*given))
-    monkeypatch.setitem(controls.FORMS, "UNet2DConditionModel", form)
+    see = control_forms.FORMS["UNet2DConditionModel"].see
+    form = replace(control_forms.FORMS["UNet2DConditionModel"], see=lambda *given: seen.append(given[2]) or see(*given))
+    monkeypatch.setitem(control_forms.FORMS, "UNet2DConditionModel", form)
     corner = PIL.new("L", (128, 128), 0)
     corner.paste(255, (0, 0, 32, 32))
     wish = job(tiny, kind=Kind.INPAINT, strength=0.8, source=at_home.source, mask=at_home.add(corner))

@@ -15,6 +15,11 @@ from diffusion_local.paths import assets
 from tests.models.files import CONTROLNET, SD1, write_header
 
 SD15 = CONTROLNET | {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)}
+FLUX_NET = {
+    "controlnet_x_embedder.weight": (3072, 64), "x_embedder.weight": (3072, 64),
+    "controlnet_blocks.0.weight": (3072, 3072), "transformer_blocks.0.attn.to_q.weight": (3072, 3072),
+    "context_embedder.weight": (3072, 4096),
+}  # fmt: skip
 CONTROL = {"controls": [{"image": "0" * 64}], "seed": 1}
 
 
@@ -48,6 +53,36 @@ def test_folders_and_files_are_listed_by_name_with_their_base(catalog: Catalog, 
     }  # fmt: skip
     assert found["sd-controlnet-canny"].path == half
     assert "controlnet" not in str([each.id for each in catalog.all()])
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        SD15 | {"controlnet_cond_embedding.conv_in.weight": (16, 4, 3, 3)},
+        SD15 | {"controlnet_cond_embedding.conv_in.weight": (16, 6, 3, 3)},
+        FLUX_NET | {"controlnet_x_embedder.weight": (3072, 68)},
+    ],
+)
+def test_one_that_reads_more_than_a_picture_is_told_and_refused(
+    catalog: Catalog, tmp_path: Path, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    write_header(tmp_path / "controlnet/more.safetensors", shapes)
+    [found] = [each for each in catalog.controls() if each.name == "more"]
+    assert not found.ready
+    assert "cannot be used" in found.problem
+    with pytest.raises(InvalidParams, match="more") as refused:
+        catalog.complete("x", CONTROL | {"controls": [{"image": "0" * 64, "model": "more"}]})
+    assert refused.value.field == "controls[0].model"
+
+
+def test_a_control_for_inpainting_needs_a_mask(catalog: Catalog) -> None:
+    wish = CONTROL | {"controls": [{"image": "0" * 64, "type": "inpaint"}]}
+    with pytest.raises(InvalidParams, match="mask") as refused:
+        catalog.complete("x", wish)
+    assert refused.value.field == "controls[0].type"
+    painted = {"kind": "inpaint", "source": "0" * 64, "mask": "1" * 64, "width": 128, "height": 128}
+    [control] = catalog.complete("x", wish | painted).controls
+    assert (control.model, control.seen) == ("starter-edges", "")
 
 
 def test_the_starters_own_fits_the_starter_alone(catalog: Catalog) -> None:

@@ -24,6 +24,8 @@ CONTROLNET_SCRIPT = "controlnet"
 HASH = re.compile(r"(?:(?<!\s)\s+)?\[[0-9a-fA-F]{8,64}\]$")
 #: Our preprocessors by the extension's module names. Some modules that need weights map to one that needs none.
 MODULES = {
+    "inpaint": ControlType.INPAINT, "inpaint_only": ControlType.INPAINT,
+    "inpaint_global_harmonious": ControlType.INPAINT,
     "none": ControlType.NONE, "canny": ControlType.CANNY, "softedge": ControlType.SOFT_EDGE,
     "softedge_hed": ControlType.SOFT_EDGE, "softedge_pidinet": ControlType.SOFT_EDGE,
     "softedge_teed": ControlType.SOFT_EDGE, "hed": ControlType.SOFT_EDGE, "pidinet": ControlType.SOFT_EDGE,
