@@ -93,23 +93,16 @@ def features() -> Iterator[str]:
 
     yield "## Models"
     yield ""
-    yield "From image to image on, a second pass works too, and from inpainting on outpainting, the masked region alone and"
-    yield "details. Cut-outs, captions and upscaling work with every model. References are pictures that the model itself"
-    yield "reads, besides those of IP-Adapters."
-    heads = (
-        "model",
-        "text to image",
-        "image to image",
-        "inpainting",
-        *CONTROL_NETS,
-        "references",
-        "IP-Adapter",
-        "regions",
-    )
-    yield from ("", row(*heads, "LoRA", "negative prompt"), "|---" * (len(heads) + 2) + "|")
+    yield "Models that can begin from a picture (image to image) also make a second pass; those that inpaint also extend"
+    yield "pictures, paint the masked region alone, and repaint details. Cut-outs, captions and upscaling work with every"
+    yield "model. References are the most pictures that the model itself reads, besides those of IP-Adapters."
+    kinds_of_work = ("text to image", "image to image", "inpainting")
+    heads = ("model", *kinds_of_work, *CONTROL_NETS, "references", "IP-Adapter", "regions", "LoRA", "negative prompt")
+    yield from ("", row(*heads), "|---" * len(heads) + "|")
     for family in families.FAMILIES.values():
         for name, each in family.architectures.items():
-            if family.problem or each.problem or not kinds_of(family, name):
+            of_adapters = not each.parts and any(one.adapters == name for one in family.architectures.values())
+            if family.problem or each.problem or of_adapters:
                 continue
             kinds = kinds_of(family, name)
             controls = family.controls if families.supports("controls", family.id, name) else ()
@@ -119,14 +112,10 @@ def features() -> Iterator[str]:
             cells += [mark(families.supports("regions", family.id, name)), mark(family.loras), mark(family.negative)]
             yield row(each.title, *cells)
     yield from ("", "## Interfaces", "")
-    yield "On the page and in lists each option has a field of its own, and every one is a field of `POST /api/v1/jobs`, the"
-    yield "command line and the Gradio endpoints. A grid can vary those marked as axes. Every recipe holds all of them as"
-    yield "JSON; its text has the names in the last column, by which it reads back here and in other programs."
-    yield from (
-        "",
-        row("option", "works for", "axis of a grid", "A1111's web API", "in the recipe's text"),
-        "|---" * 5 + "|",
-    )
+    yield "Every option is on the page, in lists, and a field of `POST /api/v1/jobs`, the command line and the Gradio"
+    yield "endpoints. A grid varies those marked as axes. Every recipe holds all of them as JSON; its text has the prompts,"
+    yield "LoRAs and the size where A1111 puts them, and the others under the names in the last column."
+    yield from ("", row("option", "works for", "axis", "A1111's web API", "in the recipe's text"), "|---" * 5 + "|")
     for option in OPTIONS.values():
         kinds = ", ".join(map(str, option.kinds)) if len(option.kinds) < len(Kind) else "all"
         text = ", ".join(option.a1111[:1]) or "-"
@@ -145,6 +134,7 @@ def web_api_of(name: str) -> str:
     from diffusion_local.web.api.dialects.a1111.reading import ITS_OWN, SPELLED
 
     elsewhere = {
+        "prompt": "`prompt`",
         "model": "`override_settings.sd_model_checkpoint`", "kind": "the route", "loras": "tags in the prompt",
         "vae": "`override_settings.sd_vae`", "source": "`init_images`", "mask": "`mask`",
     }  # fmt: skip
@@ -152,7 +142,7 @@ def web_api_of(name: str) -> str:
         "controls": "`alwayson_scripts.controlnet`", "details": "`alwayson_scripts.ADetailer`",
         "references": "`init_images` of a model that reads pictures",
     }  # fmt: skip
-    assert set(elsewhere) == set(ITS_OWN), "say where A1111's web API takes the new option"
+    assert set(elsewhere) == {"prompt", *ITS_OWN}, "say where A1111's web API takes the new option"
     return elsewhere.get(name) or scripts.get(name) or ", ".join(f"`{each}`" for each in SPELLED.get(name, ())) or "-"
 
 
