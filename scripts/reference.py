@@ -93,9 +93,9 @@ def features() -> Iterator[str]:
 
     yield "## Models"
     yield ""
-    yield "Models that can begin from a picture (image to image) also make a second pass; those that inpaint also extend"
-    yield "pictures, paint the masked region alone, and repaint details. Cut-outs, captions and upscaling work with every"
-    yield "model. References are the most pictures that the model itself reads, besides those of IP-Adapters."
+    yield "Models that can begin from a picture (image to image) also make a second pass; those that inpaint also"
+    yield "extend pictures, paint the masked region alone, and repaint details. Cut-outs, captions and upscaling work"
+    yield "with every model. References are the most pictures that the model itself reads, besides those of IP-Adapters."
     kinds_of_work = ("text to image", "image to image", "inpainting")
     heads = ("model", *kinds_of_work, *CONTROL_NETS, "references", "IP-Adapter", "regions", "LoRA", "negative prompt")
     yield from ("", row(*heads), "|---" * len(heads) + "|")
@@ -113,8 +113,8 @@ def features() -> Iterator[str]:
             yield row(each.title, *cells)
     yield from ("", "## Interfaces", "")
     yield "Every option is on the page, in lists, and a field of `POST /api/v1/jobs`, the command line and the Gradio"
-    yield "endpoints. A grid varies those marked as axes. Every recipe holds all of them as JSON; its text has the prompts,"
-    yield "LoRAs and the size where A1111 puts them, and the others under the names in the last column."
+    yield "endpoints. A grid varies those marked as axes. Every recipe holds all of them as JSON; its text has the"
+    yield "prompts, LoRAs and the size where A1111 puts them, and the others under the names in the last column."
     yield from ("", row("option", "works for", "axis", "A1111's web API", "in the recipe's text"), "|---" * 5 + "|")
     for option in OPTIONS.values():
         kinds = ", ".join(map(str, option.kinds)) if len(option.kinds) < len(Kind) else "all"
