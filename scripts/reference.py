@@ -95,7 +95,7 @@ def features() -> Iterator[str]:
     yield ""
     yield "Models that can begin from a picture (image to image) also make a second pass; those that inpaint also"
     yield "extend pictures, paint the masked region alone, and repaint details. Cut-outs, captions and upscaling work"
-    yield "with every model. References are the most pictures that the model itself reads, besides those of IP-Adapters."
+    yield "with every model. References: the most pictures that the model itself reads, besides IP-Adapters."
     kinds_of_work = ("text to image", "image to image", "inpainting")
     heads = ("model", *kinds_of_work, *CONTROL_NETS, "references", "IP-Adapter", "regions", "LoRA", "negative prompt")
     yield from ("", row(*heads), "|---" * len(heads) + "|")
