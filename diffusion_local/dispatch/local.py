@@ -71,7 +71,7 @@ class LocalDispatch:
 
     def heartbeat(self, condition: Condition | None = None) -> None:
         if self._lock is not None and not isinstance(self._lock, FileLock) and not self._lock.keep():
-            log.error("slot %s was taken by another worker while the database was away; this one ends", self._slot)
+            log.error("another worker took slot %s while the database was unavailable; this worker exits", self._slot)
             os.kill(os.getpid(), signal.SIGTERM)
         self._services.workers.heartbeat(self._slot)
 

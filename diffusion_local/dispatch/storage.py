@@ -94,7 +94,7 @@ class Storage:
         """Log a reason only when it changes."""
         if reason != self._logged_reason:
             self._logged_reason = reason
-            log.warning("the queue is held: %s", reason) if reason else log.info("the storage can be used again")
+            log.warning("the queue is blocked: %s", reason) if reason else log.info("the storage is available again")
 
     def _watch(self) -> None:
         """Block the queue while the gallery does not respond; runs on a background thread."""

@@ -221,7 +221,7 @@ class HeldLoop:
             found = torch.load(io.BytesIO(data), weights_only=True)
             return cls(**found) if found.pop("stamp") == stamp else None
         except Exception as problem:  # a damaged file may raise anything
-            log.warning("a picture that was put aside starts anew: %s", problem)
+            log.warning("a suspended picture starts again: %s", problem)
             return None
 
 

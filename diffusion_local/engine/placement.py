@@ -231,7 +231,7 @@ def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
             hook = Streamed(device, stays=False, may_gather=_may_gather, before=streamed)
         accelerate.hooks.add_hook_to_module(part, hook)
     if streamed.moved_bytes:
-        log.info("the denoiser runs without CUDA graphs and compiled blocks, as %d blocks come and go",
+        log.info("the denoiser runs without CUDA graphs and compiled blocks, because %d blocks are streamed",
                  streamed.count - len(streamed.kept))  # fmt: skip
     if streamed.pageable:
         log.warning(

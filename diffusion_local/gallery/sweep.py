@@ -65,12 +65,12 @@ def trash_missing(files: ImageFiles, database: Database, present: set[str]) -> l
         rows_listed = db.execute("SELECT id, key FROM images WHERE trashed_at IS NULL").fetchall()
     gone = [image_id for image_id, key in rows_listed if key not in present and not files.picture(key).exists()]
     if len(gone) > MAX_DELETED_BY_HAND and len(gone) * 2 > len(rows_listed):
-        log.error("most pictures' files are gone: is the gallery's drive there? Nothing was changed.")
+        log.error("most picture files are missing: is the gallery's drive mounted? Nothing was changed.")
         return []
     with database.write() as db:
         for image_id in gone:
             db.execute("UPDATE images SET trashed_at = ? WHERE id = ?", [utc_now(), image_id])
-            log.warning("the file of picture %s is gone; its row is in the trash", image_id)
+            log.warning("the file of picture %s is missing; its row was moved to the trash", image_id)
     return gone
 
 
@@ -109,7 +109,7 @@ def read_image(key: str, file: StoredFile) -> Image | None:
     except (OSError, ValueError, SyntaxError):  # raised by Pillow for damaged files
         found = None
     if found is None:
-        log.warning("%s carries no recipe that can be read", key)
+        log.warning("%s has no readable recipe", key)
         return None
     return Image(
         id=found["id"],

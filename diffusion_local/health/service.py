@@ -76,7 +76,7 @@ class Health:
             with acting(LOCAL):  # a new thread has no actor
                 self._findings = examine(self._settings, self._files)
         except Exception:
-            log.exception("the health could not be looked at")
+            log.exception("the health check failed")
             self._findings = []
         finally:
             self._examining = False

@@ -53,14 +53,14 @@ BATCHES = {
         SEEN,
         get("/batches/{batch_id}/zip"),
         answer=File("{batch_id}.zip"),
-        doc="The pictures of a batch, and the list with what became of them, as one ZIP file.",
+        doc="The pictures of a batch and its list with the results, as one ZIP file.",
     ),
     "contact_sheet": op(
         READ,
         SEEN,
         get("/batches/{batch_id}/sheet.webp"),
         answer=File("{batch_id}.webp"),
-        doc="The contact sheet of a batch: each picture small, with prompt and seed; of a grid with its axes.",
+        doc="The contact sheet of a batch: small pictures with prompt and seed; a grid has its axes.",
     ),
     "rename": op(CONTROL, OWN, unserved(patch("/batches/{batch_id}"))),
     "edit": op(
@@ -69,11 +69,11 @@ BATCHES = {
         patch("/batches/{batch_id}", "name prompt *", After("batches.get", also=True)),
         endpoint="edit_batch(batch_id *-seed name prompt)",
         options="picture batch",
-        meanings={"prompt": "of every picture that waits"},
+        meanings={"prompt": "of every waiting picture"},
         doc="""Rename a batch and change its queued jobs: {"changed" jobs, "warnings"}. All or nothing.
 
-        What is left out, or null, stays. An empty time (`window`, `start_at`, `finish_by`) is taken away. Choices in a
-        new prompt are drawn as the setting `expand_prompts` says.""",
+        Fields that are missing or null are unchanged. An empty time (`window`, `start_at`, `finish_by`) is removed.
+        Choices in a new prompt are drawn according to the setting `expand_prompts`.""",
     ),
     "duplicate": op(
         SUBMIT,
@@ -81,8 +81,8 @@ BATCHES = {
         post("/batches/{batch_id}/duplicate", status=202),
         endpoint="duplicate_batch",
         options="batch",
-        meanings={"name": "of the copy; else the old one's with (copy)"},
-        doc="All its pictures again, with the same seeds, as a batch of its own; times are given anew: "
+        meanings={"name": "of the copy; default: the old name with (copy)"},
+        doc="Submit all pictures of a batch again with the same seeds, as a new batch with its own times: "
         '{"batch_id", "job_ids", "warnings"}.',
     ),
 }
@@ -95,7 +95,7 @@ GRIDS = {
         endpoint="check_grid",
         takes="prompt x * y z expand",
         options="picture",
-        doc="""Preview of a grid: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
+        doc="""Preview of a grid: pictures, column and row headings, models, seconds. Nothing is enqueued.
 
         An axis is a field with its values: `steps: 10,20,30`, `seed: 1-4`, `prompt: cat,dog` (search and replace).
         Choices are drawn at random, the same in cells of equal prompts, unless `expand` is no.""",
@@ -122,14 +122,14 @@ PROMPT_OPERATIONS = {
         NOTHING,
         post("/prompts/help"),
         endpoint="help_prompt",
-        doc="""Prompts that the language model at `prompt_helper_url` makes of a prompt. Nothing is enqueued.
+        doc="""Rewrite a prompt with the language model at `prompt_helper_url`. Nothing is enqueued.
 
         `task` is rewrite, translate (into `language`) or vary (into `count` prompts). Submit one of `prompts` with
-        `original`, so that its recipe has both.""",
+        `original`, so that the recipe contains both.""",
         meanings={
             "task": "rewrite, translate or vary",
-            "language": "that a prompt is translated into",
-            "count": "prompts to vary into, 1 to 8",
+            "language": "target language",
+            "count": "number of variants, 1 to 8",
         },
     ),
     "preview": op(
@@ -141,7 +141,7 @@ PROMPT_OPERATIONS = {
         options="picture",
         doc="""Preview of how `{red|blue}` and `__animal__` would be drawn in both prompts. Nothing is enqueued.
 
-        With the `seed` that comes back a submit draws the same.""",
+        A submit with the returned `seed` draws the same.""",
     ),
 }
 
@@ -173,7 +173,7 @@ LISTS = {
         SEEN,
         get("/batches/{batch_id}/export", "format", File("{batch_id}.{format}")),
         get("/queue/export", "format", File("queue.{format}")),
-        doc="A batch, or all that waits, with what became of the jobs, as a list (`csv` or `jsonl`) that can be sent "
+        doc="A batch or all waiting jobs as a list (`csv` or `jsonl`) with their results. The list can be submitted "
         "again.",
     ),
 }
@@ -184,16 +184,18 @@ QUEUE_FILE = {
         SEEN,
         get("/queue/file"),
         answer=File("queue.jsonl"),
-        doc="All that waits, with its batches, as a file that another machine's `/queue/import` reads.",
+        doc="All waiting jobs with their batches, as a file for `/queue/import` of another machine.",
     ),
     "take": op(
         SUBMIT,
         OWN,
         Route("POST", "/queue/import", status=202, content="source"),
         endpoint="import_queue(text=source skip_bad_lines)",
-        doc="""Enqueue the batches of such a file: {"batches" (ids with names), "count", "bad_lines", "bad_count"}.
+        doc="""Enqueue the batches of a file from `/queue/export`.
 
-        Read twice it makes nothing twice.""",
+        The answer: {"batches" (ids with names), "count", "bad_lines", "bad_count"}.
+
+        Importing a file again enqueues nothing twice.""",
     ),
 }
 

@@ -28,19 +28,19 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             SUBMIT,
             SEEN,
             post("/images/{image_id}/source", status=201),
-            doc="A picture of the gallery as a source picture.",
+            doc="Add a picture of the gallery as a source picture.",
         ),
         "preview_control": op(
             SUBMIT,
             SEEN,
             post("/sources/control", status=201),
-            doc="What a ControlNet would see of a source picture: `image` is its id, `type` a preprocessor, as canny.",
+            doc="Preprocess a source picture for a ControlNet: `image` is its id, `type` a preprocessor such as canny.",
         ),
         "describe": op(
             SUBMIT,
             SEEN,
             post("/sources/describe"),
-            doc="What a source picture shows, in words: `image` is its id. It needs a model in preprocessors/caption.",
+            doc="Caption a source picture; `image` is its id. Requires a model in preprocessors/caption.",
             answer=Named("caption"),
         ),
         "seen_by": op(READ, SEEN),
@@ -57,20 +57,19 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             SEEN,
             get("/images"),
             answer=Paged("images"),
-            doc="""Pictures, newest first unless sorted: give `next` as `before` to read on.
+            doc="""Pictures, newest first unless `sort` is given; pass `next` as `before` for the next page.
 
-            `search` looks into the prompts and captions: each word must be there, as a whole or as a beginning;
+            `search` matches prompts and captions: each word must occur, as a whole word or as its beginning;
             "in quotes" as a phrase, -word not at all. `shape` is square, portrait or landscape; `since` and `until` are
-            days (UTC);
-            `like` is a picture's id, and finds those of the same recipe; `flagged` finds those that are black, of one
-            colour, nearly flat or mere noise without being asked for, or incomplete because a last step (details,
-            background) failed. `sort` is newest, oldest or largest.""",
+            days (UTC); `like` is a picture's id and finds pictures with the same recipe; `flagged` finds those that are
+            black, of one colour, nearly flat or mere noise without being asked for, or incomplete because a last step
+            (details, background) failed. `sort` is newest, oldest or largest.""",
         ),
         "caption": op(
             CONTROL,
             OWN,
             post("/images/{image_id}/caption"),
-            doc="Has a model say what the picture shows and keeps that as its `caption`, which `search` finds. Needs a "
+            doc="Caption a picture with a model and store the result as `caption`, which `search` finds. Requires a "
             "model in preprocessors/caption.",
         ),
         "models": op(READ, SEEN),
@@ -82,31 +81,32 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             SEEN,
             get("/images/zip", "ids=image_ids ..."),
             answer=File("pictures.zip"),
-            doc="Pictures as one ZIP file, made while it is sent: those of `ids`, with commas, or what a filter finds.",
+            doc="Pictures as one ZIP file, created while it is sent: those of `ids` (separated by commas), or those "
+            "that match the filters.",
         ),
         "star": op(
             CONTROL,
             OWN,
             post("/images/star"),
             answer=Named("images"),
-            doc="Give pictures a star, or take it away: all of them or, where one is not there, none.",
+            doc="Star or unstar pictures: all of them, or none if one does not exist.",
         ),
         "trash": op(
             CONTROL,
             OWN,
             post("/images/trash"),
             answer=Named("images"),
-            doc="Move pictures into the trash: all of them or, where one is not there, none.",
+            doc="Move pictures to the trash: all of them, or none if one does not exist.",
         ),
         "restore": op(
-            CONTROL, OWN, post("/images/restore"), answer=Named("images"), doc="Bring pictures back from the trash."
+            CONTROL, OWN, post("/images/restore"), answer=Named("images"), doc="Restore pictures from the trash."
         ),
         "delete": op(
             CONTROL,
             OWN,
             post("/images/delete"),
             answer=Named("deleted"),
-            doc="Delete pictures of the trash for good, files and all.",
+            doc="Permanently delete pictures in the trash, with their files.",
         ),
     },
     "boards": {
@@ -119,19 +119,17 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
         ),
         "get": op(READ, SEEN, get("/boards/{board_id}"), doc="A board; its pictures are at `/images?board=`."),
         "of_image": op(READ, SEEN),
-        "create": op(
-            CONTROL, OWN, post("/boards", status=201), doc="A new board, with pictures on it if any are named."
-        ),
-        "rename": op(CONTROL, OWN, patch("/boards/{board_id}"), doc="Give a board another name."),
+        "create": op(CONTROL, OWN, post("/boards", status=201), doc="Create a board, optionally with pictures."),
+        "rename": op(CONTROL, OWN, patch("/boards/{board_id}"), doc="Rename a board."),
         "delete": op(
             CONTROL, OWN, delete("/boards/{board_id}"), doc="Delete a board; its pictures stay in the gallery."
         ),
-        "add": op(CONTROL, OWN, post("/boards/{board_id}/images"), doc="Put pictures on a board."),
+        "add": op(CONTROL, OWN, post("/boards/{board_id}/images"), doc="Add pictures to a board."),
         "take": op(
             CONTROL,
             OWN,
             post("/boards/{board_id}/images/remove"),
-            doc="Take pictures off a board; they stay in the gallery.",
+            doc="Remove pictures from a board; they stay in the gallery.",
         ),
     },
     "reports": {
@@ -151,7 +149,7 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             get("/webhooks/deliveries"),
             endpoint="deliveries",
             answer=Paged("deliveries"),
-            doc='Who was told of what, newest first: {"deliveries", "next"}; `state`: waiting, sending, delivered, '
+            doc='Log of notifications, newest first: {"deliveries", "next"}; `state`: waiting, sending, delivered, '
             "failed.",
         ),
         "delivery": op(ADMIN, ALL),
@@ -160,14 +158,14 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
             ALL,
             post("/webhooks/deliveries/{delivery_id}/resend", status=202),
             endpoint="resend",
-            doc="Send a webhook's message again, with the id it had; the delivery.",
+            doc="Resend a webhook's message with its original id; returns the delivery.",
         ),
         "test": op(
             ADMIN,
             ALL,
             post("/webhooks/test", status=202),
-            meanings={"url": "where the trial message goes"},
-            doc="Send a trial message to an address; the delivery that tells what came of it.",
+            meanings={"url": "receiver of the trial message"},
+            doc="Send a trial message to an address; returns the delivery, which has the result.",
         ),
         "secret": op(ADMIN, ALL),
     },

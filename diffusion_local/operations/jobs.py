@@ -34,7 +34,7 @@ JOB_OPERATIONS = {
         options="picture batch",
         doc="""Enqueue `count` pictures of a prompt and answer at once: {"batch_id", "job_ids", "warnings"}.
 
-        What is left out takes the model's default; no seed draws one, several pictures get consecutive seeds.
+        Missing options take the model's defaults. Without a seed one is drawn; several pictures get consecutive seeds.
         The same idempotency key sent twice makes one batch.""",
     ),
     "wait": op(READ, SEEN),
@@ -43,7 +43,7 @@ JOB_OPERATIONS = {
         SEEN,
         get_when_final("/jobs/{job_id}"),
         endpoint="job",
-        doc="One job: state (queued, running, done, failed, cancelled), step, position in line, eta in seconds, "
+        doc="One job: state (queued, running, done, failed, cancelled), step, position in the queue, eta in seconds, "
         "error, image.",
     ),
     "place": op(READ, SEEN),
@@ -73,7 +73,7 @@ JOB_OPERATIONS = {
         unserved(get("/jobs/{job_id}/events")),
         endpoint="events",
         answer=Named("events"),
-        doc='What happened to a job, oldest first: {"events"}, each with state, at, attempt, worker and note.',
+        doc='Events of a job, oldest first: {"events"}, each with state, at, attempt, worker and note.',
     ),
     "events_after": op(READ, SEEN),
     "batch": op(READ, SEEN),
@@ -84,7 +84,7 @@ JOB_OPERATIONS = {
         get("/queue"),
         endpoint="queue",
         takes="",
-        doc="What runs, waits and ended last; counts, workers, estimate, and whether the queue is paused.",
+        doc="Running, waiting and recently ended jobs; counts, workers, estimates, and whether the queue is paused.",
     ),
     "revision": op(OPEN, NOTHING),
     "moment": op(READ, NOTHING),
@@ -104,7 +104,7 @@ JOB_OPERATIONS = {
         unserved(get("/images")),
         endpoint="gallery",
         answer=Paged("images"),
-        doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash; '
+        doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: in the trash; '
         "`flagged`: those that are black, of one colour, nearly flat or mere noise without being asked for, or "
         "incomplete, as a last step (details, background) failed.",
     ),
@@ -118,21 +118,21 @@ JOB_OPERATIONS = {
         OWN,
         patch("/images/{image_id}"),
         endpoint="star",
-        doc="Give a picture a star, or take it away; the picture.",
+        doc="Star or unstar a picture; returns the picture.",
     ),
     "trash": op(
         CONTROL,
         OWN,
         delete("/images/{image_id}"),
         endpoint="trash",
-        doc="Move a picture into the trash, out of which it can be restored; the picture.",
+        doc="Move a picture to the trash, from which it can be restored; returns the picture.",
     ),
     "restore": op(
         CONTROL,
         OWN,
         post("/images/{image_id}/restore"),
         endpoint="restore",
-        doc="Bring a picture back from the trash; the picture.",
+        doc="Restore a picture from the trash; returns the picture.",
     ),
     "models": op(
         READ,
@@ -140,7 +140,7 @@ JOB_OPERATIONS = {
         unserved(get("/models")),
         endpoint="models",
         answer=Named("models"),
-        doc='{"models"} with their defaults and limits, the default one first.',
+        doc='Models with their defaults and limits, the default model first: {"models"}.',
     ),
     "adapters": op(READ, NOTHING),
 }
@@ -155,11 +155,11 @@ QUEUE_OPERATIONS = {
         meanings={
             "exactly": "the same pixels, bit for bit, on the same device with the same versions",
             "batch_id": "the failed jobs of this batch",
-            "failed": "every failed job; of a batch it is the failed ones anyway",
+            "failed": "every failed job; implied by a batch",
         },
-        doc="""New jobs from the recipes of old ones, same seeds: {"batch_id", "job_ids", "warnings"}.
+        doc="""Submit new jobs with the recipes and seeds of old ones: {"batch_id", "job_ids", "warnings"}.
 
-        Of the named jobs, of the failed jobs of a batch, or with `failed` of every failed job.""",
+        The old ones are the named jobs, the failed jobs of a batch, or with `failed` all failed jobs.""",
     ),
     "again_of_reason": op(
         SUBMIT,
@@ -172,7 +172,7 @@ QUEUE_OPERATIONS = {
         },
         doc="""Submit jobs that failed for one `reason` (its id in a report): {"batch_id", "job_ids", "warnings"}.
 
-        Asking twice makes nothing twice.""",
+        Repeating the request enqueues nothing twice.""",
     ),
     "cancel": op(
         CONTROL,
@@ -182,23 +182,23 @@ QUEUE_OPERATIONS = {
         post("/batches/{batch_id}/cancel", ""),
         endpoint="cancel(job_id batch_id waiting job_ids)",
         answer=Named("job_ids"),
-        meanings={"waiting": "every job that waits; what runs goes on"},
-        doc="""Cancel jobs, a batch or all that wait: {"job_ids"} touched. Running ones stop at their next step.
+        meanings={"waiting": "every waiting job; running ones continue"},
+        doc="""Cancel jobs, a batch or all waiting jobs: {"job_ids"} affected. Running ones stop at their next step.
 
-        `waiting` leaves running pictures alone. A single job that has ended already is an error.""",
+        `waiting` leaves running pictures alone. It is an error if a single job has already ended.""",
     ),
     "undo_cancel": op(CONTROL, OWN),
     "pause_batch": op(
         CONTROL,
         OWN,
         post("/batches/{batch_id}/pause", answer=After("batches.get")),
-        doc="Start no further picture of a batch until it is resumed; the batch.",
+        doc="Pause a batch: no further picture starts until it is resumed. Returns the batch.",
     ),
     "resume_batch": op(
         CONTROL,
         OWN,
         post("/batches/{batch_id}/resume", answer=After("batches.get")),
-        doc="Go on with a batch; the batch.",
+        doc="Resume a batch. Returns the batch.",
     ),
     "set_priority": op(
         CONTROL,
@@ -206,7 +206,7 @@ QUEUE_OPERATIONS = {
         post("/jobs/priority"),
         endpoint="priority(value job_id job_ids batch_id)",
         answer=Named("job_ids"),
-        doc='Give waiting jobs another priority (-100 to 100, higher runs first): {"job_ids"} that it reached.',
+        doc='Change the priority of waiting jobs (-100 to 100, higher runs first): {"job_ids"} changed.',
     ),
     "move": op(
         CONTROL,
@@ -215,7 +215,7 @@ QUEUE_OPERATIONS = {
         endpoint="move(to job_id job_ids batch_id)",
         answer=Named("job_ids"),
         meanings={"to": "`top` or `bottom` of the lane; or `up` or `down` by a place, for one job"},
-        doc='Move waiting jobs to the `top` or `bottom`, or one job `up` or `down` by a place: {"job_ids"} that moved.',
+        doc='Move waiting jobs to the `top` or `bottom`, or one job `up` or `down` by a place: {"job_ids"} moved.',
     ),
     "move_batch": op(CONTROL, OWN),
     "forget": op(
@@ -226,34 +226,32 @@ QUEUE_OPERATIONS = {
         endpoint="forget(job_ids batch_id ended)",
         answer=Named("job_ids"),
         meanings={"ended": "every job that has ended"},
-        doc="""Delete ended jobs (`ended`: all of them) from the list, with their history: {"job_ids"} that are gone.
+        doc="""Delete ended jobs (`ended`: all of them) and their history: {"job_ids"} deleted.
 
-        Whoever asks for one later gets 410. Their pictures stay in the gallery.""",
+        Later requests for them are answered with 410. Their pictures stay in the gallery.""",
     ),
     "stay_awake": op(
         CONTROL,
         ALL,
         post("/queue/stay-awake"),
         answer=Constant({"sleep_at": ""}),
-        doc="Let the machine not go to sleep, or off, as `sleep_at` of the queue announces.",
+        doc="Cancel the sleep or shutdown that `sleep_at` of the queue announces.",
     ),
     "pause": op(
         ADMIN,
         ALL,
         post("/queue/pause"),
         answer=Constant({"paused": True}),
-        doc="Start no further picture until the queue is resumed; kept over restarts.",
+        doc="Pause the queue: no further picture starts until it is resumed. Survives restarts.",
     ),
-    "resume": op(
-        ADMIN, ALL, post("/queue/resume"), answer=Constant({"paused": False}), doc="Go on after the queue was paused."
-    ),
+    "resume": op(ADMIN, ALL, post("/queue/resume"), answer=Constant({"paused": False}), doc="Resume the paused queue."),
     "set_window": op(
         ADMIN,
         ALL,
         put("/queue/window"),
         endpoint="queue_window",
         answer=Named("window"),
-        doc="Start pictures of the batch lane in this window only, such as `23:00-07:00`; empty is always: "
+        doc="Restrict the batch lane to a window such as `23:00-07:00` (empty: no restriction): "
         '{"window"}. Interactive work runs at any time.',
     ),
 }

@@ -242,7 +242,7 @@ class RemoteDispatch:
             if self._session == session:
                 self._take()
                 self._request("publish_files", (self._files,), {})
-                log.warning("the lease was over; the slot %s is taken again", self._slot)
+                log.warning("the lease expired; slot %s is acquired again", self._slot)
 
     def _take(self) -> wire.Taken:
         taken: wire.Taken = self._request("take", (0.0,), {})

@@ -75,7 +75,7 @@ class Fetcher:
                 return self._give_up(name, files, "its digest is not the studio's")
             whole.replace(target)
             shutil.rmtree(incoming, ignore_errors=True)
-        log.info("%s has come from the studio", name)
+        log.info("fetched %s from the studio", name)
         return True
 
     def _give_up(self, name: str, files: list[SharedFile], why: str) -> bool:

@@ -63,7 +63,7 @@ class Spool:
         try:
             disk.replace_file(self._noted, json.dumps({"url": url, "session": session, "given_back": claims}).encode())
         except OSError as error:  # after a restart the worker then waits until the lease expires
-            log.warning("the session could not be noted: %s", error)
+            log.warning("the session could not be stored: %s", error)
 
     # -- pictures ------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Spool:
         except OSError as error:
             self._log(message("spool_unwritable", error=disk.to_problem(error).message))
             return False
-        log.info("kept until the studio is back", extra={"job": claim.job_id})
+        log.info("stored until the studio is available", extra={"job": claim.job_id})
         return True
 
     def drop(self, claim: Claim) -> None:
@@ -102,7 +102,7 @@ class Spool:
     def clear(self) -> None:
         """Delete pictures whose claims are lost."""
         for path in self._folder.glob(f"*{SPOOL_SUFFIX}"):
-            log.warning("%s: its claim is lost, the job is made again", path.stem)
+            log.warning("%s: the claim was lost; another worker makes the job", path.stem)
             path.unlink(missing_ok=True)
 
     def used(self) -> int:

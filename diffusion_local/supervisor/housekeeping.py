@@ -31,7 +31,7 @@ def sweep_gallery(services: Services) -> None:
 def delete_expired(services: Services) -> None:
     """Delete expired jobs, trash, source pictures, previews and counts; nothing while the clock cannot be trusted."""
     if not retention.clock_trusted(services.database):
-        log.warning("the time of day has jumped, or nothing ran for days: nothing is deleted by its age for a while")
+        log.warning("the clock jumped, or nothing ran for days: for a while nothing is deleted by age")
         return
     jobs = retention.delete_old_jobs(services.settings, services.database)
     images = retention.empty_trash(services.settings, services.database, services.files)
@@ -70,7 +70,7 @@ def run_or_postpone(chore: Callable[[Services], None], services: Services) -> No
     try:
         chore(services)
     except (UserError, OSError) as problem:
-        log.error("%s was put off: %s", chore.__name__, problem)
+        log.error("%s was postponed: %s", chore.__name__, problem)
 
 
 #: (name, chore, interval in hours). All also run once at startup. Names must never change, because Huey drops messages

@@ -194,7 +194,7 @@ class Leader:
             held = held or (self._lock.acquire(timeout=0) is not None)
         except Timeout:
             if self.leads:
-                log.warning("another process leads now: it was faster after the database was away")
+                log.warning("another process became the leader while the database was unavailable")
                 self._end()
             return
         if held and not self.leads:

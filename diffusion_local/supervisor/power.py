@@ -99,9 +99,9 @@ class PowerPolicy:
         self._resting = reason
         self._control.rest(reason)
         if reason:
-            log.warning("prompt lists rest: %s", reason)
+            log.warning("prompt lists pause: %s", reason)
         else:
-            log.info("prompt lists go on")
+            log.info("prompt lists continue")
             self._queue.ring()
 
     def _heat(self, found: list[Gpu]) -> Message | None:
@@ -145,7 +145,7 @@ class PowerPolicy:
             if announced:
                 self._sleep_at = ""
                 self._control.announce_sleep("")
-                log.info("new work came: the machine stays awake")
+                log.info("there is new work: the machine stays awake")
             return
         if not announced or datetime.fromisoformat(announced) > now + NOTICE:  # the latter: the clock was set back
             rested = now - datetime.fromisoformat(done_at)

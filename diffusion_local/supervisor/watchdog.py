@@ -105,7 +105,7 @@ class Watchdog:
             try:
                 self.poll()
             except Exception:  # an error in this thread would otherwise go unnoticed
-                log.exception("the watchdog could not look")
+                log.exception("the watchdog check failed")
 
 
 def answers(settings: Settings) -> bool:
@@ -159,7 +159,7 @@ class LeaseWatch:
         if before is not None:
             passed = now - before[0]
             if abs((wall - before[1]).total_seconds() - passed) > JUMP_SECONDS:
-                log.warning("the time of day has jumped: every lease runs anew")
+                log.warning("the clock jumped: all leases are renewed")
                 self._services.leases.renew_all()
             if passed > LONGEST_GAP:
                 self._heard.clear()

@@ -77,7 +77,7 @@ def announced(port: int, root: str = "", wanted: bool = True, scheme: str = "htt
         zeroconf = Zeroconf()
         zeroconf.register_service(service, allow_name_change=True)
     except Exception as error:  # no network or no multicast: the server works anyway
-        log.warning("cannot be announced by mDNS: %s", error)
+        log.warning("the studio cannot be announced by mDNS: %s", error)
     try:
         yield
     finally:
@@ -113,7 +113,7 @@ def discover(seconds: float) -> list[str]:
             time.sleep(seconds)
             browser.cancel()
     except Exception as error:  # no network or no multicast
-        log.warning("studios cannot be looked for by mDNS: %s", error)
+        log.warning("the search for studios by mDNS failed: %s", error)
     return list(dict.fromkeys(found))
 
 

@@ -113,7 +113,7 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     try:
         listeners = listen(settings.host, settings.port, connections)
     except OSError as error:  # the port was free when the supervisor checked it
-        log.error("%s:%d cannot be listened on: %s", settings.host, settings.port, error)
+        log.error("cannot listen on %s:%d: %s", settings.host, settings.port, error)
         sys.exit(STARTUP_FAILURE)
     config = uvicorn.Config(
         app,

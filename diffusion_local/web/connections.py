@@ -163,7 +163,7 @@ class Listener(socket.socket):
 
         Otherwise it would stay in the backlog and wake the event loop endlessly.
         """
-        log.warning("no open file is left for further connections; they are closed")
+        log.warning("the limit of open files is reached: new connections are closed")
         if self.spare >= 0:
             os.close(self.spare)
             with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ class LongLived:
                 timer.stop()
                 answer.stop()
         if answer.cut and not answer.ended:  # even if the application ignored its cancellation
-            log.info("%s %s was cut off: its caller may not do this any more", scope["method"], scope["path"])
+            log.info("%s %s was ended: its caller has lost the permission", scope["method"], scope["path"])
             await answer.cut_off(scope, receive)
 
     @staticmethod
@@ -79,7 +79,7 @@ class Every:
             try:
                 await self._call()
             except Exception:
-                log.exception("a request that lasts could not be looked after")
+                log.exception("the supervision of a long request failed")
             await asyncio.sleep(self._seconds)
 
 

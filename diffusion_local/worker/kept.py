@@ -46,7 +46,7 @@ class HeldPassStore:
             self._folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
             data = json.dumps(head).encode() + b"\n" + self._engine.serialize_held(crew.held)
             disk.replace_file(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{PASS_SUFFIX}", data)
-            log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
+            log.info("stored after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
 
     def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
         """Let a new pass continue where a stored pass of the same jobs ended. ``jobs``: jobs of its parts, in order.

@@ -96,7 +96,7 @@ class Ladder:
             except OutOfMemory as error:
                 problem = str(error.__cause__ or error).splitlines()[0]
             if engine.free_caches():
-                log.info("out of memory at %s: other models and CUDA graphs were put away", choice.rung)
+                log.info("out of memory at %s: other models and CUDA graphs were released", choice.rung)
                 continue
             crew.held = None
             if len(live := crew.live) > 1:

@@ -58,7 +58,7 @@ class Reporter:
                 answers = self._dispatch.report(reports) if write else self._dispatch.flags(claims)
             except DatabaseProblem as problem:
                 self._silent_until = time.monotonic() + DATABASE_PAUSE
-                log.error("the database cannot be used, going on without: %s", problem)
+                log.error("the database is unavailable, continuing without it: %s", problem)
         return [self._problem_of(flags, stops) for flags in answers]
 
     def preview_is_due(self, step: int) -> bool:

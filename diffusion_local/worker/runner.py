@@ -213,7 +213,7 @@ class Runner:
         """
         began, served = time.monotonic(), False
         assert crew.held is not None
-        log.info("put aside after step %d: somebody waits", crew.held.steps)
+        log.info("suspended after step %d for an interactive job", crew.held.steps)
         self._aside = followed
         try:
             followed.report(crew, message("phase_aside"))
@@ -361,7 +361,7 @@ class Runner:
             self._unsettled.append((job, problem, self._dispatch.check_storage()))
             raise
         except LostClaim:
-            log.warning("the claim was lost; the job is as others left it", extra={"job": job.id})
+            log.warning("the claim was lost; the job is left unchanged", extra={"job": job.id})
         return False
 
     def _retry_later(self, job: Job, error: EngineError) -> None:

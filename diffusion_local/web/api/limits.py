@@ -166,12 +166,11 @@ class BodyLimit:
             if taken > most:  # not every server enforces Content-Length
                 raise HTTPException(413, too_long(most))
             if not room:
-                text = "Too many large requests at the same moment. Try again soon."
-                raise HTTPException(503, text, headers={"Retry-After": "2"})
+                raise HTTPException(503, too_many_bodies(), headers={"Retry-After": "2"})
             if structure is not None:
                 structure.add(body)
                 if structure.excessive:
-                    raise HTTPException(413, f"JSON must have at most {MAX_STRUCTURE:,} bytes outside of its strings.")
+                    raise HTTPException(413, too_complex())
             return message
 
         try:
@@ -212,3 +211,11 @@ def refusal_of(scope: Scope, most: int) -> JSONResponse | None:
 
 def too_long(most: int) -> str:
     return message("body_size", most=most)
+
+
+def too_many_bodies() -> str:
+    return message("bodies_many")
+
+
+def too_complex() -> str:
+    return message("body_structure", most=MAX_STRUCTURE)
