@@ -16,7 +16,7 @@ from diffusion_local.engine import Part, Pass, assign_places
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.faults import ending_only
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 from diffusion_local.grammar import schedules
 from diffusion_local.models.starter_words import understood
 from diffusion_local.options.table import Params

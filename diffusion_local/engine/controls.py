@@ -22,7 +22,7 @@ from diffusion_local.engine.graphs import denoiser_of, forward_replaced
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.messages import message

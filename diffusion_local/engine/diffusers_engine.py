@@ -25,8 +25,8 @@ from diffusion_local.engine import (
     Picture,
     controls,
     cuda_recording,
-    detailer,
     faults,
+    final_steps,
     painting,
     placement,
     precision,
@@ -38,9 +38,9 @@ from diffusion_local.engine.graphs import clip_encoders, denoiser_of
 from diffusion_local.engine.home_files import extras_of
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.loops import HeldLoop
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
 from diffusion_local.engine.model_cache import ModelCache
-from diffusion_local.engine.passes import HeldLoop
 from diffusion_local.engine.placement import MemoryGauge
 from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.engine.upscale import Upscaler
@@ -205,7 +205,7 @@ class DiffusersEngine:
         self._materials.check_tasks(params)
         picture = self._upscaler.upscale(params, steps, self._materials)
         picture.facts.update(self._facts(None))
-        return detailer.cut_out(picture, self._materials) if params.background else picture
+        return final_steps.cut_out(picture, self._materials) if params.background else picture
 
     def _paint(self, crew: Pass, steps: Steps) -> None:
         loaded, params = self._loaded, crew.parts[0].params
@@ -238,7 +238,7 @@ class DiffusersEngine:
             enlarge = partial(self._upscaler.enlarge, self._materials)
             painting.paint(loaded, crew, steps, self._materials, enlarge)
             if params.details and self._materials is not None:
-                detailer.refine(loaded, crew.parts, self._materials, enlarge, loaded.rung == self.ladder[-1])
+                final_steps.refine(loaded, crew.parts, self._materials, enlarge, loaded.rung == self.ladder[-1])
         made = {part: part.made for part in crew.parts if part.made is not None}
         self._latest = list(made.values())
         for part, picture in made.items():
@@ -248,7 +248,7 @@ class DiffusersEngine:
             if part.problem is not None:
                 part.made = None
             elif params.background and self._materials is not None:
-                part.made = picture = detailer.cut_out(picture, self._materials)
+                part.made = picture = final_steps.cut_out(picture, self._materials)
             picture.facts.update(self._facts(loaded) | extras.get(part, {}) | loaded.forms.facts())
             picture.facts.update(placement.facts(loaded.pipe))
             if loaded.graphs.replayed:

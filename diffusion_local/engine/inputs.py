@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from diffusion_local.engine import img2img, vision_models
 from diffusion_local.engine.home_files import HomeFiles
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 from diffusion_local.engine.vision_models import Check, unchecked
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message

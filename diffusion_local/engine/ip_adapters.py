@@ -18,7 +18,7 @@ from PIL import ImageOps
 from diffusion_local.engine import img2img, placement
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 from diffusion_local.engine.tensors import read_mapped
 from diffusion_local.models.identify import read_file
 from diffusion_local.options.table import Params

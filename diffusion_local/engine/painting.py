@@ -39,7 +39,7 @@ from diffusion_local.engine.graphs import STATIONARY_RUNGS, denoiser_of
 from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.passes import LATENT, Enlarge, HeldLoop, Loop, Mosaic, interpolated, loops_of, resume
+from diffusion_local.engine.loops import LATENT, Enlarge, HeldLoop, Loop, Mosaic, interpolated, loops_of, resume
 from diffusion_local.engine.steps import Interrupted, Previewer, Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message

@@ -16,7 +16,7 @@ from diffusion_local.engine import conditioning
 from diffusion_local.engine.graphs import denoiser_of, forward_replaced
 from diffusion_local.engine.img2img import SourceCanvas
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.grammar import schedules

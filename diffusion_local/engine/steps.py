@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.engine import Held, Part, Pass, Preview, samplers
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 
 #: Starts drawing a preview of latents for the picture at a place; see ``Preview``.
 Previewer = Callable[[torch.Tensor, int], Callable[[], PIL.Image]]

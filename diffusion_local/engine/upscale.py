@@ -24,7 +24,7 @@ from PIL import ImageChops
 
 from diffusion_local.engine import Picture, faults, img2img
 from diffusion_local.engine.inputs import PictureInputs, short_hash
-from diffusion_local.engine.passes import ramp
+from diffusion_local.engine.loops import ramp
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.lazy_imports import replaced_modules

@@ -21,7 +21,7 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.home_files import parameters_in
 from diffusion_local.engine.hooked import UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs
-from diffusion_local.engine.passes import Loop
+from diffusion_local.engine.loops import Loop
 from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder

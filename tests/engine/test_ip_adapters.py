@@ -17,7 +17,7 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import img2img, ip_adapters
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import PictureInputs
-from diffusion_local.engine.passes import loops_of
+from diffusion_local.engine.loops import loops_of
 from diffusion_local.errors import EngineError, ModelUnavailable, Stopped
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.options.types import Reference, Region, Use

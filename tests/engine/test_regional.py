@@ -9,7 +9,7 @@ import torch
 
 from diffusion_local.domain import Kind
 from diffusion_local.engine import img2img, regional
-from diffusion_local.engine.passes import loops_of
+from diffusion_local.engine.loops import loops_of
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Region
 from tests.engine.conftest import Draw

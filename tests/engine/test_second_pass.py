@@ -13,9 +13,9 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import Engine, Part, Pass, passes, samplers
+from diffusion_local.engine import Engine, Part, Pass, loops, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.passes import Mosaic, loops_of
+from diffusion_local.engine.loops import Mosaic, loops_of
 from diffusion_local.errors import Stopped
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.hires import SecondPass, schedule, tiles
@@ -128,7 +128,7 @@ def test_tiles_show_no_seams(draw_at_home: Draw, monkeypatch: pytest.MonkeyPatch
         return float(at / elsewhere)
 
     assert ratio() < 1.5
-    monkeypatch.setattr(passes, "ramp", lambda size, overlap: PIL.new("L", size, 255))
+    monkeypatch.setattr(loops, "ramp", lambda size, overlap: PIL.new("L", size, 255))
     assert ratio() > 4  # the measure finds seams where there are some
 
 

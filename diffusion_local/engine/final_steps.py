@@ -1,6 +1,5 @@
-"""Detail refinement: repaint the objects that a detector finds in a finished picture at the model's native size.
-
-Also cuts out the background of finished pictures.
+"""The final steps of a picture: details that a detector finds are repainted at the model's native size, and the
+background is cut out.
 """
 
 import logging
@@ -16,8 +15,8 @@ from diffusion_local.engine import OnStep, Part, Pass, Picture, Preview, img2img
 from diffusion_local.engine.faults import ending_only, making_error, to_engine_error
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.loops import Enlarge, loops_of
 from diffusion_local.engine.painting import Work
-from diffusion_local.engine.passes import Enlarge, loops_of
 from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.engine.vision_models import Detection
 from diffusion_local.errors import DeviceLost, EngineError, OutOfMemory

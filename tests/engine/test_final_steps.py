@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from diffusion_local.domain import Kind
-from diffusion_local.engine import Part, Pass, Picture, detailer, painting
+from diffusion_local.engine import Part, Pass, Picture, final_steps, painting
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.vision_models import Detection
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory, Stopped
@@ -114,8 +114,8 @@ def test_a_cancel_among_the_details_ends_its_part_alone(draw_at_home: Draw, find
 
 def test_a_detail_is_painted_at_the_models_own_size(draw_at_home: Draw, finds: dict[str, list[Detection]]) -> None:
     loaded = draw_at_home.engine._loaded  # type: ignore[attr-defined]
-    assert detailer.own_size(loaded, replace(PARAMS, width=512, height=320)) == (256, 256)
-    assert detailer.own_size(loaded, replace(PARAMS, width=128, height=192)) == (128, 192)
+    assert final_steps.own_size(loaded, replace(PARAMS, width=512, height=320)) == (256, 256)
+    assert final_steps.own_size(loaded, replace(PARAMS, width=128, height=192)) == (128, 192)
 
 
 @pytest.mark.usefixtures("vision_in_this_process")
@@ -165,7 +165,7 @@ def test_a_fault_among_the_details_keeps_the_picture(
     error: Exception,
 ) -> None:
     plain = draw_at_home(**JOB).image
-    monkeypatch.setattr(PictureInputs if where == "find" else detailer, where, failing(error))
+    monkeypatch.setattr(PictureInputs if where == "find" else final_steps, where, failing(error))
     made = draw_at_home(**JOB, details=(FACE,))
     assert made.image.tobytes() == plain.tobytes()
     assert list(made.facts["incomplete"]) == ["details"]
@@ -176,7 +176,7 @@ def test_out_of_memory_among_the_details_makes_the_pass_again_until_the_last_run
     draw_at_home: Draw, finds: dict[str, list[Detection]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No picture of the pass passes for finished without its details."""
-    monkeypatch.setattr(detailer, "painted", failing(OutOfMemory()))
+    monkeypatch.setattr(final_steps, "painted", failing(OutOfMemory()))
     parts = [Part(replace(PARAMS, **JOB | {"prompt": each, "details": (FACE,)}), lambda *step: None) for each in "ab"]
     with pytest.raises(OutOfMemory):
         draw_at_home.engine.run(Pass(list(parts)))
