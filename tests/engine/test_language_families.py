@@ -154,6 +154,14 @@ def pixart() -> Any:
 
 MAKERS = {"z_image": z_image, "sana": sana, "sana_sprint": sana_sprint, "flux2": flux2, "pixart": pixart}
 MAKERS |= models.MAKERS
+#: Families whose models are drawn by test_diffusers_engine, test_sdxl and test_flow_families.
+DRAWN_ELSEWHERE = {"sd", "sdxl", "sd3", "flux"}
+
+
+def test_every_family_is_drawn_by_a_test() -> None:
+    assert set(FAMILIES) - set(MAKERS) == DRAWN_ELSEWHERE
+
+
 JOB = {"model": "tiny", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
 
 
