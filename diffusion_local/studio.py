@@ -339,7 +339,7 @@ class Studio:
 
     def adapters(self, kind: str) -> list[Adapter]:
         """The usable files of a kind: lora, vae, upscaler or embedding."""
-        return [each for each in self._catalog.shelf.adapters(kind) if each.ready]
+        return [each for each in self._catalog.index.adapters(kind) if each.ready]
 
     def unfinished(self, job_ids: Sequence[str]) -> list[str]:
         """Those of the jobs that have not ended; a deleted job counts as ended."""

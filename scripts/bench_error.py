@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         inputs = PictureInputs(settings, open_files(settings).open_source)
         engine = DiffusersEngine(device, materials=inputs, speed=speed)
         if options.reference and speed != "exact":
-            engine._rack._operations = TorchOperations()
+            engine._cache._operations = TorchOperations()
         engine.load(model, RungChoice(engine.ladder[0]))
         wanted = [
             catalog.complete(prompt, {"model": "starter", "seed": 1000 + place, "steps": options.steps})

@@ -250,7 +250,7 @@ def fused(bench: Bench, name: str) -> dict[str, Any]:
     """
     fast = DiffusersEngine(bench.device, speed="fast")
     if bench.tiny:
-        fast._rack._operations = TorchOperations()
+        fast._cache._operations = TorchOperations()
     fast.load(bench.catalog.get(name), RungChoice("resident"))
     engines = {"exact": bench.engine, "fast": fast}
     rows: dict[str, Any] = {way: {"seconds": [], "denoise_seconds": []} for way in engines}
@@ -456,7 +456,7 @@ def transformer(bench: Bench) -> dict[str, Any]:
             generator=torch.Generator().manual_seed(1),
         ).images[0]
 
-    recorder = bench.engine._rack._recorder
+    recorder = bench.engine._cache._recorder
     recorded = Graphs(recorder() if recorder else None)
     found: dict[str, Any] = {}
     with torch.no_grad():
@@ -512,7 +512,7 @@ def flux(bench: Bench) -> dict[str, Any]:
     bare(1)
     rows["bare"] = paced(bare)
     room = bench.engine._gauge.free()
-    recorder = bench.engine._rack._recorder
+    recorder = bench.engine._cache._recorder
     for speed in ("exact", "fast", "fastest"):
         recorded = Graphs(recorder() if recorder else None)
         operations: Any = None

@@ -125,7 +125,7 @@ def studio(
             more["database"] = server.create("bench")
         settings = Settings.load({}, home=Path(home), **more)
         services = open_services(settings)
-        Digests(services.catalog.shelf, services.catalog.default.folder).run()
+        Digests(services.catalog.index, services.catalog.default.folder).run()
         params = Params("a red apple", "", services.catalog.default.id, SIZE, SIZE, 4, 5.0, "DPM++ 2M", 7)
         for start in range(0, queue, 10_000):
             count = min(10_000, queue - start)

@@ -25,10 +25,10 @@ from tests.models.headers import published, write_published  # noqa: E402
 RUNS = 5
 
 
-def look(shelf: ModelIndex) -> tuple[float, float, int]:
+def look(index: ModelIndex) -> tuple[float, float, int]:
     """Scan once: (wall seconds, CPU seconds, number of entries)."""
     wall, own = time.perf_counter(), time.process_time()
-    count = len(shelf.entries()) + len(shelf.adapters(LORA)) + len(shelf.adapters(VAE))
+    count = len(index.entries()) + len(index.adapters(LORA)) + len(index.adapters(VAE))
     return time.perf_counter() - wall, time.process_time() - own, count
 
 
@@ -40,9 +40,9 @@ def main() -> None:
         places = ModelDirectories(models=home / "models", loras=home / "loras", vae=home / "parts")
         first, again = [], []
         for _ in range(RUNS):
-            shelf = ModelIndex(places)
-            first.append(look(shelf))
-            again.append(look(shelf))
+            index = ModelIndex(places)
+            first.append(look(index))
+            again.append(look(index))
     record = {
         "files": len(published()),
         "entries": first[0][2],

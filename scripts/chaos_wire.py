@@ -322,7 +322,7 @@ def run(
             **servers.settings() if servers else {},
         )
         services = open_services(settings)
-        Digests(services.catalog.shelf, services.catalog.default.folder).run()
+        Digests(services.catalog.index, services.catalog.default.folder).run()
         scene = Scene(services, folder, port, step_seconds, servers)
         killer, orphans, began = Killer(scene, seed), Orphans(services), time.monotonic()
         batches = [

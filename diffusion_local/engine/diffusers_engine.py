@@ -91,7 +91,7 @@ class DiffusersEngine:
         if problem and nvidia:
             log.warning("models run the exact way: %s", problem)
         recorder = cuda_recording.recorders(device.torch) if graphs and nvidia else None
-        self._rack = ModelCache(device, numbers, self._gauge, recorder, operations)
+        self._cache = ModelCache(device, numbers, self._gauge, recorder, operations)
         self._latest: list[Picture] = []
         self._upscaler = Upscaler(device.torch)
         if threads:
@@ -106,7 +106,7 @@ class DiffusersEngine:
 
     @property
     def room(self) -> DeviceMemory:
-        return self._rack.room
+        return self._cache.room
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -122,17 +122,17 @@ class DiffusersEngine:
         free = self.free()
         more = self._need(model, params, together) if together > 1 else None
         choice = choose(self.ladder, model.id, self._need(model, params), free, params, learned, wanted, more)
-        why = "; ".join(filter(None, (choice.why, self._rack.form_of(model).why)))
+        why = "; ".join(filter(None, (choice.why, self._cache.form_of(model).why)))
         return replace(choice, why=why)
 
     def free(self) -> int:
-        return self._rack.free()
+        return self._cache.free()
 
     def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
         held = self._loaded
         if held is None or (held.model.id, held.rung) != (model.id, choice.rung if choice else self.ladder[0]):
             self._finish_latest()
-        self._rack.load(model, choice or RungChoice(self.ladder[0]), on_progress or (lambda share: None))
+        self._cache.load(model, choice or RungChoice(self.ladder[0]), on_progress or (lambda share: None))
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         part = Part(params, on_step)
@@ -154,7 +154,7 @@ class DiffusersEngine:
                     self._paint(crew, steps)
                 for part in crew.parts:
                     if part.made is not None and (peak := self._gauge.peak()):
-                        part.made.facts["peak_bytes"] = peak - self._rack.bytes_of_others()
+                        part.made.facts["peak_bytes"] = peak - self._cache.bytes_of_others()
                 return
         except Interrupted:
             return
@@ -183,21 +183,21 @@ class DiffusersEngine:
 
     def free_caches(self) -> bool:
         self._finish_latest()
-        return self._rack.free_caches()
+        return self._cache.free_caches()
 
     def unload(self) -> None:
         self._finish_latest()
         self._upscaler.unload()
-        self._rack.clear()
+        self._cache.clear()
 
     @property
     def _loaded(self) -> Loaded | None:
-        return self._rack.current
+        return self._cache.current
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
-        size = self._rack.dtype_of(model).itemsize
+        size = self._cache.dtype_of(model).itemsize
         extras = extras_of(params, self._materials, shares_memory=self._device.type != "cuda")
-        return estimate(self._rack.weights_of(model), size, *params.peak_size, together, extras)
+        return estimate(self._cache.weights_of(model), size, *params.peak_size, together, extras)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
@@ -226,7 +226,7 @@ class DiffusersEngine:
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
         # IP-Adapters and regional prompts use attention that fused forms lack and inputs that graphs do not copy
         own_attention = bool(loaded.ip_adapters or params.regions)
-        room = 0 if own_attention else self._rack.room_for_graphs(need)
+        room = 0 if own_attention else self._cache.room_for_graphs(need)
         whole = loaded.rung in placement.WHOLE
         form = (
             loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph))

@@ -36,7 +36,7 @@ class HomeFiles:
 
     def __init__(self, settings: Settings) -> None:
         self._preprocessors = settings.preprocessors
-        self._shelf = ModelIndex(ModelDirectories.from_settings(settings))
+        self._index = ModelIndex(ModelDirectories.from_settings(settings))
         self._seen: dict[str, tuple[float, list[Adapter]]] = {}
 
     def lora(self, name: str) -> Path:
@@ -74,7 +74,7 @@ class HomeFiles:
 
     def _file(self, kind: str, name: str, what: str) -> Path:
         """The file with a name. Raises ModelUnavailable with the reason if it is missing or unusable."""
-        folder = self._shelf.places.folder(PLACES[kind])
+        folder = self._index.places.folder(PLACES[kind])
         if folder and (path := folder / f"{name}.safetensors").is_file():
             return path
         found = next((each for each in self._adapters(kind) if each.name == name), None)
@@ -89,8 +89,8 @@ class HomeFiles:
         RESCAN_SECONDS.
         """
         at, found = self._seen.get(kind, (0.0, []))
-        if time.monotonic() - at > RESCAN_SECONDS or not found or not self._shelf.added():
-            found = self._shelf.adapters(kind)
+        if time.monotonic() - at > RESCAN_SECONDS or not found or not self._index.added():
+            found = self._index.adapters(kind)
             self._seen[kind] = (time.monotonic(), found)
         return found
 

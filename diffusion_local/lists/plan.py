@@ -48,7 +48,7 @@ class CatalogSnapshot(Catalog):
 
     def __init__(self, catalog: Catalog) -> None:
         self._found = catalog.all()
-        self.shelf = catalog.shelf
+        self.index = catalog.index
         self._starter = catalog.default
         self.size_of = catalog.size_of
         self.paints, self.see, self.check_task = catalog.paints, catalog.see, catalog.check_task

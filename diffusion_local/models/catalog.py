@@ -120,8 +120,8 @@ class Catalog:
         that knows a word ("" for any model).
         """
         self._starter_folder = starter
-        self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
-        self.choices = ModelChoices(self.shelf.places.choices)
+        self.index = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
+        self.choices = ModelChoices(self.index.places.choices)
         self.size_of = size_of or no_source
         self.paints = paints
         self.see = see
@@ -130,7 +130,7 @@ class Catalog:
 
     def all(self) -> list[Model]:
         """All entries, the default model first. Rescans the folders, so a new model needs no restart."""
-        found = [self.default, *(from_entry(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+        found = [self.default, *(from_entry(entry) for entry in self.index.entries() if entry.id != STARTER)]
         return [self._with_choice(model) for model in found]
 
     def _with_choice(self, model: Model) -> Model:
@@ -144,40 +144,40 @@ class Catalog:
     @property
     def default(self) -> Model:
         starter = self._starter
-        return replace(starter, sha256=self.shelf.sha256(starter.folder, signature_of(starter.folder)))
+        return replace(starter, sha256=self.index.sha256(starter.folder, signature_of(starter.folder)))
 
     def get(self, model_id: str) -> Model:
         if model_id == STARTER:
             return self._with_choice(self.default)
-        entry = self.shelf.entry(model_id)
+        entry = self.index.entry(model_id)
         if entry:
             return self._with_choice(from_entry(entry))
         raise NotFound(message("no_model", model=echo(model_id), known=[m.id for m in self.all()]))
 
     def loras(self) -> list[Adapter]:
-        return self.shelf.adapters(LORA)
+        return self.index.adapters(LORA)
 
     def vaes(self) -> list[Adapter]:
-        return self.shelf.adapters(VAE)
+        return self.index.adapters(VAE)
 
     def upscalers(self) -> list[Adapter]:
-        return self.shelf.adapters(UPSCALER)
+        return self.index.adapters(UPSCALER)
 
     def embeddings(self) -> list[Adapter]:
-        return self.shelf.adapters(EMBEDDING)
+        return self.index.adapters(EMBEDDING)
 
     def controls(self) -> list[Adapter]:
         """ControlNets and T2I-Adapters."""
-        return self.shelf.adapters(CONTROL)
+        return self.index.adapters(CONTROL)
 
     def ip_adapters(self) -> list[Adapter]:
-        return self.shelf.adapters(IP_ADAPTER)
+        return self.index.adapters(IP_ADAPTER)
 
     def image_encoders(self) -> list[Adapter]:
-        return self.shelf.adapters(VISION)
+        return self.index.adapters(VISION)
 
     def text_encoders(self) -> list[Adapter]:
-        return self.shelf.adapters(TEXT_ENCODER)
+        return self.index.adapters(TEXT_ENCODER)
 
     def complete(self, prompt: str, settings: Mapping[str, Any], drawn: bool = True) -> Params:
         """Complete the settings with the model's defaults and validate every field.

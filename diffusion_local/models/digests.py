@@ -31,8 +31,8 @@ class DigestCancelled(Exception):
 class Digests:
     """Computes and stores digests. ``more``: models outside the index."""
 
-    def __init__(self, shelf: ModelIndex, *more: Path) -> None:
-        self._shelf = shelf
+    def __init__(self, index: ModelIndex, *more: Path) -> None:
+        self._index = index
         self._more = more
         self._stop = threading.Event()
 
@@ -41,10 +41,10 @@ class Digests:
 
     def run(self, rather: Callable[[], bool] = lambda: False) -> None:
         """Compute missing digests until ``rather`` returns True, which means that other work has priority."""
-        entries = [entry for entry in self._shelf.entries() if not entry.found.problem]
+        entries = [entry for entry in self._index.entries() if not entry.found.problem]
         paths = [*self._more, *(entry.path for entry in entries if not entry.sha256)]
         for kind in PLACES:
-            paths += [each.path for each in self._shelf.adapters(kind) if each.ready and not each.sha256]
+            paths += [each.path for each in self._index.adapters(kind) if each.ready and not each.sha256]
         with suppress(DigestCancelled):
             for path in paths:
                 self._known_or_computed(path, rather)
@@ -58,7 +58,7 @@ class Digests:
 
     def _known_or_computed(self, path: Path, rather: Callable[[], bool]) -> str:
         signature = signature_of(path)
-        if known := self._shelf.sha256(path, signature):
+        if known := self._index.sha256(path, signature):
             return known
         try:
             digest = self._digest(path, rather)
@@ -89,9 +89,9 @@ class Digests:
         return digest.hexdigest()
 
     def _note(self, path: Path, signature: str, digest: str) -> None:
-        file = self._shelf.places.hashes
+        file = self._index.places.hashes
         if file is None:
             return
         with FileLock(file.with_suffix(".lock"), mode=FILE):  # the supervisor and all workers write this file
-            known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
+            known = {name: value for name, value in self._index.known_hashes().items() if Path(name).exists()}
             replace_file(file, json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", durable=False)

@@ -92,7 +92,7 @@ class Library:
 
     def adapters(self) -> dict[str, list[Adapter]]:
         """Adapters by folder: loras, vae, upscalers, embeddings, controlnet, text_encoders."""
-        return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
+        return {folder: self._catalog.index.adapters(kind) for kind, folder in PLACES.items()}
 
     def tasks(self) -> list[str]:
         """Tasks that have a model in preprocessors/: depth, normal, openpose, segment, detect, caption, background."""
@@ -163,11 +163,11 @@ class Library:
         """
         if model_id == STARTER:
             raise Conflict(message("starter_stays"))
-        entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
+        entry = next((each for each in self._catalog.index.entries() if each.id == model_id), None)
         if entry is None:
             raise NotFound(message("no_model_named", model=echo(model_id)))
         if entry.added:
-            named = next(path for path in self._catalog.shelf.added() if entry.path.is_relative_to(path))
+            named = next(path for path in self._catalog.index.added() if entry.path.is_relative_to(path))
             self._change(lambda paths: [path for path in paths if Path(path) != named])
             return RemovedModel(model_id, "", f"{named.name} is no longer looked into; its files are where they were.")
         target = free_name(self._settings.removed / entry.path.name)
@@ -268,12 +268,12 @@ class Library:
 
     def _described(self, there: Path) -> list[Model]:
         """The models at a path, as they would be listed."""
-        return [from_entry(entry) for entry in self._catalog.shelf.preview(there)]
+        return [from_entry(entry) for entry in self._catalog.index.preview(there)]
 
     def _change(self, change: Callable[[list[str]], list[str]]) -> None:
         path = self._settings.home / "models.json"
         with FileLock(self._settings.locks / "models.lock", mode=disk.FILE):
-            paths = change([str(each) for each in self._catalog.shelf.added()])
+            paths = change([str(each) for each in self._catalog.index.added()])
             disk.replace_file(path, json.dumps({"paths": paths}, indent=2) + "\n")
 
 

@@ -102,7 +102,7 @@ class DownloadChore:
     def __init__(self, services: Services, pause: float = FIRST_PAUSE) -> None:
         self._services = services
         self._fetcher = Fetcher(services.settings, services.downloads, pause)
-        self._digests = Digests(services.catalog.shelf, services.settings.starter)
+        self._digests = Digests(services.catalog.index, services.settings.starter)
         self._queue = ChoreQueue(queue_url(services.settings), "downloads")
         self._ring = self._queue.add_on_demand("download", self._run)
         self._busy = threading.Event()

@@ -196,7 +196,7 @@ def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settin
     """
     from diffusion_local.remote.dispatch import RemoteDispatch
 
-    digests, offered = Digests(catalog.shelf, catalog.default.folder), None
+    digests, offered = Digests(catalog.index, catalog.default.folder), None
     assert isinstance(dispatch, RemoteDispatch)
     folders = {
         matching.MODELS: settings.models,

@@ -80,7 +80,7 @@ class Runner:
         self._reporter = Reporter(dispatch, stop, terms.preview_every, self._on_last_step)
         self._sizes = PassSizes(batch_size, engine.room.type == "cuda", dispatch.shares)
         self._kept = HeldPassStore(engine, passes)
-        self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.record)
+        self._saver = Saver(dispatch, terms, Digests(catalog.index), stop.wanted, self._settle, self._sizes.record)
         self._ladder = Ladder(engine, dispatch.fits, dispatch.record_fit, memory)
         self._model: Model | None = None
         self._worked_at = time.monotonic()

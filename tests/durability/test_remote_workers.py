@@ -51,7 +51,7 @@ def test_jobs_of_a_killed_remote_worker_and_of_a_killed_studio_are_made_once(
     services: Services, start: Start, tmp_path: Path
 ) -> None:
     with acting(LOCAL):
-        Digests(services.catalog.shelf, services.catalog.default.folder).run()
+        Digests(services.catalog.index, services.catalog.default.folder).run()
     port = free_port()
     studio = start(STUDIO, engine="fake", port=port, lease_seconds=6, mdns="off")
     receipt = services.studio.submit("a red apple", count=JOBS, **SMALL)

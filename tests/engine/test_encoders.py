@@ -47,7 +47,7 @@ def copied(starter_copy: Callable[[], Model]) -> Model:
 
 
 def encoder(engine: DiffusersEngine, name: str) -> Any:
-    return engine._rack._held[name].pipe.text_encoder
+    return engine._cache._held[name].pipe.text_encoder
 
 
 def bare(model: Model, **more: Any) -> bytes:
@@ -75,17 +75,17 @@ def test_it_counts_once_and_stays_as_long_as_a_model_uses_it(
     engine: DiffusersEngine, starter: Model, other: Model
 ) -> None:
     engine.load(starter)
-    one = engine._rack._bytes()
+    one = engine._cache._bytes()
     engine.load(other)
     shared = encoder(engine, "other")
     size = placement.bytes_of(shared, "cpu")
     assert size > 1_000_000
-    assert engine._rack._bytes() == 2 * one - size
-    assert engine._rack.bytes_of_others() == one - size
+    assert engine._cache._bytes() == 2 * one - size
+    assert engine._cache.bytes_of_others() == one - size
     assert engine.free_caches()  # the first model goes, the encoder stays
-    assert engine._rack._bytes() == one
+    assert engine._cache._bytes() == one
     assert encoder(engine, "other") is shared
-    known = engine._rack._encoders
+    known = engine._cache._encoders
     del shared
     engine.unload()
     assert known.find(encoders.wanted_of(other, "text_encoder", torch.float32)) is None
@@ -95,13 +95,13 @@ def test_room_for_a_model_is_without_the_encoder_that_is_there(
     engine: DiffusersEngine, starter: Model, other: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.load(starter)
-    size, shared = engine._rack._bytes(), placement.bytes_of(encoder(engine, "starter"), "cpu")
+    size, shared = engine._cache._bytes(), placement.bytes_of(encoder(engine, "starter"), "cpu")
     room = 2 * size - shared + 1000
-    monkeypatch.setattr(engine._rack._gauge, "free", lambda: room - engine._rack._bytes())
+    monkeypatch.setattr(engine._cache._gauge, "free", lambda: room - engine._cache._bytes())
     engine.load(other, RungChoice("resident", takes=size))
-    assert list(engine._rack._held) == ["starter", "other"]  # without sharing the first would have gone
+    assert list(engine._cache._held) == ["starter", "other"]  # without sharing the first would have gone
     engine.load(replace(starter, id="third"), RungChoice("resident", takes=size))
-    assert list(engine._rack._held) == ["other", "third"]  # the one used longest ago
+    assert list(engine._cache._held) == ["other", "third"]  # the one used longest ago
     assert encoder(engine, "other") is encoder(engine, "third")
 
 
@@ -172,7 +172,7 @@ def test_models_that_offload_leave_a_shared_encoder_usable(
 ) -> None:
     """Hooks of one model's rung are on the encoder that the other uses: each places it anew when it draws."""
     alone = bare(starter)
-    rack = engine._rack
+    rack = engine._cache
     engine.load(starter)
     engine.load(other, RungChoice("encoder_offload"))
     assert encoder(engine, "starter") is encoder(engine, "other")
@@ -195,7 +195,7 @@ def test_on_rungs_that_cannot_be_left_nothing_is_shared(engine: DiffusersEngine,
     engine.load(third)
     assert encoder(engine, "third") is encoder(engine, "starter")
     engine.load(third, RungChoice("attention_slicing"))
-    assert "starter" not in engine._rack._held
+    assert "starter" not in engine._cache._held
 
 
 def test_z_image_and_klein_share_qwen(engine: DiffusersEngine, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def engines(at_home: Home, starter: Model) -> Iterator[dict[str, DiffusersEngine
     """One that is exact, and one that is fast and runs by graphs."""
     materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
     opened = {name: DiffusersEngine(at_slot("cpu0"), threads=1, materials=materials) for name in ("exact", "fast")}
-    opened["fast"]._rack._operations = TorchOperations()
-    opened["fast"]._rack._recorder = Recorder
+    opened["fast"]._cache._operations = TorchOperations()
+    opened["fast"]._cache._recorder = Recorder
     for engine in opened.values():
         engine.load(starter)
     yield opened
@@ -112,7 +112,7 @@ def test_without_room_for_packed_loras_a_picture_is_made_the_exact_way(
     held = engines["fast"]._loaded
     assert held is not None
     make_lora(at_home.settings.loras / "ink.safetensors", held.pipe.unet)
-    monkeypatch.setattr(engines["fast"]._rack, "room_for_graphs", lambda need: 0)
+    monkeypatch.setattr(engines["fast"]._cache, "room_for_graphs", lambda need: 0)
     facts = Draw(engines["fast"])(steps=2, loras=(Lora("ink"),)).facts
     assert facts["fused"] == ["decoder (float32)"]
     assert is_fast(Draw(engines["fast"])(steps=2).facts)
@@ -135,7 +135,7 @@ def test_text_encoders_run_by_graphs_to_the_same_pictures(starter: Model, at_hom
         at_slot("cpu0"), threads=1, materials=PictureInputs(at_home.settings, at_home.services.files.open_source)
     )
     recorder = Recorder()
-    engine._rack._recorder = lambda: recorder
+    engine._cache._recorder = lambda: recorder
     engine.load(starter)
     draw, seen = Draw(engine), []
     for number in range(4):

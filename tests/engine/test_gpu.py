@@ -242,10 +242,10 @@ def test_graphs_give_their_memory_back(gpu: "DiffusersEngine", starter: Model) -
         draw(**LARGE | {"width": width})
     held = gpu._loaded.graphs.bytes
     assert held > 0
-    free = gpu._rack._gauge.free()
+    free = gpu._cache._gauge.free()
     assert gpu.free_caches()
     assert gpu._loaded.graphs.bytes == 0
-    assert abs(gpu._rack._gauge.free() - free) < 64 * 2**20  # what graphs hold was counted as free
+    assert abs(gpu._cache._gauge.free() - free) < 64 * 2**20  # what graphs hold was counted as free
     draw(**LARGE)
     gpu.unload()
     assert torch.cuda.memory_reserved() <= before + 160 * 2**20  # the libraries' workspaces

@@ -313,7 +313,7 @@ def engine(recorders: list[Recorder], at_home: Home) -> Iterator[DiffusersEngine
     opened = DiffusersEngine(
         at_slot("cpu0"), threads=1, materials=PictureInputs(at_home.settings, at_home.services.files.open_source)
     )
-    opened._rack._recorder = lambda: (recorders.append(Recorder()), recorders[-1])[1]
+    opened._cache._recorder = lambda: (recorders.append(Recorder()), recorders[-1])[1]
     yield opened
     opened.unload()
 
@@ -429,6 +429,6 @@ def test_other_models_give_their_graphs_before_they_go(
     assert recorders[0].bytes
     engine.load(replace(starter, id="other"))
     monkeypatch.setattr(engine._gauge, "free", lambda: 500)
-    engine.load(starter, RungChoice("resident", takes=engine._rack._held["starter"].bytes))
+    engine.load(starter, RungChoice("resident", takes=engine._cache._held["starter"].bytes))
     assert recorders[0].bytes == 0
-    assert list(engine._rack._held) == ["other", "starter"]
+    assert list(engine._cache._held) == ["other", "starter"]

@@ -95,7 +95,7 @@ def test_matrices_in_few_bits_take_less_and_draw_nearly_the_same(
     assert diffusers_engine._loaded is not None
     held = bytes_of(few_bits._loaded.pipe.unet, "cpu")
     whole = bytes_of(diffusers_engine._loaded.pipe.unet, "cpu")
-    planned = few_bits._rack.weights_of(starter).kept["unet"]
+    planned = few_bits._cache.weights_of(starter).kept["unet"]
     assert held < whole
     assert abs(held - planned) < 0.02 * held  # the plan knows which matrices are replaced
 

@@ -34,13 +34,13 @@ def other(starter: Model) -> Model:
 
 
 def held(engine: DiffusersEngine) -> list[str]:
-    return list(engine._rack._held)
+    return list(engine._cache._held)
 
 
 def with_free(monkeypatch: pytest.MonkeyPatch, engine: DiffusersEngine, room: int) -> None:
     """Let the device have ``room`` bytes, less what the models in memory take."""
     monkeypatch.setattr(
-        engine._rack._gauge, "free", lambda: room - sum(each.bytes for each in engine._rack._held.values())
+        engine._cache._gauge, "free", lambda: room - sum(each.bytes for each in engine._cache._held.values())
     )
 
 
@@ -67,7 +67,7 @@ def test_the_one_used_longest_ago_goes_first_and_only_for_room(
 ) -> None:
     third = replace(starter, id="third")
     engine.load(starter)
-    size = engine._rack._held["starter"].bytes
+    size = engine._cache._held["starter"].bytes
     assert size > 50_000_000
     with_free(monkeypatch, engine, int(2.5 * size))
     engine.load(other, RungChoice("resident", takes=size))

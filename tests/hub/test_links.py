@@ -252,7 +252,7 @@ def test_weights_in_other_formats_are_downloaded_and_listed(
     assert (found.state, found.error_message) == (DownloadState.DONE, "")
     assert (services.settings.home / into / f"part{suffix}").read_bytes() == path.read_bytes()
     kind = {"text_encoders": TEXT_ENCODER, "upscalers": UPSCALER, "loras": LORA}[into]
-    assert [each.name for each in services.catalog.shelf.adapters(kind)] == ["part"]
+    assert [each.name for each in services.catalog.index.adapters(kind)] == ["part"]
 
 
 def test_a_downloaded_pickle_that_would_run_code_is_not_kept(

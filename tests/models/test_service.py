@@ -193,12 +193,12 @@ def test_digests_are_computed_once_and_again_after_a_change(library: Library, se
     shutil.copytree(assets() / "starter", services.settings.models / "copy")
     write_header(services.settings.loras / "style.safetensors", files.LORA)
     assert library.model("mine").sha256 == ""
-    Digests(services.catalog.shelf).run()
+    Digests(services.catalog.index).run()
     assert library.model("mine").sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert len(library.model("copy").sha256) == 64
     assert len(services.catalog.loras()[0].sha256) == 64
     known = (services.settings.home / "hashes.json").stat().st_mtime_ns
-    Digests(services.catalog.shelf).run()
+    Digests(services.catalog.index).run()
     assert (services.settings.home / "hashes.json").stat().st_mtime_ns == known
     write_header(path, files.SDXL)
     assert library.model("mine").sha256 == ""
@@ -206,7 +206,7 @@ def test_digests_are_computed_once_and_again_after_a_change(library: Library, se
 
 def test_one_digest_is_computed_when_it_is_asked_for_and_the_starters_too(library: Library, services: Services) -> None:
     starter = services.settings.starter
-    digests = Digests(services.catalog.shelf, starter)
+    digests = Digests(services.catalog.index, starter)
     assert library.model("starter").sha256 == ""
     found = digests.sha256(starter)
     assert library.model("starter").sha256 == library.models()[0].sha256 == found
@@ -221,7 +221,7 @@ def test_one_digest_is_computed_when_it_is_asked_for_and_the_starters_too(librar
 
 def test_digests_step_aside_for_downloads(library: Library, services: Services) -> None:
     write_header(services.settings.models / "mine.safetensors", files.SD1)
-    Digests(services.catalog.shelf).run(rather=lambda: True)
+    Digests(services.catalog.index).run(rather=lambda: True)
     assert library.model("mine").sha256 == ""
 
 

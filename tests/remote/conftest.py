@@ -101,7 +101,7 @@ def studio(services: Services) -> Studio:
 def files(services: Services) -> dict[str, dict[str, str]]:
     """Those of the studio, whose digests it knows."""
     with acting(LOCAL):
-        Digests(services.catalog.shelf, services.catalog.default.folder).run()
+        Digests(services.catalog.index, services.catalog.default.folder).run()
         return matching.installed_files(services.catalog)
 
 

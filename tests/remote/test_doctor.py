@@ -42,14 +42,14 @@ def test_it_says_nothing_where_nothing_was_joined(tmp_path: Path) -> None:
 
 def test_it_looks_at_a_joined_machine(secure: tuple[str, Services, Path], paired: Settings) -> None:
     services = secure[1]
-    Digests(services.catalog.shelf, services.catalog.default.folder).run()
+    Digests(services.catalog.index, services.catalog.default.folder).run()
     catalog = Catalog(paired.starter, ModelDirectories.from_settings(paired))
     found = findings(paired)
     assert list(found) == ["studio", "connection", "clock", "the studio's models", "spool"]
     assert all(each.ok for each in found.values()), found
     assert "only the studio's certificate" in found["connection"].text
     assert "not computed yet" in found["the studio's models"].text
-    Digests(catalog.shelf, catalog.default.folder).run()
+    Digests(catalog.index, catalog.default.folder).run()
     assert "byte for byte" in findings(paired)["the studio's models"].text
 
 
@@ -57,14 +57,14 @@ def test_a_model_that_differs_is_named(
     secure: tuple[str, Services, Path], paired: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = secure[1]
-    Digests(services.catalog.shelf, services.catalog.default.folder).run()
+    Digests(services.catalog.index, services.catalog.default.folder).run()
     own = shutil.copytree(paired.starter, tmp_path / "starter")
     weights = next(own.rglob("*.safetensors"))
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     monkeypatch.setattr(Settings, "starter", own)
     catalog = Catalog(own, ModelDirectories.from_settings(paired))
-    Digests(catalog.shelf, catalog.default.folder).run()
+    Digests(catalog.index, catalog.default.folder).run()
     found = findings(paired)["the studio's models"]
     assert not found.ok
     assert "starter" in found.text

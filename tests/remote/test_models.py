@@ -122,7 +122,7 @@ def sharing(settings: Settings) -> Iterator[Services]:
     opened = open_services(replace(settings, share_models="on"))
     shutil.copytree(opened.settings.starter, opened.settings.models / "second")
     with acting(LOCAL):
-        Digests(opened.catalog.shelf, opened.catalog.default.folder).run()
+        Digests(opened.catalog.index, opened.catalog.default.folder).run()
     yield opened
     opened.database.close()
 
@@ -148,7 +148,7 @@ def test_a_worker_fetches_the_model_of_a_queued_job_and_is_given_it(sharing: Ser
     assert {(each.kind, each.name) for each in missing} == {("models", model)}
     folder = tmp_path / "models"
     folder.mkdir()
-    getting = Fetcher(studio._client, {"models": folder}, Digests(sharing.catalog.shelf).sha256, 0)  # type: ignore[arg-type]
+    getting = Fetcher(studio._client, {"models": folder}, Digests(sharing.catalog.index).sha256, 0)  # type: ignore[arg-type]
     assert getting.fetch(missing)
     here = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     there = sharing.settings.models

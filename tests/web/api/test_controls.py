@@ -47,7 +47,7 @@ def settings(services: Services) -> Settings:
 def sample(services: Services, settings: Settings) -> Iterator[None]:
     """One ControlNet, without the starter model's own beside it."""
     write_header(settings.controlnet / "edges.safetensors", CONTROLNET)
-    shelf = services.catalog.shelf
+    shelf = services.catalog.index
     places = shelf.places
     shelf.places = replace(places, bundled_control=None)
     yield
