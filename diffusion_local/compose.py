@@ -11,7 +11,7 @@ from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.gallery.local_blobs import LocalBlobs
-from diffusion_local.gallery.looks import Looks
+from diffusion_local.gallery.looks import VisionAnswers
 from diffusion_local.gallery.sources import Sources, is_first_of_several
 from diffusion_local.health.storage import StorageProbe
 from diffusion_local.hub.downloads import DownloadStore
@@ -95,7 +95,9 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     rules = OrderRules(settings.zone, settings.model_streak)
     stores = Stores.of(database, rules)
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))
-    sources = Sources(settings, stores.source_owners, stores.images, files, Looks(stores.looks, settings.preprocessors))
+    sources = Sources(
+        settings, stores.source_owners, stores.images, files, VisionAnswers(stores.looks, settings.preprocessors)
+    )
     catalog = Catalog(
         settings.starter,
         ModelDirectories.from_settings(settings),

@@ -31,7 +31,7 @@ _sign: ContextVar[Sign | None] = ContextVar("sign", default=None)
 
 
 @contextmanager
-def below(root: str, origin: str = "") -> Iterator[None]:
+def with_root(root: str, origin: str = "") -> Iterator[None]:
     """Context in which file addresses start with ``root`` (the path prefix of a proxy), and absolute ones with
     ``origin`` (scheme and host that the caller used).
     """
@@ -44,7 +44,7 @@ def below(root: str, origin: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def signing(sign: Sign) -> Iterator[None]:
+def with_signature(sign: Sign) -> Iterator[None]:
     """Context in which ``public_url`` is signed."""
     token = _sign.set(sign)
     try:

@@ -37,7 +37,7 @@ Stamp = tuple[Path, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EncoderRequest:
     """Description of a text encoder that a model would load, for comparison with those in memory.
 
     ``config``: JSON of the relevant entries; ``form``: quantisation scheme or ""; ``prefix``: of tensor names in files.
@@ -55,7 +55,7 @@ class Wanted:
 class Known:
     """A registered encoder and the pipelines that use it."""
 
-    wanted: Wanted
+    wanted: EncoderRequest
     module: "ReferenceType[torch.nn.Module]"
     users: "WeakSet[Any]"
 
@@ -66,14 +66,14 @@ class TextEncoders:
     def __init__(self) -> None:
         self._known: list[Known] = []
 
-    def find(self, wanted: Wanted | None) -> torch.nn.Module | None:
+    def find(self, wanted: EncoderRequest | None) -> torch.nn.Module | None:
         """The equal encoder in memory, or None. May read the files of both."""
         self._known = [each for each in self._known if each.module() is not None]
         if wanted is None:
             return None
         return next((each.module() for each in self._known if equal(each.wanted, wanted)), None)
 
-    def get(self, wanted: Wanted | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    def get(self, wanted: EncoderRequest | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         """The equal encoder in memory, else the result of ``load``."""
         found = self.find(wanted)
         if found is None:
@@ -140,7 +140,7 @@ class Opener:
 
         if self.shared is None or not slot.startswith("text_encoder"):
             return held()
-        return self.shared.get(wanted_of(model, slot, dtype, form), held)
+        return self.shared.get(encoder_request(model, slot, dtype, form), held)
 
 
 def encoders_of(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -155,7 +155,7 @@ def shared_encoders(one: Any, other: Any) -> list[torch.nn.Module]:
     return [each for each in encoders_of(one).values() if any(each is module for module in others)]
 
 
-def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wanted | None:
+def encoder_request(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> EncoderRequest | None:
     """The description of a model's text encoder; ``form``: quantisation scheme of its weights.
 
     None if files cannot be read; loading them raises the error later.
@@ -173,7 +173,7 @@ def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wa
     own = read_config(source.path) if source.container == FOLDER_LAYOUT else {}
     config = own or read_config(model.folder / slot) | model.changes.get(f"{slot}/config.json", {})
     config = {key: each for key, each in config.items() if key not in IRRELEVANT}
-    return Wanted(
+    return EncoderRequest(
         HEADLESS.get(name, name),
         json.dumps(config, sort_keys=True),
         dtype,
@@ -183,7 +183,7 @@ def wanted_of(model: Model, slot: str, dtype: torch.dtype, form: str = "") -> Wa
     )
 
 
-def equal(one: Wanted, other: Wanted) -> bool:
+def equal(one: EncoderRequest, other: EncoderRequest) -> bool:
     """Whether two encoders are equal, see the module's docstring. Compares files only if all else agrees."""
     if (one.name, one.config, one.dtype, one.form) != (other.name, other.config, other.dtype, other.form):
         return False

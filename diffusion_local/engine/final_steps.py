@@ -87,7 +87,7 @@ def refined(
         ][: detail.limit]
         for place, each in enumerate(found):
             report = progress(part, done, (place * steps, len(found)))
-            wish = wish_of(params, detail, each, place, own_size(loaded, params))
+            wish = params_of_detail(params, detail, each, place, own_size(loaded, params))
             image = painted(loaded, image, mask_of(image, each), wish, report, materials, enlarge)
             notes.append({"target": detail.target, "box": list(each.box), "score": round(each.score, 3)})
         done += steps
@@ -121,7 +121,7 @@ def own_size(loaded: Loaded, params: Params) -> tuple[int, int]:
     return (own.width, own.height) if own.width * own.height <= first[0] * first[1] else first
 
 
-def wish_of(params: Params, detail: Detail, found: Detection, place: int, size: tuple[int, int]) -> Params:
+def params_of_detail(params: Params, detail: Detail, found: Detection, place: int, size: tuple[int, int]) -> Params:
     """Params for repainting one detail: inpainting of its region only."""
     box = found.box
     fade = min(MOST_FADE, max(2, round(min(box[2] - box[0], box[3] - box[1]) / FADE)))

@@ -224,7 +224,7 @@ def choose(
     here = _at_this_size(learned, params)
     start, failed = 0, ""
     for fit in learned:
-        if fit.failed in ladder and _tells_about(fit, params) and free < fit.free_bytes * RETRY_WITH:
+        if fit.failed in ladder and _applies_to(fit, params) and free < fit.free_bytes * RETRY_WITH:
             below = min(ladder.index(fit.failed) + 1, len(ladder) - 1)
             if below > start:
                 start, failed = below, fit.failed
@@ -272,6 +272,6 @@ def _at_this_size(learned: Sequence[Fit], params: Params) -> Fit | None:
     return next((fit for fit in learned if (fit.kind, fit.width, fit.height) == measured_size), None)
 
 
-def _tells_about(fit: Fit, params: Params) -> bool:
+def _applies_to(fit: Fit, params: Params) -> bool:
     """Whether a failure applies to ``params``: a rung that failed at one size also fails at larger ones."""
     return fit.kind == params.kind and fit.width * fit.height <= math.prod(params.peak_size)

@@ -12,7 +12,14 @@ from accelerate.hooks import remove_hook_from_module
 from diffusion_local.domain import DeviceMemory
 from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file
 from diffusion_local.engine.devices import Device
-from diffusion_local.engine.encoders import ENCODER_NAMES, Opener, TextEncoders, encoders_of, shared_encoders, wanted_of
+from diffusion_local.engine.encoders import (
+    ENCODER_NAMES,
+    Opener,
+    TextEncoders,
+    encoder_request,
+    encoders_of,
+    shared_encoders,
+)
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import Operations
@@ -227,7 +234,7 @@ class ModelCache:
         dtype, parts = self.dtype_of(model), precision.model_weights(model).parts
         forms = self.form_of(model).of_parts(parts)
         found = [
-            self._encoders.find(wanted_of(model, slot, dtype, forms.get(slot, "")))
+            self._encoders.find(encoder_request(model, slot, dtype, forms.get(slot, "")))
             for slot in ENCODER_NAMES
             if slot in parts
         ]

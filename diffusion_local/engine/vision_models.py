@@ -194,9 +194,9 @@ def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, c
     picture.save(sent, "PNG", compress_level=1)
     command = [sys.executable, "-m", "diffusion_local.engine.vision", model.kind, str(model.folder), *words]
     with exclusive(check):
-        ended = look(command, sent.getvalue(), check)
+        ended = run_child(command, sent.getvalue(), check)
         if ended.returncode < 0:
-            ended = look(command, sent.getvalue(), check)
+            ended = run_child(command, sent.getvalue(), check)
     if ended.returncode != 0:
         error_text = ended.stderr.decode(errors="replace").strip().replace(str(model.folder), folder_of(model.kind))
         last = error_text.rpartition("\n")[2][:MAX_ERROR_CHARS]
@@ -208,7 +208,7 @@ def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, c
     return ended.stdout
 
 
-def look(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedProcess[bytes]:
+def run_child(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedProcess[bytes]:
     """Run a command with ``sent`` as its standard input, for at most TIMEOUT_SECONDS. Kill it if ``check`` raises."""
     until = time.monotonic() + TIMEOUT_SECONDS
     given: bytes | None = sent

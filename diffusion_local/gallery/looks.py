@@ -81,7 +81,7 @@ class LookStore:
             db.execute("DELETE FROM looks WHERE key = :key AND answer = :answer", {"key": key, "answer": answer})
 
 
-class Looks:
+class VisionAnswers:
     """Runs vision models on pictures, once per model and picture."""
 
     def __init__(self, store: LookStore, folders: Path) -> None:

@@ -15,7 +15,7 @@ from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.gallery.blobs import READ_CHUNK
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
-from diffusion_local.gallery.looks import Looks
+from diffusion_local.gallery.looks import VisionAnswers
 from diffusion_local.messages import message
 from diffusion_local.options.signature import with_fields
 from diffusion_local.options.values import check_cursor, check_integer
@@ -29,7 +29,7 @@ SLUG_CHARS = 50
 class Pictures:
     """Gallery use cases, available as ``studio.pictures``."""
 
-    def __init__(self, images: ImageStore, files: ImageFiles, looks: Looks) -> None:
+    def __init__(self, images: ImageStore, files: ImageFiles, looks: VisionAnswers) -> None:
         self._images = images
         self._files = files
         self._looks = looks

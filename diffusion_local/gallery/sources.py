@@ -21,7 +21,7 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.gallery.looks import Looks, key_of
+from diffusion_local.gallery.looks import VisionAnswers, key_of
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import Message, message
 from diffusion_local.options.table import OPTIONS, PICTURES
@@ -106,7 +106,7 @@ class Sources:
     """Source-picture use cases, available as ``studio.sources``. Equal pixels are stored once."""
 
     def __init__(
-        self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles, looks: Looks
+        self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles, looks: VisionAnswers
     ) -> None:
         self._max_bytes = settings.max_source_mb * 1_000_000
         self._max_pixels = settings.max_source_megapixels * 1_000_000

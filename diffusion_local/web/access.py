@@ -195,7 +195,7 @@ class Access:
         """A context that signs the URLs of pictures for an account; without accounts they need no signature."""
         if not who.name or who == NOBODY:
             return nullcontext()
-        return serializers.signing(lambda path: self._links.query(path, who.name, who.token))
+        return serializers.with_signature(lambda path: self._links.query(path, who.name, who.token))
 
     async def _still(self, scope: Scope, who: Actor) -> bool:
         try:

@@ -106,7 +106,7 @@ class Proxies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = self._read(scope)
-            with serializers.below(self._root, origin_of(scope)):
+            with serializers.with_root(self._root, origin_of(scope)):
                 await self._app(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -203,4 +203,4 @@ def vision_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         told = answer.detach().getvalue()  # type: ignore[attr-defined]
         return subprocess.CompletedProcess(command, status, told, errors.getvalue().encode())
 
-    monkeypatch.setattr(vision_models, "look", look)
+    monkeypatch.setattr(vision_models, "run_child", look)

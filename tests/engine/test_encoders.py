@@ -88,7 +88,7 @@ def test_it_counts_once_and_stays_as_long_as_a_model_uses_it(
     known = engine._cache._encoders
     del shared
     engine.unload()
-    assert known.find(encoders.wanted_of(other, "text_encoder", torch.float32)) is None
+    assert known.find(encoders.encoder_request(other, "text_encoder", torch.float32)) is None
 
 
 def test_room_for_a_model_is_without_the_encoder_that_is_there(

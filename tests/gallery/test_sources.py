@@ -16,7 +16,7 @@ from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
 from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.gallery.looks import Looks, LookStore
+from diffusion_local.gallery.looks import LookStore, VisionAnswers
 from diffusion_local.gallery.sources import Source, SourceOwners, Sources, is_first_of_several, normalise
 from diffusion_local.settings import Settings
 from tests.support import claimed, enqueue, eventually, image_of
@@ -32,8 +32,8 @@ def sources(services: Services) -> Sources:
     return services.studio.sources
 
 
-def looks(services: Services) -> Looks:
-    return Looks(LookStore(services.database), services.settings.preprocessors)
+def looks(services: Services) -> VisionAnswers:
+    return VisionAnswers(LookStore(services.database), services.settings.preprocessors)
 
 
 def encoded(picture: PIL.Image | None = None, form: str = "PNG", **options: Any) -> bytes:

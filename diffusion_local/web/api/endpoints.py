@@ -26,7 +26,7 @@ from diffusion_local.options.values import check_number
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.gradio.calls import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
-from diffusion_local.web.api.watch import JobEvents, Watch, told_until_end, until_final
+from diffusion_local.web.api.watch import JobEvents, Watch, follow_until_end, until_final
 
 #: Callers of all accounts that may wait at once; each is a coroutine. ``gradio.compat`` has the limit per account.
 MOST_WAITING = 4000
@@ -183,7 +183,7 @@ class Endpoints:
             raise InvalidParams("job_id", message("job_or_batch"))
         checked_timeout(timeout)
         source = JobEvents(self._studio, None, job_id=job_id, batch_id=batch_id)
-        async for each in told_until_end(self._watch, source, timeout):
+        async for each in follow_until_end(self._watch, source, timeout):
             yield each
 
     def _all(self, job_ids: list[str]) -> list[Any]:

@@ -269,7 +269,7 @@ def examples() -> dict[str, serializers.Json]:
         STARTER, "Starter", Path(), "sd", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", architecture="sd", source="bundled"
     )
 
-    with serializers.below("", "http://127.0.0.1:7860"):
+    with serializers.with_root("", "http://127.0.0.1:7860"):
         return {
             "Job": serializers.job(job, image),
             "Image": serializers.image(image),

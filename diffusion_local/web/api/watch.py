@@ -228,7 +228,7 @@ async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf)
         await asyncio.sleep(source.seconds)
 
 
-async def told_until_end(watch: Watch, source: EventSource, timeout: float) -> AsyncIterator[serializers.Json]:
+async def follow_until_end(watch: Watch, source: EventSource, timeout: float) -> AsyncIterator[serializers.Json]:
     """Each event of a source as ``{"event", "data"}``; ``timeout`` if time is up before the end."""
     deadline = time.monotonic() + timeout
     news, ended = await anyio.to_thread.run_sync(source.look)

@@ -103,7 +103,7 @@ def check(blocks: gr.Blocks) -> None:
     differs = [
         f"{owner.__name__}.{name}"
         for owner, name, parameters in GRADIO_SIGNATURES
-        if not takes(getattr(owner, name, None), parameters)
+        if not accepts_parameters(getattr(owner, name, None), parameters)
     ]
     differs += [
         f"{owner.__name__}.{name}" for owner, name, text in CALLERS if text not in source(getattr(owner, name, None))
@@ -125,7 +125,7 @@ def check(blocks: gr.Blocks) -> None:
         log.warning("Gradio %s is installed; tested with %s.", gr.__version__, TESTED)
 
 
-def takes(function: Any, parameters: tuple[str, ...]) -> bool:
+def accepts_parameters(function: Any, parameters: tuple[str, ...]) -> bool:
     return callable(function) and set(parameters) <= set(inspect.signature(function).parameters)
 
 

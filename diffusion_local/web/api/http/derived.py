@@ -177,11 +177,11 @@ def location(value: Any) -> dict[str, str]:
 
 def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
     """202, with the URL to poll and when."""
-    content, pause = where_it_stands(studio, receipt)
+    content, pause = status_urls(studio, receipt)
     return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
 
 
-def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[serializers.Json, int]:
+def status_urls(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[serializers.Json, int]:
     """The response after enqueuing a batch, and the seconds after which polling makes sense."""
     batch = serializers.api_url(f"batches/{receipt.batch_id}")
     seconds = studio.place(studio.job(receipt.job_ids[0]))[1]

@@ -13,7 +13,7 @@ from diffusion_local.operations.registry import ARGUMENT_MEANINGS, OPERATIONS
 from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import read_prefer
-from diffusion_local.web.api.http.derived import where_it_stands
+from diffusion_local.web.api.http.derived import status_urls
 from diffusion_local.web.api.schemas import ACCEPTED, FILE_SCHEMA, JOB, LOCATION, NewJobs, several, typed
 from diffusion_local.web.api.uploads import job_of, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
@@ -61,7 +61,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         finished = bool(preference.seconds) and await until_final(
             studio, watch, receipt.job_ids, preference.seconds or 0.0, request
         )
-        content, pause = await anyio.to_thread.run_sync(where_it_stands, studio, receipt)
+        content, pause = await anyio.to_thread.run_sync(status_urls, studio, receipt)
         headers = preference.headers | {"Location": content["status_url"]}
         if finished:
             ended = await anyio.to_thread.run_sync(lambda: [studio.job(job_id) for job_id in receipt.job_ids])

@@ -248,14 +248,14 @@ def of_request(request: Request | None) -> Iterator[None]:
     its own tasks, which lack the request's context.
     """
     who = NOBODY if request is None else request.scope.get(ACTOR_KEY, NOBODY)
-    with acting(who), serializers.below(root_of(request) if request is not None else ""):
+    with acting(who), serializers.with_root(root_of(request) if request is not None else ""):
         yield
 
 
 @contextlib.contextmanager
 def of_process(root: str, request: object = None) -> Iterator[None]:
     """Run a call as the process's own actor; ``root``: the studio's URL, if it has one."""
-    with serializers.below(root):
+    with serializers.with_root(root):
         yield
 
 

@@ -35,10 +35,10 @@ from diffusion_local.web.api.dialects.a1111.reading import (
     SETTABLE,
     SPELLED,
     WITHOUT_EFFECT,
+    A1111Request,
     Changed,
     Common,
     Wanted,
-    Wish,
     checked_options,
     model_of,
     name_of,
@@ -151,7 +151,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     return APIRouter(routes=[*api.routes, *extension.routes])  # flat, because ``dialects.router`` matches single routes
 
 
-def answer(studio: Studio, body: Common, wish: Wish, receipt: Receipt) -> Response:
+def answer(studio: Studio, body: Common, wish: A1111Request, receipt: Receipt) -> Response:
     made, missed = outcome(studio, receipt.job_ids)
     if not made:
         failed = missed[0].failure
@@ -174,7 +174,7 @@ def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
     params = [job.params for job in jobs]
     first = params[0]
     mixed = first.variation_seed is not None
-    return {name_of(each): told_as(each, getattr(first, each.name)) for each in options_of(without=ITS_OWN)} | {
+    return {name_of(each): in_a1111_format(each, getattr(first, each.name)) for each in options_of(without=ITS_OWN)} | {
         "prompt": first.prompt,
         "all_prompts": [each.prompt for each in params],
         "all_negative_prompts": [each.negative for each in params],
@@ -212,7 +212,7 @@ def strength_of(params: Params) -> float | None:
     return params.hires_strength if params.hires_scale else None
 
 
-def told_as(option: Option, value: Any) -> Any:
+def in_a1111_format(option: Option, value: Any) -> Any:
     return [record.to_dict() for record in value] if option.record else value
 
 

@@ -124,7 +124,7 @@ Changed: Any = create_model(
 
 
 @dataclass(slots=True)
-class Wish:
+class A1111Request:
     """Arguments of ``Studio.submit``, warnings, the caller's prompt with styles applied, and how to respond."""
 
     options: dict[str, Any]
@@ -133,7 +133,7 @@ class Wish:
     form: str
 
 
-def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> Wish:
+def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> A1111Request:
     """Translate a request; uploaded pictures are stored. ``set_before``: options that the caller set earlier. Raises
     InvalidParams.
     """
@@ -190,7 +190,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     if isinstance(body, Pictures):
         found, notes = pictures_of(studio, body, given, strict, model.architecture)
         given, warnings = given | found, warnings + notes
-    return Wish(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")])
+    return A1111Request(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")])
 
 
 def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,8 @@ from diffusion_local.web.api.dialects.openai.reading import (
     EDIT,
     SPELLED,
     Generation,
+    OpenAIRequest,
     OwnFields,
-    Wish,
     edit_form,
     form_of,
     pictures_of,
@@ -85,7 +85,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
     aliases = Aliases.of(settings.model_aliases)
 
-    def wish_of(body: OwnFields) -> Wish:
+    def wish_of(body: OwnFields) -> OpenAIRequest:
         return read(studio, settings, aliases, body)
 
     @api.post("/images/generations", responses=STREAMED)
@@ -116,7 +116,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         fields, images, mask = await edit_form(request)
         body = validated(fields)
 
-        def prepared() -> Wish:
+        def prepared() -> OpenAIRequest:
             wish = wish_of(body)
             wish.options |= pictures_of(studio, wish.architecture, images, mask)
             if len(images) > 1 and not wish.options.get("references"):
@@ -129,7 +129,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     async def served(
         body: OwnFields,
         request: Request,
-        wish: Wish,
+        wish: OpenAIRequest,
         idempotency_key: str | None,
         retries: str,
         event: str = "image_generation",

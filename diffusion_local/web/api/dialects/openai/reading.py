@@ -229,7 +229,7 @@ def source_and_mask(studio: Studio, image: bytes, mask: bytes | None) -> dict[st
 
 
 @dataclass(slots=True)
-class Wish:
+class OpenAIRequest:
     """Arguments of ``Studio.submit``, warnings about adapted and ignored values, and the model's architecture."""
 
     options: dict[str, Any]
@@ -237,7 +237,7 @@ class Wish:
     architecture: str = ""
 
 
-def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> Wish:
+def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> OpenAIRequest:
     """Translate a request. Raises InvalidParams."""
     strict = is_strict(body.fit, settings.fit)
     chosen, warnings = model_named(studio.models(), getattr(body, "model", None), aliases)
@@ -265,7 +265,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
     if options.get("background") == "transparent" and not strict and not can_cut_out(studio):
         warnings.append(message("passed_over", field="background", got=echo(options.pop("background"))))
     fitted = adapted(chosen, options, strict, CALLER_NAMES)
-    return Wish(fitted.options, warnings + fitted.warnings, chosen.architecture)
+    return OpenAIRequest(fitted.options, warnings + fitted.warnings, chosen.architecture)
 
 
 def can_cut_out(studio: Studio) -> bool:
