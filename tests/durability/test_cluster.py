@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,13 @@ import pytest
 
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
+from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
+from diffusion_local.worker.stopping import Stop
 from tests.conftest import kill_tree
 from tests.postgresql import Cluster, running_cluster
 from tests.support import eventually, sql
+from tests.workers import open_runner
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +94,30 @@ def opened(studio_settings: Settings) -> Iterator[Services]:
     found = open_services(studio_settings)
     yield found
     found.database.close()
+
+
+def test_a_bucket_that_refuses_holds_the_queue_and_loses_no_picture(s3_server: str, home: Path) -> None:
+    bucket = f"late-{home.parent.name.replace('_', '-')[-40:]}"
+    gallery = f"s3://{bucket}/studio?endpoint={s3_server}&region=us-east-1"
+    services = open_services(Settings.load(engine="fake", fake_step_seconds=0.01, gallery=gallery))
+    ids = services.studio.submit("a red apple", count=3, **WORDS).job_ids
+    stop = Stop()
+    runner = open_runner(services, "cpu0", FakeEngine(0), stop)
+    worker = threading.Thread(target=runner.serve)
+    worker.start()
+    try:
+        reason = eventually(lambda: services.studio.snapshot().reason, 60)
+        assert bucket in reason
+        boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket=bucket)
+        eventually(lambda: all(finished(services, each) for each in ids), 60)
+    finally:
+        stop.request()
+        worker.join(30)
+        runner.close()
+    jobs = [services.jobs.get(each) for each in ids]
+    assert {(job.tries, job.faults, job.crashes) for job in jobs} == {(0, 0, 0)}
+    assert len(list(services.files.pictures())) == 3
+    assert services.studio.snapshot().reason == ""
 
 
 def finished(services: Services, job_id: str) -> bool:
