@@ -7,6 +7,9 @@ that has just written queues behind the one that is next. The operating system r
 dies.
 
 SQLite's lock still decides who writes; where the files cannot be locked, it is the only one.
+
+The files are not locked by ``filelock``, as slots are, because it opens and closes the file each time: a turn takes 67
+microseconds of CPU instead of 1, each write takes two, and those who wait poll two thousand times a second.
 """
 
 import contextlib
