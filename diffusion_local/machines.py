@@ -30,7 +30,7 @@ from diffusion_local.queue.machines import (
 )
 from diffusion_local.queue.workers import LeaseStore
 from diffusion_local.settings import Settings
-from diffusion_local.system.network import local_url, other_urls
+from diffusion_local.system.network import url_to_join
 
 MACHINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 MAX_PROOF = 200  # characters of a proof or a nonce
@@ -95,7 +95,9 @@ class Machines:
         if not account and self._accounts.exists_any():  # the command line acts for the first admin
             account = next(each.name for each in self._accounts.list_all() if each.role is actor.Role.ADMIN)
         code, expires_at = self._pairings.create(account)
-        return PairingCode(code, expires_at, f"diffusion-local worker --join {self._address()} --code {code}")
+        return PairingCode(
+            code, expires_at, f"diffusion-local worker --join {url_to_join(self._settings)} --code {code}"
+        )
 
     def join(self, machine: str, proof: str, nonce: str) -> Joined:
         """Exchange a pairing code for a worker's token; see ``accounts.pairings``.
@@ -182,11 +184,6 @@ class Machines:
         """Certificate fingerprints over which a worker's proof may be: "", and that of this server's certificate."""
         own = fingerprint_of(self._settings.tls_cert)
         return ["", own] if own else [""]
-
-    def _address(self) -> str:
-        if self._settings.public_url:
-            return self._settings.public_url.rstrip("/")
-        return next(iter(other_urls(self._settings)), local_url(self._settings))
 
     def _with_models(self, machines: list[Machine]) -> list[Machine]:
         """Add to each machine the models of which it has byte-identical copies."""

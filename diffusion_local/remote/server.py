@@ -123,7 +123,7 @@ def normalise_url(url: str) -> str:
         parsed = httpx.URL(whole)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if not re.fullmatch(r"[\w.:-]+", parsed.host) or parsed.query or parsed.userinfo:
+    if "://" in whole[8:] or not re.fullmatch(r"[\w.:-]+", parsed.host) or parsed.query or parsed.userinfo:
         raise InvalidParams("server", message("server_url", got=echo(url)))
     return whole.rstrip("/")
 

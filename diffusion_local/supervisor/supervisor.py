@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -30,7 +29,15 @@ from diffusion_local.supervisor import exit_causes
 from diffusion_local.supervisor.leader import Leader
 from diffusion_local.supervisor.watchdog import LeaseWatch, Watchdog, answers
 from diffusion_local.system import permissions
-from diffusion_local.system.network import announced, check_exposure, check_tls, local_url, other_urls, scheme
+from diffusion_local.system.network import (
+    address_file,
+    announced,
+    check_exposure,
+    check_tls,
+    local_url,
+    other_urls,
+    scheme,
+)
 from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger("diffusion_local.supervisor.supervisor")
@@ -290,12 +297,9 @@ def hold_home(settings: Settings) -> FileLock:
     return lock
 
 
-def address_file(settings: Settings) -> Path:
-    return settings.locks / "serve.json"
-
-
 def write_address(settings: Settings) -> None:
-    address_file(settings).write_text(json.dumps({"pid": os.getpid(), "url": local_url(settings)}), encoding="utf-8")
+    served = {"pid": os.getpid(), "url": local_url(settings), "others": other_urls(settings)}
+    address_file(settings).write_text(json.dumps(served), encoding="utf-8")
 
 
 def free_port(host: str, port: int) -> int:

@@ -4,6 +4,7 @@ is exposed.
 
 import contextlib
 import ipaddress
+import json
 import logging
 import os
 import socket
@@ -144,6 +145,22 @@ def other_urls(settings: Settings) -> list[str]:
     if is_loopback(settings.host):
         return []
     return urls(scheme(settings), settings.host, settings.port, settings.root_path.rstrip("/"))
+
+
+def address_file(settings: Settings) -> Path:
+    """Written by ``serve`` while it runs, because its options may differ from the settings of another command."""
+    return settings.locks / "serve.json"
+
+
+def url_to_join(settings: Settings) -> str:
+    """The URL by which another machine reaches the studio: of ``public_url``, of the running server, or as set."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    try:
+        served = json.loads(address_file(settings).read_text(encoding="utf-8"))
+        return str(next(iter(served["others"]), served["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return next(iter(other_urls(settings)), local_url(settings))
 
 
 def scheme(settings: Settings) -> str:

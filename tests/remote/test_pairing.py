@@ -1,6 +1,7 @@
 """Pairing: a code becomes a worker's token once, and binds the certificate that the worker saw."""
 
 import ssl
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, ServerProblem
 from diffusion_local.machines import fingerprint_of
 from diffusion_local.remote import pairing
+from diffusion_local.supervisor.supervisor import write_address
 from diffusion_local.system.network import self_signed
 from tests.support import sql
 from tests.web.conftest import client_of, free_port
@@ -38,6 +40,15 @@ def test_a_code_is_read_whatever_its_case_separators_and_lookalikes() -> None:
     assert len(code.replace("-", "")) == CODE_CHARS
     assert key_of(code) == key_of(code.lower().replace("-", " ").replace("0", "o").replace("1", "l"))
     assert key_of(code) != key_of(new_code())
+
+
+def test_a_code_comes_with_the_address_of_the_server_that_runs(owned: Services) -> None:
+    settings = owned.settings
+    assert f"--join http://127.0.0.1:{settings.port} " in owned.studio.machines.invite().command
+    write_address(replace(settings, port=28765))  # as with `serve --port 28765`
+    assert "--join http://127.0.0.1:28765 " in owned.studio.machines.invite().command
+    write_address(replace(settings, port=28765, host="192.0.2.7"))
+    assert "--join http://192.0.2.7:28765 " in owned.studio.machines.invite().command
 
 
 def test_a_code_works_once(owned: Services) -> None:

@@ -54,7 +54,7 @@ def test_an_address_is_what_one_types_into_a_browser(typed: str, url: str) -> No
 
 
 @pytest.mark.parametrize(
-    "typed", ["http://", "http://a:b:c", "http://me:secret@studio", "http://studio?x=1", "http://[["]
+    "typed", ["http://", "http://a:b:c", "http://me:secret@studio", "http://studio?x=1", "http://[[", "ftp://studio"]
 )
 def test_what_is_no_address_is_refused(typed: str) -> None:
     with pytest.raises(InvalidParams, match="server: must be like"):
