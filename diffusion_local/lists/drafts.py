@@ -16,8 +16,8 @@ from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.plans import MemoryPlans
-from diffusion_local.models.prompt_limits import count_read, prompt_warnings, tag_warnings
-from diffusion_local.models.starter_words import unknown_words
+from diffusion_local.models.prompt_limits import count_read, foreign_words, prompt_warnings, tag_warnings
+from diffusion_local.models.starter_words import understood, unknown_words
 from diffusion_local.options import values
 from diffusion_local.options.table import BATCH_OPTIONS, PICTURES, RECORDS, Params
 from diffusion_local.options.types import Kind
@@ -215,7 +215,9 @@ class Prompts:
 
     def unknown_words(self, prompt: str, model: str = "") -> tuple[str, ...]:
         """Words of a prompt that the built-in starter model does not know; none for other models."""
-        return unknown_words(self._catalog.get(model) if model else self._catalog.default, prompt[:MAX_COUNTED])
+        found, text = self._catalog.get(model) if model else self._catalog.default, prompt[:MAX_COUNTED]
+        foreign = foreign_words(understood(found, text)[0], found.scripts) if found.scripts else []
+        return (*unknown_words(found, text), *foreign)
 
     def vocabulary(self) -> dict[str, list[str]]:
         """Names that a prompt can contain: those of LoRAs, wildcards and textual inversions."""

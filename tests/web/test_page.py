@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.web import page_delta
-from diffusion_local.web.ui import actions, form, tab_create
+from diffusion_local.web.ui import actions, form, prompt_help, tab_create
 from tests.support import claimed
 from tests.web.conftest import failed, made
 
@@ -175,6 +175,13 @@ def test_cancel_all_waiting_leaves_what_runs(services: Services) -> None:
     running = claimed(services.jobs)
     assert "4 pictures" in click(services, "cancel_waiting")["toast"]
     assert not services.studio.job(running.id).cancel_requested
+
+
+def test_unknown_words_are_shown_beside_the_prompt_and_not_as_a_warning(services: Services) -> None:
+    prompt = "a red apple, яблоко, 魑魅, zeppelin"
+    assert prompt_help.on_tokens(services.studio, prompt, "starter").split("\t")[1] == "zeppelin, 魑魅, яблоко"
+    assert press(services, prompt=prompt)[0] == ""
+    assert "notice warn" in press(services, negative="яблоко")[0]
 
 
 def test_each_source_picture_makes_a_batch(services: Services) -> None:

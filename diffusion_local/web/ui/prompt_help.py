@@ -5,6 +5,7 @@ from typing import Any
 
 from diffusion_local.domain import shortened
 from diffusion_local.errors import UserError
+from diffusion_local.messages import verbatim
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 
@@ -25,6 +26,12 @@ def on_tokens(studio: Studio, prompt: Any, model_id: Any) -> str:
     except UserError:  # the model was removed
         return ""
     return (f"{count}/{limit}" if limit else "") + (f"\t{unknown}" if unknown else "")
+
+
+def is_shown(warning: str) -> bool:
+    """Whether the bar below the prompt shows a submit's warning already: words that the model does not know."""
+    found = verbatim(warning)
+    return found.id == "unknown_words" and found.params["field"] == "prompt"
 
 
 def on_preset(studio: Studio, written: Any) -> list[Any]:

@@ -61,13 +61,15 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
         key = key if isinstance(key, str) else None
         receipts.append(studio.submit(**given, idempotency_key=key))
         for number, source in enumerate(form.further_sources(values), start=2):
-            key = key and f"{key} {number}"
-            receipts.append(studio.submit(**{**given, "source": source}, idempotency_key=key))
+            own = key and f"{key} {number}"
+            receipts.append(studio.submit(**{**given, "source": source}, idempotency_key=own))
     except UserError as error:
         return refusal_notice(error), " ".join(each.batch_id for each in receipts) or gr.skip()
-    warnings = list(dict.fromkeys(words for each in receipts for words in each.warnings))
+    warnings = dict.fromkeys(words for each in receipts for words in each.warnings)
     tight = [plan for plan in receipts[0].memory if not view_models.is_roomy(plan)]
-    told = view.warnings_notice(warnings) + view_models.memory_notice(tight)
+    told = view.warnings_notice(
+        [each for each in warnings if not prompt_help.is_shown(each)]
+    ) + view_models.memory_notice(tight)
     return told, " ".join(each.batch_id for each in receipts)
 
 

@@ -19,7 +19,7 @@ window.diffusionLocalDock = (() => {
   // -- Enter. An input method uses it to take what is composed; Safari says so by the key code alone.
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
-    if (!event.target.closest?.("#prompt, #negative") || event.altKey) return;
+    if (!event.target.closest?.("#prompt, #negative, #count, #seed") || event.altKey) return;
     if (event.shiftKey) return; // a new line
     const chord = event.ctrlKey || event.metaKey;
     if (!chord && localStorage.getItem(ENTER) === "newline") return;
