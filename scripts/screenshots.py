@@ -73,7 +73,9 @@ def main() -> int:
         return 0
     TARGET.mkdir(parents=True, exist_ok=True)
     with served() as (url, services), sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
         if options.page:
             from page_pictures import take
 
@@ -125,6 +127,7 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     until(lambda: all(job.final for job in studio.jobs(limit=4)), 300)
     press(desktop, SECOND, 4, seed=5)
     running_at(studio, SECOND, index=3)
+    desktop.click("#group-styles > button")
     desktop.mouse.move(640, 20)
     time.sleep(1)
     shoot(desktop, "create")

@@ -335,6 +335,9 @@ def test_the_prompt_is_counted_suggested_remembered_and_kept_as_a_preset(people:
     field.press_sequentially(", glow")  # a part of an earlier prompt
     option = page.locator("#suggestions [role=option]", has_text="glowing lantern").first
     option.wait_for()
+    button = page.locator("#generate").bounding_box()
+    middle = {"x": button["x"] + button["width"] / 2, "y": button["y"] + button["height"] / 2}
+    assert page.evaluate("({ x, y }) => document.elementFromPoint(x, y).id", middle) == "generate"  # not covered
     page.keyboard.press("Tab")
     assert page.input_value("#prompt textarea") == "a red apple, glowing lantern"
     field.press_sequentially(" __ani")

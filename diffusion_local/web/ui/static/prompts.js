@@ -80,8 +80,11 @@ window.diffusionLocalPrompts = (() => {
       item.setAttribute("aria-selected", "false");
       return item;
     }));
-    const { left, bottom, width } = input.getBoundingClientRect();
-    Object.assign(box.style, { left: `${left}px`, top: `${bottom + 4}px`, width: `${width}px` });
+    // Beside the prompt, or above it where there is no room: never over Generate.
+    const { left, right, top, width } = input.getBoundingClientRect();
+    Object.assign(box.style, window.innerWidth - right > 320
+      ? { left: `${right + 8}px`, top: `${top}px`, bottom: "auto", width: "300px" }
+      : { left: `${left}px`, top: "auto", bottom: `${window.innerHeight - top + 4}px`, width: `${width}px` });
   }
   function select(step) {
     at = (at + step + found.length + (at < 0 && step < 0 ? 1 : 0)) % found.length;
