@@ -20,13 +20,14 @@ from diffusion_local.engine import faults, inputs, ip_adapters, placement, previ
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.tensors import read_mapped
+from diffusion_local.engine.tensors import read_mapped, read_packed, unpack
 from diffusion_local.errors import EngineError, ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
 from diffusion_local.models import lora_layers
 from diffusion_local.models.adapters import contains_word
 from diffusion_local.models.formats import open_header
+from diffusion_local.models.headers import GGUF
 from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora
 from diffusion_local.options.table import Params
@@ -187,7 +188,8 @@ def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) 
 
 def read_vae(path: Path, like: Any) -> Any:
     """A VAE of the same shape as the model's own, from diffusers' or the original layout."""
-    weights = read_mapped(path, "")
+    packed = open_header(path).header.container == GGUF
+    weights = unpack(read_packed(path, "", like.dtype), like.dtype) if packed else read_mapped(path, "")
     vae = type(like).from_config(like.config)
     if "encoder.down_blocks.0.resnets.0.conv1.weight" not in weights:
         start = "first_stage_model."
@@ -219,7 +221,8 @@ def load_embedding(pipe: Any, word: str, path: Path) -> None:
     weights = read_embedding(path)
     if "clip_g" in weights:  # SDXL: one for each text encoder
         for key, number in (("clip_l", ""), ("clip_g", "_2")):
-            add_embedding(pipe, word, weights[key], number)
+            if key in weights:
+                add_embedding(pipe, word, weights[key], number)
     else:
         add_embedding(pipe, word, next(iter(weights.values())), "")
 

@@ -63,7 +63,7 @@ class HookedAdapter:
             }
             if kept:
                 parts.update(here)
-            weight = weight_of(module) if "dora" in parts else None
+            weight = weight_of(module) if "dora" in parts or MULTIPLYING & set(parts) else None
             return output + self.weight * output_delta(module, here, rows, weight, inside)
 
         return add
@@ -81,6 +81,8 @@ def match_layers(
         stem, end = lora_layers.split_name(name)
         if end:
             stems[stem][end] = tensor
+        if end == "on_input" and f"{stem}.weight" in tensors:
+            stems[stem]["factors"] = tensors[f"{stem}.weight"]
     places: dict[str, tuple[dict[str, torch.nn.Module], Layers]] = {}
     for stem, parts in stems.items():
         _, where, bare = lora_layers.locate(stem)
@@ -123,11 +125,15 @@ def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], row
     try:
         with torch.device("meta"):
             shaped = {name: torch.empty(each.shape) for name, each in parts.items() if name != "alpha"}
-            if not set(shaped) <= {"diff_b", "bias"}:
+            if MULTIPLYING & set(shaped):
+                columns = torch.empty(1, int(getattr(module, "in_features", 0)))
+                own = torch.empty(out_features(module), *weight_shape(module, columns))
+                multiplied(own, shaped, rows)
+            elif not set(shaped) <= {"diff_b", "bias"}:
                 change = weight_delta(shaped)
                 change = change if rows is None else change[rows]
-                columns = weight_shape(module, change)
-                if change.shape[0] != out_features(module) or change[0].numel() != torch.Size(columns).numel():
+                size = torch.Size(weight_shape(module, change)).numel()
+                if change.shape[0] != out_features(module) or change[0].numel() != size:
                     raise ValueError("size mismatch")
                 reads = getattr(module, "in_features", None)
                 if reads is not None and change[0].numel() != reads:
@@ -152,7 +158,7 @@ def weight_of(module: Any) -> torch.Tensor:
     return found
 
 
-# -- weight deltas, by the published formulas of LoRA, LoCon, LoHa, LoKr, DoRA and full differences --------------------
+# -- weight deltas, by the published formulas of each method ----------------------------------------------------------
 
 #: Tensors of one layer, named as ``models.lora_layers.split_name`` returns them.
 Parts = Mapping[str, torch.Tensor]
@@ -223,6 +229,79 @@ def dora_delta(weight: torch.Tensor, changed: torch.Tensor, magnitude: torch.Ten
     return changed * (magnitude.reshape(norm.shape) / norm) - weight
 
 
+#: Tensors of adapters that multiply a weight instead of adding to it.
+MULTIPLYING = {"oft", "oft_r", "ia3", "on_input"}
+#: Terms of the series by which peft computes rotations.
+NEUMANN_TERMS = 5
+
+
+def multiplied(weight: torch.Tensor, parts: Parts, rows: slice | None = None) -> torch.Tensor:
+    """The change of ``weight`` by OFT, BOFT or IA3. ``rows``: as in ``output_delta``; those of OFT cannot be separated.
+
+    Raises ValueError or RuntimeError if shapes do not fit.
+    """
+    flat = weight.flatten(1)
+    if "oft" in parts:
+        if rows is not None:
+            raise ValueError("rows of several layers")
+        new = rotated_rows(flat, parts["oft"], limit=float(parts["alpha"]) * len(flat) if "alpha" in parts else 0.0)
+        new = new * parts["rescale"].reshape(-1, 1) if "rescale" in parts else new
+    elif "oft_r" in parts:
+        turns = neumann(parts["oft_r"])
+        grouped = flat.unflatten(1, (-1, turns.shape[-1]))
+        new = torch.einsum("rkd,kcd->rkc", grouped, turns.expand(grouped.shape[1], -1, -1)).flatten(1)
+    else:
+        new = flat * (1 + ia3_factors(flat, parts, rows))
+    return (new - flat).view(weight.shape)
+
+
+def rotated_rows(flat: torch.Tensor, blocks: torch.Tensor, limit: float) -> torch.Tensor:
+    """Rotate groups of rows, as kohya and LyCORIS do; the norm of all generators is limited unless ``limit`` is 0.
+
+    ``blocks``: generators, groups x size x size (OFT), or layers x groups x size x size of a butterfly (BOFT).
+    """
+    turned = blocks - blocks.transpose(-1, -2)
+    if limit > 0:
+        turned = turned * (limit / (turned.norm() + 1e-8)).clamp(max=1)
+    one = torch.eye(blocks.shape[-1], device=blocks.device)
+    turns = (one + turned) @ torch.linalg.inv(one - turned)
+    if turns.ndim == 3:
+        grouped = flat.view(*turns.shape[:2], -1)
+        return torch.einsum("knm,knc->kmc", turns, grouped).reshape(flat.shape)
+    for level, turn in enumerate(turns):
+        width = 2**level * (turn.shape[-1] // 2)
+        flat = flat.unflatten(0, (-1, 2, width)).transpose(1, 2).flatten(0, 2).unflatten(0, turn.shape[:2])
+        flat = torch.einsum("bij,bjc->bic", turn, flat).flatten(0, 1)
+        flat = flat.unflatten(0, (-1, width, 2)).transpose(1, 2).flatten(0, 2)
+    return flat
+
+
+def neumann(upper: torch.Tensor) -> torch.Tensor:
+    """peft's rotations, groups x size x size, from the upper triangles of their generators, groups x elements."""
+    size = round((1 + (1 + 8 * upper.shape[1]) ** 0.5) / 2)
+    places = torch.triu_indices(size, size, 1, device=upper.device)
+    generator = upper.new_zeros(len(upper), size, size)
+    generator[:, places[0], places[1]] = upper
+    generator = generator - generator.transpose(1, 2)
+    power, found = generator, torch.eye(size, device=upper.device) + 2 * generator
+    for term in range(2, NEUMANN_TERMS):
+        power = power @ generator
+        found = found + power * (1 if term == NEUMANN_TERMS - 1 else 2)
+    return found
+
+
+def ia3_factors(flat: torch.Tensor, parts: Parts, rows: slice | None) -> torch.Tensor:
+    """By how much IA3 changes each row or column, relative to it. Raises ValueError."""
+    told = parts["ia3"] - 1 if "ia3" in parts else parts["factors"]
+    by_column = told.shape[0] == 1 if told.ndim > 1 else told.numel() == flat.shape[1]
+    factors = told.flatten()
+    if not by_column and rows is not None:
+        factors = factors[rows]
+    if factors.numel() != flat.shape[1 if by_column else 0]:
+        raise ValueError("size mismatch")
+    return factors if by_column else factors[:, None]
+
+
 def output_delta(
     module: torch.nn.Module, parts: Parts, rows: slice | None, weight: torch.Tensor | None, given: torch.Tensor
 ) -> torch.Tensor:
@@ -231,7 +310,15 @@ def output_delta(
     ``rows``: this layer's rows in an adapter that treats several layers as one; None for all. ``weight``: the layer's
     own, needed for DoRA only.
     """
-    if "dora" in parts and weight is not None:
+    if MULTIPLYING & set(parts) and weight is not None:
+        own = weight.to(given.device, torch.float32)
+        exact = {name: part.float() for name, part in parts.items()}
+        found = run_layer(module, given, multiplied(own, exact, rows).to(given.dtype))
+        own_bias = getattr(module, "bias", None)
+        if "ia3" in parts and own_bias is not None and (factors := ia3_factors(own.flatten(1), exact, rows)).ndim > 1:
+            parts = {"diff_b": (own_bias.to(given.device) * factors[:, 0]).to(given.dtype)}  # peft scales outputs
+            rows = None
+    elif "dora" in parts and weight is not None:
         own = weight.to(given.device, torch.float32)
         change = rows_of_delta({name: part.float() for name, part in parts.items()}, rows).reshape(own.shape)
         magnitude = parts["dora"].float()

@@ -33,8 +33,8 @@ from diffusion_local.messages import message
 from diffusion_local.models import tokenizers
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import FOLDER_LAYOUT, Source
+from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
-from diffusion_local.models.probe import DENOISER
 
 LDM_UNET = "model.diffusion_model."
 #: llama.cpp's names of a language model, and of T5's encoder.
@@ -57,8 +57,16 @@ T5 = (
     (r"^enc\.blk\.(\d+)\.ffn_down\.", r"encoder.block.\1.layer.1.DenseReluDense.wo."),
     (r"^enc\.blk\.(\d+)\.ffn_norm\.", r"encoder.block.\1.layer.1.layer_norm."),
 )  # fmt: skip
+#: Gemma 2 has further norms, of which llama.cpp stores the factors plus 1.
+GEMMA2 = (
+    (r"^blk\.(\d+)\.post_attention_norm\.", r"model.layers.\1.post_attention_layernorm."),
+    (r"^blk\.(\d+)\.ffn_norm\.", r"model.layers.\1.pre_feedforward_layernorm."),
+    (r"^blk\.(\d+)\.post_ffw_norm\.", r"model.layers.\1.post_feedforward_layernorm."), *LANGUAGE,
+)  # fmt: skip
 #: Language models with another norm after attention, which these rules would misname.
 UNFIT = re.compile(r"post_(attention|ffw)_norm")
+#: llama.cpp's architectures whose attention has interleaved instead of halved rotary dimensions.
+INTERLEAVED = ("llama", "mistral3")
 
 
 def load(
@@ -94,7 +102,7 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
         return load_part(cls, source.path, dtype)
     if source.slot.startswith("text_encoder"):
         return text_encoder(cls, source, folder, dtype)
-    if source.part == DENOISER and source.container == GGUF:
+    if source.slot == "transformer" and source.container == GGUF:
         return gguf_denoiser(cls, source, folder, dtype)
     state = tensors.read(source, dtype)
     if source.slot == "unet" and source.naming == "original":
@@ -123,7 +131,7 @@ def gguf_denoiser(cls: Any, source: Source, folder: Path, dtype: torch.dtype) ->
     from diffusers import GGUFQuantizationConfig
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
 
-    state, form = tensors.read_packed(source, dtype), GGUFQuantizationConfig(compute_dtype=dtype)
+    state, form = tensors.read_packed(source.path, source.prefix, dtype), GGUFQuantizationConfig(compute_dtype=dtype)
     made = build_model(cls, state, folder, dtype, quantization_config=form)
     for module in made.modules():
         for name, held in list(module.named_parameters(recurse=False)):
@@ -137,7 +145,7 @@ def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> 
     config = cls.config_class.from_pretrained(folder, local_files_only=True)
     state = tensors.read(source, dtype)
     if source.container == GGUF:
-        state = from_llama_cpp(state)
+        state = from_llama_cpp(state, open_header(source.path).header.metadata)
     if "transformer.resblocks.0.attn.in_proj_weight" in state:
         with init_empty_weights():
             empty = cls(config)
@@ -200,12 +208,34 @@ def update_json(path: Path, entries: Mapping[str, Any]) -> None:
 # -- tensor names of other programs, converted to those of transformers and diffusers ----------------------------------
 
 
-def from_llama_cpp(state: State) -> State:
-    """Rename the tensors of a text encoder in GGUF. Raises ValueError for an unknown architecture."""
+def from_llama_cpp(state: State, metadata: Mapping[str, str]) -> State:
+    """Convert the tensors of a text encoder in GGUF. Raises ValueError for an unknown architecture."""
+    architecture = metadata.get("general.architecture", "")
+    if architecture == "gemma2":
+        lowered = {name: each - 1 if name.endswith("norm.weight") else each for name, each in state.items()}
+        return {rename_tensor(name, GEMMA2): each for name, each in lowered.items()}
     if any(UNFIT.search(name) for name in state):
         raise ValueError("this kind of text encoder is not known as GGUF")
+    if architecture in INTERLEAVED:
+        state = halved(state, metadata, architecture)
     rules = T5 if any(name.startswith("enc.") for name in state) else LANGUAGE
     return {rename_tensor(name, rules): tensor for name, tensor in state.items() if name != "rope_freqs.weight"}
+
+
+def halved(state: State, metadata: Mapping[str, str], architecture: str) -> State:
+    """The state with the rows of each attention head in transformers' order: all first rotary dimensions, then all
+    second ones, which llama.cpp interleaves. Raises ValueError if the number of heads is not in the metadata.
+    """
+    heads = {"q": "head_count", "k": "head_count_kv"}
+    found = dict(state)
+    for name, tensor in state.items():
+        if match := re.search(r"\.attn_(q|k)\.(weight|bias)$", name):
+            count = int(metadata.get(f"{architecture}.attention.{heads[match[1]]}", 0))
+            if count < 1 or len(tensor) % (2 * count):
+                raise ValueError("the number of attention heads is not stated")
+            pairs = tensor.reshape(count, len(tensor) // count // 2, 2, *tensor.shape[1:])
+            found[name] = pairs.swapaxes(1, 2).reshape(tensor.shape)
+    return found
 
 
 def rename_tensor(name: str, rules: tuple[tuple[str, str], ...]) -> str:

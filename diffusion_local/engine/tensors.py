@@ -7,6 +7,7 @@ one at a time.
 import codecs
 import json
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from diffusion_local.messages import message
 from diffusion_local.models.description import Source
 from diffusion_local.models.formats import holds_pickle, open_header
 from diffusion_local.models.headers import GGUF
-from diffusion_local.models.pickled import calls_problem, collect
+from diffusion_local.models.pickled import SETTINGS, calls_problem, collect
+from diffusion_local.models.weights import COMFYUI_FORMATS
 
 State = dict[str, torch.Tensor]
 #: Names that different programs use for the tensor by which a weight is multiplied.
-SCALES = ("scale_weight", "weight_scale")
+SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
 #: Tensors that are metadata: how other tensors, or the whole file, are quantised.
 SCALE_TENSORS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
-COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 #: Numbers multiplied at a time: a whole tensor at once would need several times its size.
 COPY_BYTES = 1 << 20
 
@@ -36,7 +37,7 @@ def read(source: Source, dtype: torch.dtype) -> State:
     ModelUnavailable for an unknown format.
     """
     if source.container == GGUF:
-        state = unpack(read_packed(source, dtype), dtype)
+        state = unpack(read_packed(source.path, source.prefix, dtype), dtype)
     else:
         state = dequantise(read_mapped(source.path, source.prefix), dtype, source.path.name)
     for name, tensor in state.items():
@@ -57,13 +58,10 @@ def read_mapped(path: Path, prefix: str) -> State:
         raise ModelUnavailable(message("model_damaged", name=path.name)) from error
 
 
-class ModelCheckpoint:
-    """Stand-in for the callback class that PyTorch Lightning's checkpoints refer to."""
-
-
 #: Non-tensor objects in checkpoints, by their names there; none of them executes code from the file.
 INERT: list[Any] = [
-    (ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    *((type(name.rpartition(" ")[2], (), {}), name.replace(" ", ".")) for name in SETTINGS),
+    (defaultdict, "collections.defaultdict"), (dict, "builtins.dict"), (dict, "__builtin__.dict"),
     (np.dtype, "numpy.dtype"), (np.dtypes.Float64DType, "numpy.dtypes.Float64DType"),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
@@ -89,20 +87,20 @@ def read_pickled(path: Path) -> State:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def read_packed(source: Source, dtype: torch.dtype) -> State:
-    """Tensors of a GGUF file: matrices stay in blocks, as diffusers' parameters over the mapped file; others are
-    converted.
+def read_packed(path: Path, prefix: str, dtype: torch.dtype) -> State:
+    """Tensors of a GGUF file without their prefix: matrices stay in blocks, as diffusers' parameters over the mapped
+    file; others are converted.
     """
     import gguf
     from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
 
     kinds = gguf.GGMLQuantizationType
-    shapes = {name: tensor.shape for name, tensor in open_header(source.path).header.tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in open_header(path).header.tensors.items()}
     found: State = {}
-    for tensor in gguf.GGUFReader(source.path, "c").tensors:
-        if not tensor.name.startswith(source.prefix):
+    for tensor in gguf.GGUFReader(path, "c").tensors:
+        if not tensor.name.startswith(prefix):
             continue
-        name, shape = tensor.name[len(source.prefix) :], shapes[tensor.name]
+        name, shape = tensor.name[len(prefix) :], shapes[tensor.name]
         weights = torch.from_numpy(tensor.data)
         if tensor.tensor_type in (kinds.F32, kinds.F16):
             found[name] = weights.reshape(shape)
@@ -135,6 +133,8 @@ def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
             state[name] = dequantise_nf4(name, state).to(dtype)
         elif name != stem and (scale := scale_of(stem, state, file)) is not None:
             state[name] = apply_scale(state[name], scale, dtype)
+            if group := rotated_group(stem, state):
+                state[name] = unrotate(state[name], group)
         elif state[name].dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
             state[name] = state[name].to(dtype)
     notes = [name for name in state if name.rpartition(".")[2] in SCALE_TENSORS]
@@ -143,13 +143,18 @@ def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
     return state
 
 
-def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
-    """Remove and return a weight's scale from ``state``; None if it has none."""
+def note_of(stem: str, state: State) -> dict[str, Any]:
+    """ComfyUI's note about how a weight is quantised; empty if there is none. Raises ValueError."""
     noted = state.get(f"{stem}.comfy_quant")
-    if noted is not None:
-        form = json.loads(bytes(noted.flatten().tolist())).get("format", "")
-        if form not in COMFYUI_FORMATS:
-            raise ModelUnavailable(message("file_quantised", title=file, scheme=str(form)[:40]))
+    found = {} if noted is None else json.loads(bytes(noted.flatten().tolist()))
+    return found if isinstance(found, dict) else {}
+
+
+def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
+    """Remove and return a weight's scale from ``state``; None if it has none. Raises ModelUnavailable."""
+    form = note_of(stem, state).get("format", COMFYUI_FORMATS[0])
+    if form not in COMFYUI_FORMATS:
+        raise ModelUnavailable(message("file_quantised", title=file, scheme=str(form)[:40]))
     for name in SCALES:
         if (scale := state.pop(f"{stem}.{name}", None)) is not None:
             return scale.float()
@@ -159,15 +164,55 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
     return None
 
 
+#: Usual number of rows and of columns of a block with one scale.
+BLOCK = 128
+
+
+def block_length(size: int, count: int) -> int:
+    """Length of a block, of which ``count`` cover ``size``; the last one may be shorter."""
+    return BLOCK if -(-size // BLOCK) == count else -(-size // count)
+
+
 def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Multiply by ``scale``: one number, or one per row."""
+    """Multiply by ``scale``: one number, one per row, or one per block of rows and columns."""
     found = torch.empty(weight.shape, dtype=dtype)
+    if scale.dim() == 2 and scale.shape[1] > 1:
+        height, width = (block_length(*each) for each in zip(weight.shape, scale.shape, strict=True))
+        columns = scale.repeat_interleave(width, dim=1)[:, : weight.shape[1]]
+        for row, factors in enumerate(columns):
+            block = slice(row * height, (row + 1) * height)
+            found[block] = weight[block].float().mul_(factors)
+        return found
     numbers, by = found.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
     rows = max(1, COPY_BYTES // max(1, numbers.shape[1]))
     for at in range(0, len(numbers), rows):
         piece = weight.view(numbers.shape)[at : at + rows].float()
         numbers[at : at + rows] = piece.mul_(by if len(by) == 1 else by[at : at + rows])
     return found
+
+
+def rotated_group(stem: str, state: State) -> int:
+    """Size of the groups of columns that were rotated before quantisation (ConvRot); 0 if they were not."""
+    note = note_of(stem, state)
+    return int(note.get("convrot_groupsize", ROTATED)) if note.get("convrot") else 0
+
+
+#: Usual size of rotated groups.
+ROTATED = 256
+
+
+def unrotate(weight: torch.Tensor, group: int) -> torch.Tensor:
+    """Undo a rotation of each ``group`` columns by a regular Hadamard matrix, which is its own inverse.
+
+    Raises ValueError if ``group`` is not a power of 4.
+    """
+    base = torch.tensor([[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]) / 2
+    matrix = base
+    while len(matrix) < group:
+        matrix = torch.kron(matrix, base)
+    if len(matrix) != group:
+        raise ValueError("not a power of 4")
+    return (weight.view(len(weight), -1, group).float() @ matrix).to(weight.dtype).view(weight.shape)
 
 
 def dequantise_nf4(name: str, state: State) -> torch.Tensor:

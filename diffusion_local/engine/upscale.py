@@ -26,6 +26,7 @@ from diffusion_local.engine import Picture, faults, img2img
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loops import ramp
 from diffusion_local.engine.steps import Steps
+from diffusion_local.engine.tensors import read_mapped
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.lazy_imports import replaced_modules
 from diffusion_local.messages import message
@@ -34,6 +35,8 @@ from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
 from diffusion_local.options.validate import MAX_UPSCALED_PIXELS, TILE
 from diffusion_local.paths import assets
 
+#: Suffixes of files that spandrel opens itself.
+SPANDREL_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 SPANDREL = "spandrel-0.4.2-py3-none-any.whl"
 #: Margin in pixels around a tile that the network also sees, so that edges do not show, and the part of it over which
 #: neighbouring tiles are blended.
@@ -159,7 +162,9 @@ def load(path: Path, device: torch.device) -> Network:
     """
     spandrel = import_spandrel()
     try:
-        found = spandrel.ModelLoader("cpu").load_from_file(path)
+        loader = spandrel.ModelLoader("cpu")
+        known = path.suffix.lower() in SPANDREL_SUFFIXES
+        found = loader.load_from_file(path) if known else loader.load_from_state_dict(read_mapped(path, ""))
     except spandrel.UnsupportedModelError:
         raise ModelUnavailable(message("upscaler_kind", name=path.name)) from None
     except Exception as error:

@@ -14,6 +14,10 @@ FAMILY = Family(
             parts=("t5_xxl",),
             signs=(
                 Sign(
+                    has=("x_embedder.proj", "y_embedder.y_proj.fc1", "t_block.1", "blocks.0.cross_attn.kv_linear"),
+                    lacks=("attention_y_norm",),
+                ),
+                Sign(
                     has=("t_block.1", "y_embedder", "blocks.0.cross_attn.q_linear"),
                     shapes={"x_embedder.proj.weight": (None, 4, 2, 2)},
                 ),

@@ -10,9 +10,8 @@ from diffusion_local import families
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models import parts, side_files, verdicts
-from diffusion_local.models.description import READY, RECOGNISED
-from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Contents, Probe
-from diffusion_local.models.verdicts import Verdict
+from diffusion_local.models.description import READY
+from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, Contents, Probe
 
 VAE, TEXT_ENCODER = parts.VAE, parts.TEXT_ENCODER
 MOST_WORDS = 24
@@ -58,10 +57,8 @@ class Adapter:
 
 
 def describe(path: Path, kind: str, contents: Contents) -> Adapter:
-    probe, metadata = contents.probe, contents.metadata
+    probe, metadata = contents.probe.as_kind(kind), contents.metadata
     verdict = verdicts.adapter_verdict(path.name, kind, probe)
-    if kind == UPSCALER and not verdict.problem and path.suffix.lower() not in LOADED_UPSCALERS:
-        verdict = Verdict(RECOGNISED, message("file_upscaler_suffix", suffix=path.suffix))
     same, notes = probe.kind == kind, side_files.read(path)
     vae = (probe.base or probe.id) if kind == VAE and same else ""
     return Adapter(

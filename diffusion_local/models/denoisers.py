@@ -30,11 +30,14 @@ def detect_svdquant(header: Header) -> Probe | None:
     architecture = next((name for word, name in (
         ("qwen", "qwen_image"), ("zimage", "z_image"), ("sana", "sana"), ("sdxl", "sdxl"), ("flux", "flux_dev"),
     ) if word in notes), "")  # fmt: skip
-    if not architecture and view.has("txt_norm"):
-        architecture = "qwen_image"
-    elif architecture in ("", "flux_dev"):
-        guided = view.has("guidance_in") or view.has("time_text_embed.guidance_embedder")
-        architecture = "flux_dev" if guided else "flux_schnell"
+    signs = (
+        ("txt_norm", "qwen_image"), ("transformer_blocks.0.img_mod.1", "qwen_image"), ("noise_refiner.0", "z_image"),
+        ("down_blocks.1.attentions", "sdxl"), ("caption_norm", "sana"), ("guidance_in", "flux_dev"),
+        ("time_text_embed.guidance_embedder", "flux_dev"), ("vector_in", "flux_schnell"),
+        ("time_text_embed", "flux_schnell"),
+    )  # fmt: skip
+    if architecture in ("", "flux_dev"):
+        architecture = next((name for sign, name in signs if view.has(sign)), "flux")
     precision = precision_of(header.tensors, SVDQUANT)
     return Probe(
         DENOISER,

@@ -22,8 +22,8 @@ WEB = (b"<!--", b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 ARCHIVES = ((b"Rar!", "RAR"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "Zstandard"),
     (b"\xfd7zXZ", "xz"))  # fmt: skip
 FOREIGN_SIGNATURES = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"%PDF", "PDF"),
-    (b"\x89HDF", "HDF5"), (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"),
-    (b"ID3", "MP3"))  # fmt: skip
+    (b"\x89HDF", "HDF5"), (b"RIFF", "WebP or WAV"), (b"\0\0\0\1Bud1", "macOS folder settings"), (b"d8:announce", "torrent"),
+    (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"), (b"ID3", "MP3"))  # fmt: skip
 #: Files up to this size in bytes are never weights, but texts that were saved under a model's name.
 SMALL = 4096
 
@@ -99,7 +99,11 @@ def refuse_foreign(path: Path, name: str, start: bytes) -> None:
     for magic, kind in FOREIGN_SIGNATURES:
         if start.startswith(magic):
             raise ModelUnavailable(message("file_of_other_kind", name=name, kind=kind))
+    if start[4:8] == b"ftyp":
+        raise ModelUnavailable(message("file_of_other_kind", name=name, kind="MP4"))
     suffix = PurePath(name).suffix.lower()
+    if suffix == ".bin" and path.with_suffix(".xml").exists():
+        raise ModelUnavailable(message("file_openvino", name=name))
     if suffix in (".engine", ".trt", ".plan") or start[:4] in (b"ftrt", b"ptrt"):
         raise ModelUnavailable(message("file_engine", name=name))
     if suffix == ".onnx":

@@ -23,8 +23,21 @@ from diffusion_local.models.probe import (
     Probe,
 )
 from diffusion_local.models.unsupported import ATTACHMENTS
-from diffusion_local.models.weights import TENSOR_PREFIXES, TWINS, TensorView, precision_of, quantisation_of, views
+from diffusion_local.models.weights import (
+    TENSOR_PREFIXES,
+    TWINS,
+    TensorView,
+    numbers_in,
+    precision_of,
+    quantisation_of,
+    views,
+)
 
+#: Add-ons with the tensors of others, by (what it looks like, a word of the name, title).
+NAMED: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("sd1_instruct", ("iclight", "ic-light", "ic_light"), "IC-Light, which lights a picture anew"),
+    (CONTROL, ("instantid", "instant_id", "instant-id"), "the ControlNet of InstantID, which reads faces"),
+)
 #: Variants with the same tensors but other training: (architecture, words of which the name has one, variant).
 NAMED_VARIANTS = (
     ("flux_dev", ("kontext",), "flux_kontext"),
@@ -46,8 +59,20 @@ IP_ADAPTERS = (
 )  # fmt: skip
 #: Keys in files of textual inversions, as written by training programs.
 EMBEDDING_KEYS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
+#: Of these, the keys that name a text encoder, whose width may be unusual, and ends of names in networks.
+EXACT_KEYS, PARAMETER_ENDS = ("clip_l", "clip_g", "t5xxl"), (".weight", ".bias")
 #: Width of a token embedding in T5-XXL.
 T5_WIDTH = 4096
+#: Base of a textual inversion for a model without textual inversions.
+OTHER_MODEL = "another model"
+#: Titles of controls of special kinds, by modules that only they have.
+SPECIAL_CONTROLS = (
+    ("lora_controlnet", "a Control-LoRA"),
+    ("difference", "a ControlNet stored as a difference from its model"),
+    ("down_blocks.0.motion_modules.0", "a SparseCtrl, a ControlNet for video"),
+)
+#: Input channels of the picture in a transformer's ControlNet; those for inpainting have more.
+CONTROL_CHANNELS = 64
 #: Module names of published upscaling networks.
 UPSCALER_KEYS = (
     ("conv_first", "conv_last"), ("conv_first", "upsample"), ("conv_first", "conv_after_body"), ("model.0",
@@ -59,7 +84,11 @@ UPSCALER_KEYS = (
     ("layers.0.blocks", "conv_first"), ("to_feat", "to_img"), ("upsampler.0", "to_feat"), ("upsampler", "body"),
     ("conv_first", "layers.0"), ("in_to_dim",), ("in_to_feat",), ("shortcut", "to_img"), ("body.0", "upsampler"),
     ("m_head.0", "m_tail.0"), ("intro", "ending", "encoders.0"), ("patch_embed.proj", "encoder_level1.0"),
-    ("gblocks.0",), ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
+    ("initial.cnn", "residual.0"), ("m_head", "m_down1.0"), ("input_proj.proj.0", "encoderlayer_0"),
+    ("UFONE.0", "upsample"), ("fea_conv", "B1.body"), ("intro", "ending", "middle_blks.0"),
+    ("patch_merge1", "layer1.blocks.0"), ("model.0", "model.2", "model.3.running_mean"), ("HVE_block0", "HVD_block0"),
+    ("conv_first", "groups.0"), ("mid_attn.layers.0", "final_res_block"), ("gblocks.0",),
+    ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
 )  # fmt: skip
 
 
@@ -67,11 +96,15 @@ def read_file(path: Path) -> Contents:
     """Read and identify a file. Raises ModelUnavailable."""
     opened = open_header(path)
     header = opened.header
-    return Contents(probe_file(path, opened), header.metadata, header.size, memory_bytes(header))
+    found = probe_file(path, opened)
+    unpacked = header.container == GGUF and found.unet is not None
+    return Contents(found, header.metadata, header.size, memory_bytes(header, unpacked))
 
 
-def memory_bytes(header: Header) -> int:
-    """Size of the weights in fp16, without a second (EMA) copy."""
+def memory_bytes(header: Header, unpacked: bool = False) -> int:
+    """Size of the weights in fp16, without a second (EMA) copy. ``unpacked``: quantised ones are converted too."""
+    if unpacked:
+        return 2 * numbers_in(header.tensors)
     kept = {name: tensor for name, tensor in header.tensors.items() if not name.startswith(TWINS)}
     return replace(header, tensors=kept).memory_bytes()
 
@@ -87,6 +120,9 @@ def probe_file(path: Path, opened: OpenedFile) -> Probe:
             and found.kind in (CHECKPOINT, DENOISER)
         ):
             return replace(found, architecture=variant)
+    for like, named, title in NAMED:
+        if like in (found.kind, found.architecture) and any(word in names for word in named):
+            return Probe(ATTACHMENT, id=like, title=title, container=found.container, precision=found.precision)
     if found.kind == VAE and found.id in ("vae_sd", "vae_16"):
         return replace(found, base=vae_by_name(found.id, path.name, opened.header.metadata))
     return found
@@ -124,7 +160,8 @@ def detect_attachment(header: Header) -> Probe | None:
                     return None  # a motion LoRA for camera movement
                 if each.id in CONTROL_TITLES:
                     form = control_form(view)
-                    return Probe(CONTROL, id=form or each.id, title=each.title, base=base_of(view), naming=form)
+                    return Probe(CONTROL, id=form or each.id, title=control_title(view, each.title), base=base_of(view),
+                                 naming=form)  # fmt: skip
                 if each.id == "ip_adapter" and (known := ip_adapter(view)):
                     return known
                 return Probe(ATTACHMENT, id=each.id, title=each.title, base=base_of(view))
@@ -145,6 +182,8 @@ CONTROL_FORMS = (
     ("controlnet", ("controlnet_cond_embedding", "controlnet_down_blocks.0")),
     ("controlnet_ldm", ("control_model.input_hint_block.0", "control_model.zero_convs.0.0")),
     ("controlnet_ldm", ("input_hint_block.0", "zero_convs.0.0")),
+    ("", ("encoder_hid_proj", "controlnet_cond_embedding")),
+    ("", ("controlnet_blocks.0", "transformer_blocks.0.attn.qkv")),
     ("controlnet_flux", ("controlnet_x_embedder", "single_transformer_blocks.0", "controlnet_blocks.0")),
     ("controlnet_flux", ("controlnet_x_embedder", "context_embedder", "transformer_blocks.0", "controlnet_blocks.0")),
     ("controlnet_qwen", ("controlnet_x_embedder", "transformer_blocks.0.img_mod", "controlnet_blocks.0")),
@@ -171,14 +210,25 @@ def control_form(view: TensorView) -> str:
     return "" if form == "controlnet_flux" and own and read and own[-1] != read[-1] else form
 
 
+def control_title(view: TensorView, title: str) -> str:
+    """``title``, or a more specific one."""
+    entrance = view.shape("controlnet_x_embedder.weight")
+    if entrance and not control_form(view) and entrance[-1] > CONTROL_CHANNELS:
+        return f"{title} for inpainting"
+    return next((special for name, special in SPECIAL_CONTROLS if view.has(name)), title)
+
+
 #: Width of the face embeddings that an IP-Adapter reads, and width of the latents in one for Kolors.
 FACE, WIDTH_OF_KOLORS = 512, 2048
 
 
 def ip_adapter(view: TensorView) -> Probe | None:
-    """Detect an IP-Adapter for a UNet; None for those for transformers."""
+    """Detect an IP-Adapter for a UNet; None for those for transformers.
+
+    In a UNet only each second attention layer reads the picture, so the layers' numbers are odd.
+    """
     entrance = view.shape("ip_adapter.1.to_k_ip.weight")
-    if entrance is None:
+    if entrance is None or view.has("ip_adapter.0.to_k_ip"):
         return None
     for name, kind in IP_ADAPTERS:
         if shape := view.shape(name):
@@ -204,7 +254,10 @@ def base_of(view: TensorView) -> str:
     for name, architecture in (
         ("double_blocks.0", "flux"), ("single_transformer_blocks.0", "flux"), ("control_all_x_embedder", "z_image"),
         ("control_layers.0", "z_image"), ("transformer_blocks.0.img_mod", "qwen_image"), ("txt_norm", "qwen_image"),
-        ("controlnet_blocks.0.y_rms", "qwen_image"), ("after_proj_list.0", "hunyuan_dit"), ("joint_blocks.0", "sd3"),
+        ("controlnet_blocks.0.y_rms", "qwen_image"), ("control_blocks.0.img_mod", "qwen_image"),
+        ("after_proj_list.0", "hunyuan_dit"), ("time_extra_emb", "hunyuan_dit"), ("encoder_hid_proj", "kolors"),
+        ("ip_adapter.0.norm_ip", "sd3"), ("image_proj.time_embedding", "sd3"), ("ip_adapter.0.to_k_ip", "flux"),
+        ("joint_blocks.0", "sd3"),
         ("pos_embed_input", "sd3"), ("controlnet_x_embedder", "flux"), ("caption_norm", "sana"),
     ):  # fmt: skip
         if name in view.names:
@@ -235,21 +288,30 @@ def detect_lora(header: Header) -> Probe | None:
 
 def detect_part(header: Header) -> Probe | None:
     """Detect a text encoder, VAE or image encoder in its own file."""
-    found = parts.part_of_gguf(header)
-    if found:
-        held = (denoisers.held_part(found.id, TensorView(header)),)
-        return Probe(found.kind, id=found.id, title=found.title, held=held, naming="llama.cpp")
+    if part := parts.part_of_gguf(header):
+        held = (denoisers.held_part(part.id, TensorView(header)),)
+        return Probe(part.kind, id=part.id, title=part.title, held=held, naming="llama.cpp")
     tried: list[tuple[TensorView, tuple[Part, ...]]] = []
     for anchors, kinds in ((parts.VAE_ANCHORS, parts.VAES), (parts.ANCHORS, parts.TEXT_ENCODERS)):
         tried += [(TensorView(header, prefix), kinds) for prefix in parts.prefixes(header, anchors)]
     prefixes = ("first_stage_model.", "vae.", "taesd_decoder.", "taesd_encoder.", "model.", "transformer.", "")
     for view in views(header, prefixes):
         tried += [(view, parts.VAES), (view, parts.VISIONS), (view, parts.TEXT_ENCODERS)]
+    found: dict[str, Probe] = {}
     for view, among in tried:
-        if each := parts.best_match(view, among):
+        each = parts.best_match(view, among)
+        if each and each.kind not in found:
             held = (denoisers.held_part(each.id, view),)
             widths = widths_of(view) if each.kind == parts.VISION else ()
-            return Probe(each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view), widths=widths)
+            found[each.kind] = Probe(
+                each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view), widths=widths
+            )
+    vision, text = found.get(parts.VISION), found.get(parts.TEXT_ENCODER)
+    if vision and text and vision.id.startswith("clip_vision"):  # a whole CLIP, used as either
+        return replace(vision, twin=text) if vision.widths else text
+    for kind in (VAE, parts.VISION, parts.TEXT_ENCODER):
+        if kind in found:
+            return found[kind]
     if any(len(tensor.shape) == 5 for tensor in header.tensors.values()) and any(
         "decoder." in name for name in header.tensors
     ):
@@ -262,12 +324,16 @@ def naming_of(view: TensorView) -> str:
 
 
 def detect_embedding(header: Header) -> Probe | None:
-    tensors = header.tensors
+    tensors = {name: each for name, each in header.tensors.items() if not name.startswith("string_to_token")}
     if not 0 < len(tensors) <= 6 or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
         return None
     widths = {tensor.shape[-1] for tensor in tensors.values()}
     if not (set(EMBEDDING_KEYS) & set(tensors) or widths & set(families.BY_TOKEN_WIDTH)):
         return None
+    if any(name.endswith(PARAMETER_ENDS) for name in tensors):  # of a small network
+        return None
+    if not set(EXACT_KEYS) & set(tensors) and widths.isdisjoint({*families.BY_TOKEN_WIDTH, T5_WIDTH}):
+        return Probe(EMBEDDING, id="other", base=OTHER_MODEL)
     if T5_WIDTH in widths or (len(widths) > 1 and not set(EMBEDDING_KEYS) & set(tensors)):
         base = "sdxl" if T5_WIDTH not in widths else "sd3" if widths > {T5_WIDTH, 768} else "flux"
         return Probe(EMBEDDING, id="other", base=base, architecture=base if base in families.ARCHITECTURES else "")

@@ -22,13 +22,15 @@ LAYER_PREFIXES: tuple[tuple[str, str, str], ...] = (
     ("lora_te1_", KOHYA, "te"), ("lora_te2_", KOHYA, "te2"), ("lora_te3_", KOHYA, "te3"), ("lora_te_", KOHYA, "te"),
     ("lora_unet_", KOHYA, ""), ("lora_transformer_", ONETRAINER, ""), ("lora_prior_unet_", ONETRAINER, ""),
     ("lycoris_te1_", LYCORIS, "te"), ("lycoris_te2_", LYCORIS, "te2"), ("lycoris_", LYCORIS, ""),
-    ("base_model.model.text_encoder.", PEFT, "te"), ("base_model.model.", PEFT, ""),
+    ("base_model.model.model.diffusion_model.", PEFT, ""), ("base_model.model.text_encoder.", PEFT, "te"),
+    ("base_model.model.", PEFT, ""),
     ("text_encoder_2.", DIFFUSERS, "te2"), ("text_encoder_3.", DIFFUSERS, "te3"), ("text_encoder.", DIFFUSERS, "te"),
     ("text_encoders.clip_l.transformer.", COMFY, "te"), ("text_encoders.clip_g.transformer.", COMFY, "te2"),
     ("text_encoders.t5xxl.transformer.", COMFY, "te3"), ("text_encoders.", COMFY, "te"),
     ("model.diffusion_model.", COMFY, ""), ("diffusion_model.", COMFY, ""), ("clip_l.", ONETRAINER, "te"),
     ("clip_g.", ONETRAINER, "te2"), ("t5.", ONETRAINER, "te3"), ("omi.", ONETRAINER, ""),
-    ("transformer.", DIFFUSERS, ""), ("unet.", DIFFUSERS, ""), ("prior.", DIFFUSERS, ""), ("model.", BARE, ""),
+    ("transformer.", DIFFUSERS, ""), ("unet.", DIFFUSERS, ""), ("prior.", DIFFUSERS, ""), ("pipe.dit.", BARE, ""),
+    ("model.", BARE, ""),
 )  # fmt: skip
 #: The role of a tensor in its layer, by the end of its name.
 ENDS = re.compile(
@@ -39,9 +41,10 @@ ENDS = re.compile(
     r"|(?P<bias>lora_B\.bias|lora_up\.bias)"
     r"|(?P<mid>lora_mid(?:\.weight)?)|(?P<alpha>alpha)|(?P<dora>dora_scale|lora_magnitude_vector(?:\.\w+)?)"
     r"|(?P<hada>hada_[wt][12](?:_[ab])?)|(?P<lokr>lokr_(?:w[12](?:_[ab])?|t2))"
-    r"|(?P<oft>oft_(?:blocks|diag|R)(?:\.\w+)*|rescale)|(?P<glora>[ab][12]\.weight)|(?P<ia3>on_input|ia3_l(?:\.\w+)?)"
+    r"|(?P<oft>oft_blocks)|(?P<oft_r>oft_R(?:\.\w+)*)|(?P<rescale>rescale)|(?P<glora>[ab][12]\.weight)"
+    r"|(?P<on_input>on_input)|(?P<ia3>ia3_l(?:\.\w+)?)"
     r"|(?P<full>diff|diff_b|set_weight)|(?P<norm>w_norm|b_norm)|(?P<vera>vera_(?:lambda_[bd]|[AB])(?:\.\w+)?)|(?P<adalora>lora_E(?:\.\w+)?|ranknum(?:\.\w+)?)"
-    r"|(?P<boft>boft_[Rs](?:\.\w+)?)|(?P<other>(?:hra_u|fourierft_spectrum|shira_weight|randlora_\w+)(?:\.\w+)?))$"
+    r"|(?P<boft>boft_[Rs](?:\.\w+)?)|(?P<other>(?:oft_diag|hra_u|fourierft_spectrum|shira_weight|randlora_\w+)(?:\.\w+)?))$"
 )
 OLD = re.compile(r"\.processor\.(?P<layer>to_\w+?)_lora\.(?P<role>down|up)\.weight$")
 XLABS_END = re.compile(r"\.processor\.(?P<layer>\w+?)_lora\d?\.(?P<role>down|up)\.weight$")
@@ -119,11 +122,13 @@ def method_of(stems: Mapping[str, Mapping[str, Tensor]]) -> str:
     if any(len(tensors["oft"].shape) == 4 for tensors in stems.values() if "oft" in tensors):
         return BOFT
     for end, method in (
-        ("boft", BOFT),
+        ("boft", OTHER),
         ("oft", OFT),
+        ("oft_r", OFT),
         ("adalora", ADALORA),
         ("other", OTHER),
         ("ia3", IA3),
+        ("on_input", IA3),
         ("glora", GLORA),
         ("vera", VERA),
         ("dora", DORA),

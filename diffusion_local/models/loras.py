@@ -41,10 +41,12 @@ from diffusion_local.models.lora_layers import (
 METHOD_TITLES = {
     LORA: "a LoRA", LOCON: "a LoCon", TUCKER: "a LoCon with mid layers", DORA: "a DoRA", LOHA: "a LoHa", LOKR: "a LoKr",
     OFT: "an OFT", IA3: "an IA3", FULL: "a full difference", GLORA: "a GLoRA", NORM: "a LoRA with norm layers",
-    VERA: "a VeRA", ADALORA: "an AdaLoRA", BOFT: "a BOFT", OTHER: "an adapter of PEFT of another kind",
+    VERA: "a VeRA", ADALORA: "an AdaLoRA", BOFT: "a BOFT", OTHER: "an adapter of another kind",
 }  # fmt: skip
 #: Methods that the engine applies.
-APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL))
+APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL, OFT, BOFT, IA3))
+#: Parts of names of layers that are several layers in diffusers.
+FUSED = ("qkv", "linear1", "_kv_")
 
 LORA_MARKS = (
     "lora_",
@@ -103,7 +105,7 @@ class LoraFile:
 
     ``base``: an architecture or family, the title of an unsupported model, or "" if unknown; ``rank``: that of most
     layers; ``unknown``: tensors of unknown meaning; ``strange``: a layer that no known model has, if the base is
-    unknown for that reason.
+    unknown for that reason; ``mixes_rows``: the new rows of a layer's weight depend on several old ones.
     """
 
     base: str = ""
@@ -114,6 +116,13 @@ class LoraFile:
     bundled: bool = False
     rank: int = 0
     strange: str = ""
+    mixes_rows: bool = False
+
+    @property
+    def applied(self) -> bool:
+        """Whether the engine applies its method to all of its layers."""
+        split = self.mixes_rows and any(word in name for word in FUSED for name in self.layers)
+        return self.method in APPLIED and not split
 
     @property
     def makes(self) -> str:
@@ -163,9 +172,10 @@ def read_lora(header: Header) -> LoraFile:
     found.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
         add_layer(found.layers, stem, tensors)
-    ia3 = any("ia3" in tensors for tensors in stems.values())
+    ia3 = any("ia3" in tensors or "on_input" in tensors for tensors in stems.values())
     found.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
     found.method = method_of(stems)
+    found.mixes_rows = any("oft" in tensors for tensors in stems.values())
     found.rank = max(ranks, key=lambda each: ranks[each], default=0)
     found.base = base_of(found.layers, header.metadata, found.layout)
     denoiser = {name: layer for name, layer in found.layers.items() if ":" not in name}

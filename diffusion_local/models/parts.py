@@ -58,7 +58,6 @@ def clip(width: int) -> tuple[Sign, ...]:
     return (
         Sign(
             has=("text_model.encoder.layers.0",),
-            lacks=("vision_model",),
             shapes={"text_model.embeddings.token_embedding.weight": (None, width)},
         ),
         Sign(has=("encoder.layers.0.self_attn",), shapes={"embeddings.token_embedding.weight": (None, width)}),
@@ -88,9 +87,24 @@ def language(words: int | None, width: int, *has: str, lacks: tuple[str, ...] = 
 QK, BIAS, AFTER = "self_attn.q_norm", "self_attn.q_proj.bias", "post_feedforward_layernorm"
 TEXT_ENCODERS = (
     Part("clip_l", TEXT_ENCODER, "CLIP-L", clip(768), tokenizer="clip"),
+    Part("clip_l_long", TEXT_ENCODER, "Long-CLIP-L (for longer prompts)", (
+        Sign(has=("text_model.encoder.layers.0",),
+             shapes={"text_model.embeddings.token_embedding.weight": (None, 768),
+                     "text_model.embeddings.position_embedding.weight": (248, 768)}),
+        Sign(has=("transformer.resblocks.0",),
+             shapes={"token_embedding.weight": (None, 768), "positional_embedding": (248, 768)}),
+    )),
     Part("clip_h", TEXT_ENCODER, "OpenCLIP-H", clip(1024), tokenizer="clip"),
     Part("clip_g", TEXT_ENCODER, "CLIP-G", clip(1280), tokenizer="clip"),
     Part("t5_xxl", TEXT_ENCODER, "T5-XXL", t5(None, 4096), ("t5", 4096), "t5"),
+    Part("t5_11b", TEXT_ENCODER, "T5 11B (of Cosmos)", (
+        Sign(has=("encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense.wi"),
+             shapes={"shared.weight": (None, 4096)}),
+        Sign(has=("encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense.wi"),
+             shapes={"encoder.embed_tokens.weight": (None, 4096)}),
+        Sign(has=("encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense.wi"),
+             shapes={"encoder.block.0.layer.0.SelfAttention.q.weight": (16384, 1024)}),
+    )),
     Part("umt5_xxl", TEXT_ENCODER, "UMT5-XXL", (
         *t5(256384, 4096),
         Sign(has=("blocks.0.attn.q", "blocks.0.ffn.gate"), shapes={"token_embedding.weight": (256384, 4096)}),
@@ -254,7 +268,10 @@ VISIONS = (
         Sign(has=("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.0"),
              shapes={"vision_model.embeddings.patch_embedding.weight": (1024, 3, 14, 14)}),
     )),
-    Part("dino", VISION, "DINOv2, an image encoder", (
+    Part("eva_clip", VISION, "EVA-CLIP, an image encoder", (sign("visual.blocks.0.attn", "visual.cls_token"),)),
+    Part("dino", VISION, "DINO, an image encoder", (
+        sign("embeddings.cls_token", "embeddings.register_tokens", "layer.0.attention"),
+        sign("embeddings.cls_token", "embeddings.register_tokens", "model.layer.0.attention"),
         sign("embeddings.patch_embeddings.projection", "encoder.layer.0.attention.attention.query"),
         sign("embeddings.patch_embeddings", "encoder.layer.0.norm1"),
     )),
@@ -274,11 +291,9 @@ def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
         if name.endswith(anchors):
             for anchor in anchors:
                 before = name.removesuffix(anchor)
-                if before != name and (not before or before.endswith(".")):
-                    if before not in seen:
-                        seen.add(before)
-                        yield before
-                    break  # the longest anchor decides
+                if before != name and (not before or before.endswith(".")) and before not in seen:
+                    seen.add(before)  # the prefix before the longest anchor comes first
+                    yield before
 
 
 def best_match(view: TensorView, among: tuple[Part, ...]) -> Part | None:
@@ -301,6 +316,7 @@ def part_of_gguf(header: Header) -> Part | None:
         return None
     if kind == "t5" and shape[0] == UMT5_WORDS:
         return PARTS_BY_ID["umt5_xxl"]
-    found = next((part for part in TEXT_ENCODERS if part.gguf == (kind, width)), None)
+    kinds = (kind, "llama") if kind == "mistral3" else (kind,)
+    found = next((part for each in kinds for part in TEXT_ENCODERS if part.gguf == (each, width)), None)
     words = GGUF_WORDS.get(found.id if found else "", shape[0])
     return found if found and words == shape[0] else PARTS_BY_ID["language_model"]

@@ -29,10 +29,22 @@ HARMLESS_GLOBALS = {
     "collections OrderedDict", "torch Size", "torch device", "torch.nn.parameter Parameter",
     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor",
     "torch.serialization _get_layout", "numpy.core.multiarray scalar", "numpy dtype", "_codecs encode",
-    "numpy._core.multiarray scalar", "builtins set", "__builtin__ set", "torch _utils",
-    "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint", "numpy.dtypes Float64DType",
+    "numpy._core.multiarray scalar", "builtins set", "__builtin__ set", "torch _utils", "numpy.dtypes Float64DType",
     "torch float16", "torch float32", "torch bfloat16", "torch float8_e4m3fn", "torch float8_e5m2",
+    "collections defaultdict", "builtins dict", "__builtin__ dict",
 }  # fmt: skip
+#: Classes of settings in checkpoints, which are loaded as empty stand-ins.
+SETTINGS = (
+    "argparse Namespace", "omegaconf.listconfig ListConfig", "omegaconf.dictconfig DictConfig",
+    "omegaconf.base ContainerMetadata", "omegaconf.base Metadata", "omegaconf.nodes AnyNode", "typing Any",
+    "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
+)  # fmt: skip
+HARMLESS_GLOBALS.update(SETTINGS)
+#: Kinds of files that store a whole program, by the start of a function that they call.
+PROGRAMS = (
+    ("__torch__.", "a TorchScript program"),
+    ("ultralytics.", "a network that finds objects (YOLO)"), ("models.yolo.", "a network that finds objects (YOLO)"),
+)  # fmt: skip
 REBUILDS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_tensor")
 #: Keys under which the dictionary of weights is nested in another one.
 OUTER = ("state_dict", "params", "params_ema", "model", "module", "net")
@@ -105,7 +117,12 @@ def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
 
 def calls_problem(name: str, calls: tuple[str, ...]) -> Message | None:
     """The message about a pickle file that would call functions; None if it calls none."""
-    return message("file_calls", name=name, calls=", ".join(calls[:3])) if calls else None
+    if not calls:
+        return None
+    kind = next((title for start, title in PROGRAMS if any(each.startswith(start) for each in calls)), "")
+    if kind:
+        return message("file_program", name=name, kind=kind, calls=calls[0])
+    return message("file_calls", name=name, calls=", ".join(calls[:3]))
 
 
 def zipped_program(path: Path) -> bytes:

@@ -6,7 +6,7 @@ it for loading. Tensor names of a UNet are those of the original training code (
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diffusion_local import families
 from diffusion_local.families import sdxl
@@ -123,6 +123,8 @@ class Probe:
     does not have; both with ``#`` for each number. ``sizes``: entries of the denoiser's configuration that follow from
     its tensors.
 
+    ``twin``: the same file as one of another kind, such as the text encoder of a whole CLIP model.
+
     ``prediction``: "epsilon", "v_prediction" or "edm", "" for the family's own; ``prediction_guessed``: no mark in the
     file states it; ``zero_snr``: the noise schedule ends at zero signal; ``old_names``: the text encoder has the tensor
     names of older programs.
@@ -150,6 +152,13 @@ class Probe:
     widths: tuple[int, ...] = ()
     lacking: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    twin: "Probe | None" = None
+
+    def as_kind(self, kind: str) -> "Probe":
+        """The probe of the file as one of this kind, if it can be used as either."""
+        if self.twin is None or self.twin.kind != kind:
+            return self
+        return replace(self.twin, container=self.container, calls=self.calls)
 
     @property
     def family(self) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_local.families.sign import Sign
+from diffusion_local.messages import message
 from diffusion_local.models.parts import sign
 
 VIDEO, AUDIO, SOLID, PICTURE = "video", "audio", "3D", "picture"
@@ -69,7 +70,13 @@ FOREIGN_MODELS = (
         sign("layers.0.scale_shift_table", "layers.0.self_attn_norm", "layers.0.cross_attn_norm"))),
     Foreign("Hunyuan3D", SOLID, (sign("latent_in", "cond_in"), sign("t_embedder.mlp.2", "blocks.0.attn1.k_norm",
         "blocks.0.attn2"))),
-    Foreign("TRELLIS", SOLID, (sign("img2shape"), sign("shape2txt"))),
+    Foreign("MMAudio", AUDIO, (sign("audio_input_proj", "clip_input_proj", "joint_blocks.0"),)),
+    Foreign("a part for camera movement (CameraCtrl)", VIDEO, (sign("pose_encoder", "attention_processor"),)),
+    Foreign("a part for speaking persons (InfiniteTalk, MultiTalk)", VIDEO, (
+        sign("audio_proj", "blocks.0.audio_cross_attn"),
+    )),
+    Foreign("TRELLIS", SOLID, (
+        sign("input_layer", "blocks.0.self_attn.to_qkv", "t_embedder.mlp.0"), sign("img2shape"), sign("shape2txt"))),
     Foreign("OmniGen 2", PICTURE, (
         sign("ref_image_refiner.0", "time_caption_embed.caption_embedder.1", "noise_refiner.0",
             "ref_image_patch_embedder"),
@@ -92,8 +99,37 @@ FOREIGN_MODELS = (
             shapes={"context_embedder.weight": (None, 4096)}),
     )),
     Foreign("FLUX.1 Redux", PICTURE, (sign("redux_down", "redux_up"), sign("redux_up"))),
+    Foreign("Step1X-Edit", PICTURE, (
+        sign("connector", "double_blocks.0", "single_blocks.0", "img_in", "vector_in", "txt_in", "time_in",
+            "final_layer"),
+    )),
+    Foreign("Flex.2", PICTURE, (
+        Sign(has=("double_blocks.0.img_attn", "single_blocks.0", "vector_in", "txt_in", "guidance_in", "time_in"),
+             shapes={"img_in.weight": (3072, 196)}),
+    )),
+    Foreign("Qwen-Image Layered", PICTURE, (
+        sign("time_text_embed.addition_t_embedding", "txt_norm", "img_in", "txt_in", "proj_out", "norm_out",
+            "transformer_blocks.0.img_mod"),
+    )),
+    Foreign("BAGEL", PICTURE, (sign("vae2llm", "llm2vae"),)),
+    Foreign("HunyuanImage 3", PICTURE, (sign("patch_embed.model.0", "timestep_emb.mlp.0"),)),
+    Foreign("Janus", PICTURE, (sign("gen_vision_model.quantize"),)),
+    Foreign("DeepFloyd IF", PICTURE, (sign("encoder_hid_proj", "add_embedding.norm1", "down_blocks.0.resnets.0"),)),
+    Foreign("Kandinsky 2", PICTURE, (
+        sign("encoder_hid_proj.image_embeds", "down_blocks.0.resnets.0"),
+        sign("add_embedding.image_proj", "down_blocks.0.resnets.0"),
+    )),
     Foreign("PixelDiT", PICTURE, (sign("core.pixel_embedder"),)),
 )  # fmt: skip
+
+#: Purpose of UNets with additional input channels, by architecture and number of channels.
+UNET_PURPOSES = {
+    ("sd2", 5): message("file_depth"),
+    ("sd2", 7): message("file_x4"),
+    ("sdxl", 8): message("file_pix2pix", base="SDXL"),
+    ("sd2", 8): message("file_not_yet_that", title="a model that estimates depth or normals (Marigold, Lotus)"),
+    ("sd1", 12): message("file_not_yet_that", title="IC-Light, which lights a picture anew"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +152,17 @@ ATTACHMENTS = (
         sign("pulid_encoder"), sign("pulid_ca"), sign("id_adapter"), sign("id_encoder", "lora_weights"),
             sign("pulid_ca.0"),
     )),
+    Attachment("supir", "SUPIR, which restores pictures", (sign("project_modules.0"),)),
+    Attachment("brushnet", "a BrushNet", (sign("brushnet_down_blocks"),)),
+    Attachment("transparency", "a part of LayerDiffuse, which makes transparent pictures", (sign("latent_conv_in"),)),
+    Attachment("ella", "ELLA, which reads prompts with a language model", (
+        sign("connector.latents", "connector.time_embedding"),
+    )),
+    Attachment("inpainter", "a network that fills holes (LaMa)", (
+        sign("model.1.ffc"), sign("model.model.1.ffc"), sign("generator.model.1.ffc"),
+    )),
     Attachment("controlnet", "a ControlNet", (
+        sign("control_blocks.0.after_proj"), sign("control_img_in"), sign("control_transformer_blocks.0"),
         sign("control_model.input_blocks.0.0"), sign("control_model.time_embed"), sign("input_hint_block.0",
             "zero_convs.0"),
         sign("controlnet_cond_embedding"), sign("controlnet_x_embedder"), sign("controlnet_blocks.0"),
@@ -139,22 +185,38 @@ ATTACHMENTS = (
     )),
     Attachment("gligen", "a GLIGEN adapter", (sign("position_net"), sign("position_net.linears"))),
     Attachment("face_restorer", "a network that restores faces", (
-        sign("stylegan_decoder"), sign("quantize.embedding", "fuse_convs_dict"),
+        sign("stylegan_decoder"), sign("quantize.embedding", "fuse_convs_dict"), sign("vqvae.quantize.embedding"),
     )),
     Attachment("segmenter", "a network that selects objects (Segment Anything)", (
-        sign("image_encoder", "mask_decoder"), sign("sam_mask_decoder"),
+        sign("image_encoder", "mask_decoder"), sign("sam_mask_decoder"), sign("tracker.sam_mask_decoder"),
+        sign("clip.vision_model", "decoder.layers.0"),
     )),
-    Attachment("depth", "a network that estimates depth", (sign("depth_head", "pretrained.blocks.0"),
-        sign("depth_head"))),
+    Attachment("depth", "a network that estimates depth", (
+        sign("depth_head"), sign("scratch.layer1_rn"), sign("core.core.scratch"), sign("neck.fusion_stage"),
+        sign("neck.reassemble_stage"),
+    )),
+    Attachment("annotator", "a network that finds lines or poses in pictures", (
+        sign("block1.convs.0", "block1.projection"), sign("model0.1", "model4.1"), sign("conv5_5_CPM_L1"),
+        sign("conv6_1_CPM"), sign("block15.conv1", "block23.conv3"), sign("init_block", "block1_1.conv1"),
+    )),
+    Attachment("faces", "a network that finds faces or their parts", (
+        sign("ClassHead.0", "BboxHead.0"), sign("out_mask_conv", "out_img_conv"),
+    )),
+    Attachment("safety", "a safety checker, which is not used", (sign("concept_embeds", "special_care_embeds"),)),
+    Attachment("rating", "a network that rates pictures", (
+        Sign(has=("layers.2", "layers.7"), shapes={"layers.0.weight": (1024, 768)}),
+    )),
     Attachment("detector", "a network that finds objects (YOLO)", (sign("model.22.cv2"), sign("22.cv2", "0.conv"),
-        sign("model.0.conv", "model.9.cv1"))),
+        sign("model.0.conv", "model.9.cv1"), sign("bbox_embed.0.layers.0", "transformer.level_embed"))),
     Attachment("speech", "a network that writes down speech (Whisper)", (
         sign("encoder.conv1", "decoder.layers.0.encoder_attn"),
     )),
-    Attachment("captioner", "a network that describes pictures (Florence-2)", (
-        sign("vision_tower.convs.0", "image_projection"),
+    Attachment("captioner", "a network that describes pictures (Florence-2, BLIP)", (
+        sign("vision_tower.convs.0", "image_projection"), sign("text_decoder.bert"),
     )),
-    Attachment("matting", "a network that cuts out objects (BiRefNet)", (sign("bb.layers.0", "decoder"),)),
+    Attachment("matting", "a network that cuts out objects (BiRefNet, RMBG, U2-Net)", (
+        sign("bb.layers.0", "decoder"), sign("stage1.rebnconvin"),
+    )),
     Attachment("frames", "a network that makes frames in between (RIFE)", (sign("block0.conv0", "block1.conv0"),)),
     Attachment("segmentation", "a network that labels the parts of a picture (SegFormer)", (
         sign("segformer.encoder", "decode_head"),

@@ -15,7 +15,7 @@ from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UN
 from diffusion_local.models.folders import makes_no_pictures
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
-from diffusion_local.models.loras import APPLIED, METHOD_TITLES, PICTURE, LoraFile
+from diffusion_local.models.loras import METHOD_TITLES, PICTURE, LoraFile
 from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
 from diffusion_local.models.pickled import calls_problem
 from diffusion_local.models.probe import (
@@ -26,11 +26,13 @@ from diffusion_local.models.probe import (
     EMBEDDING,
     IP_ADAPTER,
     LORA,
+    PICTURE_CHANNELS,
     STRANGER,
     UPSCALER,
     Probe,
 )
-from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, TITLES
+from diffusion_local.models.unsupported import UNET_PURPOSES
+from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, SVDQUANT, TITLES
 
 #: Quantisation schemes supported in a VAE that replaces a model's own.
 LOADED_VAE = frozenset(("", PLAIN_FP8))
@@ -58,12 +60,6 @@ KIND_NAMES = {
     IP_ADAPTER: message("adapter_ip_adapter"),
     VISION: message("adapter_clip_vision"),
     TEXT_ENCODER: message("adapter_text_encoder"),
-}
-#: Purpose of UNets with additional input channels, by architecture and number of channels.
-CHANNELS = {
-    ("sd2", 5): message("file_depth"),
-    ("sd2", 7): message("file_x4"),
-    ("sdxl", 8): message("file_pix2pix", base="SDXL"),
 }
 #: Architectures and families whose denoisers accept residuals of a ControlNet, by its form.
 CONTROL_ARCHITECTURES = {
@@ -97,6 +93,8 @@ def describe_kind(found: Probe) -> str:
     """Completes "It is ...": a LoRA, T5-XXL, a text encoder; "" for other kinds."""
     if found.kind == TEXT_ENCODER:
         return message("file_text_encoder", title=found.title)
+    if found.kind == VISION:
+        return found.title
     if found.kind == VAE:
         return parts.title_of(found.base) if found.base else found.title
     if found.kind == CONTROL:
@@ -117,7 +115,9 @@ def model_verdict(name: str, found: Probe) -> Verdict:
     if found.id == "language_model":
         return Verdict(UNSUPPORTED, message("file_language_model"))
     if found.kind in PLACES:
-        return Verdict(UNSUPPORTED, message("model_is_other", what=describe_kind(found), folder=PLACES[found.kind]))
+        own = kind_verdict(found.kind, found)  # a file that cannot be used need not be moved
+        move = Verdict(UNSUPPORTED, message("model_is_other", what=describe_kind(found), folder=PLACES[found.kind]))
+        return own if own.problem else move
     if found.kind == STRANGER:
         return foreign_verdict(found)
     if found.kind == ATTACHMENT:
@@ -134,6 +134,8 @@ def foreign_verdict(found: Probe) -> Verdict:
 
 
 def transformer_verdict(found: Probe) -> Verdict:
+    if found.quantisation == SVDQUANT:
+        return loadable_verdict(found)
     architecture = families.ARCHITECTURES[found.architecture]
     title = architecture.title
     titled = f"{title} ({describe_contents(found)})"
@@ -172,10 +174,13 @@ def unet_verdict(found: Probe) -> Verdict:
         reason = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
         return Verdict(UNSUPPORTED, reason)
     family = families.of_architecture(architecture)
+    if found.prediction == "edm" and unet.channels == PICTURE_CHANNELS:
+        return Verdict(RECOGNISED, message("file_not_yet_that", title="CosXL Edit, which changes a picture"))
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)
-    if (problem := CHANNELS.get((architecture, unet.channels), "")) or unet.channels not in channels_of(architecture):
-        return Verdict(UNSUPPORTED, problem or message("unet_channels", channels=unet.channels))
+    if unet.channels not in channels_of(architecture):
+        purpose = UNET_PURPOSES.get((architecture, unet.channels), "")
+        return Verdict(UNSUPPORTED, purpose or message("unet_channels", channels=unet.channels))
     if architecture in ("sd1", "sd2") and unet.added:
         return Verdict(UNSUPPORTED, message("file_unclip"))
     if found.prediction == "edm":
@@ -191,8 +196,6 @@ def channels_of(architecture: str) -> tuple[int, ...]:
 def loadable_verdict(found: Probe) -> Verdict:
     """Whether the engine can load the model parts in a file, in their precision."""
     title = families.title_of(found.architecture)
-    if found.container == GGUF and found.unet:
-        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container_title(found)))
     if verdict := container_verdict(found.container, tuple(each.quantisation for each in found.held), title):
         return verdict
     return layers_verdict(found) or USABLE
@@ -264,18 +267,21 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return verdict
     if found.kind != kind:
         if found.kind in PLACES:
-            return Verdict(
-                UNSUPPORTED,
-                message(
-                    "misplaced", what=describe_kind(found), wanted=KIND_NAMES.get(kind, kind), folder=PLACES[found.kind]
-                ),
-            )
+            what, wanted = describe_kind(found), KIND_NAMES.get(kind, kind)
+            move = message("misplaced", what=what, wanted=wanted, folder=PLACES[found.kind])
+            own = kind_verdict(found.kind, found)
+            return own if own.problem else Verdict(UNSUPPORTED, move)
         if found.kind in (STRANGER, ATTACHMENT):
             return model_verdict(name, found)
         if found.kind in (CHECKPOINT, DENOISER) and found.architecture:
             title = families.title_of(found.architecture)
             return Verdict(UNSUPPORTED, message("file_model_elsewhere", title=title, what=KIND_NAMES.get(kind, kind)))
         return Verdict(UNSUPPORTED, message("not_an_adapter", what=KIND_NAMES.get(kind, kind)))
+    return kind_verdict(kind, found)
+
+
+def kind_verdict(kind: str, found: Probe) -> Verdict:
+    """Verdict on an adapter or part in the folder for its kind."""
     if kind == LORA and found.lora:
         return lora_verdict(found.lora, found.container)
     if kind == VAE:
@@ -289,7 +295,7 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
     if kind == VISION:
         return vision_verdict(found)
     if kind == EMBEDDING and found.id == "other":
-        base = families.title_of(found.base) or families.get(found.base).title
+        base = families.title_of(found.base) or families.get(found.base).title or found.base
         return Verdict(RECOGNISED, message("file_embedding_other", base=base))
     return USABLE
 
@@ -350,7 +356,7 @@ def vae_verdict(found: Probe) -> Verdict:
             return Verdict(RECOGNISED, message("file_vae_part", title=found.title))
         return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
     if found.container == GGUF:
-        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
+        return container_verdict(found.container, (found.quantisation,), found.title) or USABLE
     if found.quantisation not in LOADED_VAE:
         scheme = TITLES.get(found.quantisation, found.quantisation)
         return Verdict(RECOGNISED, message("file_vae_scheme", scheme=scheme))
@@ -376,7 +382,7 @@ def lora_verdict(found: LoraFile, container: str) -> Verdict:
     family = families.of_architecture(found.base) if found.base in families.ARCHITECTURES else families.get(found.base)
     if found.base and family.problem:
         return Verdict(RECOGNISED, message("file_not_yet_that", title=kind))
-    if found.method not in APPLIED:
+    if not found.applied:
         return Verdict(RECOGNISED, message("file_lora_method", kind=kind))
     if found.unknown:
         return Verdict(RECOGNISED, message("file_lora_unknown", kind=kind, name=found.unknown[0]))

@@ -20,12 +20,15 @@ PRECISION_BY_DTYPE = {
     "I8": "int8", "U8": "uint8", "F4": "fp4",
 }  # fmt: skip
 #: Quantisation schemes.
-PLAIN_FP8, SCALED_FP8, COMFY, NVFP4, MXFP8 = "fp8", "fp8_scaled", "comfy_quant", "nvfp4", "mxfp8"
-NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF = (
-    "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf", "gguf_rare",
+PLAIN_FP8, SCALED_FP8, BLOCK_FP8, COMFY, NVFP4, MXFP8 = (
+    "fp8", "fp8_scaled", "fp8_blocks", "comfy_quant", "nvfp4", "mxfp8",
+)  # fmt: skip
+NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF, AWQ, HQQ, MODELOPT, FLOAT8 = (
+    "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf", "gguf_rare", "awq",
+    "hqq", "modelopt", "float8_data",
 )  # fmt: skip
 #: Supported schemes; weights are dequantised as they are read.
-LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, COMFY, NF4, FP4, INT8))
+LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, BLOCK_FP8, COMFY, NF4, FP4, INT8))
 #: Integers with one scale per row; also supported in diffusers folders and ControlNets.
 INT8_ROWS = "int8"
 #: GGUF tensor types that diffusers can dequantise.
@@ -35,6 +38,8 @@ TITLES = {
     PLAIN_FP8: "fp8", SCALED_FP8: "scaled fp8", COMFY: "comfy_quant", NVFP4: "NVFP4", MXFP8: "MXFP8",
     NF4: "bitsandbytes nf4", FP4: "bitsandbytes fp4", INT8: "int8", TORCHAO: "torchao", QUANTO: "quanto",
     SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF", RARE_GGUF: "a rare type of GGUF",
+    BLOCK_FP8: "fp8 with scales per block", AWQ: "AWQ", HQQ: "HQQ", MODELOPT: "ModelOpt",
+    FLOAT8: "fp8 prequantised for one program (float8_data)",
 }  # fmt: skip
 #: Suffixes (one or two words) of tensor names that only one scheme has; the first match decides.
 QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -47,13 +52,18 @@ QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (QUANTO, frozenset(("weight._data", "weight._scale"))),
     (TORCHAO, frozenset(("weight_qdata", "weight:_data", "weight.qdata"))),
     (SDNQ, frozenset(("svd_up", "zero_point"))),
+    (AWQ, frozenset(("scaled_zeros",))),
+    (HQQ, frozenset(("W_q",))),
+    (MODELOPT, frozenset(("weight_quantizer._scale", "input_quantizer._amax"))),
+    (FLOAT8, frozenset(("float8_data",))),
+    (BLOCK_FP8, frozenset(("weight_scale_inv",))),
     (SCALED_FP8, frozenset(("scale_weight", "weight_scale", "scale_input", "scaled_fp8"))),
     (GPTQ, frozenset(("qzeros", "g_idx"))),
 )
 #: Tensors that describe the quantisation of other tensors and are not weights themselves.
 AIDS = re.compile(
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*|SCB|comfy_quant|scale_weight|scale_input"
-    r"|weight_scale(_2)?|input_scale|wscales|smooth(_orig|_factor(_orig)?)?)$"
+    r"|weight_scale(_2|_inv)?|input_scale|wscales|smooth(_orig|_factor(_orig)?)?)$"
 )
 
 
@@ -129,7 +139,7 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
         ends.add(".".join(words[-2:]))
     for scheme, marks in QUANTISATION_MARKS:
         if not marks.isdisjoint(ends):
-            return scheme_of(scheme, tensors)
+            return scheme_of(scheme, tensors, header)
     if stated:
         return COMFY
     if '"sdnq"' in header.metadata.get("quantization_config", ""):
@@ -138,13 +148,35 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
     return PLAIN_FP8 if any(kind.startswith("F8_") for kind in kinds) else ""
 
 
-def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
+#: Formats of ComfyUI's layout that are dequantised, and those with a title of their own.
+COMFYUI_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+NAMED_FORMATS = {"nvfp4": NVFP4, "mxfp8": MXFP8, "svdquant_int4": SVDQUANT}
+
+
+def comfyui_format(header: Header, tensors: Mapping[str, Tensor]) -> str:
+    """The scheme of ComfyUI's layout, from the notes beside the weights: ``COMFY`` if all can be dequantised.
+
+    Only one note per size is read, because layers of one format have equal notes.
+    """
+    sizes = {tensor.bytes: id(tensor) for name, tensor in tensors.items() if name.endswith("comfy_quant")}
+    noted = set(sizes.values())
+    for name in [name for name, tensor in header.tensors.items() if id(tensor) in noted]:  # their whole names
+        try:
+            form = str(json.loads(header.bytes_of(name) or b"{}").get("format", COMFYUI_FORMATS[0]))[:40]
+        except (ValueError, AttributeError, RecursionError):
+            continue  # reported when the file is loaded
+        if form not in COMFYUI_FORMATS:
+            return NAMED_FORMATS.get(form, form)
+    return COMFY
+
+
+def scheme_of(scheme: str, tensors: Mapping[str, Tensor], header: Header) -> str:
     """Refine a scheme by its tensors: scales with integers are not fp8, and ComfyUI's layout includes other formats."""
     if scheme == COMFY:
         if any(name.endswith("weight_scale_2") for name in tensors):
             return NVFP4
         scales = {tensor.dtype for name, tensor in tensors.items() if name.endswith("weight_scale")}
-        return MXFP8 if scales & {"U8", "F8_E8M0"} else COMFY
+        return MXFP8 if scales & {"U8", "F8_E8M0"} else comfyui_format(header, tensors)
     if scheme != SCALED_FP8:
         return scheme
     kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not AIDS.search(name)}

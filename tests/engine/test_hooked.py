@@ -102,7 +102,66 @@ def dora_columns(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.T
     return parts | {"dora_scale": magnitude}, magnitude * merged / norms - weight
 
 
-METHODS = [lora, locon_mid, loha, lokr, diff, dora_rows, dora_columns]
+def rotation(generator: torch.Tensor) -> torch.Tensor:
+    """Cayley's transform of the skew part of a square matrix."""
+    skew, one = (generator - generator.T).numpy().astype(np.float64), np.eye(len(generator))
+    return torch.from_numpy(np.linalg.solve((one - skew).T, (one + skew).T).T)
+
+
+def oft(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    """Two groups of rows, each with a rotation of its own, and a scale of each row."""
+    size = len(weight) // 2
+    blocks = torch.stack([random(size, size) * 0.2 for _ in range(2)])
+    scales = random(len(weight), 1).abs() + 0.5
+    whole = torch.block_diag(*(rotation(each).T for each in blocks)).float()
+    new = (whole @ weight.flatten(1)) * scales
+    parts = {"oft_blocks": blocks, "alpha": torch.tensor(0.0), "rescale": scales}
+    return parts, new.reshape(weight.shape) - weight
+
+
+def oft_limited(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    """``alpha`` times the number of rows limits the norm of all generators together."""
+    block, limit = random(len(weight), len(weight)), 1.5
+    skew = block - block.T
+    turn = rotation(torch.triu(skew, 1) * (limit / skew.norm()))
+    parts = {"oft_blocks": block[None], "alpha": torch.tensor(limit / len(weight))}
+    return parts, (turn.T.float() @ weight.flatten(1)).reshape(weight.shape) - weight
+
+
+def boft(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    """Two levels of a butterfly of pairs: neighbours first, then rows at a distance of two."""
+    count = len(weight) // 2
+    blocks = torch.stack([torch.stack([random(2, 2) for _ in range(count)]) for _ in range(2)])
+    rows = weight.flatten(1).clone()
+    for level, distance in enumerate((1, 2)):
+        firsts = [row for row in range(len(rows)) if row // distance % 2 == 0]
+        for block, first in zip(blocks[level], firsts, strict=True):
+            pair = [first, first + distance]
+            rows[pair] = rotation(block).float() @ rows[pair]
+    return {"oft_blocks": blocks, "alpha": torch.tensor(0.0)}, rows.reshape(weight.shape) - weight
+
+
+def oft_of_peft(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    """Columns in groups, rotated by peft itself."""
+    from peft.tuners.oft.layer import OFTRotationModule
+
+    columns, size = weight[0].numel(), 8
+    rotor = OFTRotationModule(columns // size, size * (size - 1) // 2, size, columns)
+    rotor.weight.data = random(columns // size, size * (size - 1) // 2) * 0.3
+    with torch.no_grad():
+        turn = rotor.get_weight()
+    return {"oft_R.weight": rotor.weight.data}, (weight.flatten(1) @ turn.T).reshape(weight.shape) - weight
+
+
+def ia3(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    """Columns of linear layers and rows of convolutions, as LyCORIS writes it."""
+    by_column = weight.ndim == 2
+    shape = (1, weight.shape[1]) if by_column else (len(weight), 1, 1, 1)
+    factors = random(*shape)
+    return {"weight": factors, "on_input": torch.tensor(by_column)}, weight * factors
+
+
+METHODS = [lora, locon_mid, loha, lokr, diff, dora_rows, dora_columns, oft, oft_limited, boft, oft_of_peft, ia3]
 JOB = {"steps": 2, "guidance": 3.0, "seed": 7}
 
 
@@ -329,3 +388,16 @@ def test_a_product_in_a_cores_form_is_that_of_its_factors() -> None:
         return sum(float(core[p, q, y, x] * a[p, o] * b[q, i]) for p in range(RANK) for q in range(RANK))
 
     assert abs(float(found[3, 5, 1, 2]) - half(1, 3, 5, 1, 2) * half(2, 3, 5, 1, 2)) < 1e-5
+
+
+def test_ia3_of_peft_multiplies_the_bias_too() -> None:
+    layer, given = torch.nn.Linear(6, 4), torch.randn(3, 6)
+    factors = torch.rand(4, 1) + 0.5
+    with torch.no_grad():
+        found = layer(given) + hooked.output_delta(layer, {"ia3": factors}, None, layer.weight, given)
+        assert torch.allclose(found, layer(given) * factors.T, atol=1e-5)
+
+
+def test_oft_of_several_layers_in_one_is_an_error() -> None:
+    with pytest.raises(ValueError, match="rows of several layers"):
+        hooked.multiplied(torch.ones(4, 4), {"oft": torch.zeros(1, 4, 4)}, slice(0, 4))

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import diffusers
+import gguf
 import numpy as np
 import pytest
 import safetensors.torch
@@ -21,6 +22,9 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
+from tests.engine.test_flow_families import difference
+from tests.engine.test_gguf_files import write as write_gguf
+from tests.engine.test_split_files import matrices
 from tests.models.files import Trap, original_encoder, original_unet, original_vae
 from tests.models.headers import tensors_of
 
@@ -127,6 +131,26 @@ def test_a_checkpoint_in_a_pickle_draws_what_its_safetensors_form_draws(
         diffusers_engine.load(each)
         pictures.append(Draw(diffusers_engine)(model=name, steps=2, width=64, height=64).image.tobytes())
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_as_gguf_draws_what_its_numbers_draw(
+    diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model], tmp_path: Path
+) -> None:
+    """The UNet, the text encoder and the VAE, with matrices in blocks, which are unpacked to fp16."""
+    model = checkpoint()
+    kind = gguf.GGMLQuantizationType.Q8_0
+    whole = write_gguf(model.path.with_name("packed.gguf"), safetensors.torch.load_file(model.path), "sd1", kind)
+    rounded = {name: each.half().float() if name in matrices(whole) else each for name, each in whole.items()}
+    safetensors.torch.save_file({name: each.contiguous() for name, each in rounded.items()}, model.path)
+    catalog = Catalog(assets() / "starter", ModelDirectories(model.path.parent, configs=tmp_path / "configs"))
+    pictures = []
+    for name in ("tiny", "packed"):
+        each = catalog.get(name)
+        assert each.ready, each.problem
+        diffusers_engine.load(each)
+        pictures.append(Draw(diffusers_engine)(model=name, steps=2, width=64, height=64).image)
+    assert difference(*pictures) <= 4
 
 
 def lightning_callback(patch: pytest.MonkeyPatch) -> type:
