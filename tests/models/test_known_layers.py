@@ -123,8 +123,8 @@ def layers(blocks: str, count: int, width: int, name: str = "attn.to_q") -> Tens
 @pytest.mark.parametrize(
     ("end", "method"),
     [
-        ("ia3_l", "an IA3"), ("lora_E", "an AdaLoRA"), ("hra_u", "an adapter of PEFT"), ("boft_R", "a BOFT"),
-        ("oft_R.weight", "an OFT"), ("vera_lambda_b", "a VeRA"),
+        ("lora_E", "an AdaLoRA"), ("hra_u", "an adapter of another kind"), ("vera_lambda_b", "a VeRA"),
+        ("boft_R", "an adapter of another kind"),
     ],
 )  # fmt: skip
 def test_methods_that_are_not_applied_are_named(tmp_path: Path, end: str, method: str) -> None:
