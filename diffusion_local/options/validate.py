@@ -146,7 +146,8 @@ def denoising_options(
             check_frame_shape((done["width"], done["height"]), whole, limits, given)
     sampler, schedule = "", ""
     with faults:
-        sampler, schedule = check_sampler(given.get("sampler", defaults.sampler), sampling)
+        wanted = given.get("sampler")
+        sampler, schedule = check_sampler(wanted if is_given(wanted) else defaults.sampler, sampling)
         done["sampler"] = sampler
     with faults:
         done["steps"] = values.check_integer("steps", given.get("steps", defaults.steps), 1, limits.max_steps)

@@ -4,6 +4,7 @@ Each describes the output of ``answers``; a test compares the two. Limits, choic
 option table; examples are domain values as ``serializers`` writes them.
 """
 
+import re
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -47,6 +48,8 @@ SEED_OPTIONS = ("seed", "variation_seed")  # -1 means a random one
 UNBOUNDED = ("steps",)
 #: Further fields of responses to requests that enqueue a batch.
 URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
+#: Decimal notation without an exponent, and that of whole numbers.
+NUMBER, WHOLE = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?"), re.compile(r"[+-]?\d{1,20}")
 
 
 class Body(BaseModel):
@@ -68,10 +71,18 @@ def model_of(title: str, offered: list[Argument], base: type[BaseModel] = Body) 
         if isinstance(kind, type) and issubclass(kind, Enum):
             kind = Literal[tuple(str(value) for value in kind)]
             default = str(default)
+        if is_number(each):
+            kind = Annotated[kind, BeforeValidator(as_number)]
         examples = None if each.example is None or each.name in foreign else [each.example]
         field = Field(default, description=each.meaning or None, examples=examples, json_schema_extra=bounds_of(each))
         fields[each.name] = (kind if each.required else kind | None, field)
     return create_model(title, __base__=base, **fields)
+
+
+def is_number(argument: Argument) -> bool:
+    """Whether an argument is a numeric option of a picture."""
+    option = OPTIONS.get(argument.name)
+    return option is not None and option.is_number
 
 
 def bounds_of(argument: Argument) -> serializers.Json:
@@ -94,10 +105,15 @@ def offered(name: str, method: str, path: str) -> list[Argument]:
     ]
 
 
-def no_boolean(value: Any) -> Any:
-    """Rejects booleans, because pydantic would accept true as 1. Raises PydanticCustomError."""
+def as_number(value: Any) -> Any:
+    """A number that may be written as text, as in lists and forms. Text that is no number is left as it is, to be
+    rejected by the field's type. Raises PydanticCustomError for booleans, which pydantic would accept as 0 and 1.
+    """
     if isinstance(value, bool):
         raise PydanticCustomError("number_type", "Input should be a valid number")
+    if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+        number = float(value)
+        return int(value) if WHOLE.fullmatch(value.strip()) else number
     return value
 
 
@@ -105,7 +121,7 @@ def field_of(option: Option, *names: str) -> tuple[Any, Any]:
     """An optional field, read under any of its ``names``."""
     examples = None if option.example is None else [option.example]
     alias = AliasChoices(*names) if names else None
-    kind = Annotated[option.request_type, BeforeValidator(no_boolean)] if option.is_number else option.request_type
+    kind = Annotated[option.request_type, BeforeValidator(as_number)] if option.is_number else option.request_type
     return kind | None, Field(None, description=option.meaning, examples=examples, validation_alias=alias)
 
 

@@ -135,7 +135,12 @@ def test_it_is_refused_by_its_name(
     ("field", "value", "meant"),
     [
         ("seed", 0, 0),
+        ("seed", "7", 7),
+        ("steps", "5", 5),
+        ("width", " 192 ", 192),
+        ("guidance", "6.25", 6.25),
         ("guidance", 0, 0.0),
+        ("sampler", "", "DPM++ 2M"),
         ("prompt", r"\{a|b\} car", "{a|b} car"),
         ("prompt", "{a|a} car", "a car"),
         ("negative", "{c|c}", "c"),
@@ -146,6 +151,8 @@ def test_it_is_refused_by_its_name(
 def test_it_means_the_same(
     client: TestClient, services: Services, drawing: Hands, send: Callable[..., Any], field: str, value: Any, meant: Any
 ) -> None:
+    if field == "sampler" and send is comfyui:
+        pytest.skip("its node has a list of samplers, which must be chosen from as in ComfyUI")
     answer = send(client, BASE | {field: value})
     assert answer.status_code in (200, 201, 202), answer.text
     params = services.studio.jobs(limit=1)[0].params

@@ -1,15 +1,19 @@
 """Graphs of ComfyUI, read as one submit, or refused with the node and the input that are at fault."""
 
+import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image as PIL
 
 from diffusion_local.messages import Message
 from diffusion_local.web.api.dialects.comfyui import info
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.graph import read
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names
-from diffusion_local.web.api.dialects.comfyui.values import Plan, Refused
+from diffusion_local.web.api.dialects.comfyui.submitting import scaled
+from diffusion_local.web.api.dialects.comfyui.values import Plan, Refused, Scaling
 from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
 
 NAMES = Names(
@@ -367,6 +371,34 @@ def test_a_second_sampler_of_another_kind_is_refused(
     between: dict[str, Any], latent: list[Any], changes: dict[str, Any], why: str
 ) -> None:
     assert why in refused(sampled_again(between, latent, **changes)).details
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"width": 64, "height": 96, "crop": "center"}, (64, 96)),
+        ({"width": 0, "height": 30, "crop": "disabled"}, (60, 30)),
+        ({"scale_by": 0.5}, (50, 25)),
+    ],
+)
+def test_a_loaded_picture_is_scaled_before_it_is_encoded(given: dict[str, Any], made: tuple[int, int]) -> None:
+    kind = "ImageScaleBy" if "scale_by" in given else "ImageScale"
+    graph = linked(
+        txt2img(KSampler={"latent_image": ["encoded", 0], "denoise": 0.5}),
+        loaded=("LoadImage", {"image": "house.png"}),
+        sized=(kind, {"image": ["loaded", 0], "upscale_method": "lanczos"} | given),
+        encoded=("VAEEncode", {"pixels": ["sized", 0], "vae": ["4", 2]}),
+    )
+    picture = plan(graph).work.picture
+    whole = PIL.new("RGB", (100, 50), "red")
+    whole.paste("blue", (0, 0, 50, 50))
+    data = io.BytesIO()
+    whole.save(data, "PNG")
+    with PIL.open(io.BytesIO(scaled(data.getvalue(), picture))) as found:
+        assert found.size == made
+        assert found.getpixel((0, 0)) == (0, 0, 255)
+    with pytest.raises(Refused):
+        scaled(data.getvalue(), replace(picture, scaling=Scaling("lanczos", factor=100.0)))
 
 
 def test_a_seed_of_the_second_sampler_is_warned_of() -> None:

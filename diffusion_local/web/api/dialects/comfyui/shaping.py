@@ -14,6 +14,7 @@ from diffusion_local.web.api.dialects.comfyui.values import (
     Picture,
     Reference,
     Region,
+    Scaling,
     Work,
     beyond,
     failed,
@@ -189,9 +190,13 @@ def enlarged_latent(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlar
     return to_size(node_id, Enlarged(given["samples"], LATENT_METHODS[method]), given)
 
 
-def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarged:
-    """ImageScale and ImageScaleBy, after a sampler or an upscale model. Raises Refused for any other input."""
+def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarged | Picture:
+    """ImageScale and ImageScaleBy, of a loaded picture, or after a sampler or an upscale model. Raises Refused for any
+    other input.
+    """
     image = given["image"]
+    if isinstance(image, Picture) and not (image.preprocessor or image.scaling):
+        return replace(image, scaling=scaling_of(node_id, given))
     if isinstance(image, Enlarged) and (image.scale or image.size):
         raise failed([beyond(node_id, "a picture can be enlarged once before it is sampled again", "image")])
     if isinstance(image, Enlarged):
@@ -204,6 +209,15 @@ def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarg
     if given["upscale_method"] != "lanczos":
         reader.warn(message("replaced", field="upscale_method", got=given["upscale_method"], to=LANCZOS))
     return to_size(node_id, Enlarged(image, LANCZOS), given)
+
+
+def scaling_of(node_id: str, given: dict[str, Any]) -> Scaling:
+    """The scaling of a loaded picture. Raises Refused without a size."""
+    if "scale_by" in given:
+        return Scaling(given["upscale_method"], factor=given["scale_by"])
+    if not (given["width"] or given["height"]):
+        raise failed([beyond(node_id, "a width or a height is needed", "width")])
+    return Scaling(given["upscale_method"], given["width"], given["height"], crop=given["crop"] == "center")
 
 
 def to_size(node_id: str, found: Enlarged, given: dict[str, Any]) -> Enlarged:

@@ -252,7 +252,33 @@ def found(studio: Studio, picture: Picture | Mask, uploads: Uploads) -> str:
         extra = {"input_name": "image", "received_value": checking.shortened(picture.name)}
         problem = "Custom validation failed for node"
         raise failed([Fault(picture.node_id, "custom_validation_failed", problem, details, extra)])
+    if isinstance(picture, Picture) and picture.scaling:
+        return studio.sources.add(scaled(studio.sources.file(source_id).read_bytes(), picture)).id
     return source_id
+
+
+#: Pillow's filters by ComfyUI's names.
+FILTERS = {
+    "nearest-exact": PIL.Resampling.NEAREST, "bilinear": PIL.Resampling.BILINEAR, "area": PIL.Resampling.BOX,
+    "bicubic": PIL.Resampling.BICUBIC, "lanczos": PIL.Resampling.LANCZOS,
+}  # fmt: skip
+#: Longest side in pixels of a loaded picture after scaling.
+LONGEST_SIDE = 8192
+
+
+def scaled(data: bytes, picture: Picture) -> bytes:
+    """A loaded picture as a node scales it, as PNG. Raises Refused for a result that is too large."""
+    scaling = picture.scaling
+    assert scaling is not None
+    with PIL.open(io.BytesIO(data)) as whole, image_decoding.share(whole):
+        size, method = scaling.size_of(whole.size), FILTERS[scaling.method]
+        if max(size) > LONGEST_SIDE:
+            details = "image - the picture would be {}x{} after scaling, at most {most}x{most}".format(
+                *size, most=LONGEST_SIDE
+            )
+            raise failed([Fault(picture.node_id, "custom_validation_failed", "Picture too large", details)])
+        made = ImageOps.fit(whole, size, method) if scaling.crop else whole.resize(size, method)
+    return as_png(made)
 
 
 def painted(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:

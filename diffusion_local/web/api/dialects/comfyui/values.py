@@ -18,12 +18,38 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """ImageScale and ImageScaleBy: to a size in pixels, of which a side of 0 follows the other, or by a factor.
+
+    ``crop``: cut the overhang off instead of stretching the picture.
+    """
+
+    method: str
+    width: int = 0
+    height: int = 0
+    factor: float = 0.0
+    crop: bool = False
+
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that a picture of a size gets, at least 1 pixel each."""
+        if self.factor:
+            width, height = (side * self.factor for side in size)
+        else:
+            width = self.width or size[0] * self.height / size[1]
+            height = self.height or size[1] * self.width / size[0]
+        return max(1, round(width)), max(1, round(height))
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """LoadImage's picture under its name in the graph; ``preprocessor``: applied by a node."""
+    """LoadImage's picture under its name in the graph. ``scaling`` and ``preprocessor``: applied by nodes, in this
+    order.
+    """
 
     name: str
     node_id: str
     preprocessor: str = ""
+    scaling: Scaling | None = None
 
 
 @dataclass(frozen=True, slots=True)
