@@ -21,6 +21,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.dispatch.slots import full_name
 from diffusion_local.queue.jobs import JobStore
+from diffusion_local.remote.pulse import Bell, Pulse
 from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
 from diffusion_local.studio import Studio
 from tests.forking import Forked, fork, main_of
@@ -188,6 +189,27 @@ def no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     asyncio._set_running_loop(None)
     yield
     asyncio._set_running_loop(loop)
+
+
+@pytest.fixture(autouse=True)
+def no_exchanges_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the threads of remote workers that a test opened: they would ask its studio until the process ends."""
+    opened: list[Bell | Pulse] = []
+
+    def noted(kind: type[Bell] | type[Pulse]) -> None:
+        begin = kind.__init__
+
+        def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+            begin(self, *args, **kwargs)
+            opened.append(self)
+
+        monkeypatch.setattr(kind, "__init__", noting)
+
+    noted(Bell)
+    noted(Pulse)
+    yield
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture(autouse=True)

@@ -124,6 +124,8 @@ class RemoteDispatch:
             raise
 
     def leave(self) -> None:
+        self._pulse.close()
+        self._bell.close()
         self._call("leave", (), {})
         if self._spool is not None:
             self._spool.note_session(self.url, "")

@@ -30,7 +30,14 @@ class Pulse:
         self._unsent: dict[Claim, ProgressReport] = {}
         self._problem: UserError | None = None
         self._changed = threading.Condition()
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def close(self) -> None:
+        """End the thread; an exchange that is under way comes to its end."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify_all()
 
     def watch(self, claims: Iterable[Claim]) -> None:
         """Start exchanging reports and flags of newly claimed jobs."""
@@ -68,13 +75,14 @@ class Pulse:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not any(flags is not None for flags in self._flags.values()):
+                while not self._closed.is_set() and not any(flags is not None for flags in self._flags.values()):
                     self._changed.wait()
-            time.sleep(PULSE_SECONDS)
+            if self._closed.wait(PULSE_SECONDS):
+                return
             try:
                 self._exchange()
             except DatabaseProblem:  # the studio is unreachable: work continues with the newest known flags
-                time.sleep(AWAY_SECONDS)
+                self._closed.wait(AWAY_SECONDS)
             except UserError as problem:  # this worker's access was refused
                 self._problem = problem
                 return
@@ -104,9 +112,15 @@ class Bell:
         self._poll = poll
         self._rung = threading.Event()
         self._wanted = threading.Event()
+        self._closed = threading.Event()
         self._waited_at = 0.0
         self._problem: UserError | None = None
         self._thread: threading.Thread | None = None
+
+    def close(self) -> None:
+        """End the thread; a poll that is under way comes to its end."""
+        self._closed.set()
+        self._wanted.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for a ring; returns whether one came. Raises the error that ended the connection permanently."""
@@ -122,7 +136,7 @@ class Bell:
         return rung
 
     def _run(self) -> None:
-        while True:
+        while not self._closed.is_set():
             self._wanted.wait()
             if time.monotonic() - self._waited_at > IDLE_SECONDS:
                 self._wanted.clear()
@@ -131,7 +145,7 @@ class Bell:
                 if self._poll():
                     self._rung.set()
             except DatabaseProblem:
-                time.sleep(AWAY_SECONDS)
+                self._closed.wait(AWAY_SECONDS)
             except UserError as problem:
                 self._problem = problem
                 return

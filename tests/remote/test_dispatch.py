@@ -187,6 +187,18 @@ def test_a_ring_wakes_a_waiting_worker(services: Services, studio: Studio, files
     assert rung == [True]
 
 
+def test_a_worker_that_leaves_ends_its_threads(services: Services, studio: Studio, files: Any) -> None:
+    [job_id] = enqueue(services.jobs)
+    dispatch = joined(studio, files)
+    before = set(threading.enumerate())
+    assert [each.id for each in dispatch.claim("")] == [job_id]
+    assert not dispatch.wait(0.01)
+    begun = set(threading.enumerate()) - before
+    assert {"pulse", "bell"} <= {each.name for each in begun}
+    dispatch.leave()
+    eventually(lambda: not any(each.is_alive() for each in begun if each.name in ("pulse", "bell")), 60)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
