@@ -70,7 +70,8 @@ def pytest_configure() -> None:
 #: processes of pytest have nothing to do any more.
 FIRST = (
     "tests/web/browser/test_return.py",
-    "tests/supervisor/test_supervisor.py",
+    "tests/supervisor/",
+    "tests/test_journey.py",
     "tests/web/authority/",
     "tests/web/browser/",
     "tests/durability/",
@@ -81,6 +82,8 @@ FIRST = (
     "tests/web/test_process.py",
     "tests/web/attacks/",
     "tests/test_read_only_home.py",
+    "tests/test_disk.py",
+    "tests/models/test_damage.py",
     "tests/remote/",
     "tests/engine/",
 )
