@@ -228,7 +228,7 @@ def measured(
             made[number] += 1
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
-    cpu, server_cpu, began = sum(web.cpu_times()[:2]), cpu_of(server), time.monotonic()
+    cpu, before, began = sum(web.cpu_times()[:2]), cpu_of(server), time.monotonic()
     for each in threads:
         each.start()
     with httpx.Client(base_url=url or "http://nowhere") as client:
@@ -243,16 +243,17 @@ def measured(
     per_picture = 1000 / max(1, pictures)  # without HTTP the studio is this process, with its workers
     cost = {"studio_cpu_ms_per_picture": round(used * per_picture, 2)}
     if server is not None:
-        cost["server_cpu_ms_per_picture"] = round((cpu_of(server) - server_cpu) * per_picture, 2)
+        server_used = sum(now - before.get(pid, 0.0) for pid, now in cpu_of(server).items())
+        cost["server_cpu_ms_per_picture"] = round(server_used * per_picture, 2)
     return {"pictures_per_second": round(pictures / took, 1), "studio_cpu": round(used / took, 2)} | cost | times.told()
 
 
-def cpu_of(server: Cluster | None) -> float:
-    """CPU seconds that the processes of a PostgreSQL server have used."""
-    used = 0.0
+def cpu_of(server: Cluster | None) -> dict[int, float]:
+    """CPU seconds that each process of a PostgreSQL server has used."""
+    used = {}
     for each in psutil.Process(server.pid).children() if server else ():
         with contextlib.suppress(psutil.NoSuchProcess):
-            used += sum(each.cpu_times()[:2])
+            used[each.pid] = sum(each.cpu_times()[:2])
     return used
 
 

@@ -1,7 +1,5 @@
 """Estimates from end to end: a mixed list is made, and each picture remembers what was expected of it."""
 
-import pytest
-
 from diffusion_local.compose import Services
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.worker.stopping import Stop
@@ -21,4 +19,6 @@ def test_a_mixed_list_is_estimated_and_the_error_is_measured(services: Services)
     assert error.median is not None
     assert error.median < 1  # a few per cent where nothing else runs
     check = services.studio.lists.check("a cat --size 128x128 --steps 10\n" * 10)
-    assert check.seconds == pytest.approx(10 * 10 * 0.02, rel=1.5)
+    measured = [image.seconds for image in services.studio.gallery(limit=18) if image.params.steps == 10]
+    assert len(measured) == 6
+    assert 10 * min(measured) <= check.seconds <= 10 * max(measured) + 0.01
