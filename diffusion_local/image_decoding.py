@@ -10,10 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import IO, Any
 
 from PIL import Image as PIL
-from PIL import PngImagePlugin, TiffImagePlugin, features
+from PIL import PngImagePlugin, TiffImagePlugin, WebPImagePlugin, features  # noqa: F401  # else Pillow loads all plugins
 
 from diffusion_local.errors import Overloaded
 
@@ -34,7 +35,7 @@ WIDE_MODES = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 PngImagePlugin.MAX_TEXT_CHUNK = 1_000_000
 PngImagePlugin.MAX_TEXT_MEMORY = 4_000_000
 MAX_EXIF_BYTES = 1_000_000
-M_MMAP_THRESHOLD = -3  # from malloc.h
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # from malloc.h
 
 
 class Budget:
@@ -116,10 +117,20 @@ def return_freed_memory() -> None:
     """Make glibc return large blocks to the system when they are freed; call once at process start.
 
     By default glibc raises its threshold after the first freed block of Pillow's size, and from then on every thread
-    that decoded a picture keeps its memory (``M_MMAP_THRESHOLD`` in mallopt(3)). A no-op on other platforms.
+    that decoded a picture keeps its memory (``M_MMAP_THRESHOLD`` in mallopt(3)). Every thread would also keep what its
+    requests took once, in an arena of its own (``M_ARENA_MAX``); Python's lock leaves little to gain by these. A no-op
+    on other platforms.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, 1_000_000)
+        library.mallopt(M_ARENA_MAX, 1)
+
+
+def trim_memory() -> None:
+    """Return free pages of glibc's heap to the system, which takes milliseconds. A no-op on other platforms."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def supported_formats() -> tuple[str, ...]:
@@ -127,14 +138,32 @@ def supported_formats() -> tuple[str, ...]:
 
     Includes AVIF if Pillow was built with it, and HEIF (the HEIC of phones) if pillow-heif is installed.
     """
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:  # no wheel for this platform
-        heif = []
-    else:
-        register_heif_opener(thumbnails=False)
-        heif = ["HEIF"]
-    return ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []), *heif)
+    heif = find_spec("pillow_heif") is not None  # there are platforms without a wheel
+    if heif:
+        PIL.register_open("HEIF", open_heif, begins_like_heif)
+    return (
+        *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"),
+        *(["AVIF"] if features.check("avif") else []),
+        *(["HEIF"] if heif else []),
+    )
+
+
+def begins_like_heif(start: bytes) -> bool:
+    """Whether a file that begins like this may be HEIF: an ISO media file, but no AVIF, which Pillow reads itself."""
+    return start[4:8] == b"ftyp" and start[8:12] not in (b"avif", b"avis")
+
+
+def open_heif(file: IO[bytes], name: str | bytes) -> Any:
+    """Pillow's opener of HEIF until the first such file, which imports the library (4 MB) and its own opener."""
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    factory, accepts = PIL.OPEN["HEIF"]
+    start = file.read(16)
+    file.seek(0)
+    if accepts and not accepts(start):
+        raise SyntaxError("not a HEIF file")  # by which Pillow goes on to the next format
+    return factory(file, name)
 
 
 INPUT_FORMATS = supported_formats()

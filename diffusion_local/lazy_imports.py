@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -28,13 +28,17 @@ class _Deferred(ModuleType):
         with _lock:
             if sys.modules.get(self.__name__) is self:
                 del sys.modules[self.__name__]
+            for name in [each for each in vars(self) if not each.startswith("__")]:
+                delattr(self, name)  # the placeholders
         return getattr(importlib.import_module(self.__name__), attribute)
 
 
-def defer_import(name: str) -> None:
+def defer_import(name: str, *placeholders: str) -> None:
     """Let ``import name`` return at once; the package is loaded when one of its attributes is first read.
 
-    Does nothing if the package is already imported or not installed.
+    Reading ``placeholders`` does not load it: they are classes that importers name in annotations, and stand-ins until
+    the package is loaded, before which there is no instance of them. Does nothing if the package is already imported or
+    not installed.
     """
     if name in sys.modules:
         return
@@ -43,12 +47,16 @@ def defer_import(name: str) -> None:
         return
     module = _Deferred(name)
     module.__spec__, module.__file__ = spec, spec.origin
+    for each in placeholders:
+        setattr(module, each, type(each, (), {}))
     sys.modules[name] = module
 
 
-class _Replacing(MetaPathFinder):
-    def __init__(self, name: str, attributes: Mapping[str, Any]) -> None:
-        self._name, self._attributes = name, attributes
+class _FirstImport(MetaPathFinder):
+    """Finds the module ``name`` once and executes it by ``execute(module, run)``; ``run(module)`` runs its code."""
+
+    def __init__(self, name: str, execute: Callable[[ModuleType, Callable[[ModuleType], None]], None]) -> None:
+        self._name, self._execute = name, execute
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -57,16 +65,15 @@ class _Replacing(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_replace(module: ModuleType) -> None:
-            execute(module)
-            vars(module).update(self._attributes)
-
-        spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._execute(module, run)  # type: ignore[method-assign]
         return spec
+
+
+def at_first_import(name: str, execute: Callable[[ModuleType, Callable[[ModuleType], None]], None]) -> None:
+    if name not in sys.modules:
+        sys.meta_path.insert(0, _FirstImport(name, execute))
 
 
 def replace_at_import(name: str, **attributes: Any) -> None:
@@ -74,8 +81,25 @@ def replace_at_import(name: str, **attributes: Any) -> None:
 
     Does nothing if the module is already imported.
     """
-    if name not in sys.modules:
-        sys.meta_path.insert(0, _Replacing(name, attributes))
+
+    def execute(module: ModuleType, run: Callable[[ModuleType], None]) -> None:
+        run(module)
+        vars(module).update(attributes)
+
+    at_first_import(name, execute)
+
+
+def import_with_stand_ins(name: str, stand_ins: Mapping[str, ModuleType | None]) -> None:
+    """Let the first import of a module see stand-ins for others that it imports at module level (`replaced_modules`).
+
+    Does nothing if the module is already imported.
+    """
+
+    def execute(module: ModuleType, run: Callable[[ModuleType], None]) -> None:
+        with replaced_modules(stand_ins):
+            run(module)
+
+    at_first_import(name, execute)
 
 
 def hidden_imports(*names: str) -> AbstractContextManager[None]:
@@ -96,3 +120,18 @@ def replaced_modules(stand_ins: Mapping[str, ModuleType | None]) -> Iterator[Non
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+def forwarding_module(name: str, *functions: str) -> ModuleType:
+    """A stand-in for a module whose functions import the module when they are called."""
+    module = ModuleType(name)
+    for each in functions:
+        setattr(module, each, _forward(name, each))
+    return module
+
+
+def _forward(name: str, function: str) -> Any:
+    def call(*args: Any, **values: Any) -> Any:
+        return getattr(importlib.import_module(name), function)(*args, **values)
+
+    return call

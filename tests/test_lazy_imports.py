@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.lazy_imports import defer_import, hidden_imports, replace_at_import
+from diffusion_local.lazy_imports import (
+    defer_import,
+    forwarding_module,
+    hidden_imports,
+    import_with_stand_ins,
+    replace_at_import,
+)
 
 
 @pytest.fixture
@@ -75,3 +81,39 @@ def test_gradio_writes_no_stubs_at_import() -> None:
 
     assert component_meta.create_or_modify_pyi is blocks_events.create_or_modify_pyi
     assert component_meta.create_or_modify_pyi.__module__ == "diffusion_local.web"
+
+
+def test_a_placeholder_does_not_load_a_package_and_goes_when_it_is_loaded(package: str) -> None:
+    defer_import(package, "Answer")
+    import heavy_example  # type: ignore[import-not-found]
+
+    assert not isinstance(42, heavy_example.Answer)
+    assert f"{package}.part" not in sys.modules
+    assert heavy_example.answer == 42
+    with pytest.raises(AttributeError):
+        heavy_example.Answer  # noqa: B018
+
+
+def test_a_module_is_imported_once_with_stand_ins(package: str, tmp_path: Path) -> None:
+    (tmp_path / "user_of_it.py").write_text(
+        "try:\n    import heavy_example\nexcept ImportError:\n    heavy_example = None\n"
+        "from heavy_tools import double\n"
+    )
+    (tmp_path / "heavy_tools.py").write_text("def double(value):\n    return 2 * value\n")
+    stand_ins = {package: None, "heavy_tools": forwarding_module("heavy_tools", "double")}
+    before = list(sys.meta_path)
+    import_with_stand_ins("user_of_it", stand_ins)
+    try:
+        import user_of_it  # type: ignore[import-not-found]
+
+        assert sys.meta_path == before
+        assert user_of_it.heavy_example is None
+        assert "heavy_tools" not in sys.modules
+        assert user_of_it.double(21) == 42
+        assert "heavy_tools" in sys.modules
+        import heavy_example
+
+        assert heavy_example.answer == 42
+    finally:
+        for name in ("user_of_it", "heavy_tools"):
+            sys.modules.pop(name, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -18,7 +19,7 @@ CANNY_LOW, CANNY_HIGH = 100, 200
 _TAN_22, _TAN_67 = 0.4142135623730951, 2.414213562373095
 _NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
 
-Pixels = np.ndarray
+Pixels: TypeAlias = "np.ndarray"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from stream_zip import ZIP_64, stream_zip
-
 from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import MAX_IDS, Image
@@ -128,6 +126,8 @@ Member = tuple[str, datetime, Iterable[bytes]]
 
 def stream_members(members: Iterable[Member]) -> Iterator[bytes]:
     """A ZIP file in chunks. Pictures do not compress further, so members are stored."""
+    from stream_zip import ZIP_64, stream_zip  # here, because it imports ciphers for encrypted files
+
     entries = ((name, at, MODE, ZIP_64, content) for name, at, content in members)
     return iter(stream_zip(entries, chunk_size=READ_CHUNK, get_compressobj=stored_only))
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from charset_normalizer import from_bytes
-
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import Message, message
 
@@ -101,6 +99,8 @@ def detect_encoding(data: bytes) -> str:
         return "utf-8"
     if is_gb2312(data) and decodes(data, "gbk"):
         return "gbk"
+    from charset_normalizer import from_bytes  # here, because most lists are UTF-8
+
     found = from_bytes(sample, cp_exclusion=list(NOT_GUESSED)).best()
     if found is None:
         return refuse(message("encoding_unknown"))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
 
+import huey.storage
 from filelock import FileLock
 from huey import Huey
 from huey.registry import Message
@@ -205,8 +206,20 @@ def connect_sqlite(path: Path, name: str) -> Huey:
     )
 
 
+def import_redis() -> None:
+    """Give Huey the client that it was imported without (see ``diffusion_local.queue``). Raises ImportError."""
+    import redis
+
+    if huey.storage.Redis is None:
+        huey.storage.Redis, huey.storage.ConnectionPool = redis.Redis, redis.ConnectionPool
+        huey.storage.ConnectionError, huey.storage.TimeoutError = redis.ConnectionError, redis.TimeoutError
+        for storage in (RedisStorage, *RedisStorage.__subclasses__()):
+            storage.redis_client = redis.Redis
+
+
 def open_redis(address: QueueUrl, name: str) -> Huey:
     try:
+        import_redis()
         from redis import ConnectionPool, RedisError
         from redis.backoff import NoBackoff
         from redis.retry import Retry

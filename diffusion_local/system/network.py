@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import ifaddr
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from diffusion_local.errors import Conflict, InvalidParams, UserError, echo
 from diffusion_local.messages import Message, message
 from diffusion_local.settings import Settings
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +226,11 @@ def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bo
 
     Raises Conflict if they exist already, InvalidParams if a file cannot be written.
     """
+    from cryptography import x509  # here, because it takes 8 MB and few processes need it
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
     for path in (certificate, key):
         if path.exists() and not replace:
             raise Conflict(message("tls_replace", path=path))
@@ -259,7 +264,9 @@ def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bo
     return [*names, *places], signed.fingerprint(hashes.SHA256()).hex(":")
 
 
-def general_name(name: str) -> x509.GeneralName:
+def general_name(name: str) -> "x509.GeneralName":
+    from cryptography import x509
+
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -3,20 +3,21 @@
 import posixpath
 import re
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from markupsafe import Markup
 
 from diffusion_local import manual
 from diffusion_local.paths import assets
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import LANGUAGE_TAGS, language, say
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 #: Groups of topics: (key of the title's phrase, prefix of the topics).
 PAGE_GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/"), ("page.manual_inside", "inside/"))
@@ -71,6 +72,8 @@ def beginning(topic: str) -> str:
 
 def rendered(page: manual.Page, root: str) -> str:
     """A page as HTML. Raw HTML in the Markdown is escaped; links between pages are rewritten to ``/manual``."""
+    from markdown_it import MarkdownIt  # here, because most processes show no manual
+
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(page.text)
     for place, token in enumerate(tokens):
@@ -83,7 +86,7 @@ def rendered(page: manual.Page, root: str) -> str:
     return html.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
 
 
-def link(token: Token, page: manual.Page, root: str) -> None:
+def link(token: "Token", page: manual.Page, root: str) -> None:
     """Rewrite a relative link to another topic. A link to any other file, which is not served, loses its target."""
     parts = urlsplit(str(token.attrGet("href")))
     if parts.scheme or not parts.path:

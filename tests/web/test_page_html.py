@@ -1,5 +1,7 @@
 """The HTML around the page, in the language of whoever asks."""
 
+import re
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -111,3 +113,13 @@ def test_the_page_can_be_installed(client: TestClient) -> None:
     for icon in answer.json()["icons"]:
         found = client.get(f"/assets/icons/{icon['src']}")
         assert found.headers["content-type"] == icon["type"]
+
+
+def test_gradios_page_is_drawn_once_for_each_url_and_never_for_another(client: TestClient) -> None:
+    client.get("/ui/create")
+    again = client.get("/ui/gallery", headers={"accept-language": "zh-CN"}).text
+    assert 'data-view="gallery" aria-current="page"' in again
+    for host in ("localhost:7001", "localhost:7002", "127.0.0.1:7003", "127.0.0.1:7004", "127.0.0.1:7005"):
+        page = client.get("/", headers={"host": host}).text
+        assert f"http://{host}" in page
+        assert set(re.findall(r"Client\(\\+\"http://([^\\/]+)", page)) == {host}
