@@ -125,7 +125,7 @@ def work_for(settings: Settings, url: str, code: str, machine: str, slot: str) -
 @app.command("mcp")
 def serve_mcp(home: Home = None, server: Server = None, token: Token = None) -> None:
     """Serve the studio's tools to an agent over standard input and output (Model Context Protocol)."""
-    from diffusion_local.web.api.mcp.server import run_stdio
+    from diffusion_local.web.api.mcp.serving import run_stdio
 
     studio = connect(home, server, token)
     run_stdio(studio, studio.url if isinstance(studio, RemoteStudio) else "")

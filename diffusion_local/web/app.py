@@ -16,7 +16,7 @@ from diffusion_local.web.api import dialects, http
 from diffusion_local.web.api.dialects.paths import Paths
 from diffusion_local.web.api.http import workers
 from diffusion_local.web.api.limits import BodyLimit
-from diffusion_local.web.api.mcp import server as mcp
+from diffusion_local.web.api.mcp import serving as mcp
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.host_check import HostCheck, allowed_origins
 from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, LongLived
