@@ -21,9 +21,8 @@ from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.service import Library
-from diffusion_local.notify.deliveries import DeliveryStore
+from diffusion_local.notify.deliveries import DeliveryStore, NoticeStore
 from diffusion_local.notify.dispatcher import NotificationDispatcher
-from diffusion_local.notify.outbox import NoticeStore
 from diffusion_local.notify.service import Webhooks
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.batches import BatchRows

@@ -12,8 +12,7 @@ from diffusion_local.gallery.images import ImageStore
 from diffusion_local.gallery.looks import LookStore
 from diffusion_local.gallery.sources import SourceOwners
 from diffusion_local.hub.downloads import DownloadStore
-from diffusion_local.notify.deliveries import DeliveryStore
-from diffusion_local.notify.outbox import NoticeStore
+from diffusion_local.notify.deliveries import DeliveryStore, NoticeStore
 from diffusion_local.queue.batches import BatchResults, BatchRows, GraphStore
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.groups import QueueGroups

@@ -253,7 +253,7 @@ def statements(path: Path) -> list[str]:
 
 #: Modules with tables of their own.
 STORES = (
-    "accounts/", "gallery/", "hub/downloads.py", "notify/deliveries.py", "notify/outbox.py", "queue/",
+    "accounts/", "gallery/", "hub/downloads.py", "notify/deliveries.py", "queue/",
     "reports/store.py",
 )  # fmt: skip
 

@@ -104,7 +104,7 @@ def worker(
 
 def work_for(settings: Settings, url: str, code: str, machine: str, slot: str) -> int:
     """Join a studio and work for it until stopped; returns the exit status. Raises UserError."""
-    from diffusion_local.supervisor.joined import keep_running
+    from diffusion_local.supervisor.supervisor import keep_running
 
     if not url and not pairing.stored(settings.home).url:
         url = next(iter(discover(DISCOVERY_SECONDS)), "")

@@ -23,8 +23,7 @@ from diffusion_local.image_decoding import return_freed_memory
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.system import logs
 from diffusion_local.web.api.limits import MOST_HEADER_BYTES
-from diffusion_local.web.connections import Connections, listen, raise_file_limit
-from diffusion_local.web.protocol import Protocol
+from diffusion_local.web.connections import Connections, Protocol, listen, raise_file_limit
 from diffusion_local.web.proxies import trusted
 
 log = logging.getLogger(__name__)

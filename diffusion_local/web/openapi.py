@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from diffusion_local import serializers
-from diffusion_local.notify.outbox import EVENTS
+from diffusion_local.notify.deliveries import EVENTS
 from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.web.access import PROBES
 from diffusion_local.web.api.dialects.paths import A1111, COG, OPENAI, REPLICATE, routed

@@ -16,9 +16,8 @@ import pytest
 import uvicorn
 
 from diffusion_local.settings import Settings
-from diffusion_local.web import protocol
-from diffusion_local.web.connections import Connection, Connections, listen
-from diffusion_local.web.protocol import Protocol
+from diffusion_local.web import connections as module
+from diffusion_local.web.connections import Connection, Connections, Protocol, listen
 from tests.support import eventually
 from tests.web.test_process import web_process
 
@@ -150,7 +149,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Connections]]:
     """A server with short time-outs, and who is connected to it."""
     for name in ("HEADER_SECONDS", "BODY_SECONDS", "REST_SECONDS", "UNREAD_SECONDS"):
-        monkeypatch.setattr(protocol, name, 0.3)
+        monkeypatch.setattr(module, name, 0.3)
     connections = Connections(200)
     [listener] = listen("127.0.0.1", 0, connections)
     http: Any = partial(Protocol, connections)
@@ -198,7 +197,7 @@ def test_who_drips_a_header_is_let_go(quick: Any) -> None:
 
 
 def test_a_slow_body_that_goes_on_is_taken(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "SLOWEST", 1)
+    monkeypatch.setattr(module, "SLOWEST", 1)
     url, _ = quick
 
     def drips() -> Iterator[bytes]:
