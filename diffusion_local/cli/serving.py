@@ -140,8 +140,8 @@ def logs(
 ) -> None:
     """Show log lines of all processes, oldest first."""
     found = read_logs(Settings.load(home=home), job)[-lines:]
-    told = [f"{line['at']}  {line['process']:<12} {line['level']:<8} {line['event']}" for line in found]
-    print_result(found, as_json, told or ["nothing logged"])
+    rows = [f"{line['at']}  {line['process']:<12} {line['level']:<8} {line['event']}" for line in found]
+    print_result(found, as_json, rows or ["nothing logged"])
 
 
 @app.command()

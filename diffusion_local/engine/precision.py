@@ -177,16 +177,16 @@ def form_of(setting: str, model: Model, room: DeviceMemory, main: int) -> Form:
 
 
 def _wanted_form(setting: str, model: Model, room: DeviceMemory, main: int) -> Form:
-    wanted = model.chosen_precision or setting
+    precision_setting = model.chosen_precision or setting
     denoiser = next((each for each in model.sources if each.part == DENOISER), None)
     if denoiser and denoiser.container == GGUF:
-        return Form(denoiser.precision, INT8 if wanted in (INT8, NF4) else "")
+        return Form(denoiser.precision, INT8 if precision_setting in (INT8, NF4) else "")
     stored = Form(FORMS_OF_FILES.get(denoiser.precision if denoiser else model.precision, ""))
-    if wanted in (INT8, NF4):
-        return Form(wanted, INT8)
-    if wanted in (FP8, STORED):
-        return Form(FP8) if wanted == FP8 else stored
-    if wanted != "auto":
+    if precision_setting in (INT8, NF4):
+        return Form(precision_setting, INT8)
+    if precision_setting in (FP8, STORED):
+        return Form(FP8) if precision_setting == FP8 else stored
+    if precision_setting != "auto":
         return Form()
     found = model_weights(model)
     dtype = dtype_of("auto", room.type, model.family, sum(found.parts.values()), room.bf16)

@@ -95,8 +95,8 @@ def vae_fits(part: str, architecture: str) -> bool:
 
 def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Trigger words: those of side files (``noted``), then of the file's metadata, then training tags by frequency."""
-    said = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
-    words = [word.strip()[:60] for word in said.split(",") if word.strip()]
+    phrase = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
+    words = [word.strip()[:60] for word in phrase.split(",") if word.strip()]
     counts: dict[str, int] = {}
     try:
         for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():

@@ -363,7 +363,7 @@ def vae_by_name(part: str, name: str, metadata: dict[str, str]) -> str:
 
     The tensors do not tell, because VAEs of several models have the same ones.
     """
-    told = f"{name} {metadata.get('modelspec.architecture', '')}".lower()
+    hints = f"{name} {metadata.get('modelspec.architecture', '')}".lower()
     words = {
         "vae_sd": (("vae_sdxl", ("xl",)), ("vae_sd1", ("mse", "ema", "kl-f8", "klf8", "sd1", "sd-v1", "v1-5",
             "anything",
@@ -371,4 +371,4 @@ def vae_by_name(part: str, name: str, metadata: dict[str, str]) -> str:
         "vae_16": (("vae_sd3", ("sd3", "3.5")), ("vae_flux", ("flux", "ae.s", "chroma", "z_image", "zimage",
             "lumina"))),
     }  # fmt: skip
-    return next((each for each, names in words[part] if any(word in told for word in names)), "")
+    return next((each for each, names in words[part] if any(word in hints for word in names)), "")

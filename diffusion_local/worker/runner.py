@@ -129,10 +129,10 @@ class Runner:
     def _claim(self) -> list[Job]:
         """The next due job, with the compatible jobs that should share its pass."""
         jobs = self._claiming.next_jobs()
-        if jobs and (wanted := self._sizes.size_for(jobs[0])) > 1:
+        if jobs and (pass_size := self._sizes.size_for(jobs[0])) > 1:
             with contextlib.suppress(NotFound, LostClaim):
                 model = self._catalog.get(jobs[0].params.model)
-                size = self._ladder.largest_pass(model, jobs[0].params, wanted)
+                size = self._ladder.largest_pass(model, jobs[0].params, pass_size)
                 if size > 1:
                     jobs += self._dispatch.claim(model.id, size - 1, jobs[0].claim)
         return jobs

@@ -275,7 +275,7 @@ PARSERS = [
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.MACHINE_NAME.fullmatch),
     Parser("Chinese of a prompt", "models/starter_words.py", lambda text: starter_words.understood(LATIN, f"树{text}")),
-    Parser("names in a sentence", "web/ui/templates.py", templates.sentence),
+    Parser("names in a sentence", "web/ui/templates.py", templates.backticks),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
     Parser("translated sentence", "web/ui/words.py", composed),

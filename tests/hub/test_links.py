@@ -163,7 +163,7 @@ def test_an_interrupted_file_resumes_where_it_broke_off(services: Services, serv
 def test_a_file_that_changed_meanwhile_starts_again(
     services: Services, server: FileServer, lora: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "MAX_TRIES", 1)
+    monkeypatch.setattr(links, "MAX_REQUEST_TRIES", 1)
     server.files["/style.safetensors"] = b"\0" * len(lora)
     server.break_after = [1000]
     assert loaded(services, f"{server.url}/style.safetensors").error_kind == "no_network"

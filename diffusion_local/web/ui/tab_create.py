@@ -67,10 +67,10 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
         return refusal_notice(error), " ".join(each.batch_id for each in receipts) or gr.skip()
     warnings = dict.fromkeys(words for each in receipts for words in each.warnings)
     tight = [plan for plan in receipts[0].memory if not view_models.is_roomy(plan)]
-    told = view.warnings_notice(
+    notices = view.warnings_notice(
         [each for each in warnings if not prompt_help.is_shown(each)]
     ) + view_models.memory_notice(tight)
-    return told, " ".join(each.batch_id for each in receipts)
+    return notices, " ".join(each.batch_id for each in receipts)
 
 
 def refusal_notice(error: UserError) -> str:

@@ -52,9 +52,9 @@ def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
 
     Returns (toast, the field's new text: emptied, or unchanged after an error).
     """
-    wish = what.strip() if isinstance(what, str) else ""
+    source = what.strip() if isinstance(what, str) else ""
     try:
-        return [new_toast(added(studio, wish, into if into in FOLDERS else "models")), ""]
+        return [new_toast(added(studio, source, into if into in FOLDERS else "models")), ""]
     except UserError as error:
         return [new_toast(view.problem(error), kind="warn"), gr.skip()]
 

@@ -164,8 +164,8 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> lis
     if model.ready:
         rows.append(("does", ", ".join(say(f"models.{kind}") for kind in model.kinds)))
         tells_more = fits and (fits[0].peak_bytes or fits[0].worked not in {plan.rung for plan in plans})
-        told = planned(plans) + ([held(fits)] if tells_more else [])
-        rows.append(("held", macro("lines", told) if told else say("models.held_untried")))
+        lines = planned(plans) + ([held(fits)] if tells_more else [])
+        rows.append(("held", macro("lines", lines) if lines else say("models.held_untried")))
     return [(say(f"models.{name}"), value) for name, value in rows]
 
 
@@ -196,9 +196,9 @@ def plan_line(kind: str, plans: Sequence[MemoryPlan]) -> str:
     rung = rung_words(plan.rung)
     if plan.blocks:
         rung = say("models.blocks_stay", rung=rung, blocks=plan.blocks)
-    told = say(key, device=device, rung=rung, takes=takes, total=total, free=free)
+    line = say(key, device=device, rung=rung, takes=takes, total=total, free=free)
     more = [say("models.planned_for", name=name, size=format_size(size)) for name, size in plan.additions.items()]
-    return " · ".join([told, *more])
+    return " · ".join([line, *more])
 
 
 def rung_words(rung: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
+from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.web.api import http
 from diffusion_local.web.api.http import derived, jobs, library, lists
 from tests.web.authority import calls
@@ -31,7 +32,7 @@ def described(studio: Scene) -> dict[str, dict[int, Any]]:
     found = {}
     for route in (each for part in parts for each in part.routes if isinstance(each, APIRoute)):
         types = {status: each["model"] for status, each in route.responses.items() if "model" in each}
-        found[f"{next(iter(route.methods))} {http.ROOT}{route.path}"] = types
+        found[f"{next(iter(route.methods))} {API_ROOT}{route.path}"] = types
     return found
 
 

@@ -303,7 +303,7 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
     return prediction(subscription, batch, jobs, studio.images_of(jobs), serializers.public_url)
 
 
-async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
+async def events(watch: Watch, content: Json, ask: Any) -> AsyncIterator[str]:
     """Server-sent events of a prediction until it ends, starting from the state ``told``; ``ask`` reads a new one."""
     number, logs, seen = 0, "", (-1, -1)
 
@@ -314,22 +314,22 @@ async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
         return f"event: {name}\nid: {number}\n{lines}\n"
 
     while True:
-        if told["logs"] != logs:
-            logs = told["logs"]
+        if content["logs"] != logs:
+            logs = content["logs"]
             yield event("logs", logs.rstrip("\n"))
-        if told["completed_at"]:
+        if content["completed_at"]:
             break
         moment = await watch.until(lambda now, seen=seen: now != seen, 1.0)  # type: ignore[misc]
         if watch.stopping():
             return
         if moment is not None:
             seen = moment
-            told = await anyio.to_thread.run_sync(ask)
-    for url in told["output"] or []:
+            content = await anyio.to_thread.run_sync(ask)
+    for url in content["output"] or []:
         yield event("output", url)
-    if told["status"] == "failed":
-        yield event("error", json.dumps({"detail": told["error"]}))
-    reason = {"failed": "error", "canceled": "canceled"}.get(told["status"])
+    if content["status"] == "failed":
+        yield event("error", json.dumps({"detail": content["error"]}))
+    reason = {"failed": "error", "canceled": "canceled"}.get(content["status"])
     yield event("done", json.dumps({"reason": reason} if reason else {}))
 
 

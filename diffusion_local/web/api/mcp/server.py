@@ -122,11 +122,11 @@ class McpServer:
     def _refusal(self, error: UserError) -> types.CallToolResult:
         """Convert an error to a tool result: a sentence for people, and JSON with its code and field."""
         text = self._clean(error.message)
-        told: dict[str, Any] = {"code": error.code, "message": text}
+        fault: dict[str, Any] = {"code": error.code, "message": text}
         if isinstance(error, InvalidParams):
-            told["field"] = printable(error.field)
-        told |= serialize(map_params(error.problem, self._clean))
-        content: list[Any] = [text_of(text), text_of(json.dumps({"error": told}, ensure_ascii=False, default=str))]
+            fault["field"] = printable(error.field)
+        fault |= serialize(map_params(error.problem, self._clean))
+        content: list[Any] = [text_of(text), text_of(json.dumps({"error": fault}, ensure_ascii=False, default=str))]
         return types.CallToolResult(content=content, is_error=True)
 
     def _clean(self, text: str) -> str:

@@ -133,14 +133,14 @@ def read(
             raise InvalidParams("upscaler_1", message("one_of", known=known, got=echo(upscaler)))
         note = message("replaced", field="upscaler_1", got=echo(upscaler), to=LANCZOS)
         upscaler = LANCZOS
-    wishes = []
+    requests = []
     for each in pictures:
         source = studio.sources.add(decoded(field, each), field)
         scale = body.upscaling_resize
         if body.resize_mode == 1:
             scale = scale_to(body, source.width, source.height)
-        wishes.append({"prompt": "", "kind": "upscale", "source": source.id, "scale": scale, "upscaler": upscaler})
-    return wishes, note
+        requests.append({"prompt": "", "kind": "upscale", "source": source.id, "scale": scale, "upscaler": upscaler})
+    return requests, note
 
 
 def scale_to(body: Larger, width: int, height: int) -> float:

@@ -55,21 +55,21 @@ def options_of(
 
 def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tuple[float, list[str]]:
     """The upscale factor. If A1111 gives a size of another aspect ratio, the factor that covers both sides."""
-    wanted = [extra.get(name) or 0 for name in ("hr_resize_x", "hr_resize_y")]
-    for name, side in zip(("hr_resize_x", "hr_resize_y"), wanted, strict=True):
+    sides = [extra.get(name) or 0 for name in ("hr_resize_x", "hr_resize_y")]
+    for name, side in zip(("hr_resize_x", "hr_resize_y"), sides, strict=True):
         if not isinstance(side, int) or isinstance(side, bool) or not 0 <= side <= 16384:
             raise InvalidParams(name, message("range", low=0, high=16384, got=echo(side)))
-    if not any(wanted):
+    if not any(sides):
         scale = SCALE if given["hires_scale"] is None else given["hires_scale"]
         if not scale:  # as an option, 0 would mean no second pass
             raise InvalidParams("hr_scale", message("range", low=1, high=OPTIONS["hires_scale"].bounds[1], got=scale))
         return scale, []
     size = (given["width"], given["height"])
-    scale = max(side / first for side, first in zip(wanted, size, strict=True))
+    scale = max(side / first for side, first in zip(sides, size, strict=True))
     made = enlarged(size, scale)
-    if made == tuple(side or other for side, other in zip(wanted, made, strict=True)):
+    if made == tuple(side or other for side, other in zip(sides, made, strict=True)):
         return scale, []
-    got, to = "{}x{}".format(*wanted), "{}x{}".format(*made)
+    got, to = "{}x{}".format(*sides), "{}x{}".format(*made)
     if strict:
         raise InvalidParams("hr_resize_x", message("hires_shape", got=got, to=to))
     return scale, [message("replaced", field="hr_resize_x", got=got, to=to)]

@@ -111,10 +111,10 @@ async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def sent(socket: WebSocket, told: Told) -> bool:
+async def sent(socket: WebSocket, event: Told) -> bool:
     """Send a message; returns whether the client accepted it in time."""
     with anyio.move_on_after(SEND_SECONDS) as limit:
-        await (socket.send_bytes(told) if isinstance(told, bytes) else socket.send_json(told))
+        await (socket.send_bytes(event) if isinstance(event, bytes) else socket.send_json(event))
     return not limit.cancelled_caught
 
 

@@ -99,8 +99,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         `stream` the response is server-sent events: `image_generation.partial_image`, then `image_generation.completed`
         for each picture.
         """
-        wish = await anyio.to_thread.run_sync(wish_of, body)
-        return await served(body, request, wish, idempotency_key, retries)
+        request_read = await anyio.to_thread.run_sync(wish_of, body)
+        return await served(body, request, request_read, idempotency_key, retries)
 
     @api.post("/images/edits", openapi_extra=EDIT, responses=STREAMED)
     async def edit(
