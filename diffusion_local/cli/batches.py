@@ -147,7 +147,8 @@ def grid(
             options.pop(time, None)
         check = studio.grids.check(prompt, x=x, y=y, z=z, **options)
         shaped = {"pictures": check.pictures, "columns": check.columns, "rows": check.rows, "seconds": check.seconds}
-        print_result(shaped, as_json, [f"{name:>9}  {value}" for name, value in shaped.items() if value])
+        lines = {name: ", ".join(value) if isinstance(value, list) else value for name, value in shaped.items()}
+        print_result(shaped, as_json, [f"{name:<9} {value}" for name, value in lines.items() if value])
         return
     receipt = studio.grids.submit(
         prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **options
