@@ -8,7 +8,6 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from diffusion_local.operations.operation import API_ROOT
-from diffusion_local.web.api import http
 from diffusion_local.web.api.http import derived, jobs, library, lists
 from tests.web.authority import calls
 from tests.web.authority.scene import Scene, scene
