@@ -6,6 +6,7 @@ refuse any other field.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,8 @@ from typer.main import get_command
 
 from diffusion_local.cli import app
 from diffusion_local.compose import Services
-from diffusion_local.settings import ENVIRONMENT_PREFIX, names
+from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings, names
+from diffusion_local.system import network
 from tests.support import REPOSITORY
 
 DEPLOY = REPOSITORY / "assets" / "deploy"
@@ -416,6 +418,24 @@ def test_the_dockerfile_copies_what_there_is_and_does_not_run_as_root() -> None:
     declared = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     assert all(re.search(rf"^{extra} = \[", declared, re.MULTILINE) for extra in extras)
     assert re.search(r"^USER \d+", text, re.MULTILINE)
+
+
+def test_volumes_are_mounted_at_folders_that_the_program_may_write() -> None:
+    """A volume at a folder that the image lacks belongs to root."""
+    made = re.search(r"install -d -o studio -g studio -m 700 (.+)$", dockerfile(), re.MULTILINE)
+    assert made is not None
+    mounts = [mount.split(":") for name in ("web", "worker") for mount in compose()["services"][name]["volumes"]]
+    assert {target for _, target, *_ in mounts} <= set(made[1].split())
+
+
+def test_a_page_starts_only_with_an_account_and_each_file_says_how_to_make_it(settings: Settings) -> None:
+    """As the containers start it; ``user add`` therefore comes first."""
+    _, *arguments = compose()["services"]["web"]["command"]
+    assert arguments[:2] == ["--host", "0.0.0.0"]
+    assert network.refusal_reason(replace(settings, host="0.0.0.0"), has_accounts=False)
+    for path in (DEPLOY / "compose.yaml", DEPLOY / "kubernetes" / "studio.yaml"):
+        head = path.read_text(encoding="utf-8").partition("\nname:")[0].partition("\napiVersion:")[0]
+        assert head.index("user add ann") < max(head.rfind("compose.yaml up"), head.rfind(" apply -f ")), path.name
 
 
 def test_the_folder_has_what_the_manual_names() -> None:
