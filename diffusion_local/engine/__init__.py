@@ -98,6 +98,18 @@ class Part:
         return self.made
 
 
+class Helper(Protocol):
+    """The GPU of an idle worker, lent to a pass. Used on the thread that runs the pass."""
+
+    def slot(self) -> str:
+        """The slot whose GPU may compute half of the next step, "" for none. Called before each step."""
+        ...
+
+    def refuse(self) -> None:
+        """The engine cannot use that GPU."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Pass:
     """Pictures that are denoised in one loop. Their params differ only in prompts and seed.
@@ -106,7 +118,8 @@ class Pass:
     is called between steps and returns whether the device is needed for something else; if so, ``run`` returns with
     ``held`` set, and running the pass again continues from there, to the same pixels. ``rung``: the memory policy's
     rung on which the pass runs. Parts that cannot share the loop, such as one with a longer prompt, are moved to
-    ``left`` unchanged.
+    ``left`` unchanged. With ``helper``, or with ``Params.gpus`` 2, a new pass is made in halves if the engine can do
+    so; the pixels do not depend on whether and when the helper is there.
     """
 
     parts: list[Part]
@@ -115,6 +128,7 @@ class Pass:
     held: Held | None = None
     rung: str = ""
     left: list[Part] = field(default_factory=list)
+    helper: Helper | None = None
 
     @property
     def live(self) -> list[Part]:
@@ -214,6 +228,18 @@ class Engine(Protocol):
         """The held pass of these bytes. None if they are damaged, or were written with another version, device or
         setting, with which the pixels would differ.
         """
+        ...
+
+    def helper_bytes(self, model: Model, params: Params) -> int:
+        """Bytes of device memory that a ``Helper`` needs for such a picture; 0 if it cannot be made in halves."""
+        ...
+
+    def drop_helper(self) -> None:
+        """Free the memory of a ``Helper``'s GPU, after it has finished what was launched there."""
+        ...
+
+    def make_room(self, size: int) -> bool:
+        """Unload models until ``size`` bytes of the device are free for another process; returns whether they are."""
         ...
 
     def free_caches(self) -> bool:

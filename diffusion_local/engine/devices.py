@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -64,12 +64,17 @@ def find(wanted: str = "auto") -> list[Device]:
 
 
 def at_slot(slot: str) -> Device:
-    """The device of a slot such as ``gpu1``. Raises DeviceUnavailable if there is none."""
+    """The device of a slot such as ``gpu1``. Any number of slots may share the CPU.
+
+    Raises DeviceUnavailable if there is none.
+    """
     kind = re.sub(r"\d+$", "", slot)
     devices = find(_KINDS[kind]) if kind in _KINDS else []
     for device in devices:
         if device.slot == slot:
             return device
+        if device.type == "cpu" and kind != slot:
+            return replace(device, slot=slot)
     known = [device.slot for device in devices or find()]
     raise DeviceUnavailable(message("device_slot", slot=slot, known=known))
 

@@ -2,8 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,12 +27,14 @@ from diffusion_local.engine import (
     cuda_recording,
     faults,
     final_steps,
+    halves,
     painting,
     placement,
     precision,
 )
 from diffusion_local.engine.adapters import apply_adapters
-from diffusion_local.engine.devices import Device
+from diffusion_local.engine.devices import Device, at_slot
+from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import clip_encoders, denoiser_of
 from diffusion_local.engine.home_files import extras_of
@@ -70,12 +72,13 @@ class DiffusersEngine:
         materials: PictureInputs | None = None,
         graphs: bool = True,
         speed: str = "exact",
+        device_at: Callable[[str], Device] = at_slot,
     ) -> None:
         """``threads`` limits torch's CPU threads, ``memory_limit`` its GPU memory (bytes); 0 means torch's default.
 
         ``numbers``: the setting ``precision``; ``speed``: the setting ``speed``; ``materials``: files of the home;
-        ``graphs``: whether models that stay on an NVIDIA GPU use CUDA graphs. Raises UserError for a precision that the
-        device does not support.
+        ``graphs``: whether models that stay on an NVIDIA GPU use CUDA graphs; ``device_at``: the device of a slot that
+        is lent to a pass. Raises UserError for a precision that the device does not support.
         """
         precision.check(numbers, device.type)
         self._device = device
@@ -90,8 +93,12 @@ class DiffusersEngine:
         )
         if problem and nvidia:
             log.warning("models run the exact way: %s", problem)
-        recorder = cuda_recording.recorders(device.torch) if graphs and nvidia else None
+        records = graphs and nvidia
+        recorder = cuda_recording.recorders(device.torch) if records else None
         self._cache = ModelCache(device, numbers, self._gauge, recorder, operations)
+        self._halver = halves.Halver(
+            device_at, lambda other: cuda_recording.recorders(other.torch)() if records else None, operations
+        )
         self._latest: list[Picture] = []
         self._upscaler = Upscaler(device.torch)
         if threads:
@@ -132,6 +139,7 @@ class DiffusersEngine:
         held = self._loaded
         if held is None or (held.model.id, held.rung) != (model.id, choice.rung if choice else self.ladder[0]):
             self._finish_latest()
+            self._halver.close()
         self._cache.load(model, choice or RungChoice(self.ladder[0]), on_progress or (lambda share: None))
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
@@ -181,12 +189,27 @@ class DiffusersEngine:
         versions = (torch.__version__, diffusers.__version__, transformers.__version__, __version__)
         return " ".join(map(str, (self.device, self._precision, self._speed, *versions)))
 
+    def helper_bytes(self, model: Model, params: Params) -> int:
+        family = FAMILIES.get(model.family)
+        if family is None or not family.halves or not halves.divisible(params):
+            return 0
+        need = self._need(model, params)
+        return need.denoiser + need.step + need.graph + halves.CONTEXT_BYTES
+
+    def drop_helper(self) -> None:
+        self._halver.close()
+
+    def make_room(self, size: int) -> bool:
+        self._finish_latest()
+        return self._cache.make_room(size)
+
     def free_caches(self) -> bool:
         self._finish_latest()
         return self._cache.free_caches()
 
     def unload(self) -> None:
         self._finish_latest()
+        self._halver.close()
         self._upscaler.unload()
         self._cache.clear()
 
@@ -210,6 +233,7 @@ class DiffusersEngine:
     def _paint(self, crew: Pass, steps: Steps) -> None:
         loaded, params = self._loaded, crew.parts[0].params
         assert loaded is not None
+        loaded.halved = halves.in_halves(loaded, crew)
         if isinstance(crew.held, HeldLoop) and crew.held.weights != loaded.weights_name:
             crew.held = None  # the precision has changed since: start again
         if (params.vae, params.loras) != (loaded.vae, loaded.loras):
@@ -234,7 +258,10 @@ class DiffusersEngine:
             else None
         )
         encoders = clip_encoders(loaded.pipe) if whole else {}
-        with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders, need.decode):
+        with (
+            loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders, need.decode),
+            self._halver.around(loaded, crew.helper, form, need.graph) if loaded.halved else nullcontext() as halved,
+        ):
             enlarge = partial(self._upscaler.enlarge, self._materials)
             painting.paint(loaded, crew, steps, self._materials, enlarge)
             if params.details and self._materials is not None:
@@ -251,6 +278,8 @@ class DiffusersEngine:
                 part.made = picture = final_steps.cut_out(picture, self._materials)
             picture.facts.update(self._facts(loaded) | extras.get(part, {}) | loaded.forms.facts())
             picture.facts.update(placement.facts(loaded.pipe))
+            if halved is not None:
+                picture.facts |= {"gpus": 2, "helped_steps": halved.helped}
             if loaded.graphs.replayed:
                 picture.facts["cuda_graph"] = True
             if loaded.load_seconds is not None:

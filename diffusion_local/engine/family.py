@@ -49,7 +49,8 @@ class EngineFamily:
     the pipeline for a UNet that reads a mask; ``fill(pipe, canvas)``: context of a loop for a transformer that does.
     ``refer(pipe, params, pictures)``: the callable that also reads reference pictures (RGB), and ``embed_with(pipe,
     prompt, negative, pictures)`` encodes a prompt together with them; None if the family reads none. ``together``:
-    several pictures may share a pass, and a pass may be held; ``tests/engine/passes.py`` checks it.
+    several pictures may share a pass, and a pass may be held; ``tests/engine/passes.py`` checks it. ``halves``: with
+    guidance, each step calls the denoiser once, a UNet, with the rows (negative | prompt).
     """
 
     load: Callable[[Path, torch.dtype, Parts], Any]
@@ -68,6 +69,7 @@ class EngineFamily:
     latents_dtype: torch.dtype | None = None
     scales_start: bool = False
     together: bool = False
+    halves: bool = False
     inpainting: Callable[[Any], Any] | None = None
     refer: Callable[[Any, Params, list[PIL.Image]], Callable[..., Any]] | None = None
     fill: Callable[[Any, SourceCanvas | None], AbstractContextManager[None]] = lambda pipe, canvas: nullcontext()

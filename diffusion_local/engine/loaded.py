@@ -18,6 +18,9 @@ from diffusion_local.engine.precision import Form
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Lora
 
+#: Ends the name of weights that compute a pass in halves.
+IN_HALVES = " in halves"
+
 
 @dataclass(slots=True)
 class Loaded:
@@ -60,15 +63,19 @@ class Loaded:
     #: Reference pictures (RGB) that the model reads in the current pass.
     pictures: list[PIL.Image] = field(default_factory=list)
     own_vae: tuple[Any, previews.Factors | None] | None = None
+    #: Number of changes of its weights, and whether the current pass is made in halves (see ``halves``).
+    version: int = 0
+    halved: bool = False
     #: Whether the latest picture passed its checks; if so, the next pass does not wait for its own.
     checked: bool = False
 
     @property
     def weights_name(self) -> str:
-        """Identifies the dtype and storage format of the weights."""
-        return f"{self.dtype} {self.form.denoiser} {self.form.encoders}"
+        """Identifies the dtype and storage format of the weights, and whether the pass is made in halves."""
+        return f"{self.dtype} {self.form.denoiser} {self.form.encoders}" + IN_HALVES * self.halved
 
     def weights_change(self) -> None:
         """Call before weights of the denoiser or a text encoder change or move: drops fused forms and graphs."""
+        self.version += 1
         self.forms.drop()
         self.graphs.forget()

@@ -158,6 +158,15 @@ class ModelCache:
                 other.graphs.forget()
         return room
 
+    def make_room(self, size: int) -> bool:
+        """Evict models until ``size`` bytes are free for another process; returns whether they are."""
+        self._gauge.collect()
+        self._make_room("", size)
+        if self.current is not None and self.current.model.id not in self._held:
+            self.current = None
+            self._gauge.collect()
+        return self._gauge.free() >= size
+
     def clear(self) -> None:
         """Evict all models."""
         self.current = None

@@ -224,6 +224,10 @@ class Params:
         a1111=(), check=values.check_pass_position, example="3/8", widget=Widget.HIDDEN,
         place="expert.files", varies=False
     )] = ""
+    gpus: Annotated[int, Option(
+        meaning="2 makes a picture again bit for bit that two GPUs made together: each half of guidance on its own",
+        a1111=(), low=1, high=2, example=2, widget=Widget.HIDDEN, place="expert.files", varies=False
+    )] = 1
     # fmt: on
 
     @property

@@ -236,9 +236,9 @@ def require_alone(field: str, job_ids: Sequence[str], batch_id: str | None) -> N
 
 
 def pinned(params: Params, facts: Mapping[str, Any]) -> Params:
-    """The params with the place and memory rung from their picture's recipe, to reproduce it exactly."""
-    rung = str(facts.get("rung", ""))
-    return replace(params, place=str(facts.get("place", "")), rung=rung if rung in RUNGS else params.rung)
+    """The params with the place, memory rung and GPUs from their picture's recipe, to reproduce it exactly."""
+    rung, gpus = str(facts.get("rung", "")), 2 if facts.get("gpus") == 2 else 1
+    return replace(params, place=str(facts.get("place", "")), rung=rung if rung in RUNGS else params.rung, gpus=gpus)
 
 
 def parse_state(name: str) -> State:

@@ -62,5 +62,6 @@ FAMILY = EngineFamily(
     scales_start=True,
     inpainting=inpainting,
     together=True,
+    halves=True,
     refer=refer,
 )

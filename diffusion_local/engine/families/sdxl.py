@@ -66,4 +66,5 @@ FAMILY = EngineFamily(
     scales_start=True,
     inpainting=inpainting,
     together=True,
+    halves=True,
 )

@@ -224,14 +224,19 @@ class FusedDenoiser:
         self._form: FusedUNet | None = None
         self._checked = False
         self._refused = self._unfit = ""
-        self._prompt: tuple[tuple[Any, ...], Any] | None = None
+        self._prompts: list[tuple[tuple[Any, ...], Any]] = []
+
+    @property
+    def path(self) -> tuple[bool, bool]:
+        """Which code computes a step: (whether the fused form, whether in 8 bits)."""
+        return self._form is not None, self.eight_bits
 
     def ready(self, room: int) -> bool:
         """Whether the next picture can use the fused form, which is built if necessary.
 
         ``room``: bytes available for copies of weights merged with LoRAs.
         """
-        self.used, self._prompt = False, None
+        self.used, self._prompts = False, []
         if self._form is None and not self._refused and not self._unfit:
             if lora_bytes(self._unet) > room:
                 log.info("the denoiser runs the exact way: there is no room for weights with the LoRAs added")
@@ -249,7 +254,7 @@ class FusedDenoiser:
     def drop(self) -> None:
         """Restore the UNet as it was loaded, before its weights change or the exact path is requested."""
         form, self._form, self._unfit = self._form, None, ""  # other LoRAs may fit
-        self._prompt, self._checked = None, False
+        self._prompts, self._checked = [], False
         if form is not None:
             form.undo()
             self._forget()
@@ -299,14 +304,16 @@ class FusedDenoiser:
         return output
 
     def _prepared(self, states: torch.Tensor, added: dict[str, Any] | None) -> Any:
-        """Keys, values and embedding of the prompt, cached while steps pass the same tensors."""
+        """Keys, values and embedding of the prompt, cached while steps pass the same tensors (or two halves)."""
         source = (states, *(added or {}).values())
-        known = self._prompt
-        if known is None or [*map(id, known[0])] != [*map(id, source)]:
-            form = self._form
-            assert form is not None
-            self._prompt = known = source, (form.text(states), form.embedding(states, added))
-        return known[1]
+        for known, prepared in self._prompts:
+            if [*map(id, known)] == [*map(id, source)]:
+                return prepared
+        form = self._form
+        assert form is not None
+        found = form.text(states), form.embedding(states, added)
+        self._prompts = [*self._prompts[-1:], (source, found)]
+        return found
 
     def _refuse_eight_bits(self, why: str) -> None:
         """Use 16 bits in the fused form from the next picture on."""
