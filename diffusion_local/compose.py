@@ -32,6 +32,7 @@ from diffusion_local.queue.doorbell import HueyQueue
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.huey_backends import queue_url
 from diffusion_local.queue.jobs import JobStore
+from diffusion_local.queue.loans import LoanStore
 from diffusion_local.queue.machines import MachineStore
 from diffusion_local.queue.order import OrderRules
 from diffusion_local.queue.views import QueueView
@@ -66,6 +67,7 @@ class Services:
     leases: LeaseStore
     machines: MachineStore
     refusals: RefusalStore
+    loans: LoanStore
     studio: Studio
 
 
@@ -141,6 +143,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         leases,
         machines,
         RefusalStore(database),
+        LoanStore(database, rules),
         studio,
     )
 

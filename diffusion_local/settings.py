@@ -93,6 +93,14 @@ class Settings(Folders):
         " 8-bit products for SDXL",
         SPEEDS,
     )
+    share_gpus: str = setting(
+        "off",
+        "auto: an idle GPU computes half of each step of a long picture on an equal GPU of the same machine",
+        ("auto", "off"),
+    )
+    share_gpus_seconds: float = setting(
+        5.0, "seconds that a picture must be expected to take on one GPU for another one to help"
+    )
     batch_size: str = setting(
         "auto",
         "maximum pictures of prompt lists in one pass of the model; auto uses what is measured to be faster on a GPU",

@@ -11,7 +11,7 @@ from diffusion_local.errors import Conflict, StorageProblem
 from diffusion_local.messages import message
 
 #: Tables of running work, which belongs to the machines that use the old database.
-LEFT_OUT = ("leases", "workers")
+LEFT_OUT = ("leases", "loans", "workers")
 #: Tables that already have rows in a new database.
 SEEDED = ("clock", "queue", "turns")
 #: Tables with a generated row number, which new rows must continue.

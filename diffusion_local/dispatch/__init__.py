@@ -16,6 +16,7 @@ from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit,
 from diffusion_local.gallery.formats import Encoded
 from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import JobTimings, Share
+from diffusion_local.queue.loans import Loan
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,38 @@ class Dispatch(Protocol):
         Raises DatabaseProblem if the database is not writable. The claims are then recorded in a file, so that recovery
         does not count them as crashes.
         """
+        ...
+
+    # -- loans of GPUs; see ``queue.loans`` ----------------------------------------------------------------------------
+
+    def borrow(self, size: int) -> Loan | None:
+        """Ask an idle worker of this machine for ``size`` bytes of its GPU; returns this slot's loan.
+
+        None if there is no such worker, or a job is due that it could claim.
+        """
+        ...
+
+    def loan(self, use: bool) -> Loan | None:
+        """The loan of this slot as borrower, which this call renews; None once it has ended.
+
+        ``use``: the GPU is used from now on if it is lent, so that a recall waits for ``give_back_loan``.
+        """
+        ...
+
+    def give_back_loan(self) -> None:
+        """End this slot's loan, after its memory on the GPU was freed."""
+        ...
+
+    def asked_loan(self) -> Loan | None:
+        """The loan for which another worker asks this slot."""
+        ...
+
+    def lend(self, borrower: str, granted: bool) -> None:
+        """Answer the worker that asks for this slot's GPU."""
+        ...
+
+    def recall_loan(self) -> bool:
+        """Ask for this slot's GPU back; returns whether the borrower still uses it."""
         ...
 
     # -- the studio's storage ------------------------------------------------------------------------------------------

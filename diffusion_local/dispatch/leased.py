@@ -72,6 +72,7 @@ class LeasedDispatch(LocalDispatch):
     def leave(self) -> None:
         try:
             self.report_status("stopped")
+            self._services.loans.end(self._slot)
         finally:
             self._services.leases.release(self._slot, self.session)
 

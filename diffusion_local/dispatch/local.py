@@ -34,6 +34,7 @@ from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import Share
+from diffusion_local.queue.loans import ASKED, Loan
 from diffusion_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class LocalDispatch:
         self._storage.close()
         try:
             self.report_status("stopped")
+            self._services.loans.end(self._slot)
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -208,6 +210,32 @@ class LocalDispatch:
         for claim in claims:
             with contextlib.suppress(LostClaim):
                 self.requeue(claim, message("event_given_back", reason="shutdown"))
+
+    # -- loans of GPUs -------------------------------------------------------------------------------------------------
+
+    def borrow(self, size: int) -> Loan | None:
+        loan = self._services.loans.ask(self._slot, size)
+        if loan is not None and loan.state == ASKED:
+            self._services.queue.ring(sum(each.status == "idle" for each in self._services.workers.list_all()))
+        return loan
+
+    def loan(self, use: bool) -> Loan | None:
+        return self._services.loans.renew(self._slot, use)
+
+    def give_back_loan(self) -> None:
+        self._services.loans.give_back(self._slot)
+
+    def asked_loan(self) -> Loan | None:
+        return self._services.loans.asked(self._slot)
+
+    def lend(self, borrower: str, granted: bool) -> None:
+        self._services.loans.answer(self._slot, borrower, granted)
+
+    def recall_loan(self) -> bool:
+        loan = self._services.loans.recall(self._slot)
+        if loan is not None:
+            slots.recover_silent(self._services, loan.borrower)
+        return loan is not None
 
     # -- the studio's storage ------------------------------------------------------------------------------------------
 

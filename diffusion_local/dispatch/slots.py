@@ -76,6 +76,7 @@ def take(services: Services, slot: str, patience: float) -> "FileLock | ServerLo
 def recover(services: Services, slot: str, failure: Failure = WORKER_LOST) -> list[Job]:
     """Settle the jobs of a dead worker; returns them. The caller holds the slot's lock."""
     settled = services.jobs.recover(slot, failure, read_given_back(services, slot))
+    services.loans.end(slot)
     with contextlib.suppress(OSError):
         given_back_file(services, slot).unlink(missing_ok=True)
     for job in settled:

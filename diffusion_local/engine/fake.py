@@ -61,6 +61,7 @@ class FakeEngine:
         self._model: Model | None = None
         self._rung = self.ladder[0]
         self._met: set[int] = set()
+        self._helper = ""
 
     @property
     def loaded(self) -> str:
@@ -93,10 +94,14 @@ class FakeEngine:
             raise ModelUnavailable(message("not_loaded", model=params.model))
         if held is None:
             assign_places(crew)
-        crew.held, started = None, time.monotonic()
+        shared = held is None and params.guidance > 1 and (crew.helper is not None or params.gpus == 2)
+        crew.held, started, helped = None, time.monotonic(), 0
         cards = {part: draw_card(part.params) for part in crew.live}
         for step in range((held.steps if held else 0) + 1, params.total_steps + 1):
-            time.sleep(max((self._seconds(part.params) for part in crew.live), default=0.0))
+            self._helper = crew.helper.slot() if shared and crew.helper else ""
+            helped += bool(self._helper)
+            each = max((self._seconds(part.params) for part in crew.live), default=0.0)
+            time.sleep(each / 2 if self._helper else each)
             for part in crew.live:
                 try:
                     if step == min(2, params.total_steps):
@@ -110,6 +115,8 @@ class FakeEngine:
                 crew.held = HeldDrawing(step)
                 return
         facts = {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
+        if shared:
+            facts |= {"gpus": 2, "helped_steps": helped}
         for part in crew.live:
             part.made = Picture(cards[part], facts | crew.place_of(part))
 
@@ -123,6 +130,15 @@ class FakeEngine:
 
     def restore_held(self, data: bytes) -> Held | None:
         return HeldDrawing(int(data)) if data.isdigit() else None
+
+    def helper_bytes(self, model: Model, params: Params) -> int:
+        return GIB if params.guidance > 1 and params.kind is not Kind.UPSCALE else 0
+
+    def drop_helper(self) -> None:
+        self._helper = ""
+
+    def make_room(self, size: int) -> bool:
+        return size <= self.free()
 
     def free_caches(self) -> bool:
         return False

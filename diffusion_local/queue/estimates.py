@@ -31,7 +31,7 @@ class JobTimings:
     """Measured times of a finished job, in seconds.
 
     ``run``: this picture's share of a pass of ``together`` pictures, on memory rung ``rung``; ``load``: loading the
-    model; ``expected``: estimate made beforehand.
+    model; ``expected``: estimate made beforehand. ``together`` 0: two GPUs made it, and estimates do not learn from it.
     """
 
     run: float

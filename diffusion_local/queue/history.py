@@ -68,7 +68,7 @@ def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
         found = db.execute(
             f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
             "load_seconds, rung, together FROM jobs "
-            f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
+            f"WHERE state = 'done' AND model = ? AND together > 0 ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
             [model],
         ).fetchall()
         history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]

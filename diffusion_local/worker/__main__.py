@@ -104,6 +104,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
 
     # imported late: torch takes seconds
     from diffusion_local.worker.runner import Runner
+    from diffusion_local.worker.sharing import Sharing
 
     inputs = SourcePictures(dispatch)
     engine = open_engine(settings, slot, inputs.open)
@@ -123,6 +124,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
         idle_unload=settings.idle_unload,
         passes=settings.passes,
         ahead=bool(studio or settings.database),
+        sharing=Sharing(dispatch, engine, catalog, stop, settings.share_gpus, settings.share_gpus_seconds),
     )
     if studio:
         threading.Thread(target=keep_publishing_files, args=(dispatch, catalog, settings), daemon=True).start()

@@ -32,6 +32,7 @@ from diffusion_local.worker.kept import HeldPassStore
 from diffusion_local.worker.ladder import Ladder, PassSizes
 from diffusion_local.worker.reporting import DATABASE_PAUSE, PassReporter, Reporter
 from diffusion_local.worker.saving import Saver
+from diffusion_local.worker.sharing import Sharing
 from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop
 
@@ -63,11 +64,12 @@ class Runner:
         idle_unload: float = 600.0,
         passes: Path | None = None,
         ahead: bool = False,
+        sharing: Sharing | None = None,
     ) -> None:
         """``catalog``: models of this machine; ``inputs``: source pictures for the engine; ``memory``, ``batch_size``:
         the settings of these names. Models are unloaded after ``idle_unload`` idle seconds. Unfinished passes are
         stored in the folder ``passes`` when the worker stops. With ``ahead``, the next job is claimed during the last
-        step of the current one, for a studio that takes a while to answer.
+        step of the current one, for a studio that takes a while to answer. ``sharing``: lends and borrows GPUs.
         """
         self._dispatch = dispatch
         self._engine = engine
@@ -82,6 +84,7 @@ class Runner:
         self._kept = HeldPassStore(engine, passes)
         self._saver = Saver(dispatch, terms, Digests(catalog.index), stop.wanted, self._settle, self._sizes.record)
         self._ladder = Ladder(engine, dispatch.fits, dispatch.record_fit, memory)
+        self._sharing = sharing or Sharing(dispatch, engine, catalog, stop, "off", 0.0)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
         self._load_seconds = 0.0
@@ -95,12 +98,14 @@ class Runner:
             if time.monotonic() >= due or self._dispatch.wait(WAIT_SECONDS):
                 self.run_due_jobs()
                 due = time.monotonic() + IDLE_POLL_SECONDS
+            self._sharing.rest()
 
     def run_due_jobs(self) -> None:
         """Run due jobs until none is left or a stop is requested."""
         busy = False
         try:
             while not self._stop.wanted.is_set() and self._give_back_unsettled() and (jobs := self._claim()):
+                self._sharing.take_back()
                 if not busy:
                     busy = True
                     self._report_status("busy", self._engine.loaded)
@@ -112,6 +117,7 @@ class Runner:
             elif self._engine.loaded and time.monotonic() - self._worked_at > self._unload_after():
                 self._engine.unload()
                 self._report_status("idle", free=self._engine.free())
+            self._sharing.lend()
         except DatabaseProblem as problem:
             log.error("the database cannot be used, trying again: %s", problem)
             self._stop.wanted.wait(DATABASE_PAUSE)
@@ -146,7 +152,7 @@ class Runner:
         waiting = list(followed.parts.values())
         may_wait = all(job.lane is Lane.BATCH and not job.crashes for job in jobs)
         while waiting:
-            crew = Pass(waiting, self._urgent if may_wait else None)
+            crew = Pass(waiting, self._urgent if may_wait else None, helper=self._sharing.helper(waiting))
             self._run_pass(crew, followed)
             waiting = crew.left
 
@@ -181,7 +187,8 @@ class Runner:
                 if self._settle(job, part.check):
                     picture = part.result()
                     rung = str(picture.facts.get("rung", ""))
-                    made.append((job, picture, replace(measured, rung=rung, together=together)))
+                    learned = 0 if picture.facts.get("helped_steps") else together
+                    made.append((job, picture, replace(measured, rung=rung, together=learned)))
                     if measured.load:  # the load counts only for the first picture of the pass
                         measured = replace(measured, load=0.0, expected=self._estimate(crew, job.params.model))
             except DatabaseProblem as problem:
@@ -277,6 +284,7 @@ class Runner:
                     self._dispatch.requeue(job.claim, "the database could not be written")
 
     def close(self) -> None:
+        self._sharing.give_back()
         self._saver.close()
         self._unsettled += [(job, problem, False) for job, problem in self._claiming.close()]
         try:

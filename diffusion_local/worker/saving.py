@@ -96,7 +96,8 @@ class Saver:
 
         def compute() -> float:
             seconds = self._seconds(pictures, measured.run, handed_at) / len(made)
-            self._learn(made[0][0].params, measured.together, seconds)
+            if measured.together:
+                self._learn(made[0][0].params, measured.together, seconds)
             return seconds
 
         share = SharedDuration(compute)
