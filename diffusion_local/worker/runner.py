@@ -67,9 +67,9 @@ class Runner:
         sharing: Sharing | None = None,
     ) -> None:
         """``catalog``: models of this machine; ``inputs``: source pictures for the engine; ``memory``, ``batch_size``:
-        the settings of these names. Models are unloaded after ``idle_unload`` idle seconds. Unfinished passes are
-        stored in the folder ``passes`` when the worker stops. With ``ahead``, the next job is claimed during the last
-        step of the current one, for a studio that takes a while to answer. ``sharing``: lends and borrows GPUs.
+        their settings; ``passes``: folder for unfinished passes when the worker stops; ``ahead``: claim the next job
+        during the last step, for a slow studio; ``sharing``: lends and borrows GPUs. Models are unloaded after
+        ``idle_unload`` idle seconds.
         """
         self._dispatch = dispatch
         self._engine = engine
@@ -187,7 +187,7 @@ class Runner:
                 if self._settle(job, part.check):
                     picture = part.result()
                     rung = str(picture.facts.get("rung", ""))
-                    learned = 0 if picture.facts.get("helped_steps") else together
+                    learned = together * (not picture.facts.get("helped_steps"))
                     made.append((job, picture, replace(measured, rung=rung, together=learned)))
                     if measured.load:  # the load counts only for the first picture of the pass
                         measured = replace(measured, load=0.0, expected=self._estimate(crew, job.params.model))

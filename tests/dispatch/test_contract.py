@@ -522,3 +522,27 @@ def test_the_time_of_a_picture_is_expected_from_those_before(services: Services,
     job = claimed(dispatch)
     dispatch.finish(job.claim, finished())
     assert eventually(lambda: dispatch.estimate_seconds(job.params, "starter")) == pytest.approx(0.5)
+
+
+def test_an_idle_worker_lends_its_gpu_until_it_recalls_it(dispatch: Dispatch, other: Dispatch) -> None:
+    for each in (dispatch, other):
+        each.take(0)
+        each.register(os.getpid(), "a device", DeviceMemory())
+        each.report_status("idle")
+    assert dispatch.loan(True) is None
+    asked = dispatch.borrow(1000)
+    assert asked is not None
+    assert (asked.slot, asked.borrower, asked.size) == ("cpu1", "cpu0", 1000)
+    assert other.asked_loan() == asked
+    other.lend("cpu0", True)
+    used = dispatch.loan(True)
+    assert used is not None
+    assert used.state == "used"
+    assert other.recall_loan()
+    recalled = dispatch.loan(True)
+    assert recalled is not None
+    assert recalled.state == "recalled"
+    dispatch.give_back_loan()
+    assert not other.recall_loan()
+    dispatch.leave()
+    other.leave()
