@@ -25,7 +25,7 @@ from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.graphs import Graphs, Recorder, denoiser_of, forward_replaced, map_tensors
 from diffusion_local.engine.loaded import IN_HALVES, Loaded
-from diffusion_local.engine.passes import HeldLoop
+from diffusion_local.engine.loops import HeldLoop
 from diffusion_local.engine.placement import WHOLE, MemoryGauge
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind

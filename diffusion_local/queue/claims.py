@@ -74,10 +74,10 @@ def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Able | None
 def batchable(first: Job, other: Job) -> bool:
     """Whether one forward pass could make both: batch-lane jobs that differ only in prompts and seed.
 
-    A job that crashed a worker, an upscale, and a picture that is remade at its old place in a pass run alone.
+    A job that crashed a worker, an upscale, and a picture that is remade at its old place or for two GPUs run alone.
     """
     one, two = (replace(job.params, **FREE_IN_PASS) for job in (first, other))
-    alike = one == two and one.kind is not Kind.UPSCALE and not one.place
+    alike = one == two and one.kind is not Kind.UPSCALE and not one.place and one.gpus == 1
     return alike and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
 
 

@@ -202,7 +202,7 @@ class PassSizes:
     def size_for(self, job: Job) -> int:
         """Pictures that should share a pass with this job's, its own included. Raises DatabaseProblem."""
         params = job.params
-        if job.lane is not Lane.BATCH or job.crashes or params.kind is Kind.UPSCALE or params.place:
+        if job.lane is not Lane.BATCH or job.crashes or params.kind is Kind.UPSCALE or params.place or params.gpus > 1:
             return 1
         if self._fixed:
             return min(self._fixed, MOST_TOGETHER)

@@ -212,7 +212,7 @@ def test_only_of_the_interactive_lane_where_that_is_asked_for(services: Services
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": 9}, {"guidance": 1.0}, {"sampler": "Euler"}, {"height": 192}, {"place": "1/2"}]
+    "changes", [{"steps": 9}, {"guidance": 1.0}, {"sampler": "Euler"}, {"height": 192}, {"place": "1/2"}, {"gpus": 2}]
 )
 def test_what_differs_in_more_than_prompts_and_seed_does_not_go_together(
     services: Services, dispatch: Dispatch, changes: dict[str, Any]
