@@ -5,7 +5,7 @@ ULIDs (sortable, safe in file names and URLs).
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
@@ -367,3 +367,28 @@ class Snapshot:
     sleep_at: str = ""  # when the machine sleeps or shuts down (UTC), or ""
     opens: dict[int, str | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+
+#: States of a loan; see ``Loan``.
+ASKED, LENT, USED, RECALLED = "asked", "lent", "used", "recalled"
+#: How long a loan lives without being renewed, which happens at each step: longer than any step.
+LOAN_TIME = timedelta(minutes=2)
+#: How long the borrower has to return a GPU that is recalled.
+RECALL_TIME = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """The GPU of ``slot``, of which ``borrower`` needs ``size`` bytes; ``state``: asked, lent (its memory is free for
+    the borrower), used (the borrower may hold memory there) or recalled.
+    """
+
+    slot: str
+    borrower: str
+    size: int
+    state: str
+    expires_at: str
+
+    def expired(self, now: datetime) -> bool:
+        """Whether it has ended; also one that ends too late, because the clock was changed."""
+        return not now < datetime.fromisoformat(self.expires_at) <= now + LOAN_TIME

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit, Flags, Job, SharedFile, State
+from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit, Flags, Job, Loan, SharedFile, State
 from diffusion_local.gallery.formats import Encoded
 from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import JobTimings, Share
-from diffusion_local.queue.loans import Loan
 
 
 @dataclass(frozen=True, slots=True)

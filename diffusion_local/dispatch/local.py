@@ -17,6 +17,7 @@ from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slot
 from diffusion_local.dispatch.matching import OtherSlots, able_slots
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import (
+    ASKED,
     Claim,
     Condition,
     DeviceMemory,
@@ -25,6 +26,7 @@ from diffusion_local.domain import (
     Flags,
     Image,
     Job,
+    Loan,
     SharedFile,
     State,
     utc_text,
@@ -34,7 +36,6 @@ from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import Share
-from diffusion_local.queue.loans import ASKED, Loan
 from diffusion_local.settings import Settings
 
 if TYPE_CHECKING:

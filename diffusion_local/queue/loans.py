@@ -5,38 +5,14 @@ claimed one it recalls its GPU. A loan ends with the borrower's life, and a reca
 the borrower hangs, so no loan blocks a worker.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from diffusion_local.db import rows
 from diffusion_local.db.database import Database, Row, Transaction
-from diffusion_local.domain import utc_text
+from diffusion_local.domain import ASKED, LENT, LOAN_TIME, RECALL_TIME, RECALLED, Loan, utc_text
 from diffusion_local.queue.jobs import OPEN_QUEUE
 from diffusion_local.queue.order import OrderRules, QueueOrder
 from diffusion_local.queue.workers import FRESH_SHARE, is_silent
-
-ASKED, LENT, USED, RECALLED = "asked", "lent", "used", "recalled"
-#: How long a loan lives without being renewed, which happens at each step: longer than any step.
-LOAN_TIME = timedelta(minutes=2)
-#: How long the borrower has to return a GPU that is recalled.
-RECALL_TIME = timedelta(seconds=10)
-
-
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """The GPU of ``slot``, of which ``borrower`` needs ``size`` bytes; ``state``: asked, lent (its memory is free for
-    the borrower), used (the borrower may hold memory there) or recalled.
-    """
-
-    slot: str
-    borrower: str
-    size: int
-    state: str
-    expires_at: str
-
-    def expired(self, now: datetime) -> bool:
-        """Whether it has ended; also one that ends too late, because the clock was changed."""
-        return not now < datetime.fromisoformat(self.expires_at) <= now + LOAN_TIME
 
 
 class LoanStore:

@@ -68,8 +68,7 @@ class Runner:
     ) -> None:
         """``catalog``: models of this machine; ``inputs``: source pictures for the engine; ``memory``, ``batch_size``:
         their settings; ``passes``: folder for unfinished passes when the worker stops; ``ahead``: claim the next job
-        during the last step, for a slow studio; ``sharing``: lends and borrows GPUs. Models are unloaded after
-        ``idle_unload`` idle seconds.
+        during the last step; ``sharing``: lends and borrows GPUs. Models unload after ``idle_unload`` idle seconds.
         """
         self._dispatch = dispatch
         self._engine = engine

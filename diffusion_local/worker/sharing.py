@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from diffusion_local.dispatch import Dispatch
+from diffusion_local.domain import LOAN_TIME, RECALL_TIME, RECALLED, USED
 from diffusion_local.engine import Engine, Helper, Part
 from diffusion_local.errors import DatabaseProblem, NotFound
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.types import Kind
-from diffusion_local.queue.loans import LOAN_TIME, RECALL_TIME, RECALLED, USED
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.domain import utc_text
+from diffusion_local.domain import ASKED, LENT, RECALLED, USED, Loan, utc_text
 from diffusion_local.queue import loans
-from diffusion_local.queue.loans import ASKED, LENT, RECALLED, USED, Loan, LoanStore
+from diffusion_local.queue.loans import LoanStore
 from tests.support import enqueue, sql
 
 DEVICE = "NVIDIA H200"

@@ -10,9 +10,8 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.dispatch.local import LocalDispatch
-from diffusion_local.domain import Job, State
+from diffusion_local.domain import USED, Job, State
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.queue.loans import USED
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.sharing import Sharing
 from diffusion_local.worker.stopping import Stop
