@@ -59,12 +59,12 @@ IP_ADAPTERS = (
 )  # fmt: skip
 #: Keys in files of textual inversions, as written by training programs.
 EMBEDDING_KEYS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
-#: Of these, the keys that name a text encoder, whose width may be unusual, and ends of names in networks.
-EXACT_KEYS, PARAMETER_ENDS = ("clip_l", "clip_g", "t5xxl"), (".weight", ".bias")
+#: Ends of tensor names in networks, which textual inversions do not have.
+PARAMETER_ENDS = (".weight", ".bias")
 #: Width of a token embedding in T5-XXL.
 T5_WIDTH = 4096
-#: Base of a textual inversion for a model without textual inversions.
-OTHER_MODEL = "another model"
+#: Base of a textual inversion for a model without textual inversions, and widths of such models' text encoders.
+OTHER_MODEL, OTHER_WIDTHS = "another model", frozenset((2304, 2560, 3072, 3584, 5120))
 #: Titles of controls of special kinds, by modules that only they have.
 SPECIAL_CONTROLS = (
     ("lora_controlnet", "a Control-LoRA"),
@@ -332,7 +332,7 @@ def detect_embedding(header: Header) -> Probe | None:
         return None
     if any(name.endswith(PARAMETER_ENDS) for name in tensors):  # of a small network
         return None
-    if not set(EXACT_KEYS) & set(tensors) and widths.isdisjoint({*families.BY_TOKEN_WIDTH, T5_WIDTH}):
+    if widths <= OTHER_WIDTHS:
         return Probe(EMBEDDING, id="other", base=OTHER_MODEL)
     if T5_WIDTH in widths or (len(widths) > 1 and not set(EMBEDDING_KEYS) & set(tensors)):
         base = "sdxl" if T5_WIDTH not in widths else "sd3" if widths > {T5_WIDTH, 768} else "flux"
