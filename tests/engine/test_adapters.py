@@ -186,3 +186,12 @@ def test_an_embedding_that_would_run_code_is_not_opened(draw_at_home: Draw, at_h
     torch.save({"string_to_param": {"*": torch.zeros(1, 768)}, "x": Evil()}, at_home.settings.embeddings / "evil.pt")
     draw_at_home(steps=1, prompt="an evil apple")  # plain text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_textual_inversion_for_one_of_two_text_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[str] = []
+    path = tmp_path / "word.safetensors"
+    save_file({"clip_g": torch.zeros(2, 1280)}, path)
+    monkeypatch.setattr(adapters, "add_embedding", lambda pipe, word, vectors, number: added.append(number))
+    adapters.load_embedding(None, "word", path)
+    assert added == ["_2"]

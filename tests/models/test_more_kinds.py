@@ -301,3 +301,7 @@ def test_rotations_of_fused_layers_are_refused(stem: str, end: str, ready: bool,
     layers = [stem.replace("0", str(number)) for number in range(30)]
     found = adapter(tmp_path, "lora", {f"lora_unet_{each}.{end}": ["F16", [4, 8, 8]] for each in layers})
     assert ("cannot be applied yet" not in found.problem) == ready
+
+
+def test_a_textual_inversion_of_an_unusual_width_may_fit_a_model_of_unusual_sizes(tmp_path: Path) -> None:
+    assert adapter(tmp_path, "embedding", {"emb_params": ["F32", [4, 256]]}).ready
