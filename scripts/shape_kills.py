@@ -231,6 +231,7 @@ def captions(services: Services) -> dict[str, str]:
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     calm, mixed = open_home(folder / "calm")
+    mixed = chosen(mixed, options)
     calm_jobs = submit(calm, mixed, options.jobs)
     began = time.monotonic()
     work(calm, options.jobs, {}, options.seconds)
@@ -239,6 +240,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     calm_captions, _ = describe(calm, len(mixed), 0, options.seconds)
 
     hunted, mixed = open_home(folder / "hunted")
+    mixed = chosen(mixed, options)
     jobs = submit(hunted, mixed, options.jobs)
     chance, victims = random.Random(options.seed), {}
     every = max(2, options.jobs // options.kills)  # apart, as a kill also hits the job that is being saved
@@ -285,6 +287,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def chosen(mixed: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The features to run; all of them by default."""
+    return {name: each for name, each in mixed.items() if not options.features or name in options.features}
+
+
 def caption_violations(services: Services, found: dict[str, str], wanted: dict[str, str], count: int) -> list[str]:
     """Captions that differ from those of the undisturbed run, or by which search does not find the picture."""
     told = [] if len(found) == len(wanted) == count else [f"{len(found)} and {len(wanted)} captions of {count}"]
@@ -301,7 +308,7 @@ def caption_violations(services: Services, found: dict[str, str], wanted: dict[s
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python scripts/shape_kills.py --jobs {options.jobs} --kills {options.kills} --seed {options.seed}",
+        "command": " ".join(["python scripts/shape_kills.py", *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
@@ -314,6 +321,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=3600.0, help="the most for each of the two runs")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--features", nargs="+", default=(), help="only these, by the names in the record")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     return parser.parse_args()
 
