@@ -113,7 +113,8 @@
     if (!panel()) {
       const template = document.getElementById("regions-panel");
       if (!template) return;
-      document.getElementById("regions").before(template.content.firstElementChild.cloneNode(true));
+      const text = document.getElementById("regions");
+      (text.closest(".row") ?? text).before(template.content.firstElementChild.cloneNode(true));
       wire();
     }
     if (input.value !== shown && !held) {
