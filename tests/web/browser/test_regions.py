@@ -42,6 +42,7 @@ def open_board(page: Any) -> Any:
 
 def drag(page: Any, board: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
     """With the mouse, between two points of the board, as shares of it."""
+    board.scroll_into_view_if_needed()  # the focus of the new prompt may have moved it
     area = board.bounding_box()
     first, last = ((area["x"] + x * area["width"], area["y"] + y * area["height"]) for x, y in (start, end))
     page.mouse.move(*first)
