@@ -24,12 +24,14 @@ from bench_page import fill_gallery, in_home, web_process
 from playwright.sync_api import sync_playwright
 from screenshots import BROWSERS
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services
 
 SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 360, "height": 740}}
 
 
 def main() -> None:
+    run_as(LOCAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--visits", type=int, default=7)
     parser.add_argument("--record", type=Path)

@@ -114,6 +114,28 @@ def test_rows_are_compact_and_an_undone_cancel_puts_a_job_back_at_its_place(peop
     assert [job.state for job in studio.jobs(batch_id=batch)] == [State.CANCELLED]
 
 
+OVERLAPPING = """(row) => {
+  const [buttons, texts] = [".acts > *, .acts summary", ".state span, .title, .meta, .thumb"].map((each) =>
+    [...row.querySelectorAll(each)].map((one) => one.getBoundingClientRect()).filter((box) => box.width && box.height));
+  return buttons.flatMap((a) => texts.filter((b) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1)).length;
+}"""
+
+
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
+def test_the_long_button_of_a_row_without_memory_covers_nothing_at_any_width(people: Any, site: Site) -> None:
+    studio, page = site.services.studio, people().open()
+    prompt = unique_prompt("broken [oom]")
+    studio.wait(studio.submit(prompt, width=128, height=128, steps=2, rung="model_offload").job_ids, 30)
+    open_view(page, "queue")
+    row = line(page, prompt)
+    row.locator("[data-do=again_auto]").wait_for()
+    for width in (280, 390, 700, 1024, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert row.evaluate(OVERLAPPING) == 0, width
+        assert fits_width(page), width
+
+
 def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any, site: Site) -> None:
     page = people().open()
     prompt = unique_prompt("given back [slow:0.2]")

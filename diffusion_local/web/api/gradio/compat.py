@@ -18,6 +18,7 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils, queueing, route_utils
 from gradio.routes import App
+from gradio.state_holder import SessionState
 from gradio.utils import LRUCache
 from gradio_client.utils import traverse
 from starlette.routing import Mount
@@ -160,6 +161,28 @@ def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) ->
     fill_in_defaults(blocks, endpoints)
     act_for_callers(blocks, stop_with_readers(blocks._queue))
     refuse_files(blocks)
+    keep_no_configs()
+
+
+class NoConfigs(dict[int, Any]):
+    """Has a configuration without contents for every key, and keeps none."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: int) -> Any:
+        return {}
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        pass
+
+
+def keep_no_configs() -> None:
+    """Let Gradio's sessions keep no copy of the page's configuration and values.
+
+    They are for deep links, which this page does not have, and take 2 MB for each open tab.
+    """
+    SessionState.config_values = property(lambda self: NoConfigs(), lambda self, value: None)
 
 
 def keep_signatures(blocks: gr.Blocks) -> None:

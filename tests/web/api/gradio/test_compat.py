@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 from fastapi import FastAPI
 from gradio import processing_utils
+from gradio.state_holder import SessionState
 
 from diffusion_local.actor import NOBODY
 from diffusion_local.web.api.gradio import compat
@@ -89,3 +90,21 @@ async def test_a_handler_that_returns_a_file_is_an_error() -> None:
 
 def test_a_request_without_an_account_acts_for_nobody() -> None:
     assert compat.caller(None) is compat.caller([None]) is NOBODY
+
+
+def test_a_session_keeps_no_copy_of_the_page() -> None:
+    with gr.Blocks() as blocks:
+        field = gr.Textbox("a long value")
+    before = vars(SessionState).get("config_values")
+    compat.keep_no_configs()
+    try:
+        state = SessionState(blocks)
+        state._update_value_in_config(field._id, "another")
+        state._update_config(field._id)
+        state[field._id] = field
+        assert dict(state.config_values) == {}
+        assert list(state.components) == []
+        assert state[field._id] is field
+    finally:
+        if before is None:
+            del SessionState.config_values
