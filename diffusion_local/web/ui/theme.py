@@ -1,5 +1,6 @@
 """Gradio's theme in the colours of ``static/base.css``, and the styles and scripts for the page's head."""
 
+import re
 from pathlib import Path
 
 import gradio as gr
@@ -14,8 +15,12 @@ PAGE_SCRIPT = "\n".join(
 )
 STYLES = ("base", "rest", "create", "gallery", "models", "settings")
 #: In the page's head and not in Gradio's ``css`` argument, which would load them later and rewrite their selectors.
-PAGE_STYLE = "\n".join(
-    (Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES
+#: Comments are left out, because the page's size is budgeted.
+PAGE_STYLE = re.sub(
+    r"/\*.*?\*/\n?",
+    "",
+    "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES),
+    flags=re.DOTALL,
 )
 
 FONT = [
