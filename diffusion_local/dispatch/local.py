@@ -18,6 +18,7 @@ from diffusion_local.dispatch.matching import OtherSlots, able_slots
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import (
     ASKED,
+    USED,
     Claim,
     Condition,
     DeviceMemory,
@@ -234,6 +235,8 @@ class LocalDispatch:
 
     def recall_loan(self) -> bool:
         loan = self._services.loans.recall(self._slot)
+        if loan is not None and loan.state == USED:  # recalled just now: wake a borrower that waits for jobs
+            self._services.queue.ring()
         if loan is not None:
             slots.recover_silent(self._services, loan.borrower)
         return loan is not None

@@ -538,7 +538,10 @@ def test_an_idle_worker_lends_its_gpu_until_it_recalls_it(dispatch: Dispatch, ot
     used = dispatch.loan(True)
     assert used is not None
     assert used.state == "used"
+    while dispatch.wait(0):  # rings for the lending worker
+        pass
     assert other.recall_loan()
+    assert dispatch.wait(5)  # an idle borrower learns of it at once
     recalled = dispatch.loan(True)
     assert recalled is not None
     assert recalled.state == "recalled"
