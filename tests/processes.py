@@ -116,7 +116,6 @@ class Parent:
             for name in forking.IMPORTS:
                 forking.server(name)
         config._tmp_path_factory.getbasetemp()
-        config.pluginmanager.getplugin("capturemanager").stop_global_capturing()
         gc.collect()
         gc.freeze()  # a collection would copy the pages of every object into each child
         try:
@@ -307,6 +306,8 @@ def child_of(config: pytest.Config, name: str, connection: Connection) -> Iterat
     plugins.register(SimpleNamespace(_tw=terminal._tw), "terminalreporter")
     Reporter(config, connection)
     capture = plugins.getplugin("capturemanager")
+    # All processes share the files of the first capture. They stay open for modules that keep a stream of their import.
+    capture._global_capturing = None
     capture.start_global_capturing()
     capture.suspend_global_capture(in_=True)
     yield

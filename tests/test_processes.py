@@ -59,13 +59,14 @@ def passing(count: int) -> str:
 
 
 FAILS = """
-import os, pytest, signal, warnings
+import os, pytest, signal, sys, warnings
+ERRORS = sys.stderr
 def test_before(): print("words of another test")
 def test_fails(): print("its words"); assert False
 def test_warns(): warnings.warn("a warning of a child")
 def test_dies(): os.kill(os.getpid(), signal.SIGKILL)
 def test_exits(): os._exit(0)
-def test_after(): pass
+def test_after(): print("to the stream of the import", file=ERRORS); ERRORS.fileno()
 @pytest.mark.xfail
 def test_expected(): assert False
 @pytest.mark.skip
