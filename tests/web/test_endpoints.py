@@ -79,7 +79,7 @@ def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
 
 def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:
     receipt = call(api, "submit", prompt="a red apple", seed=7, **SMALL)
-    assert sorted(receipt) == ["batch_id", "job_ids", "warnings"]
+    assert sorted(receipt) == ["batch_id", "job_ids", "memory", "warnings"]
     job = call(api, "wait", job_id=receipt["job_ids"][0], timeout=30)
     assert (job["state"], job["step"], job["steps"], job["error"]) == ("done", 4, 4, None)
     picture = httpx.get(site.url + job["image"]["url"])
