@@ -276,7 +276,7 @@ PARSERS = [
     Parser("a machine that joins", "machines.py", machines.MACHINE_NAME.fullmatch),
     Parser("Chinese of a prompt", "models/starter_words.py", lambda text: starter_words.understood(LATIN, f"树{text}")),
     Parser("names in a sentence", "web/ui/templates.py", templates.backticks),
-    Parser("escaping", "web/ui/view.py", view.text),
+    Parser("field of a warning", "web/ui/view.py", view.warned),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
     Parser("translated sentence", "web/ui/words.py", composed),
     Parser("paths of a traceback", "web/ui/view_history.py", view_history.shortened_paths),
@@ -452,7 +452,6 @@ PARSERS = [
 ]
 #: Modules that use regular expressions, and the reason why no text of a caller reaches those.
 EXEMPT = {
-    "cli/pictures.py": "an id that the person at the terminal typed",
     "engine/single_file.py": "names of tensors, of at most 500 characters, by anchored patterns",
     "engine/kept_blocks.py": "names of tensors, of at most 500 characters",
     "models/known_layers.py": "names of tensors, of at most 500 characters",
@@ -460,7 +459,6 @@ EXEMPT = {
     "db/translation.py": "the program's own SQL",
     "web/page_delta.py": "the gallery's HTML, as the program wrote it",
     "engine/devices.py": "the slot's name, which the supervisor chose",
-    "engine/adapters.py": "a file's name as literal text, in a prompt of bounded length",
     "operations/registry.py": "the paths of routes, as the program declares them",
     "web/page_html.py": "the page that gradio built",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
