@@ -461,6 +461,7 @@ EXEMPT = {
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "operations/registry.py": "the paths of routes, as the program declares them",
     "web/page_html.py": "the page that gradio built",
+    "web/ui/theme.py": "the program's own style sheets",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",
 }
