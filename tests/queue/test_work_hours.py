@@ -29,7 +29,7 @@ class Slot:
 
     def __init__(self, database: Database, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.database, self.store, self.workers = database, store, WorkerStore(database)
-        self.now = datetime.fromisoformat("2026-11-30T22:00:00Z")
+        self.now = datetime.fromisoformat("2100-01-04T22:00:00Z")  # later than any job is created
         for module in (queue_jobs, queue_workers):
             monkeypatch.setattr(module, "utc_now", lambda: utc_text(self.now))
         self.start()
