@@ -21,8 +21,6 @@ OF_VAE = {
     "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
     "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
 }  # fmt: skip
-#: Files that spandrel opens: safetensors, and pickles with an unpickler that only builds tensors.
-LOADED_UPSCALERS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
