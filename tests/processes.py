@@ -149,6 +149,8 @@ class Parent:
                 try:
                     message = child.connection.recv()
                 except (EOFError, OSError):
+                    message = None
+                if message is None:  # not handled above, as errors in a child forked there would name that one as cause
                     child.process.join()
                     self._ended(child)
                 else:

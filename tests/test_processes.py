@@ -67,6 +67,7 @@ def test_warns(): warnings.warn("a warning of a child")
 def test_dies(): os.kill(os.getpid(), signal.SIGKILL)
 def test_exits(): os._exit(0)
 def test_after(): print("to the stream of the import", file=ERRORS); ERRORS.fileno()
+def test_fails_after_a_death(): assert False
 @pytest.mark.xfail
 def test_expected(): assert False
 @pytest.mark.skip
@@ -76,16 +77,17 @@ def test_skipped(): pass
 
 def test_every_test_runs_once_and_failures_and_deaths_are_reported(tmp_path: Path) -> None:
     output = output_of(tmp_path, "--processes", "2", "--durations", "3", a=passing(30), b=FAILS, c=passing(30))
-    assert re.search(r"3 failed, 63 passed, 1 skipped, 1 xfailed, 1 warning", output), output
+    assert re.search(r"4 failed, 63 passed, 1 skipped, 1 xfailed, 1 warning", output), output
     assert "FAILED test_b.py::test_dies - the test process died (SIGKILL)" in output
     assert "FAILED test_b.py::test_exits - the test process died" in output
     assert "its words" in output
     assert "words of another test" not in output
     assert "a warning of a child" in output
+    assert "EOFError" not in output
     assert "slowest 3 durations" in output
 
     tests = logged(tmp_path, "test")
-    assert len({name for _, name in tests}) == len(tests) == 67  # all but the skipped one
+    assert len({name for _, name in tests}) == len(tests) == 68  # all but the skipped one
     by_file = [{pid for pid, name in tests if name.startswith(file)} for file in ("test_a", "test_b", "test_c")]
     assert [len(each) for each in by_file] == [1, 3, 1]  # one process takes a file, and others go on after a death
     begun = logged(tmp_path, "begin")
@@ -94,7 +96,7 @@ def test_every_test_runs_once_and_failures_and_deaths_are_reported(tmp_path: Pat
     assert len(logged(tmp_path, "end")) == len(begun) - 2  # those that died ended nothing
 
     again = output_of(tmp_path, "--last-failed", "--processes", "1")
-    assert re.search(r"3 failed, \d deselected|3 failed in", again), again
+    assert re.search(r"4 failed, \d deselected|4 failed in", again), again
 
 
 @pytest.mark.parametrize("limit", ["-x", "--maxfail=1"])
