@@ -79,7 +79,7 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
         "[['.toast', 'bottom'], ['#queue .picked', 'top']].map(([part, edge]) => "
         "document.querySelector(part)?.getBoundingClientRect()[edge]).reduce((toast, bar) => toast <= bar)"
     )
-    line(page, prompts[0]).locator("text=priority +1").wait_for()
+    line(page, prompts[0]).locator("text=priority +1").wait_for(state="attached")
     assert order()[:2] == [ids[0], ids[1]]
     assert line(page, prompts[0]).locator("input:checked").count() == 1  # over the redraw
     assert fits_width(page)
