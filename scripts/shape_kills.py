@@ -295,7 +295,7 @@ def chosen(mixed: dict[str, dict[str, Any]], options: argparse.Namespace) -> dic
 def caption_violations(services: Services, found: dict[str, str], wanted: dict[str, str], count: int) -> list[str]:
     """Captions that differ from those of the undisturbed run, or by which search does not find the picture."""
     told = [] if len(found) == len(wanted) == count else [f"{len(found)} and {len(wanted)} captions of {count}"]
-    for key in found.keys() | wanted.keys():
+    for key in found.keys() & wanted.keys():  # the newest pictures differ, as jobs that were killed end later
         if found.get(key) != wanted.get(key):
             told.append(f"picture {key!r}: caption {found.get(key)!r} instead of {wanted.get(key)!r}")
         elif words := [each for each in found[key].split() if each.isalnum()]:
