@@ -429,9 +429,9 @@ def test_a_second_pass_sees_control_pictures_of_its_own_size(
     sizes = []
     see = control_forms.FORMS["UNet2DConditionModel"].see
 
-    def noted(loaded: Any, net: Any, picture: PIL.Image) -> Any:
+    def noted(loaded: Any, net: Any, picture: PIL.Image, mask: PIL.Image | None) -> Any:
         sizes.append(picture.size)
-        return see(loaded, net, picture)
+        return see(loaded, net, picture, mask)
 
     form = replace(control_forms.FORMS["UNet2DConditionModel"], see=noted)
     monkeypatch.setitem(control_forms.FORMS, "UNet2DConditionModel", form)

@@ -15,7 +15,7 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.memory import GIB
 from diffusion_local.engine.placement import bytes_of
-from diffusion_local.engine.planning import plan
+from diffusion_local.engine.planning import plan, plan_words
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import Source
@@ -67,7 +67,7 @@ def test_what_it_takes_is_planned_and_told(
     model = of_size(starter, tmp_path, container, 13 * 10**9)
     room = DeviceMemory("cuda", 48 * GIB, bf16=True)
     told = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 48 * GIB), (), setting, "")
-    assert f"({words})" in told.words
+    assert f"({words})" in plan_words(told)
     assert denoiser < told.takes_bytes < denoiser * 1.5 + 4 * GIB
     form = precision.form_of(setting, model, room, 64 * GIB)
     assert precision.held_weights(model, form, 2).kept.get("transformer", denoiser) == denoiser

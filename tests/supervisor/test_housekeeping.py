@@ -205,4 +205,4 @@ def test_a_fault_of_the_storage_puts_a_chore_off(
         raise fault
 
     run_or_postpone(chore, services)
-    assert "chore was put off" in caplog.text
+    assert "chore was postponed" in caplog.text

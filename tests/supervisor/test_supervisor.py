@@ -163,7 +163,7 @@ def test_it_says_where_it_is_makes_pictures_and_goes_on_after_a_poison_job(
     assert when(services, job_id, done).attempt == 1
     assert one_picture_each(services) == [job_id]
     holder = json.loads((services.settings.locks / "serve.json").read_text())
-    assert holder == {"pid": served.process.pid, "url": url}
+    assert holder == {"pid": served.process.pid, "url": url, "others": []}
     poison, after = submit(services, "[crash]"), submit(services)
     job = when(services, poison, lambda job: job.final)
     assert job.failure is not None

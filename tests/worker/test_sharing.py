@@ -89,8 +89,10 @@ class Pair:
         self.runners[1].run_due_jobs()
 
     def loans(self) -> list[str]:
+        """The states of the loans to cpu0."""
         with sql(self.services.settings) as db:
-            return [row["state"] for row in db.execute("SELECT state FROM loans")]
+            rows = db.execute("SELECT state FROM loans WHERE borrower LIKE '%cpu0'")
+            return [row["state"] for row in rows]
 
     def close(self) -> None:
         for runner in self.runners:
