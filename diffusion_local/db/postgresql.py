@@ -6,6 +6,7 @@ SQLite: the queue order reads and writes state that all claims share. Reads see 
 
 import contextlib
 import logging
+import os
 import secrets
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from diffusion_local.db.database import Database, Row, Transaction, Values
 from diffusion_local.db.migrations import SQL_FILES, statements
 from diffusion_local.db.server_changes import CHANNEL, Changes
 from diffusion_local.db.server_connections import Session, check_url, display
+from diffusion_local.db.write_lock import ThreadTurns
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams
 from diffusion_local.messages import Message, message
@@ -118,6 +120,7 @@ class PostgresDatabase(Database):
         self.url = check_url(url)
         self.name = display(url)
         self._session = Session(url)
+        self._process, self._turns = os.getpid(), ThreadTurns()
         self._changes = Changes(url)
 
     @classmethod
@@ -205,7 +208,8 @@ class PostgresDatabase(Database):
             connection = self._begin("BEGIN")
             with self._rolled_back_on_error(connection):
                 write = self._session.next_write()
-                connection.execute(BEGIN_WRITE, [LOCKS, WRITE_LOCK, *write])
+                with self._turn(patient):
+                    connection.execute(BEGIN_WRITE, [LOCKS, WRITE_LOCK, *write])
                 yield PostgresTransaction(connection)
                 try:
                     connection.execute("COMMIT")
@@ -213,6 +217,19 @@ class PostgresDatabase(Database):
                     if not self._committed(*write):
                         raise error
             self._changes.note()
+
+    @contextlib.contextmanager
+    def _turn(self, patient: bool) -> Iterator[None]:
+        """Let one thread of this process at a time wait for the server's lock, which has no priorities."""
+        if self._process != os.getpid():  # after a fork: the other threads do not exist in the child
+            self._process, self._turns = os.getpid(), ThreadTurns()
+        turns = self._turns
+        if not turns.acquire(patient, BUSY_SECONDS):
+            raise DatabaseProblem(message("database_locked", file=self.name, seconds=BUSY_SECONDS))
+        try:
+            yield
+        finally:
+            turns.release()
 
     def writes(self) -> int | None:
         return self._changes.count()

@@ -245,6 +245,32 @@ def test_there_is_one_writer_at_a_time(server: PostgresDatabase) -> None:
         assert db.scalar("SELECT revision FROM queue") == 200
 
 
+def test_the_writes_of_people_go_before_those_of_workers(server: PostgresDatabase) -> None:
+    order: list[str] = []
+
+    def write(name: str, patient: bool) -> None:
+        with server.write(patient=patient):
+            order.append(name)
+        server.close()
+
+    def start(name: str, patient: bool) -> threading.Thread:
+        waiting = sum(map(len, server._turns._waiting))
+        thread = threading.Thread(target=write, args=(name, patient))
+        thread.start()
+        eventually(lambda: server._turns.holder not in (None, 0) or order)
+        if name != "first":
+            eventually(lambda: sum(map(len, server._turns._waiting)) > waiting)
+        return thread
+
+    with server.write():
+        threads = [start("first", True), *(start(f"worker{number}", True) for number in range(4))]
+        threads.append(start("person", False))
+    for thread in threads:
+        thread.join(30)
+    assert sorted(order) == ["first", "person", "worker0", "worker1", "worker2", "worker3"]
+    assert order.index("person") <= 1
+
+
 def test_a_writer_that_waits_too_long_says_so(server: PostgresDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.write() as db, psycopg.connect(server.url) as _:
         db.execute("UPDATE queue SET paused = 1")
