@@ -141,6 +141,7 @@ def test_a_finger_draws_and_moves_a_box(people: Any) -> None:
     open_board(page)
     page.evaluate(SWIPE, [[0.2, 0.2], [0.6, 0.6]])
     assert near(regions(page)[0], 0.2, 0.2, 0.4, 0.4)
+    page.locator(".region-list .board").scroll_into_view_if_needed()  # the focus of the new prompt may have moved it
     page.evaluate(SWIPE, [[0.4, 0.4], [0.5, 0.5]])
     assert near(regions(page)[0], 0.3, 0.3, 0.4, 0.4)
     assert fits_width(page)
