@@ -173,11 +173,11 @@ class Studio:
         details: dict[str, Any] = {"prediction": prediction, "graph": graph}
         batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **details, **times.fields())
         jobs = new_jobs(batch, each, check_integer("priority", priority, *PRIORITIES))
+        memory = self._plans.of_picture(each[0]) if each[0].additions else []
         key, request = idempotency_key or None, draft.submit_digest(count, expand) if idempotency_key else ""
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
         self._queue.ring(len(job_ids))
         late = self.batches.warning(batch_id) if times.finish_by else []
-        memory = self._plans.of_picture(each[0]) if each[0].additions else []
         return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late, memory)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:

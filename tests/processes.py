@@ -241,7 +241,7 @@ class Later(pytest.Item):
     """Stands for the tests to come, so that fixtures of the session outlive the last test of a group."""
 
     def runtest(self) -> None:
-        raise NotImplementedError
+        """Never called: it is only the ``nextitem`` of others."""
 
 
 class Reporter:
@@ -262,13 +262,13 @@ class Reporter:
     ) -> None:
         if self._replayed:
             return
-        told = warning_message
+        sent = warning_message
         try:
-            pickle.dumps(told)
-        except Exception:
-            text = f"{told.category.__name__}: {told.message}"
-            told = warnings.WarningMessage(UserWarning(text), UserWarning, told.filename, told.lineno)
-        recorded = {"warning_message": told, "when": when, "nodeid": nodeid, "location": location}
+            pickle.dumps(sent)
+        except Exception:  # whatever the warning's class raises
+            text = f"{sent.category.__name__}: {sent.message}"
+            sent = warnings.WarningMessage(UserWarning(text), UserWarning, sent.filename, sent.lineno)
+        recorded = {"warning_message": sent, "when": when, "nodeid": nodeid, "location": location}
         self._connection.send(("warning", recorded))
 
 

@@ -15,8 +15,10 @@ from diffusion_local import families
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import DeviceMemory
-from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.errors import DatabaseProblem, InvalidParams, NotFound, UserError
 from diffusion_local.gallery.recipes import read_text
+from diffusion_local.messages import verbatim
+from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.options.a1111 import format_recipe
 from diffusion_local.options.table import OPTIONS, Params
 from diffusion_local.studio import Studio
@@ -121,6 +123,20 @@ def test_the_memory_of_a_control_is_told_before_the_picture_is_made(studio: Stud
     assert set(controlled[0].additions) == {"controlnet/starter-edges"}
     assert studio.submit("a tree", **SMALL, **controls).memory == controlled
     assert studio.submit("a tree", **SMALL).memory == []
+
+
+def test_nothing_is_enqueued_if_the_memory_cannot_be_planned(
+    studio: Studio, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error after the jobs were stored would make the client send them again."""
+
+    def fail(*_: object) -> None:
+        raise DatabaseProblem(verbatim("locked"))
+
+    monkeypatch.setattr(MemoryPlans, "of_picture", fail)
+    with pytest.raises(DatabaseProblem):
+        studio.submit("a tree", **SMALL, **wishes(studio)["control"])
+    assert services.studio.jobs() == []
 
 
 @pytest.mark.parametrize("feature", FEATURES)

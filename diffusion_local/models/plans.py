@@ -1,6 +1,8 @@
 """Memory plans: how each device of the studio would hold a model."""
 
-from diffusion_local.domain import DeviceMemory, MemoryPlan
+from collections.abc import Sequence
+
+from diffusion_local.domain import DeviceMemory, MemoryPlan, Worker
 from diffusion_local.engine.home_files import HomeFiles
 from diffusion_local.engine.planning import active_workers, plan
 from diffusion_local.models.catalog import Catalog, Model
@@ -23,24 +25,25 @@ class MemoryPlans:
 
     def of_models(self, *models: Model) -> dict[str, list[MemoryPlan]]:
         """Plans per model for each device, for pictures of its default size. Models not ready have none."""
-        return {model.id: self._of(model, None) for model in models}
+        workers = active_workers(self._workers.list_all())
+        return {model.id: self._of(model, None, workers) for model in models}
 
     def of_picture(self, params: Params) -> list[MemoryPlan]:
         """For each device, the plan for a picture with its ControlNets, IP-Adapters, LoRAs and detectors."""
         if params.kind is Kind.UPSCALE:
             return []
-        return self._of(self._catalog.get(params.model), params)
+        return self._of(self._catalog.get(params.model), params, active_workers(self._workers.list_all()))
 
     def largest(self) -> DeviceMemory:
         """The device with the most memory; empty before any worker registered."""
         rooms = [each.room for each in active_workers(self._workers.list_all())]
         return max(rooms, key=lambda room: room.bytes, default=DeviceMemory())
 
-    def _of(self, model: Model, params: Params | None) -> list[MemoryPlan]:
+    def _of(self, model: Model, params: Params | None, workers: Sequence[Worker]) -> list[MemoryPlan]:
         settings = self._settings
         wanted = "" if settings.memory == "auto" else settings.memory
         return [
             plan(model, each, self._fits.of(model.id, each.device), settings.precision, wanted, params, self._files)
-            for each in active_workers(self._workers.list_all())
+            for each in workers
             if model.ready
         ]

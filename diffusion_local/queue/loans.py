@@ -52,10 +52,10 @@ class LoanStore:
         begins = use and mine.state == LENT
         if not begins and FRESH_SHARE * LOAN_TIME < datetime.fromisoformat(mine.expires_at) - now <= LOAN_TIME:
             return mine
-        values = {"now": utc_text(now + LOAN_TIME), "borrower": borrower, "use": begins}
+        values = {"expires_at": utc_text(now + LOAN_TIME), "borrower": borrower, "use": begins}
         with self._database.write(patient=True) as db:
             db.execute(
-                "UPDATE loans SET expires_at = :now, state = CASE WHEN :use THEN 'used' ELSE state END "
+                "UPDATE loans SET expires_at = :expires_at, state = CASE WHEN :use THEN 'used' ELSE state END "
                 "WHERE borrower = :borrower AND state != 'recalled'",
                 values,
             )

@@ -130,7 +130,7 @@ class Supervisor:
                     self._serve(services, leader)
             finally:
                 self._watchdog.stop()
-                self._stop_children()
+                end(self._children, self._stop)
                 for child in self._children:
                     if child.slot:
                         self._try(slots.recover_if_free, services, child.slot)
@@ -248,30 +248,6 @@ class Supervisor:
                     child.hung = True
                     child.process.kill()
 
-    def _stop_children(self) -> None:
-        """Ask all children to stop. Workers that finish their picture first may do so until a second Ctrl-C."""
-        self._terminate()
-        while any(child.alive for child in self._children) and not self._stop.now.wait(POLL_SECONDS):
-            continue
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(child.alive for child in self._children) and time.monotonic() < deadline:
-            self._terminate()  # repeated, because two simultaneous signals merge into one
-            time.sleep(POLL_SECONDS)
-        for child in self._children:
-            if child.process is None:
-                continue
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.warning("%s did not stop in time; killed", child.name)
-                child.process.kill()
-                child.process.wait()
-
-    def _terminate(self) -> None:
-        for child in self._children:
-            if child.alive and child.process:
-                child.process.terminate()
-
 
 def check_modes(settings: Settings) -> None:
     """Restrict databases and secrets to their owner, and warn about other readable files."""
@@ -341,7 +317,7 @@ def keep_running(settings: Settings, slots: Sequence[str], studio: str, machine:
         for child in children:
             status = status or restarted(child, settings)
         stop.wanted.wait(POLL_SECONDS)
-    end(children, stop)
+    end(children, stop, grace=stop.wanted.is_set())
     return status
 
 
@@ -361,22 +337,27 @@ def restarted(child: Child, settings: Settings) -> int:
     return 0
 
 
-def end(children: Sequence[Child], stop: Stop) -> None:
-    """Stop all children. Workers that finish their picture first may do so until a second Ctrl-C."""
-    for child in children:
-        if child.alive and child.process:
-            child.process.terminate()
-    while stop.wanted.is_set() and any(child.alive for child in children) and not stop.now.wait(POLL_SECONDS):
+def end(children: Sequence[Child], stop: Stop, grace: bool = True) -> None:
+    """Stop all children. With ``grace``, workers that finish their picture first may do so until a second Ctrl-C."""
+    terminate(children)
+    while grace and any(child.alive for child in children) and not stop.now.wait(POLL_SECONDS):
         continue
     deadline = time.monotonic() + STOP_SECONDS
+    while any(child.alive for child in children) and time.monotonic() < deadline:
+        terminate(children)  # repeated, because two simultaneous signals merge into one
+        time.sleep(POLL_SECONDS)
     for child in children:
         if child.process is None:
             continue
-        if child.alive:
-            child.process.terminate()
         try:
             child.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.warning("%s did not stop in time; killed", child.name)
             child.process.kill()
             child.process.wait()
+
+
+def terminate(children: Sequence[Child]) -> None:
+    for child in children:
+        if child.alive and child.process:
+            child.process.terminate()
