@@ -85,19 +85,19 @@ class PageHtml:
     async def _page(self, scope: Scope, receive: Receive, send: Send, tag: str, packed: bool) -> None:
         path = str(scope["path"])
         start, body = await self._of_gradio(scope, receive)
-        told = MutableHeaders(raw=list(start["headers"]))
+        answer_headers = MutableHeaders(raw=list(start["headers"]))
         status = start["status"]
-        if told.get("content-type", "").startswith("text/html"):
+        if answer_headers.get("content-type", "").startswith("text/html"):
             body = page(body, tag, shell(path, self._url))
             if not addresses.known(path):
                 status = 404  # the shell also tells the reader
             if packed:  # without it, a megabyte
                 body = gzip.compress(body, GZIP_LEVEL)
-                told["content-encoding"] = "gzip"
-            told["content-length"] = str(len(body))
-            told["content-language"] = tag
-            told.add_vary_header("Cookie, Accept-Language, Accept-Encoding")
-        await send({**start, "status": status, "headers": told.raw})
+                answer_headers["content-encoding"] = "gzip"
+            answer_headers["content-length"] = str(len(body))
+            answer_headers["content-language"] = tag
+            answer_headers.add_vary_header("Cookie, Accept-Language, Accept-Encoding")
+        await send({**start, "status": status, "headers": answer_headers.raw})
         await send({"type": "http.response.body", "body": body})
         await run_in_threadpool(trim_memory)  # a page and its opening events take megabytes for a moment
 

@@ -5,6 +5,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
+from diffusion_local.actor import Role
 from diffusion_local.web import page_html
 from diffusion_local.web.ui import words
 from tests.web.conftest import client_of, services_of
@@ -123,3 +124,20 @@ def test_gradios_page_is_drawn_once_for_each_url_and_never_for_another(client: T
         page = client.get("/", headers={"host": host}).text
         assert f"http://{host}" in page
         assert set(re.findall(r"Client\(\\+\"http://([^\\/]+)", page)) == {host}
+
+
+def test_the_kept_page_holds_nothing_of_those_who_asked_for_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    services = services_of(tmp_path_factory)
+    accounts = services.studio.accounts
+    accounts.add("first-admin", "correct horse")
+    accounts.add("second-viewer", "battery staple", Role.VIEWER)
+    tokens = [accounts.add_token(name, "private-token-name", [])[1] for name in ("first-admin", "second-viewer")]
+    for order in (tokens, tokens[::-1]):  # each as the first of an application that has kept nothing
+        client = client_of(services)
+        pages = set()
+        for token in order:
+            answer = client.get("/", headers={"authorization": f"Bearer {token}", "accept": "text/html"})
+            assert answer.status_code == 200
+            pages.add(answer.text)
+        [page] = pages
+        assert not any(each in page for each in ("first-admin", "second-viewer", "private-token-name", *tokens))
