@@ -4,6 +4,12 @@
 
 On a machine without a GPU, ``--reference`` uses the plain-torch counterparts of the kernels. PSNR is in dB, differences
 in 8-bit steps; for scale, ``other_picture`` is the distance between pictures of two prompts.
+
+To judge the pictures of each speed by the starter's own evaluation, draw its requests and measure them afterwards:
+
+    python -m scripts.starter.evaluate … --collect requests.json
+    python scripts/bench_error.py --requests requests.json --pictures drawn
+    python -m scripts.starter.evaluate … --pictures drawn/fast
 """
 
 import argparse
@@ -45,8 +51,15 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--reference", action="store_true", help="plain torch in place of the kernels")
+    parser.add_argument("--requests", type=Path, help="requests of the starter's evaluation, drawn at each speed")
+    parser.add_argument("--pictures", type=Path, help="folder for their pictures, in a folder for each speed")
+    parser.add_argument("--speeds", nargs="+", choices=SPEEDS, default=list(SPEEDS), help="the first is exact")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
+    if (options.requests is None) != (options.pictures is None):
+        parser.error("--requests and --pictures belong together")
+    if options.speeds[0] != "exact":
+        parser.error("--speeds: the first must be exact, which the others are compared with")
     with tempfile.TemporaryDirectory() as home:
         go_offline(Path(home))
         keep_kernels(Path(home) / "kernels")
@@ -64,7 +77,8 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     model = catalog.get("starter")
     made: dict[str, list[np.ndarray]] = {}
     rows: dict[str, Any] = {}
-    for speed in SPEEDS:
+    requests = json.loads(options.requests.read_text(encoding="utf-8")) if options.requests else {}
+    for speed in options.speeds:
         inputs = PictureInputs(settings, open_files(settings).open_source)
         engine = DiffusersEngine(device, materials=inputs, speed=speed)
         if options.reference and speed != "exact":
@@ -85,6 +99,8 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
             "dtype": facts[-1]["dtype"],
             **distance(made["exact"], made[speed]),
         }
+        if requests:
+            draw_requests(engine, catalog, requests, options.pictures / speed)
         engine.unload()
     shifted = made["exact"][1:] + made["exact"][:1]
     return {
@@ -103,6 +119,16 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
 def draw(engine: DiffusersEngine, params: Params) -> tuple[np.ndarray, dict[str, Any]]:
     picture = engine.generate(params, lambda step, preview: None)
     return np.asarray(picture.image, dtype=np.float32), picture.facts
+
+
+def draw_requests(engine: DiffusersEngine, catalog: Catalog, requests: dict[str, list[Any]], folder: Path) -> None:
+    """Draw each of the requests (key: prompt, seed, steps, guidance, negative prompt) as ``folder/key.webp``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, (prompt, seed, steps, guidance, negative) in requests.items():
+        settings = {"model": "starter", "seed": seed, "steps": steps, "guidance": guidance}
+        params = catalog.complete(prompt, settings | ({"negative": negative} if negative else {}))
+        image = engine.generate(params, lambda step, preview: None).image
+        image.save(folder / f"{key}.webp", "WEBP", quality=95, method=2)
 
 
 def distance(ones: list[np.ndarray], others: list[np.ndarray]) -> dict[str, Any]:

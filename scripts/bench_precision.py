@@ -120,8 +120,9 @@ class Bench:
         began = time.monotonic()
         try:
             found = work()
-        except torch.OutOfMemoryError:
-            found = {"outcome": "out of memory"}
+        except torch.OutOfMemoryError as error:
+            traceback.print_exc()
+            found = {"outcome": "out of memory", "message": str(error).partition("If reserved")[0]}
         except Exception as error:  # the next one may still succeed
             traceback.print_exc()
             found = {"failed": f"{type(error).__name__}: {error}"[:300]}
