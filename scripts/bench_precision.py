@@ -121,8 +121,8 @@ class Bench:
         try:
             found = work()
         except torch.OutOfMemoryError as error:
-            traceback.print_exc()
-            found = {"outcome": "out of memory", "message": str(error).partition("If reserved")[0]}
+            print(str(error).partition("If reserved")[0], flush=True)
+            found = {"outcome": "out of memory"}
         except Exception as error:  # the next one may still succeed
             traceback.print_exc()
             found = {"failed": f"{type(error).__name__}: {error}"[:300]}
@@ -273,10 +273,17 @@ class Drawing:
         self.bench, self.subject = bench, SUBJECTS[name]
         self.pipe = pipeline_of(bench, self.subject)
         FORMS[form](self.pipe.transformer)
-        bench.collect()
+        self._compact()
         self.prompt = prompt_of(bench, self.subject, self.pipe)
         self.weights = sum(each.nbytes for each in self.pipe.transformer.parameters())
         self.stream: Any = None
+
+    def _compact(self) -> None:
+        """Allocate the weights anew: quantised ones lie in the gaps that those in 16 bits left, and keep them from
+        being freed."""
+        self.pipe.transformer.to("cpu")
+        self.bench.collect()
+        self.pipe.transformer.to(self.bench.device)
 
     def draw(self, steps: int) -> tuple[float, list[float]]:
         """Draw a picture: (seconds, start times of the transformer's calls)."""
