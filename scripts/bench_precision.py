@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import module_from_spec, spec_from_file_location
@@ -58,6 +58,8 @@ BESIDE = 1.0
 STEP, DECODE = 1024**2 * 300 * 2, 512**2 * 1290 * 2
 MARGIN, WORKSPACE = 1.05, 160 * 1024**2
 STEPS, WIDTH, WORDS = 4, 1024, 512
+#: Below this share of the estimated room for blocks, none is kept.
+LEAST_SHARE_OF_ROOM = 0.3
 DTYPE = torch.bfloat16
 TINY = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 96,
     "pooled_projection_dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "dim": 256,
@@ -348,7 +350,18 @@ class Drawing:
         return time.perf_counter() - began
 
     def streamed(self, cap: float) -> dict[str, Any]:
-        """Measure the engine's streaming, with as many blocks kept on the device as its estimate allows."""
+        """Measure the engine's streaming, with as many blocks kept on the device as its estimate allows.
+
+        Where that runs out of memory, fewer are kept, as the worker does (worker/ladder.py).
+        """
+        share = 1.0
+        while share > LEAST_SHARE_OF_ROOM:
+            with suppress(torch.OutOfMemoryError):
+                return self._streamed(cap, share)
+            share *= 3 / 4
+        return self._streamed(cap, 0)
+
+    def _streamed(self, cap: float, share: float) -> dict[str, Any]:
         pipe, bench = self.pipe, self.bench
         self.unstream()
         usable = ((cap - BESIDE) * GIB - WORKSPACE) / MARGIN
@@ -357,7 +370,7 @@ class Drawing:
         def choose(sizes: list[int]) -> Any:
             step = STEP + vae + kept_blocks.slots_size(sizes)
             room = usable - (self.weights - sum(sizes)) - max(step, vae + DECODE)
-            return () if bench.tiny else kept_blocks.kept_for(sizes, int(room))
+            return () if bench.tiny else kept_blocks.kept_for(sizes, int(room * share))
 
         self.stream = streaming.Streamed(bench.device, choose)
         add_hook_to_module(pipe.transformer, self.stream)
