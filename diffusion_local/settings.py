@@ -56,7 +56,7 @@ class Settings(Folders):
     tls_cert: str = setting("", "certificate file (PEM); together with its key it enables HTTPS")
     tls_key: str = setting("", "key file of the certificate (PEM)")
     cors_origins: str = setting("", "origins of other pages that may call the API with a token, comma-separated")
-    writes_per_second: float = setting(20.0, "requests a second that one address may send to change things; 0: any")
+    writes_per_second: float = setting(20.0, "requests per second and address that may change something; 0: no limit")
     mdns: str = setting("off", "whether the server announces itself on the network by mDNS", ("off", "on"))
     server: str = setting("", "URL of a studio that commands use instead of this machine's")
     token: str = setting("", "your token for that studio")
@@ -172,11 +172,13 @@ class Settings(Folders):
     webhook_allow_private: str = setting(
         "", "internal hosts and networks, such as 192.168.1.0/24, that webhooks may reach"
     )
-    webhook_secret: str = setting("", "secret that signs webhooks; the home creates its own if empty", file_only=True)
+    webhook_secret: str = setting(
+        "", "secret that signs webhooks; if empty, one is created in the home", file_only=True
+    )
     on_batch_done: tuple[str, ...] = hook("when the last picture of a batch has ended")
     on_job_failed: tuple[str, ...] = hook("when a picture fails")
     on_queue_idle: tuple[str, ...] = hook("when the queue has become empty")
-    on_queue_paused: tuple[str, ...] = hook("when the queue is paused or blocked")
+    on_queue_paused: tuple[str, ...] = hook("when the queue is paused or on hold")
     gpu_max_temp: int = setting(0, "GPU temperature in degrees Celsius above which prompt lists pause; 0 is no limit")
     gpu_share: str = setting("ignore", "what prompt lists do while another program uses a GPU", ("ignore", "wait"))
     gpu_share_mb: int = setting(

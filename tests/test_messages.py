@@ -173,7 +173,7 @@ def test_every_message_has_each_language_with_the_same_parameters(language: str)
 
 
 def test_what_has_words_in_english_has_chinese_ones() -> None:
-    names = {"adapter_lora", "adapter_vae", "adapter_control", "wildcard_file", "found_packages"}
+    names = {"adapter_lora", "adapter_vae", "adapter_control", "adapter_ip_adapter", "wildcard_file", "found_packages"}
     wrong = {
         id
         for id, said in catalogue().items()

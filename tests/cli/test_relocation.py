@@ -167,7 +167,7 @@ def test_the_command_says_what_to_set(filled: Services, servers: Settings, home:
         ([], "must name a database"),
         (["--to", "mysql://host/name"], "not a usable address"),
         (["--to", "postgresql://127.0.0.1:9/name"], "cannot be reached"),
-        (["--gallery", "ftp://bucket"], "not a usable bucket"),
+        (["--gallery", "ftp://bucket"], "must be a bucket"),
     ],
 )
 def test_an_unusable_target_is_one_sentence(

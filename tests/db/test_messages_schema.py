@@ -51,7 +51,7 @@ def test_a_phase_and_an_event_keep_their_messages(services: Services, job_id: st
     services.jobs.requeue(job.claim, message("event_given_back", reason="shutdown"))
     event = services.studio.events(job_id)[-1]
     assert (event.state, event.note) == (State.QUEUED, "returned to the queue: shutdown")
-    assert translate("zh", event.note) == "已归还：shutdown"
+    assert translate("zh", event.note) == "已重新排队：shutdown"
     again = claimed(services.jobs)
     assert services.studio.events(job_id)[-1].note == ""
     services.jobs.recover(again.worker or "", UNSUPPORTED)

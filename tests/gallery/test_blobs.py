@@ -390,6 +390,6 @@ def test_a_store_that_does_not_answer_is_told_in_time(monkeypatch: pytest.Monkey
     "url", ["s3://", "http://bucket/x", "s3://bucket/x?colour=red", "s3://key:secret@bucket/x", "bucket"]
 )
 def test_what_is_no_bucket_is_refused_without_its_secret(url: str) -> None:
-    with pytest.raises(InvalidParams, match="gallery: is not a usable bucket") as refused:
+    with pytest.raises(InvalidParams, match="gallery: must be a bucket") as refused:
         object_blobs.open_bucket(url)
     assert "secret" not in str(refused.value)
