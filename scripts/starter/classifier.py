@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .compose import affine_matrix, shift_hue
 from .pack import Pack
+from .rendering import affine_matrix, shift_hue
 
 SIDE = 64  # what the networks see
 TEXTURE = 96  # resolution that the views are cut from

@@ -1,7 +1,7 @@
 """Step 5: render random compositions and encode them with the VAE, into shards that the training reads.
 
 Each shard is one safetensors file: ``latents`` float16 ``[n, 4, 32, 32]``, ``tokens`` int16 ``[n, 6, 77]`` (six
-captions a picture) and ``kinds`` uint8 ``[n]`` (index into `compose.KINDS`). Recipes and tokens are made by CPU
+captions a picture) and ``kinds`` uint8 ``[n]`` (index into `recipes.KINDS`). Recipes and tokens are made by CPU
 processes, pixels and latents on one device. One process a GPU; training may start as soon as the first shard is there.
 Shards that exist are kept, so a broken run goes on where it stopped.
 """
@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from .compose import POOL_SHARES, Recipes, RecipeSampler, render
 from .models import LATENT_CHANNELS, LATENT_SIDE, Tokenizer, encode_mean, load_vae
 from .pack import Pack
+from .recipe_sampler import RecipeSampler
+from .recipes import POOL_SHARES, Recipes
+from .rendering import render
 
 _worker: dict = {}
 

@@ -1,6 +1,6 @@
 """Step 9: measure a model folder: recognisability, colours, scenes, pairs, copies, diversity, guidance, speed.
 
-Prompts are held out: their openings (`HELD_OUT_TEMPLATES`) and the pairs (`compose.HELD_OUT_PAIRS`) never occur in
+Prompts are held out: their openings (`HELD_OUT_TEMPLATES`) and the pairs (`recipes.HELD_OUT_PAIRS`) never occur in
 training captions. What a picture shows is decided by the judges of `classifier.py`, which saw real art only and are
 checked on held-out real art first; the same measures taken on real compositions are in the record as ceilings.
 Writes ``evaluation.json`` and sample sheets. With ``--speed`` it only times the model on the CPU and adds that to the
@@ -14,13 +14,11 @@ measures.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import random
 import resource
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,20 +26,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 
 from .captions import with_article, without_colours
-from .classifier import SIDE, Judge, load
-from .compose import HELD_OUT_PAIRS, Recipes, RecipeSampler, render
-from .models import load_pipeline
+from .classifier import SIDE, load
 from .pack import Pack
+from .picture_features import (
+    dominant_hue,
+    gradient_histogram,
+    has_hue,
+    judge_rows,
+    object_crop,
+    sheet,
+    spread_of,
+    to_tensor,
+)
+from .recipe_sampler import RecipeSampler
+from .recipes import HELD_OUT_PAIRS, Recipes
+from .rendering import render
+from .sampling import Collector, Sampler, StoredPictures, sample_requests
 
 #: Openings that no caption of the training has.
 HELD_OUT_TEMPLATES = ("show me {}", "there is {} here", "i would like to see {}", "we found {}", "look at {}")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
-#: Hue ranges in degrees (low, high); red wraps around.
-HUES = {"red": (343, 14), "orange": (14, 42), "yellow": (40, 70), "green": (70, 168), "blue": (190, 252),
-        "purple": (250, 310), "pink": (300, 352)}  # fmt: skip
 COLOURED_THINGS = ("heart", "car", "apple", "house", "star")
 BACKGROUND_THINGS = ("cat", "rocket", "tree")
 SCENE_THINGS = ("cat", "robot", "car", "penguin")
@@ -55,210 +61,6 @@ EVERYDAY = (
     "the sun", "a rainbow", "the moon", "a snowflake", "a red heart", "a yellow star", "a crown", "a guitar",
     "a camera", "a key", "a book", "a light bulb", "an umbrella", "a soccer ball",
 )  # fmt: skip
-
-
-class Sampler:
-    """Pictures from a diffusers folder."""
-
-    def __init__(self, model: str | Path, device: str, batch: int, dtype: torch.dtype = torch.float32) -> None:
-        self.pipe = load_pipeline(Path(model), dtype).to(device)
-        self.batch = batch
-
-    def __call__(
-        self, prompts: list[str], seeds: list[int], steps: int = 16, guidance: float = 5.0, negative: str | None = None
-    ) -> np.ndarray:
-        """float32 ``[n, 256, 256, 3]`` in 0..1; one seed a picture, noise drawn on the CPU."""
-        out = []
-        for i in range(0, len(prompts), self.batch):
-            part = prompts[i : i + self.batch]
-            noise = [torch.Generator().manual_seed(s) for s in seeds[i : i + self.batch]]
-            out.append(
-                self.pipe(
-                    part, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="np",
-                    negative_prompt=[negative] * len(part) if negative else None,
-                ).images
-            )  # fmt: skip
-        return np.concatenate(out).astype(np.float32)
-
-
-def request_key(prompt: str, seed: int, steps: int, guidance: float, negative: str | None) -> str:
-    """File name of one picture."""
-    return hashlib.sha256(json.dumps([prompt, seed, steps, guidance, negative]).encode()).hexdigest()[:20]
-
-
-class Collector:
-    """Stands in for the sampler and only writes down what is asked."""
-
-    def __init__(self) -> None:
-        self.requests: dict[str, list[Any]] = {}
-
-    def __call__(
-        self, prompts: list[str], seeds: list[int], steps: int = 16, guidance: float = 5.0, negative: str | None = None
-    ) -> np.ndarray:
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            self.requests[request_key(prompt, seed, steps, guidance, negative)] = [
-                prompt,
-                seed,
-                steps,
-                guidance,
-                negative,
-            ]
-        return np.ones((len(prompts), 256, 256, 3), np.float32)
-
-
-class StoredPictures:
-    """Stands in for the sampler and reads pictures that were sampled before; samples what is missing."""
-
-    def __init__(self, folder: str | Path, sampler: Callable[[], Sampler]) -> None:
-        self.folder, self.make_sampler, self.sampler = Path(folder), sampler, None
-
-    def __call__(
-        self, prompts: list[str], seeds: list[int], steps: int = 16, guidance: float = 5.0, negative: str | None = None
-    ) -> np.ndarray:
-        paths = [
-            self.folder / f"{request_key(p, s, steps, guidance, negative)}.webp"
-            for p, s in zip(prompts, seeds, strict=True)
-        ]
-        missing = [i for i, path in enumerate(paths) if not path.exists()]
-        if missing:
-            self.sampler = self.sampler or self.make_sampler()
-            more = {"steps": steps, "guidance": guidance, "negative": negative}
-            made = self.sampler([prompts[i] for i in missing], [seeds[i] for i in missing], **more)
-            for i, picture in zip(missing, made, strict=True):
-                save_picture(picture, paths[i])
-        return np.stack([np.asarray(Image.open(path), np.float32) / 255 for path in paths])
-
-
-def save_picture(picture: np.ndarray, path: Path) -> None:
-    """Float picture to WebP of quality 95."""
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(path, "WEBP", quality=95, method=2)
-
-
-def sample_requests(args: argparse.Namespace) -> None:
-    """Sample the collected requests into ``--pictures``; stops after ``--seconds``."""
-    began = time.monotonic()
-    requests = json.loads(Path(args.sample).read_text())
-    folder = Path(args.pictures)
-    folder.mkdir(parents=True, exist_ok=True)
-    sampler = Sampler(args.model, args.device, args.batch, getattr(torch, args.dtype))
-    groups: dict[tuple, list[tuple[str, str, int]]] = {}
-    for key, (prompt, seed, steps, guidance, negative) in requests.items():
-        groups.setdefault((steps, guidance, negative), []).append((key, prompt, seed))
-    done = 0
-    with ThreadPoolExecutor(args.threads) as pool:
-        for (steps, guidance, negative), rows in groups.items():
-            for i in range(0, len(rows), args.batch):
-                if args.seconds and time.monotonic() - began > args.seconds:
-                    break
-                keys, prompts, seeds = (list(column) for column in zip(*rows[i : i + args.batch], strict=True))
-                made = sampler(prompts, seeds, steps=steps, guidance=guidance, negative=negative)
-                for key, picture in zip(keys, made, strict=True):
-                    pool.submit(save_picture, picture, folder / f"{key}.webp")
-                done += len(keys)
-    print(f"{done} of {len(requests)} pictures, {time.monotonic() - began:.1f} s", flush=True)
-
-
-# -- features ----------------------------------------------------------------------------------------------------
-
-
-def object_crop(picture: np.ndarray, side: int = SIDE, threshold: float = 0.1) -> np.ndarray:
-    """The object on a plain background, squared and scaled as the judge's training views; ``[side, side, 3]``.
-
-    The background's colour is the median of the picture's rim.
-    """
-    rim = np.concatenate([picture[:4].reshape(-1, 3), picture[-4:].reshape(-1, 3), picture[:, :4].reshape(-1, 3),
-                          picture[:, -4:].reshape(-1, 3)])  # fmt: skip
-    back = np.median(rim, axis=0)
-    mask = np.abs(picture - back).max(-1) > threshold
-    rows, columns = np.flatnonzero(mask.sum(1) > 1), np.flatnonzero(mask.sum(0) > 1)
-    crop = picture
-    if len(rows) >= 6 and len(columns) >= 6:
-        crop = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    longest = max(crop.shape[:2])
-    full = round(longest / 0.92)  # the longest side fills 0.92 of the view
-    out = np.empty((full, full, 3), np.float32)
-    out[:] = back
-    y, x = (full - crop.shape[0]) // 2, (full - crop.shape[1]) // 2
-    out[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
-    resized = Image.fromarray((out.clip(0, 1) * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(resized, np.float32) / 255
-
-
-def to_tensor(pictures: list[np.ndarray] | np.ndarray, device: torch.device | str) -> torch.Tensor:
-    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).contiguous().to(device)
-
-
-@torch.no_grad()
-def judge_rows(judge: Judge, pictures: torch.Tensor) -> torch.Tensor:
-    """Class probabilities ``[n, classes]`` of pictures ``[n, 3, 64, 64]``."""
-    return torch.cat([judge(part).softmax(1) for part in pictures.split(256)])
-
-
-def gradient_histogram(x: torch.Tensor) -> torch.Tensor:
-    """Histograms of oriented gradients (Dalal and Triggs 2005) beside a 16x16 thumbnail; unit rows.
-
-    Version 0 was measured with such a feature and nearest neighbours; kept for the comparison. x ``[n, 3, h, w]``.
-    """
-    grey = (F.interpolate(x, size=(128, 128), mode="area") * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
-    gy, gx = torch.zeros_like(grey), torch.zeros_like(grey)
-    gx[:, :, 1:-1], gy[:, 1:-1] = grey[:, :, 2:] - grey[:, :, :-2], grey[:, 2:] - grey[:, :-2]
-    angle = torch.rad2deg(torch.atan2(gy, gx)) % 180
-    bins = F.one_hot((angle / 20).long().clamp(0, 8), 9).permute(0, 3, 1, 2) * torch.hypot(gx, gy)[:, None]
-    cells = F.avg_pool2d(bins, 16)  # [n, 9, 8, 8]
-    blocks = F.unfold(cells, 2).view(len(x), 36, -1)
-    blocks = F.normalize(F.normalize(blocks, dim=1).clamp(max=0.2), dim=1).flatten(1)
-    thumbnail = (F.interpolate(x, size=(16, 16), mode="area") - 0.8).flatten(1)
-    return torch.cat([F.normalize(blocks, dim=1), F.normalize(thumbnail, dim=1)], 1)
-
-
-def spread_of(distances: torch.Tensor) -> dict[str, float]:
-    """Median, and how many are so small that the pictures are nearly the same."""
-    return {
-        "median": round(float(distances.median()), 4),
-        "share_below_0.03": round(float((distances < 0.03).float().mean()), 4),
-        "share_below_0.06": round(float((distances < 0.06).float().mean()), 4),
-    }
-
-
-def dominant_hue(pixels: np.ndarray) -> float | None:
-    """Peak of the hue histogram (degrees) of saturated pixels ``[n, 3]``; None where there are hardly any."""
-    high, low = pixels.max(1), pixels.min(1)
-    spread = high - low
-    keep = (spread / np.maximum(high, 1e-6) > 0.25) & (high > 0.15)
-    if keep.sum() < 30:
-        return None
-    r, g, b = pixels[keep].T
-    high, spread = high[keep], spread[keep]
-    hue = 60 * np.where(
-        high == r, ((g - b) / spread) % 6, np.where(high == g, (b - r) / spread + 2, (r - g) / spread + 4)
-    )
-    histogram, _ = np.histogram(hue, bins=36, range=(0, 360))
-    return float(histogram.argmax() * 10 + 5)
-
-
-def has_hue(hue: float | None, colour: str) -> bool:
-    low, high = HUES[colour]
-    if hue is None:
-        return False
-    return low <= hue <= high if low < high else hue >= low or hue <= high
-
-
-def sheet(pictures: np.ndarray, columns: int, cell: int, path: Path, labels: list[str] | None = None) -> None:
-    """Contact sheet; PNG."""
-    text = 14 if labels else 0
-    rows = -(-len(pictures) // columns)
-    board = Image.new("RGB", (columns * cell, rows * (cell + text)), "white")
-    draw = ImageDraw.Draw(board)
-    for i, picture in enumerate(pictures):
-        x, y = i % columns * cell, i // columns * (cell + text)
-        image = Image.fromarray((picture * 255).round().astype(np.uint8))
-        board.paste(image.resize((cell - 2, cell - 2), Image.Resampling.LANCZOS), (x, y + text))
-        if labels:
-            draw.text((x + 2, y + 1), labels[i][:24], fill="black")
-    board.save(path)
-
-
-# -- measures ----------------------------------------------------------------------------------------------------
 
 
 class Evaluation:

@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .captions import BACKGROUND_COLOURS, OBJECT_COLOURS, STYLE_WORDS, with_article
-from .compose import RecipeSampler
 from .models import TEXT_ENCODERS, TOKENS, TextEncoder, Tokenizer
 from .pack import Pack
+from .recipe_sampler import RecipeSampler
 
 #: An opening that the denoiser was trained to pass over. Always the same one: the student cannot know which it was.
 KNOWN_OPENING = "a picture of"

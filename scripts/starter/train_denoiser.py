@@ -29,7 +29,6 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .compose import KINDS
 from .flat import FlatWeights
 from .models import (
     DENOISERS,
@@ -41,8 +40,9 @@ from .models import (
     noise_schedule,
     save_json,
 )
+from .recipes import KINDS
 
-#: Shares of the kinds of `compose.KINDS` at the start and at the end of the run.
+#: Shares of the kinds of `recipes.KINDS` at the start and at the end of the run.
 EARLY = (0.66, 0.14, 0.07, 0.04, 0.03, 0.015, 0.02, 0.015, 0.01)
 LATE = (0.37, 0.14, 0.09, 0.13, 0.18, 0.04, 0.03, 0.01, 0.01)
 CAPTION_DROPOUT = 0.1

@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from .compose import RecipeSampler
 from .models import TOKENS
 from .pack import Pack
+from .recipe_sampler import RecipeSampler
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .compose import RecipeSampler, render
 from .models import LATENT_CHANNELS, encode_mean, save_json
 from .pack import PIXELS, Pack
+from .recipe_sampler import RecipeSampler
+from .rendering import render
 
 CROP = 128
 

@@ -106,10 +106,11 @@ def shards(
     """Two shards made in this process (the command makes them in several)."""
     from safetensors.torch import save_file
 
-    from scripts.starter.compose import RecipeSampler, render
     from scripts.starter.encode_latents import shard_path
     from scripts.starter.models import Tokenizer, encode_mean, load_vae
     from scripts.starter.pack import Pack
+    from scripts.starter.recipe_sampler import RecipeSampler
+    from scripts.starter.rendering import render
 
     out = tmp_path_factory.mktemp("latents")
     pack, tokenizer, vae = Pack.load(pack_folder), Tokenizer(tokenizer_folder), load_vae(vae_folder)

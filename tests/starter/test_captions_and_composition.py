@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from scripts.starter import captions as words
-from scripts.starter.compose import (
+from scripts.starter.evaluate import HELD_OUT_TEMPLATES
+from scripts.starter.pack import Pack
+from scripts.starter.recipe_sampler import RecipeSampler
+from scripts.starter.recipes import (
     CAPTIONS,
     COLUMNS,
     HELD_OUT_PAIRS,
@@ -21,13 +24,10 @@ from scripts.starter.compose import (
     POOL_SHARES,
     SCALE,
     Recipes,
-    RecipeSampler,
     X,
     Y,
-    render,
 )
-from scripts.starter.evaluate import HELD_OUT_TEMPLATES
-from scripts.starter.pack import Pack
+from scripts.starter.rendering import render
 
 pytestmark = pytest.mark.slow
 

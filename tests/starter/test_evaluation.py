@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from scripts.starter import classifier, concepts, evaluate, pack_art, sources
-from scripts.starter.compose import HELD_OUT_PAIRS
+from scripts.starter import classifier, concepts, evaluate, pack_art, picture_features, sampling, sources
+from scripts.starter.recipes import HELD_OUT_PAIRS
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +24,10 @@ def _disc(colour: str, centre: tuple[int, int] = (128, 128), radius: int = 60, b
 
 
 def test_object_crop_does_not_depend_on_place_size_or_background() -> None:
-    reference = evaluate.object_crop(_disc("red"))
-    moved = evaluate.object_crop(_disc("red", (80, 150), 40))
+    reference = picture_features.object_crop(_disc("red"))
+    moved = picture_features.object_crop(_disc("red", (80, 150), 40))
     assert float(np.abs(reference - moved).mean()) < 0.02
-    on_blue = evaluate.object_crop(_disc("red", back="blue"))
+    on_blue = picture_features.object_crop(_disc("red", back="blue"))
     assert on_blue.shape == reference.shape == (classifier.SIDE, classifier.SIDE, 3)
     assert np.allclose(on_blue[0, 0], [0, 0, 1], atol=0.02)
 
@@ -35,21 +35,21 @@ def test_object_crop_does_not_depend_on_place_size_or_background() -> None:
 @pytest.mark.parametrize("colour", ["red", "orange", "yellow", "green", "blue", "purple"])
 def test_hue(colour: str) -> None:
     pixels = _disc(colour)
-    hue = evaluate.dominant_hue(pixels[np.abs(pixels - 1).max(-1) > 0.1])
-    assert evaluate.has_hue(hue, colour)
-    assert not evaluate.has_hue(hue, "blue" if colour != "blue" else "red")
+    hue = picture_features.dominant_hue(pixels[np.abs(pixels - 1).max(-1) > 0.1])
+    assert picture_features.has_hue(hue, colour)
+    assert not picture_features.has_hue(hue, "blue" if colour != "blue" else "red")
 
 
 def test_grey_has_no_hue() -> None:
-    assert evaluate.dominant_hue(_disc("gray").reshape(-1, 3)) is None
-    assert not evaluate.has_hue(None, "red")
+    assert picture_features.dominant_hue(_disc("gray").reshape(-1, 3)) is None
+    assert not picture_features.has_hue(None, "red")
 
 
 def test_gradient_histogram_tells_shapes_apart() -> None:
     square = np.ones((256, 256, 3), np.float32)
     square[60:190, 60:190] = [1, 0, 0]
-    x = evaluate.to_tensor([_disc("red"), _disc("red", radius=58), square], "cpu")
-    f = evaluate.gradient_histogram(x)
+    x = picture_features.to_tensor([_disc("red"), _disc("red", radius=58), square], "cpu")
+    f = picture_features.gradient_histogram(x)
     assert float(f[0] @ f[1]) > float(f[0] @ f[2]) + 0.05
 
 
@@ -61,14 +61,14 @@ def test_judge_trains_reports_and_loads(pack_folder: Path, tmp_path: Path) -> No
     concept, scene, loaded = classifier.load(tmp_path)
     assert loaded == report
     assert 0 <= report["held_out_top1"] <= report["held_out_top5"] <= 1
-    rows = evaluate.judge_rows(concept, torch.rand(2, 3, 64, 64))
+    rows = picture_features.judge_rows(concept, torch.rand(2, 3, 64, 64))
     assert rows.shape == (2, 4)
     assert torch.allclose(rows.sum(1), torch.ones(2), atol=1e-4)
-    assert evaluate.judge_rows(scene, torch.rand(2, 3, 64, 64)).shape == (2, 3)
+    assert picture_features.judge_rows(scene, torch.rand(2, 3, 64, 64)).shape == (2, 3)
 
 
 def test_requests_are_collected_and_pictures_are_stored(tmp_path: Path) -> None:
-    collector = evaluate.Collector()
+    collector = sampling.Collector()
     assert collector(["a", "b"], [1, 2], steps=3).shape == (2, 256, 256, 3)
     assert sorted(r[0] for r in collector.requests.values()) == ["a", "b"]
     calls = []
@@ -78,7 +78,7 @@ def test_requests_are_collected_and_pictures_are_stored(tmp_path: Path) -> None:
             calls.append((prompts, more))
             return np.stack([_disc("red")] * len(prompts))
 
-    store = evaluate.StoredPictures(tmp_path, Painter)  # type: ignore[arg-type]
+    store = sampling.StoredPictures(tmp_path, Painter)  # type: ignore[arg-type]
     first = store(["a", "b"], [1, 2], steps=3)
     again = store(["a", "b"], [1, 2], steps=3)
     assert np.array_equal(first, again)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.starter import assemble, evaluate, sources
+from scripts.starter import assemble, picture_features, sampling, sources
 
 MODEL = Path(__file__).resolve().parents[2] / "assets" / "starter"
 
@@ -50,9 +50,9 @@ def test_record_has_the_figures_of_the_card() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("colour", ["red", "blue"])
 def test_hearts_have_the_asked_colour(colour: str) -> None:
-    sampler = evaluate.Sampler(MODEL, "cpu", 1, torch.float32)
+    sampler = sampling.Sampler(MODEL, "cpu", 1, torch.float32)
     for seed in (0, 1):
         picture = sampler([f"a {colour} heart"], [seed], steps=8, guidance=3.5)[0]
         heart = np.abs(picture - 1).max(-1) > 0.1
         assert 0.3 < heart.mean() < 0.8
-        assert evaluate.has_hue(evaluate.dominant_hue(picture[heart]), colour)
+        assert picture_features.has_hue(picture_features.dominant_hue(picture[heart]), colour)

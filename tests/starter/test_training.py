@@ -24,10 +24,10 @@ from scripts.starter import (
     train_tokenizer,
     train_vae,
 )
-from scripts.starter.compose import KINDS
 from scripts.starter.flat import FlatWeights
 from scripts.starter.models import TextEncoder, Tokenizer, noise_schedule
 from scripts.starter.pack import Pack
+from scripts.starter.recipes import KINDS
 
 pytestmark = pytest.mark.slow
 

@@ -1,69 +1,53 @@
-"""Compositions: what each training picture shows, its captions, and the renderer that draws it.
-
-A *recipe* is a handful of numbers (which pictures go where, which background, which filter) with several captions.
-`RecipeSampler` draws recipes on the CPU; `render` turns a batch of them into pixels on any device. Recipes are
-grouped by *kind* (`KINDS`), so that training can weigh plain single things first and compositions later.
-"""
+"""Draws random recipes from a pack of pictures, and writes their captions."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from . import captions as words
 from .pack import PIXELS, Pack
-
-KINDS = ("single", "recolour", "background", "scene", "pair", "count", "filter", "degraded", "size")
-#: Shares of the kinds in the pool of rendered pictures.
-POOL_SHARES = (0.40, 0.13, 0.09, 0.12, 0.15, 0.045, 0.03, 0.015, 0.02)
-CAPTIONS = 6
-MAX_OBJECTS = 3
-# Columns of an object's parameters.
-X, Y, SCALE, FLIP, ROTATION, MODE, P0, P1, P2, P3, P4, EFFECT = range(12)
-COLUMNS = 12
-MODE_PLAIN, MODE_RECOLOUR, MODE_SILHOUETTE = range(3)
-EFFECT_SHADOW, EFFECT_STICKER = 1, 2
-BACKGROUND_SOLID, BACKGROUND_GRADIENT, BACKGROUND_SCENE = range(3)
-(FILTER_NONE, FILTER_GRAY, FILTER_SEPIA, FILTER_PIXEL, FILTER_LINE, FILTER_BLUR, FILTER_NOISE, FILTER_WARP,
- FILTER_LOWRES) = range(9)  # fmt: skip
-#: Unordered pairs of nouns that training never puts into one picture: the evaluation's two-subject prompts.
-HELD_OUT_PAIRS: frozenset[frozenset[str]] = frozenset(
-    frozenset(pair.split("+"))
-    for pair in str.split(
-        "cat+rocket dog+guitar apple+car penguin+umbrella lion+banana robot+sunflower frog+crown ghost+pizza "
-        "owl+book turtle+star rabbit+strawberry monkey+key bee+house horse+cactus pig+balloon snowman+dog "
-        "unicorn+castle dragon+mushroom fish+bicycle butterfly+camera elephant+tree cat+cactus bear+hamburger "
-        "fox+lemon rocket+tree car+sunflower house+heart banana+star crown+strawberry guitar+mushroom "
-        "penguin+carrot robot+balloon ghost+cactus owl+crown frog+umbrella bus+tree apple+book lion+guitar "
-        "panda+rocket whale+star octopus+car bee+camera horse+rose cow+bicycle duck+hamburger snail+key "
-        "dinosaur+cake cherries+castle watermelon+robot snowman+rocket"
-    )
+from .recipes import (
+    BACKGROUND_GRADIENT,
+    BACKGROUND_SCENE,
+    BACKGROUND_SOLID,
+    CAPTIONS,
+    COLUMNS,
+    EFFECT,
+    EFFECT_SHADOW,
+    EFFECT_STICKER,
+    FILTER_BLUR,
+    FILTER_GRAY,
+    FILTER_LINE,
+    FILTER_LOWRES,
+    FILTER_NOISE,
+    FILTER_NONE,
+    FILTER_PIXEL,
+    FILTER_SEPIA,
+    FILTER_WARP,
+    FLIP,
+    HELD_OUT_PAIRS,
+    KINDS,
+    MAX_OBJECTS,
+    MODE,
+    MODE_RECOLOUR,
+    MODE_SILHOUETTE,
+    P0,
+    P2,
+    P4,
+    POOL_SHARES,
+    ROTATION,
+    SCALE,
+    Recipes,
+    X,
+    Y,
 )
-assert len(HELD_OUT_PAIRS) == 50
+
 #: Concepts that make poor subjects of a scene.
 _NOT_SUBJECTS = frozenset(
     str.split("sky-weather place-geographic geometric time zodiac other-symbol warning family emotion")
 )
-
-
-@dataclass
-class Recipes:
-    """A batch of n recipes.
-
-    images ``[n, 3]`` int32 (-1: no object), objects ``[n, 3, 12]``, backgrounds ``[n, 8]`` and filters ``[n, 3]``
-    float32, kinds ``[n]`` uint8, captions ``n`` lists of `CAPTIONS` lower-case strings.
-    """
-
-    images: np.ndarray
-    objects: np.ndarray
-    backgrounds: np.ndarray
-    filters: np.ndarray
-    kinds: np.ndarray
-    captions: list[list[str]]
 
 
 class RecipeSampler:
@@ -461,155 +445,3 @@ class RecipeSampler:
             backgrounds[i], filters[i] = recipe["background"], recipe["filter"]
             captions.append([caption.lower() for caption in recipe["captions"]])
         return Recipes(images, objects, backgrounds, filters, kinds, captions)
-
-
-# -- renderer -----------------------------------------------------------------------------------------------------
-
-
-def shift_hue(rgb: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Move the dominant hue of pictures to the asked one; pixels of other hues and greys stay.
-
-    rgb ``[n, 3, h, w]`` in 0..1, rows ``[n, 12]``: P0 dominant hue, P1 target hue (degrees), P2 saturation factor,
-    P3 value factor, P4 value offset.
-    """
-    highest, lowest = rgb.amax(1), rgb.amin(1)
-    spread = highest - lowest
-    red, green, blue = rgb.unbind(1)
-    safe = spread.clamp_min(1e-5)
-    hue = 60 * torch.where(
-        highest == red,
-        ((green - blue) / safe) % 6,
-        torch.where(highest == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    saturation = spread / highest.clamp_min(1e-5)
-    column = lambda k: rows[:, k, None, None]  # noqa: E731
-    distance = (hue - column(P0) + 180) % 360 - 180
-    mask = ((62 - distance.abs()) / 20).clamp(0, 1) * ((saturation - 0.06) / 0.12).clamp(0, 1)
-    new_hue = (column(P1) + distance * 0.35) % 360
-    new_saturation = (saturation * column(P2)).clamp(0, 1)
-    new_value = (highest * column(P3) + column(P4)).clamp(0, 1)
-    channels = []
-    for n in (5, 3, 1):  # HSV to RGB, https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative
-        k = (n + new_hue / 60) % 6
-        channels.append(new_value - new_value * new_saturation * torch.minimum(k, 4 - k).clamp(0, 1))
-    return rgb * (1 - mask[:, None]) + torch.stack(channels, 1) * mask[:, None]
-
-
-def affine_matrix(rows: torch.Tensor) -> torch.Tensor:
-    """Sampling matrices ``[n, 2, 3]`` (output to input, coordinates -1..1) of objects ``rows [n, 12]``."""
-    centre = rows[:, [X, Y]] / (PIXELS / 2) - 1
-    flip, scale = 1 - 2 * rows[:, FLIP], rows[:, SCALE]
-    cos, sin = torch.cos(rows[:, ROTATION]), torch.sin(rows[:, ROTATION])
-    linear = torch.stack([flip * cos / scale, flip * sin / scale, -sin / scale, cos / scale], 1).view(-1, 2, 2)
-    return torch.cat([linear, -(linear @ centre[:, :, None])], 2)
-
-
-def render(textures: torch.Tensor, scenes: torch.Tensor, recipes: Recipes) -> torch.Tensor:
-    """Draw recipes: float32 ``[n, 3, side, side]`` in 0..1 on the device of ``textures``.
-
-    textures uint8 ``[N, 4, side, side]``, scenes uint8 ``[S, 3, side, side]``. Index sets are made with NumPy on the
-    CPU, so that nothing waits for the GPU.
-    """
-    device, side = textures.device, textures.shape[-1]
-    n = len(recipes.images)
-    put = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device, non_blocking=True)  # noqa: E731
-    background = put(recipes.backgrounds)
-    ramp = torch.linspace(0, 1, side, device=device)[None, None, :, None]
-    canvas = background[:, 1:4, None, None] * (1 - ramp) + background[:, 4:7, None, None] * ramp
-    canvas = (canvas / 255).expand(n, 3, side, side).contiguous()
-    rows_with_scene = np.flatnonzero(recipes.backgrounds[:, 0] == BACKGROUND_SCENE)
-    if len(rows_with_scene):
-        picked = scenes[put(recipes.backgrounds[rows_with_scene, 1].astype(np.int64))].float() / 255
-        flip = put(recipes.backgrounds[rows_with_scene, 2] > 0.5)[:, None, None, None]
-        canvas[put(rows_with_scene)] = torch.where(flip, picked.flip(-1), picked)
-    for slot in range(MAX_OBJECTS):
-        used = np.flatnonzero(recipes.images[:, slot] >= 0)
-        if not len(used):
-            continue
-        rows_cpu = recipes.objects[used, slot]
-        rows = put(rows_cpu)
-        source = textures[put(recipes.images[used, slot].astype(np.int64))].float() / 255
-        rgb, alpha = source[:, :3], source[:, 3:]
-        which = np.flatnonzero(rows_cpu[:, MODE] == MODE_RECOLOUR)
-        if len(which):
-            at = put(which)
-            rgb[at] = shift_hue(rgb[at], rows[at])
-        which = np.flatnonzero(rows_cpu[:, MODE] == MODE_SILHOUETTE)
-        if len(which):
-            at = put(which)
-            rgb[at] = rows[at][:, P0 : P2 + 1, None, None].expand(-1, -1, side, side)
-        rgb = rgb * alpha  # premultiplied from here on
-        which = np.flatnonzero(rows_cpu[:, EFFECT].astype(int) & EFFECT_STICKER)
-        if len(which):  # a white rim
-            at = put(which)
-            rim = F.max_pool2d(alpha[at], 17, 1, 8)
-            rgb[at] = rgb[at] + (rim - alpha[at]).clamp_min(0)
-            alpha[at] = rim
-        layer_in = torch.cat([rgb, alpha], 1)
-        layer = torch.empty_like(layer_in)
-        matrix = affine_matrix(rows)
-        for small in (False, True):  # halve first where the picture shrinks a lot, against aliasing
-            which = np.flatnonzero((rows_cpu[:, SCALE] < 0.6) == small)
-            if len(which):
-                at = put(which)
-                part = F.avg_pool2d(layer_in[at], 2) if small else layer_in[at]
-                grid = F.affine_grid(matrix[at], [len(which), 4, side, side], align_corners=False)
-                layer[at] = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        which = np.flatnonzero(rows_cpu[:, EFFECT].astype(int) & EFFECT_SHADOW)
-        if len(which):  # a soft contact shadow under the lowest opaque row
-            at, base = put(which), put(used[which])
-            line = torch.arange(side, device=device)
-            bottom = ((layer[at, 3].amax(2) > 0.5) * line).amax(1)[:, None, None]
-            across = (line[None, None, :] * (PIXELS / side) - rows[at, X, None, None]) / (
-                104 * rows[at, SCALE, None, None]
-            )
-            down = (line[None, :, None] - bottom) / (7 * side / PIXELS)
-            canvas[base] = canvas[base] * (1 - 0.38 * torch.exp(-1.2 * (across**2 + down**2)))[:, None]
-        at = put(used)
-        canvas[at] = canvas[at] * (1 - layer[:, 3:]) + layer[:, :3]
-    return apply_filters(canvas, recipes.filters)
-
-
-def apply_filters(canvas: torch.Tensor, filters: np.ndarray) -> torch.Tensor:
-    """Apply each picture's filter (column 0) with its strength (column 1) to ``canvas [n, 3, side, side]``."""
-    device, side = canvas.device, canvas.shape[-1]
-    luma = torch.tensor([0.299, 0.587, 0.114], device=device)[None, :, None, None]
-    for which in range(1, 9):
-        rows = np.flatnonzero(filters[:, 0] == which)
-        if not len(rows):
-            continue
-        at = torch.from_numpy(rows).to(device)
-        strength = torch.from_numpy(filters[rows, 1]).to(device)[:, None, None, None]
-        y = canvas[at]
-        if which == FILTER_GRAY:
-            y = (y * luma).sum(1, keepdim=True).expand_as(y)
-        elif which == FILTER_SEPIA:
-            tint = torch.tensor([[1.0, 0.86, 0.66], [0.02, 0.01, 0.0]], device=device)[:, None, :, None, None]
-            y = (y * luma).sum(1, keepdim=True) * tint[0] + tint[1]
-        elif which == FILTER_PIXEL:
-            y = y.clone()
-            for cells in (32, 40):
-                some = torch.from_numpy(np.flatnonzero(filters[rows, 1] == cells)).to(device)
-                if len(some):
-                    y[some] = F.interpolate(F.interpolate(y[some], size=(cells, cells), mode="area"), size=(side, side))
-        elif which == FILTER_LINE:  # Sobel edges, dark on white
-            sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=device)[None, None]
-            z = F.pad(F.avg_pool2d(y, 3, 1, 1, count_include_pad=False).flatten(0, 1)[:, None], (1,) * 4, "replicate")
-            edge = (F.conv2d(z, sobel) ** 2 + F.conv2d(z, sobel.transpose(2, 3)) ** 2).sqrt()
-            edge = edge.view(y.shape).amax(1, keepdim=True)
-            y = (1 - ((edge - 0.18) * 1.6).clamp(0, 0.92)).expand_as(y)
-        elif which == FILTER_BLUR:
-            small = F.avg_pool2d(F.interpolate(y, size=(28, 28), mode="area"), 3, 1, 1, count_include_pad=False)
-            y = F.interpolate(small, size=(side, side), mode="bicubic")
-        elif which == FILTER_NOISE:
-            y = y + torch.randn_like(y) * 0.16 * strength
-        elif which == FILTER_WARP:
-            drift = F.interpolate(torch.randn(len(rows), 2, 6, 6, device=device), size=(side, side), mode="bicubic")
-            unit = torch.eye(2, 3, device=device)[None].expand(len(rows), -1, -1)
-            grid = F.affine_grid(unit, [len(rows), 3, side, side], align_corners=False)
-            grid = grid + (drift * 0.09 * strength).permute(0, 2, 3, 1)
-            y = F.grid_sample(y, grid, padding_mode="border", align_corners=False)
-        elif which == FILTER_LOWRES:
-            y = F.interpolate(F.interpolate(y, size=(24, 24), mode="area"), size=(side, side))
-        canvas[at] = y.clamp(0, 1)
-    return canvas.clamp(0, 1)
