@@ -18,254 +18,26 @@ and between unrelated edges (chance).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import multiprocessing
-import random
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from .assemble import quantise_rows
-from .captions import BACKGROUND_COLOURS, OBJECT_COLOURS, with_article
-from .concepts import ALIASES, EVERYDAY
-from .models import TextEncoder, Tokenizer, dequantise_rows, encode_mean, noise_schedule, save_json
+from .control_evaluation import evaluate
+from .control_examples import Examples
+from .models import noise_schedule, save_json
+from .shipped_starter import ROOT, Starter, read_part
 from .train_denoiser import draw_timesteps
 
-ROOT = Path(__file__).resolve().parents[2]
-SCENES = ("in the snow", "on the beach", "at night", "in space", "underwater", "in a forest")
-#: Every tenth thing is kept for the evaluation.
-HELD_OUT = 10
-CAPTION_DROPOUT = 0.3
 CONDITION_CHANNELS = (16, 32, 64, 96)
-TOLERANCE = 2
-GUIDANCE = 3.5
-
-
-def load_preprocessors() -> ModuleType:
-    """The app's preprocessors, read alone: a training machine need not have the app's dependencies."""
-    path = ROOT / "diffusion_local" / "engine" / "preprocessors.py"
-    spec = importlib.util.spec_from_file_location("starter_preprocessors", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-class Starter:
-    """Text encoder, denoiser and autoencoder of the shipped model, frozen."""
-
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-
-        self.device, self.dtype = device, dtype
-        self.tokenizer = Tokenizer(folder / "tokenizer")
-        states = _read(folder / "text_encoder")
-        states = {k.removeprefix("text_model."): v.float() for k, v in states.items() if "position_ids" not in k}
-        width = states["final_layer_norm.weight"].shape[0]
-        layers = 1 + max(int(k.split(".")[2]) for k in states if k.startswith("encoder.layers."))
-        heads = _config(folder / "text_encoder")["num_attention_heads"]
-        self.text_encoder = TextEncoder(self.tokenizer.vocabulary, width, layers, heads)
-        self.text_encoder.load_state_dict(states)
-        config = {k: v for k, v in _config(folder / "unet").items() if k != "quantization_config"}
-        self.unet = UNet2DConditionModel.from_config(config)
-        self.unet.load_state_dict(dequantise_rows(_read(folder / "unet")))
-        self.vae = AutoencoderKL.from_config(_config(folder / "vae"))
-        self.vae.load_state_dict({k: v.float() for k, v in _read(folder / "vae").items()})
-        for part in (self.text_encoder, self.unet, self.vae):
-            part.to(device, dtype).eval().requires_grad_(False)
-        self.unet.to(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def encode(self, prompts: list[str]) -> torch.Tensor:
-        """Text states ``[n, 77, width]``."""
-        return self.text_encoder(torch.from_numpy(self.tokenizer(prompts)).long().to(self.device))
-
-    @torch.no_grad()
-    def sample(
-        self,
-        prompts: list[str],
-        seed: int,
-        steps: int,
-        control: nn.Module | None = None,
-        edges: torch.Tensor | None = None,
-    ) -> np.ndarray:
-        """Pictures uint8 ``[n, h, w, 3]`` by DPM++ 2M with guidance; ``edges`` ``[n, 3, h, w]`` in 0..1."""
-        from diffusers import DPMSolverMultistepScheduler
-
-        scheduler = DPMSolverMultistepScheduler.from_config(_config(ROOT / "assets/starter/scheduler", "scheduler"))
-        scheduler.set_timesteps(steps, device=self.device)
-        side = self.unet.config.sample_size
-        generator = torch.Generator().manual_seed(seed)
-        shape = (len(prompts), self.unet.config.in_channels, side, side)
-        latents = torch.randn(shape, generator=generator).to(self.device) * scheduler.init_noise_sigma
-        states = torch.cat([self.encode([""] * len(prompts)), self.encode(prompts)])
-        for t in scheduler.timesteps:
-            both = scheduler.scale_model_input(torch.cat([latents, latents]), t).to(self.dtype)
-            both = both.to(memory_format=torch.channels_last)
-            more: dict[str, Any] = {}
-            if control is not None and edges is not None:
-                down, middle = control(both, t, states, torch.cat([edges, edges]).to(self.dtype), return_dict=False)
-                more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-            without, with_prompt = self.unet(both, t, states, return_dict=False, **more)[0].float().chunk(2)
-            latents = scheduler.step(without + GUIDANCE * (with_prompt - without), t, latents, return_dict=False)[0]
-        return self.decode(latents)
-
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Pictures uint8 ``[n, h, w, 3]``."""
-        scaled = latents.to(self.dtype) / self.vae.config.scaling_factor
-        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in scaled.split(64)]).float()
-        pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _config(folder: Path, name: str = "") -> dict[str, Any]:
-    path = folder / (f"{name}_config.json" if name else "config.json")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found.pop("quantization_config", None)
-    return found
-
-
-def _read(folder: Path) -> dict[str, torch.Tensor]:
-    """Weights of a part; int8 rows are multiplied by their scales."""
-    states = {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
-    for name in [name for name in states if name.endswith(".weight_scale")]:
-        weight, scale = name.removesuffix("_scale"), states.pop(name).float()
-        whole = states[weight].float()
-        states[weight] = whole * scale.reshape(-1, *[1] * (whole.dim() - 1))
-    return states
-
-
-def things() -> tuple[list[str], list[str]]:
-    """Names of things to train with and to evaluate with, without overlap."""
-    names = sorted({*EVERYDAY, *(name for names in ALIASES.values() for name in names)})
-    return [n for i, n in enumerate(names) if i % HELD_OUT], names[::HELD_OUT]
-
-
-def prompts_of(names: list[str], n: int, rng: random.Random) -> list[str]:
-    """n prompts: things, colours, backgrounds, scenes and pairs."""
-
-    def one() -> str:
-        thing, draw = rng.choice(names), rng.random()
-        colour, background = rng.choice(list(OBJECT_COLOURS)), rng.choice(list(BACKGROUND_COLOURS))
-        if draw < 0.35:
-            return with_article(thing)
-        if draw < 0.5:
-            return f"a {colour} {thing}"
-        if draw < 0.7:
-            return f"{with_article(thing)} on a {background} background"
-        if draw < 0.85:
-            return f"{with_article(thing)} {rng.choice(SCENES)}"
-        return f"{with_article(thing)} and {with_article(rng.choice(names))}"
-
-    return [one() for _ in range(n)]
-
-
-def move(picture: np.ndarray, rng: random.Random) -> np.ndarray:
-    """The picture mirrored, scaled and shifted at random; what comes into view repeats what is at the rim."""
-    side = picture.shape[0]
-    if rng.random() < 0.5:
-        picture = picture[:, ::-1]
-    scale = rng.uniform(0.6, 1.3)
-    grown = max(side // 2, round(side * scale))
-    image = Image.fromarray(np.ascontiguousarray(picture)).resize((grown, grown), Image.Resampling.BICUBIC)
-    room = abs(grown - side)
-    x, y = rng.randint(0, room), rng.randint(0, room)
-    if grown >= side:
-        return np.asarray(image)[y : y + side, x : x + side]
-    return np.pad(np.asarray(image), ((y, room - y), (x, room - x), (0, 0)), mode="edge")
-
-
-def moved_with_edges(pictures: np.ndarray, seed: int, moved: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures, moved at random where asked, and their Canny edges by random thresholds, as people choose them.
-
-    Edges are bool ``[n, h, w]``. Runs in a process of its own.
-    """
-    rng, canny = random.Random(seed), load_preprocessors().canny
-    pictures = np.stack([move(p, rng) for p in pictures]) if moved else pictures
-    return pictures, np.stack([canny(p, rng.randint(60, 140), rng.randint(150, 260))[..., 0] > 0 for p in pictures])
-
-
-def edges_of(pictures: np.ndarray) -> np.ndarray:
-    """Canny edges by the usual thresholds, bool ``[n, h, w]``."""
-    canny = load_preprocessors().canny
-    return np.stack([canny(picture)[..., 0] > 0 for picture in pictures])
-
-
-def chunks(n: int, size: int = 16) -> list[slice]:
-    return [slice(at, at + size) for at in range(0, n, size)]
-
-
-class Examples:
-    """Latents, edges and captions on the device, drawn at random."""
-
-    def __init__(self, starter: Starter, args: argparse.Namespace, workers: Executor, log: Any) -> None:
-        self.starter = starter
-        prompts = prompts_of(things()[0], args.pictures, random.Random(args.seed))
-        until = time.monotonic() + 60 * args.sampling_minutes
-        self.prompts: list[str] = []
-        self._parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        waiting: list[tuple[int, Future]] = []
-        for at in range(0, len(prompts), args.sampling_batch):
-            if at and time.monotonic() > until:
-                break
-            part = prompts[at : at + args.sampling_batch]
-            made = starter.sample(part, args.seed + at, args.sampling_steps)
-            self._take(waiting)  # while the processes were at work on the batch before, this one was sampled
-            waiting = [
-                (at + chunk.start, workers.submit(moved_with_edges, made[chunk], hash((at, chunk.start, v)), v > 0))
-                for v in range(args.variants)
-                for chunk in chunks(len(made))
-            ]
-            self.prompts += part
-            if at // args.sampling_batch % 10 == 0:
-                log(f"{len(self.prompts)} pictures")
-        self._take(waiting)
-        self.latents, self.edges, self.captions = (torch.cat(column) for column in zip(*self._parts, strict=True))
-        self._parts.clear()
-        self.tokens = torch.from_numpy(starter.tokenizer(self.prompts)).to(starter.device)
-        self.bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], device=starter.device, dtype=torch.uint8)
-
-    def _take(self, waiting: list[tuple[int, Future]]) -> None:
-        found = [(first, *future.result()) for first, future in waiting]
-        if not found:
-            return
-        latents = self._encode(np.concatenate([pictures for _, pictures, _ in found]))
-        edges = torch.from_numpy(np.packbits(np.concatenate([edges for _, _, edges in found]), axis=-1))
-        captions = torch.cat([torch.arange(first, first + len(pictures)) for first, pictures, _ in found])
-        self._parts.append((latents, edges.to(self.starter.device), captions.to(self.starter.device)))
-
-    @torch.no_grad()
-    def _encode(self, pictures: np.ndarray) -> torch.Tensor:
-        pixels = torch.from_numpy(pictures).to(self.starter.device).permute(0, 3, 1, 2)
-        parts = [encode_mean(self.starter.vae, (part / 255).to(self.starter.dtype)) for part in pixels.split(64)]
-        return torch.cat(parts).float() * self.starter.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def draw(self, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents ``[n, 4, h, w]``, edges ``[n, 3, 8h, 8w]`` in 0..1 and text states, a share of them empty."""
-        index = torch.randint(0, len(self.latents), (n,), device=self.latents.device)
-        packed = self.edges[index]
-        unpacked = (packed[..., None] & self.bits).ne(0).flatten(2)
-        edges = unpacked[:, None].expand(-1, 3, -1, -1).to(self.starter.dtype)
-        tokens = self.tokens[self.captions[index]].long()
-        empty = torch.from_numpy(self.starter.tokenizer([""])).to(tokens.device).long()
-        tokens = torch.where(torch.rand(n, 1, device=tokens.device) < CAPTION_DROPOUT, empty, tokens)
-        return self.latents[index], edges, self.starter.text_encoder(tokens)
 
 
 def control_config(unet: Any) -> dict[str, Any]:
@@ -362,64 +134,6 @@ def train(starter: Starter, examples: Examples, args: argparse.Namespace, log: A
     return control.eval().requires_grad_(False), record
 
 
-def widened(edges: np.ndarray, by: int = TOLERANCE) -> np.ndarray:
-    """Bool ``[n, h, w]``: everything within ``by`` pixels (a square) of an edge."""
-    field = torch.from_numpy(edges).float()[:, None]
-    return (F.max_pool2d(field, 2 * by + 1, 1, by)[:, 0] > 0).numpy()
-
-
-def overlap(wanted: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """F1 of edges within `TOLERANCE` pixels, for each picture: ``[n]`` in 0..1."""
-    precision = (made & widened(wanted)).sum((1, 2)) / np.maximum(1, made.sum((1, 2)))
-    recall = (wanted & widened(made)).sum((1, 2)) / np.maximum(1, wanted.sum((1, 2)))
-    return 2 * precision * recall / np.maximum(1e-9, precision + recall)
-
-
-def evaluate(
-    starter: Starter, control: Any, args: argparse.Namespace, workers: Executor
-) -> tuple[dict[str, Any], Image.Image]:
-    """Overlap of wanted and made edges on held-out prompts, and a sheet: wanted picture, edges, with, without."""
-    prompts = prompts_of(things()[1], args.evaluated, random.Random(args.seed + 1))
-    control, steps = control.to(starter.dtype), args.evaluation_steps
-
-    def batches() -> Iterator[tuple[int, list[str]]]:
-        for at in range(0, len(prompts), args.sampling_batch):
-            yield at, prompts[at : at + args.sampling_batch]
-
-    def edges(pictures: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(workers.map(edges_of, [pictures[chunk] for chunk in chunks(len(pictures))])))
-
-    rng = random.Random(args.seed + 2)  # moved, as the model draws a thing in one place and pose by itself
-    sources = np.concatenate([starter.sample(part, 900_000 + at, steps) for at, part in batches()])
-    sources = np.stack([move(picture, rng) for picture in sources])
-    wanted = edges(sources)
-    condition = torch.from_numpy(wanted).to(starter.device)[:, None].expand(-1, 3, -1, -1)
-    made = {
-        name: np.concatenate(
-            [
-                starter.sample(texts, 500_000 + at, steps, net, condition[at : at + len(texts)])
-                for (at, part) in batches()
-                for texts in [[""] * len(part) if name == "with_control_no_prompt" else part]
-            ]
-        )
-        for name, net in (("with_control", control), ("with_control_no_prompt", control), ("without_control", None))
-    }
-    scores = {name: overlap(wanted, edges(pictures)) for name, pictures in made.items()}
-    scores["chance"] = overlap(wanted, np.roll(wanted, 1, axis=0))
-    record: dict[str, Any] = {
-        "measure": f"F1 of Canny edges within {TOLERANCE} pixels; mean over {len(prompts)} held-out prompts",
-        "steps": steps, "guidance": GUIDANCE,
-        **{name: round(float(values.mean()), 4) for name, values in scores.items()},
-        "with_control_at_least_0.75": round(float((scores["with_control"] >= 0.75).mean()), 4),
-    }  # fmt: skip
-    lines = np.repeat((wanted * np.uint8(255))[..., None], 3, axis=-1)
-    columns = [sources, lines, made["with_control"], made["with_control_no_prompt"], made["without_control"]]
-    shown = min(12, len(prompts))
-    rows = np.concatenate([np.concatenate([c[i] for c in columns], axis=1) for i in range(shown)])
-    sheet = Image.fromarray(rows)
-    return record, sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.BOX)
-
-
 def save_control(control: Any, folder: Path) -> None:
     """A diffusers folder; matrices are int8 with one scale for each row, as the denoiser's are.
 
@@ -434,7 +148,7 @@ def save_control(control: Any, folder: Path) -> None:
     config = {k: v for k, v in control.config.items() if not k.startswith("_")}
     noted = {"quantization_config": {"quant_method": "int8_rows"}}
     save_json(folder / "config.json", {"_class_name": "ControlNetModel", **config, **noted})
-    control.load_state_dict({k: v.float() for k, v in _read(folder).items()})
+    control.load_state_dict({k: v.float() for k, v in read_part(folder).items()})
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -26,7 +26,7 @@ from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.options.types import Control, ControlType
-from scripts.starter.train_control import overlap
+from scripts.starter.control_evaluation import overlap
 from tests.engine import test_flow_families as flow
 from tests.engine import test_language_families as language
 from tests.engine import tiny as small

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_local.engine import control_nets
-from scripts.starter import train_control
+from scripts.starter import control_evaluation, control_examples, train_control
 from scripts.starter.models import TEXT_ENCODERS, TextEncoder, denoiser_config, save_json
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "starter"
@@ -23,11 +23,11 @@ def test_overlap_counts_edges_within_two_pixels_on_both_sides() -> None:
     made[0, 12, 5:35] = True  # two pixels off
     made[1, 15, 5:35] = True  # five pixels off
     made[2, 10, 5:20] = True  # half of it
-    assert np.allclose(train_control.overlap(wanted, made), [1, 0, 2 / 3 * 1.04], atol=0.05)
+    assert np.allclose(control_evaluation.overlap(wanted, made), [1, 0, 2 / 3 * 1.04], atol=0.05)
 
 
 def test_things_to_train_with_and_to_evaluate_with_differ() -> None:
-    trained, held_out = train_control.things()
+    trained, held_out = control_examples.things()
     assert not set(trained) & set(held_out)
     assert len(held_out) >= 20
 
