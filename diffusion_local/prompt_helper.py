@@ -175,8 +175,8 @@ def read(response: "httpx.Response", deadline: float) -> bytes:
 def answer_in(data: bytes) -> tuple[str, str]:
     """Parse a chat completion; returns (text, name of the model). Raises NotDone."""
     try:
-        told: Any = json.loads(data)
-        text, model = told["choices"][0]["message"]["content"], told.get("model", "")
+        answer: Any = json.loads(data)
+        text, model = answer["choices"][0]["message"]["content"], answer.get("model", "")
         if not isinstance(text, str):
             raise TypeError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
@@ -189,13 +189,13 @@ def answer_in(data: bytes) -> tuple[str, str]:
 
 def without_thinking(text: str) -> str:
     """Remove reasoning between its tags. Takes linear time, even with many unclosed tags."""
-    kept: list[str] = []
+    spoken: list[str] = []
     while True:
         before, opened, rest = text.partition(THINKING)
         _, closed, after = rest.partition(ANSWERING)
         if not (opened and closed):
-            return "".join((*kept, text))
-        kept.append(before)
+            return "".join((*spoken, text))
+        spoken.append(before)
         text = after
 
 

@@ -209,7 +209,7 @@ class Settings(Folders):
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         # A parent process passes all of its settings in the environment, together with their origins.
-        given = dict(each.split("=", 1) for each in environ.get(ORIGINS, "").split() if "=" in each)
+        inherited = dict(each.split("=", 1) for each in environ.get(ORIGINS, "").split() if "=" in each)
         sources = [
             (read_toml(home / "config.toml"), "config.toml: {}", "file"),
             (
@@ -230,7 +230,7 @@ class Settings(Folders):
                     if spec_of(name).metadata.get("file_only") and source is not sources[0][0]:
                         raise InvalidParams(origin_text, message("setting_only_file"))
                     values[name] = parse(name, value, origin_text)
-                    origins[name] = given.get(name, "") if origin == "environment" and given else origin
+                    origins[name] = inherited.get(name, "") if origin == "environment" and inherited else origin
         local_zone(values.get("timezone", ""))  # report an unknown time zone now
         return cls(**values | {"home": home, "origins": {name: each for name, each in origins.items() if each}})
 
@@ -345,9 +345,9 @@ def civitai_endpoint(settings: Settings) -> str:
 
 def hub_token(settings: Settings) -> str:
     """The hub token: the setting, else the one of Hugging Face's programs, else "". Never log or show it."""
-    given = settings.hub_token or os.environ.get("HF_TOKEN", "")
-    if given:
-        return given.strip()
+    token = settings.hub_token or os.environ.get("HF_TOKEN", "")
+    if token:
+        return token.strip()
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
     try:
         return Path(os.environ.get("HF_TOKEN_PATH") or home / "token").read_text(encoding="utf-8").strip()

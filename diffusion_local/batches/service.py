@@ -176,8 +176,8 @@ class Batches:
         """The batch's times as local text, for a form."""
         zone = self._timetable.zone
         moments = {"start_at": parse_utc(batch.start_at), "finish_by": parse_utc(batch.finish_by)}
-        kept = {name: getattr(batch, name) or "" for name in BATCH_OPTIONS}
-        return kept | {name: format_local(at, zone) if at else "" for name, at in moments.items()}
+        times = {name: getattr(batch, name) or "" for name in BATCH_OPTIONS}
+        return times | {name: format_local(at, zone) if at else "" for name, at in moments.items()}
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -214,9 +214,9 @@ class Batches:
         if not waiting:
             raise Conflict(message("none_waits_any_more", batch=batch_id))
         changed = [] if not changed_fields else self._changed_params(waiting, changed_fields)
-        kept = self._timetable.resolve_changes(progress.batch, times) if times else {}
+        new_times = self._timetable.resolve_changes(progress.batch, times) if times else {}
         warnings = self._warnings(changed)
-        count = self._rows.change(batch_id, changed, kept)
+        count = self._rows.change(batch_id, changed, new_times)
         self._queue.ring()
         if name:
             self.rename(batch_id, name)

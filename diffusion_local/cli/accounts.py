@@ -88,15 +88,15 @@ def limits(
 ) -> None:
     """Show or set an account's limits: queued jobs, pictures per day, pixels per picture."""
     accounts = open_accounts(home)
-    given = {"queued": queued, "per_day": per_day, "pixels": pixels}
-    limits = {what: parse_limit(what, value) for what, value in given.items() if value is not None}
+    entered = {"queued": queued, "per_day": per_day, "pixels": pixels}
+    limits = {what: parse_limit(what, value) for what, value in entered.items() if value is not None}
     if limits:
         accounts.set_limits(name, **limits)
     answer = asdict(accounts.allowance(name)) | {"used_today": accounts.used_today(name)}
     print_result(
         answer,
         as_json,
-        [f"{what:>12}  {value or ('no limit' if what in given else 0)}" for what, value in answer.items()],
+        [f"{what:>12}  {value or ('no limit' if what in entered else 0)}" for what, value in answer.items()],
     )
 
 

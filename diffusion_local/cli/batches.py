@@ -197,9 +197,9 @@ def window(
     as_json: AsJson = False,
 ) -> None:
     """Run overnight work (all batches) in this window only; interactive work runs at any time."""
-    kept = studio.queue.set_window(hours)
+    stored = studio.queue.set_window(hours)
     print_result(
-        {"window": kept}, as_json, [f"overnight work runs {kept}" if kept else "overnight work runs at any time"]
+        {"window": stored}, as_json, [f"overnight work runs {stored}" if stored else "overnight work runs at any time"]
     )
 
 

@@ -53,9 +53,9 @@ def submit(
     **options: Any,
 ) -> None:
     """Submit pictures of a prompt to the queue."""
-    given = read_options(studio, size, options)
+    settings = read_options(studio, size, options)
     if dry_run:
-        of_pictures = {name: value for name, value in given.items() if name not in BATCH_OPTIONS}
+        of_pictures = {name: value for name, value in settings.items() if name not in BATCH_OPTIONS}
         preview = studio.prompts.preview(prompt, count=count, expand=expand, **of_pictures)
         print_result(asdict(preview), as_json, format_preview(preview))
         return
@@ -66,7 +66,7 @@ def submit(
         priority=priority,
         idempotency_key=idempotency_key,
         expand=expand,
-        **given,
+        **settings,
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)

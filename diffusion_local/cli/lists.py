@@ -152,8 +152,8 @@ def format_check(check: ListCheck) -> list[str]:
     ]
 
 
-def format_bad_lines(kept: list[BadLine], count: int) -> list[str]:
-    lines = [f"line {each.line}: {each.reason}" for each in kept[:SHOWN_BAD]]
+def format_bad_lines(bad_lines: list[BadLine], count: int) -> list[str]:
+    lines = [f"line {each.line}: {each.reason}" for each in bad_lines[:SHOWN_BAD]]
     return [*lines, f"and {count - len(lines):,} more bad lines"] if count > len(lines) else lines
 
 

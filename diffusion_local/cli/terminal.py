@@ -51,9 +51,9 @@ def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
     ordered = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays last
 
     @functools.wraps(command)
-    def call(**given: Any) -> Any:
-        reached = connect(**{name: given.pop(name) for name in STUDIO_OPTIONS})
-        return command(reached, **given)
+    def call(**arguments: Any) -> Any:
+        reached = connect(**{name: arguments.pop(name) for name in STUDIO_OPTIONS})
+        return command(reached, **arguments)
 
     call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in ordered}
@@ -159,11 +159,11 @@ def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -
     """Options as the Studio takes them: files given as source pictures are uploaded first."""
     width, height = parse_size(size)
 
-    def keep(name: str, given: str) -> str:
-        if SOURCE_ID.fullmatch(given):
-            return given
+    def keep(name: str, source: str) -> str:
+        if SOURCE_ID.fullmatch(source):
+            return source
         try:
-            data = Path(given).read_bytes()
+            data = Path(source).read_bytes()
         except OSError as error:
             raise InvalidParams(name, message("cannot_be_read", error=error)) from None
         return str(studio.sources.add(data, name).id)

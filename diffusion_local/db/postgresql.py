@@ -48,7 +48,7 @@ BEGIN_WRITE = (
 )
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
-FULL = {"53100", "53200", "53300"}
+NO_ROOM = {"53100", "53200", "53300"}
 READ_ONLY = {"25006", "42501"}
 DAMAGED = {"XX001", "XX002", "58030"}
 MIGRATED = "diffusion_local_migrations"
@@ -292,7 +292,7 @@ class PostgresDatabase(Database):
                 raise DatabaseProblem(message("database_owner", file=self.name, error=text)) from error
             if code in DAMAGED:
                 raise DatabaseProblem(message("database_server_fault", file=self.name, error=text)) from error
-            if code in FULL:
+            if code in NO_ROOM:
                 raise DatabaseProblem(message("database_server_room", file=self.name, error=text)) from error
             if isinstance(error, CONNECTION_ERRORS) or code[:2] in ("08", "57", "28", "3D"):
                 self._session.close()

@@ -89,16 +89,16 @@ class Session:
 
 def connect(url: str) -> "psycopg.Connection[Any]":
     """Open an autocommit connection; ``PostgresDatabase`` begins and ends transactions."""
-    given = conninfo_to_dict(url)
+    parameters = conninfo_to_dict(url)
     options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items() if name != "application_name")
     connection = psycopg.connect(
         url,
         autocommit=True,
         cursor_factory=psycopg.RawCursor,
         row_factory=tuple_row,
-        application_name=given.get("application_name", SESSION_SETTINGS["application_name"]),
-        connect_timeout=int(given.get("connect_timeout") or CONNECT_SECONDS),
-        options=f"{given.get('options', '')} {options}".strip(),
+        application_name=parameters.get("application_name", SESSION_SETTINGS["application_name"]),
+        connect_timeout=int(parameters.get("connect_timeout") or CONNECT_SECONDS),
+        options=f"{parameters.get('options', '')} {options}".strip(),
         client_encoding="utf8",
     )
     connection.prepared_max = 500

@@ -99,18 +99,18 @@ def translate(sql: str) -> Statement:
 def rewritten(sql: str) -> str:
     """Rewrite SQL to PostgreSQL's dialect, leaving placeholders unchanged."""
     sql = sql.replace(NOW, "utc_now()")
-    kept: list[str] = []
+    literals: list[str] = []
 
     def keep(token: re.Match[str]) -> str:
         if token.lastgroup != "literal" or token.group().startswith("--"):
             return token.group() if token.lastgroup != "literal" else ""
-        kept.append(token.group())
-        return f"\0{len(kept) - 1}\0"
+        literals.append(token.group())
+        return f"\0{len(literals) - 1}\0"
 
     text = TOKENS.sub(keep, sql)
     for pattern, by in REWRITINGS:
         text = pattern.sub(by, text)
-    return re.sub("\0(\\d+)\0", lambda found: kept[int(found[1])], text)
+    return re.sub("\0(\\d+)\0", lambda found: literals[int(found[1])], text)
 
 
 # -- migrations --------------------------------------------------------------------------------------------------------

@@ -185,10 +185,10 @@ class Engine(Protocol):
         ...
 
     def plan(
-        self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
+        self, model: Model, params: Params, learned: Sequence[Fit], rung: str = "", together: int = 1
     ) -> RungChoice:
         """How to hold a model for passes of ``together`` such pictures, given the free memory and ``learned``
-        measurements; ``wanted``: a requested rung. The rung does not depend on ``together``.
+        measurements; ``rung``: the requested one. The rung does not depend on ``together``.
         """
         ...
 

@@ -129,16 +129,16 @@ class Guides:
 
         def steered(own: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                given = dict(signature.bind_partial(*args, **kwargs).arguments)
-                given |= given.pop("kwargs", {})
-                return own(*args, **kwargs | self.residuals(pipe, given))
+                inputs = dict(signature.bind_partial(*args, **kwargs).arguments)
+                inputs |= inputs.pop("kwargs", {})
+                return own(*args, **kwargs | self.residuals(pipe, inputs))
 
             return forward
 
         with forward_replaced(denoiser, steered):
             yield
 
-    def residuals(self, pipe: Any, given: Given) -> Given:
+    def residuals(self, pipe: Any, inputs: Given) -> Given:
         """Additional arguments for this call of the denoiser."""
         if not self._count:
             self._count = self.before + len(pipe.scheduler.timesteps)
@@ -146,10 +146,10 @@ class Guides:
         if self.shared and self._latest and self._latest[0] == index:
             return self._latest[1]
         found: Given = {}
-        given["guidance_scale"] = self.guidance
+        inputs["guidance_scale"] = self.guidance
         for guide in self.guides:
             if guide.acts(index, self._count):
-                found = merged(found, guide.residuals(guide.net, guide.seen, given, guide.control))
+                found = merged(found, guide.residuals(guide.net, guide.seen, inputs, guide.control))
         self._latest = (index, found) if self.shared else None
         return found
 

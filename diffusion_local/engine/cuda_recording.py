@@ -38,13 +38,14 @@ class SyncDetector(TorchDispatchMode):
         return output
 
     def _waits(self, name: str, args: Any, output: Any) -> bool:
-        given = tensors_in(args)
+        inputs = tensors_in(args)
         if name in _MOVING:
             return (
-                self._type in (types := {each.device.type for each in [*given, *tensors_in(output)]}) and len(types) > 1
+                self._type in (types := {each.device.type for each in [*inputs, *tensors_in(output)]})
+                and len(types) > 1
             )
-        there = any(each.device.type == self._type for each in given)
-        return there and (name in _READING or any(each.dtype in (torch.bool, torch.uint8) for each in given[1:]))
+        there = any(each.device.type == self._type for each in inputs)
+        return there and (name in _READING or any(each.dtype in (torch.bool, torch.uint8) for each in inputs[1:]))
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

@@ -46,21 +46,21 @@ class Device:
         return self.torch.partition(":")[0]
 
 
-def find(wanted: str = "auto") -> list[Device]:
+def find(name: str = "auto") -> list[Device]:
     """All devices of the wanted type; ``auto`` means all CUDA GPUs, else Apple's GPU, else the CPU.
 
     Raises DeviceUnavailable if torch cannot use the requested type here.
     """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    match wanted:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    match name:
         case "cuda":
             return _cuda()
         case "mps":
             return _mps()
         case "cpu":
             return [Device("cpu0", "cpu", "CPU", _physical_memory(), precision.cpu_has_bf16())]
-    raise DeviceUnavailable(message("device_type", device=wanted))
+    raise DeviceUnavailable(message("device_type", device=name))
 
 
 def at_slot(slot: str) -> Device:
@@ -103,9 +103,9 @@ def _why_no_cuda() -> Message:
     return message("no_gpu_found", version=torch.__version__)
 
 
-def unused_gpu(wanted: str = "auto") -> str:
+def unused_gpu(name: str = "auto") -> str:
     """Why the CPU is used although the machine has an NVIDIA GPU; "" if the GPU is used or there is none."""
-    if wanted != "auto" or torch.cuda.is_available() or not has_nvidia():
+    if name != "auto" or torch.cuda.is_available() or not has_nvidia():
         return ""
     return message("unused_gpu", why=_why_no_cuda())
 
@@ -130,11 +130,11 @@ def _physical_memory() -> int | None:
         return None
 
 
-def main(wanted: str = "auto") -> int:
+def main(name: str = "auto") -> int:
     try:
-        warning = unused_gpu(wanted)
+        warning = unused_gpu(name)
         warning_json = serialize(warning) | {"message": warning} if warning else None
-        found = {"devices": [asdict(device) for device in find(wanted)], "warning": warning_json}
+        found = {"devices": [asdict(device) for device in find(name)], "warning": warning_json}
     except DeviceUnavailable as error:
         problem = serialize(error.message) | {"message": error.message}
         print(json.dumps({"torch": torch.__version__, "problem": problem}))

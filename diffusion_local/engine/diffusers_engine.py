@@ -124,11 +124,11 @@ class DiffusersEngine:
         return self._loaded.model.id if self._loaded else ""
 
     def plan(
-        self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
+        self, model: Model, params: Params, learned: Sequence[Fit], rung: str = "", together: int = 1
     ) -> RungChoice:
         free = self.free()
         more = self._need(model, params, together) if together > 1 else None
-        choice = choose(self.ladder, model.id, self._need(model, params), free, params, learned, wanted, more)
+        choice = choose(self.ladder, model.id, self._need(model, params), free, params, learned, rung, more)
         why = "; ".join(filter(None, (choice.why, self._cache.form_of(model).why)))
         return replace(choice, why=why)
 
@@ -301,12 +301,12 @@ class DiffusersEngine:
         numbers = {"dtype": loaded.dtype, "vae_dtype": loaded.pipe.vae.dtype} if loaded else {}
         form = loaded.form if loaded else precision.Form()
         held = {"weights": form.denoiser, "text_encoder_weights": form.encoders, "weights_why": form.why}
-        kept = {name: value for name, value in held.items() if value}
+        facts = {name: value for name, value in held.items() if value}
         return {
             "engine": "diffusers",
             "device": self.device,
             **{name: str(dtype).removeprefix("torch.") for name, dtype in numbers.items()},
-            **kept,
+            **facts,
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,

@@ -66,20 +66,20 @@ class TextEncoders:
     def __init__(self) -> None:
         self._known: list[Known] = []
 
-    def find(self, wanted: EncoderRequest | None) -> torch.nn.Module | None:
+    def find(self, request: EncoderRequest | None) -> torch.nn.Module | None:
         """The equal encoder in memory, or None. May read the files of both."""
         self._known = [each for each in self._known if each.module() is not None]
-        if wanted is None:
+        if request is None:
             return None
-        return next((each.module() for each in self._known if equal(each.wanted, wanted)), None)
+        return next((each.module() for each in self._known if equal(each.wanted, request)), None)
 
-    def get(self, wanted: EncoderRequest | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    def get(self, request: EncoderRequest | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         """The equal encoder in memory, else the result of ``load``."""
-        found = self.find(wanted)
+        found = self.find(request)
         if found is None:
             found = load()
-            if wanted is not None:
-                self._known.append(Known(wanted, ref(found), WeakSet()))
+            if request is not None:
+                self._known.append(Known(request, ref(found), WeakSet()))
         return found
 
     def join(self, pipe: Any) -> None:

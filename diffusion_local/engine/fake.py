@@ -68,9 +68,9 @@ class FakeEngine:
         return self._model.id if self._model else ""
 
     def plan(
-        self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
+        self, model: Model, params: Params, learned: Sequence[Fit], rung: str = "", together: int = 1
     ) -> RungChoice:
-        return choose(self.ladder, model.id, estimate(Weights(), 2, 1, 1), self.free(), params, learned, wanted)
+        return choose(self.ladder, model.id, estimate(Weights(), 2, 1, 1), self.free(), params, learned, rung)
 
     def free(self) -> int:
         return 8 * GIB

@@ -27,11 +27,11 @@ from diffusion_local.options.types import Detail, Kind
 log = logging.getLogger(__name__)
 
 #: Detections with a side of fewer pixels are ignored.
-LEAST_SIDE = 8
+LEAST_DETECTION_SIDE = 8
 #: The mask is blurred over 1/FADE of its shorter side, at most MOST_FADE pixels.
 FADE, MOST_FADE = 16, 32
 #: Placeholder for the id of a source picture that exists in memory only.
-IN_MEMORY = "picture"
+SOURCE_IN_MEMORY = "picture"
 
 
 def refine(loaded: Loaded, parts: list[Part], materials: PictureInputs, enlarge: Enlarge, last_rung: bool) -> None:
@@ -83,7 +83,7 @@ def refined(
         found = [
             each
             for each in materials.find(image, detail.target, detail.confidence, check)
-            if min(each.box[2] - each.box[0], each.box[3] - each.box[1]) >= LEAST_SIDE
+            if min(each.box[2] - each.box[0], each.box[3] - each.box[1]) >= LEAST_DETECTION_SIDE
         ][: detail.limit]
         for place, each in enumerate(found):
             report = progress(part, done, (place * steps, len(found)))
@@ -134,8 +134,8 @@ def params_of_detail(params: Params, detail: Detail, found: Detection, place: in
         steps=detail.steps or params.steps,
         strength=detail.strength,
         seed=(params.seed + place) % 2**32,
-        source=IN_MEMORY,
-        mask=IN_MEMORY,
+        source=SOURCE_IN_MEMORY,
+        mask=SOURCE_IN_MEMORY,
         controls=(),
         regions=(),
         details=(),

@@ -236,7 +236,7 @@ def forward_replaced(
     module: torch.nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
     """Temporarily replace a module's ``forward`` by ``make(original)``."""
-    own, kept = module.forward, module.__dict__.get("forward")
+    own, replaced = module.forward, module.__dict__.get("forward")
     replacement = make(own)
 
     @wraps(own)  # pipelines read the signature
@@ -247,10 +247,10 @@ def forward_replaced(
     try:
         yield
     finally:
-        if kept is None:
+        if replaced is None:
             del module.forward
         else:
-            module.forward = kept
+            module.forward = replaced
 
 
 def signature(value: Any, tensors: list[torch.Tensor], numbers: bool = False) -> Hashable:
@@ -297,9 +297,9 @@ def static_copy(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[[], Any], list[torch.Tensor]]:
     """The call bound to copies of its tensors, all on the device, and these copies."""
-    given: list[torch.Tensor] = []
-    signature((args, kwargs), given)
-    device = next((each.device for each in given if each.device.type != "cpu"), torch.device("cpu"))
+    tensors: list[torch.Tensor] = []
+    signature((args, kwargs), tensors)
+    device = next((each.device for each in tensors if each.device.type != "cpu"), torch.device("cpu"))
     copies: list[torch.Tensor] = []
 
     def copy(tensor: torch.Tensor) -> torch.Tensor:

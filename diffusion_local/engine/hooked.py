@@ -36,32 +36,34 @@ class HookedAdapter:
         self._handles: list[Any] = []
         denoiser: Any = denoiser_of(pipe)
         device, dtype = pipe._execution_device, denoiser.dtype
-        kept = sum(each.nbytes for each in tensors.values()) <= MOST_KEPT_BYTES
+        on_device = sum(each.nbytes for each in tensors.values()) <= MOST_KEPT_BYTES
         planned = list(match_layers(pipe, tensors, family))
         for module, parts, rows in planned:
             check_shapes(module, parts, rows)
         for module, parts, rows in planned:
-            here = {name: each.to(device if kept else "cpu", dtype) for name, each in parts.items() if name != "alpha"}
+            here = {
+                name: each.to(device if on_device else "cpu", dtype) for name, each in parts.items() if name != "alpha"
+            }
             if "alpha" in parts:
                 here["alpha"] = parts["alpha"].float()  # on the CPU, because Python reads it
-            self._handles.append(module.register_forward_hook(self._hook(here, rows, kept)))
+            self._handles.append(module.register_forward_hook(self._hook(here, rows, on_device)))
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, parts: dict[str, torch.Tensor], rows: slice | None, kept: bool) -> Any:
-        """A forward hook that adds the adapter's change. ``kept``: keep the tensors on the layer's latest device."""
+    def _hook(self, parts: dict[str, torch.Tensor], rows: slice | None, on_device: bool) -> Any:
+        """A forward hook that adds the change. ``on_device``: keep the tensors on the device."""
 
-        def add(module: torch.nn.Module, given: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        def add(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if not self.weight:
                 return output
-            inside = given[0]
+            inside = inputs[0]
             here = {
                 name: each if name == "alpha" else each.to(inside.device, inside.dtype) for name, each in parts.items()
             }
-            if kept:
+            if on_device:
                 parts.update(here)
             weight = weight_of(module) if "dora" in parts or MULTIPLYING & set(parts) else None
             return output + self.weight * output_delta(module, here, rows, weight, inside)
@@ -292,9 +294,9 @@ def neumann(upper: torch.Tensor) -> torch.Tensor:
 
 def ia3_factors(flat: torch.Tensor, parts: Parts, rows: slice | None) -> torch.Tensor:
     """By how much IA3 changes each row or column, relative to it. Raises ValueError."""
-    told = parts["ia3"] - 1 if "ia3" in parts else parts["factors"]
-    by_column = told.shape[0] == 1 if told.ndim > 1 else told.numel() == flat.shape[1]
-    factors = told.flatten()
+    values = parts["ia3"] - 1 if "ia3" in parts else parts["factors"]
+    by_column = values.shape[0] == 1 if values.ndim > 1 else values.numel() == flat.shape[1]
+    factors = values.flatten()
     if not by_column and rows is not None:
         factors = factors[rows]
     if factors.numel() != flat.shape[1 if by_column else 0]:
@@ -303,29 +305,29 @@ def ia3_factors(flat: torch.Tensor, parts: Parts, rows: slice | None) -> torch.T
 
 
 def output_delta(
-    module: torch.nn.Module, parts: Parts, rows: slice | None, weight: torch.Tensor | None, given: torch.Tensor
+    module: torch.nn.Module, parts: Parts, rows: slice | None, weight: torch.Tensor | None, inputs: torch.Tensor
 ) -> torch.Tensor:
-    """The adapter's addition to a layer's output. ``module``: linear or Conv2d; ``given``: its input.
+    """The adapter's addition to a layer's output. ``module``: linear or Conv2d; ``inputs``: its input.
 
     ``rows``: this layer's rows in an adapter that treats several layers as one; None for all. ``weight``: the layer's
     own, needed for DoRA only.
     """
     if MULTIPLYING & set(parts) and weight is not None:
-        own = weight.to(given.device, torch.float32)
+        own = weight.to(inputs.device, torch.float32)
         exact = {name: part.float() for name, part in parts.items()}
-        found = run_layer(module, given, multiplied(own, exact, rows).to(given.dtype))
+        found = run_layer(module, inputs, multiplied(own, exact, rows).to(inputs.dtype))
         own_bias = getattr(module, "bias", None)
         if "ia3" in parts and own_bias is not None and (factors := ia3_factors(own.flatten(1), exact, rows)).ndim > 1:
-            parts = {"diff_b": (own_bias.to(given.device) * factors[:, 0]).to(given.dtype)}  # peft scales outputs
+            parts = {"diff_b": (own_bias.to(inputs.device) * factors[:, 0]).to(inputs.dtype)}  # peft scales outputs
             rows = None
     elif "dora" in parts and weight is not None:
-        own = weight.to(given.device, torch.float32)
+        own = weight.to(inputs.device, torch.float32)
         change = rows_of_delta({name: part.float() for name, part in parts.items()}, rows).reshape(own.shape)
         magnitude = parts["dora"].float()
         magnitude = magnitude if rows is None or magnitude.shape[0] == 1 else magnitude[rows]
-        found = run_layer(module, given, dora_delta(own, own + change, magnitude).to(given.dtype))
+        found = run_layer(module, inputs, dora_delta(own, own + change, magnitude).to(inputs.dtype))
     elif is_plain_lora(parts):
-        between = run_layer(module, given, parts["down"])
+        between = run_layer(module, inputs, parts["down"])
         up = parts["up"] if rows is None else parts["up"][rows]
         if isinstance(module, torch.nn.Conv2d):
             found = conv2d(between, up if up.ndim == 4 else up[:, :, None, None])
@@ -333,10 +335,10 @@ def output_delta(
             found = linear(between, up.flatten(1))
         found = found * alpha_scale(parts, parts["down"].shape[0])
     elif not {"diff", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a"} & set(parts):
-        found = given.new_zeros(())
+        found = inputs.new_zeros(())
     else:
         change = rows_of_delta(parts, rows)
-        found = run_layer(module, given, change.reshape(change.shape[0], *weight_shape(module, change)))
+        found = run_layer(module, inputs, change.reshape(change.shape[0], *weight_shape(module, change)))
     bias = parts.get("diff_b", parts.get("bias"))
     if bias is not None:
         bias = bias.flatten() if rows is None else bias.flatten()[rows]
@@ -360,9 +362,9 @@ def weight_shape(module: torch.nn.Module, change: torch.Tensor) -> tuple[int, ..
     return (change.shape[1:].numel(),)
 
 
-def run_layer(module: torch.nn.Module, given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def run_layer(module: torch.nn.Module, inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Run the layer with another weight and no bias."""
     if isinstance(module, torch.nn.Conv2d):
         weight = weight if weight.ndim == 4 else weight[:, :, None, None]
-        return conv2d(given, weight, None, module.stride, module.padding, module.dilation, module.groups)
-    return linear(given, weight.flatten(1))
+        return conv2d(inputs, weight, None, module.stride, module.padding, module.dilation, module.groups)
+    return linear(inputs, weight.flatten(1))

@@ -178,14 +178,14 @@ class StartLatents:
         """
         if self.mask is None:
             return latents
-        kept, free, steps = self.latents, self.mask, len(scheduler.timesteps)
+        original, free, steps = self.latents, self.mask, len(scheduler.timesteps)
         if index + 1 < steps:
-            kept = add_noise(scheduler, kept, self.noise, scheduler.timesteps[index + 1 : index + 2])
+            original = add_noise(scheduler, original, self.noise, scheduler.timesteps[index + 1 : index + 2])
         if self.soft:  # differential diffusion, https://arxiv.org/abs/2306.00950
             if index + 1 >= steps:
                 return latents
             free = (1 - self.mask <= (index + 1 - first) / (steps - first)).to(latents)
-        return (1 - free) * kept + free * latents
+        return (1 - free) * original + free * latents
 
 
 def make_inpainting_canvas(source: PIL.Image, mask: PIL.Image | None, params: Params) -> SourceCanvas:
@@ -239,11 +239,11 @@ def extended(picture: PIL.Image, mask: PIL.Image, by: Margins) -> tuple[PIL.Imag
 
 def filled(picture: PIL.Image, mask: PIL.Image) -> PIL.Image:
     """The picture with the masked region replaced by its blurred surroundings."""
-    kept = PIL.new("RGBa", picture.size)
-    kept.paste(picture.convert("RGBA").convert("RGBa"), mask=ImageChops.invert(mask))
+    surroundings = PIL.new("RGBa", picture.size)
+    surroundings.paste(picture.convert("RGBA").convert("RGBa"), mask=ImageChops.invert(mask))
     found = PIL.new("RGBA", picture.size)
     for radius, times in SPREAD:
-        blurred = kept.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        blurred = surroundings.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         for _ in range(times):
             found.alpha_composite(blurred)
     return found.convert("RGB")

@@ -167,7 +167,7 @@ def ramp(size: Size, overlap: int) -> PIL.Image:
 log = logging.getLogger(__name__)
 
 #: Types of attributes that are a scheduler's state; wrappers around its methods are not.
-_PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
+_STATE_TYPES = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class HeldLoop:
         state = {
             name: list(value) if isinstance(value, list) else value
             for name, value in vars(scheduler).items()
-            if isinstance(value, _PLAIN) and not name.startswith("__")
+            if isinstance(value, _STATE_TYPES) and not name.startswith("__")
         }
         states = [each.get_state() for each in generators]
         return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [], weights)

@@ -78,10 +78,10 @@ class MemoryNeed:
     def denoiser(self) -> int:
         return max((self.parts.get(part, 0) for part in DENOISERS), default=0)
 
-    def bytes_at(self, rung: str, kept: int = 0) -> int:
+    def bytes_at(self, rung: str, resident: int = 0) -> int:
         """Peak bytes on the device on a rung, including overhead.
 
-        ``kept``: bytes of the blocks that stay on the device while the others are streamed.
+        ``resident``: bytes of the blocks that stay on the device while the others are streamed.
         """
         vae, denoiser = self.parts.get("vae", 0), self.denoiser
         encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)
@@ -90,7 +90,7 @@ class MemoryNeed:
             "resident": self.weights + max(self.step, self.decode, self.vision),
             "vae_tiling": self.weights + max(self.step, self.tiled, self.vision),
             "encoder_offload": denoiser + max(self.step + vae, encoder, vae + self.tiled, self.vision),
-            STREAMING: denoiser - sum(self.blocks) + kept + self._beside_blocks,
+            STREAMING: denoiser - sum(self.blocks) + resident + self._beside_blocks,
             "model_offload": max(denoiser + self.step, encoder, vae + self.tiled, self.vision),
             "group_offload": vae + max(layers + self.step, self.tiled, self.vision),  # the VAE stays
             "attention_slicing": self.weights + max(self.step // 2, self.tiled, self.vision),
@@ -207,16 +207,16 @@ def choose(
     free: int,
     params: Params,
     learned: Sequence[Fit],
-    wanted: str = "",
+    setting: str = "",
     together: MemoryNeed | None = None,
 ) -> RungChoice:
     """Choose the first rung expected to fit into ``free`` bytes, or else the last one.
 
-    ``wanted``: a rung requested by the user; if this device lacks it, the last one is used. ``together``: the need of a
+    ``setting``: a rung set by the user; if this device lacks it, the last one is used. ``together``: the need of a
     pass of several pictures; it counts towards ``takes`` but never changes the rung.
     """
-    if wanted:
-        rung = wanted if wanted in ladder else ladder[-1]
+    if setting:
+        rung = setting if setting in ladder else ladder[-1]
         if rung == STREAMING and not need.blocks:
             rung = next_rung(ladder, rung)
         return completed(RungChoice(rung, "asked for", need.bytes_at(rung)), need, together, free)
@@ -251,9 +251,9 @@ def completed(choice: RungChoice, need: MemoryNeed, together: MemoryNeed | None,
         return choice if together is None else replace(choice, takes=max(choice.takes, together.bytes_at(choice.rung)))
     need = together or need
     room = need.room_for_blocks(free)
-    kept = kept_for(need.blocks, room)
-    takes = need.bytes_at(STREAMING, sum(need.blocks[place] for place in kept))
-    why = f"{choice.why}, {message('blocks_stay', kept=len(kept), blocks=len(need.blocks))}"
+    resident = kept_for(need.blocks, room)
+    takes = need.bytes_at(STREAMING, sum(need.blocks[place] for place in resident))
+    why = f"{choice.why}, {message('blocks_stay', kept=len(resident), blocks=len(need.blocks))}"
     return replace(choice, why=why, takes=takes, room=room)
 
 

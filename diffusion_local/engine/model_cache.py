@@ -216,8 +216,8 @@ class ModelCache:
         else:
             pipe = family.load(model.folder, dtype, load_parts(model, dtype, on_progress, opener))
         self._encoders.join(pipe)
-        kept = form.denoiser
-        if kept == precision.FP8:
+        stored = form.denoiser
+        if stored == precision.FP8:
             placement.store_as_fp8(pipe, dtype)
         pipe.set_progress_bar_config(disable=True)
         pipe.vae.to(self._device.torch)  # fits the previews' factors faster
@@ -230,8 +230,8 @@ class ModelCache:
             factors=previews.fit(pipe.vae),
             rung="",
             load_seconds=time.monotonic() - started,
-            graphs=graphs.Graphs(self._recorder() if self._recorder and not kept else None),
-            kept=kept,
+            graphs=graphs.Graphs(self._recorder() if self._recorder and not stored else None),
+            kept=stored,
             form=form,
             encoders=self._encoders,
         )

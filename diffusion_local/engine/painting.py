@@ -271,7 +271,7 @@ def finish_picture(
     decoded: Callable[[], tuple[PIL.Image, str]],
     canvas: SourceCanvas | None,
     watches: Sequence["Stopwatch"],
-    said: str,
+    flag: str,
 ) -> tuple[PIL.Image, dict[str, Any]]:
     """Returns (picture, facts known once the device has finished). Raises EngineError."""
     try:
@@ -284,7 +284,7 @@ def finish_picture(
         raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
     if canvas is not None:
         image = canvas.paste(image)
-    retry = said or said_later
+    retry = flag or said_later
     return image, {"denoise_seconds": round(sum(each.seconds() for each in watches), 3)} | (
         {"vae_retry": retry} if retry else {}
     )

@@ -196,15 +196,15 @@ def _keep_denoiser(pipe: Any, device: str | torch.device) -> None:
 
     diffusers' ``enable_model_cpu_offload`` moves the denoiser as well, out and in for each picture.
     """
-    kept = denoiser_of(pipe)
+    denoiser = denoiser_of(pipe)
     visitors: list[Visiting] = []
     for part in _modules(pipe):
-        if part is not kept:
+        if part is not denoiser:
             part.to("cpu")
             visitor = Visiting(device, partial(_release_others, visitors, len(visitors)), _may_gather)
             visitors.append(visitor)
             accelerate.hooks.add_hook_to_module(part, visitor)
-    kept.to(device)
+    denoiser.to(device)
 
 
 def _release_others(visitors: list[Visiting], place: int) -> None:
@@ -217,14 +217,14 @@ def _stream_blocks(pipe: Any, device: str | torch.device, choose: Any) -> None:
 
     ``choose``: see `Streamed`.
     """
-    kept = denoiser_of(pipe)
+    denoiser = denoiser_of(pipe)
     streamed = Streamed(device, choose, may_gather=_may_gather)
     for part in _modules(pipe):
-        if part is not kept:
+        if part is not denoiser:
             part.to("cpu")
-    accelerate.hooks.add_hook_to_module(kept, streamed)
+    accelerate.hooks.add_hook_to_module(denoiser, streamed)
     for name, part in pipe.components.items():
-        if not isinstance(part, torch.nn.Module) or part is kept:
+        if not isinstance(part, torch.nn.Module) or part is denoiser:
             continue
         hook: Any = Visiting(device, streamed.release, _may_gather)
         if name.startswith("text_encoder"):

@@ -16,18 +16,18 @@ from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 
 #: Bytes per parameter of the models that run in a process of their own.
-FULL = 4
+FP32_BYTES = 4
 
 
 def plan_words(plan: MemoryPlan) -> str:
     """Display text: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
     how = f" ({plan.numbers})" if plan.numbers else ""
     takes = f"about {format_gib(plan.takes_bytes)} of {format_gib(plan.total_bytes)}"
-    kept, _, blocks = plan.blocks.partition("/")
-    stay = f", {message('blocks_stay', kept=kept, blocks=blocks)}" if blocks else ""
+    resident, _, blocks = plan.blocks.partition("/")
+    stay = f", {message('blocks_stay', kept=resident, blocks=blocks)}" if blocks else ""
     more = "".join(f", {size / GIB:.2f} GiB for {name}" for name, size in plan.additions.items())
-    told = f"{plan.slot}: {message(f'rung_{plan.rung}')}{stay}{how}, {takes}{more and f', of which{more[1:]}'}"
-    return told if plan.fits else f"{told}, which may be too little: {format_gib(plan.free_bytes)} are free"
+    words = f"{plan.slot}: {message(f'rung_{plan.rung}')}{stay}{how}, {takes}{more and f', of which{more[1:]}'}"
+    return words if plan.fits else f"{words}, which may be too little: {format_gib(plan.free_bytes)} are free"
 
 
 def plan(
@@ -35,13 +35,13 @@ def plan(
     worker: Worker,
     learned: Sequence[Fit],
     numbers: str,
-    wanted: str,
+    rung: str,
     params: Params | None = None,
     files: HomeFiles | None = None,
 ) -> MemoryPlan:
     """Plan how a worker would hold a model for a picture with ``params``; None: with the model's defaults.
 
-    ``learned``: measurements of this model on this device; ``numbers`` and ``wanted``: the settings ``precision`` and
+    ``learned``: measurements of this model on this device; ``numbers`` and ``rung``: the settings ``precision`` and
     ``memory``, the latter empty for the policy's choice; ``files``: where the networks that the params name are.
     """
     room = worker.room
@@ -54,12 +54,12 @@ def plan(
     number_bytes = precision.NUMBER_BYTES[dtype]
     need = estimate(size, number_bytes, *params.peak_size, extras=extras_of(params, files, shares_memory))
     learned = () if params.additions else learned
-    choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, params.rung or wanted)
+    choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, params.rung or rung)
     how = precision.describe(dtype, form.denoiser)
     held = (choice.rung, "; ".join(filter(None, (choice.why, form.why))), choice.takes, worker.free_bytes, room.bytes)
     blocks = f"{len(kept_for(need.blocks, choice.room))}/{len(need.blocks)}" if choice.rung == STREAMING else ""
     additions = {
-        each.name: each.parameters * (FULL if each.held == "after" else number_bytes)
+        each.name: each.parameters * (FP32_BYTES if each.held == "after" else number_bytes)
         for each in additions_of(params, files)
     }
     return MemoryPlan(worker.slot, worker.device, *held, how, blocks, additions)

@@ -126,7 +126,7 @@ def _changed(file: Path) -> int:
 #: Settings that hold weights in fewer bits than the compute dtype, and the one (STORED) that holds them as in the file.
 FP8, INT8, NF4, STORED = "fp8", "int8", "nf4", "stored"
 #: Bytes per number in a model's blocks; nf4 has a two-byte scale for every 64 numbers.
-FORM_BYTES = {FP8: 1.0, INT8: 1.0, NF4: 0.5 + 2 / 64}
+BYTES_OF_FORM = {FP8: 1.0, INT8: 1.0, NF4: 0.5 + 2 / 64}
 #: The form that holds a file of this precision without loss.
 FORMS_OF_FILES = {"fp8_e4m3": FP8, "int8": INT8, "nf4": NF4}
 
@@ -208,8 +208,8 @@ def held_weights(model: Model, form: Form, number_bytes: int) -> Weights:
     """Weights of a model, with the bytes of the parts that are not held in the compute dtype (``kept``)."""
     found = model_weights(model)
     size = next((each.size for each in model.sources if each.part == DENOISER and each.container == GGUF), 0)
-    kept = {part: bytes_of_part(found, part, how, number_bytes) for part, how in form.of_parts(found.parts).items()}
-    return replace(found, kept=kept | {part: size for part in kept if part in DENOISERS and size})
+    stored = {part: bytes_of_part(found, part, how, number_bytes) for part, how in form.of_parts(found.parts).items()}
+    return replace(found, kept=stored | {part: size for part in stored if part in DENOISERS and size})
 
 
 def bytes_of_parts(found: Weights, form: Form, number_bytes: int) -> dict[str, int]:
@@ -222,7 +222,7 @@ def bytes_of_part(found: Weights, part: str, form: str, number_bytes: int) -> in
     """Bytes of a part. int8 and nf4 apply only to the matrices in its blocks."""
     count = found.parts[part]
     blocks = count if form == FP8 else min(count, found.blocks.get(part, count))
-    return int(blocks * FORM_BYTES.get(form, number_bytes) + (count - blocks) * number_bytes)
+    return int(blocks * BYTES_OF_FORM.get(form, number_bytes) + (count - blocks) * number_bytes)
 
 
 @lru_cache(maxsize=1)
@@ -260,7 +260,7 @@ def multiplies_bf16(cpuinfo: str) -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))
 
 
-def describe(dtype: str, kept: str) -> str:
+def describe(dtype: str, stored: str) -> str:
     """Display text: ``bf16``, or ``Q8_0, computed in bf16``."""
     short = next((name for name, each in _NAMES.items() if each == dtype), dtype)
-    return f"{kept}, computed in {short}" if kept else short
+    return f"{stored}, computed in {short}" if stored else short

@@ -51,9 +51,9 @@ class QuantisedLinear(torch.nn.Linear):
         """The matrix, out_features x in_features, in the dtype of ``scale``."""
         raise NotImplementedError
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         weight = self.dequantised(self.weight, self.scale)
-        return linear(given, weight.to(given.dtype), None if self.bias is None else self.bias.to(given.dtype))
+        return linear(inputs, weight.to(inputs.dtype), None if self.bias is None else self.bias.to(inputs.dtype))
 
 
 class Int8Linear(QuantisedLinear):

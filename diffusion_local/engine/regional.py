@@ -71,10 +71,10 @@ class Regional:
         mixed = whole[rows] * shares[-1]
         for texts, share in zip(self.texts, shares, strict=False):
             text = texts[min(step, len(texts) - 1)].to(hidden_states)
-            given: Any = text.expand(self.count, -1, -1)
+            states: Any = text.expand(self.count, -1, -1)
             if isinstance(encoder_hidden_states, tuple):
-                given = (given, [each[rows] for each in encoder_hidden_states[1]])
-            mixed = mixed + own(hidden_states[rows], encoder_hidden_states=given, **more) * share
+                states = (states, [each[rows] for each in encoder_hidden_states[1]])
+            mixed = mixed + own(hidden_states[rows], encoder_hidden_states=states, **more) * share
         return torch.cat([whole[: -self.count], mixed])
 
     def shares_at(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:

@@ -12,25 +12,28 @@ from typing import Any
 import diffusers
 import torch
 
-_PLAIN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_EVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 #: Latents, unlike pixels, are not limited to [-1, 1].
 _LATENT = {"clip_sample": False, "thresholding": False}
 
 #: name: (scheduler class, entries that override the model's scheduler config)
 TABLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {**_EVEN, "algorithm_type": "dpmsolver++", "solver_order": 2}),
     "DPM++ 2M Karras": (
         "DPMSolverMultistepScheduler",
-        {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+        {**_EVEN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
     ),
     # The multistep form: DPMSolverSDEScheduler needs torchsde.
-    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
-    "Euler": ("EulerDiscreteScheduler", _PLAIN),
+    "DPM++ 2M SDE": (
+        "DPMSolverMultistepScheduler",
+        {**_EVEN, "algorithm_type": "sde-dpmsolver++", "solver_order": 2},
+    ),
+    "Euler": ("EulerDiscreteScheduler", _EVEN),
     "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2"}),
+    "UniPC": ("UniPCMultistepScheduler", {**_EVEN, "solver_type": "bh2"}),
     # "trailing" spacing, because "linspace" leaves speckle: a DDIM step goes back by 1000 // steps, so that `linspace`
     # removes too little noise; Heun divides by the next sigma, which `linspace` brings near zero.
-    "Heun": ("HeunDiscreteScheduler", {**_PLAIN, "clip_sample": False, "timestep_spacing": "trailing"}),
+    "Heun": ("HeunDiscreteScheduler", {**_EVEN, "clip_sample": False, "timestep_spacing": "trailing"}),
     "DDIM": ("DDIMScheduler", {**_LATENT, "timestep_spacing": "trailing", "set_alpha_to_one": True}),
     "DDPM": ("DDPMScheduler", {**_LATENT, "variance_type": "fixed_small"}),
     # The default of 50 rejects more than 50 steps.
@@ -48,12 +51,12 @@ SPACINGS: dict[str, dict[str, Any]] = {
 }
 #: Samplers of models trained by flow matching.
 FLOW_TABLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "Euler": ("FlowMatchEulerDiscreteScheduler", _PLAIN),
+    "Euler": ("FlowMatchEulerDiscreteScheduler", _EVEN),
     "DPM++ 2M": (
         "DPMSolverMultistepScheduler",
-        {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_flow_sigmas": True},
+        {**_EVEN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_flow_sigmas": True},
     ),
-    "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2", "use_flow_sigmas": True}),
+    "UniPC": ("UniPCMultistepScheduler", {**_EVEN, "solver_type": "bh2", "use_flow_sigmas": True}),
 }
 #: The sampler of models distilled into a few TrigFlow steps.
 ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
@@ -92,9 +95,9 @@ def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
     infinite otherwise.
     """
     rescaled = diffusers.DDIMScheduler.from_config(config, rescale_betas_zero_snr=True)
-    kept = rescaled.alphas_cumprod.clone().double()
-    kept[-1] = 2.0**-24  # as in diffusers' Euler scheduler
-    alphas = kept / torch.cat([kept.new_ones(1), kept[:-1]])
+    cumulative = rescaled.alphas_cumprod.clone().double()
+    cumulative[-1] = 2.0**-24  # as in diffusers' Euler scheduler
+    alphas = cumulative / torch.cat([cumulative.new_ones(1), cumulative[:-1]])
     return [float(each) for each in 1 - alphas]
 
 
@@ -114,9 +117,9 @@ def use_default_spacing(scheduler: Any) -> None:
         timesteps: Any = None,
         mu: Any = None,
     ) -> None:
-        given = next((each for each in (sigmas, timesteps) if each is not None), None)
+        custom = next((each for each in (sigmas, timesteps) if each is not None), None)
         set_timesteps(
-            len(given) if given is not None else num_inference_steps, device=device, mu=mu if dynamic else None
+            len(custom) if custom is not None else num_inference_steps, device=device, mu=mu if dynamic else None
         )
 
     scheduler.set_timesteps = own_timesteps

@@ -121,8 +121,8 @@ def build_model(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more
         return made
     with init_empty_weights():
         empty: torch.nn.Module = cls.from_config(cls.load_config(folder))
-    kept = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    empty.load_state_dict(kept, strict=True, assign=True)
+    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    empty.load_state_dict(converted, strict=True, assign=True)
     return empty.eval()
 
 
@@ -249,12 +249,12 @@ def rename_tensor(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 def from_open_clip(state: State, encoder: Any, layers: int) -> State:
     """Rename OpenCLIP's text model, keeping ``layers`` layers: SD 2 leaves out the last one."""
-    kept = {
+    weights = {
         name: tensor
         for name, tensor in state.items()
         if not (found := re.match(r"transformer\.resblocks\.(\d+)\.", name)) or int(found[1]) < layers
     }
-    named: State = convert_open_clip_checkpoint(encoder, kept, prefix="")
+    named: State = convert_open_clip_checkpoint(encoder, weights, prefix="")
     return named
 
 

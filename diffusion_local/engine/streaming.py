@@ -130,8 +130,8 @@ class Streamed(ModelHook):
 
     def suits(self, choose: Callable[[list[int]], Collection[int]]) -> bool:
         """Whether the number of kept blocks equals what ``choose`` would keep, or is slightly smaller."""
-        needed, kept = len(choose(self.sizes)), len(self.kept)
-        return kept <= needed <= kept * 1.1 + 1
+        needed, resident = len(choose(self.sizes)), len(self.kept)
+        return resident <= needed <= resident * 1.1 + 1
 
     # -- attach and detach ---------------------------------------------------------------------------------------------
 
@@ -248,11 +248,11 @@ class Streamed(ModelHook):
             if self._slot_of(each) is None and self._fetch(each, set(following)) is None:
                 return
 
-    def _fetch(self, place: int, wanted: set[int]) -> Slot | None:
-        """Start copying a block to an idle slot that holds none of ``wanted``. Returns None if there is none."""
+    def _fetch(self, place: int, upcoming: set[int]) -> Slot | None:
+        """Start copying a block to an idle slot that holds none of ``upcoming``. Returns None if there is none."""
         if not self._slots:
             self._slots = [self._new_slot() for _ in range(self._slot_count)]
-        slot = next((each for each in self._slots if not each.busy and each.holds not in wanted), None)
+        slot = next((each for each in self._slots if not each.busy and each.holds not in upcoming), None)
         if slot is None:
             return None
         waiting = self._blocks[place]

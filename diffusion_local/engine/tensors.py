@@ -20,7 +20,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.description import Source
 from diffusion_local.models.formats import holds_pickle, open_header
 from diffusion_local.models.headers import GGUF
-from diffusion_local.models.pickled import SETTINGS, calls_problem, collect
+from diffusion_local.models.pickled import SETTINGS_CLASSES, calls_problem, collect
 from diffusion_local.models.weights import COMFYUI_FORMATS
 
 State = dict[str, torch.Tensor]
@@ -60,7 +60,7 @@ def read_mapped(path: Path, prefix: str) -> State:
 
 #: Non-tensor objects in checkpoints, by their names there; none of them executes code from the file.
 INERT: list[Any] = [
-    *((type(name.rpartition(" ")[2], (), {}), name.replace(" ", ".")) for name in SETTINGS),
+    *((type(name.rpartition(" ")[2], (), {}), name.replace(" ", ".")) for name in SETTINGS_CLASSES),
     (defaultdict, "collections.defaultdict"), (dict, "builtins.dict"), (dict, "__builtin__.dict"),
     (np.dtype, "numpy.dtype"), (np.dtypes.Float64DType, "numpy.dtypes.Float64DType"),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),

@@ -19,8 +19,8 @@ def pipeline_loader(pipeline: Any) -> Any:
         left_out = {name: None for name, spec in index.items() if spec == [None, None]}
         modules = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
         headless = {name: part for name, part in modules.items() if type(part).__name__ != index[name][1]}
-        given = left_out | parts | dict.fromkeys(headless)  # it takes parts of the classes in its index only
-        pipe = pipeline.from_pretrained(folder, **given, dtype=dtype, local_files_only=True, use_safetensors=True)
+        components = left_out | parts | dict.fromkeys(headless)  # it takes parts of the classes in its index only
+        pipe = pipeline.from_pretrained(folder, **components, dtype=dtype, local_files_only=True, use_safetensors=True)
         pipe.register_modules(**headless)
         return pipe
 

@@ -125,7 +125,7 @@ def instructed(params: Params, pictures: list[PIL.Image]) -> dict[str, Any]:
 
 def sized_by_picture(run: Callable[..., Any]) -> Callable[..., Any]:
     """A pipeline that takes its size from the picture."""
-    return lambda width, height, **given: run(**given)
+    return lambda width, height, **options: run(**options)
 
 
 def latent_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:

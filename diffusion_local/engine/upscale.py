@@ -127,18 +127,18 @@ class Upscaler:
 
     def _paste(self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image) -> None:
         """Enlarge a box with its margin, and blend it into its finished neighbours."""
-        seen, kept = around(box, OVERLAP, source.size), around(box, BLEND, source.size)
+        seen, blended = around(box, OVERLAP, source.size), around(box, BLEND, source.size)
         array = torch.from_numpy(np.array(source.crop(seen))).movedim(-1, 0)[None]
         with torch.no_grad():
             made = network.run((array.float() / 255).to(self._device, network.dtype))
         pixels = (made[0].float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
         left, top, right, bottom = (
-            (edge - low) * network.scale for edge, low in zip(kept, (*seen[:2], *seen[:2]), strict=True)
+            (edge - low) * network.scale for edge, low in zip(blended, (*seen[:2], *seen[:2]), strict=True)
         )
         size = (right - left, bottom - top)
-        across, down = (2 * (edge - start) * network.scale for edge, start in zip(box[:2], kept[:2], strict=True))
+        across, down = (2 * (edge - start) * network.scale for edge, start in zip(box[:2], blended[:2], strict=True))
         mask = ImageChops.multiply(ramp(size, across), ramp(size[::-1], down).transpose(PIL.Transpose.TRANSPOSE))
-        at = (kept[0] * network.scale, kept[1] * network.scale)
+        at = (blended[0] * network.scale, blended[1] * network.scale)
         large.paste(PIL.fromarray(pixels).crop((left, top, right, bottom)), at, mask)
 
 

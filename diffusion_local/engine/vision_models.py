@@ -211,15 +211,15 @@ def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, c
 def run_child(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedProcess[bytes]:
     """Run a command with ``sent`` as its standard input, for at most TIMEOUT_SECONDS. Kill it if ``check`` raises."""
     until = time.monotonic() + TIMEOUT_SECONDS
-    given: bytes | None = sent
+    pending: bytes | None = sent
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             while True:
                 try:
-                    output, problem = process.communicate(given, timeout=CHECK_SECONDS)
+                    output, problem = process.communicate(pending, timeout=CHECK_SECONDS)
                     return subprocess.CompletedProcess(command, process.returncode, output, problem)
                 except subprocess.TimeoutExpired:
-                    given = None  # the next call sends the rest of the input
+                    pending = None  # the next call sends the rest of the input
                     check()
                     if time.monotonic() > until:
                         process.kill()

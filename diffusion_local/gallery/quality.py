@@ -90,10 +90,10 @@ def is_noise(grey: PIL.Image) -> bool:
     if min(grey.size) < LEAST_SIDE:
         return False
     whole = variance(grey)
-    kept = {size: variance(grey.reduce(size)) for size in MOST_NOISE_KEPT}
-    if whole < LEAST_VARIANCE or any(kept[size] > most * whole for size, most in MOST_NOISE_KEPT.items()):
+    remaining = {size: variance(grey.reduce(size)) for size in MOST_NOISE_KEPT}
+    if whole < LEAST_VARIANCE or any(remaining[size] > most * whole for size, most in MOST_NOISE_KEPT.items()):
         return False
-    if kept[32] > 1 and kept[16] < LEAST_LOSS * kept[32]:
+    if remaining[32] > 1 and remaining[16] < LEAST_LOSS * remaining[32]:
         return False
     blocks = block_variances(grey)
     return min(blocks) > LEAST_EVEN * sum(blocks) / len(blocks)

@@ -105,17 +105,17 @@ def delete_old_sources(settings: Settings, database: Database, files: ImageFiles
     if not old:
         return 0
     with database.read() as db:
-        kept = {
+        used = {
             row[0]
             for table in ("jobs", "images")
             for name in PICTURES
             for row in db.execute(f"SELECT DISTINCT {json_field('params', name)} FROM {table}").fetchall()
         }
-        kept |= {row[0] for row in db.execute("SELECT DISTINCT source_id FROM source_uses").fetchall()}
+        used |= {row[0] for row in db.execute("SELECT DISTINCT source_id FROM source_uses").fetchall()}
     dropped = 0
     for source_id in old:
         file = files.source(source_id)
-        if source_id not in kept and modified_at(file) < before:  # a submit touches the sources it names
+        if source_id not in used and modified_at(file) < before:  # a submit touches the sources it names
             with database.write() as db:
                 db.execute("DELETE FROM source_owners WHERE source_id = ?", [source_id])
             file.delete()

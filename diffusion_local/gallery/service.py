@@ -113,9 +113,9 @@ class Pictures:
             if file.exists():
                 yield file_name(image), datetime.fromisoformat(image.created_at), file.chunks()
 
-    def _matching(self, wanted: GalleryFilter) -> Iterator[Image]:
+    def _matching(self, gallery_filter: GalleryFilter) -> Iterator[Image]:
         before = None
-        while page := self._images.page(ZIP_PAGE, before, wanted):
+        while page := self._images.page(ZIP_PAGE, before, gallery_filter):
             yield from page
             before = page[-1].id
 

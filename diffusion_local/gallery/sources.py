@@ -131,11 +131,11 @@ class Sources:
 
     def _keep(self, encoded: bytes, size: tuple[int, int]) -> Source:
         source = Source(sha256(encoded).hexdigest(), *size)
-        kept = self._files.source(source.id)
-        if kept.exists():
-            kept.touch()  # retention depends on the time of last use
+        stored = self._files.source(source.id)
+        if stored.exists():
+            stored.touch()  # retention depends on the time of last use
         else:
-            self._files.write_reserving(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
+            self._files.write_reserving(stored, lambda file: file.write(encoded), durable=True, needed=len(encoded))
         self._owners.add(source.id)
         return source
 
@@ -293,9 +293,9 @@ def to_png(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
     if picture.format in ANIMATED and getattr(picture, "is_animated", False):
         info = PngInfo()
         info.add_text(FIRST_FRAME, "of several")
-    kept, encoded = normalise(picture), io.BytesIO()
-    kept.save(encoded, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
-    return encoded.getvalue(), kept.size
+    picture_8_bit, encoded = normalise(picture), io.BytesIO()
+    picture_8_bit.save(encoded, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
+    return encoded.getvalue(), picture_8_bit.size
 
 
 def normalise(picture: PIL.Image) -> PIL.Image:
@@ -329,7 +329,7 @@ def to_8_bits(picture: PIL.Image) -> PIL.Image:
     scaled = wide.point(lambda value: value * (255 / scale) + 0.5).convert("L")
     clear = picture.info.get("transparency")
     if isinstance(clear, int):  # the transparent value, before scaling
-        alpha = ImageMath.lambda_eval(lambda given: given["wide"] != float(clear), wide=wide)
+        alpha = ImageMath.lambda_eval(lambda images: images["wide"] != float(clear), wide=wide)
         scaled = PIL.merge("LA", (scaled, alpha.point(lambda value: value * 255.0).convert("L")))
     return scaled
 

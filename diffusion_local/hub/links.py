@@ -230,13 +230,13 @@ class Links:
             raise HubProblem(message("link_page", source=source_text), kind="not_a_model")
 
 
-def civitai_link(files: list[dict[str, Any]], wanted: str, source: str, digest: str, folder: str) -> Link:
+def civitai_link(files: list[dict[str, Any]], name: str, source: str, digest: str, folder: str) -> Link:
     """Choose one of a version's files: the wanted one, or the primary or first one, in safetensors format if available.
     Raises HubProblem, and KeyError, TypeError or ValueError for a malformed response.
     """
     usable = [each for each in files if is_weights(str(each["name"]))]
-    if wanted:
-        usable = [each for each in usable if each["name"] == wanted]
+    if name:
+        usable = [each for each in usable if each["name"] == name]
     usable = [each for each in usable if str(each["name"]).lower().endswith(DEFAULT_SUFFIX)] or usable
     if not usable:
         known = [str(each["name"]) for each in files][:8]

@@ -111,8 +111,8 @@ def parse_batch(found: dict[str, Any]) -> ImportedBatch:
     if not found["batch"] or found.get("lane") not in tuple(Lane):
         raise InvalidParams("lane", message("queue_kind", known=list(Lane)))
     check_times(found)
-    kept = {name: found[name] for name in OPTIONAL_FIELDS if found.get(name)}
-    return ImportedBatch(found["batch"], {"name": found.get("name") or "", "lane": Lane(found["lane"])} | kept)
+    optional = {name: found[name] for name in OPTIONAL_FIELDS if found.get(name)}
+    return ImportedBatch(found["batch"], {"name": found.get("name") or "", "lane": Lane(found["lane"])} | optional)
 
 
 def check_times(found: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from diffusion_local.settings import Settings
 
 Source = str | bytes | Path | BinaryIO
 
-IN_MEMORY = 4_000_000  # bytes of validated jobs kept in memory before spooling to disk
+SPOOL_BYTES = 4_000_000  # bytes of validated jobs kept in memory before spooling to disk
 FIRST_IDS = 10
 MAX_NAMED = 5  # bad lines named in a refusal
 
@@ -147,7 +147,7 @@ class PromptLists:
         expand = parse_expansion(expand, self._settings)
         plan = self._plan(defaults, expand, expansion_seed)
         # Validated jobs are spooled to disk, so that the write lock is taken only when all of them are known.
-        with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="\n") as spool:
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES, "w+", encoding="utf-8", newline="\n") as spool:
             for params in plan.pictures_of(parse(data, form)):
                 spool.write(params.to_json() + "\n")
             if plan.bad_count and not skip_bad_lines:

@@ -35,9 +35,9 @@ class Message(str):
 
     def __new__(cls, id: str, params: Mapping[str, Any]) -> "Message":
         """Raises KeyError for an unknown id or a missing parameter."""
-        kept = {name: _normalise(value) for name, value in params.items()}
-        made = super().__new__(cls, _compose(DEFAULT_LANGUAGE, id, kept))
-        made.id, made.params = id, kept
+        normalised = {name: _normalise(value) for name, value in params.items()}
+        made = super().__new__(cls, _compose(DEFAULT_LANGUAGE, id, normalised))
+        made.id, made.params = id, normalised
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from diffusion_local.models.description import FOLDER_LAYOUT as PARTS_FOLDER
 from diffusion_local.models.description import READY, ModelFacts, Source, incomplete
 from diffusion_local.models.distilled import distillation_of
 from diffusion_local.models.folders import INPAINT_CHANNELS, read_config, read_json_object, weight_files
-from diffusion_local.models.probe import CHECKPOINT, DENOISER, PICTURE_CHANNELS, Contents, HeldPart, Probe, Unet
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, PIX2PIX_CHANNELS, Contents, HeldPart, Probe, Unet
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.types import Kind
 
@@ -194,7 +194,7 @@ def _architecture_of(folder: Path, changed: int) -> str:
 
 
 #: Kinds of work for UNets whose additional input channels carry a picture, by number of channels.
-UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PICTURE_CHANNELS: (Kind.TXT2IMG,)}
+UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PIX2PIX_CHANNELS: (Kind.TXT2IMG,)}
 
 
 def describe(

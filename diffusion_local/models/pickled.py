@@ -34,14 +34,14 @@ HARMLESS_GLOBALS = {
     "collections defaultdict", "builtins dict", "__builtin__ dict",
 }  # fmt: skip
 #: Classes of settings in checkpoints, which are loaded as empty stand-ins.
-SETTINGS = (
+SETTINGS_CLASSES = (
     "argparse Namespace", "omegaconf.listconfig ListConfig", "omegaconf.dictconfig DictConfig",
     "omegaconf.base ContainerMetadata", "omegaconf.base Metadata", "omegaconf.nodes AnyNode", "typing Any",
     "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
 )  # fmt: skip
-HARMLESS_GLOBALS.update(SETTINGS)
+HARMLESS_GLOBALS.update(SETTINGS_CLASSES)
 #: Kinds of files that store a whole program, by the start of a function that they call.
-PROGRAMS = (
+PROGRAM_CALLS = (
     ("__torch__.", "a TorchScript program"),
     ("ultralytics.", "a network that finds objects (YOLO)"), ("models.yolo.", "a network that finds objects (YOLO)"),
 )  # fmt: skip
@@ -119,7 +119,7 @@ def calls_problem(name: str, calls: tuple[str, ...]) -> Message | None:
     """The message about a pickle file that would call functions; None if it calls none."""
     if not calls:
         return None
-    kind = next((title for start, title in PROGRAMS if any(each.startswith(start) for each in calls)), "")
+    kind = next((title for start, title in PROGRAM_CALLS if any(each.startswith(start) for each in calls)), "")
     if kind:
         return message("file_program", name=name, kind=kind, calls=calls[0])
     return message("file_calls", name=name, calls=", ".join(calls[:3]))

@@ -18,7 +18,7 @@ ORIGINAL, DIFFUSERS = "original", "diffusers"
 SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
 KOLORS_ADDED = 5632
 #: Input channels of a UNet that also reads a picture (InstructPix2Pix).
-PICTURE_CHANNELS = 8
+PIX2PIX_CHANNELS = 8
 ATTENTION_BLOCK = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
 CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
@@ -49,7 +49,7 @@ class Unet:
             if self.added == KOLORS_ADDED:
                 return "kolors"
             return sdxl.DEPTHS.get(self.depths, "sdxl")
-        if (self.width, self.channels) == (SD1, PICTURE_CHANNELS):
+        if (self.width, self.channels) == (SD1, PIX2PIX_CHANNELS):
             return "sd1_instruct"
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
 

@@ -22,7 +22,7 @@ CLAUSES = re.compile(r"((?:(?<!\s)\s+)?[,.;:!?()\n]+\s*)")
 COMMAS = str.maketrans(
     dict(zip("，、。；：！？（）", [", ", ", ", ". ", ", ", ": ", "! ", "? ", "(", ")"], strict=True))
 )
-LONGEST = 8
+LONGEST_NAME = 8
 SILENT = ""
 
 
@@ -63,7 +63,7 @@ def translated(run: str, places: list[str], unknown: list[str]) -> str:
     known, missed, at = table(), "", 0
     found: list[str] = []
     while at < len(run):
-        word = next((run[at : at + n] for n in range(LONGEST, 0, -1) if run[at : at + n] in known), "")
+        word = next((run[at : at + n] for n in range(LONGEST_NAME, 0, -1) if run[at : at + n] in known), "")
         if not word:
             missed += run[at]
             at += 1

@@ -26,7 +26,7 @@ from diffusion_local.models.probe import (
     EMBEDDING,
     IP_ADAPTER,
     LORA,
-    PICTURE_CHANNELS,
+    PIX2PIX_CHANNELS,
     STRANGER,
     UPSCALER,
     Probe,
@@ -174,7 +174,7 @@ def unet_verdict(found: Probe) -> Verdict:
         reason = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
         return Verdict(UNSUPPORTED, reason)
     family = families.of_architecture(architecture)
-    if found.prediction == "edm" and unet.channels == PICTURE_CHANNELS:
+    if found.prediction == "edm" and unet.channels == PIX2PIX_CHANNELS:
         return Verdict(RECOGNISED, message("file_not_yet_that", title="CosXL Edit, which changes a picture"))
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)

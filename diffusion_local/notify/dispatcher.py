@@ -24,7 +24,7 @@ from diffusion_local.settings import Settings
 
 MAX_TRIES = 8  # delays of 10 s, then 4 times longer each: the last attempt about 15 hours after the first
 #: Events sent to a batch's own webhook.
-BATCH_OPTIONS = ("batch.done", "job.failed")
+BATCH_EVENTS = ("batch.done", "job.failed")
 IDLE = timedelta(seconds=20)  # idle time before it is announced: the user may just be thinking
 MOST_PICTURES = 100  # pictures per message
 STALE = timedelta(hours=1)  # age at which idle and paused notifications are obsolete
@@ -65,7 +65,7 @@ def report_time(settings: Settings) -> time | None:
 def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
     """Number of attempts by receiver. ``webhook``: the batch's own, or ""."""
     found = [*webhooks(settings)] if event in events(settings) else []
-    if webhook and event in BATCH_OPTIONS:
+    if webhook and event in BATCH_EVENTS:
         found.append(webhook)
     tries = dict.fromkeys(found, MAX_TRIES)
     hook = hooks.hook_receiver(settings, event)

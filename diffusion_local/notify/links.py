@@ -50,13 +50,13 @@ class Links:
 
     def bearer(self, path: str, query: str) -> Bearer | None:
         """The bearer of a signed ``query`` for ``path``, or None if the signature is missing, invalid or expired."""
-        given = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=20, errors="replace"))
-        if not all(name in given for name in SIGNED_FIELDS) or not given["expires"].isdecimal():
+        parameters = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=20, errors="replace"))
+        if not all(name in parameters for name in SIGNED_FIELDS) or not parameters["expires"].isdecimal():
             return None
-        values = {name: given[name] for name in SIGNED_FIELDS[:-1]}
-        if not hmac.compare_digest(self._signature(path, values).encode(), given["signature"].encode()):
+        values = {name: parameters[name] for name in SIGNED_FIELDS[:-1]}
+        if not hmac.compare_digest(self._signature(path, values).encode(), parameters["signature"].encode()):
             return None
-        return Bearer(given["account"], given["token"]) if time.time() < int(given["expires"]) else None
+        return Bearer(parameters["account"], parameters["token"]) if time.time() < int(parameters["expires"]) else None
 
     def _signature(self, path: str, values: dict[str, str]) -> str:
         text = "\n".join([path, *(values[name] for name in SIGNED_FIELDS[:-1])])

@@ -74,18 +74,18 @@ def as_json(studio: Any, value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def answer_json(studio: Any, operation: Operation, answer: Answer, given: dict[str, Any], value: Any) -> Json:
-    """The JSON object of an operation's result. ``given``: the arguments; ``value``: what the method returned."""
+def answer_json(studio: Any, operation: Operation, answer: Answer, sent: dict[str, Any], value: Any) -> Json:
+    """The JSON object of an operation's result. ``sent``: the call's arguments; ``value``: what the method returned."""
     match answer:
         case Constant(content=content):
             return content
         case Named(name=name):
             return {name: as_json(studio, list(value) if isinstance(value, Iterator) else value)}
         case Paged(name=name):
-            return {name: as_json(studio, value), "next": next_cursor(operation, given, value)}
+            return {name: as_json(studio, value), "next": next_cursor(operation, sent, value)}
         case After(operation=name, also=also):
             after = registry.OPERATIONS[name]
-            known = given | ({"job_id": given["job_ids"][0]} if given.get("job_ids") else {})
+            known = sent | ({"job_id": sent["job_ids"][0]} if sent.get("job_ids") else {})
             arguments = {each.name: known[each.name] for each in registry.arguments(after) if each.name in known}
             further = answer_json(studio, after, after.answer, arguments, registry.call(studio, after, arguments))
             return further | as_json(studio, value) if also else further
@@ -94,10 +94,10 @@ def answer_json(studio: Any, operation: Operation, answer: Answer, given: dict[s
     return as_json(studio, value)
 
 
-def next_cursor(operation: Operation, given: dict[str, Any], found: list[Any]) -> str | None:
+def next_cursor(operation: Operation, arguments: dict[str, Any], found: list[Any]) -> str | None:
     """Cursor of the next page; None after the last one."""
-    limit = given.get("limit", registry.signature(operation.name).parameters["limit"].default)
-    if not found or len(found) != limit or given.get("ids"):
+    limit = arguments.get("limit", registry.signature(operation.name).parameters["limit"].default)
+    if not found or len(found) != limit or arguments.get("ids"):
         return None
     last = found[-1]
     return last.batch.id if isinstance(last, BatchProgress) else last.id

@@ -164,14 +164,14 @@ def endpoint(operation: Operation) -> tuple[str, list[Argument]]:
     return name, arguments(operation, takes or None)
 
 
-def method_arguments(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
+def method_arguments(sent: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
     """Keyword arguments of a method from a caller's values; None counts as absent.
 
     Raises ValueError for an invalid enumeration value.
     """
     found: dict[str, Any] = {}
     for each in offered:
-        value = given.get(each.name)
+        value = sent.get(each.name)
         if value is None or (each.parameter == "job_ids" and not value):
             continue
         if each.parameter == "job_ids" and each.kind is str:
@@ -189,9 +189,9 @@ def method(studio: Any, operation: Operation) -> Any:
     return studio
 
 
-def call(studio: Any, operation: Operation, given: dict[str, Any]) -> Any:
+def call(studio: Any, operation: Operation, arguments: dict[str, Any]) -> Any:
     """Execute an operation with keyword arguments from ``method_arguments``."""
-    rest = dict(given)
+    rest = dict(arguments)
     alone = [each.name for each in signature(operation.name).parameters.values() if each.kind is each.POSITIONAL_ONLY]
     positional = [rest.pop(name) for name in alone if name in rest]
     return method(studio, operation)(*positional, **rest)

@@ -91,17 +91,17 @@ def region(box: Box, padding: int, shape: Size, size: Size) -> Box:
     left, top = max(0, box[0] - padding), max(0, box[1] - padding)
     right, bottom = min(size[0], box[2] + padding), min(size[1], box[3] + padding)
     width, height = right - left, bottom - top
-    wanted = (
+    target_size = (
         max(width, round(height * shape[0] / shape[1])),
         max(height, round(width * shape[1] / shape[0])),
     )
-    left, right = widened(left, right, wanted[0], size[0])
-    top, bottom = widened(top, bottom, wanted[1], size[1])
+    left, right = widened(left, right, target_size[0], size[0])
+    top, bottom = widened(top, bottom, target_size[1], size[1])
     return left, top, right, bottom
 
 
-def widened(start: int, end: int, wanted: int, most: int) -> tuple[int, int]:
-    """Widen a span to ``wanted`` pixels around its middle, within 0 and ``most``."""
-    length = min(max(wanted, end - start), most)
+def widened(start: int, end: int, least: int, most: int) -> tuple[int, int]:
+    """Widen a span to ``least`` pixels around its middle, within 0 and ``most``."""
+    length = min(max(least, end - start), most)
     start = min(max(0, start - (length - (end - start)) // 2), most - length)
     return start, start + length

@@ -105,22 +105,22 @@ class Option:
             return self.widget
         return Widget.NUMBER if self.is_number else Widget.CHOICE if self.choices or self.files else Widget.TEXT
 
-    def validate(self, given: Any) -> Any:
+    def validate(self, value: Any) -> Any:
         """Validate a value; None and empty text or lists give the default. Raises InvalidParams."""
-        if given is None or given == "" or given == () or given == []:
+        if value is None or value == "" or value == () or value == []:
             return self.default
         if self.check:
-            return self.check(self.name, given)
+            return self.check(self.name, value)
         if self.files:
-            return values.check_choice_or_file(self.name, given, self.choices)
+            return values.check_choice_or_file(self.name, value, self.choices)
         if self.choices:
-            return values.check_choice(self.name, given, self.choices)
+            return values.check_choice(self.name, value, self.choices)
         if self.type is int:
-            return values.check_integer(self.name, given, int(self.bounds[0]), int(self.bounds[1]))
+            return values.check_integer(self.name, value, int(self.bounds[0]), int(self.bounds[1]))
         if self.type is float:
-            return values.check_number(self.name, given, *self.bounds)
-        values.check_prompt(self.name, given)
-        return given.strip()
+            return values.check_number(self.name, value, *self.bounds)
+        values.check_prompt(self.name, value)
+        return value.strip()
 
     @property
     def bounds(self) -> tuple[float, float]:

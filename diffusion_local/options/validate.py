@@ -26,18 +26,18 @@ MAX_UPSCALED_PIXELS = 8192 * 8192
 TILE = 512
 
 
-def with_pictures(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
+def with_pictures(settings: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
     """Replace the pictures in options by ``keep(name of the field, picture)``, which returns an id.
 
     A picture is text, in the form in which a caller sends it. Other values are unchanged, including pictures that are
     not text, which ``complete`` refuses. Raises InvalidParams.
     """
-    done = dict(given)
+    done = dict(settings)
     for name in PICTURES:
-        if isinstance(text := given.get(name), str) and text:
+        if isinstance(text := settings.get(name), str) and text:
             done[name] = keep(name, text.strip())
     for name, record in RECORDS.items():
-        if given.get(name):
+        if settings.get(name):
             done[name] = [
                 each
                 | {
@@ -45,7 +45,7 @@ def with_pictures(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> 
                     for part in record.pictures
                     if (text := text_of(each.get(part)))
                 }
-                for place, each in enumerate(values.record_values(name, given[name], record))
+                for place, each in enumerate(values.record_values(name, settings[name], record))
             ]
     return done
 
@@ -56,11 +56,11 @@ def text_of(value: Any) -> str:
 
 def check_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not None. Raises InvalidParams for an unknown name."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    for name in given:
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    for name in chosen:
         if name not in SETTINGS:
             raise InvalidParams(name, message("not_a_field", known=list(SETTINGS)))
-    return given
+    return chosen
 
 
 def complete(
@@ -68,22 +68,22 @@ def complete(
     defaults: Defaults,
     limits: Limits,
     prompt: str,
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     size_of: SizeOf,
     sampling: Sampling = DIFFUSION,
 ) -> Params:
-    """Params with defaults for all options that ``given`` lacks.
+    """Params with defaults for all options that ``settings`` lacks.
 
     Options that depend on the model, the kind of work or each other are resolved here; others are validated as declared
     in the table. Raises InvalidParams naming all invalid values.
     """
-    kind = infer_kind(given)
+    kind = infer_kind(settings)
     faults = Faults()
     for name in refused_options(kind):
         with faults:
-            if is_given(value := given.get(name)) and value != OPTIONS[name].default:
+            if is_given(value := settings.get(name)) and value != OPTIONS[name].default:
                 raise InvalidParams(name, message("foreign_kind", kind=kind))
-    negative = given.get("negative", "")
+    negative = settings.get("negative", "")
     with faults:
         values.check_prompt("prompt", prompt, required=kind is not Kind.UPSCALE)
     with faults:
@@ -92,19 +92,19 @@ def complete(
     size = (defaults.width, defaults.height)
     if kind is not Kind.TXT2IMG:
         with faults:
-            done["source"] = values.check_needed_source("source", given.get("source"), kind)
+            done["source"] = values.check_needed_source("source", settings.get("source"), kind)
             size = source_size("source", done["source"], size_of)
     with faults:
-        done["seed"] = values.check_integer("seed", given["seed"], 0, values.MAX_SEED)
+        done["seed"] = values.check_integer("seed", settings["seed"], 0, values.MAX_SEED)
     if kind is Kind.UPSCALE:
         with faults:
-            done |= upscaling_options(size, given)
+            done |= upscaling_options(size, settings)
     else:
-        done |= denoising_options(kind, size, model_id, defaults, limits, sampling, given, size_of, faults)
+        done |= denoising_options(kind, size, model_id, defaults, limits, sampling, settings, size_of, faults)
     for name, option in OPTIONS.items():
         if name not in done and name not in ("prompt", "negative", *FOLLOW_MODEL, "source", "mask", "seed"):
             with faults:
-                done[name] = option.validate(given.get(name)) if kind in option.kinds else option.default
+                done[name] = option.validate(settings.get(name)) if kind in option.kinds else option.default
     for name in RECORDS:
         with faults:
             check_pictures(name, done.get(name, ()), size_of)
@@ -121,7 +121,7 @@ def denoising_options(
     defaults: Defaults,
     limits: Limits,
     sampling: Sampling,
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     size_of: SizeOf,
     faults: Faults,
 ) -> dict[str, Any]:
@@ -130,49 +130,49 @@ def denoising_options(
     if kind in STRENGTHS:
         whole = size
         with faults:
-            done["strength"] = value_or("strength", given, STRENGTHS[kind])
+            done["strength"] = value_or("strength", settings, STRENGTHS[kind])
         if kind is Kind.INPAINT:
             with faults:
-                done["mask"] = check_mask(given, whole, size_of)
+                done["mask"] = check_mask(settings, whole, size_of)
             with faults:
-                whole = extended_size(given, whole)
-        only_masked = kind is Kind.INPAINT and value_or("inpaint_area", given, INPAINT_AREAS[0]) == INPAINT_AREAS[1]
+                whole = extended_size(settings, whole)
+        only_masked = kind is Kind.INPAINT and value_or("inpaint_area", settings, INPAINT_AREAS[0]) == INPAINT_AREAS[1]
         size = (defaults.width, defaults.height) if only_masked else nearest_size(*whole, limits)
     with faults:
         done["width"], done["height"] = check_size(
-            given.get("width", size[0]), given.get("height", size[1]), limits, model_id
+            settings.get("width", size[0]), settings.get("height", size[1]), limits, model_id
         )
-        if given.get("outpaint") and not only_masked:
-            check_frame_shape((done["width"], done["height"]), whole, limits, given)
+        if settings.get("outpaint") and not only_masked:
+            check_frame_shape((done["width"], done["height"]), whole, limits, settings)
     sampler, schedule = "", ""
     with faults:
-        wanted = given.get("sampler")
+        wanted = settings.get("sampler")
         sampler, schedule = check_sampler(wanted if is_given(wanted) else defaults.sampler, sampling)
         done["sampler"] = sampler
     with faults:
-        done["steps"] = values.check_integer("steps", given.get("steps", defaults.steps), 1, limits.max_steps)
+        done["steps"] = values.check_integer("steps", settings.get("steps", defaults.steps), 1, limits.max_steps)
     with faults:
         done["guidance"] = values.check_number(
-            "guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance
+            "guidance", settings.get("guidance", defaults.guidance), 0.0, limits.max_guidance
         )
     with faults:
         if sampler:
-            done["schedule"] = check_schedule(given.get("schedule") or schedule, sampler, sampling)
+            done["schedule"] = check_schedule(settings.get("schedule") or schedule, sampler, sampling)
     with faults:
-        done["variation_seed"] = variation_seed(given)
+        done["variation_seed"] = variation_seed(settings)
     if "width" in done and kind in OPTIONS["hires_scale"].kinds:
         with faults:
-            check_second_pass((done["width"], done["height"]), limits, model_id, given)
+            check_second_pass((done["width"], done["height"]), limits, model_id, settings)
     return done
 
 
-def check_mask(given: Mapping[str, Any], size: Size, size_of: SizeOf) -> str:
+def check_mask(settings: Mapping[str, Any], size: Size, size_of: SizeOf) -> str:
     """The mask for a source of this size; "" if none is given and the picture is extended. Raises InvalidParams."""
-    if not given.get("mask") and given.get("outpaint"):
-        if not margins(OPTIONS["outpaint"].validate(given["outpaint"]), size):
+    if not settings.get("mask") and settings.get("outpaint"):
+        if not margins(OPTIONS["outpaint"].validate(settings["outpaint"]), size):
             raise InvalidParams("outpaint", message("outpaint_nothing"))
         return ""
-    mask = values.check_needed_source("mask", given.get("mask"), Kind.INPAINT)
+    mask = values.check_needed_source("mask", settings.get("mask"), Kind.INPAINT)
     width, height = source_size("mask", mask, size_of)
     # the same aspect ratio, except for a pixel of rounding in a smaller mask
     if abs(width * size[1] - height * size[0]) > max(*size, width, height):
@@ -180,21 +180,21 @@ def check_mask(given: Mapping[str, Any], size: Size, size_of: SizeOf) -> str:
     return mask
 
 
-def extended_size(given: Mapping[str, Any], size: Size) -> Size:
+def extended_size(settings: Mapping[str, Any], size: Size) -> Size:
     """The size of a source with the margins painted around it. Raises InvalidParams."""
-    width, height = margins(OPTIONS["outpaint"].validate(given.get("outpaint")), size).extended(size)
+    width, height = margins(OPTIONS["outpaint"].validate(settings.get("outpaint")), size).extended(size)
     check_upscaled_size("outpaint", width, height)
     return width, height
 
 
-def check_frame_shape(size: Size, whole: Size, limits: Limits, given: Mapping[str, Any]) -> None:
+def check_frame_shape(size: Size, whole: Size, limits: Limits, settings: Mapping[str, Any]) -> None:
     """Raise InvalidParams if scaling an extended picture to ``size`` would cut off more than rounding explains."""
     scale = max(size[0] / whole[0], size[1] / whole[1])
     cut = max(whole[0] * scale - size[0], whole[1] * scale - size[1])
     if cut <= limits.multiple * max(1, (max(whole) / min(whole) + 1) / 2):
         return
     slots = {"whole": f"{whole[0]}x{whole[1]}", "got": f"{size[0]}x{size[1]}"}
-    named = next((name for name in ("width", "height") if given.get(name) is not None), "outpaint")
+    named = next((name for name in ("width", "height") if settings.get(name) is not None), "outpaint")
     raise InvalidParams(named, message("outpaint_shape", **slots))
 
 
@@ -204,9 +204,9 @@ def check_upscaled_size(field: str, width: int, height: int) -> None:
         raise InvalidParams(field, message("upscaled_size", **most, got=f"{width}x{height}"))
 
 
-def check_second_pass(size: Size, limits: Limits, model_id: str, given: Mapping[str, Any]) -> None:
+def check_second_pass(size: Size, limits: Limits, model_id: str, settings: Mapping[str, Any]) -> None:
     """Check the size of a second pass and of its tiles. ``size`` is that of the first pass. Raises InvalidParams."""
-    scale, tile = (OPTIONS[name].validate(given.get(name)) for name in ("hires_scale", "hires_tile"))
+    scale, tile = (OPTIONS[name].validate(settings.get(name)) for name in ("hires_scale", "hires_tile"))
     if not scale:
         return
     if scale < 1:
@@ -227,27 +227,27 @@ def check_second_pass(size: Size, limits: Limits, model_id: str, given: Mapping[
         raise InvalidParams("hires_tile", message("hires_tiles", most=MAX_TILES, got=count))
 
 
-def value_or(name: str, given: Mapping[str, Any], default: Any) -> Any:
+def value_or(name: str, settings: Mapping[str, Any], default: Any) -> Any:
     """The validated value of an option, or ``default`` if absent. Zero counts as a value."""
-    value = given.get(name)
+    value = settings.get(name)
     return default if value is None or value == "" else OPTIONS[name].validate(value)
 
 
-def variation_seed(given: Mapping[str, Any]) -> int | None:
+def variation_seed(settings: Mapping[str, Any]) -> int | None:
     """The variation seed, random by default; None if no noise is mixed in."""
-    if not OPTIONS["variation_strength"].validate(given.get("variation_strength")):
+    if not OPTIONS["variation_strength"].validate(settings.get("variation_strength")):
         return None
-    seed = given.get("variation_seed")
+    seed = settings.get("variation_seed")
     drawn = values.draw_seed() if seed is None or str(seed) == "-1" else seed
     return values.check_integer("variation_seed", drawn, 0, values.MAX_SEED)
 
 
-def upscaling_options(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
+def upscaling_options(size: tuple[int, int], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Options of an upscale. Width and height are the result's; a step is a tile of the source."""
-    scale = value_or("scale", given, OPTIONS["scale"].initial)
+    scale = value_or("scale", settings, OPTIONS["scale"].initial)
     width, height = (round(side * scale) for side in size)
     check_upscaled_size("scale", width, height)
-    upscaler = value_or("upscaler", given, LANCZOS)
+    upscaler = value_or("upscaler", settings, LANCZOS)
     upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
     return {
         "width": width,
@@ -260,14 +260,14 @@ def upscaling_options(size: tuple[int, int], given: Mapping[str, Any]) -> dict[s
     }
 
 
-def ignored_warnings(params: Params, given: Mapping[str, Any]) -> list[str]:
+def ignored_warnings(params: Params, settings: Mapping[str, Any]) -> list[str]:
     """A warning for each given option that does not apply to this kind of work."""
     return [
         message("no_effect", name=name, kind=params.kind)
         for name, option in OPTIONS.items()
         if params.kind not in option.kinds
         and name not in refused_options(params.kind)
-        and is_given(value := given.get(name))
+        and is_given(value := settings.get(name))
         and value != option.default
     ]
 
@@ -341,14 +341,14 @@ def lora_from_tag(tag: tags.Tag) -> Lora:
     return values.check_lora("loras", {"name": tag.name, "weight": weight})
 
 
-def infer_kind(given: Mapping[str, Any]) -> Kind:
+def infer_kind(settings: Mapping[str, Any]) -> Kind:
     """The given kind of work, or the one that the given pictures imply."""
-    if not given.get("kind"):
+    if not settings.get("kind"):
         return (
             Kind.INPAINT
-            if given.get("mask") or given.get("outpaint")
+            if settings.get("mask") or settings.get("outpaint")
             else Kind.IMG2IMG
-            if given.get("source")
+            if settings.get("source")
             else Kind.TXT2IMG
         )
-    return Kind(values.check_choice("kind", given["kind"], tuple(Kind)))
+    return Kind(values.check_choice("kind", settings["kind"], tuple(Kind)))

@@ -74,12 +74,12 @@ def check_number(field: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
         raise InvalidParams(field, message("decimal_comma", got=echo(value)))
     try:
-        given = float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise InvalidParams(field, message("number", **bounds, got=echo(value))) from None
-    if isinstance(value, bool) or not low <= given <= high:
+    if isinstance(value, bool) or not low <= number <= high:
         raise InvalidParams(field, message("range", **bounds, got=echo(value)))
-    return given
+    return number
 
 
 def format_bound(bound: float) -> str:
@@ -88,10 +88,10 @@ def format_bound(bound: float) -> str:
 
 
 def check_integer(field: str, value: Any, low: int, high: int) -> int:
-    given = check_number(field, value, low, high)
-    if given != int(given):
+    number = check_number(field, value, low, high)
+    if number != int(number):
         raise InvalidParams(field, message("whole_number", low=low, high=high, got=echo(value)))
-    return int(given)
+    return int(number)
 
 
 def check_choice(field: str, name: Any, known: tuple[str, ...]) -> str:
@@ -104,8 +104,8 @@ def check_choice(field: str, name: Any, known: tuple[str, ...]) -> str:
 
 def check_choice_or_file(field: str, name: Any, known: tuple[str, ...]) -> str:
     """The matching known name, ignoring case, or a valid file name."""
-    wanted = name.strip().casefold() if isinstance(name, str) else None
-    return next((each for each in known if each.casefold() == wanted), None) or check_file_name(field, name)
+    folded = name.strip().casefold() if isinstance(name, str) else None
+    return next((each for each in known if each.casefold() == folded), None) or check_file_name(field, name)
 
 
 def check_pass_position(field: str, value: Any) -> str:
@@ -248,8 +248,8 @@ def records(field: str, value: Any, kind: type[R], make: Callable[[str, dict[str
     """Validate entries by calling ``make(name of the entry, values)`` for each. Raises InvalidParams."""
     names = [each.name for each in fields(kind)]
     made = []
-    for place, given in enumerate(record_values(field, value, kind)):
-        found = {name: one for name, one in given.items() if one is not None}
+    for place, one_record in enumerate(record_values(field, value, kind)):
+        found = {name: one for name, one in one_record.items() if one is not None}
         for name in found:
             if name not in names:
                 raise InvalidParams(entry(field, place), message("picture_record_field", known=names, got=echo(name)))

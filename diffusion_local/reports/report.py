@@ -150,10 +150,10 @@ class ReportBuilder:
             self._add_done(row)
         elif state == State.FAILED:
             reason = reason_of(row["error_kind"] or "", from_json(row["error_message"] or "", row["error_json"]))
-            kept = self._reasons.setdefault(reason.id, reason)
-            kept.count += 1
-            if len(kept.job_ids) < MAX_LISTED_JOBS:
-                kept.job_ids.append(row["id"])
+            listed = self._reasons.setdefault(reason.id, reason)
+            listed.count += 1
+            if len(listed.job_ids) < MAX_LISTED_JOBS:
+                listed.job_ids.append(row["id"])
 
     def _add_done(self, row: dict[str, Any]) -> None:
         self.done.append(row["id"])

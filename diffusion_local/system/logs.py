@@ -86,8 +86,8 @@ def compressed_name(name: str) -> str:
 def compress(source: str, target: str) -> None:
     """Rotate a full log, compressing it if the disk has room."""
     try:
-        with Path(source).open("rb") as full, gzip.open(target, "wb", compresslevel=1) as kept:
-            shutil.copyfileobj(full, kept)
+        with Path(source).open("rb") as full, gzip.open(target, "wb", compresslevel=1) as compressed:
+            shutil.copyfileobj(full, compressed)
         Path(source).unlink()
     except OSError:
         Path(source).replace(target)
@@ -111,13 +111,13 @@ def trim(settings: Settings) -> int:
         with contextlib.suppress(OSError):
             info = path.stat()
             found.append((info.st_mtime, info.st_size, path))
-    kept, deleted = 0, 0
+    kept_bytes, deleted = 0, 0
     oldest = time.time() - KEPT_DAYS * 86400
     for at, size, path in sorted(found, reverse=True):
         if path.suffix == ".log" and at >= oldest:
             continue
-        if at >= oldest and kept + size <= MAX_KEPT_BYTES:
-            kept += size
+        if at >= oldest and kept_bytes + size <= MAX_KEPT_BYTES:
+            kept_bytes += size
         else:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -57,9 +57,9 @@ def bracketed(host: str) -> str:
 
 
 @contextmanager
-def announced(port: int, root: str = "", wanted: bool = True, scheme: str = "http") -> Iterator[None]:
+def announced(port: int, root: str = "", enabled: bool = True, scheme: str = "http") -> Iterator[None]:
     """Announce the server by mDNS as ``diffusion-local on <host>`` inside the context. Failures are only logged."""
-    if not wanted:
+    if not enabled:
         yield
         return
     from zeroconf import ServiceInfo, Zeroconf

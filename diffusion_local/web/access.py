@@ -117,9 +117,9 @@ def digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "replace")).digest()
 
 
-def trim(kept: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, bytes], None]") -> None:
-    while len(kept) > MOST_KEPT:
-        kept.popitem(last=False)
+def trim(entries: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, bytes], None]") -> None:
+    while len(entries) > MOST_KEPT:
+        entries.popitem(last=False)
 
 
 #: Paths that need no authentication: the sign-in with the files of its page, health checks, and pairing.

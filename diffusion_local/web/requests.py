@@ -73,8 +73,8 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        chosen = given if CLIENT_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        sent = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        chosen = sent if CLIENT_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
         began = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:

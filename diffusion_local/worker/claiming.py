@@ -57,19 +57,19 @@ class Claiming:
 
     def close(self) -> list[tuple[Job, DatabaseProblem]]:
         """Stop claiming and give waiting jobs back; returns those for which that failed, with the reason."""
-        kept = []
+        failed = []
         for job in self.waiting:
             try:
                 self._dispatch.requeue(job.claim, message("event_given_back", reason="shutdown"))
             except LostClaim:
                 continue
             except DatabaseProblem as problem:
-                kept.append((job, problem))
+                failed.append((job, problem))
         self._claimed = None
         if self._claimer is not None:
             self._claimer.shutdown()
             self._claimer = None
-        return kept
+        return failed
 
     def _claim(self) -> list[Job]:
         return self._dispatch.claim(self._loaded()) if self._dispatch.ready() else []

@@ -76,6 +76,6 @@ def assign_seats(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:
     """Set the places of the given parts; the others move to ``crew.left``."""
     for part, place in seats:
         part.place = place
-    kept = [part for part, _ in seats]
-    crew.left = [part for part in crew.parts if part not in kept] + crew.left
-    crew.parts = kept
+    seated = [part for part, _ in seats]
+    crew.left = [part for part in crew.parts if part not in seated] + crew.left
+    crew.parts = seated

@@ -37,28 +37,28 @@ PASSES = 2
 class Ladder:
     """Runs passes on the engine's memory rungs and learns which of them fit.
 
-    ``fits`` returns the measurements of a model on a device; ``learn`` records one. ``wanted``: the configured rung, or
+    ``fits`` returns the measurements of a model on a device; ``learn`` records one. ``rung``: the configured one, or
     ``auto``.
     """
 
     def __init__(
-        self, engine: Engine, fits: Callable[[str, str], list[Fit]], learn: Callable[[Fit], None], wanted: str
+        self, engine: Engine, fits: Callable[[str, str], list[Fit]], learn: Callable[[Fit], None], rung: str
     ) -> None:
         self._engine = engine
         self._fits = fits
         self._note = learn
-        self._wanted = "" if wanted == "auto" else wanted
+        self._configured_rung = "" if rung == "auto" else rung
         self._with_additions: dict[tuple[Any, ...], Fit] = {}
         self._most: dict[tuple[str, Kind, int, int], int] = {}
         self._room: dict[tuple[str, Kind, int, int], tuple[int, int]] = {}
 
-    def largest_pass(self, model: Model, params: Params, wanted: int) -> int:
-        """The largest number of pictures, at most ``wanted``, that should fit into memory in one pass."""
+    def largest_pass(self, model: Model, params: Params, size_limit: int) -> int:
+        """The largest number of pictures, at most ``size_limit``, that should fit into memory in one pass."""
         engine = self._engine
-        size = min(wanted, self._most.get(size_key(params), wanted))
+        size = min(size_limit, self._most.get(size_key(params), size_limit))
         while size > 1:
             learned = self._learned(model, params)
-            if engine.plan(model, params, learned, params.rung or self._wanted, size).takes <= engine.free():
+            if engine.plan(model, params, learned, params.rung or self._configured_rung, size).takes <= engine.free():
                 break
             size //= 2
         return max(1, size)
@@ -79,7 +79,7 @@ class Ladder:
         """
         engine, device, params = self._engine, self._engine.device, crew.parts[0].params
         learned = self._learned(model, params)
-        forced = params.rung or self._wanted if crew.held is None else crew.rung
+        forced = params.rung or self._configured_rung if crew.held is None else crew.rung
         choice = engine.plan(model, params, learned, forced, max(crew.size, len(crew.parts)))
         choice = self._with_known_room(choice, params)
         fit = next((each for each in learned if same_size(each, params)), None) or new_fit(params, device)
@@ -125,8 +125,8 @@ class Ladder:
         if made:
             peak = max(picture.facts.get("peak_bytes", 0) for picture in made) if crew.size == 1 else 0
             if down or (fit.worked, fit.peak_bytes < peak) != (choice.rung, False):
-                kept = fit.peak_bytes * (fit.worked == choice.rung)
-                fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, kept))
+                earlier_peak = fit.peak_bytes * (fit.worked == choice.rung)
+                fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, earlier_peak))
         if fit != known:
             self._record(fit, params)
         for picture in made:
@@ -186,14 +186,14 @@ REMEMBERED = PASSES * MOST_TOGETHER
 
 
 class PassSizes:
-    """Chooses how many pictures share a pass. ``wanted`` is the setting ``batch_size``: a number, or ``auto``.
+    """Chooses how many pictures share a pass. ``batch_size``: the setting: a number, or ``auto``.
 
     ``explores``: whether ``auto`` tries larger passes; otherwise it uses only sizes already measured to be faster.
     ``history`` returns durations of earlier pictures. One thread may ask while another records.
     """
 
-    def __init__(self, wanted: str, explores: bool, history: Callable[[Params], list[Share]]) -> None:
-        self._fixed = 0 if wanted == "auto" else int(wanted)
+    def __init__(self, batch_size: str, explores: bool, history: Callable[[Params], list[Share]]) -> None:
+        self._fixed = 0 if batch_size == "auto" else int(batch_size)
         self._explores = explores
         self._history = history
         self._known: dict[Work, dict[int, deque[float]]] = {}

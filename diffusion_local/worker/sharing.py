@@ -24,11 +24,11 @@ class Sharing:
     """One per worker; implements ``engine.Helper``. Used on the thread that runs passes."""
 
     def __init__(
-        self, dispatch: Dispatch, engine: Engine, catalog: Catalog, stop: Stop, wanted: str, least_seconds: float
+        self, dispatch: Dispatch, engine: Engine, catalog: Catalog, stop: Stop, share_gpus: str, least_seconds: float
     ) -> None:
-        """``wanted``: the setting ``share_gpus``; ``least_seconds``: see the setting ``share_gpus_seconds``."""
+        """``share_gpus``, ``least_seconds``: the settings ``share_gpus`` and ``share_gpus_seconds``."""
         self._dispatch, self._engine, self._catalog, self._stop = dispatch, engine, catalog, stop
-        self._enabled, self._least = wanted == "auto", least_seconds
+        self._enabled, self._least = share_gpus == "auto", least_seconds
         self._borrows = False
         self._slot, self._size = "", 0
         self._looked = self._heard = self._used = 0.0

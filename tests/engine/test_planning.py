@@ -42,8 +42,8 @@ def large(starter: Model, tmp_path: Path) -> Model:
     return replace(starter, id="large", family="sdxl", file=file, folder=config, sources=sources, defaults=defaults)
 
 
-def made(model: Model, worker: Worker, *learned: Fit, wanted: str = "") -> MemoryPlan:
-    return plan(model, worker, learned, "auto", wanted)
+def made(model: Model, worker: Worker, *learned: Fit, rung: str = "") -> MemoryPlan:
+    return plan(model, worker, learned, "auto", rung)
 
 
 def test_the_rung_follows_the_device(large: Model) -> None:
@@ -86,7 +86,7 @@ def test_what_was_learned_and_what_is_asked_for_count(large: Model) -> None:
     assert made(large, worker(10), failed).rung == "encoder_offload"
     measured = Fit("large", Kind.TXT2IMG, 1024, 1024, "A GPU", worked="resident", peak_bytes=9 * GIB)
     assert made(large, worker(10), measured).rung == "resident"
-    asked = made(large, worker(24), wanted="sequential")
+    asked = made(large, worker(24), rung="sequential")
     assert (asked.rung, asked.why) == ("sequential", "asked for")
 
 

@@ -94,5 +94,5 @@ def multicast() -> bool:
 
 def test_nothing_is_announced_that_was_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "addresses", lambda: pytest.fail("was asked"))
-    with network.announced(7860, wanted=False):
+    with network.announced(7860, enabled=False):
         pass

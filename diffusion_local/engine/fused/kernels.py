@@ -20,7 +20,7 @@ WHOLE_GROUP = 16384
 #: Tile of the kernels that iterate over pixels and channels.
 TILE_ROWS, TILE_COLUMNS = 32, 128
 #: Programs of the first pass over a large tensor: enough to fill the largest GPUs several times.
-PROGRAMS = 1056
+FIRST_PASS_PROGRAMS = 1056
 
 
 @triton.jit
@@ -249,7 +249,7 @@ class TritonOperations:
             return y
         tile = min(TILE_COLUMNS, power_of_two(channels))
         tiles = triton.cdiv(channels, tile)
-        share = triton.cdiv(pixels, max(1, min(1024, PROGRAMS // (pictures * tiles), pixels // TILE_ROWS)))
+        share = triton.cdiv(pixels, max(1, min(1024, FIRST_PASS_PROGRAMS // (pictures * tiles), pixels // TILE_ROWS)))
         share = triton.cdiv(share, TILE_ROWS) * TILE_ROWS
         parts = triton.cdiv(pixels, share)
         sums = torch.empty(pictures, parts, 2, channels, device=x.device, dtype=torch.float32)

@@ -54,8 +54,8 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         agent = request.headers.get("user-agent", "")
         try:
             next_device = secrets.token_urlsafe(32)
-            given = name, password, address, agent, device(request), next_device
-            secret = await anyio.to_thread.run_sync(accounts.sign_in, *given, limiter=hashing)
+            credentials = name, password, address, agent, device(request), next_device
+            secret = await anyio.to_thread.run_sync(accounts.sign_in, *credentials, limiter=hashing)
         except (Unauthorized, LimitReached) as error:
             return refused(request, error, name, following)
         answer: Response = to(request, following) if wants_html(request) else JSONResponse({"success": True})

@@ -70,10 +70,10 @@ def endpoint(operation: Operation, studio: Any) -> Callable[..., dict]:
     name, offered = registry.endpoint(operation)
 
     def call(*args: Any, **kwargs: Any) -> dict:
-        given = dict(zip((each.name for each in offered), args, strict=False)) | kwargs
-        if given.get("job_id") and given.get("job_ids"):
+        arguments = dict(zip((each.name for each in offered), args, strict=False)) | kwargs
+        if arguments.get("job_id") and arguments.get("job_ids"):
             raise InvalidParams("job_ids", message("without_job_id"))
-        known = registry.method_arguments(given, offered)
+        known = registry.method_arguments(arguments, offered)
         check_ids(known.get("job_ids", []))
         return answers.answer_json(studio, operation, operation.answer, known, registry.call(studio, operation, known))
 
@@ -241,8 +241,8 @@ def with_readable_errors_streamed(function: Any) -> Any:
 def without_nulls(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name; null, as sent by positional clients, counts as absent."""
     bound = inspect.signature(function).bind(*args, **kwargs).arguments
-    given = bound | bound.pop("options", {}) if isinstance(bound.get("options"), dict) else bound
-    return {name: value for name, value in given.items() if value is not None}
+    arguments = bound | bound.pop("options", {}) if isinstance(bound.get("options"), dict) else bound
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def signed_as(function: Any, call: Any) -> Any:

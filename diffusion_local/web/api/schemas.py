@@ -140,8 +140,8 @@ class Problem(BaseModel):
 def typed(title: str, noun: type | None = None, /, *without: str, **more: Any) -> Any:
     """A TypedDict with the fields of a dataclass, except those left out, plus ``more``."""
     hints = get_type_hints(noun) if noun else {}
-    kept = {each.name: hints[each.name] for each in fields(noun) if each.name not in without} if noun else {}
-    return TypedDict(title, kept | more)  # type: ignore[operator]
+    fields_of_noun = {each.name: hints[each.name] for each in fields(noun) if each.name not in without} if noun else {}
+    return TypedDict(title, fields_of_noun | more)  # type: ignore[operator]
 
 
 def several(kind: Any) -> Any:

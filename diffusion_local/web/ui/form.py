@@ -26,7 +26,7 @@ Make = Callable[[Option, Any, Studio], gr.components.Component]
 Field = TypeVar("Field", bound=gr.components.Component)
 WHOLE_NUMBER = re.compile(r"-?\d{1,20}")
 #: Options that a source picture determines.
-FROM_SOURCE = ("width", "height")
+SIZE_OF_SOURCE = ("width", "height")
 #: Width : height of the portrait sizes. The first is each model's own; the others can be turned to landscape.
 ASPECT_RATIOS = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))
 
@@ -244,7 +244,7 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
             name: each for name, each in given.items() if name in FORM_EXTRAS or Kind.UPSCALE in OPTIONS[name].kinds
         }
     elif kind != Kind.TXT2IMG:
-        given |= dict.fromkeys(FROM_SOURCE)
+        given |= dict.fromkeys(SIZE_OF_SOURCE)
     return given
 
 

@@ -29,7 +29,7 @@ OF_PICTURES = tuple(
 #: Axes that a grid offers. The installed LoRAs follow them, and any other field can be typed.
 AXES = (*PROMPT_AXES, "size", *(name for name in OF_PICTURES if OPTIONS[name].varies and name not in PROMPT_AXES))
 #: Options whose choices are files, which may be newer than the server's start.
-FILE_FIELDS = tuple(name for name in form.FILE_FIELDS if name in OF_PICTURES)
+LIST_FILE_FIELDS = tuple(name for name in form.FILE_FIELDS if name in OF_PICTURES)
 Make = Callable[[Studio], Any]
 
 
@@ -229,7 +229,7 @@ def once(studio: Studio) -> list[Any]:
     """Choices of ``DRAWN_ONCE`` for a page load, with models and LoRAs newer than the server's start."""
     loras = [each.name for each in studio.library.adapters()["loras"] if each.ready]
     own = (say("lists.own_model"), "")
-    files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in FILE_FIELDS)
+    files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in LIST_FILE_FIELDS)
     return [
         gr.Dropdown([own, *model_choices(studio.models())]),
         *files,
@@ -253,4 +253,4 @@ def times_at(place: str) -> list[str]:
 
 
 #: The fields that `once` updates.
-DRAWN_ONCE = ("model", *FILE_FIELDS, "axis_x", "axis_y", "axis_z")
+DRAWN_ONCE = ("model", *LIST_FILE_FIELDS, "axis_x", "axis_y", "axis_z")

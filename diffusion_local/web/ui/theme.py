@@ -23,7 +23,7 @@ PAGE_STYLE = re.sub(
     flags=re.DOTALL,
 )
 
-FONT = [
+FONT_STACK = [
     "ui-sans-serif",
     "system-ui",
     "-apple-system",
@@ -49,7 +49,7 @@ THEME = gr.themes.Base(
     radius_size=gr.themes.sizes.radius_md,
     spacing_size=gr.themes.sizes.spacing_md,
     text_size=gr.themes.sizes.text_sm,
-    font=FONT,
+    font=FONT_STACK,
     font_mono=MONO,
 ).set(
     **both(

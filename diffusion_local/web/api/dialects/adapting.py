@@ -160,11 +160,11 @@ def _replaced(field: str, got: str, to: str) -> Message:
     return message("replaced", field=field, got=echo(got), to=to)
 
 
-def passed_over(given: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[str]:
+def passed_over(fields: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[str]:
     """A warning for each ignored field that has a value other than its neutral one in ``harmless``."""
     return [
         message("passed_over", field=name, got=echo(value))
-        for name, value in given.items()
+        for name, value in fields.items()
         if name in harmless and value is not None and value != harmless[name]
     ]
 

@@ -21,7 +21,7 @@ from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.error_responses import of_validation, sentence
 
-LONGEST = MAX_WAIT  # seconds; limit of calls that have no time-out of their own
+CALL_SECONDS = MAX_WAIT  # seconds; limit of calls that have no time-out of their own
 MOST_CALLERS = 32  # per account; a caller is a program at an address
 MOST_ACCOUNTS = 1000
 
@@ -75,8 +75,8 @@ async def name_given(request: Request, field: str, names: Sequence[str]) -> str:
         body = await request.json()
     except (ValueError, RuntimeError, RecursionError):  # a form, or no body
         body = {}
-    given = set(body) | set(body.get("input") or ()) if isinstance(body, dict) else set()
-    return next((name for name in names if name in given), field if field in given else names[0])
+    sent = set(body) | set(body.get("input") or ()) if isinstance(body, dict) else set()
+    return next((name for name in names if name in sent), field if field in sent else names[0])
 
 
 def caller(request: Request) -> str:
@@ -113,19 +113,19 @@ class PerAccount(Generic[T]):
         return self._accounts.get(current().name, {}).pop(key, None)
 
 
-def put_last(kept: dict[str, V], key: str, value: V, most: int) -> None:
+def put_last(entries: dict[str, V], key: str, value: V, most: int) -> None:
     """Insert a key at the end, and drop the oldest ones beyond ``most``."""
-    kept[key] = value
-    while len(kept) > most:
-        del kept[next(iter(kept))]
+    entries[key] = value
+    while len(entries) > most:
+        del entries[next(iter(entries))]
 
 
-def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:
+def neutral(fields: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:
     """Raise InvalidParams for fields that would change the picture and are not supported; each name's ``neutrals`` are
     allowed.
     """
     for name, values in neutrals.items():
-        value = given.get(name)
+        value = fields.get(name)
         if value is not None and value not in values:
             raise InvalidParams(name, message("not_supported", got=echo(value)))
 

@@ -233,8 +233,8 @@ def read(
         elif ratio and ratio not in NO_SHAPE:
             options["width"], options["height"] = in_shape(ratio, pixels(megapixels), model)
     options = with_pictures(options, lambda name, text: own_picture(studio, request, name, text))
-    given = body.input.model_fields_set
-    fitted = adapted(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in given})
+    sent = body.input.model_fields_set
+    fitted = adapted(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in sent})
     return fitted.options, notes + fitted.warnings
 
 

@@ -90,11 +90,11 @@ def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str,
     by their ``headers``.
     """
     if path in (MODELS, "/"):
-        given = dict(headers)
-        agent = given.get(b"user-agent", b"").lower()
+        values = dict(headers)
+        agent = values.get(b"user-agent", b"").lower()
         if path == MODELS and agent.startswith(OF_REPLICATE):
             return REPLICATE, f"/replicate{path}"
-        if path == "/" and agent.startswith(OF_NODE) and b"text/html" not in given.get(b"accept", b""):
+        if path == "/" and agent.startswith(OF_NODE) and b"text/html" not in values.get(b"accept", b""):
             return A1111, DRAW_THINGS
     for dialect, pattern, target in PATH_ALIASES:
         found = pattern.fullmatch(path)

@@ -78,7 +78,7 @@ def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[st
     """
     if form == "png" and stored.suffix == ".png":
         return stored.read_bytes()
-    with stored.open() as kept, PIL.open(kept) as picture, image_decoding.share(picture):
+    with stored.open() as file, PIL.open(file) as picture, image_decoding.share(picture):
         return encoded_as(picture, form, quality, texts)
 
 

@@ -46,24 +46,24 @@ class Calls:
         if structure.excessive:
             raise InvalidParams("body", message("structure_bytes", most=MAX_STRUCTURE))
         try:
-            given = json.loads(body.decode())
+            call = json.loads(body.decode())
         except (ValueError, RecursionError):
             raise InvalidParams("body", message("json_body")) from None
-        if not isinstance(given, dict):
+        if not isinstance(call, dict):
             raise InvalidParams("body", message("json_object"))
         if kind is RouteKind.CALL_BY_NAME:
-            return {str(name): self._checked(value, owner) for name, value in given.items()}
-        kept = {name: given[name] for name in FIELDS_OF_KIND[kind] if given.get(name) is not None}
+            return {str(name): self._checked(value, owner) for name, value in call.items()}
+        fields = {name: call[name] for name in FIELDS_OF_KIND[kind] if call.get(name) is not None}
         if kind is RouteKind.CALL:
-            if not isinstance(kept.get("data"), list):
+            if not isinstance(fields.get("data"), list):
                 raise InvalidParams("data", message("parameter_list"))
             for name in ("data", "event_data"):
-                kept |= {name: self._checked(kept[name], owner)} if name in kept else {}
-        if "session_hash" in kept:
-            kept["session_hash"] = session_key(owner, kept["session_hash"])
+                fields |= {name: self._checked(fields[name], owner)} if name in fields else {}
+        if "session_hash" in fields:
+            fields["session_hash"] = session_key(owner, fields["session_hash"])
         if kind is RouteKind.CANCEL:
-            self.results(kept.get("event_id"), owner)
-        return kept
+            self.results(fields.get("event_id"), owner)
+        return fields
 
     def _checked(self, value: Any, owner: str, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:

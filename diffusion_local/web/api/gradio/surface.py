@@ -87,12 +87,12 @@ class Surface:
             await error_response(415, "unsupported_media_type", message("body_json"))(scope, receive, send)
             return
         most = self._list_bytes if actor.Scope.SUBMIT in actor.current().scopes else MOST_BYTES
-        given = await whole(receive, headers, most)
-        if given is None:
+        sent = await whole(receive, headers, most)
+        if sent is None:
             text = message("body_size", most=most)
             await error_response(413, "content_too_large", text)(scope, receive, send)
             return
-        body, encoded = await anyio.to_thread.run_sync(self._rewritten, route.kind, given, owner)
+        body, encoded = await anyio.to_thread.run_sync(self._rewritten, route.kind, sent, owner)
         index = body.get("fn_index") if route.kind is RouteKind.CALL else None
         is_call = route.kind in (RouteKind.CALL, RouteKind.CALL_BY_NAME)
         if is_call and not self._sessions.has_endpoint(parameters.get("api_name", ""), index):
@@ -104,8 +104,8 @@ class Surface:
                 await self._sessions.forget(key)
 
         replaced = (b"content-length", b"content-encoding", b"transfer-encoding", b"accept-encoding")
-        kept = [each for each in scope["headers"] if each[0] not in replaced]
-        scope = {**scope, "headers": [*kept, (b"content-length", str(len(encoded)).encode())]}
+        others = [each for each in scope["headers"] if each[0] not in replaced]
+        scope = {**scope, "headers": [*others, (b"content-length", str(len(encoded)).encode())]}
         if route.starts:
             await self._app(scope, sending(encoded, receive), Reply(send, started))
         else:
@@ -120,8 +120,8 @@ class Surface:
             finally:
                 watching.cancel()
 
-    def _rewritten(self, kind: RouteKind, given: bytes, owner: str) -> tuple[dict[str, Any], bytes]:
-        body = self._calls.body(kind, given, owner)
+    def _rewritten(self, kind: RouteKind, sent: bytes, owner: str) -> tuple[dict[str, Any], bytes]:
+        body = self._calls.body(kind, sent, owner)
         return body, json.dumps(body).encode()
 
 

@@ -32,7 +32,7 @@ from diffusion_local.web.error_responses import NOT_CACHED, error_response
 MAX_AGE = 900.0  # seconds after which an unused file is deleted
 MAX_FILES = 32  # per account at once
 MAX_PICTURES = 4  # bytes per account at once, as a multiple of the size limit of a picture
-FORM_BYTES = 100_000  # overhead of a form around its files
+FORM_OVERHEAD = 100_000  # overhead of a form around its files
 UPLOAD_PATH = re.compile(r"uploads/([0-9a-f]{32})")
 
 
@@ -146,7 +146,7 @@ def add(app: FastAPI, uploads: Uploads) -> None:
         """Store the files of a form, together at most as large as one picture; returns their paths for FileData."""
         authority.check("sources.add")  # before the body is read
         who = actor.current()
-        most = uploads.max_bytes + FORM_BYTES
+        most = uploads.max_bytes + FORM_OVERHEAD
         length = request.headers.get("content-length", "")
         size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else most
         if size > most:

@@ -103,9 +103,9 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
         parameters.append(parameter(IDEMPOTENCY_ARGUMENT, Annotated[str | None, Header(description=meaning)], None))
 
     def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
-        given = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
-        given |= {name: ",".join(request.query_params.getlist(name)) for name in REPEATED if given.get(name)}
-        known = registry.method_arguments(given, path + offered)
+        values = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
+        values |= {name: ",".join(request.query_params.getlist(name)) for name in REPEATED if values.get(name)}
+        known = registry.method_arguments(values, path + offered)
         if route.content:
             known[route.content] = named["content"]
         return answered(studio, operation, route, request, known, registry.call(studio, operation, known))
@@ -153,16 +153,16 @@ def binary() -> dict[str, Any]:
 
 
 def answered(
-    studio: Studio, operation: Operation, route: Route, request: Request, given: dict[str, Any], value: Any
+    studio: Studio, operation: Operation, route: Route, request: Request, arguments: dict[str, Any], value: Any
 ) -> Response:
     """The response for the ``value`` that the method returned."""
     answer = route.answer or operation.answer
     if isinstance(answer, File):
         defaults = {each.name: each.default for each in registry.arguments(operation)}
-        return download(answer.name.format_map(defaults | given), value)
+        return download(answer.name.format_map(defaults | arguments), value)
     if isinstance(answer, Whole) and isinstance(value, Receipt | ListReceipt):
         return accepted(studio, value)
-    content = answers.answer_json(studio, operation, answer, given, value)
+    content = answers.answer_json(studio, operation, answer, arguments, value)
     if route.method == "GET":
         link = linked(request, content["next"]) if isinstance(answer, Paged) else {}
         return tagged(request, content, link)
@@ -198,14 +198,14 @@ def status_urls(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[seriali
 
 
 async def until_ended(
-    studio: Studio, watch: Watch, name: str, given: dict[str, Any], seconds: float, request: Request
+    studio: Studio, watch: Watch, name: str, arguments: dict[str, Any], seconds: float, request: Request
 ) -> None:
     """Wait until a job or a batch has ended, time is up, or the caller has disconnected. Raises NotFound."""
 
     def ended() -> bool:
         if name == "job":
-            return studio.job(given["job_id"]).final
-        counts = studio.batches.get(given["batch_id"]).counts
+            return studio.job(arguments["job_id"]).final
+        counts = studio.batches.get(arguments["batch_id"]).counts
         return all(count == 0 for state, count in counts.items() if state not in FINAL)
 
     await until(watch, ended, seconds, request)

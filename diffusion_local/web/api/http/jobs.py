@@ -52,10 +52,10 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         preference = read_prefer(prefer)
 
         def enqueue() -> Receipt:
-            given = kept_pictures(studio, body.model_dump()) | {"idempotency_key": idempotency_key}
+            values = kept_pictures(studio, body.model_dump()) | {"idempotency_key": idempotency_key}
             submit = OPERATIONS["submit"]
             offered = registry.arguments(submit, submit.route("POST", "/jobs").takes)
-            return registry.call(studio, submit, registry.method_arguments(given, offered))
+            return registry.call(studio, submit, registry.method_arguments(values, offered))
 
         receipt = await anyio.to_thread.run_sync(enqueue)
         finished = bool(preference.seconds) and await until_final(

@@ -57,9 +57,9 @@ def router(studio: Studio) -> APIRouter:
 
         Parameters that are fields of a picture are defaults for lines without a value of their own.
         """
-        given, name = await sent(request, options)
-        given |= {"idempotency_key": idempotency_key, "name": given["name"] or name}
-        receipt = await anyio.to_thread.run_sync(called, studio, submit, given)
+        values, name = await sent(request, options)
+        values |= {"idempotency_key": idempotency_key, "name": values["name"] or name}
+        receipt = await anyio.to_thread.run_sync(called, studio, submit, values)
         return await anyio.to_thread.run_sync(accepted, studio, receipt)
 
     @lists.post("/lists/check", openapi_extra=BODY, responses=checked_as, response_model=None)
@@ -68,21 +68,21 @@ def router(studio: Studio) -> APIRouter:
         settings: Annotated[ListSettings, Query()],  # type: ignore[valid-type]
     ) -> serializers.Json:
         """Check a list without enqueuing it: number of pictures, models, seconds, bytes, prompts, bad lines."""
-        given, _ = await sent(request, settings)
-        return answers.as_json(studio, await anyio.to_thread.run_sync(called, studio, check, given))
+        values, _ = await sent(request, settings)
+        return answers.as_json(studio, await anyio.to_thread.run_sync(called, studio, check, values))
 
     return lists
 
 
-def called(studio: Studio, operation: Operation, given: dict[str, Any]) -> Any:
-    return registry.call(studio, operation, registry.method_arguments(given, registry.arguments(operation)))
+def called(studio: Studio, operation: Operation, values: dict[str, Any]) -> Any:
+    return registry.call(studio, operation, registry.method_arguments(values, registry.arguments(operation)))
 
 
 async def sent(request: Request, options: BaseModel) -> tuple[dict[str, Any], str]:
     """(the arguments, the name of the list's file)."""
-    given = options.model_dump()
-    content, form, name = await file_of(request, given["format"])
-    return given | {"content": content, "format": form}, name
+    values = options.model_dump()
+    content, form, name = await file_of(request, values["format"])
+    return values | {"content": content, "format": form}, name
 
 
 async def file_of(request: Request, form: str) -> tuple[bytes, str, str]:

@@ -74,10 +74,10 @@ def output_schema(kind: Any) -> Json:
     return schema if schema.get("type") == "object" else {"type": "object"} | schema
 
 
-def validated(model: type[BaseModel], given: Any) -> dict[str, Any]:
+def validated(model: type[BaseModel], arguments: Any) -> dict[str, Any]:
     """The given arguments without null values. Raises InvalidParams with the field's name."""
     try:
-        found = model.model_validate({} if given is None else given)
+        found = model.model_validate({} if arguments is None else arguments)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":

@@ -22,12 +22,12 @@ def source_of(studio: Any, field: str, text: str) -> str:
     """The id of the source picture that an argument gives: by its id, a gallery picture's id, or as Base64. Raises
     InvalidParams, NotFound.
     """
-    given = text.strip()
-    if SOURCE_ID.fullmatch(given):
-        return given
-    if ULID.fullmatch(given):
-        return str(studio.sources.from_image(given).id)
-    return str(studio.sources.add(decoded(field, given), field).id)
+    stripped = text.strip()
+    if SOURCE_ID.fullmatch(stripped):
+        return stripped
+    if ULID.fullmatch(stripped):
+        return str(studio.sources.from_image(stripped).id)
+    return str(studio.sources.add(decoded(field, stripped), field).id)
 
 
 def preview(data: bytes) -> bytes:

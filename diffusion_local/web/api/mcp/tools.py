@@ -100,10 +100,10 @@ class Tools:
     def get(self, name: str) -> Tool | None:
         return self._all.get(name)
 
-    async def call(self, tool: Tool, context: Context, given: Any) -> Result:
+    async def call(self, tool: Tool, context: Context, arguments: Any) -> Result:
         """Raises UserError; for an invalid argument with the tool's name for it."""
         try:
-            return await tool.call(context, validated(self._models[tool.name], given))
+            return await tool.call(context, validated(self._models[tool.name], arguments))
         except InvalidParams as error:
             option = tool.renamed.get(error.option, error.option)
             raise InvalidParams(option + error.field.removeprefix(error.option), error.problem) from None
@@ -112,25 +112,25 @@ class Tools:
 # -- making pictures ---------------------------------------------------------------------------------------------------
 
 
-async def generate_image(context: Context, given: dict[str, Any]) -> Result:
-    return await made(context, given | {"kind": Kind.TXT2IMG.value})
+async def generate_image(context: Context, arguments: dict[str, Any]) -> Result:
+    return await made(context, arguments | {"kind": Kind.TXT2IMG.value})
 
 
-async def edit_image(context: Context, given: dict[str, Any]) -> Result:
+async def edit_image(context: Context, arguments: dict[str, Any]) -> Result:
     """A model that reads reference pictures gets the image as its first reference, unless a mask or a strength is
     given.
     """
-    if given.get("mask") or given.get("outpaint"):
-        return await made(context, given | {"kind": Kind.INPAINT.value})
-    image, others = given.get("image"), given.get("references") or []
+    if arguments.get("mask") or arguments.get("outpaint"):
+        return await made(context, arguments | {"kind": Kind.INPAINT.value})
+    image, others = arguments.get("image"), arguments.get("references") or []
     if image and (
-        given.get("strength") is not None
-        or not await anyio.to_thread.run_sync(reads_pictures, context, given.get("model"))
+        arguments.get("strength") is not None
+        or not await anyio.to_thread.run_sync(reads_pictures, context, arguments.get("model"))
     ):
-        return await made(context, given | {"kind": Kind.IMG2IMG.value})
+        return await made(context, arguments | {"kind": Kind.IMG2IMG.value})
     if not image and not others:
         raise InvalidParams("image", message("source_needed", kind=Kind.IMG2IMG))
-    rest = {name: value for name, value in given.items() if name != "image"}
+    rest = {name: value for name, value in arguments.items() if name != "image"}
     references = [*([{"image": image}] if image else []), *record_values("references", others, Reference)]
     return await made(context, rest | {"references": references, "kind": Kind.TXT2IMG.value})
 
@@ -142,17 +142,17 @@ def reads_pictures(context: Context, model: str | None) -> bool:
     return found is not None and families.references_of(found.architecture) > 0
 
 
-async def upscale(context: Context, given: dict[str, Any]) -> Result:
-    return await made(context, given | {"kind": Kind.UPSCALE.value, "prompt": ""})
+async def upscale(context: Context, arguments: dict[str, Any]) -> Result:
+    return await made(context, arguments | {"kind": Kind.UPSCALE.value, "prompt": ""})
 
 
-async def made(context: Context, given: dict[str, Any]) -> Result:
+async def made(context: Context, arguments: dict[str, Any]) -> Result:
     """Submit, and wait for the pictures."""
-    seconds, picture = patience(given)
-    options = {name: value for name, value in given.items() if name not in ("seconds", "picture", "image")}
+    seconds, picture = patience(arguments)
+    options = {name: value for name, value in arguments.items() if name not in ("seconds", "picture", "image")}
 
     def submit() -> Any:
-        pictures = {"source": given.get("image"), "mask": given.get("mask")}
+        pictures = {"source": arguments.get("image"), "mask": arguments.get("mask")}
         return context.studio.submit(**with_pictures(options | pictures, partial(source_of, context.studio)))
 
     with one_more_wait():
@@ -170,9 +170,9 @@ async def made(context: Context, given: dict[str, Any]) -> Result:
     return Result(head | content | {"finished": finished}, images, picture)
 
 
-async def wait(context: Context, given: dict[str, Any]) -> Result:
-    seconds, picture = patience(given)
-    job_ids, batch_id = given.get("job_ids") or [], given.get("batch_id") or ""
+async def wait(context: Context, arguments: dict[str, Any]) -> Result:
+    seconds, picture = patience(arguments)
+    job_ids, batch_id = arguments.get("job_ids") or [], arguments.get("batch_id") or ""
     if bool(job_ids) == bool(batch_id):
         raise InvalidParams("job_ids", message("job_or_batch"))
     with one_more_wait():
@@ -184,11 +184,11 @@ async def wait(context: Context, given: dict[str, Any]) -> Result:
     return Result(content | {"finished": finished}, images, picture)
 
 
-async def get_job(context: Context, given: dict[str, Any]) -> Result:
-    picture = picture_form(given)
+async def get_job(context: Context, arguments: dict[str, Any]) -> Result:
+    picture = picture_form(arguments)
 
     def look() -> tuple[Json, list[Image]]:
-        job = context.studio.job(given["job_id"])
+        job = context.studio.job(arguments["job_id"])
         content, images = jobs_with_pictures(context.studio, [job])
         return content["jobs"][0], images
 
@@ -196,53 +196,53 @@ async def get_job(context: Context, given: dict[str, Any]) -> Result:
     return Result(content, images, picture)
 
 
-async def submit_list(context: Context, given: dict[str, Any]) -> Result:
-    content = given.pop("text")
-    receipt: ListReceipt = await anyio.to_thread.run_sync(lambda: context.studio.lists.submit(content, **given))
+async def submit_list(context: Context, arguments: dict[str, Any]) -> Result:
+    content = arguments.pop("text")
+    receipt: ListReceipt = await anyio.to_thread.run_sync(lambda: context.studio.lists.submit(content, **arguments))
     return Result(answers.as_json(context.studio, receipt))
 
 
-async def cancel(context: Context, given: dict[str, Any]) -> Result:
-    if not any(given.get(name) for name in ("job_ids", "batch_id", "waiting")):
+async def cancel(context: Context, arguments: dict[str, Any]) -> Result:
+    if not any(arguments.get(name) for name in ("job_ids", "batch_id", "waiting")):
         raise InvalidParams("job_ids", message("job_or_batch"))
-    touched = await anyio.to_thread.run_sync(lambda: context.studio.queue.cancel(**given))
+    touched = await anyio.to_thread.run_sync(lambda: context.studio.queue.cancel(**arguments))
     return Result({"job_ids": list(touched)})
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
-async def list_models(context: Context, given: dict[str, Any]) -> Result:
+async def list_models(context: Context, arguments: dict[str, Any]) -> Result:
     found = await anyio.to_thread.run_sync(context.studio.models)
     return Result({"models": [serializers.model(each) for each in found]})
 
 
-async def search_gallery(context: Context, given: dict[str, Any]) -> Result:
-    picture = picture_form(given, "none")
-    limit = check_integer("limit", given.pop("limit", 20), 1, MOST_JOBS)
-    filters = {name: value for name, value in given.items() if name != "picture"}
+async def search_gallery(context: Context, arguments: dict[str, Any]) -> Result:
+    picture = picture_form(arguments, "none")
+    limit = check_integer("limit", arguments.pop("limit", 20), 1, MOST_JOBS)
+    filters = {name: value for name, value in arguments.items() if name != "picture"}
     found: list[Image] = await anyio.to_thread.run_sync(lambda: context.studio.pictures.page(limit, **filters))
     following = found[-1].id if len(found) == limit else None
     return Result({"images": [serializers.image(each) for each in found], "next": following}, found, picture)
 
 
-async def queue(context: Context, given: dict[str, Any]) -> Result:
+async def queue(context: Context, arguments: dict[str, Any]) -> Result:
     snapshot = await anyio.to_thread.run_sync(lambda: context.studio.snapshot(20, 10))
     return Result(serializers.queue(snapshot))
 
 
-async def help_prompt(context: Context, given: dict[str, Any]) -> Result:
-    found: HelpedPrompt = await anyio.to_thread.run_sync(lambda: context.studio.prompts.help(**given))
+async def help_prompt(context: Context, arguments: dict[str, Any]) -> Result:
+    found: HelpedPrompt = await anyio.to_thread.run_sync(lambda: context.studio.prompts.help(**arguments))
     return Result(answers.as_json(context.studio, found))
 
 
-def patience(given: dict[str, Any]) -> tuple[float, str]:
+def patience(arguments: dict[str, Any]) -> tuple[float, str]:
     """(seconds to wait, form of pictures). Raises InvalidParams."""
-    return check_number("seconds", given.get("seconds", USUAL_SECONDS), 0, MOST_SECONDS), picture_form(given)
+    return check_number("seconds", arguments.get("seconds", USUAL_SECONDS), 0, MOST_SECONDS), picture_form(arguments)
 
 
-def picture_form(given: dict[str, Any], usual: str = "preview") -> str:
-    found = given.get("picture", usual)
+def picture_form(arguments: dict[str, Any], usual: str = "preview") -> str:
+    found = arguments.get("picture", usual)
     if found not in PICTURE_FORMS:
         raise InvalidParams("picture", message("one_of", known=list(PICTURE_FORMS), got=found))
     return str(found)

@@ -47,7 +47,7 @@ from diffusion_local.web.api.dialects.a1111.reading import (
 )
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import (
-    LONGEST,
+    CALL_SECONDS,
     PerAccount,
     caller,
     encoded,
@@ -92,7 +92,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
         receipts = newest[caller(request)] = await anyio.to_thread.run_sync(submitted)
         job_ids = [job_id for each in receipts for job_id in each.job_ids]
-        if not await until_final(studio, watch, job_ids, LONGEST, request):
+        if not await until_final(studio, watch, job_ids, CALL_SECONDS, request):
             raise NotDone(message("batch_goes_on", batch=receipts[0].batch_id))
         return receipts
 

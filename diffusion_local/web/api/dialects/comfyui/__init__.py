@@ -132,12 +132,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         prompt_id, client_id = text_of(body, "prompt_id"), text_of(body, "client_id")
         plan = read(graph, names_of(studio, aliases))
         options, warnings = options_of(studio, plan, uploads, strict)
-        kept = records.written(prompt_id, client_id, graph, plan.outputs, plan.work.node_id)
-        if len(kept) > MOST_GRAPH_CHARS:
+        record = records.written(prompt_id, client_id, graph, plan.outputs, plan.work.node_id)
+        if len(record) > MOST_GRAPH_CHARS:
             raise Refused("invalid_prompt", f"A graph must have at most {MOST_GRAPH_CHARS:,} characters.")
         key = records.KEY_PREFIX + prompt_id if prompt_id else None
         try:
-            receipt = studio.submit(**options, graph=kept, idempotency_key=key)
+            receipt = studio.submit(**options, graph=record, idempotency_key=key)
         except InvalidParams as error:
             raise refused(plan, graph, error) from None
         number = records.record(studio.graphs.get(receipt.batch_id)).number
@@ -153,7 +153,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.get("/queue")
     def queue() -> Json:
         """The caller's prompts: those with a running picture, and those that wait."""
-        each = [records.record(kept) for kept in reversed(studio.graphs.unfinished())]
+        each = [records.record(graph) for graph in reversed(studio.graphs.unfinished())]
         busy = running()
         return {
             "queue_running": [one.entry() for one in each if one.batch_id in busy],
@@ -171,8 +171,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         authority.check("queue.cancel")
         listed = set(ids_of(body))
         busy = running()
-        for kept in studio.graphs.unfinished():
-            each = records.record(kept)
+        for graph in studio.graphs.unfinished():
+            each = records.record(graph)
             if each.batch_id not in busy and (body.get("clear") or listed & {each.id, each.batch_id}):
                 studio.queue.cancel(batch_id=each.batch_id)
 
@@ -186,8 +186,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     def stop(prompt_id: str) -> None:
         authority.check("queue.cancel")
         busy = running()
-        for kept in studio.graphs.unfinished():
-            each = records.record(kept)
+        for graph in studio.graphs.unfinished():
+            each = records.record(graph)
             if each.batch_id in busy and prompt_id in ("", each.id, each.batch_id):
                 studio.queue.cancel(batch_id=each.batch_id)
 
@@ -199,7 +199,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     def history(max_items: int = MOST_HISTORY) -> Json:
         """The caller's ended prompts, oldest first."""
         limit = max(0, min(max_items, MOST_HISTORY))
-        each = [records.record(kept) for kept in reversed(studio.graphs.page(limit)) if kept.finished]
+        each = [records.record(graph) for graph in reversed(studio.graphs.page(limit)) if graph.finished]
         return {one.id: records.history(studio, one) for one in each}
 
     @api.get("/history/{prompt_id}")
@@ -222,8 +222,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     def forget(body: Json) -> None:
         authority.check("queue.forget")
         listed = set(ids_of(body))
-        for kept in studio.graphs.page():
-            each = records.record(kept)
+        for graph in studio.graphs.page():
+            each = records.record(graph)
             if each.finished and (body.get("clear") or listed & {each.id, each.batch_id}):
                 studio.queue.forget(batch_id=each.batch_id)
 
@@ -361,7 +361,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
 def converted(stored: StoredFile, form: str, quality: int) -> bytes:
     file = io.BytesIO()
-    with stored.open() as kept, PIL.open(kept) as picture, image_decoding.share(picture):
+    with stored.open() as opened, PIL.open(opened) as picture, image_decoding.share(picture):
         picture.convert("RGB").save(file, form.upper(), quality=max(1, min(quality, 100)))
     return file.getvalue()
 

@@ -91,17 +91,17 @@ def faults(graph: Mapping[str, Any], node_ids: list[str], names: Names) -> Itera
                 {"node_id": node_id, "class_type": name[:100]},
             )
             continue
-        given = inputs_of(graph[node_id])
+        inputs = inputs_of(graph[node_id])
         for key, each in NODES[name].inputs.items():
-            if key not in given:
+            if key not in inputs:
                 if each.required:
                     yield Fault(
                         node_id, "required_input_missing", "Required input is missing", key, {"input_name": key}
                     )
-            elif is_link(given[key]):
-                yield from link_faults(graph, node_id, key, each, given[key])
+            elif is_link(inputs[key]):
+                yield from link_faults(graph, node_id, key, each, inputs[key])
             else:
-                yield from value_faults(node_id, key, each, given[key], names)
+                yield from value_faults(node_id, key, each, inputs[key], names)
 
 
 def link_faults(graph: Mapping[str, Any], node_id: str, key: str, each: Input, link: list[Any]) -> Iterator[Fault]:
@@ -121,8 +121,8 @@ def link_faults(graph: Mapping[str, Any], node_id: str, key: str, each: Input, l
         yield Fault(node_id, "return_type_mismatch", "Return type mismatch between linked nodes", details, extra)
 
 
-def fits(kind: str, wanted: str) -> bool:
-    return kind == wanted or (kind, wanted) in (("INT", "FLOAT"), ("STRING", "COMBO"))
+def fits(kind: str, expected: str) -> bool:
+    return kind == expected or (kind, expected) in (("INT", "FLOAT"), ("STRING", "COMBO"))
 
 
 def value_faults(node_id: str, key: str, each: Input, value: Any, names: Names) -> Iterator[Fault]:

@@ -93,16 +93,16 @@ class Reader:
 
     def evaluate(self, node_id: str) -> None:
         name = checking.class_of(self._graph[node_id])
-        given = {key: self._input(node_id, key, each) for key, each in NODES[name].inputs.items()}
-        self._values[node_id] = NODE_READERS[name](self, node_id, given)
+        inputs = {key: self._input(node_id, key, each) for key, each in NODES[name].inputs.items()}
+        self._values[node_id] = NODE_READERS[name](self, node_id, inputs)
 
     def _input(self, node_id: str, key: str, declared: Input) -> Any:
-        given = checking.inputs_of(self._graph[node_id])
-        if key not in given:
+        inputs = checking.inputs_of(self._graph[node_id])
+        if key not in inputs:
             return declared.default
-        if not checking.is_link(given[key]):
-            return checking.converted(declared.kind, given[key])
-        value = self._values[given[key][0]][given[key][1]]
+        if not checking.is_link(inputs[key]):
+            return checking.converted(declared.kind, inputs[key])
+        value = self._values[inputs[key][0]][inputs[key][1]]
         if declared.kind in WIDGET_TYPES or declared.kind == "COMBO":  # from a primitive node: not validated yet
             found = list(checking.value_faults(node_id, key, declared, value, self._names))
             if found:
@@ -114,31 +114,31 @@ class Reader:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def checkpoint(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return Model(self._model(given["ckpt_name"]), node_id), Clip(), Vae()
+    def checkpoint(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return Model(self._model(inputs["ckpt_name"]), node_id), Clip(), Vae()
 
-    def unet(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        if given["weight_dtype"] not in (None, "default"):
-            self.warn(message("weight_type", got=given["weight_dtype"]))
-        return (Model(self._model(given["unet_name"]), node_id, split=True),)
+    def unet(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        if inputs["weight_dtype"] not in (None, "default"):
+            self.warn(message("weight_type", got=inputs["weight_dtype"]))
+        return (Model(self._model(inputs["unet_name"]), node_id, split=True),)
 
-    def clip(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+    def clip(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         return (Clip(),)
 
-    def vae(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (Vae(str(given["vae_name"]), node_id),)
+    def vae(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (Vae(str(inputs["vae_name"]), node_id),)
 
-    def lora(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        model, clip = given["model"], given.get("clip")
-        weight = given["strength_model"]
-        if given.get("strength_clip", weight) != weight:
-            self.warn(message("one_lora_weight", name=given["lora_name"], weight=format_number(weight)))
+    def lora(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        model, clip = inputs["model"], inputs.get("clip")
+        weight = inputs["strength_model"]
+        if inputs.get("strength_clip", weight) != weight:
+            self.warn(message("one_lora_weight", name=inputs["lora_name"], weight=format_number(weight)))
         if weight:
-            model = replace(model, loras=(*model.loras, (self.chosen("loras", given["lora_name"]), weight)))
+            model = replace(model, loras=(*model.loras, (self.chosen("loras", inputs["lora_name"]), weight)))
         return (model, clip) if clip is not None else (model,)
 
-    def upscaler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (self.chosen("upscalers", given["model_name"]),)
+    def upscaler(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (self.chosen("upscalers", inputs["model_name"]),)
 
     def _model(self, name: str) -> str:
         found = self.chosen("models", name)
@@ -150,107 +150,107 @@ class Reader:
     def chosen(self, key: str, value: str) -> str:
         return checking.chosen(value, self._names.lists.get(key, ()))
 
-    def text(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (Conditioning(given["text"], given["clip"], node_id),)
+    def text(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (Conditioning(inputs["text"], inputs["clip"], node_id),)
 
-    def last_layer(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        skip = -int(given["stop_at_clip_layer"])
-        return (replace(given["clip"], skip=skip if skip > 1 else 0),)
+    def last_layer(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        skip = -int(inputs["stop_at_clip_layer"])
+        return (replace(inputs["clip"], skip=skip if skip > 1 else 0),)
 
-    def zero(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (replace(given["conditioning"], zero=True),)
+    def zero(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (replace(inputs["conditioning"], zero=True),)
 
-    def flux_guidance(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (replace(given["conditioning"], guidance=given["guidance"]),)
+    def flux_guidance(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (replace(inputs["conditioning"], guidance=inputs["guidance"]),)
 
-    def control_net(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (Control(self.chosen("controls", given["control_net_name"])),)
+    def control_net(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (Control(self.chosen("controls", inputs["control_net_name"])),)
 
-    def union_type(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (replace(given["control_net"], mode=UNION_TYPES.get(str(given["type"]), "")),)
+    def union_type(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (replace(inputs["control_net"], mode=UNION_TYPES.get(str(inputs["type"]), "")),)
 
-    def control(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+    def control(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         """ControlNetApply has a single conditioning; its successor has two, of which the positive one is used."""
-        if not isinstance(given["image"], Picture):
+        if not isinstance(inputs["image"], Picture):
             raise failed([beyond(node_id, "only an image of LoadImage can be a control", "image")])
-        weight = given["strength"]
+        weight = inputs["strength"]
         made = replace(
-            given["control_net"],
-            picture=given["image"],
+            inputs["control_net"],
+            picture=inputs["image"],
             weight=weight,
-            start=given.get("start_percent") or 0.0,
-            end=1.0 if given.get("end_percent") is None else given["end_percent"],
+            start=inputs.get("start_percent") or 0.0,
+            end=1.0 if inputs.get("end_percent") is None else inputs["end_percent"],
             node_id=node_id,
         )
-        positive = given.get("positive") or given["conditioning"]
+        positive = inputs.get("positive") or inputs["conditioning"]
         if weight:
             positive = replace(positive, controls=(*positive.controls, made))
-        return (positive, given["negative"]) if "negative" in given else (positive,)
+        return (positive, inputs["negative"]) if "negative" in inputs else (positive,)
 
-    def canny(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (self._preprocessed(node_id, given, "canny"),)
+    def canny(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._preprocessed(node_id, inputs, "canny"),)
 
-    def invert(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (self._preprocessed(node_id, given, "invert"),)
+    def invert(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._preprocessed(node_id, inputs, "invert"),)
 
-    def _preprocessed(self, node_id: str, given: dict[str, Any], name: str) -> Picture:
-        if not isinstance(given["image"], Picture) or given["image"].preprocessor:
+    def _preprocessed(self, node_id: str, inputs: dict[str, Any], name: str) -> Picture:
+        if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
             raise failed([beyond(node_id, "only an image of LoadImage can be preprocessed", "image")])
-        return replace(given["image"], preprocessor=name)
+        return replace(inputs["image"], preprocessor=name)
 
-    def empty(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (Latent(node_id, given["width"], given["height"], given["batch_size"]),)
+    def empty(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (Latent(node_id, inputs["width"], inputs["height"], inputs["batch_size"]),)
 
-    def load(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return Picture(given["image"], node_id), Mask(given["image"], "alpha", node_id)
+    def load(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return Picture(inputs["image"], node_id), Mask(inputs["image"], "alpha", node_id)
 
-    def load_mask(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (Mask(given["image"], given["channel"], node_id),)
+    def load_mask(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (Mask(inputs["image"], inputs["channel"], node_id),)
 
-    def encode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        if isinstance(given["pixels"], Enlarged):
-            return (given["pixels"],)
-        if not isinstance(given["pixels"], Picture) or given["pixels"].preprocessor:
+    def encode(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        if isinstance(inputs["pixels"], Enlarged):
+            return (inputs["pixels"],)
+        if not isinstance(inputs["pixels"], Picture) or inputs["pixels"].preprocessor:
             raise failed([beyond(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")])
-        return (Latent(node_id, picture=given["pixels"], vae=given["vae"]),)
+        return (Latent(node_id, picture=inputs["pixels"], vae=inputs["vae"]),)
 
-    def encode_masked(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        [latent] = self.encode(node_id, given)
+    def encode_masked(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        [latent] = self.encode(node_id, inputs)
         if not isinstance(latent, Latent):
             raise failed([beyond(node_id, "only an image of LoadImage can have a mask", "pixels")])
-        return (replace(latent, mask=replace(given["mask"], grow=given["grow_mask_by"] or 0)),)
+        return (replace(latent, mask=replace(inputs["mask"], grow=inputs["grow_mask_by"] or 0)),)
 
-    def noise_mask(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        latent = given["samples"]
+    def noise_mask(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        latent = inputs["samples"]
         if not isinstance(latent, Latent) or latent.picture is None:
             raise failed([beyond(node_id, "only an encoded image of LoadImage can have a mask", "samples")])
-        return (replace(latent, mask=given["mask"]),)
+        return (replace(latent, mask=inputs["mask"]),)
 
-    def repeat(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        latent = given["samples"]
+    def repeat(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        latent = inputs["samples"]
         if not isinstance(latent, Latent):
             raise failed([beyond(node_id, "only an empty latent or an encoded image can be repeated", "samples")])
-        return (replace(latent, count=latent.count * given["amount"]),)
+        return (replace(latent, count=latent.count * inputs["amount"]),)
 
-    def sampler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (self._sampled(node_id, given, given["seed"], "seed", given["denoise"]),)
+    def sampler(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._sampled(node_id, inputs, inputs["seed"], "seed", inputs["denoise"]),)
 
-    def sampler_advanced(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+    def sampler_advanced(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         for key, value in (("add_noise", "enable"), ("return_with_leftover_noise", "disable")):
-            if given[key] != value:
+            if inputs[key] != value:
                 raise failed([beyond(node_id, f"must be {value}: a sampler is run as a whole", key)])
-        if given["start_at_step"] > 0:
+        if inputs["start_at_step"] > 0:
             raise failed([beyond(node_id, "must be 0: a sampler is run as a whole", "start_at_step")])
-        if given["end_at_step"] < given["steps"]:
+        if inputs["end_at_step"] < inputs["steps"]:
             raise failed([beyond(node_id, "must be at least steps: a sampler is run as a whole", "end_at_step")])
-        return (self._sampled(node_id, given, given["noise_seed"], "noise_seed", 1.0),)
+        return (self._sampled(node_id, inputs, inputs["noise_seed"], "noise_seed", 1.0),)
 
-    def _sampled(self, node_id: str, given: dict[str, Any], seed: int, seed_key: str, denoise: float) -> Work:
-        model, latent = given["model"], given["latent_image"]
-        positive, negative = given["positive"], given["negative"]
+    def _sampled(self, node_id: str, inputs: dict[str, Any], seed: int, seed_key: str, denoise: float) -> Work:
+        model, latent = inputs["model"], inputs["latent_image"]
+        positive, negative = inputs["positive"], inputs["negative"]
         if isinstance(latent, Enlarged):
             first = {"latent_image": Latent(node_id, 0, 0)}  # only the settings of this work are used
-            again = self._sampled(node_id, given | first, seed, seed_key, 1.0)
+            again = self._sampled(node_id, inputs | first, seed, seed_key, 1.0)
             return second_pass(self, node_id, again, latent, denoise)
         if not isinstance(latent, Latent):
             raise failed([beyond(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")])
@@ -264,18 +264,18 @@ class Reader:
             "prompt": positive.text,
             "negative": "" if negative.zero else negative.text,
             "model": model.name,
-            "steps": given["steps"],
+            "steps": inputs["steps"],
             "seed": seed % MOST_SEED,
-            "sampler": given["sampler_name"],
+            "sampler": inputs["sampler_name"],
             "count": latent.count,
         }
         if seed >= MOST_SEED:
             self.warn(message("seed_wrapped", field=seed_key, got=str(seed), to=str(seed % MOST_SEED)))
-        if given["scheduler"] not in OWN_SPACING:
-            options["schedule"] = given["scheduler"]
+        if inputs["scheduler"] not in OWN_SPACING:
+            options["schedule"] = inputs["scheduler"]
         if positive.guidance is not None:
             options["guidance"] = positive.guidance
-        options["cfg"] = given["cfg"]
+        options["cfg"] = inputs["cfg"]
         if model.loras:
             options["loras"] = [{"name": name, "weight": weight} for name, weight in model.loras]
         if positive.clip.skip:
@@ -316,12 +316,12 @@ class Reader:
             references=references,
         )
 
-    def decode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        work = given["samples"]
+    def decode(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        work = inputs["samples"]
         if not isinstance(work, Work):
             raise failed([beyond(node_id, "only what a sampler has made can be decoded", "samples")])
-        if given["vae"].name and work.vae.name != given["vae"].name:
-            work = replace(work, vae=given["vae"])
+        if inputs["vae"].name and work.vae.name != inputs["vae"].name:
+            work = replace(work, vae=inputs["vae"])
         return (self._same(work),)
 
     def _same(self, work: Work) -> Work:
@@ -331,30 +331,30 @@ class Reader:
     def _decoded(self) -> list[Work]:
         return [each for values in self._values.values() for each in values if isinstance(each, Work)]
 
-    def enlarge_latent(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (enlarged_latent(self, node_id, given),)
+    def enlarge_latent(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (enlarged_latent(self, node_id, inputs),)
 
-    def enlarge_image(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (enlarged_image(self, node_id, given),)
+    def enlarge_image(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (enlarged_image(self, node_id, inputs),)
 
-    def upscale(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        if isinstance(given["image"], Work) and given["image"].sampled:
-            return (Enlarged(given["image"], given["upscale_model"]),)
-        if not isinstance(given["image"], Picture) or given["image"].preprocessor:
+    def upscale(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        if isinstance(inputs["image"], Work) and inputs["image"].sampled:
+            return (Enlarged(inputs["image"], inputs["upscale_model"]),)
+        if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
             why = "only an image of LoadImage can be enlarged; save the picture first and enlarge it then"
             raise failed([beyond(node_id, why, "image")])
-        options = {"prompt": "", "kind": "upscale", "upscaler": given["upscale_model"]}
+        options = {"prompt": "", "kind": "upscale", "upscaler": inputs["upscale_model"]}
         origins = {"upscaler": (node_id, "upscale_model"), "scale": (node_id, "upscale_model")}
-        return (Work(node_id, options, picture=given["image"], origins=origins, sampled=False),)
+        return (Work(node_id, options, picture=inputs["image"], origins=origins, sampled=False),)
 
-    def show(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        if not isinstance(given["images"], Work):
+    def show(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        if not isinstance(inputs["images"], Work):
             raise failed([beyond(node_id, "only what a sampler or an upscaler has made can be shown", "images")])
-        self.shown.append(given["images"])
+        self.shown.append(inputs["images"])
         return ()
 
-    def primitive(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return (given["value"],)
+    def primitive(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        return (inputs["value"],)
 
 
 NODE_READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {

@@ -48,17 +48,17 @@ def written(prompt_id: str, client_id: str, graph: Json, outputs: list[str], wor
     return json.dumps(content, ensure_ascii=False)
 
 
-def record(kept: Graph) -> Record:
-    content = json.loads(kept.graph)
+def record(graph: Graph) -> Record:
+    content = json.loads(graph.graph)
     return Record(
-        content["id"] or kept.batch_id,
-        kept.batch_id,
+        content["id"] or graph.batch_id,
+        graph.batch_id,
         content["client_id"],
         content["graph"],
         content["outputs"],
         content["worker"],
-        kept.created_at,
-        kept.finished,
+        graph.created_at,
+        graph.finished,
     )
 
 

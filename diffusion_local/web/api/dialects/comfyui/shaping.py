@@ -20,7 +20,7 @@ from diffusion_local.web.api.dialects.comfyui.values import (
     failed,
 )
 
-Given = dict[str, Any]
+Inputs = dict[str, Any]
 
 
 class Reads(Protocol):
@@ -28,44 +28,44 @@ class Reads(Protocol):
     def chosen(self, key: str, value: str) -> str: ...
 
 
-def adapter_file(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    return (reader.chosen("ip_adapters", given["ipadapter_file"]),)
+def adapter_file(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+    return (reader.chosen("ip_adapters", inputs["ipadapter_file"]),)
 
 
-def any_adapter(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def any_adapter(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """IPAdapterUnifiedLoader: the studio chooses the file; for face presets one for faces."""
-    face = "FACE" in str(given["preset"])
-    return given["model"], "face" if face else "style"
+    face = "FACE" in str(inputs["preset"])
+    return inputs["model"], "face" if face else "style"
 
 
-def vision(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def vision(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     return ("",)
 
 
-def adapted(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def adapted(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """A model with an IP-Adapter's reference picture."""
-    if not isinstance(given["image"], Picture) or given["image"].preprocessor:
+    if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
         raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
     for key, usual in (("start_at", 0.0), ("end_at", 1.0), ("weight_type", "linear")):
-        if given.get(key) not in (None, usual, "standard"):
-            reader.warn(message("passed_over", field=key, got=str(given[key])))
-    named = given["ipadapter"]
+        if inputs.get(key) not in (None, usual, "standard"):
+            reader.warn(message("passed_over", field=key, got=str(inputs[key])))
+    named = inputs["ipadapter"]
     kind = {"use": named} if named in ("style", "face") else {"use": "style", "adapter": named}
-    mask = given.get("attn_mask")
-    made = Reference(given["image"], node_id, kind | {"weight": given["weight"]}, mask)
-    model: Model = given["model"]
-    return (replace(model, references=(*model.references, made)) if given["weight"] else model,)
+    mask = inputs.get("attn_mask")
+    made = Reference(inputs["image"], node_id, kind | {"weight": inputs["weight"]}, mask)
+    model: Model = inputs["model"]
+    return (replace(model, references=(*model.references, made)) if inputs["weight"] else model,)
 
 
-def scaled(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def scaled(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """FluxKontextImageScale: has no effect, because the studio scales references."""
-    if not isinstance(given["image"], Picture):
+    if not isinstance(inputs["image"], Picture):
         raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
-    return (given["image"],)
+    return (inputs["image"],)
 
 
-def reference_latent(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
-    latent, conditioning = given.get("latent"), given["conditioning"]
+def reference_latent(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+    latent, conditioning = inputs.get("latent"), inputs["conditioning"]
     if latent is None:
         return (conditioning,)
     if not isinstance(latent, Latent) or latent.picture is None:
@@ -73,26 +73,28 @@ def reference_latent(reader: Reads, node_id: str, given: Given) -> tuple[Any, ..
     return (replace(conditioning, references=(*conditioning.references, Reference(latent.picture, node_id))),)
 
 
-def instruction(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def instruction(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """TextEncodeQwenImageEdit and its successor with up to three images."""
-    images = [given.get(key) for key in ("image", "image1", "image2", "image3")]
+    images = [inputs.get(key) for key in ("image", "image1", "image2", "image3")]
     pictures = [each for each in images if each is not None]
     if not all(isinstance(each, Picture) for each in pictures):
         raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
-    made = Conditioning(given["prompt"], given["clip"], node_id, key="prompt")
+    made = Conditioning(inputs["prompt"], inputs["clip"], node_id, key="prompt")
     return (replace(made, references=tuple(Reference(each, node_id) for each in pictures)),)
 
 
-def area(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def area(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """ConditioningSetArea, in pixels, and ConditioningSetAreaPercentage, in shares."""
-    box = tuple(float(given[name]) for name in ("x", "y", "width", "height"))
-    made = Region("", node_id, box, given["strength"], pixels=all(isinstance(given[name], int) for name in ("x", "y")))
-    return (replace(given["conditioning"], area=made),)
+    box = tuple(float(inputs[name]) for name in ("x", "y", "width", "height"))
+    made = Region(
+        "", node_id, box, inputs["strength"], pixels=all(isinstance(inputs[name], int) for name in ("x", "y"))
+    )
+    return (replace(inputs["conditioning"], area=made),)
 
 
-def combined(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
+def combined(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """ConditioningCombine: the one with an area becomes a region of the other."""
-    first, second = given["conditioning_1"], given["conditioning_2"]
+    first, second = inputs["conditioning_1"], inputs["conditioning_2"]
     if second.area is None and first.area is not None:
         first, second = second, first
     if second.area is None:
@@ -109,7 +111,7 @@ def combined(reader: Reads, node_id: str, given: Given) -> tuple[Any, ...]:
     return (replace(first, regions=tuple(regions)),)
 
 
-NODE_READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
+NODE_READERS: dict[str, Callable[[Any, str, Inputs], tuple[Any, ...]]] = {
     "IPAdapterModelLoader": adapter_file,
     "IPAdapterUnifiedLoader": any_adapter,
     "CLIPVisionLoader": vision,
@@ -125,7 +127,7 @@ NODE_READERS: dict[str, Callable[[Any, str, Given], tuple[Any, ...]]] = {
 }
 
 
-def shaped(node_id: str, options: Given, positive: Conditioning, latent: Latent, denoise: float) -> Latent:
+def shaped(node_id: str, options: dict[str, Any], positive: Conditioning, latent: Latent, denoise: float) -> Latent:
     """Add the regions of a sampler's prompt to its options, and remove a latent picture that only serves as reference.
     A full repaint of a picture that the model reads as a reference starts from noise. Raises Refused.
     """
@@ -140,7 +142,7 @@ def shaped(node_id: str, options: Given, positive: Conditioning, latent: Latent,
     return latent
 
 
-def region_of(region: Region, options: Given, node_id: str) -> Given:
+def region_of(region: Region, options: dict[str, Any], node_id: str) -> dict[str, Any]:
     """An entry of the option ``regions``; areas in pixels need the size of an empty latent image."""
     x, y, width, height = region.box
     if region.pixels:
@@ -180,53 +182,53 @@ class Enlarged:
     size: tuple[int, int] | None = None
 
 
-def enlarged_latent(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarged:
+def enlarged_latent(reader: Warns, node_id: str, inputs: dict[str, Any]) -> Enlarged:
     """LatentUpscale and LatentUpscaleBy. Raises Refused unless the input is a sampler's result."""
-    if not isinstance(given["samples"], Work):
+    if not isinstance(inputs["samples"], Work):
         raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "samples")])
-    method = given["upscale_method"]
+    method = inputs["upscale_method"]
     if method in ("area", "bislerp"):
         reader.warn(message("replaced", field="upscale_method", got=method, to=LATENT_METHODS[method]))
-    return to_size(node_id, Enlarged(given["samples"], LATENT_METHODS[method]), given)
+    return to_size(node_id, Enlarged(inputs["samples"], LATENT_METHODS[method]), inputs)
 
 
-def enlarged_image(reader: Warns, node_id: str, given: dict[str, Any]) -> Enlarged | Picture:
+def enlarged_image(reader: Warns, node_id: str, inputs: dict[str, Any]) -> Enlarged | Picture:
     """ImageScale and ImageScaleBy, of a loaded picture, or after a sampler or an upscale model. Raises Refused for any
     other input.
     """
-    image = given["image"]
+    image = inputs["image"]
     if isinstance(image, Picture) and not (image.preprocessor or image.scaling):
-        return replace(image, scaling=scaling_of(node_id, given))
+        return replace(image, scaling=scaling_of(node_id, inputs))
     if isinstance(image, Enlarged) and (image.scale or image.size):
         raise failed([beyond(node_id, "a picture can be enlarged once before it is sampled again", "image")])
     if isinstance(image, Enlarged):
-        if "scale_by" in given:
+        if "scale_by" in inputs:
             why = "the factor of an upscale model is not known; give the size with ImageScale"
             raise failed([beyond(node_id, why, "scale_by")])
-        return to_size(node_id, image, given)
+        return to_size(node_id, image, inputs)
     if not isinstance(image, Work) or not image.sampled:
         raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "image")])
-    if given["upscale_method"] != "lanczos":
-        reader.warn(message("replaced", field="upscale_method", got=given["upscale_method"], to=LANCZOS))
-    return to_size(node_id, Enlarged(image, LANCZOS), given)
+    if inputs["upscale_method"] != "lanczos":
+        reader.warn(message("replaced", field="upscale_method", got=inputs["upscale_method"], to=LANCZOS))
+    return to_size(node_id, Enlarged(image, LANCZOS), inputs)
 
 
-def scaling_of(node_id: str, given: dict[str, Any]) -> Scaling:
+def scaling_of(node_id: str, inputs: dict[str, Any]) -> Scaling:
     """The scaling of a loaded picture. Raises Refused without a size."""
-    if "scale_by" in given:
-        return Scaling(given["upscale_method"], factor=given["scale_by"])
-    if not (given["width"] or given["height"]):
+    if "scale_by" in inputs:
+        return Scaling(inputs["upscale_method"], factor=inputs["scale_by"])
+    if not (inputs["width"] or inputs["height"]):
         raise failed([beyond(node_id, "a width or a height is needed", "width")])
-    return Scaling(given["upscale_method"], given["width"], given["height"], crop=given["crop"] == "center")
+    return Scaling(inputs["upscale_method"], inputs["width"], inputs["height"], crop=inputs["crop"] == "center")
 
 
-def to_size(node_id: str, found: Enlarged, given: dict[str, Any]) -> Enlarged:
+def to_size(node_id: str, found: Enlarged, inputs: dict[str, Any]) -> Enlarged:
     """The factor or size that a node names; a side of 0 follows the other. Raises Refused."""
-    if "scale_by" in given:
-        return replace(found, scale=given["scale_by"])
-    if not (given["width"] or given["height"]):
+    if "scale_by" in inputs:
+        return replace(found, scale=inputs["scale_by"])
+    if not (inputs["width"] or inputs["height"]):
         raise failed([beyond(node_id, "a width or a height is needed", "width")])
-    return replace(found, size=(given["width"], given["height"]))
+    return replace(found, size=(inputs["width"], inputs["height"]))
 
 
 def second_pass(reader: Warns, node_id: str, again: Work, latent: Enlarged, denoise: float) -> Work:

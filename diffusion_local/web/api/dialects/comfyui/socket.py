@@ -131,10 +131,10 @@ class Events:
     def news(self) -> list[Told]:
         """Events since the last call. A prompt that started and ended meanwhile is reported from its start."""
         newest = self._studio.graphs.page(MOST_NEW)  # read first: a prompt that is then not unfinished has ended
-        unfinished = {kept.batch_id: kept for kept in self._studio.graphs.unfinished()}
+        unfinished = {graph.batch_id: graph for graph in self._studio.graphs.unfinished()}
         if self._left is None:  # first call: prompts that had ended before are not reported
-            self._known = {kept.batch_id for kept in newest} - unfinished.keys()
-        found = {kept.batch_id: kept for kept in newest} | unfinished
+            self._known = {graph.batch_id for graph in newest} - unfinished.keys()
+        found = {graph.batch_id: graph for graph in newest} | unfinished
         for batch_id in sorted(found.keys() - self._known):
             each = records.record(found[batch_id])
             if each.client_id == self._client_id:

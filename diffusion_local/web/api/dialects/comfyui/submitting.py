@@ -193,20 +193,20 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tu
     return options, warnings
 
 
-def control(studio: Studio, wanted: Control, uploads: Uploads) -> dict[str, Any]:
+def control(studio: Studio, control: Control, uploads: Uploads) -> dict[str, Any]:
     """An entry of the option ``controls``. Raises Refused."""
-    assert wanted.picture is not None
-    given = {"type": wanted.picture.preprocessor, "model": wanted.name, "mode": wanted.mode}
-    numbers = {"weight": wanted.weight, "start": wanted.start, "end": wanted.end}
-    image = {"image": found(studio, wanted.picture, uploads)}
-    return image | {name: each for name, each in given.items() if each} | numbers
+    assert control.picture is not None
+    fields = {"type": control.picture.preprocessor, "model": control.name, "mode": control.mode}
+    numbers = {"weight": control.weight, "start": control.start, "end": control.end}
+    image = {"image": found(studio, control.picture, uploads)}
+    return image | {name: each for name, each in fields.items() if each} | numbers
 
 
-def reference(studio: Studio, given: Reference, uploads: Uploads) -> dict[str, Any]:
+def reference(studio: Studio, reference: Reference, uploads: Uploads) -> dict[str, Any]:
     """An entry of the option ``references``. Raises Refused, Overloaded."""
-    made = {"image": found(studio, given.picture, uploads)} | given.values
-    if given.mask is not None:
-        made["mask"] = studio.sources.add(painted(studio, given.mask, uploads), "mask").id
+    made = {"image": found(studio, reference.picture, uploads)} | reference.values
+    if reference.mask is not None:
+        made["mask"] = studio.sources.add(painted(studio, reference.mask, uploads), "mask").id
     return made
 
 
@@ -316,7 +316,7 @@ def refused(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
     node_id, key = (
         origins.get(entry) or origins.get(error.option) or (plan.work.node_id, renamed.get(error.option, error.field))
     )
-    given = checking.inputs_of(graph.get(node_id)).get(key)
-    extra = {"input_name": key, "received_value": checking.shortened(given)}
+    value = checking.inputs_of(graph.get(node_id)).get(key)
+    extra = {"input_name": key, "received_value": checking.shortened(value)}
     details = f"{key}: {error.problem}"
     return failed([Fault(node_id, "custom_validation_failed", "Value not possible here", details, extra)])

@@ -30,7 +30,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import (
-    LONGEST,
+    CALL_SECONDS,
     PerAccount,
     caller,
     encoded,
@@ -157,7 +157,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             form, quality = form_of(body)
             style = Shown(event, form, quality, body.partial_images or 0, body.quality, body.size)
             return streamed(studio, watch, receipt, style)
-        finished = await until_final(studio, watch, receipt.job_ids, LONGEST, request)
+        finished = await until_final(studio, watch, receipt.job_ids, CALL_SECONDS, request)
         if not finished or await request.is_disconnected():
             pending.left_at = time.monotonic()
             text = "It is not done yet, and goes on. Ask again."
