@@ -9,7 +9,8 @@ To judge the pictures of each speed by the starter's own evaluation, draw its re
 
     python -m scripts.starter.evaluate … --collect requests.json
     python scripts/bench_error.py --requests requests.json --pictures drawn
-    python -m scripts.starter.evaluate … --pictures drawn/fast
+    python -m scripts.starter.evaluate … --pictures drawn/fast --out evaluated/fast
+    python scripts/bench_error.py --evaluations evaluated
 """
 
 import argparse
@@ -54,12 +55,18 @@ def main() -> int:
     parser.add_argument("--requests", type=Path, help="requests of the starter's evaluation, drawn at each speed")
     parser.add_argument("--pictures", type=Path, help="folder for their pictures, in a folder for each speed")
     parser.add_argument("--speeds", nargs="+", choices=SPEEDS, default=list(SPEEDS), help="the first is exact")
+    parser.add_argument("--evaluations", type=Path, help="only record the evaluations in this folder, one a speed")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     if (options.requests is None) != (options.pictures is None):
         parser.error("--requests and --pictures belong together")
     if options.speeds[0] != "exact":
         parser.error("--speeds: the first must be exact, which the others are compared with")
+    if options.evaluations:
+        record = json.loads(options.out.read_text(encoding="utf-8"))
+        record["starter_evaluation"] = evaluations(options.evaluations)
+        options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return 0
     with tempfile.TemporaryDirectory() as home:
         go_offline(Path(home))
         keep_kernels(Path(home) / "kernels")
@@ -129,6 +136,25 @@ def draw_requests(engine: DiffusersEngine, catalog: Catalog, requests: dict[str,
         params = catalog.complete(prompt, settings | ({"negative": negative} if negative else {}))
         image = engine.generate(params, lambda step, preview: None).image
         image.save(folder / f"{key}.webp", "WEBP", quality=95, method=2)
+
+
+def evaluations(folder: Path) -> dict[str, Any]:
+    """Shares of pictures judged right, by speed, from ``folder/SPEED/evaluation.json``."""
+    found = {}
+    for speed in SPEEDS:
+        if (path := folder / speed / "evaluation.json").is_file():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            found[speed] = {
+                "concepts_top1": told["retrieval"]["plain_names"]["top1"],
+                "concepts_top1_held_out_openings": told["retrieval"]["held_out_templates"]["top1"],
+                "object_colour": told["object_colour"]["right"],
+                "background_colour": told["background_colour"]["right"],
+                "scene": told["scene"]["right"],
+                "pairs_both_top5": told["pairs"]["plain"]["both_top5"],
+                "pairs_both_top5_held_out_openings": told["pairs"]["held_out_templates"]["both_top5"],
+                "everyday_top1": told["everyday"]["top1"],
+            }
+    return found
 
 
 def distance(ones: list[np.ndarray], others: list[np.ndarray]) -> dict[str, Any]:
