@@ -58,19 +58,19 @@ def measured(jobs: int, claims: int, mixed: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         services = open_services(Settings.load({}, home=Path(home), engine="fake", max_queued=2 * jobs))
         fill(services, jobs, mixed)
-        told: dict[str, Any] = {"jobs": jobs}
+        figures: dict[str, Any] = {"jobs": jobs}
         if mixed:
-            told |= {"owners": OWNERS, "models": MODELS, "batches": BATCHES, "priorities": 3, "windows": 6}
+            figures |= {"owners": OWNERS, "models": MODELS, "batches": BATCHES, "priorities": 3, "windows": 6}
         seconds, taken = claim(services, claims)
-        told["claim_ms"] = percentiles(seconds)
-        told["idle_look_ms"] = percentiles(idle_looks(services))
-        told["snapshot_ms"] = percentiles([timed(services.studio.snapshot) for _ in range(LOOKS)])
-        told["page_of_20_batches_ms"] = percentiles([timed(services.studio.batches.page) for _ in range(LOOKS)])
-        told["pictures_of_owners"] = dict(sorted(Counter(owner for owner, _ in taken).items()))
+        figures["claim_ms"] = percentiles(seconds)
+        figures["idle_look_ms"] = percentiles(idle_looks(services))
+        figures["snapshot_ms"] = percentiles([timed(services.studio.snapshot) for _ in range(LOOKS)])
+        figures["page_of_20_batches_ms"] = percentiles([timed(services.studio.batches.page) for _ in range(LOOKS)])
+        figures["pictures_of_owners"] = dict(sorted(Counter(owner for owner, _ in taken).items()))
         models = [model for _, model in taken]
-        told["changes_of_model"] = sum(a != b for a, b in pairwise(models))
+        figures["changes_of_model"] = sum(a != b for a, b in pairwise(models))
         services.database.close()
-        return told
+        return figures
 
 
 def fill(services: Services, jobs: int, mixed: bool) -> None:

@@ -235,9 +235,9 @@ def night(services: Services, clock: Clock, pattern: Pattern, seed: int, prompts
     machine = Machine(services, clock, pattern, seed)
     machine.work(batch_id)
     services.workers.update(SLOT, "idle", machine.loaded)
-    told = services.studio.reports.batch(batch_id).forecast
-    assert told is not None
-    return asdict(told) | {"kills": machine.kills, "people": machine.people, "rests": machine.rests}
+    forecast = services.studio.reports.batch(batch_id).forecast
+    assert forecast is not None
+    return asdict(forecast) | {"kills": machine.kills, "people": machine.people, "rests": machine.rests}
 
 
 def nights(pattern: Pattern, home: Path, count: int, prompts: int, seed: int = 1) -> list[dict[str, Any]]:

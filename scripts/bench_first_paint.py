@@ -54,10 +54,10 @@ def visits(services: Services, count: int) -> dict[str, Any]:
     chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if chromium is None:
         sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with web_process(services) as (_, url), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        told["browser"] = f"Chromium {browser.version}"
+        figures["browser"] = f"Chromium {browser.version}"
         for device, size in SIZES.items():
             rows: dict[str, list[dict[str, float]]] = {"new": [], "again": []}
             for _ in range(count):
@@ -65,9 +65,9 @@ def visits(services: Services, count: int) -> dict[str, Any]:
                 for rows_of in rows.values():
                     rows_of.append(visit(context, url))
                 context.close()
-            told[device] = {"first_visit": rows["new"][0]} | {kind: summary(found) for kind, found in rows.items()}
+            figures[device] = {"first_visit": rows["new"][0]} | {kind: summary(found) for kind, found in rows.items()}
         browser.close()
-    return told
+    return figures
 
 
 def visit(context: Any, url: str) -> dict[str, float]:
@@ -82,10 +82,10 @@ def visit(context: Any, url: str) -> dict[str, float]:
     drawn = time.perf_counter() - began
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     page.wait_for_load_state("networkidle")
-    told = {"paint_ms": paint, "type_ms": typed * 1000, "drawn_ms": drawn * 1000}
-    told |= {"kb": sum(sent) / 1000, "requests": len(sent)}
+    figures = {"paint_ms": paint, "type_ms": typed * 1000, "drawn_ms": drawn * 1000}
+    figures |= {"kb": sum(sent) / 1000, "requests": len(sent)}
     page.close()
-    return {name: round(value) for name, value in told.items()}
+    return {name: round(value) for name, value in figures.items()}
 
 
 def summary(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -152,10 +152,10 @@ def in_home(measure: Callable[[Services], dict[str, Any]]) -> dict[str, Any]:
 def gallery(services: Services, count: int) -> dict[str, Any]:
     began = time.perf_counter()
     ids = fill_gallery(services, count)
-    told: dict[str, Any] = {"rows": count, "filled_in_s": round(time.perf_counter() - began, 1)}
-    told["database_mb"] = round(services.settings.database_file.stat().st_size / 1e6)
-    told["ms"] = {name: percentiles(timed(look)) for name, look in looks_at(services, ids).items()}
-    return told
+    figures: dict[str, Any] = {"rows": count, "filled_in_s": round(time.perf_counter() - began, 1)}
+    figures["database_mb"] = round(services.settings.database_file.stat().st_size / 1e6)
+    figures["ms"] = {name: percentiles(timed(look)) for name, look in looks_at(services, ids).items()}
+    return figures
 
 
 def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]:
@@ -191,14 +191,14 @@ def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]
         f"{BOARDS} boards of {len(boards) and boards[0].count}": services.studio.boards.all,
         "count": services.studio.gallery_count,
     }
-    for name, asked in filters.items():
-        looks[f"filter: {name}"] = partial(pictures.page, PAGE, **asked)
+    for name, gallery_filter in filters.items():
+        looks[f"filter: {name}"] = partial(pictures.page, PAGE, **gallery_filter)
     for name, words in SEARCHES.items():
         looks[f"search: {name}"] = partial(pictures.page, PAGE, search=words)
     looks[f"search: a common word, after {DEEP} pages"] = lambda: pictures.page(PAGE, deep, search="detailed")
-    for name, asked in filters.items():
-        looks[f"search: a common word, and {name}"] = partial(pictures.page, PAGE, search="detailed", **asked)
-        looks[f"search: a rare word, and {name}"] = partial(pictures.page, PAGE, search=RARE, **asked)
+    for name, gallery_filter in filters.items():
+        looks[f"search: a common word, and {name}"] = partial(pictures.page, PAGE, search="detailed", **gallery_filter)
+        looks[f"search: a rare word, and {name}"] = partial(pictures.page, PAGE, search=RARE, **gallery_filter)
     return looks
 
 
@@ -361,7 +361,7 @@ def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
     """Polls of each tab, without changes and with one more job each time; by the handler alone and over HTTP."""
     from diffusion_local.web.page_delta import TABS, delta_since
 
-    told = {}
+    figures = {}
     for tab in TABS:
         each = Page(client, tab)
         first = each.poll()
@@ -371,7 +371,7 @@ def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
             services.studio.submit(f"a red apple {number}")
             changed.append(each.poll())
         seen, _ = delta_since(services.studio, "", tab, []) or ("", {})
-        told[tab] = {
+        figures[tab] = {
             "first_bytes": first[1],
             "unchanged_http_ms": percentiles([seconds for seconds, _ in still]),
             "unchanged_bytes": still[-1][1],
@@ -380,15 +380,15 @@ def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
             "unchanged_handler_ms": percentiles(timed(partial(delta_since, services.studio, seen, tab, []))),
             "changed_handler_ms": percentiles(timed(partial(delta_since, services.studio, "", tab, []))),
         }
-    return told
+    return figures
 
 
 def tabs(services: Services, client: httpx.Client, web: psutil.Process) -> dict[str, Any]:
     """CPU time of the web process, as a share of one core: without tabs; with TABS tabs that poll once a second while
     nothing changes; and with a change every second, as while a picture is made.
     """
-    told: dict[str, Any] = {"open": TABS, "seconds": TAB_SECONDS}
-    told["share_of_a_core_with_none"] = share_of(web, TAB_SECONDS / 2)
+    figures: dict[str, Any] = {"open": TABS, "seconds": TAB_SECONDS}
+    figures["share_of_a_core_with_none"] = share_of(web, TAB_SECONDS / 2)
     opened = [Page(client, "queue") for _ in range(TABS)]
     stop = threading.Event()
 
@@ -405,14 +405,14 @@ def tabs(services: Services, client: httpx.Client, web: psutil.Process) -> dict[
     for thread in threads:
         thread.start()
     time.sleep(3)  # until each tab has polled
-    told["share_of_a_core"] = share_of(web, TAB_SECONDS)
+    figures["share_of_a_core"] = share_of(web, TAB_SECONDS)
     threads.append(threading.Thread(target=change))
     threads[-1].start()
-    told["share_of_a_core_while_all_changes"] = share_of(web, TAB_SECONDS)
+    figures["share_of_a_core_while_all_changes"] = share_of(web, TAB_SECONDS)
     stop.set()
     for thread in threads:
         thread.join()
-    return told
+    return figures
 
 
 def share_of(web: psutil.Process, seconds: float) -> float:

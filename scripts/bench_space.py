@@ -76,7 +76,7 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
         if old:
             as_before(services)
         forget(services)
-        told: dict[str, Any] = {"jobs": jobs, "mb_before": megabytes(settings)}
+        figures: dict[str, Any] = {"jobs": jobs, "mb_before": megabytes(settings)}
         with subprocess.Popen(
             [sys.executable, "-c", SUBMIT, str(settings.home)], stdout=subprocess.PIPE, text=True
         ) as child:
@@ -87,20 +87,20 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             if old:
                 upkeep.rewrite(services.database)
             else:
-                told["steps_ms"] = percentiles(upkeep.release_pages(services.database, 600))
+                figures["steps_ms"] = percentiles(upkeep.release_pages(services.database, 600))
             upkeep.truncate_log(services.database)
-            told["seconds"] = round(time.perf_counter() - clock, 2)
+            figures["seconds"] = round(time.perf_counter() - clock, 2)
             ended = time.time()
             time.sleep(2)  # until the last waiting submit is done
             child.kill()
             submits = [(float(at), float(took)) for at, took in map(str.split, child.stdout.read().splitlines()[:-1])]
-        told["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
-        told["submit_meanwhile_ms"] = percentiles([took for at, took in submits if at + took > began and at < ended])
+        figures["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
+        figures["submit_meanwhile_ms"] = percentiles([took for at, took in submits if at + took > began and at < ended])
         upkeep.truncate_log(services.database)
-        told["mb_after"] = megabytes(settings)
-        told["mb_free_after"] = round(upkeep.measure(services.database).free / 1e6, 2)
+        figures["mb_after"] = megabytes(settings)
+        figures["mb_free_after"] = round(upkeep.measure(services.database).free / 1e6, 2)
         services.database.close()
-        return told
+        return figures
 
 
 def fill(services: Services, jobs: int) -> None:

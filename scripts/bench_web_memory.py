@@ -64,23 +64,23 @@ def main() -> None:
 def memory(services: Services) -> dict[str, Any]:
     for number in range(PICTURES):
         draw(services, number)
-    told = {}
+    figures = {}
     with web_process(services) as (pid, url), sync_playwright() as driver:
-        told["at_rest"] = sizes(pid)
+        figures["at_rest"] = sizes(pid)
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         look(page, url, "create")
-        told["after_the_first_page"] = sizes(pid)
+        figures["after_the_first_page"] = sizes(pid)
         for view in VIEWS:
             look(page, url, view)
-        told["after_all_views"] = sizes(pid)
+        figures["after_all_views"] = sizes(pid)
         tabs = [browser.new_page() for _ in range(TABS - 1)]
         for number, tab in enumerate(tabs):
             look(tab, url, VIEWS[number % len(VIEWS)])
         time.sleep(5)  # each tab polls once a second
-        told["with_ten_tabs"] = sizes(pid)
+        figures["with_ten_tabs"] = sizes(pid)
         browser.close()
-    return told
+    return figures
 
 
 def draw(services: Services, number: int) -> None:
@@ -119,10 +119,10 @@ def gradio_alone() -> dict[str, Any]:
             page = browser.new_page()
             page.goto(url)
             page.locator("textarea").wait_for()
-            told = sizes(child.pid)
+            figures = sizes(child.pid)
             browser.close()
         child.stdin.close()
-    return told
+    return figures
 
 
 def chromium() -> str:

@@ -53,9 +53,9 @@ class Audit:
     violations: list[str] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, holds: bool, told: str) -> None:
+    def check(self, holds: bool, violation: str) -> None:
         if not holds:
-            self.violations.append(told)
+            self.violations.append(violation)
 
 
 def audit(settings: Settings, ledger: Ledger | None = None, drained: bool = True) -> Audit:
@@ -189,11 +189,11 @@ def check_pictures(found: Audit, settings: Settings, jobs: dict[str, Row], image
         found.check(job is None or job["state"] != "done", f"the picture of a done job was a stray: {key}")
     for image in images.values():
         check_picture(found, settings.gallery_folder / f"{image['key']}.png", image)
-    wanted = {f"{image['key']}{suffix}" for image in images.values() for suffix in (".png", ".webp")}
+    expected = {f"{image['key']}{suffix}" for image in images.values() for suffix in (".png", ".webp")}
     waiting = {job_id for job_id, job in jobs.items() if job["state"] == "queued"}  # what they need is left alone
     files = [path for path in settings.gallery_folder.rglob("*") if path.is_file() and path.stem not in waiting]
     lying = {path.relative_to(settings.gallery_folder).as_posix() for path in files}
-    found.check(lying == wanted, f"files and rows differ: {sorted(lying ^ wanted)[:5]}")
+    found.check(lying == expected, f"files and rows differ: {sorted(lying ^ expected)[:5]}")
     found.counts |= {"strays_moved_aside": len(swept.strays), "parts_dropped": len(parts)}
 
 

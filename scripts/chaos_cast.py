@@ -166,26 +166,26 @@ class Clients:
             if not count:
                 self.over.wait(0.05)
                 continue
-            wish = {"prompt": self._prompt(rng), "count": count, "steps": self._options.steps}
-            wish |= {"width": 128, "height": 128, "seed": rng.randrange(10**6)}
+            options = {"prompt": self._prompt(rng), "count": count, "steps": self._options.steps}
+            options |= {"width": 128, "height": 128, "seed": rng.randrange(10**6)}
             if name != "program" and rng.random() < 0.8:  # which may share passes, and is put aside for the others
-                wish |= {"lane": Lane.BATCH}
+                options |= {"lane": Lane.BATCH}
             else:
                 self.over.wait(rng.random() * 6)  # comes while what was submitted with others is being made
             key = f"{self._options.seed}-{rng.getrandbits(64)}" if name == "program" or rng.random() < 0.4 else None
-            ids = self._by_api(wish, key) if name == "program" else self._in_process(wish, key)
-            self._note(ids, str(wish["prompt"]), key)
+            ids = self._by_api(options, key) if name == "program" else self._in_process(options, key)
+            self._note(ids, str(options["prompt"]), key)
             if key and rng.random() < 0.5:  # a client that did not hear the answer asks again
                 self.resends += 1
-                self._note(self._in_process(wish, key), str(wish["prompt"]), key)
+                self._note(self._in_process(options, key), str(options["prompt"]), key)
             self.over.wait(rng.random() * 0.2)
 
-    def _reserve(self, wanted: int) -> int:
+    def _reserve(self, requested: int) -> int:
         """How many of the wanted jobs may be submitted now."""
         with self._lock:
             share = (self._killer.count + 1) / max(1, self._options.kills)
             room = min(self._options.jobs, 10 + int(self._options.jobs * share)) - self._asked
-            count = max(0, min(wanted, room))
+            count = max(0, min(requested, room))
             self._asked += count
             return count
 
@@ -195,15 +195,15 @@ class Clients:
             prompt += f" [{rng.choice(['crash', 'fail', 'flaky', 'slow:0.2'])}]"
         return prompt
 
-    def _in_process(self, wish: dict[str, Any], key: str | None) -> list[str]:
+    def _in_process(self, options: dict[str, Any], key: str | None) -> list[str]:
         while True:
             try:
-                return self._studio.submit(**wish, idempotency_key=key).job_ids
+                return self._studio.submit(**options, idempotency_key=key).job_ids
             except (DatabaseProblem, QueueBlocked):  # refused means that nothing was enqueued
                 self.refused += 1
                 self.over.wait(0.1)
 
-    def _by_api(self, wish: dict[str, Any], key: str | None) -> list[str]:
+    def _by_api(self, options: dict[str, Any], key: str | None) -> list[str]:
         """Through the web process, again and again until it answers: the key makes that safe."""
         from gradio_client import Client
 
@@ -211,12 +211,12 @@ class Clients:
             try:
                 address = json.loads((self._house.settings.locks / "serve.json").read_text(encoding="utf-8"))["url"]
                 client = Client(address, verbose=False)
-                asked = client.submit(api_name="/submit", **wish, idempotency_key=key)
-                return asked.result(timeout=20)["job_ids"]
+                call = client.submit(api_name="/submit", **options, idempotency_key=key)
+                return call.result(timeout=20)["job_ids"]
             except Exception:  # whatever a dead or half-started server makes of it
                 self.resends += 1
                 self.over.wait(0.3)
-        return self._in_process(wish, key)
+        return self._in_process(options, key)
 
     def _note(self, ids: list[str], prompt: str, key: str | None) -> None:
         with self._lock:

@@ -140,8 +140,8 @@ def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tupl
             break
         if len(people) < options.people and ended > (len(people) + 0.5) * progress.batch.count / options.people:
             prompt = f"somebody waits for {len(people)}"
-            asked = scene.services.studio.submit(prompt, seed=len(people), width=128, height=128, steps=4)
-            people |= dict.fromkeys(asked.job_ids, prompt)
+            receipt = scene.services.studio.submit(prompt, seed=len(people), width=128, height=128, steps=4)
+            people |= dict.fromkeys(receipt.job_ids, prompt)
         if kills < options.kills and ended > (kills + 0.5) * progress.batch.count / options.kills:
             time.sleep(lot.uniform(0, 0.5))
             for worker in scene.workers():

@@ -239,12 +239,12 @@ def slow_hub() -> Iterator[str]:
             elif "/api/" in self.path:
                 names = {"model_index.json": len(INDEX), "unet/diffusion_pytorch_model.safetensors": 3_400_000_000}
                 names["unet/config.json"] = 2
-                told = {"sha": "abc123", "cardData": {"license": "mit"}}
+                facts = {"sha": "abc123", "cardData": {"license": "mit"}}
                 siblings: list[dict[str, Any]] = [
                     {"rfilename": name, "size": size, "blobId": blob_id(name)} for name, size in names.items()
                 ]
                 siblings[1]["lfs"] = {"sha256": "0" * 64, "size": siblings[1]["size"], "pointerSize": 134}
-                self.say(json.dumps(told | {"siblings": siblings}).encode())
+                self.say(json.dumps(facts | {"siblings": siblings}).encode())
             elif self.path.endswith(".safetensors"):
                 self.send_response(200)
                 self.send_header("Content-Length", "3400000000")

@@ -171,10 +171,10 @@ def of_command(name: str, command: Any) -> Iterator[str]:
 
 
 def of_parameters(command: Any) -> Iterator[str]:
-    told = [each for each in command.params if each.name not in ("home", "as_json", "server", "token")]
-    if told:
+    listed = [each for each in command.params if each.name not in ("home", "as_json", "server", "token")]
+    if listed:
         yield from ("", "| argument | meaning |", "|---|---|")
-    for each in told:
+    for each in listed:
         names = each.opts + each.secondary_opts if each.param_type_name == "option" else [each.name.upper()]
         yield row(", ".join(f"`{name}`" for name in names), one_line(getattr(each, "help", "") or ""))
 
@@ -191,16 +191,16 @@ def routes() -> Iterator[str]:
     for group, found in groups.items():
         yield from ("", f"## {group.capitalize()}", "", "| route | does | takes |", "|---|---|---|")
         for method, path, operation in found:
-            told = one_line((operation.get("description") or operation.get("summary", "")).split("\n\n")[0])
-            yield row(f"`{method} {path}`", told, ", ".join(f"`{name}`" for name in taken(operation, document)))
+            summary = one_line((operation.get("description") or operation.get("summary", "")).split("\n\n")[0])
+            yield row(f"`{method} {path}`", summary, ", ".join(f"`{name}`" for name in taken(operation, document)))
 
 
 def taken(operation: dict[str, Any], document: dict[str, Any]) -> list[str]:
     """Names of what an operation takes besides the ids in its path: query, headers, fields of its body."""
     from diffusion_local.web.docs import Page
 
-    given = [each["name"] for each in operation.get("parameters", []) if each["in"] != "path"]
-    return list(dict.fromkeys([*given, *(name for name, _, _ in Page(document).fields(operation))]))
+    parameters = [each["name"] for each in operation.get("parameters", []) if each["in"] != "path"]
+    return list(dict.fromkeys([*parameters, *(name for name, _, _ in Page(document).fields(operation))]))
 
 
 def endpoints() -> Iterator[str]:
@@ -211,8 +211,8 @@ def endpoints() -> Iterator[str]:
     yield from ("", "| endpoint | takes | does |", "|---|---|---|")
     for name, function in declared.declared():
         names = [each for each in inspect.signature(function).parameters if each != "self"]
-        told = one_line((inspect.getdoc(function) or "").split("\n\n")[0])
-        yield row(f"`/{name}`", ", ".join(f"`{each}`" for each in names), told)
+        summary = one_line((inspect.getdoc(function) or "").split("\n\n")[0])
+        yield row(f"`/{name}`", ", ".join(f"`{each}`" for each in names), summary)
 
 
 def application(home: Path) -> Any:

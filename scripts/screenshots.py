@@ -94,8 +94,8 @@ def served(**settings: object) -> Iterator[tuple[str, Services]]:
         port = probe.getsockname()[1]
         probe.close()
         command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve", "--port", str(port)]
-        wanted = {"home": home, "host": "127.0.0.1"} | settings
-        environ = os.environ | {f"DIFFUSION_LOCAL_{name.upper()}": str(value) for name, value in wanted.items()}
+        all_settings = {"home": home, "host": "127.0.0.1"} | settings
+        environ = os.environ | {f"DIFFUSION_LOCAL_{name.upper()}": str(value) for name, value in all_settings.items()}
         app = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             services = open_services(Settings.load(environ=environ))

@@ -158,7 +158,7 @@ def work(services: Services, count: int, victims: dict[str, int], seconds: float
     ``victims``: by job the step from which on its worker is killed, once.
     """
     worker, hit = Worker(services), list[str]()
-    deadline, told = time.monotonic() + seconds, -1
+    deadline, reported = time.monotonic() + seconds, -1
     try:
         while time.monotonic() < deadline:
             worker.keep()
@@ -171,8 +171,8 @@ def work(services: Services, count: int, victims: dict[str, int], seconds: float
             done = count - counts[State.QUEUED] - counts[State.RUNNING]
             if done == count:
                 break
-            if done // 10 > told:
-                told = done // 10
+            if done // 10 > reported:
+                reported = done // 10
                 print(f"{done} of {count} ended, {len(hit)} kills", file=sys.stderr, flush=True)
             time.sleep(POLL_SECONDS)
     finally:
@@ -210,8 +210,8 @@ def describe(services: Services, count: int, kills: int, seconds: float) -> tupl
         process = subprocess.Popen([*command, str(count - len(found))], env=environ, stdout=subprocess.DEVNULL)
         try:
             if hit < kills:
-                wanted = len(found) + 1 + hit % 2
-                while process.poll() is None and len(captions(services)) < wanted:
+                enough = len(found) + 1 + hit % 2
+                while process.poll() is None and len(captions(services)) < enough:
                     time.sleep(POLL_SECONDS)
                 time.sleep(chance.uniform(0, 2))  # while the model looks at the next one
                 hit += process.poll() is None
@@ -236,7 +236,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     work(calm, options.jobs, {}, options.seconds)
     undisturbed = time.monotonic() - began
-    wanted = drawn(calm, list(calm_jobs))
+    calm_pictures = drawn(calm, list(calm_jobs))
     calm_captions, _ = describe(calm, len(mixed), 0, options.seconds)
 
     hunted, mixed = open_home(folder / "hunted")
@@ -255,13 +255,13 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     states = Counter(str(hunted.jobs.get(job_id).state) for job_id in jobs)
     violations = [f"calm: {each}" for each in audit(calm.settings).violations]
     violations += [f"hunted: {each}" for each in audit(hunted.settings).violations]
-    if len(wanted) != options.jobs:
-        violations.append(f"the undisturbed run made {len(wanted)} pictures")
+    if len(calm_pictures) != options.jobs:
+        violations.append(f"the undisturbed run made {len(calm_pictures)} pictures")
     names = list(jobs.values())
     violations += [
         f"line {place + 1} ({names[place]}): {'no picture' if place not in made else 'another picture'}"
         for place in range(options.jobs)
-        if made.get(place) != wanted.get(place)
+        if made.get(place) != calm_pictures.get(place)
     ]
     violations += caption_violations(hunted, hunted_captions, calm_captions, len(mixed))
     with hunted.database.read() as db:
@@ -276,7 +276,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "recovered_jobs": sum(hunted.jobs.get(job_id).crashes > 0 for job_id in jobs),
         "states": dict(states),
         "pictures": rows,
-        "equal_pictures": sum(made.get(place) == wanted.get(place) for place in range(options.jobs)),
+        "equal_pictures": sum(made.get(place) == calm_pictures.get(place) for place in range(options.jobs)),
         "captions": len(hunted_captions),
         "equal_captions": sum(calm_captions.get(key) == text for key, text in hunted_captions.items()),
         "kills_of_captions": caption_kills,
@@ -292,17 +292,19 @@ def chosen(mixed: dict[str, dict[str, Any]], options: argparse.Namespace) -> dic
     return {name: each for name, each in mixed.items() if not options.features or name in options.features}
 
 
-def caption_violations(services: Services, found: dict[str, str], wanted: dict[str, str], count: int) -> list[str]:
+def caption_violations(services: Services, found: dict[str, str], expected: dict[str, str], count: int) -> list[str]:
     """Captions that differ from those of the undisturbed run, or by which search does not find the picture."""
-    told = [] if len(found) == len(wanted) == count else [f"{len(found)} and {len(wanted)} captions of {count}"]
-    for key in found.keys() & wanted.keys():  # the newest pictures differ, as jobs that were killed end later
-        if found.get(key) != wanted.get(key):
-            told.append(f"picture {key!r}: caption {found.get(key)!r} instead of {wanted.get(key)!r}")
+    violations = (
+        [] if len(found) == len(expected) == count else [f"{len(found)} and {len(expected)} captions of {count}"]
+    )
+    for key in found.keys() & expected.keys():  # the newest pictures differ, as jobs that were killed end later
+        if found.get(key) != expected.get(key):
+            violations.append(f"picture {key!r}: caption {found.get(key)!r} instead of {expected.get(key)!r}")
         elif words := [each for each in found[key].split() if each.isalnum()]:
             matches = services.studio.pictures.page(500, search=words[0])
             if key not in {f"{each.params.prompt} {each.params.seed}" for each in matches}:
-                told.append(f"picture {key!r}: search does not find it by {words[0]!r}")
-    return told
+                violations.append(f"picture {key!r}: search does not find it by {words[0]!r}")
+    return violations
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:

@@ -133,14 +133,14 @@ class Views:
 
     def scene_views(self, n: int, scenes: torch.Tensor | None = None) -> tuple:
         """n compositions with the kind of their background; the last class is a plain background."""
-        given = scenes is not None
+        chosen = scenes is not None
         if scenes is None:
             scenes = self.scenes_kept[torch.randint(0, len(self.scenes_kept), (n,), device=self.device)]
         n = len(scenes)
         canvas = F.interpolate(self.scenes[scenes].float() / 255, size=(SIDE, SIDE), mode="area")
         canvas = torch.where((torch.rand(n, device=self.device) < 0.5)[:, None, None, None], canvas.flip(-1), canvas)
         labels = self.scene_kinds[scenes]
-        if not given:
+        if not chosen:
             plain = torch.rand(n, device=self.device) < 0.15
             colour = torch.rand(n, 3, 1, 1, device=self.device)
             colour = torch.where((torch.rand(n, device=self.device) < 0.5)[:, None, None, None], 1.0, colour)
@@ -197,8 +197,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     _fit(concept, views.concept_views, args.seconds * 0.85, args.batch, args.steps, "concept")
     held_x, held_y = views.concept_views(0, views.held_out, clean=True)
     fresh_x, fresh_y = views.concept_views(args.check)
-    kept = views.kept[torch.randperm(len(views.kept), device=device)[: args.check]]
-    clean_x, clean_y = views.concept_views(0, kept, clean=True)
+    checked = views.kept[torch.randperm(len(views.kept), device=device)[: args.check]]
+    clean_x, clean_y = views.concept_views(0, checked, clean=True)
     scenes = views.scenes_held_out.repeat(8)
     scene_x, scene_y = views.scene_views(0, scenes)
     report = {

@@ -238,7 +238,7 @@ def dominant_colour(figures: dict[str, Any]) -> str | None:
 
 def describe(raw: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Concepts to train by their index in ``raw`` (label, names, keywords, group)."""
-    kept = {}
+    described = {}
     for index, entry in enumerate(raw):
         label, low, group = entry["label"], entry["label"].lower(), entry["sub"]
         gendered = re.match(r"(man|woman|men|women|family|kiss|couple)\b", low)
@@ -259,10 +259,10 @@ def describe(raw: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
             if plain and word not in keywords and word not in names and word not in _BAD_KEYWORDS:
                 keywords.append(word)
         noun = names[0]
-        kept[index] = {
+        described[index] = {
             "label": label, "emoji": entry["emoji"], "hex": entry["hex"], "sub": group, "w": weight(label, group),
             "names": names, "kws": keywords[:14],
             "noun": " ".join(w for w in noun.split() if w not in COLOUR_WORDS) or noun,
             "flip": not (_WITH_TEXT.search(low) or group in ("zodiac", "other-symbol", "warning", "time", "flag")),
         }  # fmt: skip
-    return kept
+    return described

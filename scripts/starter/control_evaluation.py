@@ -25,10 +25,10 @@ def widened(edges: np.ndarray, by: int = TOLERANCE) -> np.ndarray:
     return (F.max_pool2d(field, 2 * by + 1, 1, by)[:, 0] > 0).numpy()
 
 
-def overlap(wanted: np.ndarray, made: np.ndarray) -> np.ndarray:
+def overlap(expected: np.ndarray, made: np.ndarray) -> np.ndarray:
     """F1 of edges within `TOLERANCE` pixels, for each picture: ``[n]`` in 0..1."""
-    precision = (made & widened(wanted)).sum((1, 2)) / np.maximum(1, made.sum((1, 2)))
-    recall = (wanted & widened(made)).sum((1, 2)) / np.maximum(1, wanted.sum((1, 2)))
+    precision = (made & widened(expected)).sum((1, 2)) / np.maximum(1, made.sum((1, 2)))
+    recall = (expected & widened(made)).sum((1, 2)) / np.maximum(1, expected.sum((1, 2)))
     return 2 * precision * recall / np.maximum(1e-9, precision + recall)
 
 
@@ -49,8 +49,8 @@ def evaluate(
     rng = random.Random(args.seed + 2)  # moved, as the model draws a thing in one place and pose by itself
     sources = np.concatenate([starter.sample(part, 900_000 + at, steps) for at, part in batches()])
     sources = np.stack([move(picture, rng) for picture in sources])
-    wanted = edges(sources)
-    condition = torch.from_numpy(wanted).to(starter.device)[:, None].expand(-1, 3, -1, -1)
+    expected = edges(sources)
+    condition = torch.from_numpy(expected).to(starter.device)[:, None].expand(-1, 3, -1, -1)
     made = {
         name: np.concatenate(
             [
@@ -61,15 +61,15 @@ def evaluate(
         )
         for name, net in (("with_control", control), ("with_control_no_prompt", control), ("without_control", None))
     }
-    scores = {name: overlap(wanted, edges(pictures)) for name, pictures in made.items()}
-    scores["chance"] = overlap(wanted, np.roll(wanted, 1, axis=0))
+    scores = {name: overlap(expected, edges(pictures)) for name, pictures in made.items()}
+    scores["chance"] = overlap(expected, np.roll(expected, 1, axis=0))
     record: dict[str, Any] = {
         "measure": f"F1 of Canny edges within {TOLERANCE} pixels; mean over {len(prompts)} held-out prompts",
         "steps": steps, "guidance": GUIDANCE,
         **{name: round(float(values.mean()), 4) for name, values in scores.items()},
         "with_control_at_least_0.75": round(float((scores["with_control"] >= 0.75).mean()), 4),
     }  # fmt: skip
-    lines = np.repeat((wanted * np.uint8(255))[..., None], 3, axis=-1)
+    lines = np.repeat((expected * np.uint8(255))[..., None], 3, axis=-1)
     columns = [sources, lines, made["with_control"], made["with_control_no_prompt"], made["without_control"]]
     shown = min(12, len(prompts))
     rows = np.concatenate([np.concatenate([c[i] for c in columns], axis=1) for i in range(shown)])

@@ -117,10 +117,10 @@ class Evaluation:
         found = [i for i, e in enumerate(self.pack.concepts) if noun in e["names"] or e["noun"] == noun]
         return found or [i for i, e in enumerate(self.pack.concepts) if noun in " ".join(e["names"]).split()]
 
-    def ranks(self, scores: torch.Tensor, wanted: list[list[int]]) -> list[int]:
+    def ranks(self, scores: torch.Tensor, accepted: list[list[int]]) -> list[int]:
         """Rank (0: best) of the best accepted class in each row."""
         order = scores.argsort(1, descending=True).cpu().numpy()
-        return [int(np.isin(row, want).argmax()) for row, want in zip(order, wanted, strict=True)]
+        return [int(np.isin(row, want).argmax()) for row, want in zip(order, accepted, strict=True)]
 
     @staticmethod
     def summary(ranks: list[int]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Evaluation:
     def retrieval(self) -> None:
         """Which of all concepts is it? Plain names and held-out templates; then copies, and the older feature."""
         names = [self.pack.concepts[c]["names"][0] for c in self.tested]
-        wanted = [self.accepted[c] for c in self.tested]
+        accepted = [self.accepted[c] for c in self.tested]
         held = [HELD_OUT_TEMPLATES[i % len(HELD_OUT_TEMPLATES)].format(with_article(n)) for i, n in enumerate(names)]
         pictures = {
             "plain_names": self.generate(names, self.tested),
@@ -161,7 +161,7 @@ class Evaluation:
         }
         result: dict[str, Any] = {"concepts": len(self.pack.concepts)}
         for key, made in pictures.items():
-            ranks = self.ranks(self.concepts_of(made), wanted)
+            ranks = self.ranks(self.concepts_of(made), accepted)
             result[key] = self.summary(ranks)
             result[key]["missed"] = [n for n, r in zip(names, ranks, strict=True) if r >= 5]
         sampler = RecipeSampler(self.pack, 5)
@@ -171,7 +171,7 @@ class Evaluation:
             placed.append([sampler.place(sampler.image(c), *sampler.centred(scale), scale, rotation=0.03)])
         white = [[0, 255, 255, 255, 255, 255, 255, 0]] * len(placed)
         real = self.real(placed, white)
-        result["ceiling_on_real_art"] = self.summary(self.ranks(self.concepts_of(real), wanted))
+        result["ceiling_on_real_art"] = self.summary(self.ranks(self.concepts_of(real), accepted))
         # Nearest neighbour of a hand-made feature among all art, as version 0 was measured.
 
         def crop_art(i: int) -> np.ndarray:
@@ -193,7 +193,7 @@ class Evaluation:
             near = gradient_histogram(x) @ feature.T
             best = torch.full((len(x), len(self.pack.concepts)), -9.0, device=self.device)
             best.scatter_reduce_(1, owner[None].expand(len(x), -1), near, "amax")
-            result.setdefault("nearest_neighbour", {})[key] = self.summary(self.ranks(best, wanted))
+            result.setdefault("nearest_neighbour", {})[key] = self.summary(self.ranks(best, accepted))
             small = F.interpolate(x, size=(SIDE, SIDE), mode="area").flatten(1)
             distance = torch.cdist(small, thumb.flatten(1)) / small.shape[1] ** 0.5
             copies[key] = distance.min(1).values
@@ -214,12 +214,12 @@ class Evaluation:
             ("object_colour", COLOURED_THINGS, "show me a {colour} {thing}"),
             ("background_colour", BACKGROUND_THINGS, "show me a {thing} on a {colour} background"),
         ):
-            asked = [(colour, thing, seed) for thing in things for colour in COLOURS for seed in (0, 1)]
+            requests = [(colour, thing, seed) for thing in things for colour in COLOURS for seed in (0, 1)]
             made = self.generate(
-                [template.format(colour=c, thing=t).replace("a orange", "an orange") for c, t, _ in asked]
+                [template.format(colour=c, thing=t).replace("a orange", "an orange") for c, t, _ in requests]
             )
             right, wrong = 0, []
-            for (colour, thing, _), picture in zip(asked, made, strict=True):
+            for (colour, thing, _), picture in zip(requests, made, strict=True):
                 if key == "object_colour":
                     pixels = picture[np.abs(picture - 1).max(-1) > 0.1]
                 else:
@@ -228,32 +228,32 @@ class Evaluation:
                 right += good
                 if not good:
                     wrong.append(f"{colour} {thing}: {dominant_hue(pixels)}")
-            self.record[key] = {"n": len(asked), "right": round(right / len(asked), 4), "wrong": wrong}
+            self.record[key] = {"n": len(requests), "right": round(right / len(requests), 4), "wrong": wrong}
 
     def scenes_asked(self) -> None:
         """Kind of background, and the thing in front of it (best of a few windows)."""
-        asked = [(kind, thing) for kind in self.scene_names for thing in SCENE_THINGS]
+        requests = [(kind, thing) for kind in self.scene_names for thing in SCENE_THINGS]
         prompts = []
-        for i, (kind, thing) in enumerate(asked):
+        for i, (kind, thing) in enumerate(requests):
             phrases = self.pack.scene_types[kind]["ctx"]
             prompts.append(f"{HELD_OUT_TEMPLATES[i % 5].format(with_article(thing))} {phrases[i % len(phrases)]}")
         made = self.generate(prompts)
         small = F.interpolate(to_tensor(made, self.device), size=(SIDE, SIDE), mode="area")
         seen = judge_rows(self.scene_judge, small).argmax(1).cpu().tolist()
-        right = [self.scene_names.index(kind) == s for (kind, _), s in zip(asked, seen, strict=True)]
+        right = [self.scene_names.index(kind) == s for (kind, _), s in zip(requests, seen, strict=True)]
         sampler = RecipeSampler(self.pack, 9, shares=(0, 0, 0, 1, 0, 0, 0, 0, 0))
         real = sampler.batch(96)
         truth = [self.scene_names.index(self.pack.scenes[int(b[1])]["t"]) for b in real.backgrounds]
         pixels = F.interpolate(render(self.textures, self.scenes, real), size=(SIDE, SIDE), mode="area")
         ceiling = judge_rows(self.scene_judge, pixels.to(self.device)).argmax(1).cpu().tolist()
-        thing_ranks = self.ranks(self.windows(made), [self.named(thing) for _, thing in asked])
+        thing_ranks = self.ranks(self.windows(made), [self.named(thing) for _, thing in requests])
         wrong = [
             f"{kind}/{thing}: {([*self.scene_names, 'plain'])[s]}"
-            for (kind, thing), s, r in zip(asked, seen, right, strict=True)
+            for (kind, thing), s, r in zip(requests, seen, right, strict=True)
             if not r
         ]
         self.record["scene"] = {
-            "n": len(asked), "right": round(float(np.mean(right)), 4), "thing": self.summary(thing_ranks),
+            "n": len(requests), "right": round(float(np.mean(right)), 4), "thing": self.summary(thing_ranks),
             "ceiling_on_real_art": round(float(np.mean([a == b for a, b in zip(truth, ceiling, strict=True)])), 4),
             "wrong": wrong,
         }  # fmt: skip
@@ -318,10 +318,10 @@ class Evaluation:
         """The sheet that is looked at, and what the judge says of it."""
         made = self.generate(list(EVERYDAY))
         nouns = [p.split(" ", 1)[1] if p.startswith(("a ", "an ", "the ")) else p for p in EVERYDAY]
-        wanted = [self.named(n) or self.named(without_colours(n, n)) for n in nouns]
-        wanted = [sorted({j for c in w for j in self.accepted[c]}) for w in wanted]
-        rows = [i for i, w in enumerate(wanted) if w]
-        ranks = self.ranks(self.concepts_of(made[rows]), [wanted[i] for i in rows])
+        accepted = [self.named(n) or self.named(without_colours(n, n)) for n in nouns]
+        accepted = [sorted({j for c in w for j in self.accepted[c]}) for w in accepted]
+        rows = [i for i, w in enumerate(accepted) if w]
+        ranks = self.ranks(self.concepts_of(made[rows]), [accepted[i] for i in rows])
         self.record["everyday"] = self.summary(ranks) | {
             "missed": [EVERYDAY[i] for i, r in zip(rows, ranks, strict=True) if r >= 5]
         }
@@ -339,13 +339,13 @@ class Evaluation:
             **spread_of(apart.flatten()),
         }
         half = self.tested[:30]
-        names, wanted = [self.pack.concepts[c]["names"][0] for c in half], [self.accepted[c] for c in half]
+        names, accepted = [self.pack.concepts[c]["names"][0] for c in half], [self.accepted[c] for c in half]
         self.record["guidance_sweep"] = {
-            str(g): self.summary(self.ranks(self.concepts_of(self.generate(names, half, guidance=g)), wanted))
+            str(g): self.summary(self.ranks(self.concepts_of(self.generate(names, half, guidance=g)), accepted))
             for g in (1.0, 2.5, 3.5, 5.0, 7.5)
         }
         self.record["steps_sweep"] = {
-            str(s): self.summary(self.ranks(self.concepts_of(self.generate(names, half, steps=s)), wanted))
+            str(s): self.summary(self.ranks(self.concepts_of(self.generate(names, half, steps=s)), accepted))
             for s in (8, 12, 16, 20)
         }
         seeds = list(range(16))

@@ -179,8 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     raw, jobs = collect(Path(args.sources) / "node_modules")
-    kept = describe(raw)  # index in raw -> concept
-    jobs = [job for job in jobs if job[2] in kept]
+    described = describe(raw)  # index in raw -> concept
+    jobs = [job for job in jobs if job[2] in described]
     if args.limit:
         jobs = jobs[: args.limit]
     order = {old: new for new, old in enumerate(dict.fromkeys(job[2] for job in jobs))}
@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
             )  # fmt: skip
             offset += len(data)
     scenes, types = draw_scenes(out / "scenes.bin")
-    concepts = [kept[old] for old in order]
+    concepts = [described[old] for old in order]
     meta = {"concepts": concepts, "images": images, "scenes": scenes, "types": types}
     (out / "pack.json").write_text(json.dumps(meta), encoding="utf-8")
     print(f"{len(concepts)} concepts, {len(images)} pictures, {offset / 2**20:.1f} MiB, {len(scenes)} backgrounds")

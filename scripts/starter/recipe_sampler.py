@@ -85,12 +85,12 @@ class RecipeSampler:
     def image(self, concept: int, style: str | None = None, recolourable: bool = False) -> int:
         """A picture of the concept, if possible of that style / of one dominant hue."""
         found = self.images_of[concept]
-        for wanted in (
+        for preferred in (
             [i for i in found if style and self.pack.images[i]["style"] == style],
             [i for i in found if recolourable and self.pack.images[i]["recol"]],
         ):
-            if wanted:
-                found = wanted
+            if preferred:
+                found = preferred
         weights = [words.STYLE_WEIGHT[self.pack.images[i]["style"]] for i in found]
         return self.rng.choices(found, weights)[0]
 

@@ -85,9 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not args.check_only:
         (out / "package.json").write_text('{"name": "starter-art", "private": true}\n')
-        wanted = [f"{s.package}@{s.version}" for s in SOURCES]
+        packages = [f"{s.package}@{s.version}" for s in SOURCES]
         flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]
-        subprocess.run(["npm", "install", *flags, *wanted], cwd=out, check=True)
+        subprocess.run(["npm", "install", *flags, *packages], cwd=out, check=True)
     licences = out / "licences"
     licences.mkdir(exist_ok=True)
     for source in SOURCES:

@@ -62,13 +62,13 @@ def mosaic(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.cat([a, b], 3), torch.cat([c, d], 3)], 2)
 
 
-def reconstruction_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Pixels, gradients and coarser scales."""
-    loss = (made - wanted).abs().mean() + 0.5 * (made - wanted).square().mean()
+    loss = (made - target).abs().mean() + 0.5 * (made - target).square().mean()
     for axis in (2, 3):
-        loss = loss + 0.6 * (made.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()
+        loss = loss + 0.6 * (made.diff(dim=axis) - target.diff(dim=axis)).abs().mean()
     for scale in (2, 4, 8):
-        loss = loss + 0.25 * (F.avg_pool2d(made, scale) - F.avg_pool2d(wanted, scale)).abs().mean()
+        loss = loss + 0.25 * (F.avg_pool2d(made, scale) - F.avg_pool2d(target, scale)).abs().mean()
     return loss
 
 
@@ -155,10 +155,10 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             k = batch // 4
             latents = torch.cat([z[k:], mosaic(F.avg_pool2d(z, 2)[: 4 * k])])
-            wanted = torch.cat([x[k:], mosaic(F.avg_pool2d(x, 2)[: 4 * k])])
+            target = torch.cat([x[k:], mosaic(F.avg_pool2d(x, 2)[: 4 * k])])
             made = vae.decoder(vae.post_quant_conv(latents)).float()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        reconstruction = reconstruction_loss(made, wanted)
+        reconstruction = reconstruction_loss(made, target)
         (direction,) = torch.autograd.grad(reconstruction, made, retain_graph=True)
         adversarial = progress > 0.45 and args.adversarial > 0
         if adversarial:
@@ -178,7 +178,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         torch._foreach_lerp_(average, list(vae.parameters()), 1 - min(0.999, (step + 1) / (step + 20)))
         if adversarial:
             with autocast:
-                real, fake = discriminator(wanted).float(), discriminator(made.detach()).float()
+                real, fake = discriminator(target).float(), discriminator(made.detach()).float()
             rival.zero_grad(set_to_none=True)
             (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
             rival.step()
