@@ -136,6 +136,35 @@ def test_arrow_keys_walk_the_views_and_the_header_holds_at_every_width(people: A
         assert page.evaluate(CLIPPED, "#list-mode label:nth-of-type(2)") <= 0, width
 
 
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
+def test_a_phone_reaches_every_view_and_back_closes_its_sheet(people: Any) -> None:
+    page = people(viewport=PHONE).open()
+    page.click("#tabbar summary")
+    assert page.evaluate(OUTSIDE_SCREEN, "#tabbar .items") is False
+    page.click("#tabbar [data-view=settings]")
+    page.wait_for_url("**/ui/settings")
+    page.click("#tabbar [data-view=create]")
+
+    open_settings(page)
+    page.go_back()
+    page.wait_for_selector("html:not(.with-sheet)")
+    assert page.url.endswith("/ui/create")
+    open_settings(page)
+    page.click("#tabbar [data-view=gallery]")  # the sheet leaves no entry in the history
+    page.wait_for_url("**/ui/gallery")
+    page.go_back()
+    page.wait_for_url("**/ui/create")
+    page.go_back()
+    page.wait_for_url("**/ui/settings")
+
+
+#: Whether an element is painted, wholly or in part, where nobody can scroll to.
+OUTSIDE_SCREEN = """(selector) => {
+  const { left, top, right, bottom } = document.querySelector(selector).getBoundingClientRect();
+  return left < 0 || top < 0 || right > innerWidth || bottom > innerHeight;
+}"""
+
+
 def test_nothing_in_the_controls_scrolls_sideways(people: Any) -> None:
     page = people().open()
     wider = """() => [document.getElementById("dock"), ...document.querySelectorAll("#dock *")]

@@ -67,15 +67,22 @@ window.diffusionLocalDock = (() => {
     choose(shot.dataset.at);
   });
 
-  // -- the settings' sheet of a phone
+  // -- the settings' sheet of a phone. Back closes it, so it has an entry in the history while it is open.
+  const root = document.documentElement;
+  function sheet(on) {
+    if (root.classList.contains("with-sheet") === on) return;
+    root.classList.toggle("with-sheet", on);
+    if (on) history.pushState({ sheet: true }, "");
+    else setTimeout(() => { if (history.state?.sheet) history.back(); }); // a link that closed it has taken over the entry
+  }
+  window.addEventListener("popstate", () => root.classList.remove("with-sheet"));
   document.addEventListener("click", ({ target }) => {
-    const root = document.documentElement;
-    if (target.closest?.("#tokens [data-sheet]")) root.classList.toggle("with-sheet");
-    else if (root.classList.contains("with-sheet") && !target.closest?.("#dock, dialog, .overlay, .options")) root.classList.remove("with-sheet");
+    if (target.closest?.("#tokens [data-sheet]")) sheet(!root.classList.contains("with-sheet"));
+    else if (!target.closest?.("#dock, dialog, .overlay, .options")) sheet(false);
   });
   document.addEventListener("keydown", ({ key, isComposing }) => {
     if (key !== "Escape" || isComposing || document.querySelector("dialog[open], .overlay, #prompt-popup:not([hidden])")) return;
-    document.documentElement.classList.remove("with-sheet");
+    sheet(false);
   });
 
   // -- a prompt's tokens, as the chosen model's text encoder counts them
@@ -151,7 +158,7 @@ window.diffusionLocalDock = (() => {
 
   let started = false;
   return {
-    choose,
+    choose, sheet,
     // The form has changed, also by the server.
     show() {
       requestAnimationFrame(() => {
@@ -170,7 +177,7 @@ window.diffusionLocalDock = (() => {
     recount: askForCount,
     pressed(prompt) {
       choose("");
-      document.documentElement.classList.remove("with-sheet");
+      sheet(false);
       window.diffusionLocalPrompts?.remember(prompt);
     },
   };

@@ -62,7 +62,7 @@ window.diffusionLocalRouter = (() => {
   function go(href, { replace = false } = {}) {
     const url = new URL(href, location.origin);
     if (url.href === location.href) replace = true;
-    history[replace ? "replaceState" : "pushState"](null, "", url);
+    history[replace || history.state?.sheet ? "replaceState" : "pushState"](null, "", url);
     apply();
     if (!replace) window.scrollTo(0, 0);
   }

@@ -51,7 +51,7 @@
     if (mark && there && mark.dataset.inpaint === id && kind === "inpaint" && !mask) {
       mark.remove();
       const tool = mark.dataset.tool;
-      if (!root.checkVisibility()) document.documentElement.classList.add("with-sheet"); // on a phone
+      if (!root.checkVisibility()) window.diffusionLocalDock.sheet(true); // on a phone
       paint(tool);
     }
   }
