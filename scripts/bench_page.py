@@ -35,6 +35,7 @@ import psutil
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db import rows
+from diffusion_local.db.copying import rebuild_text_index
 from diffusion_local.domain import Image, new_id, utc_text
 from diffusion_local.options.table import Params
 from diffusion_local.settings import Settings, go_offline
@@ -105,8 +106,11 @@ SEARCHES = {
     "a phrase": '"northern lights"',
     "without a word": "castle -detailed",
     "a word that is nowhere": "quxzyw",
-    "Chinese (plain scan)": "城堡",
-    "Chinese that is nowhere (plain scan)": "宇宙飞船",
+    "Chinese": "城堡",
+    "a Chinese character": "城",
+    "Chinese that is nowhere": "宇宙飞船",
+    "Chinese whose characters are there": "光的水",
+    "an emoji": "🦊",
 }
 
 
@@ -218,7 +222,7 @@ def fill_gallery(services: Services, count: int) -> list[str]:
             for number, each in enumerate(remembered(pictures(count), ids), start=1)
         )
         db.execute_many(f"INSERT INTO images ({', '.join(columns)}) VALUES ({marks})", filled)
-        db.execute("INSERT INTO images_text (images_text) VALUES ('rebuild')")
+        rebuild_text_index(db)
         for _, sql in dropped:
             db.execute(sql)
     dice = random.Random(2)

@@ -155,7 +155,8 @@ class without_triggers:  # lower case: used as a ``with`` statement
 
 def rebuild_text_index(db: Transaction) -> None:
     if not db.translated:
-        db.execute("INSERT INTO images_text (images_text) VALUES ('rebuild')")
+        for table in search.INDEXES:
+            db.execute(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
         return
     db.execute("DELETE FROM images_text")
     for row in db.stream("SELECT id, prompt, caption FROM images ORDER BY id"):

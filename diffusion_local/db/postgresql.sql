@@ -286,3 +286,15 @@ SELECT 1;
 
 -- instead of m027_captions.images_left
 SELECT 1;
+
+-- instead of m029_unspaced.images_text_pairs
+SELECT 1;
+
+-- instead of m029_unspaced.images_text_unspaced
+SELECT 1;
+
+-- instead of m029_unspaced.images_entered
+SELECT 1;
+
+-- instead of m029_unspaced.images_text_left
+SELECT 1;

@@ -2,13 +2,15 @@
 
 Every word must occur in one of the two, as a whole word or as a prefix. "Quoted words" must occur in this order;
 -word excludes pictures that have the word. Scripts written without spaces, and texts without letters, are searched by
-substring instead.
+substring instead; in SQLite an index of pairs of characters leaves few pictures to look at.
 """
 
 import re
 import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any
 
 from diffusion_local.db.database import Transaction
@@ -20,19 +22,43 @@ SEARCH_WORD = re.compile(r"\w+")
 #: Scripts without word spaces (Han, kana, Hangul, Thai, Lao, Khmer, Burmese): FTS5 would treat a sentence as one word.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
-#: Pictures that match ``:words``, newest first. FTS5 can walk its index backwards, so even a very common word needs no
-#: sort.
-SOURCE = "images_text CROSS JOIN images ON images.number = images_text.rowid"
-MATCH = "images_text MATCH :words"
+#: Pictures of an index, newest first. FTS5 can walk its index backwards, so even a very common word needs no sort.
 NEWEST_FIRST = "images_text.rowid DESC"
 #: Pictures after the picture ``:before`` in this order.
 AFTER = "images_text.rowid < (SELECT number FROM images AS last WHERE last.id = :before)"
 
 
+FIRST_PAIRED = "\u0e00"  # a pair has at least one character from here on
+MOST_PAIRS = 40  # of a search
+INDEXES = ("images_text", "images_text_unspaced")  # FTS5 tables
+
 #: (consecutive words, whether the last one is a prefix).
 Phrase = tuple[list[str], bool]
 #: Must equal the tokenizer in the migration that creates the index.
 TOKENIZER = "unicode61 remove_diacritics 2"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """How to find pictures by an index: FROM clause, condition, and its value ``:words``."""
+
+    source: str
+    match: str
+    words: str
+
+
+def lookup(db: Transaction, search: str) -> Lookup | None:
+    """The index for a search text: that of words, or that of pairs of characters, which may find too many (a search by
+    substring checks them); None if neither holds all that has the text.
+    """
+    if words := match_query(db, search):
+        return Lookup(
+            "images_text CROSS JOIN images ON images.number = images_text.rowid", "images_text MATCH :words", words
+        )
+    if pairs := pairs_query(db, search):
+        source = "images_text_unspaced AS images_text CROSS JOIN images ON images.number = images_text.rowid"
+        return Lookup(source, "images_text.images_text_unspaced MATCH :words", pairs)
+    return None
 
 
 def word_count(search: str) -> int:
@@ -66,6 +92,21 @@ def phrases(search: str) -> tuple[list[Phrase], list[Phrase]]:
         if words:
             (excluded if minus or bare_minus else included).append((words, not phrase))
     return included, excluded
+
+
+def pairs_query(db: Transaction, search: str) -> str:
+    """The pairs of characters of a search text as an FTS5 query, or "" if they have no index."""
+    if db.translated or max(search, default="") < FIRST_PAIRED:
+        return ""
+    whole = "".join(each.lower() if each.isascii() else each for each in search)
+    if len(whole) == 1:
+        return f'"{digits(whole)}" *'
+    pairs = dict.fromkeys(each for pair in pairwise(whole) if max(each := "".join(pair)) >= FIRST_PAIRED)
+    return " AND ".join(f'"{digits(each)}"' for each in islice(pairs, MOST_PAIRS))
+
+
+def digits(text: str) -> str:
+    return text.encode("utf-8", "replace").hex()
 
 
 def index_bounds(db: Transaction, conditions: Sequence[str], values: dict[str, Any]) -> list[str]:
@@ -134,14 +175,17 @@ def set_caption(db: Transaction, image_id: str, caption: str) -> None:
         )
         db.execute("UPDATE images SET caption = :caption WHERE id = :id", {"id": image_id, "caption": caption})
         return
-    entry = "SELECT number, prompt, caption FROM images WHERE id = :id"
-    # FTS5 needs the old text to remove it from its index
-    db.execute(
-        f"INSERT INTO images_text (images_text, rowid, prompt, caption) SELECT 'delete', * FROM ({entry})",
-        {"id": image_id},
-    )
+    entries = {
+        "images_text": ("prompt, caption", "SELECT number, prompt, caption FROM images WHERE id = :id"),
+        "images_text_unspaced": ("pairs", "SELECT number, pairs FROM images_text_pairs WHERE id = :id"),
+    }
+    for index, (columns, entry) in entries.items():  # FTS5 needs the old text to remove it from its index
+        db.execute(
+            f"INSERT INTO {index} ({index}, rowid, {columns}) SELECT 'delete', * FROM ({entry})", {"id": image_id}
+        )
     db.execute("UPDATE images SET caption = :caption WHERE id = :id", {"id": image_id, "caption": caption})
-    db.execute(f"INSERT INTO images_text (rowid, prompt, caption) {entry}", {"id": image_id})
+    for index, (columns, entry) in entries.items():
+        db.execute(f"INSERT INTO {index} (rowid, {columns}) {entry}", {"id": image_id})
 
 
 def tsvector(*texts: str) -> str:

@@ -161,10 +161,10 @@ def migration(name: str, statements: Iterator[str]) -> Iterator[str]:
 
 
 def subject(statement: str) -> str:
-    """The table, index or trigger that a statement defines or changes."""
+    """The table, view, index or trigger that a statement defines or changes."""
     found = re.match(
-        r"(?:CREATE(?: UNIQUE| VIRTUAL)? (?:TABLE|INDEX|TRIGGER)|DROP \w+|ALTER TABLE|INSERT(?: OR \w+)? INTO|UPDATE)"
-        r" (\w+)",
+        r"(?:CREATE(?: UNIQUE| VIRTUAL)? (?:TABLE|VIEW|INDEX|TRIGGER)|DROP \w+|ALTER TABLE"
+        r"|INSERT(?: OR \w+)? INTO|UPDATE) (\w+)",
         statement,
     )
     return found[1] if found else ""

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_local.db import search
 from diffusion_local.db.database import Database
 
 MB = 1_000_000
@@ -133,12 +134,17 @@ def merge_text_index(database: Database, since: str, seconds: float) -> int:
     with database.read() as db:
         if not db.scalar("SELECT 1 FROM deleted WHERE what = 'picture' AND at >= :since LIMIT 1", since=since):
             return 0
-    steps, deadline = 0, time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
+    return sum(merge_index(database, index, deadline) for index in search.INDEXES)
+
+
+def merge_index(database: Database, index: str, deadline: float) -> int:
+    steps = 0
     while time.monotonic() < deadline:
         with database.write() as db:
             before = db.scalar("SELECT total_changes()")
             pages = -MERGED_PAGES if steps == 0 else MERGED_PAGES  # a negative number starts a merge of all segments
-            db.execute("INSERT INTO images_text (images_text, rank) VALUES ('merge', ?)", [pages])
+            db.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('merge', ?)", [pages])
             if db.scalar("SELECT total_changes()") - before < 2:  # FTS5's sign that nothing is left to merge
                 break
         steps += 1

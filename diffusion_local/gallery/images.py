@@ -182,13 +182,13 @@ class ImageStore:
         source = "images"
         indexed = False  # whether the full-text index gives the order
         with self._database.read() as db:
-            if words := search.match_query(db, gallery_filter.search):
-                source, indexed = search.SOURCE, gallery_filter.sort != "largest"
+            if found_by := search.lookup(db, gallery_filter.search):
+                source, indexed = found_by.source, gallery_filter.sort != "largest"
                 if only_own or replace(gallery_filter, search=""):
                     conditions += search.index_bounds(db, conditions, values)
-                conditions.append(search.MATCH)
-                values["words"] = words
-            elif gallery_filter.search:
+                conditions.append(found_by.match)
+                values["words"] = found_by.words
+            if gallery_filter.search and not search.match_query(db, gallery_filter.search):
                 columns = ("images.prompt", "images.caption")
                 conditions.append("(" + " OR ".join(contains(each, ":search") for each in columns) + ")")
                 values["search"] = gallery_filter.search

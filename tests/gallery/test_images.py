@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.db.database import Database
+from diffusion_local.db.search import phrases
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.images import SORTS, GalleryFilter, ImageStore, ordered
@@ -259,3 +260,37 @@ def test_owners_are_those_whose_pictures_one_may_see(store: JobStore, images: Im
         assert images.owners() == ["ann"]
     images.trash([images.page(gallery_filter=GalleryFilter(owner="bob"))[0].id])
     assert images.owners() == ["ann"]
+
+
+UNSPACED = (
+    "雪山下的古老城堡，水彩画",
+    "a castle 城堡",
+    "a fox 🦊 sleeps",
+    "한국의 성",
+    "ปราสาท",
+    "a curly ’ quote",
+    "a red apple",
+)
+
+
+def test_substrings_of_scripts_without_spaces_are_found_by_their_index(store: JobStore, images: ImageStore) -> None:
+    for prompt in UNSPACED:
+        enqueue(store, prompt=prompt)
+        job = claimed(store)
+        store.finish(job.claim, image_of(job))
+
+    def found(search: str) -> list[str]:
+        return [image.params.prompt for image in images.page(gallery_filter=GalleryFilter(search=search))]
+
+    parts = {prompt[start:end] for prompt in UNSPACED for start in range(len(prompt)) for end in range(start + 1, 30)}
+    parts |= {"宇宙飞船", "堡城", "城堡 apple", "A CASTLE 城"}
+    for part in {each.strip() for each in parts if not any(phrases(each))}:  # the others are searched by words
+        assert found(part) == [each for each in reversed(UNSPACED) if part.lower() in each], part
+    fox = next(image.id for image in images.page() if "🦊" in image.params.prompt)
+    images.set_caption(fox, "一只狐狸")
+    assert found("狐狸") == ["a fox 🦊 sleeps"]
+    images.set_caption(fox, "something else")
+    assert found("狐狸") == []
+    images.trash([fox])
+    images.delete_trashed([fox])
+    assert found("🦊") == []
