@@ -96,7 +96,7 @@ class Preference:
 
 
 def restart_file(settings: Settings) -> Path:
-    """The file whose existence requests a restart from the supervisor."""
+    """The file whose existence requests a restart from the supervisor, which removes it when that is done."""
     return settings.locks / "restart"
 
 

@@ -46,6 +46,7 @@ POLL_SECONDS = 0.2
 JOBS_POLL_SECONDS = 5.0
 FIRST_RESTART_DELAY = 0.5  # doubled at each consecutive death, up to LAST_RESTART_DELAY
 LAST_RESTART_DELAY = 30.0
+RESTART_NOTICE = 2.0  # between the request of a restart and its start: each open page hears of it at its next poll
 STEADY_SECONDS = 60.0  # a worker that ran this long restarts with the first delay
 HEALTHY_SECONDS = 10.0  # as does a web process that has been healthy this long
 STOP_SECONDS = 6.0
@@ -104,6 +105,7 @@ class Supervisor:
         self._looked_at_jobs = 0.0
         self._leases: LeaseWatch | None = None
         self._again = False
+        self._restart_asked: float | None = None  # when this process noticed the request
 
     def run(self) -> bool:
         """Run until stopped; returns whether a user asked on the page for a restart.
@@ -135,7 +137,8 @@ class Supervisor:
                     if child.slot:
                         self._try(slots.recover_if_free, services, child.slot)
                 leader.stop()
-                self._try(address_file(self._settings).unlink, True)
+                for file in (address_file(self._settings), restart_file(self._settings)):
+                    self._try(file.unlink, True)
         return self._again
 
     def _serve(self, services: Services, leader: Leader) -> None:
@@ -159,9 +162,10 @@ class Supervisor:
             self._stop.wanted.wait(POLL_SECONDS)
 
     def _poll_restart(self) -> None:
-        marker = restart_file(self._settings)
-        if marker.exists():
-            marker.unlink()
+        if not restart_file(self._settings).exists():
+            return
+        self._restart_asked = self._restart_asked or time.monotonic()
+        if time.monotonic() - self._restart_asked >= RESTART_NOTICE:
             log.info("Restarting, as asked on the page.")
             self._again = True
             self._stop.request()

@@ -7,6 +7,7 @@ from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
 from diffusion_local.operations.operation import API_ROOT
+from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, error_responses, files, health, lan, manual, openapi, page_delta
@@ -68,7 +69,7 @@ def create_app(
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)
     files.add(app, studio)
-    page_delta.add(app, studio)
+    page_delta.add(app, studio, restart_file(settings))
     health.add(app, studio, settings, metrics.registry)
     openapi.add(app)
     docs.add(app)

@@ -8,6 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -99,12 +100,20 @@ def mark(content: str) -> str:
     return f"{zlib.crc32(content.encode('utf-8', 'replace')):x}"
 
 
-def add(app: FastAPI, studio: Studio) -> None:
+def add(app: FastAPI, studio: Studio, restart: Path) -> None:
+    """``restart``: the file that exists from the request of a restart until its end (``preferences.restart_file``)."""
+
+    def look(*asked: Any) -> tuple[Delta | None, bool]:
+        return delta_since(studio, *asked), restart.exists()
+
     async def answer(request: Request) -> Response:
-        found = await run_in_threadpool(delta_since, studio, *read(await request.body()))
-        if found is None:
+        asked = read(await request.body())
+        found, restarting = await run_in_threadpool(look, *asked)
+        if found is None and not restarting:
             return Response(status_code=204, headers=NOT_CACHED)
-        return JSONResponse({"version": __version__, "seen": found[0], "parts": found[1]}, headers=NOT_CACHED)
+        seen, parts = found or (asked[0], {})
+        told = {"version": __version__, "seen": seen, "parts": parts}
+        return JSONResponse(told | {"restarting": True} if restarting else told, headers=NOT_CACHED)
 
     app.add_route("/look", answer, methods=["POST"], include_in_schema=False)
 

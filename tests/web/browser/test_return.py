@@ -106,11 +106,15 @@ def test_the_page_outlives_its_server_without_a_reload(person: Person, served: S
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 8")
 
 
-def test_a_planned_restart_is_told_as_one_and_in_other_tabs_too(person: Person, served: Served) -> None:
+def test_a_planned_restart_is_told_as_one_and_in_other_tabs_and_browsers_too(
+    person: Person, served: Served, chromium: Any
+) -> None:
     """The supervisor is played by the test: it takes the request, and kills and starts the web process."""
     locks = served.settings.locks
     (locks / "serve.json").write_text("{}")
     other = person.open()
+    phone = Person(chromium.new_context(viewport=PHONE), person.site)
+    elsewhere = phone.open()
     page = person.open()
     open_view(page, "settings")
     field = page.locator("#settings .row[data-key=keep_trash_days] input")
@@ -120,15 +124,19 @@ def test_a_planned_restart_is_told_as_one_and_in_other_tabs_too(person: Person, 
     answer_dialog(page)
     told = page.locator("#notices [data-restarting]")
     told.wait_for()
+    elsewhere.locator("#notices [data-restarting]").wait_for()
     assert told.locator(".bar i").is_visible()
     eventually(restart_file(served.settings).exists)
     served.kill()
     other.bring_to_front()
     other.locator("#notices [data-restarting]").wait_for()
-    assert other.locator(AWAY).count() == page.locator(AWAY).count() == 0
+    elsewhere.locator("html.studio-away").wait_for(state="attached")
+    assert other.locator(AWAY).count() == page.locator(AWAY).count() == elsewhere.locator(AWAY).count() == 0
     restart_file(served.settings).unlink()
     served.restart()
-    other.locator("#notices [data-restarting]").wait_for(state="detached")
+    for each in (other, elsewhere):
+        each.locator("#notices [data-restarting]").wait_for(state="detached")
+    phone.context.close()
     page.bring_to_front()
     told.wait_for(state="detached")
     served.kill()  # and this one nobody asked for

@@ -48,6 +48,7 @@ window.diffusionLocalLook = (() => {
     if (version !== told.version) location.reload(); // another studio than this page was written for
     seen = told.seen;
     draw(told.parts);
+    if (told.restarting && !restart()) restarts(); // asked for in another browser
   }
   function away() {
     const { away: told, restarting, held: waits } = window.diffusionLocalWords;
@@ -57,6 +58,10 @@ window.diffusionLocalLook = (() => {
     draw({ notices: planned
       ? `<div class="notice info" role="status" data-restarting><span>${words}</span><span class="bar"><i style="animation-duration:${planned.took}ms"></i></span></div>`
       : `<div class="notice warn" role="alert" data-away><span>${words}</span></div>` });
+  }
+  function restarts() {
+    localStorage.setItem(RESTART, `${Date.now()} ${restart()?.took ?? ((localStorage.getItem(RESTART) ?? "").split(" ")[1] || "")}`);
+    away();
   }
   // {at, took} of a restart that somebody asked for and that may still go on; else null.
   function restart() {
@@ -106,11 +111,7 @@ window.diffusionLocalLook = (() => {
       away();
       return () => { held -= 1; };
     },
-    // A restart was asked for on this page.
-    restarts() {
-      localStorage.setItem(RESTART, `${Date.now()} ${restart()?.took ?? ((localStorage.getItem(RESTART) ?? "").split(" ")[1] || "")}`);
-      away();
-    },
+    restarts,
     drawer(on) {
       drawer = on;
       look();
