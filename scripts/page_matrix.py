@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
@@ -78,9 +79,14 @@ def shoot_all(chromium: str, folder: Path, only: str, variants: str) -> None:
                 page.context.close()
         with served(**slow) as (url, services):
             services.studio.accounts.add("ada", PASSWORD, "admin")
+            until(lambda: asks_to_sign_in(url), 30)  # the web process notices the first account within some seconds
             pages = dict(opened(browser, url, variants, "form"))
             shoot(ACCOUNT_SHOTS, services, pages, folder, only)
         browser.close()
+
+
+def asks_to_sign_in(url: str) -> bool:
+    return httpx.get(url, headers={"Accept": "text/html"}).is_redirect
 
 
 def shoot(shots: Sequence[Shot], services: Services, pages: dict[str, Any], folder: Path, only: str) -> None:

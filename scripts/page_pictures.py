@@ -1,7 +1,8 @@
 """The manual's pictures of the page: ``screenshots.py --page`` plays the app with the starter model, in dark and light.
 
 Each view becomes assets/docs/page/VIEW.webp, dark on the left and light on the right. With ``--before FOLDER`` a second
-row shows an earlier state of the page, from FOLDER/VIEW-dark.png and FOLDER/VIEW-light.png where they exist.
+row shows an earlier state of the page, from FOLDER/VIEW-dark.png and FOLDER/VIEW-light.png where they exist; without
+them the row that the file already has is kept.
 """
 
 import io
@@ -41,15 +42,28 @@ class Book:
             page.wait_for_function("[...document.images].every((each) => each.complete || each.loading === 'lazy')")
             page.wait_for_timeout(400)  # animations
             found[scheme] = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        rows = [("", found)]
-        if self.before:
-            old = {scheme: self.before / f"{name}-{scheme}.png" for scheme in SCHEMES}
-            if all(path.exists() for path in old.values()):
-                older = {scheme: Image.open(path).convert("RGB") for scheme, path in old.items()}
-                rows = [("before", older), ("after", found)]
-        path = TARGET / f"{name}.webp"
-        sheet(rows, NARROW if phone else WIDE).save(path, quality=QUALITY, method=6)
+        path, width = TARGET / f"{name}.webp", NARROW if phone else WIDE
+        earlier = self.earlier(name) or kept(path, width, fit(found[SCHEMES[0]], width).height)
+        rows = [("before", earlier), ("after", found)] if earlier else [("", found)]
+        sheet(rows, width).save(path, quality=QUALITY, method=6)
         print(f"{path.name}: {path.stat().st_size // 1000} kB", flush=True)
+
+    def earlier(self, name: str) -> dict[str, Image.Image]:
+        paths = {scheme: self.before / f"{name}-{scheme}.png" for scheme in SCHEMES} if self.before else {}
+        if not all(path.exists() for path in paths.values()):
+            return {}
+        return {scheme: Image.open(path).convert("RGB") for scheme, path in paths.items()}
+
+
+def kept(path: Path, width: int, height: int) -> dict[str, Image.Image]:
+    """The earlier state in the file of a former run, whose pictures had this size; empty if it has none."""
+    if not path.exists():
+        return {}
+    whole = Image.open(path).convert("RGB")
+    if whole.height < 2 * height:
+        return {}
+    corners = {scheme: (place * (width + GAP), LABEL) for place, scheme in enumerate(SCHEMES)}
+    return {scheme: whole.crop((left, top, left + width, top + height)) for scheme, (left, top) in corners.items()}
 
 
 def sheet(rows: list[tuple[str, dict[str, Image.Image]]], width: int) -> Image.Image:

@@ -48,7 +48,7 @@ def test_an_empty_home_shows_the_starter_and_where_more_comes_from(studio: Studi
     offered = re.findall(r'data-do="download_model" data-id="([^"]+)"', html)
     assert "stabilityai/stable-diffusion-xl-base-1.0" in offered
     for folder in ("loras", "vae", "upscalers", "embeddings"):
-        assert f"“{folder}”" in html
+        assert f"<code>{folder}</code>" in html
     assert "Downloads</h2>" not in html
 
 

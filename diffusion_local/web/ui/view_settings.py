@@ -183,7 +183,15 @@ def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, Mar
     groups["other"] = [each for each in found if each.name in EDITABLE and each.name not in placed]
     rest = [preference(each, paths) for each in found if each.name not in EDITABLE]
     return [
-        (name, section(name, [preference(each, paths) for each in own], folded=rest if name == "other" else ()))
+        (
+            name,
+            section(
+                name,
+                [preference(each, paths) for each in own],
+                say("settings.after_restart"),
+                folded=rest if name == "other" else (),
+            ),
+        )
         for name, own in groups.items()
     ]
 
