@@ -190,6 +190,14 @@ class Database:
         with self._transaction("BEGIN") as db:
             yield db
 
+    def fetch(self, sql: str, values: Values = ()) -> list[Row]:
+        """Rows of one query, which sees one state without a transaction around it: a third of the messages to a server.
+
+        Within a transaction of this thread the query is part of it.
+        """
+        with self._connect() as conn:
+            return list(Transaction(conn).query(sql, values))
+
     @contextlib.contextmanager
     def write(self, patient: bool = False) -> Iterator[Transaction]:
         """A write transaction: all changes are applied or none. Must not be nested.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from diffusion_local import actor
 from diffusion_local.db import translation
@@ -201,6 +202,18 @@ class PostgresDatabase(Database):
             with self._rolled_back_on_error(connection):
                 yield PostgresTransaction(connection)
                 connection.execute("COMMIT")
+
+    def fetch(self, sql: str, values: Values = ()) -> list[Row]:
+        with self.problems():
+            connection = self._session.connection()
+            alone = connection.info.transaction_status == TransactionStatus.IDLE
+            try:
+                return list(PostgresTransaction(connection).query(sql, values))
+            except CONNECTION_ERRORS:
+                if not alone:
+                    raise
+                self._session.close()  # lost while it was idle
+                return list(PostgresTransaction(self._session.connection()).query(sql, values))
 
     @contextlib.contextmanager
     def write(self, patient: bool = False) -> Iterator[Transaction]:

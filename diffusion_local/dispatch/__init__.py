@@ -134,9 +134,9 @@ class Dispatch(Protocol):
         """A source picture or mask (PNG) of a claimed job. Raises NotFound for any other picture, and LostClaim."""
         ...
 
-    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
-        """Report progress. Returns per report, in order, the pending requests to the job, or None if its
-        claim is lost.
+    def report(self, reports: Sequence[ProgressReport], silent: Sequence[Claim] = ()) -> list[Flags | None]:
+        """Report progress. Returns per report, in order, the pending requests to the job, or None if its claim is
+        lost; then the same per ``silent`` claim, whose progress is unchanged.
         """
         ...
 

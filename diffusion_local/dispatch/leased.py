@@ -104,8 +104,8 @@ class LeasedDispatch(LocalDispatch):
     def urgent(self) -> bool:
         return not self._services.machines.resting(self._slot) and super().urgent()
 
-    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
-        return self._with_requests(super().report(reports))
+    def report(self, reports: Sequence[ProgressReport], silent: Sequence[Claim] = ()) -> list[Flags | None]:
+        return self._with_requests(super().report(reports, silent))
 
     def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
         return self._with_requests(super().flags(claims))

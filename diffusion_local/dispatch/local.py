@@ -127,12 +127,16 @@ class LocalDispatch:
             except FileNotFoundError:
                 raise NotFound(message("no_source_picture", source=echo(source_id))) from None
 
-    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
+    def report(self, reports: Sequence[ProgressReport], silent: Sequence[Claim] = ()) -> list[Flags | None]:
         own = [each for each in reports if each.claim.worker == self._slot]
         flags = self._services.jobs.report_all([(each.claim, each.step, each.phase) for each in own])
-        return self._in_order([each.claim for each in reports], flags)
+        answers = self._in_order([each.claim for each in reports], flags)
+        return answers + self._flags(silent) if silent else answers
 
     def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
+        return self._flags(claims)
+
+    def _flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
         own = [each for each in claims if each.worker == self._slot]
         return self._in_order(claims, self._services.jobs.flags_of(own))
 

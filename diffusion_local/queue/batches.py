@@ -167,10 +167,10 @@ class BatchRows:
 
     def note_forecast(self, batch_id: str) -> None:
         """Record the estimated end of a list once: as soon as FORECAST_PICTURES are done and an estimate is known."""
+        new = "SELECT 1 AS found FROM batches WHERE id = ? AND forecast_at IS NULL AND count >= ?"
+        if not self._database.fetch(new, [batch_id, 2 * FORECAST_PICTURES]):
+            return
         with self._database.read() as db:
-            new = "SELECT 1 FROM batches WHERE id = :id AND forecast_at IS NULL AND count >= :least"
-            if not db.scalar(new, id=batch_id, least=2 * FORECAST_PICTURES):
-                return
             table = by_index("jobs", "jobs_listed")
             done = f"SELECT 1 FROM {table} WHERE batch_id = :id AND list_rank = {RANKS.index(State.DONE)}"
             enough = f"SELECT count(*) FROM ({done} LIMIT {FORECAST_PICTURES}) AS first"

@@ -4,7 +4,7 @@ A job that failed on a slot because of its machine (memory, a missing file, a lo
 slot tries once, at most MOST_SLOTS slots try. The refusals are deleted when the job ends.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -50,9 +50,16 @@ def able_to_make(db: Transaction, able: Able, job: Job) -> bool:
     return able.job(job, slots_that_refused(db, job.id))
 
 
+HELD_BY = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
+
+
 def held_by(db: Transaction, claim: Claim) -> Job:
-    query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
-    for row in list(db.query(query, claim_values(claim))):
+    return held_job(db.query(HELD_BY, claim_values(claim)))
+
+
+def held_job(found: Iterable[rows.Row]) -> Job:
+    """The job in an answer to HELD_BY. Raises LostClaim."""
+    for row in list(found):
         return rows.to_job(row)
     raise LostClaim
 
@@ -100,8 +107,7 @@ class RefusalStore:
 
     def any_of(self, slot: str) -> bool:
         """Whether a slot refused a job that has not ended."""
-        with self._database.read() as db:
-            return db.scalar("SELECT 1 FROM refusals WHERE slot = :slot LIMIT 1", slot=slot) is not None
+        return bool(self._database.fetch("SELECT 1 AS found FROM refusals WHERE slot = ? LIMIT 1", [slot]))
 
     def of_job(self, job_id: str) -> list[str]:
         with self._database.read() as db:

@@ -94,8 +94,8 @@ class QueueControl:
             return db.scalar("SELECT max(finished_at) FROM jobs")
 
     def blocked_reason(self) -> str:
-        with self._database.read() as db:
-            return from_json(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
+        [row] = self._database.fetch("SELECT blocked, blocked_json FROM queue")
+        return from_json(row["blocked"], row["blocked_json"])
 
     def is_paused(self) -> bool:
         """Whether a user paused the queue."""

@@ -29,12 +29,14 @@ from diffusion_local.messages import is_known, message, to_json
 from diffusion_local.options.table import Params
 from diffusion_local.queue import work_hours
 from diffusion_local.queue.claims import (
+    HELD_BY,
     HOLDS_CLAIM,
     MOST_SLOTS,
     Able,
     SuitsOf,
     claim_values,
     held_by,
+    held_job,
     line_beside,
     note_refusal,
     slots_that_refused,
@@ -77,7 +79,6 @@ class Selection:
 OPEN, FINISH, GIVE_BACK = 0, 1, 2
 
 INTERACTIVE = rows.LANE_RANKS[Lane.INTERACTIVE]
-OPEN_QUEUE = f"SELECT paused = {OPEN} AND blocked = '' FROM queue"
 REQUEST_COLUMNS = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
@@ -90,6 +91,8 @@ class JobStore:
     def __init__(self, database: Database, rules: OrderRules | None = None) -> None:
         self._database = database
         self._rules = rules or OrderRules()
+        #: Whether the last claim of this process found a job, so that the next one probably does.
+        self._found_last = False
 
     # -- for users -------------------------------------------------------------------------------------------------
 
@@ -126,9 +129,9 @@ class JobStore:
             return [job.id for job in ended] + [row["id"] for row in flagged]
 
     def get(self, job_id: str) -> Job:
+        for row in self._database.fetch(f"SELECT * FROM jobs WHERE id = ? AND {readable()}", [job_id]):
+            return rows.to_job(row)
         with self._database.read() as db:
-            for row in db.query(f"SELECT * FROM jobs WHERE id = ? AND {readable()}", [job_id]):
-                return rows.to_job(row)
             raise not_found(db, "job", job_id)
 
     # -- for workers -----------------------------------------------------------------------------------------------
@@ -157,19 +160,20 @@ class JobStore:
         now = utc_now()
         moment = datetime.fromisoformat(now)
         delays = {"now": now, "latest": utc_text(moment + MAX_DELAY)}
-        with self._database.read() as db:  # an idle poll must not take the write lock
-            if not db.scalar(OPEN_QUEUE):
-                return []
-            if not QueueOrder(db, moment, self._rules).any_due() and db.scalar(RETRY_DUE, **delays) is None:
-                return []
+        if not self._found_last:  # an idle poll must not take the write lock
+            with self._database.read() as db:
+                line = QueueOrder(db, moment, self._rules)
+                if not (line.open and (line.any_due() or db.scalar(RETRY_DUE, **delays))):
+                    return []
         taken: list[Job] = []
         with self._database.write(patient=True) as db:
-            if not db.scalar(OPEN_QUEUE):
+            line = QueueOrder(db, moment, self._rules)
+            self._found_last = False
+            if not line.open:
                 return []
             if db.scalar(RETRY_DUE, **delays):
                 for clear in CLEAR_DELAYS:
                     db.execute(clear, delays)
-            line = QueueOrder(db, moment, self._rules)
             first = None if beside is None else held_by(db, beside)
             suits = None if able is None else SuitsOf(db, able)
             if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None, suits)):
@@ -178,13 +182,14 @@ class JobStore:
                 work_hours.begin_work(db, worker, now)
             while first and len(taken) < most and (job_id := line_beside(db, line, first, able)):
                 taken += self._take(db, worker, job_id, now)
+        self._found_last = bool(taken)
         return taken
 
     def urgent(self) -> bool:
         """Whether a job of the interactive lane is due."""
         with self._database.read() as db:
             moment = datetime.fromisoformat(utc_now())
-            return bool(db.scalar(OPEN_QUEUE)) and QueueOrder(db, moment, self._rules).any_due_of(INTERACTIVE)
+            return QueueOrder(db, moment, self._rules).any_due_of(INTERACTIVE)
 
     def _take(self, db: Transaction, worker: str, job_id: str, now: str) -> list[Job]:
         return self._move(
@@ -305,8 +310,7 @@ class JobStore:
 
     def of_claim(self, claim: Claim) -> Job:
         """The running job of a claim. Raises LostClaim."""
-        with self._database.read() as db:
-            return held_by(db, claim)
+        return held_job(self._database.fetch(HELD_BY, claim_values(claim)))
 
     def running(self, worker: str) -> list[Job]:
         """The jobs that a worker holds claims on."""

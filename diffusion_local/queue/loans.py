@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from diffusion_local.db import rows
 from diffusion_local.db.database import Database, Row, Transaction
 from diffusion_local.domain import ASKED, LENT, LOAN_TIME, RECALL_TIME, RECALLED, Loan, utc_text
-from diffusion_local.queue.jobs import OPEN_QUEUE
 from diffusion_local.queue.order import OrderRules, QueueOrder
 from diffusion_local.queue.workers import FRESH_SHARE, is_silent
 
@@ -33,7 +32,7 @@ class LoanStore:
             if mine is not None and not mine.expired(now):
                 return mine
             db.execute("DELETE FROM loans WHERE borrower = ?", [borrower])
-            if db.scalar(OPEN_QUEUE) and QueueOrder(db, now, self._rules).any_due():
+            if QueueOrder(db, now, self._rules).any_due():
                 return None
             for slot in idle_slots(db, borrower, now):
                 loan = Loan(slot, borrower, size, ASKED, utc_text(now + LOAN_TIME))

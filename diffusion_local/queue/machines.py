@@ -119,10 +119,12 @@ class MachineStore:
     def standing(self, slot: str) -> tuple[str, Message | None]:
         """(state of the slot's machine, why the slot gets no jobs now or None)."""
         now = datetime.now(UTC)
-        with self._database.read() as db:
-            for row in db.query("SELECT state, hours, gpu_share FROM machines WHERE name = ?", [machine_of(slot)]):
-                shared_at = db.scalar("SELECT shared_at FROM leases WHERE slot = :slot", slot=slot)
-                return str(row["state"]), reason(row, shared_at, now, self._zone)
+        settings = (
+            "SELECT state, hours, gpu_share, (SELECT shared_at FROM leases WHERE slot = :slot) AS shared_at "
+            "FROM machines WHERE name = :name"
+        )
+        for row in self._database.fetch(settings, {"slot": slot, "name": machine_of(slot)}):
+            return str(row["state"]), reason(row, row["shared_at"], now, self._zone)
         return ACTIVE, None
 
     def all(self, name: str | None = None) -> list[Machine]:

@@ -137,6 +137,11 @@ class Suits(Protocol):
 
 
 ALWAYS = BatchGate(0, "", "")
+#: One row per gate, or one without a gate.
+QUEUE_AND_GATES = (
+    "SELECT queue.paused = 0 AND queue.blocked = '', queue.window, queue.resting, gates.id, gates.window, "
+    "gates.start_at FROM queue LEFT JOIN gates ON true"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,11 @@ class QueueOrder:
         self._db = db
         self._streak = rules.streak
         self._now, self._zone = now, rules.zone
-        (self._window, self._resting), all_gates = db.execute("SELECT window, resting FROM queue").fetchone(), gates(db)
+        queue = db.execute(QUEUE_AND_GATES).fetchall()
+        open_queue, self._window, self._resting, *_ = queue[0]
+        #: Whether jobs may be claimed: nobody paused the queue, and its storage can be written.
+        self.open = bool(open_queue)
+        all_gates = [ALWAYS, *(BatchGate(*row[3:]) for row in queue if row[3] is not None)]
         #: Open gates by lane. The queue's own window applies to the batch lane only.
         self._open = {
             lane: [
@@ -166,7 +175,7 @@ class QueueOrder:
         }
 
     def any_due(self) -> bool:
-        return next(self._claimable_groups(), None) is not None
+        return self.open and next(self._claimable_groups(), None) is not None
 
     def _claimable_groups(self) -> Iterator[tuple[int, int]]:
         """The (lane, priority) groups that may be claimed now; without the batch lane while it rests."""
@@ -245,7 +254,10 @@ class QueueOrder:
         return None
 
     def any_due_of(self, lane: int) -> bool:
-        return any(group == lane for group, _ in self._claimable_groups())
+        if not self.open or (lane == BATCH_RANK and self._resting):
+            return False
+        due = f"SELECT 1 FROM {DUE_JOBS} AND lane = :lane LIMIT 1"
+        return any(self._db.scalar(due, gate=gate, lane=lane) for gate in self._open[lane])
 
     def upcoming(self, loaded: str, count: int) -> list[str]:
         """Ids of the next jobs of a single worker, assuming no other changes."""
@@ -307,11 +319,14 @@ def gates(db: Transaction) -> list[BatchGate]:
 
 
 def read_turns(db: Transaction, lane: int) -> FairShares:
-    virtual, turn, passed_over = db.execute(
-        "SELECT virtual, turn, passed_over FROM turns WHERE lane = ?", [lane]
-    ).fetchone()
-    found = db.execute("SELECT owner, finish, turn FROM shares WHERE lane = ?", [lane]).fetchall()
-    return FairShares(virtual, turn, passed_over, {owner: Share(finish, number) for owner, finish, number in found})
+    found = db.execute(
+        "SELECT turns.virtual, turns.turn, turns.passed_over, shares.owner, shares.finish, shares.turn "
+        "FROM turns LEFT JOIN shares ON shares.lane = turns.lane WHERE turns.lane = ?",
+        [lane],
+    ).fetchall()
+    shares = {owner: Share(finish, number) for *_, owner, finish, number in found if owner is not None}
+    virtual, turn, passed_over = found[0][:3]
+    return FairShares(virtual, turn, passed_over, shares)
 
 
 def write_turns(db: Transaction, lane: int, turns: FairShares, owner: str) -> None:

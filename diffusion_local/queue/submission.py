@@ -17,6 +17,9 @@ from diffusion_local.queue.order import get_gate
 
 #: (batch, its jobs, its idempotency key, digest of the request).
 NewBatch = tuple[Batch, Iterable[Job], str | None, str]
+WAITING = "SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'"
+#: The reason why the queue is blocked, the number of queued jobs, and the last position.
+BEFORE_SUBMIT = f"SELECT blocked, blocked_json, ({WAITING}), (SELECT coalesce(max(position), 0) FROM jobs) FROM queue"
 
 
 def insert_batch(
@@ -31,14 +34,15 @@ def insert_batch(
     key = scoped_key(idempotency_key) if idempotency_key else None
     if key and (found := earlier_submit(db, key, request)):
         return found
-    require_not_blocked(db)
+    blocked, blocked_json, waiting, last = db.execute(BEFORE_SUBMIT).fetchone()
+    if reason := from_json(blocked, blocked_json):
+        raise QueueBlocked(message("queue_takes_nothing", reason=reason))
     store.check(db, batch.count)
-    require_room(db, batch.count, max_queued)
+    require_room(waiting, batch.count, max_queued)
     db.insert("batches", rows.batch_row(batch) | {"idempotency_key": key, "request": request})
     if batch.graph:
         db.insert("graphs", {"batch_id": batch.id, "owner": batch.owner, "graph": batch.graph})
     gate = get_gate(db, batch.window, batch.start_at)
-    last = db.scalar("SELECT coalesce(max(position), 0) FROM jobs")
     ids: list[str] = []
 
     def job_rows() -> Iterator[rows.Row]:
@@ -61,7 +65,7 @@ def put_back(db: Transaction, where: str, values: dict[str, Any], max_queued: in
     found = db.query(f"SELECT * FROM jobs WHERE {where} AND {stopped} AND NOT {again} ORDER BY batch_id, idx", values)
     old = [rows.to_job(row) for row in found]
     store.check(db, len(old))
-    require_room(db, len(old), max_queued)
+    require_room(db.scalar(WAITING), len(old), max_queued)
     return [put_back_batch(db, key, list(jobs)) for key, jobs in groupby(old, lambda job: job.batch_id)]
 
 
@@ -90,18 +94,10 @@ def put_back_batch(db: Transaction, batch_id: str, old: list[Job]) -> Receipt:
     return Receipt(batch.id, [job.id for job in new])
 
 
-def require_room(db: Transaction, count: int, max_queued: int) -> None:
-    """Raise QueueFull if ``count`` more jobs exceed the limit of queued jobs."""
-    waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
+def require_room(waiting: int, count: int, max_queued: int) -> None:
+    """Raise QueueFull if ``count`` more jobs than ``waiting`` exceed the limit of queued jobs."""
     if waiting + count > max_queued:
         raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=count))
-
-
-def require_not_blocked(db: Transaction) -> None:
-    """Raise QueueBlocked while the queue is blocked because storage cannot be written. Queued jobs keep waiting."""
-    reason = from_json(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
-    if reason:
-        raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 
 
 def earlier_submit(db: Transaction, key: str, request: str) -> tuple[str, list[str]] | None:

@@ -114,9 +114,9 @@ class QueueView:
         """
         writes = self._database.writes()
         if writes is None or writes != self._position[0]:
-            with self._database.read() as db:
-                query = "SELECT revision, (SELECT coalesce(max(id), 0) FROM job_events) FROM queue"
-                self._position = writes, db.execute(query).fetchone()
+            query = "SELECT revision, (SELECT coalesce(max(id), 0) FROM job_events) AS event FROM queue"
+            [row] = self._database.fetch(query)
+            self._position = writes, (row["revision"], row["event"])
         return self._position[1]
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:

@@ -141,14 +141,10 @@ class LeaseStore:
     def renew(self, slot: str, session: str) -> None:
         """Extend a lease to its full duration. Raises LeaseLost if it expired and was taken or recovered since."""
         now = datetime.now(UTC)
-        with self._database.read() as db:
-            expires = db.scalar(
-                "SELECT expires_at FROM leases WHERE slot = :slot AND session = :session", slot=slot, session=session
-            )
-        if expires is None:
-            raise self._lost(slot, session)
-        if FRESH_SHARE * self._time < datetime.fromisoformat(expires) - now <= self._time:
-            return
+        held = "SELECT expires_at FROM leases WHERE slot = ? AND session = ?"
+        for row in self._database.fetch(held, [slot, session]):
+            if FRESH_SHARE * self._time < datetime.fromisoformat(row["expires_at"]) - now <= self._time:
+                return
         with self._database.write(patient=True) as db:
             renewed = db.execute(
                 "UPDATE leases SET expires_at = ? WHERE slot = ? AND session = ?", [self._end(now), slot, session]
@@ -188,8 +184,7 @@ class LeaseStore:
             db.execute("DELETE FROM leases WHERE slot = ? AND session = ?", [slot, session])
 
     def get(self, slot: str) -> Lease | None:
-        with self._database.read() as db:
-            return next(map(to_lease, db.query(f"{LEASES} AND slot = ?", [slot])), None)
+        return next(map(to_lease, self._database.fetch(f"{LEASES} AND slot = ?", [slot])), None)
 
     def all(self) -> list[Lease]:
         """All leases except those of hung workers."""

@@ -67,7 +67,7 @@ class RemoteDispatch:
         self._files: dict[str, dict[str, str]] = {}
         self._fits: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
         self._lock = threading.Lock()
-        self._pulse = Pulse(self._report, self._flags)
+        self._pulse = Pulse(self._exchange)
         self._bell = Bell(lambda: bool(self._call("wait", (MOST_WAIT,), {})))
 
     def take(self, patience: float) -> OutputTerms:
@@ -181,21 +181,21 @@ class RemoteDispatch:
         self._fits.pop((fit.model, fit.device), None)
         self._call("record_fit", (fit,), {})
 
-    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
-        claims = [each.claim for each in reports]
+    def report(self, reports: Sequence[ProgressReport], silent: Sequence[Claim] = ()) -> list[Flags | None]:
+        claims = [*(each.claim for each in reports), *silent]
         if not self._pulse.knows(claims):
-            return self._report(reports)
+            return self._exchange(reports, silent)
         self._pulse.note(reports)
         return self._pulse.heard(claims)
 
     def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        return self._pulse.heard(claims) if self._pulse.knows(claims) else self._flags(claims)
+        return self._pulse.heard(claims) if self._pulse.knows(claims) else self._exchange((), claims)
 
-    def _report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
-        return list(self._call("report", (reports,), {}))
-
-    def _flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        return list(self._call("flags", (claims,), {}))
+    def _exchange(self, reports: Sequence[ProgressReport], silent: Sequence[Claim]) -> list[Flags | None]:
+        """One request: ``report``, or ``flags`` if there is nothing to report, which takes no write transaction."""
+        if not reports:
+            return list(self._call("flags", (silent,), {}))
+        return list(self._call("report", (reports, silent), {}))
 
     def check_storage(self, needed: int = 0) -> bool:
         try:
@@ -233,7 +233,7 @@ class RemoteDispatch:
                 self._on_hung()
             self._rejoin(session)
             if name in ("report", "flags"):
-                return [None for _ in (args or tuple(kwargs.values()))[0]]
+                return [None for claims in args for _ in claims]
             if any(isinstance(each, Claim | list | tuple) for each in (*args, *kwargs.values())):
                 raise LostClaim from None
             return self._request(name, args, kwargs)

@@ -1,6 +1,7 @@
 """Background exchange of a remote worker with its studio, so that no step waits for the network.
 
 A thread sends reports and fetches requests to running jobs a few times a second; a step only reads the newest answer.
+A job that ends sooner after its claim costs no request of this kind: a cancel would hardly reach it in time.
 A second thread holds a long poll for rings while the worker is idle.
 """
 
@@ -12,21 +13,21 @@ from diffusion_local.dispatch import ProgressReport
 from diffusion_local.domain import Claim, Flags
 from diffusion_local.errors import DatabaseProblem, UserError
 
-PULSE_SECONDS = 0.3  # between two exchanges about running jobs; a cancel request arrives within this time
+PULSE_SECONDS = 0.4  # between two exchanges, and from a claim to its first: a cancel arrives within twice this time
 AWAY_SECONDS = 1.0  # between two attempts while the studio is unreachable
 IDLE_SECONDS = 2.0  # how long the long poll continues after the last ``wait``
 
-Send = Callable[[Sequence[ProgressReport]], list[Flags | None]]
-Ask = Callable[[Sequence[Claim]], list[Flags | None]]
+#: ``Dispatch.report``, as one request.
+Exchange = Callable[[Sequence[ProgressReport], Sequence[Claim]], list[Flags | None]]
 
 
 class Pulse:
     """The newest known flags of running jobs."""
 
-    def __init__(self, send: Send, ask: Ask) -> None:
-        self._send = send
-        self._ask = ask
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._flags: dict[Claim, Flags | None] = {}
+        self._watched_at: dict[Claim, float] = {}
         self._unsent: dict[Claim, ProgressReport] = {}
         self._problem: UserError | None = None
         self._changed = threading.Condition()
@@ -44,6 +45,7 @@ class Pulse:
         with self._changed:
             for claim in claims:
                 self._flags[claim] = Flags(cancel=False)
+                self._watched_at[claim] = time.monotonic()
             if self._flags and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
                 self._thread.start()
@@ -52,6 +54,7 @@ class Pulse:
     def forget(self, claim: Claim) -> None:
         with self._changed:
             self._flags.pop(claim, None)
+            self._watched_at.pop(claim, None)
             self._unsent.pop(claim, None)
 
     def knows(self, claims: Iterable[Claim]) -> bool:
@@ -80,26 +83,29 @@ class Pulse:
             if self._closed.wait(PULSE_SECONDS):
                 return
             try:
-                self._exchange()
+                self._beat()
             except DatabaseProblem:  # the studio is unreachable: work continues with the newest known flags
                 self._closed.wait(AWAY_SECONDS)
             except UserError as problem:  # this worker's access was refused
                 self._problem = problem
                 return
 
-    def _exchange(self) -> None:
+    def _beat(self) -> None:
         """Send the newest reports; for jobs without progress only read the flags."""
+        latest = time.monotonic() - PULSE_SECONDS
         with self._changed:
-            reports, self._unsent = list(self._unsent.values()), {}
-            reported = {each.claim for each in reports}
-            quiet = [claim for claim, flags in self._flags.items() if flags is not None and claim not in reported]
+            due = [claim for claim, flags in self._flags.items() if flags and self._watched_at[claim] <= latest]
+            reports = [self._unsent.pop(claim) for claim in due if claim in self._unsent]
+        reported = [each.claim for each in reports]
+        silent = [claim for claim in due if claim not in reported]
+        if not due:
+            return
         try:
-            answers = list(zip([each.claim for each in reports], self._send(reports) if reports else [], strict=True))
+            answers = zip([*reported, *silent], self._exchange(reports, silent), strict=True)
         except DatabaseProblem:
             with self._changed:
                 self._unsent = {each.claim: each for each in reports if each.claim in self._flags} | self._unsent
             raise
-        answers += zip(quiet, self._ask(quiet) if quiet else [], strict=True)
         with self._changed:
             self._flags |= {claim: flags for claim, flags in answers if claim in self._flags}
 

@@ -194,7 +194,7 @@ def condition_reader(slot: str, dispatch: Dispatch) -> Callable[[], Condition]:
 def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settings) -> None:
     """Report this worker's model files to the studio whenever they change, and fetch the missing ones it shares.
 
-    Runs forever. Digests are computed before each report.
+    Runs until the studio refuses this worker. Digests are computed before each report.
     """
     from diffusion_local.remote.dispatch import RemoteDispatch
 
@@ -222,6 +222,8 @@ def keep_publishing_files(dispatch: Dispatch, catalog: Catalog, settings: Settin
             log.warning("%s", problem)
         except StorageProblem as problem:
             log.error("model files cannot be kept: %s", problem)
+        except UserError:  # refused: the main thread hears it too, and ends the worker
+            return
         time.sleep(PUBLISH_SECONDS)
 
 
@@ -234,9 +236,12 @@ def best_effort(tell: Callable[[], None]) -> None:
 
 
 def send_heartbeats(dispatch: Dispatch, condition: Callable[[], Condition] | None = None) -> None:
-    """Send heartbeats forever; a remote worker adds the ``condition`` of its device."""
+    """Send heartbeats until the studio refuses this worker; a remote one adds the ``condition`` of its device."""
     while True:
-        best_effort(lambda: dispatch.heartbeat(condition() if condition else None))
+        try:
+            best_effort(lambda: dispatch.heartbeat(condition() if condition else None))
+        except UserError:  # refused: the main thread hears it too, and ends the worker
+            return
         time.sleep(HEARTBEAT_SECONDS)
 
 

@@ -56,6 +56,18 @@ def test_reads_see_one_moment(database: Database) -> None:
         assert db.execute("SELECT paused FROM queue").fetchone()[0] == 0
 
 
+def test_a_query_without_a_transaction_sees_what_is_committed_or_its_threads_own_changes(database: Database) -> None:
+    query = "SELECT paused, blocked FROM queue WHERE paused = ?"
+    assert database.fetch(query, [0]) == [{"paused": 0, "blocked": ""}]
+    assert database.fetch(query, [1]) == []
+    with database.write() as db:
+        db.execute("UPDATE queue SET paused = 1")
+        assert len(database.fetch(query, [1])) == 1
+    with sql(database) as other:
+        other.execute("UPDATE queue SET paused = 0")
+    assert len(database.fetch(query, [0])) == 1
+
+
 def test_an_update_that_returns_rows_is_committed(database: Database) -> None:
     """sqlite-utils leaves a RETURNING statement open when its rows are not read to their end."""
     store = JobStore(database)

@@ -320,6 +320,28 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(own_cluster: Cluster) -
     database.close()
 
 
+def test_a_query_is_repeated_on_a_new_connection_unless_it_is_part_of_a_transaction(server: PostgresDatabase) -> None:
+    def cut_off() -> None:
+        mine = server._session.connection().info.backend_pid
+        with psycopg.connect(server.url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [mine])
+
+    query = "SELECT paused FROM queue"
+    assert server.fetch(query) == [{"paused": 0}]
+    cut_off()
+    assert server.fetch(query) == [{"paused": 0}]
+
+    def within_a_transaction() -> None:
+        with server.write() as db:
+            db.execute("UPDATE queue SET paused = 1")
+            cut_off()
+            server.fetch(query)
+
+    with pytest.raises(DatabaseProblem):
+        within_a_transaction()
+    assert server.fetch(query) == [{"paused": 0}]
+
+
 def test_a_commit_without_an_answer_is_looked_up(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server commits, but the connection breaks before it says so."""
     database = PostgresDatabase.open(own_cluster.create("studio"))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.database import Database, Row, Transaction, Values
 from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.views import QueueView
@@ -14,7 +14,7 @@ from tests.support import enqueue, eventually
 
 
 class Counting(PostgresDatabase):
-    """Counts its read transactions."""
+    """Counts its reads."""
 
     reads = 0
 
@@ -23,6 +23,10 @@ class Counting(PostgresDatabase):
         self.reads += 1
         with super().read() as db:
             yield db
+
+    def fetch(self, sql: str, values: Values = ()) -> list[Row]:
+        self.reads += 1
+        return super().fetch(sql, values)
 
 
 @pytest.fixture

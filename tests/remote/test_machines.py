@@ -12,9 +12,11 @@ from diffusion_local.dispatch import slots
 from diffusion_local.domain import DeviceMemory, Flags, Lane, State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import InvalidParams, LeaseLost, LostClaim, Unauthorized
+from diffusion_local.messages import message
 from diffusion_local.queue.jobs import Selection
 from diffusion_local.remote.dispatch import RemoteDispatch
 from diffusion_local.worker import saving
+from diffusion_local.worker.__main__ import keep_publishing_files, send_heartbeats
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop
@@ -128,6 +130,21 @@ def test_a_revoked_token_ends_the_worker_with_a_sentence(services: Services, stu
                 dispatch.heartbeat()
     finally:
         run_as(LOCAL)
+
+
+def test_a_refused_worker_ends_with_one_sentence_and_no_traceback(
+    services: Services, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other threads stop; the main thread, which hears the refusal at its own next call, says why it ends."""
+    dispatch = joined(studio)
+
+    def refused(*_: object) -> None:
+        raise Unauthorized(message("token_unknown"))
+
+    for call in ("heartbeat", "missing_files", "publish_files"):
+        monkeypatch.setattr(dispatch, call, refused, raising=False)
+    send_heartbeats(dispatch)
+    keep_publishing_files(dispatch, services.catalog, services.settings)
 
 
 def test_a_worker_that_hangs_is_told_to_end(services: Services, studio: Studio, files: Any) -> None:

@@ -34,7 +34,11 @@ TESTED = "6.31.0"
 MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
 PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
 QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
-TUNED = ("sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
+TUNED = ("sleep_when_free", "progress_update_sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
+
+POLL_SECONDS = 0.05  # between two looks for callers
+#: Between two looks for progress bars of Gradio's, which no handler has. By default it looks a hundred times a second.
+PROGRESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,8 @@ def tune_queue(queue: Any, most_waiting: int) -> None:
     missing = [name for name in TUNED if not hasattr(queue, name)]
     if missing:
         log.warning("Gradio's queue has no %s: it may use more of the processor.", ", ".join(missing))
-    queue.sleep_when_free = 0.02
+    queue.sleep_when_free = POLL_SECONDS
+    queue.progress_update_sleep_when_free = PROGRESS_SECONDS
     queue.max_thread_count = most_waiting
     queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
     queue.pending_messages_per_session = LRUCache(MAX_SESSIONS)  # the limit per account is calls.MAX_EVENTS

@@ -22,13 +22,13 @@ from diffusion_local.operations.operation import File, Operation, Paged, Route, 
 from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import REVALIDATE, linked, read_prefer, tagged
+from diffusion_local.web.api.http.polling import first_pause
 from diffusion_local.web.api.schemas import IDEMPOTENCY_ARGUMENT, answer_schema, model_of
 from diffusion_local.web.api.watch import Watch, until
 from diffusion_local.web.files import StoredResponse
 
 Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
 REPEATED = ("state",)  # query parameters that may be repeated
-NO_LONGER = 60  # seconds; upper limit of Retry-After
 MEDIA_TYPES = {
     ".csv": "text/csv",
     ".jsonl": "application/jsonl",
@@ -184,7 +184,6 @@ def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
 def status_urls(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[serializers.Json, int]:
     """The response after enqueuing a batch, and the seconds after which polling makes sense."""
     batch = serializers.api_url(f"batches/{receipt.batch_id}")
-    seconds = studio.place(studio.job(receipt.job_ids[0]))[1]
     addresses = {
         "status_url": batch,
         "stream_url": f"{batch}/stream",
@@ -194,7 +193,7 @@ def status_urls(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[seriali
         "sheet_url": f"{batch}/sheet.webp",
     }
     content = answers.as_json(studio, receipt) | addresses | {"finished": False}
-    return content, max(1, min(NO_LONGER, round(seconds or 1)))
+    return content, first_pause(studio, receipt.job_ids[0])
 
 
 async def until_ended(

@@ -32,7 +32,9 @@ T = TypeVar("T")
 
 WORKER_PATH = "/worker"
 MOST_SESSIONS = 1000
-WORKER_THREADS = 4  # for calls of workers
+#: Threads for calls of workers: more would wait for the interpreter and the database's lock, and delay the page.
+#: Uploads to a bucket mostly wait for it.
+WORKER_THREADS, BUCKET_THREADS = 2, 8
 MAX_VERSION = 40  # characters
 MOST_WAIT = 20.0  # seconds per call; proxies close slower requests
 
@@ -134,9 +136,10 @@ def router(services: Services, watch: Watch) -> APIRouter:
         return packed(await in_turn(carried_out, name, arguments, slot, session, account, version))
 
     async def in_turn(work: Callable[..., T], *args: Any) -> T:
-        """Run in a thread, a few at a time: more would only wait for the database's lock, and delay the page."""
+        """Run in a thread, a few at a time."""
         nonlocal threads
-        threads = threads or anyio.CapacityLimiter(WORKER_THREADS)
+        most = BUCKET_THREADS if services.settings.gallery else WORKER_THREADS
+        threads = threads or anyio.CapacityLimiter(most)
         return await anyio.to_thread.run_sync(work, *args, limiter=threads)
 
     @workers.get(f"{WORKER_PATH}/file", include_in_schema=False, response_class=FileResponse)
