@@ -186,14 +186,14 @@ def test_a_second_try_of_the_vae_is_in_the_facts(draw: Draw, loaded: Loaded, mon
         right = decode(latents, return_dict=return_dict)
         return right if vae.dtype == torch.float32 else (torch.full_like(right[0], float("nan")),)
 
-    usual = draw(steps=1)
+    usual = draw(steps=1, width=64, height=64)
     vae.to(dtype=torch.bfloat16)
     monkeypatch.setattr(vae, "decode", overflow)
-    picture = draw(steps=1)
+    picture = draw(steps=1, width=64, height=64)
     assert "run again in float32" in picture.facts["vae_retry"]
     assert picture.facts["vae_dtype"] == "float32"
     assert "vae_retry" not in usual.facts
-    assert "vae_retry" not in draw(steps=1).facts  # from now on it is in fp32
+    assert "vae_retry" not in draw(steps=1, width=64, height=64).facts  # from now on it is in fp32
 
 
 def test_decoding_undoes_encoding(loaded: Loaded) -> None:
