@@ -54,7 +54,7 @@ class LoanStore:
         values = {"expires_at": utc_text(now + LOAN_TIME), "borrower": borrower, "use": begins}
         with self._database.write(patient=True) as db:
             db.execute(
-                "UPDATE loans SET expires_at = :expires_at, state = CASE WHEN :use THEN 'used' ELSE state END "
+                "UPDATE loans SET expires_at = :expires_at, state = CASE WHEN :use = 1 THEN 'used' ELSE state END "
                 "WHERE borrower = :borrower AND state != 'recalled'",
                 values,
             )

@@ -60,7 +60,7 @@ def put_back(db: Transaction, where: str, values: dict[str, Any], max_queued: in
     One new batch per old one, with the same name, lane, times and pause. Jobs that were put back before are skipped.
     The old jobs stay cancelled. Raises QueueFull and LimitReached.
     """
-    stopped = f"(state = '{State.CANCELLED}' OR state = '{State.RUNNING}' AND cancel_requested)"
+    stopped = f"(state = '{State.CANCELLED}' OR state = '{State.RUNNING}' AND cancel_requested = 1)"
     again = "EXISTS (SELECT 1 FROM jobs later WHERE later.from_job = jobs.id)"
     found = db.query(f"SELECT * FROM jobs WHERE {where} AND {stopped} AND NOT {again} ORDER BY batch_id, idx", values)
     old = [rows.to_job(row) for row in found]

@@ -78,7 +78,6 @@ def test_only_an_idle_worker_of_this_machine_with_an_equal_device_lends(
 ) -> None:
     with sql(services.settings) as db:
         db.execute(change)
-        db.commit()
     assert store.ask("gpu0", 100) is None
 
 
@@ -119,13 +118,11 @@ def test_a_loan_that_nobody_renews_has_ended_and_one_that_is_renewed_lives(
     loan = used(store)
     with sql(services.settings) as db:
         db.execute("UPDATE loans SET expires_at = '2020-01-01T00:00:00+00:00'")
-        db.commit()
     renewed = store.renew("gpu0", use=True)
     assert renewed is not None
     assert renewed.expires_at >= loan.expires_at
     with sql(services.settings) as db:
         db.execute("UPDATE loans SET expires_at = '2020-01-01T00:00:00+00:00'")
-        db.commit()
     assert store.recall("gpu1") is None
 
 
@@ -133,7 +130,6 @@ def test_a_changed_clock_ends_a_loan(services: Services, store: LoanStore) -> No
     used(store)
     with sql(services.settings) as db:
         db.execute("UPDATE loans SET expires_at = '2099-01-01T00:00:00+00:00'")
-        db.commit()
     assert store.recall("gpu1") is None
 
 
