@@ -62,6 +62,7 @@ SD35_LARGE = {"num_layers": 38, "num_attention_heads": 38, "caption_projection_d
 SD35_MEDIUM = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "qk_norm": "rms_norm",
                "pos_embed_max_size": 384, "dual_attention_layers": list(range(13))}  # fmt: skip
 SD3 = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192}
+COGVIEW4 = {"num_layers": 28, "num_attention_heads": 32, "attention_head_dim": 128}
 #: By class: what it is (an architecture, or title and product of a model that is not run), and its configuration.
 CLASSES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("FluxTransformer2DModel", "flux_schnell", {}),
@@ -86,7 +87,7 @@ CLASSES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("PixArtTransformer2DModel", "pixart", PIXART),
     ("PixArtTransformer2DModel", "pixart", PIXART | {"use_additional_conditions": False}),
     ("HunyuanDiT2DModel", "hunyuan_dit", HUNYUAN_DIT),
-    ("CogView4Transformer2DModel", "cogview4", {}),
+    ("CogView4Transformer2DModel", "cogview4", COGVIEW4),
     ("OvisImageTransformer2DModel", "ovis_image", {}),
     ("HunyuanImageTransformer2DModel", "hunyuan_image", {}),
     ("UNet2DConditionModel", "sd1", {"cross_attention_dim": 768}),

@@ -169,8 +169,9 @@ def format_model(model: Model) -> str:
 
 
 def format_adapter(adapter: Adapter) -> str:
-    fits = adapter.architecture or "any model, as far as it tells"
-    return f"{adapter.name:<24} {'for ' + fits if adapter.ready else 'not ready: ' + adapter.problem}"
+    fits = ", ".join(filter(None, (adapter.architecture, *adapter.alike))) or "any model, as far as it tells"
+    note = f" ({adapter.problem})" if adapter.problem else ""
+    return f"{adapter.name:<24} {f'for {fits}{note}' if adapter.ready else 'not ready: ' + adapter.problem}"
 
 
 def format_download(download: Download) -> str:

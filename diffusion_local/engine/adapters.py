@@ -55,6 +55,8 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
         facts["vae_hash"] = short_hash(materials.vae(params.vae))
     if params.loras:
         facts["lora_hashes"] = {lora.name: short_hash(materials.lora(lora.name)) for lora in params.loras}
+        if left_out := {lora.name: list(each) for lora in params.loras if (each := foreign_layers(materials, lora))}:
+            facts["lora_layers_left_out"] = left_out
     if loaded.ip_adapters:
         facts["ip_adapter_hashes"] = {name: short_hash(materials.ip_adapter(name)) for name in loaded.ip_adapters}
     if words:
@@ -74,6 +76,11 @@ def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInpu
     with placement.without_hooks(loaded.pipe, loaded.rung):
         swap_loras(loaded, before, wanted, materials)
     loaded.loras = wanted
+
+
+def foreign_layers(materials: PictureInputs, lora: Lora) -> tuple[str, ...]:
+    """The layers of a LoRA that its base model does not have."""
+    return read_lora(open_header(materials.lora(lora.name)).header).foreign
 
 
 def changes_encoders(path: Path) -> bool:
@@ -132,9 +139,14 @@ def load_lora(loaded: Loaded, name: str, path: Path) -> None:
 def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
     """Load with diffusers if it supports method and layout; otherwise, or if that fails, with hooks.
 
+    Layers that the model does not have are left out, as the scan tells.
+
     Raises ModelUnavailable, and the library's own errors.
     """
-    found, tensors = read_lora(open_header(path).header), read_mapped(path, "")
+    found = read_lora(open_header(path).header)
+    tensors = {
+        name: each for name, each in read_mapped(path, "").items() if lora_layers.layer_of(name) not in found.foreign
+    }
     # diffusers reads the shapes of the weights, which packed 4-bit weights do not have
     if (
         loaded.kept not in quantised.LAYERS
@@ -171,6 +183,10 @@ def adapter_name(name: str) -> str:
     return f"lora_{sha256(name.encode()).hexdigest()[:16]}"
 
 
+#: A tensor that only small VAEs have, whose second dimension is the number of latent channels.
+TINY_ENTRANCE = "decoder.layers.0.weight"
+
+
 def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) -> None:
     """Switch to the VAE file with this name, or with "" back to the model's own. Raises ModelUnavailable."""
     if name == loaded.vae:
@@ -187,9 +203,13 @@ def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) 
 
 
 def read_vae(path: Path, like: Any) -> Any:
-    """A VAE of the same shape as the model's own, from diffusers' or the original layout."""
+    """A VAE of the same shape as the model's own, from diffusers' or the original layout, or a small one (TAESD)."""
     packed = open_header(path).header.container == GGUF
     weights = unpack(read_packed(path, "", like.dtype), like.dtype) if packed else read_mapped(path, "")
+    if TINY_ENTRANCE in weights:
+        tiny = diffusers.AutoencoderTiny(latent_channels=weights[TINY_ENTRANCE].shape[1])
+        tiny.load_state_dict(weights)
+        return tiny.eval()
     vae = type(like).from_config(like.config)
     if "encoder.down_blocks.0.resnets.0.conv1.weight" not in weights:
         start = "first_stage_model."

@@ -19,7 +19,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The mode of the VAE's posterior, scaled."""
     pixels = pixels.to(vae.dtype)
     encoded = vae.encode(pixels[:, :, None] if is_video_vae(vae) else pixels)
-    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded[0]
     if is_video_vae(vae):
         latents = latents[:, :, 0]
     mean, std = _statistics(vae, latents)

@@ -4,6 +4,8 @@ Pipelines of flow-matching models take latents unscaled by an initial sigma.
 """
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,37 @@ def masked_embeds(pipe: Any, prompt: str, negative: str | None, **options: Any) 
         "negative_prompt_embeds": against,
         "negative_prompt_attention_mask": mask_against,
     }
+
+
+def told_of_steps(pipe: Any, run: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """A pipeline without a step callback, or with the older one, as one with a ``callback_on_step_end``.
+
+    Steps are observed through the scheduler's ``step``, half steps of second-order samplers included. ``run``: the
+    callable to denoise with, if it is not the pipeline itself.
+    """
+
+    def painted(callback_on_step_end: Any, **arguments: Any) -> Any:
+        scheduler, done = pipe.scheduler, 0
+        step, set_timesteps = scheduler.step, scheduler.set_timesteps
+
+        @wraps(set_timesteps)  # pipelines read the signature
+        def counted(*args: Any, **kwargs: Any) -> None:
+            set_timesteps(*args, **kwargs)
+            if not hasattr(type(pipe), "num_timesteps"):  # otherwise the pipeline counts itself
+                pipe.num_timesteps = len(scheduler.timesteps)
+
+        @wraps(step)
+        def told(output: torch.Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            latents, *rest = step(output, timestep, *args, **kwargs)
+            changed = callback_on_step_end(pipe, done, timestep, {"latents": latents})
+            done += 1
+            return (changed.get("latents", latents), *rest)
+
+        scheduler.step, scheduler.set_timesteps = told, counted
+        return (run or pipe)(**arguments)
+
+    return painted
 
 
 def unbinned(params: Params) -> dict[str, Any]:

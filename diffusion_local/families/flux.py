@@ -77,6 +77,7 @@ FAMILY = Family(
             loras=(
                 LoraSign(parts=("double_blocks_#_",)),
                 LoraSign(parts=("single_blocks_#_linear",)),
+                LoraSign(parts=("single_blocks_#_qkv",), reads={"single_blocks_#_qkv": (3072,)}),
                 LoraSign(parts=("single_blocks_#_modulation_lin",)),
                 LoraSign(parts=("single_transformer_blocks_#_",)),
                 LoraSign(parts=("transformer_blocks_#_norm1_context_linear",), reads={"norm1_context_linear": (3072,)}),

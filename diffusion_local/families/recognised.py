@@ -30,31 +30,6 @@ RECOGNISED_FAMILIES = (
         problem=message("file_not_yet", title="Kolors"),
     ),
     Family(
-        id="longcat_image",
-        title="LongCat-Image",
-        pipelines=every_kind("LongCatImagePipeline", "LongCatImageEditPipeline"),
-        architectures={
-            "longcat_image": Architecture(
-                title="LongCat-Image",
-                parts=("qwen25_vl_7b", "vae_flux"),
-                signs=(
-                    Sign(
-                        has=("double_blocks.0", "single_blocks.0", "txt_in"),
-                        lacks=("vector_in",),
-                        shapes={"txt_in.weight": (None, 3584)},
-                    ),
-                    Sign(
-                        has=("single_transformer_blocks.0", "transformer_blocks.0", "time_embed"),
-                        shapes={"context_embedder.weight": (None, 3584)},
-                        naming="diffusers",
-                    ),
-                ),
-            ),
-        },
-        problem=message("file_not_yet", title="LongCat-Image"),
-        original_names=False,
-    ),
-    Family(
         id="qwen_image21",
         title="Qwen-Image 2.1",
         pipelines=every_kind("QwenImage21Pipeline"),

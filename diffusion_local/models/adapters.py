@@ -29,7 +29,8 @@ class Adapter:
 
     ``architecture``: the architecture or family that it fits, "" if it fits all models or is unknown; ``part``: id of
     a VAE or text encoder; ``words``: a LoRA's trigger words from its training metadata, most frequent first;
-    ``method`` and ``layout``: those of a LoRA; ``widths``: as in ``Probe``.
+    ``method``, ``layout``, ``alike``: those of a LoRA; ``widths``: as in ``Probe``. The
+    ``problem`` of a ready LoRA names a layer that is not applied.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Adapter:
     part: str = ""
     method: str = ""
     layout: str = ""
+    alike: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
 
     @property
@@ -57,6 +59,7 @@ class Adapter:
 def describe(path: Path, kind: str, contents: Contents) -> Adapter:
     probe, metadata = contents.probe.as_kind(kind), contents.metadata
     verdict = verdicts.adapter_verdict(path.name, kind, probe)
+    note = verdicts.lora_note(probe.lora) if probe.lora and probe.kind == kind else None
     same, notes = probe.kind == kind, side_files.read(path)
     vae = (probe.base or probe.id) if kind == VAE and same else ""
     return Adapter(
@@ -69,11 +72,12 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
         words=trigger_words(metadata, notes.words) if kind == LORA else (),
         size_bytes=contents.size_bytes,
         state=verdict.state,
-        problem=verdict.problem,
+        problem=verdict.problem or note or "",
         precision=probe.precision,
         part=vae or (probe.id if same else ""),
         method=probe.lora.method if probe.lora else "",
         layout=probe.lora.layout if probe.lora else "",
+        alike=probe.lora.alike if probe.lora else (),
         widths=probe.widths if same else (),
     )
 
@@ -127,7 +131,8 @@ def check_adapter(field: str, name: str, found: list[Adapter], model_architectur
 def adapter_fits(adapter: Adapter, architecture: str) -> bool:
     if adapter.kind == VAE:
         return vae_fits(adapter.part, architecture)
-    return not adapter.architecture or families.fits(adapter.architecture, architecture)
+    bases = (adapter.architecture, *adapter.alike)
+    return not adapter.architecture or any(families.fits(each, architecture) for each in bases)
 
 
 def title_of(architecture: str) -> str:

@@ -40,7 +40,7 @@ class Pool:
     def add_file(self, path: Path, probe: Probe) -> None:
         """Add the loadable parts of a file. Denoisers are skipped, because models are assembled around them."""
         probe = probe.as_kind(parts.TEXT_ENCODER)
-        if probe.calls:
+        if probe.calls or probe.id == parts.TINY:
             return
         if probe.kind in (parts.TEXT_ENCODER, parts.VAE):
             held = probe.held[0] if probe.held else HeldPart(probe.id, "", probe.precision, probe.quantisation)

@@ -10,9 +10,9 @@ from diffusion_local.models.known_layers import closest_model, differences, exac
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe, Unet
 from diffusion_local.models.unsupported import FOREIGN_MODELS, Foreign
 from diffusion_local.models.weights import (
-    AIDS,
     SVDQUANT,
     TensorView,
+    is_aid,
     numbers_in,
     precision_of,
     quantisation_of,
@@ -53,7 +53,7 @@ def detect_svdquant(header: Header) -> Probe | None:
 def detect_similar(header: Header) -> Probe | None:
     """Detect an unsupported model by the names of its tensors."""
     for view in views(header):
-        found = closest_model(name for name in view.tensors if not AIDS.search(name))
+        found = closest_model(name for name in view.tensors if not is_aid(name))
         if found and found.makes:
             return Probe(STRANGER, id=found.model, title=found.model, base=found.makes)
     return None
@@ -100,7 +100,7 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
     there |= {each.id for each in unusual}
     missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
-    own = {name: tensor.shape for name, tensor in view.tensors.items() if not AIDS.search(name)}
+    own = {name: tensor.shape for name, tensor in view.tensors.items() if not is_aid(name)}
     lacking, unknown = differences(architecture, naming, own if view.prefix or alone else {})
     return Probe(
         DENOISER if alone else CHECKPOINT,

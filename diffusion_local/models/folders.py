@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local import families
-from diffusion_local.errors import ModelUnavailable, echo
+from diffusion_local.errors import ModelUnavailable
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
 from diffusion_local.models import integrity
 from diffusion_local.models.description import ModelFacts, incomplete, not_supported, recognised
+from diffusion_local.models.foreign_pipelines import unsupported_class
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.weights import INT8_ROWS, LOADED, TITLES, numbers_in, precision_of, quantisation_of
 from diffusion_local.options.types import Kind
@@ -18,21 +19,6 @@ from diffusion_local.options.types import Kind
 #: File in which our own downloads record their origin.
 ORIGIN = "diffusion-local.json"
 
-#: Prefixes of the pipeline classes of models that do not make pictures.
-FOREIGN_PIPELINES = (
-    ("Wan", "Wan", "video"), ("LTX2", "LTX-2", "video"), ("LTX", "LTX-Video", "video"),
-    ("HunyuanVideo", "HunyuanVideo", "video"), ("HunyuanSkyreels", "SkyReels", "video"), ("SkyReels", "SkyReels",
-        "video"),
-    ("CogVideoX", "CogVideoX", "video"), ("Mochi", "Mochi", "video"), ("Allegro", "Allegro", "video"),
-    ("Latte", "Latte", "video"), ("AnimateDiff", "AnimateDiff", "video"), ("EasyAnimate", "EasyAnimate", "video"),
-    ("StableVideoDiffusion", "Stable Video Diffusion", "video"), ("CosmosTextToWorld", "Cosmos", "video"),
-    ("CosmosVideoToWorld", "Cosmos", "video"), ("Cosmos2Video", "Cosmos Predict 2", "video"), ("Kandinsky5T2V",
-        "Kandinsky 5", "video"),
-    ("Kandinsky5I2V", "Kandinsky 5", "video"), ("SanaVideo", "Sana Video", "video"), ("MiniMaxH3", "MiniMax H3",
-        "video"),
-    ("StableAudio", "Stable Audio", "audio"), ("AudioLDM", "AudioLDM", "audio"), ("MusicLDM", "MusicLDM", "audio"),
-    ("AceStep", "ACE-Step", "audio"), ("ShapE", "Shap-E", "3D"),
-)  # fmt: skip
 #: Quantisation methods, as named in configurations, that are dequantised at loading: integers with one scale per row,
 #: and bitsandbytes' int8, nf4 and fp4.
 DEQUANTISED = ("int8_rows", "bitsandbytes")
@@ -66,21 +52,6 @@ def read_folder(folder: Path) -> ModelFacts:
         return describe(folder, family, kinds, known, name)
     except ModelUnavailable as problem:
         return incomplete(problem.message, **known)
-
-
-def makes_no_pictures(title: str, makes: str) -> Message:
-    """The message about a model that makes video, audio or 3D objects."""
-    if makes == "video":
-        return message("file_video", title=title)
-    return message("file_audio", title=title) if makes == "audio" else message("file_solid", title=title)
-
-
-def unsupported_class(name: str) -> Message:
-    """The message about an unsupported pipeline class."""
-    for begins, title, makes in FOREIGN_PIPELINES:
-        if name.startswith(begins):
-            return makes_no_pictures(title, makes)
-    return message("pipeline_class", name=echo(name))
 
 
 def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> ModelFacts:

@@ -5,8 +5,11 @@ offsets that the header lists. https://huggingface.co/docs/safetensors
 """
 
 import json
+import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,17 +42,14 @@ class Tensor:
 
     @property
     def count(self) -> int:
-        product = 1
-        for length in self.shape:
-            product *= length
-        return product
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
         return int(self.count * BITS.get(self.dtype, 8) // 8)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """The header of a weight file.
 
@@ -62,6 +62,21 @@ class Header:
     size: int
     container: str = SAFETENSORS
     path: Path | None = None
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of all tensors in order, for ``bisect``."""
+        return sorted(self.tensors)
+
+    @cached_property
+    def text(self) -> str:
+        """The names of all tensors, one per line: a search for a word here is much faster than one name by name."""
+        return "".join(f"{name}\n" for name in self.tensors)
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """The last word and the last two words of all tensors' names."""
+        return ends_of(self.tensors)
 
     def memory_bytes(self, float_bytes: int = 2) -> int:
         """Size of the loaded weights. ``float_bytes``: 2 for fp16 or bf16, 4 for fp32."""
@@ -100,6 +115,16 @@ class Header:
             return struct.unpack(f"<{count}{'e' if found.dtype == 'F16' else 'f'}", content)
         except (OSError, struct.error):
             return ()
+
+
+def ends_of(names: Iterable[str]) -> frozenset[str]:
+    """The last word and the last two words of each name."""
+    found: set[str] = set()
+    for name in names:
+        words = name.rsplit(".", 2)
+        found.add(words[-1])
+        found.add(".".join(words[-2:]))
+    return frozenset(found)
 
 
 def read_header(path: Path, name: str = "") -> Header:
@@ -145,10 +170,20 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
     if len(content) > MAX_TENSORS:
         raise ValueError("too many tensors")
     tensors, spans = {}, []
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}  # in bytes, -1 for an unknown type
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # most tensors of a model have one of a few shapes
     for name, value in content.items():
         begin, end = value["data_offsets"]
-        tensor = Tensor(str(value["dtype"]), read_shape(value["shape"]), start + begin)
-        if not 0 <= begin <= end or (tensor.dtype in BITS and tensor.bytes != end - begin):
+        lengths = tuple(value["shape"])
+        shape = shapes.get(lengths)
+        if shape is None:
+            shape = shapes[lengths] = read_shape(value["shape"])
+        dtype = str(value["dtype"])
+        tensor = Tensor(dtype, shape, start + begin)
+        size = sizes.get((dtype, shape))
+        if size is None:
+            size = sizes[dtype, shape] = tensor.bytes if dtype in BITS else -1
+        if not 0 <= begin <= end or (size >= 0 and size != end - begin):
             raise ValueError("no such place")
         tensors[checked_name(name)] = tensor
         spans.append((begin, end))

@@ -47,6 +47,7 @@ NAMED_VARIANTS = (
         "qwen_image_edit_plus",
     ),
     ("qwen_image", ("edit",), "qwen_image_edit"),
+    ("longcat_image", ("edit",), "longcat_image_edit"),
 )
 #: Attachments with which a picture controls the composition.
 CONTROL_TITLES = ("controlnet", "t2i_adapter")
@@ -97,7 +98,8 @@ def read_file(path: Path) -> Contents:
     opened = open_header(path)
     header = opened.header
     found = probe_file(path, opened)
-    unpacked = header.container == GGUF and found.unet is not None
+    packed = header.container == GGUF  # of these files, only UNets are unpacked
+    unpacked = found.unet is not None if packed else quantisation_of(header) != ""
     return Contents(found, header.metadata, header.size, memory_bytes(header, unpacked))
 
 
@@ -123,6 +125,8 @@ def probe_file(path: Path, opened: OpenedFile) -> Probe:
     for like, named, title in NAMED:
         if like in (found.kind, found.architecture) and any(word in names for word in named):
             return Probe(ATTACHMENT, id=like, title=title, container=found.container, precision=found.precision)
+    if found.kind == VAE and found.id == parts.TINY:
+        return replace(found, base=base_of_tiny_vae(opened.header, f"{path.parent.name} {path.name}"))
     if found.kind == VAE and found.id in ("vae_sd", "vae_16"):
         return replace(found, base=vae_by_name(found.id, path.name, opened.header.metadata))
     return found
@@ -320,7 +324,8 @@ def detect_part(header: Header) -> Probe | None:
 
 
 def naming_of(view: TensorView) -> str:
-    return "diffusers" if view.has("decoder.up_blocks") or view.has("encoder.down_blocks") else "original"
+    modules = (("decoder.up_blocks",), ("encoder.down_blocks",), ("decoder.layers.0", "encoder.layers.0"))
+    return "diffusers" if any(view.has(*each) for each in modules) else "original"
 
 
 def detect_embedding(header: Header) -> Probe | None:
@@ -356,6 +361,19 @@ def detect_upscaler(header: Header) -> Probe | None:
         if any(view.has(*names) for names in UPSCALER_KEYS):
             return Probe(UPSCALER)
     return None
+
+
+def base_of_tiny_vae(header: Header, names: str) -> str:
+    """The VAE whose latents a small one decodes, by its channels and name (TAESD, TAESDXL, TAEF1); "" if unknown."""
+    shapes = [each for name in parts.TINY_ENTRANCES if (each := header.shape(name)) and len(each) == 4]
+    channels = shapes[0][1] if shapes else 0
+    if channels == 32:
+        return "vae_flux2"
+    words = {
+        4: (("xl", "vae_sdxl"), ("taesd", "vae_sd1"), ("", "vae_sd")),
+        16: (("sd3", "vae_sd3"), ("f1", "vae_flux"), ("", "vae_16")),
+    }
+    return next((vae for word, vae in words.get(channels, ()) if word in names.lower()), "")
 
 
 def vae_by_name(part: str, name: str, metadata: dict[str, str]) -> str:

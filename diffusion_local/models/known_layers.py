@@ -108,8 +108,11 @@ class KnownModel:
 
     def share(self, layers: Layers) -> float:
         """The share of a LoRA's layers that this model has with the same sizes."""
-        same = sum(name in self.layers and is_part_of(layer, self.layers[name]) for name, layer in layers.items())
-        return same / len(layers)
+        return sum(self.has(name, layer) for name, layer in layers.items()) / len(layers)
+
+    def has(self, name: str, layer: Layer) -> bool:
+        """Whether it has a LoRA's layer with the same sizes."""
+        return name in self.layers and is_part_of(layer, self.layers[name])
 
     def reach(self, layers: Layers) -> int:
         """Number of kinds of layers in which a LoRA extends to the model's last block."""
@@ -139,7 +142,8 @@ def known_models() -> tuple[KnownModel, ...]:
 
 def pattern_of(name: str) -> str:
     """A tensor's name with ``#`` for each number."""
-    return LAYER_NUMBER.sub("#", name)
+    *modules, last = name.split(".")
+    return ".".join([*["#" if word.isdecimal() else word for word in modules], last])
 
 
 def exact_model(shapes: Mapping[str, tuple[int, ...]]) -> KnownModel | None:
@@ -167,8 +171,8 @@ def differences(
     Names without a dot are ignored, because programs add such names as markers. Both are empty for architectures whose
     tensors are not known, and for models of other sizes. Missing tensors are reported only if most are present.
     """
-    there = {name for name in shapes if "." in name}
-    patterns = {pattern_of(name) for name in there}
+    there = {name: pattern_of(name) for name in shapes if "." in name}
+    patterns = set(there.values())
     found = []
     for each in known_models():
         if each.model == architecture and each.naming == naming:
@@ -178,14 +182,14 @@ def differences(
         return (), ()
     _, known, closest = min(found, key=lambda entry: entry[0])
     # quantisation does not change the shapes of biases and scales
-    same = [(pattern_of(name), shape) in closest.sized for name, shape in shapes.items() if len(shape) == 1]
+    same = [(there.get(name, name), shape) in closest.sized for name, shape in shapes.items() if len(shape) == 1]
     if sum(same) * 2 < len(same):
         return (), ()
-    unknown = sorted(name for name in there if pattern_of(name) not in known)
+    unknown = sorted(name for name, pattern in there.items() if pattern not in known)
     missing = sorted(known - patterns)
     whole = {name for name in unpack(closest.tensors) if "." in name}
     if not missing and blocks_of(whole) == blocks_of(there):  # otherwise the file has fewer or more blocks
-        missing = sorted(whole - there)
+        missing = sorted(whole - there.keys())
     return tuple(missing) if len(missing) * 2 < len(known) else (), tuple(unknown)
 
 

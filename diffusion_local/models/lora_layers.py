@@ -32,6 +32,7 @@ LAYER_PREFIXES: tuple[tuple[str, str, str], ...] = (
     ("transformer.", DIFFUSERS, ""), ("unet.", DIFFUSERS, ""), ("prior.", DIFFUSERS, ""), ("pipe.dit.", BARE, ""),
     ("model.", BARE, ""),
 )  # fmt: skip
+ANY_PREFIX = tuple(prefix for prefix, _, _ in LAYER_PREFIXES)
 #: The role of a tensor in its layer, by the end of its name.
 ENDS = re.compile(
     r"[._](?:(?P<down>lora_down(?:\.default)?(?:\.weight)?|lora_A(?:\.\w+)?(?:\.weight)?|lora\.down\.weight"
@@ -70,17 +71,29 @@ def split_name(name: str) -> tuple[str, str]:
 
 def locate(stem: str) -> tuple[str, str, str]:
     """(layout, text encoder or "" for the denoiser, the layer's name without prefixes)."""
-    for prefix, layout, where in LAYER_PREFIXES:
+    for prefix, layout, where in LAYER_PREFIXES if stem.startswith(ANY_PREFIX) else ():
         if stem.startswith(prefix):
             return layout, where, stem[len(prefix) :]
     return BARE, "te" if stem.startswith("text_model") else "", stem
+
+
+def name_of(words: list[str]) -> str:
+    """A layer's name with ``#`` for each number and ``_`` for each dot."""
+    return "_".join("#" if word.isdigit() else word for word in words)
+
+
+def layer_of(name: str) -> str:
+    """The name of the denoiser's layer that a tensor of a LoRA belongs to, as in ``LoraFile.layers``; "" if none."""
+    stem, end = split_name(name)
+    _, where, bare = locate(stem)
+    return name_of(re.split(r"[._]", bare)) if end and not where else ""
 
 
 def add_layer(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) -> None:
     """Add a layer's sizes and block numbers under its name with ``#`` for each number."""
     words = re.split(r"[._]", stem)
     numbers = [int(word) for word in words if word.isdigit() and len(word) < 6]
-    layer = layers.setdefault("_".join("#" if word.isdigit() else word for word in words), Layer())
+    layer = layers.setdefault(name_of(words), Layer())
     if numbers:
         layer.first, layer.last = min(layer.first, numbers[0]), max(layer.last, numbers[0])
     if deep := BLOCK_NUMBER.search(stem):

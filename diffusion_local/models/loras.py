@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from diffusion_local import families
 from diffusion_local.families.sign import Layer, LoraSign
 from diffusion_local.models.headers import Header, Tensor
-from diffusion_local.models.known_layers import makes_of, models_of
+from diffusion_local.models.known_layers import KnownModel, makes_of, models_of
 from diffusion_local.models.lora_layers import (
     ADALORA,
     BARE,
@@ -48,6 +48,7 @@ APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL, OFT, BOFT, IA3
 #: Parts of names of layers that are several layers in diffusers.
 FUSED = ("qkv", "linear1", "_kv_")
 
+#: Parts of tensor names, of which a line break ends each.
 LORA_MARKS = (
     "lora_",
     "lora.",
@@ -57,7 +58,8 @@ LORA_MARKS = (
     "lokr_",
     "oft_",
     ".on_input",
-    ".diff",
+    ".diff\n",
+    ".diff_b\n",
     "lora_magnitude_vector",
     "vera_",
     "lycoris_",
@@ -76,7 +78,7 @@ SHAPED_ALIKE = {"kolors": "sdxl"}
 UNET_BLOCKS = ("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_")
 #: Unsupported models by a few layers of their LoRAs, which may lie among supported ones.
 FOREIGN_LORAS = (
-    ("Wan", VIDEO, LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"))),
+    ("Wan", VIDEO, LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"), lacks=("_attn_q_proj",))),
     ("Wan", VIDEO, LoraSign(parts=("blocks_#_ffn_#",), reads={"blocks_#_self_attn_q": (1536, 2048, 3072, 5120)})),
     ("Wan", VIDEO, LoraSign(reads={"blocks_#_attn1_to_q": (1536, 3072, 5120)}, parts=("blocks_#_attn2_to_",))),
     ("HunyuanVideo", VIDEO, LoraSign(parts=("double_blocks_#_", "txt_in_individual_token_refiner"))),
@@ -87,7 +89,8 @@ FOREIGN_LORAS = (
     ("AnimateDiff", VIDEO, LoraSign(parts=("motion_modules_#_",))),
     ("AnimateDiff", VIDEO, LoraSign(parts=("temporal_transformer_blocks", "down_blocks_#", "motion"))),
     ("Anima", PICTURE, LoraSign(parts=("llm_adapter_",))),
-    ("Anima", PICTURE, LoraSign(parts=("blocks_#_self_attn_q_proj", "blocks_#_mlp_layer1"))),
+    ("Cosmos Predict 2 or Anima", PICTURE, LoraSign(parts=("blocks_#_self_attn_q_proj", "blocks_#_mlp_layer1"))),
+    ("Cosmos Predict 2 or Anima", PICTURE, LoraSign(parts=("blocks_#_self_attn_q_proj", "blocks_#_cross_attn_q_proj"))),
     ("a language model", TEXT, LoraSign(parts=("layers_#_self_attn_q_proj",))),
     ("a language model", TEXT, LoraSign(parts=("layers_#_self_attn_qkv_proj",))),
     ("a language model", TEXT, LoraSign(parts=("layers_#_mlp_gate_proj", "layers_#_mlp_down_proj"))),
@@ -103,9 +106,11 @@ STRANGER_WORDS = (
 class LoraFile:
     """What a LoRA's header tells.
 
-    ``base``: an architecture or family, the title of an unsupported model, or "" if unknown; ``rank``: that of most
-    layers; ``unknown``: tensors of unknown meaning; ``strange``: a layer that no known model has, if the base is
-    unknown for that reason; ``mixes_rows``: the new rows of a layer's weight depend on several old ones.
+    ``base``: an architecture or family, the title of an unsupported model, or "" if unknown; ``alike``: further
+    architectures and families that it fits as well, as far as its layers tell; ``rank``: that of most layers;
+    ``unknown``: tensors of unknown meaning; ``foreign``: layers that the base does not have, with ``#`` for numbers and
+    ``_`` for dots; ``strange``: a layer that no known model has, if the base is unknown for that reason;
+    ``mixes_rows``: the new rows of a layer's weight depend on several old ones.
     """
 
     base: str = ""
@@ -117,6 +122,8 @@ class LoraFile:
     rank: int = 0
     strange: str = ""
     mixes_rows: bool = False
+    alike: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     @property
     def applied(self) -> bool:
@@ -139,7 +146,8 @@ class LoraFile:
 
 
 def is_lora(header: Header) -> bool:
-    return any(any(mark in name for mark in LORA_MARKS) and is_known_layer(name) for name in header.tensors)
+    marks = [mark for mark in LORA_MARKS if mark in header.text]
+    return any(is_known_layer(name) for name in header.tensors if marks and any(mark in f"{name}\n" for mark in marks))
 
 
 def read_lora(header: Header) -> LoraFile:
@@ -177,20 +185,37 @@ def read_lora(header: Header) -> LoraFile:
     found.method = method_of(stems)
     found.mixes_rows = any("oft" in tensors for tensors in stems.values())
     found.rank = max(ranks, key=lambda each: ranks[each], default=0)
-    found.base = base_of(found.layers, header.metadata, found.layout)
     denoiser = {name: layer for name, layer in found.layers.items() if ":" not in name}
+    best = models_of(denoiser)
+    found.base = base_of(found.layers, header.metadata, found.layout, best)
+    if found.base in families.ARCHITECTURES or families.get(found.base).title:
+        found.foreign = tuple(
+            name for name, layer in denoiser.items() if best and not any(m.has(name, layer) for m in best)
+        )
+        if not stated_base(header.metadata):
+            found.alike = further_bases(found.base, best)
     if not found.base and denoiser and not is_of_unet(denoiser):
         found.strange = next(stem for stem in stems if ":" not in stem)
     return found
 
 
-def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str) -> str:
-    """The base according to the layers, or to the metadata if several models have such layers."""
+def further_bases(base: str, models: Iterable[KnownModel]) -> tuple[str, ...]:
+    """Bases of supported models with the same layers, of other families than ``base``."""
+    own = families.of_architecture(base) if base in families.ARCHITECTURES else families.get(base)
+    bases = dict.fromkeys(adapters_of(each.model) for each in models if each.model in families.ARCHITECTURES)
+    return tuple(
+        each for each in bases if (family := families.of_architecture(each)) not in (own, families.UNKNOWN)
+        and family.supported and family.loras
+    )  # fmt: skip
+
+
+def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str, best: Iterable[KnownModel]) -> str:
+    """The base according to the layers, or to the metadata if several models have such layers (``best``)."""
     stated = stated_base(metadata)
     denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
     if not denoiser:
         return stated or base_of_texts(layers)
-    bases = dict.fromkeys(adapters_of(each.model) for each in models_of(denoiser))
+    bases = dict.fromkeys(adapters_of(each.model) for each in best)
     if (not bases or bases.keys() & UNETS) and is_of_unet(denoiser):
         found = base_of_unet(denoiser, layers)
         # the layers may identify only the family, and do not distinguish SDXL from models of the same shape

@@ -17,6 +17,10 @@ VAE_TITLES = {
     "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
     "vae_sd3": "the VAE of SD 3",
 }  # fmt: skip
+#: Id of small VAEs for previews, which stand for one of the others and are never taken as a model's own VAE.
+TINY = "taesd"
+#: Tensors of small VAEs whose second dimension is the number of latent channels.
+TINY_ENTRANCES = ("1.weight", "decoder.1.weight", "decoder.layers.0.weight", "taesd_decoder.1.weight")
 UMT5_WORDS = 256384
 #: Vocabulary sizes that distinguish text encoders from other language models of the same size.
 GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072}
@@ -234,10 +238,11 @@ VAES = (
     Part("taehv", VAE, "TAEHV, a small VAE of video models for previews", (
         Sign(has=("decoder.1", "decoder.3.conv.0", "decoder.7.conv", "encoder.0"), lacks=("1",)),
     )),
-    Part("taesd", VAE, "TAESD, a small VAE for previews", (
+    Part(TINY, VAE, "TAESD, a small VAE for previews", (
         Sign(has=("1", "3.conv.0"), shapes={"1.weight": (64, None, 3, 3)}),
         Sign(has=("0", "1.conv.0"), shapes={"0.weight": (64, 3, 3, 3)}),
         Sign(has=("decoder.layers.0",), shapes={"decoder.layers.0.weight": (64, None, 3, 3)}),
+        Sign(has=("decoder.layers.0", "encoder.layers.0"), shapes={"decoder.layers.0.weight": (64, None, 3, 3)}),
         Sign(has=("decoder.1", "decoder.3.conv.0")),
         Sign(has=("taesd_decoder",)),
     )),
@@ -274,6 +279,7 @@ VISIONS = (
         sign("embeddings.cls_token", "embeddings.register_tokens", "model.layer.0.attention"),
         sign("embeddings.patch_embeddings.projection", "encoder.layer.0.attention.attention.query"),
         sign("embeddings.patch_embeddings", "encoder.layer.0.norm1"),
+        sign("cls_token", "blocks.0.ls1", "patch_embed.proj"),
     )),
 )  # fmt: skip
 PARTS_BY_ID = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}

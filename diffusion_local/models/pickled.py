@@ -300,11 +300,13 @@ def collect(
 ) -> None:
     """Collect tensors (of the type ``leaf``) by name; names of nested dictionaries are joined by dots.
 
-    Wrappers such as ``state_dict`` are not part of the names, since no program keeps them. An object that occurs more
-    than once is collected once.
+    Wrappers such as ``state_dict`` are not part of the names, since no program keeps them; items of lists are named by
+    their numbers. An object that occurs more than once is collected once.
     """
     if isinstance(built, Unknown):
         built = built.parts
+    if isinstance(built, list | tuple) and depth:
+        built = dict(enumerate(built))
     if not isinstance(built, dict) or depth > MAX_DEPTH or id(built) in seen:
         return
     seen.add(id(built))
@@ -312,7 +314,7 @@ def collect(
         name = f"{prefix}{key}"
         if isinstance(value, leaf):
             tensors[checked_name(name)] = value
-        elif isinstance(value, dict | Unknown):
+        elif isinstance(value, dict | list | tuple | Unknown):
             outer = depth == 0 and key in OUTER
             collect(value, prefix if outer else f"{name}.", tensors, metadata, seen, depth + 1, leaf)
         elif isinstance(value, str | int | float) and depth == 0:

@@ -47,6 +47,10 @@ FOREIGN_MODELS = (
         sign("double_blocks.0", "txt_in.individual_token_refiner", "cond_type_embedding", "vision_in", "byt5_in",
             "img_in"),
     )),
+    Foreign("HunyuanVideo 1.5", VIDEO, (
+        sign("transformer_blocks.0", "context_embedder.token_refiner", "context_embedder_2", "image_embedder",
+            "cond_type_embed"),
+    )),
     Foreign("Mochi", VIDEO, (sign("blocks.0.attn.qkv_x"), sign("t5_yproj", "blocks.0"), sign("time_embed.pooler",
         "pos_frequencies"))),
     Foreign("CogVideoX", VIDEO, (
@@ -119,6 +123,15 @@ FOREIGN_MODELS = (
         sign("encoder_hid_proj.image_embeds", "down_blocks.0.resnets.0"),
         sign("add_embedding.image_proj", "down_blocks.0.resnets.0"),
     )),
+    Foreign("CogView3-Plus", PICTURE, (
+        Sign(has=("patch_embed.text_proj", "transformer_blocks.0.norm1.linear", "time_condition_embed"),
+            shapes={"patch_embed.text_proj.weight": (2560, 4096)}),
+    )),
+    Foreign("Würstchen", PICTURE, (
+        sign("cond_mapper.0", "projection", "blocks.0.depthwise"), sign("cond_mapper.0", "projection",
+            "blocks.0.channelwise"),
+        sign("effnet_mappers.0", "seq_proj", "clip_mapper"),
+    )),
     Foreign("PixelDiT", PICTURE, (sign("core.pixel_embedder"),)),
 )  # fmt: skip
 
@@ -160,6 +173,7 @@ ATTACHMENTS = (
     )),
     Attachment("inpainter", "a network that fills holes (LaMa)", (
         sign("model.1.ffc"), sign("model.model.1.ffc"), sign("generator.model.1.ffc"),
+        sign("synthesis.first_stage", "mapping"),
     )),
     Attachment("controlnet", "a ControlNet", (
         sign("control_blocks.0.after_proj"), sign("control_img_in"), sign("control_transformer_blocks.0"),
@@ -186,6 +200,8 @@ ATTACHMENTS = (
     Attachment("gligen", "a GLIGEN adapter", (sign("position_net"), sign("position_net.linears"))),
     Attachment("face_restorer", "a network that restores faces", (
         sign("stylegan_decoder"), sign("quantize.embedding", "fuse_convs_dict"), sign("vqvae.quantize.embedding"),
+        sign("quantize.embedding", "decoder.up.5", "encoder.conv_in"),
+        sign("generator.style", "ecd0.0", "final_linear"),
     )),
     Attachment("segmenter", "a network that selects objects (Segment Anything)", (
         sign("image_encoder", "mask_decoder"), sign("sam_mask_decoder"), sign("tracker.sam_mask_decoder"),
@@ -193,15 +209,22 @@ ATTACHMENTS = (
     )),
     Attachment("depth", "a network that estimates depth", (
         sign("depth_head"), sign("scratch.layer1_rn"), sign("core.core.scratch"), sign("neck.fusion_stage"),
-        sign("neck.reassemble_stage"),
+        sign("neck.reassemble_stage"), sign("depth_model"),
+    )),
+    Attachment("normals", "a network that estimates the normals of surfaces", (
+        sign("encoder.original_model.conv_stem", "decoder.conv2"),
     )),
     Attachment("annotator", "a network that finds lines or poses in pictures", (
         sign("block1.convs.0", "block1.projection"), sign("model0.1", "model4.1"), sign("conv5_5_CPM_L1"),
         sign("conv6_1_CPM"), sign("block15.conv1", "block23.conv3"), sign("init_block", "block1_1.conv1"),
+        sign("model.model.1.model.1", "model.model.3"), sign("block0.0.conv", "block1.0.conv"),
+        sign("block_1.conv1", "dblock_3", "up_block_1.features"),
     )),
     Attachment("faces", "a network that finds faces or their parts", (
         sign("ClassHead.0", "BboxHead.0"), sign("out_mask_conv", "out_img_conv"),
+        sign("cp.resnet.conv1", "ffm.convblk"),
     )),
+    Attachment("face_recogniser", "a network that recognises faces", (sign("layer1.0.prelu", "features", "fc"),)),
     Attachment("safety", "a safety checker, which is not used", (sign("concept_embeds", "special_care_embeds"),)),
     Attachment("rating", "a network that rates pictures", (
         Sign(has=("layers.2", "layers.7"), shapes={"layers.0.weight": (1024, 768)}),
@@ -211,6 +234,9 @@ ATTACHMENTS = (
     Attachment("speech", "a network that writes down speech (Whisper)", (
         sign("encoder.conv1", "decoder.layers.0.encoder_attn"),
     )),
+    Attachment("sound", "a network that reads speech (wav2vec 2)", (
+        sign("feature_extractor.conv_layers.0", "feature_projection.projection"),
+    )),
     Attachment("captioner", "a network that describes pictures (Florence-2, BLIP)", (
         sign("vision_tower.convs.0", "image_projection"), sign("text_decoder.bert"),
     )),
@@ -219,7 +245,18 @@ ATTACHMENTS = (
     )),
     Attachment("frames", "a network that makes frames in between (RIFE)", (sign("block0.conv0", "block1.conv0"),)),
     Attachment("segmentation", "a network that labels the parts of a picture (SegFormer)", (
-        sign("segformer.encoder", "decode_head"),
+        sign("segformer.encoder", "decode_head"), sign("decode_head.conv_seg"), sign("sem_seg_head.predictor"),
+    )),
+    Attachment("flow", "a network that follows movement between pictures (optical flow)", (
+        sign("fnet.conv1", "update_block"),
+    )),
+    Attachment("classifier", "a network that classifies or tags pictures", (
+        sign("layer4.0.conv1", "fc"), sign("features.0", "classifier.0"), sign("Conv2d_1a_3x3", "fc"),
+        sign("patch_embed.proj", "blocks.0.attn.qkv", "pos_embed", "head"), sign("vit.encoder.layer.0", "classifier"),
+    )),
+    Attachment("training", "the state of an unfinished training", (
+        sign("state.0.exp_avg"), sign("0.exp_avg"), sign("optimizer.state.0"), sign("state.0.state1"),
+        sign("optimizer_states.0.state"),
     )),
     Attachment("hypernetwork", "a hypernetwork of A1111", (sign("320", "768", "1280"), sign("320.0", "640.0"))),
 )  # fmt: skip

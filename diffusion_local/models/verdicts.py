@@ -12,7 +12,7 @@ from diffusion_local import families
 from diffusion_local.messages import Message, message
 from diffusion_local.models import parts
 from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UNSUPPORTED
-from diffusion_local.models.folders import makes_no_pictures
+from diffusion_local.models.foreign_pipelines import makes_no_pictures
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
 from diffusion_local.models.loras import METHOD_TITLES, PICTURE, LoraFile
@@ -39,7 +39,7 @@ LOADED_VAE = frozenset(("", PLAIN_FP8))
 #: Optional package that reads a container format.
 FORMAT_PACKAGES = {GGUF: "gguf"}
 #: VAEs that can replace a model's own, and the tensor naming that each must have ("": any).
-REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers"}
+REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers", parts.TINY: "diffusers"}
 #: Folders of the home for files of a kind.
 PLACES = {
     LORA: "loras",
@@ -96,7 +96,7 @@ def describe_kind(found: Probe) -> str:
     if found.kind == VISION:
         return found.title
     if found.kind == VAE:
-        return parts.title_of(found.base) if found.base else found.title
+        return parts.title_of(found.base) if found.base and found.id != parts.TINY else found.title
     if found.kind == CONTROL:
         return describe_attachment(found)
     return KIND_NAMES.get(found.kind, "")
@@ -351,6 +351,8 @@ NEEDED = frozenset(
 
 def vae_verdict(found: Probe) -> Verdict:
     naming = REPLACING.get(found.id)
+    if found.id == parts.TINY and (found.naming != naming or found.base in ("", "vae_flux2")):
+        return Verdict(RECOGNISED, message("file_tiny_vae", title=found.title))
     if naming is None or naming not in ("", found.naming):
         if found.id in NEEDED:
             return Verdict(RECOGNISED, message("file_vae_part", title=found.title))
@@ -361,6 +363,14 @@ def vae_verdict(found: Probe) -> Verdict:
         scheme = TITLES.get(found.quantisation, found.quantisation)
         return Verdict(RECOGNISED, message("file_vae_scheme", scheme=scheme))
     return USABLE
+
+
+def lora_note(found: LoraFile) -> Message | None:
+    """The message about the layers of a usable LoRA that are not applied; None if all are."""
+    if not found.foreign:
+        return None
+    kind = message("file_lora_for", method=METHOD_TITLES[found.method], base=found.title)
+    return message("file_lora_partly", kind=kind, base=found.title, name=found.foreign[0])
 
 
 def lora_verdict(found: LoraFile, container: str) -> Verdict:
@@ -382,6 +392,8 @@ def lora_verdict(found: LoraFile, container: str) -> Verdict:
     family = families.of_architecture(found.base) if found.base in families.ARCHITECTURES else families.get(found.base)
     if found.base and family.problem:
         return Verdict(RECOGNISED, message("file_not_yet_that", title=kind))
+    if found.base and not family.loras:
+        return Verdict(RECOGNISED, message("file_lora_family", kind=kind, family=family.title))
     if not found.applied:
         return Verdict(RECOGNISED, message("file_lora_method", kind=kind))
     if found.unknown:

@@ -1,17 +1,17 @@
 """How a file stores its weights: prefix, precision, quantisation."""
 
 import json
-import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from diffusion_local.models.headers import Header, Tensor
+from diffusion_local.models.headers import Header, Tensor, ends_of
 
 #: Prefixes of a denoiser's tensor names in files of various programs, the longest first.
-TENSOR_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "denoiser.",
-    "module.", "model.", "unet.", "net.", "")  # fmt: skip
+TENSOR_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", "model.model.", "transformer.",
+    "denoiser.", "module.", "model.", "unet.", "net.", "")  # fmt: skip
 #: Prefix of a second, averaged copy of the weights, which is ignored.
 TWINS = ("model_ema.",)
 
@@ -60,11 +60,44 @@ QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (SCALED_FP8, frozenset(("scale_weight", "weight_scale", "scale_input", "scaled_fp8"))),
     (GPTQ, frozenset(("qzeros", "g_idx"))),
 )
-#: Tensors that describe the quantisation of other tensors and are not weights themselves.
-AIDS = re.compile(
-    r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*|SCB|comfy_quant|scale_weight|scale_input"
-    r"|weight_scale(_2|_inv)?|input_scale|wscales|smooth(_orig|_factor(_orig)?)?)$"
-)
+MARKS = frozenset(mark for _, marks in QUANTISATION_MARKS for mark in marks)
+#: Ends of the names of tensors that describe the quantisation of other tensors and are not weights themselves.
+AID_ENDS = tuple(
+    f".{each}"
+    for each in (
+        "absmax", "quant_map", "nested_absmax", "nested_quant_map", "SCB", "comfy_quant", "scale_weight", "scale_input",
+        "weight_scale", "weight_scale_2", "weight_scale_inv", "input_scale", "wscales", "smooth", "smooth_orig",
+        "smooth_factor", "smooth_factor_orig",
+    )
+)  # fmt: skip
+AID_WORD = ".quant_state."
+
+
+def is_aid(name: str) -> bool:
+    """Whether a tensor describes the quantisation of another one."""
+    return name.endswith(AID_ENDS) or AID_WORD in name
+
+
+class ModuleNames:
+    """The names of the tensors below a prefix and of all modules that contain them, for ``in``."""
+
+    __slots__ = ("_known", "_prefix", "_tensors", "_whole")
+
+    def __init__(self, header: Header, prefix: str) -> None:
+        self._tensors, self._whole, self._prefix = header.tensors, header.names, prefix
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, name: object) -> bool:
+        known = self._known.get(str(name))
+        if known is None:
+            known = self._known[str(name)] = self._search(f"{self._prefix}{name}")
+        return known
+
+    def _search(self, name: str) -> bool:
+        if name in self._tensors:
+            return True
+        at = bisect_left(self._whole, f"{name}.")
+        return at < len(self._whole) and self._whole[at].startswith(f"{name}.")
 
 
 @dataclass(frozen=True)
@@ -78,30 +111,31 @@ class TensorView:
     def tensors(self) -> Mapping[str, Tensor]:
         if not self.prefix:
             return self.header.tensors
-        start = len(self.prefix)
-        return {name[start:]: tensor for name, tensor in self.header.tensors.items() if name.startswith(self.prefix)}
+        start, names, tensors = len(self.prefix), self.header.names, self.header.tensors
+        found = {}
+        for at in range(bisect_left(names, self.prefix), len(names)):
+            if not names[at].startswith(self.prefix):
+                break
+            found[names[at][start:]] = tensors[names[at]]
+        return found
 
     @cached_property
-    def names(self) -> frozenset[str]:
+    def names(self) -> ModuleNames:
         """Names of the tensors and of all modules that contain them."""
-        found: set[str] = set()
-        for name in self.tensors:
-            while name and name not in found:
-                found.add(name)
-                name = name.rpartition(".")[0]
-        return frozenset(found)
+        return ModuleNames(self.header, self.prefix)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor after dequantisation, if known."""
-        found = self.tensors.get(name)
+        tensors, whole = self.header.tensors, f"{self.prefix}{name}"
+        found = tensors.get(whole)
         if found is None:
-            stem = name.removesuffix(".weight")
-            found = self.tensors.get(f"{stem}.qweight") or self.tensors.get(f"{stem}.weight._data")
+            stem = whole.removesuffix(".weight")
+            found = tensors.get(f"{stem}.qweight") or tensors.get(f"{stem}.weight._data")
             return found.shape if found else None
-        if found.dtype == "U8" and f"{name}.absmax" in self.tensors:  # two values per byte, flattened
+        if found.dtype == "U8" and f"{whole}.absmax" in tensors:  # two values per byte, flattened
             if noted := self._noted_shape(name):
                 return noted
-            bias = self.tensors.get(name.removesuffix("weight") + "bias")
+            bias = tensors.get(whole.removesuffix("weight") + "bias")
             if bias is not None and bias.count and found.count * 2 % bias.count == 0:
                 return (bias.count, found.count * 2 // bias.count)
         return found.shape
@@ -132,11 +166,9 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
     if header.container == GGUF:
         return GGUF if {tensor.dtype for tensor in tensors.values()} <= UNPACKED else RARE_GGUF
     stated = header.metadata.get("_quantization_metadata", "")
-    ends: set[str] = set()
-    for name in tensors:
-        words = name.rsplit(".", 2)
-        ends.add(words[-1])
-        ends.add(".".join(words[-2:]))
+    ends = header.ends
+    if tensors is not header.tensors and not MARKS.isdisjoint(ends):
+        ends = ends_of(tensors)
     for scheme, marks in QUANTISATION_MARKS:
         if not marks.isdisjoint(ends):
             return scheme_of(scheme, tensors, header)
@@ -179,7 +211,7 @@ def scheme_of(scheme: str, tensors: Mapping[str, Tensor], header: Header) -> str
         return MXFP8 if scales & {"U8", "F8_E8M0"} else comfyui_format(header, tensors)
     if scheme != SCALED_FP8:
         return scheme
-    kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not AIDS.search(name)}
+    kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not is_aid(name)}
     if any(kind.startswith("F8_") for kind in kinds):
         return SCALED_FP8
     return INT8_ROWS if "I8" in kinds else SCALED_FP8
@@ -195,7 +227,7 @@ def counts_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {
         name: tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
         for name, tensor in tensors.items()
-        if not name.startswith(TWINS) and not AIDS.search(name)
+        if not name.startswith(TWINS) and not is_aid(name)
     }
 
 
@@ -214,7 +246,7 @@ def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
         return "nvfp4"
     counts: Counter[str] = Counter()
     for name, tensor in tensors.items():
-        if len(tensor.shape) > 1 and not AIDS.search(name):
+        if len(tensor.shape) > 1 and not is_aid(name):
             counts[tensor.dtype] += tensor.count
     if not counts:
         counts = Counter(tensor.dtype for tensor in tensors.values())

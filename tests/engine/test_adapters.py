@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -95,6 +96,16 @@ def test_a_lora_and_a_vae_in_pickles_are_those_of_safetensors(
     torch.save({"state_dict": weights}, at_home.settings.vae / "old-dark.pt")
     made = [draw_at_home(steps=1, vae=name).image.tobytes() for name in ("dark", "old-dark")]
     assert made[0] == made[1] != draw_at_home(steps=1).image.tobytes()
+
+
+def test_a_small_vae_is_used_and_put_away_again(draw_at_home: Draw, at_home: Home, loaded: Loaded) -> None:
+    own = draw_at_home(steps=1).image
+    tiny = diffusers.AutoencoderTiny(latent_channels=loaded.pipe.vae.config.latent_channels)
+    save_file(tiny.state_dict(), at_home.settings.vae / "taesd.safetensors")
+    small = draw_at_home(steps=1, vae="taesd").image
+    assert small.size == own.size
+    assert small.tobytes() != own.tobytes()
+    assert draw_at_home(steps=1).image.tobytes() == own.tobytes()
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])

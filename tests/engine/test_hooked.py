@@ -10,13 +10,14 @@ import torch
 from PIL import Image as PIL
 from safetensors.torch import save_file
 
-from diffusion_local.engine import hooked
+from diffusion_local.engine import adapters, hooked
 from diffusion_local.engine.adapter_names import Layers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder
+from diffusion_local.models.loras import read_lora
 from diffusion_local.options.types import Lora
 from tests.engine import tiny
 from tests.engine.conftest import Draw
@@ -250,6 +251,33 @@ def test_an_adapter_with_a_layer_that_the_model_lacks_is_named(draw_at_home: Dra
     with pytest.raises(ModelUnavailable, match="has no layer 'lora_unet_down_blocks_9_attn'"):
         draw_at_home(**JOB, loras=(Lora("mine"),))
     assert draw_at_home(**JOB).image.tobytes() == bare
+
+
+@pytest.mark.parametrize("method", [lora, loha])
+def test_layers_that_the_scan_found_in_no_model_are_left_out_and_recorded(
+    draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert diffusers_engine._loaded is not None
+    name, module = next(iter(changed(diffusers_engine._loaded.pipe.unet, ("to_q",)).items()))
+    assert isinstance(module.weight, torch.Tensor)
+    parts, _ = method(module.weight.data, Random())
+    whole = {f"lora_unet_{name.replace('.', '_')}.{end}": tensor for end, tensor in parts.items()}
+    more = {f"lora_unet_strange_0_to_q.{end}": tensor for end, tensor in parts.items()}
+    save_file(whole, at_home.settings.loras / "whole.safetensors")
+    save_file(
+        whole | {key: tensor.clone() for key, tensor in more.items()}, at_home.settings.loras / "more.safetensors"
+    )
+
+    def read(header: Any) -> Any:  # a tiny model is of no known base
+        found = read_lora(header)
+        found.foreign = ("strange_#_to_q",) if any("strange" in key for key in header.tensors) else ()
+        return found
+
+    monkeypatch.setattr(adapters, "read_lora", read)
+    fitting, partly = (draw_at_home(**JOB, loras=(Lora(each),)) for each in ("whole", "more"))
+    assert partly.image.tobytes() == fitting.image.tobytes()
+    assert partly.facts["lora_layers_left_out"] == {"more": ["strange_#_to_q"]}
+    assert "lora_layers_left_out" not in fitting.facts
 
 
 #: Families, with names of their authors that stand for one layer or for several: (name, layers in the order of rows).

@@ -201,6 +201,8 @@ def reference(family: str, pipe: Any, guidance: float) -> dict[str, Any]:
         case "hunyuan_image":
             pipe.guider = pipe.guider.new(guidance_scale=guidance) if guidance > 1 else None
             return {}
+        case "longcat_image":
+            return {"guidance_scale": guidance, "enable_prompt_rewrite": False}
         case "sana" | "sana_sprint" | "pixart" | "hunyuan_dit":
             return {"guidance_scale": guidance, "use_resolution_binning": False}
     return {"guidance_scale": guidance}

@@ -271,6 +271,25 @@ def ovis_image() -> Any:
     )
 
 
+def longcat_image() -> Any:
+    return diffusers.LongCatImagePipeline(
+        transformer=diffusers.LongCatImageTransformer2DModel(
+            in_channels=64,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=[4, 6, 6],
+        ),
+        vae=vae(16),
+        scheduler=flow(use_dynamic_shifting=True),
+        text_encoder=qwen25_vl(),
+        tokenizer=tokenizer(),
+        text_processor=None,
+    )
+
+
 def clip(width: int) -> Any:
     return transformers.CLIPTextModelWithProjection(
         transformers.CLIPTextConfig(
@@ -431,6 +450,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         krea2,
         ernie_image,
         ovis_image,
+        longcat_image,
         hidream,
         flux2_dev,
         hunyuan_dit,

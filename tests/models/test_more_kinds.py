@@ -233,6 +233,17 @@ def test_unets_and_vaes_as_gguf_are_usable(tmp_path: Path) -> None:
     assert read_adapter(vae, "vae").ready
 
 
+def test_quantised_files_are_counted_in_the_numbers_that_they_run_in(tmp_path: Path) -> None:
+    """Two bytes for each weight, as of a file in bf16, except for GGUF, which stays packed."""
+    whole = tensors_of(FLUX)
+    half = {name: ["F8_E4M3" if name in matrices(whole) else kind, shape] for name, (kind, shape) in whole.items()}
+    scales = {name.removesuffix("weight") + "scale_weight": ["F32", []] for name in matrices(whole)}
+    plain, scaled, full = (listed(tmp_path, each).memory_bytes for each in (half, half | scales, whole))
+    assert plain == scaled == full
+    packed = read_checkpoint(write_gguf(tmp_path / "x.gguf", whole, "flux", "Q4_0"), ()).memory_bytes
+    assert packed < 0.3 * full
+
+
 @pytest.mark.parametrize("settings", [defaultdict(dict), Namespace(a=1)], ids=["defaultdict", "namespace"])
 def test_pickles_with_settings_are_loaded(settings: object, tmp_path: Path) -> None:
     weights = {"decoder.conv_in.weight": torch.zeros(512, 4, 3, 3), "encoder.conv_in.weight": torch.ones(8, 3, 3, 3)}
