@@ -58,6 +58,13 @@ FLOW_TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "UniPC": ("UniPCMultistepScheduler", {**_EVEN, "solver_type": "bh2", "use_flow_sigmas": True}),
 }
+#: Samplers of models trained with EDM's preconditioning, and scheduler entries for their schedules.
+EDM_TABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "Euler": ("EDMEulerScheduler", {}),
+    "DPM++ 2M": ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "DPM++ 2M SDE": ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+}
+EDM_SPACINGS = {"Karras": {"sigma_schedule": "karras"}, "Exponential": {"sigma_schedule": "exponential"}}
 #: The sampler of models distilled into a few TrigFlow steps.
 ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
 
@@ -69,7 +76,8 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
     """
     flows = str(base_config.get("_class_name")).startswith("FlowMatch") or base_config.get("use_flow_sigmas")
     angular = base_config.get("_class_name") == "SCMScheduler"
-    class_name, overrides = (FLOW_TABLE if flows else ANGULAR if angular else TABLE)[name]
+    edm = str(base_config.get("_class_name")).startswith("EDM")
+    class_name, overrides = (FLOW_TABLE if flows else ANGULAR if angular else EDM_TABLE if edm else TABLE)[name]
     config = dict(base_config)
     if flows and class_name != base_config.get("_class_name"):
         # the two kinds of schedulers name the shift differently
@@ -78,7 +86,7 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
     kind = getattr(diffusers, class_name)
     if config.get("rescale_betas_zero_snr") and not accepts(kind, "rescale_betas_zero_snr"):
         config |= {"trained_betas": zero_terminal_snr_betas(config)}
-    made = kind.from_config(config, **overrides | SPACINGS.get(schedule, {}))
+    made = kind.from_config(config, **overrides | (EDM_SPACINGS if edm else SPACINGS).get(schedule, {}))
     if flows and class_name != FLOW_TABLE["Euler"][0]:
         use_default_spacing(made)
     return made

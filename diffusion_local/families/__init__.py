@@ -13,6 +13,7 @@ from diffusion_local.families import recognised
 from diffusion_local.families.family import Architecture, Family
 from diffusion_local.families.sign import Layers, Sign
 from diffusion_local.messages import message
+from diffusion_local.options.samplers import Sampling
 from diffusion_local.options.types import Kind
 
 #: Modules of this package that do not define a single family.
@@ -98,6 +99,12 @@ def tokens_of(family_id: str, architecture: str) -> int:
     """The pipeline's token limit for its text encoder; 0: the tokenizer's own limit."""
     known = ARCHITECTURES.get(architecture)
     return (known.tokens if known else 0) or get(family_id).tokens
+
+
+def sampling_of(family_id: str, architecture: str) -> Sampling:
+    """The samplers and schedules of models of an architecture."""
+    known = ARCHITECTURES.get(architecture)
+    return (known.sampling if known else None) or get(family_id).sampling
 
 
 def references_of(architecture: str) -> int:

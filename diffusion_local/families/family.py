@@ -10,7 +10,7 @@ from diffusion_local.options.option import DENOISED
 from diffusion_local.options.samplers import DIFFUSION, Sampling
 from diffusion_local.options.types import Kind
 
-#: Returns the ``config.json`` of a component in a diffusers folder (``unet``, ``transformer``); empty if missing.
+#: Returns the configuration of a component in a diffusers folder (``unet``, ``scheduler``); empty if missing.
 Configs = Callable[[str], Mapping[str, Any]]
 #: Kinds of networks that read a control picture.
 CONTROL_NETS = ("ControlNet", "union", "T2I-Adapter")
@@ -25,6 +25,7 @@ class Architecture:
     ``tokens`` overrides the family's limit. ``references``: number of pictures that its models read besides the prompt;
     ``needs_reference``: they require one. ``lacks``: features of the family (``controls``, ``regions``) that they do
     not support. ``kinds``: supported kinds of work. ``like``: the architecture whose configurations its files use.
+    ``sampling`` overrides the family's.
 
     ``parts``: ids (in ``models.parts``) of the text encoders and the VAE that the denoiser needs, the VAE last. Files
     are recognised by the remaining fields, each empty if it does not apply:
@@ -46,6 +47,7 @@ class Architecture:
     lacks: frozenset[str] = frozenset()
     kinds: tuple[Kind, ...] = DENOISED
     like: str = ""
+    sampling: Sampling | None = None
     parts: tuple[str, ...] = ()
     signs: tuple[Sign, ...] = ()
     loras: tuple[LoraSign, ...] = ()

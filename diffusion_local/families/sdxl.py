@@ -1,11 +1,12 @@
-"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM) and smaller ones. Its refiner is recognised
-but cannot be run."""
+"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM), smaller ones, and those trained with EDM's
+noise levels (CosXL, Playground 2.5). Its refiner is recognised but cannot be run."""
 
 from typing import Any
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
 from diffusion_local.messages import message
 from diffusion_local.options.limits import Defaults
+from diffusion_local.options.samplers import EDM
 
 REFINER_WIDTH = 1280
 
@@ -20,6 +21,8 @@ def find_architecture(configs: Configs) -> str:
     config = configs("unet")
     if config.get("cross_attention_dim") == REFINER_WIDTH:
         return "sdxl_refiner"
+    if str(configs("scheduler").get("_class_name", "")).startswith("EDM"):
+        return "playground25" if configs("vae").get("latents_mean") else "cosxl"
     return DEPTHS.get(depths(config), "sdxl")
 
 
@@ -55,6 +58,10 @@ FAMILY = Family(
             # width of CLIP-G, which only SDXL and its refiner have; CLIP-L (768) alone means Stable Diffusion 1
             token_width=1280,
             embedding_keys=frozenset({"clip_l", "clip_g"}),
+        ),
+        "cosxl": Architecture(title="CosXL", adapters="sdxl", parts=PARTS, encoders=ENCODERS, sampling=EDM),
+        "playground25": Architecture(
+            title="Playground 2.5", adapters="sdxl", parts=PARTS, encoders=ENCODERS, sampling=EDM
         ),
         "ssd1b": Architecture(title="SSD-1B", parts=PARTS, encoders=ENCODERS, lora_words=("ssd-1b", "ssd1b")),
         "vega": Architecture(title="Segmind Vega", parts=PARTS, encoders=ENCODERS),

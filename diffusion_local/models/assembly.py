@@ -230,6 +230,7 @@ def describe(
             **known,
         )
     config, changes = fitting
+    changes = changes | edm_changes(probe)
     known |= {
         "config": config,
         "changes": changes,
@@ -262,6 +263,30 @@ def config_fits(folder: Path, unet: Unet) -> bool:
     return same and (not unet.depths or depths(config) == unet.depths)
 
 
+#: Noise levels of models trained with EDM's preconditioning, as entries of a diffusers scheduler configuration: of
+#: CosXL as diffusers documents them, of Playground 2.5 as its loader sets them.
+EDM_LEVELS: dict[str, dict[str, Any]] = {
+    "cosxl": {"sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0, "prediction_type": "v_prediction",
+              "sigma_schedule": "exponential"},
+    "playground25": {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon",
+                     "sigma_schedule": "karras"},
+}  # fmt: skip
+EDM_SCHEDULER = "EDMEulerScheduler"
+#: Factor of the latents of a VAE whose means and deviations a checkpoint states.
+STATED_SCALE = 0.5
+
+
+def edm_changes(probe: Probe) -> dict[str, dict[str, Any]]:
+    """Changes to the configuration of a checkpoint that was trained with EDM's noise levels."""
+    if probe.architecture not in EDM_LEVELS:
+        return {}
+    found: dict[str, dict[str, Any]] = {"model_index.json": {"scheduler": ["diffusers", EDM_SCHEDULER]}}
+    if probe.latents and all(probe.latents):
+        mean, std = (list(each) for each in probe.latents)
+        found["vae/config.json"] = {"latents_mean": mean, "latents_std": std, "scaling_factor": STATED_SCALE}
+    return found
+
+
 def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:
     """The prediction type that the user states; "" if none.
 
@@ -284,6 +309,8 @@ def scheduler_of(probe: Probe, own: str = "") -> dict[str, Any]:
     Marks in the file take precedence over the user's configuration (``own``), because most configurations only repeat
     the default. ``own`` takes precedence over a guess.
     """
+    if levels := EDM_LEVELS.get(probe.architecture):
+        return levels | {"_class_name": EDM_SCHEDULER}
     prediction = own or probe.prediction if probe.prediction_guessed else probe.prediction
     if not prediction:
         return {}

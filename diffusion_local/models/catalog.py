@@ -196,7 +196,7 @@ class Catalog:
         return params
 
     def _filled(self, model: Model, defaults: Defaults, prompt: str, given: Mapping[str, Any], drawn: bool) -> Params:
-        sampling = families.get(model.family).sampling
+        sampling = families.sampling_of(model.family, model.architecture)
         if families.references_of(model.architecture) and "width" not in given and "height" not in given:
             defaults = references.shaped(defaults, given, model.limits, self.size_of)
         params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)

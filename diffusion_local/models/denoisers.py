@@ -165,8 +165,9 @@ def detect_unet(header: Header) -> Probe | None:
         if not architecture:
             return Probe(DENOISER, unet=found, naming=found.naming)
         tensors = header.tensors
-        edm = any(name.startswith(("edm_vpred.", "edm_mean", "edm_std")) for name in tensors)
-        prediction = "edm" if edm else marked_prediction(header)
+        if architecture == "sdxl":
+            architecture = edm_architecture(header) or architecture
+        prediction = marked_prediction(header)
         old = any(name.startswith("cond_stage_model.transformer.embeddings.") for name in tensors)
         return denoiser_probe(
             header,
@@ -178,8 +179,16 @@ def detect_unet(header: Header) -> Probe | None:
             prediction_guessed=not prediction,
             zero_snr="ztsnr" in tensors,
             old_names=old,
+            latents=(header.numbers("edm_mean"), header.numbers("edm_std")) if "edm_mean" in tensors else None,
         )
     return None
+
+
+def edm_architecture(header: Header) -> str:
+    """The architecture of SDXL's shape that was trained with EDM's noise levels, by its marks; "" for others."""
+    if "edm_vpred.sigma_max" in header.tensors:
+        return "cosxl"
+    return "playground25" if "edm_mean" in header.tensors else ""
 
 
 def architecture_by_encoders(header: Header) -> str:

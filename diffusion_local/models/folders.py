@@ -56,7 +56,7 @@ def read_folder(folder: Path) -> ModelFacts:
 
 def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> ModelFacts:
     """The facts about a folder: its architecture, and what the denoiser's input and weights allow."""
-    architecture = family.architecture_of(lambda part: read_config(folder / part), pipeline)
+    architecture = family.architecture_of(lambda part: read_config(folder / part, part), pipeline)
     known |= {"architecture": architecture}
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return (not_supported if architecture == "sdxl_refiner" else recognised)(problem, **known)
@@ -155,9 +155,10 @@ def read_origin(folder: Path) -> dict[str, str]:
     return {"hub_id": hub_id} if isinstance(hub_id, str) else {}
 
 
-def read_config(part: Path) -> dict[str, Any]:
+def read_config(part: Path, name: str = "") -> dict[str, Any]:
+    """The configuration of a part, or of the component ``scheduler``; empty if it cannot be read."""
     try:
-        return read_json_object(part / "config.json")
+        return read_json_object(part / ("scheduler_config.json" if name == "scheduler" else "config.json"))
     except (OSError, ValueError):
         return {}
 

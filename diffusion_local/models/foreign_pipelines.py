@@ -66,8 +66,13 @@ PIPELINES: tuple[tuple[str, str, str], ...] = tuple(
 
 def makes_no_pictures(title: str, makes: str) -> Message:
     """The message about a model that makes video, audio, 3D objects or text."""
-    ids = {VIDEO: "file_video", AUDIO: "file_audio", SOLID: "file_solid", TEXT: "file_text_model"}
-    return message(ids[makes], title=title)
+    made = {
+        VIDEO: message("file_video", title=title),
+        AUDIO: message("file_audio", title=title),
+        SOLID: message("file_solid", title=title),
+        TEXT: message("file_text_model", title=title),
+    }
+    return made[makes]
 
 
 def unsupported_class(name: str) -> Message:

@@ -123,9 +123,11 @@ class Probe:
     does not have; both with ``#`` for each number. ``sizes``: entries of the denoiser's configuration that follow from
     its tensors.
 
+    ``latents``: means and standard deviations of the latents' channels that the file states.
+
     ``twin``: the same file as one of another kind, such as the text encoder of a whole CLIP model.
 
-    ``prediction``: "epsilon", "v_prediction" or "edm", "" for the family's own; ``prediction_guessed``: no mark in the
+    ``prediction``: "epsilon" or "v_prediction", "" for the family's own; ``prediction_guessed``: no mark in the
     file states it; ``zero_snr``: the noise schedule ends at zero signal; ``old_names``: the text encoder has the tensor
     names of older programs.
     """
@@ -152,6 +154,7 @@ class Probe:
     widths: tuple[int, ...] = ()
     lacking: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    latents: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     twin: "Probe | None" = None
 
     def as_kind(self, kind: str) -> "Probe":

@@ -174,7 +174,7 @@ def unet_verdict(found: Probe) -> Verdict:
         reason = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
         return Verdict(UNSUPPORTED, reason)
     family = families.of_architecture(architecture)
-    if found.prediction == "edm" and unet.channels == PIX2PIX_CHANNELS:
+    if architecture == "cosxl" and unet.channels == PIX2PIX_CHANNELS:
         return Verdict(RECOGNISED, message("file_not_yet_that", title="CosXL Edit, which changes a picture"))
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)
@@ -183,8 +183,6 @@ def unet_verdict(found: Probe) -> Verdict:
         return Verdict(UNSUPPORTED, purpose or message("unet_channels", channels=unet.channels))
     if architecture in ("sd1", "sd2") and unet.added:
         return Verdict(UNSUPPORTED, message("file_unclip"))
-    if found.prediction == "edm":
-        return Verdict(RECOGNISED, message("file_edm"))
     return loadable_verdict(found)
 
 

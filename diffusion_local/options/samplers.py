@@ -72,6 +72,12 @@ FLOW = Sampling(
 )
 #: Flow models whose pipelines shift noise levels in a way that only the Euler scheduler supports.
 FLOW_BY_EULER = Sampling(samplers=("Euler",), schedules=FLOW.schedules, spaced=("Euler",))
+#: Models trained with EDM's preconditioning, at continuous noise levels.
+EDM = Sampling(
+    samplers=("Euler", "DPM++ 2M", "DPM++ 2M SDE"),
+    schedules=("Automatic", "Karras", "Exponential"),
+    spaced=("Euler", "DPM++ 2M", "DPM++ 2M SDE"),
+)
 #: Models trained to remove noise at discrete timesteps.
 DIFFUSION = Sampling(
     samplers=tuple(name for name in SAMPLERS if name not in TRIGFLOW.samplers),

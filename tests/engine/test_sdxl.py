@@ -12,6 +12,7 @@ import transformers
 
 from diffusion_local.engine import loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.single_file import update_json
 from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -123,6 +124,35 @@ def test_pixels_are_those_of_a_bare_pipeline(diffusers_engine: DiffusersEngine, 
         generator=torch.Generator().manual_seed(3),
     ).images[0]
     assert ours.tobytes() == theirs.tobytes()
+
+
+COSXL = {"sigma_max": 120.0, "sigma_data": 1.0, "prediction_type": "v_prediction", "sigma_schedule": "exponential"}
+LATENTS = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.1, 0.9, 1.2, 1.0], "scaling_factor": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "levels", "latents"), [("cosxl", COSXL, {}), ("playground25", {}, LATENTS)]
+)  # fmt: skip
+def test_models_with_edms_noise_levels_draw_as_diffusers_draws(
+    diffusers_engine: DiffusersEngine, tiny: Model, tmp_path: Path, architecture: str, levels: Any, latents: Any
+) -> None:
+    folder = shutil.copytree(tiny.folder, tmp_path / "edm")
+    diffusers.EDMEulerScheduler(**levels).save_pretrained(folder / "scheduler")
+    update_json(folder / "model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]})
+    update_json(folder / "vae/config.json", latents)
+    model = read_folder(folder, "edm", "EDM")
+    assert (model.architecture, model.problem) == (architecture, "")
+    diffusers_engine.load(model)
+    draw = Draw(diffusers_engine)
+    job = {"model": "edm", "prompt": "a cat", "seed": 3, "steps": 3}
+    ours = draw(**job, sampler="Euler").image
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    sizes = {"width": 128, "height": 128, "guidance_scale": 5.0, "num_inference_steps": 3}
+    theirs = pipe("a cat", generator=torch.Generator().manual_seed(3), **sizes).images[0]
+    assert ours.tobytes() == theirs.tobytes()
+    others = [draw(**job, sampler=name).image.tobytes() for name in ("DPM++ 2M", "DPM++ 2M SDE")]
+    others += [draw(**job, sampler="Euler", schedule=name).image.tobytes() for name in ("Karras", "Exponential")]
+    assert len({ours.tobytes(), *others}) == 4  # one of the two schedules is the model's own
 
 
 def test_half_precision_files_are_taken_where_they_fit_or_are_all_there_is(tmp_path: Path) -> None:

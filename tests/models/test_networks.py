@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_local import families
 from diffusion_local.models.adapters import adapter_fits
 from diffusion_local.models.assembly import Pool
+from diffusion_local.models.directories import bundled_configs
 from diffusion_local.models.headers import Header, Tensor
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.weights import TensorView
 from tests.models.files import read_adapter, read_checkpoint
-from tests.models.headers import Tensors, write
+from tests.models.headers import Tensors, write, write_published
 from tests.models.test_kinds import tensors_of_class
 
 
@@ -59,6 +61,22 @@ def test_networks_are_named(saved: Any, sentence: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_models_are_told_from_those_of_the_same_layers(model: str, title: str, tmp_path: Path) -> None:
     assert f"It is {title}" in read_checkpoint(write(tmp_path / "x.safetensors", tensors_of_class(model)), ()).problem
+
+
+@pytest.mark.parametrize(
+    ("file", "architecture", "most", "data"),
+    [("cosxl", "cosxl", 120.0, 1.0), ("playground-v2.5-1024px-aesthetic.fp16", "playground25", 80.0, 0.5)],
+)
+def test_checkpoints_with_edms_noise_levels_bring_their_scheduler(
+    file: str, architecture: str, most: float, data: float, tmp_path: Path
+) -> None:
+    found = read_checkpoint(write_published(tmp_path, f"models/{file}.safetensors"), bundled_configs())
+    assert (found.state, found.architecture) == ("ready", architecture)
+    assert found.changes["model_index.json"] == {"scheduler": ["diffusers", "EDMEulerScheduler"]}
+    assert (found.scheduler["sigma_max"], found.scheduler["sigma_data"]) == (most, data)
+    assert ("latents_std" in found.changes.get("vae/config.json", {})) == (architecture == "playground25")
+    assert families.sampling_of("sdxl", architecture).samplers == ("Euler", "DPM++ 2M", "DPM++ 2M SDE")
+    assert families.fits("sdxl", architecture)
 
 
 def test_prefixes_may_be_nested(tmp_path: Path) -> None:

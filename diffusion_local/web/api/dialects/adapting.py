@@ -98,7 +98,7 @@ def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, name
         if isinstance(value, int | float) and not isinstance(value, bool) and value > high:
             done.options[name] = high
             done.warnings.append(message("fitted", field=names.get(name, name), got=value, to=high, model=model.id))
-    fit_sampler(done, families.get(model.family).sampling, model, names)
+    fit_sampler(done, families.sampling_of(model.family, model.architecture), model, names)
     fit_second_pass(done, model, names)
     return done
 

@@ -142,7 +142,7 @@ def offered(models: list[Model], what: str) -> list[str]:
     """Samplers or schedules supported by at least one model, in order."""
     found: dict[str, None] = {}
     for each in models:
-        found |= dict.fromkeys(getattr(families.get(each.family).sampling, what))
+        found |= dict.fromkeys(getattr(families.sampling_of(each.family, each.architecture), what))
     return list(found)
 
 
