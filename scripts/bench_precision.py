@@ -9,6 +9,7 @@ it is made; those beyond the budget are listed under ``not_run``. Rows of an ear
 
     python scripts/bench_precision.py --budget 560
     python scripts/bench_precision.py --budget 560 --models qwen_image
+    python scripts/bench_precision.py --budget 200 --models  # only text encoders
 
 It needs torch, diffusers, transformers, accelerate and safetensors, and ``gguf`` for Q8_0. ``--tiny`` runs everything
 without a GPU.
@@ -97,6 +98,8 @@ ENCODERS = {
     "t5_xxl": ("flux_dev", "text_encoder_2"),
     "qwen3_4b": ("z_image", "text_encoder"),
     "qwen25_vl_7b": ("qwen_image", "text_encoder"),
+    "qwen3_8b": ("flux2_klein_9b", "text_encoder"),
+    "gemma2_2b": ("sana", "text_encoder"),
 }
 
 
