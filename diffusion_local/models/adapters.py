@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from diffusion_local import families
 from diffusion_local.errors import InvalidParams, echo
-from diffusion_local.messages import message
+from diffusion_local.messages import Message, message
 from diffusion_local.models import parts, side_files, verdicts
 from diffusion_local.models.description import READY
+from diffusion_local.models.loras import METHOD_TITLES, LoraFile
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, Contents, Probe
 
 VAE, TEXT_ENCODER = parts.VAE, parts.TEXT_ENCODER
@@ -59,7 +60,7 @@ class Adapter:
 def describe(path: Path, kind: str, contents: Contents) -> Adapter:
     probe, metadata = contents.probe.as_kind(kind), contents.metadata
     verdict = verdicts.adapter_verdict(path.name, kind, probe)
-    note = verdicts.lora_note(probe.lora) if probe.lora and probe.kind == kind else None
+    note = lora_note(probe.lora) if probe.lora and probe.kind == kind else None
     same, notes = probe.kind == kind, side_files.read(path)
     vae = (probe.base or probe.id) if kind == VAE and same else ""
     return Adapter(
@@ -80,6 +81,14 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
         alike=probe.lora.alike if probe.lora else (),
         widths=probe.widths if same else (),
     )
+
+
+def lora_note(found: LoraFile) -> Message | None:
+    """The message about the layers of a usable LoRA that are not applied; None if all are."""
+    if not found.foreign:
+        return None
+    kind = message("file_lora_for", method=METHOD_TITLES[found.method], base=found.title)
+    return message("file_lora_partly", kind=kind, base=found.title, name=found.foreign[0])
 
 
 def base_architecture(kind: str, probe: Probe, vae: str) -> str:

@@ -363,14 +363,6 @@ def vae_verdict(found: Probe) -> Verdict:
     return USABLE
 
 
-def lora_note(found: LoraFile) -> Message | None:
-    """The message about the layers of a usable LoRA that are not applied; None if all are."""
-    if not found.foreign:
-        return None
-    kind = message("file_lora_for", method=METHOD_TITLES[found.method], base=found.title)
-    return message("file_lora_partly", kind=kind, base=found.title, name=found.foreign[0])
-
-
 def lora_verdict(found: LoraFile, container: str) -> Verdict:
     base, method = found.title, METHOD_TITLES[found.method]
     kind = message("file_lora_for", method=method, base=base) if base else method
