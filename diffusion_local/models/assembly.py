@@ -243,8 +243,9 @@ def describe(
 def config_for_unet(unet: Unet, configs: tuple[Path, ...]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
     """The first configuration folder whose UNet has these sizes, with the entries that differ."""
     config = next((folder for folder in configs if config_fits(folder, unet)), None)
-    more = {"unet/config.json": {"in_channels": unet.channels}} if unet.channels in UNET_KINDS else {}
-    return (config, more) if config else None
+    entries = {"in_channels": unet.channels} if unet.channels in UNET_KINDS else {}
+    entries |= {"time_cond_proj_dim": unet.guided} if unet.guided else {}
+    return (config, {"unet/config.json": entries} if entries else {}) if config else None
 
 
 def size_of(path: Path) -> int:

@@ -100,7 +100,7 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
     there |= {each.id for each in unusual}
     missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
-    own = {name: tensor.shape for name, tensor in view.tensors.items() if not is_aid(name)}
+    own = {name: tensor.shape for name, tensor in view.tensors.items() if not is_aid(name) and name != probe.GUIDED}
     lacking, unknown = differences(architecture, naming, own if view.prefix or alone else {})
     return Probe(
         DENOISER if alone else CHECKPOINT,

@@ -22,6 +22,8 @@ PIX2PIX_CHANNELS = 8
 ATTENTION_BLOCK = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
 CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
+#: A tensor, under diffusers' name, of a distilled UNet that reads the guidance as an input.
+GUIDED = "time_embedding.cond_proj.weight"
 #: Substrings of layer names that only UNets for video have.
 TEMPORAL = ("time_stack", "temporal_transformer_blocks", "temp_convs", "temp_attentions", "temopral_conv")
 
@@ -31,7 +33,8 @@ class Unet:
     """Shape of a UNet.
 
     ``channels``: input channels; ``width``: width of the text embeddings; ``added``: input width of the added time
-    embedding (0: none); ``depths``: transformer blocks of each attention in the down blocks.
+    embedding (0: none); ``depths``: transformer blocks of each attention in the down blocks; ``guided``: width of the
+    embedding of the guidance that a distilled UNet (LCM) reads (0: none).
     """
 
     naming: str
@@ -41,6 +44,7 @@ class Unet:
     added: int
     depths: tuple[int, ...]
     temporal: bool
+    guided: int = 0
 
     @property
     def architecture(self) -> str:
@@ -86,6 +90,7 @@ def read_shape(view: TensorView, naming: str, entrance: tuple[int, ...], added: 
         added=label[-1] if label and len(label) == 2 else 0,
         depths=tuple(depths[place] for place in sorted(depths)),
         temporal=temporal,
+        guided=(view.shape(GUIDED) or (0, 0))[1],
     )
 
 

@@ -79,6 +79,19 @@ def test_checkpoints_with_edms_noise_levels_bring_their_scheduler(
     assert families.fits("sdxl", architecture)
 
 
+def test_a_distilled_unet_that_reads_the_guidance_is_built_with_its_embedding(tmp_path: Path) -> None:
+    parts = ("models/te/clip_l.safetensors", "parts/vae-ft-mse-840000-ema-pruned.safetensors")
+    pool = Pool()
+    for file in parts:
+        path = write_published(tmp_path, file)
+        pool.add_file(path, read_file(path).probe)
+    guided: Tensors = {"time_embedding.cond_proj.weight": ["F16", [320, 256]]}
+    path = write(tmp_path / "lcm-unet.safetensors", tensors_of_class("sd1") | guided)
+    found = read_checkpoint(path, bundled_configs(), pool)
+    assert (found.state, found.problem) == ("ready", "")
+    assert found.changes["unet/config.json"] == {"time_cond_proj_dim": 256}
+
+
 def test_prefixes_may_be_nested(tmp_path: Path) -> None:
     tensors = {f"model.model.{name}": each for name, each in tensors_of_class("Stable Audio").items()}
     assert "a model for audio" in read_checkpoint(write(tmp_path / "x.safetensors", tensors), ()).problem
