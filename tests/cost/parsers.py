@@ -65,9 +65,10 @@ from diffusion_local.web.api import headers as etags
 from diffusion_local.web.api import headers as prefer
 from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
-from diffusion_local.web.api.dialects import adapting, cog, comfyui, paths
+from diffusion_local.web.api.dialects import adapting, cog, paths
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.dialects.a1111 import scripts
+from diffusion_local.web.api.dialects.comfyui import files as comfyui_files
 from diffusion_local.web.api.dialects.comfyui import submitting
 from diffusion_local.web.api.dialects.openai import reading
 from diffusion_local.web.api.dialects.openai import reading as openai
@@ -440,7 +441,7 @@ PARSERS = [
     Parser("slot of a worker", "dispatch/leased.py", leased.SLOT_NAME.fullmatch),
     Parser("layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").named(text)),
     Parser("address on the hub", "models/service.py", models_service.HUB_ADDRESS.fullmatch),
-    Parser("file of ComfyUI", "web/api/dialects/comfyui/__init__.py", comfyui.FILE_NAME.fullmatch),
+    Parser("file of ComfyUI", "web/api/dialects/comfyui/files.py", comfyui_files.FILE_NAME.fullmatch),
     Parser(
         "picture's name, ComfyUI",
         "web/api/dialects/comfyui/submitting.py",

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.messages import Message
-from diffusion_local.web.api.dialects.comfyui import info
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.graph import read
+from diffusion_local.web.api.dialects.comfyui.information import info
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names
 from diffusion_local.web.api.dialects.comfyui.submitting import scaled
 from diffusion_local.web.api.dialects.comfyui.values import Plan, Refused, Scaling
