@@ -1,14 +1,12 @@
 """Routes for pictures: the caller's gallery by file names, and uploads."""
 
-import io
 import re
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from PIL import Image as PIL
 
-from diffusion_local import authority, image_decoding
+from diffusion_local import authority
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
@@ -18,6 +16,7 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.comfyui import records
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, form_of, parsed, with_alpha
+from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.files import StoredResponse
 
 FILE_NAME = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
@@ -32,7 +31,8 @@ def add(api: APIRouter, studio: Studio, uploads: Uploads) -> None:
             return StoredResponse(stored, TYPE_BY_SUFFIX[suffix], {"Cache-Control": "private, max-age=3600"})
         form, _, quality = preview.partition(";")
         form = form if form in ("webp", "jpeg") else "webp"
-        data = converted(stored, form, int(quality) if quality.isdecimal() and len(quality) < 4 else 90)
+        percent = min(max(int(quality), 1), 100) if quality.isdecimal() and len(quality) < 4 else 90
+        data = converted(stored, form, percent, {})
         return Response(data, media_type=f"image/{form}")
 
     def file_named(filename: str) -> tuple[StoredFile, str]:
@@ -74,10 +74,3 @@ def add(api: APIRouter, studio: Studio, uploads: Uploads) -> None:
         stored, _ = file_named(str(original.get("filename", "")))
         mask = studio.sources.file(studio.sources.add(data, "image").id).read_bytes()  # checked against our limits
         return kept_upload(name, with_alpha(stored.read_bytes(), mask))
-
-
-def converted(stored: StoredFile, form: str, quality: int) -> bytes:
-    file = io.BytesIO()
-    with stored.open() as opened, PIL.open(opened) as picture, image_decoding.share(picture):
-        picture.convert("RGB").save(file, form.upper(), quality=max(1, min(quality, 100)))
-    return file.getvalue()
