@@ -20,7 +20,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.system.network import self_signed
 
 app = typer.Typer()
-user = typer.Typer(no_args_is_help=True, help="Accounts: who may sign in, as what, and how much they may ask for.")
+user = typer.Typer(no_args_is_help=True, help="Accounts: users, their roles and limits.")
 token = typer.Typer(no_args_is_help=True, help="Personal API tokens for programs.")
 app.add_typer(user, name="user")
 app.add_typer(token, name="token")
@@ -28,7 +28,7 @@ tls = typer.Typer(no_args_is_help=True, help="Certificates for HTTPS.")
 app.add_typer(tls, name="tls")
 
 FromInput = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
-Limit = Annotated[str | None, typer.Option(help="A number; 0 is without a limit, - takes the settings' one.")]
+Limit = Annotated[str | None, typer.Option(help="A number; 0: no limit, -: the limit in the settings.")]
 
 
 def open_accounts(home: Any) -> Accounts:
@@ -130,8 +130,8 @@ def remove(name: str, home: Home = None) -> None:
 @token.command("add")
 def add_token(
     account: str,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
-    scopes: Annotated[str, typer.Option(help=f"Of {', '.join(Scope)}, comma separated.")] = "read,submit,control",
+    name: Annotated[str, typer.Option(help="Purpose of the token.")] = "command line",
+    scopes: Annotated[str, typer.Option(help=f"Comma-separated, from {', '.join(Scope)}.")] = "read,submit,control",
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -156,7 +156,7 @@ def list_tokens(account: str, home: Home = None, as_json: AsJson = False) -> Non
 
 @token.command("remove")
 def remove_token(account: str, token_id: str, home: Home = None) -> None:
-    """Remove a token, which is refused from now on."""
+    """Remove a token; it is refused from now on."""
     open_accounts(home).remove_token(account, token_id)
     print(f"removed {token_id}")
 
@@ -168,8 +168,8 @@ def certificates() -> None:
 
 @tls.command("self-signed")
 def self_signed_certificate(
-    name: Annotated[list[str] | None, typer.Option(help="A further host name or address; may be repeated.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over one that is there.")] = False,
+    name: Annotated[list[str] | None, typer.Option(help="Another host name or address; may be repeated.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite an existing certificate.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:

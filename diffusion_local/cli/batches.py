@@ -27,11 +27,11 @@ from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.queue.batches import BatchProgress
 
 app = typer.Typer()
-batch = typer.Typer(no_args_is_help=True, help="Look at batches, and change, copy or take them away as a whole.")
+batch = typer.Typer(no_args_is_help=True, help="List, change, copy and export whole batches.")
 app.add_typer(batch, name="batch")
 
-BatchId = Annotated[str, typer.Argument(help="Id of a batch, as `batch list` tells.")]
-Output = Annotated[Path | None, typer.Option(help="File to write; else it is named after the batch.")]
+BatchId = Annotated[str, typer.Argument(help="Id of a batch, as listed by `batch list`.")]
+Output = Annotated[Path | None, typer.Option(help="File to write; by default named after the batch.")]
 
 
 @batch.command("list")
@@ -71,8 +71,8 @@ def rename(studio: AnyStudio, batch_id: BatchId, name: str, as_json: AsJson = Fa
 def edit(
     studio: AnyStudio,
     batch_id: BatchId,
-    prompt: Annotated[str | None, typer.Option(help="Of every picture that waits.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="New prompt of every queued picture.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 256x256.")] = None,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
@@ -89,7 +89,7 @@ def edit(
 def duplicate(
     studio: AnyStudio,
     batch_id: BatchId,
-    name: Annotated[str, typer.Option(help="Of the copy.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the copy.")] = "",
     as_json: AsJson = False,
     **times: Any,
 ) -> None:
@@ -125,18 +125,20 @@ def grid(
     prompt: str,
     x: Annotated[str, typer.Option("--x", help='Columns, as "steps: 10,20,30" or "prompt: cat,dog" (replaces).')],
     y: Annotated[str, typer.Option("--y", help="Rows.")] = "",
-    z: Annotated[str, typer.Option("--z", help="Grids below each other.")] = "",
+    z: Annotated[str, typer.Option("--z", help="Separate grids, one below the other.")] = "",
     expand: Annotated[
         str | None,
-        typer.Option(help="What becomes of {a|b} and __name__: random, all or no; else as the settings say."),
+        typer.Option(help="How {a|b} and __name__ are expanded: random, all or no; by default as in the settings."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would make.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be made.")] = False,
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
-    idempotency_key: Annotated[str | None, typer.Option(help="A second grid with this key makes nothing new.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Repeating a grid with the same key adds nothing.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 256x256.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the pictures are done.")] = False,
+    timeout: Annotated[float, typer.Option(help="Maximum seconds for --wait.")] = 3600,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
@@ -177,11 +179,11 @@ def export_queue(
 @with_studio
 def import_queue(
     studio: AnyStudio,
-    file: Annotated[str, typer.Argument(help="What `export-queue` wrote; - is standard input.")],
-    skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
+    file: Annotated[str, typer.Argument(help="File written by `export-queue`; - is standard input.")],
+    skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the valid lines.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add the queue of another machine to this one; importing it twice adds nothing twice."""
+    """Add the queue of another machine to this one; importing it again adds nothing."""
     receipt = studio.queue_file.take(sys.stdin.buffer if file == "-" else Path(file), skip_bad_lines)
     for each in receipt.bad_lines:
         print(f"note: {format_bad_line(each)}", file=sys.stderr)
@@ -193,7 +195,7 @@ def import_queue(
 @with_studio
 def window(
     studio: AnyStudio,
-    hours: Annotated[str, typer.Argument(help="As 23:00-07:00 or mon-fri 22:00-06:00; empty is always.")] = "",
+    hours: Annotated[str, typer.Argument(help="Such as 23:00-07:00 or mon-fri 22:00-06:00; empty: always.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run overnight work (all batches) in this window only; interactive work runs at any time."""

@@ -36,19 +36,19 @@ def submit(
     studio: AnyStudio,
     prompt: str,
     count: Annotated[int, typer.Option(help="Pictures to make.")] = 1,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 256x256.")] = None,
     expand: Annotated[
         str | None,
-        typer.Option(help="What becomes of {a|b} and __name__: random, all or no; else as the settings say."),
+        typer.Option(help="How {a|b} and __name__ are expanded: random, all or no; by default as in the settings."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be drawn.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be made.")] = False,
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="A second submit with this key makes nothing new.")
+        str | None, typer.Option(help="Repeating a submit with the same key adds nothing.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the pictures are done.")] = False,
+    timeout: Annotated[float, typer.Option(help="Maximum seconds for --wait.")] = 3600,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
@@ -87,8 +87,8 @@ def help_prompt(
     studio: AnyStudio,
     prompt: str,
     task: Annotated[str, typer.Option(help="rewrite, translate or vary.")] = "rewrite",
-    language: Annotated[str, typer.Option(help="That a prompt is translated into.")] = "English",
-    count: Annotated[int, typer.Option(help="Prompts to vary into.")] = 4,
+    language: Annotated[str, typer.Option(help="Language to translate the prompt into.")] = "English",
+    count: Annotated[int, typer.Option(help="Number of variants.")] = 4,
     as_json: AsJson = False,
 ) -> None:
     """Have a language model rewrite, translate or vary a prompt (setting prompt_helper_url)."""
@@ -104,7 +104,7 @@ def again(
     batch: Annotated[str | None, typer.Option(help="The failed jobs of this batch.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every failed job.")] = False,
     exactly: Annotated[
-        bool, typer.Option("--exactly", help="The same pixels, on the same device with the same versions.")
+        bool, typer.Option("--exactly", help="Make the same pixels; requires the same device and versions.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +121,7 @@ def cancel(
     studio: AnyStudio,
     job_ids: JobIds = None,
     batch: OfBatch = None,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Every job that waits.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Every queued job.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Cancel queued jobs, and stop running ones at their next step."""
@@ -223,9 +223,7 @@ def queue(studio: AnyStudio, as_json: AsJson = False) -> None:
 def pause(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
-    give_back: Annotated[
-        bool, typer.Option("--give-back", help="Put the running picture back into the queue.")
-    ] = False,
+    give_back: Annotated[bool, typer.Option("--give-back", help="Stop the running picture and requeue it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start no further pictures until `resume`; survives restarts."""

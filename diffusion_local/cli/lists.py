@@ -39,21 +39,25 @@ SHOWN_BAD = 20
 def submit_list(
     studio: AnyStudio,
     file: Annotated[str, typer.Argument(help="Text, .csv, .tsv, .jsonl or .json; - is standard input.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the list would make.")] = False,
-    skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
-    form: Annotated[str, typer.Option("--format", help=f"{', '.join(LIST_PARSERS)}; else the file's name tells.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the list would make.")] = False,
+    skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the valid lines.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(LIST_PARSERS)}; by default from the file's name.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
-    idempotency_key: Annotated[str | None, typer.Option(help="A second list with this key makes nothing new.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Repeating a list with the same key adds nothing.")
+    ] = None,
     combinatorial: Annotated[
-        bool, typer.Option("--combinatorial", help="Make all combinations, instead of one at random.")
+        bool, typer.Option("--combinatorial", help="Make all combinations, instead of a random one.")
     ] = False,
-    literal: Annotated[bool, typer.Option("--literal", help="Take {a|b} and __name__ as they are written.")] = False,
-    expansion_seed: Annotated[int | None, typer.Option(help="Draws the same wildcards and seeds again.")] = None,
-    count: Annotated[int | None, typer.Option(help="Pictures of a line that says nothing; so the settings.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
+    literal: Annotated[bool, typer.Option("--literal", help="Leave {a|b} and __name__ as written.")] = False,
+    expansion_seed: Annotated[int | None, typer.Option(help="Seed that repeats the same choices and seeds.")] = None,
+    count: Annotated[int | None, typer.Option(help="Pictures per line, unless the line sets its own.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, such as 256x256.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the pictures are done.")] = False,
+    timeout: Annotated[float, typer.Option(help="Maximum seconds for --wait.")] = 3600,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
@@ -101,7 +105,7 @@ def submit_list(
 def export(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Argument(help="Id of a batch.")] = None,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Every job that waits, instead of a batch.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Every queued job, instead of a batch.")] = False,
     form: Annotated[str, typer.Option("--format", help=", ".join(EXPORTS))] = "csv",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
 ) -> None:

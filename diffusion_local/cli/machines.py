@@ -8,7 +8,7 @@ from diffusion_local.cli.terminal import AnyStudio, AsJson, print_result, with_s
 from diffusion_local.queue.machines import Machine
 
 app = typer.Typer()
-machine = typer.Typer(no_args_is_help=True, help="Machines whose workers joined this studio.")
+machine = typer.Typer(no_args_is_help=True, help="Other machines that work for this studio.")
 app.add_typer(machine, name="machine")
 
 Name = Annotated[str, typer.Argument(help="The machine's name.")]
@@ -25,7 +25,7 @@ def list_machines(studio: AnyStudio, as_json: AsJson = False) -> None:
 @machine.command()
 @with_studio
 def code(studio: AnyStudio, as_json: AsJson = False) -> None:
-    """Make a pairing code for one machine; it is dead after five minutes, or five wrong tries."""
+    """Create a pairing code for one machine; it is valid for five minutes and five attempts."""
     made = studio.machines.invite()
     print_result(made, as_json, [made.code, f"expires at {made.expires_at}; at the other machine run", made.command])
 
@@ -36,14 +36,14 @@ def set_machine(
     studio: AnyStudio,
     name: Name,
     hours: Annotated[
-        str | None, typer.Option(help="Window in which it gets jobs, as 22:00-07:00; '' is always.")
+        str | None, typer.Option(help="Hours in which it gets jobs, such as 22:00-07:00; '': always.")
     ] = None,
     gpu_share: Annotated[
         str | None, typer.Option(help="wait: no jobs while another program uses its GPU; else ignore.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a machine's hours, or whether it waits while somebody plays."""
+    """Change a machine's hours, or whether it waits while another program uses its GPU."""
     changed = studio.machines.change(name, hours=hours, gpu_share=gpu_share)
     print_result(changed, as_json, format_machine(changed))
 
@@ -51,7 +51,7 @@ def set_machine(
 @machine.command()
 @with_studio
 def pause(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
-    """Have a machine give its jobs back at their next step, and take no more."""
+    """Pause a machine: its jobs are requeued at their next step, and it gets no more."""
     changed = studio.machines.pause(name)
     print_result(changed, as_json, format_machine(changed))
 
@@ -59,7 +59,7 @@ def pause(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
 @machine.command()
 @with_studio
 def drain(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
-    """Have a machine finish its jobs, and take no more."""
+    """Drain a machine: it finishes its jobs and gets no more."""
     changed = studio.machines.drain(name)
     print_result(changed, as_json, format_machine(changed))
 
@@ -67,7 +67,7 @@ def drain(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
 @machine.command()
 @with_studio
 def resume(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
-    """Give a machine jobs again."""
+    """Resume a machine: it gets jobs again."""
     changed = studio.machines.resume(name)
     print_result(changed, as_json, format_machine(changed))
 
@@ -75,7 +75,7 @@ def resume(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
 @machine.command("remove")
 @with_studio
 def remove_machine(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
-    """Revoke a machine's token and forget it; its jobs return to the queue."""
+    """Remove a machine and revoke its token; its jobs are requeued."""
     studio.machines.remove(name)
     print_result({"removed": True}, as_json, [f"removed {name}"])
 

@@ -16,7 +16,9 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.models.service import format_size
 
 app = typer.Typer()
-commands = typer.Typer(invoke_without_command=True, help="List models and whether they can be used; add and load more.")
+commands = typer.Typer(
+    invoke_without_command=True, help="List models and whether they are usable; download more, or add existing files."
+)
 app.add_typer(commands, name="models")
 
 
@@ -97,7 +99,7 @@ def remove(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
 def precision(
     studio: AnyStudio,
     model_id: str,
-    value: Annotated[str, typer.Argument(help="As in the setting `precision`; none: the setting's own.")] = "",
+    value: Annotated[str, typer.Argument(help="A value of the setting `precision`; none: follow the setting.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Choose the precision of one model, and print how each device would then hold it."""
@@ -124,7 +126,7 @@ def known(studio: AnyStudio, as_json: AsJson = False) -> None:
 def download(
     studio: AnyStudio,
     repo: str,
-    file: Annotated[str, typer.Option(help="Only this file of weights of the repository or version.")] = "",
+    file: Annotated[str, typer.Option(help="Only this weights file of the repository or version.")] = "",
     into: Annotated[
         str,
         typer.Option(
@@ -132,7 +134,7 @@ def download(
         ),
     ] = "models",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
-    digest: Annotated[str, typer.Option(help="SHA-256 that the file of a URL must have.")] = "",
+    digest: Annotated[str, typer.Option(help="Expected SHA-256 of a file from a URL.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Queue a download from the hub, a URL or Civitai (civitai:ID); `serve` runs it in the background."""

@@ -60,7 +60,7 @@ def gallery(
 @app.command()
 @with_studio
 def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
-    """Say what a picture shows: a file, or the id of a source picture or of one in the gallery, which keeps it."""
+    """Describe a picture: a file, or the id of a source picture or of one in the gallery, which keeps the caption."""
     source_id = picture
     if ULID.fullmatch(picture):
         image = studio.pictures.caption(picture)
@@ -79,12 +79,11 @@ def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
 @with_studio
 def captions(
     studio: AnyStudio,
-    search: Annotated[str, typer.Option(help="Only pictures that this search finds.")] = "",
-    limit: Annotated[int, typer.Option(help="The most pictures.")] = 1000,
+    search: Annotated[str, typer.Option(help="Only pictures that match this search.")] = "",
+    limit: Annotated[int, typer.Option(help="Maximum number of pictures.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Describe the pictures of the gallery that have no caption yet, the newest first, so that search finds them by
-    what they show."""
+    """Caption the gallery's pictures that have no caption yet, newest first, so that search finds them by content."""
     before, done = None, dict[str, str]()
     while len(done) < limit and (page := studio.pictures.page(100, before, search=search)):
         for image in page:
@@ -101,7 +100,7 @@ def captions(
 def star(
     studio: AnyStudio,
     image_id: str,
-    off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Remove the star.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Star a picture."""
@@ -112,7 +111,7 @@ def star(
 @app.command()
 @with_studio
 def trash(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
-    """Move a picture to the trash; `restore` brings it back while it is there."""
+    """Move a picture to the trash; `restore` brings it back."""
     image = studio.trash(image_id)
     print_result(image, as_json, [f"in the trash {image.id}"])
 
@@ -127,7 +126,9 @@ def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def recipe(
-    picture: Annotated[str, typer.Argument(help="A file (ours, or of a tool that writes as A1111 does), or an id.")],
+    picture: Annotated[
+        str, typer.Argument(help="A file (from this program or one that writes A1111's format), or an id.")
+    ],
     home: Home = None,
     server: Server = None,
     token: Token = None,

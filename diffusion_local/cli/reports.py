@@ -14,7 +14,7 @@ from diffusion_local.reports.service import REPORT_FORMATS
 from diffusion_local.settings import Settings
 
 app = typer.Typer()
-webhook = typer.Typer(no_args_is_help=True, help="Webhooks: their secret, the delivery log, a trial.")
+webhook = typer.Typer(no_args_is_help=True, help="Webhooks: secret, delivery log, test messages.")
 app.add_typer(webhook, name="webhook")
 
 
@@ -22,11 +22,11 @@ app.add_typer(webhook, name="webhook")
 @with_studio
 def report(
     studio: AnyStudio,
-    batch: Annotated[str | None, typer.Argument(help="Id of a batch; without one the last 12 hours.")] = None,
+    batch: Annotated[str | None, typer.Argument(help="Id of a batch; by default the last 12 hours.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Beginning: 23:00 (the last one), yesterday 23:00 or 2026-11-22T23:00.")
+        str | None, typer.Option(help="Start: 23:00 (the most recent), yesterday 23:00 or 2026-11-22T23:00.")
     ] = None,
-    until: Annotated[str | None, typer.Option(help="End, as --since.")] = None,
+    until: Annotated[str | None, typer.Option(help="End, in the same forms.")] = None,
     form: Annotated[str, typer.Option("--format", help=", ".join(REPORT_FORMATS))] = "md",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
 ) -> None:
@@ -49,7 +49,7 @@ def report(
 @app.command("stay-awake")
 @with_studio
 def stay_awake(studio: AnyStudio, as_json: AsJson = False) -> None:
-    """Cancel the planned sleep or shutdown until further lists are done."""
+    """Cancel the planned sleep or shutdown; it is planned again after the next list."""
     studio.queue.stay_awake()
     print_result({"sleep_at": ""}, as_json, ["the machine stays awake"])
 
@@ -83,7 +83,7 @@ def list_deliveries(
 @webhook.command()
 @with_studio
 def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None:
-    """Send a delivery again; `serve` does the sending."""
+    """Send a delivery again, through `serve`."""
     found = studio.webhooks.resend(delivery_id)
     print_result(found, as_json, [f"to be sent again: {found.id}"])
 
@@ -91,6 +91,6 @@ def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None
 @webhook.command("test")
 @with_studio
 def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
-    """Send a trial message to an address; `serve` does the sending, and `webhook list` shows the result."""
+    """Send a test message to an address, through `serve`; `webhook list` shows the result."""
     found = studio.webhooks.test(url)
     print_result(found, as_json, [f"to be sent: {found.id}"])

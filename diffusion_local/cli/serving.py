@@ -44,16 +44,20 @@ HOME = "home"  # in place of a URL: the home's own file or folders
 @app.command()
 def serve(
     home: Home = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port, 7860 if not given; 0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default 7860, 0: any free one.")] = None,
     engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
-    lan: Annotated[bool, typer.Option("--lan", help="For other machines too (0.0.0.0); they must sign in.")] = False,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Nobody signs in; everybody may do everything.")] = False,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Listen for other machines too (0.0.0.0); sign-in is required.")
+    ] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="No sign-in: everyone may do everything.")] = False,
     tls_cert: Annotated[str | None, typer.Option(help="Certificate (PEM), for HTTPS.")] = None,
-    tls_key: Annotated[str | None, typer.Option(help="Its key (PEM).")] = None,
-    root_path: Annotated[str | None, typer.Option(help="Path under which a reverse proxy serves it.")] = None,
-    no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the page; start workers yourself.")] = False,
+    tls_key: Annotated[str | None, typer.Option(help="Key of the certificate (PEM).")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path under which a reverse proxy serves the studio.")] = None,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Start only the web process; run workers separately.")
+    ] = False,
 ) -> None:
     """Start the page and one worker per device; Ctrl-C stops them, and nothing is lost."""
     from diffusion_local.supervisor.supervisor import Supervisor
@@ -87,9 +91,9 @@ def worker(
         str | None,
         typer.Option(help="Work for the studio at this address; auto: the one joined before, or one found by mDNS."),
     ] = None,
-    code: Annotated[str, typer.Option(help="A pairing code, made at that studio: joins this machine once.")] = "",
-    token: Annotated[str | None, typer.Option(help="A token of the scope worker, instead of a code.")] = None,
-    machine: Annotated[str, typer.Option(help="This machine's name there; its host name if left out.")] = "",
+    code: Annotated[str, typer.Option(help="Pairing code created at that studio, to join this machine.")] = "",
+    token: Annotated[str | None, typer.Option(help="Token with the scope worker, instead of a code.")] = None,
+    machine: Annotated[str, typer.Option(help="This machine's name there; default: its host name.")] = "",
 ) -> None:
     """Run one worker, without the page; with --join one per device for a studio on another machine."""
     settings = Settings.load(home=home, engine=engine, device=device, token=token)
@@ -134,7 +138,7 @@ def serve_mcp(home: Home = None, server: Server = None, token: Token = None) -> 
 @app.command()
 def logs(
     job: Annotated[str, typer.Option(help="Only lines about this job.")] = "",
-    lines: Annotated[int, typer.Option(help="Last lines to show.")] = 50,
+    lines: Annotated[int, typer.Option(help="Number of last lines to show.")] = 50,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,9 +151,11 @@ def logs(
 @app.command()
 def doctor(
     backup: Annotated[Path | None, typer.Option(help="Copy the database to this file, while it is in use.")] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Write gallery rows from the pictures' recipes.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Recreate gallery rows from the pictures' recipes.")
+    ] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Close the home to other users, and give unused space of the database back.")
+        bool, typer.Option("--fix", help="Restrict the home to its owner, and release unused space of the database.")
     ] = False,
     home: Home = None,
     as_json: AsJson = False,
@@ -201,7 +207,7 @@ def version() -> None:
 def show_help(
     topic: Annotated[str, typer.Argument(help="A topic, such as start, overnight or trouble.")] = "",
     lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
-    search: Annotated[str, typer.Option(help="List the sections that have these words.")] = "",
+    search: Annotated[str, typer.Option(help="List the sections that contain these words.")] = "",
 ) -> None:
     """Print a page of the manual, or without a topic the list of pages."""
     if lang not in LANGUAGES:
@@ -223,7 +229,7 @@ def relocate(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the database, the pictures or both to a server or back, checked; the old ones stay as they are."""
+    """Copy the database, the pictures or both to a server or back, with verification; the old ones are unchanged."""
     settings = Settings.load(home=home)
     target = replace(
         settings,

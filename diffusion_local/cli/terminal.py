@@ -28,13 +28,14 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 
 AnyStudio = Studio | RemoteStudio
-Home = Annotated[Path | None, typer.Option(help="Folder that holds everything.", show_default=False)]
+Home = Annotated[Path | None, typer.Option(help="Home folder of the studio.", show_default=False)]
 Server = Annotated[
-    str | None, typer.Option(help="Address of a studio, as http://studio:7860, instead of a home.", show_default=False)
+    str | None,
+    typer.Option(help="Address of a studio, such as http://studio:7860, instead of a home.", show_default=False),
 ]
 Token = Annotated[
     str | None,
-    typer.Option(help="Yours for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
+    typer.Option(help="Your token for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
 ]
 STUDIO_OPTIONS = {"home": Home, "server": Server, "token": Token}
 FAILED = 1  # exit status of `submit --wait` if a picture was not made
@@ -137,15 +138,15 @@ def format_job(job: Job) -> str:
 def option_flag(option: Option) -> inspect.Parameter:
     """An option as a command-line flag: source pictures may be files, LoRAs are repeatable."""
     if option.name == "loras":
-        kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; for several, again.")]
+        kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; may be repeated.")]
     elif option.record:
         lead = option.record.lead
         first = "FILE_OR_ID" if lead in option.record.pictures else lead.upper()
         example = ":".join([first, *(f"{each.name}=" for each in fields(option.record) if each.name != lead)])
         flag_name = f"--{option.name.removesuffix('s')}"
-        kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{example}; for several, again.")]
+        kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{example}; may be repeated.")]
     else:
-        meaning = option.meaning.replace(": its id", ": a file, or its id")
+        meaning = f"file, or {option.meaning}" if option.is_picture else option.meaning
         kind = Annotated[option.request_type | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
     return inspect.Parameter(option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
 

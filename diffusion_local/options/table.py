@@ -44,7 +44,7 @@ class Params:
         widget=Widget.PROMPT, place="prompt", shown=Shown.APART
     )]
     negative: Annotated[str, Option(
-        meaning="what the picture must not show", a1111=(), kinds=EVERY_KIND, spellings=("neg", "negative_prompt",
+        meaning="what the picture should not show", a1111=(), kinds=EVERY_KIND, spellings=("neg", "negative_prompt",
         "no"), web_api="negative_prompt", example="blurry", widget=Widget.TEXT, place="negative", shown=Shown.APART
     )]
     model: Annotated[str, Option(
@@ -52,12 +52,12 @@ class Params:
         widget=Widget.MODEL, place="model", shown=Shown.ALWAYS
     )]
     width: Annotated[int, Option(
-        meaning="in pixels", a1111=(), low=1, high=16384, spellings=("w",), example=256, place="expert.size", step=8,
-        shown=Shown.APART
+        meaning="width in pixels", a1111=(), low=1, high=16384, spellings=("w",), example=256,
+        place="expert.size", step=8, shown=Shown.APART
     )]
     height: Annotated[int, Option(
-        meaning="in pixels", a1111=(), low=1, high=16384, spellings=("h",), example=256, place="expert.size", step=8,
-        shown=Shown.APART
+        meaning="height in pixels", a1111=(), low=1, high=16384, spellings=("h",), example=256,
+        place="expert.size", step=8, shown=Shown.APART
     )]
     steps: Annotated[int, Option(
         meaning="denoising steps", a1111=("Steps",), low=1, high=1000, spellings=("num_inference_steps",), example=12,
@@ -69,30 +69,30 @@ class Params:
         shown=Shown.ALWAYS
     )]
     sampler: Annotated[str, Option(
-        meaning="such as Euler a, or DPM++ 2M", a1111=("Sampler",), choices=tuple(SAMPLERS),
+        meaning="sampler, such as Euler a or DPM++ 2M", a1111=("Sampler",), choices=tuple(SAMPLERS),
         spellings=("sampler_name",), web_api="sampler_name", example="Euler a", place="numbers", shown=Shown.ALWAYS
     )]
     seed: Annotated[int, Option(
-        meaning="of the first picture, the others count up; none or -1 draws one", a1111=("Seed",), kinds=EVERY_KIND,
+        meaning="seed of the first picture; the others count up. None or -1: random", a1111=("Seed",), kinds=EVERY_KIND,
         low=0, high=MAX_SEED, example=7, widget=Widget.SEED, place="seed", shown=Shown.ALWAYS
     )]
     kind: Annotated[Kind, Option(
-        meaning="txt2img, img2img, inpaint or upscale; left out, the pictures given speak of it", a1111=(),
+        meaning="txt2img, img2img, inpaint or upscale; by default inferred from the pictures sent", a1111=(),
         kinds=EVERY_KIND, choices=tuple(Kind), sent=str, example="txt2img", widget=Widget.HIDDEN, place="source",
         varies=False, shown=Shown.APART
     )] = Kind.TXT2IMG
     source: Annotated[str, Option(
-        meaning="source picture to begin from: its id", a1111=(), kinds=(*FROM_SOURCE, Kind.UPSCALE),
+        meaning="id of the source picture to start from", a1111=(), kinds=(*FROM_SOURCE, Kind.UPSCALE),
         check=values.check_source_id, spellings=("image", "input_image"), widget=Widget.HIDDEN, place="source"
     )] = ""
     mask: Annotated[str, Option(
-        meaning="source picture whose white is painted anew, black and clear is kept: its id", a1111=(),
+        meaning="id of a source picture: white parts are repainted, black and transparent ones are kept", a1111=(),
         kinds=(Kind.INPAINT,), check=values.check_source_id, widget=Widget.HIDDEN, place="source", varies=False
     )] = ""
     strength: Annotated[float, Option(
-        meaning="0 to 1: how far from the source", a1111=("Denoising strength",), kinds=FROM_SOURCE, low=0, high=1,
-        spellings=("prompt_strength", "denoising_strength"), web_api="denoising_strength", widget=Widget.SLIDER,
-        place="source-settings", step=0.05, initial=0.6
+        meaning="0 to 1: how far the result may depart from the source", a1111=("Denoising strength",),
+        kinds=FROM_SOURCE, low=0, high=1, spellings=("prompt_strength", "denoising_strength"),
+        web_api="denoising_strength", widget=Widget.SLIDER, place="source-settings", step=0.05, initial=0.6
     )] = 0.0
     loras: Annotated[tuple[Lora, ...], Option(
         meaning='each `{"name": "ink", "weight": 0.8}`, or "ink:0.8"', a1111=(), files="loras",
@@ -100,17 +100,17 @@ class Params:
         sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
     original: Annotated[str, Option(
-        meaning="the prompt as it was before a prompt helper changed it, for the recipe", a1111=("Original prompt",),
+        meaning="the prompt before a prompt helper changed it; stored in the recipe", a1111=("Original prompt",),
         example="ein Leuchtturm", widget=Widget.HIDDEN, place="source", varies=False
     )] = ""
     references: Annotated[tuple[Reference, ...], Option(
-        meaning='source pictures to refer to, each `{"image": ID, "use": "edit", "weight": 1.0}`; `use` is edit for '
-        "models that read pictures, style or face for an IP-Adapter, which `adapter` may name and a `mask` (an id) may "
-        "confine", a1111=(), spellings=("input_images", "reference_images"), check=values.references, sent=list[Any],
-        widget=Widget.HIDDEN, place="source", varies=False
+        meaning='source pictures that guide the result, each `{"image": ID, "use": "edit", "weight": 1.0}`; `use` is '
+        "edit for models that read pictures, style or face for an IP-Adapter, which `adapter` may name and a `mask` "
+        "(an id) may confine", a1111=(), spellings=("input_images", "reference_images"), check=values.references,
+        sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
     image_guidance: Annotated[float, Option(
-        meaning="of InstructPix2Pix, how closely it keeps to the picture: 1 and more; 0 leaves it at 1.5",
+        meaning="for InstructPix2Pix: how closely it follows the picture, 1 or more; 0 means 1.5",
         a1111=("Image CFG scale",), low=0, high=30, web_api="image_cfg_scale", place="expert.files", step=0.5
     )] = 0.0
     controls: Annotated[tuple[Control, ...], Option(
@@ -122,9 +122,9 @@ class Params:
         varies=False
     )] = ()
     regions: Annotated[tuple[Region, ...], Option(
-        meaning='parts of the picture with prompts of their own, each `{"prompt": "a fox", "x": 0, "y": 0, "width": '
+        meaning='parts of the picture with their own prompts, each `{"prompt": "a fox", "x": 0, "y": 0, "width": '
         '0.5, "height": 1, "weight": 0.8}` in shares of the picture; `weight` counts against the prompt of the '
-        "picture, 1 alone", a1111=(), check=values.regions, sent=list[Any],
+        "picture, 1 replaces it", a1111=(), check=values.regions, sent=list[Any],
         example=[{"prompt": "a fox", "width": 0.5}, {"prompt": "a car, red", "x": 0.5, "width": 0.5, "weight": 1.0}],
         widget=Widget.TEXT, place="regions", varies=False
     )] = ()
@@ -132,7 +132,7 @@ class Params:
         meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"
     )] = ""
     clip_skip: Annotated[int, Option(
-        meaning="as A1111 counts: 2 leaves out the text encoder's last layer", a1111=("Clip skip",), low=0, high=12,
+        meaning="as A1111 counts: 2 skips the text encoder's last layer", a1111=("Clip skip",), low=0, high=12,
         place="expert.files"
     )] = 0
     schedule: Annotated[str, Option(
@@ -140,11 +140,11 @@ class Params:
         web_api="scheduler", place="expert.size"
     )] = ""
     variation_seed: Annotated[int | None, Option(
-        meaning="seed of the noise that is mixed in; none or -1 draws one", a1111=("Variation seed",), low=0,
+        meaning="seed of the noise to mix in; none or -1: random", a1111=("Variation seed",), low=0,
         high=MAX_SEED, web_api="subseed", widget=Widget.SEED, place="expert.variation"
     )] = None
     variation_strength: Annotated[float, Option(
-        meaning="0 to 1: how much of the variation seed's noise", a1111=("Variation seed strength",), low=0, high=1,
+        meaning="0 to 1: share of the variation seed's noise", a1111=("Variation seed strength",), low=0, high=1,
         web_api="subseed_strength", widget=Widget.SLIDER, place="expert.variation", step=0.05
     )] = 0.0
     upscaler: Annotated[str, Option(
@@ -152,28 +152,28 @@ class Params:
         kinds=(Kind.UPSCALE,), files="upscalers", initial=LANCZOS, place="source-settings"
     )] = ""
     scale: Annotated[float, Option(
-        meaning="of upscaling, 1 to 8", a1111=("Postprocess upscale by",), kinds=(Kind.UPSCALE,), low=1, high=8,
+        meaning="upscaling factor, 1 to 8", a1111=("Postprocess upscale by",), kinds=(Kind.UPSCALE,), low=1, high=8,
         place="source-settings", step=0.5, initial=2.0
     )] = 0.0
     inpaint_area: Annotated[str, Option(
-        meaning="`Only masked` paints the region of the mask at the job's size, and keeps the size of the source",
+        meaning="`Only masked` repaints only the masked region, at the job's size; the source keeps its size",
         a1111=("Inpaint area",), kinds=(Kind.INPAINT,), choices=INPAINT_AREAS, place="inpaint"
     )] = INPAINT_AREAS[0]
     mask_padding: Annotated[int, Option(
-        meaning="pixels around the mask that belong to the region, where only that is painted",
+        meaning="pixels around the mask that belong to the region, with `Only masked`",
         a1111=("Masked area padding",), kinds=(Kind.INPAINT,), low=0, high=1024, web_api="inpaint_full_res_padding",
         place="inpaint"
     )] = 32
     mask_blur: Annotated[int, Option(
-        meaning="pixels over which the painted part fades into what is kept", a1111=("Mask blur",),
+        meaning="pixels over which the repainted part fades into the rest", a1111=("Mask blur",),
         kinds=(Kind.INPAINT,), low=0, high=64, place="inpaint"
     )] = 0
     mask_content: Annotated[str, Option(
-        meaning="under the mask at first: original, fill (its surroundings, blurred), latent noise, latent nothing",
+        meaning="initial content under the mask: original, fill (blurred surroundings), latent noise, latent nothing",
         a1111=("Masked content",), kinds=(Kind.INPAINT,), choices=CONTENTS, check=check_content, place="inpaint"
     )] = CONTENTS[0]
     mask_edges: Annotated[str, Option(
-        meaning="soft: greys of the mask say how far each pixel may change (differential diffusion)",
+        meaning="edges of the mask; soft: grey values limit how far each pixel may change (differential diffusion)",
         a1111=("Mask edges",), kinds=(Kind.INPAINT,), choices=EDGES, place="inpaint"
     )] = EDGES[0]
     outpaint: Annotated[str, Option(
@@ -181,15 +181,16 @@ class Params:
         a1111=("Outpaint",), kinds=(Kind.INPAINT,), check=check_outpaint, example="left:64 bottom:32", place="inpaint"
     )] = ""
     hires_scale: Annotated[float, Option(
-        meaning="second pass: 1 to 8 times the size; 0 makes none", a1111=("Hires upscale",), kinds=TWICE, low=0,
+        meaning="size factor of a second pass, 1 to 8; 0: no second pass", a1111=("Hires upscale",), kinds=TWICE, low=0,
         high=8, web_api="hr_scale", example=2, place="hires", step=0.25
     )] = 0.0
     hires_steps: Annotated[int, Option(
-        meaning="steps of the second pass; 0 takes as many as the first", a1111=("Hires steps",), kinds=TWICE, low=0,
+        meaning="steps of the second pass; 0: as many as the first", a1111=("Hires steps",), kinds=TWICE, low=0,
         high=150, web_api="hr_second_pass_steps", example=5, place="hires", needs="hires_scale"
     )] = 0
     hires_strength: Annotated[float, Option(
-        meaning="0 to 1: how far the second pass goes from the enlarged picture", a1111=("Hires denoising strength",),
+        meaning="0 to 1: how far the second pass may depart from the enlarged picture",
+        a1111=("Hires denoising strength",),
         kinds=TWICE, low=0, high=1, example=0.35, widget=Widget.SLIDER, place="hires", step=0.05,
         needs="hires_scale"
     )] = 0.5
@@ -199,33 +200,33 @@ class Params:
         example=LANCZOS, place="hires", needs="hires_scale"
     )] = HIRES_UPSCALERS[0]
     hires_tile: Annotated[int, Option(
-        meaning="side of the overlapping tiles of the second pass, in pixels; 0 makes it whole",
+        meaning="side in pixels of the overlapping tiles of the second pass; 0: no tiles",
         a1111=("Hires tile",), kinds=TWICE, low=0, high=4096, example=256, place="hires", step=64,
         needs="hires_scale"
     )] = 0
     details: Annotated[tuple[Detail, ...], Option(
-        meaning='painted anew at the size of the model where a detector finds it, each `{"target": "face", '
+        meaning='objects that a detector finds, repainted at the size of the model, each `{"target": "face", '
         '"prompt": "", "strength": 0.4, "steps": 0, "confidence": 0.3, "padding": 32, "limit": 4}`', a1111=(),
         check=values.details, sent=list[Any],
         example=[{"target": "face", "strength": 0.3, "limit": 2}, {"target": "left hand"}],
         widget=Widget.TEXT, place="details", varies=False
     )] = ()
     background: Annotated[str, Option(
-        meaning="transparent cuts the main object out of the finished picture", a1111=("Background",),
+        meaning="background of the finished picture; transparent: cut out the main object", a1111=("Background",),
         kinds=EVERY_KIND, choices=("transparent",), check=values.check_background, example="transparent",
         place="details"
     )] = ""
     rung: Annotated[str, Option(
-        meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=RUNGS,
+        meaning="memory rung to use, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=RUNGS,
         place="expert.files"
     )] = ""
     place: Annotated[str, Option(
-        meaning="makes a picture of a batch again bit for bit: its place and the size of the pass, such as 3/8",
+        meaning="place in a pass and its size, such as 3/8, to make a picture again bit for bit",
         a1111=(), check=values.check_pass_position, example="3/8", widget=Widget.HIDDEN,
         place="expert.files", varies=False
     )] = ""
     gpus: Annotated[int, Option(
-        meaning="2 makes a picture again bit for bit that two GPUs made together: each half of guidance on its own",
+        meaning="number of GPUs, to make a picture again bit for bit that two GPUs made",
         a1111=(), low=1, high=2, example=2, widget=Widget.HIDDEN, place="expert.files", varies=False
     )] = 1
     # fmt: on
@@ -351,16 +352,16 @@ class BatchOptions:
 
     # fmt: off
     start_at: Annotated[str, Option(
-        meaning="not before this moment: ISO 8601, or 23:00 in local time", a1111=(), place="times"
+        meaning="earliest start: ISO 8601, or 23:00 in local time", a1111=(), place="times"
     )] = ""
     window: Annotated[str, Option(
-        meaning="only at these times, such as 23:00-07:00 or mon-fri 22:00-06:00", a1111=(), place="times"
+        meaning="hours in which it may run, such as 23:00-07:00 or mon-fri 22:00-06:00", a1111=(), place="times"
     )] = ""
     finish_by: Annotated[str, Option(
-        meaning="a moment that is warned of if it cannot be kept", a1111=(), place="times"
+        meaning="deadline; a warning is given if it is expected to be missed", a1111=(), place="times"
     )] = ""
     webhook: Annotated[str, Option(
-        meaning="address that is told of the end", a1111=(), place="address"
+        meaning="address to notify when the batch has ended", a1111=(), place="address"
     )] = ""
     # fmt: on
 
