@@ -110,7 +110,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     )
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)
     notices, deliveries = stores.notices, stores.deliveries
-    teller = NotificationDispatcher(
+    notifier = NotificationDispatcher(
         settings, notices, deliveries, stores.jobs, stores.view, reports, stores.images, files
     )
     webhooks = Webhooks(settings, notices, deliveries)
@@ -138,7 +138,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         catalog,
         notices,
         deliveries,
-        teller,
+        notifier,
         stores.downloads,
         leases,
         machines,

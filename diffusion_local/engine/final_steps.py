@@ -87,8 +87,8 @@ def refined(
         ][: detail.limit]
         for place, each in enumerate(found):
             report = progress(part, done, (place * steps, len(found)))
-            wish = params_of_detail(params, detail, each, place, own_size(loaded, params))
-            image = painted(loaded, image, mask_of(image, each), wish, report, materials, enlarge)
+            detail_params = params_of_detail(params, detail, each, place, own_size(loaded, params))
+            image = painted(loaded, image, mask_of(image, each), detail_params, report, materials, enlarge)
             notes.append({"target": detail.target, "box": list(each.box), "score": round(each.score, 3)})
         done += steps
         if not found:
@@ -161,16 +161,16 @@ def painted(
     loaded: Loaded,
     image: PIL.Image,
     mask: PIL.Image,
-    wish: Params,
+    params: Params,
     report: OnStep,
     materials: PictureInputs,
     enlarge: Enlarge,
 ) -> PIL.Image:
     """A picture with its masked region repainted."""
-    part = Part(wish, report)
+    part = Part(params, report)
     crew = Pass([part])
-    canvas = img2img.make_inpainting_canvas(image, mask, wish)
-    loops = loops_of(wish)
+    canvas = img2img.make_inpainting_canvas(image, mask, params)
+    loops = loops_of(params)
     work = Work(loaded, crew, Steps(crew), materials, canvas, enlarge, loops)
     work.run(loops[0], None)
     made, _ = work.finish(part)()

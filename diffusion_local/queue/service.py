@@ -84,8 +84,8 @@ class QueueService:
         owner = actor.current().owner(old[0].owner)
         batch = Batch(new_id(), shortened(old[0].params.prompt), owner, old[0].lane, len(old), utc_now())
         made = self._images.of_jobs(chosen) if exactly else {}
-        wishes = [pinned(job.params, made[job.id].facts) if job.id in made else job.params for job in old]
-        jobs = new_jobs(batch, wishes, old[0].priority, [job.id for job in old])
+        all_params = [pinned(job.params, made[job.id].facts) if job.id in made else job.params for job in old]
+        jobs = new_jobs(batch, all_params, old[0].priority, [job.id for job in old])
         new_batch, ids = self._jobs.insert_batch(batch, jobs, None, self._settings.max_queued)
         self._queue.ring(len(ids))
         return Receipt(new_batch, ids)

@@ -46,7 +46,7 @@ class NotificationChore:
         """``delay``: seconds before a second attempt. Raises InvalidParams for an unusable setting."""
         check_settings(services.settings)
         self._services = services
-        self._queue = ChoreQueue(queue_url(services.settings), "telling")
+        self._queue = ChoreQueue(queue_url(services.settings), "notifications")
         self._slots = DeliveryQueues(services.settings, services.deliveries, services.notifications.deliver, delay)
         self._rung_at: float | None = None
         self._polled_at = 0.0

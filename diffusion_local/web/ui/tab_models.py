@@ -59,20 +59,20 @@ def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
         return [new_toast(view.problem(error), kind="warn"), gr.skip()]
 
 
-def added(studio: Studio, wish: str, into: str) -> str:
-    """Download or register ``wish``, and return the words of the toast. Raises UserError.
+def added(studio: Studio, source: str, into: str) -> str:
+    """Download or register ``source``, and return the words of the toast. Raises UserError.
 
     URLs and versions on Civitai are downloaded. A path starts with ``/``, ``~``, ``.`` or a drive, contains a
     backslash, or exists without the form of a hub id; anything else is a hub id.
     """
-    if is_link(wish):
-        return say("models.queued", name=studio.library.download(wish, into=into).source)
-    owner, _, rest = wish.strip("/").partition("/")
+    if is_link(source):
+        return say("models.queued", name=studio.library.download(source, into=into).source)
+    owner, _, rest = source.strip("/").partition("/")
     name, _, file = rest.partition("/")
-    looks_local = wish.startswith(("/", "~", ".")) or "\\" in wish or wish[1:2] == ":"
-    if looks_local or (not REPO.fullmatch(f"{owner}/{name}") and Path(wish).exists()):
-        return say("models.added", names=", ".join(model.name for model in studio.library.add(wish)))
-    download = studio.library.download(f"{owner}/{name}" if name else wish, file, into)
+    looks_local = source.startswith(("/", "~", ".")) or "\\" in source or source[1:2] == ":"
+    if looks_local or (not REPO.fullmatch(f"{owner}/{name}") and Path(source).exists()):
+        return say("models.added", names=", ".join(model.name for model in studio.library.add(source)))
+    download = studio.library.download(f"{owner}/{name}" if name else source, file, into)
     return say("models.queued", name=download.source)
 
 
