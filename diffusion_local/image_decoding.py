@@ -61,7 +61,7 @@ class Budget:
         self._line: deque[object] = deque()
 
     @contextmanager
-    def taken(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> Iterator[None]:
         """Hold ``size`` bytes. Raises Overloaded if too many threads wait, or after the budget's patience."""
         thread = threading.get_ident()
         if thread in self._holders:
@@ -104,7 +104,7 @@ def share(picture: PIL.Image) -> Iterator[None]:
     The picture is closed at the end, so that its memory is free before the next one starts.
     """
     pixels = picture.width * picture.height
-    with budget.taken(
+    with budget.reserve(
         pixels * BYTES_PER_PIXEL * COPIES * (2 if picture.format in BUFFERED or picture.mode in WIDE_MODES else 1)
     ):
         try:

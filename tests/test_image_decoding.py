@@ -43,7 +43,7 @@ class Holder:
 
     def _run(self, budget: Budget, size: int, on_start: Callable[[], None]) -> None:
         try:
-            with budget.taken(size):
+            with budget.reserve(size):
                 on_start()
                 self.holds.set()
                 self._let_go.wait(60)
@@ -116,7 +116,7 @@ def test_the_line_is_bounded_in_length_and_time() -> None:
     budget = Budget(most_bytes=1, most_waiting=1, patience=0.05)
     first = Holder(budget, 1)
     assert first.holds.wait(30)
-    with pytest.raises(Overloaded), budget.taken(1):
+    with pytest.raises(Overloaded), budget.reserve(1):
         pass
     assert waiting(budget) == 0
     patient = Budget(most_bytes=1, most_waiting=1)
@@ -124,7 +124,7 @@ def test_the_line_is_bounded_in_length_and_time() -> None:
     assert second.holds.wait(30)
     third = Holder(patient, 1)
     eventually(lambda: waiting(patient) == 1)
-    with pytest.raises(Overloaded), patient.taken(1):
+    with pytest.raises(Overloaded), patient.reserve(1):
         pass
     for each in (first, second, third):
         each.end()
@@ -133,9 +133,9 @@ def test_the_line_is_bounded_in_length_and_time() -> None:
 
 def test_a_thread_does_not_wait_for_itself() -> None:
     budget = Budget(most_bytes=1, patience=0.05)
-    with budget.taken(1), budget.taken(1), pytest.raises(KeyError):
+    with budget.reserve(1), budget.reserve(1), pytest.raises(KeyError):
         raise KeyError
-    with budget.taken(1):  # given back, although it went wrong
+    with budget.reserve(1):  # given back, although it went wrong
         pass
 
 

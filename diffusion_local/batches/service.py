@@ -51,7 +51,7 @@ def open_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: I
     """
     sheet = files.sheet(batch.id, mark)
     if not sheet.exists():
-        with image_decoding.budget.taken(SHEET_BYTES):
+        with image_decoding.budget.reserve(SHEET_BYTES):
             if not sheet.exists():  # another thread may have drawn it meanwhile
                 draw_sheet(batch, results, files, mark)
     return sheet

@@ -73,7 +73,7 @@ def library() -> Any:
 def read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
-    def asked(question: Callable[..., Any], *more: Any) -> Any:
+    def query(question: Callable[..., Any], *more: Any) -> Any:
         """The result of an NVML query; None if this GPU or container does not support it."""
         with contextlib.suppress(nvml.NVMLError):
             return question(handle, *more)
@@ -84,21 +84,21 @@ def read_gpu(nvml: Any, index: int) -> Gpu:
 
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     name = nvml.nvmlDeviceGetName(handle)
-    rates = asked(nvml.nvmlDeviceGetUtilizationRates)
+    rates = query(nvml.nvmlDeviceGetUtilizationRates)
     processes: dict[int, int] = {}
     for question in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
-        for each in asked(question) or ():
+        for each in query(question) or ():
             processes[each.pid] = max(processes.get(each.pid, 0), each.usedGpuMemory or 0)
     return Gpu(
         index,
         name.decode() if isinstance(name, bytes) else name,
         memory.used,
         memory.total,
-        asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        query(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
         rates and rates.gpu / 100,
-        watts(asked(nvml.nvmlDeviceGetPowerUsage)),
-        watts(asked(nvml.nvmlDeviceGetPowerManagementLimit)),
-        watts(asked(nvml.nvmlDeviceGetPowerManagementDefaultLimit)),
+        watts(query(nvml.nvmlDeviceGetPowerUsage)),
+        watts(query(nvml.nvmlDeviceGetPowerManagementLimit)),
+        watts(query(nvml.nvmlDeviceGetPowerManagementDefaultLimit)),
         tuple(sorted(processes.items())),
     )
 

@@ -142,7 +142,7 @@ def cookie_name(settings: Settings) -> str:
     return f"diffusion_local_{settings.port}"
 
 
-def given(headers: Headers, cookie: str) -> Credentials:
+def read_credentials(headers: Headers, cookie: str) -> Credentials:
     """Read the credentials of a request. ``cookie``: the name of the session cookie."""
     key = headers.get("x-api-key") or headers.get("api-key", "")  # the latter from Azure's clients
     if key:
@@ -213,7 +213,7 @@ class Access:
                 return LOCAL
             return NOBODY if scope["path"] in PROBES else error_response(503, "no_accounts", reason)
         headers = Headers(scope=scope)
-        brought = given(headers, self._cookie)
+        brought = read_credentials(headers, self._cookie)
         who: Actor | None = None
         if brought.token:
             address = network_of((scope.get("client") or ("",))[0])

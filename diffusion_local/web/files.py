@@ -97,16 +97,16 @@ def add(app: FastAPI, studio: Studio) -> None:
                 raise NotFound(message("kept_as", image=echo(image_id), format=image.suffix))
             query = "?download=1" if download else ""
             return RedirectResponse(serializers.file_url(image) + query, headers=NOT_CACHED)
-        return kept(request, file, TYPE_BY_SUFFIX[image.suffix], download_name(image) if download else None)
+        return cached_response(request, file, TYPE_BY_SUFFIX[image.suffix], download_name(image) if download else None)
 
     @readable(app, "/thumbnails/{image_id}.webp")
     def thumbnail(request: Request, image_id: str) -> Response:
-        return kept(request, studio.thumbnail_file(image_id), "image/webp")
+        return cached_response(request, studio.thumbnail_file(image_id), "image/webp")
 
     @readable(app, "/sources/{source_id}.png")
     def source(request: Request, source_id: str) -> Response:
         """A stored source picture."""
-        return kept(request, studio.sources.file(source_id), "image/png")
+        return cached_response(request, studio.sources.file(source_id), "image/png")
 
     @readable(app, "/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
@@ -157,7 +157,7 @@ def readable(app: FastAPI, path: str) -> Callable[[T], T]:
     return add
 
 
-def kept(request: Request, file: StoredFile, media_type: str, name: str | None = None) -> Response:
+def cached_response(request: Request, file: StoredFile, media_type: str, name: str | None = None) -> Response:
     """The response for an immutable file: 304 if the client has it cached, 206 for a requested range."""
     answer = StoredResponse(file, media_type, FOREVER, name)
     if known_already(request, answer.headers["ETag"]):

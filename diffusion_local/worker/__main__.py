@@ -93,7 +93,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     dispatch = connect(settings, slot, studio, machine)
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(stop,), daemon=True).start()
-    terms = taken(dispatch, stop, TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS, bool(studio))
+    terms = take_slot(dispatch, stop, TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS, bool(studio))
     if terms is None:
         return
     dispatch.register(os.getpid(), "", DeviceMemory())
@@ -155,7 +155,7 @@ def exit_hung() -> None:
     os._exit(HUNG_EXIT_STATUS)
 
 
-def taken(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> OutputTerms | None:
+def take_slot(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> OutputTerms | None:
     """Take the slot. A remote (``joined``) worker retries while its studio is unreachable.
 
     Returns None if the worker is stopped while it waits. Raises HomeInUse, and UserError if the studio refuses the

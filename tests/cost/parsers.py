@@ -310,9 +310,11 @@ PARSERS = [
     Parser("body of a submit", "web/api/schemas.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
     Parser("Prefer", "web/api/headers.py", prefer.read_prefer),
     Parser("If-None-Match", "web/api/headers.py", lambda text: etags.known_already(request(if_none_match=text), "x")),
-    Parser("cookie", "web/access.py", lambda text: access.given(Headers({"cookie": text}), "session")),
+    Parser("cookie", "web/access.py", lambda text: access.read_credentials(Headers({"cookie": text}), "session")),
     Parser(
-        "Authorization", "web/access.py", lambda text: access.given(Headers({"authorization": f"Basic {text}"}), "")
+        "Authorization",
+        "web/access.py",
+        lambda text: access.read_credentials(Headers({"authorization": f"Basic {text}"}), ""),
     ),
     Parser("Host", "web/host_check.py", host_check.host_name),
     Parser("Origin", "web/host_check.py", lambda text: host_check.same_origin(text, "localhost")),

@@ -78,13 +78,13 @@ def endpoint(operation: Operation, studio: Any) -> Callable[..., dict]:
         return answers.answer_json(studio, operation, operation.answer, known, registry.call(studio, operation, known))
 
     call.__name__, call.__doc__ = name, operation.doc
-    parameters = [shown(each) for each in offered]
+    parameters = [parameter_of(each) for each in offered]
     call.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": dict}
     call.__signature__ = inspect.Signature(parameters, return_annotation=dict)  # type: ignore[attr-defined]
     return call
 
 
-def shown(argument: registry.Argument) -> inspect.Parameter:
+def parameter_of(argument: registry.Argument) -> inspect.Parameter:
     kind, default = argument.kind, argument.default
     if isinstance(kind, type) and issubclass(kind, Enum):
         kind, default = str, str(default)

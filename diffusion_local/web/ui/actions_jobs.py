@@ -134,14 +134,14 @@ def stay_awake(studio: Studio, key: str) -> Effect:
 
 
 def pause_batch(studio: Studio, key: str) -> Effect:
-    return held(studio, key, give_back=False)
+    return hold_batch(studio, key, give_back=False)
 
 
 def pause_batch_now(studio: Studio, key: str) -> Effect:
-    return held(studio, key, give_back=True)
+    return hold_batch(studio, key, give_back=True)
 
 
-def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
+def hold_batch(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     known_batch(studio, batch_id)
     studio.queue.pause_batch(batch_id, give_back)
     return Effect(toast=new_toast(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))

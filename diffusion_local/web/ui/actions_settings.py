@@ -57,14 +57,14 @@ def account_add(studio: Studio, key: str) -> Effect:
 def account_role(studio: Studio, key: str) -> Effect:
     name, _, role = key.partition("\n")
     studio.accounts.set_role(name, role)
-    return done(name)
+    return account_changed(name)
 
 
 def account_limits(studio: Studio, key: str) -> Effect:
     """Set an account's own limits. An empty field restores the limit of the settings."""
     name, sent = fields_of(key)
     studio.accounts.set_limits(name, **{each: limit_of(each, sent[each]) for each in QUOTA_COLUMNS if each in sent})
-    return done(name)
+    return account_changed(name)
 
 
 def limit_of(name: str, written: str) -> int | None:
@@ -78,18 +78,18 @@ def limit_of(name: str, written: str) -> int | None:
 def account_password(studio: Studio, key: str) -> Effect:
     name, sent = fields_of(key)
     studio.accounts.set_password(name, sent.get("password", ""))
-    return done(name)
+    return account_changed(name)
 
 
 def account_token(studio: Studio, key: str) -> Effect:
     name, _, token = key.partition(" ")
     studio.accounts.remove_token(name, token)
-    return done(name)
+    return account_changed(name)
 
 
 def account_out(studio: Studio, key: str) -> Effect:
     studio.accounts.sign_out(key)
-    return done(key)
+    return account_changed(key)
 
 
 def account_remove(studio: Studio, key: str) -> Effect:
@@ -97,7 +97,7 @@ def account_remove(studio: Studio, key: str) -> Effect:
     return Effect(toast=new_toast(say("settings.account_removed", name=key)))
 
 
-def done(name: str) -> Effect:
+def account_changed(name: str) -> Effect:
     return Effect(toast=new_toast(say("settings.account_changed", name=name)))
 
 

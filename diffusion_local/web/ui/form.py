@@ -156,7 +156,7 @@ def models_own(option: Option, speak: Callable[[str], Any]) -> Any:
     return speak(key if words.has_phrase(key) else "create.models_own")
 
 
-def kept(option: Option, label: Any, studio: Studio) -> gr.components.Component:
+def hidden_field(option: Option, label: Any, studio: Studio) -> gr.components.Component:
     """A hidden value that a script displays and sets (``source.js``, ``loras.js``, ``pictures.js``)."""
     return hidden(str(option.default or ""), f"field-{option.name}")
 
@@ -191,7 +191,7 @@ MAKERS: dict[Widget, Make] = {
     Widget.SLIDER: slider,
     Widget.SEED: seed,
     Widget.CHOICE: choice,
-    Widget.HIDDEN: kept,
+    Widget.HIDDEN: hidden_field,
 }
 #: Fields of the form that are not options of a picture.
 FORM_EXTRAS: dict[str, Callable[[Studio], gr.components.Component]] = {

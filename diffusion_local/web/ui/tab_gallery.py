@@ -20,7 +20,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str
     place = GalleryState.read(written)
     return view_gallery.gallery(
         place,
-        found(studio, place),
+        pictures_at(studio, place),
         studio.boards.all(),
         studio.pictures.models(),
         studio.pictures.owners(),
@@ -30,7 +30,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str
     )
 
 
-def found(studio: Studio, place: GalleryState) -> Shown:
+def pictures_at(studio: Studio, place: GalleryState) -> Shown:
     """The pictures at this position. Those newer than its ``top`` are counted but not shown, so that the page does not
     shift.
     """

@@ -102,7 +102,7 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
         meaning = registry.ARGUMENT_MEANINGS[IDEMPOTENCY_ARGUMENT]
         parameters.append(parameter(IDEMPOTENCY_ARGUMENT, Annotated[str | None, Header(description=meaning)], None))
 
-    def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
+    def call_operation(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
         values = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
         values |= {name: ",".join(request.query_params.getlist(name)) for name in REPEATED if values.get(name)}
         known = registry.method_arguments(values, path + offered)
@@ -112,17 +112,17 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
 
     async def with_content(request: Request, **named: Any) -> Response:
         content = await request.body()
-        return await anyio.to_thread.run_sync(functools.partial(asked, request, content=content, **named))
+        return await anyio.to_thread.run_sync(functools.partial(call_operation, request, content=content, **named))
 
     async def waiting(request: Request, prefer: str | None = None, **named: Any) -> Response:
         preference = read_prefer(prefer)
         if preference.seconds:
             await until_ended(studio, watch, operation.name, named, preference.seconds, request)
-        found = await anyio.to_thread.run_sync(functools.partial(asked, request, **named))
+        found = await anyio.to_thread.run_sync(functools.partial(call_operation, request, **named))
         found.headers.update(preference.headers)
         return found
 
-    function: Any = with_content if route.content else asked
+    function: Any = with_content if route.content else call_operation
     if route.waits:
         parameters.append(parameter("prefer", Prefer, None))
         function = waiting

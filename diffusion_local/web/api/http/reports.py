@@ -50,17 +50,17 @@ def page_router(studio: Studio) -> APIRouter:
     """The same reports as pages, with links into the app."""
     pages = APIRouter(prefix="/reports", include_in_schema=False, default_response_class=HTMLResponse)
 
-    def shown(report: Report) -> HTMLResponse:
+    def page_of(report: Report) -> HTMLResponse:
         written = studio.reports.page(report, serializers.root(), translated, LANGUAGE_TAGS[language()])
         return HTMLResponse(written, headers=NOT_CACHED)
 
     @pages.get("/batch/{batch_id}.html")
     def batch_page(batch_id: str) -> HTMLResponse:
-        return shown(studio.reports.batch(batch_id))
+        return page_of(studio.reports.batch(batch_id))
 
     @pages.get("/night.html")
     def night_page(since: str = "", until: str = "") -> HTMLResponse:
-        return shown(studio.reports.night(since or None, until or None))
+        return page_of(studio.reports.night(since or None, until or None))
 
     @pages.post("/again")
     async def again(request: Request) -> RedirectResponse:

@@ -41,7 +41,7 @@ def preview(data: bytes) -> bytes:
     return file.getvalue()
 
 
-def shown(data: bytes, whole: bool) -> tuple[bytes, str]:
+def response_picture(data: bytes, whole: bool) -> tuple[bytes, str]:
     """(bytes, media type) of a picture in a response: the whole file if requested and not too large."""
     if whole and len(data) <= MOST_BYTES:
         return data, media_type(data)

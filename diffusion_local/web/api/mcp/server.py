@@ -111,7 +111,7 @@ class McpServer:
     def _shown(self, result: Result) -> Iterator[Any]:
         for image in result.images[: pictures.MOST_PICTURES]:
             try:
-                data, kind = pictures.shown(self._studio.picture_data(image.id), result.picture == "full")
+                data, kind = pictures.response_picture(self._studio.picture_data(image.id), result.picture == "full")
             except (NotFound, Overloaded, OSError) as error:  # deleted meanwhile, or overloaded: the link remains
                 yield text_of(f"{image.id}: {error}")
                 continue

@@ -113,7 +113,7 @@ class Tools:
 
 
 async def generate_image(context: Context, arguments: dict[str, Any]) -> Result:
-    return await made(context, arguments | {"kind": Kind.TXT2IMG.value})
+    return await submit_and_wait(context, arguments | {"kind": Kind.TXT2IMG.value})
 
 
 async def edit_image(context: Context, arguments: dict[str, Any]) -> Result:
@@ -121,18 +121,18 @@ async def edit_image(context: Context, arguments: dict[str, Any]) -> Result:
     given.
     """
     if arguments.get("mask") or arguments.get("outpaint"):
-        return await made(context, arguments | {"kind": Kind.INPAINT.value})
+        return await submit_and_wait(context, arguments | {"kind": Kind.INPAINT.value})
     image, others = arguments.get("image"), arguments.get("references") or []
     if image and (
         arguments.get("strength") is not None
         or not await anyio.to_thread.run_sync(reads_pictures, context, arguments.get("model"))
     ):
-        return await made(context, arguments | {"kind": Kind.IMG2IMG.value})
+        return await submit_and_wait(context, arguments | {"kind": Kind.IMG2IMG.value})
     if not image and not others:
         raise InvalidParams("image", message("source_needed", kind=Kind.IMG2IMG))
     rest = {name: value for name, value in arguments.items() if name != "image"}
     references = [*([{"image": image}] if image else []), *record_values("references", others, Reference)]
-    return await made(context, rest | {"references": references, "kind": Kind.TXT2IMG.value})
+    return await submit_and_wait(context, rest | {"references": references, "kind": Kind.TXT2IMG.value})
 
 
 def reads_pictures(context: Context, model: str | None) -> bool:
@@ -143,10 +143,10 @@ def reads_pictures(context: Context, model: str | None) -> bool:
 
 
 async def upscale(context: Context, arguments: dict[str, Any]) -> Result:
-    return await made(context, arguments | {"kind": Kind.UPSCALE.value, "prompt": ""})
+    return await submit_and_wait(context, arguments | {"kind": Kind.UPSCALE.value, "prompt": ""})
 
 
-async def made(context: Context, arguments: dict[str, Any]) -> Result:
+async def submit_and_wait(context: Context, arguments: dict[str, Any]) -> Result:
     """Submit, and wait for the pictures."""
     seconds, picture = patience(arguments)
     options = {name: value for name, value in arguments.items() if name not in ("seconds", "picture", "image")}
