@@ -147,8 +147,8 @@ def assign_places(crew: Pass) -> None:
     """
     pinned = crew.parts[0].params.place
     crew.size = 2 ** (min(len(crew.parts), MOST_TOGETHER).bit_length() - 1)
-    kept = 1 if pinned else crew.size
-    crew.parts, left = crew.parts[:kept], crew.parts[kept:]
+    places = 1 if pinned else crew.size
+    crew.parts, left = crew.parts[:places], crew.parts[places:]
     crew.left = left + crew.left
     for place, part in enumerate(crew.parts):
         part.place = place

@@ -64,18 +64,18 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
     return facts
 
 
-def apply_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
+def apply_loras(loaded: Loaded, loras: tuple[Lora, ...], materials: PictureInputs) -> None:
     """Load missing LoRAs, remove others and set the weights."""
-    if wanted == loaded.loras:
+    if loras == loaded.loras:
         return
     before = loaded.loras
     loaded.weights_change()
-    if any(changes_encoders(materials.lora(lora.name)) for lora in wanted if lora not in before):
+    if any(changes_encoders(materials.lora(lora.name)) for lora in loras if lora not in before):
         own_encoders(loaded)
     loaded.loras = ()  # after any failure below, the next picture loads them again
     with placement.without_hooks(loaded.pipe, loaded.rung):
-        swap_loras(loaded, before, wanted, materials)
-    loaded.loras = wanted
+        swap_loras(loaded, before, loras, materials)
+    loaded.loras = loras
 
 
 def foreign_layers(materials: PictureInputs, lora: Lora) -> tuple[str, ...]:
@@ -95,22 +95,22 @@ def own_encoders(loaded: Loaded) -> None:
         placement.place(loaded.pipe, loaded.rung, device)
 
 
-def swap_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
-    """Replace the LoRAs ``before`` by ``wanted``: both those loaded through peft and those attached by hooks.
+def swap_loras(loaded: Loaded, before: tuple[Lora, ...], after: tuple[Lora, ...], materials: PictureInputs) -> None:
+    """Replace the LoRAs ``before`` by ``after``: both those loaded through peft and those attached by hooks.
 
     Removes all of them and raises EngineError if one cannot be loaded.
     """
-    files = {lora.name: materials.lora(lora.name) for lora in wanted}
+    files = {lora.name: materials.lora(lora.name) for lora in after}
     held = {lora.name for lora in before}
     remove_loras(loaded, held - set(files), held)
     try:
         for name in files:
             if name not in held:
                 load_lora(loaded, name, files[name])
-        for lora in wanted:
+        for lora in after:
             if lora.name in loaded.hooked:
                 loaded.hooked[lora.name].weight = lora.weight
-        if through_peft := [lora for lora in wanted if lora.name not in loaded.hooked]:
+        if through_peft := [lora for lora in after if lora.name not in loaded.hooked]:
             names = [adapter_name(lora.name) for lora in through_peft]
             loaded.pipe.set_adapters(names, [lora.weight for lora in through_peft])
     except EngineError:

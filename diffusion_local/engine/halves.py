@@ -134,14 +134,14 @@ class Replica:
         with suppress(Exception), self._current():
             self._gauge.collect()
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], kept: frozenset[int]) -> Any:
-        """Launch a call with copies of its tensors; ``kept``: ids of those that stay the same over the steps."""
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], constant: frozenset[int]) -> Any:
+        """Launch a call with copies of its tensors; ``constant``: ids of those that stay the same over the steps."""
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             known = self._inputs.get(id(tensor))
             if known is None or known[0] is not tensor:
                 there = tensor.to(self._device.torch, non_blocking=True)
-                if id(tensor) not in kept:
+                if id(tensor) not in constant:
                     return there
                 known = self._inputs[id(tensor)] = tensor, there
                 if len(self._inputs) > KEPT_TENSORS:
@@ -259,7 +259,7 @@ class Halver:
             running[0].close()
 
 
-def split(given: Call, sample: torch.Tensor, halves: Halves) -> list[Call]:
+def split(call: Call, sample: torch.Tensor, halves: Halves) -> list[Call]:
     """The arguments of both calls. Tensors of one row per row of ``sample`` are divided, others are passed to both.
 
     ``halves`` keeps those of tensors that stay the same over the steps, so that a fused form sees that a prompt is
@@ -279,7 +279,7 @@ def split(given: Call, sample: torch.Tensor, halves: Halves) -> list[Call]:
                 halves.popitem(last=False)
         return known[1][number]
 
-    return [map_tensors(given, partial(half, number=number)) for number in range(2)]
+    return [map_tensors(call, partial(half, number=number)) for number in range(2)]
 
 
 def joined(first: Any, second: Any) -> Any:

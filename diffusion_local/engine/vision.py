@@ -60,7 +60,7 @@ def load(kind: Any, folder: Path) -> Any:
     return model.eval()
 
 
-def processor(folder: Path) -> Any:
+def load_processor(folder: Path) -> Any:
     return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -82,7 +82,7 @@ def inverse_depth(picture: PIL.Image, folder: Path) -> torch.Tensor:
     Raises ValueError if the model's output is not finite.
     """
     model = load(transformers.AutoModelForDepthEstimation, folder)
-    made = model(**processor(folder)(images=picture, return_tensors="pt")).predicted_depth
+    made = model(**load_processor(folder)(images=picture, return_tensors="pt")).predicted_depth
     values = enlarged(made.reshape(1, *made.shape[-2:]), picture)[0]
     if model.config.model_type in METRIC or getattr(model.config, "depth_estimation_type", "") == "metric":
         values = 1 / values.clamp(min=1e-3)
@@ -119,11 +119,11 @@ def segment(picture: PIL.Image, folder: Path) -> PIL.Image:
         raise ValueError(f"the model knows {len(kind.id2label)} classes instead of ADE20K's {ADE_CLASSES}")
     several = kind.model_type in UNIVERSAL
     auto = transformers.AutoModelForUniversalSegmentation if several else transformers.AutoModelForSemanticSegmentation
-    model, given = load(auto, folder), processor(folder)
-    made = model(**given(images=picture, return_tensors="pt"))
+    model, processor = load(auto, folder), load_processor(folder)
+    made = model(**processor(images=picture, return_tensors="pt"))
     if several:
         size = [(picture.height, picture.width)]
-        classes = given.post_process_semantic_segmentation(made, target_sizes=size)[0]
+        classes = processor.post_process_semantic_segmentation(made, target_sizes=size)[0]
     else:
         classes = enlarged(made.logits[0], picture).argmax(0)
     table = np.frombuffer(bytes.fromhex(ADE_COLOURS), np.uint8).reshape(ADE_CLASSES, 3)
@@ -143,13 +143,13 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
     found = []
     if kind.model_type in OPEN_VOCABULARY:
         model = load(transformers.AutoModelForZeroShotObjectDetection, folder)
-        given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         for word in words:  # one at a time: models confuse words that they get together
-            found += [(*each, word) for each in by_word(picture, model, given, word, threshold, size)]
+            found += [(*each, word) for each in by_word(picture, model, processor, word, threshold, size)]
     else:
-        model, given = load(transformers.AutoModelForObjectDetection, folder), processor(folder)
-        made = model(**given(images=picture, return_tensors="pt"))
-        detections = given.post_process_object_detection(made, threshold=threshold, target_sizes=[size])[0]
+        model, processor = load(transformers.AutoModelForObjectDetection, folder), load_processor(folder)
+        made = model(**processor(images=picture, return_tensors="pt"))
+        detections = processor.post_process_object_detection(made, threshold=threshold, target_sizes=[size])[0]
         labels = {number: str(name).lower() for number, name in model.config.id2label.items()}
         for word in words:
             if not any(names_class(word, name) for name in labels.values()):
@@ -164,13 +164,13 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
 
 
 def by_word(
-    picture: PIL.Image, model: Any, given: Any, word: str, threshold: float, size: tuple[int, int]
+    picture: PIL.Image, model: Any, processor: Any, word: str, threshold: float, size: tuple[int, int]
 ) -> list[tuple[float, list[float]]]:
     """(score, box) of the objects that one word names, found by an open-vocabulary detector."""
     owl = model.config.model_type.startswith("owl")
-    inputs = given(images=picture, text=[[word]] if owl else f"{word.lower()}.", return_tensors="pt")
+    inputs = processor(images=picture, text=[[word]] if owl else f"{word.lower()}.", return_tensors="pt")
     more = {} if owl else {"input_ids": inputs["input_ids"], "text_threshold": threshold}
-    detections = given.post_process_grounded_object_detection(
+    detections = processor.post_process_grounded_object_detection(
         model(**inputs), threshold=threshold, target_sizes=[size], **more
     )[0]
     return list(zip(detections["scores"].tolist(), detections["boxes"].tolist(), strict=True))
@@ -196,11 +196,11 @@ def background(picture: PIL.Image, folder: Path) -> PIL.Image:
 def caption(picture: PIL.Image, folder: Path) -> str:
     """Describe a picture in words."""
     model = load(transformers.AutoModelForImageTextToText, folder)
-    given = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     florence = model.config.model_type == "florence2"
-    inputs = given(images=picture, return_tensors="pt", **({"text": FLORENCE_TASK} if florence else {}))
+    inputs = processor(images=picture, return_tensors="pt", **({"text": FLORENCE_TASK} if florence else {}))
     ids = model.generate(**inputs, max_new_tokens=MOST_CAPTION_TOKENS, num_beams=3, do_sample=False)
-    return str(given.batch_decode(ids, skip_special_tokens=True)[0]).strip()
+    return str(processor.batch_decode(ids, skip_special_tokens=True)[0]).strip()
 
 
 # -- poses -------------------------------------------------------------------------------------------------------------
@@ -221,13 +221,13 @@ def openpose(picture: PIL.Image, folder: Path) -> PIL.Image:
 
 def people(picture: PIL.Image, folder: Path) -> list[Box]:
     """Boxes (left, top, right, bottom in pixels) of the people in a picture, the highest score first."""
-    model, given = load(transformers.AutoModelForObjectDetection, folder), processor(folder)
+    model, processor = load(transformers.AutoModelForObjectDetection, folder), load_processor(folder)
     persons = [number for number, name in model.config.id2label.items() if str(name).lower() == "person"]
     if not persons:
         raise ValueError("the detector knows no class 'person'")
-    made = model(**given(images=picture, return_tensors="pt"))
+    made = model(**processor(images=picture, return_tensors="pt"))
     size = [(picture.height, picture.width)]
-    detections = given.post_process_object_detection(made, threshold=PERSON, target_sizes=size)[0]
+    detections = processor.post_process_object_detection(made, threshold=PERSON, target_sizes=size)[0]
     each = zip(detections["scores"].tolist(), detections["labels"].tolist(), detections["boxes"].tolist(), strict=True)
     return [tuple(box) for _, label, box in sorted(each, reverse=True) if label in persons][:PEOPLE]
 

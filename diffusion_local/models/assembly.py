@@ -92,10 +92,10 @@ def source_of(path: Path, probe: Probe, held: HeldPart, part: str, slot: str = "
     return Source(slot, part, path, held.prefix, probe.naming, probe.container, *come)
 
 
-def slots(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
+def slots(parts: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(name in a diffusers folder, id) of each part."""
     number = 0
-    for part in wanted:
+    for part in parts:
         if part.startswith("vae"):
             yield "vae", part
         else:

@@ -29,9 +29,9 @@ class ModelChoices:
         assert self._path is not None
         with FileLock(self._path.with_suffix(".lock"), mode=FILE):
             self._read()
-            kept = {name: value for name, value in self._precisions.items() if name != model_id}
-            kept |= {model_id: precision} if precision else {}
-            replace_file(self._path, json.dumps({"precision": kept}, indent=1) + "\n")
+            precisions = {name: value for name, value in self._precisions.items() if name != model_id}
+            precisions |= {model_id: precision} if precision else {}
+            replace_file(self._path, json.dumps({"precision": precisions}, indent=1) + "\n")
 
     def _read(self) -> None:
         if self._path is None:

@@ -113,8 +113,8 @@ class ModelIndex:
         stems = self._adapter_files(kind)
         if bundled:
             stems = {path: stem for path, stem in stems.items() if path != bundled}
-        given = self._names.assign(list(stems), {path: f"{kind}:{stem}" for path, stem in stems.items()})
-        found = [self._named(self._adapter(path, kind), given[path].partition(":")[2]) for path in stems]
+        names = self._names.assign(list(stems), {path: f"{kind}:{stem}" for path, stem in stems.items()})
+        found = [self._named(self._adapter(path, kind), names[path].partition(":")[2]) for path in stems]
         if bundled:
             found.append(self._named(replace(self._adapter(bundled, kind), architecture=STARTER), BUNDLED_CONTROL))
         return sorted(found, key=lambda each: each.name)

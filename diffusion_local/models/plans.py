@@ -41,9 +41,9 @@ class MemoryPlans:
 
     def _of(self, model: Model, params: Params | None, workers: Sequence[Worker]) -> list[MemoryPlan]:
         settings = self._settings
-        wanted = "" if settings.memory == "auto" else settings.memory
+        rung = "" if settings.memory == "auto" else settings.memory
         return [
-            plan(model, each, self._fits.of(model.id, each.device), settings.precision, wanted, params, self._files)
+            plan(model, each, self._fits.of(model.id, each.device), settings.precision, rung, params, self._files)
             for each in workers
             if model.ready
         ]

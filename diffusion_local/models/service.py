@@ -204,8 +204,8 @@ class Library:
         files). ``into``: models, loras, vae, upscalers, embeddings, controlnet, text_encoders, ip_adapters or
         clip_vision. ``digest``: SHA-256 that the file of a URL must have. A repeated call returns the same download.
         """
-        given = {"repo": repo, "file": file, "into": into, "revision": revision, "digest": digest}
-        for field, text in given.items():
+        texts = {"repo": repo, "file": file, "into": into, "revision": revision, "digest": digest}
+        for field, text in texts.items():
             check_prompt(field, text, required=field == "repo")
         if is_link(repo.strip()) and not HUB_ADDRESS.fullmatch(repo.strip()):
             return self._download_link(repo.strip(), file.strip(), into, check_digest(digest.strip()))

@@ -265,8 +265,8 @@ def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
         return verdict
     if found.kind != kind:
         if found.kind in PLACES:
-            what, wanted = describe_kind(found), KIND_NAMES.get(kind, kind)
-            move = message("misplaced", what=what, wanted=wanted, folder=PLACES[found.kind])
+            what, expected = describe_kind(found), KIND_NAMES.get(kind, kind)
+            move = message("misplaced", what=what, wanted=expected, folder=PLACES[found.kind])
             own = kind_verdict(found.kind, found)
             return own if own.problem else Verdict(UNSUPPORTED, move)
         if found.kind in (STRANGER, ATTACHMENT):

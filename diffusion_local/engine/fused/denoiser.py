@@ -261,12 +261,12 @@ class FusedDenoiser:
 
     def forward(self, run: Run, exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Has the signature of ``UNet2DConditionModel.forward``; ``exact`` is the original."""
-        given = kwargs | dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
-        unknown = [name for name, value in given.items() if name not in SUPPORTED and value is not None]
+        inputs = kwargs | dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
+        unknown = [name for name, value in inputs.items() if name not in SUPPORTED and value is not None]
         if self._form is None or unknown or len(args) > 3:
             return run("denoiser", exact, *args, **kwargs) if self._form is None else exact(*args, **kwargs)
         try:
-            output = self._step(run, given, lambda: exact(*args, **kwargs))
+            output = self._step(run, inputs, lambda: exact(*args, **kwargs))
         except Exception as problem:
             if faults.is_out_of_memory(problem) or faults.is_device_lost(problem):
                 raise
@@ -278,23 +278,25 @@ class FusedDenoiser:
             self.drop()
             return run("denoiser", exact, *args, **kwargs)
         self.used = True
-        return UNet2DConditionOutput(sample=output[0]) if given.get("return_dict", True) else output
+        return UNet2DConditionOutput(sample=output[0]) if inputs.get("return_dict", True) else output
 
-    def _step(self, run: Run, given: dict[str, Any], exact: Callable[[], Any]) -> Any:
-        form, sample, timestep = self._form, given["sample"], given["timestep"]
+    def _step(self, run: Run, call_arguments: dict[str, Any], exact: Callable[[], Any]) -> Any:
+        form, sample, timestep = self._form, call_arguments["sample"], call_arguments["timestep"]
         assert form is not None
-        text, embedding = self._prepared(given["encoder_hidden_states"], given.get("added_cond_kwargs"))
+        text, embedding = self._prepared(
+            call_arguments["encoder_hidden_states"], call_arguments.get("added_cond_kwargs")
+        )
         if not torch.is_tensor(timestep):
             timestep = torch.as_tensor(timestep, device=sample.device)
-        residuals = given.get("down_block_additional_residuals")
+        residuals = call_arguments.get("down_block_additional_residuals")
         inputs = (
             sample,
             timestep,
             text,
             embedding,
-            given.get("timestep_cond"),
+            call_arguments.get("timestep_cond"),
             None if residuals is None else tuple(residuals),
-            given.get("mid_block_additional_residual"),
+            call_arguments.get("mid_block_additional_residual"),
         )
         if self._checked:
             return run("fused denoiser", form.step, *inputs)

@@ -106,8 +106,8 @@ def in_tiles(latents: torch.Tensor, tiles: Tiles, decode: Callable[[torch.Tensor
                 blend(row[-1], tile, tiles.overlap, 3)
             row.append(tile)
         scale = row[0].shape[2] // min(tiles.side, height - top)
-        kept = tiles.side * scale - tiles.overlap
-        rows_of_pixels.append(torch.cat([tile[:, :, :kept, :kept] for tile in row], dim=3))
+        visible = tiles.side * scale - tiles.overlap
+        rows_of_pixels.append(torch.cat([tile[:, :, :visible, :visible] for tile in row], dim=3))
         above = row
     return torch.cat(rows_of_pixels, dim=2)
 

@@ -167,7 +167,7 @@ class CompiledTransformer:
             for hook in hooks:
                 hook.remove()
         try:
-            prepared = [(self._private_copy(block), *given) for block, *given in calls.values()]
+            prepared = [(self._private_copy(block), *arguments) for block, *arguments in calls.values()]
         except Exception as problem:
             if faults.is_out_of_memory(problem) or faults.is_device_lost(problem):
                 raise
@@ -322,9 +322,9 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def other_stream(calls: list[Any]) -> Iterator[None]:
     """Run a compilation's kernels on their own CUDA stream, concurrently with the picture in progress."""
-    given: list[torch.Tensor] = []
-    signature([[args, kwargs] for _, args, kwargs in calls], given, numbers=True)
-    device = next((each.device for each in given if each.device.type == "cuda"), None)
+    tensors: list[torch.Tensor] = []
+    signature([[args, kwargs] for _, args, kwargs in calls], tensors, numbers=True)
+    device = next((each.device for each in tensors if each.device.type == "cuda"), None)
     if device is None:
         yield
         return
