@@ -54,9 +54,9 @@ class Forked:
         if self.returncode is None:
             if not select.select([self._status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("a forked child", timeout or 0)
-            told = self._status.recv(16)
-            assert told, "the server of forked children has died"
-            self.returncode = int(told)
+            result = self._status.recv(16)
+            assert result, "the server of forked children has died"
+            self.returncode = int(result)
             self._status.close()
         return self.returncode
 
@@ -159,8 +159,8 @@ def tell_ends(children: dict[int, socket.socket]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with children.pop(pid) as told, contextlib.suppress(OSError):
-            told.send(str(os.waitstatus_to_exitcode(status)).encode())
+        with children.pop(pid) as error, contextlib.suppress(OSError):
+            error.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def main() -> None:

@@ -42,13 +42,13 @@ class Cluster:
         self._run("initdb", "-D", "data", "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
 
     def start(self) -> None:
-        given = {
+        sent = {
             "fsync": self._fsync,
             "listen_addresses": "",
             "unix_socket_directories": self._folder,
             "max_connections": 500,
         }
-        options = " ".join(f"-c {name}={value}" for name, value in given.items())
+        options = " ".join(f"-c {name}={value}" for name, value in sent.items())
         self._run("pg_ctl", "-D", "data", "-w", "-s", "-l", "log", "-o", options, "start")
 
     def stop(self, how: str = "fast") -> None:

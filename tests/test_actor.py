@@ -138,8 +138,8 @@ def test_in_the_web_process_a_bare_thread_is_nobody(home: Path) -> None:
 
 
 def test_the_command_line_acts_for_the_machines_own_user(home: Path) -> None:
-    told = run_python("import sys; from diffusion_local.cli import main; sys.argv[1:] = ['queue', '--json']; main()")
-    assert json.loads(told)["counts"]["queued"] == 0
+    text = run_python("import sys; from diffusion_local.cli import main; sys.argv[1:] = ['queue', '--json']; main()")
+    assert json.loads(text)["counts"]["queued"] == 0
 
 
 def test_the_web_process_acts_for_the_machines_own_user_in_few_places_only() -> None:

@@ -297,9 +297,9 @@ def test_what_only_sqlite_understands_is_in_the_database_package() -> None:
 
 
 def test_the_database_package_is_where_it_is_said() -> None:
-    said = [text for path in MODULES if place(path).startswith("db/") for text in fragments(path)]
+    messages = [text for path in MODULES if place(path).startswith("db/") for text in fragments(path)]
     for token in ("INDEXED BY", "json_each(", "json_extract(", "rowid", "PRAGMA", "MATCH", "julianday(", "instr("):
-        assert any(token in text and ONLY_SQLITE.search(text) for text in said), token
+        assert any(token in text and ONLY_SQLITE.search(text) for text in messages), token
 
 
 @pytest.mark.parametrize(

@@ -336,11 +336,11 @@ def test_the_scaler_asks_for_metrics_that_there_are(services: Services) -> None:
     services.studio.submit("a red apple", width=128, height=128, steps=2)
     registry = CollectorRegistry()
     registry.register(Numbers(services.studio, services.settings))
-    told = generate_latest(registry).decode()
+    result = generate_latest(registry).decode()
     for each in manifests("ScaledObject"):
         asked = re.findall(r"diffusion_local_\w+", each.spec.triggers[0].metadata.query)
         assert "diffusion_local_claimable_jobs" in asked
-        assert all(re.search(rf"^{name}\{{", told, re.MULTILINE) for name in asked)
+        assert all(re.search(rf"^{name}\{{", result, re.MULTILINE) for name in asked)
 
 
 # -- what the containers run -------------------------------------------------------------------------------------------

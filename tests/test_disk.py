@@ -151,10 +151,10 @@ def test_what_was_downloaded_follows_the_models_folder(settings: Settings) -> No
 def test_hooks_and_exports_have_the_users_own_umask(services: Services) -> None:
     target = services.settings.home / "of-the-hook"
     (services.settings.home / "config.toml").write_text(f'on_queue_idle = ["touch", "{target}"]\n')
-    told = Settings.load(home=services.settings.home)
+    result = Settings.load(home=services.settings.home)
     with umask(0o022), disk.private_umask():
         assert os.umask(0o077) == 0o077
-        outcome = run_hook(told, "hook:on_queue_idle", '{"type": "queue.idle", "data": {}}')
+        outcome = run_hook(result, "hook:on_queue_idle", '{"type": "queue.idle", "data": {}}')
         assert outcome.delivered, outcome
         with disk.inherited_umask_restored():
             (services.settings.home / "export").write_text("x")

@@ -59,9 +59,9 @@ def command(*arguments: object, status: int = 0) -> Any:
 
 
 def test_from_a_prompt_to_a_picture_with_its_recipe(served: str, home: Path) -> None:
-    told = command("submit", "a red apple", "--count", 2, "--seed", 7, "--size", "128x128", "--steps", 3, "--wait")
-    assert [job["state"] for job in told["jobs"]] == ["done", "done"]
-    for job in told["jobs"]:
+    answer = command("submit", "a red apple", "--count", 2, "--seed", 7, "--size", "128x128", "--steps", 3, "--wait")
+    assert [job["state"] for job in answer["jobs"]] == ["done", "done"]
+    for job in answer["jobs"]:
         file = Path(job["file"])
         assert file.is_relative_to(home / "gallery")
         with PIL.open(file) as picture:
@@ -74,10 +74,10 @@ def test_from_a_prompt_to_a_picture_with_its_recipe(served: str, home: Path) -> 
         with urllib.request.urlopen(served + job["image"]["thumbnail_url"], timeout=10) as reply:
             assert reply.headers.get_content_type() == "image/webp"
 
-    assert {image["id"] for image in command("gallery")} == {job["image"]["id"] for job in told["jobs"]}
-    [again] = command("again", told["job_ids"][0])["job_ids"]
+    assert {image["id"] for image in command("gallery")} == {job["image"]["id"] for job in answer["jobs"]}
+    [again] = command("again", answer["job_ids"][0])["job_ids"]
     eventually(lambda: command("job", again)["state"] == "done", 60)
-    first, second = (Path(command("job", job_id)["file"]) for job_id in (told["job_ids"][0], again))
+    first, second = (Path(command("job", job_id)["file"]) for job_id in (answer["job_ids"][0], again))
     with PIL.open(first) as one, PIL.open(second) as other:
         assert one.tobytes() == other.tobytes()  # the same recipe is the same picture
 

@@ -118,13 +118,13 @@ def slot_names(sentence: str) -> set[str]:
 def test_every_message_is_in_the_catalogue_with_exactly_its_parameters() -> None:
     wrong = []
     for where, call, ids in composed():
-        given = {keyword.arg for keyword in call.keywords}
+        value = {keyword.arg for keyword in call.keywords}
         if not ids and not ast.unparse(call.args[0]).endswith("usual"):
             wrong.append(f"{where}: no message {ast.unparse(call.args[0])}")
         for id in ids:
-            wanted = slot_names(catalogue()[id]["en"])
-            if not (given - {None} <= wanted if None in given else given == wanted):
-                wrong.append(f"{where}: {id} takes {sorted(wanted)}")
+            expected = slot_names(catalogue()[id]["en"])
+            if not (value - {None} <= expected if None in value else value == expected):
+                wrong.append(f"{where}: {id} takes {sorted(expected)}")
     assert wrong == []
 
 
@@ -135,9 +135,9 @@ def test_no_message_of_the_catalogue_is_unused() -> None:
 
 def sentences(call: ast.Call) -> Iterator[str]:
     places = CARRIERS.get(name_of(call), (1,) if name_of(call) == "InvalidParams" else (0,))
-    told = [call.args[place] for place in places if place < len(call.args)]
-    told += [each.value for each in call.keywords if each.arg in ("message", "problem", "text", "mend")]
-    for each in told:
+    result = [call.args[place] for place in places if place < len(call.args)]
+    result += [each.value for each in call.keywords if each.arg in ("message", "problem", "text", "mend")]
+    for each in result:
         if isinstance(each, ast.JoinedStr | ast.BinOp) or (
             isinstance(each, ast.Constant) and isinstance(each.value, str)
         ):
@@ -146,11 +146,11 @@ def sentences(call: ast.Call) -> Iterator[str]:
 
 def test_no_error_is_raised_with_a_sentence_of_its_own() -> None:
     found = [
-        f"{where}: {name_of(call)}({told})"
+        f"{where}: {name_of(call)}({result})"
         for where, call in calls()
         if (name_of(call) in classes() and name_of(call) != "Stopped") or name_of(call) in CARRIERS
-        for told in sentences(call)
-        if name_of(call) in classes() or " " in re.sub(r"\{[^}]*\}", "", told)
+        for result in sentences(call)
+        if name_of(call) in classes() or " " in re.sub(r"\{[^}]*\}", "", result)
     ]
     assert found == []
 
@@ -166,8 +166,10 @@ def formats(sentence: str) -> set[tuple[str, str, str]]:
 def test_every_message_has_each_language_with_the_same_parameters(language: str) -> None:
     wrong = [
         id
-        for id, said in catalogue().items()
-        if not said.get(language) or formats(said[language]) != formats(said["en"]) or set(said) != set(LANGUAGES)
+        for id, messages in catalogue().items()
+        if not messages.get(language)
+        or formats(messages[language]) != formats(messages["en"])
+        or set(messages) != set(LANGUAGES)
     ]
     assert wrong == []
 
@@ -176,8 +178,8 @@ def test_what_has_words_in_english_has_chinese_ones() -> None:
     names = {"adapter_lora", "adapter_vae", "adapter_control", "adapter_ip_adapter", "wildcard_file", "found_packages"}
     wrong = {
         id
-        for id, said in catalogue().items()
-        if re.search(r"[A-Za-z]{2}", re.sub(r"\{[^}]*\}", "", said["en"])) and not CHINESE.search(said["zh"])
+        for id, messages in catalogue().items()
+        if re.search(r"[A-Za-z]{2}", re.sub(r"\{[^}]*\}", "", messages["en"])) and not CHINESE.search(messages["zh"])
     }
     assert wrong - names == set()
 
@@ -194,31 +196,31 @@ def test_every_kind_of_failure_has_a_name_and_a_sentence(kind: str) -> None:
 
 
 def test_a_message_is_its_english_text_and_is_composed_in_each_language() -> None:
-    told = message("range", low=1, high=100, got="0")
-    assert told == "must be from 1 to 100 (got 0)." == f"{told}" == json.loads(json.dumps(told))
-    assert translate("zh", told) == "必须在 1 到 100 之间（输入为 0）。"
+    result = message("range", low=1, high=100, got="0")
+    assert result == "must be from 1 to 100 (got 0)." == f"{result}" == json.loads(json.dumps(result))
+    assert translate("zh", result) == "必须在 1 到 100 之间（输入为 0）。"
     assert translate("zh", "something else") == "something else"
 
 
 def test_a_message_among_the_parameters_is_composed_in_the_same_language() -> None:
     weight = InvalidParams("prompt", message("choice_weight")).problem
-    told = message("wildcard_line", name="colour", line=3, problem=weight)
-    assert told == "wildcards/colour.txt: line 3 has a choice in which every option has the weight 0."
-    assert translate("zh", told) == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
+    result = message("wildcard_line", name="colour", line=3, problem=weight)
+    assert result == "wildcards/colour.txt: line 3 has a choice in which every option has the weight 0."
+    assert translate("zh", result) == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
     hot = message("gpu_hot", gpus=[message("gpu_at", gpu=f"gpu{n}", temperature=90) for n in (0, 1)], limit=80)
     assert hot == "gpu0 is at 90 °C, gpu1 is at 90 °C; it continues below 80 °C (gpu_max_temp)."
     assert translate("zh", hot).startswith("gpu0 为 90 °C, gpu1 为 90 °C；")
 
 
 def test_braces_of_a_person_are_text() -> None:
-    told = message("no_such_job", id="'{x!r:{id}}'")
-    assert told == "There is no job '{x!r:{id}}'."
-    assert translate("zh", told) == "没有任务 '{x!r:{id}}'。"
+    result = message("no_such_job", id="'{x!r:{id}}'")
+    assert result == "There is no job '{x!r:{id}}'."
+    assert translate("zh", result) == "没有任务 '{x!r:{id}}'。"
 
 
 def test_parameters_are_json_values() -> None:
-    told = message("cannot_be_read", error=OSError("gone"))
-    assert told.params == {"error": "gone"}
+    result = message("cannot_be_read", error=OSError("gone"))
+    assert result.params == {"error": "gone"}
     of_ours = message("cannot_be_read", error=EngineError(message("fake_fail")))
     assert of_ours.params["error"].id == "fake_fail"
     assert message("one_of", known=("a", "b"), got=1.5).params == {"known": ["a", "b"], "got": 1.5}
@@ -237,19 +239,19 @@ def test_messages_in_a_row_are_one() -> None:
     assert concatenate([]) == ""
 
 
-@pytest.mark.parametrize("way", [copy.deepcopy, copy.copy, lambda told: pickle.loads(pickle.dumps(told))])  # noqa: S301
+@pytest.mark.parametrize("way", [copy.deepcopy, copy.copy, lambda result: pickle.loads(pickle.dumps(result))])  # noqa: S301
 def test_a_message_can_be_copied(way: object) -> None:
-    told = message("in_grid", problem=message("text"), cell=2)
-    again = way(told)  # type: ignore[operator]
-    assert (again, again.id, again.params) == (told, told.id, told.params)
+    result = message("in_grid", problem=message("text"), cell=2)
+    again = way(result)  # type: ignore[operator]
+    assert (again, again.id, again.params) == (result, result.id, result.params)
 
 
 # -- sent and stored ---------------------------------------------------------------------------------------------------
 
 
 def test_it_is_described_and_restored() -> None:
-    told = message("in_grid", problem=message("one_of", known=["a", "b"], got="'c'"), cell=2)
-    wire = json.loads(json.dumps(serialize(told)))
+    text = message("in_grid", problem=message("one_of", known=["a", "b"], got="'c'"), cell=2)
+    wire = json.loads(json.dumps(serialize(text)))
     assert wire == {
         "id": "in_grid",
         "params": {
@@ -261,9 +263,9 @@ def test_it_is_described_and_restored() -> None:
             "cell": 2,
         },
     }
-    back = deserialize(str(told), wire)
-    assert back == told
-    assert translate("zh", back) == translate("zh", told)
+    back = deserialize(str(text), wire)
+    assert back == text
+    assert translate("zh", back) == translate("zh", text)
 
 
 def deep(levels: int) -> dict[str, object]:
@@ -295,12 +297,12 @@ def test_what_this_program_does_not_know_keeps_its_text(wire: object) -> None:
 
 def test_a_text_without_id_is_described_as_verbatim() -> None:
     assert serialize("as it is") == {"id": "verbatim", "params": {"text": "as it is"}}
-    assert verbatim(told := message("text")) is told
+    assert verbatim(result := message("text")) is result
 
 
 def test_every_text_of_a_message_can_be_changed() -> None:
-    told = message("storage_held", problem=message("storage_fault", file="/home/me/x", reason="r", remedy="y"))
-    relative = map_params(told, lambda text: text.replace("/home/me/", ""))
+    result = message("storage_held", problem=message("storage_fault", file="/home/me/x", reason="r", remedy="y"))
+    relative = map_params(result, lambda text: text.replace("/home/me/", ""))
     assert isinstance(relative, Message)
     assert relative == "x cannot be used (r). y The queue continues by itself."
     assert relative.params["problem"].params["file"] == "x"

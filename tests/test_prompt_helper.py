@@ -36,8 +36,8 @@ class StandIn:
                 )
                 answer = stand_in.answer
                 if isinstance(answer, str):
-                    told = {"model": "tiny", "choices": [{"message": {"role": "assistant", "content": answer}}]}
-                    answer = json.dumps(told).encode()
+                    result = {"model": "tiny", "choices": [{"message": {"role": "assistant", "content": answer}}]}
+                    answer = json.dumps(result).encode()
                 self.send_response(stand_in.status)
                 if stand_in.status == 302:
                     self.send_header("Location", "http://169.254.169.254/latest")
@@ -158,8 +158,8 @@ def test_bad_input_is_refused_by_its_field(
 
 def test_it_is_there_over_http_and_the_recipe_has_both(services: Services, stand_in: StandIn) -> None:
     client: TestClient = client_of(services)
-    told = client.post("/api/v1/prompts/help", json={"prompt": "ein Leuchtturm", "task": "translate"}).json()
-    assert told["prompts"] == [stand_in.answer]
-    job = client.post("/api/v1/jobs", json={"prompt": told["prompts"][0], "original": told["original"]}).json()
+    answer = client.post("/api/v1/prompts/help", json={"prompt": "ein Leuchtturm", "task": "translate"}).json()
+    assert answer["prompts"] == [stand_in.answer]
+    job = client.post("/api/v1/jobs", json={"prompt": answer["prompts"][0], "original": answer["original"]}).json()
     params = services.studio.job(job["job_ids"][0]).params
     assert (params.prompt, params.original) == (stand_in.answer, "ein Leuchtturm")

@@ -66,10 +66,10 @@ def run(settings: Settings, folder: Path, *arguments: str) -> Done:
 def test_each_command_says_so_and_what_to_do(settings: Settings, read_only: Path, tmp_path: Path, command: str) -> None:
     assert command in COMMANDS
     done = run(settings, tmp_path, command, *ARGUMENTS.get(command, []))
-    told = [line for line in done.output.splitlines() if line]
+    text = [line for line in done.output.splitlines() if line]
     assert (done.returncode, "Traceback" in done.output) == (2, False), done.output
-    assert told[-1].startswith("diffusion-local: ")
-    assert "Mount its disk" in told[-1] or "permissions" in told[-1]
+    assert text[-1].startswith("diffusion-local: ")
+    assert "Mount its disk" in text[-1] or "permissions" in text[-1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

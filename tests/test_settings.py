@@ -56,9 +56,9 @@ def test_the_home_comes_from_the_command_line_first(tmp_path: Path) -> None:
 def test_what_is_wrong_is_told_with_its_place(
     tmp_path: Path, environ: dict[str, str], toml: str, overrides: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(InvalidParams) as told:
+    with pytest.raises(InvalidParams) as error:
         load(tmp_path, {ENVIRONMENT_PREFIX + name: value for name, value in environ.items()}, toml, **overrides)
-    assert words in told.value.message
+    assert words in error.value.message
 
 
 def test_a_child_loads_equal_settings(tmp_path: Path) -> None:

@@ -234,11 +234,11 @@ def test_the_picture_of_another_account_is_refused_as_one_that_does_not_exist(st
     with acting(BOB):
         own, mask = studio.sources.add(png("red")).id, studio.sources.add(png("white", "L")).id
         batch_id = studio.submit("a tree", **SMALL).batch_id
-        told = [
+        result = [
             {name: refusal(ask, each) for name, ask in asks(studio, naming(each, own, mask)[place], batch_id).items()}
             for each in (hers, nobodys)
         ]
-        assert told[0] == told[1]
+        assert result[0] == result[1]
         sources = studio.sources
         for ask in (partial(sources.preview_control, type="canny", width=64, height=64), sources.describe, sources.own):
             assert refusal(partial(ask, hers), hers) == refusal(partial(ask, nobodys), nobodys)

@@ -198,9 +198,9 @@ def test_a_zip_has_every_picture_and_the_list(services: Services, work: Work) ->
         assert archive.namelist() == ["00001-a-cat-7.png", "00002-no-such-name-8.png", "results.csv"]
         [first, _] = studio.batches.images(batch_id)
         assert archive.read("00001-a-cat-7.png") == studio.picture_file(first.id).read_bytes()
-        told = list(csv.DictReader(io.StringIO(archive.read("results.csv").decode())))
-    assert [row["file"] for row in told] == ["00001-a-cat-7.png", "00002-no-such-name-8.png"]
-    assert {row["state"] for row in told} == {"done"}
+        result = list(csv.DictReader(io.StringIO(archive.read("results.csv").decode())))
+    assert [row["file"] for row in result] == ["00001-a-cat-7.png", "00002-no-such-name-8.png"]
+    assert {row["state"] for row in result} == {"done"}
 
 
 def test_a_zip_is_made_in_little_memory(services: Services, work: Work) -> None:

@@ -32,8 +32,8 @@ def cli(services: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             main()
         except SystemExit as end:
             status = int(end.code or 0)
-        told = capsys.readouterr()
-        return status, told.out, told.err
+        result = capsys.readouterr()
+        return status, result.out, result.err
 
     return run
 
@@ -66,13 +66,13 @@ def test_an_account_from_its_first_day_to_its_last(cli: Any, services: Services)
     accounts = services.studio.accounts
     assert accounts.sign_in("ann", PASSWORD, "10.0.0.5", "")
     cli("user", "limits", "ann", "--queued", "5", "--per-day", "9")
-    told = json.loads(cli("user", "limits", "ann", "--json")[1])
-    assert told == {"queued": 5, "per_day": 9, "pixels": 0, "used_today": 0}
+    answer = json.loads(cli("user", "limits", "ann", "--json")[1])
+    assert answer == {"queued": 5, "per_day": 9, "pixels": 0, "used_today": 0}
     cli("user", "limits", "ann", "--queued", "-")
     assert accounts.allowance("ann").queued == 0
     listed = json.loads(cli("user", "list", "--json")[1])
-    told = [(each["name"], each["role"], each["sessions"]) for each in listed]
-    assert told == [
+    answer = [(each["name"], each["role"], each["sessions"]) for each in listed]
+    assert answer == [
         ("ann", "user", 1),
         ("root", "admin", 0),
     ]

@@ -41,10 +41,10 @@ def test_a_batch_is_renamed_edited_and_copied(services: Services, run: Run) -> N
 def test_a_zip_and_a_sheet_are_written(services: Services, run: Run, work: Work, tmp_path: Path) -> None:  # noqa: F811
     batch_id = make_list(services)
     work()
-    told = answer(run, "batch", "zip", batch_id, "--output", tmp_path / "pets.zip")
-    assert len(zipfile.ZipFile(told["file"]).namelist()) == 3
-    told = answer(run, "batch", "sheet", batch_id, "--output", tmp_path / "pets.webp")
-    assert Path(told["file"]).read_bytes()[8:12] == b"WEBP"
+    content = answer(run, "batch", "zip", batch_id, "--output", tmp_path / "pets.zip")
+    assert len(zipfile.ZipFile(content["file"]).namelist()) == 3
+    content = answer(run, "batch", "sheet", batch_id, "--output", tmp_path / "pets.webp")
+    assert Path(content["file"]).read_bytes()[8:12] == b"WEBP"
     status, _, errors = run("batch", "sheet", batch_id, "--output", tmp_path / "no" / "pets.webp")
     assert (status, "output: cannot be written" in errors) == (2, True)
 
@@ -53,9 +53,9 @@ def test_a_grid_is_looked_at_and_submitted(services: Services, run: Run) -> None
     options = ("grid", "a cat", "--x", "steps: 2,3", "--y", "prompt: cat,dog", "--size", "128x128")
     assert answer(run, *options, "--dry-run", "--window", "23:00-07:00")["pictures"] == 4
     assert services.studio.jobs() == []
-    told = answer(run, *options, "--window", "23:00-07:00")
-    assert len(told["job_ids"]) == 4
-    assert services.studio.batch(told["batch_id"])[0].window == "23:00-07:00"
+    content = answer(run, *options, "--window", "23:00-07:00")
+    assert len(content["job_ids"]) == 4
+    assert services.studio.batch(content["batch_id"])[0].window == "23:00-07:00"
 
 
 def test_a_queue_is_written_and_read(services: Services, run: Run, tmp_path: Path) -> None:  # noqa: F811
@@ -63,8 +63,8 @@ def test_a_queue_is_written_and_read(services: Services, run: Run, tmp_path: Pat
     file = tmp_path / "queue.jsonl"
     run("export-queue", "--output", file)
     assert run("export-queue")[1] == file.read_text(encoding="utf-8")
-    told = answer(run, "import", file)  # on this machine too it makes a batch of its own, once
-    assert (told["count"], answer(run, "import", file)["batches"]) == (2, told["batches"])
+    content = answer(run, "import", file)  # on this machine too it makes a batch of its own, once
+    assert (content["count"], answer(run, "import", file)["batches"]) == (2, content["batches"])
     assert len(services.studio.jobs(str(State.QUEUED))) == 4
 
 
@@ -78,8 +78,8 @@ def test_the_window_is_set(services: Services, run: Run, hours: str, kept: str) 
 def test_a_list_takes_times(services: Services, run: Run, tmp_path: Path) -> None:  # noqa: F811
     file = tmp_path / "night.txt"
     file.write_text("a cat\n", encoding="utf-8")
-    told = answer(run, "list", file, *SMALL, "--window", "23:00-07:00", "--start-at", "tomorrow 01:00")
-    batch = services.studio.batch(told["batch_id"])[0]
+    content = answer(run, "list", file, *SMALL, "--window", "23:00-07:00", "--start-at", "tomorrow 01:00")
+    batch = services.studio.batch(content["batch_id"])[0]
     assert batch.window == "23:00-07:00"
     assert batch.start_at
     assert run("list", file, *SMALL, "--dry-run", "--window", "23:00-07:00")[0] == 0

@@ -84,8 +84,8 @@ def test_every_command_has_help_and_takes_home_and_json(name: str, run: Run) -> 
 
 
 def test_submit_enqueues_and_says_so(services: Services, run: Run) -> None:
-    told = answer(run, "submit", "a red apple", "--count", 2, "--seed", 7, "--size", "128x256", "--steps", 3)
-    jobs = [services.studio.job(job_id) for job_id in told["job_ids"]]
+    content = answer(run, "submit", "a red apple", "--count", 2, "--seed", 7, "--size", "128x256", "--steps", 3)
+    jobs = [services.studio.job(job_id) for job_id in content["job_ids"]]
     assert [(job.params.seed, job.params.width, job.params.height, job.params.steps) for job in jobs] == [
         (7, 128, 256, 3),
         (8, 128, 256, 3),
@@ -96,14 +96,14 @@ def test_submit_enqueues_and_says_so(services: Services, run: Run) -> None:
 
 
 def test_submit_takes_every_setting(services: Services, run: Run) -> None:
-    told = answer(
+    content = answer(
         run, "submit", "x", "--negative", "y", "--guidance", 3.5, "--sampler", "euler a", "--model", "starter",
         "--name", "n", "--priority", 5, "--idempotency-key", "k",
     )  # fmt: skip
-    job = services.studio.job(told["job_ids"][0])
+    job = services.studio.job(content["job_ids"][0])
     assert (job.params.negative, job.params.guidance, job.params.sampler, job.priority) == ("y", 3.5, "Euler a", 5)
     assert answer(run, "submit", "x", "--negative", "y", "--guidance", 3.5, "--sampler", "euler a", "--model",
-                  "starter", "--idempotency-key", "k")["job_ids"] == told["job_ids"]  # fmt: skip
+                  "starter", "--idempotency-key", "k")["job_ids"] == content["job_ids"]  # fmt: skip
 
 
 def test_submit_warns_of_a_long_prompt_on_standard_error(services: Services, run: Run) -> None:
@@ -173,9 +173,9 @@ def test_jobs_and_job_tell_what_happened(services: Services, run: Run) -> None:
     assert [job["id"] for job in answer(run, "jobs")] == [waiting, done]
     assert [job["id"] for job in answer(run, "jobs", "--state", "done", "--limit", 5)] == [done]
     assert "a blue heart" in run("jobs")[1]
-    told = answer(run, "job", done)
-    assert [event["state"] for event in told["events"]] == ["queued", "running", "done"]
-    assert Path(told["file"]).is_file()
+    content = answer(run, "job", done)
+    assert [event["state"] for event in content["events"]] == ["queued", "running", "done"]
+    assert Path(content["file"]).is_file()
     assert "seed" in run("job", done)[1]
     assert run("jobs", "--state", "failed")[1] == "no jobs\n"
     assert answer(run, "jobs", "--state", "failed") == []
@@ -184,9 +184,9 @@ def test_jobs_and_job_tell_what_happened(services: Services, run: Run) -> None:
 def test_gallery_lists_files_that_are_there(services: Services, run: Run) -> None:
     assert run("gallery")[1] == "no pictures yet\n"
     ids = made(services, 2)
-    told = answer(run, "gallery", "--search", "RED")
-    assert [image["id"] for image in told] == ids[::-1]
-    assert all(Path(image["file"]).is_file() for image in told)
+    content = answer(run, "gallery", "--search", "RED")
+    assert [image["id"] for image in content] == ids[::-1]
+    assert all(Path(image["file"]).is_file() for image in content)
     assert run("gallery", "--limit", 1)[1].count("\n") == 1
 
 
@@ -266,9 +266,9 @@ def test_doctor_closes_the_home_and_gives_space_back(services: Services, run: Ru
     before = upkeep.measure(services.database).size
     services.settings.home.chmod(0o755)
     assert "others may read home" in run("doctor")[1]
-    told = answer(run, "doctor", "--fix")
-    assert told["closed"] == [f"{services.settings.home}: 0755 -> 0700"]
-    assert told["app_db"] == before - upkeep.measure(services.database).size > 100_000
+    content = answer(run, "doctor", "--fix")
+    assert content["closed"] == [f"{services.settings.home}: 0755 -> 0700"]
+    assert content["app_db"] == before - upkeep.measure(services.database).size > 100_000
     assert services.settings.home.stat().st_mode & 0o777 == 0o700
     assert answer(run, "doctor", "--fix")["closed"] == []
     assert run("doctor", "--fix", "--home", services.settings.home / "none")[0] == 2
@@ -290,9 +290,9 @@ def test_submit_and_wait_prints_the_file(services: Services, run: Run, worker_pr
     status, output, errors = run("submit", "a red apple", "--size", "128x128", "--steps", 2, "--wait")
     assert (status, errors) == (0, "")
     assert Path(output.strip()).is_file()
-    told = answer(run, "submit", "a red apple", "--size", "128x128", "--steps", 2, "--count", 2, "--wait")
-    assert [job["state"] for job in told["jobs"]] == ["done", "done"]
-    assert all(Path(job["file"]).is_file() for job in told["jobs"])
+    content = answer(run, "submit", "a red apple", "--size", "128x128", "--steps", 2, "--count", 2, "--wait")
+    assert [job["state"] for job in content["jobs"]] == ["done", "done"]
+    assert all(Path(job["file"]).is_file() for job in content["jobs"])
 
 
 def test_submit_and_wait_fails_with_the_job_and_with_its_timeout(
@@ -309,8 +309,8 @@ def test_submit_and_wait_fails_with_the_job_and_with_its_timeout(
 
 def test_the_package_runs_by_its_name_and_calls_itself_as_people_type_it() -> None:
     child = start_python("import runpy; runpy.run_module('diffusion_local', run_name='__main__')", "version")
-    told, errors = child.communicate(timeout=60)
-    assert (child.returncode, told.split()[-1]) == (0, __version__), errors
+    result, errors = child.communicate(timeout=60)
+    assert (child.returncode, result.split()[-1]) == (0, __version__), errors
     child = start_python("import runpy; runpy.run_module('diffusion_local', run_name='__main__')", "jobs", "--help")
     assert "Usage: diffusion-local jobs" in child.communicate(timeout=60)[0]
 
@@ -369,8 +369,8 @@ def test_recipe_reads_a_picture_and_refuses_one_that_has_none(run: Run, tmp_path
     info = PngInfo()
     info.add_text("parameters", "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512")
     PIL.new("RGB", (8, 8)).save(tmp_path / "cat.png", pnginfo=info)
-    told = answer(run, "recipe", tmp_path / "cat.png")
-    assert (told["settings"]["prompt"], told["settings"]["seed"]) == ("a cat", 5)
+    content = answer(run, "recipe", tmp_path / "cat.png")
+    assert (content["settings"]["prompt"], content["settings"]["seed"]) == ("a cat", 5)
     assert "Euler a" in run("recipe", tmp_path / "cat.png")[1]
     PIL.new("RGB", (8, 8)).save(tmp_path / "bare.png")
     for name, words in (("bare.png", "has no readable recipe"), ("none.png", "cannot be read")):

@@ -31,17 +31,17 @@ def jobs(services: Services) -> list[Any]:
 
 
 def test_a_list_is_one_batch_with_defaults_for_what_lines_do_not_say(services: Services, run: Run, file: Path) -> None:  # noqa: F811
-    told = answer(
+    content = answer(
         run, "list", file, "--steps", 9, "--size", "128x256", "--negative", "ugly", "--guidance", 3, "--sampler",
         "ddim", "--model", "starter", "--priority", 4, "--idempotency-key", "k",
     )  # fmt: skip
     found = jobs(services)
-    assert (told["count"], told["job_ids"]) == (3, [job.id for job in found])
+    assert (content["count"], content["job_ids"]) == (3, [job.id for job in found])
     assert [job.params.steps for job in found] == [9, 9, 3]
     assert {(job.params.width, job.params.height, job.params.negative, job.lane, job.priority) for job in found} == {
         (128, 256, "ugly", Lane.BATCH, 4)
     }
-    assert services.studio.batch(told["batch_id"])[0].name == "night"
+    assert services.studio.batch(content["batch_id"])[0].name == "night"
     status, output, _ = run("list", file, "--name", "mine", "--count", 2)
     assert (status, output.startswith("queued 4 pictures as batch ")) == (0, True)
 
@@ -108,8 +108,8 @@ def test_what_is_refused(run: Run, arguments: list[str], words: str) -> None:  #
 
 
 def test_an_export_can_be_given_to_list_again(services: Services, run: Run, file: Path, tmp_path: Path) -> None:  # noqa: F811
-    told = answer(run, "list", file)
-    status, output, _ = run("export", told["batch_id"])
+    content = answer(run, "list", file)
+    status, output, _ = run("export", content["batch_id"])
     assert status == 0
     assert len(output.splitlines()) == 4
     copy = tmp_path / "copy.jsonl"
@@ -117,15 +117,15 @@ def test_an_export_can_be_given_to_list_again(services: Services, run: Run, file
     again = answer(run, "list", copy)
     first, second = (
         [job.params for job in services.studio.jobs_of_batches([batch_id])]
-        for batch_id in (told["batch_id"], again["batch_id"])
+        for batch_id in (content["batch_id"], again["batch_id"])
     )
     assert first == second
 
 
 def test_wait_stays_until_all_are_made(services: Services, run: Run, file: Path, worker_process: StartWorker) -> None:  # noqa: F811
     worker_process()
-    told = answer(run, "list", file, "--wait", "--size", "128x128", "--timeout", 60)
-    assert told["counts"]["done"] == 3
+    content = answer(run, "list", file, "--wait", "--size", "128x128", "--timeout", 60)
+    assert content["counts"]["done"] == 3
     status, output, _ = run("list", file, "--wait", "--steps", 100, "--timeout", 0)
     assert status == 1
     assert "queued" in output

@@ -53,10 +53,10 @@ def test_a_scan_lists_everything(settings: Settings) -> None:
     settings.make_folders()
     write_header(settings.loras / "style.safetensors", files.LORA)
     write_header(settings.upscalers / "bad.safetensors", files.LORA)
-    told = run("scan")
-    assert "loras/style" in told
-    assert "upscalers/bad" in told
-    assert "not ready: It is a LoRA" in told
+    text = run("scan")
+    assert "loras/style" in text
+    assert "upscalers/bad" in text
+    assert "not ready: It is a LoRA" in text
 
 
 def test_downloads_wait_in_line_and_are_cancelled(settings: Settings) -> None:

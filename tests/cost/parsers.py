@@ -167,8 +167,8 @@ def foreign_texts(text: str) -> object:
     return [foreign_recipes.to_settings(each) for each in found if each]
 
 
-def request(**given: str) -> Request:
-    found = [(name.replace("_", "-").encode(), text.encode("latin-1", "replace")) for name, text in given.items()]
+def request(**options: str) -> Request:
+    found = [(name.replace("_", "-").encode(), text.encode("latin-1", "replace")) for name, text in options.items()]
     return Request({"type": "http", "headers": found, "method": "GET", "path": "/"})
 
 
@@ -179,8 +179,8 @@ def searched(text: str) -> object:
 
 def forwarded(text: str) -> object:
     scope = {"type": "http", "client": ("127.0.0.1", 1), "scheme": "http", "path": "/"}
-    told = proxies.Proxies(None, Settings(home=FOLDER, trusted_proxies="127.0.0.1, 10.0.0.0/8"))  # type: ignore[arg-type]
-    return told._read(scope | {"headers": [(b"x-forwarded-for", text.encode("latin-1", "replace"))]})
+    result = proxies.Proxies(None, Settings(home=FOLDER, trusted_proxies="127.0.0.1, 10.0.0.0/8"))  # type: ignore[arg-type]
+    return result._read(scope | {"headers": [(b"x-forwarded-for", text.encode("latin-1", "replace"))]})
 
 
 def ranged(text: str) -> object:
@@ -191,8 +191,8 @@ def ranged(text: str) -> object:
 
 
 def composed(text: str) -> object:
-    told = message("not_ready", model=text, problem=message("wildcard_line", name=text, line=3, problem=text))
-    return [translate("zh", told), deserialize(text, serialize(told))]
+    result = message("not_ready", model=text, problem=message("wildcard_line", name=text, line=3, problem=text))
+    return [translate("zh", result), deserialize(text, serialize(result))]
 
 
 def wildcard(text: str) -> object:
@@ -244,9 +244,9 @@ def helped(text: str) -> None:
 
 def entries_of(text: str) -> None:
     """As entries of regions and of controls, and with a pair behind and between."""
-    for given in (text, f"{text}:x=0.5", text.replace(",", ":x=1,"), ":a=1" * (len(text) // 4) + ":"):
-        [types.Region.read(each) for each in types.Region.split(given)]
-        types.Control.read(given)
+    for value in (text, f"{text}:x=0.5", text.replace(",", ":x=1,"), ":a=1" * (len(text) // 4) + ":"):
+        [types.Region.read(each) for each in types.Region.split(value)]
+        types.Control.read(value)
 
 
 PARSERS = [

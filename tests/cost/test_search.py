@@ -38,9 +38,9 @@ for count in (10, 49, 50, 1000, 100_000):
 
 
 def test_a_hundred_thousand_words_do_not_end_the_process(tmp_path: object) -> None:
-    told = run_python(IN_A_CHILD, f"{tmp_path}/app.db", timeout=120).splitlines()
-    assert [line for line in told if line.startswith("49 ")] == ["49 found"] * 5
-    assert all(" search must have at most " in line for line in told if line.startswith(("1000 ", "100000 ")))
+    text = run_python(IN_A_CHILD, f"{tmp_path}/app.db", timeout=120).splitlines()
+    assert [line for line in text if line.startswith("49 ")] == ["49 found"] * 5
+    assert all(" search must have at most " in line for line in text if line.startswith(("1000 ", "100000 ")))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_filter_of_the_queue_has_a_limit(field: str) -> None:
 
 def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(services: Services) -> None:
     made(services)
-    wanted = JobFilter(text="\\%_\n" * (MAX_TEXT // 4))
-    assert services.studio.groups.live(wanted, 10) == services.studio.groups.ended(wanted, 10) == []
+    requested = JobFilter(text="\\%_\n" * (MAX_TEXT // 4))
+    assert services.studio.groups.live(requested, 10) == services.studio.groups.ended(requested, 10) == []
 
 
 @pytest.mark.sqlite
@@ -115,7 +115,7 @@ def test_the_command_line_refuses_too(services: Services) -> None:
 def test_the_web_process_lives_through_the_attack(web: WebProcess) -> None:
     sent = {"seen": "", "tab": "gallery", "asked": ["", "", "", "", urlencode({"search": CRASH})]}
     assert httpx.post(f"{web.url}/look", json=sent, timeout=60).status_code == 200
-    told = httpx.post(f"{web.url}/gradio_api/run/gallery", json={"data": [48, "", CRASH]}, timeout=60)
-    assert "search: must have at most" in told.text
+    text = httpx.post(f"{web.url}/gradio_api/run/gallery", json={"data": [48, "", CRASH]}, timeout=60)
+    assert "search: must have at most" in text.text
     assert web.child.poll() is None
     assert httpx.get(f"{web.url}/healthz", timeout=60).status_code == 200

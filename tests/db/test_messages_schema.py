@@ -25,10 +25,10 @@ def failed(services: Services, job_id: str) -> str:
 
 def test_a_failure_is_read_as_the_message_it_was(services: Services, job_id: str) -> None:
     services.jobs.fail(claimed(services.jobs).claim, UNSUPPORTED)
-    told = failed(services, job_id)
-    assert told == UNSUPPORTED.message == "Model 'a' cannot be loaded. Its pipeline class 'X' is not supported."
-    assert translate("zh", told) == translate("zh", UNSUPPORTED.message)
-    assert translate("zh", told).startswith("无法加载模型")
+    result = failed(services, job_id)
+    assert result == UNSUPPORTED.message == "Model 'a' cannot be loaded. Its pipeline class 'X' is not supported."
+    assert translate("zh", result) == translate("zh", UNSUPPORTED.message)
+    assert translate("zh", result).startswith("无法加载模型")
 
 
 @pytest.mark.parametrize("kept", [None, "", "{", "[]", '{"id": "no such id", "params": {}}', "[" * 100_000])
@@ -74,6 +74,6 @@ def test_a_failed_download_keeps_its_message(services: Services) -> None:
     added, _ = services.downloads.add("a/b", "main", "", "models", "b", "")
     services.downloads.claim()
     services.downloads.fail(added.id, "gated", message("hub_token", repo="a/b"))
-    told = services.downloads.get(added.id).error_message
-    assert told == "The hub does not accept the access token for a/b. Check `hub_token`."
-    assert translate("zh", told).startswith("Hub 不接受")
+    result = services.downloads.get(added.id).error_message
+    assert result == "The hub does not accept the access token for a/b. Check `hub_token`."
+    assert translate("zh", result).startswith("Hub 不接受")

@@ -361,8 +361,8 @@ def test_a_job_is_settled_once(services: Services, dispatch: Dispatch, verb: str
 def test_a_failure_is_told_with_paths_below_the_home(services: Services, dispatch: Dispatch) -> None:
     enqueue(services.jobs)
     job = claimed(dispatch)
-    told = f"{services.settings.home}/gallery/x.png cannot be used."
-    dispatch.fail(job.claim, Failure("storage_error", told, "traceback"))
+    text = f"{services.settings.home}/gallery/x.png cannot be used."
+    dispatch.fail(job.claim, Failure("storage_error", text, "traceback"))
     assert services.jobs.get(job.id).failure == Failure("storage_error", "gallery/x.png cannot be used.", "traceback")
 
 

@@ -39,8 +39,8 @@ def test_some_submit_at_once_and_every_answer_holds(services: Services, start: S
     eventually(lambda: len(list(gate.glob("ready-*"))) == clients, 60)
     (gate / "open").touch()
     assert [child.wait(120) for child in children] == [0] * clients
-    told = [line for child in children for line in child.log_path.read_text().splitlines()]
-    answers = [(key, batch, tuple(ids)) for key, batch, ids in (json.loads(line) for line in told if line[0] == "[")]
+    text = [line for child in children for line in child.log_path.read_text().splitlines()]
+    answers = [(key, batch, tuple(ids)) for key, batch, ids in (json.loads(line) for line in text if line[0] == "[")]
     assert len(answers) == clients * 25
     assert len({key for key, _, _ in answers}) == len(set(answers)) == clients * 12 + 13  # one batch a key
 

@@ -200,7 +200,7 @@ def vision_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             streams.setattr(sys, "stdout", answer)
             streams.setattr(sys, "stderr", errors)
             status = vision.main(*command[3:])
-        told = answer.detach().getvalue()  # type: ignore[attr-defined]
-        return subprocess.CompletedProcess(command, status, told, errors.getvalue().encode())
+        result = answer.detach().getvalue()  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(command, status, result, errors.getvalue().encode())
 
     monkeypatch.setattr(vision_models, "run_child", look)

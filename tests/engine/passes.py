@@ -65,11 +65,11 @@ def check_shaping(engine: Engine, home: Home, **job: Any) -> None:
     """A second pass of latents, of pixels, and in tiles; a soft mask, a region of a picture, and more around it."""
 
     def draw(**changes: Any) -> PIL.Image:
-        told: list[int] = []
+        reports: list[int] = []
         params = replace(PARAMS, **job | changes)
-        part = Part(params, lambda step, preview: told.append(step))
+        part = Part(params, lambda step, preview: reports.append(step))
         engine.run(Pass([part]))
-        assert told[-1] == params.total_steps
+        assert reports[-1] == params.total_steps
         return part.result().image
 
     plain = draw(width=64, height=96)

@@ -323,7 +323,7 @@ def test_a_control_for_inpainting_does_not_see_what_is_painted(
     """The half under the mask may hold anything."""
     name, seen = type(denoiser(draw)).__name__, list[torch.Tensor]()
     form = control_forms.FORMS[name]
-    noted = replace(form, see=lambda *given: seen.append(form.see(*given)) or seen[-1])
+    noted = replace(form, see=lambda *value: seen.append(form.see(*value)) or seen[-1])
     monkeypatch.setitem(control_forms.FORMS, name, noted)
     other = at_home.circle.copy()
     other.paste("red", (0, 0, 64, 128))
@@ -453,7 +453,9 @@ def test_where_only_the_masked_area_is_painted_the_control_is_that_part(
 ) -> None:
     seen = []
     see = control_forms.FORMS["UNet2DConditionModel"].see
-    form = replace(control_forms.FORMS["UNet2DConditionModel"], see=lambda *given: seen.append(given[2]) or see(*given))
+    form = replace(
+        control_forms.FORMS["UNet2DConditionModel"], see=lambda *options: seen.append(options[2]) or see(*options)
+    )
     monkeypatch.setitem(control_forms.FORMS, "UNet2DConditionModel", form)
     corner = PIL.new("L", (128, 128), 0)
     corner.paste(255, (0, 0, 32, 32))
@@ -511,11 +513,11 @@ def test_the_starters_own_control_works_out_of_the_box(
     apple = made(1)
     moved = PIL.new("RGB", apple.size, apple.getpixel((2, 2)))  # type: ignore[arg-type]
     moved.paste(apple.resize((150, 150)), (8, 90))
-    wanted = preprocessors.canny(np.asarray(moved))[..., 0] > 0
+    requested = preprocessors.canny(np.asarray(moved))[..., 0] > 0
 
     def found(**more: Any) -> float:
         edges = preprocessors.canny(np.asarray(made(5, **more)))[..., 0] > 0
-        return float(overlap(wanted[None], edges[None])[0])
+        return float(overlap(requested[None], edges[None])[0])
 
     assert found(controls=[{"image": at_home.add(moved), "type": "canny"}]) > 0.7
     assert found() < 0.5

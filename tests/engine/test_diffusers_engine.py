@@ -163,9 +163,9 @@ class OverflowingVae:
 def test_a_vae_that_overflows_in_half_precision_goes_on_in_fp32_and_says_so(in_half: float, problem: str) -> None:
     vae = OverflowingVae(in_half)
     latents = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
-    image, said = autoencoder.decode(vae, latents, vae.in_fp32)
+    image, messages = autoencoder.decode(vae, latents, vae.in_fp32)
     assert image.getpixel((0, 0)) == (191, 191, 191)
-    assert said == f"the VAE gave {problem} in float16 and was run again in float32"
+    assert messages == f"the VAE gave {problem} in float16 and was run again in float32"
     assert vae.dtype == torch.float32
     assert autoencoder.decode(vae, latents, pytest.fail)[1] == ""
 

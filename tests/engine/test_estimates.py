@@ -76,11 +76,11 @@ def test_the_manual_has_the_table() -> None:
     text, rows = PAGE.read_text(encoding="utf-8"), "\n".join(table())
     start, end = "<!-- estimates -->\n", "\n<!-- end -->"
     before, _, rest = text.partition(start)
-    told, _, after = rest.partition(end)
+    result, _, after = rest.partition(end)
     if os.environ.get("WRITE_RECORDS"):
         PAGE.write_text(before + start + rows + end + after, encoding="utf-8")
     else:
-        assert told == rows
+        assert result == rows
 
 
 def test_whole_models_in_fewer_bits_reach_a_higher_rung() -> None:

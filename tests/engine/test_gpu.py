@@ -55,8 +55,8 @@ def test_a_gpu_runs_in_half_precision_and_repeats_a_seed(draw: Draw) -> None:
 def test_a_gpu_draws_what_the_cpu_draws(draw: Draw, diffusers_engine: "DiffusersEngine") -> None:
     import numpy as np
 
-    wanted = {"prompt": "a red apple", "steps": 8, "width": 256, "height": 256, "seed": 3}
-    half, full = draw(**wanted).image, Draw(diffusers_engine)(**wanted).image
+    options = {"prompt": "a red apple", "steps": 8, "width": 256, "height": 256, "seed": 3}
+    half, full = draw(**options).image, Draw(diffusers_engine)(**options).image
     difference = np.abs(np.asarray(half, np.int16) - np.asarray(full, np.int16))
     assert difference.mean() < 8  # of 255: rounding that grows over the steps, not another picture
 
@@ -89,11 +89,11 @@ def test_every_rung_draws_the_same_picture(gpu: "DiffusersEngine", starter: Mode
     import numpy as np
 
     draw = Draw(gpu)
-    wanted = {"prompt": "a red apple", "steps": 6, "width": 256, "height": 256, "seed": 3}
+    options = {"prompt": "a red apple", "steps": 6, "width": 256, "height": 256, "seed": 3}
     gpu.load(starter, RungChoice("resident"))
-    full = draw(**wanted).image
+    full = draw(**options).image
     gpu.load(starter, RungChoice(rung))
-    first, again = draw(**wanted), draw(**wanted)
+    first, again = draw(**options), draw(**options)
     assert first.image.tobytes() == again.image.tobytes()
     difference = np.abs(np.asarray(first.image, np.int16) - np.asarray(full, np.int16))
     assert difference.mean() < 4
@@ -169,11 +169,11 @@ def eager(_without_graphs: "DiffusersEngine", starter: Model) -> Draw:
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "UniPC", "Heun", "DDIM", "LCM"])
 def test_a_graph_draws_the_same_bytes(draw: Draw, eager: Draw, sampler: str) -> None:
     for changes in ({}, {"guidance": 1.0}, {"width": 192}):
-        wanted = LARGE | {"sampler": sampler} | changes
-        expected = eager(**wanted)
+        options = LARGE | {"sampler": sampler} | changes
+        expected = eager(**options)
         assert "cuda_graph" not in expected.facts
         for _ in range(2):
-            picture = draw(**wanted)
+            picture = draw(**options)
             assert picture.facts["cuda_graph"] is True
             assert picture.image.tobytes() == expected.image.tobytes(), changes
         assert draw.steps == [1, 2, 3, 4, 5, 6]
@@ -211,22 +211,22 @@ def test_a_graph_does_not_run_ahead_of_a_cancel(draw: Draw) -> None:
     """Steps are told of while they are made, not all at once."""
     import torch
 
-    wanted = {"steps": 60, "width": 512, "height": 512}
-    draw(**wanted)
-    told: list[float] = []
+    options = {"steps": 60, "width": 512, "height": 512}
+    draw(**options)
+    reports: list[float] = []
     began = time.perf_counter()
-    draw.engine.generate(params(**wanted), lambda step, preview: told.append(time.perf_counter() - began))
+    draw.engine.generate(params(**options), lambda step, preview: reports.append(time.perf_counter() - began))
     torch.cuda.synchronize()
     took = time.perf_counter() - began
-    assert told[29] > 0.3 * told[-1]
-    assert took > told[-1]
+    assert reports[29] > 0.3 * reports[-1]
+    assert took > reports[-1]
 
     def stop(step: int, preview: Any) -> None:
         if step == 3:
             raise Stopped("cancel")
 
     with pytest.raises(Stopped):
-        draw.engine.generate(params(**wanted), stop)
+        draw.engine.generate(params(**options), stop)
     assert draw(**LARGE).facts["cuda_graph"]
 
 

@@ -47,7 +47,7 @@ def compared(engines: "dict[str, DiffusersEngine]", monkeypatch: pytest.MonkeyPa
         patch.setattr(
             painting,
             "decode",
-            lambda held, given, *rest: (latents.append(given.clone()), decode(held, given, *rest))[1],
+            lambda held, value, *rest: (latents.append(value.clone()), decode(held, value, *rest))[1],
         )
         exact, fast = (Draw(engines[speed])(**LARGE | wanted) for speed in ("exact", "fast"))
         assert exact.image.size == fast.image.size

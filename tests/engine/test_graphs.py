@@ -224,8 +224,8 @@ def test_what_cannot_be_recorded_runs_as_ever_and_is_told_once(
     recorder.error = RuntimeError("operation not permitted when stream is capturing\nmore")
     with caplog.at_level(logging.WARNING), graphs.around(denoiser, 10_000, 1000):
         assert {call(denoiser, 1.0).max().item() for _ in range(4)} == {3.0}
-    [told] = caplog.messages
-    assert told == (
+    [result] = caplog.messages
+    assert result == (
         "the denoiser runs without a CUDA graph: RuntimeError: operation not permitted when stream is capturing"
     )
     recorder.error = None
@@ -328,8 +328,8 @@ def test_the_same_picture_with_graphs_and_without(
 ) -> None:
     engine.load(starter)
     for sampler in ("Euler", "DPM++ 2M", "UniPC", "Heun", "DDIM"):
-        wanted = {"steps": 4, "sampler": sampler}
-        picture, expected = Draw(engine)(**wanted), plain(**wanted)
+        options = {"steps": 4, "sampler": sampler}
+        picture, expected = Draw(engine)(**options), plain(**options)
         assert picture.image.tobytes() == expected.image.tobytes(), sampler
         assert picture.facts["cuda_graph"] is True
         assert "cuda_graph" not in expected.facts
@@ -407,9 +407,9 @@ def test_after_an_out_of_memory_the_same_rung_is_tried_without_graphs(
 
     monkeypatch.setattr(engine._loaded.pipe.vae, "decode", full)
     fits = FitStore(database)
-    wanted = params(steps=4)
+    requested = params(steps=4)
     ladder = Ladder(engine, fits.of, fits.save, "auto")
-    picture = run_on_ladder(ladder, starter, wanted)
+    picture = run_on_ladder(ladder, starter, requested)
     assert picture.facts["rung"] == "resident"
     assert "steps_down" not in picture.facts
     assert "cuda_graph" not in picture.facts

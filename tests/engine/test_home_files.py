@@ -31,14 +31,14 @@ class Files:
 
 def test_each_file_counts_once(tmp_path: Path) -> None:
     files = Files(tmp_path, net=100, ink=10)
-    wanted = replace(
+    requested = replace(
         PARAMS,
         loras=(Lora("ink", 1.0), Lora("missing", 1.0)),
         controls=(Control(image="a", model="net"), Control(image="b", model="net")),
         references=(Reference(image="a"), Reference(image="b")),
     )
-    assert extras_of(wanted, files) == Extras(beside=110, vision=0, references=2)  # type: ignore[arg-type]
-    assert extras_of(wanted, None) == Extras()
+    assert extras_of(requested, files) == Extras(beside=110, vision=0, references=2)  # type: ignore[arg-type]
+    assert extras_of(requested, None) == Extras()
 
 
 def test_an_adapter_brings_its_image_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +46,8 @@ def test_an_adapter_brings_its_image_encoder(tmp_path: Path, monkeypatch: pytest
 
     files = Files(tmp_path, plus=50, vit=700)
     monkeypatch.setattr(home_files, "image_encoder_of", lambda name, materials: materials.find("vit"))
-    wanted = replace(PARAMS, references=(Reference(image="a", use=Use.STYLE, adapter="plus"),))
-    assert extras_of(wanted, files) == Extras(beside=50, vision=700, references=0)  # type: ignore[arg-type]
+    requested = replace(PARAMS, references=(Reference(image="a", use=Use.STYLE, adapter="plus"),))
+    assert extras_of(requested, files) == Extras(beside=50, vision=700, references=0)  # type: ignore[arg-type]
 
 
 def test_extras_raise_every_rung() -> None:

@@ -66,9 +66,9 @@ def test_what_it_takes_is_planned_and_told(
 ) -> None:
     model = of_size(starter, tmp_path, container, 13 * 10**9)
     room = DeviceMemory("cuda", 48 * GIB, bf16=True)
-    told = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 48 * GIB), (), setting, "")
-    assert f"({words})" in plan_words(told)
-    assert denoiser < told.takes_bytes < denoiser * 1.5 + 4 * GIB
+    memory_plan = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 48 * GIB), (), setting, "")
+    assert f"({words})" in plan_words(memory_plan)
+    assert denoiser < memory_plan.takes_bytes < denoiser * 1.5 + 4 * GIB
     form = precision.form_of(setting, model, room, 64 * GIB)
     assert precision.held_weights(model, form, 2).kept.get("transformer", denoiser) == denoiser
 
@@ -168,6 +168,6 @@ def test_the_reason_is_told_with_the_plan(starter: Model, tmp_path: Path, monkey
     monkeypatch.setattr(precision, "main_memory", lambda: 16 * GIB)
     model = of_size(starter, tmp_path, "safetensors", 24 * 10**9)
     room = DeviceMemory("cuda", 12 * GIB, bf16=True)
-    told = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 12 * GIB), (), "auto", "")
-    assert told.numbers == "nf4, computed in bf16" or told.numbers == "int8, computed in bf16"
-    assert "of main memory" in told.why
+    memory_plan = plan(model, Worker("gpu0", 1, "A GPU", "idle", "", "", "", room, 12 * GIB), (), "auto", "")
+    assert memory_plan.numbers == "nf4, computed in bf16" or memory_plan.numbers == "int8, computed in bf16"
+    assert "of main memory" in memory_plan.why

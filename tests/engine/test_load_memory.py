@@ -99,6 +99,6 @@ def test_the_peak_is_near_what_stays(change: Callable[[State], State], most: flo
         z_image().write(tmp_path / "small", halves)
         wide().write(tmp_path / "large", change)
     command = [sys.executable, "-c", CHILD, str(tmp_path / "small"), str(tmp_path / "large")]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    assert told["stays"] > 300_000_000
-    assert told["peak"] <= most * told["stays"], told
+    answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert answer["stays"] > 300_000_000
+    assert answer["peak"] <= most * answer["stays"], answer

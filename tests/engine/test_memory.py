@@ -163,9 +163,9 @@ def test_a_second_pass_counts_at_its_own_size_and_in_tiles_at_theirs() -> None:
     assert (twice.peak_size, tiled.peak_size, tiled.final_size) == ((1024, 1024), (1024, 1024), (4096, 4096))
     free = 20 * GIB
     failed = replace(FIT, failed="resident", free_bytes=free)
-    for wanted in (twice, tiled):
-        need = estimate(SDXL, 2, *wanted.peak_size)
-        assert choose(CUDA, "it", need, free, wanted, [failed]).rung == "vae_tiling"
+    for requested in (twice, tiled):
+        need = estimate(SDXL, 2, *requested.peak_size)
+        assert choose(CUDA, "it", need, free, requested, [failed]).rung == "vae_tiling"
     assert choose(CUDA, "it", estimate(SDXL, 2, 512, 512), free, replace(twice, hires_scale=0.0), [failed]).rung == (
         "resident"
     )

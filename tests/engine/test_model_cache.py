@@ -47,17 +47,17 @@ def with_free(monkeypatch: pytest.MonkeyPatch, engine: DiffusersEngine, room: in
 def test_models_stay_side_by_side_and_a_switch_loads_nothing(
     engine: DiffusersEngine, starter: Model, other: Model
 ) -> None:
-    told: list[float] = []
-    engine.load(starter, on_progress=told.append)
-    assert told[0] == 0.0
-    assert told[-1] == 1.0
-    assert told == sorted(told)
-    assert len(told) == 4  # three parts, and the end
+    reports: list[float] = []
+    engine.load(starter, on_progress=reports.append)
+    assert reports[0] == 0.0
+    assert reports[-1] == 1.0
+    assert reports == sorted(reports)
+    assert len(reports) == 4  # three parts, and the end
     engine.load(other)
     assert (engine.loaded, held(engine)) == ("other", ["starter", "other"])
-    told.clear()
-    engine.load(starter, on_progress=told.append)
-    assert told == []
+    reports.clear()
+    engine.load(starter, on_progress=reports.append)
+    assert reports == []
     assert (engine.loaded, held(engine)) == ("starter", ["other", "starter"])
     Draw(engine)(steps=1)
 
@@ -89,22 +89,22 @@ def test_all_but_the_loaded_one_can_be_put_away(engine: DiffusersEngine, starter
 
 
 def test_a_rung_is_changed_in_place_where_that_is_possible(engine: DiffusersEngine, starter: Model) -> None:
-    told: list[float] = []
+    reports: list[float] = []
     engine.load(starter)
     assert engine._loaded is not None
     pipe = engine._loaded.pipe
     full = Draw(engine)(steps=2).image
-    engine.load(starter, RungChoice("vae_tiling"), told.append)
+    engine.load(starter, RungChoice("vae_tiling"), reports.append)
     assert engine._loaded.pipe is pipe
     assert pipe.vae.use_tiling
-    engine.load(starter, RungChoice("resident"), told.append)
+    engine.load(starter, RungChoice("resident"), reports.append)
     assert not pipe.vae.use_tiling
     assert Draw(engine)(steps=2).image.tobytes() == full.tobytes()
-    assert told == []
-    engine.load(starter, RungChoice("attention_slicing"), told.append)
-    engine.load(starter, RungChoice("resident"), told.append)  # sliced attention does not turn back: loaded again
+    assert reports == []
+    engine.load(starter, RungChoice("attention_slicing"), reports.append)
+    engine.load(starter, RungChoice("resident"), reports.append)  # sliced attention does not turn back: loaded again
     assert engine._loaded.pipe is not pipe
-    assert told[-1] == 1.0
+    assert reports[-1] == 1.0
     assert Draw(engine)(steps=2).image.tobytes() == full.tobytes()
 
 
@@ -173,7 +173,7 @@ def test_bf16_can_be_asked_for_and_a_seed_repeats_in_it(starter: Model) -> None:
 def test_a_pipeline_that_runs_out_of_memory_once_steps_down_and_ends(
     engine: DiffusersEngine, starter: Model, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits, said = FitStore(database), []
+    fits, messages = FitStore(database), []
     ladder = Ladder(engine, fits.of, fits.save, "auto")
     engine.load(starter)
     assert engine._loaded is not None
@@ -188,14 +188,14 @@ def test_a_pipeline_that_runs_out_of_memory_once_steps_down_and_ends(
     monkeypatch.setattr(engine._loaded.pipe.unet, "forward", once)
     steps: list[int] = []
 
-    wanted = params(steps=3)
-    picture = run_on_ladder(ladder, starter, wanted, steps, said.append)
+    expected = params(steps=3)
+    picture = run_on_ladder(ladder, starter, expected, steps, messages.append)
     assert picture.facts["rung"] == "vae_tiling"
     assert picture.facts["steps_down"] == ["resident"]
-    assert said == ["using less memory: the picture is decoded in tiles"]
+    assert messages == ["using less memory: the picture is decoded in tiles"]
     assert steps == [1, 2, 3]  # from the start
     [fit] = fits.of("starter", engine.device)
     assert (fit.worked, fit.failed) == ("vae_tiling", "resident")
-    assert engine.plan(starter, wanted, [fit]).rung == "vae_tiling"
+    assert engine.plan(starter, expected, [fit]).rung == "vae_tiling"
     assert Draw(engine)(steps=3).image.tobytes() == picture.image.tobytes()  # tiles of 512 leave a small picture whole
-    assert PARAMS.seed == wanted.seed
+    assert PARAMS.seed == expected.seed

@@ -99,18 +99,18 @@ def test_a_pass_without_a_part_left_ends_at_once(engine: Engine) -> None:
 
 
 def test_every_part_has_steps_and_previews_of_its_own(engine: Engine) -> None:
-    told: dict[int, list[int]] = {1: [], 2: []}
+    reports: dict[int, list[int]] = {1: [], 2: []}
     previews: dict[int, Any] = {}
 
     def follow(seed: int) -> Callable[[int, Any], None]:
         def on_step(step: int, preview: Any) -> None:
-            told[seed].append(step)
+            reports[seed].append(step)
             previews[seed] = preview
 
         return on_step
 
     run(engine, part(1, "a red apple", follow(1)), part(2, "a blue car", follow(2)))
-    assert told == {1: [1, 2, 3, 4], 2: [1, 2, 3, 4]}
+    assert reports == {1: [1, 2, 3, 4], 2: [1, 2, 3, 4]}
     one, two = (previews[seed]()().tobytes() for seed in (1, 2))
     assert largest_difference(one, two) > 50
 
@@ -149,11 +149,11 @@ def put_aside(engine: Engine, crew: Pass, after: int, meanwhile: Callable[[], ob
 @pytest.mark.parametrize("after", tiers([1, 2, 3], first=[1, 3]))
 def test_a_pass_that_was_put_aside_goes_on_bit_for_bit(engine: Engine, after: int) -> None:
     undisturbed = run(engine, part(1), part(2, "a blue car"))
-    told: list[int] = []
-    parts = [part(1, on_step=lambda step, preview: told.append(step)), part(2, "a blue car")]
+    reports: list[int] = []
+    parts = [part(1, on_step=lambda step, preview: reports.append(step)), part(2, "a blue car")]
     put_aside(engine, Pass(parts), after, lambda: run(engine, part(7, "a cat", guidance=1.0, sampler="Heun", steps=2)))
     assert [each.result().image.tobytes() for each in parts] == undisturbed
-    assert told == [1, 2, 3, 4]
+    assert reports == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("sampler", tiers(SAMPLERS, first=["Euler a", "Heun", "DPM++ 2M SDE", "UniPC", "LCM"]))

@@ -52,10 +52,10 @@ def test_the_rung_follows_the_device(large: Model) -> None:
 
 
 def test_it_is_told_in_words(large: Model) -> None:
-    told = made(large, worker(6))
-    assert plan_words(told).startswith("gpu0: parts move to the GPU when needed (fp16), about ")
-    assert plan_words(told).endswith(" of 6.0 GiB")
-    assert "large at 1024x1024 needs about" in told.why
+    memory_plan = made(large, worker(6))
+    assert plan_words(memory_plan).startswith("gpu0: parts move to the GPU when needed (fp16), about ")
+    assert plan_words(memory_plan).endswith(" of 6.0 GiB")
+    assert "large at 1024x1024 needs about" in memory_plan.why
 
 
 def test_what_other_programs_hold_counts(large: Model) -> None:
@@ -66,19 +66,19 @@ def test_how_many_blocks_stay_is_told(large: Model, monkeypatch: pytest.MonkeyPa
     weights = Weights({"transformer": 12 * 10**9, "vae": 8 * 10**7}, units={"transformer": (2 * 10**8,) * 57})
     monkeypatch.setattr(precision, "model_weights", lambda model: weights)
     monkeypatch.setattr(precision, "main_memory", lambda: 64 * GIB)
-    told = made(large, worker(12))
-    assert (told.rung, told.blocks) == ("block_streaming", "23/57")
-    assert plan_words(told).startswith(
+    memory_plan = made(large, worker(12))
+    assert (memory_plan.rung, memory_plan.blocks) == ("block_streaming", "23/57")
+    assert plan_words(memory_plan).startswith(
         f"gpu0: {message('rung_block_streaming')}, 23 of 57 stay there (fp16), about 11."
     )
-    assert told.why.endswith("23 of 57 stay there")
-    assert "23/57" in plan_line("gpu", [told])
+    assert memory_plan.why.endswith("23 of 57 stay there")
+    assert "23/57" in plan_line("gpu", [memory_plan])
 
 
 def test_what_does_not_fit_says_so(large: Model) -> None:
-    told = made(large, worker(24, free=0.3))
-    assert not told.fits
-    assert plan_words(told).endswith("which may be too little: 0.3 GiB are free")
+    memory_plan = made(large, worker(24, free=0.3))
+    assert not memory_plan.fits
+    assert plan_words(memory_plan).endswith("which may be too little: 0.3 GiB are free")
 
 
 def test_what_was_learned_and_what_is_asked_for_count(large: Model) -> None:
@@ -104,10 +104,10 @@ def test_a_model_for_inpainting_is_planned_as_such(starter: Model) -> None:
 def test_it_is_what_the_engine_does(diffusers_engine: "DiffusersEngine", starter: Model) -> None:
     engine = diffusers_engine
     free = engine.free()
-    told = made(starter, Worker("cpu0", 1, engine.device, "idle", "", "", "", engine.room, free))
+    memory_plan = made(starter, Worker("cpu0", 1, engine.device, "idle", "", "", "", engine.room, free))
     choice = engine.plan(starter, default_params(starter), [])
-    assert (told.rung, told.takes_bytes) == (choice.rung, choice.takes)
-    assert told.total_bytes == engine.room.bytes > 0
+    assert (memory_plan.rung, memory_plan.takes_bytes) == (choice.rung, choice.takes)
+    assert memory_plan.total_bytes == engine.room.bytes > 0
 
 
 class Nets(HomeFiles):
@@ -132,13 +132,13 @@ def test_controls_count_and_are_told(large: Model, tmp_path: Path) -> None:
     files = Nets(tmp_path, canny=1_250_000_000)
     measured = Fit("large", Kind.TXT2IMG, 1024, 1024, "A GPU", worked="resident", peak_bytes=8 * GIB)
     for total, rungs in ((24, ("resident", "resident")), (10, ("resident", "encoder_offload"))):
-        told = [plan(large, worker(total), [measured], "auto", "", each, files) for each in (plain, controlled)]
-        assert tuple(each.rung for each in told) == rungs
-    assert told[0].additions == {}
-    assert told[1].additions == {"controlnet/canny": 2_500_000_000}
-    assert "of which 2.33 GiB for controlnet/canny" in plan_words(told[1])
-    assert "2.5 GB of it for controlnet/canny" in memory_notice([told[1]])
-    assert [is_roomy(each) for each in told] == [True, False]
+        memory_plan = [plan(large, worker(total), [measured], "auto", "", each, files) for each in (plain, controlled)]
+        assert tuple(each.rung for each in memory_plan) == rungs
+    assert memory_plan[0].additions == {}
+    assert memory_plan[1].additions == {"controlnet/canny": 2_500_000_000}
+    assert "of which 2.33 GiB for controlnet/canny" in plan_words(memory_plan[1])
+    assert "2.5 GB of it for controlnet/canny" in memory_notice([memory_plan[1]])
+    assert [is_roomy(each) for each in memory_plan] == [True, False]
     alone, beside = (plan(large, worker(24), [], "auto", "", each, files) for each in (plain, controlled))
     assert beside.takes_bytes - alone.takes_bytes == pytest.approx(1.05 * 2.5e9, abs=2)
 
@@ -151,14 +151,14 @@ def test_a_detector_counts_where_it_shares_the_memory(large: Model, tmp_path: Pa
         (detector / name).write_text("{}")
     save_file({"a": torch.zeros(1_000_000)}, detector / "model.safetensors")
     files, plain = HomeFiles(settings), default_params(large)
-    wanted = replace(plain, details=(Detail("face"),))
-    [extra] = additions_of(wanted, files)
+    requested = replace(plain, details=(Detail("face"),))
+    [extra] = additions_of(requested, files)
     assert (extra.name, extra.parameters, extra.held) == ("preprocessors/detector", 1_000_000, "after")
-    assert extras_of(wanted, files, shares_memory=True).vision == 1_000_000
-    assert extras_of(wanted, files).vision == 0
-    told = plan(large, worker(24), [], "auto", "", wanted, files)
-    assert told.additions == {"preprocessors/detector": 4_000_000}
-    assert told.takes_bytes == plan(large, worker(24), [], "auto", "", plain, files).takes_bytes
+    assert extras_of(requested, files, shares_memory=True).vision == 1_000_000
+    assert extras_of(requested, files).vision == 0
+    memory_plan = plan(large, worker(24), [], "auto", "", requested, files)
+    assert memory_plan.additions == {"preprocessors/detector": 4_000_000}
+    assert memory_plan.takes_bytes == plan(large, worker(24), [], "auto", "", plain, files).takes_bytes
 
 
 def test_workers_that_run_come_first() -> None:

@@ -73,8 +73,8 @@ def test_a_text_encoder_has_each_tensor_of_its_file(architecture: str, slot: str
         kept = {name: shape for name, shape in sizes(state).items() if name not in tied}
         return {name.removeprefix("text_model.").removeprefix("model."): shape for name, shape in kept.items()}
 
-    wanted, found = bare(empty.state_dict()), bare(state_of(file))
-    assert {name: found.get(name) for name in wanted} == wanted
+    expected, found = bare(empty.state_dict()), bare(state_of(file))
+    assert {name: found.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("architecture", ["flux_dev", "z_image", "sd35_large"])

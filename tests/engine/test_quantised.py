@@ -47,9 +47,9 @@ def test_weights_come_back_nearly_the_same(scheme: str, most: float, dtype: torc
     weight = found.dequantised(found.weight, found.scale)
     assert (weight.dtype, weight.shape) == (dtype, layer.weight.shape)
     assert 0.001 < off(weight, layer.weight) < most
-    given = torch.randn(3, 256, dtype=dtype)
-    assert off(found(given), layer(given)) < most * 1.5
-    assert found(given).dtype == dtype
+    inputs = torch.randn(3, 256, dtype=dtype)
+    assert off(found(inputs), layer(inputs)) < most * 1.5
+    assert found(inputs).dtype == dtype
 
 
 def test_nf4_is_the_published_format() -> None:
@@ -74,8 +74,8 @@ def test_a_row_of_zeros_stays_one() -> None:
 def test_only_layers_of_blocks_are_replaced(scheme: str, bytes_: float) -> None:
     torch.manual_seed(0)
     model = Model()
-    given = torch.randn(2, 128)
-    exact = model(given)
+    inputs = torch.randn(2, 128)
+    exact = model(inputs)
     quantised.quantise(model, scheme)
     kinds = {name: type(each) for name, each in model.named_modules() if isinstance(each, torch.nn.Linear)}
     layer = quantised.LAYERS[scheme]
@@ -83,8 +83,8 @@ def test_only_layers_of_blocks_are_replaced(scheme: str, bytes_: float) -> None:
     assert kinds["blocks.0.first"] is kinds["blocks.1.second"] is layer
     first = model.blocks[0].first
     assert first.weight.nbytes == 128 * 64 * bytes_
-    assert 0 < off(model(given), exact) < 0.1
-    assert torch.equal(model.half().float()(given), model(given))  # integers stay integers
+    assert 0 < off(model(inputs), exact) < 0.1
+    assert torch.equal(model.half().float()(inputs), model(inputs))  # integers stay integers
 
 
 @pytest.mark.parametrize("scheme", [INT8, NF4])
@@ -92,8 +92,8 @@ def test_a_lora_of_peft_goes_on_top(scheme: str) -> None:
     torch.manual_seed(0)
     model = Model().bfloat16()
     quantised.quantise(model, scheme)
-    given = torch.randn(2, 128, dtype=torch.bfloat16)
-    bare = model(given)
+    inputs = torch.randn(2, 128, dtype=torch.bfloat16)
+    bare = model(inputs)
     config = peft.LoraConfig(r=4, target_modules=["first", "second"], init_lora_weights=False)
     peft.inject_adapter_in_model(config, model)
-    assert off(model(given), bare) > 0.01
+    assert off(model(inputs), bare) > 0.01

@@ -192,14 +192,14 @@ def test_weights_of_gguf_keep_their_type() -> None:
         return made
 
     model: Any = torch.nn.Sequential(torch.nn.ModuleList(layer() for _ in range(4)))
-    model.forward = lambda given: [given := each(given) for each in model[0]][-1]
-    given = torch.randn(2, 64)
-    expected = model(given)
+    model.forward = lambda inputs: [inputs := each(inputs) for each in model[0]][-1]
+    inputs = torch.randn(2, 64)
+    expected = model(inputs)
     add_hook_to_module(model, Streamed("cpu"))
-    assert torch.equal(model(given), expected)
+    assert torch.equal(model(inputs), expected)
     remove_hook_from_module(model)
     assert isinstance(model[0][0].weight, GGUFParameter)
-    assert torch.equal(model(given), expected)
+    assert torch.equal(model(inputs), expected)
 
 
 def test_loras_are_put_in_and_taken_out(
@@ -253,14 +253,14 @@ def test_text_encoders_go_before_the_denoiser_comes_and_give_its_place_to_each_o
 
 def test_where_memory_cannot_be_taken_blocks_are_copied_from_where_they_are() -> None:
     model: Any = torch.nn.Sequential(torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(5)))
-    model.forward = lambda given: [given := each(given) for each in model[0]][-1]
-    given, lies = torch.randn(2, 8), [each.weight.data_ptr() for each in model[0]]
-    expected = model(given)
+    model.forward = lambda value: [value := each(value) for each in model[0]][-1]
+    value, lies = torch.randn(2, 8), [each.weight.data_ptr() for each in model[0]]
+    expected = model(value)
     asked: list[int] = []
     found = Streamed("cpu", may_gather=lambda size: bool(asked.append(size)))
     add_hook_to_module(model, found)
     assert asked == [8 * 8 * 4 + 8 * 4] * 5
-    assert torch.equal(model(given), expected)
+    assert torch.equal(model(value), expected)
     remove_hook_from_module(model)
     assert [each.weight.data_ptr() for each in model[0]] == lies
 
@@ -312,15 +312,15 @@ def test_a_choice_that_does_not_fit_leaves_the_model_as_it_was(
 def test_another_order_of_calls_is_learned() -> None:
     model: Any = torch.nn.Sequential(torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(5)))
     order = [3, 0, 4, 1, 2]
-    model.forward = lambda given: [given := model[0][place](given) for place in order][-1]
-    given = torch.randn(2, 8)
-    expected = model(given)
+    model.forward = lambda inputs: [inputs := model[0][place](inputs) for place in order][-1]
+    inputs = torch.randn(2, 8)
+    expected = model(inputs)
     found = Streamed("cpu")
     add_hook_to_module(model, found)
-    assert torch.equal(model(given), expected)
+    assert torch.equal(model(inputs), expected)
     before = found.copied
     for _ in range(3):
-        assert torch.equal(model(given), expected)
+        assert torch.equal(model(inputs), expected)
     assert found.copied - before == 3 * found.moved_bytes  # each block once a call
 
 

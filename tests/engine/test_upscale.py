@@ -71,17 +71,17 @@ def test_it_stops_after_a_tile(
     draw_at_home: Draw, at_home: Home, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upscale, "TILE", 64)
-    told = []
+    reports = []
 
     def stop(step: int, preview: object) -> None:
-        told.append(step)
+        reports.append(step)
         if step == 2:
             raise Stopped("cancel")
 
     draw_at_home.on_step = stop  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
-    assert told == [1, 2]
+    assert reports == [1, 2]
 
 
 def test_out_of_memory_makes_the_tiles_smaller(

@@ -39,10 +39,10 @@ def test_depth_is_the_models_own_from_black_to_white(tmp_path: Path) -> None:
     with torch.inference_mode():
         made = vision.depth(picture, folder)
         model = transformers.AutoModelForDepthEstimation.from_pretrained(folder).eval()
-        given = transformers.AutoImageProcessor.from_pretrained(folder)
-        told = transformers.pipeline("depth-estimation", model=model, image_processor=given)(picture)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        result = transformers.pipeline("depth-estimation", model=model, image_processor=processor)(picture)
     assert (made.size, made.mode, made.getextrema()) == (picture.size, "RGB", ((0, 255),) * 3)
-    values = torch.as_tensor(told["predicted_depth"])
+    values = torch.as_tensor(result["predicted_depth"])
     expected = (values - values.min()) / (values.max() - values.min()) * 255
     difference = np.abs(np.asarray(made)[..., 0].astype(float) - expected.numpy())
     assert difference.mean() < 4  # one is enlarged with bicubic, the other with bilinear interpolation
@@ -69,12 +69,14 @@ def test_people_are_those_that_the_detector_is_sure_of(tmp_path: Path, monkeypat
     folder = pose_model(tmp_path / "openpose")
     monkeypatch.setattr(vision, "PERSON", 0.0)
     with torch.inference_mode():
-        given = transformers.AutoImageProcessor.from_pretrained(folder / "detector")
+        processor = transformers.AutoImageProcessor.from_pretrained(folder / "detector")
         model = transformers.AutoModelForObjectDetection.from_pretrained(folder / "detector").eval()
-        told = given.post_process_object_detection(
-            model(**given(images=scene(), return_tensors="pt")), threshold=0.0, target_sizes=[(40, 72)]
+        result = processor.post_process_object_detection(
+            model(**processor(images=scene(), return_tensors="pt")), threshold=0.0, target_sizes=[(40, 72)]
         )[0]
-        expected = [tuple(box) for label, box in zip(told["labels"], told["boxes"].tolist(), strict=True) if label == 1]
+        expected = [
+            tuple(box) for label, box in zip(result["labels"], result["boxes"].tolist(), strict=True) if label == 1
+        ]
         assert sorted(vision.people(scene(), folder / "detector")) == sorted(expected)
         monkeypatch.setattr(vision, "PERSON", 1.0)
         assert vision.openpose(scene(), folder).getbbox() is None  # nobody is there
@@ -170,15 +172,15 @@ def test_segments_have_the_colours_of_their_classes(tmp_path: Path) -> None:
     with torch.inference_mode():
         made = vision.segment(scene(), folder)
         model = transformers.AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
-        given = transformers.AutoImageProcessor.from_pretrained(folder)
-        told = given.post_process_semantic_segmentation(
-            model(**given(images=scene(), return_tensors="pt")), target_sizes=[(40, 72)]
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        result = processor.post_process_semantic_segmentation(
+            model(**processor(images=scene(), return_tensors="pt")), target_sizes=[(40, 72)]
         )[0]
     colours = [bytes.fromhex(vision.ADE_COLOURS[6 * at : 6 * at + 6]) for at in range(150)]
     assert len(set(colours)) == 149  # two grey ones are the same in the table that ControlNets know
     assert (made.size, made.mode) == ((72, 40), "RGB")
     assert [made.getpixel((x, y)) for x, y in ((0, 0), (30, 20))] == [
-        tuple(colours[told[y, x]]) for x, y in ((0, 0), (30, 20))
+        tuple(colours[result[y, x]]) for x, y in ((0, 0), (30, 20))
     ]
     with pytest.raises(ValueError, match="19 classes"):
         vision.segment(scene(), segment_model(tmp_path / "streets", 19))
@@ -212,10 +214,10 @@ def test_a_detector_by_words_finds_anything_that_is_named(tmp_path: Path) -> Non
 def test_a_caption_is_text(tmp_path: Path) -> None:
     caption_model(tmp_path / "caption", assets() / "starter/tokenizer")
     model = vision_models.find_model("caption", tmp_path, "image")
-    told = vision_models.describe(scene(), model, "image")
-    assert isinstance(told, str)
+    result = vision_models.describe(scene(), model, "image")
+    assert isinstance(result, str)
     with torch.inference_mode():
-        assert told == vision.caption(scene(), tmp_path / "caption")
+        assert result == vision.caption(scene(), tmp_path / "caption")
 
 
 @pytest.mark.parametrize("fused", [True, False])

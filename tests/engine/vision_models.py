@@ -14,8 +14,8 @@ def pose_model(folder: Path) -> Path:
         **size, **labels, intermediate_size=16, image_size=[32, 32], patch_size=16, num_detection_tokens=3
     )
     transformers.YolosForObjectDetection(detector).save_pretrained(folder / "detector")
-    given = transformers.YolosImageProcessorPil(size={"height": 32, "width": 32})
-    given.save_pretrained(folder / "detector")
+    processor = transformers.YolosImageProcessorPil(size={"height": 32, "width": 32})
+    processor.save_pretrained(folder / "detector")
     backbone = transformers.VitPoseBackboneConfig(**size, image_size=[64, 48], patch_size=[16, 16], out_indices=[1])
     pose = transformers.VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=True)
     transformers.VitPoseForPoseEstimation(pose).save_pretrained(folder / "pose")
@@ -75,10 +75,10 @@ def words_detector(folder: Path, tokenizer: Path) -> Path:
     )
     torch.manual_seed(7)
     transformers.OwlViTForObjectDetection(config).save_pretrained(folder)
-    given = transformers.OwlViTImageProcessorPil(
+    processor = transformers.OwlViTImageProcessorPil(
         size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
     )
-    transformers.OwlViTProcessor(given, reader).save_pretrained(folder)
+    transformers.OwlViTProcessor(processor, reader).save_pretrained(folder)
     return folder
 
 
@@ -98,8 +98,8 @@ def caption_model(folder: Path, tokenizer: Path) -> Path:
     config = transformers.BlipConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 16})
     torch.manual_seed(7)
     transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
-    given = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
-    transformers.BlipProcessor(given, reader).save_pretrained(folder)
+    processor = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(processor, reader).save_pretrained(folder)
     return folder
 
 

@@ -135,9 +135,9 @@ def run(place: Path, *arguments: str) -> str:
 @pytest.mark.slow  # starts the copy in a process of its own; the contract that it breaks is in the first tier
 @pytest.mark.timeout(600)
 def test_a_family_is_two_modules_and_a_line_of_the_curated_list(copy: Path) -> None:
-    told = run(copy, "-c", USE, str(copy / "home"))
-    assert "TOLD " in told, told
-    found = json.loads(told.partition("TOLD ")[2].splitlines()[0])
+    text = run(copy, "-c", USE, str(copy / "home"))
+    assert "TOLD " in text, text
+    found = json.loads(text.partition("TOLD ")[2].splitlines()[0])
     assert found["model"] == ["dummy", "dummy", "", ["txt2img", "img2img", "inpaint"]]
     assert found["defaults"] == [128, 3, 2.0, "Euler"]  # of the curated list
     width, steps, sampler, schedule = found["refused"]
@@ -158,5 +158,5 @@ def test_a_family_is_two_modules_and_a_line_of_the_curated_list(copy: Path) -> N
 def test_a_family_without_its_engine_half_is_reported(copy: Path) -> None:
     (copy / PACKAGE.name / "engine/families/dummy.py").unlink()
     command = ("-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist")
-    told = run(copy, *command, "tests/families/test_registry.py", "-k", "test_the_supported_families")
-    assert "FAILED tests/families/test_registry.py::test_the_supported_families_are_those_of_the_engine" in told, told
+    text = run(copy, *command, "tests/families/test_registry.py", "-k", "test_the_supported_families")
+    assert "FAILED tests/families/test_registry.py::test_the_supported_families_are_those_of_the_engine" in text, text

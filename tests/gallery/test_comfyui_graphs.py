@@ -99,7 +99,7 @@ def test_a_value_that_is_not_found_behind_its_link_is_named(node: str, name: str
 @pytest.mark.parametrize("guider", ["BasicGuider", "CFGGuider"])
 def test_a_sampler_made_of_several_nodes_is_read_as_one(guider: str) -> None:
     graph = copy.deepcopy(FLUX)
-    wanted = {
+    expected = {
         "prompt": "a green hill", "seed": 42, "steps": 20, "guidance": 3.5, "sampler": "Euler", "model": "dev",
         "width": 832, "height": 1216,
     }  # fmt: skip
@@ -108,8 +108,8 @@ def test_a_sampler_made_of_several_nodes_is_read_as_one(guider: str) -> None:
         inputs = {"model": ["1", 0], "positive": ["2", 0], "negative": ["11", 0], "cfg": 5}
         graph["7"] = {"class_type": guider, "inputs": inputs}
         del graph["3"]
-        wanted |= {"negative": "fog", "guidance": 5.0}
-    assert read(graph).settings == wanted
+        expected |= {"negative": "fog", "guidance": 5.0}
+    assert read(graph).settings == expected
 
 
 def test_the_texts_of_a_node_with_several_encoders_are_read_or_named() -> None:

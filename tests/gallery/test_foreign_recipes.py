@@ -178,21 +178,21 @@ def png(texts: dict[str, str]) -> bytes:
 
 @pytest.mark.parametrize("tool", PICTURES)
 def test_a_recipe_of_another_program_becomes_settings_and_the_rest_is_named(tool: str) -> None:
-    texts, wanted, others = PICTURES[tool]
+    texts, expected, others = PICTURES[tool]
     found = recipes.read_picture(png(texts))
     assert found.tool == tool
-    assert found.settings == wanted
+    assert found.settings == expected
     assert set(found.others) == others
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP"])
 @pytest.mark.parametrize("tool", ["Fooocus", "SwarmUI"])
 def test_the_same_in_the_comment_of_a_photograph(form: str, tool: str) -> None:
-    texts, wanted, _ = PICTURES[tool]
+    texts, expected, _ = PICTURES[tool]
     exif, data = PIL.Exif(), io.BytesIO()
     exif.get_ifd(ExifTags.IFD.Exif)[recipes.USER_COMMENT] = b"UNICODE\0" + texts["parameters"].encode("utf-16-le")
     PIL.new("RGB", (16, 16)).save(data, form, exif=exif)
-    assert recipes.read_picture(data.getvalue()).settings == wanted
+    assert recipes.read_picture(data.getvalue()).settings == expected
 
 
 @pytest.mark.parametrize("seed", [2**64 - 1, -3, "many"])

@@ -50,9 +50,9 @@ def test_the_recipe_is_inside_for_other_tools_and_for_ours(other: Services, form
         comment = stored.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
         assert recipes.decode_comment(comment).startswith(PROMPT)
     assert recipes.read_picture(path.read_bytes()).settings["prompt"] == PROMPT
-    told = ParserManager().parse(path)
-    assert told is not None
-    assert [prompt.value for prompt in told.prompts] == [PROMPT]
+    result = ParserManager().parse(path)
+    assert result is not None
+    assert [prompt.value for prompt in result.prompts] == [PROMPT]
     assert json.loads(path.with_name(f"{image.id}.json").read_text(encoding="utf-8"))["params"]["prompt"] == PROMPT
 
 

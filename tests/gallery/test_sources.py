@@ -269,8 +269,8 @@ def test_two_processes_at_the_same_time_describe_a_picture_once(
     monkeypatch.setattr(LookStore, "claim", claimed)
     monkeypatch.setattr(vision_models, "describe", describe)
     with ThreadPoolExecutor(3) as pool:
-        told = [pool.submit(each.sources.describe, source) for each in (services, *others)]
-        assert [each.result() for each in told] == ["a cat"] * 3
+        answer = [pool.submit(each.sources.describe, source) for each in (services, *others)]
+        assert [each.result() for each in answer] == ["a cat"] * 3
     assert len(asked) == 1
 
 
@@ -306,8 +306,8 @@ def test_the_first_frame_of_several_is_kept_and_every_submit_warns(services: Ser
         assert max(green, blue) < 15
     for source, warned in ((several, True), (single, False)):
         settings = {"source": source.id, "width": 128, "height": 128}
-        told = services.studio.submit("a boat", **settings).warnings
-        assert any(each.startswith("source: has several frames") for each in told) is warned
+        answer = services.studio.submit("a boat", **settings).warnings
+        assert any(each.startswith("source: has several frames") for each in answer) is warned
         line = f"a boat --source {source.id} --size 128x128"
         assert any("several frames" in each for each in services.studio.lists.check(line).warnings) is warned
     upscaled = services.studio.submit("", kind="upscale", source=several.id)

@@ -137,8 +137,8 @@ def test_only_a_damaged_database_is_to_be_set_aside(
             raise sqlite3.DatabaseError(error)
 
     monkeypatch.setattr(Database, "findings", fail)
-    told = found(services.settings)["database"]
-    assert (told.ok, advice in told.mend, error in told.text) == (False, True, error != "database is locked")
+    result = found(services.settings)["database"]
+    assert (result.ok, advice in result.mend, error in result.text) == (False, True, error != "database is locked")
 
 
 def test_folders_that_may_not_be_read_are_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,5 +151,5 @@ def test_folders_that_may_not_be_read_are_named(services: Services, monkeypatch:
         return real(folder)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    told = found(services.settings)["folders"]
-    assert (told.ok, "loras" in told.text, "chown" in told.mend) == (False, True, True)
+    result = found(services.settings)["folders"]
+    assert (result.ok, "loras" in result.text, "chown" in result.mend) == (False, True, True)

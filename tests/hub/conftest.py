@@ -58,12 +58,12 @@ def handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 return self.answer(403 if token else 401, b"", {"X-Error-Code": "GatedRepo"})
             files = hub.repos[str(repo)]
             if found and found[1]:
-                told = {
+                result = {
                     "sha": "abc123",
                     "cardData": {"license": "mit"},
                     "siblings": [listed(*each) for each in files.items()],
                 }
-                return self.answer(200, json.dumps(told).encode())
+                return self.answer(200, json.dumps(result).encode())
             return self.file(found[4] if found else "", files)
 
         def file(self, path: str, files: dict[str, bytes]) -> None:
@@ -112,10 +112,10 @@ def handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
 def listed(path: str, content: bytes) -> dict[str, Any]:
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    told: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": blob}
+    result: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": blob}
     if path.endswith((".safetensors", ".bin")):
-        told["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-    return told
+        result["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return result
 
 
 @pytest.fixture

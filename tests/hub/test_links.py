@@ -352,8 +352,8 @@ def version(content: bytes, server: FileServer, path: str = "/api/download/model
         "hashes": {"SHA256": hashlib.sha256(content).hexdigest().upper()}, "downloadUrl": server.url + path,
     }  # fmt: skip
     old = {"name": "style.pt", "type": "Model", "downloadUrl": f"{server.url}/pickle"}
-    told = {"id": 7, "model": {"name": "Style", "type": "LORA"}, "files": [old, file | changes]}
-    return json.dumps(told).encode()
+    result = {"id": 7, "model": {"name": "Style", "type": "LORA"}, "files": [old, file | changes]}
+    return json.dumps(result).encode()
 
 
 def test_a_version_is_downloaded_into_the_folder_of_its_kind_with_the_token(

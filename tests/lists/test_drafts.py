@@ -193,14 +193,14 @@ def through_cog(services: Services, client: TestClient, prompt: str) -> None:
 
 def through_a1111(services: Services, client: TestClient, prompt: str) -> None:
     aliases = Aliases.of(services.settings.model_aliases)
-    wanted = reading.Wanted(prompt=prompt)
-    services.studio.submit(**reading.read(services.studio, services.settings, aliases, wanted, {}).options)
+    requested = reading.Wanted(prompt=prompt)
+    services.studio.submit(**reading.read(services.studio, services.settings, aliases, requested, {}).options)
 
 
 def through_page(services: Services, client: TestClient, prompt: str) -> None:
-    given = {"prompt": prompt, "count": 1, "expand": ""}
-    told, _ = tab_create.on_generate(services.studio, "", *(given.get(name) for name in form.FORM_FIELDS))
-    assert 'class="notice bad"' not in told
+    value = {"prompt": prompt, "count": 1, "expand": ""}
+    result, _ = tab_create.on_generate(services.studio, "", *(value.get(name) for name in form.FORM_FIELDS))
+    assert 'class="notice bad"' not in result
 
 
 def through_the_command_line(services: Services, client: TestClient, prompt: str) -> None:
@@ -244,14 +244,14 @@ def test_the_command_line_shows_what_would_be_drawn(services: Services) -> None:
 
 
 def test_the_page_shows_what_would_be_drawn(services: Services) -> None:
-    given = {"prompt": "a {red|blue} <b>", "expand": "all", "count": 1}
-    told = tab_create.on_preview(services.studio, *(given.get(name) for name in form.FORM_FIELDS))
-    assert "<li>a red &lt;b&gt;</li><li>a blue &lt;b&gt;</li>" in told
+    value = {"prompt": "a {red|blue} <b>", "expand": "all", "count": 1}
+    result = tab_create.on_preview(services.studio, *(value.get(name) for name in form.FORM_FIELDS))
+    assert "<li>a red &lt;b&gt;</li><li>a blue &lt;b&gt;</li>" in result
 
 
 def test_http_shows_what_would_be_drawn(client: TestClient) -> None:
-    told = client.post("/api/v1/jobs/preview", json={"prompt": "a {red|blue} apple", "expand": "all"}).json()
-    assert told["prompts"] == ["a red apple", "a blue apple"]
+    answer = client.post("/api/v1/jobs/preview", json={"prompt": "a {red|blue} apple", "expand": "all"}).json()
+    assert answer["prompts"] == ["a red apple", "a blue apple"]
     assert client.post("/api/v1/jobs/preview", json={"prompt": "a {red"}).status_code == 422
 
 
@@ -301,7 +301,7 @@ def test_a_grid_makes_no_combinations(services: Services) -> None:
 def test_unknown_wildcards_of_a_list_read_the_folder_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
     walk = wildcards.walk
-    monkeypatch.setattr(wildcards, "walk", lambda path, *given: (looked.append(path), walk(path, *given))[1])
+    monkeypatch.setattr(wildcards, "walk", lambda path, *value: (looked.append(path), walk(path, *value))[1])
     assert services.studio.lists.check("a __nope__ dog\n" * 20).bad_count == 20
     assert looked.count(services.settings.wildcards) == 1
 

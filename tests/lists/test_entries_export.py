@@ -112,15 +112,15 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 def recipes(draw: st.DrawFn) -> Params:
     kind = draw(st.sampled_from(list(Kind)))
     names = [name for name, option in OPTIONS.items() if kind in option.kinds and name not in ("model", "kind")]
-    given = {name: draw(values_of(name)) for name in names if name not in refused_options(kind)}
+    options = {name: draw(values_of(name)) for name in names if name not in refused_options(kind)}
     model = CATALOG.default
-    prompt = given.pop("prompt")
-    if given.get("outpaint"):  # the size follows the extended picture
-        given = {name: value for name, value in given.items() if name not in ("width", "height")}
-    given["kind"] = str(kind)
+    prompt = options.pop("prompt")
+    if options.get("outpaint"):  # the size follows the extended picture
+        options = {name: value for name, value in options.items() if name not in ("width", "height")}
+    options["kind"] = str(kind)
     if kind is Kind.UPSCALE:
-        given["scale"] = draw(st.floats(1, 8))
-    return complete(model.id, model.defaults, model.limits, prompt, given, size_of)
+        options["scale"] = draw(st.floats(1, 8))
+    return complete(model.id, model.defaults, model.limits, prompt, options, size_of)
 
 
 def job_of(params: Params) -> Job:

@@ -46,7 +46,7 @@ def test_a_line_takes_every_flag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "messages"),
     [
         ("a castle", {"prompt": "a castle"}),
         ("  a castle  ", {"prompt": "a castle"}),
@@ -67,8 +67,8 @@ def test_a_line_takes_every_flag() -> None:
         ("x --size 768×512", {"prompt": "x", "width": 768, "height": 512}),
     ],
 )  # fmt: skip
-def test_what_a_line_says(line: str, said: dict[str, Any]) -> None:
-    assert values(line) == said
+def test_what_a_line_says(line: str, messages: dict[str, Any]) -> None:
+    assert values(line) == messages
 
 
 @pytest.mark.parametrize(

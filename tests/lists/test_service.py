@@ -131,7 +131,7 @@ def test_a_bad_line_refuses_the_list_or_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "messages",
     [
         {"prompt": 5}, {"prompt": ["x"]}, {"prompt": "\ud800"}, {"prompt": "x", "\ud800": 1}, {"model": ["sdxl"]},
         {"model": "\ud800"}, {"width": {}}, {"width": True}, {"height": "9" * 4000}, {"size": [128, 128]},
@@ -139,13 +139,13 @@ def test_a_bad_line_refuses_the_list_or_is_left_out(
         {"count": [2]}, {"count": "many"}, {"count": 1e30}, {"expand": []}, {"kind": {}}, {"negative": 3},
     ],
 )  # fmt: skip
-def test_no_value_of_json_breaks_a_list(lists: PromptLists, said: dict[str, Any]) -> None:
-    check = lists.check(json.dumps({"prompt": "x"} | said), "jsonl")
+def test_no_value_of_json_breaks_a_list(lists: PromptLists, messages: dict[str, Any]) -> None:
+    check = lists.check(json.dumps({"prompt": "x"} | messages), "jsonl")
     [bad] = check.bad_lines
     assert (check.pictures, len(bad.reason) <= 500, len(bad.text) <= 80) == (0, True, True)
     assert f"{bad.reason}{bad.text}".encode()
     with pytest.raises(InvalidParams):
-        lists.submit(json.dumps({"prompt": "x"} | said), "jsonl")
+        lists.submit(json.dumps({"prompt": "x"} | messages), "jsonl")
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_a_lora_says_which_models_it_fits(
 
 def test_its_words_come_most_frequent_first_and_are_bounded(catalog: Catalog, settings: Settings) -> None:
     tags = {"1_a": {"zebra": 5, "rare": 1}, "2_b": {"zebra": 4, "horse": 8} | {f"tag{n}": 1 for n in range(500)}}
-    told = {"ss_tag_frequency": json.dumps(tags), "modelspec.trigger_phrase": "in my style, x"}
-    write_header(settings.loras / "style.safetensors", files.LORA, told)
+    result = {"ss_tag_frequency": json.dumps(tags), "modelspec.trigger_phrase": "in my style, x"}
+    write_header(settings.loras / "style.safetensors", files.LORA, result)
     [lora] = catalog.loras()
     assert lora.words[:4] == ("in my style", "x", "zebra", "horse")
     assert len(lora.words) <= MOST_WORDS
@@ -139,10 +139,10 @@ def test_a_lora_of_flux_fits_both_of_its_models(catalog: Catalog, settings: Sett
     for name, guided in (("dev", True), ("schnell", False)):
         transformer_model(settings, name, "FluxPipeline", {"guidance_embeds": guided})
         assert catalog.get(name).architecture == f"flux_{name}"
-        given = {"seed": 1, "model": name, "loras": ["style"]}
-        assert [lora.name for lora in catalog.complete("x", given).loras] == ["style"]
+        options = {"seed": 1, "model": name, "loras": ["style"]}
+        assert [lora.name for lora in catalog.complete("x", options).loras] == ["style"]
         with pytest.raises(InvalidParams, match="loras: cannot be 'old': it is made for SD 1, not FLUX"):
-            catalog.complete("x", given | {"loras": ["old"]})
+            catalog.complete("x", options | {"loras": ["old"]})
 
 
 def test_a_model_that_takes_no_loras_says_so_before_the_job_waits(catalog: Catalog, settings: Settings) -> None:
@@ -226,6 +226,6 @@ def test_words_of_embeddings_are_checked_in_every_prompt(catalog: Catalog, setti
     (settings.preprocessors / "detector").mkdir(parents=True)
     (settings.preprocessors / "detector/config.json").touch()
     calls = ({"negative": "a wide sky"}, {"regions": ["a wide sky"]}, {"details": ["eye", "face:prompt=a wide smile"]})
-    for given, field in zip(calls, ("negative", "regions[0].prompt", "details[1].prompt"), strict=True):
+    for options, field in zip(calls, ("negative", "regions[0].prompt", "details[1].prompt"), strict=True):
         with refused(InvalidParams, "file_word_of_other", field):
-            catalog.complete("x", {"seed": 1, **given})
+            catalog.complete("x", {"seed": 1, **options})

@@ -234,8 +234,8 @@ def test_a_configuration_is_found_in_the_hubs_cache(settings: Settings, tmp_path
 
 
 def test_the_title_and_licence_that_it_carries_are_shown(catalog: Catalog, settings: Settings) -> None:
-    told = {"modelspec.title": "My Model", "modelspec.license": "MIT"}
-    model = found(catalog, settings, files.SD1, metadata=told)
+    result = {"modelspec.title": "My Model", "modelspec.license": "MIT"}
+    model = found(catalog, settings, files.SD1, metadata=result)
     assert (model.name, model.licence) == ("My Model", "MIT")
 
 

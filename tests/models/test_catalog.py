@@ -126,9 +126,9 @@ def test_what_is_not_said_is_the_models_default(catalog: Catalog) -> None:
     ],
 )
 def test_bad_input_is_refused_with_field_and_limit(catalog: Catalog, field: str, value: Any, words: str) -> None:
-    given = {"prompt": "a red apple", "seed": 7} | {field: value}
+    sent = {"prompt": "a red apple", "seed": 7} | {field: value}
     with pytest.raises(InvalidParams) as refused:
-        catalog.complete(given.pop("prompt"), given)
+        catalog.complete(sent.pop("prompt"), sent)
     assert refused.value.field == field
     assert words in refused.value.message
 

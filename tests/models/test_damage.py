@@ -101,10 +101,10 @@ def test_hostile_headers_end_soon_and_nothing_heavy_is_imported(tmp_path: Path) 
     doubling = b"\x80\x02]" + b"2q\x000h\x00a" * 60_000 + b"."
     (tmp_path / "doubling.pt").write_bytes(doubling)
     (tmp_path / "endless.pt").write_bytes(b"\x80\x02" + b"}" * 15_000_000)
-    told = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-c", HOSTILE, str(tmp_path)], capture_output=True, text=True, timeout=300, check=True
     )
-    assert told.stdout.strip() == "done []"
+    assert text.stdout.strip() == "done []"
 
 
 def saved(path: Path, shapes: dict[str, tuple[int, ...]], wrap: str = "", old: bool = False) -> Path:

@@ -64,7 +64,7 @@ def test_a_checkpoint_brings_its_settings_along(
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("sdxl_lightning_4step_lora", (4, 0.0, "Euler")),
         ("Hyper-SDXL-8steps-CFG-lora", (8, 5.0, "DDIM")),
@@ -75,12 +75,12 @@ def test_a_checkpoint_brings_its_settings_along(
     ],
 )
 def test_a_distilled_lora_brings_its_settings_along_unless_others_are_given(
-    catalog: Catalog, settings: Settings, name: str, wanted: tuple[int, float, str]
+    catalog: Catalog, settings: Settings, name: str, expected: tuple[int, float, str]
 ) -> None:
     write_header(settings.models / "mine.safetensors", files.SDXL)
     write_header(settings.loras / f"{name}.safetensors", files.LORA_XL)
-    for prompt, given in (("x", {"loras": [name]}), (f"x <lora:{name}:1>", {})):
-        params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | given)
-        assert (params.steps, params.guidance, params.sampler) == wanted
+    for prompt, options in (("x", {"loras": [name]}), (f"x <lora:{name}:1>", {})):
+        params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | options)
+        assert (params.steps, params.guidance, params.sampler) == expected
     params = catalog.complete("x", {"seed": 1, "model": "mine", "loras": [name], "steps": 11, "guidance": 3.0})
     assert (params.steps, params.guidance) == (11, 3.0)

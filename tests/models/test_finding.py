@@ -329,10 +329,10 @@ def test_a_file_that_no_reader_foresaw_hides_no_other(
 ) -> None:
     from diffusion_local.models import adapters, index
 
-    def fail(path: Path, *given: Any) -> Any:
+    def fail(path: Path, *value: Any) -> Any:
         if path.stem in ("read", "described"):
             raise OverflowError("too large")
-        return real(path, *given)
+        return real(path, *value)
 
     for folder, shapes in ((settings.models, files.SD1), (settings.loras, files.LORA)):
         for name in ("mine", "read"):
@@ -355,8 +355,8 @@ def test_a_file_that_no_reader_foresaw_hides_no_other(
 def test_a_lora_in_a_folder_is_found_by_its_bare_name(catalog: Catalog, settings: Settings) -> None:
     write_header(settings.models / "mine.safetensors", files.SD1)
     write_header(settings.loras / "style/ink/pen.safetensors", files.LORA)
-    for prompt, given in (("x <lora:pen:0.8>", {}), ("x", {"loras": ["pen"]}), ("x <lora:style/ink/pen:0.8>", {})):
-        params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | given)
+    for prompt, options in (("x <lora:pen:0.8>", {}), ("x", {"loras": ["pen"]}), ("x <lora:style/ink/pen:0.8>", {})):
+        params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | options)
         assert [each.name for each in params.loras] == ["style/ink/pen"]
     write_header(settings.loras / "other/pen.safetensors", files.LORA)
     with pytest.raises(InvalidParams, match="names more than one file: 'pen'") as problem:
@@ -370,30 +370,30 @@ def test_what_is_made_for_another_base_is_refused_before_the_job_waits(catalog: 
     write_header(settings.models / "mine.safetensors", files.SDXL)
     write_header(settings.vae / "sd15-mse.safetensors", files.VAE)
     write_header(settings.embeddings / "zwirbel.safetensors", files.EMBEDDING)
-    given = {"seed": 1, "model": "mine"}
+    options = {"seed": 1, "model": "mine"}
     with pytest.raises(InvalidParams, match="vae: cannot be 'sd15-mse': it is made for SD 1, not SDXL"):
-        catalog.complete("x", given | {"vae": "sd15-mse"})
+        catalog.complete("x", options | {"vae": "sd15-mse"})
     with pytest.raises(
         InvalidParams, match=r"negative: contains the word of the textual inversion 'zwirbel'.*SD 1, not SDXL"
     ):
-        catalog.complete("x", given | {"negative": "a Zwirbel"})
-    assert catalog.complete("zwirbeln", given).prompt == "zwirbeln"
+        catalog.complete("x", options | {"negative": "a Zwirbel"})
+    assert catalog.complete("zwirbeln", options).prompt == "zwirbeln"
     write_header(settings.vae / "some.safetensors", files.VAE)  # tells nothing: taken
-    assert catalog.complete("x", given | {"vae": "some"}).vae == "some"
+    assert catalog.complete("x", options | {"vae": "some"}).vae == "some"
 
 
 def test_a_scan_imports_nothing_heavy(services: Services, tmp_path: Path) -> None:
     from tests.support import run_python
 
     write_header(services.settings.models / "mine.safetensors", files.SD1)
-    told = run_python(
+    text = run_python(
         "import sys; from pathlib import Path; from diffusion_local.models.index import ModelIndex;"
         "from diffusion_local.models.directories import ModelDirectories;"
         f"s = ModelIndex(ModelDirectories(Path({str(services.settings.models)!r})));"
         "assert len(s.entries()) == 1; print([n for n in ('torch', 'numpy', 'diffusers') if n in sys.modules])"
     )
-    assert told.strip() == "[]"
-    assert json.loads(told.strip()) == []
+    assert text.strip() == "[]"
+    assert json.loads(text.strip()) == []
 
 
 def test_white_space_around_a_file_name_is_no_part_of_its_name(catalog: Catalog, settings: Settings) -> None:
@@ -402,8 +402,8 @@ def test_white_space_around_a_file_name_is_no_part_of_its_name(catalog: Catalog,
         write_header(settings.loras / f"{name}.safetensors", files.LORA)
     assert [each.name for each in catalog.loras()] == ["ink", "my brush", "pen", "style / lead"]
     for name in ("ink", "pen", "my brush", "style / lead"):
-        for prompt, given in ((f"x <lora:{name}:0.8>", {}), ("x", {"loras": f"{name}:0.8"})):
-            params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | given)
+        for prompt, options in ((f"x <lora:{name}:0.8>", {}), ("x", {"loras": f"{name}:0.8"})):
+            params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | options)
             assert [str(each) for each in params.loras] == [f"{name}:0.8"]
 
 

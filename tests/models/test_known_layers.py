@@ -86,13 +86,13 @@ def lora(known: KnownModel, layout: str, attention: bool) -> Header:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_base_of_a_lora_is_told_by_the_sizes_of_its_layers(name: str) -> None:
     known = MODELS[name]
-    wanted = adapters_of(known.model)
+    requested = adapters_of(known.model)
     for layout, attention in (("peft", True), ("onetrainer", False), ("comfy", True), ("kohya", False)):
         header = lora(known, layout, attention)
         assert is_lora(header)
         found = read_lora(header)
         family = families.of_architecture(known.model).id
-        assert found.base in (wanted, family, *ALIKE.get(known.model, ())), (layout, attention)
+        assert found.base in (requested, family, *ALIKE.get(known.model, ())), (layout, attention)
 
 
 def test_a_lora_for_another_base_says_so(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_a_damaged_tokenizer_is_as_none(catalog: Catalog, settings: Settings, co
 )
 def test_words_of_a_script_that_the_starter_never_saw_are_told(catalog: Catalog, prompt: str, unknown: str) -> None:
     params = catalog.complete(prompt, {"seed": 1})
-    told = [f"prompt: Starter was trained on English only; it does not know {unknown}"] if unknown else []
-    assert prompt_warnings(catalog.default, params) == told
+    text = [f"prompt: Starter was trained on English only; it does not know {unknown}"] if unknown else []
+    assert prompt_warnings(catalog.default, params) == text
 
 
 def test_of_other_models_it_is_not_known_what_they_read(catalog: Catalog, settings: Settings) -> None:
@@ -90,8 +90,8 @@ def test_the_others_read_what_their_longest_encoder_reads(
     model = another(catalog.default, tmp_path / "mine", family, part)
     assert count_read(model, "apple " * 100) == (limit, 100)
     assert prompt_warnings(model, params(prompt="apple " * 100)) == []
-    told = f"prompt: the model reads {limit} tokens; this prompt has 600, and its end is ignored."
-    assert prompt_warnings(model, params(prompt="apple " * 600)) == [told]
+    text = f"prompt: the model reads {limit} tokens; this prompt has 600, and its end is ignored."
+    assert prompt_warnings(model, params(prompt="apple " * 600)) == [text]
 
 
 def test_weights_are_for_models_that_know_them(catalog: Catalog, tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_weights_are_for_models_that_know_them(catalog: Catalog, tmp_path: Path)
 
 
 def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -> None:
-    given = params(negative="blurry", clip_skip=2)
-    assert prompt_warnings(catalog.default, given) == []
+    value = params(negative="blurry", clip_skip=2)
+    assert prompt_warnings(catalog.default, value) == []
     model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
-    assert [told.split(":")[0] for told in prompt_warnings(model, given)] == ["negative", "clip_skip"]
+    assert [result.split(":")[0] for result in prompt_warnings(model, value)] == ["negative", "clip_skip"]
     assert prompt_warnings(model, params()) == []
 
 

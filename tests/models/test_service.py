@@ -146,14 +146,14 @@ def test_a_bad_wish_is_refused_before_anything_is_asked(library: Library, wish: 
 
 def test_an_address_of_the_hub_is_taken_too(library: Library) -> None:
     assert library.download("https://huggingface.co/stabilityai/sdxl-turbo/").repo == "stabilityai/sdxl-turbo"
-    for address, wanted in (
+    for address, expected in (
         ("https://huggingface.co/a/b/blob/main/x/y%20z.safetensors", ("a/b", "main", "x/y z.safetensors")),
         ("https://huggingface.co/a/b/resolve/v1.0/z.safetensors?download=true", ("a/b", "v1.0", "z.safetensors")),
         ("https://hf.co/a/c", ("a/c", "main", "")),
         ("https://huggingface.co/a/d/tree/fp16", ("a/d", "fp16", "")),
     ):
         found = library.download(address)
-        assert (found.repo, found.revision, found.file) == wanted
+        assert (found.repo, found.revision, found.file) == expected
     for address in ("https://huggingface.co/a/b/blob/main/../../x.safetensors", "https://elsewhere.example/a/b"):
         with pytest.raises(InvalidParams):
             library.download(address)

@@ -91,9 +91,9 @@ def test_an_address_outside_is_allowed(host: str) -> None:
 )
 def test_what_is_no_address_is_told_why(monkeypatch: pytest.MonkeyPatch, url: str, words: str) -> None:
     asked = names(monkeypatch)
-    with pytest.raises(InvalidParams, match=r"^webhook: ") as told:
+    with pytest.raises(InvalidParams, match=r"^webhook: ") as error:
         check_target(url, NOTHING)
-    assert words in told.value.message
+    assert words in error.value.message
     assert asked == []
 
 

@@ -42,12 +42,12 @@ def test_it_gets_the_facts_in_three_ways(telling: OpenHouse, tmp_path: Path) -> 
     services = hooked(telling, sys.executable, "-c", WRITE, str(out), "{name}: {done} of {count}", "{unknown} {event}")
     done = after_one(services, "Apples; rm -rf $HOME `id`")
     assert (done.state, done.status) == ("delivered", 0)
-    told = json.loads(out.read_text())
-    assert told["argv"] == ["Apples; rm -rf $HOME `id`: 1 of 1", "{unknown} batch.done"]
-    assert told["message"]["data"]["summary"]["counts"]["done"] == 1
-    assert told["env"]["DIFFUSION_LOCAL_NAME"] == "Apples; rm -rf $HOME `id`"
-    assert told["env"]["DIFFUSION_LOCAL_EVENT"] == "batch.done"
-    assert "DIFFUSION_LOCAL_HOME" not in told["env"]
+    answer = json.loads(out.read_text())
+    assert answer["argv"] == ["Apples; rm -rf $HOME `id`: 1 of 1", "{unknown} batch.done"]
+    assert answer["message"]["data"]["summary"]["counts"]["done"] == 1
+    assert answer["env"]["DIFFUSION_LOCAL_NAME"] == "Apples; rm -rf $HOME `id`"
+    assert answer["env"]["DIFFUSION_LOCAL_EVENT"] == "batch.done"
+    assert "DIFFUSION_LOCAL_HOME" not in answer["env"]
 
 
 def test_a_name_never_becomes_an_option(telling: OpenHouse) -> None:
@@ -111,8 +111,8 @@ def test_each_event_has_a_hook_of_its_own(telling: OpenHouse) -> None:
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
     services.studio.queue.pause()
     rung = services.notifications.create_deliveries()
-    told = sorted(services.deliveries.get(each).receiver for each in rung)
-    assert told == ["hook:on_job_failed", "hook:on_queue_paused"]
+    result = sorted(services.deliveries.get(each).receiver for each in rung)
+    assert result == ["hook:on_job_failed", "hook:on_queue_paused"]
 
 
 def test_a_hook_that_was_taken_out_of_the_file_is_not_run(telling: OpenHouse) -> None:

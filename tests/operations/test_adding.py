@@ -85,11 +85,16 @@ def test_a_declaration_and_a_method_reach_every_interface(copy: Path) -> None:
     insert(copy / "diffusion_local/gallery/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")
     found = run(copy, USE, str(copy / "home"))
     assert found.returncode == 0, found.stderr
-    told: dict[str, Any] = json.loads(found.stdout)
-    assert (told["http"], told["unknown"], told["gradio"], told["remote"]) == ({"size": 0}, 404, [{"size": 0}], 0)
-    assert (told["operation_id"], told["takes"]) == ("boards_size", ["board_id", "most"])
-    assert told["description"] == "How many pictures are on a board."
-    assert told["answer"]["size"]["type"] == "integer"
+    answer: dict[str, Any] = json.loads(found.stdout)
+    assert (answer["http"], answer["unknown"], answer["gradio"], answer["remote"]) == (
+        {"size": 0},
+        404,
+        [{"size": 0}],
+        0,
+    )
+    assert (answer["operation_id"], answer["takes"]) == ("boards_size", ["board_id", "most"])
+    assert answer["description"] == "How many pictures are on a board."
+    assert answer["answer"]["size"]["type"] == "integer"
 
 
 @pytest.mark.slow  # the same of a class in this process: tests/web/authority/test_walk.py

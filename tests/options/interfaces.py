@@ -69,12 +69,12 @@ def a1111(services: Services, client: TestClient, given: Given) -> Params:
     body["enable_hr"] = "hires_scale" in given
     body["override_settings"] = {"sd_model_checkpoint": given["model"], "sd_vae": given["vae"]}
     if kind == Kind.TXT2IMG:
-        wanted = reading.Wanted(**body)
+        requested = reading.Wanted(**body)
     else:
         pictures = {name: encoded(services, given[name]) for name in ("source", "mask") if name in given}
-        wanted = reading.Changed(**body, init_images=[pictures["source"]], mask=pictures.get("mask"))
+        requested = reading.Changed(**body, init_images=[pictures["source"]], mask=pictures.get("mask"))
     aliases = Aliases.of(services.settings.model_aliases)
-    services.studio.submit(**reading.read(services.studio, services.settings, aliases, wanted, {}).options)
+    services.studio.submit(**reading.read(services.studio, services.settings, aliases, requested, {}).options)
     return newest(services)
 
 
@@ -88,8 +88,8 @@ def openai_(services: Services, client: TestClient, given: Given) -> Params:
     body = {name: each for name, each in given.items() if name not in openai.ITS_OWN}
     size = {"size": f"{given['width']}x{given['height']}"}
     aliases = Aliases.of(services.settings.model_aliases)
-    wanted = openai.Generation(**body, **size)
-    services.studio.submit(**openai.read(services.studio, services.settings, aliases, wanted).options)
+    requested = openai.Generation(**body, **size)
+    services.studio.submit(**openai.read(services.studio, services.settings, aliases, requested).options)
     return newest(services)
 
 
@@ -158,8 +158,8 @@ def lists_page(services: Services, client: TestClient, given: Given) -> Params:
     fields |= {"mode": "list", "format": "text", "expand": "no", "count": 1, "priority": 0, "text": given["prompt"]}
     fields |= {name: written(each) for name, each in given.items() if name in form_lists.OF_PICTURES}
     fields["size"] = f"{given['width']}x{given['height']}"
-    told = tab_lists.queue(services.studio, form_lists.read(list(fields.values())), "queue_list")
-    assert "In the queue" in told
+    result = tab_lists.queue(services.studio, form_lists.read(list(fields.values())), "queue_list")
+    assert "In the queue" in result
     return newest(services)
 
 

@@ -74,14 +74,16 @@ def contract(place: Path, walked: str) -> str:
 @pytest.mark.timeout(900)
 def test_an_option_is_a_line_of_the_table_and_its_words(copy: Path) -> None:
     insert(copy / PACKAGE.name / "web/ui/phrases/common.toml", r"(?m)^rung = ", WORDS)
-    told = contract(copy, WALKED)
-    assert re.search(r"^\d+ passed", told, re.MULTILINE), told
-    assert "failed" not in told
+    result = contract(copy, WALKED)
+    assert re.search(r"^\d+ passed", result, re.MULTILINE), result
+    assert "failed" not in result
 
 
 @pytest.mark.slow  # starts the copy in a process of its own; the contract that it breaks is in the first tier
 @pytest.mark.timeout(900)
 def test_words_that_are_forgotten_are_told(copy: Path) -> None:
-    told = contract(copy, "test_every_option_has_words")
-    assert re.search(r"^FAILED .*test_every_option_has_words_in_each_language\[sharpness\]", told, re.MULTILINE), told
-    assert "1 failed" in told
+    result = contract(copy, "test_every_option_has_words")
+    assert re.search(r"^FAILED .*test_every_option_has_words_in_each_language\[sharpness\]", result, re.MULTILINE), (
+        result
+    )
+    assert "1 failed" in result

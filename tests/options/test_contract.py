@@ -101,8 +101,8 @@ def sample(option: Option, source: str) -> Any:
 
 
 def given_for(kind: Kind, source: str) -> Given:
-    given = {name: sample(option, source) for name, option in OPTIONS.items() if kind in option.kinds}
-    return given | {"kind": str(kind)}
+    options = {name: sample(option, source) for name, option in OPTIONS.items() if kind in option.kinds}
+    return options | {"kind": str(kind)}
 
 
 @pytest.fixture(scope="module", params=list(Kind))
@@ -177,12 +177,12 @@ def test_every_option_is_a_flag_of_the_command_line(
 @pytest.mark.parametrize("name", VARYING)
 def test_every_option_that_varies_is_an_axis(services: Services, source: str, name: str) -> None:
     kind = OPTIONS[name].kinds[0]
-    given = given_for(kind, source)
-    prompt, value = given.pop("prompt"), given.pop(name)
+    options = given_for(kind, source)
+    prompt, value = options.pop("prompt"), options.pop(name)
     values = f"{value},something else" if name == "negative" else str(value)
     if name == "negative":  # search and replace
-        given["negative"] = value
-    services.studio.grids.submit(prompt, x=f"{name}: {values}", **given)
+        options["negative"] = value
+    services.studio.grids.submit(prompt, x=f"{name}: {values}", **options)
     [*_, first] = services.studio.jobs(limit=2 if name == "negative" else 1)
     assert dropped({name: value}, first.params) == []
 
@@ -231,8 +231,8 @@ def test_every_option_that_is_listed_has_a_name_of_its_own(given: Given, made: P
 
 @pytest.mark.parametrize("name", [*OPTIONS, *BATCH_OPTIONS])
 def test_every_option_has_words_in_each_language(name: str) -> None:
-    said = words.phrases().get(f"common.{name}", {})
-    assert set(said) == set(words.LANGUAGE_NAMES)
+    messages = words.phrases().get(f"common.{name}", {})
+    assert set(messages) == set(words.LANGUAGE_NAMES)
     assert (OPTIONS | BATCH_OPTIONS)[name].meaning
 
 

@@ -60,8 +60,8 @@ def test_entries_that_name_pictures_are_written_and_read_as_text() -> None:
 
 
 def test_a_path_with_colons_and_equals_signs_stays_whole() -> None:
-    given = values.record_value("references", "/a:b/x=1.png:use=style:weight=0.5", Reference)
-    assert given == {"image": "/a:b/x=1.png", "use": "style", "weight": "0.5"}
+    value = values.record_value("references", "/a:b/x=1.png:use=style:weight=0.5", Reference)
+    assert value == {"image": "/a:b/x=1.png", "use": "style", "weight": "0.5"}
 
 
 def test_regions_are_written_and_read_as_text() -> None:

@@ -41,8 +41,8 @@ def catalog() -> Catalog:
 
 def complete(catalog: Catalog, prompt: str = "a boat", **settings: Any) -> Params:
     model = catalog.default
-    given = validate.check_names({"seed": 1} | settings)
-    return validate.complete(model.id, model.defaults, model.limits, prompt, given, size_of)
+    value = validate.check_names({"seed": 1} | settings)
+    return validate.complete(model.id, model.defaults, model.limits, prompt, value, size_of)
 
 
 def test_the_pictures_given_speak_of_the_kind(catalog: Catalog) -> None:
@@ -128,10 +128,10 @@ def test_what_is_out_of_its_limits_is_named(catalog: Catalog, settings: dict, fi
 )
 def test_all_fields_of_a_picture_make_it_again(catalog: Catalog, settings: dict[str, Any]) -> None:
     made = complete(catalog, **settings)
-    given = {name: value for name, value in asdict(made).items() if name != "prompt"}
-    assert complete(catalog, made.prompt, **given) == made
+    options = {name: value for name, value in asdict(made).items() if name != "prompt"}
+    assert complete(catalog, made.prompt, **options) == made
     if made.kind is not Kind.UPSCALE:  # which sets steps and guidance itself
-        assert validate.ignored_warnings(made, given) == []
+        assert validate.ignored_warnings(made, options) == []
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ def test_samplers_and_schedules_are_those_of_the_family(
     catalog: Catalog, family: str, sampler: str, schedule: str, words: str
 ) -> None:
     model = catalog.default
-    given = {"seed": 1, "sampler": sampler, "schedule": schedule}
+    value = {"seed": 1, "sampler": sampler, "schedule": schedule}
     with pytest.raises(InvalidParams, match=re.escape(words)):
         validate.complete(
-            model.id, model.defaults, model.limits, "a boat", given, size_of, families.get(family).sampling
+            model.id, model.defaults, model.limits, "a boat", value, size_of, families.get(family).sampling
         )
-    given = {"seed": 1, "sampler": "euler", "schedule": "karras"}
+    value = {"seed": 1, "sampler": "euler", "schedule": "karras"}
     made = validate.complete(
-        model.id, model.defaults, model.limits, "a boat", given, size_of, families.get(family).sampling
+        model.id, model.defaults, model.limits, "a boat", value, size_of, families.get(family).sampling
     )
     assert (made.sampler, made.schedule) == ("Euler", "Karras")
 
@@ -367,9 +367,9 @@ class TestInpainting:
         assert refused.value.field == field
 
     def test_its_options_are_refused_where_nothing_is_masked(self, catalog: Catalog) -> None:
-        for kind, given in ((Kind.TXT2IMG, {}), (Kind.IMG2IMG, {"source": SOURCE})):
+        for kind, options in ((Kind.TXT2IMG, {}), (Kind.IMG2IMG, {"source": SOURCE})):
             with pytest.raises(InvalidParams, match="must be left out") as refused:
-                complete(catalog, kind=kind, mask_blur=4, **given)
+                complete(catalog, kind=kind, mask_blur=4, **options)
             assert refused.value.field == "mask_blur"
 
     def test_sizes_of_a_region_and_of_an_extended_picture(self, catalog: Catalog) -> None:

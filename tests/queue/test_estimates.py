@@ -23,8 +23,8 @@ WORK = Work.of_params(ONE)
 
 
 def job(name: str, step: int = 0, gate: int = 0, **changes: object) -> Job:
-    wanted = replace(ONE, **changes)  # type: ignore[arg-type]
-    return Job(name, "batch", 0, wanted, State.QUEUED, "2026-11-22T10:00:00.000Z", step=step, gate=gate)
+    requested = replace(ONE, **changes)  # type: ignore[arg-type]
+    return Job(name, "batch", 0, requested, State.QUEUED, "2026-11-22T10:00:00.000Z", step=step, gate=gate)
 
 
 def pace(seconds: float = 10.0, **loads: float) -> Pace:

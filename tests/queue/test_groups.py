@@ -132,7 +132,7 @@ def mixed(store: JobStore) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "live", "ended"),
+    ("requested", "live", "ended"),
     [
         (JobFilter(state="waiting"), ["first", "paused", "flux"], []),
         (JobFilter(state="paused"), ["paused"], []),
@@ -157,14 +157,14 @@ def test_a_filter_leaves_batches_with_a_job_that_is_wanted(
     mixed: dict[str, str],
     groups: QueueGroups,
     database: Database,
-    wanted: JobFilter,
+    requested: JobFilter,
     live: list[str],
     ended: list[str],
 ) -> None:
     QueueControl(database).pause(mixed["paused"])
     names = {batch_id: name for name, batch_id in mixed.items()}
-    assert [names[each] for each in ids(groups.live(wanted, 9))] == live
-    assert [names[each] for each in ids(groups.ended(wanted, 9))] == ended
+    assert [names[each] for each in ids(groups.live(requested, 9))] == live
+    assert [names[each] for each in ids(groups.ended(requested, 9))] == ended
 
 
 def test_a_filter_holds_within_a_batch_too(mixed: dict[str, str], groups: QueueGroups) -> None:

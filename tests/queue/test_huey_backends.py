@@ -97,8 +97,8 @@ def test_homes_that_share_a_server_have_queues_of_their_own(tmp_path: Path) -> N
 
 def test_a_prefix_of_the_url_is_taken(services: Services) -> None:
     settings = replace(services.settings, database="")
-    given = replace(settings, queue="redis://host/3?prefix=studio")
-    assert queue_url(given) == "redis://host/3?prefix=studio"
+    value = replace(settings, queue="redis://host/3?prefix=studio")
+    assert queue_url(value) == "redis://host/3?prefix=studio"
     own = queue_url(replace(settings, queue="redis://host/3"))
     assert own == f"redis://host/3?prefix={home_prefix(settings)}"
     assert len(home_prefix(settings)) == 16

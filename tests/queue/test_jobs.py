@@ -259,13 +259,13 @@ def instructions(database: Database, store: JobStore) -> int:
 @pytest.mark.sqlite
 def test_claim_next_is_an_index_look_up(database: Database, store: JobStore) -> None:
     enqueue(store, 3)
-    said: list[str] = []
+    messages: list[str] = []
     with database.outside_transaction() as connection:
         pass  # it stays this thread's
-    connection.set_trace_callback(said.append)
+    connection.set_trace_callback(messages.append)
     claimed(store)
     connection.set_trace_callback(None)
-    asked = [each for each in said if "FROM jobs" in each or "UPDATE jobs" in each]
+    asked = [each for each in messages if "FROM jobs" in each or "UPDATE jobs" in each]
     assert asked
     for statement in asked:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]

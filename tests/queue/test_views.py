@@ -167,13 +167,13 @@ def test_the_revision_rests_while_nothing_changes(database: Database, store: Job
 def test_a_snapshot_of_a_long_queue_does_not_sort_it(database: Database, store: JobStore, view: QueueView) -> None:
     """What waits is read from an index in its order; only grouping by model may need a helper table."""
     enqueue(store, 3)
-    said: list[str] = []
+    messages: list[str] = []
     with database.outside_transaction() as connection:
         pass  # it stays this thread's
-    connection.set_trace_callback(said.append)
+    connection.set_trace_callback(messages.append)
     view.snapshot()
     connection.set_trace_callback(None)
-    ordered = [each for each in said if "FROM jobs" in each and "ORDER BY" in each]
+    ordered = [each for each in messages if "FROM jobs" in each and "ORDER BY" in each]
     assert len(ordered) >= 2
     for statement in ordered:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]

@@ -162,10 +162,10 @@ def test_the_end_is_noted_once_for_the_report(services: Services) -> None:
         store.finish(job.claim, image_of(job), JobTimings(1.0))
         services.batches.note_forecast(job.batch_id)
         assert (services.studio.reports.batch(job.batch_id).forecast is not None) == (place == FORECAST_PICTURES)
-    told = services.studio.reports.batch(job.batch_id).forecast
-    assert told is not None
-    assert told.pictures == FORECAST_PICTURES
-    assert told.told_seconds == pytest.approx(FORECAST_PICTURES, rel=0.01)
+    result = services.studio.reports.batch(job.batch_id).forecast
+    assert result is not None
+    assert result.pictures == FORECAST_PICTURES
+    assert result.told_seconds == pytest.approx(FORECAST_PICTURES, rel=0.01)
     assert "Estimated end" in services.studio.reports.written("md", job.batch_id)
 
 

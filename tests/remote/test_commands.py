@@ -97,9 +97,9 @@ def test_both_print_the_same_for_people(busy: dict[str, str], run: Run, server: 
 
 def test_a_picture_is_told_by_its_address(services: Services, there: Ask, run: Run, server: str) -> None:
     image = made(services)
-    [told] = there("gallery", "--search", "apple")
-    assert told["file"] == f"{server}/images/{image.id}.png"
-    assert told["file"] in run("gallery", "--server", server)[1]
+    [result] = there("gallery", "--search", "apple")
+    assert result["file"] == f"{server}/images/{image.id}.png"
+    assert result["file"] in run("gallery", "--server", server)[1]
 
 
 def test_submit_with_every_setting(services: Services, there: Ask, here: Ask) -> None:
@@ -107,9 +107,9 @@ def test_submit_with_every_setting(services: Services, there: Ask, here: Ask) ->
         "a red apple", "--count", 2, "--seed", 7, *SMALL, "--negative", "blur", "--guidance", 3.5,
         "--sampler", "euler a", "--model", "starter", "--name", "n", "--priority", 5, "--idempotency-key", "k",
     ]  # fmt: skip
-    told = there("submit", *arguments)
-    assert here("submit", *arguments) == told
-    first, second = (services.studio.job(job_id) for job_id in told["job_ids"])
+    result = there("submit", *arguments)
+    assert here("submit", *arguments) == result
+    first, second = (services.studio.job(job_id) for job_id in result["job_ids"])
     assert (first.params.seed, second.params.seed, first.params.width, first.priority) == (7, 8, 128, 5)
     assert there("submit", "apple " * 500)["warnings"]
 
@@ -168,14 +168,14 @@ def test_reports_and_deliveries_are_read_from_there(
     since = ("--since", "2020-01-01", "--until", "2100-01-01")
     for form in ("md", "html", "json"):
         for arguments in ((batch_id,), since):
-            told = run("report", *arguments, "--format", form, "--server", server)
-            assert told == run("report", *arguments, "--format", form)
-            assert told[0] == 0
+            text = run("report", *arguments, "--format", form, "--server", server)
+            assert text == run("report", *arguments, "--format", form)
+            assert text[0] == 0
     assert run("report", "nobody", "--server", server) == run("report", "nobody")
     [delivery_id] = services.deliveries.add(services.notices.add_handled("test"), "{}", {"https://example.com/": 1})
-    [told] = there("webhook", "list")
-    assert told["id"] == delivery_id
-    assert here("webhook", "list") == [told]
+    [text] = there("webhook", "list")
+    assert text["id"] == delivery_id
+    assert here("webhook", "list") == [text]
     services.deliveries.take(delivery_id)
     services.deliveries.settle(delivery_id, False, 500, "", "it answered 500", None)
     assert there("webhook", "resend", delivery_id)["state"] == "waiting"
@@ -184,9 +184,9 @@ def test_reports_and_deliveries_are_read_from_there(
 
 def test_a_recipe_is_read_by_id(services: Services, here: Ask, there: Ask) -> None:
     image = made(services)
-    told = there("recipe", image.id)
-    assert told == here("recipe", image.id)
-    assert told["settings"]["prompt"] == image.params.prompt
+    result = there("recipe", image.id)
+    assert result == here("recipe", image.id)
+    assert result["settings"]["prompt"] == image.params.prompt
 
 
 def test_webhooks(services: Services, here: Ask, there: Ask, run: Run, server: str) -> None:
@@ -218,12 +218,12 @@ def test_lists_go_there_and_come_back(
     file.write_text("prompt,seed\na {red|blue} car,1\nx,2\n", encoding="utf-8")
     check = ["list", file, "--dry-run", "--expansion-seed", 1, "--combinatorial", *SMALL]
     assert there(*check) == here(*check)
-    told = there("list", file, "--priority", 3, *SMALL)
-    batch, counts = services.studio.batch(told["batch_id"])
-    assert (batch.name, counts[State.QUEUED], told["count"]) == ("night", 2, 2)
+    result = there("list", file, "--priority", 3, *SMALL)
+    batch, counts = services.studio.batch(result["batch_id"])
+    assert (batch.name, counts[State.QUEUED], result["count"]) == ("night", 2, 2)
     for form in ("csv", "jsonl"):
-        wanted = run("export", told["batch_id"], "--format", form)
-        assert run("export", told["batch_id"], "--format", form, "--server", server) == wanted
+        expected = run("export", result["batch_id"], "--format", form)
+        assert run("export", result["batch_id"], "--format", form, "--server", server) == expected
     output = tmp_path / "waiting.csv"
     assert run("export", "--waiting", "--output", output, "--server", server)[0] == 0
     assert there("list", output, "--dry-run")["pictures"] == 2
@@ -274,9 +274,9 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_refusal_sounds_the_same(run: Run, unchanged: str, arguments: list[str], words: str) -> None:
-    told = run(*arguments, "--server", unchanged)
-    assert told == run(*arguments)
-    assert (told[0], told[1], words in told[2]) == (2, "", True)
+    text = run(*arguments, "--server", unchanged)
+    assert text == run(*arguments)
+    assert (text[0], text[1], words in text[2]) == (2, "", True)
 
 
 def test_where_a_command_goes(

@@ -148,14 +148,14 @@ def test_a_refused_worker_ends_with_one_sentence_and_no_traceback(
 
 
 def test_a_worker_that_hangs_is_told_to_end(services: Services, studio: Studio, files: Any) -> None:
-    told: list[bool] = []
+    reports: list[bool] = []
     [job_id] = enqueue(services.jobs)
-    dispatch = joined(studio, files, on_hung=lambda: told.append(True))
+    dispatch = joined(studio, files, on_hung=lambda: reports.append(True))
     dispatch.claim("")
     slots.recover_hung(services, "attic.cpu0")
     assert services.jobs.get(job_id).state is State.QUEUED
     dispatch.heartbeat()  # its heartbeat hears it; a real one ends its process
-    assert told == [True]
+    assert reports == [True]
 
 
 def test_a_cancel_is_heard_within_a_second(services: Services, studio: Studio, files: Any) -> None:

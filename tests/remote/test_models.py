@@ -36,10 +36,10 @@ class Source:
         return httpx.Client(base_url="http://studio", transport=httpx.MockTransport(self._answer))
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        wanted = request.headers.get("range", "")
-        self.ranges.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        return httpx.Response(206 if wanted else 200, content=self._pieces(start))
+        requested = request.headers.get("range", "")
+        self.ranges.append(requested)
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
+        return httpx.Response(206 if requested else 200, content=self._pieces(start))
 
     def _pieces(self, start: int) -> Iterator[bytes]:
         if self.cut:

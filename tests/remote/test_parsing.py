@@ -36,7 +36,7 @@ def test_a_model(services: Services) -> None:
 
 
 def test_names_of_a_newer_server_are_passed_over_and_of_an_older_one_left_empty(store: JobStore) -> None:
-    told = serializers.job(in_state(store, State.QUEUED))
-    assert studio.parse_job(told | {"colour": "red"}) == studio.parse_job(told)
-    del told["owner"], told["lane"], told["step"]
-    assert studio.parse_job(told).owner == ""
+    result = serializers.job(in_state(store, State.QUEUED))
+    assert studio.parse_job(result | {"colour": "red"}) == studio.parse_job(result)
+    del result["owner"], result["lane"], result["step"]
+    assert studio.parse_job(result).owner == ""

@@ -32,11 +32,11 @@ def served(handler: Handler, token: str = "") -> RemoteServer:
 
 
 def refused(status: int, code: str, message: str, **more: Any) -> Handler:
-    told = {"error": {"code": code, "message": message} | more}
+    result = {"error": {"code": code, "message": message} | more}
     return lambda request: (
         httpx.Response(200, json={"version": "0.0.1"})
         if request.url.path == "/healthz"
-        else httpx.Response(status, json=told)
+        else httpx.Response(status, json=result)
     )
 
 

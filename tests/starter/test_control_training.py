@@ -17,13 +17,13 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets" / "starter"
 
 
 def test_overlap_counts_edges_within_two_pixels_on_both_sides() -> None:
-    wanted = np.zeros((3, 40, 40), bool)
-    wanted[:, 10, 5:35] = True
-    made = np.zeros_like(wanted)
+    requested = np.zeros((3, 40, 40), bool)
+    requested[:, 10, 5:35] = True
+    made = np.zeros_like(requested)
     made[0, 12, 5:35] = True  # two pixels off
     made[1, 15, 5:35] = True  # five pixels off
     made[2, 10, 5:20] = True  # half of it
-    assert np.allclose(control_evaluation.overlap(wanted, made), [1, 0, 2 / 3 * 1.04], atol=0.05)
+    assert np.allclose(control_evaluation.overlap(requested, made), [1, 0, 2 / 3 * 1.04], atol=0.05)
 
 
 def test_things_to_train_with_and_to_evaluate_with_differ() -> None:

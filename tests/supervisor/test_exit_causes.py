@@ -79,9 +79,10 @@ def test_a_job_that_took_down_its_workers_keeps_the_cause(services: Services, se
     assert job.failure.message == exit_causes.OUT_OF_MEMORY
     assert "10:00 error line 39 (ValueError: x)" in job.failure.detail
     assert "line 20 " not in job.failure.detail
-    told = serializers.job(job)["error"]["cause"]
+    result = serializers.job(job)["error"]["cause"]
     assert (
-        told == "process 71 ended by signal 9 (SIGKILL); the system's out-of-memory killer ended it (the kernel's log)"
+        result
+        == "process 71 ended by signal 9 (SIGKILL); the system's out-of-memory killer ended it (the kernel's log)"
     )
 
 

@@ -84,7 +84,7 @@ def test_a_gallery_shared_on_purpose_is_no_complaint(old: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "messages"),
     [
         (PermissionError(errno.EPERM, "Operation not permitted"), "another user"),
         (OSError(errno.ENOTSUP, "Operation not supported"), "not supported"),
@@ -94,7 +94,11 @@ def test_a_gallery_shared_on_purpose_is_no_complaint(old: Settings) -> None:
     ids=["owner", "unsupported", "read-only", "ignored"],
 )
 def test_a_file_system_that_refuses_is_told_and_no_failure(
-    old: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError | None, said: str
+    old: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: OSError | None,
+    messages: str,
 ) -> None:
     def refuse(path: Path, mode: int, **more: Any) -> None:
         if error:
@@ -104,7 +108,7 @@ def test_a_file_system_that_refuses_is_told_and_no_failure(
     with caplog.at_level(logging.WARNING):
         check_modes(old)
     assert f"{old.database_file} stays 0644" in caplog.text
-    assert said in caplog.text
+    assert messages in caplog.text
     assert all(each.problem for each in close_all(old))
 
 

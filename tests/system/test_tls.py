@@ -27,10 +27,10 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_it_is_for_this_machines_names_and_those_that_are_asked_for(pair: tuple[Path, Path]) -> None:
     names, fingerprint = network.self_signed(*pair, ["studio.example", "192.0.2.7"])
     found = x509.load_pem_x509_certificate(pair[0].read_bytes())
-    told = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {"localhost", "studio.example"} <= set(told.get_values_for_type(x509.DNSName))
+    result = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {"localhost", "studio.example"} <= set(result.get_values_for_type(x509.DNSName))
     assert {ipaddress.ip_address(each) for each in ("127.0.0.1", "192.0.2.7")} <= set(
-        told.get_values_for_type(x509.IPAddress)
+        result.get_values_for_type(x509.IPAddress)
     )
     assert "studio.example" in names
     assert len(fingerprint) == 95

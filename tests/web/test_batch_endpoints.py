@@ -17,8 +17,8 @@ def test_every_endpoint_says_its_sentence(services: Services) -> None:
     assert call("batches")()["batches"][0]["id"] == grid["batch_id"]
     assert call("edit_batch")(grid["batch_id"], name="owls", guidance=2.0)["changed"] == 2
     assert call("edit_batch")(grid["batch_id"], name="pets") == {"changed": 0, "warnings": []}
-    told = call("batch")(grid["batch_id"])
-    assert (told["name"], told["window"], told["grid"]["x"]["values"]) == ("pets", "23:00-07:00", ["2", "3"])
+    answer = call("batch")(grid["batch_id"])
+    assert (answer["name"], answer["window"], answer["grid"]["x"]["values"]) == ("pets", "23:00-07:00", ["2", "3"])
     assert len(call("duplicate_batch")(grid["batch_id"])["job_ids"]) == 2
     assert call("queue_window")("23:00-07:00") == {"window": "23:00-07:00"}
     assert call("import_queue")(written.export_queue()["text"])["count"] == 4

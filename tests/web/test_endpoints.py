@@ -60,11 +60,11 @@ def call(api: Client, name: str, **arguments: Any) -> Any:
 
 
 def test_the_endpoints_are_these_and_documented(api: Client) -> None:
-    told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(told) == {f"/{name}" for name in NAMES}
+    result = api.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(result) == {f"/{name}" for name in NAMES}
     required = {
         name: [p["parameter_name"] for p in each["parameters"] if not p["parameter_has_default"]]
-        for name, each in told.items()
+        for name, each in result.items()
     }
     assert required["/submit"] == required["/generate"] == ["prompt"]
     info = httpx.get(f"{api.src.rstrip('/')}/gradio_api/info").json()["named_endpoints"]
@@ -72,8 +72,8 @@ def test_the_endpoints_are_these_and_documented(api: Client) -> None:
 
 
 def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
-    told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
-    named = [each["parameter_name"] for each in told["parameters"]]
+    result = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
+    named = [each["parameter_name"] for each in result["parameters"]]
     assert named == ["prompt", *SETTINGS, *BATCH_OPTIONS, "count", "name", "priority", "idempotency_key", "expand"]
 
 
@@ -353,11 +353,11 @@ def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(api: Client) -> N
 def test_watch_tells_what_happens_until_the_end(api: Client, site: Site) -> None:
     receipt = call(api, "submit", prompt="watched [slow:0.1]", **SMALL)
     [job_id] = receipt["job_ids"]
-    told = list(api.submit(job_id=job_id, api_name="/watch"))
-    names = [each["event"] for each in told]
+    answer = list(api.submit(job_id=job_id, api_name="/watch"))
+    names = [each["event"] for each in answer]
     assert (names[0], names[-1], set(names)) == ("state", "end", {"state", "progress", "end"})
-    assert [each["data"]["state"] for each in told if each["event"] == "state"] == ["queued", "running", "done"]
-    assert told[-1]["data"]["image"]["id"] == job_id
+    assert [each["data"]["state"] for each in answer if each["event"] == "state"] == ["queued", "running", "done"]
+    assert answer[-1]["data"]["image"]["id"] == job_id
     whole = list(api.submit(batch_id=receipt["batch_id"], api_name="/watch"))[-1]
     assert whole["data"]["counts"]["done"] == 1
 
@@ -385,9 +385,9 @@ def test_a_file_becomes_a_source(api: Client, site: Site, tmp_path: Any) -> None
     from PIL import Image as PIL
 
     PIL.new("RGB", (128, 128), "red").save(tmp_path / "apple.png")
-    told = call(api, "add_source", picture=handle_file(tmp_path / "apple.png"))
-    assert (told["width"], told["height"]) == (128, 128)
-    answer = call(api, "generate", prompt="a green apple", source=told["id"], strength=0.5, steps=4)
+    content = call(api, "add_source", picture=handle_file(tmp_path / "apple.png"))
+    assert (content["width"], content["height"]) == (128, 128)
+    answer = call(api, "generate", prompt="a green apple", source=content["id"], strength=0.5, steps=4)
     assert answer["jobs"][0]["params"]["kind"] == "img2img"
     assert answer["jobs"][0]["state"] == "done"
     (tmp_path / "no.txt").write_text("no picture")

@@ -33,14 +33,14 @@ def image_in(services: Services) -> tuple[Image, Path]:
 def test_its_address_has_its_suffix_and_its_media_type(other: Services, form: str) -> None:
     image, path = image_in(other)
     client = client_of(other)
-    told = client.get(f"/api/v1/images/{image.id}").json()
-    assert told["url"] == f"/images/{image.id}{image.suffix}"
-    answer = client.get(told["url"])
+    content = client.get(f"/api/v1/images/{image.id}").json()
+    assert content["url"] == f"/images/{image.id}{image.suffix}"
+    answer = client.get(content["url"])
     assert (answer.content, answer.headers["Content-Type"]) == (path.read_bytes(), f"image/{form}")
     old = client.get(f"/images/{image.id}.png", follow_redirects=False)
-    assert (old.status_code, old.headers["Location"]) == (307, told["url"])
+    assert (old.status_code, old.headers["Location"]) == (307, content["url"])
     assert client.get(f"/images/{image.id}.gif").status_code == 404
-    named = client.get(f"{told['url']}?download=1").headers["Content-Disposition"]
+    named = client.get(f"{content['url']}?download=1").headers["Content-Disposition"]
     assert image.suffix in named
 
 

@@ -55,10 +55,11 @@ LIKE_STARTER = (catalog.STARTER_DEFAULTS, catalog.STARTER_LIMITS)
 
 def test_what_is_filled_in_is_read_back() -> None:
     recipe = params(seed=2**32 - 1, guidance=7.25)
-    given = form.read(form.fill(recipe))
-    assert (given.pop("count"), given.pop("styles"), given.pop("expand")) == (1, [], "")
+    options = form.read(form.fill(recipe))
+    assert (options.pop("count"), options.pop("styles"), options.pop("expand")) == (1, [], "")
     assert (
-        validate.complete("starter", *LIKE_STARTER, given.pop("prompt"), {**given, "model": "starter"}, NONE) == recipe
+        validate.complete("starter", *LIKE_STARTER, options.pop("prompt"), {**options, "model": "starter"}, NONE)
+        == recipe
     )
 
 

@@ -136,17 +136,17 @@ def test_a_lost_thumbnail_is_drawn_again(elsewhere: Services, client: TestClient
 def test_a_source_is_sent_used_and_let_go(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     file = io.BytesIO()
     PIL.new("RGB", (128, 128), "teal").save(file, "PNG")
-    told = client.post("/api/v1/sources", content=file.getvalue()).json()
-    assert client.get(told["url"]).content == blobs.open(f"sources/{told['id'][:2]}/{told['id']}.png").read()
-    [image_id] = worked(elsewhere, client, source=told["id"], strength=0.5)
-    assert elsewhere.studio.image(image_id).params.source == told["id"]
+    answer = client.post("/api/v1/sources", content=file.getvalue()).json()
+    assert client.get(answer["url"]).content == blobs.open(f"sources/{answer['id'][:2]}/{answer['id']}.png").read()
+    [image_id] = worked(elsewhere, client, source=answer["id"], strength=0.5)
+    assert elsewhere.studio.image(image_id).params.source == answer["id"]
     again = client.post(f"/api/v1/images/{image_id}/source").json()
-    assert again["id"] != told["id"]
-    for source_id in (told["id"], again["id"]):
+    assert again["id"] != answer["id"]
+    for source_id in (answer["id"], again["id"]):
         key = f"sources/{source_id[:2]}/{source_id}.png"
         blobs._kept[key] = blobs._kept[key][0], time.time() - 31 * 86400
     housekeeping.delete_expired(elsewhere)
-    assert keys(blobs, "sources/") == [f"sources/{told['id'][:2]}/{told['id']}.png"]  # a picture was made from it
+    assert keys(blobs, "sources/") == [f"sources/{answer['id'][:2]}/{answer['id']}.png"]  # a picture was made from it
 
 
 def test_previews_come_and_go(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:

@@ -72,12 +72,12 @@ def test_what_cannot_be_written_is_not_ready(
     words = {"gallery": "gallery cannot be used", "database": "app.db cannot be written", "hangs": "does not respond"}
     assert answer.json()["reason"].startswith(words[fault]) or fault == "hangs"
     assert words[fault] in answer.json()["reason"]
-    told = (
+    result = (
         [each.text for each in examine(services.settings, open_files(services.settings)) if each.name == "storage"]
         if fault == "gallery"
         else []
     )
-    assert all("gallery cannot be used" in each for each in told)
+    assert all("gallery cannot be used" in each for each in result)
     answers.set()
     monkeypatch.undo()
     if fault == "gallery":

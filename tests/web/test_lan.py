@@ -13,8 +13,8 @@ from diffusion_local.web.page_html import shell
 from tests.web.test_page import click
 
 
-def settings(**given: object) -> Settings:
-    return Settings(home=Path("unused"), **given)  # type: ignore[arg-type]
+def settings(**options: object) -> Settings:
+    return Settings(home=Path("unused"), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]"])

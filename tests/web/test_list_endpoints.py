@@ -16,19 +16,25 @@ NAMES = ("check_list", "submit_list")
 
 def test_check_list_answers_in_plain_values_and_enqueues_nothing(services: Services) -> None:
     check = gradio_endpoint(services.studio, "check_list")
-    told = check("{red|blue} car\nx --mood 3", expand="all", width=128, height=128, steps=2, count=2)
-    assert (told["pictures"], told["models"], told["first"][:3:2]) == (4, {"starter": 4}, ["red car", "blue car"])
-    assert told["bad_lines"][0]["line"] == 2
+    text = check("{red|blue} car\nx --mood 3", expand="all", width=128, height=128, steps=2, count=2)
+    assert (text["pictures"], text["models"], text["first"][:3:2]) == (4, {"starter": 4}, ["red car", "blue car"])
+    assert text["bad_lines"][0]["line"] == 2
     assert services.studio.jobs() == []
 
 
 def test_submit_list_enqueues_one_batch(services: Services) -> None:
     text = "prompt,seed\na castle,7\n"
-    told = gradio_endpoint(services.studio, "submit_list")(
+    result = gradio_endpoint(services.studio, "submit_list")(
         text, "csv", name="n", priority=5, idempotency_key="k", steps=3
     )
     [job] = services.studio.jobs()
-    assert (told["count"], told["job_ids"], job.priority, job.params.steps, job.params.seed) == (1, [job.id], 5, 3, 7)
+    assert (result["count"], result["job_ids"], job.priority, job.params.steps, job.params.seed) == (
+        1,
+        [job.id],
+        5,
+        3,
+        7,
+    )
     with pytest.raises(InvalidParams, match="1 bad line"):
         gradio_endpoint(services.studio, "submit_list")("a\n--seed 1")
     assert gradio_endpoint(services.studio, "submit_list")("a\n--seed 1", skip_bad_lines=True)["bad_count"] == 1
@@ -46,6 +52,6 @@ def test_a_program_submits_a_list_and_its_pictures_are_made(site: Site) -> None:
     api = Client(site.url, verbose=False, httpx_kwargs={"timeout": 60})
     check = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/check_list")
     assert check["pictures"] == 2
-    told = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/submit_list")
-    ended = site.services.studio.wait(told["job_ids"], 60)
+    answer = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/submit_list")
+    ended = site.services.studio.wait(answer["job_ids"], 60)
     assert [job.state for job in ended] == [State.DONE, State.DONE]

@@ -91,14 +91,14 @@ def test_a_model_brings_its_defaults_where_they_were_not_changed(services: Servi
     sdxl = services.settings.models / "big"
     sdxl.mkdir(parents=True)
     (sdxl / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    told, shape, before, *values = tab_create.on_model(
+    result, shape, before, *values = tab_create.on_model(
         services.studio, "big", starter.id, 256, 256, 12, 3.5, "DPM++ 2M"
     )
-    assert "not ready" in told
+    assert "not ready" in result
     assert (before, values) == ("big", [1024, 1024, 30, 6.0, "DPM++ 2M"])
     assert shape.value == "1024x1024"
-    told, shape, before, *values = tab_create.on_model(services.studio, "starter", "big", 768, 1368, 99, 6.0, "Heun")
-    assert (told, before, values[2:]) == ("", "starter", [99, 3.5, "Heun"])
+    result, shape, before, *values = tab_create.on_model(services.studio, "starter", "big", 768, 1368, 99, 6.0, "Heun")
+    assert (result, before, values[2:]) == ("", "starter", [99, 3.5, "Heun"])
     assert shape.value == f"{values[0]}x{values[1]}"
     assert values[0] < values[1] <= 512
 
@@ -187,12 +187,12 @@ def test_unknown_words_are_shown_beside_the_prompt_and_not_as_a_warning(services
 def test_each_source_picture_makes_a_batch(services: Services) -> None:
     studio = services.studio
     ids = [studio.sources.from_image(made(services, seed=seed).id).id for seed in (1, 2)]
-    given = {"kind": "img2img", "source": " ".join(ids), "strength": 0.5, "count": 2}
-    told, batches = press(services, "a key", **given)
-    assert told == ""
+    options = {"kind": "img2img", "source": " ".join(ids), "strength": 0.5, "count": 2}
+    result, batches = press(services, "a key", **options)
+    assert result == ""
     found = [{job.params.source for job in studio.jobs(batch_id=each)} for each in batches.split()]
     assert found == [{ids[0]}, {ids[1]}]
-    assert press(services, "a key", **given)[1] == batches  # sent twice, it makes nothing twice
+    assert press(services, "a key", **options)[1] == batches  # sent twice, it makes nothing twice
 
 
 def test_a_selection_is_moved_raised_and_cancelled(services: Services) -> None:

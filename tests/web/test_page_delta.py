@@ -194,13 +194,13 @@ def test_an_unchanged_page_gets_an_answer_without_a_body(client: TestClient, ser
     first = client.post("/look", json=body)
     assert len(first.content) > 5000
     assert first.headers["Cache-Control"] == "no-store"
-    told = first.json()
-    assert told["version"] == __version__
-    assert set(told["parts"]) == {"now", "notices", "gallery", "tiles"}
-    again = client.post("/look", json=body | {"seen": told["seen"]})
+    answer = first.json()
+    assert answer["version"] == __version__
+    assert set(answer["parts"]) == {"now", "notices", "gallery", "tiles"}
+    again = client.post("/look", json=body | {"seen": answer["seen"]})
     assert (again.status_code, again.content) == (204, b"")
     made(services, "a blue heart")
-    assert "a blue heart" in client.post("/look", json=body | {"seen": told["seen"]}).json()["parts"]["tiles"]
+    assert "a blue heart" in client.post("/look", json=body | {"seen": answer["seen"]}).json()["parts"]["tiles"]
 
 
 def test_a_look_that_cannot_be_read_is_told(client: TestClient) -> None:

@@ -114,9 +114,9 @@ def test_an_unreadable_home_is_said_in_one_line(tmp_path: Path) -> None:
     environ = os.environ | {ENVIRONMENT_PREFIX + "HOME": str(tmp_path), ENVIRONMENT_PREFIX + "PORT": str(free_port())}
     child = fork("web", main_of("diffusion_local.web"), env=environ, log=tmp_path / "web.out")
     assert child.wait(60) == 2
-    told = child.log_path.read_text()
-    assert told.startswith("diffusion-local: ")
-    assert "Traceback" not in told
+    text = child.log_path.read_text()
+    assert text.startswith("diffusion-local: ")
+    assert "Traceback" not in text
 
 
 def aside(work: Callable[[Any], Any], app: Any) -> None:
@@ -130,18 +130,18 @@ def test_the_first_visitor_does_not_wait_for_the_routes(services: Services) -> N
     from diffusion_local.web.app import create_app
 
     app = create_app(services.studio, services.settings, services=services)
-    told: list[Any] = []
+    reports: list[Any] = []
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         async def tell(message: Any) -> None:
-            told.append((scope["path"], message.get("status"), len(message.get("body", b""))))
+            reports.append((scope["path"], message.get("status"), len(message.get("body", b""))))
             await send(message)
 
         await app.router(scope, receive, tell)
 
     aside(draw_once, SimpleNamespace(router=watched))
-    assert ("/", 200, 0) in told
-    assert sum(size for _, _, size in told) > 10_000  # the page, whole
+    assert ("/", 200, 0) in reports
+    assert sum(size for _, _, size in reports) > 10_000  # the page, whole
 
 
 def test_a_page_that_cannot_be_drawn_in_advance_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -45,35 +45,35 @@ def asked(settings: Settings, address: str, path: str = "/jobs", headers: Any = 
 
 
 def test_a_trusted_proxy_says_who_asked_and_how(settings: Settings) -> None:
-    told = asked(settings, PROXY)
-    assert (told["client"], told["scheme"], told["host"]) == ("192.0.2.7", "https", "studio.example")
-    assert "x-forwarded-for" not in told["headers"]
-    assert "x-forwarded-host" not in told["headers"]
+    result = asked(settings, PROXY)
+    assert (result["client"], result["scheme"], result["host"]) == ("192.0.2.7", "https", "studio.example")
+    assert "x-forwarded-for" not in result["headers"]
+    assert "x-forwarded-host" not in result["headers"]
 
 
 def test_a_stranger_says_nothing(settings: Settings) -> None:
-    told = asked(settings, STRANGER)
-    assert (told["client"], told["scheme"], told["host"]) == (STRANGER, "http", "inside:7860")
-    assert not [name for name in told["headers"] if "forwarded" in name]
+    result = asked(settings, STRANGER)
+    assert (result["client"], result["scheme"], result["host"]) == (STRANGER, "http", "inside:7860")
+    assert not [name for name in result["headers"] if "forwarded" in name]
 
 
 def test_what_a_caller_wrote_before_the_proxy_is_not_believed(settings: Settings) -> None:
-    told = asked(settings, PROXY, headers={"X-Forwarded-For": "1.2.3.4, 192.0.2.7, 10.1.2.3"})
-    assert told["client"] == "192.0.2.7"
+    result = asked(settings, PROXY, headers={"X-Forwarded-For": "1.2.3.4, 192.0.2.7, 10.1.2.3"})
+    assert result["client"] == "192.0.2.7"
 
 
 @pytest.mark.parametrize("address", [PROXY, STRANGER])
 def test_other_ways_to_say_it_are_removed_from_everybody(settings: Settings, address: str) -> None:
-    told = asked(settings, address, headers={name.decode(): "evil.example" for name in NEVER_TAKEN})
-    assert not set(told["headers"]) & {name.decode() for name in NEVER_TAKEN}
+    result = asked(settings, address, headers={name.decode(): "evil.example" for name in NEVER_TAKEN})
+    assert not set(result["headers"]) & {name.decode() for name in NEVER_TAKEN}
 
 
 @pytest.mark.parametrize("path", ["/studio/jobs", "/jobs"])
 def test_below_a_path_with_the_prefix_or_without(settings: Settings, path: str) -> None:
-    told = asked(settings, PROXY, path, root_path="/studio/")
-    assert told["path"] == "/jobs"
-    assert told["base"] == "https://studio.example/studio/"
-    assert told["picture"] == "/studio/images/x.png"
+    result = asked(settings, PROXY, path, root_path="/studio/")
+    assert result["path"] == "/jobs"
+    assert result["base"] == "https://studio.example/studio/"
+    assert result["picture"] == "/studio/images/x.png"
     assert serializers.picture_url("x") == "/images/x.png"
 
 

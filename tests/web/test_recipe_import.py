@@ -23,39 +23,41 @@ def recipe(text: str) -> str:
 
 
 def fill(services: Services, text: str, **before: Any) -> tuple[str, dict[str, Any]]:
-    told, *values = recipe_import.fill_form(services.studio, text, *(dict.fromkeys(form.FORM_FIELDS) | before).values())
-    return told, dict(zip(form.FORM_FIELDS, values, strict=True))
+    result, *values = recipe_import.fill_form(
+        services.studio, text, *(dict.fromkeys(form.FORM_FIELDS) | before).values()
+    )
+    return result, dict(zip(form.FORM_FIELDS, values, strict=True))
 
 
 def test_our_own_recipe_comes_back_and_says_what_changed(services: Services) -> None:
     image = made(services, seed=4242)
     now = dict(zip(form.FORM_FIELDS, form.fill(image.params), strict=True))
     ours = json.dumps({"settings": image.params.to_dict(), "facts": {}, "others": {}})
-    told, values = fill(services, ours, **now | {"steps": 50})
+    result, values = fill(services, ours, **now | {"steps": 50})
     assert values == now
-    assert "Applied: Steps</span>" in told
-    assert "left out" not in told
+    assert "Applied: Steps</span>" in result
+    assert "left out" not in result
 
 
 def test_another_tools_recipe_fills_the_form_and_names_what_is_not_here(services: Services) -> None:
-    told, values = fill(services, recipe(FOREIGN), model="starter", seed="7")
+    result, values = fill(services, recipe(FOREIGN), model="starter", seed="7")
     assert values["model"] == SKIP
     expected = {"prompt": "a castle", "negative": "lowres", "steps": 28, "guidance": 7.5, "width": 192, "seed": ""}
     assert {name: values[name] for name in expected} == expected
     assert (values["sampler"], values["loras"], values["vae"], values["kind"]) == ("DPM++ 2M", "", "", "txt2img")
     lost = "VAE bright; LoRA ink; its source image; Model &lt;b&gt;dream; Sampler DPM adaptive"
-    assert f"left out: {lost}" in told
+    assert f"left out: {lost}" in result
 
 
 def test_a_model_is_known_by_its_files_name_in_any_case(services: Services) -> None:
     write_header(services.settings.models / "Dream.safetensors", files.SDXL, {"modelspec.title": "The dream"})
     for named in ("dream", "the DREAM"):
-        told, values = fill(services, recipe(f"a cat\nSteps: 9, Sampler: Euler, Seed: 7, Model: {named}"))
+        result, values = fill(services, recipe(f"a cat\nSteps: 9, Sampler: Euler, Seed: 7, Model: {named}"))
         assert values["model"] == "Dream"
-        assert (values["sampler"], values["seed"], "left out" in told) == ("Euler", "7", False)
+        assert (values["sampler"], values["seed"], "left out" in result) == ("Euler", "7", False)
 
 
 def test_nonsense_changes_nothing(services: Services) -> None:
     for nonsense in ("", "{}", "[]", '{"settings": 7, "others": {}}', "null", "[" * 100_000):
-        told, values = fill(services, nonsense)
-        assert (told, all(value == SKIP for value in values.values())) == (SKIP, True)
+        result, values = fill(services, nonsense)
+        assert (result, all(value == SKIP for value in values.values())) == (SKIP, True)

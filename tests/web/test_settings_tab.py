@@ -143,9 +143,9 @@ def test_a_damaged_file_is_told_in_its_place(services: Services) -> None:
 
 def test_the_tab_is_drawn_anew_for_another_file(services: Services) -> None:
     services.studio.health.findings()
-    told, _ = page_delta.delta_since(services.studio, "", "settings", [])
+    result, _ = page_delta.delta_since(services.studio, "", "settings", [])
     (services.settings.home / "config.toml").write_text("max_count = 5")
-    assert "after a restart" in page_delta.delta_since(services.studio, told, "settings", [])[1]["settings"]
+    assert "after a restart" in page_delta.delta_since(services.studio, result, "settings", [])[1]["settings"]
 
 
 def test_it_speaks_chinese(services: Services) -> None:

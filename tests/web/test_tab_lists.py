@@ -40,8 +40,8 @@ def press(services: Services, verb: str, key: str = "", sent: str = "", **change
 def act(services: Services, verb: str, key: str = "") -> dict[str, Any]:
     values = actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
     names = ("toast", "receipt", "tabs", "panel", "told", "batches")
-    told = dict(zip(names, values, strict=False))
-    return {name: value for name, value in told.items() if value != {"__type__": "update"}}
+    result = dict(zip(names, values, strict=False))
+    return {name: value for name, value in result.items() if value != {"__type__": "update"}}
 
 
 def batch_of(services: Services, text: str = "a red apple\na blue heart", **more: Any) -> str:
@@ -69,8 +69,8 @@ def test_a_cleared_number_is_as_it_was_offered() -> None:
 
 
 def test_an_axis_is_its_field_and_values() -> None:
-    given = form(mode="grid", prompt="a red apple", axis_x="lora moss", values_x="0.5,1", size="128x256")
-    prompt, settings = form_lists.read(given).axes
+    value = form(mode="grid", prompt="a red apple", axis_x="lora moss", values_x="0.5,1", size="128x256")
+    prompt, settings = form_lists.read(value).axes
     assert prompt == "a red apple"
     assert settings == {"width": 128, "height": 256, "x": "lora moss: 0.5,1", "y": "", "z": ""}
     with pytest.raises(InvalidParams, match="size"):
@@ -81,12 +81,12 @@ def test_an_axis_is_its_field_and_values() -> None:
 
 
 def test_a_check_tells_the_bad_line_and_queues_nothing(services: Services) -> None:
-    told = check(services, text="a red apple\na pear --steps many\na {red|blue} boat --count 3", **SMALL)
-    assert ">4 pictures<" in told
-    assert "from 2 lines" in told
-    assert "<td>2</td>" in told
-    assert "<b>Steps</b> must be" in told
-    assert "Queue 4 pictures, skip 1 bad line<" in told
+    text = check(services, text="a red apple\na pear --steps many\na {red|blue} boat --count 3", **SMALL)
+    assert ">4 pictures<" in text
+    assert "from 2 lines" in text
+    assert "<td>2</td>" in text
+    assert "<b>Steps</b> must be" in text
+    assert "Queue 4 pictures, skip 1 bad line<" in text
     assert services.studio.snapshot().counts[State.QUEUED] == 0
     with speaking("zh"):
         assert "<b>步数</b> 必须" in check(services, text="a pear --steps many\na plum", **SMALL)
@@ -106,16 +106,16 @@ def test_a_check_tells_the_bad_line_and_queues_nothing(services: Services) -> No
     ],
 )
 def test_what_cannot_be_is_told_by_its_label(services: Services, changes: dict[str, Any], words: str) -> None:
-    told = check(services, **changes)
-    assert words in told
-    assert "queue_" not in told
-    assert "<b>nothing" not in told
+    text = check(services, **changes)
+    assert words in text
+    assert "queue_" not in text
+    assert "<b>nothing" not in text
 
 
 def test_what_is_queued_is_what_was_shown_and_twice_is_once(services: Services) -> None:
     options = {"text": "a {red|blue|green|black|white} boat --count 5\nbad --steps x", "name": "Boats", **SMALL}
-    told = check(services, **options)
-    key = told.partition('data-do="queue_skipping" data-id="')[2].partition('"')[0]
+    text = check(services, **options)
+    key = text.partition('data-do="queue_skipping" data-id="')[2].partition('"')[0]
     seed = int(key.split()[1])
     assert "1 bad line" in press(services, "queue_list", key, **options)  # not skipped unless it was said
     for _ in range(2):
@@ -129,9 +129,9 @@ def test_what_is_queued_is_what_was_shown_and_twice_is_once(services: Services) 
 def test_a_grid_is_counted_and_queued(services: Services) -> None:
     options = {"mode": "grid", "prompt": "a red apple", "axis_x": "prompt", "values_x": "red,blue"}
     options |= {"axis_y": "steps", "values_y": "1-3", "size": "128x128"}
-    told = check(services, **options)
-    assert ">6 pictures<" in told
-    assert "2 × 3" in told
+    text = check(services, **options)
+    assert ">6 pictures<" in text
+    assert "2 × 3" in text
     assert "In the queue: 6 pictures" in press(services, "queue_grid", "key", **options)
     assert services.studio.snapshot().counts[State.QUEUED] == 6
 
@@ -155,8 +155,8 @@ def test_a_file_becomes_the_list(services: Services) -> None:
         "csv",
         "night",
     ]
-    told = tab_lists.on_file(services.studio, sent("list", "a.txt", b"\0\1\2" * 100))[0]
-    assert "List is a binary file" in told
+    text = tab_lists.on_file(services.studio, sent("list", "a.txt", b"\0\1\2" * 100))[0]
+    assert "List is a binary file" in text
 
 
 @pytest.mark.parametrize("written", ["", "{}", "[]", '{"what": "list", "name": "a", "data": "§"}', "null"])
@@ -169,9 +169,9 @@ def test_the_queue_comes_from_a_file_without_its_bad_lines_if_so_wished(services
     lines = "".join(services.studio.queue_file.export())
     services.studio.queue.cancel(waiting=True)
     written = sent("queue", "q.jsonl", (lines + "nonsense\n").encode())
-    told = tab_lists.on_file(services.studio, written)[0]
-    assert "1 bad line" in told
-    assert "import_skipping" in told
+    text = tab_lists.on_file(services.studio, written)[0]
+    assert "1 bad line" in text
+    assert "import_skipping" in text
     assert services.studio.snapshot().counts[State.QUEUED] == 0
     assert "In the queue: 2 pictures" in press(services, "import_skipping", sent=written)
     assert services.studio.snapshot().counts[State.QUEUED] == 2
@@ -186,10 +186,10 @@ def test_the_list_of_batches_has_no_single_pictures_that_somebody_waits_for(serv
     assert "{red|blue|green}" in shown(services)
     several = services.studio.submit("a red apple", count=2).batch_id
     listed = batch_of(services, name="<i>Night</i>")
-    told = shown(services)
-    assert told.index(f'data-key="{listed}"') < told.index(f'data-key="{several}"')
-    assert "&lt;i&gt;Night" in told
-    assert told.count("batch-line") == 2
+    text = shown(services)
+    assert text.index(f'data-key="{listed}"') < text.index(f'data-key="{several}"')
+    assert "&lt;i&gt;Night" in text
+    assert text.count("batch-line") == 2
 
 
 def test_pages_of_batches(services: Services) -> None:
@@ -208,11 +208,11 @@ def test_how_far_a_batch_is(services: Services) -> None:
     services.studio.batches.edit(batch_id, window="")
     drawn(services, claimed(services.jobs))
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
-    told = shown(services)
-    assert "1 of 3 pictures done" in told
-    assert "1 failed" in told
-    assert 'aria-valuenow="66.7"' in told
-    assert f"/api/v1/batches/{batch_id}/sheet.webp" in told
+    text = shown(services)
+    assert "1 of 3 pictures done" in text
+    assert "1 failed" in text
+    assert 'aria-valuenow="66.7"' in text
+    assert f"/api/v1/batches/{batch_id}/sheet.webp" in text
     assert "Queued again: 1 picture" in act(services, "batch_again", batch_id)["toast"]
     services.studio.queue.cancel(batch_id=batch_id)
     assert "Finished" in shown(services)
@@ -246,9 +246,9 @@ def test_renaming_copying_and_arranging(services: Services) -> None:
 def test_what_waits_is_changed_by_the_panel(services: Services) -> None:
     batch_id = batch_of(services, window="23:00-07:00")
     assert 'value="23:00-07:00"' in act(services, "batch_panel", batch_id)["panel"]
-    told = act(services, "batch_change", f"{batch_id}\nmodel=&size=256x128&steps=3&window=")
-    assert "Changed: 2 pictures" in told["toast"]
-    assert told["panel"] == ""
+    text = act(services, "batch_change", f"{batch_id}\nmodel=&size=256x128&steps=3&window=")
+    assert "Changed: 2 pictures" in text["toast"]
+    assert text["panel"] == ""
     jobs = services.studio.jobs(batch_id=batch_id)
     assert {(job.params.width, job.params.height, job.params.steps) for job in jobs} == {(256, 128, 3)}
     assert services.studio.batches.get(batch_id).batch.window == ""

@@ -184,8 +184,8 @@ def test_now_line_tells_the_time_left_unless_no_worker_answers() -> None:
 def test_a_paused_queue_can_be_resumed_from_the_now_line_and_a_dead_worker_is_told_beside() -> None:
     shown = snapshot(paused=True, workers=[worker("idle", seen=60)])
     assert 'data-do="resume"' in view_now.now_line(shown, NOW)
-    told = view_now.worker_notice(shown, NOW)
-    assert "is not responding" in told
+    result = view_now.worker_notice(shown, NOW)
+    assert "is not responding" in result
     assert "Paused" in view_now.now_line(shown, NOW)
 
 

@@ -26,10 +26,10 @@ def slots(phrase: str) -> set[str]:
 
 def test_every_phrase_is_there_in_every_language() -> None:
     assert len(words.phrases()) > 150
-    for key, said in words.phrases().items():
-        assert set(said) == set(words.LANGUAGE_NAMES), key
-        assert all(said.values()), key
-        assert slots(said["en"]) == slots(said["zh"]), key
+    for key, messages in words.phrases().items():
+        assert set(messages) == set(words.LANGUAGE_NAMES), key
+        assert all(messages.values()), key
+        assert slots(messages["en"]) == slots(messages["zh"]), key
 
 
 def test_a_file_of_phrases_is_one_line_a_phrase() -> None:
@@ -48,8 +48,8 @@ def test_a_file_of_phrases_is_one_line_a_phrase() -> None:
 def test_every_key_that_is_said_exists_and_every_phrase_is_said() -> None:
     files = [path for suffix in ("py", "js", "html") for path in UI.parent.rglob(f"*.{suffix}")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    said = set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["'](?!\s*~)""", code))
-    assert said <= set(words.phrases()), sorted(said - set(words.phrases()))
+    messages = set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["'](?!\s*~)""", code))
+    assert messages <= set(words.phrases()), sorted(messages - set(words.phrases()))
     for key in words.phrases():
         section, _, name = key.partition(".")
         if section.startswith("errors") or section == "common":  # by the sentence; by the field or the state
@@ -85,7 +85,7 @@ def own_words(path: Path) -> set[str]:
 
 def test_no_module_of_the_page_has_words_of_its_own() -> None:
     assert MODULES
-    retold = {said["en"] for key, said in words.phrases().items() if key.startswith("errors")}
+    retold = {messages["en"] for key, messages in words.phrases().items() if key.startswith("errors")}
     assert {path.name: own for path in MODULES if (own := own_words(path) - retold)} == {}
 
 

@@ -39,10 +39,10 @@ def test_the_page_of_a_report_speaks_the_readers_language(client: TestClient, se
     failed = services.studio.submit("a boat", width=128, height=128).job_ids[0]
     services.jobs.fail(claimed(services.jobs).claim, Failure("out_of_memory", errors.OutOfMemory().message))
     batch = services.studio.job(failed).batch_id
-    told = client.get(f"/reports/batch/{batch}.html", headers={"Accept-Language": "zh-CN"}).text
-    assert '<html lang="zh-CN">' in told
-    assert "<dt>失败</dt>" in told
-    assert "1 × 内存不足" in told
-    assert "设备内存不足。" in told
-    assert re.findall(r">\s*(Done|Failed|Pictures|Time|From|To)\s*<", told) == []
+    text = client.get(f"/reports/batch/{batch}.html", headers={"Accept-Language": "zh-CN"}).text
+    assert '<html lang="zh-CN">' in text
+    assert "<dt>失败</dt>" in text
+    assert "1 × 内存不足" in text
+    assert "设备内存不足。" in text
+    assert re.findall(r">\s*(Done|Failed|Pictures|Time|From|To)\s*<", text) == []
     assert "<dt>Failed</dt>" in client.get(f"/reports/batch/{batch}.html").text

@@ -60,15 +60,15 @@ def runner(services: Services, engine: Recording) -> Iterator[Runner]:
 @pytest.fixture
 def phases(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What jobs are said to be doing."""
-    told: list[str] = []
+    collected: list[str] = []
     report = services.jobs.report_all
 
     def listen(self: JobStore, reports: Sequence[tuple[Claim, int, str]]) -> list[Flags | None]:
-        told.extend(phase for _, _, phase in reports)
+        collected.extend(phase for _, _, phase in reports)
         return report(reports)
 
     monkeypatch.setattr(JobStore, "report_all", listen)
-    return told
+    return collected
 
 
 def run(services: Services, runner: Runner, prompt: str, **settings: Any) -> Job:

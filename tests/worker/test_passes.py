@@ -39,7 +39,7 @@ class Watched(FakeEngine):
     def run(self, crew: Pass) -> None:
         if crew.held is None and len(crew.live) > self.most:
             raise OutOfMemory
-        first, wanted = crew.parts[0], crew.wanted
+        first, requested = crew.parts[0], crew.wanted
         step_of_first = first.on_step
 
         def on_step(step: int, preview: Callable[[], PIL.Image] | None) -> None:
@@ -52,7 +52,7 @@ class Watched(FakeEngine):
         try:
             super().run(crew)
         finally:
-            first.on_step, crew.wanted = step_of_first, wanted
+            first.on_step, crew.wanted = step_of_first, requested
         if crew.held is None:
             self.passes.append([part.params.prompt for part in crew.parts])
 
@@ -214,8 +214,8 @@ def test_a_picture_is_asked_for_again_exactly(services: Services, engine: Watche
     [plain] = services.studio.queue.again([ids[2]]).job_ids
     [exact] = services.studio.queue.again([ids[2]], exactly=True).job_ids
     assert job_of(services, plain).params == job_of(services, ids[2]).params
-    wanted = job_of(services, exact).params
-    assert (wanted.place, wanted.rung) == ("3/4", facts["rung"])
+    requested = job_of(services, exact).params
+    assert (requested.place, requested.rung) == ("3/4", facts["rung"])
     runner.run_due_jobs()
     assert services.images.of_jobs([exact])[exact].facts["place"] == "3/4"
 

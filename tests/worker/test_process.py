@@ -250,10 +250,10 @@ def test_a_held_slot_is_refused_with_words(services: Services, worker_process: S
     first = worker_process()
     second = worker_process(ready=False)
     assert second.wait(30) == 2
-    said = second.log_path.read_text()
+    messages = second.log_path.read_text()
     slot = full_name(services.settings, "cpu0")
-    assert f"Slot {slot} of {services.settings.home} is held by process {first.pid}" in said
-    assert "Traceback" not in said
+    assert f"Slot {slot} of {services.settings.home} is held by process {first.pid}" in messages
+    assert "Traceback" not in messages
     assert first.poll() is None
     [worker] = services.workers.list_all()
     assert worker.pid == first.pid

@@ -39,9 +39,9 @@ def mend_interpreter() -> None:
 
     own = interpreter._convert_float
 
-    def convert(values: Any, given: Any, wanted: Any, rounding: Any) -> Any:
-        if (given, wanted) != (tl.float32, tl.float8e4nv):
-            return own(values, given, wanted, rounding)
+    def convert(values: Any, value: Any, wanted: Any, rounding: Any) -> Any:
+        if (value, wanted) != (tl.float32, tl.float8e4nv):
+            return own(values, value, wanted, rounding)
         with torch.device("cpu"):
             rounded = torch.from_numpy(values.view(np.float32).copy()).to(torch.float8_e4m3fn)
         return rounded.view(torch.uint8).numpy()

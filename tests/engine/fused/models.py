@@ -50,15 +50,15 @@ def randomised(model: Any) -> Any:
 
 def inputs(unet: Any, pictures: int = 2, size: tuple[int, int] = (16, 24), tokens: int = 7) -> dict[str, Any]:
     torch.manual_seed(1)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "sample": torch.randn(pictures, unet.config.in_channels, *size),
         "timestep": torch.tensor(501.0),
         "encoder_hidden_states": torch.randn(pictures, tokens, 24),
     }
     if unet.config.addition_embed_type:
         ids = torch.tensor([[16.0, 24, 0, 0, 16, 24]] * pictures)
-        given["added_cond_kwargs"] = {"text_embeds": torch.randn(pictures, 16), "time_ids": ids}
-    return given
+        options["added_cond_kwargs"] = {"text_embeds": torch.randn(pictures, 16), "time_ids": ids}
+    return options
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:

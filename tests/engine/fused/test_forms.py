@@ -62,12 +62,12 @@ def test_one_that_gives_no_numbers_is_not_used_again(caplog: pytest.LogCaptureFi
     vae, forms = models.vae(), Forms(TorchOperations())
     assert forms.decoder(vae, torch.float32, CPU) is not None
     with caplog.at_level(logging.WARNING):
-        picture, said = autoencoder.decode(
+        picture, messages = autoencoder.decode(
             vae, LATENTS, lambda: None, lambda latents: torch.full((1, 3, 20, 12), torch.nan), forms.refuse_decoder
         )
     expected, _ = autoencoder.decode(vae, LATENTS, lambda: None)
     assert picture.tobytes() == expected.tobytes()
-    assert said == ""
+    assert messages == ""
     assert forms.decoder(vae, torch.float32, CPU) is None
     assert forms.decoded == ""
     assert caplog.messages == ["pictures are decoded the exact way: the VAE gave no numbers"]

@@ -26,14 +26,14 @@ def with_lora(unet: Any, name: str = "ink", **changes: Any) -> Any:
 def test_active_loras_are_in_every_product() -> None:
     unet = with_lora(with_lora(models.sdxl()), "wash", r=3)
     own = {name: each.clone() for name, each in unet.state_dict().items() if "base_layer" in name}
-    given = inputs(unet)
+    options = inputs(unet)
     found = {}
     for names, weights in ((["ink"], [1.0]), (["ink", "wash"], [0.5, 0.25]), (["wash"], [1.0])):
         unet.set_adapters(names, weights)
-        expected = unet(**given, return_dict=False)[0]
+        expected = unet(**options, return_dict=False)[0]
         form = FusedUNet(unet, TorchOperations())
         assert form.packing.bytes > 0
-        found[str(names)] = step(form, given)
+        found[str(names)] = step(form, options)
         assert difference(found[str(names)], expected) < 1e-4
         form.undo()
     assert difference(found["['ink']"], found["['wash']"]) > 0.01
@@ -42,14 +42,14 @@ def test_active_loras_are_in_every_product() -> None:
 
 def test_without_an_active_lora_nothing_is_copied() -> None:
     unet = models.sd()
-    given = inputs(unet)
-    bare = unet(**given, return_dict=False)[0]
+    options = inputs(unet)
+    bare = unet(**options, return_dict=False)[0]
     assert lora_bytes(unet) == 0
     with_lora(unet)
     assert lora_bytes(unet) > 0
     unet.disable_adapters()
     assert lora_bytes(unet) == 0
-    assert difference(step(FusedUNet(unet, TorchOperations()), given), bare) < 1e-4
+    assert difference(step(FusedUNet(unet, TorchOperations()), options), bare) < 1e-4
 
 
 def test_the_bytes_foretold_are_those_that_are_taken() -> None:

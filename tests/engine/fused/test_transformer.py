@@ -85,8 +85,8 @@ def flux2() -> tuple[torch.nn.Module, dict[str, Any]]:
         joint_attention_dim=48, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4),
     )  # fmt: skip
     ids = {"img_ids": torch.zeros(1, 16, 4), "txt_ids": torch.zeros(1, 8, 4)}
-    given = {"hidden_states": torch.randn(1, 16, 16), "encoder_hidden_states": torch.randn(1, 8, 48)}
-    return model, given | {"timestep": torch.tensor([0.5]), "guidance": torch.tensor([4.0])} | ids
+    inputs = {"hidden_states": torch.randn(1, 16, 16), "encoder_hidden_states": torch.randn(1, 8, 48)}
+    return model, inputs | {"timestep": torch.tensor([0.5]), "guidance": torch.tensor([4.0])} | ids
 
 
 FAMILIES = {"FLUX.1": flux, "FLUX.2": flux2, "Stable Diffusion 3.5": sd3, "Qwen-Image": qwen, "Z-Image": z_image}
@@ -200,13 +200,13 @@ def test_nothing_is_compiled_at_a_step_of_two_pictures() -> None:
 def test_a_picture_is_made_in_one_way_from_its_first_step_to_its_last() -> None:
     stage = Stage("FLUX.1", Counting())
     assert stage.form.ready(ROOM)
-    given = stage.inputs | {"return_dict": False}
-    stage.form.forward(stage.run, stage.model.forward, **given)
+    options = stage.inputs | {"return_dict": False}
+    stage.form.forward(stage.run, stage.model.forward, **options)
     stage.prepare()
-    stage.form.forward(stage.run, stage.model.forward, **given)
+    stage.form.forward(stage.run, stage.model.forward, **options)
     assert not stage.form.used
     assert stage.form.ready(ROOM)
-    stage.form.forward(stage.run, stage.model.forward, **given)
+    stage.form.forward(stage.run, stage.model.forward, **options)
     assert stage.form.used
 
 

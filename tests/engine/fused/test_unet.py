@@ -26,9 +26,9 @@ def step(form: FusedUNet, given: dict[str, Any], **more: Any) -> torch.Tensor:
 @pytest.mark.parametrize(("pictures", "size", "tokens"), [(2, (16, 24), 7), (1, (16, 16), 7), (4, (15, 17), 14)])
 def test_a_step_is_the_same(kind: str, pictures: int, size: tuple[int, int], tokens: int) -> None:
     unet = KINDS[kind]()
-    given = inputs(unet, pictures, size, tokens)
-    expected = unet(**given, return_dict=False)[0]
-    found = step(FusedUNet(unet, TorchOperations()), given)
+    options = inputs(unet, pictures, size, tokens)
+    expected = unet(**options, return_dict=False)[0]
+    found = step(FusedUNet(unet, TorchOperations()), options)
     assert difference(found, expected) < CLOSE
     assert found.is_contiguous()
 
@@ -36,50 +36,50 @@ def test_a_step_is_the_same(kind: str, pictures: int, size: tuple[int, int], tok
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_differs_by_rounding_alone(dtype: torch.dtype) -> None:
     unet = models.sdxl()
-    given = inputs(unet)
-    exact = unet(**given, return_dict=False)[0]
+    options = inputs(unet)
+    exact = unet(**options, return_dict=False)[0]
     half = models.sdxl().to(dtype)
-    cast = {name: each.to(dtype) if torch.is_tensor(each) else each for name, each in given.items()}
-    cast["added_cond_kwargs"] = {name: each.to(dtype) for name, each in given["added_cond_kwargs"].items()}
+    cast = {name: each.to(dtype) if torch.is_tensor(each) else each for name, each in options.items()}
+    cast["added_cond_kwargs"] = {name: each.to(dtype) for name, each in options["added_cond_kwargs"].items()}
     own = difference(half(**cast, return_dict=False)[0], exact)
     assert difference(step(FusedUNet(half, TorchOperations()), cast), exact) < 1.5 * own
 
 
 def test_residuals_of_a_controlnet_are_added() -> None:
     unet = models.sd()
-    given = inputs(unet)
+    options = inputs(unet)
     torch.manual_seed(2)
     shapes = [(2, 32, 16, 24), (2, 32, 16, 24), (2, 32, 8, 12), (2, 64, 8, 12)]
     down, middle = [torch.randn(shape) for shape in shapes], torch.randn(2, 64, 8, 12)
     expected = unet(
-        **given, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
+        **options, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
     )[0]
     form = FusedUNet(unet, TorchOperations())
-    found = step(form, given, down_residuals=down, middle_residual=middle)
+    found = step(form, options, down_residuals=down, middle_residual=middle)
     assert difference(found, expected) < CLOSE
-    assert difference(step(form, given), expected) > 0.01
+    assert difference(step(form, options), expected) > 0.01
 
 
 def test_a_guidance_embedding_is_read() -> None:
     unet = models.sd(time_cond_proj_dim=8)
-    given = inputs(unet)
+    options = inputs(unet)
     condition = torch.randn(2, 8)
-    expected = unet(**given, timestep_cond=condition, return_dict=False)[0]
-    found = step(FusedUNet(unet, TorchOperations()), given, timestep_cond=condition)
+    expected = unet(**options, timestep_cond=condition, return_dict=False)[0]
+    found = step(FusedUNet(unet, TorchOperations()), options, timestep_cond=condition)
     assert difference(found, expected) < CLOSE
 
 
 def test_the_unet_is_as_it_was_once_the_form_is_undone() -> None:
     unet = models.sd()
-    given = inputs(unet)
+    options = inputs(unet)
     before = {name: each.clone() for name, each in unet.state_dict().items()}
-    expected = unet(**given, return_dict=False)[0]
+    expected = unet(**options, return_dict=False)[0]
     form = FusedUNet(unet, TorchOperations())
     assert not unet.conv_in.weight.is_contiguous()
     form.undo()
     assert all(each.is_contiguous() for each in unet.state_dict().values())
     assert all(torch.equal(each, before[name]) for name, each in unet.state_dict().items())
-    assert torch.equal(unet(**given, return_dict=False)[0], expected)
+    assert torch.equal(unet(**options, return_dict=False)[0], expected)
 
 
 def test_no_weight_is_held_twice() -> None:
@@ -125,17 +125,17 @@ def test_what_has_no_fused_form_is_named_and_left_as_it_was(make: Callable[[], A
 @pytest.mark.parametrize(("pictures", "size"), [(2, (16, 24)), (1, (15, 17))])
 def test_eight_bits_differ_by_their_rounding(pictures: int, size: tuple[int, int]) -> None:
     unet = models.sdxl()
-    given = inputs(unet, pictures, size)
-    expected = unet(**given, return_dict=False)[0]
+    options = inputs(unet, pictures, size)
+    expected = unet(**options, return_dict=False)[0]
     form = FusedUNet(unet, TorchOperations(eight_bits=True), eight_bits=True)
-    assert 1e-3 < difference(step(form, given), expected) < 0.05
+    assert 1e-3 < difference(step(form, options), expected) < 0.05
     assert form.packing.bytes >= eight_bit_bytes(unet) * 0.8
     form.undo()
-    assert torch.equal(unet(**given, return_dict=False)[0], expected)
+    assert torch.equal(unet(**options, return_dict=False)[0], expected)
 
 
 def test_sizes_that_eight_bits_do_not_take_stay_as_they_are() -> None:
     unet = models.sd(block_out_channels=(24, 40), attention_head_dim=2, norm_num_groups=4)
-    given = inputs(unet)
+    options = inputs(unet)
     form = FusedUNet(unet, TorchOperations(eight_bits=True), eight_bits=True)
-    assert difference(step(form, given), unet(**given, return_dict=False)[0]) < CLOSE
+    assert difference(step(form, options), unet(**options, return_dict=False)[0]) < CLOSE

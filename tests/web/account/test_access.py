@@ -155,8 +155,8 @@ def test_guesses_from_everywhere_do_not_lock_out_a_browser_that_has_signed_in(
 ) -> None:
     services.studio.accounts.add("dan", PASSWORD, "user")
     cookie = f"{cookie_name(services.settings)}_device"
-    told = client.post("/login", data={"username": "dan", "password": PASSWORD}).headers.get_list("Set-Cookie")
-    [device] = [each for each in told if each.startswith(cookie)]
+    result = client.post("/login", data={"username": "dan", "password": PASSWORD}).headers.get_list("Set-Cookie")
+    [device] = [each for each in result if each.startswith(cookie)]
     for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=15552000"):
         assert part in device
     kept = client.cookies[cookie]
@@ -234,9 +234,9 @@ def test_scopes_hold_in_every_door(client: TestClient, services: Services, token
     assert client.post("/sdapi/v1/txt2img", json={"prompt": "a tree"}, headers=looks).status_code == 403
     assert client.post("/predictions", json={"input": {"prompt": "a tree"}}, headers=looks).status_code == 403
     assert client.post("/api/v1/queue/pause", headers=bearer(tokens["ann"])).status_code == 403
-    told = client.post("/gradio_api/run/submit", json={"data": ["a tree"]}, headers=looks)
-    assert told.status_code == 500
-    assert "may not submit" in told.text
+    result = client.post("/gradio_api/run/submit", json={"data": ["a tree"]}, headers=looks)
+    assert result.status_code == 500
+    assert "may not submit" in result.text
     assert client.post("/api/v1/queue/pause", headers=bearer(tokens["root"])).status_code == 200
     client.post("/api/v1/queue/resume", headers=bearer(tokens["root"]))
 
@@ -271,9 +271,9 @@ def test_what_is_anothers_is_not_there_in_any_door(
         assert "secret" not in client.get(path, headers=bobs).text, path
         assert "secret" in client.get(path, headers=bearer(tokens["ann"])).text, path
     for name in ("jobs", "gallery", "queue"):
-        told = client.post(f"/gradio_api/run/{name}", json={"data": []}, headers=bobs)
-        assert told.status_code == 200
-        assert "secret" not in told.text
+        text = client.post(f"/gradio_api/run/{name}", json={"data": []}, headers=bobs)
+        assert text.status_code == 200
+        assert "secret" not in text.text
 
 
 def test_a_limit_is_429_with_the_time_to_wait(client: TestClient, services: Services, tokens: dict[str, str]) -> None:
@@ -306,8 +306,8 @@ def test_a_server_for_others_without_accounts_lets_nobody_in(tmp_path_factory: p
     client = client_of(services_of(tmp_path_factory, host="0.0.0.0"))
     answer = client.get("/api/v1/jobs")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_accounts")
-    said = client_of(services_of(tmp_path_factory, host="0.0.0.0", auth="none"))
-    assert said.get("/api/v1/jobs").status_code == 200
+    messages = client_of(services_of(tmp_path_factory, host="0.0.0.0", auth="none"))
+    assert messages.get("/api/v1/jobs").status_code == 200
 
 
 def test_nobody_is_left_acting_after_a_request(client: TestClient, tokens: dict[str, str]) -> None:

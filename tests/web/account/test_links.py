@@ -97,10 +97,10 @@ def test_it_opens_nothing_else(client: TestClient, services: Services, image: Im
 @pytest.mark.parametrize("field", ["expires", "account", "token", "signature"])
 def test_a_changed_address_opens_nothing(client: TestClient, services: Services, image: Image, field: str) -> None:
     parts = urlsplit(link(client, token_of(services, "ann"), image))
-    given = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    changed = {"expires": str(int(given["expires"]) + 1), "account": "root", "token": "", "signature": "é" * 64}
-    assert client.get(f"{parts.path}?{urlencode(given | {field: changed[field]})}").status_code == 401
-    assert client.get(f"{parts.path}?{urlencode({k: v for k, v in given.items() if k != field})}").status_code == 401
+    options = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    changed = {"expires": str(int(options["expires"]) + 1), "account": "root", "token": "", "signature": "é" * 64}
+    assert client.get(f"{parts.path}?{urlencode(options | {field: changed[field]})}").status_code == 401
+    assert client.get(f"{parts.path}?{urlencode({k: v for k, v in options.items() if k != field})}").status_code == 401
 
 
 def test_it_ends_after_an_hour(

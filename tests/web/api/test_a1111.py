@@ -68,8 +68,8 @@ def test_sillytavern(site: Site) -> None:
         tavern.post(f"{API}/options", json={"sd_model_checkpoint": "starter"})
         progress = tavern.get(f"{API}/progress").json()
         assert (progress["progress"], progress["state"]["job_count"]) == (0, 0)
-        wanted = {"prompt": "a cat", "sampler_name": samplers[0], "scheduler": "karras", "cfg_scale": 5, "seed": -1}
-        answer = tavern.post(f"{API}/txt2img", json=wanted | SMALL | TAVERN).json()
+        options = {"prompt": "a cat", "sampler_name": samplers[0], "scheduler": "karras", "cfg_scale": 5, "seed": -1}
+        answer = tavern.post(f"{API}/txt2img", json=options | SMALL | TAVERN).json()
     info = json.loads(answer["info"])
     assert (info["sampler_name"], info["cfg_scale"]) == ("DPM++ 2M Karras", 5)
     assert set(info["not_used"]) == {
@@ -84,9 +84,9 @@ def test_sillytavern(site: Site) -> None:
 def test_sillytavern_as_a_client_of_stable_diffusion_cpp(client: TestClient, drawing: Hands) -> None:
     assert client.options("/v1/images/generations").status_code == 204
     assert client.get("/v1/models").json()["data"][0]["id"] == "starter"
-    wanted = {"prompt": "a cat", "negative_prompt": "", "cfg_scale": 7, "seed": -1, "batch_size": 1, "clip_skip": 1}
-    wanted |= {"sampler_name": "euler_a", "scheduler": "discrete", "width": 512, "height": 512, "steps": 20}
-    answer = client.post(f"{API}/txt2img", json=wanted).json()
+    options = {"prompt": "a cat", "negative_prompt": "", "cfg_scale": 7, "seed": -1, "batch_size": 1, "clip_skip": 1}
+    options |= {"sampler_name": "euler_a", "scheduler": "discrete", "width": 512, "height": 512, "steps": 20}
+    answer = client.post(f"{API}/txt2img", json=options).json()
     assert len(answer["images"]) == 1
     assert json.loads(answer["info"])["sampler_name"] == "Euler a"
 
@@ -96,12 +96,12 @@ def test_sillytavern_as_a_client_of_draw_things(client: TestClient, drawing: Han
     """Its router sets the path, so the configuration must be where the page is."""
     node = {"User-Agent": agent, "Accept": "*/*"}
     assert client.head("/", headers=node).is_success
-    told = client.get("/", headers=node).json()
-    assert (told["model"], told["upscaler"]) == ("starter", "Lanczos")
-    wanted = {"prompt": "a cat", "sampler_name": "Euler A Substep", "steps": 20, "cfg_scale": 7, "width": 512}
-    wanted |= {"height": 512, "restore_faces": False, "enable_hr": False, "denoising_strength": 0.7, "clip_skip": 1}
-    wanted |= {"upscaler_scale": 2, "hr_scale": 2, "negative_prompt": "", "seed": None}
-    assert len(client.post(f"{API}/txt2img", json=wanted, headers=node).json()["images"]) == 1
+    answer = client.get("/", headers=node).json()
+    assert (answer["model"], answer["upscaler"]) == ("starter", "Lanczos")
+    options = {"prompt": "a cat", "sampler_name": "Euler A Substep", "steps": 20, "cfg_scale": 7, "width": 512}
+    options |= {"height": 512, "restore_faces": False, "enable_hr": False, "denoising_strength": 0.7, "clip_skip": 1}
+    options |= {"upscaler_scale": 2, "hr_scale": 2, "negative_prompt": "", "seed": None}
+    assert len(client.post(f"{API}/txt2img", json=options, headers=node).json()["images"]) == 1
     assert "text/html" in client.get("/", headers=node | {"Accept": "text/html"}).headers["Content-Type"]
     assert "text/html" in client.get("/", headers={"Accept": "*/*"}).headers["Content-Type"]
 
@@ -379,16 +379,16 @@ def test_a_picture_is_made_larger(client: TestClient, drawing: Hands) -> None:
 def test_a_picture_is_made_larger_to_a_size(client: TestClient, drawing: Hands) -> None:
     body = {"image": png(), "resize_mode": 1, "upscaling_resize_w": 300, "upscaling_resize_h": 200}
     for crop, size in ((True, (300, 200)), (False, (200, 200))):
-        told = client.post(f"{API}/extra-single-image", json=body | {"upscaling_crop": crop}).json()
-        assert PIL.open(io.BytesIO(base64.b64decode(told["image"]))).size == size
-    told = client.post(f"{API}/extra-single-image", json=body | {"upscaler_1": "R-ESRGAN 4x+"}).json()
-    assert told["html_info"].startswith("upscaler_1: 'R-ESRGAN 4x+' is not available")
+        answer = client.post(f"{API}/extra-single-image", json=body | {"upscaling_crop": crop}).json()
+        assert PIL.open(io.BytesIO(base64.b64decode(answer["image"]))).size == size
+    answer = client.post(f"{API}/extra-single-image", json=body | {"upscaler_1": "R-ESRGAN 4x+"}).json()
+    assert answer["html_info"].startswith("upscaler_1: 'R-ESRGAN 4x+' is not available")
 
 
 def test_several_pictures_are_made_larger(client: TestClient, drawing: Hands) -> None:
     body = {"imageList": [{"data": png(colour), "name": colour} for colour in ("red", "blue")], "upscaling_resize": 2}
-    told = client.post(f"{API}/extra-batch-images", json=body).json()
-    assert [PIL.open(io.BytesIO(base64.b64decode(each))).size for each in told["images"]] == [(256, 256)] * 2
+    answer = client.post(f"{API}/extra-batch-images", json=body).json()
+    assert [PIL.open(io.BytesIO(base64.b64decode(each))).size for each in answer["images"]] == [(256, 256)] * 2
     assert client.post(f"{API}/extra-batch-images", json=body | {"imageList": []}).status_code == 422
 
 
@@ -462,9 +462,9 @@ def test_answers_and_their_recipes_in_other_formats(client: TestClient, drawing:
     override = {"override_settings": {"samples_format": form}}
     [image] = client.post(f"{API}/txt2img", json={"prompt": "a fox"} | SMALL | override).json()["images"]
     assert base64.b64decode(image).startswith(head)
-    told = client.post(f"{API}/png-info", json={"image": image}).json()
-    assert told["info"].startswith("a fox\nSteps: 4, ")
-    assert told["parameters"]["Steps"] == "4"
+    answer = client.post(f"{API}/png-info", json={"image": image}).json()
+    assert answer["info"].startswith("a fox\nSteps: 4, ")
+    assert answer["parameters"]["Steps"] == "4"
 
 
 @pytest.mark.parametrize(
@@ -523,9 +523,9 @@ def test_units_of_adetailer_are_details(client: TestClient, services: Services, 
 
 def test_png_info_reads_the_recipe(client: TestClient, services: Services) -> None:
     data = services.studio.picture_file(made(services).id).read_bytes()
-    told = client.post(f"{API}/png-info", json={"image": base64.b64encode(data).decode()}).json()
-    assert told["info"] == told["items"]["parameters"]
-    assert told["info"].startswith("a red apple\nSteps: 4, ")
+    answer = client.post(f"{API}/png-info", json={"image": base64.b64encode(data).decode()}).json()
+    assert answer["info"] == answer["items"]["parameters"]
+    assert answer["info"].startswith("a red apple\nSteps: 4, ")
     assert client.post(f"{API}/png-info", json={"image": "AAAA"}).status_code == 422
 
 

@@ -21,35 +21,35 @@ URLS = {"status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "she
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_submit_answers_in_one_shape_whatever_the_count(client: TestClient, count: int) -> None:
     answer = client.post(JOBS, json={"prompt": "x", "count": count} | SMALL)
-    told = answer.json()
-    assert set(told) >= URLS
-    batch = f"/api/v1/batches/{told['batch_id']}"
-    assert answer.headers["Location"] == told["status_url"] == batch
+    content = answer.json()
+    assert set(content) >= URLS
+    batch = f"/api/v1/batches/{content['batch_id']}"
+    assert answer.headers["Location"] == content["status_url"] == batch
     for name in ("status_url", "result_url", "jobs_url"):
-        assert client.get(told[name]).status_code == 200
-    assert len(client.post(told["cancel_url"]).json()["job_ids"]) == count
+        assert client.get(content[name]).status_code == 200
+    assert len(client.post(content["cancel_url"]).json()["job_ids"]) == count
 
 
 def test_lists_grids_and_repetitions_answer_so_too(client: TestClient, services: Services) -> None:
     client.post(JOBS, json={"prompt": "x"} | SMALL)
     job = services.studio.jobs("queued")[0]
     draw_next(services)
-    for told in (
+    for result in (
         client.post("/api/v1/lists", content="a tree\na hill", headers={"Content-Type": "text/plain"}),
         client.post("/api/v1/grids", json={"prompt": "x", "x": "steps: 4,6"}),
         client.post(f"/api/v1/jobs/{job.id}/again"),
         client.post(f"/api/v1/batches/{job.batch_id}/duplicate"),
     ):
-        assert told.status_code == 202, told.text
-        assert set(told.json()) >= URLS
+        assert result.status_code == 202, result.text
+        assert set(result.json()) >= URLS
 
 
 @pytest.mark.parametrize("noun", ["jobs", "batches"])
 def test_who_prefers_to_wait_for_a_job_or_batch_gets_it_ended(
     client: TestClient, services: Services, noun: str
 ) -> None:
-    told = client.post(JOBS, json={"prompt": "x"} | SMALL).json()
-    path = f"/api/v1/{noun}/{told['job_ids'][0] if noun == 'jobs' else told['batch_id']}"
+    content = client.post(JOBS, json={"prompt": "x"} | SMALL).json()
+    path = f"/api/v1/{noun}/{content['job_ids'][0] if noun == 'jobs' else content['batch_id']}"
     timer = threading.Timer(0.3, draw_next, [services])
     timer.start()
     answer = client.get(path, headers={"Prefer": "wait=30"})
@@ -59,8 +59,8 @@ def test_who_prefers_to_wait_for_a_job_or_batch_gets_it_ended(
 
 
 def test_a_wait_that_was_too_short_answers_what_is_there(client: TestClient) -> None:
-    told = client.post(JOBS, json={"prompt": "x"} | SMALL).json()
-    answer = client.get(f"{JOBS}/{told['job_ids'][0]}", headers={"Prefer": "wait=1"})
+    content = client.post(JOBS, json={"prompt": "x"} | SMALL).json()
+    answer = client.get(f"{JOBS}/{content['job_ids'][0]}", headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.json()["state"]) == (200, "queued")
     assert client.get(f"{JOBS}/none", headers={"Prefer": "wait=5"}).status_code == 404
 
@@ -95,8 +95,8 @@ def test_a_field_that_there_is_not_is_answered_with_the_one_that_was_meant(
 ) -> None:
     answer = client.post(JOBS, json={"prompt": "x", name: "1", "width": "wide"})
     assert set(faults(answer)) == {name, "width"}
-    [told] = [each["message"] for each in answer.json()["error"]["errors"] if each["field"] == name]
-    assert told == f"{name}: is not a known field." + (f" Did you mean {meant}?" if meant else "")
+    [result] = [each["message"] for each in answer.json()["error"]["errors"] if each["field"] == name]
+    assert result == f"{name}: is not a known field." + (f" Did you mean {meant}?" if meant else "")
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_a_field_that_there_is_not_is_answered_with_the_one_that_was_meant(
 )
 def test_a_request_has_an_id(client: TestClient, given: str, kept: bool) -> None:
     for path in ("/api/v1/queue", "/v1/models", "/nope", "/api/v1/jobs/none"):
-        told = client.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"]
-        assert (told == given) is kept
-        assert len(told) >= 12
+        answer = client.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"]
+        assert (answer == given) is kept
+        assert len(answer) >= 12
 
 
 def test_the_id_of_a_request_is_in_what_is_logged_meanwhile(
@@ -135,18 +135,18 @@ def test_the_id_of_a_request_is_in_what_is_logged_meanwhile(
 def test_headers_of_the_rate(services: Services) -> None:
     limit = RateLimit(None, services.settings, time.monotonic)  # type: ignore[arg-type]
     wait, left = limit._take("10.0.0.1", False)
-    told = limit._headers(left)
-    assert (wait, told["RateLimit-Policy"]) == (0.0, '"writes";q=200;w=10')
-    assert told["RateLimit"] == '"writes";r=199;t=1'
+    result = limit._headers(left)
+    assert (wait, result["RateLimit-Policy"]) == (0.0, '"writes";q=200;w=10')
+    assert result["RateLimit"] == '"writes";r=199;t=1'
 
 
 def test_positional_calls_of_gradios_javascript_client_send_null_for_the_rest(site: Site) -> None:
     import gradio_client
 
     client = gradio_client.Client(site.url, verbose=False)
-    told = client.predict("a red apple", *[None] * 4, api_name="/submit")
-    assert len(told["job_ids"]) == 1
-    waited = client.predict(told["job_ids"][0], None, api_name="/wait")
+    answer = client.predict("a red apple", *[None] * 4, api_name="/submit")
+    assert len(answer["job_ids"]) == 1
+    waited = client.predict(answer["job_ids"][0], None, api_name="/wait")
     assert waited["state"] == "done"
 
 
@@ -205,8 +205,8 @@ def test_dialects_tell_every_fault_by_the_names_of_the_caller(
 ) -> None:
     answer = client.post(path, json=body)
     assert answer.status_code in (400, 422)
-    told = answer.json()
-    text = told["error"]["message"] if path.startswith("/v1") else told["detail"]
+    content = answer.json()
+    text = content["error"]["message"] if path.startswith("/v1") else content["detail"]
     assert sorted(name for name in names if f"{name}: " in text) == sorted(names)
     if path == "/predictions":
-        assert sorted(each["field"] for each in told["invalid_fields"]) == sorted(names)
+        assert sorted(each["field"] for each in content["invalid_fields"]) == sorted(names)

@@ -33,8 +33,8 @@ def test_batches_are_listed_by_pages_with_links(client: TestClient) -> None:
 
 def test_a_batch_is_renamed_and_edited_in_one_request(client: TestClient, services: Services) -> None:
     batch_id = submit(client)
-    told = client.patch(f"{V1}/batches/{batch_id}", json={"name": "owls", "steps": 9, "window": "23:00-07:00"}).json()
-    assert (told["name"], told["changed"], told["window"]) == ("owls", 2, "23:00-07:00")
+    answer = client.patch(f"{V1}/batches/{batch_id}", json={"name": "owls", "steps": 9, "window": "23:00-07:00"}).json()
+    assert (answer["name"], answer["changed"], answer["window"]) == ("owls", 2, "23:00-07:00")
     assert {job.params.steps for job in services.studio.jobs(batch_id=batch_id)} == {9}
     for body in ({"steps": 0}, {}, {"window": "at night"}, {"mood": 3}, {"steps": "nine"}):
         assert client.patch(f"{V1}/batches/{batch_id}", json=body).status_code == 422
@@ -56,13 +56,13 @@ def test_a_batchs_pictures_and_files_are_sent(client: TestClient, services: Serv
     batch_id = submit(client)
     for _ in range(2):
         draw_next(services)
-    told = client.get(f"{V1}/batches/{batch_id}").json()
-    images = client.get(told["images_url"]).json()["images"]
+    answer = client.get(f"{V1}/batches/{batch_id}").json()
+    images = client.get(answer["images_url"]).json()["images"]
     assert [image["params"]["prompt"] for image in images] == ["a cat", "a dog"]
-    archive = client.get(told["zip_url"])
+    archive = client.get(answer["zip_url"])
     assert archive.headers["Content-Type"] == "application/zip"
     assert len(zipfile.ZipFile(io.BytesIO(archive.content)).namelist()) == 3
-    sheet = client.get(told["sheet_url"])
+    sheet = client.get(answer["sheet_url"])
     assert PIL.open(io.BytesIO(sheet.content)).format == "WEBP"
     for rest in ("images", "zip", "sheet.webp"):
         assert client.get(f"{V1}/batches/nope/{rest}").status_code == 404
@@ -74,8 +74,8 @@ def test_a_grid_is_checked_and_submitted(client: TestClient) -> None:
     assert (check["pictures"], check["columns"]) == (4, ["steps 2", "steps 3"])
     answer = client.post(f"{V1}/grids", json=body | {"name": "pets"}, headers={"Idempotency-Key": "grid"})
     assert answer.status_code == 202
-    told = client.get(answer.json()["status_url"]).json()
-    assert (told["count"], told["grid"]["y"]["values"]) == (4, ["cat", "dog"])
+    content = client.get(answer.json()["status_url"]).json()
+    assert (content["count"], content["grid"]["y"]["values"]) == (4, ["cat", "dog"])
     again = client.post(f"{V1}/grids", json=body | {"name": "pets"}, headers={"Idempotency-Key": "grid"})
     assert again.json()["batch_id"] == answer.json()["batch_id"]
     bad = client.post(f"{V1}/grids", json=body | {"x": "mood: 1,2"})

@@ -21,18 +21,18 @@ LATER = {"Prefer": "respond-async"}
 
 def test_a_prediction_waits_for_its_end(client: TestClient, drawing: Hands) -> None:
     answer = client.post("/predictions", json={"input": INPUT | {"num_outputs": 2, "negative_prompt": "blur"}})
-    told = answer.json()
-    assert (answer.status_code, told["status"], told["error"]) == (200, "succeeded", None)
-    assert (told["input"]["steps"], told["input"]["negative"], told["input"]["count"]) == (4, "blur", 2)
-    assert told["completed_at"] >= told["started_at"] >= told["created_at"]
-    assert [client.get(url).content[:4] for url in told["output"]] == [b"\x89PNG"] * 2
-    assert client.get(told["urls"]["get"]).json() == told
+    content = answer.json()
+    assert (answer.status_code, content["status"], content["error"]) == (200, "succeeded", None)
+    assert (content["input"]["steps"], content["input"]["negative"], content["input"]["count"]) == (4, "blur", 2)
+    assert content["completed_at"] >= content["started_at"] >= content["created_at"]
+    assert [client.get(url).content[:4] for url in content["output"]] == [b"\x89PNG"] * 2
+    assert client.get(content["urls"]["get"]).json() == content
 
 
 def test_an_asynchronous_one_goes_through_its_states(client: TestClient, services: Services) -> None:
     answer = client.post("/predictions", json={"input": INPUT}, headers=LATER)
-    told = answer.json()
-    assert (answer.status_code, told["status"], told["output"]) == (202, "starting", None)
+    content = answer.json()
+    assert (answer.status_code, content["status"], content["output"]) == (202, "starting", None)
     assert answer.headers["Preference-Applied"] == "respond-async"
     url = answer.headers["Location"]
     job = claimed(services.jobs)
@@ -60,16 +60,16 @@ def test_an_id_of_the_clients_own_is_one_prediction(client: TestClient, services
 
 
 def test_cancel(client: TestClient) -> None:
-    told = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
-    assert client.post(told["urls"]["cancel"]).json()["status"] == "canceled"
-    assert client.post(told["urls"]["cancel"]).json()["status"] == "canceled"
+    answer = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
+    assert client.post(answer["urls"]["cancel"]).json()["status"] == "canceled"
+    assert client.post(answer["urls"]["cancel"]).json()["status"] == "canceled"
 
 
 def test_a_failed_one_says_why(client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
+    answer = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
     fail_next(services)
-    told = client.get(told["urls"]["get"]).json()
-    assert (told["status"], told["error"], told["output"]) == ("failed", "it broke", None)
+    answer = client.get(answer["urls"]["get"]).json()
+    assert (answer["status"], answer["error"], answer["output"]) == ("failed", "it broke", None)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_what_replicates_models_take_is_passed_over_with_a_line_in_the_log(
 ) -> None:
     body = INPUT | {"width": 1024, "height": 512, "scheduler": "PNDM", "refine": "expert_ensemble_refiner"}
     body |= {"go_fast": True, "disable_safety_checker": False, "output_format": "webp", "apply_watermark": False}
-    told = client.post("/predictions", json={"input": body}, headers=LATER).json()
-    assert (told["input"]["width"], told["input"]["height"], told["input"]["sampler"]) == (512, 256, "DDIM")
-    lines = told["logs"].splitlines()
+    answer = client.post("/predictions", json={"input": body}, headers=LATER).json()
+    assert (answer["input"]["width"], answer["input"]["height"], answer["input"]["sampler"]) == (512, 256, "DDIM")
+    lines = answer["logs"].splitlines()
     named = ("refine", "go_fast", "disable_safety_checker", "output_format", "size", "scheduler")
     assert sorted(line.partition(":")[0] for line in lines[:-1]) == sorted(named)
     assert lines[-1].startswith("0%|")
-    assert client.get(told["urls"]["get"]).json()["logs"] == told["logs"]
+    assert client.get(answer["urls"]["get"]).json()["logs"] == answer["logs"]
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_what_replicates_models_take_is_passed_over_with_a_line_in_the_log(
     ],
 )
 def test_schedulers_go_by_replicates_names(client: TestClient, given: str, sampler: str, schedule: str) -> None:
-    told = client.post("/predictions", json={"input": INPUT | {"scheduler": given}}, headers=LATER).json()
-    assert (told["input"]["sampler"], told["input"]["schedule"]) == (sampler, schedule)
+    answer = client.post("/predictions", json={"input": INPUT | {"scheduler": given}}, headers=LATER).json()
+    assert (answer["input"]["sampler"], answer["input"]["schedule"]) == (sampler, schedule)
 
 
 @pytest.mark.parametrize(
@@ -147,16 +147,16 @@ def test_an_aspect_ratio_gives_the_size(
     client: TestClient, ratio: str, megapixels: str | None, size: tuple[int, int]
 ) -> None:
     body = {"prompt": "x", "aspect_ratio": ratio, "megapixels": megapixels}
-    told = client.post("/predictions", json={"input": body}, headers=LATER).json()["input"]
-    assert (told["width"], told["height"]) == size
+    answer = client.post("/predictions", json={"input": body}, headers=LATER).json()["input"]
+    assert (answer["width"], answer["height"]) == size
 
 
 def test_a_picture_of_this_server_is_named_by_its_address(
     client: TestClient, services: Services, drawing: Hands
 ) -> None:
     made = client.post("/predictions", json={"input": INPUT}).json()
-    told = client.post("/predictions", json={"input": INPUT | {"image": made["output"][0]}}).json()
-    assert (told["input"]["kind"], told["status"]) == ("img2img", "succeeded")
+    answer = client.post("/predictions", json={"input": INPUT | {"image": made["output"][0]}}).json()
+    assert (answer["input"]["kind"], answer["status"]) == ("img2img", "succeeded")
 
 
 def test_a_picture_comes_as_a_data_url(client: TestClient, services: Services) -> None:
@@ -164,17 +164,17 @@ def test_a_picture_comes_as_a_data_url(client: TestClient, services: Services) -
     PIL.new("RGB", (128, 128), "red").save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     body = {"input": INPUT | {"image": url, "mask": url, "prompt_strength": 0.7}}
-    told = client.post("/predictions", json=body, headers=LATER).json()
-    assert (told["input"]["kind"], told["input"]["strength"]) == ("inpaint", 0.7)
-    assert client.get(f"/sources/{told['input']['source']}.png").status_code == 200
+    answer = client.post("/predictions", json=body, headers=LATER).json()
+    assert (answer["input"]["kind"], answer["input"]["strength"]) == ("inpaint", 0.7)
+    assert client.get(f"/sources/{answer['input']['source']}.png").status_code == 200
 
 
 def test_a_webhook_is_the_batchs(client: TestClient, services: Services) -> None:
     hook = "https://1.1.1.1/told"
     body = {"input": INPUT, "webhook": hook, "webhook_events_filter": ["completed"]}
-    told = client.post("/predictions", json=body, headers=LATER).json()
-    batch = services.studio.batch(told["id"])[0]
-    assert (batch.webhook, Subscription.of_batch(batch).id) == (hook, told["id"])
+    answer = client.post("/predictions", json=body, headers=LATER).json()
+    batch = services.studio.batch(answer["id"])[0]
+    assert (batch.webhook, Subscription.of_batch(batch).id) == (hook, answer["id"])
     assert "prediction" not in client.get(f"/api/v1/batches/{batch.id}").json()
 
 
@@ -194,7 +194,7 @@ def test_a_webhook_hears_the_prediction(
     client, hook = client_of(services), "https://1.1.1.1/told"
     body = {"input": INPUT | {"num_outputs": 2}, "webhook": hook, "id": chosen}
     body |= {"webhook_events_filter": asked} if asked is not None else {}
-    told = client.post("/predictions", json=body, headers=LATER).json()
+    answer = client.post("/predictions", json=body, headers=LATER).json()
     draw_next(services)
     draw_next(services)
     services.notifications.create_deliveries()
@@ -203,9 +203,9 @@ def test_a_webhook_hears_the_prediction(
     assert [each["status"] for each in payloads] == heard
     assert {each.receiver for each in log} <= {hook}
     for each in payloads:
-        assert (each["id"], each["urls"], each["input"]) == (told["id"], told["urls"], told["input"])
+        assert (each["id"], each["urls"], each["input"]) == (answer["id"], answer["urls"], answer["input"])
         if each["status"] == "succeeded":
-            assert each == client.get(told["urls"]["get"]).json()
+            assert each == client.get(answer["urls"]["get"]).json()
         else:
             assert (each["output"], each["completed_at"]) == (None, None)
             assert each["started_at"]

@@ -74,11 +74,11 @@ def test_a_body_that_is_none_is_refused_in_the_dialects_shape(
         answer = client.request(method, path, content=body, headers={"Content-Type": kind.encode("latin-1")})
         assert 400 <= answer.status_code < 500 or (harmless and answer.status_code == 200), (what, answer.text)
         if answer.status_code != 200:
-            told: Any = answer.json()
+            content: Any = answer.json()
             for name in BODIES[method, path]:
-                told = told[name]
-            assert told, what
-            assert isinstance(told, str), what
+                content = content[name]
+            assert content, what
+            assert isinstance(content, str), what
     assert drawing.submitted == 0
 
 

@@ -35,32 +35,32 @@ def test_a_body_has_one_field_for_each_setting() -> None:
 
 def test_a_submit_is_accepted_at_once_and_says_where_to_look(client: TestClient) -> None:
     answer = client.post(JOBS, json={"prompt": "a red apple", "seed": 7})
-    told = answer.json()
+    content = answer.json()
     assert answer.status_code == 202
-    assert answer.headers["Location"] == told["status_url"] == f"/api/v1/batches/{told['batch_id']}"
+    assert answer.headers["Location"] == content["status_url"] == f"/api/v1/batches/{content['batch_id']}"
     assert int(answer.headers["Retry-After"]) >= 1
     assert "Preference-Applied" not in answer.headers
-    assert (told["finished"], told["warnings"]) == (False, [])
-    [job] = client.get(told["jobs_url"]).json()["jobs"]
+    assert (content["finished"], content["warnings"]) == (False, [])
+    [job] = client.get(content["jobs_url"]).json()["jobs"]
     assert (job["state"], job["params"]["seed"], job["params"]["width"]) == ("queued", 7, 256)
 
 
 def test_several_pictures_are_a_batch(client: TestClient, services: Services) -> None:
-    told = submitted(client, count=3, name="apples", lane="batch")
-    assert told["status_url"] == f"/api/v1/batches/{told['batch_id']}"
+    answer = submitted(client, count=3, name="apples", lane="batch")
+    assert answer["status_url"] == f"/api/v1/batches/{answer['batch_id']}"
     draw_next(services)
-    batch = client.get(told["status_url"]).json()
+    batch = client.get(answer["status_url"]).json()
     assert (batch["name"], batch["lane"], batch["finished"]) == ("apples", "batch", False)
     assert (batch["counts"]["done"], batch["counts"]["queued"]) == (1, 2)
     jobs = client.get(batch["jobs_url"]).json()["jobs"]
-    assert [job["id"] for job in jobs] == told["job_ids"]
+    assert [job["id"] for job in jobs] == answer["job_ids"]
 
 
 def test_a_batch_has_times_and_a_webhook(client: TestClient, services: Services) -> None:
-    told = submitted(
+    content = submitted(
         client, window="23:00-07:00", start_at="2030-01-01T00:00:00Z", webhook="https://1.1.1.1/", lane="batch"
     )
-    batch = services.studio.batch(told["batch_id"])[0]
+    batch = services.studio.batch(content["batch_id"])[0]
     assert (batch.window, batch.start_at[:4], batch.webhook) == ("23:00-07:00", "2030", "https://1.1.1.1/")
     for name, value in (("window", "never"), ("start_at", "soon"), ("webhook", "http://127.0.0.1/")):
         answer = client.post(JOBS, json={"prompt": "x", "lane": "batch", name: value})
@@ -70,10 +70,10 @@ def test_a_batch_has_times_and_a_webhook(client: TestClient, services: Services)
 def test_who_prefers_to_wait_gets_the_ended_jobs(client: TestClient, drawing: Hands) -> None:
     answer = client.post(JOBS, json={"prompt": "x", "count": 2} | SMALL, headers={"Prefer": "wait=5"})
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=5")
-    told = answer.json()
-    assert told["finished"] is True
-    assert [job["state"] for job in told["jobs"]] == ["done", "done"]
-    assert client.get(told["jobs"][0]["image"]["url"]).content.startswith(b"\x89PNG")
+    content = answer.json()
+    assert content["finished"] is True
+    assert [job["state"] for job in content["jobs"]] == ["done", "done"]
+    assert client.get(content["jobs"][0]["image"]["url"]).content.startswith(b"\x89PNG")
 
 
 def test_a_failed_job_ends_the_wait_too(client: TestClient, failing: Hands) -> None:
@@ -132,14 +132,14 @@ def test_jobs_are_read_page_by_page(client: TestClient) -> None:
 
 
 def test_a_batch_is_read_page_by_page_in_its_own_order(client: TestClient) -> None:
-    told = submitted(client, count=5)
+    content = submitted(client, count=5)
     found: list[str] = []
     before: str | None = ""
     while before is not None:
-        answer = client.get(f"{JOBS}?batch_id={told['batch_id']}&limit=2&before={before}").json()
+        answer = client.get(f"{JOBS}?batch_id={content['batch_id']}&limit=2&before={before}").json()
         found += [job["id"] for job in answer["jobs"]]
         before = answer["next"]
-    assert found == told["job_ids"]
+    assert found == content["job_ids"]
 
 
 def test_an_answer_that_has_not_changed_is_not_sent_again(client: TestClient, services: Services) -> None:
@@ -170,11 +170,11 @@ def test_a_running_job_is_flagged_to_stop(client: TestClient, services: Services
 
 
 def test_batches_pause_resume_and_cancel(client: TestClient) -> None:
-    told = submitted(client, count=2)
-    url = told["status_url"]
+    answer = submitted(client, count=2)
+    url = answer["status_url"]
     assert client.post(f"{url}/pause", json={"give_back": True}).json()["paused"] is True
     assert client.post(f"{url}/resume").json()["paused"] is False
-    assert sorted(client.post(f"{url}/cancel").json()["job_ids"]) == sorted(told["job_ids"])
+    assert sorted(client.post(f"{url}/cancel").json()["job_ids"]) == sorted(answer["job_ids"])
     assert client.get(url).json()["finished"] is True
 
 

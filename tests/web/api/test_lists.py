@@ -25,25 +25,25 @@ def test_the_media_type_tells_the_format(
     client: TestClient, services: Services, media: str, data: bytes, prompts: list[str]
 ) -> None:
     answer = client.post(f"{LISTS}?{SIZE}", content=data, headers={"Content-Type": media})
-    told = answer.json()
-    assert (answer.status_code, told["count"]) == (202, len(prompts))
-    assert answer.headers["Location"] == told["status_url"] == f"/api/v1/batches/{told['batch_id']}"
-    assert [job.params.prompt for job in services.studio.jobs(batch_id=told["batch_id"])] == prompts
-    assert client.get(told["status_url"]).json()["lane"] == "batch"
+    content = answer.json()
+    assert (answer.status_code, content["count"]) == (202, len(prompts))
+    assert answer.headers["Location"] == content["status_url"] == f"/api/v1/batches/{content['batch_id']}"
+    assert [job.params.prompt for job in services.studio.jobs(batch_id=content["batch_id"])] == prompts
+    assert client.get(content["status_url"]).json()["lane"] == "batch"
 
 
 def test_a_form_names_the_list_by_its_file(client: TestClient) -> None:
     file = ("night.csv", b"prompt\na cat\n", "application/octet-stream")
-    told = client.post(LISTS, files={"file": file}).json()
-    assert client.get(told["status_url"]).json()["name"] == "night"
-    told = client.post(f"{LISTS}?name=other", files={"file": file}).json()
-    assert client.get(told["status_url"]).json()["name"] == "other"
+    answer = client.post(LISTS, files={"file": file}).json()
+    assert client.get(answer["status_url"]).json()["name"] == "night"
+    answer = client.post(f"{LISTS}?name=other", files={"file": file}).json()
+    assert client.get(answer["status_url"]).json()["name"] == "other"
 
 
 def test_check_enqueues_nothing(client: TestClient, services: Services) -> None:
     before = len(services.studio.jobs(limit=1000))
-    told = client.post(f"{LISTS}/check?expand=all&{SIZE}", content=b"{a|b} car\nx --mood 3").json()
-    assert (told["pictures"], told["bad_lines"][0]["line"]) == (2, 2)
+    answer = client.post(f"{LISTS}/check?expand=all&{SIZE}", content=b"{a|b} car\nx --mood 3").json()
+    assert (answer["pictures"], answer["bad_lines"][0]["line"]) == (2, 2)
     assert len(services.studio.jobs(limit=1000)) == before
 
 
@@ -80,12 +80,12 @@ def test_a_list_may_be_longer_than_other_bodies_but_not_endless(client: TestClie
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_what_is_exported_can_be_sent_again(client: TestClient, services: Services, form: str) -> None:
-    told = client.post(f"{LISTS}?{SIZE}", content=b"a cat --seed 7\na dog --seed 8").json()
-    answer = client.get(f"/api/v1/batches/{told['batch_id']}/export?format={form}")
+    content = client.post(f"{LISTS}?{SIZE}", content=b"a cat --seed 7\na dog --seed 8").json()
+    answer = client.get(f"/api/v1/batches/{content['batch_id']}/export?format={form}")
     assert answer.headers["Content-Disposition"].endswith(f'.{form}"')
     assert answer.headers["Content-Type"].partition(";")[0] in ("text/csv", "application/jsonl")
     again = client.post(LISTS, content=answer.content, headers={"Content-Type": answer.headers["Content-Type"]}).json()
-    params = [[job.params for job in services.studio.jobs(batch_id=each["batch_id"])] for each in (told, again)]
+    params = [[job.params for job in services.studio.jobs(batch_id=each["batch_id"])] for each in (content, again)]
     assert params[0] == params[1]
     assert len(client.get(f"/api/v1/queue/export?format={form}").text.splitlines()) >= 4
 

@@ -143,9 +143,9 @@ def test_the_javascript_clients_requests(plain: httpx.Client) -> None:
 def test_a_wait_that_was_too_short_says_starting(plain: httpx.Client) -> None:
     """The Python client takes the output of any other status for complete."""
     body = {"input": SLOW | {"num_outputs": 2}}
-    told = plain.post("/replicate/v1/predictions", json=body, headers={"Prefer": "wait=1"}).json()
-    assert told["status"] == "starting"
-    plain.post(told["urls"]["cancel"])
+    answer = plain.post("/replicate/v1/predictions", json=body, headers={"Prefer": "wait=1"}).json()
+    assert answer["status"] == "starting"
+    plain.post(answer["urls"]["cancel"])
 
 
 @pytest.mark.parametrize("path", ["/replicate/v1/nope", "/v1/predictions/none", "/replicate/v1/trainings/none"])

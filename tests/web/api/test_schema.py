@@ -89,8 +89,8 @@ def requests_are_answered_well(schema: Any, examples: int) -> None:
         try:
             each()
         except (Exception, FailureGroup) as error:
-            told = "; ".join(map(str, error.exceptions)) if isinstance(error, FailureGroup) else repr(error)
-            faults.append(f"{operation.method} {operation.path}: {told}"[:3000])
+            text = "; ".join(map(str, error.exceptions)) if isinstance(error, FailureGroup) else repr(error)
+            faults.append(f"{operation.method} {operation.path}: {text}"[:3000])
     assert tried > 100
     assert not faults, "\n".join(faults)
 
@@ -110,9 +110,9 @@ def answered_well(case: Any) -> None:
     answer = case.call(timeout=60)  # the machine may be busy
     status, is_json = answer.status_code, answer.headers.get("Content-Type", [""])[0].startswith("application/json")
     body = answer.text[:500] if is_json else ""
-    told = f"{case.method} {case.path}: {status} {body}"
-    assert status < 500 or status == 503, told
-    assert case.method == "TRACE" or str(status) in case.operation.definition.raw["responses"], told
+    text = f"{case.method} {case.path}: {status} {body}"
+    assert status < 500 or status == 503, text
+    assert case.method == "TRACE" or str(status) in case.operation.definition.raw["responses"], text
     if status >= 400 and case.method != "HEAD" and case.path.startswith("/api/v1"):
         assert answer.json()["error"]["message"]
     if case.method not in ("TRACE", "HEAD"):
@@ -120,8 +120,8 @@ def answered_well(case: Any) -> None:
 
 
 def test_every_refusal_is_in_the_document(client: TestClient) -> None:
-    told = client.get("/openapi.json").json()
-    for path, methods in told["paths"].items():
+    answer = client.get("/openapi.json").json()
+    for path, methods in answer["paths"].items():
         for method, operation in methods.items():
             if path.startswith("/api/v1"):
                 assert {"404", "409", "410", "422", "429", "503"} <= set(operation["responses"]), (method, path)

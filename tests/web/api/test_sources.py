@@ -34,36 +34,36 @@ def in_base64(data: bytes) -> str:
 
 def test_a_picture_is_kept_once_and_can_be_fetched(client: TestClient) -> None:
     answer = client.post(SOURCES, content=png(form="JPEG"), headers={"Content-Type": "image/jpeg"})
-    told = answer.json()
-    assert (answer.status_code, told["width"], told["height"]) == (201, 128, 128)
-    assert answer.headers["Location"] == told["url"] == f"/sources/{told['id']}.png"
-    assert client.post(SOURCES, files={"file": ("x.jpg", png(form="JPEG"))}).json() == told
-    file = client.get(told["url"])
+    content = answer.json()
+    assert (answer.status_code, content["width"], content["height"]) == (201, 128, 128)
+    assert answer.headers["Location"] == content["url"] == f"/sources/{content['id']}.png"
+    assert client.post(SOURCES, files={"file": ("x.jpg", png(form="JPEG"))}).json() == content
+    file = client.get(content["url"])
     assert (file.headers["Content-Type"], PIL.open(io.BytesIO(file.content)).size) == ("image/png", (128, 128))
-    assert client.get(told["url"], headers={"If-None-Match": file.headers["ETag"]}).status_code == 304
+    assert client.get(content["url"], headers={"If-None-Match": file.headers["ETag"]}).status_code == 304
 
 
 def test_a_picture_of_the_gallery_becomes_a_source(client: TestClient, services: Services) -> None:
     image = made(services)
-    told = client.post(f"/api/v1/images/{image.id}/source").json()
-    job = client.post(JOBS, json={"prompt": "x", "source": told["id"]} | SMALL).json()
+    answer = client.post(f"/api/v1/images/{image.id}/source").json()
+    job = client.post(JOBS, json={"prompt": "x", "source": answer["id"]} | SMALL).json()
     params = services.studio.job(job["job_ids"][0]).params
-    assert (params.kind, params.source, params.strength) == ("img2img", told["id"], 0.6)
+    assert (params.kind, params.source, params.strength) == ("img2img", answer["id"], 0.6)
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_pictures_may_come_within_the_json(client: TestClient, services: Services, prefix: str) -> None:
     source, mask = prefix + in_base64(png()), prefix + in_base64(png("white"))
-    told = client.post(JOBS, json={"prompt": "x", "source": source, "mask": mask} | SMALL).json()
-    params = services.studio.job(told["job_ids"][0]).params
+    answer = client.post(JOBS, json={"prompt": "x", "source": source, "mask": mask} | SMALL).json()
+    params = services.studio.job(answer["job_ids"][0]).params
     assert params.kind == "inpaint"
     assert [services.studio.sources.size(each) for each in (params.source, params.mask)] == [(128, 128)] * 2
 
 
 def test_pictures_may_come_as_a_form(client: TestClient, services: Services) -> None:
     job = json.dumps({"prompt": "x", "strength": 0.3} | SMALL)
-    told = client.post(JOBS, data={"job": job}, files={"source": ("a.png", png("blue"))}).json()
-    params = services.studio.job(told["job_ids"][0]).params
+    answer = client.post(JOBS, data={"job": job}, files={"source": ("a.png", png("blue"))}).json()
+    params = services.studio.job(answer["job_ids"][0]).params
     assert (params.kind, params.strength) == ("img2img", 0.3)
 
 
@@ -77,14 +77,14 @@ def reads_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_pictures_may_come_within_the_json_and_as_a_form(client: TestClient, services: Services) -> None:
     known = services.studio.sources.add(png("blue")).id
     sent = [{"image": in_base64(png()), "use": "edit", "mask": in_base64(png("white"))}, known]
-    told = client.post(JOBS, json={"prompt": "x", "references": sent} | SMALL).json()
-    first, second = services.studio.job(told["job_ids"][0]).params.references
+    answer = client.post(JOBS, json={"prompt": "x", "references": sent} | SMALL).json()
+    first, second = services.studio.job(answer["job_ids"][0]).params.references
     assert (first.use, second.image) == ("edit", known)
     assert [services.studio.sources.size(each) for each in first.inputs] == [(128, 128)] * 2
     job = json.dumps({"prompt": "x", "references": [known]} | SMALL)
     files = [("references", ("a.png", png("red"))), ("references", ("b.png", png("lime")))]
-    told = client.post(JOBS, data={"job": job}, files=files).json()
-    assert [each.image for each in services.studio.job(told["job_ids"][0]).params.references] == [
+    answer = client.post(JOBS, data={"job": job}, files=files).json()
+    assert [each.image for each in services.studio.job(answer["job_ids"][0]).params.references] == [
         known,
         first.image,
         services.studio.sources.add(png("lime")).id,
@@ -135,8 +135,8 @@ def test_pictures_that_are_too_large_together_are_refused(
 
 def test_an_upscale_needs_no_prompt(client: TestClient, services: Services) -> None:
     body = {"prompt": "", "kind": "upscale", "source": in_base64(png()), "scale": 2.0}
-    told = client.post(JOBS, json=body).json()
-    assert (services.studio.job(told["job_ids"][0]).params.width, told["warnings"]) == (256, [])
+    answer = client.post(JOBS, json=body).json()
+    assert (services.studio.job(answer["job_ids"][0]).params.width, answer["warnings"]) == (256, [])
 
 
 @pytest.mark.parametrize(

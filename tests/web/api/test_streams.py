@@ -54,21 +54,21 @@ def states(events: list[Told]) -> list[str]:
 
 
 def test_a_job_is_followed_to_its_end(site: Site) -> None:
-    told = submit(site, prompt="slowly [slow:0.3]")
-    with follow(f"{site.url}/api/v1/jobs/{told['job_ids'][0]}/stream") as events:
+    answer = submit(site, prompt="slowly [slow:0.3]")
+    with follow(f"{site.url}/api/v1/jobs/{answer['job_ids'][0]}/stream") as events:
         found = list(events)
     assert states(found) == ["queued", "running", "done"]
     steps = [event["data"]["step"] for event in found if event["event"] == "progress"]
     assert steps
     assert steps == sorted(steps)
     assert found[-1]["event"] == "end"
-    assert found[-1]["data"]["image"]["id"] == told["job_ids"][0]
+    assert found[-1]["data"]["image"]["id"] == answer["job_ids"][0]
     assert all(("id" in event) == (event["event"] == "state") for event in found)
 
 
 def test_a_dropped_stream_is_resumed_without_a_gap_and_not_begun_again_after_the_end(site: Site) -> None:
-    told = submit(site, prompt="slowly [slow:0.2]")
-    url = f"{site.url}/api/v1/jobs/{told['job_ids'][0]}/stream"
+    answer = submit(site, prompt="slowly [slow:0.2]")
+    url = f"{site.url}/api/v1/jobs/{answer['job_ids'][0]}/stream"
     with follow(url) as events:
         first = next(events)
     with follow(url, first["id"]) as events:
@@ -79,8 +79,8 @@ def test_a_dropped_stream_is_resumed_without_a_gap_and_not_begun_again_after_the
 
 
 def test_a_batch_is_followed_until_all_have_ended(site: Site) -> None:
-    told = submit(site, count=3)
-    with follow(f"{site.url}/api/v1/batches/{told['batch_id']}/stream") as events:
+    answer = submit(site, count=3)
+    with follow(f"{site.url}/api/v1/batches/{answer['batch_id']}/stream") as events:
         found = list(events)
     assert sorted(states(found)) == sorted(["queued", "running", "done"] * 3)
     assert found[-1]["data"]["counts"]["done"] == 3
@@ -89,14 +89,14 @@ def test_a_batch_is_followed_until_all_have_ended(site: Site) -> None:
 def test_the_queue_is_followed_from_now_on(site: Site) -> None:
     with follow(f"{site.url}/api/v1/queue/stream") as events:
         assert next(events)["event"] == "queue"
-        told = submit(site)
+        answer = submit(site)
         ended = next(event for event in events if event["data"].get("state") == "done")
-    assert ended["data"]["job_id"] == told["job_ids"][0]
+    assert ended["data"]["job_id"] == answer["job_ids"][0]
 
 
 def test_many_followers_hold_no_thread_each(site: Site) -> None:
-    told = submit(site, prompt="slowly [slow:0.4]")
-    url = f"{site.url}/api/v1/jobs/{told['job_ids'][0]}/stream"
+    answer = submit(site, prompt="slowly [slow:0.4]")
+    url = f"{site.url}/api/v1/jobs/{answer['job_ids'][0]}/stream"
     with contextlib.ExitStack() as stack:
         followers = [stack.enter_context(follow(url)) for _ in range(60)]  # more than there are threads
         started = time.monotonic()
@@ -189,12 +189,12 @@ def test_histories_are_json_unless_a_stream_is_asked_for(client: TestClient, ser
         draw_next(services)
     job, batch = f"/api/v1/jobs/{receipt.job_ids[0]}", f"/api/v1/batches/{receipt.batch_id}"
     for path in (job, batch):
-        told = client.get(f"{path}/events", headers={"Accept": "application/json, */*"})
+        text = client.get(f"{path}/events", headers={"Accept": "application/json, */*"})
         streamed = client.get(f"{path}/events", headers=STREAM)
-        assert "Accept" in told.headers["Vary"]
+        assert "Accept" in text.headers["Vary"]
         assert streamed.headers["Content-Type"].startswith("text/event-stream")
         assert streamed.text == client.get(f"{path}/stream").text
-        assert [each["state"] for each in told.json()["events"]] == states(
+        assert [each["state"] for each in text.json()["events"]] == states(
             list(parsed(iter(streamed.text.split("\n"))))
         )
 

@@ -45,8 +45,8 @@ def test_what_it_lists(api: Any) -> None:
         *(api.get_face_restorers, api.get_realesrgan_models, api.get_prompt_styles, api.get_scripts),
         *(api.get_embeddings, api.get_memory, api.get_schedulers, api.refresh_checkpoints, api.interrupt),
     ):
-        told = ask()
-        assert not isinstance(told, dict) or "detail" not in told, ask
+        result = ask()
+        assert not isinstance(result, dict) or "detail" not in result, ask
     api.util_set_model("starter")
     assert api.util_get_current_model().startswith("starter")
     api.util_wait_for_ready(0.05)

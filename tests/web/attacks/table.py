@@ -28,9 +28,9 @@ class Attack:
 
     @property
     def tried(self) -> str:
-        told = ", ".join(f"{name}: {value[:60]}" for name, value in self.headers.items() if name != "Content-Type")
+        text = ", ".join(f"{name}: {value[:60]}" for name, value in self.headers.items() if name != "Content-Type")
         who = f" as {self.who}" if self.who else " with a session" if self.cookie else ""
-        return f"{self.method} {self.path}{who}{f' ({told})' if told else ''}"
+        return f"{self.method} {self.path}{who}{f' ({text})' if text else ''}"
 
 
 def post(what: str, path: str, refused: int, how: str, body: Any = JOB, **more: Any) -> Attack:

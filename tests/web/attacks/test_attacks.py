@@ -82,11 +82,11 @@ def test_a_script_is_text_wherever_it_is_shown(tmp_path_factory: pytest.TempPath
             assert "<img src=x" not in answer.text, path
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
     for tab in ("create", "queue", "gallery"):
-        told = client.post("/look", json={"seen": "", "tab": tab, "asked": [batch]})
-        assert told.status_code == 200, told.text
-        assert "&lt;script&gt;alert(1)" in told.text, tab
-        assert "<script>alert" not in told.text.replace("\\u003c", "<"), tab
-        assert "<img src=x" not in told.text, tab
+        result = client.post("/look", json={"seen": "", "tab": tab, "asked": [batch]})
+        assert result.status_code == 200, result.text
+        assert "&lt;script&gt;alert(1)" in result.text, tab
+        assert "<script>alert" not in result.text.replace("\\u003c", "<"), tab
+        assert "<img src=x" not in result.text, tab
     named = client.get(f"/images/{image.id}.png?download=true").headers["content-disposition"]
     assert not set("<>\r\n") & set(named)
 
@@ -165,10 +165,10 @@ def test_metadata_cannot_run_away(client: TestClient, victim: Victim) -> None:
         started = time.monotonic()
         headers = victim.headers("ann")
         client.post("/api/v1/sources", content=data, headers=headers | {"Content-Type": "image/png"})
-        told = client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(data).decode()}, headers=headers)
+        result = client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(data).decode()}, headers=headers)
         assert time.monotonic() - started < soon(10)
-        assert told.status_code < 500
-        assert len(told.content) < 5_000_000
+        assert result.status_code < 500
+        assert len(result.content) < 5_000_000
 
 
 def test_a_viewer_fills_no_disk(client: TestClient, victim: Victim) -> None:

@@ -344,8 +344,8 @@ def test_nobody_cancels_another_accounts_call(victim: Victim, callers: Any) -> N
     for session in ("waiting", session_key("ann", "waiting")):
         body = {"event_id": event, "session_hash": session, "fn_index": index}
         assert bob.post("/gradio_api/cancel", json=body).status_code == 404
-    told = ann.get("/gradio_api/queue/data", params={"session_hash": "waiting"}).text
-    assert "a secret hill" in told
+    text = ann.get("/gradio_api/queue/data", params={"session_hash": "waiting"}).text
+    assert "a secret hill" in text
     body = {"event_id": event, "session_hash": "waiting", "fn_index": index}
     assert ann.post("/gradio_api/cancel", json=body).json() == {"success": True}
 
@@ -506,7 +506,7 @@ def test_handle_file_with_an_address_is_refused(server: str, victim: Victim, ope
 def test_plain_http_gets_its_results(victim: Victim, callers: Any) -> None:
     ann = callers("ann")
     event = ann.post("/gradio_api/call/job", json={"data": [victim.job]}).json()["event_id"]
-    told = ann.get(f"/gradio_api/call/job/{event}").text
-    assert told.startswith("event: complete\n")
-    assert json.loads(told.split("data: ", 1)[1])[0]["id"] == victim.job
+    text = ann.get(f"/gradio_api/call/job/{event}").text
+    assert text.startswith("event: complete\n")
+    assert json.loads(text.split("data: ", 1)[1])[0]["id"] == victim.job
     assert "/gradio_api/call/v2/job" in ann.get("/gradio_api/openapi.json").json()["paths"]

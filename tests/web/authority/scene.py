@@ -287,11 +287,11 @@ def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str)
     names["file"] = "".join(services.studio.queue_file.export())
     names["file64"] = base64.b64encode(names["file"].encode()).decode()
     services.queue.ring = ringing(services)  # type: ignore[method-assign]
-    said: list[str] = []
+    messages: list[str] = []
     check = authority.check
 
     def heard(name: str, account: Any = None) -> None:
-        said.append(name)
+        messages.append(name)
         check(name, account)
 
     patch.setattr(authority, "check", heard)
@@ -301,7 +301,7 @@ def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str)
             client.get("/api/v1/queue", headers=each.headers)
         run_as(NOBODY)  # as the web process
         try:
-            yield Scene(services, client, names, people, Pristine(services, folder.mktemp("pristine")), said)
+            yield Scene(services, client, names, people, Pristine(services, folder.mktemp("pristine")), messages)
         finally:
             run_as(LOCAL)
 

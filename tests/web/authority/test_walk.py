@@ -164,17 +164,17 @@ def ask_route(studio: Scene, person: Person, door: str) -> Answer:
 
 
 def ask_endpoint(studio: Scene, person: Person, name: str) -> Answer:
-    given = studio.filled(calls.ENDPOINTS[name])
+    options = studio.filled(calls.ENDPOINTS[name])
     if name == "add_source":
         sent = studio.client.post("/gradio_api/upload", files={"files": png("green")}, headers=person.headers)
         if sent.status_code != 200:
             return Answer(sent.status_code, sent.text)
-        given["picture"] = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+        options["picture"] = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
     if name in endpoints.SLOW + endpoints.STREAMED_ENDPOINTS:
-        return ask_later(studio, person, name, given)
+        return ask_later(studio, person, name, options)
     blocks = blocks_of(studio.client.app)
     [function] = [each.fn for each in blocks.fns.values() if each.api_name == name]
-    values = [given.get(each.name, each.default) for each in inspect.signature(function).parameters.values()]
+    values = [options.get(each.name, each.default) for each in inspect.signature(function).parameters.values()]
     return run(studio, person, name, {"data": values})
 
 
@@ -182,8 +182,8 @@ def ask_later(studio: Scene, person: Person, name: str, given: dict[str, Any]) -
     started = studio.client.post(f"/gradio_api/call/v2/{name}", json=given, headers=person.headers)
     if started.status_code != 200:
         return Answer(started.status_code, started.text)
-    told = studio.client.get(f"/gradio_api/call/{name}/{started.json()['event_id']}", headers=person.headers)
-    return Answer(500 if "event: error" in told.text else told.status_code, told.text)
+    answer = studio.client.get(f"/gradio_api/call/{name}/{started.json()['event_id']}", headers=person.headers)
+    return Answer(500 if "event: error" in answer.text else answer.status_code, answer.text)
 
 
 def run(studio: Scene, person: Person, name: str, sent: dict[str, Any]) -> Answer:
@@ -195,10 +195,10 @@ def run(studio: Scene, person: Person, name: str, sent: dict[str, Any]) -> Answe
 
 def ask_handler(studio: Scene, person: Person, name: str) -> Answer:
     number, values = handlers(studio.client.app)[name]
-    given = studio.filled(calls.HANDLERS[name])
+    value = studio.filled(calls.HANDLERS[name])
     event = {"do": "queue_list", "id": ""} if name == "on_press" else {}
     return run(
-        studio, person, "predict", {"fn_index": number, "data": given + values[len(given) :], "event_data": event}
+        studio, person, "predict", {"fn_index": number, "data": value + values[len(value) :], "event_data": event}
     )
 
 
@@ -327,8 +327,8 @@ def different(people: list[Person], says: set[str]) -> list[Person]:
 
 def reads_only(sentences: set[str]) -> bool:
     """Whether whoever sees a thing may ask all of this about it."""
-    told = [OPERATIONS[each] for each in sentences]
-    return all(each.scope in (None, Scope.READ) or each.data in (DataScope.SEEN, DataScope.NOTHING) for each in told)
+    result = [OPERATIONS[each] for each in sentences]
+    return all(each.scope in (None, Scope.READ) or each.data in (DataScope.SEEN, DataScope.NOTHING) for each in result)
 
 
 def unchanged(studio: Scene, who: str) -> None:
@@ -349,22 +349,22 @@ def test_a_sentence_is_said_by_whom_the_table_lets_where_all_is_seen(shared: Sce
 
 def say_to_all(studio: Scene, name: str) -> None:
     sentence = OPERATIONS[name]
-    given = calls.SENTENCES.get(name, ())
+    value = calls.SENTENCES.get(name, ())
     for person in studio.people:
-        problem, told = said(studio, person, name, given)
-        who = f"{person.name}: {problem or told}"
+        problem, result = said(studio, person, name, value)
+        who = f"{person.name}: {problem or result}"
         if not person.may(name) or (sentence.data is DataScope.ACCOUNT and not person.changes_it):
             assert isinstance(problem, Forbidden), who
             unchanged(studio, who)
-        elif names_things(given) and not (
+        elif names_things(value) and not (
             person.changes_it or (person.sees_it and (name in calls.USES or sentence.data is DataScope.SEEN))
         ):
             assert isinstance(problem, REFUSALS) or name in calls.ANSWER_NOTHING, who
             unchanged(studio, who)
         else:
             assert not isinstance(problem, Forbidden), who
-        if not person.sees_it and not any(isinstance(each, str) and each.startswith("@") for each in given):
-            assert not [each for each in SECRETS if each in f"{told}"], who
+        if not person.sees_it and not any(isinstance(each, str) and each.startswith("@") for each in value):
+            assert not [each for each in SECRETS if each in f"{result}"], who
         studio.pristine.restore()
 
 
@@ -440,6 +440,6 @@ def record(studio: Scene) -> str:
         "|---|---|---|---|",
     ]
     for name, sentence in OPERATIONS.items():
-        told = ", ".join(f"`{each}`" for each in doors[name]) or "the command line, or none"
-        lines.append(f"| `{name}` | {sentence.scope or 'open'} | {sentence.data} | {told} |")
+        text = ", ".join(f"`{each}`" for each in doors[name]) or "the command line, or none"
+        lines.append(f"| `{name}` | {sentence.scope or 'open'} | {sentence.data} | {text} |")
     return "\n".join(lines) + "\n"

@@ -24,10 +24,10 @@ UNREACHED = re.compile(
 def installed(*command: str | Path, folder: Path) -> None:
     done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=900)
     if done.returncode:
-        told = done.stdout + done.stderr
-        if UNREACHED.search(told):
+        text = done.stdout + done.stderr
+        if UNREACHED.search(text):
             pytest.skip("there is no package index")
-        pytest.fail(told[-3000:])
+        pytest.fail(text[-3000:])
 
 
 @pytest.fixture(scope="session")

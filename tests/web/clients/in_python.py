@@ -30,12 +30,12 @@ TO_US: dict[str, Any] = {"prompt": PROMPT, "api_base": f"{url}/v1", "api_key": "
 
 
 def call(name: str, work: Callable[[], Any]) -> None:
-    told: dict[str, Any] = {"name": name}
+    result: dict[str, Any] = {"name": name}
     try:
-        told["value"] = work()
+        result["value"] = work()
     except Exception as error:
-        told["error"] = f"{type(error).__name__}: {error}"[:500]
-    print(json.dumps(told), flush=True)
+        result["error"] = f"{type(error).__name__}: {error}"[:500]
+    print(json.dumps(result), flush=True)
 
 
 def are_pictures(addresses: str) -> list[bool]:

@@ -90,8 +90,8 @@ def test_open_webui_makes_a_picture(client: TestClient, services: Services) -> N
         sent = {"prompt": workflow, "client_id": "openwebui"}
         prompt_id = client.post("/prompt", json=sent, headers=AGENT).json()["prompt_id"]
         draw_next(services)
-        told = until(socket, lambda each: over(each) and each["data"]["prompt_id"] == prompt_id)
-        assert told
+        received = until(socket, lambda each: over(each) and each["data"]["prompt_id"] == prompt_id)
+        assert received
     history = client.get(f"/history/{prompt_id}", headers=AGENT).json()[prompt_id]
     [image] = [
         image
@@ -170,7 +170,7 @@ def test_sillytavern_makes_a_picture(client: TestClient, services: Services, dra
 def test_sillytavern_hears_of_a_failure(client: TestClient, failing: Hands) -> None:
     item = sillytavern(client, SETTINGS)
     assert item["status"]["status_str"] == "error"
-    [error] = [told for kind, told in item["status"]["messages"] if kind == "execution_error"]
+    [error] = [result for kind, result in item["status"]["messages"] if kind == "execution_error"]
     line = f"{error['node_type']} [{error['node_id']}] {error['exception_type']}: {error['exception_message']}"
     assert line == "KSampler [3] engine_error: it broke"
 
@@ -184,7 +184,7 @@ def test_comfyui_sdk_runs_a_prompt(client: TestClient, services: Services, ends:
     """@saintno/comfyui-sdk: ``init``, then ``CallWrapper.run`` with its listeners."""
     headers = {"Comfy-User": "sdk"}
     with client.websocket_connect(URL + "/ws?clientId=sdk") as socket:
-        [first] = until(socket, lambda told: told["type"] == "status")
+        [first] = until(socket, lambda received: received["type"] == "status")
         assert first["data"]["sid"] == "sdk"
         assert "exec_info" in client.get("/prompt", headers=headers).json()
         assert client.get("/system_stats", headers=headers).json()["system"]["os"]
@@ -199,8 +199,8 @@ def test_comfyui_sdk_runs_a_prompt(client: TestClient, services: Services, ends:
         plain = headers | {"Content-Type": "text/plain;charset=UTF-8"}  # it leaves the media type out
         prompt_id = client.post("/prompt", content=body, headers=plain).json()["prompt_id"]
         ends(services)
-        told = until(socket, over)
-        mine = [each for each in told if each["type"] != "status" and each["data"]["prompt_id"] == prompt_id]
+        received = until(socket, over)
+        mine = [each for each in received if each["type"] != "status" and each["data"]["prompt_id"] == prompt_id]
         assert mine[1]["type"] == "execution_cached"
         history = client.get(f"/history/{prompt_id}", headers=headers).json()[prompt_id]
         if ends is draw_next:

@@ -26,15 +26,15 @@ PASSWORD = "correct horse"
 def submit(client: TestClient, graph: Any, **more: Any) -> dict[str, Any]:
     answer = client.post("/prompt", json={"prompt": graph} | more)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    content: dict[str, Any] = answer.json()
+    return content
 
 
 def upload(client: TestClient, data: bytes, name: str = "apple.png", **fields: str) -> dict[str, Any]:
     answer = client.post("/upload/image", files={"image": (name, data, "image/png")}, data=fields)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    content: dict[str, Any] = answer.json()
+    return content
 
 
 def params(services: Services) -> Any:
@@ -51,12 +51,12 @@ def clear(size: tuple[int, int] = (128, 128)) -> bytes:
 
 
 def test_a_prompt_from_its_submit_to_its_picture(client: TestClient, services: Services) -> None:
-    told = submit(client, TXT2IMG, client_id="c")
-    prompt_id = told["prompt_id"]
-    assert told["node_errors"] == {}
+    answer = submit(client, TXT2IMG, client_id="c")
+    prompt_id = answer["prompt_id"]
+    assert answer["node_errors"] == {}
     assert client.get("/history/" + prompt_id).json() == {}
     queue = client.get("/queue").json()
-    assert [each[:3] for each in queue["queue_pending"]] == [[told["number"], prompt_id, TXT2IMG]]
+    assert [each[:3] for each in queue["queue_pending"]] == [[answer["number"], prompt_id, TXT2IMG]]
     assert client.get("/prompt").json() == {"exec_info": {"queue_remaining": 1}}
     job = claimed(services.jobs)
     assert [each[1] for each in client.get("/queue").json()["queue_running"]] == [prompt_id]
@@ -116,9 +116,9 @@ def test_a_prompt_that_failed_says_why(client: TestClient, services: Services) -
     prompt_id = submit(client, TXT2IMG)["prompt_id"]
     fail_next(services)
     status = client.get("/history/" + prompt_id).json()[prompt_id]["status"]
-    kind, told = status["messages"][-1]
+    kind, result = status["messages"][-1]
     assert (status["status_str"], status["completed"], kind) == ("error", False, "execution_error")
-    assert (told["node_id"], told["node_type"], told["exception_message"]) == ("3", "KSampler", "it broke")
+    assert (result["node_id"], result["node_type"], result["exception_message"]) == ("3", "KSampler", "it broke")
 
 
 def test_a_batch_is_several_pictures(client: TestClient, drawing: Hands) -> None:
@@ -147,14 +147,14 @@ def test_deleting_and_interrupting(client: TestClient, services: Services) -> No
 
 
 def test_an_upload_is_named_by_us_or_by_its_sender(client: TestClient, services: Services) -> None:
-    told = upload(client, png("blue"), "my apple.png", subfolder="", overwrite="true", type="input")
-    assert (told["subfolder"], told["type"]) == ("", "input")
-    for name in (told["name"], "my apple.png", told["name"] + " [input]"):
+    result = upload(client, png("blue"), "my apple.png", subfolder="", overwrite="true", type="input")
+    assert (result["subfolder"], result["type"]) == ("", "input")
+    for name in (result["name"], "my apple.png", result["name"] + " [input]"):
         submit(client, img2img(name, 0.5))
         assert (params(services).kind, params(services).strength) == ("img2img", 0.5)
-        assert f"{params(services).source}.png" == told["name"]
+        assert f"{params(services).source}.png" == result["name"]
         assert params(services).steps == 8  # ComfyUI makes all steps from a picture, whatever the strength
-    shown = client.get("/view", params={"filename": told["name"], "type": "input"})
+    shown = client.get("/view", params={"filename": result["name"], "type": "input"})
     assert shown.content[:4] == b"\x89PNG"
     image = made(services)
     submit(client, img2img(f"{image.id}.png [output]"))
@@ -162,9 +162,9 @@ def test_an_upload_is_named_by_us_or_by_its_sender(client: TestClient, services:
 
 
 def test_masks(client: TestClient, services: Services) -> None:
-    told = upload(client, clear())
+    result = upload(client, clear())
     for node in ("VAEEncodeForInpaint", "SetLatentNoiseMask"):
-        submit(client, img2img(told["name"], 1, node))
+        submit(client, img2img(result["name"], 1, node))
         assert params(services).kind == "inpaint"
         data = services.studio.sources.file(params(services).mask).read_bytes()
         mask = PIL.open(io.BytesIO(data)).convert("L")
@@ -196,9 +196,9 @@ def test_what_the_model_cannot_do_is_fitted_and_said(client: TestClient, service
         KSampler={"sampler_name": "dpmpp_3m_sde", "scheduler": "beta", "steps": 500},
         CheckpointLoaderSimple={"ckpt_name": "model.safetensors"},
     )
-    told = " ".join(submit(client, graph)["warnings"])
+    answer = " ".join(submit(client, graph)["warnings"])
     for name in ("size", "sampler_name", "scheduler", "steps", "model.safetensors"):
-        assert name in told
+        assert name in answer
     made = params(services)
     assert (made.width, made.height, made.steps, made.sampler) == (512, 512, 100, "DPM++ 2M SDE")
 
@@ -248,9 +248,9 @@ def test_what_the_studio_refuses_is_said_at_its_node(
     before = len(services.studio.jobs(limit=1000))
     answer = client.post("/prompt", json={"prompt": graph})
     assert answer.status_code == 400
-    told = answer.json()
-    assert told["error"]["type"] == "prompt_outputs_failed_validation"
-    found = told["node_errors"][node]
+    content = answer.json()
+    assert content["error"]["type"] == "prompt_outputs_failed_validation"
+    found = content["node_errors"][node]
     assert found["errors"][0]["extra_info"]["input_name"] == input
     assert found["class_type"] == graph[node]["class_type"]
     assert found["dependent_outputs"]

@@ -33,9 +33,9 @@ def until(socket: WebSocketTestSession, last: Callable[[dict[str, Any]], bool]) 
         message = socket.receive()
         if message["type"] == "websocket.close":
             raise WebSocketDisconnect(message["code"])
-        told = message["bytes"] if message.get("bytes") else json.loads(message["text"])
-        found.append(told)
-        if isinstance(told, dict) and last(told):
+        answer = message["bytes"] if message.get("bytes") else json.loads(message["text"])
+        found.append(answer)
+        if isinstance(answer, dict) and last(answer):
             return found
 
 
@@ -62,24 +62,24 @@ def submit(client: TestClient, client_id: str, **headers: str) -> str:
 
 def test_a_prompt_from_its_start_to_its_end(client: TestClient, services: Services) -> None:
     with client.websocket_connect(URL + "/ws?clientId=c") as socket:
-        [first] = until(socket, lambda told: told["type"] == "status")
+        [first] = until(socket, lambda result: result["type"] == "status")
         assert first["data"] == {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "c"}
         prompt_id = submit(client, "c")
-        until(socket, lambda told: told["data"] == {"status": {"exec_info": {"queue_remaining": 1}}})
+        until(socket, lambda result: result["data"] == {"status": {"exec_info": {"queue_remaining": 1}}})
         job = claimed(services.jobs)
-        started = until(socket, lambda told: told["type"] == "executing")
+        started = until(socket, lambda result: result["type"] == "executing")
         assert kinds(started) == ["execution_start", "execution_cached", "executing"]
         assert {each["data"]["prompt_id"] for each in started} == {prompt_id}
         assert started[-1]["data"]["node"] == "3"
         services.files.save_preview(job.id, webp())
         services.jobs.report(job.claim, 2)
-        [progress] = until(socket, lambda told: told["type"] == "progress")
+        [progress] = until(socket, lambda result: result["type"] == "progress")
         assert progress["data"] == {"value": 2, "max": 4, "prompt_id": prompt_id, "node": "3"}
         preview = socket.receive_bytes()
         assert struct.unpack(">II", preview[:8]) == (1, 1)
         assert PIL.open(io.BytesIO(preview[8:])).format == "JPEG"
         image = drawn(services, services.studio.job(job.id))
-        ended = until(socket, lambda told: told["type"] == "execution_success")
+        ended = until(socket, lambda result: result["type"] == "execution_success")
         assert kinds(ended) == ["status", "executed", "executing", "execution_success"]
         shown = {"filename": f"{image.id}.png", "subfolder": "", "type": "output"}
         assert (ended[1]["data"]["node"], ended[1]["data"]["output"]) == ("9", {"images": [shown]})
@@ -88,36 +88,36 @@ def test_a_prompt_from_its_start_to_its_end(client: TestClient, services: Servic
 
 def test_a_prompt_that_was_never_seen_running_is_told_whole(client: TestClient, services: Services) -> None:
     with client.websocket_connect(URL + "/ws?clientId=c") as socket:
-        until(socket, lambda told: told["type"] == "status")
+        until(socket, lambda received: received["type"] == "status")
         submit(client, "c")
-        until(socket, lambda told: told["type"] == "status")
+        until(socket, lambda received: received["type"] == "status")
         draw_next(services)
-        told = kinds(until(socket, over))
-        assert [each for each in told if each != "status"] == [
+        received = kinds(until(socket, over))
+        assert [each for each in received if each != "status"] == [
             *("execution_start", "execution_cached", "executing", "executed", "executing")
         ]
 
 
 def test_a_failure_is_told_and_then_the_end(client: TestClient, services: Services) -> None:
     with client.websocket_connect(URL + "/ws?clientId=c") as socket:
-        until(socket, lambda told: told["type"] == "status")
+        until(socket, lambda received: received["type"] == "status")
         submit(client, "c")
-        until(socket, lambda told: told["type"] == "status")
+        until(socket, lambda received: received["type"] == "status")
         fail_next(services)
-        told = until(socket, over)
-        [error] = [each["data"] for each in told if each["type"] == "execution_error"]
+        received = until(socket, over)
+        [error] = [each["data"] for each in received if each["type"] == "execution_error"]
         assert (error["node_type"], error["exception_message"]) == ("KSampler", "it broke")
 
 
 def test_a_client_hears_of_its_own_prompts(client: TestClient, services: Services) -> None:
     with client.websocket_connect(URL + "/comfyui/ws?clientId=mine") as socket:
-        until(socket, lambda told: told["type"] == "status")
+        until(socket, lambda received: received["type"] == "status")
         submit(client, "another")
         draw_next(services)
         mine = submit(client, "mine")
         draw_next(services)
-        told = until(socket, over)
-        assert {each["data"]["prompt_id"] for each in told if each["type"] != "status"} == {mine}
+        received = until(socket, over)
+        assert {each["data"]["prompt_id"] for each in received if each["type"] != "status"} == {mine}
 
 
 def test_a_client_without_an_id_is_given_one(client: TestClient) -> None:
@@ -161,7 +161,7 @@ def test_a_consumer_that_does_not_read_is_dropped(services: Services, monkeypatc
     monkeypatch.setattr(module, "SEND_SECONDS", 0.05)
 
     class Stuck:
-        async def send_json(self, told: Any) -> None:
+        async def send_json(self, result: Any) -> None:
             await anyio.sleep_forever()
 
     assert not asyncio.run(module.sent(Stuck(), {"type": "status"}))  # type: ignore[arg-type]
@@ -198,14 +198,14 @@ def test_another_account_hears_nothing(guarded: tuple[TestClient, Services]) -> 
     _, ann = token(services, "ann")
     _, bob = token(services, "bob")
     with client.websocket_connect(URL + "/ws?clientId=c", headers=bob) as socket:
-        until(socket, lambda told: told["type"] == "status")
+        until(socket, lambda received: received["type"] == "status")
         submit(client, "c", **ann)
         draw_next(services)
         own = submit(client, "c", **bob)
         draw_next(services)
-        told = until(socket, over)
-        assert {each["data"]["prompt_id"] for each in told if each["type"] != "status"} == {own}
-        left = [each["data"]["status"]["exec_info"]["queue_remaining"] for each in told if each["type"] == "status"]
+        received = until(socket, over)
+        assert {each["data"]["prompt_id"] for each in received if each["type"] != "status"} == {own}
+        left = [each["data"]["status"]["exec_info"]["queue_remaining"] for each in received if each["type"] == "status"]
         assert set(left) <= {0, 1}
 
 
@@ -232,10 +232,10 @@ def test_over_a_real_connection(site: Site) -> None:
     with client_library.connect(site.url.replace("http", "ws") + "/ws?clientId=real", max_size=None) as socket:
         assert json.loads(socket.recv(30))["data"]["sid"] == "real"
         httpx.post(site.url + "/prompt", json={"prompt": TXT2IMG, "client_id": "real"}).raise_for_status()
-        told: list[str] = []
-        while "execution_success" not in told:
+        reports: list[str] = []
+        while "execution_success" not in reports:
             message = socket.recv(60)
-            told.append("preview" if isinstance(message, bytes) else json.loads(message)["type"])
-        assert [each for each in told if each not in ("status", "progress", "preview")] == [
+            reports.append("preview" if isinstance(message, bytes) else json.loads(message)["type"])
+        assert [each for each in reports if each not in ("status", "progress", "preview")] == [
             *("execution_start", "execution_cached", "executing", "executed", "executing", "execution_success")
         ]

@@ -39,8 +39,8 @@ def test_an_own_upload_becomes_what_only_uploads_reads(calls: Calls, uploads: Up
 
 def test_only_known_fields_reach_gradio(calls: Calls) -> None:
     more = {"event_id": "x", "oauth_token": "x", "simple_format": True, "batched": True, "request": {}, "more": 1}
-    given = {"data": ["x"], "fn_index": 3, "trigger_id": 4, "event_data": {"do": "x"}}
-    assert body(calls, RouteKind.CALL, given | more) == given
+    options = {"data": ["x"], "fn_index": 3, "trigger_id": 4, "event_data": {"do": "x"}}
+    assert body(calls, RouteKind.CALL, options | more) == options
 
 
 def test_values_keep_their_kind(calls: Calls) -> None:

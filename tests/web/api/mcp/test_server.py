@@ -263,13 +263,13 @@ def test_a_token_sees_and_does_what_its_scopes_allow(guarded: Any) -> None:
     assert "may not" in refused["content"][0]["text"]
     made_by_ann = call(client, "generate_image", arguments, **headers["ann"])["structuredContent"]
     assert services.studio.job(made_by_ann["job_ids"][0]).owner == "ann"
-    for name, given in (
+    for name, value in (
         ("get_job", {"job_id": made_by_ann["job_ids"][0]}),
         ("wait", {"job_ids": made_by_ann["job_ids"], "seconds": 0}),
         ("wait", {"batch_id": made_by_ann["batch_id"], "seconds": 0}),
     ):
-        assert call(client, name, given, **headers["bob"])["isError"]
-        assert not call(client, name, given, **headers["ann"]).get("isError")
+        assert call(client, name, value, **headers["bob"])["isError"]
+        assert not call(client, name, value, **headers["ann"]).get("isError")
     assert "secret" not in json.dumps(call(client, "queue", {}, **headers["bob"]))
     uri = f"diffusion-local://images/{image.id}"
     assert "error" in ask(client, "resources/read", {"uri": uri}, **headers["ann"])[-1]

@@ -28,7 +28,7 @@ NAMES = [
 ]
 
 
-def called(services: Services, name: str, /, stopping: bool = False, **given: Any) -> tuple[Result, list[Any]]:
+def called(services: Services, name: str, /, stopping: bool = False, **options: Any) -> tuple[Result, list[Any]]:
     """(result, reported progress) of a tool."""
     reported: list[Any] = []
 
@@ -38,7 +38,7 @@ def called(services: Services, name: str, /, stopping: bool = False, **given: An
     tool = TOOLS.get(name)
     assert tool is not None
     context = Context(services.studio, report, lambda: stopping)
-    return asyncio.run(TOOLS.call(tool, context, given)), reported
+    return asyncio.run(TOOLS.call(tool, context, options)), reported
 
 
 def test_every_option_of_a_picture_is_offered_with_its_limits() -> None:
@@ -74,11 +74,11 @@ def test_only_tools_within_the_scopes_are_listed_and_the_others_are_refused(
         assert [each.name for each in TOOLS.offered()] == [each for each in NAMES if each not in refused]
         needed = {"edit_image": {"image": base64.b64encode(png("red")).decode()}, "submit_list": {"text": "a"}}
         for name in refused:
-            given = {"prompt": "x"} if name in ("generate_image", "edit_image", "help_prompt") else {}
-            given |= {"image": "0" * 64} if name == "upscale" else needed.get(name, {})
-            given |= {"waiting": True} if name == "cancel" else {}
+            options = {"prompt": "x"} if name in ("generate_image", "edit_image", "help_prompt") else {}
+            options |= {"image": "0" * 64} if name == "upscale" else needed.get(name, {})
+            options |= {"waiting": True} if name == "cancel" else {}
             with pytest.raises(Forbidden):
-                called(services, name, **given)
+                called(services, name, **options)
     with acting(NOBODY):
         assert TOOLS.offered() == []
 
@@ -86,7 +86,7 @@ def test_only_tools_within_the_scopes_are_listed_and_the_others_are_refused(
 def test_a_prompt_is_improved(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     helped = HelpedPrompt("vary", "an apple", ["a red apple", "a green apple"], "tiny")
     asked: list[Any] = []
-    monkeypatch.setattr(PromptHelper, "help", lambda helper, *given, **more: asked.append((given, more)) or helped)
+    monkeypatch.setattr(PromptHelper, "help", lambda helper, *value, **more: asked.append((value, more)) or helped)
     result, _ = called(services, "help_prompt", prompt="an apple", task="vary", count=2)
     assert (result.content["prompts"], result.content["original"]) == (helped.prompts, "an apple")
     assert "an apple" in str(asked)
