@@ -141,15 +141,15 @@ def test_a_thread_does_not_wait_for_itself() -> None:
 
 @pytest.mark.parametrize(("form", "copies"), [("PNG", 2), ("WEBP", 4)])
 def test_a_share_goes_by_the_size_in_the_header(form: str, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
+    reserved: list[int] = []
     monkeypatch.setattr(image_decoding, "budget", Budget())
-    whole = image_decoding.budget.taken
-    monkeypatch.setattr(image_decoding.budget, "taken", lambda size: (taken.append(size), whole(size))[1])
+    whole = image_decoding.budget.reserve
+    monkeypatch.setattr(image_decoding.budget, "reserve", lambda size: (reserved.append(size), whole(size))[1])
     file = io.BytesIO()
     PIL.new("RGB", (30, 20)).save(file, form)
     with PIL.open(file) as picture, image_decoding.share(picture):
         pass
-    assert taken == [30 * 20 * 4 * copies]
+    assert reserved == [30 * 20 * 4 * copies]
 
 
 def test_every_module_that_opens_pictures_takes_a_share() -> None:
