@@ -10,6 +10,7 @@ from diffusion_local.compose import Services
 from diffusion_local.db import rows
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import verbatim
+from diffusion_local.preferences import restart_file
 from diffusion_local.web import page_delta
 from diffusion_local.web.ui import tab_create, view, view_stage
 from tests.support import claimed
@@ -224,3 +225,14 @@ def test_one_more_picture_does_not_send_the_tiles_again(services: Services) -> N
     _, changed = page_delta.delta_since(services.studio, seen, "gallery", asked)
     assert "2 new pictures" in changed["gallery"]
     assert "tiles" not in changed
+
+
+def test_every_page_hears_of_a_planned_restart(client: TestClient, services: Services) -> None:
+    asked = {"seen": "", "tab": "create", "asked": []}
+    first = client.post("/look", json=asked).json()
+    assert "restarting" not in first
+    again = asked | {"seen": first["seen"]}
+    assert client.post("/look", json=again).status_code == 204
+    restart_file(services.settings).touch()
+    told = {"version": __version__, "seen": first["seen"], "parts": {}, "restarting": True}
+    assert client.post("/look", json=again).json() == told
