@@ -72,8 +72,8 @@ def visits(services: Services, count: int) -> dict[str, Any]:
 
 def visit(context: Any, url: str) -> dict[str, float]:
     page = context.new_page()
-    sent: list[int] = []
-    page.on("requestfinished", lambda request: sent.append(request.sizes()["responseBodySize"]))
+    finished: list[Any] = []
+    page.on("requestfinished", finished.append)
     began = time.perf_counter()
     page.goto(url, wait_until="commit")
     page.locator("#prompt textarea").fill("a red apple")
@@ -83,6 +83,7 @@ def visit(context: Any, url: str) -> dict[str, float]:
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     page.wait_for_load_state("networkidle")
     figures = {"paint_ms": paint, "type_ms": typed * 1000, "drawn_ms": drawn * 1000}
+    sent = [request.sizes()["responseBodySize"] for request in list(finished)]
     figures |= {"kb": sum(sent) / 1000, "requests": len(sent)}
     page.close()
     return {name: round(value) for name, value in figures.items()}
