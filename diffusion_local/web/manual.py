@@ -83,7 +83,8 @@ def rendered(page: manual.Page, root: str) -> str:
             if child.type == "link_open":
                 link(child, page, root)
     html = markdown.renderer.render(tokens, markdown.options, {})
-    return html.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
+    html = html.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
+    return html.replace("<pre>", '<pre tabindex="0">')  # what scrolls can be reached by keyboard
 
 
 def link(token: "Token", page: manual.Page, root: str) -> None:

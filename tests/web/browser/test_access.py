@@ -1,143 +1,19 @@
-"""For everybody: axe-core finds nothing on any tab, and the page speaks the browser's language."""
+"""Language, keys, the title and the bell."""
 
 from typing import Any
 
 import pytest
 
-from diffusion_local.domain import State
 from diffusion_local.web.ui import view_help
-from tests.web.browser.conftest import DESKTOP, PHONE
 from tests.web.browser.page_actions import (
-    batch_in_strip,
-    fits_width,
     generate,
     make_picture,
-    open_settings,
     open_view,
-    show_on_stage,
     unique_prompt,
 )
 from tests.web.conftest import Site
 
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-
 pytestmark = pytest.mark.browser
-
-
-#: The open tab's part that the poll draws has something in it.
-DRAWN = """[...document.querySelectorAll('[role=tabpanel] .live-part')]
-  .some((part) => part.offsetParent && part.querySelector('.live').childElementCount)"""
-
-
-def findings(page: Any) -> list[str]:
-    """All that axe-core finds, as "rule: element"."""
-    page.evaluate(
-        "Promise.all(document.getAnimations().map((each) => each.effect.getTiming().iterations === 1 && each.finished))"
-    )
-    return [
-        f"{found['id']}: {node['html'][:160]}"
-        for found in axe.Axe().run(page).response["violations"]
-        for node in found["nodes"]
-    ]
-
-
-@pytest.mark.slow  # a detail: the walk through this view is in the first tier
-@pytest.mark.parametrize(
-    ("scheme", "viewport", "locale"),
-    [
-        ("light", DESKTOP, "en-US"),
-        ("dark", DESKTOP, "zh-CN"),
-        pytest.param("dark", DESKTOP, "en-US", marks=pytest.mark.slow),
-        pytest.param("light", PHONE, "en-US", marks=pytest.mark.slow),
-        pytest.param("dark", PHONE, "en-US", marks=pytest.mark.slow),
-        pytest.param("light", PHONE, "zh-CN", marks=pytest.mark.slow),
-    ],
-    ids=lambda it: it if isinstance(it, str) else str(it["width"]),
-)
-def test_nothing_is_found_on_any_tab(
-    people: Any, site: Site, scheme: str, viewport: dict[str, int], locale: str
-) -> None:
-    studio = site.services.studio
-    page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce", locale=locale).open()
-    assert findings(page) == []  # the invitation
-    prompt, broken = unique_prompt(), unique_prompt("broken [fail]")
-    generate(page, broken)
-    generate(page, prompt)
-    batch_in_strip(page, broken).locator(".shot.failed").wait_for()
-    batch_in_strip(page, prompt).locator(".shot.done").wait_for()
-    studio.queue.pause()
-    generate(page, unique_prompt("waits"))
-    studio.submit(unique_prompt("several wait"), count=12)  # a batch with a header, and more than is shown of it
-    page.locator(".shot.queued").first.wait_for()
-    open_settings(page)
-    page.wait_for_selector("#width input", state="visible")
-    assert findings(page) == []
-    page.keyboard.press("Escape")
-    page.evaluate("document.documentElement.classList.remove('with-sheet')")
-    show_on_stage(page, batch_in_strip(page, broken).locator(".shot.failed"))
-    page.locator(".canvas.failed").wait_for()
-    assert findings(page) == []
-    show_on_stage(page, batch_in_strip(page, prompt).locator(".shot.done")).locator(".canvas.done a.open").click()
-    page.wait_for_selector("[data-picture]")
-    assert findings(page) == []
-    page.keyboard.press("Escape")
-    page.locator("[data-picture]").wait_for(state="detached")
-    page.evaluate("document.activeElement.blur()")
-    page.keyboard.press("?")
-    page.wait_for_selector("[role=dialog]")
-    assert findings(page) == []
-    page.keyboard.press("Escape")
-    page.locator("[role=dialog]").wait_for(state="detached")
-    page.keyboard.press("q")
-    page.locator("#drawer .waiting li").first.wait_for()
-    assert findings(page) == []
-    page.keyboard.press("q")
-    page.keyboard.press("Tab")
-    page.evaluate("document.querySelector('.skip').focus()")
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "view"
-    for tab in page.evaluate("[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"):
-        if tab and tab != "create":
-            open_view(page, tab)
-            page.wait_for_function(DRAWN)
-            assert findings(page) == [], tab
-            assert fits_width(page), tab
-    assert studio.snapshot().counts[State.QUEUED] >= 1
-
-
-@pytest.mark.slow  # a detail: the walk through this view is in the first tier
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_nothing_is_found_in_dialogs_and_panels(people: Any, site: Site, scheme: str, viewport: dict[str, int]) -> None:
-    images = [make_picture(site, unique_prompt()), make_picture(site, unique_prompt())]
-    page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce").open()
-    found: dict[str, list[str]] = {}
-    open_settings(page)
-    page.locator("#group-styles > button").click()
-    page.get_by_role("checkbox", name="Anime").check()
-    found["styles"] = findings(page)
-    page.evaluate("document.documentElement.classList.remove('with-sheet')")
-    page.locator("[data-prompts=history]").click()
-    page.locator("#prompt-popup").wait_for()
-    found["history"] = findings(page)
-    page.keyboard.press("Escape")
-    open_view(page, "gallery")
-    page.locator(".tile .tick input").first.wait_for(state="attached")
-    if page.locator(".selecting").is_visible():
-        page.locator(".selecting").click()
-    for place in (0, 1):
-        page.locator(".tile .tick input").nth(place).check(force=True)
-    found["selection"] = findings(page)
-    page.locator(".picked [data-do=compare]").click()
-    page.wait_for_selector(".compare")
-    found["compare"] = findings(page)
-    page.keyboard.press("Escape")
-    page.locator(".compare").wait_for(state="detached")
-    page.goto(f"{site.url}/ui/picture/{images[0]}")
-    page.locator(f"[data-picture='{images[0]}'] [data-do=to_inpaint]").click()
-    page.wait_for_selector("#source dialog.painter[data-ready]")
-    found["canvas"] = findings(page)
-    assert {state: each for state, each in found.items() if each} == {}
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier

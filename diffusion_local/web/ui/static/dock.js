@@ -78,7 +78,7 @@ window.diffusionLocalDock = (() => {
   window.addEventListener("popstate", () => root.classList.remove("with-sheet"));
   document.addEventListener("click", ({ target }) => {
     if (target.closest?.("#tokens [data-sheet]")) sheet(!root.classList.contains("with-sheet"));
-    else if (!target.closest?.("#dock, dialog, .overlay, .options")) sheet(false);
+    else if (!target.closest?.("#dock, dialog, .overlay, .option-list")) sheet(false);
   });
   document.addEventListener("keydown", ({ key, isComposing }) => {
     if (key !== "Escape" || isComposing || document.querySelector("dialog[open], .overlay, #prompt-popup:not([hidden])")) return;
