@@ -144,6 +144,7 @@ def probe(opened: OpenedFile) -> Probe:
         or detect_part(header)
         or detect_embedding(header)
         or detect_upscaler(header)
+        or denoisers.detect_video_model(header)
         or Probe(UNKNOWN)
     )
     quantisation = found.quantisation or quantisation_of(header)
