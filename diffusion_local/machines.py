@@ -30,7 +30,7 @@ from diffusion_local.queue.machines import (
 )
 from diffusion_local.queue.workers import LeaseStore
 from diffusion_local.settings import Settings
-from diffusion_local.system.network import url_to_join
+from diffusion_local.system.network import host_of, is_loopback, url_to_join
 
 MACHINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 MAX_PROOF = 200  # characters of a proof or a nonce
@@ -38,11 +38,15 @@ MAX_PROOF = 200  # characters of a proof or a nonce
 
 @dataclass(frozen=True, slots=True)
 class PairingCode:
-    """A new pairing code. ``command``: command line to run on the other machine; ``expires_at``: UTC."""
+    """A new pairing code. ``command``: command line to run on the other machine; ``expires_at``: UTC.
+
+    ``unreachable``: whether the studio listens on this machine only, so that no other one can run the command.
+    """
 
     code: str
     expires_at: str
     command: str
+    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +99,9 @@ class Machines:
         if not account and self._accounts.exists_any():  # the command line acts for the first admin
             account = next(each.name for each in self._accounts.list_all() if each.role is actor.Role.ADMIN)
         code, expires_at = self._pairings.create(account)
-        return PairingCode(
-            code, expires_at, f"diffusion-local worker --join {url_to_join(self._settings)} --code {code}"
-        )
+        url = url_to_join(self._settings)
+        command = f"diffusion-local worker --join {url} --code {code}"
+        return PairingCode(code, expires_at, command, is_loopback(host_of(url)))
 
     def join(self, machine: str, proof: str, nonce: str) -> Joined:
         """Exchange a pairing code for a worker's token; see ``accounts.pairings``.

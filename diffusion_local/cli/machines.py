@@ -27,7 +27,10 @@ def list_machines(studio: AnyStudio, as_json: AsJson = False) -> None:
 def code(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Create a pairing code for one machine; it is valid for five minutes and five attempts."""
     made = studio.machines.invite()
-    print_result(made, as_json, [made.code, f"expires at {made.expires_at}; at the other machine run", made.command])
+    lines = [made.code, f"expires at {made.expires_at}; at the other machine run", made.command]
+    if made.unreachable:
+        lines.append("the studio listens on this machine only: restart it with `diffusion-local serve --lan` first")
+    print_result(made, as_json, lines)
 
 
 @machine.command("set")

@@ -89,7 +89,7 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: b
         drawn[TILES] = tiles[1]
         drawn[tab] = TILES_OF.sub("<!--tiles-->", drawn[tab])
     if drawer:
-        drawn["drawer"] = view_now.drawer(snapshot, studio.groups.live(JobFilter(), view_now.MAX_BATCHES), now)
+        drawn["drawer"] = view_now.drawer(snapshot, studio.groups.live(JobFilter("waiting"), view_now.MAX_BATCHES), now)
     marks = dict(zip(PAGE_PARTS, seen_marks, strict=False))
     changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
     marks |= {part: mark(html) for part, html in changed.items()}

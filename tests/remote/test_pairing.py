@@ -18,6 +18,7 @@ from diffusion_local.machines import fingerprint_of
 from diffusion_local.remote import pairing
 from diffusion_local.supervisor.supervisor import write_address
 from diffusion_local.system.network import self_signed
+from diffusion_local.web.ui import view_settings
 from tests.support import sql
 from tests.web.conftest import client_of, free_port
 
@@ -48,7 +49,19 @@ def test_a_code_comes_with_the_address_of_the_server_that_runs(owned: Services) 
     write_address(replace(settings, port=28765))  # as with `serve --port 28765`
     assert "--join http://127.0.0.1:28765 " in owned.studio.machines.invite().command
     write_address(replace(settings, port=28765, host="192.0.2.7"))
-    assert "--join http://192.0.2.7:28765 " in owned.studio.machines.invite().command
+    made = owned.studio.machines.invite()
+    assert "--join http://192.0.2.7:28765 " in made.command
+    assert not made.unreachable
+
+
+def test_a_studio_that_no_other_machine_can_reach_says_so(owned: Services) -> None:
+    assert owned.settings.host == "127.0.0.1"
+    made = owned.studio.machines.invite()
+    assert made.unreachable
+    told = view_settings.invitation(made)
+    assert "serve --lan" in told
+    assert f'data-copy="{made.command}"' in told
+    assert "serve --lan" not in view_settings.invitation(replace(made, unreachable=False))
 
 
 def test_a_code_works_once(owned: Services) -> None:

@@ -81,6 +81,16 @@ def test_the_drawer_is_drawn_while_it_is_open(services: Services) -> None:
     assert drawn(poll(services, answer["seen"], drawer=True)) == set()
 
 
+def test_the_drawer_lists_batches_as_their_waiting_pictures_will_run(services: Services) -> None:
+    studio = services.studio
+    running = studio.submit("many", count=3).batch_id
+    claimed(services.jobs)
+    moved = studio.submit("moved").batch_id
+    studio.queue.move_batch(moved, running)  # before what still waits of it
+    drawer = poll(services, drawer=True)["drawer"]
+    assert drawer.index(f'data-drag="{moved}"') < drawer.index(f'data-drag="{running}"')
+
+
 def test_new_pictures_are_counted_and_do_not_move_what_is_there(services: Services) -> None:
     images = [made(services, seed=seed) for seed in range(3)]
     place = f"top={images[2].id}"

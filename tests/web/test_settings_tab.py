@@ -1,6 +1,7 @@
 """The Settings tab: what it shows to whom, and what its controls do."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,12 @@ def row(html: str, name: str) -> str:
     found = re.search(rf'<li class="row[^"]*" data-key="{name}".*?</li>', html, re.DOTALL)
     assert found, f"no row of {name}"
     return found[0]
+
+
+def test_the_folder_of_the_pictures_is_told(services: Services) -> None:
+    settings = services.settings
+    assert str(settings.gallery_folder) in view_settings.folders(settings)
+    assert "s3://pictures/all" in view_settings.folders(replace(settings, gallery="s3://pictures/all"))
 
 
 def test_every_setting_is_there_with_its_meaning_in_both_languages(services: Services) -> None:

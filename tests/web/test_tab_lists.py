@@ -216,6 +216,8 @@ def test_how_far_a_batch_is(services: Services) -> None:
     assert "Queued again: 1 picture" in act(services, "batch_again", batch_id)["toast"]
     services.studio.queue.cancel(batch_id=batch_id)
     assert "Finished" in shown(services)
+    services.studio.queue.cancel(batch_id=batch_of(services, "a\nb"))
+    assert '<span class="quiet">Cancelled</span>' in shown(services)
 
 
 def test_a_late_batch_says_so(services: Services) -> None:

@@ -11,7 +11,7 @@ from diffusion_local.domain import Event, Failure, Image, Job, Lane, Snapshot, S
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.boards import Board
 from diffusion_local.messages import verbatim
-from diffusion_local.web.ui import view, view_gallery, view_history, view_now, view_picture, view_stage
+from diffusion_local.web.ui import tab_create, view, view_gallery, view_history, view_now, view_picture, view_stage
 from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.view_gallery import Shown
 from tests.support import params
@@ -378,3 +378,7 @@ def test_panel_leads_to_what_is_akin() -> None:
 def test_problems_name_the_field_as_the_page_does() -> None:
     assert view.problem(InvalidParams("negative", verbatim("is too long."))) == "Negative prompt is too long."
     assert view.problem(NotFound(verbatim("No such thing."))) == "No such thing."
+    wrong = InvalidParams("controls[1].type", verbatim("needs a model."))
+    assert view.problem(wrong) == "Controls 2, Preprocessor needs a model."
+    assert 'data-entry="1" data-part="type"' in tab_create.refusal_notice(wrong)
+    assert view.problem(InvalidParams("controls[0]", verbatim("has no image."))) == "Controls 1 has no image."

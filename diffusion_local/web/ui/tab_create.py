@@ -18,6 +18,7 @@ from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, prompt_help, recipe_import, view, view_models, view_stage
 from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bound, hidden, live
+from diffusion_local.web.ui.setting_groups import FIELDS_OF_GROUP, mark_groups, option_groups
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import has_phrase, label, say, translated
 
@@ -31,17 +32,8 @@ DICE = "() => String(Math.floor(Math.random() * 2 ** 32))"
 SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
 SWAP = "(width, height) => [height, width]"
 
+
 # -- handlers -------------------------------------------------------------------------------------------------------
-#: Fields of the groups of settings with a fixed place in the layout; dock.js remembers which groups are open.
-FIELDS_OF_GROUP = {
-    "sampling": ("steps", "guidance", "sampler", "schedule"),
-    "files": ("vae", "clip_skip", "rung"),
-    "variation": ("variation_seed", "variation_strength"),
-}
-#: Places of options that the layout below names; see `option_groups` for the others.
-LAYOUT_PLACES = ("prompt", "negative", "model", "numbers", "seed", "source", "source-settings")
-
-
 def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
     """Submit the form: (notice, id of the new batch, or of one for each source picture).
 
@@ -75,8 +67,8 @@ def on_generate(studio: Studio, key: Any, *values: Any) -> tuple[str, Any]:
 
 def refusal_notice(error: UserError) -> str:
     """Why the form was refused. dock.js keeps a notice that names a field until that field changes."""
-    field = error.option if isinstance(error, InvalidParams) else ""
-    return render("refused.html", words=view.problem(error), field=field)
+    field, entry = (error.option, view.entry_of(error)) if isinstance(error, InvalidParams) else ("", None)
+    return render("refused.html", words=view.problem(error), field=field, entry=entry)
 
 
 def on_preview(studio: Studio, *values: Any) -> str:
@@ -258,12 +250,6 @@ def initial_updates(studio: Studio, model_id: str, width: Any, height: Any) -> l
     ]
 
 
-def option_groups() -> list[str]:
-    """Places of options that the layout does not name; each becomes a group with the title ``create.group_NAME``."""
-    places = dict.fromkeys(option.place for option in OPTIONS.values())
-    return [each for each in places if each not in LAYOUT_PLACES and not each.startswith("expert.")]
-
-
 def layout(studio: Studio) -> CreateTab:
     model = form.default(studio)
     made: dict[str, Any] = {}
@@ -378,6 +364,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.recount.change(
         bound(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **REPEATABLE
     )
+    mark_groups(tab.field)
     tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **REPEATABLE)
     tab.dropped.change(
         bound(recipe_import.fill_form, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **REPEATABLE

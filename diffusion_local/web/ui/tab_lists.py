@@ -212,7 +212,8 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
         trigger_mode="multiple",
         **QUIET,
     )
-    tab.check.click(bound(on_check, studio), fields, tab.checked, **REPEATABLE)
+    checked = tab.check.click(bound(on_check, studio), fields, tab.checked, **REPEATABLE)
+    checked.then(None, None, None, js="() => diffusionLocalLists.showAnswer()", **QUIET)
     filled = [tab.components[name] for name in ("text", "format", "name")]
     arrived = tab.sent.change(bound(on_file, studio), tab.sent, [tab.checked, *filled], **QUIET)
     pressed = tab.checked.click(bound(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)

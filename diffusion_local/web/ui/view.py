@@ -3,6 +3,7 @@
 Parts are ``Markup`` made by macros of the templates; a plain ``str`` is text, which templates escape.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +16,8 @@ from diffusion_local.web.ui import templates
 from diffusion_local.web.ui.templates import macro
 from diffusion_local.web.ui.words import FIRST, has_phrase, language, say, translated
 
+#: A list's entry in the name of a field, and a field of that entry: ``[1].weight``.
+ENTRY = re.compile(r"\[(\d+)\](?:\.(\w+))?")
 #: As wide as a digit: a number in text that is set to the right keeps its place as it grows.
 
 
@@ -106,10 +109,26 @@ def why(job: Job) -> Markup:
     return macro("failure", translated(kind_text(job.failure.kind)), translated(job.failure.message))
 
 
+def labelled(error: InvalidParams) -> str:
+    """The label of the field at fault; of an entry's field "Controls 1, Preprocessor" for ``controls[0].type``."""
+    label, found = name_of(error.option), entry_of(error)
+    if found is None:
+        return label + error.field.removeprefix(error.option)
+    place, part = found
+    phrase = f"create.{error.option.removesuffix('s')}_{part}"
+    return f"{label} {place + 1}" + (f", {say(phrase) if has_phrase(phrase) else part}" if part else "")
+
+
+def entry_of(error: InvalidParams) -> tuple[int, str] | None:
+    """(place of the entry in its list, counted from 0; name of its field or ""); None for a field without entries."""
+    found = ENTRY.fullmatch(error.field.removeprefix(error.option))
+    return (int(found[1]), found[2] or "") if found else None
+
+
 def problem(error: UserError) -> str:
     """The text of a UserError, with the label of the option instead of its name."""
     if isinstance(error, InvalidParams):
-        return f"{name_of(error.option)}{error.field.removeprefix(error.option)} {translated(error.problem)}"
+        return f"{labelled(error)} {translated(error.problem)}"
     return translated(error.message)
 
 

@@ -130,12 +130,11 @@ def now_problem(error: UserError) -> Markup:
 
 
 def drawer(snapshot: Snapshot, groups: Sequence[Group], now: datetime) -> Markup:
-    """The drawer with the queue. ``groups``: unfinished batches, of which those with queued jobs are listed."""
-    waiting = [each for each in groups if each.progress.counts[State.QUEUED]]
+    """The drawer with the queue. ``groups``: batches with queued jobs, in the order in which these will run."""
     return render(
         "drawer.html",
         running=[running_row(job, snapshot) for job in snapshot.running],
-        waiting=[waiting_row(each) for each in waiting],
+        waiting=[waiting_row(each) for each in groups],
         paused=snapshot.paused,
         total=snapshot.counts[State.QUEUED],
         left=snapshot.total_eta is not None

@@ -262,7 +262,9 @@ def accounts(people: Sequence[Person], who: str) -> Markup:
 
 
 def folders(settings: Settings) -> Markup:
-    rows = [Row(each, say(f"settings.folder_{each}"), shown(str(getattr(settings, each)))) for each in SHOWN_FOLDERS]
+    places = {each: str(getattr(settings, each)) for each in SHOWN_FOLDERS}
+    places["gallery"] = settings.gallery or str(settings.gallery_folder)  # a bucket, or a folder of the home
+    rows = [Row(each, say(f"settings.folder_{each}"), shown(place)) for each, place in places.items()]
     return section("folders", rows)
 
 

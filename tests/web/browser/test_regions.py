@@ -130,8 +130,10 @@ def test_the_text_and_the_boxes_show_the_same(page: Any) -> None:
     assert page.locator(".region-list [data-part=weight]").nth(1).input_value() == "0.4"
     page.fill(FIELD, "")
     boxes.nth(0).wait_for(state="detached")
+    page.locator("#group-regions > button:not([data-set])").wait_for()
     page.fill(FIELD, ", ".join(["a:x=0.1"] * 8))
     boxes.nth(7).wait_for()
+    page.locator("#group-regions > button[data-set]").wait_for()
     assert page.locator("[data-region=add]").is_disabled()
 
 

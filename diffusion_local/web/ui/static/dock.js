@@ -54,6 +54,18 @@ window.diffusionLocalDock = (() => {
       if (isOpen(group) !== open.includes(group.id)) group.querySelector(":scope > button")?.click();
   }
 
+  // A closed group in which something is set carries a mark. `initial`: (group, value without a choice) of each field.
+  const written = (value) => String(value ?? "");
+  function mark(initial, values) {
+    const set = new Set(initial.filter(([, first], at) => written(first) !== written(values[at])).map(([group]) => group));
+    for (const group of new Set(initial.map(([name]) => name))) {
+      const button = document.querySelector(`#group-${group} > button`);
+      if (!button) continue;
+      button.toggleAttribute("data-set", set.has(group));
+      button.title = set.has(group) ? window.diffusionLocalWords.group_set : "";
+    }
+  }
+
   // -- the picture of the strip
   function choose(id) {
     const field = input("at");
@@ -146,11 +158,15 @@ window.diffusionLocalDock = (() => {
     }
     markWrong();
   });
+  // Of a list of pictures, the field of one row.
+  function fieldOf({ dataset: { field, entry, part } }) {
+    const list = document.querySelector(`#${field} .picture-list ul`);
+    return list ? list.children[Number(entry)]?.querySelector(`[data-part="${part}"]`) : input(field);
+  }
   function markWrong() {
-    const wrong = new Set([...document.querySelectorAll("#told .notice[data-field]")].map(({ dataset }) => dataset.field));
-    for (const each of document.querySelectorAll("#dock [aria-invalid=true]"))
-      if (![...wrong].some((id) => document.getElementById(id)?.contains(each))) each.removeAttribute("aria-invalid");
-    for (const id of wrong) input(id)?.setAttribute("aria-invalid", "true");
+    const wrong = new Set([...document.querySelectorAll("#told .notice[data-field]")].map(fieldOf));
+    for (const each of document.querySelectorAll("#dock [aria-invalid=true]")) if (!wrong.has(each)) each.removeAttribute("aria-invalid");
+    for (const each of wrong) if (each && each.ariaInvalid !== "true") each.ariaInvalid = "true";
   }
   new MutationObserver((all) => {
     if (all.some(({ target }) => target.closest?.("#told"))) markWrong();
@@ -158,7 +174,7 @@ window.diffusionLocalDock = (() => {
 
   let started = false;
   return {
-    choose, sheet,
+    choose, sheet, mark,
     // The form has changed, also by the server.
     show() {
       requestAnimationFrame(() => {

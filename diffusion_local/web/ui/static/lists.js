@@ -39,9 +39,17 @@ window.diffusionLocalLists = (() => {
     event.preventDefault();
     document.getElementById("list-check")?.click();
   });
+  // The answer to Preview may lie below the screen.
+  function showAnswer() {
+    requestAnimationFrame(() => {
+      const answer = document.getElementById("list-checked");
+      if (answer.getBoundingClientRect().top > innerHeight * 0.7) answer.scrollIntoView({ block: "start", behavior: "smooth" });
+    });
+  }
   return {
     choose,
     send,
+    showAnswer,
     restore(...form) {
       restored = true;
       try {

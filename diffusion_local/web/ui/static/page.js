@@ -25,6 +25,14 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// Gradio opens a list again at the Tab that leaves it, and then keeps it open over the fields below.
+document.addEventListener("focusout", ({ target }) => {
+  if (!target.matches?.("input[role=combobox]")) return;
+  setTimeout(() => {
+    if (target !== document.activeElement && target.ariaExpanded === "true") target.dispatchEvent(new FocusEvent("blur"));
+  }, 50);
+});
+
 // Copies a prompt; over plain HTTP to another machine there is no navigator.clipboard.
 document.addEventListener("click", async ({ target }) => {
   const button = target.closest?.("[data-copy]");

@@ -36,11 +36,16 @@
   });
   const rows = (name) => [...panelOf(name).querySelector("ul").children].map(values);
 
+  // Of an error of the API, whose fields have other names than the form's.
+  function withoutField({ message = "", field = "" }) {
+    const rest = field && message.startsWith(`${field}: `) ? message.slice(field.length + 2) : message;
+    return rest.charAt(0).toUpperCase() + rest.slice(1);
+  }
   async function post(path, body, type) {
     try {
       const answer = await fetch(`${root}/api/v1/${path}`, { method: "POST", body, headers: { "Content-Type": type } });
       const said = await answer.json();
-      if (!answer.ok) throw new Error(said.error?.message ?? words.not_arrived);
+      if (!answer.ok) throw new Error(withoutField(said.error ?? {}) || words.not_arrived);
       return said;
     } catch (error) {
       throw error instanceof TypeError ? new Error(words.not_arrived) : error;
@@ -57,6 +62,7 @@
       row.querySelector("img").src = `${root}${(await post("sources/control", body, "application/json")).url}`;
       out.textContent = "";
     } catch (error) {
+      row.querySelector("img").src = `${root}/sources/${image}.png`; // not the picture of another preprocessor
       out.textContent = error.message;
     }
   }

@@ -61,7 +61,9 @@ window.diffusionLocalDrawer = (() => {
     if (dragged) event.dataTransfer.setData("text/x-batch", dragged.dataset.drag);
   });
   const place = (event) => {
-    const row = event.target.closest?.("[data-drag]");
+    const first = event.target.closest?.("#drawer")?.querySelector("[data-drag]");
+    const above = first && event.clientY < first.getBoundingClientRect().top;
+    const row = above ? first : event.target.closest?.("[data-drag]");
     return dragged && row && row !== dragged ? row : null; // the server says why where two cannot change places
   };
   const mark = (row) => {
