@@ -238,6 +238,18 @@ def test_until_there_is_a_preview_the_newest_picture_stays_at_hand() -> None:
     assert chosen.id == "J1"
 
 
+def test_the_caption_tells_a_variation_and_the_upscaler() -> None:
+    def caption(**changes: object) -> str:
+        shown = params(seed=7, **changes)
+        html = view_stage.stage([], [view_stage.Shot("I1", shown, "done", image=image(params=shown))], None)
+        return html[html.index('class="meta"') :].partition("</p>")[0]
+
+    assert caption().endswith("Seed 7")
+    assert caption(variation_strength=0.3).endswith("Seed 7 · Variation")
+    assert "Lanczos" in caption(kind="upscale", upscaler="Lanczos", model="tiny")
+    assert "tiny" not in caption(kind="upscale", upscaler="Lanczos", model="tiny")
+
+
 def test_a_picture_in_the_trash_leaves_the_strip() -> None:
     assert view_stage.stacked([job(State.DONE)], counted([job(State.DONE)]), {}, snapshot()) == []
 

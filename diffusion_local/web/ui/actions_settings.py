@@ -51,6 +51,7 @@ def fields_of(key: str) -> tuple[str, dict[str, str]]:
 def account_add(studio: Studio, key: str) -> Effect:
     _, sent = fields_of(key)
     account = studio.accounts.add(sent.get("name", "").strip(), sent.get("password", ""), sent.get("role") or None)
+    studio.health.look()  # what it said about signing in may no longer hold
     return Effect(toast=new_toast(say("settings.account_added", name=account.name)))
 
 

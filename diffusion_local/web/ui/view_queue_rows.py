@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from diffusion_local.domain import Image, Job, Snapshot, State
 from diffusion_local.web.ui.templates import render, say
-from diffusion_local.web.ui.view import duration, moment, progress, standing, why
+from diffusion_local.web.ui.view import duration, moment, progress, short, standing, why
 from diffusion_local.web.ui.view_now import shut
 from diffusion_local.web.ui.view_stage import Shot, places
 
@@ -98,6 +98,14 @@ class Row:
         if eta is None:
             return ""
         return say("common.left", time=duration(eta)) if job.state is State.RUNNING else duration(eta)
+
+    @property
+    def brief(self) -> str:
+        """``when`` for narrow screens, if that is a remaining time."""
+        eta = self.around.eta.get(self.job.id)
+        if eta is None or self.when not in (duration(eta), say("common.left", time=duration(eta))):
+            return ""
+        return short(eta)
 
 
 def row(job: Job, around: Around, several: bool = True) -> Markup:
