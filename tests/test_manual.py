@@ -71,3 +71,8 @@ def test_the_command_prints_topics_pages_and_results() -> None:
     assert printed("trouble", "--lang", "zh") == manual.page("trouble", "zh").text
     assert "overnight: The morning report" in printed("--search", "morning report")
     assert isinstance(CliRunner().invoke(app, ["help", "x"]).exception, NotFound)
+
+
+def test_an_excerpt_reads_as_the_page_does() -> None:
+    text = "## Inpainting\n\nThe kind `inpaint`, or a **mask** ([more](page.md#x)).\n\n| option | `a[0]` |\n|---|---|\n"
+    assert manual.excerpt(text, ["kind"]) == "Inpainting The kind inpaint, or a mask (more). option a[0]"

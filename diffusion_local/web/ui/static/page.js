@@ -33,28 +33,45 @@ document.addEventListener("focusout", ({ target }) => {
   }, 50);
 });
 
-// Copies a prompt; over plain HTTP to another machine there is no navigator.clipboard.
-document.addEventListener("click", async ({ target }) => {
-  const button = target.closest?.("[data-copy]");
-  if (!button) return;
-  const face = button.querySelector("span") ?? button;
-  const said = face.textContent;
-  try {
-    if (navigator.clipboard) await navigator.clipboard.writeText(button.dataset.copy);
-    else {
-      const area = document.createElement("textarea");
-      area.value = button.dataset.copy;
-      button.after(area);
-      area.select();
-      document.execCommand("copy");
-      area.remove();
-    }
-    face.textContent = window.diffusionLocalWords.copied;
-    setTimeout(() => { if (face.isConnected) face.textContent = said; }, 1500);
-  } catch {
-    face.textContent = window.diffusionLocalWords.not_copied;
+// Copies a prompt, or with `data-address` an address of the page; over plain HTTP to another machine there is no
+// navigator.clipboard. The button says so for a moment; one with a sign in place of words shows another sign.
+(() => {
+  const faces = new WeakMap(); // what a button shows otherwise
+  async function copy(text, button) {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const area = document.createElement("textarea");
+    area.value = text;
+    button.after(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
   }
-});
+  function tell(button, words, sign) {
+    const face = button.querySelector("span") ?? button;
+    if (!faces.has(button)) faces.set(button, { nodes: [...face.childNodes], label: button.ariaLabel });
+    face.replaceChildren(button.matches(".icon") ? sign : words);
+    if (button.ariaLabel) button.ariaLabel = words;
+    setTimeout(() => {
+      if (!faces.has(button)) return;
+      const { nodes, label } = faces.get(button);
+      faces.delete(button);
+      face.replaceChildren(...nodes);
+      button.ariaLabel = label;
+    }, 1500);
+  }
+  document.addEventListener("click", async ({ target }) => {
+    const button = target.closest?.("[data-copy]");
+    if (!button) return;
+    const said = button.dataset.copy;
+    const text = button.dataset.address === undefined ? said : new URL(said, location.origin).href;
+    try {
+      await copy(text, button);
+      tell(button, window.diffusionLocalWords.copied, "✓");
+    } catch {
+      tell(button, window.diffusionLocalWords.not_copied, "✗");
+    }
+  });
+})();
 
 // The tab's title tells how far it is; and if asked to, the browser tells when all is done.
 (() => {
