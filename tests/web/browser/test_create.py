@@ -192,6 +192,15 @@ def test_enter_generates_but_not_while_an_input_method_composes(people: Any, sit
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
+def test_a_list_of_choices_closes_when_tab_leaves_it(people: Any) -> None:
+    page = people().open()
+    page.focus("#model input")
+    page.locator("[role=listbox]:visible").wait_for()
+    page.keyboard.press("Tab")
+    page.wait_for_function("![...document.querySelectorAll('[role=listbox]')].some((each) => each.checkVisibility())")
+
+
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
     page = people().open()
     site.services.studio.queue.pause()

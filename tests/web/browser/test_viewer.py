@@ -129,6 +129,21 @@ def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> N
 
 
 @pytest.mark.slow  # a detail: the walk through this view is in the first tier
+def test_a_copied_link_leads_to_the_picture_and_its_button_keeps_its_sign(people: Any, site: Site) -> None:
+    picture = make_picture(site, unique_prompt())
+    person = people(permissions=["clipboard-read", "clipboard-write"])
+    page = person.open()
+    page.goto(f"{site.url}/ui/picture/{picture}")
+    button = page.locator(".signs [data-address]")
+    for _ in range(2):  # the second press while the first one is still told
+        button.click()
+        button.locator("svg").wait_for(state="detached")
+    assert page.evaluate("navigator.clipboard.readText()") == f"{site.url}/ui/picture/{picture}"
+    button.locator("svg").wait_for()
+    assert button.get_attribute("aria-label") == "Copy link"
+
+
+@pytest.mark.slow  # a detail: the walk through this view is in the first tier
 def test_an_address_of_no_picture_says_so(people: Any, site: Site) -> None:
     page = people().open()
     page.goto(f"{site.url}/ui/picture/nonsense")
