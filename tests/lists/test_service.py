@@ -103,7 +103,7 @@ def test_a_file_is_read_by_its_name_and_names_its_batch(services: Services, list
         ("x --count 1.5", "count: must be a whole number"),
         ("x --mood 3", "--mood: is not a flag"),
         ("a {b", "prompt: has a { without its }"),
-        ("__nobody__", "prompt: uses the wildcard __nobody__, but there is no wildcards/nobody.txt. Known: none"),
+        ("__nobody__", "prompt: uses the wildcard __nobody__, but there is no wildcards/nobody.txt in the home"),
         ("{ | }", "prompt: must not be empty"),
         ("{ | } --expand all", "prompt: must not be empty"),
         ("y" * 10_001, "has 10,001 characters"),

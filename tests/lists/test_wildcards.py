@@ -101,7 +101,7 @@ def test_what_wildcards_become(template: str, found: list[str], folder: Path) ->
         ("{3-1$$a|b}", "lowest first"),
         ("{999$$a|b}", "0 to 100 options"),
         ("{0::a|0::b}", "weight 0"),
-        ("__nobody__", r"there is no wildcards/nobody.txt. Known: animal, binary, chinese, colours/warm"),
+        ("__nobody__", r"one choice a line. Known: animal, binary, chinese, colours/warm"),
         ("__../secret__", "there is no wildcards/../secret.txt"),
         (f"__{'x' * 200}__", "there is no wildcards/xxx"),
         ("__empty__", "wildcards/empty.txt is empty"),

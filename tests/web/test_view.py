@@ -241,7 +241,7 @@ def test_until_there_is_a_preview_the_newest_picture_stays_at_hand() -> None:
 def test_the_caption_tells_a_variation_and_the_upscaler() -> None:
     def caption(**changes: object) -> str:
         shown = params(seed=7, **changes)
-        html = view_stage.stage([], [view_stage.Shot("I1", shown, "done", image=image(params=shown))], None)
+        html = view_stage.stage([], [], view_stage.Shot("I1", shown, "done", image=image(params=shown)))
         return html[html.index('class="meta"') :].partition("</p>")[0]
 
     assert caption().endswith("Seed 7")
