@@ -262,9 +262,10 @@ def accounts(people: Sequence[Person], who: str) -> Markup:
 
 
 def folders(settings: Settings) -> Markup:
-    places = {each: str(getattr(settings, each)) for each in SHOWN_FOLDERS}
-    places["gallery"] = settings.gallery or str(settings.gallery_folder)  # a bucket, or a folder of the home
-    rows = [Row(each, say(f"settings.folder_{each}"), shown(place)) for each, place in places.items()]
+    rows = []
+    for each in SHOWN_FOLDERS:
+        place = getattr(settings, each) or getattr(settings, f"{each}_folder")  # `gallery` is a bucket, if there is one
+        rows.append(Row(each, say(f"settings.folder_{each}"), shown(str(place))))
     return section("folders", rows)
 
 
