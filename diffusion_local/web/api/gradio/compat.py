@@ -5,6 +5,7 @@ program does not start.
 """
 
 import contextlib
+import copy
 import inspect
 import logging
 import sys
@@ -164,6 +165,7 @@ def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) ->
     tune_queue(blocks._queue, most_waiting)
     fill_in_defaults(blocks, endpoints)
     act_for_callers(blocks, stop_with_readers(blocks._queue))
+    skip_unchanged(blocks)
     refuse_files(blocks)
     keep_no_configs()
 
@@ -296,6 +298,37 @@ def refuse_files(blocks: gr.Blocks) -> None:
         return await postprocess(block_fn, predictions, state)
 
     blocks.postprocess_data = without_files
+
+
+def skip_unchanged(blocks: gr.Blocks) -> None:
+    """Leave the outputs for which a handler returns ``gr.skip()`` alone.
+
+    Gradio creates a new component for each of them, although nothing of it changes: after a press of a button for all
+    fields of the form, which takes longer than everything else that the press does.
+    """
+    postprocess = blocks.postprocess_data
+
+    async def of_changed(block_fn: Any, predictions: Any, state: Any) -> Any:
+        outputs, several = block_fn.outputs, isinstance(predictions, list | tuple)
+        if block_fn.batch or not several or len(outputs) < 2 or len(predictions) != len(outputs):
+            return await postprocess(block_fn, predictions, state)
+        changed = [
+            place for place, value in enumerate(predictions) if outputs[place].stateful or not is_unchanged(value)
+        ]
+        found: list[Any] = [gr.skip() for _ in outputs]
+        if changed:
+            part, values = copy.copy(block_fn), [predictions[place] for place in changed]
+            part.outputs = [outputs[place] for place in changed]
+            results = await postprocess(part, values if len(values) > 1 else values[0], state)
+            for place, result in zip(changed, results, strict=True):
+                found[place] = result
+        return found
+
+    blocks.postprocess_data = of_changed
+
+
+def is_unchanged(value: Any) -> bool:
+    return isinstance(value, dict) and value == gr.skip()
 
 
 def is_file(value: Any) -> bool:

@@ -108,3 +108,28 @@ def test_a_session_keeps_no_copy_of_the_page() -> None:
     finally:
         if before is None:
             del SessionState.config_values
+
+
+@pytest.mark.anyio
+async def test_outputs_that_a_handler_skips_are_not_created_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gr.Blocks() as blocks:
+        fields = [gr.Textbox(label=name) for name in "abc"]
+        kept = gr.State(1)
+        press = gr.Button().click(lambda: None, outputs=[*fields, kept])
+    answers: list[list[Any]] = [
+        [gr.skip(), "new", gr.update(label="other"), gr.skip()],
+        [gr.skip(), gr.skip(), "new", 2],
+        [gr.skip(), gr.skip(), gr.skip(), gr.skip()],
+    ]
+    function = blocks.fns[press["id"] if isinstance(press, dict) else 0]
+    usual = [await blocks.postprocess_data(function, each, SessionState(blocks)) for each in answers]
+    compat.skip_unchanged(blocks)
+    created: list[gr.Textbox] = []
+    begin = gr.Textbox.__init__
+    monkeypatch.setattr(
+        gr.Textbox, "__init__", lambda field, *args, **more: created.append(field) or begin(field, *args, **more)
+    )
+    state = SessionState(blocks)
+    assert [await blocks.postprocess_data(function, each, state) for each in answers] == usual
+    assert [each.label for each in created] == ["other"]
+    assert state[kept._id] == 2
