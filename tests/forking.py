@@ -88,6 +88,27 @@ def fork(imports: str, code: str, *arguments: str, env: dict[str, str], log: Pat
     return Forked(pid, ours, os.fdopen(write, "wb", buffering=0), log)
 
 
+def run(
+    imports: str, code: str, *arguments: str, env: dict[str, str], folder: Path, given: str = "", timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run does: wait for a child to end, with its output and its errors as two texts.
+
+    ``folder`` keeps them until they are read; ``given`` is its standard input.
+    """
+    output, errors = folder / "output.txt", folder / "errors.txt"
+    for each in (output, errors):
+        each.write_bytes(b"")
+    apart = f"import os; os.dup2(os.open({str(errors)!r}, os.O_WRONLY | os.O_APPEND), 2)\n"
+    child = fork(imports, apart + code, *arguments, env=env, log=output)
+    try:
+        with child.stdin:
+            child.stdin.write(given.encode())
+        status = child.wait(timeout)
+    finally:
+        child.kill()
+    return subprocess.CompletedProcess([code, *arguments], status, output.read_text(), errors.read_text())
+
+
 def main_of(package: str) -> str:
     """Code that runs a package as ``python -m`` does."""
     return f"import sys; from {package}.__main__ import main; sys.exit(main())"
@@ -159,8 +180,8 @@ def tell_ends(children: dict[int, socket.socket]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with children.pop(pid) as error, contextlib.suppress(OSError):
-            error.send(str(os.waitstatus_to_exitcode(status)).encode())
+        with children.pop(pid) as asker, contextlib.suppress(OSError):
+            asker.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from diffusion_local.gallery.formats import webp
 from diffusion_local.gallery.local_blobs import write_atomically
 from diffusion_local.notify.hooks import run as run_hook
 from diffusion_local.settings import Settings
+from tests import forking
 from tests.conftest import kill_tree
 from tests.support import eventually
 
@@ -58,13 +59,15 @@ def test_databases_and_folders_are_private_even_where_nobody_set_the_umask(setti
 
 
 @pytest.mark.parametrize("value", UMASKS, ids=oct)
-def test_everything_that_the_command_line_makes_is_private(home: Path, value: int) -> None:
+def test_everything_that_the_command_line_makes_is_private(home: Path, tmp_path: Path, value: int) -> None:
     code = """
-import sys
+import os, sys
 from diffusion_local.cli import main
+os.umask(int(sys.argv[2]))
+backup = sys.argv[1]
 for words in (
     ["user", "add", "ann", "--password-stdin"], ["token", "add", "ann"], ["tls", "self-signed"], ["webhook", "secret"],
-    ["submit", "x"], ["doctor", "--backup", sys.argv[1]],
+    ["submit", "x"], ["doctor", "--backup", backup],
     ["queue"],
 ):
     sys.argv = ["diffusion-local", *words]
@@ -74,14 +77,8 @@ for words in (
         assert not error.code, words
 """
     environ = os.environ | {"DIFFUSION_LOCAL_ENGINE": "fake", "DIFFUSION_LOCAL_PASSWORD_MEMORY_KB": "8"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(home / "backup.db")],
-        input="correct horse\n",
-        text=True,
-        capture_output=True,
-        umask=value,
-        env=environ,
-    )
+    arguments = [str(home / "backup.db"), str(value)]
+    done = forking.run("worker", code, *arguments, env=environ, folder=tmp_path, given="correct horse\n")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in home.iterdir()} >= {"app.db", "queue.db", "tls", "webhook.secret", "backup.db"}
     assert open_to_others(home) == {}

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.settings import Settings
+from tests import forking
 from tests.conftest import kill_tree
 from tests.support import REPOSITORY, eventually
 
+Command = Callable[..., Any]
 CLI = [sys.executable, "-c", "from diffusion_local.cli import main; main()"]
 
 
@@ -44,21 +46,20 @@ def served(settings: Settings, tmp_path: Path) -> Iterator[str]:
             kill_tree(process)
 
 
-def command(*arguments: object, status: int = 0) -> Any:
-    """What a command prints as JSON, run as a process of its own that finds the home by the environment."""
-    done = subprocess.run(
-        [*CLI, *map(str, arguments), "--json"],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == status, done.stderr
-    return json.loads(done.stdout) if done.stdout else done.stderr
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs a command as a process of its own that finds the home by the environment; returns the JSON it prints."""
+
+    def run(*arguments: object, status: int = 0) -> Any:
+        code, words = "from diffusion_local.cli import main; main()", [*map(str, arguments), "--json"]
+        done = forking.run("worker", code, *words, env=dict(os.environ), folder=tmp_path)
+        assert done.returncode == status, done.stderr
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    return run
 
 
-def test_from_a_prompt_to_a_picture_with_its_recipe(served: str, home: Path) -> None:
+def test_from_a_prompt_to_a_picture_with_its_recipe(served: str, command: Command, home: Path) -> None:
     answer = command("submit", "a red apple", "--count", 2, "--seed", 7, "--size", "128x128", "--steps", 3, "--wait")
     assert [job["state"] for job in answer["jobs"]] == ["done", "done"]
     for job in answer["jobs"]:

@@ -106,9 +106,12 @@ def _diffusers() -> "Iterator[DiffusersEngine]":
 
 
 @pytest.fixture
-def diffusers_engine(_diffusers: "DiffusersEngine", starter: Model) -> "DiffusersEngine":
-    """With the starter loaded, whatever the test before did."""
-    _diffusers.load(starter)
+def diffusers_engine(
+    _diffusers: "DiffusersEngine", starter: Model, request: pytest.FixtureRequest
+) -> "DiffusersEngine":
+    """With the starter loaded, whatever the test before did; a test with a model of its own, ``tiny``, loads that."""
+    if "tiny" not in request.fixturenames:
+        _diffusers.load(starter)
     return _diffusers
 
 
