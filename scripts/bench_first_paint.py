@@ -73,7 +73,7 @@ def visits(services: Services, count: int) -> dict[str, Any]:
 def visit(context: Any, url: str) -> dict[str, float]:
     page = context.new_page()
     finished: list[Any] = []
-    page.on("requestfinished", finished.append)
+    page.on("requestfinished", lambda request: finished.append(request))
     began = time.perf_counter()
     page.goto(url, wait_until="commit")
     page.locator("#prompt textarea").fill("a red apple")
