@@ -13,16 +13,11 @@ from diffusion_local.engine import control_nets
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
+from diffusion_local.models.references import UNION_MODES, modes_below
 from diffusion_local.options.types import Control
 
 #: Arguments of the denoiser's call, by name.
 Given = dict[str, Any]
-#: Mode numbers of union ControlNets, by our name of the control type.
-SDXL_MODES = {
-    "openpose": 0, "depth": 1, "softedge": 2, "scribble": 2, "canny": 3, "lineart": 3, "normal": 4, "segment": 5,
-    "tile": 6, "blur": 6, "inpaint": 7,
-}  # fmt: skip
-FLUX_MODES = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "openpose": 4, "luminance": 5, "lowquality": 6}
 
 
 def pixels_of(picture: PIL.Image) -> torch.Tensor:
@@ -124,7 +119,7 @@ def of_unet(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Giv
         "conditioning_scale": control.weight, "return_dict": False,
     }  # fmt: skip
     if isinstance(net, diffusers.ControlNetUnionModel):
-        mode = mode_of(control, SDXL_MODES, net.config.num_control_type)
+        mode = mode_of(control, UNION_MODES["sdxl"], net.config.num_control_type)
         kinds = torch.zeros(batch, net.config.num_control_type, device=sample.device, dtype=sample.dtype)
         kinds[:, mode] = 1
         common |= {"controlnet_cond": [spread(seen, batch)], "control_type": kinds, "control_type_idx": [mode]}
@@ -139,7 +134,7 @@ def of_flux(net: Any, seen: torch.Tensor, given: Given, control: Control) -> Giv
     states, mode = given["hidden_states"], None
     batch = states.shape[0]
     if net.union:
-        number = mode_of(control, FLUX_MODES, net.config.num_mode)
+        number = mode_of(control, UNION_MODES["flux"], net.config.num_mode)
         mode = torch.full((batch, 1), number, device=states.device, dtype=torch.long)
     guidance = given.get("guidance") if net.config.guidance_embeds else None
     if net.config.guidance_embeds and guidance is None:  # the denoiser itself takes no guidance
@@ -189,7 +184,7 @@ def mode_of(control: Control, modes: dict[str, int], count: int) -> int:
     name = control.mode or str(control.type)
     number = modes.get(name, count)
     if number >= count:
-        known = [each for each, place in modes.items() if place < count]
+        known = modes_below(modes, count)
         raise ModelUnavailable(message("control_mode", name=control.model, known=known, got=name))
     return number
 

@@ -30,7 +30,7 @@ class Adapter:
 
     ``architecture``: the architecture or family that it fits, "" if it fits all models or is unknown; ``part``: id of
     a VAE or text encoder; ``words``: a LoRA's trigger words from its training metadata, most frequent first;
-    ``method``, ``layout``, ``alike``: those of a LoRA; ``widths``: as in ``Probe``. The
+    ``method``, ``layout``, ``alike``: those of a LoRA; ``widths``, ``modes``, ``reads_mask``: as in ``Probe``. The
     ``problem`` of a ready LoRA names a layer that is not applied.
     """
 
@@ -51,6 +51,8 @@ class Adapter:
     layout: str = ""
     alike: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
+    modes: int = 0
+    reads_mask: bool = False
 
     @property
     def ready(self) -> bool:
@@ -80,6 +82,8 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
         layout=probe.lora.layout if probe.lora else "",
         alike=probe.lora.alike if probe.lora else (),
         widths=probe.widths if same else (),
+        modes=probe.modes if same else 0,
+        reads_mask=same and probe.reads_mask,
     )
 
 

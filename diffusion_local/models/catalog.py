@@ -245,7 +245,7 @@ class Catalog:
             check_adapter("hires_upscaler", params.hires_upscaler, self.upscalers())
         self.check_loras(params, model)
         references.check(params, model.id, model.architecture, self.size_of)
-        self.check_controls(params, model)
+        references.check_controls(params, model, self.controls() if params.controls else [])
         if any(each.use is not Use.EDIT for each in params.references):
             references.check_adapters(params, model, self.ip_adapters(), self.image_encoders())
         references.check_parts(params, model)
@@ -270,12 +270,6 @@ class Catalog:
         found = self.loras() if params.loras else []
         for lora in params.loras:
             check_adapter("loras", lora.name, found, model.architecture)
-
-    def check_controls(self, params: Params, model: Model) -> None:
-        """Raise InvalidParams for a ControlNet that is missing or does not fit the model."""
-        found = [references.control_of(each, model) for each in self.controls()] if params.controls else []
-        for place, control in enumerate(params.controls):
-            check_adapter(entry("controls", place, "model"), control.model, found, model.architecture)
 
     def _with_controls(self, params: Params, model: Model) -> Params:
         """The params with each control's ControlNet and the id of its preprocessed picture filled in."""

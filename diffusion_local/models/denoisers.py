@@ -1,6 +1,5 @@
 """Identifies the denoiser in a file (transformer or UNet), its model, and the other parts in the same file."""
 
-import re
 from collections.abc import Iterator
 
 from diffusion_local import families
@@ -58,24 +57,6 @@ def detect_similar(header: Header) -> Probe | None:
         if found and found.makes:
             return Probe(STRANGER, id=found.model, title=found.model, base=found.makes)
     return None
-
-
-#: Number of a block, in the names that transformers use; fewest blocks of a model; channels of a picture's pixels.
-BLOCK, LEAST_BLOCKS, PIXELS = re.compile(r"(?:^|[._])(?:blocks|layers)\.(\d+)\."), 8, 3
-
-
-def detect_video_model(header: Header) -> Probe | None:
-    """Detect an unknown transformer for video: its patches of latents have a length in time, so their weight has five
-    dimensions. Image encoders of language models also have one, which reads pixels.
-    """
-    patched = any(
-        len(tensor.shape) == 5 and tensor.shape[1] > PIXELS and "coder." not in name
-        for name, tensor in header.tensors.items()
-    )
-    blocks = {found[1] for name in header.tensors if patched and (found := BLOCK.search(name))}
-    if len(blocks) < LEAST_BLOCKS:
-        return None
-    return Probe(STRANGER, id="video transformer", title="a transformer that is not known", base="video")
 
 
 def detect_transformer(header: Header) -> Probe | None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusion_local import families
-from diffusion_local.models import denoisers, parts
+from diffusion_local.models import control_inputs, denoisers, parts
 from diffusion_local.models.formats import OpenedFile, open_header
 from diffusion_local.models.headers import GGUF, Header
 from diffusion_local.models.loras import is_lora, read_lora
@@ -144,7 +144,6 @@ def probe(opened: OpenedFile) -> Probe:
         or detect_part(header)
         or detect_embedding(header)
         or detect_upscaler(header)
-        or denoisers.detect_video_model(header)
         or Probe(UNKNOWN)
     )
     quantisation = found.quantisation or quantisation_of(header)
@@ -166,7 +165,8 @@ def detect_attachment(header: Header) -> Probe | None:
                 if each.id in CONTROL_TITLES:
                     form = control_form(view)
                     return Probe(CONTROL, id=form or each.id, title=control_title(view, each.title), base=base_of(view),
-                                 naming=form)  # fmt: skip
+                                 naming=form, modes=control_inputs.modes_of(view),
+                                 reads_mask=control_inputs.reads_mask(view))  # fmt: skip
                 if each.id == "ip_adapter" and (known := ip_adapter(view)):
                     return known
                 return Probe(ATTACHMENT, id=each.id, title=each.title, base=base_of(view))

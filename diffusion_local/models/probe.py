@@ -123,7 +123,8 @@ class Probe:
     ``missing``: parts of a model that the file has and lacks; ``precision`` and ``quantisation``: those of the main
     part; ``id``: id of a part or attachment, or title of an unsupported model; ``base``: what an attachment fits.
 
-    ``widths``: input width of an IP-Adapter, or (projected, hidden) output widths of an image encoder. ``lacking``:
+    ``widths``: input width of an IP-Adapter, or (projected, hidden) output widths of an image encoder. ``modes``: kinds
+    of control pictures that a union ControlNet reads; ``reads_mask``: a ControlNet also reads a mask. ``lacking``:
     tensors of the denoiser's architecture that the file lacks; ``unknown``: tensors of the file that its architecture
     does not have; both with ``#`` for each number. ``sizes``: entries of the denoiser's configuration that follow from
     its tensors.
@@ -157,6 +158,8 @@ class Probe:
     lora: LoraFile | None = field(default=None, compare=False)
     calls: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
+    modes: int = 0
+    reads_mask: bool = False
     lacking: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     latents: tuple[tuple[float, ...], tuple[float, ...]] | None = None

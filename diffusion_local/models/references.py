@@ -19,6 +19,17 @@ from diffusion_local.options.values import entry
 if TYPE_CHECKING:
     from diffusion_local.models.catalog import Model
 
+#: Mode numbers of union ControlNets, by family and by our name of the control type.
+UNION_MODES = {
+    "sdxl": {
+        "openpose": 0, "depth": 1, "softedge": 2, "scribble": 2, "canny": 3, "lineart": 3, "normal": 4, "segment": 5,
+        "tile": 6, "blur": 6, "inpaint": 7,
+    },
+    "flux": {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "openpose": 4, "luminance": 5, "lowquality": 6},
+}  # fmt: skip
+#: Families whose ControlNets run layers of the denoiser, which must therefore be on the device as a whole.
+WHOLE_FAMILIES = ("z_image",)
+WHOLE_RUNGS = ("", "resident", "vae_tiling")
 #: Least side in pixels, and largest aspect ratio, of a reference picture.
 MIN_SIDE, MAX_RATIO = 64, 8
 #: Published image encoders by output width.
@@ -73,6 +84,7 @@ def with_adapters(params: Params, architecture: str, known: Callable[[], list[Ad
     if all(each.use is Use.EDIT or each.adapter for each in params.references):
         return params
     usable = [each for each in known() if each.ready and adapter_fits(each, architecture)]
+    usable.sort(key=lambda each: not each.architecture)  # those whose base is not known may not fit after all
     chosen = tuple(
         each if each.use is Use.EDIT or each.adapter else replace(each, adapter=adapter_for(each.use, usable))
         for each in params.references
@@ -129,6 +141,28 @@ def control_of(adapter: Adapter, model: "Model") -> Adapter:
     """The adapter for comparison with a model: the starter's own ControlNet fits only the starter, not its family."""
     own = adapter.architecture == STARTER == model.id
     return replace(adapter, architecture=model.architecture) if own else adapter
+
+
+def check_controls(params: Params, model: "Model", known: list[Adapter]) -> None:
+    """Raise InvalidParams for a ControlNet that is missing, does not fit the model, or cannot read its picture."""
+    found = [control_of(each, model) for each in known]
+    for place, control in enumerate(params.controls):
+        check_adapter(entry("controls", place, "model"), control.model, found, model.architecture)
+        net = next(each for each in found if each.name == control.model)
+        if net.reads_mask and control.type is not ControlType.INPAINT:
+            raise InvalidParams(entry("controls", place, "type"), message("control_reads_mask", name=net.name))
+        modes = UNION_MODES.get(model.family, {}) if net.modes else {}
+        mode = control.mode or str(control.type)
+        if modes and modes.get(mode, net.modes) >= net.modes:
+            problem = message("control_mode", name=net.name, known=modes_below(modes, net.modes), got=mode)
+            raise InvalidParams(entry("controls", place, "mode"), problem)
+    if params.controls and model.family in WHOLE_FAMILIES and params.rung not in WHOLE_RUNGS:
+        raise InvalidParams("rung", message("control_rung", known=list(filter(None, WHOLE_RUNGS)), model=model.id))
+
+
+def modes_below(modes: Mapping[str, int], count: int) -> list[str]:
+    """The modes of a union ControlNet that has only the first ``count``."""
+    return [name for name, number in modes.items() if number < count]
 
 
 def chosen_control(field: str, control: Control, fitting: list[str]) -> str:

@@ -24,9 +24,6 @@ FOREIGN_MODELS = (
     Foreign("Wan 2.2 5B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (3072, 48, 1, 2, 2)}),)),
     Foreign("Wan 14B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (5120, None, 1, 2, 2)}),)),
     Foreign("Wan VACE", VIDEO, (sign(*WAN, "vace_blocks.0", "vace_patch_embedding", "head"),)),
-    Foreign("a part of Wan VACE", VIDEO, (
-        Sign(has=("vace_blocks.0", "vace_patch_embedding"), lacks=("patch_embedding", "head")),
-    )),
     Foreign("Wan Animate", VIDEO, (sign(*WAN, "face_adapter", "pose_patch_embedding", "head"),)),
     Foreign("LTX-Video", VIDEO, (
         sign("patchify_proj", "adaln_single", "transformer_blocks.0.attn2"),

@@ -85,6 +85,63 @@ def test_a_control_for_inpainting_needs_a_mask(catalog: Catalog) -> None:
     assert (control.model, control.seen) == ("starter-edges", "")
 
 
+UNION = CONTROLNET | {
+    "x.attn2.to_k.weight": (640, 2048), "task_embedding": (6, 320),
+    "control_add_embedding.linear_1.weight": (1280, 1536),
+}  # fmt: skip
+SD3_NET = {"controlnet_blocks.0.weight": (1536, 1536), "transformer_blocks.0.attn.to_q.weight": (1536, 1536)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shapes", "control", "field", "told"),
+    [
+        ("sdxl", UNION, {"type": "none"}, "controls[0].mode", "canny"),
+        ("sdxl", UNION, {"type": "tile"}, "controls[0].mode", "openpose"),
+        ("sdxl", UNION, {"type": "canny", "mode": "inpaint"}, "controls[0].mode", "openpose"),
+        ("sdxl", UNION | {"task_embedding": (8, 320)}, {"type": "tile"}, "", ""),
+        ("sdxl", UNION, {"type": "none", "mode": "depth"}, "", ""),
+        ("flux", FLUX_NET | {"controlnet_mode_embedder.weight": (5, 3072)}, {"type": "luminance"}, "controls[0].mode",
+         "blur"),
+        ("flux", FLUX_NET | {"controlnet_mode_embedder.weight": (5, 3072)}, {"type": "canny"}, "", ""),
+        ("sd3", SD3_NET | {"pos_embed_input.proj.weight": (1536, 17, 2, 2)}, {"type": "canny"}, "controls[0].type",
+         "inpaint"),
+        ("sd3", SD3_NET | {"pos_embed_input.proj.weight": (1536, 16, 2, 2)}, {"type": "canny"}, "", ""),
+    ],
+)  # fmt: skip
+def test_what_a_control_cannot_read_is_refused_before_the_work(
+    catalog: Catalog,
+    tmp_path: Path,
+    architecture: str,
+    shapes: dict[str, tuple[int, ...]],
+    control: dict[str, str],
+    field: str,
+    told: str,
+) -> None:
+    """A union without the mode, and a picture alone for a ControlNet that reads a mask."""
+    write_header(tmp_path / "controlnet/mine.safetensors", shapes)
+    vars(catalog)["_starter"] = replace(catalog.default, family=architecture, architecture=architecture)
+    given = CONTROL | {"controls": [{"image": "0" * 64, "model": "mine"} | control], "sampler": "Euler"}
+    if not field:
+        assert catalog.complete("x", given).controls[0].model == "mine"
+        return
+    with pytest.raises(InvalidParams, match=told) as refused:
+        catalog.complete("x", given)
+    assert refused.value.field == field
+
+
+def test_a_control_that_needs_the_whole_model_is_refused_with_a_rung_that_splits_it(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    net = {"control_layers.0.x.weight": (8, 8), "control_all_x_embedder.2-1.weight": (8, 8)}
+    write_header(tmp_path / "controlnet/mine.safetensors", net)
+    vars(catalog)["_starter"] = replace(catalog.default, family="z_image", architecture="z_image")
+    given = {"seed": 1, "sampler": "Euler", "controls": [{"image": "0" * 64, "model": "mine"}]}
+    assert catalog.complete("x", given | {"rung": "vae_tiling"}).controls
+    with pytest.raises(InvalidParams, match="resident, vae_tiling") as refused:
+        catalog.complete("x", given | {"rung": "model_offload"})
+    assert refused.value.field == "rung"
+
+
 def test_the_starters_own_fits_the_starter_alone(catalog: Catalog) -> None:
     params = catalog.complete("x", CONTROL)
     assert params.controls == (Control("0" * 64, model="starter-edges"),)

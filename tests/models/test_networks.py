@@ -92,19 +92,6 @@ def test_a_distilled_unet_that_reads_the_guidance_is_built_with_its_embedding(tm
     assert found.changes["unet/config.json"] == {"time_cond_proj_dim": 256}
 
 
-@pytest.mark.parametrize(
-    ("patch", "video"),
-    [([512, 16, 1, 2, 2], True), ([512, 3, 2, 14, 14], False), ([512, 16, 2, 2], False)],
-    ids=["latents in time", "pixels of an image encoder", "latents"],
-)
-def test_an_unknown_transformer_with_patches_in_time_is_told_as_one_for_video(
-    patch: list[int], video: bool, tmp_path: Path
-) -> None:
-    tensors: Tensors = {f"dit.blocks.{number}.mix.weight": ["BF16", [512, 512]] for number in range(8)}
-    found = read_checkpoint(write(tmp_path / "x.safetensors", tensors | {"entrance.weight": ["BF16", patch]}), ())
-    assert ("a transformer that is not known, a model for video" in found.problem) == video
-
-
 def test_prefixes_may_be_nested(tmp_path: Path) -> None:
     tensors = {f"model.model.{name}": each for name, each in tensors_of_class("Stable Audio").items()}
     assert "a model for audio" in read_checkpoint(write(tmp_path / "x.safetensors", tensors), ()).problem
