@@ -73,6 +73,7 @@ RETRY_AFTER: dict[type[UserError], int] = {
     DiskFull: 60,
 }
 MOST_FAULTS = 20  # invalid fields in one response
+UNION_MEMBERS = frozenset({"bool", "dict", "float", "int", "list", "str"})
 NOT_CACHED = {"Cache-Control": "no-store"}
 
 
@@ -169,9 +170,14 @@ def of_validation(error: RequestValidationError) -> InvalidParams:
 
 
 def of_detail(detail: Mapping[str, Any]) -> InvalidParams:
-    names = [str(part) for part in detail["loc"][1:] if isinstance(part, str)]
+    # pydantic adds the member of a union, such as "str" or "list[any]"
+    names = [
+        part for part in detail["loc"][1:] if isinstance(part, str) and part.partition("[")[0] not in UNION_MEMBERS
+    ]
     if detail["type"] == "json_invalid" or not names:
         return InvalidParams("body", message("not_valid", error=detail["msg"].rstrip(".")))
+    if problem := detail.get("ctx", {}).get("problem"):  # a message of our own
+        return InvalidParams(names[-1], problem)
     if detail["type"] == "extra_forbidden":
         near = nearest(names[-1])
         return InvalidParams(names[-1], message("field_near", near=near) if near else message("field_unknown"))

@@ -51,8 +51,12 @@ def larger(settings: Settings) -> dict[str, int]:
         "/api/v1/queue/import": a_list,
         "/api/v1/sources": picture,
         "/api/v1/jobs": in_base64,
+        "/v1/images/generations": in_base64,  # with controls or references
         "/v1/images/edits": 2 * picture,
+        "/sdapi/v1/txt2img": in_base64,  # with ControlNet's units
         "/sdapi/v1/img2img": in_base64,
+        "/sdapi/v1/interrogate": in_base64,
+        "/controlnet/detect": in_base64,
         "/sdapi/v1/extra-single-image": in_base64,
         "/sdapi/v1/extra-batch-images": in_base64,
         "/sdapi/v1/png-info": in_base64,

@@ -7,6 +7,7 @@ option table; examples are domain values as ``serializers`` writes them.
 import re
 from dataclasses import fields
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
@@ -18,10 +19,12 @@ from typing_extensions import TypedDict
 from diffusion_local import serializers
 from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import PRIORITIES, Batch, Image, Job, Lane, MemoryPlan, Receipt, Snapshot, State
+from diffusion_local.errors import echo
 from diffusion_local.gallery.quality import FLAGS
 from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
+from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import LOCAL_FIELDS, STARTER_DEFAULTS, STARTER_LIMITS, Model
 from diffusion_local.models.description import MODEL_STATES
@@ -34,6 +37,7 @@ from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params, refused_options
 from diffusion_local.options.types import Kind
+from diffusion_local.options.values import format_bound
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
 
@@ -72,7 +76,7 @@ def model_of(title: str, offered: list[Argument], base: type[BaseModel] = Body) 
             kind = Literal[tuple(str(value) for value in kind)]
             default = str(default)
         if is_number(each):
-            kind = Annotated[kind, BeforeValidator(as_number)]
+            kind = Annotated[kind, BeforeValidator(partial(as_number, OPTIONS[each.name]))]
         examples = None if each.example is None or each.name in foreign else [each.example]
         field = Field(default, description=each.meaning or None, examples=examples, json_schema_extra=bounds_of(each))
         fields[each.name] = (kind if each.required else kind | None, field)
@@ -105,23 +109,28 @@ def offered(name: str, method: str, path: str) -> list[Argument]:
     ]
 
 
-def as_number(value: Any) -> Any:
-    """A number that may be written as text, as in lists and forms. Text that is no number is left as it is, to be
-    rejected by the field's type. Raises PydanticCustomError for booleans, which pydantic would accept as 0 and 1.
+def as_number(option: Option, value: Any) -> Any:
+    """The value of a numeric option, which may be written as text, as in lists and forms. Its bounds are checked later:
+    a model may have narrower ones. Raises PydanticCustomError with our own message for anything but a number.
     """
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_type", "Input should be a valid number")
+    number = value
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
-        number = float(value)
-        return int(value) if WHOLE.fullmatch(value.strip()) else number
-    return value
+        number = int(value) if WHOLE.fullmatch(value.strip()) else float(value)
+    is_whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+    if isinstance(number, int | float) and not isinstance(number, bool) and (is_whole or option.type is float):
+        return int(number) if option.type is int else number
+    low, high = map(format_bound, option.bounds)
+    problem = message("whole_number" if option.type is int else "number", low=low, high=high, got=echo(value))
+    raise PydanticCustomError("not_a_number", "{problem}", {"problem": problem})
 
 
 def field_of(option: Option, *names: str) -> tuple[Any, Any]:
     """An optional field, read under any of its ``names``."""
     examples = None if option.example is None else [option.example]
     alias = AliasChoices(*names) if names else None
-    kind = Annotated[option.request_type, BeforeValidator(as_number)] if option.is_number else option.request_type
+    kind = option.request_type
+    if option.is_number:
+        kind = Annotated[kind, BeforeValidator(partial(as_number, option))]
     return kind | None, Field(None, description=option.meaning, examples=examples, validation_alias=alias)
 
 

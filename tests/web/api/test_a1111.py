@@ -200,7 +200,10 @@ def test_enable_hr_makes_a_second_pass(
         ({"clip_skip": 99}, "clip_skip"),
         ({"styles": ["x"]}, "styles"),
         ({"styles": "x"}, "styles"),
-        ({"alwayson_scripts": {"ControlNet": {"args": [{"module": "canny"}]}}}, "alwayson_scripts.ControlNet"),
+        (
+            {"alwayson_scripts": {"ControlNet": {"args": [{"module": "canny"}]}}},
+            "alwayson_scripts.ControlNet.args[0].image",
+        ),
         ({"alwayson_scripts": {"Dynamic Thresholding": {"args": [True, {}]}}}, "alwayson_scripts.Dynamic Thresholding"),
         ({"script_name": "X/Y/Z plot"}, "script_name"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, "CLIP_stop_at_last_layers"),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +19,13 @@ from diffusion_local.engine import vision_models
 from diffusion_local.engine.preprocessors import control_picture
 from diffusion_local.options.types import Control, ControlType
 from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111 import reading
 from diffusion_local.web.api.dialects.adapting import Aliases
+from diffusion_local.web.api.limits import MOST_BYTES
 from tests.models.files import CONTROLNET, LORA, write_header
 from tests.web.api.comfyui.graphs import txt2img
-from tests.web.api.conftest import JOBS, SMALL
+from tests.web.api.conftest import JOBS, SMALL, Hands, draw_next
 
 API = "/sdapi/v1"
 
@@ -248,6 +251,62 @@ def test_a1111_units_that_cannot_be_are_refused(client: TestClient, unit: Any) -
     answer = client.post(f"{API}/txt2img", json=body)
     assert answer.status_code == 422
     assert "alwayson_scripts.ControlNet" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("script", "unit", "field"),
+    [
+        ("ControlNet", {"guidance_start": 0.8, "guidance_end": 0.2}, "guidance_start"),
+        ("ControlNet", {"module": "depth"}, "module"),
+        ("ControlNet", {"module": "inpaint"}, "module"),
+        ("ControlNet", {"weight": 3}, "weight"),
+        ("ControlNet", {"weight": float("nan")}, "weight"),
+        ("ControlNet", {"image": "aGVsbG8="}, "image"),
+        ("ControlNet", {"union_control_type": "Magic"}, "union_control_type"),
+        ("ADetailer", {"ad_model": "face.pt", "ad_denoising_strength": 3}, "ad_denoising_strength"),
+        ("ADetailer", {"ad_model": "face.pt", "ad_mask_k": 99}, "ad_mask_k"),
+        ("ADetailer", {"ad_model": "face.pt"}, "ad_model"),
+    ],
+)
+def test_a_fault_of_an_a1111_unit_is_told_by_its_own_names(
+    client: TestClient, script: str, unit: dict[str, Any], field: str
+) -> None:
+    control = {"module": "canny", "model": "edges", "image": CIRCLE} if script == "ControlNet" else {}
+    off = {"enabled": False} if control else False
+    body = {"prompt": "x", "alwayson_scripts": {script: {"args": [True, off, control | unit]}}} | SMALL
+    answer = client.post(f"{API}/txt2img", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"].startswith(f"alwayson_scripts.{script}.args[2].{field}: "), answer.text
+
+
+def test_other_apis_take_controls_with_their_pictures(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture in Base64 may be larger than a body without one."""
+    noise = np.random.default_rng(0).integers(0, 255, (800, 600, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    PIL.fromarray(noise).save(file, "PNG")
+    picture = base64.b64encode(file.getvalue()).decode()
+    assert len(picture) > MOST_BYTES
+    controls = [{"image": picture, "type": "canny", "weight": 0.7}]
+    hands = Hands(services, draw_next)
+    monkeypatch.setattr(Studio, "submit", lambda *given, **named: hands.submit(*given, **named))
+    unit = {"module": "canny", "model": "edges", "image": picture, "weight": 0.7}
+    bodies = {
+        f"{API}/txt2img": SMALL | {"alwayson_scripts": {"ControlNet": {"args": [unit]}}},
+        "/v1/images/generations": {"size": "128x128", "steps": 4, "controls": controls},
+        "/predictions": {"input": SMALL | {"controls": controls, "prompt": "x"}},
+    }
+    seen = set()
+    for path, body in bodies.items():
+        answer = client.post(path, json={"prompt": "x"} | body)
+        assert answer.status_code == 200, (path, answer.text[:500])
+        [control] = newest(services).controls
+        seen.add((control.image, control.model, control.weight))
+    assert len(seen) == 1
+    detected = {"controlnet_module": "canny", "controlnet_input_images": [picture]}
+    assert client.post("/controlnet/detect", json=detected).status_code == 200
+    assert client.post(f"{API}/interrogate", json={"image": picture}).status_code == 422  # no model, but not too large
 
 
 def test_the_recipe_has_the_units_text(services: Services) -> None:

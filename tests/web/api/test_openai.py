@@ -279,12 +279,28 @@ def test_what_is_clear_is_painted_anew(sdk: openai.OpenAI, site: Site, files: di
         ({"n": 0}, "n"),
         ({"extra_body": {"steps": "many"}}, "steps"),
         ({"extra_body": {"strength": 3}}, "strength"),
+        ({"mask": ("m.png", b"")}, "mask"),
+        ({"extra_body": {"outpaint": "sideways"}}, "outpaint"),
+        ({"extra_body": {"upscaler": "x4"}}, "upscaler"),
     ],
 )
 def test_an_edit_that_cannot_be_is_refused_by_name(sdk: openai.OpenAI, changes: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         sdk.images.edit(**{"prompt": "x", "image": png()} | changes)
     assert refused.value.param == param
+
+
+def test_a_picture_is_extended(sdk: openai.OpenAI, site: Site) -> None:
+    prompt = "a wide green apple"
+    sdk.images.edit(image=png(), prompt=prompt, extra_body={"outpaint": "left:64", "steps": 4})
+    params = site.services.studio.job(jobs_of(site, prompt)[0]).params
+    assert (params.kind, params.mask, params.outpaint, params.width) == ("inpaint", "", "left:64", 192)
+
+
+def test_a_list_that_is_none_is_refused_by_the_name_of_the_field(client: TestClient) -> None:
+    for body in ({"controls": 7}, {"loras": {"name": 1}}):
+        error = client.post(URL, json=BODY | body).json()["error"]
+        assert error["param"] == next(iter(body)), error
 
 
 def test_an_edit_that_timed_out_and_is_sent_again_is_one(sdk: openai.OpenAI, site: Site) -> None:

@@ -110,6 +110,7 @@ NAMES = {
         ("guidance", "6,5"),
         ("width", 0),
         ("width", 130.5),
+        ("width", "wide"),
         ("width", -128),
         ("prompt", " "),
         ("prompt", None),

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from diffusion_local import __version__, authority
 from diffusion_local.domain import Job, Receipt, utc_now
-from diffusion_local.errors import NotDone, NotFound, UserError
+from diffusion_local.errors import InvalidParams, NotDone, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.option import Option
@@ -56,7 +56,7 @@ from diffusion_local.web.api.dialects.calls import (
     sentences,
     why_not,
 )
-from diffusion_local.web.api.uploads import decoded
+from diffusion_local.web.api.uploads import decoded, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.error_responses import NOT_CACHED, headers_of, status_of
 
@@ -81,14 +81,17 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         who = caller(request)
         authority.check("submit")  # before pictures are decoded
         wish = await anyio.to_thread.run_sync(lambda: read(studio, settings, aliases, body, chosen[who] or {}))
-        [receipt] = await ended([wish.options], request)
+        try:
+            [receipt] = await ended([wish.options], request)
+        except InvalidParams as error:
+            raise wish.with_its_names(error) from None
         return await anyio.to_thread.run_sync(answer, studio, body, wish, receipt)
 
     async def ended(wishes: list[dict[str, Any]], request: Request) -> list[Receipt]:
         """Submit, and wait for the end. Raises NotDone if the caller disconnects or time is up."""
 
         def submitted() -> list[Receipt]:
-            return [studio.submit(**each) for each in wishes]
+            return [studio.submit(**kept_pictures(studio, each)) for each in wishes]
 
         receipts = newest[caller(request)] = await anyio.to_thread.run_sync(submitted)
         job_ids = [job_id for each in receipts for job_id in each.job_ids]

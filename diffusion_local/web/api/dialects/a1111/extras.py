@@ -107,7 +107,13 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         """(the pictures in Base64, warnings)."""
         authority.check("submit")
         requests, note = await anyio.to_thread.run_sync(read, studio, settings, body, pictures, field)
-        receipts = await ended(requests, request)
+        try:
+            receipts = await ended(requests, request)
+        except InvalidParams as error:
+            name = {"source": field, "scale": "upscaling_resize", "upscaler": "upscaler_1"}.get(
+                error.option, error.field
+            )
+            raise InvalidParams(name, error.problem) from None
         return await anyio.to_thread.run_sync(results, studio, body, receipts), note
 
 

@@ -19,7 +19,7 @@ from diffusion_local.options.samplers import merge_schedule
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.types import Kind
-from diffusion_local.options.values import check_integer
+from diffusion_local.options.values import check_integer, entry
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111 import draw_things, scripts, second_pass
@@ -113,7 +113,11 @@ class Pictures(BaseModel):
 
 #: Accepted names of each option; an error uses the one that the request contains.
 SPELLED: dict[str, tuple[str, ...]] = {each.name: (name_of(each),) for each in options_of(without=ITS_OWN)}
-SPELLED |= {"sampler": ("sampler_name", "sampler_index"), "count": ("batch_size", "n_iter"), "source": ("init_images",)}
+SPELLED |= {
+    "sampler": ("sampler_name", "sampler_index"), "count": ("batch_size", "n_iter"), "source": ("init_images",),
+    "hires_strength": ("hires_strength", "denoising_strength"), "vae": ("sd_vae",),
+    "model": ("sd_model_checkpoint",),
+}  # fmt: skip
 
 Wanted: Any = create_model("Wanted", __base__=Common, **options_for(Kind.TXT2IMG))
 #: Options that apply only with a mask; A1111's clients also send them without one.
@@ -125,12 +129,27 @@ Changed: Any = create_model(
 
 @dataclass(slots=True)
 class A1111Request:
-    """Arguments of ``Studio.submit``, warnings, the caller's prompt with styles applied, and how to respond."""
+    """Arguments of ``Studio.submit``, warnings, the caller's prompt with styles applied, and how to respond.
+
+    ``units``: for each entry of an option that is an extension's unit, such as ``controls[0]``, the unit's name in the
+    request and the names of its fields, by ours.
+    """
 
     options: dict[str, Any]
     warnings: list[str]
     styles: list[str]
     form: str
+    units: dict[str, tuple[str, dict[str, str]]]
+
+    def with_its_names(self, error: InvalidParams) -> InvalidParams:
+        """The error with the request's names for units and their fields."""
+        found = []
+        for each in (error, *error.also):
+            place, _, part = each.field.partition(".")
+            unit, fields = self.units.get(place, (place, {}))
+            found.append(InvalidParams(".".join(filter(None, (unit, fields.get(part, part)))), each.problem))
+        found[0].also = tuple(found[1:])
+        return found[0]
 
 
 def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> A1111Request:
@@ -140,7 +159,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     extra = body.model_extra or {}
     strict = is_strict(extra.get("fit"), settings.fit)
     neutral(extra, NEUTRAL)
-    units = check_scripts(extra.get("alwayson_scripts"))
+    check_scripts(extra.get("alwayson_scripts"))
     if not isinstance(body, Pictures):
         neutral(extra, {"init_images": ([],)})
     for name in ("batch_size", "n_iter"):
@@ -180,17 +199,19 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # some pairs have one name here
     given |= {"sampler": whole or None, "schedule": spacing or None}
     first = body.init_images[0] if isinstance(body, Pictures) and body.init_images else None
-    for script, field, args in units:
-        if script == scripts.DETAILER_SCRIPT:
-            name, (entries, notes) = "details", scripts.details_of(args, field)
-        else:
-            name, (entries, notes) = "controls", scripts.controls_of(studio, args, field, first)
-        given[name] = [*(given.get(name) or ()), *entries]
-        warnings = warnings + notes
+    units: dict[str, tuple[str, dict[str, str]]] = {}
+    for script, field, args in check_scripts(extra.get("alwayson_scripts")):
+        is_detailer = script == scripts.DETAILER_SCRIPT
+        read_units = scripts.details_of(args, field) if is_detailer else scripts.controls_of(studio, args, field, first)
+        before = given.get(read_units.option) or ()
+        for place, name in enumerate(read_units.names, len(before)):
+            units[entry(read_units.option, place)] = name, scripts.UNIT_FIELDS[read_units.option]
+        given[read_units.option] = [*before, *read_units.entries]
+        warnings = warnings + read_units.warnings
     if isinstance(body, Pictures):
         found, notes = pictures_of(studio, body, given, strict, model.architecture)
         given, warnings = given | found, warnings + notes
-    return A1111Request(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")])
+    return A1111Request(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")], units)
 
 
 def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
@@ -42,6 +43,19 @@ MODULES = {
     "lineart_anime": ControlType.LINE_ART, "segment": ControlType.SEGMENT, "segmentation": ControlType.SEGMENT,
     "seg_ofade20k": ControlType.SEGMENT, "oneformer_ade20k": ControlType.SEGMENT, "seg_ufade20k": ControlType.SEGMENT,
 }  # fmt: skip
+#: Our modes of union ControlNets by the extension's names.
+UNION_TYPES = {
+    "unknown": "", "openpose": "openpose", "depth": "depth", "soft edge": "softedge", "hard edge": "canny",
+    "normal map": "normal", "segmentation": "segment", "tile": "tile", "inpaint": "inpaint",
+}  # fmt: skip
+#: The extensions' fields by ours, where they have another name.
+UNIT_FIELDS = {
+    "controls": {"type": "module", "start": "guidance_start", "end": "guidance_end", "mode": "union_control_type"},
+    "details": {
+        "target": "ad_model", "prompt": "ad_prompt", "strength": "ad_denoising_strength", "steps": "ad_steps",
+        "confidence": "ad_confidence", "padding": "ad_inpaint_only_masked_padding", "limit": "ad_mask_k",
+    },
+}  # fmt: skip
 #: Fields of a unit that have no effect here, with their neutral values. Preprocessors have fixed thresholds and work at
 #: the job's size; a ControlNet has the same weight as the prompt.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
@@ -55,23 +69,44 @@ OFFERED = ("none", "canny", "softedge", "scribble_xdog", "tile_resample", "recol
     "openpose", "normal_midas", "lineart_standard", "seg_ofade20k")  # fmt: skip
 
 
-def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> tuple[list[dict[str, Any]], list[str]]:
-    """(the option ``controls``, warnings) for the extension's units; disabled units are ignored. ``source``: the
-    img2img picture (Base64), for units without a picture. Raises InvalidParams.
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units of a script: entries of one of our options, the name of each in the request, and warnings."""
+
+    option: str
+    entries: list[dict[str, Any]]
+    names: list[str]
+    warnings: list[str]
+
+
+def enabled_units(args: Any, field: str) -> dict[str, Any]:
+    """The units that are not null or disabled, by their names in the request."""
+    units = {f"{field}.args[{place}]": unit for place, unit in enumerate(args if isinstance(args, list) else [args])}
+    return {
+        name: unit
+        for name, unit in units.items()
+        if unit and unit is not True and not (isinstance(unit, dict) and not unit.get("enabled", True))
+    }
+
+
+def controls_of(studio: Studio, args: Any, field: str, source: str | None) -> Units:
+    """The option ``controls`` for the extension's units. ``source``: the img2img picture (Base64), for units without a
+    picture. Raises InvalidParams.
     """
-    units = [unit for unit in (args if isinstance(args, list) else [args]) if unit and unit is not True]
-    if not all(isinstance(unit, dict) for unit in units):
-        raise InvalidParams(field, message("control_picture"))
-    enabled = [unit for unit in units if unit.get("enabled", True)]
-    if len(enabled) > Control.most:
-        raise InvalidParams(field, message("entries_most", most=Control.most, got=len(enabled)))
+    units = enabled_units(args, field)
+    for name, unit in units.items():
+        if not isinstance(unit, dict):
+            raise InvalidParams(name, message("control_picture"))
+    if len(units) > Control.most:
+        raise InvalidParams(field, message("entries_most", most=Control.most, got=len(units)))
     warnings: list[str] = [
-        message("passed_over", field=f"{field}.{name}", got=echo(value))
-        for unit in enabled
+        message("passed_over", field=f"{place}.{name}", got=echo(value))
+        for place, unit in units.items()
         for name, neutral in WITHOUT_EFFECT.items()
         if (value := unit.get(name)) is not None and value not in neutral
     ]
-    return [control_of(studio, unit, field, source) for unit in enabled], warnings
+    return Units("controls", [control_of(studio, unit, name, source) for name, unit in units.items()], list(units),
+                 warnings)  # fmt: skip
 
 
 def control_of(studio: Studio, unit: dict[str, Any], field: str, source: str | None) -> dict[str, Any]:
@@ -79,15 +114,16 @@ def control_of(studio: Studio, unit: dict[str, Any], field: str, source: str | N
     if isinstance(image, dict):
         image = image.get("image")
     if not isinstance(image, str) or not image:
-        raise InvalidParams(field, message("control_picture"))
+        raise InvalidParams(f"{field}.image", message("control_picture"))
     kind = module_of(unit.get("module"), f"{field}.module")
     given = {
-        "image": studio.sources.add(decoded(field, image), field).id,
+        "image": studio.sources.add(decoded(f"{field}.image", image), f"{field}.image").id,
         "type": str(kind),
         "model": model_of(studio.adapters("control"), unit.get("model"), f"{field}.model"),
         "weight": check_number(f"{field}.weight", unit.get("weight", 1.0), 0, 2),
         "start": check_number(f"{field}.guidance_start", unit.get("guidance_start", 0.0), 0, 1),
         "end": check_number(f"{field}.guidance_end", unit.get("guidance_end", 1.0), 0, 1),
+        "mode": mode_of(unit.get("union_control_type"), f"{field}.union_control_type"),
     }
     return {name: value for name, value in given.items() if value != ""}
 
@@ -98,6 +134,14 @@ def module_of(name: Any, field: str) -> ControlType:
     if text not in MODULES:
         raise InvalidParams(field, message("one_of", known=list(OFFERED), got=echo(name)))
     return MODULES[text]
+
+
+def mode_of(name: Any, field: str) -> str:
+    """Our mode of a union ControlNet; "" if the unit names none. Raises InvalidParams for an unknown one."""
+    text = str(name or "Unknown").strip().lower()
+    if text not in UNION_TYPES:
+        raise InvalidParams(field, message("one_of", known=[each.title() for each in UNION_TYPES], got=echo(name)))
+    return UNION_TYPES[text]
 
 
 def model_of(found: list[Adapter], name: Any, field: str) -> str:
@@ -190,22 +234,24 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def details_of(args: Any, field: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """(the option ``details``, warnings) for units of the extension. Raises InvalidParams."""
-    given = args if isinstance(args, list) else [args]
-    units = [each for each in given if isinstance(each, dict) and str(each.get("ad_model") or "None") != "None"]
-    units = [each for each in units if each.get("ad_tab_enable", True)]
+def details_of(args: Any, field: str) -> Units:
+    """The option ``details`` for units of the extension. Raises InvalidParams."""
+    units = {
+        name: each
+        for name, each in enabled_units(args, field).items()
+        if isinstance(each, dict) and str(each.get("ad_model") or "None") != "None" and each.get("ad_tab_enable", True)
+    }
     if len(units) > Detail.most:
         raise InvalidParams(field, message("entries_most", most=Detail.most, got=len(units)))
     warnings: list[str] = [
-        message("passed_over", field=f"{field}.{name}", got=echo(value))
-        for unit in units
+        message("passed_over", field=f"{place}.{name}", got=echo(value))
+        for place, unit in units.items()
         for name, value in unit.items()
         if name not in OPTION_OF_FIELD
         and value not in ("", None, [], *NEUTRAL.get(name, (False,)))
         and NEUTRAL.get(name) != ()
     ]
-    return [detail_of(unit, field) for unit in units], warnings
+    return Units("details", [detail_of(unit, name) for name, unit in units.items()], list(units), warnings)
 
 
 def detail_of(unit: dict[str, Any], field: str) -> dict[str, Any]:

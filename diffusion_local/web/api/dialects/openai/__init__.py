@@ -52,6 +52,7 @@ from diffusion_local.web.api.dialects.openai.reading import (
     validated,
 )
 from diffusion_local.web.api.dialects.openai.streaming import Shown, streamed, warned
+from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.error_responses import NOT_CACHED, headers_of, printable, status_of
 
@@ -118,7 +119,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
         def prepared() -> OpenAIRequest:
             wish = wish_of(body)
-            wish.options |= pictures_of(studio, wish.architecture, images, mask)
+            wish.options |= pictures_of(studio, wish.architecture, images, mask, bool(wish.options.get("outpaint")))
             if len(images) > 1 and not wish.options.get("references"):
                 wish.warnings.append(message("first_picture", count=len(images)))
             return wish
@@ -143,7 +144,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         key = hashlib.sha256(f"{caller(request)}{fingerprint}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
-            submit = anyio.to_thread.run_sync(lambda: studio.submit(**options))
+            submit = anyio.to_thread.run_sync(lambda: studio.submit(**kept_pictures(studio, options)))
             pending = unanswered[key] = Pending(asyncio.create_task(submit))
         pending.left_at = None
         try:

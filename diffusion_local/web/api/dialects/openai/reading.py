@@ -190,7 +190,7 @@ async def edit_form(request: Request) -> tuple[dict[str, str], list[bytes], byte
         images = [each for name in files for each in files[name] if IMAGE_FIELD.fullmatch(name)]
         if not 1 <= len(images) <= MOST_IMAGES:
             raise InvalidParams("image", message("some_pictures", most=MOST_IMAGES, got=len(images)))
-        masks = files.get("mask", [])
+        masks = [each for each in files.get("mask", []) if each.filename or each.size]  # a browser's empty input
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         return fields, [await each.read() for each in images], await masks[0].read() if masks else None
 
@@ -202,26 +202,30 @@ def validated(fields: dict[str, str]) -> OwnFields:
         raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
 
-def pictures_of(studio: Studio, architecture: str, images: list[bytes], mask: bytes | None) -> dict[str, Any]:
+def pictures_of(
+    studio: Studio, architecture: str, images: list[bytes], mask: bytes | None, extended: bool = False
+) -> dict[str, Any]:
     """The options that name the pictures of an edit. Raises InvalidParams.
 
-    A model that reads reference pictures gets all of them. For any other model the first picture is the source, and the
-    transparent parts of the mask, or of the picture if there is no mask, are repainted.
+    A model that reads reference pictures gets all of them, unless a picture is ``extended`` (outpaint). For any other
+    model the first picture is the source, and the transparent parts of the mask, or of the picture if there is no mask,
+    are repainted.
     """
-    if not (most := families.references_of(architecture)):
-        return source_and_mask(studio, images[0], mask)
+    if extended or not (most := families.references_of(architecture)):
+        found = source_and_mask(studio, images[0], mask)
+        return found | ({"kind": "inpaint"} if extended else {})
     if len(images) > most:
         raise InvalidParams("image", message("some_pictures", most=most, got=len(images)))
-    masked = source_and_mask(studio, images[0], mask) if mask else {"kind": "txt2img"}
+    masked = {"kind": "txt2img"} if mask is None else source_and_mask(studio, images[0], mask)
     return masked | {"references": [{"image": studio.sources.add(each, "image").id} for each in images]}
 
 
 def source_and_mask(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
     source = studio.sources.add(image, "image").id
     found: dict[str, Any] = {"source": source}
-    with opened(studio.sources, mask or image, "mask" if mask else "image") as picture:
+    with opened(studio.sources, image if mask is None else mask, "image" if mask is None else "mask") as picture:
         painted = painted_where_clear(picture)
-    if mask and not painted:
+    if mask is not None and not painted:
         raise InvalidParams("mask", message("mask_clear"))
     if not painted:
         return found | {"kind": "img2img"}
@@ -293,6 +297,9 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
     for name, value in (body.model_extra or {}).items():
         if name not in HARMLESS:
             refusal = unknown(name, REQUEST_FIELDS)
+            if name in REQUEST_FIELDS:  # of the other route, or of an upscale
+                kind = Kind.IMG2IMG if isinstance(body, Edit) else Kind.TXT2IMG
+                raise InvalidParams(name, message("foreign_kind", kind=kind))
             if strict or refusal.problem.id == "field_near":
                 raise refusal
         elif value in (None, HARMLESS[name]) or name in SILENT_FIELDS:
