@@ -72,8 +72,10 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
         loaded.weights_change()
         loaded.ip_adapters = ()
         with placement.without_hooks(loaded.pipe, loaded.rung):
-            if loaded.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
+            if loaded.pipe.unet.config.encoder_hid_dim_type == placement.IP_ADAPTER_INPUT:
                 loaded.pipe.unload_ip_adapter()
+            if names and loaded.rung == "attention_slicing":
+                loaded.pipe.disable_attention_slicing()
             if names:
                 states = [read(materials.ip_adapter(name)) for name in names]
                 try:
@@ -82,7 +84,10 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
                     )
                 except Exception:
                     loaded.pipe.unload_ip_adapter()  # part of it may be in the UNet already
+                    placement.slice_attention(loaded.pipe, loaded.rung)
                     raise
+            else:
+                placement.slice_attention(loaded.pipe, loaded.rung)
         loaded.ip_adapters = names
     loaded.seen = None
     if slots:

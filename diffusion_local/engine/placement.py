@@ -30,8 +30,18 @@ MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", STREAMING, "mo
 WHOLE = frozenset({"resident", "vae_tiling"})
 log = logging.getLogger(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
+#: The text conditioning of a UNet with IP-Adapters, in its configuration.
+IP_ADAPTER_INPUT = "ip_image_proj"
 #: Patterns of the names of layers that are not stored in fp8. Norms have no matrices, so they stay as well.
 WHOLE_LAYERS = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
+
+
+def slice_attention(pipe: Any, rung: str) -> None:
+    """Slice attention on the rung of that name, unless there is an IP-Adapter, whose layers slicing would replace."""
+    unet = getattr(pipe, "unet", None)
+    if rung == "attention_slicing" and not (unet is not None and unet.config.encoder_hid_dim_type == IP_ADAPTER_INPUT):
+        with suppress(NotImplementedError, ValueError):  # transformers slice nothing
+            pipe.enable_attention_slicing()
 
 
 def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
@@ -45,9 +55,7 @@ def place(pipe: Any, rung: str, device: str, room: int | None = None) -> None:
         for part in _modules(pipe):
             block_weights.forget(part)
     tile(pipe.vae, rung)
-    if rung == "attention_slicing":
-        with suppress(NotImplementedError, ValueError):  # transformers slice nothing
-            pipe.enable_attention_slicing()
+    slice_attention(pipe, rung)
     match rung:
         case "encoder_offload":
             _keep_denoiser(pipe, device)

@@ -28,7 +28,10 @@ class Factors:
 
 
 def fit(vae: Any) -> Factors | None:
-    """The factors of a VAE; None if it has no usable encoder. Deterministic; does not touch the global seed."""
+    """The factors of a VAE; None if it has no usable encoder, or one that gives NaN or infinity.
+
+    Deterministic; does not touch the global seed.
+    """
     dtype = vae.dtype
     pixels = _synthetic_pictures()
     try:
@@ -37,6 +40,8 @@ def fit(vae: Any) -> Factors | None:
             latents = autoencoder.encode(vae, pixels.to(vae.device)).cpu()
     finally:
         vae.to(dtype=dtype)
+    if not torch.isfinite(latents).all():  # which some solvers end by an error of their own
+        return None
     small = torch.nn.functional.interpolate(pixels, latents.shape[-2:], mode="area")
     samples = latents.movedim(1, -1).flatten(0, -2)
     samples = torch.cat([samples, torch.ones(len(samples), 1)], dim=1)

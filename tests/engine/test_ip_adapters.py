@@ -18,6 +18,7 @@ from diffusion_local.engine import img2img, ip_adapters
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loops import loops_of
+from diffusion_local.engine.memory import RungChoice
 from diffusion_local.errors import EngineError, ModelUnavailable, Stopped
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.options.types import Reference, Region, Use
@@ -250,6 +251,23 @@ def test_the_model_is_as_it_was_without_them(draw: Draw, home: Home) -> None:
     reference = Reference(home.source, use=Use.STYLE, adapter="ip-adapter-plus")
     assert difference(draw(**JOB, references=(reference,)).image, before) > 1
     assert draw(**JOB).image.tobytes() == before.tobytes()
+
+
+def test_it_is_read_on_the_rung_that_slices_attention_too(
+    draw: Draw, diffusers_engine: DiffusersEngine, tiny: Model, home: Home
+) -> None:
+    """diffusers slices attention by replacing the layers that IP-Adapters replace."""
+    references = (Reference(home.source, use=Use.STYLE, weight=0.7, adapter="ip-adapter"),)
+    expected, plain = draw(**JOB, references=references).image, draw(**JOB).image
+    for _ in range(2):
+        diffusers_engine.load(tiny, RungChoice("attention_slicing"))
+        assert difference(draw(**JOB).image, plain) <= 1
+        assert any("Sliced" in type(each).__name__ for each in denoiser_of(draw).attn_processors.values())
+        assert difference(draw(**JOB, references=references).image, expected) <= 1
+
+
+def denoiser_of(draw: Draw) -> Any:
+    return draw.engine._loaded.pipe.unet  # type: ignore[attr-defined]
 
 
 def test_no_strength_is_no_adapter(draw: Draw, home: Home) -> None:

@@ -13,6 +13,7 @@ from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import Stopped
 from diffusion_local.models.catalog import Model
+from tests.engine import tiny
 from tests.support import params, soon
 
 
@@ -27,6 +28,16 @@ def test_latents_of_plain_colours_are_previewed_in_those_colours(diffusers_engin
         seen = previews.begin(latents, loaded.factors)().resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
         assert isinstance(seen, tuple)
         assert all(abs(a - b) < 48 for a, b in zip(seen, colour, strict=True)), (seen, colour)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vae_that_gives_no_numbers_has_no_factors(value: float) -> None:
+    """The picture then fails by the VAE's own error; a solver's would be another one."""
+    vae = tiny.vae(4)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.fill_(value)
+    assert previews.fit(vae) is None
 
 
 def test_factors_are_the_same_each_time_and_fitting_leaves_the_model_as_it_was(
