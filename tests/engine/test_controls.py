@@ -53,6 +53,7 @@ class Case:
     control: Callable[[Any], Any]
     theirs: Callable[[dict[str, Any], Any], Any]
     image: str = "control_image"
+    scale: str = "controlnet_conditioning_scale"
     more: tuple[tuple[str, Any], ...] = ()
 
 
@@ -68,6 +69,14 @@ def union_control(unet: Any) -> Any:
 
 def flux_control(transformer: Any) -> Any:
     return diffusers.FluxControlNetModel.from_config(dict(transformer.config) | {"num_layers": 1, "num_mode": 5})
+
+
+def single_flux_control(transformer: Any) -> Any:
+    return diffusers.FluxControlNetModel.from_config(dict(transformer.config) | {"num_layers": 1})
+
+
+def t2i_adapter(unet: Any) -> Any:
+    return diffusers.T2IAdapter(channels=list(unet.config.block_out_channels), num_res_blocks=1)
 
 
 def sd3_control(transformer: Any) -> Any:
@@ -122,6 +131,17 @@ CASES = {
         lambda each, net: diffusers.FluxControlNetPipeline(**parts(each, "image_encoder", "feature_extractor"),
         controlnet=net), more=(("control_mode", 0),),
     ),
+    "flux_single": Case(
+        flow.flux, single_flux_control,
+        lambda each, net: diffusers.FluxControlNetPipeline(**parts(each, "image_encoder", "feature_extractor"),
+        controlnet=net),
+    ),
+    "t2i_adapter": Case(
+        None, t2i_adapter,
+        lambda each, net: diffusers.StableDiffusionAdapterPipeline(
+            **parts(each, "image_encoder"), adapter=net, requires_safety_checker=False
+        ), image="image", scale="adapter_conditioning_scale",
+    ),
     "sd3": Case(
         two_layered_sd3, sd3_control,
         lambda each, net: diffusers.StableDiffusion3ControlNetPipeline(
@@ -140,7 +160,8 @@ CASES = {
 
 
 #: The first tier has one UNet and one transformer in all tests, and each family but the starter's in that of pixels.
-EACH = pytest.mark.parametrize("case", tiers(CASES, first=[each for each in CASES if each != "sd"]), indirect=True)
+FIRST = [each for each in CASES if each not in ("sd", "flux_single", "t2i_adapter")]
+EACH = pytest.mark.parametrize("case", tiers(CASES, first=FIRST), indirect=True)
 FEW = pytest.mark.parametrize("case", tiers(CASES, first=["sdxl", "flux"]), indirect=True)
 
 
@@ -151,7 +172,7 @@ def case(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def tiny(case: str, starter: Model, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    if case == "sd":
+    if case in ("sd", "t2i_adapter"):
         return starter
     make = CASES[case].pipeline
     if make is None:
@@ -228,9 +249,9 @@ def test_pixels_are_those_of_diffusers_own_pipeline(
     edges = control_picture(at_home.circle, "canny", (128, 128))
     plain = draw(**job(tiny)).image
     ours = draw(**job(tiny), controls=(control(at_home, weight=0.8),)).image
-    assert difference(ours, theirs(draw, case, net, edges, controlnet_conditioning_scale=0.8)) <= 1
+    assert difference(ours, theirs(draw, case, net, edges, **{CASES[case].scale: 0.8})) <= 1
     assert difference(ours, plain) > 3
-    if case != "z_image":  # its pipeline has no start and end
+    if case not in ("z_image", "t2i_adapter"):  # whose pipelines have no start and end
         ours = draw(**job(tiny), controls=(control(at_home, start=0.2, end=0.8),)).image
         span = {"control_guidance_start": 0.2, "control_guidance_end": 0.8, "controlnet_conditioning_scale": 1.0}
         assert difference(ours, theirs(draw, case, net, edges, **span)) <= 1
@@ -310,6 +331,37 @@ def test_a_control_that_reads_a_mask_sees_what_it_sees_in_diffusers(
     assert torch.allclose(seen, expected.reshape(seen.shape), atol=1e-5)
     with pytest.raises(ModelUnavailable, match="control type inpaint"):
         draw(**inpainting(tiny, at_home), controls=(control(at_home),))
+
+
+@pytest.mark.parametrize("case", ["z_image"], indirect=True)
+def test_z_images_control_for_inpainting_reads_the_mask_and_the_picture_as_in_diffusers(
+    draw: Draw, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers' pipeline also reads a control picture, which is left out here: its channels come first."""
+    channels = denoiser(draw).config.in_channels
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = dict(z_image_control(denoiser(draw)).config) | {"control_in_dim": 2 * channels + 1}
+        net = diffusers.ZImageControlNetModel.from_config(config)
+        for parameter in net.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+    net.save_pretrained(at_home.settings.controlnet / "mine")
+    plain = draw(**inpainting(tiny, at_home)).image
+    wish = inpainting(tiny, at_home) | {"controls": (Control(at_home.source, ControlType.INPAINT, "mine"),)}
+    assert difference(draw(**wish).image, plain) > 3
+    loaded = draw.engine._loaded  # type: ignore[attr-defined]
+    held = loaded.controls["mine"][1]
+    [ours] = control_forms.FORMS[type(denoiser(draw)).__name__].see(loaded, held, at_home.circle, at_home.left)
+    read = list[torch.Tensor]()
+    forward = held.forward
+    monkeypatch.setattr(held, "forward", lambda *given, **named: read.append(given[3][0]) or forward(*given, **named))
+    own = diffusers.ZImageControlNetInpaintPipeline(**loaded.pipe.components, controlnet=held)
+    own.set_progress_bar_config(disable=True)
+    own("a cat", image=at_home.circle, mask_image=at_home.left, control_image=at_home.circle, width=128, height=128,
+        num_inference_steps=1)  # fmt: skip
+    assert torch.allclose(ours[channels:], read[0][channels:], atol=1e-5)
+    assert not ours[:channels].any()
 
 
 def inpainting(tiny: Model, home: Home) -> dict[str, Any]:
