@@ -20,7 +20,7 @@ from diffusion_local.engine import faults, inputs, ip_adapters, placement, previ
 from diffusion_local.engine.hooked import HookedAdapter, UnmatchedLayer
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.tensors import read_mapped, read_packed, unpack
+from diffusion_local.engine.tensors import read_finite, read_packed, unpack
 from diffusion_local.errors import EngineError, ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
@@ -145,7 +145,7 @@ def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
     """
     found = read_lora(open_header(path).header)
     tensors = {
-        name: each for name, each in read_mapped(path, "").items() if lora_layers.layer_of(name) not in found.foreign
+        name: each for name, each in read_finite(path).items() if lora_layers.layer_of(name) not in found.foreign
     }
     # diffusers reads the shapes of the weights, which packed 4-bit weights do not have
     if (
@@ -205,7 +205,7 @@ def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) 
 def read_vae(path: Path, like: Any) -> Any:
     """A VAE of the same shape as the model's own, from diffusers' or the original layout, or a small one (TAESD)."""
     packed = open_header(path).header.container == GGUF
-    weights = unpack(read_packed(path, "", like.dtype), like.dtype) if packed else read_mapped(path, "")
+    weights = unpack(read_packed(path, "", like.dtype), like.dtype) if packed else read_finite(path)
     if TINY_ENTRANCE in weights:
         tiny = diffusers.AutoencoderTiny(latent_channels=weights[TINY_ENTRANCE].shape[1])
         tiny.load_state_dict(weights)

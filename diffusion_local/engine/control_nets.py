@@ -56,8 +56,8 @@ def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def read(path: Path) -> Weights:
-    """Tensors of a file, by name."""
-    return tensors.read_mapped(path, "")
+    """Tensors of a file, by name. Raises ModelUnavailable."""
+    return tensors.read_finite(path)
 
 
 def config_beside(path: Path) -> dict[str, Any]:

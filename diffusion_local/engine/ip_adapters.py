@@ -19,7 +19,7 @@ from diffusion_local.engine import img2img, placement
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loops import Loop
-from diffusion_local.engine.tensors import read_mapped
+from diffusion_local.engine.tensors import read_finite
 from diffusion_local.models.identify import read_file
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Reference, Use
@@ -182,7 +182,7 @@ def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch
 
 def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:
     """Load a CLIP image encoder, configured by ``config.json`` beside the file, or else by its tensors' shapes."""
-    state = read_mapped(path, "")
+    state = read_finite(path)
     if (path.parent / "config.json").is_file():
         config = transformers.CLIPVisionConfig.from_pretrained(path.parent, local_files_only=True)
     else:
@@ -215,7 +215,7 @@ def sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Read the weights of an IP-Adapter, as diffusers' ``load_ip_adapter`` takes them."""
-    state = read_mapped(path, "")
+    state = read_finite(path)
     return {part: dict(below(state, f"{part}.")) for part in ("image_proj", "ip_adapter")}
 
 

@@ -6,6 +6,7 @@ one at a time.
 
 import codecs
 import json
+import math
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from diffusion_local.errors import ModelUnavailable
+from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
 from diffusion_local.models.description import Source
 from diffusion_local.models.formats import holds_pickle, open_header
@@ -56,6 +57,24 @@ def read_mapped(path: Path, prefix: str) -> State:
             return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelUnavailable(message("model_damaged", name=path.name)) from error
+
+
+def read_finite(path: Path) -> State:
+    """Map all tensors of a file. Raises ModelUnavailable also if one contains NaN or infinite values."""
+    state = read_mapped(path, "")
+    require_finite(path.name, state)
+    return state
+
+
+def require_finite(file_name: str, state: State) -> None:
+    """Raise ModelUnavailable naming the file if a tensor contains NaN or infinite values.
+
+    They would spoil a picture, whose error cannot name the file that they come from.
+    """
+    for name, tensor in state.items():
+        summable = tensor.is_floating_point() and tensor.dtype.itemsize > 1
+        if summable and not math.isfinite(float(tensor.sum(dtype=torch.float32))):  # NaN and infinity stay in a sum
+            raise ModelUnavailable(message("model_not_finite", name=file_name, tensor=echo(name)))
 
 
 #: Non-tensor objects in checkpoints, by their names there; none of them executes code from the file.

@@ -26,7 +26,7 @@ from diffusion_local.engine import Picture, faults, img2img
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loops import ramp
 from diffusion_local.engine.steps import Steps
-from diffusion_local.engine.tensors import read_mapped
+from diffusion_local.engine.tensors import read_mapped, require_finite
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.lazy_imports import replaced_modules
 from diffusion_local.messages import message
@@ -171,6 +171,7 @@ def load(path: Path, device: torch.device) -> Network:
         raise ModelUnavailable(message("upscaler_load", name=path.name, error=faults.first_line(error))) from None
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:
         raise ModelUnavailable(message("upscaler_colour", name=path.name))
+    require_finite(path.name, found.model.state_dict())
     dtype = torch.float16 if device.type == "cuda" and found.supports_half else torch.float32
     problem: EngineError
     try:

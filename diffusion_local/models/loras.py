@@ -109,7 +109,8 @@ class LoraFile:
     ``base``: an architecture or family, the title of an unsupported model, or "" if unknown; ``alike``: further
     architectures and families that it fits as well, as far as its layers tell; ``rank``: that of most layers;
     ``unknown``: tensors of unknown meaning; ``foreign``: layers that the base does not have, with ``#`` for numbers and
-    ``_`` for dots; ``strange``: a layer that no known model has, if the base is unknown for that reason;
+    ``_`` for dots; ``halved``: a layer that has
+    only one of its two matrices; ``strange``: a layer that no known model has, if the base is unknown for that reason;
     ``mixes_rows``: the new rows of a layer's weight depend on several old ones.
     """
 
@@ -121,6 +122,7 @@ class LoraFile:
     bundled: bool = False
     rank: int = 0
     strange: str = ""
+    halved: str = ""
     mixes_rows: bool = False
     alike: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
@@ -180,6 +182,7 @@ def read_lora(header: Header) -> LoraFile:
     found.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
         add_layer(found.layers, stem, tensors)
+    found.halved = next((stem for stem, tensors in stems.items() if ("down" in tensors) != ("up" in tensors)), "")
     ia3 = any("ia3" in tensors or "on_input" in tensors for tensors in stems.values())
     found.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
     found.method = method_of(stems)

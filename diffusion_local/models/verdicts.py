@@ -386,6 +386,8 @@ def lora_verdict(found: LoraFile, container: str) -> Verdict:
         return Verdict(RECOGNISED, message("file_lora_family", kind=kind, family=family.title))
     if not found.applied:
         return Verdict(RECOGNISED, message("file_lora_method", kind=kind))
+    if found.halved:
+        return Verdict(RECOGNISED, message("file_lora_halved", kind=kind, name=found.halved))
     if found.unknown:
         return Verdict(RECOGNISED, message("file_lora_unknown", kind=kind, name=found.unknown[0]))
     if found.bundled:

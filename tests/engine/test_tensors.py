@@ -1,14 +1,16 @@
 """Quantised weights, and those that llama.cpp stores in another order, come out as the numbers that they stand for."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from diffusion_local.engine.single_file import from_llama_cpp
-from diffusion_local.engine.tensors import dequantise
+from diffusion_local.engine.tensors import dequantise, read_finite
 from diffusion_local.errors import ModelUnavailable
 
 State = dict[str, torch.Tensor]
@@ -125,3 +127,16 @@ def test_gemma_2_with_its_further_norms() -> None:
     found = from_llama_cpp(stored, {"general.architecture": "gemma2"})
     assert set(found) == set(state)
     assert all(torch.allclose(found[name], each, atol=1e-6) for name, each in state.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_file_with_values_that_are_no_numbers_is_named(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "soft.safetensors"
+    weight = torch.ones(4, 4, dtype=torch.float16)
+    packed = torch.ones(2, dtype=torch.float8_e4m3fn)
+    save_file({"a.weight": weight, "b.weight": packed, "alpha": torch.tensor(4)}, path)
+    assert set(read_finite(path)) == {"a.weight", "b.weight", "alpha"}
+    weight[2, 3] = value
+    save_file({"a.weight": weight}, path)
+    with pytest.raises(ModelUnavailable, match=r"soft.safetensors is damaged: 'a.weight' contains values"):
+        read_finite(path)

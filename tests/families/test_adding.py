@@ -69,7 +69,8 @@ assert Path(diffusion_local.__file__).is_relative_to(home.parent), diffusion_loc
 services = open_services(Settings(home=home, device="cpu"))
 model = services.catalog.get("mine")
 write_header(services.settings.models / "one.safetensors", {"dummy_blocks.0.weight": (8, 8)})
-write_header(services.settings.loras / "style.safetensors", {"dummy_blocks.0.lora_A.weight": (8, 8)})
+layer = {f"dummy_blocks.0.lora_{part}.weight": (8, 8) for part in "AB"}
+write_header(services.settings.loras / "style.safetensors", layer)
 params = services.catalog.complete("apple " * 30, {"seed": 1, "model": "mine", "negative": "red", "loras": ["style"]})
 
 

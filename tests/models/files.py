@@ -38,6 +38,16 @@ def write_header(
     return path
 
 
+def completed(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Tensors of a LoRA, with the second matrix of each layer that names only its first."""
+    found = dict(shapes)
+    for name, shape in shapes.items():
+        for down, up in (("lora_down", "lora_up"), ("lora_A", "lora_B")):
+            if down in name:
+                found.setdefault(name.replace(down, up), (8, shape[0]))
+    return found
+
+
 def unet(width: int, channels: int = 4, first: int = 320) -> dict[str, tuple[int, ...]]:
     block = "4.1" if width in (2048, 1280) else "1.1"
     return {
@@ -82,10 +92,12 @@ STARTER_LORA = {
     "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 256),
     "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": (192, 4),
 }
-LORA_XL = {
-    "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 2048),
-    "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 1280),
-}
+LORA_XL = completed(
+    {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 2048),
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 1280),
+    }
+)
 VAE = {"decoder.conv_in.weight": (512, 4, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3)}
 UPSCALER = {"conv_first.weight": (64, 3, 3, 3), "conv_last.weight": (3, 64, 3, 3), "conv_first.bias": (64,)}
 CONTROLNET = {

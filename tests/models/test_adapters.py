@@ -50,7 +50,7 @@ def catalog(services: Services) -> Catalog:
 def test_a_lora_says_which_models_it_fits(
     catalog: Catalog, settings: Settings, shapes: dict, metadata: dict, architecture: str
 ) -> None:
-    write_header(settings.loras / "style.safetensors", shapes, metadata)
+    write_header(settings.loras / "style.safetensors", files.completed(shapes), metadata)
     [lora] = catalog.loras()
     assert (lora.name, lora.architecture) == ("style", architecture)
     assert lora.ready or "a model that is not known: layers such as x" in lora.problem
@@ -132,9 +132,19 @@ def transformer_model(settings: Settings, name: str, pipeline: str, config: dict
     (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
 
 
+@pytest.mark.parametrize("lost", ["lora_down", "lora_up"])
+def test_a_lora_that_lacks_a_matrix_is_refused_by_name(catalog: Catalog, settings: Settings, lost: str) -> None:
+    """Loaders fill in what is missing with whatever is in memory."""
+    other = {name.replace("_to_k", "_to_v"): shape for name, shape in files.LORA.items() if lost not in name}
+    write_header(settings.loras / "style.safetensors", files.LORA | other)
+    [lora] = catalog.loras()
+    assert not lora.ready
+    assert "attn2_to_v has only one of its two matrices: the file is damaged" in lora.problem
+
+
 def test_a_lora_of_flux_fits_both_of_its_models(catalog: Catalog, settings: Settings) -> None:
     blocks = {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)}
-    write_header(settings.loras / "style.safetensors", blocks)
+    write_header(settings.loras / "style.safetensors", files.completed(blocks))
     write_header(settings.loras / "old.safetensors", files.LORA)
     for name, guided in (("dev", True), ("schnell", False)):
         transformer_model(settings, name, "FluxPipeline", {"guidance_embeds": guided})

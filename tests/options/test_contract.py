@@ -34,7 +34,7 @@ from tests.options.test_validate import png
 from tests.support import gradio_endpoint
 from tests.web.conftest import client_of, services_of
 
-LORA = {"lora_unet_down_blocks_0_attentions_0_attn1_to_k.lora_down.weight": (2, 8)}
+LORA = files.completed({"lora_unet_down_blocks_0_attentions_0_attn1_to_k.lora_down.weight": (2, 8)})
 FILE = "sample"  # of each kind that an option chooses from
 BATCH = {
     "start_at": f"{date.today().year + 1}-01-02T00:00:00Z",

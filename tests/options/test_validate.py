@@ -205,7 +205,8 @@ def test_samplers_and_schedules_are_those_of_the_family(
 
 
 def test_files_are_checked_before_the_job_waits_in_line(services: Services) -> None:
-    ink = {"lora_unet_down_blocks_0_attentions_0_attn2_to_k.lora_down.weight": ("F32", [2, 2048])}
+    layer = "lora_unet_down_blocks_0_attentions_0_attn2_to_k"
+    ink = {f"{layer}.lora_down.weight": ("F32", [2, 2048]), f"{layer}.lora_up.weight": ("F32", [640, 2])}
     write_header(services.settings.loras / "xl.safetensors", ink)
     (services.settings.loras / "old.pt").write_bytes(pickle.dumps({}))
     submit = services.studio.submit
