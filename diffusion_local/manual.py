@@ -125,7 +125,7 @@ def slug(heading: str) -> str:
 
 def excerpt(text: str, words: list[str]) -> str:
     """The text around the first match, on one line, without Markdown markup."""
-    plain = re.sub(r"\[([^\]]*)\]\([^)\s]*\)|[`*]+", r"\1", text)
+    plain = re.sub(r"\[([^\[\]]*)\]\([^)\s]*\)|[`*]+", r"\1", text)
     flat = re.sub(r"(\s|[|#]+|-{3,})+", " ", plain).strip()
     found = [at for word in words if (at := flat.casefold().find(word)) >= 0]
     start = max(0, min(found, default=0) - EXCERPT_CHARS // 4)

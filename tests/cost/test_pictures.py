@@ -95,7 +95,7 @@ def test_many_huge_pictures_at_once_take_the_memory_of_two(web: WebProcess, side
 def test_pixels_are_counted_before_they_are_decoded(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     PIL.new("1", (20_000, 4000)).save(file, "PNG")
-    monkeypatch.setattr(image_decoding.budget, "taken", pytest.fail)
+    monkeypatch.setattr(image_decoding.budget, "reserve", pytest.fail)
     with pytest.raises(InvalidParams, match=r"max_source_megapixels.*20000x4000"):
         services.studio.sources.add(file.getvalue())
 

@@ -95,6 +95,13 @@ def checkpoint(folder: Path, tmp_path: Path) -> Callable[[], Model]:
     return write
 
 
+def assert_same_picture(one: bytes, other: bytes) -> None:
+    """Within one level: a processor may add in another order where a mapped file aligns its tensors differently."""
+    apart = np.abs(np.frombuffer(one, np.uint8).astype(int) - np.frombuffer(other, np.uint8))
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.01
+
+
 def test_it_draws_what_its_folder_draws(
     diffusers_engine: DiffusersEngine, folder: Path, checkpoint: Callable[[], Model], tmp_path: Path
 ) -> None:
@@ -107,7 +114,7 @@ def test_it_draws_what_its_folder_draws(
     for each in (model, whole):
         diffusers_engine.load(each)
         pictures.append(Draw(diffusers_engine)(model="tiny", steps=2, width=64, height=64).image.tobytes())
-    assert pictures[0] == pictures[1]
+    assert_same_picture(*pictures)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
@@ -130,7 +137,7 @@ def test_a_checkpoint_in_a_pickle_draws_what_its_safetensors_form_draws(
         assert each.ready, each.problem
         diffusers_engine.load(each)
         pictures.append(Draw(diffusers_engine)(model=name, steps=2, width=64, height=64).image.tobytes())
-    assert pictures[0] == pictures[1]
+    assert_same_picture(*pictures)
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_one_that_broke_off_for_good_goes_on_when_asked_again(
     hub.break_after = [30_000, *([10] * 20)]
     failed = loaded(services)
     assert (failed.state, failed.error_kind) == (DownloadState.FAILED, "no_network")
-    assert "resumes where this one stopped" in failed.error_message
+    assert "resumes where it stopped" in failed.error_message
     hub.break_after = []
     hub.asked.clear()
     assert loaded(services).state is DownloadState.DONE
