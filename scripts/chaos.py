@@ -128,7 +128,7 @@ def passes(settings: Settings) -> dict[str, int]:
 def put_aside(settings: Settings) -> int:
     """How often passes made room for a job that somebody waited for, by the workers' logs."""
     logs = settings.logs.glob("worker-*")
-    return sum(path.read_text(encoding="utf-8", errors="replace").count("put aside") for path in logs)
+    return sum(path.read_text(encoding="utf-8", errors="replace").count("suspended after step") for path in logs)
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Scene:
         self.serve_exits: list[int] = []
         self.hang = services.settings.home / "hang"
         self._site = services.settings.home / "site"
-        self._site.mkdir()
+        self._site.mkdir(exist_ok=True)
         site = SITE.format(hang=str(self.hang), gallery=f"{services.settings.gallery_folder}/")
         (self._site / "sitecustomize.py").write_text(site, encoding="utf-8")
 
