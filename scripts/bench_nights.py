@@ -5,10 +5,10 @@
 
 `bench_clock.py` does this on a simulated clock, with many more pictures. A night is a list of two models in short runs
 that share passes; interactive jobs, kills of the worker and rests come at random. All nights use one home, so that
-later ones know what earlier ones took. ``--calls`` nights are run in one call, and the next call continues: other load on the
-machine changes the real end, but not the forecast, so keep a night short. Afterwards all pictures are audited. Exit
-status 1 if a picture was lost or made twice, or if the forecasts of all nights exceed the error bounds: 20 % on the
-first night, 10 % in the median.
+later ones know what earlier ones took. ``--calls`` nights are run in one call, and the next call continues: other
+load on the machine changes the real end, but not the forecast, so keep a night short. Afterwards all pictures are
+audited. Exit status 1 if a picture was lost or made twice, or if the forecasts of all nights exceed the error bounds:
+20 % on the first night, 10 % in the median.
 """
 
 import argparse
