@@ -22,5 +22,5 @@ def test_pictures_of_every_feature_survive_kills_of_their_worker_unchanged(tmp_p
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     figures = json.loads(record.read_text(encoding="utf-8"))
     assert (figures["kills"], figures["pictures"], figures["equal_pictures"]) == (4, 18, 18)
-    assert len(figures["features"]) == 9
+    assert len(figures["features"]) == 12
     assert figures["incomplete"] == 0
