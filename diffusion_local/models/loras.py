@@ -109,9 +109,9 @@ class LoraFile:
     ``base``: an architecture or family, the title of an unsupported model, or "" if unknown; ``alike``: further
     architectures and families that it fits as well, as far as its layers tell; ``rank``: that of most layers;
     ``unknown``: tensors of unknown meaning; ``foreign``: layers that the base does not have, with ``#`` for numbers and
-    ``_`` for dots; ``halved``: a layer that has
-    only one of its two matrices; ``strange``: a layer that no known model has, if the base is unknown for that reason;
-    ``mixes_rows``: the new rows of a layer's weight depend on several old ones.
+    ``_`` for dots; ``strange``: a layer that no known model has, if the base is unknown for that reason; ``halved``: a
+    layer that has only one of its two matrices; ``mixes_rows``: the new rows of a layer's weight depend on several old
+    ones.
     """
 
     base: str = ""

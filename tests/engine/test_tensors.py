@@ -9,6 +9,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from diffusion_local.engine import control_nets, ip_adapters
 from diffusion_local.engine.single_file import from_llama_cpp
 from diffusion_local.engine.tensors import dequantise, read_finite
 from diffusion_local.errors import ModelUnavailable
@@ -138,5 +139,6 @@ def test_a_file_with_values_that_are_no_numbers_is_named(tmp_path: Path, value: 
     assert set(read_finite(path)) == {"a.weight", "b.weight", "alpha"}
     weight[2, 3] = value
     save_file({"a.weight": weight}, path)
-    with pytest.raises(ModelUnavailable, match=r"soft.safetensors is damaged: 'a.weight' contains values"):
-        read_finite(path)
+    for read in (read_finite, control_nets.read, ip_adapters.read):
+        with pytest.raises(ModelUnavailable, match=r"soft.safetensors is damaged: 'a.weight' contains values"):
+            read(path)

@@ -117,6 +117,14 @@ def test_what_is_no_upscaler_is_named(
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
 
 
+def test_an_upscaler_whose_values_are_no_numbers_is_named(draw_at_home: Draw, at_home: Home, network: Path) -> None:
+    weights = load_file(network)
+    next(iter(weights.values()))[0] = float("nan")
+    save_file(weights, network)
+    with pytest.raises(ModelUnavailable, match=r"tiny\.safetensors is damaged: .* NaN or infinite"):
+        draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
+
+
 def test_a_missing_and_a_pickled_upscaler_say_what_to_do(draw_at_home: Draw, at_home: Home) -> None:
     with pytest.raises(ModelUnavailable, match=r"upscalers/none\.safetensors is missing"):
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="none")

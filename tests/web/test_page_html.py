@@ -61,7 +61,7 @@ def test_the_page_is_packed_for_who_can_unpack_it(client: TestClient) -> None:
             assert answer.headers.get("content-encoding", "identity") == coding
             assert int(answer.headers["content-length"]) == sizes[coding]
             assert "Accept-Encoding" in answer.headers["vary"]
-    assert sizes["gzip"] < 135_000 < sizes["identity"] / 4
+    assert sizes["gzip"] < 132_000 < sizes["identity"] / 4
 
 
 def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
