@@ -28,7 +28,7 @@ from diffusion_local.web.api.gradio.calls import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import JobEvents, Watch, follow_until_end, until_final
 
-#: Callers of all accounts that may wait at once; each is a coroutine. ``gradio.compat`` has the limit per account.
+#: Callers of all accounts that may wait at once; each is a coroutine. `gradio_compat` has the limit per account.
 MOST_WAITING = 4000
 SLOW = ("wait", "generate")
 STREAMED_ENDPOINTS = ("watch",)

@@ -13,11 +13,12 @@ from diffusion_local.paths import assets
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
-from diffusion_local.web.api.gradio import compat, uploads
+from diffusion_local.web.api.gradio import uploads
 from diffusion_local.web.api.gradio.calls import Calls
 from diffusion_local.web.api.gradio.surface import Surface
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.gradio_compat import patches
 from diffusion_local.web.ui import (
     actions,
     form_lists,
@@ -62,8 +63,8 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
 
 
 def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
-    with compat.unserved(), gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
-        compat.prepare(blocks, tuple(endpoints.names()), endpoints.MOST_WAITING)
+    with patches.unserved(), gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+        patches.prepare(blocks, tuple(endpoints.names()), endpoints.MOST_WAITING)
         items, laid_out = {}, {}
         with gr.Tabs(selected="create", elem_id="tabs") as tabs:
             for name, layout in LAYOUTS.items():
@@ -116,7 +117,7 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         for event in listed:
             event.then(**looks)
         endpoints.add(studio, watch, kept)
-        compat.keep_signatures(blocks)
+        patches.keep_signatures(blocks)
     return blocks
 
 
@@ -141,5 +142,5 @@ def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_p
         show_error=False,
         max_file_size=kept.max_bytes,
     )
-    compat.enclose(app, blocks, lambda inner: Surface(inner, Calls(kept), compat.GradioSessions(blocks), settings))
+    patches.enclose(app, blocks, lambda inner: Surface(inner, Calls(kept), patches.GradioSessions(blocks), settings))
     return app

@@ -1,1 +1,1 @@
-"""Gradio's part of the HTTP surface: its reachable routes, its calls, uploaded files, and the patches of Gradio."""
+"""Gradio's part of the HTTP surface: its reachable routes, its calls, and uploaded files."""

@@ -1,4 +1,4 @@
-"""Everything that depends on Gradio's internals: patches, reads and tuning, checked against the installed version.
+"""Patches, reads and tuning of Gradio's internals, checked against the installed version.
 
 Gradio may change any of this in a minor release. If a patch with a protective purpose would no longer take effect, the
 program does not start.
@@ -29,9 +29,9 @@ from diffusion_local.actor import NOBODY, Actor, acting
 from diffusion_local.errors import LimitReached, NotDone, UserError
 from diffusion_local.messages import message
 from diffusion_local.web.access import ACTOR_KEY
+from diffusion_local.web.gradio_compat import TESTED
 
 MOST_OF_ACCOUNT = 500
-TESTED = "6.31.0"
 MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
 PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
 QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")

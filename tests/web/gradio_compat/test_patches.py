@@ -10,21 +10,21 @@ from gradio import processing_utils
 from gradio.state_holder import SessionState
 
 from diffusion_local.actor import NOBODY
-from diffusion_local.web.api.gradio import compat
-from diffusion_local.web.api.gradio.compat import UnsupportedGradio
+from diffusion_local.web.gradio_compat import TESTED, patches
+from diffusion_local.web.gradio_compat.patches import UnsupportedGradio
 from tests.support import REPOSITORY
 
 
 def prepared() -> gr.Blocks:
     with gr.Blocks() as blocks:
-        compat.prepare(blocks, (), 10)
+        patches.prepare(blocks, (), 10)
         gr.Textbox()
     return blocks
 
 
 def test_the_tested_version_is_the_pinned_and_installed_one() -> None:
-    assert version("gradio") == compat.TESTED
-    assert f"gradio=={compat.TESTED}" in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert version("gradio") == TESTED
+    assert f"gradio=={TESTED}" in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_function_that_takes_other_parameters_is_refused(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     monkeypatch.setattr(owner, name, lambda something, new: None)
-    with pytest.raises(UnsupportedGradio, match=f"{name}.*pip install gradio=={compat.TESTED}"):
+    with pytest.raises(UnsupportedGradio, match=f"{name}.*pip install gradio=={TESTED}"):
         prepared()
 
 
@@ -54,7 +54,7 @@ def test_a_caller_that_goes_past_a_patch_is_refused(monkeypatch: pytest.MonkeyPa
     async def call_process_api(app: Any, body: Any) -> None:
         """Calls something else."""
 
-    monkeypatch.setattr(compat.route_utils, "call_process_api", call_process_api)
+    monkeypatch.setattr(patches.route_utils, "call_process_api", call_process_api)
     with pytest.raises(UnsupportedGradio, match="call_process_api"):
         prepared()
 
@@ -69,7 +69,7 @@ def test_another_version_that_fits_is_only_logged(
 
 def test_an_application_that_is_mounted_otherwise_is_refused() -> None:
     with pytest.raises(UnsupportedGradio, match="mounted"):
-        compat.enclose(FastAPI(), prepared(), lambda app: app)
+        patches.enclose(FastAPI(), prepared(), lambda app: app)
 
 
 def test_gradios_own_check_of_paths_is_on(tmp_path: Any) -> None:
@@ -89,14 +89,14 @@ async def test_a_handler_that_returns_a_file_is_an_error() -> None:
 
 
 def test_a_request_without_an_account_acts_for_nobody() -> None:
-    assert compat.caller(None) is compat.caller([None]) is NOBODY
+    assert patches.caller(None) is patches.caller([None]) is NOBODY
 
 
 def test_a_session_keeps_no_copy_of_the_page() -> None:
     with gr.Blocks() as blocks:
         field = gr.Textbox("a long value")
     before = vars(SessionState).get("config_values")
-    compat.keep_no_configs()
+    patches.keep_no_configs()
     try:
         state = SessionState(blocks)
         state._update_value_in_config(field._id, "another")
@@ -123,7 +123,7 @@ async def test_outputs_that_a_handler_skips_are_not_created_again(monkeypatch: p
     ]
     function = blocks.fns[press["id"] if isinstance(press, dict) else 0]
     usual = [await blocks.postprocess_data(function, each, SessionState(blocks)) for each in answers]
-    compat.skip_unchanged(blocks)
+    patches.skip_unchanged(blocks)
     created: list[gr.Textbox] = []
     begin = gr.Textbox.__init__
     monkeypatch.setattr(
