@@ -1,11 +1,12 @@
 """Accuracy of the forecast of a list's end in real nights: server, worker, queue and engine as shipped, with kills.
 
     python scripts/bench_nights.py --home FOLDER --nights 5 --record scripts/results/nights-fake.json
-    python scripts/bench_nights.py --home FOLDER --engine diffusers --step-seconds 0 --record ...
+    python scripts/bench_nights.py --home FOLDER --engine diffusers --device auto --prompts 2000 --record ...
 
 `bench_clock.py` does this on a simulated clock, with many more pictures. A night is a list of two models in short runs
-that share passes; interactive jobs, kills of the worker and rests come at random. All nights use one home, so that
-later ones know what earlier ones took. ``--calls`` nights are run in one call, and the next call continues: other
+that share passes; interactive jobs, kills of the worker and rests come at random, or with ``--regular`` at nearly equal
+intervals: in a short night chance alone moves the end by more than the bounds. All nights use one home, so that later
+ones know what earlier ones took. ``--calls`` nights are run in one call, and the next call continues: other
 load on the machine changes the real end, but not the forecast, so keep a night short. Afterwards all pictures are
 audited. Exit status 1 if a picture was lost or made twice, or if the forecasts of all nights exceed the error bounds:
 20 % on the first night, 10 % in the median.
@@ -67,6 +68,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True, help="kept, so that further calls continue")
     parser.add_argument("--engine", choices=["fake", "diffusers"], default="fake")
+    parser.add_argument("--device", choices=["cpu", "auto"], default="cpu")
+    parser.add_argument("--batch-size", default="", help="pictures in a pass, or auto; as many as --alike unless given")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--regular", action="store_true", help="events come at nearly equal intervals")
     parser.add_argument("--nights", type=int, default=5)
     parser.add_argument("--calls", type=int, default=5, help="most nights in this call")
     parser.add_argument("--prompts", type=int, default=160)
@@ -93,8 +98,8 @@ class Night:
         if not second.exists():
             shutil.copytree(assets() / "starter", second)
         self.settings = Settings.load(
-            {}, home=options.home, engine=options.engine, port=0, device="cpu", threads=1, disk_reserve_mb=50,
-            fake_step_seconds=options.step_seconds, batch_size=str(options.alike),
+            {}, home=options.home, engine=options.engine, port=0, device=options.device, threads=1, disk_reserve_mb=50,
+            fake_step_seconds=options.step_seconds, batch_size=options.batch_size or str(options.alike),
         )  # fmt: skip
         self.scene = Scene(open_services(self.settings), second=False)
         self.services = self.scene.services
@@ -134,7 +139,7 @@ class Night:
             prompt = f"{self.lot.choice(WORDS)} number {number}"
             prompt = self.paced(prompt, width * height)
             wish = {"prompt": prompt, "model": model, "seed": number, "width": width, "height": height}
-            lines.append(json.dumps(wish | {"steps": 8}))
+            lines.append(json.dumps(wish | {"steps": self.options.steps}))
         return "\n".join(lines)
 
     def paced(self, prompt: str, pixels: int) -> str:
@@ -174,7 +179,10 @@ class Night:
 
     def next(self, name: str) -> float:
         every = getattr(self.options, f"{name}_every")
-        return time.monotonic() + self.lot.expovariate(1 / every) if every else float("inf")
+        if not every:
+            return float("inf")
+        regular = self.lot.uniform(0.9, 1.1) * every
+        return time.monotonic() + (regular if self.options.regular else self.lot.expovariate(1 / every))
 
     def kill(self) -> bool:
         found = self.scene.workers()
@@ -187,7 +195,7 @@ class Night:
 
     def ask(self, promised: dict[str, str]) -> None:
         prompt = self.paced(f"somebody waits, {self.lot.randrange(10**6)}", 128 * 128)
-        asked = self.services.studio.submit(prompt, seed=1, width=128, height=128, steps=8, lane=Lane.INTERACTIVE)
+        asked = self.services.studio.submit(prompt, seed=1, width=128, height=128, steps=self.options.steps, lane=Lane.INTERACTIVE)
         promised |= dict.fromkeys(asked.job_ids, prompt)
 
 

@@ -2,7 +2,8 @@
 
 The estimate for a known kind of picture (``Work``) is the mean of its newest pictures without outliers, of those on the
 newest one's memory rung and in passes of the same size. An unknown kind is estimated by a line fitted to the model's
-other pictures over their cost in step-megapixels. A model without history has no estimate.
+other pictures over their cost in step-megapixels; a pass size that the kind has not run in, by the ratio of such lines.
+Pictures remade alone after a crash count only if their model has no others. A model without history has no estimate.
 
 The time until a list is done also includes gaps between pictures and lost time (both from ``work_hours``), the model
 loads that the order of the queue causes, and passes only as large as neighbours in the queue allow (``Outlook``).
@@ -13,10 +14,12 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from statistics import mean, median
-from typing import Self
+from typing import Self, TypeVar
 
 from diffusion_local.domain import Job, Lane, State
 from diffusion_local.options.table import Params
+
+Key = TypeVar("Key", bound=Hashable)
 
 MEDIAN_PICTURES = 20  # newest pictures per kind and size of pass that are averaged
 OUTLIER = 5.0  # durations that differ from the median by more than this factor are ignored
@@ -62,13 +65,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class FinishedPicture:
-    """A finished picture. ``seconds``: its share of a pass of ``together`` pictures, without loading the model."""
+    """A finished picture. ``seconds``: its share of a pass of ``together`` pictures, without loading the model;
+    ``crashes``: workers that crashed with it before. Such a picture runs alone, which tells nothing about passes.
+    """
 
     work: Work
     seconds: float
     load_seconds: float | None = None
     rung: str = ""
     together: int = 1
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +151,18 @@ class Pace:
     gap: float = 0.0  # seconds between pictures
     lost: float = 0.0  # share of the working time
     shares: dict[Work, list[Share]] = field(default_factory=dict)  # by pass size, ascending
-    lines: dict[tuple[str, str], LinearFit] = field(
-        default_factory=dict
-    )  # by model and kind; kind "" for all of a model
+    #: By model and kind; kind "" for all of a model.
+    lines: dict[tuple[str, str], LinearFit] = field(default_factory=dict)
+    #: By model, kind and pass size.
+    pass_lines: dict[tuple[str, str, int], LinearFit] = field(default_factory=dict)
+    #: By model and kind, the pass size of most pictures.
+    usual_sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     loads: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def learn(cls, history: Iterable[FinishedPicture]) -> Self:
         """Learn from finished pictures, newest first."""
-        history = list(history)
+        history = without_crashed(list(history))
         by_work: dict[Work, list[FinishedPicture]] = defaultdict(list)
         loads: dict[str, list[float]] = defaultdict(list)
         for made in history:
@@ -163,6 +172,8 @@ class Pace:
                 loads[made.work.model].append(made.load_seconds)
         pace = cls(loads={model: median(each[:MEDIAN_PICTURES]) for model, each in loads.items()})
         points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        pass_points: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+        pictures: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
         for work, each in by_work.items():
             by_size: dict[int, list[float]] = defaultdict(list)
             for made in each:
@@ -176,8 +187,12 @@ class Pace:
             pace.medians[work] = typical(by_size[largest][:MEDIAN_PICTURES])
             for key in ((work.model, work.kind), (work.model, "")):
                 points[key].append((work.cost, pace.medians[work]))
-        lines = {key: LinearFit.through(found[:LINE_KINDS]) for key, found in points.items()}
-        pace.lines = {key: line for key, line in lines.items() if line}
+            for share in pace.shares[work]:
+                pass_points[work.model, work.kind, share.together].append((work.cost, share.seconds))
+            pictures[work.model, work.kind].update(made.together for made in each[:MEDIAN_PICTURES])
+        pace.lines = fit_lines(points)
+        pace.pass_lines = fit_lines(pass_points)
+        pace.usual_sizes = {key: counts.most_common(1)[0][0] for key, counts in pictures.items()}
         pace.drifts = {model: pace._drift(history, model) for model in {work.model for work in by_work}}
         return pace
 
@@ -208,7 +223,7 @@ class Pace:
 
     def queued_seconds(self, work: Work) -> float | None:
         """Seconds that a queued picture adds to the time until a list is done, without model loads; None if unknown."""
-        runs, most = self.outlook.runs.get(work, ()), self.sizes.get(work, 1)
+        runs, most = self.outlook.runs.get(work, ()), self._pass_size(work)
         passes: Counter[int] = Counter()  # pictures by the size of their pass
         for run in runs if most > 1 else ():
             whole, rest = divmod(run, most)
@@ -217,16 +232,41 @@ class Pace:
         each = self.seconds(work)
         if passes:
             parts = [(count, self._in_pass(work, size)) for size, count in passes.items() if count]
-            each = sum(count * seconds for count, seconds in parts) / sum(count for count, _ in parts)
+            known = [(count, seconds) for count, seconds in parts if seconds is not None]
+            if known:
+                each = sum(count * seconds for count, seconds in known) / sum(count for count, _ in known)
         if each is None:
             return None
         return (each * self.drifts.get(work.model, 1.0) + self.gap) * (1 + self.lost)
 
-    def _in_pass(self, work: Work, together: int) -> float:
-        """Seconds for a picture of a known kind in passes of this size, or of the next smaller measured size."""
+    def _pass_size(self, work: Work) -> int:
+        """Most pictures of this kind in a pass; for a kind that was rarely made, at least the model's usual size."""
+        known = self.sizes.get(work, 1)
+        if sum(share.count for share in self.shares.get(work, ())) >= MEDIAN_PICTURES:
+            return known
+        return max(known, self.usual_sizes.get((work.model, work.kind), 1))
+
+    def _in_pass(self, work: Work, together: int) -> float | None:
+        """Seconds for a picture in passes of this size; None if unknown.
+
+        If the kind has not run in this size, the duration in the next smaller measured size is scaled by the ratio
+        of the model's other pictures in the two sizes.
+        """
+        if work not in self.shares:
+            line = self.pass_lines.get((work.model, work.kind, together))
+            return line.at(work.cost) if line else self.seconds(work)
         known = self.shares[work]
-        smaller = [share for share in known if share.together <= together]
-        return (smaller[-1] if smaller else known[0]).seconds
+        near = [share for share in known if share.together <= together][-1:] or known[:1]
+        return near[0].seconds * self._gain(work, near[0].together, together)
+
+    def _gain(self, work: Work, known: int, together: int) -> float:
+        """Ratio of a picture's duration in passes of ``together`` to that in passes of ``known``; 1 if unknown."""
+        before = self.pass_lines.get((work.model, work.kind, known))
+        after = self.pass_lines.get((work.model, work.kind, together))
+        if known == together or before is None or after is None or before.at(work.cost) <= 0:
+            return 1.0
+        least, most = sorted((1.0, known / together))  # a pass takes at least as long as one of its pictures alone
+        return min(most, max(least, after.at(work.cost) / before.at(work.cost)))
 
     def queued_loads(self, model: str, pictures: int, loaded: bool) -> float:
         """Seconds for loading a model while this many pictures are made; at least one load if it is not ``loaded``."""
@@ -236,6 +276,17 @@ class Pace:
     def load_seconds(self, model: str, loaded: str) -> float:
         """Seconds to load the model, 0 if it is ``loaded``."""
         return 0.0 if model == loaded else self.loads.get(model, 0.0)
+
+
+def without_crashed(history: Sequence[FinishedPicture]) -> list[FinishedPicture]:
+    """The pictures that no worker crashed with, and all pictures of models that have no others."""
+    sound = {made.work.model for made in history if not made.crashes}
+    return [made for made in history if not made.crashes or made.work.model not in sound]
+
+
+def fit_lines(points: Mapping[Key, Sequence[tuple[float, float]]]) -> dict[Key, LinearFit]:
+    lines = {key: LinearFit.through(found[:LINE_KINDS]) for key, found in points.items()}
+    return {key: line for key, line in lines.items() if line}
 
 
 def typical(seconds: Sequence[float]) -> float:

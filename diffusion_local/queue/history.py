@@ -67,7 +67,7 @@ def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
     for model in models:
         found = db.execute(
             f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
-            "load_seconds, rung, together FROM jobs "
+            "load_seconds, rung, together, crashes FROM jobs "
             f"WHERE state = 'done' AND model = ? AND together > 0 ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
             [model],
         ).fetchall()

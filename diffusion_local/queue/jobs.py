@@ -41,7 +41,8 @@ from diffusion_local.queue.claims import (
     note_refusal,
     slots_that_refused,
 )
-from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.queue.estimates import JobTimings, Work
+from diffusion_local.queue.history import pace_of
 from diffusion_local.queue.machines import count_picture
 from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
@@ -250,7 +251,8 @@ class JobStore:
             search.add(db, image.id, image.params.prompt)
             count_picture(db, claim.worker)
             if timings:
-                work_hours.account(db, claim.worker, job, timings, utc_now())
+                usual = pace_of(db, [job.params.model]).seconds(Work.of_params(job.params)) if job.crashes else None
+                work_hours.account(db, claim.worker, job, timings, utc_now(), usual)
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""

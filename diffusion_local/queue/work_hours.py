@@ -46,10 +46,13 @@ def disturb(db: Transaction, slot: str) -> None:
     db.execute("UPDATE workers SET disturbed = 1 WHERE slot = ? AND accounted_at IS NOT NULL", [slot])
 
 
-def account(db: Transaction, slot: str, job: Job, timings: JobTimings, now: str) -> None:
+def account(
+    db: Transaction, slot: str, job: Job, timings: JobTimings, now: str, usual_seconds: float | None = None
+) -> None:
     """Account for a slot's time since its last batch picture, when it finishes a job.
 
-    The pictures of one pass end within a moment of each other, so time is written once per pass.
+    The pictures of one pass end within a moment of each other, so time is written once per pass. ``usual_seconds``: the
+    usual share in a pass of a picture that runs alone because a worker crashed with it; the rest of its time is lost.
     """
     if job.lane is not Lane.BATCH:
         disturb(db, slot)
@@ -59,22 +62,24 @@ def account(db: Transaction, slot: str, job: Job, timings: JobTimings, now: str)
     if found is None:
         return
     since, seconds, pictures, disturbed = found
+    run = timings.run if usual_seconds is None else min(usual_seconds, timings.run)
+    disturbed = int(disturbed or run < timings.run)
     passed = seconds_from(max(since, job.created_at), now) if since else timings.run + timings.load
     if passed - timings.run > LONGEST_LOSS:
         passed = timings.run
     # After a restart, or a turn of another model, the disturbance caused the load, so it counts as lost time.
-    seconds += passed - timings.run - (0.0 if disturbed else timings.load)
+    seconds += passed - run - (0.0 if disturbed else timings.load)
     pictures += 1
     complete = pictures >= timings.together
     values = {"slot": slot, "now": now, "seconds": seconds, "pictures": pictures, "disturbed": disturbed}
     if complete:
         values |= {"seconds": 0.0, "pictures": 0, "disturbed": 0}
     if complete and disturbed:
-        add_hour(db, slot, now, run=timings.run, lost=seconds)
+        add_hour(db, slot, now, run=run, lost=seconds)
     elif complete:
-        add_hour(db, slot, now, run=timings.run, gap=seconds, pictures=pictures)
+        add_hour(db, slot, now, run=run, gap=seconds, pictures=pictures)
     else:
-        add_hour(db, slot, now, run=timings.run)
+        add_hour(db, slot, now, run=run)
     db.execute(
         "UPDATE workers SET accounted_at = CASE WHEN accounted_at IS NOT NULL THEN :now END, "
         "open_seconds = :seconds, open_pictures = :pictures, disturbed = :disturbed WHERE slot = :slot",

@@ -94,6 +94,25 @@ def test_a_killed_worker_costs_its_work_its_restart_and_its_load(slot: Slot) -> 
     assert slot.overhead().gap == 0
 
 
+def test_a_picture_remade_alone_after_a_crash_counts_its_usual_share_as_work(slot: Slot) -> None:
+    for _ in range(2):
+        crew = [claimed(slot.store) for _ in range(2)]
+        slot.wait(2 * 5)
+        for job in crew:
+            slot.finish(job, 5, together=2)
+    claimed(slot.store)
+    slot.workers.lost("cpu0")
+    slot.store.recover("cpu0", WORKER_LOST)
+    slot.wait(20)
+    slot.start()
+    slot.make(9, load=3)
+    assert slot.overhead().lost == pytest.approx((20 + 3 + 4) / (25 + PRIOR / 2))
+    with slot.database.read() as db:
+        pace = history.pace_of(db, [WORK.model])
+    assert pace.sizes[WORK] == 2
+    assert [share.together for share in pace.shares[WORK]] == [2]
+
+
 def test_an_interactive_job_and_a_rest_are_losses(slot: Slot) -> None:
     slot.make()
     job = claimed(slot.store)
@@ -137,6 +156,24 @@ def test_passes_are_as_large_as_the_queue_allows() -> None:
     assert pace.queued_seconds(WORK) == 10
     pace.outlook = Outlook({WORK: [4, 8, 2]})  # the last two run alone or as a pair: no better is known than alone
     assert pace.queued_seconds(WORK) == pytest.approx((12 * 4 + 2 * 10) / 14)
+
+
+def test_a_pass_size_that_a_kind_has_not_run_in_is_estimated_by_other_kinds() -> None:
+    large, new = (Work(WORK.model, WORK.kind, WORK.pixels * times, WORK.steps) for times in (2, 4))
+    measured = [FinishedPicture(WORK, 4, together=4)] * 24 + [FinishedPicture(WORK, 10)] * 8
+    pace = Pace.learn([FinishedPicture(large, 20), *measured])
+    pace.outlook = Outlook({large: [4], new: [4, 1]})
+    assert pace.queued_seconds(large) == pytest.approx(8)
+    assert pace.queued_seconds(new) == pytest.approx((4 * 16 + 40) / 5)
+    pace.outlook = Outlook({large: [1]})
+    assert pace.queued_seconds(large) == 20
+
+
+def test_pictures_that_workers_crashed_with_count_only_without_others() -> None:
+    crashed = FinishedPicture(WORK, 30, crashes=1)
+    assert Pace.learn([crashed]).seconds(WORK) == 30
+    pace = Pace.learn([crashed, FinishedPicture(WORK, 10)])
+    assert pace.seconds(WORK) == 10
 
 
 def test_gaps_losses_loads_and_drift_are_added() -> None:
