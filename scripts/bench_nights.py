@@ -195,7 +195,9 @@ class Night:
 
     def ask(self, promised: dict[str, str]) -> None:
         prompt = self.paced(f"somebody waits, {self.lot.randrange(10**6)}", 128 * 128)
-        asked = self.services.studio.submit(prompt, seed=1, width=128, height=128, steps=self.options.steps, lane=Lane.INTERACTIVE)
+        asked = self.services.studio.submit(
+            prompt, seed=1, width=128, height=128, steps=self.options.steps, lane=Lane.INTERACTIVE
+        )
         promised |= dict.fromkeys(asked.job_ids, prompt)
 
 
