@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, by_index, in_list, seconds_between
-from diffusion_local.domain import Fit, utc_now
+from diffusion_local.domain import Fit, Job, utc_now
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.claims import FREE_IN_PASS
 from diffusion_local.queue.estimates import FinishedPicture, Outlook, Pace, Work
@@ -59,6 +59,11 @@ def pace_of(db: Transaction, models: Iterable[str], line: QueueOrder | None = No
         pace.gap, pace.lost = overhead.gap, overhead.lost
         pace.outlook = outlook_of(db, line, loaded)
     return pace
+
+
+def usual_seconds(db: Transaction, job: Job) -> float | None:
+    """The usual share in a pass of a job that runs alone because a worker crashed with it; None for other jobs."""
+    return pace_of(db, [job.params.model]).seconds(Work.of_params(job.params)) if job.crashes else None
 
 
 def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:

@@ -41,8 +41,8 @@ from diffusion_local.queue.claims import (
     note_refusal,
     slots_that_refused,
 )
-from diffusion_local.queue.estimates import JobTimings, Work
-from diffusion_local.queue.history import pace_of
+from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.queue.history import usual_seconds
 from diffusion_local.queue.machines import count_picture
 from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
@@ -242,17 +242,14 @@ class JobStore:
         ``note`` goes into the job's history. Raises LostClaim.
         """
         taken = (rows.timings_row(timings) if timings else {}) | (rows.note_row(note) if note else {})
-        ended = (
-            ENDED_COLUMNS + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
-        )
+        ended = f"{ENDED_COLUMNS}, step = :step, cancel_requested = 0{rows.set_clauses(taken)}"
         with self._database.write(patient=True) as db:
             job = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken)
             db.insert("images", rows.image_row(image) | {"owner": job.owner})
             search.add(db, image.id, image.params.prompt)
             count_picture(db, claim.worker)
             if timings:
-                usual = pace_of(db, [job.params.model]).seconds(Work.of_params(job.params)) if job.crashes else None
-                work_hours.account(db, claim.worker, job, timings, utc_now(), usual)
+                work_hours.account(db, claim.worker, job, timings, utc_now(), usual_seconds(db, job))
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""
