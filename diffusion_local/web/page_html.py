@@ -1,7 +1,6 @@
 """Middleware that sets the language of each request and wraps Gradio's page in the page's own HTML."""
 
 import gzip
-import json
 import re
 from collections.abc import Hashable
 
@@ -13,13 +12,14 @@ from diffusion_local import serializers
 from diffusion_local.actor import current
 from diffusion_local.image_decoding import trim_memory
 from diffusion_local.web.access import cookie_value
+from diffusion_local.web.gradio_compat import page as gradio_page
 from diffusion_local.web.ui import addresses, theme, words
 from diffusion_local.web.ui.templates import render
 
-GZIP_LEVEL = 6  # reduces the page to an eighth within 11 ms
+GZIP_LEVEL = 6
 #: Headers by which Gradio finds the URL of its page, besides ``host``.
 URL_HEADERS = (b"x-forwarded-", b"x-gradio-", b"x-direct-")
-MOST_URLS = 4  # kept pages of Gradio's, a megabyte each
+MOST_DRAWN = 8  # kept pages of Gradio's, 200 kB each
 BASE = re.compile(rb'<base href="[^"]*" />')
 GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
@@ -91,7 +91,7 @@ class PageHtml:
             body = page(body, tag, shell(path, self._url))
             if not addresses.known(path):
                 status = 404  # the shell also tells the reader
-            if packed:  # without it, a megabyte
+            if packed:
                 body = gzip.compress(body, GZIP_LEVEL)
                 answer_headers["content-encoding"] = "gzip"
             answer_headers["content-length"] = str(len(body))
@@ -102,11 +102,11 @@ class PageHtml:
         await run_in_threadpool(trim_memory)  # a page and its opening events take megabytes for a moment
 
     async def _of_gradio(self, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
-        """Gradio's page: (start of the response, body). Its parts are those of the layout, which never changes, and the
-        URL at which a browser reaches it; so it is drawn once for each URL, in 40 ms and a few megabytes.
+        """Gradio's page: (start of the response, body). Its parts are those of the layout, which never changes, the URL
+        at which a browser reaches it, and the language; so it is drawn once for each, in 40 ms and a few megabytes.
         """
         url = tuple(each for each in scope["headers"] if each[0] == b"host" or each[0].startswith(URL_HEADERS))
-        key = (scope["scheme"], scope.get("root_path", ""), serializers.root(), url)
+        key = (scope["scheme"], scope.get("root_path", ""), serializers.root(), url, words.language())
         if key not in self._drawn:
             plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
             # Gradio serves a single page; router.js opens the view of the address.
@@ -114,9 +114,9 @@ class PageHtml:
             start, body = await collected(self._app, inner, receive)
             if start["status"] != 200:
                 return start, body
-            while len(self._drawn) >= MOST_URLS:
+            while len(self._drawn) >= MOST_DRAWN:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[key] = start, body
+            self._drawn[key] = start, gradio_page.trimmed(body, words.say)
         return self._drawn[key]
 
 
@@ -135,11 +135,6 @@ async def collected(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Messa
     return start, b"".join(parts)
 
 
-def script(value: object) -> str:
-    """A value as JSON that is safe inside a ``<script>`` element."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
-
-
 def page(html: bytes, tag: str, around: str = "") -> bytes:
     """Complete Gradio's HTML: language tag, base URL, head, and ``around`` (HTML) before Gradio's part."""
     html = GRADIO_META.sub(b"", html)
@@ -150,9 +145,8 @@ def page(html: bytes, tag: str, around: str = "") -> bytes:
     head = render(
         "head.html",
         tag=tag,
-        words=script(words.of_script()),
-        root=script(root),
-        path=root,
+        words=words.of_script(),
+        root=root,
         style=theme.PAGE_STYLE,
         script=theme.PAGE_SCRIPT,
     )

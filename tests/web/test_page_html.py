@@ -1,5 +1,6 @@
 """The HTML around the page, in the language of whoever asks."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.actor import Role
 from diffusion_local.web import page_html
+from diffusion_local.web.gradio_compat import page as gradio_page
 from diffusion_local.web.ui import words
 from tests.web.conftest import client_of, services_of
 
@@ -61,7 +63,7 @@ def test_the_page_is_packed_for_who_can_unpack_it(client: TestClient) -> None:
             assert answer.headers.get("content-encoding", "identity") == coding
             assert int(answer.headers["content-length"]) == sizes[coding]
             assert "Accept-Encoding" in answer.headers["vary"]
-    assert sizes["gzip"] < 132_000 < sizes["identity"] / 4
+    assert sizes["gzip"] < 82_000 < sizes["identity"] / 4
 
 
 def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
@@ -70,8 +72,40 @@ def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
     assert config["i18n_translations"]["en"]["page.create"] == "Create"
 
 
-def test_words_for_the_scripts_cannot_end_their_element() -> None:
-    assert "<" not in page_html.script({"a": "</script><b>"})
+INLINE = re.compile(r"window\.gradio_config = (\{.*?\});</script>")
+
+
+@pytest.mark.parametrize(("language", "phrase"), [("en", "Create"), ("zh-CN", "创作")])
+def test_the_page_holds_its_own_components_and_words_and_leaves_the_endpoints_to_clients(
+    client: TestClient, language: str, phrase: str
+) -> None:
+    whole = client.get("/config").json()
+    text = client.get("/", headers={"accept-language": language}).text
+    found = INLINE.search(text)
+    assert found
+    own = json.loads(found[1])
+    names = {each["api_name"] for each in own["dependencies"]}
+    public = {each["api_name"] for each in whole["dependencies"] if each["api_visibility"] == "public"}
+    assert public >= {"submit", "job", "wait"} <= {each["api_name"] for each in whole["dependencies"]}
+    assert not public & names
+    assert names == {each["api_name"] for each in whole["dependencies"]} - public
+    assert {each["type"] for each in whole["components"]} - {each["type"] for each in own["components"]} == {"api"}
+    assert phrase in {each["props"].get("label") for each in own["components"]}
+    assert "__i18n__" not in found[1]
+    assert own["i18n_translations"] == {}
+
+
+def test_a_page_that_gradio_writes_in_another_way_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    html = b"<html><script>window.gradio_settings = {};</script></html>"
+    assert gradio_page.trimmed(html, str) == html
+    assert "writes its page in another way" in caplog.text
+
+
+def test_words_for_the_scripts_cannot_end_their_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "of_script", lambda: {"a": "</script><b>"})
+    html = page_html.page(b"<html><head></head></html>", "en").decode()
+    assert "</script><b>" not in html
+    assert r"\u003c/script\u003e" in html
 
 
 def test_the_frame_is_there_before_gradio_and_speaks_the_language(client: TestClient) -> None:
@@ -123,7 +157,7 @@ def test_gradios_page_is_drawn_once_for_each_url_and_never_for_another(client: T
     for host in ("localhost:7001", "localhost:7002", "127.0.0.1:7003", "127.0.0.1:7004", "127.0.0.1:7005"):
         page = client.get("/", headers={"host": host}).text
         assert f"http://{host}" in page
-        assert set(re.findall(r"Client\(\\+\"http://([^\\/]+)", page)) == {host}
+        assert set(re.findall(r'"root":"http://([^"]+)"', page)) == {host}
 
 
 def test_the_kept_page_holds_nothing_of_those_who_asked_for_it(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -4,14 +4,12 @@ Gradio may change any of this in a minor release. If a patch with a protective p
 program does not start.
 """
 
-import contextlib
 import copy
 import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -26,12 +24,12 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from diffusion_local.actor import NOBODY, Actor, acting
-from diffusion_local.errors import LimitReached, NotDone, UserError
+from diffusion_local.errors import UserError
 from diffusion_local.messages import message
 from diffusion_local.web.access import ACTOR_KEY
 from diffusion_local.web.gradio_compat import TESTED
+from diffusion_local.web.gradio_compat.running import Running
 
-MOST_OF_ACCOUNT = 500
 MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
 PREDICT = "predict"  # the endpoint name in the page's calls, which give the function's index
 QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
@@ -40,43 +38,6 @@ TUNED = ("sleep_when_free", "progress_update_sleep_when_free", "max_thread_count
 POLL_SECONDS = 0.05  # between two looks for callers
 #: Between two looks for progress bars of Gradio's, which no handler has. By default it looks a hundred times a second.
 PROGRESS_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One call of a handler."""
-
-    owner: str
-    session: str | None
-    scope: anyio.CancelScope
-
-
-class Running:
-    """The handlers that are running, so that they can be stopped. Used in the event loop only."""
-
-    def __init__(self, most: int = MOST_OF_ACCOUNT) -> None:
-        self._most = most
-        self._runs: dict[str, Run] = {}  # by event id
-
-    @contextlib.contextmanager
-    def until_stopped(self, event: str, session: str | None, owner: str) -> Iterator[None]:
-        """Register a handler while it runs. Raises LimitReached if the account runs too many, NotDone if stopped."""
-        if sum(run.owner == owner for run in self._runs.values()) >= self._most:
-            raise LimitReached(message("waits_most", most=self._most), retry_after=30)
-        with anyio.CancelScope() as scope:
-            self._runs[event] = Run(owner, session, scope)
-            try:
-                yield
-            finally:
-                self._runs.pop(event, None)
-        if scope.cancelled_caught:
-            raise NotDone(message("nobody_waits"))
-
-    def stop(self, session: str | None = None, event: str | None = None) -> None:
-        """Cancel the handlers of a session or of an event."""
-        for key, run in list(self._runs.items()):
-            if key == event or (session is not None and run.session == session):
-                run.scope.cancel()
 
 
 log = logging.getLogger(__name__)

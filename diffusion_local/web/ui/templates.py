@@ -49,6 +49,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     made.filters |= {"hue": hue, "backticks": backticks}
     made.globals |= {
         "say": say,

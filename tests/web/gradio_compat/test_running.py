@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from diffusion_local.errors import LimitReached, NotDone
-from diffusion_local.web.gradio_compat.patches import Running
+from diffusion_local.web.gradio_compat.running import Running
 
 
 def play(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
