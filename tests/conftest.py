@@ -32,7 +32,7 @@ run_as(LOCAL)  # as the command line and the worker; tests of the web process ta
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread storm on few cores makes torch a hundred times slower
 
 #: The tests of the first tier, as in pyproject.toml.
-FIRST_TIER = "not slow and not gpu"
+FIRST_TIER = "not slow and not fuzz and not gpu"
 
 MEMORY_DISK = Path("/dev/shm")
 MEMORY_DISK_BYTES = 4 << 30  # room for the folders of one run

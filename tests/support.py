@@ -49,11 +49,6 @@ def soon(seconds: float) -> float:
     return seconds * max(least, 2 * psutil.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def examples(count: int) -> int:
-    """How many random examples a test marked ``fuzz`` draws: a fifth in the first tier, all in the second."""
-    return count if "FUZZ_EXAMPLES" in os.environ else count // 5
-
-
 def tiers(values: Iterable[Any], first: Iterable[Any]) -> list[Any]:
     """Values of a parametrised test: those of ``first`` in the first tier, the others in the second."""
     import pytest

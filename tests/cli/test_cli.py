@@ -330,6 +330,7 @@ def test_a_reader_that_goes_away_is_no_fault(services: Services) -> None:
     child.wait(30)
 
 
+@pytest.mark.slow
 def test_a_real_process_takes_home_engine_and_slot(services: Services, tmp_path: Path) -> None:
     """``worker`` becomes the worker process itself."""
     elsewhere = tmp_path / "elsewhere"

@@ -55,6 +55,7 @@ def walked(code: str, *arguments: str, deadline: float = DEADLINE) -> None:
     assert (child.returncode, last) == (0, "done"), errors[-2000:]
 
 
+@pytest.mark.slow
 def test_every_parser_is_done_with_every_nasty_text_in_time() -> None:
     walked(WALK, "0", "1", str(LENGTH), str(SECONDS))
 

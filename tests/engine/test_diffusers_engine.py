@@ -38,8 +38,14 @@ def share_of_hue(image: Image.Image, low: float, high: float) -> float:
     return sum((hue - low) % 360 <= (high - low) % 360 for hue in coloured) / len(coloured)
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("prompt", "hues"), [("a red heart", (320, 25)), ("a blue heart", (185, 265))])
+@pytest.mark.parametrize(
+    ("prompt", "hues", "seed"),
+    [
+        ("a blue heart", (185, 265), 1),
+        pytest.param("a blue heart", (185, 265), 2, marks=pytest.mark.slow),
+        *(pytest.param("a red heart", (320, 25), seed, marks=pytest.mark.slow) for seed in (1, 2)),
+    ],
+)
 def test_a_heart_has_the_colour_asked_for(draw: Draw, prompt: str, hues: tuple[int, int], seed: int) -> None:
     # Red runs into crimson at the edges, as it does in the art the starter was trained on.
     image = draw(prompt=prompt, seed=seed, width=256, height=256, steps=12, guidance=3.5).image

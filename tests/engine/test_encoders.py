@@ -19,6 +19,7 @@ from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.test_language_families import flux2, z_image
+from tests.support import tiers
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def test_it_counts_once_and_stays_as_long_as_a_model_uses_it(
     assert known.find(encoders.encoder_request(other, "text_encoder", torch.float32)) is None
 
 
+@pytest.mark.slow
 def test_room_for_a_model_is_without_the_encoder_that_is_there(
     engine: DiffusersEngine, starter: Model, other: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +145,7 @@ def test_an_embedding_changes_only_the_model_that_it_is_loaded_into(
     assert encoder(engine, "third") is encoder(engine, "starter")
 
 
-@pytest.mark.parametrize("prefix", ["text_encoder", "lora_te"])
+@pytest.mark.parametrize("prefix", tiers(["text_encoder", "lora_te"], first=["lora_te"]))
 def test_a_lora_changes_only_the_model_that_it_is_loaded_into(
     engine: DiffusersEngine, starter: Model, other: Model, words: Home, prefix: str
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_lora_changes_only_the_model_that_it_is_loaded_into(
     assert Draw(engine)(steps=1).image.tobytes() == plain
 
 
+@pytest.mark.slow
 def test_models_that_offload_leave_a_shared_encoder_usable(
     engine: DiffusersEngine, starter: Model, other: Model
 ) -> None:

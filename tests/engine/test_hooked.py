@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.engine import tiny
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.test_flow_families import flux, sd3
+from tests.support import tiers
 
 Tensors = dict[str, torch.Tensor]
 RANK = 2
@@ -190,7 +192,48 @@ def merged() -> Iterator[Callable[[torch.nn.Module, torch.Tensor], None]]:
         module.weight.data.copy_(weight)
 
 
+class Net(torch.nn.Module):
+    """A denoiser of two layers."""
+
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q = torch.nn.Linear(16, 8)
+        self.conv1 = torch.nn.Conv2d(16, 8, 3)
+
+
 @pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_a_method_changes_layers_as_merged_weights_do(method: Any) -> None:
+    net, random = Net(), Random()
+    pipe = SimpleNamespace(unet=net, _execution_device="cpu")
+    given = {"to_q": random(5, 16), "conv1": random(2, 16, 6, 6)}
+
+    def outputs() -> list[torch.Tensor]:
+        return [net.get_submodule(name)(each) for name, each in given.items()]
+
+    tensors: Tensors = {}
+    changes = {}
+    for name in given:
+        parts, changes[name] = method(net.get_submodule(name).weight.data, random)
+        tensors |= {f"lora_unet_{name}.{end}": tensor.contiguous() for end, tensor in parts.items()}
+    plain = outputs()
+    adapter = hooked.HookedAdapter(pipe, tensors, "sd")
+    ours = outputs()
+    adapter.weight = 0.5
+    half = outputs()
+    adapter.remove()
+    assert all(map(torch.equal, outputs(), plain))
+    for name, change in changes.items():
+        net.get_submodule(name).weight.data += change
+    for made, middle, before, expected in zip(ours, half, plain, outputs(), strict=True):
+        assert torch.allclose(made, expected, atol=1e-4)
+        assert torch.allclose(middle, (before + expected) / 2, atol=1e-4)
+        assert not torch.allclose(before, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", tiers(METHODS, first=[lora, dora_rows]))
 def test_a_method_draws_what_merged_weights_draw(
     draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, method: Any, merged: Any
 ) -> None:
@@ -328,14 +371,35 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="module", params=ORIGINAL)
+def made(family: str, starter: Model) -> Any:
+    """A tiny pipeline."""
+    known = {"flux": flux, "sd3": sd3}
+    return known[family](starter) if family in known else tiny.MAKERS[family]()
+
+
+@pytest.mark.parametrize("family", ORIGINAL)
+def test_each_layout_of_each_family_names_its_layers(family: str, starter: Model) -> None:
+    pipe = made(family, starter)
+    denoiser = denoiser_of(pipe)
+    for prefix, dot, first, second in LAYOUTS.values():
+        tensors, expected = {}, []
+        for name, layers in ORIGINAL[family]:
+            tensors |= {f"{prefix}{name.replace('.', dot)}.{end}": torch.zeros(1) for end in (first, second)}
+            row = 0
+            for module in map(denoiser.get_submodule, layers):
+                rows = slice(row, row := row + module.weight.shape[0]) if len(layers) > 1 else None
+                expected.append((module, rows))
+        found = list(hooked.match_layers(pipe, tensors, family))
+        assert [(module, rows) for module, _, rows in found] == expected
+        assert all(set(parts) == {"up", "down"} for _, parts, _ in found)
+
+
+@pytest.fixture(scope="module", params=tiers(ORIGINAL, first=["flux", "krea2"]))
 def model(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         folder: Path = tmp_path_factory.mktemp("models") / "tiny"
-        known = {"flux": flux, "sd3": sd3}
-        made = known[request.param](starter) if request.param in known else tiny.MAKERS[request.param]()
-        made.save_pretrained(folder)
+        made(request.param, starter).save_pretrained(folder)
     return read_folder(folder, "tiny", request.param)
 
 

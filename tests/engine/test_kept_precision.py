@@ -22,6 +22,7 @@ from diffusion_local.models.description import Source
 from diffusion_local.options.types import Lora
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
+from tests.support import tiers
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_what_it_takes_is_planned_and_told(
     assert precision.held_weights(model, form, 2).kept.get("transformer", denoiser) == denoiser
 
 
-@pytest.fixture(scope="module", params=["int8", "nf4"])
+@pytest.fixture(scope="module", params=tiers(["int8", "nf4"], first=["int8"]))
 def few_bits(request: pytest.FixtureRequest) -> Iterator[DiffusersEngine]:
     engine = DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1, numbers=request.param)
     yield engine

@@ -162,6 +162,9 @@ def test_every_family_is_drawn_by_a_test() -> None:
     assert set(FAMILIES) - set(MAKERS) == DRAWN_ELSEWHERE
 
 
+#: The first tier draws once with every family; all else with a video VAE, one encoder, several, and a sampler of SD.
+FEW = pytest.mark.parametrize("tiny", tiers(MAKERS, first=["qwen_image", "flux2", "hidream", "pixart"]), indirect=True)
+
 JOB = {"model": "tiny", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
 
 
@@ -234,6 +237,7 @@ def test_inpainting_keeps_what_the_mask_keeps(draw: Draw, tiny: Model, at_home: 
     assert draw(**job(tiny, height=128, **wish)).image.crop(kept).tobytes() == at_home.circle.crop(kept).tobytes()
 
 
+@FEW
 def test_image_to_image_comes_nearer_to_the_source_with_less_strength(draw: Draw, tiny: Model, at_home: Home) -> None:
     """The last steps of many: what is left of the source is what the VAE, here a random one, makes of it."""
     loaded = draw.engine._loaded  # type: ignore[attr-defined]
@@ -310,6 +314,7 @@ def test_pixart_takes_the_samplers_of_sd(draw: Draw, at_home: Home, sampler: str
     assert draw.steps == [2]
 
 
+@FEW
 def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home) -> None:
     wish = {"kind": Kind.IMG2IMG, "source": at_home.source, "height": 128, "strength": 0.6, "steps": 4}
     for sampler in families.get(tiny.family).sampling.samplers:
@@ -317,6 +322,7 @@ def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home)
         assert draw.steps == [3, 4]
 
 
+@FEW
 def test_pictures_share_a_pass_and_continue_bit_for_bit(draw: Draw, tiny: Model) -> None:
     check = check_passes if FAMILIES[tiny.family].together else check_alone
     check(draw.engine, **job(tiny, steps=3))

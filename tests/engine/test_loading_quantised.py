@@ -173,7 +173,7 @@ FORMS: dict[str, tuple[Callable[[State], tuple[State, State]], dict[str, Any] | 
 
 
 #: Tried in the default suite, the others in the slow one.
-FIRST = {("unet", "int8"), ("unet", "nf4"), ("transformer", "nf4_with_plain_scales"), ("transformer", "fp8_scaled")}
+FIRST = {("unet", "int8"), ("transformer", "nf4_with_plain_scales")}
 
 
 def store(part: Path, form: str) -> None:
@@ -217,14 +217,14 @@ def transformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unet_folder(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter with its weights as plain numbers."""
+def unet_folder(narrow: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow starter with its weights as plain numbers."""
     folder = tmp_path_factory.mktemp("whole") / "sd"
     names = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
     shutil.copytree(
-        starter.folder,
+        narrow.folder,
         folder,
-        ignore=lambda at, found: set(found) - set(names) if Path(at) == starter.folder else set(),
+        ignore=lambda at, found: set(found) - set(names) if Path(at) == narrow.folder else set(),
     )
     for part, cls in (("unet", diffusers.UNet2DConditionModel), ("text_encoder", transformers.CLIPTextModel)):
         rewrite(folder / part, state_of(load_part(cls, folder / part, torch.float32)), None)
@@ -232,15 +232,15 @@ def unet_folder(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def drawn(diffusers_engine: DiffusersEngine, starter: Model) -> Iterator[Callable[[Path], PIL.Image]]:
+def drawn(_diffusers: DiffusersEngine, narrow: Model) -> Iterator[Callable[[Path], PIL.Image]]:
     def draw(folder: Path) -> PIL.Image:
         model = read_folder(folder, "m", "M")
         assert model.ready, model.problem
-        diffusers_engine.load(model)
-        return Draw(diffusers_engine)(model="m", **JOB | {"sampler": "Euler"}).image
+        _diffusers.load(model)
+        return Draw(_diffusers)(model="m", **JOB | {"sampler": "Euler"}).image
 
     yield draw
-    diffusers_engine.load(starter)
+    _diffusers.load(narrow)
 
 
 @pytest.mark.parametrize(

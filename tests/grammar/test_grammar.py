@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from diffusion_local.errors import InvalidParams
 from diffusion_local.grammar import schedules, tags, templates, weights
 from diffusion_local.lists.wildcards import Expander
-from tests.support import examples
 
 SIGNS = st.sampled_from(
     ["{", "}", "|", "$$", "2$$", "1-2$$", "0.5::", "__a__", "__", "_", "\\", "[", "]", "(", ")", ":", "0.5", "3", ".5",
@@ -27,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.fuzz
-@settings(max_examples=examples(1500), deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(prompt=PROMPTS)
 def test_a_template_is_the_same_when_it_is_written_and_read_again(folder: Path, prompt: str) -> None:
     try:
@@ -45,7 +44,7 @@ def reader(folder: Path):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.fuzz
-@settings(max_examples=examples(1500), deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(prompt=PROMPTS)
 def test_a_schedule_is_the_same_when_it_is_written_and_read_again(prompt: str) -> None:
     parts = schedules.parse(prompt)
@@ -54,7 +53,7 @@ def test_a_schedule_is_the_same_when_it_is_written_and_read_again(prompt: str) -
 
 
 @pytest.mark.fuzz
-@settings(max_examples=examples(1500), deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(prompt=PROMPTS)
 def test_weights_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
     parts = weights.parse_parts(prompt)
@@ -62,7 +61,7 @@ def test_weights_are_the_same_when_they_are_written_and_read_again(prompt: str) 
 
 
 @pytest.mark.fuzz
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(prompt=PROMPTS)
 def test_tags_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
     found = tags.find_tags(prompt)

@@ -19,7 +19,6 @@ from diffusion_local.options.validate import complete
 from diffusion_local.options.values import CONTROL_MODES, MAX_CONTROL_WEIGHT, MAX_REFERENCE_WEIGHT, MAX_SEED
 from diffusion_local.paths import assets
 from tests.options.test_validate import SOURCE, size_of
-from tests.support import examples
 
 CATALOG = Catalog(assets() / "starter", Path("no-such-folder"), size_of)
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\n\r"), max_size=60).map(str.strip)
@@ -129,7 +128,7 @@ def job_of(params: Params) -> Job:
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("form", EXPORTS)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(made=st.lists(recipes(), min_size=1, max_size=3))
 def test_every_recipe_comes_back_as_it_was(form: str, made: list[Params]) -> None:
     data = "".join(export_lines(((job_of(params), None) for params in made), form)).encode()

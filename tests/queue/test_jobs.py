@@ -16,7 +16,7 @@ from diffusion_local.domain import FINAL, TRANSITIONS, Claim, Lane, State, utc_t
 from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.jobs import CRASH_LIMIT, JobStore, Selection
-from tests.support import FAILURE, claimed, enqueue, image_of, in_state, row_of, sql, start_python
+from tests.support import FAILURE, claimed, enqueue, image_of, in_state, row_of, sql, start_python, tiers
 
 Verb = Callable[[JobStore, Any], object]
 
@@ -131,17 +131,18 @@ while (job := store.claim_next(sys.argv[2])) is not None:
 """
 
 
-def test_eight_processes_claim_each_of_two_hundred_jobs_once(database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", tiers([2, 8], first=[2]))
+def test_processes_claim_each_of_two_hundred_jobs_once(database: Database, tmp_path: Path, count: int) -> None:
     store = JobStore(database)
     ids = enqueue(store, 200)
     gate = tmp_path / "gate"
     gate.mkdir()
-    names = [f"cpu{number}" for number in range(8)]
+    names = [f"cpu{number}" for number in range(count)]
     children = [
         start_python(CLAIM_ALL, getattr(database, "url", "") or str(database.path), name, str(gate)) for name in names
     ]
     deadline = time.monotonic() + 60
-    while len(list(gate.iterdir())) < 8 and time.monotonic() < deadline:
+    while len(list(gate.iterdir())) < count and time.monotonic() < deadline:
         time.sleep(0.01)
     (gate / "go").touch()
     won = []

@@ -152,6 +152,7 @@ def seconds_until_gone(process: "subprocess.Popen[bytes]", family: list[psutil.P
     return time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_it_says_where_it_is_makes_pictures_and_goes_on_after_a_poison_job(
     services: Services, serve: Callable[..., Serve]
 ) -> None:
@@ -228,6 +229,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_ctrl_c_stops_the_next_one
     assert "Traceback" not in again.said
 
 
+@pytest.mark.slow
 def test_a_stop_while_it_starts_stops_it(services: Services, serve: Callable[..., Serve]) -> None:
     served = serve()
     served.web()
