@@ -31,7 +31,7 @@ from diffusion_local.gallery.files import key_for
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.batches import FORECAST_PICTURES
-from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.queue.estimates import JobTimings, Work
 from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.settings import Settings
 from diffusion_local.worker.ladder import PassSizes
@@ -56,6 +56,8 @@ class Pattern:
     people_every: float = 0.0
     rests_every: float = 0.0
     rest: float = 180.0
+    #: Additional time of the first pass of each size and kind after the start, as for capturing CUDA graphs.
+    warm_up: float = 0.0
     #: Whether events occur at nearly equal intervals instead of at random.
     regular: bool = False
 
@@ -66,6 +68,7 @@ PATTERNS = {
     "mixed sizes and steps": Pattern(sizes=SIDES, steps=(12, 20, 30)),
     "two models in turns, short runs": Pattern(models=("starter", "second"), sizes=((1024, 1024),), alike=3),
     "kills": Pattern(sizes=SIDES, steps=(20, 30), alike=4, kills_every=700.0),
+    "kills and warm-ups": Pattern(sizes=SIDES, steps=(20, 30), alike=8, kills_every=700.0, warm_up=6.0),
     "kills, people, rests": Pattern(
         models=("starter", "second"), sizes=((1024, 1024),), alike=6, kills_every=700.0, people_every=400.0,
         rests_every=1200.0, rest=120.0,
@@ -126,6 +129,7 @@ class Machine:
 
     def _start(self) -> None:
         self.loaded = ""
+        self.warm: set[tuple[Work, int]] = set()
         self.services.workers.register(SLOT, 1, "a machine of numbers")
         self.sizes = PassSizes("auto", True, self.services.view.shares)
         self.services.workers.update(SLOT, "idle")
@@ -155,6 +159,9 @@ class Machine:
         load = self.lot.uniform(7, 9) if self.loaded != params.model else 0.0
         self.loaded = params.model
         share = self.share(params, together)
+        if (kind := (Work.of_params(params), together)) not in self.warm:
+            share += self.pattern.warm_up / together
+            self.warm.add(kind)
         left = load + share * together
         while jobs[0].lane is Lane.BATCH and (name := self._first_event(left)) is not None:
             before = max(0.0, (self.events[name] - self.clock.now).total_seconds())
@@ -168,15 +175,15 @@ class Machine:
                 left += self.lot.uniform(7, 9)
                 self.loaded = params.model
         self.clock.wait(left + 0.02)
+        warm_up = self.sizes.record(params, together, share)
         self.services.workers.update(SLOT, "busy", self.loaded)
         for job in jobs:
-            timings = JobTimings(share, load, expected, "resident", together)
+            timings = JobTimings(share, load, expected, "resident", together, warm_up)
             image = Image(
                 job.id, job.id, key_for(job.id, job.created_at), job.params, 64, 64, 1, self.clock.text(), share
             )
             self.services.jobs.finish(job.claim, image, timings)
             self.services.batches.note_forecast(job.batch_id)
-            self.sizes.record(params, together, share)
             load = 0.0
         self.clock.wait(self.lot.uniform(0.01, 0.03) + 0.005 * together)
 

@@ -39,7 +39,10 @@ from diffusion_local.queue.batches import FORECAST_PICTURES
 from diffusion_local.settings import Settings
 
 SECOND = "second"
-SIZES = ((128, 128), (192, 128), (256, 256))
+SIDES = {
+    "starter": ((128, 128), (192, 128), (256, 256)),
+    "sd15": ((512, 512), (512, 384), (384, 384)),
+}
 LOOK_SECONDS = 0.2
 NOISE = 0.15  # spread of the fake engine's steps, as the deviation of their logarithm
 
@@ -68,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True, help="kept, so that further calls continue")
     parser.add_argument("--engine", choices=["fake", "diffusers"], default="fake")
+    parser.add_argument("--model", choices=list(SIDES), default="starter", help="sd15: with random weights")
     parser.add_argument("--device", choices=["cpu", "auto"], default="cpu")
     parser.add_argument("--batch-size", default="", help="pictures in a pass, or auto; as many as --alike unless given")
     parser.add_argument("--steps", type=int, default=8)
@@ -88,15 +92,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def make_models(options: argparse.Namespace) -> None:
+    """Write the models of the nights, if they are not there: the first one, unless it is bundled, and a copy of it."""
+    folder = options.home / "models"
+    first = assets() / "starter"
+    if options.model != "starter":
+        import bench_models
+
+        first = folder / options.model
+        if not first.exists():
+            bench_models.make(options.model, first, "cuda", tiny=False)
+    if not (folder / SECOND).exists():
+        shutil.copytree(first, folder / SECOND)
+
+
 class Night:
     """One list from submit to its last picture, on the processes of a server of its own."""
 
     def __init__(self, options: argparse.Namespace, number: int) -> None:
         self.options = options
         self.lot = random.Random(100 * options.seed + number)
-        second = options.home / "models" / SECOND
-        if not second.exists():
-            shutil.copytree(assets() / "starter", second)
+        make_models(options)
         self.settings = Settings.load(
             {}, home=options.home, engine=options.engine, port=0, device=options.device, threads=1, disk_reserve_mb=50,
             fake_step_seconds=options.step_seconds, batch_size=options.batch_size or str(options.alike),
@@ -133,9 +149,9 @@ class Night:
         lines = []
         for number in range(self.options.prompts):
             if number % self.options.runs == 0:
-                model = self.lot.choice(("starter", SECOND))
+                model = self.lot.choice((self.options.model, SECOND))
             if number % self.options.alike == 0:
-                width, height = self.lot.choice(SIZES)
+                width, height = self.lot.choice(SIDES[self.options.model])
             prompt = f"{self.lot.choice(WORDS)} number {number}"
             prompt = self.paced(prompt, width * height)
             wish = {"prompt": prompt, "model": model, "seed": number, "width": width, "height": height}
@@ -195,9 +211,9 @@ class Night:
 
     def ask(self, promised: dict[str, str]) -> None:
         prompt = self.paced(f"somebody waits, {self.lot.randrange(10**6)}", 128 * 128)
-        asked = self.services.studio.submit(
-            prompt, seed=1, width=128, height=128, steps=self.options.steps, lane=Lane.INTERACTIVE
-        )
+        width, height = SIDES[self.options.model][0]
+        numbers = {"width": width, "height": height, "steps": self.options.steps, "seed": 1}
+        asked = self.services.studio.submit(prompt, model=self.options.model, lane=Lane.INTERACTIVE, **numbers)
         promised |= dict.fromkeys(asked.job_ids, prompt)
 
 

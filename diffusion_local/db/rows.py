@@ -74,6 +74,7 @@ def timings_row(timings: JobTimings) -> Row:
         "expected_seconds": timings.expected,
         "rung": timings.rung,
         "together": timings.together,
+        "warm_up": int(timings.warm_up),
     }
 
 

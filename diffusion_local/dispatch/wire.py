@@ -22,7 +22,7 @@ from diffusion_local.errors import DiffusionLocalError, InvalidParams
 from diffusion_local.messages import Message, deserialize, message, serialize
 
 #: Increased with every change of a call, or of a type in its arguments or result.
-PROTOCOL = 4
+PROTOCOL = 5
 #: The calls of the protocol, by name.
 CALLS = {name: call for name, call in vars(Dispatch).items() if inspect.isfunction(call) and not name.startswith("_")}
 BYTES_MARKER = "$bytes"

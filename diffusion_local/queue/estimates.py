@@ -3,7 +3,8 @@
 The estimate for a known kind of picture (``Work``) is the mean of its newest pictures without outliers, of those on the
 newest one's memory rung and in passes of the same size. An unknown kind is estimated by a line fitted to the model's
 other pictures over their cost in step-megapixels; a pass size that the kind has not run in, by the ratio of such lines.
-Pictures remade alone after a crash count only if their model has no others. A model without history has no estimate.
+Pictures remade alone after a crash, and slow first passes, count only if nothing else is known. A model without history
+has no estimate.
 
 The time until a list is done also includes gaps between pictures and lost time (both from ``work_hours``), the model
 loads that the order of the queue causes, and passes only as large as neighbours in the queue allow (``Outlook``).
@@ -26,6 +27,7 @@ OUTLIER = 5.0  # durations that differ from the median by more than this factor 
 DRIFT_PICTURES = 24  # newest pictures of a model that are compared with the learned durations
 LEAST_DRIFT_PICTURES = 10
 LARGEST_DRIFT = 2.0
+WARM_UP = 1.5  # first passes that take longer than usual by this factor are untypical: they captured CUDA graphs
 LINE_KINDS = 12  # newest kinds of picture to which a model's line is fitted
 
 
@@ -35,6 +37,7 @@ class JobTimings:
 
     ``run``: this picture's share of a pass of ``together`` pictures, on memory rung ``rung``; ``load``: loading the
     model; ``expected``: estimate made beforehand. ``together`` 0: two GPUs made it, and estimates do not learn from it.
+    ``warm_up``: it was in the first pass of its kind and size in the worker's process, which may capture CUDA graphs.
     """
 
     run: float
@@ -42,6 +45,7 @@ class JobTimings:
     expected: float | None = None
     rung: str = ""
     together: int = 1
+    warm_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class FinishedPicture:
-    """A finished picture. ``seconds``: its share of a pass of ``together`` pictures, without loading the model;
-    ``crashes``: workers that crashed with it before. Such a picture runs alone, which tells nothing about passes.
+    """A finished picture. ``seconds``: its share of a pass of ``together`` pictures, without loading the model.
+
+    ``crashes``: workers that crashed with it before; such a picture runs alone, which tells nothing about passes.
+    ``warm_up``: as in JobTimings.
     """
 
     work: Work
@@ -75,6 +81,7 @@ class FinishedPicture:
     rung: str = ""
     together: int = 1
     crashes: int = 0
+    warm_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +168,23 @@ class Pace:
 
     @classmethod
     def learn(cls, history: Iterable[FinishedPicture]) -> Self:
-        """Learn from finished pictures, newest first."""
-        history = without_crashed(list(history))
+        """Learn from finished pictures, newest first. Untypical ones count only if nothing else is known."""
+        history = list(history)
+        sound = [made for made in history if not made.crashes and not made.warm_up]
+        if len(sound) == len(history):
+            return cls._learn(history)
+        pace = cls._learn(sound)
+        return cls._learn([made for made in history if not pace._is_untypical(made)])
+
+    def _is_untypical(self, made: FinishedPicture) -> bool:
+        """Whether a picture says less about its kind than the other pictures of its model."""
+        usual = self.seconds_in_pass(made.work, made.together)
+        if usual is None or not (made.crashes or made.warm_up):
+            return False
+        return bool(made.crashes) or made.seconds > WARM_UP * usual
+
+    @classmethod
+    def _learn(cls, history: Sequence[FinishedPicture]) -> Self:
         by_work: dict[Work, list[FinishedPicture]] = defaultdict(list)
         loads: dict[str, list[float]] = defaultdict(list)
         for made in history:
@@ -231,7 +253,7 @@ class Pace:
             passes[rest] += rest
         each = self.seconds(work)
         if passes:
-            parts = [(count, self._in_pass(work, size)) for size, count in passes.items() if count]
+            parts = [(count, self.seconds_in_pass(work, size)) for size, count in passes.items() if count]
             known = [(count, seconds) for count, seconds in parts if seconds is not None]
             if known:
                 each = sum(count * seconds for count, seconds in known) / sum(count for count, _ in known)
@@ -246,7 +268,7 @@ class Pace:
             return known
         return max(known, self.usual_sizes.get((work.model, work.kind), 1))
 
-    def _in_pass(self, work: Work, together: int) -> float | None:
+    def seconds_in_pass(self, work: Work, together: int) -> float | None:
         """Seconds for a picture in passes of this size; None if unknown.
 
         If the kind has not run in this size, the duration in the next smaller measured size is scaled by the ratio
@@ -276,12 +298,6 @@ class Pace:
     def load_seconds(self, model: str, loaded: str) -> float:
         """Seconds to load the model, 0 if it is ``loaded``."""
         return 0.0 if model == loaded else self.loads.get(model, 0.0)
-
-
-def without_crashed(history: Sequence[FinishedPicture]) -> list[FinishedPicture]:
-    """The pictures that no worker crashed with, and all pictures of models that have no others."""
-    sound = {made.work.model for made in history if not made.crashes}
-    return [made for made in history if not made.crashes or made.work.model not in sound]
 
 
 def fit_lines(points: Mapping[Key, Sequence[tuple[float, float]]]) -> dict[Key, LinearFit]:

@@ -10,7 +10,7 @@ from diffusion_local.db.dialect import as_list, by_index, in_list, seconds_betwe
 from diffusion_local.domain import Fit, Job, utc_now
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.claims import FREE_IN_PASS
-from diffusion_local.queue.estimates import FinishedPicture, Outlook, Pace, Work
+from diffusion_local.queue.estimates import WARM_UP, FinishedPicture, JobTimings, Outlook, Pace, Work
 from diffusion_local.queue.order import BATCH_RANK, QueueOrder
 from diffusion_local.queue.work_hours import overhead_of
 
@@ -61,9 +61,15 @@ def pace_of(db: Transaction, models: Iterable[str], line: QueueOrder | None = No
     return pace
 
 
-def usual_seconds(db: Transaction, job: Job) -> float | None:
-    """The usual share in a pass of a job that runs alone because a worker crashed with it; None for other jobs."""
-    return pace_of(db, [job.params.model]).seconds(Work.of_params(job.params)) if job.crashes else None
+def usual_seconds(db: Transaction, job: Job, timings: JobTimings) -> float | None:
+    """The usual share in a pass of a job that ran alone because a worker crashed with it, or in a much slower first
+    pass; None for other jobs.
+    """
+    if not job.crashes and not timings.warm_up:
+        return None
+    pace, work = pace_of(db, [job.params.model]), Work.of_params(job.params)
+    usual = pace.seconds(work) if job.crashes else pace.seconds_in_pass(work, timings.together)
+    return usual if usual and (job.crashes or timings.run > WARM_UP * usual) else None
 
 
 def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
@@ -72,11 +78,11 @@ def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
     for model in models:
         found = db.execute(
             f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
-            "load_seconds, rung, together, crashes FROM jobs "
+            "load_seconds, rung, together, crashes, warm_up FROM jobs "
             f"WHERE state = 'done' AND model = ? AND together > 0 ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
             [model],
         ).fetchall()
-        history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]
+        history += [FinishedPicture(Work(model, *each[:3]), *each[3:-1], warm_up=bool(each[-1])) for each in found]
     return history
 
 

@@ -249,7 +249,7 @@ class JobStore:
             search.add(db, image.id, image.params.prompt)
             count_picture(db, claim.worker)
             if timings:
-                work_hours.account(db, claim.worker, job, timings, utc_now(), usual_seconds(db, job))
+                work_hours.account(db, claim.worker, job, timings, utc_now(), usual_seconds(db, job, timings))
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""

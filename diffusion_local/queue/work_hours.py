@@ -52,7 +52,7 @@ def account(
     """Account for a slot's time since its last batch picture, when it finishes a job.
 
     The pictures of one pass end within a moment of each other, so time is written once per pass. ``usual_seconds``: the
-    usual share in a pass of a picture that runs alone because a worker crashed with it; the rest of its time is lost.
+    usual share in a pass of a picture that took longer for a reason that is not its own; the rest of its time is lost.
     """
     if job.lane is not Lane.BATCH:
         disturb(db, slot)

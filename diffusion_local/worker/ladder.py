@@ -215,12 +215,17 @@ class PassSizes:
         enough = {size: median(found) for size, found in self._known[work].items() if len(found) >= PASSES * size}
         return best_size(enough, params.total_steps, self._explores)
 
-    def record(self, params: Params, together: int, seconds: float) -> None:
-        """Record the seconds per picture of a pass. The first pass of each size is ignored: it captures CUDA graphs."""
+    def record(self, params: Params, together: int, seconds: float) -> bool:
+        """Record the seconds per picture of a pass; returns whether it was the first of its kind and size.
+
+        That one is ignored: it captures CUDA graphs.
+        """
         work = Work.of_params(params)
-        if together in self._met[work]:
+        first = together not in self._met[work]
+        if not first:
             self._known.setdefault(work, {}).setdefault(together, deque(maxlen=REMEMBERED)).extend([seconds] * together)
         self._met[work].add(together)
+        return first
 
 
 def best_size(known: Mapping[int, float], steps: int, explores: bool) -> int:

@@ -37,18 +37,18 @@ Settle = Callable[[Job, Callable[[], None]], bool]
 
 
 class SharedDuration:
-    """Seconds per picture of a pass, computed once by the first thread that asks."""
+    """(Seconds per picture of a pass, whether the pass warmed up), computed once by the first thread that asks."""
 
-    def __init__(self, compute: Callable[[], float]) -> None:
+    def __init__(self, compute: Callable[[], tuple[float, bool]]) -> None:
         self._compute = compute
         self._lock = threading.Lock()
-        self._seconds: float | None = None
+        self._duration: tuple[float, bool] | None = None
 
-    def __call__(self) -> float:
+    def __call__(self) -> tuple[float, bool]:
         with self._lock:
-            if self._seconds is None:
-                self._seconds = self._compute()
-            return self._seconds
+            if self._duration is None:
+                self._duration = self._compute()
+            return self._duration
 
 
 class Saver:
@@ -65,9 +65,11 @@ class Saver:
         digests: Digests,
         stop: threading.Event,
         settle: Settle,
-        learn: Callable[[Params, int, float], None] = lambda params, together, seconds: None,
+        learn: Callable[[Params, int, float], bool] = lambda params, together, seconds: False,
     ) -> None:
-        """``learn(params, pictures in the pass, seconds per picture)`` records how long a pass took."""
+        """``learn(params, pictures in the pass, seconds per picture)`` records how long a pass took, and returns
+        whether it was the first of its kind and size.
+        """
         self._dispatch = dispatch
         self._terms = terms
         self._stop = stop
@@ -94,11 +96,10 @@ class Saver:
         for job, picture, _ in made:
             picture.check = partial(self._check, job)
 
-        def compute() -> float:
+        def compute() -> tuple[float, bool]:
             seconds = self._seconds(pictures, measured.run, handed_at) / len(made)
-            if measured.together:
-                self._learn(made[0][0].params, measured.together, seconds)
-            return seconds
+            learned = measured.together and self._learn(made[0][0].params, measured.together, seconds)
+            return seconds, bool(learned)
 
         share = SharedDuration(compute)
         self._saving = [self._saver.submit(self._finish, job, picture, each, share) for job, picture, each in made]
@@ -127,9 +128,9 @@ class Saver:
 
     def _finish(self, job: Job, picture: Picture, measured: JobTimings, share: SharedDuration) -> None:
         def work() -> None:
-            seconds = share()
+            seconds, warm_up = share()
             picture.image  # noqa: B018 - raises the error of this picture
-            self._save_with_retries(job, picture, replace(measured, run=seconds))
+            self._save_with_retries(job, picture, replace(measured, run=seconds, warm_up=warm_up))
 
         try:
             self._settle(job, work)

@@ -1,5 +1,6 @@
 """How the time of slots is accounted for, and the end of a list that is estimated from it."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_a_picture_remade_alone_after_a_crash_counts_its_usual_share_as_work(slo
     assert [share.together for share in pace.shares[WORK]] == [2]
 
 
+def test_a_slow_first_pass_counts_its_usual_share_as_work(slot: Slot) -> None:
+    slot.make()
+    slot.make()
+    job = claimed(slot.store)
+    slot.wait(26)
+    slot.store.finish(job.claim, image_of(job), JobTimings(26, warm_up=True))
+    job = claimed(slot.store)
+    slot.wait(12)
+    slot.store.finish(job.claim, image_of(job), JobTimings(12, warm_up=True))
+    assert slot.overhead().lost == pytest.approx(16 / (20 + 10 + 12 + PRIOR / 2))
+    with slot.database.read() as db:
+        pace = history.pace_of(db, [WORK.model])
+    assert pace.seconds(WORK) == pytest.approx(32 / 3)
+
+
 def test_an_interactive_job_and_a_rest_are_losses(slot: Slot) -> None:
     slot.make()
     job = claimed(slot.store)
@@ -174,6 +190,13 @@ def test_pictures_that_workers_crashed_with_count_only_without_others() -> None:
     assert Pace.learn([crashed]).seconds(WORK) == 30
     pace = Pace.learn([crashed, FinishedPicture(WORK, 10)])
     assert pace.seconds(WORK) == 10
+
+
+def test_slow_first_passes_count_only_if_nothing_else_is_known() -> None:
+    warm_up = FinishedPicture(WORK, 30, together=2, warm_up=True)
+    assert Pace.learn([warm_up]).seconds(WORK) == 30
+    assert Pace.learn([warm_up, FinishedPicture(WORK, 10)]).seconds(WORK) == 10
+    assert Pace.learn([replace(warm_up, seconds=8), FinishedPicture(WORK, 10)]).seconds(WORK) == 8
 
 
 def test_gaps_losses_loads_and_drift_are_added() -> None:
