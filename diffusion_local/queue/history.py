@@ -82,7 +82,7 @@ def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
             f"WHERE state = 'done' AND model = ? AND together > 0 ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
             [model],
         ).fetchall()
-        history += [FinishedPicture(Work(model, *each[:3]), *each[3:-1], warm_up=bool(each[-1])) for each in found]
+        history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]
     return history
 
 
