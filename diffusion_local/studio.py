@@ -202,6 +202,13 @@ class Studio:
         """``place`` for many jobs, by id."""
         return self._view.places(jobs)
 
+    def recent_estimate(self, job: Job) -> float | None:
+        """Seconds until a job that was just submitted is done, None if unknown.
+
+        The jobs of one lane and priority share an estimate for some seconds.
+        """
+        return self._view.recent_estimate(job)
+
     def jobs(
         self,
         state: str | None = None,

@@ -48,6 +48,7 @@ JOB_OPERATIONS = {
     ),
     "place": op(READ, SEEN),
     "places": op(READ, SEEN),
+    "recent_estimate": op(READ, SEEN),
     "jobs": op(
         READ,
         SEEN,

@@ -14,7 +14,7 @@ from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, Wo
 from diffusion_local.messages import from_json
 from diffusion_local.options.table import Params
 from diffusion_local.queue import estimates
-from diffusion_local.queue.estimates import Share, Work
+from diffusion_local.queue.estimates import RecentEstimates, Share, Work
 from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.order import OrderRules, QueueOrder
 from diffusion_local.queue.work_hours import overhead_of
@@ -103,6 +103,7 @@ class QueueView:
         self._database = database
         self._rules = rules or OrderRules()
         self._position: tuple[int | None, tuple[int, int]] = None, (0, 0)
+        self._recent = RecentEstimates()
 
     def revision(self) -> int:
         """A number that grows with every visible change."""
@@ -184,6 +185,10 @@ class QueueView:
             return None, estimates.finish_times([job, *beside], (), pace, 1, [job.params.runs_on]).get(job.id)
         ahead[Work.of_params(job.params)] = ahead.get(Work.of_params(job.params), 0) + 1
         return position, estimates.total_seconds(running, ahead, pace, len(hands), hands)
+
+    def recent_estimate(self, job: Job) -> float | None:
+        """Seconds until a job that was just submitted is done, or until one of its lane and priority was just now."""
+        return self._recent.seconds(job, lambda each: self.place(each)[1])
 
     def places(self, wanted: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]:
         """``place`` for many jobs, by id, in one pass over the queue."""

@@ -439,6 +439,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "job": ("{job}",),
     "place": ("@job",),
     "places": (["@job"],),
+    "recent_estimate": ("@job",),
     "jobs_of_batches": (["{batch}"],),
     "counts_of_batches": (["{batch}"],),
     "unfinished": (["{job}"],),

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -22,12 +23,14 @@ from diffusion_local.operations.operation import File, Operation, Paged, Route, 
 from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import REVALIDATE, linked, read_prefer, tagged
-from diffusion_local.web.api.http.polling import first_pause
 from diffusion_local.web.api.schemas import IDEMPOTENCY_ARGUMENT, answer_schema, model_of
 from diffusion_local.web.api.watch import Watch, until
 from diffusion_local.web.files import StoredResponse
 
+log = logging.getLogger(__name__)
+
 Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
+LONGEST_PAUSE = 60  # seconds; upper limit of Retry-After
 REPEATED = ("state",)  # query parameters that may be repeated
 MEDIA_TYPES = {
     ".csv": "text/csv",
@@ -194,6 +197,19 @@ def status_urls(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[seriali
     }
     content = answers.as_json(studio, receipt) | addresses | {"finished": False}
     return content, first_pause(studio, receipt.job_ids[0])
+
+
+def first_pause(studio: Studio, job_id: str) -> int:
+    """``Retry-After`` of a submit: seconds after which asking about the job makes sense.
+
+    A failing estimate is logged: as an error it would look like a failed submit, and the caller would submit again.
+    """
+    try:
+        seconds = studio.recent_estimate(studio.job(job_id))
+    except Exception:
+        log.exception("The time until job %s is done could not be estimated.", job_id)
+        return 1
+    return max(1, min(LONGEST_PAUSE, round(seconds or 1)))
 
 
 async def until_ended(

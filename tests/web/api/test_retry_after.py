@@ -3,8 +3,7 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.domain import Job
-from diffusion_local.web.api.http import polling
+from diffusion_local.queue.views import QueueView
 
 JOBS = "/api/v1/jobs"
 
@@ -18,22 +17,12 @@ def submitted(client: TestClient, **settings: object) -> str:
     return answer.headers["Retry-After"]
 
 
-def test_many_submits_share_one_estimate_per_lane(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    estimates = iter((10.0, 20.0, 30.0))
-    real = polling.first_pause_of
-
-    class Estimating:
-        """The studio, with other estimates."""
-
-        def place(self, job: Job) -> tuple[int, float]:
-            return 1, next(estimates)
-
-    studio = Estimating()
-    monkeypatch.setattr(polling, "first_pause_of", lambda _, job: real(studio, job))  # type: ignore[arg-type]
-    assert [submitted(client), submitted(client)] == ["10", "10"]
-    assert submitted(client, lane="batch") == "20"
-    monkeypatch.setattr(polling, "KEPT_SECONDS", 0.0)
-    assert submitted(client) == "30"
+@pytest.mark.parametrize(("seconds", "header"), [(10.4, "10"), (1000.0, "60"), (0.2, "1"), (None, "1")])
+def test_a_client_is_told_when_to_ask(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, seconds: float | None, header: str
+) -> None:
+    monkeypatch.setattr(QueueView, "recent_estimate", lambda view, job: seconds)
+    assert submitted(client) == header
 
 
 def test_a_failing_estimate_is_no_failed_submit(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,5 +31,5 @@ def test_a_failing_estimate_is_no_failed_submit(client: TestClient, monkeypatch:
     def fails(*_: object) -> None:
         raise OSError("the disk failed")
 
-    monkeypatch.setattr(polling, "first_pause_of", fails)
+    monkeypatch.setattr(QueueView, "recent_estimate", fails)
     assert submitted(client) == "1"
