@@ -7,19 +7,17 @@ and priority and no window. The record also counts claims per owner and changes 
 """
 
 import argparse
-import json
-import os
-import platform
 import sqlite3
-import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from bench_record import conditions, percentiles, publish
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
@@ -40,18 +38,12 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     record = {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_claims.py --jobs {options.jobs} --claims {options.claims}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
+        **conditions(),
         "sqlite": sqlite3.sqlite_version,
         "alone": measured(options.jobs, options.claims, mixed=False),
         "mixed": measured(options.jobs, options.claims, mixed=True),
     }
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def measured(jobs: int, claims: int, mixed: bool) -> dict[str, Any]:
@@ -62,10 +54,10 @@ def measured(jobs: int, claims: int, mixed: bool) -> dict[str, Any]:
         if mixed:
             figures |= {"owners": OWNERS, "models": MODELS, "batches": BATCHES, "priorities": 3, "windows": 6}
         seconds, taken = claim(services, claims)
-        figures["claim_ms"] = percentiles(seconds)
-        figures["idle_look_ms"] = percentiles(idle_looks(services))
-        figures["snapshot_ms"] = percentiles([timed(services.studio.snapshot) for _ in range(LOOKS)])
-        figures["page_of_20_batches_ms"] = percentiles([timed(services.studio.batches.page) for _ in range(LOOKS)])
+        figures["claim_ms"] = percentiles(seconds, 2)
+        figures["idle_look_ms"] = percentiles(idle_looks(services), 2)
+        figures["snapshot_ms"] = percentiles([timed(services.studio.snapshot) for _ in range(LOOKS)], 2)
+        figures["page_of_20_batches_ms"] = percentiles([timed(services.studio.batches.page) for _ in range(LOOKS)], 2)
         figures["pictures_of_owners"] = dict(sorted(Counter(owner for owner, _ in taken).items()))
         models = [model for _, model in taken]
         figures["changes_of_model"] = sum(a != b for a, b in pairwise(models))
@@ -119,11 +111,6 @@ def timed(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=20)
-    return {"p50": round(cuts[9] * 1000, 2), "p95": round(cuts[18] * 1000, 2), "n": len(seconds)}
 
 
 if __name__ == "__main__":

@@ -13,19 +13,16 @@ CPU time, which other load on the machine affects less:
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench_record import conditions, publish
 from fastapi.testclient import TestClient
 
 from diffusion_local.actor import LOCAL, run_as
@@ -95,13 +92,12 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
-    record = about(options.waiting, options.calls)
+    record = conditions("fastapi", "starlette", "httpx")
+    record["device"] += "; the client in the same process"
     record["submit"] = {str(waiting): submits(waiting, options.calls) for waiting in (0, options.waiting)}
     record["pictures"] = pictures(options.calls)
     record["load_1_min_after"] = round(os.getloadavg()[0], 2)
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def opened(home: str, most: int) -> tuple[Services, TestClient]:
@@ -194,16 +190,6 @@ def told(times: Times) -> dict[str, Any]:
 def percentiles(values: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(values, n=20)
     return {"min": round(min(values), 2), "p50": round(cuts[9], 2), "p95": round(cuts[18], 2)}
-
-
-def about(waiting: int, calls: int) -> dict[str, Any]:
-    return {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_doors.py --waiting {waiting} --calls {calls}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}; the client in the same process",
-        "load_1_min_before": round(os.getloadavg()[0], 2),
-        "versions": {name: metadata.version(name) for name in ("fastapi", "starlette", "httpx")},
-    }
 
 
 if __name__ == "__main__":

@@ -8,21 +8,15 @@ paint, ``type_ms`` until the prompt accepts input, ``drawn_ms`` until the newest
 """
 
 import argparse
-import json
-import os
-import platform
-import shutil
 import statistics
-import sys
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench_page import fill_gallery, in_home, web_process
+from bench_gallery import fill_gallery
+from bench_record import chromium, conditions, publish
+from bench_studio import in_home, web_process
 from playwright.sync_api import sync_playwright
-from screenshots import BROWSERS
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services
@@ -37,26 +31,17 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     record = {
-        "date": date.today().isoformat(),
-        "command": f"python scripts/bench_first_paint.py --visits {options.visits}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": {"gradio": metadata.version("gradio")},
+        **conditions("gradio"),
         **in_home(lambda services: visits(services, options.visits)),
     }
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def visits(services: Services, count: int) -> dict[str, Any]:
     fill_gallery(services, 1000)
-    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if chromium is None:
-        sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
     figures: dict[str, Any] = {}
     with web_process(services) as (_, url), sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         figures["browser"] = f"Chromium {browser.version}"
         for device, size in SIZES.items():
             rows: dict[str, list[dict[str, float]]] = {"new": [], "again": []}

@@ -9,8 +9,6 @@ another writer (such as a worker's report) had to wait.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -18,10 +16,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from bench_record import conditions, publish
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
@@ -41,17 +39,10 @@ def main() -> None:
         print(json.dumps(measured(options.one)))
         return
     record = {
-        "date": date.today().isoformat(),
-        "command": "scripts/bench_lists.py --lines " + " ".join(map(str, options.lines)),
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in ("sqlite-utils", "huey", "tokenizers")},
+        **conditions("sqlite-utils", "huey", "tokenizers"),
         "lists": [in_a_process(count) for count in options.lines],
     }
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def in_a_process(count: int) -> dict[str, Any]:

@@ -9,24 +9,20 @@ client that receives 429 waits for ``Retry-After``, but at most two seconds, so 
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
+from bench_record import conditions, publish
+from bench_studio import serving_url, start
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
@@ -58,16 +54,15 @@ def main() -> int:
         serving = start(settings)
         try:
             url = serving_url(settings)
-            load_before = os.getloadavg()[0]
+            record = conditions("fastapi", "uvicorn", "gradio", "huey", "httpx")
+            record["device"] += "; clients, server and worker on the same cores"
             seen = asyncio.run(crowd(url, options.clients, options.seconds))
             services = open_services(settings)
-            record = about(options, load_before) | told(seen, options.seconds) | audit(services, seen)
+            record |= told(seen, options.seconds) | audit(services, seen)
         finally:
             serving.send_signal(signal.SIGTERM)
             serving.wait(20)
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
     return int(bool(record["faults"] or record["lost"] or record["doubled"] or record["not_ended"]))
 
 
@@ -164,38 +159,6 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(seconds, n=100)
     rounded = {f"p{rank}": round(cuts[rank - 1] * 1000, 1) for rank in (50, 95, 99)}
     return rounded | {"max": round(max(seconds) * 1000, 1), "n": len(seconds)}
-
-
-def about(options: argparse.Namespace, load_before: float) -> dict[str, Any]:
-    return {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_load.py --clients {options.clients} --seconds {options.seconds:g} "
-        f"--max-queued {options.max_queued}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}; clients, server and worker on the same cores",
-        "other_load": f"load average {load_before:.1f} when it began",
-        "versions": {name: metadata.version(name) for name in ("fastapi", "uvicorn", "gradio", "huey", "httpx")}
-        | {"python": platform.python_version()},
-    }
-
-
-def start(settings: Settings) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve"]
-    return subprocess.Popen(command, env=settings.child_environ(), stdout=subprocess.DEVNULL)
-
-
-def serving_url(settings: Settings) -> str:
-    """Wait for the server and its worker; returns the server's address."""
-    deadline = time.monotonic() + 120
-    path = settings.home / "locks" / "serve.json"
-    while time.monotonic() < deadline:
-        try:
-            url = str(json.loads(path.read_text(encoding="utf-8"))["url"])
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return url
-        except (OSError, ValueError, KeyError, httpx.HTTPError):
-            pass
-        time.sleep(0.2)
-    raise SystemExit("The server did not start.")
 
 
 if __name__ == "__main__":

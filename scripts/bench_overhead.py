@@ -11,23 +11,20 @@ Measures, on this machine and with the starter model:
 """
 
 import argparse
-import json
-import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench_record import conditions, percentiles, publish
+from bench_studio import eventually, serving_url, start
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
@@ -48,7 +45,7 @@ def main() -> None:
             url = serving_url(settings)
             services = open_services(settings)
             wait_for_worker(services)
-            record: dict[str, Any] = about(options)
+            record = conditions("torch", "diffusers", "gradio", "huey")
             record |= throughput(services, options, serving.pid)
             record |= submit_latency(services, url, options.submits)
             record |= idle_latency(services, options.submits // 2)
@@ -56,10 +53,7 @@ def main() -> None:
         finally:
             serving.send_signal(signal.SIGTERM)
             serving.wait(20)
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def parse() -> argparse.Namespace:
@@ -71,38 +65,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def about(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_overhead.py --pictures {options.pictures} --submits {options.submits} "
-        f"--steps {options.steps}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "gradio", "huey")},
-    }
-
-
-def start(settings: Settings) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve"]
-    return subprocess.Popen(command, env=settings.child_environ(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def serving_url(settings: Settings) -> str:
-    path = settings.locks / "serve.json"
-    eventually(path.exists)
-    return json.loads(path.read_text(encoding="utf-8"))["url"]
-
-
 def wait_for_worker(services: Services) -> None:
     eventually(lambda: any(worker.status == "idle" for worker in services.workers.list_all()))
     services.studio.wait(services.studio.submit(PROMPT, steps=2).job_ids, 120)  # warm-up: loads the model
-
-
-def eventually(condition: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the studio did not start")
-        time.sleep(0.05)
 
 
 def throughput(services: Services, options: argparse.Namespace, server: int) -> dict[str, Any]:
@@ -196,11 +161,6 @@ def timed(work: Any) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=20)
-    return {"p50": round(cuts[9] * 1000, 1), "p95": round(cuts[18] * 1000, 1), "n": len(seconds)}
 
 
 def memory(supervisor: int) -> dict[str, Any]:

@@ -8,95 +8,32 @@ Other ``ms`` are times of the use case as the page's handler calls it, including
 """
 
 import argparse
-import json
 import os
-import platform
-import random
-import socket
 import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from bench_gallery import BOARDS, RARE, fill_gallery
+from bench_record import conditions, percentiles, publish
+from bench_studio import in_home, web_process
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import Services, open_services
-from diffusion_local.db import rows
-from diffusion_local.db.copying import rebuild_text_index
-from diffusion_local.domain import Image, new_id, utc_text
-from diffusion_local.options.table import Params
-from diffusion_local.settings import Settings, go_offline
+from diffusion_local.compose import Services
+from diffusion_local.settings import go_offline
 
-BATCH = 100  # pictures per batch
-BOARDS, ON_BOARD = 50, 1000
 LOOKS = 20
 PAGE = 49  # one more than the page shows, as it requests
 DEEP = 100  # pages before the measured one
 TABS, TAB_SECONDS = 10, 20.0
-SUBJECTS = [
-    "castle",
-    "lighthouse",
-    "fox",
-    "dragon",
-    "robot",
-    "apple",
-    "samurai",
-    "whale",
-    "forest",
-    "astronaut",
-    "bicycle",
-    "harbor",
-    "village",
-    "owl",
-]
-KINDS = [
-    "ancient",
-    "tiny",
-    "crystal",
-    "rusty",
-    "floating",
-    "forgotten",
-    "golden",
-    "mechanical",
-    "sleeping",
-    "burning",
-    "wooden",
-    "neon",
-]
-PLACES = [
-    "at sunrise",
-    "in heavy rain",
-    "under the northern lights",
-    "by the sea",
-    "on Mars",
-    "in a snowstorm",
-    "in moonlight",
-]
-STYLES = ["oil painting", "watercolor", "35mm photo", "isometric render", "ink drawing", "matte painting", "pixel art"]
-TAILS = [
-    "volumetric light",
-    "shallow depth of field",
-    "trending",
-    "sharp focus",
-    "muted colors",
-    "film grain",
-    "wide angle",
-]
-CHINESE = "雪山下的古老城堡，水彩画，柔和的光"
-RARE = "zeppelin"  # in ten prompts, regardless of their number
 SEARCHES = {
     "a rare word": RARE,
     "a common word": "detailed",  # in two thirds of the prompts
@@ -122,32 +59,13 @@ def main() -> None:
     parser.add_argument("--no-server", action="store_true", help="leave out what needs a web process")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
-    counts = [" ".join(map(str, each)) for each in (options.rows, options.waiting)]
-    record: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_page.py --rows {counts[0]} --waiting {counts[1]}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": {"sqlite": sqlite3.sqlite_version, "gradio": metadata.version("gradio")},
-    }
+    record = conditions("gradio") | {"sqlite": sqlite3.sqlite_version}
     if not options.no_server:
         record |= in_home(served)
     record["gallery"] = {str(count): in_home(partial(gallery, count=count)) for count in options.rows}
     record["queue"] = {str(count): in_home(partial(queue, count=count)) for count in options.waiting}
     record["load_1_min_at_end"] = round(os.getloadavg()[0], 2)
-    print(json.dumps(record, indent=2, ensure_ascii=False))
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def in_home(measure: Callable[[Services], dict[str, Any]]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as home:
-        services = open_services(Settings.load({}, home=Path(home), engine="fake", max_queued=10**7, port=0))
-        try:
-            return measure(services)
-        finally:
-            services.database.close()
+    publish(record, options.record)
 
 
 # -- the gallery ----------------------------------------------------------------------------------------------------
@@ -206,74 +124,6 @@ def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]
     return looks
 
 
-def fill_gallery(services: Services, count: int) -> list[str]:
-    """Add one picture per minute, and boards with pictures from all times; returns picture ids, oldest first."""
-    services.studio.submit("the tables are there", count=1)
-    ids: list[str] = []
-    with services.database.write() as db:
-        triggers = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'images'")
-        dropped = triggers.fetchall()
-        for name, _ in dropped:
-            db.execute(f"DROP TRIGGER {name}")
-        columns = [*rows.image_row(next(pictures(1))), "number", "batch_id"]
-        marks = ", ".join(f":{each}" for each in columns)
-        filled = (
-            rows.image_row(each) | {"number": number, "batch_id": f"batch-{number // BATCH}"}
-            for number, each in enumerate(remembered(pictures(count), ids), start=1)
-        )
-        db.execute_many(f"INSERT INTO images ({', '.join(columns)}) VALUES ({marks})", filled)
-        rebuild_text_index(db)
-        for _, sql in dropped:
-            db.execute(sql)
-    dice = random.Random(2)
-    for number in range(BOARDS):
-        services.studio.boards.create(f"board {number}", dice.sample(ids, min(ON_BOARD, count // 2)))
-    services.database.upkeep()
-    return ids
-
-
-def pictures(count: int) -> Iterator[Image]:
-    dice = random.Random(1)
-    start = datetime.now(UTC) - timedelta(minutes=count)
-    rare = {1 + each * count // 10 for each in range(10)}
-    for number in range(count):
-        few = number in rare
-        width, height = dice.choice(((512, 512), (768, 512), (512, 768)))
-        model = "rare" if few else dice.choice(("starter", "sd15", "sdxl", "flux"))
-        params = Params(prompt(dice, few), "", model, width, height, 20, 7.0, "Euler a", dice.randrange(2**32))
-        at = utc_text(start + timedelta(minutes=number))
-        image_id = new_id()
-        trashed = at if number % 50 == 7 else None
-        yield Image(
-            image_id,
-            new_id(),
-            f"{image_id}.png",
-            params,
-            width,
-            height,
-            300_000,
-            at,
-            2.0,
-            dice.random() < 0.02,
-            trashed,
-        )
-
-
-def prompt(dice: random.Random, few: bool) -> str:
-    if dice.random() < 0.01 and not few:
-        return CHINESE
-    pick = dice.choice
-    words = f"a {pick(KINDS)} {RARE if few else pick(SUBJECTS)} {pick(PLACES)}, {pick(STYLES)}"
-    tail = ", highly detailed, 8k" if few or dice.random() < 2 / 3 else ""
-    return f"{words}, {', '.join(dice.sample(TAILS, 3))}{tail}, no. {dice.randrange(10**6)}"
-
-
-def remembered(images: Iterator[Image], ids: list[str]) -> Iterator[Image]:
-    for each in images:
-        ids.append(each.id)
-        yield each
-
-
 def batch_of(services: Services, image_id: str) -> str:
     with services.database.read() as db:
         return db.execute("SELECT batch_id FROM images WHERE id = ?", [image_id]).fetchone()[0]
@@ -308,38 +158,6 @@ def served(services: Services) -> dict[str, Any]:
     with web_process(services) as (pid, url), httpx.Client(base_url=url, timeout=60) as client:
         client.get("/config").raise_for_status()
         return {"poll": polls(services, client), "tabs": tabs(services, client, psutil.Process(pid))}
-
-
-@contextmanager
-def web_process(services: Services) -> Iterator[tuple[int, str]]:
-    """Start a web process and wait until it answers: (process id, URL). It is stopped at the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = replace(services.settings, port=port).child_environ()
-    with tempfile.TemporaryFile() as log:
-        web = subprocess.Popen([sys.executable, "-m", "diffusion_local.web"], env=environ, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=url, timeout=60) as client:
-                awaited(client)
-            yield web.pid, url
-        finally:
-            web.terminate()
-            web.wait(20)
-
-
-def awaited(client: httpx.Client) -> None:
-    """Wait until the server answers, at most two minutes; raises the last httpx.HTTPError."""
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            client.get("/healthz").raise_for_status()
-            return
-        except httpx.HTTPError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 @dataclass
@@ -432,11 +250,6 @@ def timed(look: Callable[[], Any], looks: int = LOOKS) -> list[float]:
         look()
         seconds.append(time.perf_counter() - began)
     return seconds
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=20, method="inclusive")
-    return {"p50": round(cuts[9] * 1000, 1), "p95": round(cuts[18] * 1000, 1), "n": len(seconds)}
 
 
 if __name__ == "__main__":

@@ -10,19 +10,17 @@ below a millisecond say nothing about growth, so a parser that reads little or r
 
 import argparse
 import gc
-import json
 import math
-import os
-import platform
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import contextlib
+
+from bench_record import conditions, publish
 
 from tests.cost.parsers import PARSERS, REFUSALS, Parser
 from tests.cost.texts import texts
@@ -43,20 +41,13 @@ def main() -> None:
     measured = [grown(each, options.length) for each in PARSERS]
     exponents = [each["exponent"] for each in measured if each["exponent"] is not None]
     record = {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_parsing.py --length {options.length}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version()},
+        **conditions(),
         "lengths": [options.length // share for share in SHARES],
         "largest_exponent": max(exponents, default=None),
         "slowest_seconds": max(each["seconds"][-1] for each in measured),
         "parsers": measured,
     }
-    print(json.dumps(record, indent=2, ensure_ascii=False))
-    if options.record:
-        text = json.dumps(record, indent=2, ensure_ascii=False)
-        options.record.write_text(text + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def grown(parser: Parser, length: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The files are those of ``tests/models/headers.jsonl.xz``: real headers, with spa
 ``scripts/results/scan.json``. If other programs run meanwhile, compare CPU times.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from bench_record import conditions, publish  # noqa: E402
 
 from diffusion_local.models.directories import ModelDirectories  # noqa: E402
 from diffusion_local.models.index import ModelIndex  # noqa: E402
@@ -44,6 +45,7 @@ def main() -> None:
             first.append(look(index))
             again.append(look(index))
     record = {
+        **conditions(),
         "files": len(published()),
         "entries": first[0][2],
         "runs": RUNS,
@@ -53,8 +55,7 @@ def main() -> None:
         "again_cpu_seconds": round(statistics.median(each[1] for each in again), 4),
         "heavy_imports": sorted({"torch", "diffusers", "transformers", "numpy"} & set(sys.modules)),
     }
-    (ROOT / "scripts/results/scan.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=1))
+    publish(record, ROOT / "scripts" / "results" / "scan.json")
 
 
 if __name__ == "__main__":

@@ -9,24 +9,19 @@ Pictures are rows without files; each is shown as the same thumbnail.
 
 import argparse
 import io
-import json
-import os
-import platform
 import re
-import shutil
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench_page import fill_gallery, in_home, web_process
+from bench_gallery import fill_gallery
+from bench_record import chromium, conditions, publish
+from bench_studio import in_home, web_process
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from screenshots import BROWSERS, go
+from screenshots import go
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services
@@ -52,27 +47,18 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     record = {
-        "date": date.today().isoformat(),
-        "command": f"python scripts/bench_scroll.py --rows {options.rows} --seconds {options.seconds:g}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": {"gradio": metadata.version("gradio")},
+        **conditions("gradio"),
         **in_home(partial(measured, rows=options.rows, seconds=options.seconds)),
     }
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def measured(services: Services, rows: int, seconds: float) -> dict[str, Any]:
     fill_gallery(services, rows)
-    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if chromium is None:
-        sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
     thumbnail = io.BytesIO()
     Image.radial_gradient("L").resize((384, 384)).save(thumbnail, "WEBP")
     with web_process(services) as (_, url), sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(viewport=SIZE).new_page()
         page.set_default_timeout(10_000)
         picture = re.compile(r"/(thumbnails|files)/")

@@ -8,20 +8,18 @@ A flood of log lines is written and rotated, too.
 """
 
 import argparse
-import json
 import logging
-import os
-import platform
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from bench_record import conditions, percentiles, publish
+
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db import upkeep
 from diffusion_local.domain import Batch, Lane, new_id, utc_now
@@ -36,8 +34,10 @@ LOG_LINES = 150_000
 SUBMIT = """
 import sys, time
 from pathlib import Path
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
 from diffusion_local.settings import Settings
+run_as(LOCAL)
 services = open_services(Settings.load({}, home=Path(sys.argv[1]), engine="fake"))
 while True:
     began, at = time.perf_counter(), time.time()
@@ -48,24 +48,19 @@ while True:
 
 
 def main() -> None:
+    run_as(LOCAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=32_000)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     record = {
-        "date": date.today().isoformat(),
-        "command": f"scripts/bench_space.py --jobs {options.jobs}",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "load_1_min": round(os.getloadavg()[0], 2),
+        **conditions(),
         "sqlite": sqlite3.sqlite_version,
         "new": database(options.jobs, old=False),
         "old": database(options.jobs, old=True),
         "logs": flood(),
     }
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def database(jobs: int, old: bool) -> dict[str, Any]:
@@ -87,15 +82,15 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             if old:
                 upkeep.rewrite(services.database)
             else:
-                figures["steps_ms"] = percentiles(upkeep.release_pages(services.database, 600))
+                figures["steps_ms"] = durations(upkeep.release_pages(services.database, 600))
             upkeep.truncate_log(services.database)
             figures["seconds"] = round(time.perf_counter() - clock, 2)
             ended = time.time()
             time.sleep(2)  # until the last waiting submit is done
             child.kill()
             submits = [(float(at), float(took)) for at, took in map(str.split, child.stdout.read().splitlines()[:-1])]
-        figures["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
-        figures["submit_meanwhile_ms"] = percentiles([took for at, took in submits if at + took > began and at < ended])
+        figures["submit_quiet_ms"] = durations([took for at, took in submits if at < began])
+        figures["submit_meanwhile_ms"] = durations([took for at, took in submits if at + took > began and at < ended])
         upkeep.truncate_log(services.database)
         figures["mb_after"] = megabytes(settings)
         figures["mb_free_after"] = round(upkeep.measure(services.database).free / 1e6, 2)
@@ -147,16 +142,11 @@ def flood() -> dict[str, Any]:
         }
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
+def durations(seconds: list[float]) -> dict[str, float]:
+    """Percentiles of any number of durations."""
     if not seconds:
         return {"n": 0}
-    cuts = statistics.quantiles(seconds, n=20, method="inclusive") if len(seconds) > 1 else [*seconds] * 19
-    return {
-        "p50": round(cuts[9] * 1000, 2),
-        "p95": round(cuts[18] * 1000, 2),
-        "max": round(max(seconds) * 1000, 2),
-        "n": len(seconds),
-    }
+    return percentiles(seconds if len(seconds) > 1 else seconds * 2, 2) | {"n": len(seconds)}
 
 
 if __name__ == "__main__":

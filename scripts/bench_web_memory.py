@@ -8,22 +8,16 @@ them out. ``gradio`` is a process of its own that imports Gradio and serves a pa
 """
 
 import argparse
-import json
-import os
-import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench_page import in_home, web_process
+from bench_record import chromium, conditions, publish
+from bench_studio import in_home, web_process
 from playwright.sync_api import Page, sync_playwright
-from screenshots import BROWSERS
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services
@@ -50,15 +44,10 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     record: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": "python scripts/bench_web_memory.py",
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"python": platform.python_version(), "gradio": metadata.version("gradio")},
+        **conditions("gradio"),
         "mb": in_home(memory) | {"gradio": gradio_alone()},
     }
-    print(json.dumps(record, indent=2))
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(record, options.record)
 
 
 def memory(services: Services) -> dict[str, Any]:
@@ -123,13 +112,6 @@ def gradio_alone() -> dict[str, Any]:
             browser.close()
         child.stdin.close()
     return figures
-
-
-def chromium() -> str:
-    found = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if found is None:
-        sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
-    return found
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Needs the ``test`` extra (playwright) and a Chromium on the PATH. Takes a few mi
 import argparse
 import io
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench_record import chromium
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "assets" / "screenshots"
 MOST_BYTES = 300_000
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 FIRST, SECOND, THIRD = "a red apple", "a unicorn", "a blue heart"
 GALLERY = (
@@ -63,18 +62,16 @@ def main() -> int:
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--before", type=Path)
     options = parser.parse_args()
-    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if chromium is None:
-        sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
+    browser_path = chromium()
     if options.folder:
         from page_matrix import shoot_all
 
-        shoot_all(chromium, options.folder, options.only, options.variants)
+        shoot_all(browser_path, options.folder, options.only, options.variants)
         return 0
     TARGET.mkdir(parents=True, exist_ok=True)
     with served() as (url, services), sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
         if options.page:
             from page_pictures import take
