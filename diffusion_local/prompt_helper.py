@@ -84,15 +84,15 @@ class PromptHelper:
             raise Conflict(message("helper_off"))
         instruction = TASK_INSTRUCTIONS[chosen].format(language=language, count=count)
         text, model = answer_in(self._ask(instruction, prompt))
-        found = [text] if chosen is not Task.VARY else lines_of(text)[:count]
-        for each in found:
+        prompts = [text] if chosen is not Task.VARY else lines_of(text)[:count]
+        for each in prompts:
             try:
                 check_prompt("prompt", each, required=True)
             except InvalidParams as problem:
                 raise NotDone(message("helper_unusable", problem=problem.problem)) from None
-        if not found:
+        if not prompts:
             raise NotDone(message("helper_unusable", problem=message("empty_prompt")))
-        return HelpedPrompt(str(chosen), prompt, found, model or self._model)
+        return HelpedPrompt(str(chosen), prompt, prompts, model or self._model)
 
     def _ask(self, instruction: str, prompt: str) -> bytes:
         import httpx
@@ -162,14 +162,14 @@ def post(target: Target, body: bytes, headers: dict[str, str]) -> bytes:
 def read(response: "httpx.Response", deadline: float) -> bytes:
     if response.status_code != 200:
         raise NotDone(message("helper_away", error=f"it answered {response.status_code}"))
-    found = b""
+    content = b""
     for piece in response.iter_raw():
-        found += piece
-        if len(found) > MAX_ANSWER:
+        content += piece
+        if len(content) > MAX_ANSWER:
             raise NotDone(message("helper_away", error=f"its answer has more than {MAX_ANSWER} bytes"))
         if time.monotonic() > deadline:
             raise NotDone(message("helper_away", error=f"no whole answer within {TOTAL_SECONDS:g} s"))
-    return found
+    return content
 
 
 def answer_in(data: bytes) -> tuple[str, str]:

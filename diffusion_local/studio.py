@@ -248,11 +248,11 @@ class Studio:
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The queue at one moment."""
-        found = self._view.snapshot(waiting, ended)
-        if not found.reason and any(map(is_silent, found.workers)):
+        moment = self._view.snapshot(waiting, ended)
+        if not moment.reason and any(map(is_silent, moment.workers)):
             # a read-only database cannot store the reason
-            found = replace(found, reason=self.storage.fault())
-        return replace(found, warnings=self.batches.late())
+            moment = replace(moment, reason=self.storage.fault())
+        return replace(moment, warnings=self.batches.late())
 
     def revision(self) -> int:
         """A number that increases with every visible change; while it is equal, there is nothing new to draw."""

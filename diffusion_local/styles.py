@@ -71,12 +71,12 @@ def read_styles(path: Path) -> list[Style]:
             ]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
-    found = {}
+    styles = {}
     for row in rows:
         name, prompt, negative = (cell_text(row.get(key)) for key in ("name", "prompt", "negative_prompt"))
         if name and (prompt or negative):
-            found[name] = Style(name, prompt, negative)
-    return list(found.values())
+            styles[name] = Style(name, prompt, negative)
+    return list(styles.values())
 
 
 def cell_text(value: object) -> str:

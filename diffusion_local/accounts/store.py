@@ -355,10 +355,10 @@ def to_session(row: dict[str, Any]) -> Session:
     )
 
 
-def actor_of(found: Account, scopes: frozenset[Scope], source: str, shared: bool, defaults: Allowance) -> Actor:
+def actor_of(account: Account, scopes: frozenset[Scope], source: str, shared: bool, defaults: Allowance) -> Actor:
     """The actor of an account. Admins have only their own limits, not the settings' defaults."""
-    admin = found.role is Role.ADMIN
+    admin = account.role is Role.ADMIN
     base = Allowance() if admin else defaults
-    limits = {name: found.limits.get(name, getattr(base, name)) for name in QUOTA_COLUMNS}
-    allowed = (scopes & SCOPES[found.role]) | {Scope.READ}
-    return Actor(found.name, found.role, allowed, admin or shared, Allowance(**limits), source)
+    limits = {name: account.limits.get(name, getattr(base, name)) for name in QUOTA_COLUMNS}
+    allowed = (scopes & SCOPES[account.role]) | {Scope.READ}
+    return Actor(account.name, account.role, allowed, admin or shared, Allowance(**limits), source)

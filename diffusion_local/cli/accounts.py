@@ -146,12 +146,12 @@ def list_tokens(account: str, home: Home = None, as_json: AsJson = False) -> Non
     """List an account's tokens."""
     accounts = open_accounts(home)
     accounts.get(account)
-    found = accounts.tokens(account)
+    tokens = accounts.tokens(account)
     lines = [
         f"{each.id}  {','.join(sorted(each.scopes)):<28}  {each.used_at or 'never used':<24}  {each.name}"
-        for each in found
+        for each in tokens
     ]
-    print_result([token_json(each) for each in found], as_json, lines or ["no tokens"])
+    print_result([token_json(each) for each in tokens], as_json, lines or ["no tokens"])
 
 
 @token.command("remove")

@@ -29,13 +29,13 @@ def models(
     """List models and whether they are usable; download more from the hub, or add existing files."""
     if context.invoked_subcommand is None:
         library = connect(home, server, token).library
-        found, plans = library.models(), library.plans()
+        installed, plans = library.models(), library.plans()
         lines = [
             each
-            for model in found
+            for model in installed
             for each in (format_model(model), *(f"    {plan_words(p)}" for p in plans.get(model.id, ())))
         ]
-        print_result([serializers.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
+        print_result([serializers.model(model, plans.get(model.id, ())) for model in installed], as_json, lines)
     elif home or server or token:
         raise InvalidParams("home", message("behind_subcommand"))
 
@@ -113,12 +113,12 @@ def precision(
 @with_studio
 def known(studio: AnyStudio, as_json: AsJson = False) -> None:
     """List well-known models of the hub, with licence and sizes."""
-    found = studio.library.known()
+    entries = studio.library.known()
     lines = [
         f"{each.id:<60} {each.disk_gb:>5.1f} GB  {each.licence}{' (gated: needs a token)' if each.gated else ''}"
-        for each in found
+        for each in entries
     ]
-    print_result([{"id": each.id, "title": each.title, "licence": each.licence} for each in found], as_json, lines)
+    print_result([{"id": each.id, "title": each.title, "licence": each.licence} for each in entries], as_json, lines)
 
 
 @commands.command()
@@ -138,11 +138,11 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Queue a download from the hub, a URL or Civitai (civitai:ID); `serve` runs it in the background."""
-    found = studio.library.download(repo, file, into, revision, digest)
+    started = studio.library.download(repo, file, into, revision, digest)
     print_result(
-        found,
+        started,
         as_json,
-        [format_download(found), "`diffusion-local models downloads` shows how far it is."],
+        [format_download(started), "`diffusion-local models downloads` shows how far it is."],
     )
 
 

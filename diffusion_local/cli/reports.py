@@ -71,13 +71,13 @@ def list_deliveries(
     as_json: AsJson = False,
 ) -> None:
     """List webhook deliveries, newest first."""
-    found = studio.webhooks.deliveries(limit, None, state or None)
+    deliveries = studio.webhooks.deliveries(limit, None, state or None)
     lines = [
         f"{each.id}  {each.state:<9} {each.event:<12} {each.receiver}"
         + (f"  ({each.error}{f'; again at {each.next_try_at}' if each.next_try_at else ''})" if each.error else "")
-        for each in found
+        for each in deliveries
     ]
-    print_result(found, as_json, lines or ["nothing was to be told yet"])
+    print_result(deliveries, as_json, lines or ["nothing was to be told yet"])
 
 
 @webhook.command()

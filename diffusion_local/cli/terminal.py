@@ -106,16 +106,16 @@ def wait_for_jobs(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: 
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout
     while True:
-        found = studio.wait(job_ids, min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        jobs = studio.wait(job_ids, min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
         if show:
-            done = sum(job.final for job in found)
-            running = next((job for job in found if job.state is State.RUNNING), None)
+            done = sum(job.final for job in jobs)
+            running = next((job for job in jobs if job.state is State.RUNNING), None)
             step = f", step {running.step} of {running.params.total_steps}" if running else ""
-            print(f"\r{done} of {len(found)}{step}\033[K", end="", file=sys.stderr, flush=True)
-        if all(job.final for job in found) or time.monotonic() >= deadline:
+            print(f"\r{done} of {len(jobs)}{step}\033[K", end="", file=sys.stderr, flush=True)
+        if all(job.final for job in jobs) or time.monotonic() >= deadline:
             if show:
                 print("\r\033[K", end="", file=sys.stderr)
-            return found
+            return jobs
 
 
 def picture_path(studio: AnyStudio, image_id: str) -> str | None:

@@ -64,7 +64,7 @@ def empty(db: Transaction) -> bool:
 
 def tables(db: Transaction) -> dict[str, tuple[str, ...]]:
     """Columns to copy by table, primary key first. A table comes after the tables that it references."""
-    found: dict[str, tuple[str, ...]] = {}
+    keys: dict[str, tuple[str, ...]] = {}
     if db.translated:
         listed = db.execute(
             "SELECT c.relname, a.attname, coalesce(array_position(i.indkey::int2[], a.attnum), 99) "
@@ -84,11 +84,11 @@ def tables(db: Transaction) -> dict[str, tuple[str, ...]]:
     for table in sorted({table for table, _, _ in rows}):
         if not table.startswith(("sqlite_", "_sqlite", "images_text", "huey_", "diffusion_local_", "last_writes")):
             own = sorted((place, column) for each, column, place in rows if each == table)
-            found[table] = tuple(column for _, column in own)
+            keys[table] = tuple(column for _, column in own)
     for table in LEFT_OUT:
-        found.pop(table, None)
-    first = [table for table in ("accounts", "batches", "boards") if table in found]
-    return {table: found[table] for table in (*first, *(each for each in found if each not in first))}
+        keys.pop(table, None)
+    first = [table for table in ("accounts", "batches", "boards") if table in keys]
+    return {table: keys[table] for table in (*first, *(each for each in keys if each not in first))}
 
 
 def copy_table(old: Transaction, new: Transaction, table: str, columns: tuple[str, ...]) -> int:

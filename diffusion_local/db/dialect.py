@@ -96,12 +96,12 @@ def first_of_each(source: str, groups: tuple[str, str], order: str, columns: str
 def distinct_values(db: "Transaction", table: str, column: str, where: str = "true") -> list[Any]:
     """Distinct non-NULL values of an indexed column, ascending, with one index look-up per value."""
     least = f"SELECT min({column}) FROM {table} WHERE {where}"
-    found = db.execute(
+    cursor = db.execute(
         f"WITH RECURSIVE each (value) AS ({least} UNION ALL "
         f"SELECT ({least} AND {column} > each.value) FROM each WHERE value IS NOT NULL) "
         "SELECT value FROM each WHERE value IS NOT NULL"
     )
-    return [row[0] for row in found.fetchall()]
+    return [row[0] for row in cursor.fetchall()]
 
 
 def count_distinct(db: "Transaction", source: str, column: str, most: int) -> int:

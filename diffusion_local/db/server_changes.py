@@ -63,11 +63,11 @@ def listen(changes: Callable[[], Changes | None], url: str) -> None:
             with connect(url) as connection:
                 connection.execute(f"LISTEN {CHANNEL}")
                 for written in notifications(connection):
-                    if (found := changes()) is None:
+                    if (news := changes()) is None:
                         return
                     if written:
-                        found.heard(True)
-                    del found
+                        news.heard(True)
+                    del news
         except psycopg.Error as error:
             log.info("writes of other processes are not heard of: %s", " ".join(str(error).split()))
         if (left := changes()) is not None:

@@ -80,11 +80,11 @@ class Session:
         return f"{self._name}-{threading.get_ident()}", next(self._writes)
 
     def close(self) -> None:
-        found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
+        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
         self._local.connection = None
-        if found is not None:
+        if connection is not None:
             with contextlib.suppress(psycopg.Error):
-                found.close()
+                connection.close()
 
 
 def connect(url: str) -> "psycopg.Connection[Any]":

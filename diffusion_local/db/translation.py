@@ -162,12 +162,12 @@ def migration(name: str, statements: Iterator[str]) -> Iterator[str]:
 
 def subject(statement: str) -> str:
     """The table, view, index or trigger that a statement defines or changes."""
-    found = re.match(
+    match = re.match(
         r"(?:CREATE(?: UNIQUE| VIRTUAL)? (?:TABLE|VIEW|INDEX|TRIGGER)|DROP \w+|ALTER TABLE"
         r"|INSERT(?: OR \w+)? INTO|UPDATE) (\w+)",
         statement,
     )
-    return found[1] if found else ""
+    return match[1] if match else ""
 
 
 def definition(statement: str) -> str:
@@ -185,12 +185,12 @@ def trigger(statement: str) -> str:
     A trigger that does not refer to the changed row runs once per statement instead of once per row, because it would
     update the same row repeatedly within one transaction.
     """
-    found = TRIGGER.match(statement)
-    if found is None:
+    match = TRIGGER.match(statement)
+    if match is None:
         raise ValueError(f"not understood: {statement}")
-    name, table, event, condition = found["name"], found["table"], found["event"], found["condition"]
-    body, each, changed = found["body"].strip(), "ROW", ""
-    if not condition and not found["columns"] and not re.search(r"\b(new|old)\.", body):
+    name, table, event, condition = match["name"], match["table"], match["event"], match["condition"]
+    body, each, changed = match["body"].strip(), "ROW", ""
+    if not condition and not match["columns"] and not re.search(r"\b(new|old)\.", body):
         each, condition = "STATEMENT", "EXISTS (SELECT 1 FROM changed)"
         changed = f"REFERENCING {'OLD' if event == 'DELETE' else 'NEW'} TABLE AS changed "
     code = rewritten(body)
@@ -198,6 +198,6 @@ def trigger(statement: str) -> str:
         code = f"IF {rewritten(condition)} THEN\n{code}\nEND IF;"
     return (
         f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $code$ BEGIN\n{code}\nRETURN NULL;\n"
-        f"END $code$;\nCREATE TRIGGER {name} {rewritten(found['when'])} ON {table} {changed}FOR EACH {each} "
+        f"END $code$;\nCREATE TRIGGER {name} {rewritten(match['when'])} ON {table} {changed}FOR EACH {each} "
         f"EXECUTE FUNCTION {name}();"
     )

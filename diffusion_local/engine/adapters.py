@@ -143,15 +143,13 @@ def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
 
     Raises ModelUnavailable, and the library's own errors.
     """
-    found = read_lora(open_header(path).header)
-    tensors = {
-        name: each for name, each in read_finite(path).items() if lora_layers.layer_of(name) not in found.foreign
-    }
+    lora = read_lora(open_header(path).header)
+    tensors = {name: each for name, each in read_finite(path).items() if lora_layers.layer_of(name) not in lora.foreign}
     # diffusers reads the shapes of the weights, which packed 4-bit weights do not have
     if (
         loaded.kept not in quantised.LAYERS
-        and found.method in (LORA, LOCON)
-        and (not family.lora_layouts or found.layout in family.lora_layouts)
+        and lora.method in (LORA, LOCON)
+        and (not family.lora_layouts or lora.layout in family.lora_layouts)
     ):
         try:
             load_through_peft(loaded, name, tensors)

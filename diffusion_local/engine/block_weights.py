@@ -131,12 +131,14 @@ def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
     Leaves out small blocks, and those that share weights with another.
     """
     least = sum(each.numel() for each in module.parameters()) * LEAST_SHARE
-    found = [each for each in listed(module) if sum(weight.numel() for weight in own_weights(each)) >= max(least, 1)]
+    candidates = [
+        each for each in listed(module) if sum(weight.numel() for weight in own_weights(each)) >= max(least, 1)
+    ]
     seen: dict[int, int] = {}
-    for block in found:
+    for block in candidates:
         for each in own_weights(block):
             seen[id(each)] = seen.get(id(each), 0) + 1
-    return [block for block in found if all(seen[id(each)] == 1 for each in own_weights(block))]
+    return [block for block in candidates if all(seen[id(each)] == 1 for each in own_weights(block))]
 
 
 def listed(module: torch.nn.Module) -> Iterator[torch.nn.Module]:

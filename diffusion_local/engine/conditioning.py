@@ -101,13 +101,13 @@ def by_place(
 def conditioning_per_step(places: Sequence[PreparedPart]) -> list[Conditioning]:
     """The pipeline's conditioning per step, or one if it never changes. Equal texts give the same object."""
     known: dict[tuple[tuple[str, str], ...], Conditioning] = {}
-    found = []
+    per_step = []
     for step in range(max(len(each.texts) for each in places)):
         pairs = tuple(each.texts_at(step) for each in places)
         if pairs not in known:
             known[pairs] = stack([each.embedded[pair] for each, pair in zip(places, pairs, strict=True)])
-        found.append(known[pairs])
-    return found if len(known) > 1 else found[:1]
+        per_step.append(known[pairs])
+    return per_step if len(known) > 1 else per_step[:1]
 
 
 def stack(each: Sequence[Conditioning]) -> Conditioning:

@@ -145,13 +145,13 @@ class Guides:
         index = self.steps.calls
         if self.shared and self._latest and self._latest[0] == index:
             return self._latest[1]
-        found: Given = {}
+        summed: Given = {}
         inputs["guidance_scale"] = self.guidance
         for guide in self.guides:
             if guide.acts(index, self._count):
-                found = merged(found, guide.residuals(guide.net, guide.seen, inputs, guide.control))
-        self._latest = (index, found) if self.shared else None
-        return found
+                summed = merged(summed, guide.residuals(guide.net, guide.seen, inputs, guide.control))
+        self._latest = (index, summed) if self.shared else None
+        return summed
 
 
 def merged(one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
@@ -188,7 +188,7 @@ def guides_of(
     params = loop.params
     denoiser = denoiser_of(loaded.pipe)
     form = FORMS.get(type(denoiser).__name__)
-    found = []
+    guides = []
     for control in params.controls:
         if form is None:
             raise ModelUnavailable(message("no_controls", model=loaded.model.id))
@@ -203,8 +203,8 @@ def guides_of(
             if control_nets.mask_channels(net):
                 raise ModelUnavailable(message("control_reads_mask", name=control.model))
             picture = picture_of(control, materials, loop, None if canvas is None else canvas.area)
-        found.append(Guide(control, net, form.see(loaded, net, picture, mask), form.residuals))
-    return Guides(found, steps, before, params.guidance, form is not None and form.shared)
+        guides.append(Guide(control, net, form.see(loaded, net, picture, mask), form.residuals))
+    return Guides(guides, steps, before, params.guidance, form is not None and form.shared)
 
 
 def picture_of(control: Control, materials: PictureInputs, loop: Loop, area: img2img.Area | None = None) -> PIL.Image:

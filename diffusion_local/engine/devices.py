@@ -134,12 +134,12 @@ def main(name: str = "auto") -> int:
     try:
         warning = unused_gpu(name)
         warning_json = serialize(warning) | {"message": warning} if warning else None
-        found = {"devices": [asdict(device) for device in find(name)], "warning": warning_json}
+        answer = {"devices": [asdict(device) for device in find(name)], "warning": warning_json}
     except DeviceUnavailable as error:
         problem = serialize(error.message) | {"message": error.message}
         print(json.dumps({"torch": torch.__version__, "problem": problem}))
         return 1
-    print(json.dumps({"torch": torch.__version__, **found}))
+    print(json.dumps({"torch": torch.__version__, **answer}))
     return 0
 
 

@@ -75,12 +75,12 @@ class TextEncoders:
 
     def get(self, request: EncoderRequest | None, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         """The equal encoder in memory, else the result of ``load``."""
-        found = self.find(request)
-        if found is None:
-            found = load()
+        encoder = self.find(request)
+        if encoder is None:
+            encoder = load()
             if request is not None:
-                self._known.append(Known(request, ref(found), WeakSet()))
-        return found
+                self._known.append(Known(request, ref(encoder), WeakSet()))
+        return encoder
 
     def join(self, pipe: Any) -> None:
         """Register a pipeline as a user of its encoders."""

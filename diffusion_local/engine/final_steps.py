@@ -80,18 +80,18 @@ def refined(
     for detail in params.details:
         steps = detail.steps or params.steps
         check = partial(progress(part, done, (0, 1)), 0, None)
-        found = [
+        detections = [
             each
             for each in materials.find(image, detail.target, detail.confidence, check)
             if min(each.box[2] - each.box[0], each.box[3] - each.box[1]) >= LEAST_DETECTION_SIDE
         ][: detail.limit]
-        for place, each in enumerate(found):
-            report = progress(part, done, (place * steps, len(found)))
+        for place, each in enumerate(detections):
+            report = progress(part, done, (place * steps, len(detections)))
             detail_params = params_of_detail(params, detail, each, place, own_size(loaded, params))
             image = painted(loaded, image, mask_of(image, each), detail_params, report, materials, enlarge)
             notes.append({"target": detail.target, "box": list(each.box), "score": round(each.score, 3)})
         done += steps
-        if not found:
+        if not detections:
             progress(part, done, (0, 1))(0, None)
     return Picture(image, facts | {"details": notes})
 
@@ -121,9 +121,9 @@ def own_size(loaded: Loaded, params: Params) -> tuple[int, int]:
     return (own.width, own.height) if own.width * own.height <= first[0] * first[1] else first
 
 
-def params_of_detail(params: Params, detail: Detail, found: Detection, place: int, size: tuple[int, int]) -> Params:
+def params_of_detail(params: Params, detail: Detail, detection: Detection, place: int, size: tuple[int, int]) -> Params:
     """Params for repainting one detail: inpainting of its region only."""
-    box = found.box
+    box = detection.box
     fade = min(MOST_FADE, max(2, round(min(box[2] - box[0], box[3] - box[1]) / FADE)))
     return replace(
         params,
@@ -150,10 +150,10 @@ def params_of_detail(params: Params, detail: Detail, found: Detection, place: in
     )
 
 
-def mask_of(image: PIL.Image, found: Detection) -> PIL.Image:
+def mask_of(image: PIL.Image, detection: Detection) -> PIL.Image:
     """A mask (L) of the size of a picture that covers the box of a detection."""
     mask = PIL.new("L", image.size)
-    mask.paste(255, found.box)
+    mask.paste(255, detection.box)
     return mask
 
 

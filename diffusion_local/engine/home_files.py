@@ -77,22 +77,22 @@ class HomeFiles:
         folder = self._index.places.folder(PLACES[kind])
         if folder and (path := folder / f"{name}.safetensors").is_file():
             return path
-        found = next((each for each in self._adapters(kind) if each.name == name), None)
-        if found is None:
+        file = next((each for each in self._adapters(kind) if each.name == name), None)
+        if file is None:
             raise ModelUnavailable(message("material_missing", kind=what, name=name, file=f"{PLACES[kind]}/{name}"))
-        if not found.ready:
-            raise ModelUnavailable(message("material_unusable", kind=what, name=name, problem=found.problem))
-        return found.path
+        if not file.ready:
+            raise ModelUnavailable(message("material_unusable", kind=what, name=name, problem=file.problem))
+        return file.path
 
     def _adapters(self, kind: str) -> list[Adapter]:
         """The files of a kind. Folders outside the home, which may be very large, are rescanned at most every
         RESCAN_SECONDS.
         """
-        at, found = self._seen.get(kind, (0.0, []))
-        if time.monotonic() - at > RESCAN_SECONDS or not found or not self._index.added():
-            found = self._index.adapters(kind)
-            self._seen[kind] = (time.monotonic(), found)
-        return found
+        at, adapters = self._seen.get(kind, (0.0, []))
+        if time.monotonic() - at > RESCAN_SECONDS or not adapters or not self._index.added():
+            adapters = self._index.adapters(kind)
+            self._seen[kind] = (time.monotonic(), adapters)
+        return adapters
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def additions_of(params: Params, files: HomeFiles | None) -> list[Addition]:
     if files is None:
         return []
     adapters = sorted({each.adapter for each in params.references if each.use is not Use.EDIT and each.adapter})
-    found = [
+    additions = [
         *(Addition(f"controlnet/{name}", parameters_in(partial(files.control, name)), "beside")
           for name in sorted({each.model for each in params.controls})),
         *(Addition(f"ip_adapters/{name}", parameters_in(partial(files.ip_adapter, name)), "beside")
@@ -129,19 +129,19 @@ def additions_of(params: Params, files: HomeFiles | None) -> list[Addition]:
     ]  # fmt: skip
     for adapter in adapters:
         encoder = partial(image_encoder_of, adapter, files)
-        found.append(Addition(f"clip_vision for {adapter}", parameters_in(encoder), "before"))
+        additions.append(Addition(f"clip_vision for {adapter}", parameters_in(encoder), "before"))
     for task in [*(["detect"] if params.details else []), *(["background"] if params.background else [])]:
-        found.append(Addition(vision_models.folder_of(task), parameters_of_task(task, files), "after"))
-    return [each for each in found if each.parameters]
+        additions.append(Addition(vision_models.folder_of(task), parameters_of_task(task, files), "after"))
+    return [each for each in additions if each.parameters]
 
 
 def extras_of(params: Params, files: HomeFiles | None, shares_memory: bool = False) -> Extras:
     """What a picture needs besides its model. ``shares_memory``: the device's memory is main memory."""
-    found = additions_of(params, files)
+    additions = additions_of(params, files)
     apart = ("before", "after") if shares_memory else ("before",)
     return Extras(
-        beside=sum(each.parameters for each in found if each.held == "beside"),
-        vision=max((each.parameters for each in found if each.held in apart), default=0),
+        beside=sum(each.parameters for each in additions if each.held == "beside"),
+        vision=max((each.parameters for each in additions if each.held in apart), default=0),
         references=sum(each.use is Use.EDIT for each in params.references) if files else 0,
     )
 

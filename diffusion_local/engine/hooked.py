@@ -109,13 +109,13 @@ def match_layers(
 
 def adaptable_layers(part: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Linear and Conv2d layers by name, without peft's wrappers."""
-    found = {}
+    layers = {}
     for name, module in part.named_modules():
         inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         outer = ".lora_" not in name and not name.endswith(".base_layer")
         if outer and (isinstance(inside, torch.nn.Conv2d) or hasattr(inside, "in_features")):
-            found[name] = inside
-    return found
+            layers[name] = inside
+    return layers
 
 
 def out_features(module: Any) -> int:
@@ -285,11 +285,11 @@ def neumann(upper: torch.Tensor) -> torch.Tensor:
     generator = upper.new_zeros(len(upper), size, size)
     generator[:, places[0], places[1]] = upper
     generator = generator - generator.transpose(1, 2)
-    power, found = generator, torch.eye(size, device=upper.device) + 2 * generator
+    power, series = generator, torch.eye(size, device=upper.device) + 2 * generator
     for term in range(2, NEUMANN_TERMS):
         power = power @ generator
-        found = found + power * (1 if term == NEUMANN_TERMS - 1 else 2)
-    return found
+        series = series + power * (1 if term == NEUMANN_TERMS - 1 else 2)
+    return series
 
 
 def ia3_factors(flat: torch.Tensor, parts: Parts, rows: slice | None) -> torch.Tensor:
@@ -315,7 +315,7 @@ def output_delta(
     if MULTIPLYING & set(parts) and weight is not None:
         own = weight.to(inputs.device, torch.float32)
         exact = {name: part.float() for name, part in parts.items()}
-        found = run_layer(module, inputs, multiplied(own, exact, rows).to(inputs.dtype))
+        delta = run_layer(module, inputs, multiplied(own, exact, rows).to(inputs.dtype))
         own_bias = getattr(module, "bias", None)
         if "ia3" in parts and own_bias is not None and (factors := ia3_factors(own.flatten(1), exact, rows)).ndim > 1:
             parts = {"diff_b": (own_bias.to(inputs.device) * factors[:, 0]).to(inputs.dtype)}  # peft scales outputs
@@ -325,25 +325,25 @@ def output_delta(
         change = rows_of_delta({name: part.float() for name, part in parts.items()}, rows).reshape(own.shape)
         magnitude = parts["dora"].float()
         magnitude = magnitude if rows is None or magnitude.shape[0] == 1 else magnitude[rows]
-        found = run_layer(module, inputs, dora_delta(own, own + change, magnitude).to(inputs.dtype))
+        delta = run_layer(module, inputs, dora_delta(own, own + change, magnitude).to(inputs.dtype))
     elif is_plain_lora(parts):
         between = run_layer(module, inputs, parts["down"])
         up = parts["up"] if rows is None else parts["up"][rows]
         if isinstance(module, torch.nn.Conv2d):
-            found = conv2d(between, up if up.ndim == 4 else up[:, :, None, None])
+            delta = conv2d(between, up if up.ndim == 4 else up[:, :, None, None])
         else:
-            found = linear(between, up.flatten(1))
-        found = found * alpha_scale(parts, parts["down"].shape[0])
+            delta = linear(between, up.flatten(1))
+        delta = delta * alpha_scale(parts, parts["down"].shape[0])
     elif not {"diff", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a"} & set(parts):
-        found = inputs.new_zeros(())
+        delta = inputs.new_zeros(())
     else:
         change = rows_of_delta(parts, rows)
-        found = run_layer(module, inputs, change.reshape(change.shape[0], *weight_shape(module, change)))
+        delta = run_layer(module, inputs, change.reshape(change.shape[0], *weight_shape(module, change)))
     bias = parts.get("diff_b", parts.get("bias"))
     if bias is not None:
         bias = bias.flatten() if rows is None else bias.flatten()[rows]
-        found = found + (bias if not isinstance(module, torch.nn.Conv2d) else bias[:, None, None])
-    return found
+        delta = delta + (bias if not isinstance(module, torch.nn.Conv2d) else bias[:, None, None])
+    return delta
 
 
 def is_plain_lora(parts: Parts) -> bool:

@@ -241,9 +241,9 @@ def filled(picture: PIL.Image, mask: PIL.Image) -> PIL.Image:
     """The picture with the masked region replaced by its blurred surroundings."""
     surroundings = PIL.new("RGBa", picture.size)
     surroundings.paste(picture.convert("RGBA").convert("RGBa"), mask=ImageChops.invert(mask))
-    found = PIL.new("RGBA", picture.size)
+    background = PIL.new("RGBA", picture.size)
     for radius, times in SPREAD:
         blurred = surroundings.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         for _ in range(times):
-            found.alpha_composite(blurred)
-    return found.convert("RGB")
+            background.alpha_composite(blurred)
+    return background.convert("RGB")

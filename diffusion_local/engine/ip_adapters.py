@@ -45,23 +45,23 @@ class Slot:
 
 def slots_of(references: tuple[Reference, ...]) -> tuple[Slot, ...]:
     """Group references into slots: pictures with the same adapter and weight share one; each masked one has its own."""
-    found: list[Slot] = []
+    slots: list[Slot] = []
     for each in references:
         if each.use is Use.EDIT:
             continue
         same = next(
             (
                 at
-                for at, slot in enumerate(found)
+                for at, slot in enumerate(slots)
                 if (slot.adapter, slot.weight, slot.mask, each.mask) == (each.adapter, each.weight, "", "")
             ),
             None,
         )
         if same is None:
-            found.append(Slot(each.adapter, each.weight, each.mask, (each.image,)))
+            slots.append(Slot(each.adapter, each.weight, each.mask, (each.image,)))
         else:
-            found[same] = replace(found[same], images=(*found[same].images, each.image))
-    return tuple(found)
+            slots[same] = replace(slots[same], images=(*slots[same].images, each.image))
+    return tuple(slots)
 
 
 def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
@@ -109,7 +109,7 @@ class Seen:
         self, loop: Loop, canvas: img2img.SourceCanvas | None, guided: bool, device: Any, dtype: torch.dtype
     ) -> dict[str, Any]:
         """Arguments for the call of the pipeline. ``guided``: whether it uses classifier-free guidance."""
-        pairs = [(against.to(device, dtype), found.to(device, dtype)) for against, found in self.embeddings]
+        pairs = [(against.to(device, dtype), positive.to(device, dtype)) for against, positive in self.embeddings]
         arguments: dict[str, Any] = {
             "ip_adapter_image_embeds": [torch.cat(pair) if guided else pair[1] for pair in pairs]
         }
@@ -118,7 +118,7 @@ class Seen:
             white = PIL.new("L", (width, height), 255)
             shades = [white if mask is None else mask_of_loop(mask, loop, canvas) for mask in self.masks]
             spread = [IPAdapterMaskProcessor().preprocess(each, height, width) for each in shades]
-            counts = [found.shape[1] for _, found in self.embeddings]
+            counts = [positive.shape[1] for _, positive in self.embeddings]
             masks = [
                 each.reshape(1, 1, *each.shape[-2:]).expand(1, count, -1, -1).to(device, dtype)
                 for each, count in zip(spread, counts, strict=True)
@@ -172,12 +172,12 @@ def encode(encoder: Any, pictures: list[PIL.Image], hidden: bool) -> tuple[torch
     processor = transformers.CLIPImageProcessorPil(size=side, crop_size=side)
     pixels = processor(pictures, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
     if hidden:
-        found = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
         against = encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
     else:
-        found = encoder(pixels).image_embeds
-        against = torch.zeros_like(found)
-    return against[None].cpu(), found[None].cpu()
+        positive = encoder(pixels).image_embeds
+        against = torch.zeros_like(positive)
+    return against[None].cpu(), positive[None].cpu()
 
 
 def image_encoder(path: Path, device: Any, dtype: torch.dtype) -> Any:

@@ -23,12 +23,12 @@ DEVICE_SLOTS = 2
 
 def sizes_by_name(counts: Mapping[str, int]) -> tuple[int, ...]:
     """Sizes of a part's blocks, in natural order of their names. ``counts``: size of each tensor by name."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, count in counts.items():
         if block := (LEVEL_BLOCK if UNET_LEVEL_NAME.match(name) else BLOCK_NAME).match(name):
-            found[block[0]] = found.get(block[0], 0) + count
+            sizes[block[0]] = sizes.get(block[0], 0) + count
     least = sum(counts.values()) * LEAST_SHARE
-    return tuple(found[name] for name in sorted(found, key=natural) if found[name] >= least)
+    return tuple(sizes[name] for name in sorted(sizes, key=natural) if sizes[name] >= least)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

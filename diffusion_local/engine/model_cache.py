@@ -242,12 +242,12 @@ class ModelCache:
             return []
         dtype, parts = self.dtype_of(model), precision.model_weights(model).parts
         forms = self.form_of(model).of_parts(parts)
-        found = [
+        shared = [
             self._encoders.find(encoder_request(model, slot, dtype, forms.get(slot, "")))
             for slot in ENCODER_NAMES
             if slot in parts
         ]
-        return [each for each in found if each is not None]
+        return [each for each in shared if each is not None]
 
     def _sharing(self, held: Loaded) -> list[Loaded]:
         """Other models that share a text encoder with this one."""

@@ -201,15 +201,15 @@ class Work:
         self, pictures: Sequence[PIL.Image], noise_drawn: torch.Tensor, canvas: SourceCanvas | None = None
     ) -> StartLatents:
         """Encode RGB pictures to latents: one picture for all places of the pass, or one per place."""
-        pipe, family, found = self.loaded.pipe, self.loaded.family, []
+        pipe, family, encodings = self.loaded.pipe, self.loaded.family, []
         with self.loaded.forms.lock:
             for picture in pictures:
                 pixels = SourceCanvas(picture).pixels().to(noise_drawn.device)
                 encode = partial(family.encode, pipe, pixels)
                 latents, note = autoencoder.encode_safely(pipe.vae, encode, self.in_fp32)
-                found.append(latents.to(noise_drawn))
+                encodings.append(latents.to(noise_drawn))
                 self.said = self.said or note
-        latents = torch.cat(found)
+        latents = torch.cat(encodings)
         mask = None if canvas is None else canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
         if canvas is None or mask is None:
             return StartLatents(latents, noise_drawn, None)
@@ -221,15 +221,15 @@ class Work:
 
     def decoded(self, loop: Loop) -> list[PIL.Image]:
         """Pictures of a loop by place; a place without a part gets a copy. Raises Interrupted if no part is left."""
-        found: dict[int, PIL.Image] = {}
+        pictures: dict[int, PIL.Image] = {}
         for part in self.crew.live:
             with ending_only(part):
-                found[part.place], note = self.decode(loop, part.place)()
+                pictures[part.place], note = self.decode(loop, part.place)()
                 self.said = self.said or note
-        if not found:
+        if not pictures:
             raise Interrupted
-        other = next(iter(found.values()))
-        return [found.get(place, other) for place in range(self.crew.size)]
+        other = next(iter(pictures.values()))
+        return [pictures.get(place, other) for place in range(self.crew.size)]
 
     def decode(self, loop: Loop, place: int) -> Callable[[], tuple[PIL.Image, str]]:
         assert self.latents is not None

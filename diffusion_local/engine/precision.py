@@ -41,11 +41,11 @@ def model_weights(model: Model) -> Weights:
     if not model.sources:
         return read(model.path)
     counts = {each.slot: each.count for each in model.sources}
-    found = {
+    by_slot = {
         each.slot: _blocks_of_file(each.path, _changed(each.path), each.prefix) for each in model.sources if each.count
     }
-    blocks = {slot: matrices for slot, (matrices, _) in found.items() if matrices}
-    units = {slot: sizes for slot, (_, sizes) in found.items() if sizes}
+    blocks = {slot: matrices for slot, (matrices, _) in by_slot.items() if matrices}
+    units = {slot: sizes for slot, (_, sizes) in by_slot.items() if sizes}
     second = any(each.slot == "text_encoder_2" for each in model.sources)
     return weights_of(counts, model.folder, second, blocks, units)
 
@@ -156,13 +156,13 @@ class Form:
 
     def of_parts(self, parts: Mapping[str, int]) -> dict[str, str]:
         """The form of each part that is not held in the compute dtype. ``parts``: number of parameters by part."""
-        found = {part: self.denoiser for part in parts if part in DENOISERS}
-        found |= {
+        forms = {part: self.denoiser for part in parts if part in DENOISERS}
+        forms |= {
             part: self.encoders
             for part, count in parts.items()
             if part.startswith("text_encoder") and count >= HEAVY_ENCODER
         }
-        return {part: form for part, form in found.items() if form}
+        return {part: form for part, form in forms.items() if form}
 
 
 def form_of(setting: str, model: Model, room: DeviceMemory, main: int) -> Form:
@@ -212,16 +212,16 @@ def held_weights(model: Model, form: Form, number_bytes: int) -> Weights:
     return replace(found, kept=stored | {part: size for part in stored if part in DENOISERS and size})
 
 
-def bytes_of_parts(found: Weights, form: Form, number_bytes: int) -> dict[str, int]:
+def bytes_of_parts(weights: Weights, form: Form, number_bytes: int) -> dict[str, int]:
     """Bytes of each part of a model held in a form. ``number_bytes``: of the compute dtype."""
-    forms = form.of_parts(found.parts)
-    return {part: bytes_of_part(found, part, forms.get(part, ""), number_bytes) for part in found.parts}
+    forms = form.of_parts(weights.parts)
+    return {part: bytes_of_part(weights, part, forms.get(part, ""), number_bytes) for part in weights.parts}
 
 
-def bytes_of_part(found: Weights, part: str, form: str, number_bytes: int) -> int:
+def bytes_of_part(weights: Weights, part: str, form: str, number_bytes: int) -> int:
     """Bytes of a part. int8 and nf4 apply only to the matrices in its blocks."""
-    count = found.parts[part]
-    blocks = count if form == FP8 else min(count, found.blocks.get(part, count))
+    count = weights.parts[part]
+    blocks = count if form == FP8 else min(count, weights.blocks.get(part, count))
     return int(blocks * BYTES_OF_FORM.get(form, number_bytes) + (count - blocks) * number_bytes)
 
 

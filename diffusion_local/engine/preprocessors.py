@@ -156,16 +156,16 @@ def _ridge(strength: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
 def _hysteresis(weak: np.ndarray, strong: np.ndarray) -> np.ndarray:
     """The weak pixels that are connected to a strong one (8 neighbours). Work is linear in the number of pixels."""
     height, width = weak.shape
-    found = np.zeros((height + 2, width + 2), bool)
+    edges = np.zeros((height + 2, width + 2), bool)
     open_pixels = np.pad(weak, 1)
     frontier = np.flatnonzero(np.pad(strong, 1))
-    found.ravel()[frontier] = True
+    edges.ravel()[frontier] = True
     steps = np.array([dy * (width + 2) + dx for dy, dx in _NEIGHBOURS])
     while len(frontier):
         near = np.unique((frontier[:, None] + steps).ravel())
-        frontier = near[open_pixels.ravel()[near] & ~found.ravel()[near]]
-        found.ravel()[frontier] = True
-    return found[1:-1, 1:-1]
+        frontier = near[open_pixels.ravel()[near] & ~edges.ravel()[near]]
+        edges.ravel()[frontier] = True
+    return edges[1:-1, 1:-1]
 
 
 def _as_rgb(grey: np.ndarray) -> Pixels:

@@ -61,11 +61,11 @@ def mask(picture: PIL.Image, state: State) -> PIL.Image:
         pixels = (pixels / pixels.max().clamp(min=1) - mean) / deviation
     else:
         pixels = pixels / 255 - 0.5
-    found = saliency(pixels, state, fused)[0, 0]
-    low, high = found.min(), found.max()
+    scores = saliency(pixels, state, fused)[0, 0]
+    low, high = scores.min(), scores.max()
     if not bool((high - low).isfinite()):
         raise ValueError("the network gives numbers that are not finite")
-    grey = (found - low) / (high - low).clamp(min=1e-6) * 255
+    grey = (scores - low) / (high - low).clamp(min=1e-6) * 255
     made = PIL.fromarray(grey.round().to(torch.uint8).numpy())
     return made.resize(picture.size, PIL.Resampling.BILINEAR)
 

@@ -83,16 +83,16 @@ def load(
     with tempfile.TemporaryDirectory(prefix="diffusion-local-") as temporary:
         config = merge(model, Path(temporary))
         index = json.loads((config / "model_index.json").read_text(encoding="utf-8"))
-        whole, done, found = sum(each.count for each in model.sources) or 1, 0, Parts()
+        whole, done, loaded = sum(each.count for each in model.sources) or 1, 0, Parts()
         for source in model.sources:
             on_progress(done / whole)
             library, name = index[source.slot]
             cls = getattr(importlib.import_module(library), HEADLESS.get(name, name))
             load_it = partial(load_source, cls, source, config, dtype)
-            found[source.slot] = (opener or Opener()).part(model, source.slot, dtype, load_it)
+            loaded[source.slot] = (opener or Opener()).part(model, source.slot, dtype, load_it)
             done += source.count
         on_progress(1.0)
-        return FAMILIES[model.family].load(config, dtype, found)
+        return FAMILIES[model.family].load(config, dtype, loaded)
 
 
 def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -227,15 +227,15 @@ def halved(state: State, metadata: Mapping[str, str], architecture: str) -> Stat
     second ones, which llama.cpp interleaves. Raises ValueError if the number of heads is not in the metadata.
     """
     heads = {"q": "head_count", "k": "head_count_kv"}
-    found = dict(state)
+    reordered = dict(state)
     for name, tensor in state.items():
         if match := re.search(r"\.attn_(q|k)\.(weight|bias)$", name):
             count = int(metadata.get(f"{architecture}.attention.{heads[match[1]]}", 0))
             if count < 1 or len(tensor) % (2 * count):
                 raise ValueError("the number of attention heads is not stated")
             pairs = tensor.reshape(count, len(tensor) // count // 2, 2, *tensor.shape[1:])
-            found[name] = pairs.swapaxes(1, 2).reshape(tensor.shape)
-    return found
+            reordered[name] = pairs.swapaxes(1, 2).reshape(tensor.shape)
+    return reordered
 
 
 def rename_tensor(name: str, rules: tuple[tuple[str, str], ...]) -> str:

@@ -115,21 +115,21 @@ def read_packed(path: Path, prefix: str, dtype: torch.dtype) -> State:
 
     kinds = gguf.GGMLQuantizationType
     shapes = {name: tensor.shape for name, tensor in open_header(path).header.tensors.items()}
-    found: State = {}
+    state: State = {}
     for tensor in gguf.GGUFReader(path, "c").tensors:
         if not tensor.name.startswith(prefix):
             continue
         name, shape = tensor.name[len(prefix) :], shapes[tensor.name]
         weights = torch.from_numpy(tensor.data)
         if tensor.tensor_type in (kinds.F32, kinds.F16):
-            found[name] = weights.reshape(shape)
+            state[name] = weights.reshape(shape)
         elif tensor.tensor_type == kinds.BF16:
-            found[name] = weights.view(torch.bfloat16).reshape(shape)
+            state[name] = weights.view(torch.bfloat16).reshape(shape)
         else:
-            found[name] = GGUFParameter(weights, quant_type=tensor.tensor_type)
+            state[name] = GGUFParameter(weights, quant_type=tensor.tensor_type)
             if len(shape) != 2:
-                found[name] = dequantize_gguf_tensor(found[name]).to(dtype).reshape(shape)
-    return found
+                state[name] = dequantize_gguf_tensor(state[name]).to(dtype).reshape(shape)
+    return state
 
 
 def unpack(state: State, dtype: torch.dtype) -> State:
@@ -194,20 +194,20 @@ def block_length(size: int, count: int) -> int:
 
 def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Multiply by ``scale``: one number, one per row, or one per block of rows and columns."""
-    found = torch.empty(weight.shape, dtype=dtype)
+    scaled = torch.empty(weight.shape, dtype=dtype)
     if scale.dim() == 2 and scale.shape[1] > 1:
         height, width = (block_length(*each) for each in zip(weight.shape, scale.shape, strict=True))
         columns = scale.repeat_interleave(width, dim=1)[:, : weight.shape[1]]
         for row, factors in enumerate(columns):
             block = slice(row * height, (row + 1) * height)
-            found[block] = weight[block].float().mul_(factors)
-        return found
-    numbers, by = found.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
+            scaled[block] = weight[block].float().mul_(factors)
+        return scaled
+    numbers, by = scaled.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
     rows = max(1, COPY_BYTES // max(1, numbers.shape[1]))
     for at in range(0, len(numbers), rows):
         piece = weight.view(numbers.shape)[at : at + rows].float()
         numbers[at : at + rows] = piece.mul_(by if len(by) == 1 else by[at : at + rows])
-    return found
+    return scaled
 
 
 def rotated_group(stem: str, state: State) -> int:

@@ -44,13 +44,13 @@ class Encoder(EmbeddingsProvider):
 
     def __call__(self, prompt: str) -> torch.Tensor:
         """1 x (77 times the number of chunks) x channels."""
-        found = [
+        embeddings = [
             self.get_embeddings_for_weighted_prompt_fragments(
                 [[piece.text for piece in part]], [[piece.weight for piece in part]], device=self.device
             )
             for part in parse_parts(prompt)
         ]
-        return torch.cat(found, dim=1).to(self.text_encoder.dtype)
+        return torch.cat(embeddings, dim=1).to(self.text_encoder.dtype)
 
     def pooled(self, prompt: str) -> torch.Tensor:
         """Pooled embedding, which ignores weights."""
@@ -104,12 +104,12 @@ def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tupl
 def prompt_tensors(conditioning: Conditioning) -> dict[str, torch.Tensor]:
     """The result of ``embed`` as pipelines use it between steps: negative and prompt in one tensor."""
     names = {"prompt_embeds": "prompt_embeds", "add_text_embeds": "pooled_prompt_embeds"}
-    found = {}
+    tensors = {}
     for pipeline_name, name in names.items():
         if name in conditioning:
             both = [conditioning[f"negative_{name}"], conditioning[name]]
-            found[pipeline_name] = torch.cat([each for each in both if each is not None])
-    return found
+            tensors[pipeline_name] = torch.cat([each for each in both if each is not None])
+    return tensors
 
 
 def uses_guidance(pipe: Any, guidance: float) -> bool:

@@ -164,18 +164,22 @@ def load(path: Path, device: torch.device) -> Network:
     try:
         loader = spandrel.ModelLoader("cpu")
         known = path.suffix.lower() in SPANDREL_SUFFIXES
-        found = loader.load_from_file(path) if known else loader.load_from_state_dict(read_mapped(path, ""))
+        descriptor = loader.load_from_file(path) if known else loader.load_from_state_dict(read_mapped(path, ""))
     except spandrel.UnsupportedModelError:
         raise ModelUnavailable(message("upscaler_kind", name=path.name)) from None
     except Exception as error:
         raise ModelUnavailable(message("upscaler_load", name=path.name, error=faults.first_line(error))) from None
-    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:
+    if (
+        not isinstance(descriptor, spandrel.ImageModelDescriptor)
+        or descriptor.input_channels != 3
+        or descriptor.output_channels != 3
+    ):
         raise ModelUnavailable(message("upscaler_colour", name=path.name))
-    require_finite(path.name, found.model.state_dict())
-    dtype = torch.float16 if device.type == "cuda" and found.supports_half else torch.float32
+    require_finite(path.name, descriptor.model.state_dict())
+    dtype = torch.float16 if device.type == "cuda" and descriptor.supports_half else torch.float32
     problem: EngineError
     try:
-        return Network(path, found.eval().to(device, dtype), found.scale, dtype)
+        return Network(path, descriptor.eval().to(device, dtype), descriptor.scale, dtype)
     except Exception as error:
         problem = faults.to_engine_error(error, faults.making_error)
     raise problem

@@ -140,12 +140,12 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
     """
     kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     size, threshold = (picture.height, picture.width), float(least)
-    found = []
+    hits = []
     if kind.model_type in OPEN_VOCABULARY:
         model = load(transformers.AutoModelForZeroShotObjectDetection, folder)
         processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         for word in words:  # one at a time: models confuse words that they get together
-            found += [(*each, word) for each in by_word(picture, model, processor, word, threshold, size)]
+            hits += [(*each, word) for each in by_word(picture, model, processor, word, threshold, size)]
     else:
         model, processor = load(transformers.AutoModelForObjectDetection, folder), load_processor(folder)
         made = model(**processor(images=picture, return_tensors="pt"))
@@ -158,9 +158,9 @@ def detect(picture: PIL.Image, folder: Path, least: str, *words: str) -> list[di
             each = zip(
                 detections["scores"].tolist(), detections["labels"].tolist(), detections["boxes"].tolist(), strict=True
             )
-            found += [(score, box, word) for score, label, box in each if names_class(word, labels.get(label, ""))]
-    found.sort(key=lambda each: -each[0])
-    return [{"score": score, "box": within(box, picture.size), "word": word} for score, box, word in found][:FOUND_MOST]
+            hits += [(score, box, word) for score, label, box in each if names_class(word, labels.get(label, ""))]
+    hits.sort(key=lambda each: -each[0])
+    return [{"score": score, "box": within(box, picture.size), "word": word} for score, box, word in hits][:FOUND_MOST]
 
 
 def by_word(

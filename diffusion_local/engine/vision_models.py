@@ -83,12 +83,12 @@ def find_model(kind: str, folders: Path, field: str) -> VisionModel:
 
 def available(folders: Path) -> list[str]:
     """Tasks for which there is a model below ``folders``."""
-    found = []
+    tasks = []
     for kind in SUGGESTED:
         with suppress(InvalidParams):
             find_model(kind, folders, kind)
-            found.append(kind)
-    return found
+            tasks.append(kind)
+    return tasks
 
 
 def check_model(folders: Path, kind: str, field: str, word: str) -> None:

@@ -61,25 +61,25 @@ def of_denoiser(names: Container[str], shape: Callable[[str], tuple[int, ...] | 
     """The architecture of a transformer, with the sign that identified it, or None. ``names``: its modules, without
     their common prefix; ``shape`` returns the shape of a tensor.
     """
-    found = [
+    matches = [
         (sign.specificity, name, sign)
         for name, architecture in ARCHITECTURES.items()
         for sign in architecture.signs
         if sign.matches(names, shape)
     ]
-    best = max(found, key=lambda each: each[0], default=None)
+    best = max(matches, key=lambda each: each[0], default=None)
     return best and (best[1], best[2])
 
 
 def of_lora(layers: Layers) -> str:
     """The architecture that a LoRA's layers belong to, "" if undecided."""
-    found = [
+    matches = [
         (sign.specificity, name)
         for name, architecture in ARCHITECTURES.items()
         for sign in architecture.loras
         if sign.matches(layers)
     ]
-    return max(found, key=lambda each: each[0], default=(0, ""))[1]
+    return max(matches, key=lambda each: each[0], default=(0, ""))[1]
 
 
 def title_of(architecture: str) -> str:

@@ -31,13 +31,13 @@ def depths(config: Any) -> tuple[int, ...]:
     each, layers = config.get("transformer_layers_per_block", 1), config.get("layers_per_block", 2)
     kinds = config.get("down_block_types", ())
     try:
-        found: list[int] = []
+        counts: list[int] = []
         for level, kind in enumerate(kinds):
             if "CrossAttn" in kind:
                 here = each[level] if isinstance(each, list) else each
                 count = layers[level] if isinstance(layers, list) else layers
-                found += here if isinstance(here, list) else [here] * count
-        return tuple(found)
+                counts += here if isinstance(here, list) else [here] * count
+        return tuple(counts)
     except (TypeError, IndexError):
         return ()
 

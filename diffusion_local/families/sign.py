@@ -115,6 +115,6 @@ class LoraSign:
         )
 
 
-def agree(found: Iterable[set[int]], wanted: tuple[int, ...]) -> bool:
+def agree(depths: Iterable[set[int]], wanted: tuple[int, ...]) -> bool:
     """Whether any of the wanted numbers occurs. Layers that share part of a name may differ in size."""
-    return any(number in numbers for numbers in found for number in wanted)
+    return any(number in numbers for numbers in depths for number in wanted)

@@ -101,7 +101,7 @@ def drawn_graph(text: str) -> Graph:
     for link in drawn["links"]:
         id, origin, slot = (link["id"], link["origin_id"], link["origin_slot"]) if isinstance(link, dict) else link[:3]
         origins[id] = [str(origin), slot]
-    found: Graph = {}
+    graph: Graph = {}
     for node in drawn["nodes"][: MAX_NODES + 1]:
         if node.get("mode") in OFF:
             continue
@@ -112,8 +112,8 @@ def drawn_graph(text: str) -> Graph:
         linked = {
             each["name"]: origins[each["link"]] for each in node.get("inputs") or [] if each.get("link") in origins
         }
-        found[str(node["id"])] = {"class_type": str(node["type"]), "inputs": inputs | linked}
-    return found
+        graph[str(node["id"])] = {"class_type": str(node["type"]), "inputs": inputs | linked}
+    return graph
 
 
 def is_link(graph: Graph, value: Any) -> bool:

@@ -231,11 +231,11 @@ def font_for(text: str, height: int) -> Font:
 @lru_cache
 def fonts(height: int) -> list[Font]:
     """Pillow's built-in font (ASCII), then those of FONTS that the system has."""
-    found: list[Font] = [ImageFont.load_default(height)]
+    loaded: list[Font] = [ImageFont.load_default(height)]
     for name in FONTS:
         with contextlib.suppress(OSError):
-            found.append(ImageFont.truetype(name, height))
-    return found
+            loaded.append(ImageFont.truetype(name, height))
+    return loaded
 
 
 @lru_cache(10_000)

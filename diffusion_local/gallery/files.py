@@ -83,12 +83,12 @@ class ImageFiles:
 
     def thumbnail(self, key: str) -> StoredFile:
         """The thumbnail, redrawn if missing. Raises FileNotFoundError without a picture, and Overloaded."""
-        found = self._companion(key, ".webp")
-        if not found.exists():
+        stored = self._companion(key, ".webp")
+        if not stored.exists():
             with self.picture(key).open() as file, PIL.open(file) as picture, image_decoding.share(picture):
                 small = draw_thumbnail(picture)
             self._write_thumbnail(key, formats.webp(small, formats.QUALITY))
-        return found
+        return stored
 
     def sidecar(self, key: str) -> StoredFile:
         return self._companion(key, ".json")
@@ -120,13 +120,13 @@ class ImageFiles:
         """Thumbnails and sidecars without a picture, left by workers that died before saving it."""
         pictures: set[str] = set()
         companions: dict[str, list[StoredFile]] = {}
-        for found, suffix, stat in self._picture_files(Area.GALLERY):
+        for key, suffix, stat in self._picture_files(Area.GALLERY):
             if suffix in formats.SUFFIX_BY_FORMAT.values():
-                pictures.add(found)
+                pictures.add(key)
             elif suffix in (".webp", ".json"):
-                companions.setdefault(found, []).append(StoredFile(self._blobs, stat.key))
-        for found in companions.keys() - pictures:
-            yield from companions[found]
+                companions.setdefault(key, []).append(StoredFile(self._blobs, stat.key))
+        for key in companions.keys() - pictures:
+            yield from companions[key]
 
     def drop_unfinished(self) -> None:
         """Delete incomplete files of dead processes."""

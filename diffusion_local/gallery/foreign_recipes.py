@@ -69,7 +69,7 @@ def read(texts: Texts) -> ForeignRecipe | None:
     texts = {name: LONG_SPACE.sub(" ", text) for name, text in texts.items()}
     for reader in RECIPE_READERS:
         try:
-            found = reader(texts)
+            recipe = reader(texts)
         except (
             ParserError,
             KeyError,
@@ -81,8 +81,8 @@ def read(texts: Texts) -> ForeignRecipe | None:
             RecursionError,
         ):
             continue  # metadata of another program, or damaged metadata
-        if found is not None:
-            return found
+        if recipe is not None:
+            return recipe
     return None
 
 
@@ -101,11 +101,11 @@ def comfyui(texts: Texts) -> ForeignRecipe | None:
     if not info.samplers:
         kinds = sorted({str(node["class_type"]) for node in nodes.values()})
         return ForeignRecipe("ComfyUI", {"graph": ", ".join(kinds)})
-    found = from_prompt_info("ComfyUI", info)
+    recipe = from_prompt_info("ComfyUI", info)
     for node in nodes.values():
-        apply_node(found, str(node["class_type"]), node["inputs"])
-    found.pairs |= missing
-    return found
+        apply_node(recipe, str(node["class_type"]), node["inputs"])
+    recipe.pairs |= missing
+    return recipe
 
 
 def unlinked(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,26 +117,26 @@ def unlinked(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if sampler or name != "model" or not isinstance(value, list)}
 
 
-def apply_node(found: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> None:
+def apply_node(recipe: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> None:
     """Apply the settings of nodes other than the sampler."""
     if "lora_name" in inputs:
-        found.loras.append((inputs["lora_name"], inputs.get("strength_model", 1)))
+        recipe.loras.append((inputs["lora_name"], inputs.get("strength_model", 1)))
     elif kind.startswith("Empty") and "width" in inputs:
-        found.pairs |= {"width": inputs["width"], "height": inputs.get("height")}
+        recipe.pairs |= {"width": inputs["width"], "height": inputs.get("height")}
     elif kind == "VAELoader":
-        found.pairs["vae_name"] = inputs.get("vae_name")
+        recipe.pairs["vae_name"] = inputs.get("vae_name")
     elif kind == "CLIPSetLastLayer" and isinstance(inputs.get("stop_at_clip_layer"), int):
-        found.pairs["clip_skip"] = abs(inputs["stop_at_clip_layer"])
+        recipe.pairs["clip_skip"] = abs(inputs["stop_at_clip_layer"])
     elif "guidance" in inputs:  # distilled guidance, used instead of CFG
-        name = "cfg_scale" if found.pairs.get("cfg_scale") in (None, 1) else f"{kind}.guidance"
-        found.pairs[name] = inputs["guidance"]
+        name = "cfg_scale" if recipe.pairs.get("cfg_scale") in (None, 1) else f"{kind}.guidance"
+        recipe.pairs[name] = inputs["guidance"]
         return
-    elif kind == "UNETLoader" and "model" not in found.pairs:
-        found.pairs["model"] = inputs.get("unet_name")
+    elif kind == "UNETLoader" and "model" not in recipe.pairs:
+        recipe.pairs["model"] = inputs.get("unet_name")
     else:
         return
-    for name in [name for name in found.pairs if name.partition(".")[0] == kind]:
-        del found.pairs[name]  # consumed
+    for name in [name for name in recipe.pairs if name.partition(".")[0] == kind]:
+        del recipe.pairs[name]  # consumed
 
 
 def invokeai(texts: Texts) -> ForeignRecipe | None:
@@ -184,11 +184,11 @@ def fooocus(texts: Texts) -> ForeignRecipe | None:
     loras += [(each[0], each[1]) for each in data.pop("loras", [])]
     size = [each.strip() for each in str(data.pop("resolution", "")).strip("()").split(",")]
     data = {"base_model_hash": "", "negative_prompt": "", "sampler": ""} | data
-    found = from_prompt_info("Fooocus", FooocusParser().parse({"parameters": json.dumps(data)}))
+    recipe = from_prompt_info("Fooocus", FooocusParser().parse({"parameters": json.dumps(data)}))
     if len(size) == 2:
-        found.pairs |= {"width": size[0], "height": size[1]}
-    found.loras = loras
-    return found
+        recipe.pairs |= {"width": size[0], "height": size[1]}
+    recipe.loras = loras
+    return recipe
 
 
 def novelai(texts: Texts) -> ForeignRecipe | None:
@@ -265,13 +265,13 @@ def parse_object(text: str) -> dict[str, Any]:
     return found
 
 
-def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
+def to_settings(recipe: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
     """(options, unused values by the program's names)."""
     settings: dict[str, Any] = {"prompt": ""}
     others: dict[str, str] = {}
     pairs = {
         replace_surrogates(name): replace_surrogates(value) if isinstance(value, str) else value
-        for name, value in found.pairs.items()
+        for name, value in recipe.pairs.items()
     }
     for foreign_name, value in pairs.items():
         name = OPTION_NAMES.get(foreign_name.lower().replace(" ", "_"), "")
@@ -279,7 +279,7 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
         if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
             others[foreign_name] = text
     loras: dict[str, float] = {}
-    for lora, weight in found.loras:
+    for lora, weight in recipe.loras:
         stem, number = (
             stem_of(replace_surrogates(str(lora))),
             a1111.parse_number(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT),

@@ -60,12 +60,12 @@ def webp(picture: PIL.Image, quality: int) -> bytes:
 
 
 def exif(texts: dict[str, str]) -> bytes:
-    found = PIL.Exif()
+    tags = PIL.Exif()
     if recipe := texts.get(JSON_KEY):
-        found[ExifTags.Base.ImageDescription] = json.dumps(json.loads(recipe))
+        tags[ExifTags.Base.ImageDescription] = json.dumps(json.loads(recipe))
     if text := texts.get(A1111_KEY):
-        found.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = UNICODE + text.encode("utf-16-be")
-    return found.tobytes()
+        tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = UNICODE + text.encode("utf-16-be")
+    return tags.tobytes()
 
 
 def can_hold(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:

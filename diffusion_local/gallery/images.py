@@ -164,11 +164,11 @@ class ImageStore:
     def of_jobs(self, job_ids: list[str]) -> dict[str, Image]:
         """Pictures by job id; jobs without one are left out."""
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {readable()}",
                 {"ids": as_list(job_ids)},
             )
-            return {image.job_id: image for image in map(rows.to_image, found)}
+            return {image.job_id: image for image in map(rows.to_image, rows_found)}
 
     def page(
         self, limit: int = 48, before: str | None = None, gallery_filter: GalleryFilter = EVERYTHING
@@ -192,15 +192,15 @@ class ImageStore:
                 columns = ("images.prompt", "images.caption")
                 conditions.append("(" + " OR ".join(contains(each, ":search") for each in columns) + ")")
                 values["search"] = gallery_filter.search
-            found: list[Image] = []
+            images: list[Image] = []
             for part, order in ordered(gallery_filter.sort, indexed, bool(before)):
-                bound = values | {"limit": limit - len(found)} | ({"before": before} if part else {})
+                bound = values | {"limit": limit - len(images)} | ({"before": before} if part else {})
                 matching = " AND ".join([*conditions, part] if part else conditions)
                 sql = f"SELECT images.* FROM {source} WHERE {matching} ORDER BY {order} LIMIT :limit"
-                found += [rows.to_image(row) for row in db.query(sql, bound)]
-                if len(found) == limit:
+                images += [rows.to_image(row) for row in db.query(sql, bound)]
+                if len(images) == limit:
                     break
-            return found
+            return images
 
     def delete_trashed(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
         """Delete rows from the trash; returns (id, key) of the deleted ones."""
@@ -296,13 +296,13 @@ class ImageStore:
         changed = []
         with self._database.write() as db:
             for image_id in image_ids:
-                found = list(
+                updated = list(
                     db.query(
                         f"UPDATE images SET {sets} WHERE id = :id AND {writable()} RETURNING *",
                         {"id": image_id, "value": value},
                     )
                 )
-                if not found:
+                if not updated:
                     raise not_found(db, "picture", image_id)
-                changed.append(rows.to_image(found[0]))
+                changed.append(rows.to_image(updated[0]))
         return changed

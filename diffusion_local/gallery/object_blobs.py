@@ -55,11 +55,11 @@ class ObjectBlobs:
 
     def open(self, key: str) -> BinaryIO:
         with self._problems(key):
-            found = obstore.get(self._store, check_key(key))
-            size = found.meta["size"]
+            answer = obstore.get(self._store, check_key(key))
+            size = answer.meta["size"]
             if size <= WHOLE_BYTES:
-                return io.BytesIO(found.bytes().to_bytes())
-            return io.BufferedReader(Ranges(self, key, size, found.meta["e_tag"]), RANGE_BYTES)
+                return io.BytesIO(answer.bytes().to_bytes())
+            return io.BufferedReader(Ranges(self, key, size, answer.meta["e_tag"]), RANGE_BYTES)
 
     def read_range(self, key: str, start: int, end: int, version: str | None) -> bytes:
         """Read bytes of one version of a blob. Raises StorageProblem if it was replaced."""
@@ -196,8 +196,8 @@ def open_bucket(url: str) -> ObjectBlobs:
     return ObjectBlobs(store, f"s3://{split.netloc}{split.path}")
 
 
-def stat_of(found: Any) -> Stat:
-    return Stat(found["path"], found["size"], found["last_modified"].timestamp())
+def stat_of(meta: Any) -> Stat:
+    return Stat(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
 
 def one_line(error: Exception) -> str:

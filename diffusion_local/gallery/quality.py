@@ -115,14 +115,14 @@ def block_variances(grey: PIL.Image) -> list[float]:
 
 def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image | None]) -> str:
     """A picture's blemish that its prompt did not ask for, or "". ``source`` opens the picture's source picture."""
-    found = blemish_of(picture)
-    if not found or is_requested(found, params):
+    flag = blemish_of(picture)
+    if not flag or is_requested(flag, params):
         return ""
     if params.kind is not Kind.TXT2IMG:
         begun = source()
-        if begun is not None and blemish_of(begun) == found:
+        if begun is not None and blemish_of(begun) == flag:
             return ""
-    return found
+    return flag
 
 
 def is_requested(blemish: str, params: Params) -> bool:

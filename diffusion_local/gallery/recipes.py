@@ -114,15 +114,15 @@ def read_picture(data: bytes) -> Recipe:
 
 def metadata_texts(picture: PIL.Image) -> dict[str, str]:
     """Metadata texts of an opened picture by keyword, bounded."""
-    found = {str(name): each for name, each in picture.info.items() if isinstance(each, str)}
+    texts = {str(name): each for name, each in picture.info.items() if isinstance(each, str)}
     comment = a1111_text(picture)
     if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI put their JSON there in formats other than PNG
-        found.setdefault("parameters", comment)
-    found = exif_graph(picture) | found
+        texts.setdefault("parameters", comment)
+    texts = exif_graph(picture) | texts
     xmp = picture.info.get("xmp")
     if isinstance(xmp, bytes):
-        found.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_RECIPE_CHARS].decode("utf-8", "replace"))
-    return {name: text[:MAX_RECIPE_CHARS] for name, text in list(found.items())[:MAX_PAIRS]}
+        texts.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_RECIPE_CHARS].decode("utf-8", "replace"))
+    return {name: text[:MAX_RECIPE_CHARS] for name, text in list(texts.items())[:MAX_PAIRS]}
 
 
 def is_a1111(text: str) -> bool:
@@ -165,12 +165,12 @@ def is_utf8(text: bytes) -> bool:
 
 def exif_graph(picture: PIL.Image) -> dict[str, str]:
     """ComfyUI's graphs in formats without text chunks: EXIF tags with ``prompt:{...}`` and ``workflow:{...}``."""
-    found = {}
+    graphs = {}
     for value in picture.getexif().values():
         name, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
         if colon and name.lower() in ("prompt", "workflow") and text.lstrip().startswith("{"):
-            found[name.lower()] = text
-    return found
+            graphs[name.lower()] = text
+    return graphs
 
 
 def read_text(text: str) -> Recipe:
@@ -225,9 +225,9 @@ def split_negative(text: str) -> tuple[str, str]:
 
 def parse_pairs(line: str) -> list[tuple[str, str]]:
     """The first MAX_PAIRS of ``Name: value, Name: "value, quoted"``, in one pass."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     place = 0
-    while len(found) < MAX_PAIRS and (colon := line.find(":", place)) >= 0:
+    while len(pairs) < MAX_PAIRS and (colon := line.find(":", place)) >= 0:
         name = line[max(place, colon - _MAX_NAME) : colon].rpartition(",")[2].strip()
         start = _SPACES.match(line, colon + 1).end()  # type: ignore[union-attr]
         quoted = _QUOTED.match(line, start, start + _MAX_QUOTED)
@@ -237,21 +237,21 @@ def parse_pairs(line: str) -> list[tuple[str, str]]:
             comma = line.find(",", start)
             end, most = comma if comma >= 0 else len(line), _MAX_VALUE
         if _NAME.fullmatch(name) and end - start <= most:
-            found.append((name, line[start:end]))
+            pairs.append((name, line[start:end]))
         place = end + 1
-    return found
+    return pairs
 
 
 def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """(LoRAs, unusable tags and further weights)."""
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     left: dict[str, str] = {}
     for tag in tags.find_tags(prompt):
         number = a1111.parse_number(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
-        if number is not None and tag.kind in tags.LORA_TAGS and len(found) < MAX_LORAS:
-            found[tag.name] = number
+        if number is not None and tag.kind in tags.LORA_TAGS and len(weights) < MAX_LORAS:
+            weights[tag.name] = number
             if tag.rest:
                 left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}:{tag.weight[:_MAX_NAME]}>"] = ":".join(tag.rest)[:_MAX_NAME]
         elif len(left) < MAX_PAIRS:
             left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}>"] = tag.weight[:_MAX_NAME]
-    return [{"name": name, "weight": weight} for name, weight in found.items()], left
+    return [{"name": name, "weight": weight} for name, weight in weights.items()], left

@@ -188,12 +188,12 @@ class Sources:
         """
         return self._looks.caption(image, self.file(check_source_id("image", image)), "image")
 
-    def _remember(self, key: tuple[object, ...], found: str) -> str:
+    def _remember(self, key: tuple[object, ...], source_id: str) -> str:
         """Cache the id of a control picture, and drop the oldest entry if there are too many."""
         if len(self._seen) >= MOST_SEEN:
             self._seen.pop(next(iter(self._seen)), None)
-        self._seen[key] = found
-        return found
+        self._seen[key] = source_id
+        return source_id
 
     def from_image(self, image_id: str) -> Source:
         """Copy a gallery picture to the sources. Raises NotFound."""

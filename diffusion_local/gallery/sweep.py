@@ -48,12 +48,12 @@ def sweep(files: ImageFiles, database: Database) -> SweepResult:
 
 def is_known(database: Database, image_id: str) -> bool:
     with database.read() as db:
-        found = db.execute(
+        row = db.execute(
             "SELECT 1 FROM images WHERE id = :id "
             "UNION SELECT 1 FROM jobs WHERE id = :id AND state IN (:queued, :running)",
             {"id": image_id, "queued": State.QUEUED, "running": State.RUNNING},
         ).fetchone()
-    return found is not None
+    return row is not None
 
 
 def trash_missing(files: ImageFiles, database: Database, present: set[str]) -> list[str]:
@@ -104,22 +104,22 @@ def read_image(key: str, file: StoredFile) -> Image | None:
     """The Image described by a file's embedded recipe, or None."""
     try:
         with file.open() as opened, PIL.open(opened) as picture:
-            found = recipes.read_json(picture)
+            recipe = recipes.read_json(picture)
             size = picture.size
     except (OSError, ValueError, SyntaxError):  # raised by Pillow for damaged files
-        found = None
-    if found is None:
+        recipe = None
+    if recipe is None:
         log.warning("%s has no readable recipe", key)
         return None
     return Image(
-        id=found["id"],
-        job_id=found["job_id"],
+        id=recipe["id"],
+        job_id=recipe["job_id"],
         key=key,
-        params=Params.from_dict(found["params"]),
+        params=Params.from_dict(recipe["params"]),
         width=size[0],
         height=size[1],
         bytes=file.stat().size,
-        created_at=found["created_at"],
-        seconds=found.get("seconds", 0.0),
-        facts=found["facts"] if isinstance(found.get("facts"), dict) else {},
+        created_at=recipe["created_at"],
+        seconds=recipe.get("seconds", 0.0),
+        facts=recipe["facts"] if isinstance(recipe.get("facts"), dict) else {},
     )

@@ -139,18 +139,18 @@ def split_parts(parts: list[Part], places: list[int]) -> Iterator[tuple[Part, ..
 
 def merge(parts: list[Part]) -> tuple[Part, ...]:
     """Merge adjacent texts."""
-    found: list[Part] = []
+    merged: list[Part] = []
     texts: list[str] = []
     for part in [*parts, None]:
         if isinstance(part, str):
             texts.append(part)
             continue
         if texts:
-            found.append("".join(texts))
+            merged.append("".join(texts))
             texts.clear()
         if part is not None:
-            found.append(part)
-    return tuple(found)
+            merged.append(part)
+    return tuple(merged)
 
 
 def first_schedule(prompt: str) -> str:

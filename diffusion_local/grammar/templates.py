@@ -109,14 +109,14 @@ class Template:
 
     def _amount(self) -> tuple[tuple[int, int] | None, str]:
         """Parse ``2$$``, ``1-3$$`` or ``2$$ and $$``: (number of options, joiner)."""
-        found = AMOUNT.match(self._text, self._place)
-        if not found or not (found[1] or found[3]):
+        match = AMOUNT.match(self._text, self._place)
+        if not match or not (match[1] or match[3]):
             return None, ","
-        self._place = found.end()
-        low = int(found[1] or 1)
-        high = int(found[3] or MAX_PICKED) if found[2] else low
+        self._place = match.end()
+        low = int(match[1] or 1)
+        high = int(match[3] or MAX_PICKED) if match[2] else low
         if low > high or high > MAX_PICKED:
-            raise InvalidParams("prompt", message("choice_count", what=found[0].strip(), most=MAX_PICKED))
+            raise InvalidParams("prompt", message("choice_count", what=match[0].strip(), most=MAX_PICKED))
         joiner = JOINER.match(self._text, self._place)
         if not joiner:
             return (low, high), ","
@@ -149,15 +149,15 @@ def make_choice(options: list[tuple[float, Node]], amount: tuple[int, int] | Non
 
 def alternations(text: str) -> dict[int, int]:
     """Positions of ``[`` and of its matching ``]`` inside the same braces."""
-    found: dict[int, int] = {}
+    ends: dict[int, int] = {}
     open_signs: list[tuple[str, int]] = []
     for token in BRACKET.finditer(text):
         match token[1]:
             case "[" | "{" as sign:
                 open_signs.append((sign, token.start()))
             case "]" if open_signs and open_signs[-1][0] == "[":
-                found[open_signs.pop()[1]] = token.start()
+                ends[open_signs.pop()[1]] = token.start()
             case "}":
                 while open_signs and open_signs.pop()[0] != "{":
                     pass
-    return found
+    return ends

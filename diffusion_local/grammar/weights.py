@@ -34,22 +34,22 @@ class WeightedText:
 
 def parse(prompt: str) -> list[WeightedText]:
     """Split a prompt into pieces with one weight each, without markup. An unclosed bracket extends to the end."""
-    found: list[WeightedText] = []
+    pieces: list[WeightedText] = []
     round_open: list[int] = []
     square_open: list[int] = []
 
     def weigh(start: int, factor: float) -> None:
-        for piece in found[start:]:
+        for piece in pieces[start:]:
             piece.weight = math.copysign(min(MAX_WEIGHT, abs(piece.weight * factor)), piece.weight * factor)
 
     for match in _MARK.finditer(prompt):
         mark, weight = match[0], match[1]
         if mark.startswith("\\") and len(mark) == 2:
-            found.append(WeightedText(mark[1]))
+            pieces.append(WeightedText(mark[1]))
         elif mark == "(" and len(round_open) < MAX_NESTING:
-            round_open.append(len(found))
+            round_open.append(len(pieces))
         elif mark == "[" and len(square_open) < MAX_NESTING:
-            square_open.append(len(found))
+            square_open.append(len(pieces))
         elif weight is not None and round_open:
             weigh(round_open.pop(), float(weight))
         elif mark == ")" and round_open:
@@ -57,18 +57,18 @@ def parse(prompt: str) -> list[WeightedText]:
         elif mark == "]" and square_open:
             weigh(square_open.pop(), DOWN)
         else:
-            found.append(WeightedText(mark))
+            pieces.append(WeightedText(mark))
     for start in round_open:
         weigh(start, UP)
     for start in square_open:
         weigh(start, DOWN)
-    return merge(found)
+    return merge(pieces)
 
 
-def merge(found: list[WeightedText]) -> list[WeightedText]:
+def merge(pieces: list[WeightedText]) -> list[WeightedText]:
     """Merge adjacent pieces of equal weight; at least one piece remains. Weights that print as 1 become 1."""
     runs: list[list[WeightedText]] = []
-    for piece in found:
+    for piece in pieces:
         if runs and math.isclose(runs[-1][0].weight, piece.weight):
             runs[-1].append(piece)
         else:
@@ -81,12 +81,12 @@ def merge(found: list[WeightedText]) -> list[WeightedText]:
 
 def parse_parts(prompt: str) -> list[list[WeightedText]]:
     """Split a prompt at ``BREAK``, each part into pieces. Empty parts are dropped unless the whole prompt is empty."""
-    found: list[list[WeightedText]] = [[]]
+    groups: list[list[WeightedText]] = [[]]
     for piece in parse(prompt):
         first, *later = _BREAK.split(piece.text)
-        found[-1].append(WeightedText(first, piece.weight))
-        found += [[WeightedText(text, piece.weight)] for text in later]
-    for before, after in pairwise(found):  # white space around BREAK does not belong to the text
+        groups[-1].append(WeightedText(first, piece.weight))
+        groups += [[WeightedText(text, piece.weight)] for text in later]
+    for before, after in pairwise(groups):  # white space around BREAK does not belong to the text
         while before and not before[-1].text.rstrip():
             before.pop()
         while after and not after[0].text.lstrip():
@@ -95,11 +95,11 @@ def parse_parts(prompt: str) -> list[list[WeightedText]]:
             before[-1].text = before[-1].text.rstrip()
         if after:
             after[0].text = after[0].text.lstrip()
-    return [merge(each) for each in found if each] or [[WeightedText("")]]
+    return [merge(each) for each in groups if each] or [[WeightedText("")]]
 
 
-def to_text(found: list[list[WeightedText]]) -> str:
-    return " BREAK ".join("".join(piece.to_text() for piece in part) for part in found)
+def to_text(parts: list[list[WeightedText]]) -> str:
+    return " BREAK ".join("".join(piece.to_text() for piece in part) for part in parts)
 
 
 def unbalanced(prompt: str) -> str:

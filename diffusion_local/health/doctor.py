@@ -85,12 +85,12 @@ def back_up(settings: Settings, target: Path) -> None:
     """
     if target.exists():
         raise Conflict(message("file_exists", file=target))
-    found = find_database(settings)
-    if found is None:
+    existing = find_database(settings)
+    if existing is None:
         raise NotFound(message("no_database", folder=settings.home))
     if not target.absolute().parent.is_dir():
         raise NotFound(message("no_folder", folder=target.parent))
-    found.backup(target)
+    existing.backup(target)
 
 
 def rebuild_gallery(settings: Settings, files: ImageFiles) -> int:
@@ -154,12 +154,12 @@ def permitted(settings: Settings) -> Iterator[Finding]:
     """Files of the home that other users can read. A readable gallery is assumed to be shared on purpose."""
     if not settings.home.is_dir():
         return
-    found = permissions.shared(settings)
-    names = [path.name for path in found]
+    exposed = permissions.shared(settings)
+    names = [path.name for path in exposed]
     mend = message("mend_shared")
-    if found:
+    if exposed:
         yield Finding(
-            "permissions", found == [settings.gallery_folder], message("found_shared", names=names), mend, False
+            "permissions", exposed == [settings.gallery_folder], message("found_shared", names=names), mend, False
         )
     else:
         yield Finding("permissions", True, message("found_private"))
@@ -180,15 +180,15 @@ def database(settings: Settings) -> Iterator[Finding]:
         if database is None:
             yield Finding("database", True, message("found_no_database"))
             return
-        found = database.findings()
+        problems = database.findings()
     except DatabaseProblem as problem:  # the check itself could not run
         if getattr(problem.message, "id", "") != "database_damaged":
             yield Finding("database", False, problem.message, message("found_see"))
             return
-        found = [problem.message]
+        problems = [problem.message]
     mend = message("found_see") if settings.database else message("rebuild", file=settings.database_file.name)
-    text = found[0] if len(found) == 1 else "; ".join(found[:3])
-    yield Finding("database", not found, text or message("found_sound"), mend)
+    text = problems[0] if len(problems) == 1 else "; ".join(problems[:3])
+    yield Finding("database", not problems, text or message("found_sound"), mend)
 
 
 def storage_check(settings: Settings, files: ImageFiles) -> Iterator[Finding]:

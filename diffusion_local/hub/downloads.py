@@ -46,11 +46,11 @@ def civitai_source(text: str) -> str:
         parts = urlsplit(text)
     except ValueError:
         return ""
-    found = CIVITAI_PATH.fullmatch(parts.path)
-    if parts.scheme not in ("http", "https") or parts.hostname not in CIVITAI_HOSTS or not found:
+    match = CIVITAI_PATH.fullmatch(parts.path)
+    if parts.scheme not in ("http", "https") or parts.hostname not in CIVITAI_HOSTS or not match:
         return ""
-    version = found["version"] or next(iter(parse_qs(parts.query).get("modelVersionId", ())), "")
-    source = f"civitai:{version}" if version else f"civitai:models/{found['model']}"
+    version = match["version"] or next(iter(parse_qs(parts.query).get("modelVersionId", ())), "")
+    source = f"civitai:{version}" if version else f"civitai:models/{match['model']}"
     return source if CIVITAI.fullmatch(source) else ""
 
 

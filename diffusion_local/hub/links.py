@@ -74,14 +74,14 @@ class Links:
 
         ``file``: one of the version's files, "" for its primary one.
         """
-        if not (found := CIVITAI.fullmatch(source)):
+        if not (match := CIVITAI.fullmatch(source)):
             return Link(source, name, digest)
-        path = f"/api/v1/models/{found['model']}" if found["model"] else f"/api/v1/model-versions/{found['version']}"
+        path = f"/api/v1/models/{match['model']}" if match["model"] else f"/api/v1/model-versions/{match['version']}"
         content = self._with_retries(lambda: self._read(self._api.join(path), source))
         try:
             answer = json.loads(content)
-            version = answer["modelVersions"][0] if found["model"] else answer
-            kind = answer["type"] if found["model"] else answer["model"]["type"]
+            version = answer["modelVersions"][0] if match["model"] else answer
+            kind = answer["type"] if match["model"] else answer["model"]["type"]
             return civitai_link(version["files"], file, source, digest, CIVITAI_FOLDERS.get(str(kind), ""))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise HubProblem(message("civitai_unreadable", source=source)) from None

@@ -144,13 +144,13 @@ class Drafts:
 
     def picture_warnings(self, params: Params) -> dict[str, str]:
         """Warnings about source pictures, one of each kind."""
-        found = dict(zip(("mask",), self.mask_warnings(params), strict=False))
+        warnings = dict(zip(("mask",), self.mask_warnings(params), strict=False))
         for source_id in params.inputs:
             if source_id not in self._first_of_several:
                 self._first_of_several[source_id] = self._catalog.is_first_of_several(source_id)
             if self._first_of_several[source_id]:
-                found["frame"] = message("first_frame", field=field_of_source(params, source_id))
-        return found
+                warnings["frame"] = message("first_frame", field=field_of_source(params, source_id))
+        return warnings
 
     def mask_warnings(self, params: Params) -> list[str]:
         """A warning for a mask without white; none if the mask cannot be decoded now because of overload."""

@@ -108,11 +108,11 @@ def parse_array(data: bytes) -> Parsed:
         number += text.count("\n", counted, following)
         counted = following
         try:
-            found, place = decoder.raw_decode(text, following)
+            value, place = decoder.raw_decode(text, following)
         except (ValueError, RecursionError) as error:
             raise InvalidParams("list", message("json_from_line", line=number, error=json_problem(error))) from None
         excerpt = text[following : following + SHOWN_CHARS]
-        yield parse_entry(number, excerpt, lambda _: json_values(found))  # noqa: B023
+        yield parse_entry(number, excerpt, lambda _: json_values(value))  # noqa: B023
         comma = COMMA.match(text, place)
         if not comma and not text.startswith("]", WHITESPACE.match(text, place).end()):  # type: ignore[union-attr]
             raise InvalidParams("list", message("json_comma", line=number))
@@ -250,21 +250,21 @@ def text_values(text: str) -> dict[str, Any]:
             unquote(quoted[0]),
             text[quoted.end() :].lstrip(),
         )  # a quoted prompt may contain --flags
-        found = COMMAND_FLAG.match(text)
+        flag_match = COMMAND_FLAG.match(text)
     else:
-        found = COMMAND_FLAG.search(text)
-        prompt = text[: found.start()].strip() if found else text
+        flag_match = COMMAND_FLAG.search(text)
+        prompt = text[: flag_match.start()].strip() if flag_match else text
         if prompt:
             values["prompt"] = prompt
-    while found:
-        flag, name = found[1], field_name(found[1])
+    while flag_match:
+        flag, name = flag_match[1], field_name(flag_match[1])
         if name not in LIST_OPTIONS:
             raise InvalidParams(f"--{flag}", message("not_a_flag", known=["--" + each for each in LIST_OPTIONS]))
         if name in values:
             raise InvalidParams(f"--{flag}", message("flag_twice"))
-        following = COMMAND_FLAG.search(text, found.end())
-        if text[found.end() : found.end() + 1] in ("'", '"'):
-            value = QUOTED.match(text, found.end())
+        following = COMMAND_FLAG.search(text, flag_match.end())
+        if text[flag_match.end() : flag_match.end() + 1] in ("'", '"'):
+            value = QUOTED.match(text, flag_match.end())
             if not value:
                 raise InvalidParams(f"--{flag}", message("quotation"))
             values[name] = unquote(value[0])
@@ -272,10 +272,10 @@ def text_values(text: str) -> dict[str, Any]:
             if text[value.end() : following.start() if following else None].strip():
                 raise InvalidParams(f"--{flag}", message("flag_text"))
         else:
-            values[name] = text[found.end() : following.start() if following else None].strip()
+            values[name] = text[flag_match.end() : following.start() if following else None].strip()
         if not values[name] and name != "negative":
             raise InvalidParams(f"--{flag}", message("flag_value"))
-        found = following
+        flag_match = following
     return values
 
 
@@ -307,16 +307,16 @@ def json_problem(error: ValueError | RecursionError) -> str:
     return str(error)[:100] if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
 
 
-def json_values(found: Any) -> dict[str, Any]:
+def json_values(content: Any) -> dict[str, Any]:
     """The fields of a JSON value. Raises InvalidParams."""
-    if isinstance(found, str):
-        return {"prompt": found}
-    if not isinstance(found, dict):
+    if isinstance(content, str):
+        return {"prompt": content}
+    if not isinstance(content, dict):
         raise InvalidParams("line", message("json_line", example='{"prompt": "a castle", "seed": 7}'))
-    values = {field_name(name): value for name, value in found.items()}
-    if unknown := [name for name in found if not is_known(field_name(name))]:
+    values = {field_name(name): value for name, value in content.items()}
+    if unknown := [name for name in content if not is_known(field_name(name))]:
         raise InvalidParams("line", message("json_fields", fields=", ".join(unknown)[:200], known=list(LIST_OPTIONS)))
-    if len(values) < len(found) or isinstance(found, Twice):
+    if len(values) < len(content) or isinstance(content, Twice):
         raise InvalidParams("line", message("field_twice"))
     return values
 

@@ -168,18 +168,18 @@ def parse_axis(axis: str, text: str) -> Axis:
 
 def expand_range(axis: str, field: str, cell: str) -> list[str]:
     """Expand a range such as ``1-4`` or ``3-9 (+2)``; other values are unchanged. Raises InvalidParams."""
-    found = RANGE.fullmatch(cell) if field in (*INTEGERS, *DECIMALS) else None
-    if not found:
+    match = RANGE.fullmatch(cell) if field in (*INTEGERS, *DECIMALS) else None
+    if not match:
         if field in (*INTEGERS, *DECIMALS):
             parse_number(axis, field, cell)
         elif field == "size":
             parse_size(cell)
         return [cell]
-    first, last = parse_number(axis, field, found[1]), parse_number(axis, field, found[2])
-    step = float(found[3] or 1)
+    first, last = parse_number(axis, field, match[1]), parse_number(axis, field, match[2])
+    step = float(match[3] or 1)
     if last < first or not 0 < step < math.inf:
         raise InvalidParams(axis, message("grid_up", got=echo(cell)))
-    if found[3] is None and 0 < last - first < 1:
+    if match[3] is None and 0 < last - first < 1:
         raise InvalidParams(axis, message("grid_step", got=echo(cell)))
     steps = (last - first) / step + 1e-9
     if steps >= MAX_VALUES:

@@ -143,10 +143,10 @@ class Grids:
         for place, (words, options) in enumerate(grid.cells(prompt, options_given)):
             try:
                 draft = drafts.draft(words, options, expand)
-                [params], found = draft.pictures(1, "random", 1)
+                [params], picture_warnings = draft.pictures(1, "random", 1)
             except InvalidParams as error:
                 raise InvalidParams(error.field, message("in_grid", problem=error.problem, cell=place + 1)) from None
             each.append(params)
             request.update((draft.submit_digest(1, expand) or params.without_seeds().to_json()).encode())
-            warnings += found if len(warnings) < MAX_WARNINGS else []
+            warnings += picture_warnings if len(warnings) < MAX_WARNINGS else []
         return grid, each, list(dict.fromkeys(warnings)), request.hexdigest()

@@ -76,11 +76,11 @@ def parse_file(data: bytes, catalog: Catalog, most: int) -> tuple[list[ImportedB
         try:
             if problem:
                 raise InvalidParams("line", problem)
-            found = parse_line(line)
-            if "batch" in found:
-                batches.append(parse_batch(found))
+            record = parse_line(line)
+            if "batch" in record:
+                batches.append(parse_batch(record))
             elif batches:
-                batches[-1].jobs.append(parse_job(found, now))
+                batches[-1].jobs.append(parse_job(record, now))
                 count += 1
             else:
                 raise InvalidParams("line", message("queue_order"))
@@ -95,50 +95,50 @@ def parse_file(data: bytes, catalog: Catalog, most: int) -> tuple[list[ImportedB
 
 def parse_line(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InvalidParams("line", message("not_json", error=str(error)[:100])) from None
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise InvalidParams("line", message("queue_line"))
-    return found
+    return record
 
 
-def parse_batch(found: dict[str, Any]) -> ImportedBatch:
-    if found.get("version") != FILE_VERSION:
+def parse_batch(record: dict[str, Any]) -> ImportedBatch:
+    if record.get("version") != FILE_VERSION:
         raise InvalidParams("version", message("queue_format", format=FILE_VERSION))
     for name in ("batch", "name", *OPTIONAL_FIELDS):
-        check_prompt(name, found.get(name) or "")
-    if not found["batch"] or found.get("lane") not in tuple(Lane):
+        check_prompt(name, record.get(name) or "")
+    if not record["batch"] or record.get("lane") not in tuple(Lane):
         raise InvalidParams("lane", message("queue_kind", known=list(Lane)))
-    check_times(found)
-    optional = {name: found[name] for name in OPTIONAL_FIELDS if found.get(name)}
-    return ImportedBatch(found["batch"], {"name": found.get("name") or "", "lane": Lane(found["lane"])} | optional)
+    check_times(record)
+    optional = {name: record[name] for name in OPTIONAL_FIELDS if record.get(name)}
+    return ImportedBatch(record["batch"], {"name": record.get("name") or "", "lane": Lane(record["lane"])} | optional)
 
 
-def check_times(found: dict[str, Any]) -> None:
+def check_times(record: dict[str, Any]) -> None:
     """Validate a batch's times. They are absolute, and may be past: an overdue batch starts at once."""
-    if found.get("window"):
-        parse_window(found["window"])
-    check_url(found.get("webhook"))
+    if record.get("window"):
+        parse_window(record["window"])
+    check_url(record.get("webhook"))
     try:
         for name in ("start_at", "finish_by"):
-            if found.get(name) and datetime.fromisoformat(found[name]).tzinfo is None:
+            if record.get(name) and datetime.fromisoformat(record[name]).tzinfo is None:
                 raise ValueError(f"{name} without an offset")
-        if found.get("grid"):
-            Grid.from_json(found["grid"])
+        if record.get("grid"):
+            Grid.from_json(record["grid"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidParams("batch", message("queue_times", error=error)) from None
 
 
-def parse_job(found: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
-    values = found.get("job")
+def parse_job(record: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
+    values = record.get("job")
     if not isinstance(values, dict) or not isinstance(values.get("prompt"), str) or "seed" not in values:
         raise InvalidParams("job", message("queue_params"))
     params = catalog.complete(values["prompt"], {name: value for name, value in values.items() if name != "prompt"})
     model = catalog.get(params.model)
     if not model.ready:
         raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
-    return params, check_integer("priority", found.get("priority", 0), *PRIORITIES)
+    return params, check_integer("priority", record.get("priority", 0), *PRIORITIES)
 
 
 @dataclass(frozen=True, slots=True)

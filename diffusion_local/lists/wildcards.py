@@ -48,13 +48,13 @@ class Expander:
 
     def _read(self, name: str, above: tuple[str, ...]) -> Wildcard:
         try:
-            found = list(lines(read_bounded(self._path(name), MAX_WILDCARD_MB)))
+            entries = list(lines(read_bounded(self._path(name), MAX_WILDCARD_MB)))
         except InvalidParams as error:
             if error.field == "prompt":
                 raise
             raise InvalidParams("prompt", message("wildcard_file", name=name, problem=error.problem)) from None
         options: list[tuple[float, Node]] = []
-        for number, line, problem in found:
+        for number, line, problem in entries:
             text = line.strip()
             if problem:
                 raise InvalidParams("prompt", message("wildcard_line", name=name, line=number, problem=problem))

@@ -105,13 +105,13 @@ def map_params(text: str, change: Callable[[str], str]) -> Message:
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
     """Id -> language -> sentence."""
-    found: dict[str, dict[str, str]] = {}
+    sentences_by_id: dict[str, dict[str, str]] = {}
     for path in sorted(CATALOGUE.glob("*.toml")):
         for id, sentences in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            if id in found:
+            if id in sentences_by_id:
                 raise ValueError(f"message {id} is in the catalogue twice, the second time in {path.name}")
-            found[id] = sentences
-    return found
+            sentences_by_id[id] = sentences
+    return sentences_by_id
 
 
 def is_known(id: str) -> bool:

@@ -87,12 +87,12 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
     )
 
 
-def lora_note(found: LoraFile) -> Message | None:
+def lora_note(lora: LoraFile) -> Message | None:
     """The message about the layers of a usable LoRA that are not applied; None if all are."""
-    if not found.foreign:
+    if not lora.foreign:
         return None
-    kind = message("file_lora_for", method=METHOD_TITLES[found.method], base=found.title)
-    return message("file_lora_partly", kind=kind, base=found.title, name=found.foreign[0])
+    kind = message("file_lora_for", method=METHOD_TITLES[lora.method], base=lora.title)
+    return message("file_lora_partly", kind=kind, base=lora.title, name=lora.foreign[0])
 
 
 def base_architecture(kind: str, probe: Probe, vae: str) -> str:
@@ -123,12 +123,12 @@ def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> t
     return tuple(dict.fromkeys([*noted, *words, *(tag[:60] for tag in frequent if tag)]))[:MOST_WORDS]
 
 
-def check_adapter(field: str, name: str, found: list[Adapter], model_architecture: str = "") -> None:
+def check_adapter(field: str, name: str, adapters: list[Adapter], model_architecture: str = "") -> None:
     """Raise InvalidParams if an adapter is missing, unusable, or made for other models."""
-    adapter = next((each for each in found if each.name == name), None)
+    adapter = next((each for each in adapters if each.name == name), None)
     if adapter is None:
         raise InvalidParams(
-            field, message("unknown_file", name=echo(name), known=", ".join(e.name for e in found) or "-")
+            field, message("unknown_file", name=echo(name), known=", ".join(e.name for e in adapters) or "-")
         )
     if not adapter.ready:
         raise InvalidParams(field, message("file_problem", name=echo(name), problem=adapter.problem))
@@ -175,12 +175,12 @@ def contains_word(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def resolve_name(field: str, name: str, found: list[str]) -> str:
+def resolve_name(field: str, name: str, names: list[str]) -> str:
     """The full name of the only file with this base name; a full name is returned unchanged.
 
     Raises InvalidParams if files in several folders match.
     """
-    same = [each for each in found if PurePosixPath(each).name == name] if name not in found else []
+    same = [each for each in names if PurePosixPath(each).name == name] if name not in names else []
     if len(same) > 1:
         raise InvalidParams(field, message("file_lora_ambiguous", name=echo(name), names=", ".join(same)))
     return same[0] if same else name

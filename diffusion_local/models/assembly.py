@@ -54,15 +54,15 @@ class Pool:
                 if held.id != DENOISER:
                     self._add(TOGETHER, source_of(path, probe, held, exact))
 
-    def add_folder(self, folder: Path, found: ModelFacts) -> None:
+    def add_folder(self, folder: Path, facts: ModelFacts) -> None:
         """Add the parts of a diffusers folder."""
-        known = families.ARCHITECTURES.get(found.architecture)
-        if known is None or found.state != READY:
+        known = families.ARCHITECTURES.get(facts.architecture)
+        if known is None or facts.state != READY:
             return
         for slot, part in slots(known.parts):
             if files := weight_files(folder / slot):
                 count = sum(file.stat().st_size for file in files) // 2  # about right: most are in half precision
-                source = Source(slot, part, folder / slot, "", "", PARTS_FOLDER, found.precision, "", count)
+                source = Source(slot, part, folder / slot, "", "", PARTS_FOLDER, facts.precision, "", count)
                 self._add(FOLDER, source)
 
     def add_tokenizers(self, folder: Path) -> None:
@@ -120,7 +120,7 @@ class Assembly:
 def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
     architecture = families.ARCHITECTURES[probe.architecture]
     denoiser = probe.denoiser or HeldPart(DENOISER, "", probe.precision, probe.quantisation)
-    found = [source_of(path, probe, denoiser, DENOISER, "unet" if probe.unet else "transformer")]
+    sources = [source_of(path, probe, denoiser, DENOISER, "unet" if probe.unet else "transformer")]
     words: dict[str, Path] = {}
     missing, wordless = [], []
     for slot, part in slots(architecture.parts):
@@ -129,7 +129,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
         if source is None:
             missing.append(part)
         else:
-            found.append(source)
+            sources.append(source)
         kind = parts.PARTS_BY_ID[part].tokenizer if part in parts.PARTS_BY_ID else ""
         if not slot.startswith("text_encoder") or tokenizers.is_bundled(kind):
             continue
@@ -138,7 +138,7 @@ def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
             wordless.append(part)
         else:
             words[slot.replace("text_encoder", "tokenizer")] = place
-    return Assembly(tuple(found), words, tuple(missing), tuple(wordless))
+    return Assembly(tuple(sources), words, tuple(missing), tuple(wordless))
 
 
 def part_in_file(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
@@ -281,11 +281,11 @@ def edm_changes(probe: Probe) -> dict[str, dict[str, Any]]:
     """Changes to the configuration of a checkpoint that was trained with EDM's noise levels."""
     if probe.architecture not in EDM_LEVELS:
         return {}
-    found: dict[str, dict[str, Any]] = {"model_index.json": {"scheduler": ["diffusers", EDM_SCHEDULER]}}
+    changes: dict[str, dict[str, Any]] = {"model_index.json": {"scheduler": ["diffusers", EDM_SCHEDULER]}}
     if probe.latents and all(probe.latents):
         mean, std = (list(each) for each in probe.latents)
-        found["vae/config.json"] = {"latents_mean": mean, "latents_std": std, "scaling_factor": STATED_SCALE}
-    return found
+        changes["vae/config.json"] = {"latents_mean": mean, "latents_std": std, "scaling_factor": STATED_SCALE}
+    return changes
 
 
 def own_prediction(path: Path, config: Path, own_folder: Path | None) -> str:

@@ -277,11 +277,11 @@ class Catalog:
             return params
         if not families.supports("controls", model.family, model.architecture):
             raise InvalidParams("controls", message("no_controls", model=model.id))
-        found = self.controls()
-        names = [each.name for each in found]
+        nets = self.controls()
+        names = [each.name for each in nets]
         fitting = [
             each.name
-            for each in found
+            for each in nets
             if each.ready and adapter_fits(references.control_of(each, model), model.architecture)
         ]
 
@@ -350,41 +350,41 @@ def read_folder(
 
 def from_entry(entry: IndexEntry) -> Model:
     """A model with the defaults of its kind from the curated list."""
-    found = entry.found
-    known = closest_curated(found.architecture, found.hub_id, entry.id, found.title)
-    state, problem = found.state, found.problem
-    family = families.get(found.family)
+    facts = entry.found
+    known = closest_curated(facts.architecture, facts.hub_id, entry.id, facts.title)
+    state, problem = facts.state, facts.problem
+    family = families.get(facts.family)
     if not problem and not family.supported:
         state, problem = RECOGNISED, family.problem
     defaults = family.defaults
     if known:
         defaults = Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
-        defaults = distilled.adjust_defaults(defaults, known.words, entry.id, found.title)
-    if found.architecture == "sd2" and found.scheduler.get("prediction_type") == "epsilon":
+        defaults = distilled.adjust_defaults(defaults, known.words, entry.id, facts.title)
+    if facts.architecture == "sd2" and facts.scheduler.get("prediction_type") == "epsilon":
         defaults = replace(defaults, width=SD2_BASE_SIDE, height=SD2_BASE_SIDE)
     spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
     return Model(
         id=entry.id,
-        name=(known.title if known and known.id == found.hub_id and found.hub_id else found.title) or entry.id,
-        folder=found.config or entry.path,
-        family=found.family,
+        name=(known.title if known and known.id == facts.hub_id and facts.hub_id else facts.title) or entry.id,
+        folder=facts.config or entry.path,
+        family=facts.family,
         defaults=defaults,
         limits=family.limits,
-        licence=found.licence or (known.licence if known and found.hub_id else "") or "unknown",
-        size_bytes=found.size_bytes,
+        licence=facts.licence or (known.licence if known and facts.hub_id else "") or "unknown",
+        size_bytes=facts.size_bytes,
         problem=problem,
         state=state,
-        architecture=found.architecture,
-        kinds=found.kinds,
-        memory_bytes=found.memory_bytes,
-        source="file" if entry.is_file else "hub" if found.hub_id else "folder",
-        hub_id=found.hub_id,
+        architecture=facts.architecture,
+        kinds=facts.kinds,
+        memory_bytes=facts.memory_bytes,
+        source="file" if entry.is_file else "hub" if facts.hub_id else "folder",
+        hub_id=facts.hub_id,
         sha256=entry.sha256,
         file=entry.path if entry.is_file else None,
-        scheduler=spacing | found.scheduler,
-        precision=found.precision,
-        probe=found.probe,
-        sources=found.sources,
-        tokenizers=found.tokenizers,
-        changes=found.changes,
+        scheduler=spacing | facts.scheduler,
+        precision=facts.precision,
+        probe=facts.probe,
+        sources=facts.sources,
+        tokenizers=facts.tokenizers,
+        changes=facts.changes,
     )

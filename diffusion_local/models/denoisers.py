@@ -61,18 +61,18 @@ def detect_similar(header: Header) -> Probe | None:
 
 def detect_transformer(header: Header) -> Probe | None:
     """Detect a transformer, alone or with other parts, also of unsupported models."""
-    found: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
+    matches: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
     for at, view in enumerate(views(header)):
         supported = families.of_denoiser(view.names, view.shape)
         if supported:
-            found.append((supported[1].specificity, -at, view, *supported))
+            matches.append((supported[1].specificity, -at, view, *supported))
         for stranger in FOREIGN_MODELS:
             for sign in stranger.signs:
                 if sign.matches(view.names, view.shape):
-                    found.append((sign.specificity, -at, view, stranger, sign))
-    if not found:
+                    matches.append((sign.specificity, -at, view, stranger, sign))
+    if not matches:
         return None
-    _, _, view, what, sign = max(found, key=lambda each: each[:2])
+    _, _, view, what, sign = max(matches, key=lambda each: each[:2])
     if not isinstance(what, str):
         return Probe(STRANGER, id=what.title, title=what.title, base=what.makes)
     exact = exact_model({name: tensor.shape for name, tensor in view.tensors.items()})
@@ -118,7 +118,7 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
 
 def bundled_parts(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
     """Text encoders and VAE in the same file as a denoiser."""
-    found: dict[str, HeldPart] = {}
+    held: dict[str, HeldPart] = {}
     for anchors, among in ((parts.ANCHORS, parts.TEXT_ENCODERS), (parts.VAE_ANCHORS, parts.VAES)):
         for prefix in parts.prefixes(header, anchors):
             inside = prefix.startswith(denoiser.prefix) if denoiser.prefix else not prefix
@@ -126,9 +126,9 @@ def bundled_parts(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
                 continue
             view = TensorView(header, prefix)
             part = parts.best_match(view, among)
-            if part and part.id not in found:
-                found[part.id] = held_part(part.id, view)
-    return tuple(found.values())
+            if part and part.id not in held:
+                held[part.id] = held_part(part.id, view)
+    return tuple(held.values())
 
 
 def parts_of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[HeldPart]:
@@ -154,16 +154,16 @@ def held_part(part: str, view: TensorView) -> HeldPart:
 
 def detect_unet(header: Header) -> Probe | None:
     for view in views(header):
-        found = probe.read_unet(view)
-        if found is None:
+        unet = probe.read_unet(view)
+        if unet is None:
             continue
-        if found.temporal:
+        if unet.temporal:
             stable = any("time_stack" in name or "temporal_transformer_blocks" in name for name in view.tensors)
             title = "Stable Video Diffusion" if stable else "a UNet for video (ModelScope, I2VGen-XL)"
-            return Probe(STRANGER, id=title, title=title, base="video", unet=found)
-        architecture = found.architecture or architecture_by_encoders(header)
+            return Probe(STRANGER, id=title, title=title, base="video", unet=unet)
+        architecture = unet.architecture or architecture_by_encoders(header)
         if not architecture:
-            return Probe(DENOISER, unet=found, naming=found.naming)
+            return Probe(DENOISER, unet=unet, naming=unet.naming)
         tensors = header.tensors
         if architecture == "sdxl":
             architecture = edm_architecture(header) or architecture
@@ -173,9 +173,9 @@ def detect_unet(header: Header) -> Probe | None:
             header,
             view,
             architecture,
-            found.naming,
-            unet=found,
-            prediction=prediction or guess_prediction(header, view, found),
+            unet.naming,
+            unet=unet,
+            prediction=prediction or guess_prediction(header, view, unet),
             prediction_guessed=not prediction,
             zero_snr="ztsnr" in tensors,
             old_names=old,
@@ -216,11 +216,11 @@ def marked_prediction(header: Header) -> str:
     return ""
 
 
-def guess_prediction(header: Header, view: TensorView, found: Unet) -> str:
+def guess_prediction(header: Header, view: TensorView, unet: Unet) -> str:
     """Guess the prediction type from a tensor's statistics, else the file name; "" if the architecture has only one."""
-    if found.architecture != "sd2":
+    if unet.architecture != "sd2":
         return ""
-    if found.channels != 4:
+    if unet.channels != 4:
         return "epsilon"
     numbers = header.numbers(view.prefix + TELLING)
     if numbers and any(numbers):

@@ -87,10 +87,10 @@ def unsupported_class(name: str) -> Message:
 
 def family_of(name: str) -> str:
     """The title of the family whose pipelines' names this one extends; "" if there is none."""
-    found = [
+    matches = [
         (len(begins), family.title)
         for family in families.FAMILIES.values()
         for each in family.pipelines
         if name.startswith(begins := each.removesuffix("Pipeline"))
     ]
-    return max(found, default=(0, ""))[1]
+    return max(matches, default=(0, ""))[1]

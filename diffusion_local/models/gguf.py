@@ -131,17 +131,17 @@ def read(reader: Reader, path: Path, size: int) -> Header:
     for _ in range(entries):
         key = reader.text()
         metadata[key] = reader.value(reader.number("<I"))
-    found = []
+    positions = []
     for _ in range(count):
         key, dimensions = checked_name(reader.text()), reader.number("<I")
         if dimensions > 8:
             raise ValueError("no such shape")
         shape = tuple(reversed([reader.length(MAX_LENGTH) for _ in range(dimensions)]))
         kind = TENSOR_TYPES[reader.number("<I")]
-        found.append((key, Tensor(kind[0], original_shape(metadata, key, shape), reader.number("<Q"))))
+        positions.append((key, Tensor(kind[0], original_shape(metadata, key, shape), reader.number("<Q"))))
     align = int(metadata.get("general.alignment", DEFAULT_ALIGNMENT)) or DEFAULT_ALIGNMENT
     start = -(-reader.at // align) * align
-    tensors = {key: replace(tensor, start=start + tensor.start) for key, tensor in found}
+    tensors = {key: replace(tensor, start=start + tensor.start) for key, tensor in positions}
     if size < max((tensor.start + tensor.bytes for tensor in tensors.values()), default=0):
         raise IndexError
     return Header(tensors, metadata, size, GGUF, path)

@@ -90,41 +90,41 @@ class Header:
 
     def bytes_of(self, name: str, most: int = 4096) -> bytes:
         """Content of a small byte tensor, such as a JSON text; empty if it cannot be read."""
-        found = self.tensors.get(name)
-        if found is None or found.start < 0 or self.path is None or not 0 < found.bytes <= most:
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.start < 0 or self.path is None or not 0 < tensor.bytes <= most:
             return b""
         try:
             with self.path.open("rb") as file:
-                file.seek(found.start)
-                return file.read(found.bytes)
+                file.seek(tensor.start)
+                return file.read(tensor.bytes)
         except OSError:
             return b""
 
     def numbers(self, name: str, most: int = 4096) -> tuple[float, ...]:
         """The first values of a small floating-point tensor, read from the file; empty if they cannot be read."""
-        found = self.tensors.get(name)
-        if found is None or found.start < 0 or self.path is None or found.dtype not in ("F32", "F16", "BF16"):
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.start < 0 or self.path is None or tensor.dtype not in ("F32", "F16", "BF16"):
             return ()
-        count = min(found.count, most)
+        count = min(tensor.count, most)
         try:
             with self.path.open("rb") as file:
-                file.seek(found.start)
-                content = file.read(count * int(BITS[found.dtype]) // 8)
-            if found.dtype == "BF16":  # the upper half of fp32
+                file.seek(tensor.start)
+                content = file.read(count * int(BITS[tensor.dtype]) // 8)
+            if tensor.dtype == "BF16":  # the upper half of fp32
                 content = b"".join(b"\0\0" + content[at : at + 2] for at in range(0, len(content), 2))
-            return struct.unpack(f"<{count}{'e' if found.dtype == 'F16' else 'f'}", content)
+            return struct.unpack(f"<{count}{'e' if tensor.dtype == 'F16' else 'f'}", content)
         except (OSError, struct.error):
             return ()
 
 
 def ends_of(names: Iterable[str]) -> frozenset[str]:
     """The last word and the last two words of each name."""
-    found: set[str] = set()
+    ends: set[str] = set()
     for name in names:
         words = name.rsplit(".", 2)
-        found.add(words[-1])
-        found.add(".".join(words[-2:]))
-    return frozenset(found)
+        ends.add(words[-1])
+        ends.add(".".join(words[-2:]))
+    return frozenset(ends)
 
 
 def read_header(path: Path, name: str = "") -> Header:

@@ -113,28 +113,28 @@ def memory_bytes(header: Header, unpacked: bool = False) -> int:
 
 def probe_file(path: Path, opened: OpenedFile) -> Probe:
     """``probe``, refined by the file name for models and VAEs that have the same tensors as others."""
-    found = probe(opened)
+    contents = probe(opened)
     names = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
     for architecture, words, variant in NAMED_VARIANTS:
         if (
-            found.architecture == architecture
+            contents.architecture == architecture
             and any(word in names for word in words)
-            and found.kind in (CHECKPOINT, DENOISER)
+            and contents.kind in (CHECKPOINT, DENOISER)
         ):
-            return replace(found, architecture=variant)
+            return replace(contents, architecture=variant)
     for like, named, title in NAMED:
-        if like in (found.kind, found.architecture) and any(word in names for word in named):
-            return Probe(ATTACHMENT, id=like, title=title, container=found.container, precision=found.precision)
-    if found.kind == VAE and found.id == parts.TINY:
-        return replace(found, base=base_of_tiny_vae(opened.header, f"{path.parent.name} {path.name}"))
-    if found.kind == VAE and found.id in ("vae_sd", "vae_16"):
-        return replace(found, base=vae_by_name(found.id, path.name, opened.header.metadata))
-    return found
+        if like in (contents.kind, contents.architecture) and any(word in names for word in named):
+            return Probe(ATTACHMENT, id=like, title=title, container=contents.container, precision=contents.precision)
+    if contents.kind == VAE and contents.id == parts.TINY:
+        return replace(contents, base=base_of_tiny_vae(opened.header, f"{path.parent.name} {path.name}"))
+    if contents.kind == VAE and contents.id in ("vae_sd", "vae_16"):
+        return replace(contents, base=vae_by_name(contents.id, path.name, opened.header.metadata))
+    return contents
 
 
 def probe(opened: OpenedFile) -> Probe:
     header = opened.header
-    found = (
+    contents = (
         denoisers.detect_svdquant(header)
         or detect_attachment(header)
         or detect_lora(header)
@@ -146,13 +146,13 @@ def probe(opened: OpenedFile) -> Probe:
         or detect_upscaler(header)
         or Probe(UNKNOWN)
     )
-    quantisation = found.quantisation or quantisation_of(header)
+    quantisation = contents.quantisation or quantisation_of(header)
     return replace(
-        found,
+        contents,
         container=header.container,
         calls=opened.calls,
         quantisation=quantisation,
-        precision=found.precision or precision_of(header.tensors, quantisation),
+        precision=contents.precision or precision_of(header.tensors, quantisation),
     )
 
 
@@ -302,21 +302,21 @@ def detect_part(header: Header) -> Probe | None:
     prefixes = ("first_stage_model.", "vae.", "taesd_decoder.", "taesd_encoder.", "model.", "transformer.", "")
     for view in views(header, prefixes):
         tried += [(view, parts.VAES), (view, parts.VISIONS), (view, parts.TEXT_ENCODERS)]
-    found: dict[str, Probe] = {}
+    by_kind: dict[str, Probe] = {}
     for view, among in tried:
         each = parts.best_match(view, among)
-        if each and each.kind not in found:
+        if each and each.kind not in by_kind:
             held = (denoisers.held_part(each.id, view),)
             widths = widths_of(view) if each.kind == parts.VISION else ()
-            found[each.kind] = Probe(
+            by_kind[each.kind] = Probe(
                 each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view), widths=widths
             )
-    vision, text = found.get(parts.VISION), found.get(parts.TEXT_ENCODER)
+    vision, text = by_kind.get(parts.VISION), by_kind.get(parts.TEXT_ENCODER)
     if vision and text and vision.id.startswith("clip_vision"):  # a whole CLIP, used as either
         return replace(vision, twin=text) if vision.widths else text
     for kind in (VAE, parts.VISION, parts.TEXT_ENCODER):
-        if kind in found:
-            return found[kind]
+        if kind in by_kind:
+            return by_kind[kind]
     if any(len(tensor.shape) == 5 for tensor in header.tensors.values()) and any(
         "decoder." in name for name in header.tensors
     ):

@@ -35,29 +35,29 @@ class ModelIds:
             self._give([path for path in paths if path not in found], stems, found)
         return found
 
-    def _give(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
+    def _give(self, paths: list[Path], stems: dict[Path, str], names: dict[Path, str]) -> None:
         if self._path is None:
-            self._name(paths, stems, found)
+            self._name(paths, stems, names)
             return
         try:
             with FileLock(self._path.with_suffix(".lock"), mode=FILE):
                 self._read_at = None
                 self._read()
                 known = {entry["path"]: name for name, entry in self._given.items()}
-                found |= {path: known[str(path)] for path in paths if str(path) in known}
-                self._name([path for path in paths if path not in found], stems, found)
+                names |= {path: known[str(path)] for path in paths if str(path) in known}
+                self._name([path for path in paths if path not in names], stems, names)
                 replace_file(self._path, json.dumps(self._given, indent=1) + "\n")
                 self._read_at = self._path.stat().st_mtime_ns
         except OSError:  # the home is not writable: the ids last only for this process
-            self._name([path for path in paths if path not in found], stems, found)
+            self._name([path for path in paths if path not in names], stems, names)
 
-    def _name(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
+    def _name(self, paths: list[Path], stems: dict[Path, str], names: dict[Path, str]) -> None:
         for path in paths:
             name = self._moved(path, stems[path]) or next(
                 each for each in self.candidates(path, stems[path]) if not self._is_taken(each)
             )
             self._given[name] = {"path": str(path), "mark": list(fingerprint_of(path))}
-            found[path] = name
+            names[path] = name
 
     @staticmethod
     def candidates(path: Path, stem: str) -> Iterator[str]:

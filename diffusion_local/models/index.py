@@ -82,13 +82,13 @@ class ModelIndex:
         self._fill_pool(configs, [place.file.path for place, _ in candidates], elsewhere)
         stems = {place.file.path: stem_of(place) for place, _ in candidates}
         ids = self._ids.assign(list(stems), stems)
-        found: dict[str, IndexEntry] = {}
+        by_id: dict[str, IndexEntry] = {}
         for place, added in candidates:
             path = place.file.path
             entry = self.inspect(path, configs, added)
-            found[ids[path]] = replace(entry, id=ids[path])
-        self._index = found
-        return list(found.values())
+            by_id[ids[path]] = replace(entry, id=ids[path])
+        self._index = by_id
+        return list(by_id.values())
 
     def preview(self, root: Path) -> list[IndexEntry]:
         """The entries that adding a path would yield, assembled with parts from there and from all known folders."""
@@ -121,7 +121,7 @@ class ModelIndex:
 
     def _adapter_files(self, kind: str) -> dict[Path, str]:
         """The files of a kind, each once, with their names before these are made unique."""
-        found: dict[Path, str] = {}
+        names: dict[Path, str] = {}
         folder = self.places.folder(PLACES[kind])
         real: set[tuple[int, int]] = set()
         inner = {CONTROL: weights_in, VISION: encoder_in}.get(kind)
@@ -132,7 +132,7 @@ class ModelIndex:
             if path is not None and (mark := identity(path)) not in real:
                 real.add(mark)
                 name = "/".join(seen.below if seen.folder else [*seen.below, seen.path.name]) or seen.path.name
-                found[path] = clean_name(name.removesuffix(path.suffix))
+                names[path] = clean_name(name.removesuffix(path.suffix))
         for place in self._elsewhere():
             path = place.file.path
             if place.file.folder:
@@ -142,8 +142,8 @@ class ModelIndex:
             read = self.read(path)
             if read.contents and read.contents.probe.kind == kind:
                 real.add(mark)
-                found[path] = clean_name(stem_of(place))
-        return found
+                names[path] = clean_name(stem_of(place))
+        return names
 
     def _named(self, adapter: Adapter, name: str) -> Adapter:
         named = replace(adapter, name=name, sha256=self.sha256(adapter.path, signature_of(adapter.path)))
@@ -208,18 +208,18 @@ class ModelIndex:
     def inspect(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> IndexEntry:
         """The entry of a path, without an id yet. ``configs``: None for those of the last scan."""
         signature = signature_of(path)
-        known, found = self._found.get(path, (None, None))
+        known, facts = self._found.get(path, (None, None))
         if configs is None:
             configs = known[1] if known else tuple(self.places.config_folders())
         is_file = path.suffix.lower() in KNOWN_SUFFIXES and not path.is_dir()
         state = (signature, configs, self._pool[0] if is_file else None, self._own_stamp(path) if is_file else None)
-        if found is None or known != state:
+        if facts is None or known != state:
             try:
-                found = self._checkpoint(path, configs) if is_file else read_folder(path)
+                facts = self._checkpoint(path, configs) if is_file else read_folder(path)
             except Exception as error:
-                found = incomplete(unforeseen(path, error))
-            self._found[path] = (state, found)
-        return IndexEntry("", path, found, added, self.sha256(path, signature))
+                facts = incomplete(unforeseen(path, error))
+            self._found[path] = (state, facts)
+        return IndexEntry("", path, facts, added, self.sha256(path, signature))
 
     def _fill_pool(self, configs: tuple[Path, ...], models: list[Path], elsewhere: list[ProgramFolder]) -> None:
         """Update the pool of parts if any of the files changed."""
@@ -370,18 +370,18 @@ def signature_of(path: Path) -> Signature:
     """A signature that changes with a file, or with any file in a folder and its subfolders."""
     if not path.is_dir():
         return tuple(stat_of(path, path.name))
-    found: list[tuple[str, int, int]] = []
+    files: list[tuple[str, int, int]] = []
     try:
         for entry in os.scandir(path):
             if entry.is_file():
-                found += stat_of(Path(entry.path), entry.name)
+                files += stat_of(Path(entry.path), entry.name)
             elif entry.is_dir() and not entry.name.startswith("."):
                 for inner in os.scandir(entry.path):
                     if inner.is_file():
-                        found += stat_of(Path(inner.path), f"{entry.name}/{inner.name}")
+                        files += stat_of(Path(inner.path), f"{entry.name}/{inner.name}")
     except OSError:
         pass
-    return tuple(sorted(found))
+    return tuple(sorted(files))
 
 
 def stat_of(path: Path, name: str) -> list[tuple[str, int, int]]:

@@ -59,17 +59,17 @@ def _check_tokenizer(folder: Path, part: Path) -> None:
 
 
 def _check_weights(folder: Path, part: Path) -> None:
-    found = sorted(part.glob("*.safetensors"))
-    if not found and any(part.glob("*.bin")):
+    files = sorted(part.glob("*.safetensors"))
+    if not files and any(part.glob("*.bin")):
         raise ModelUnavailable(message("pickle_weights", name=f"{folder.name}/{part.name}"))
     shards = [
         shard
         for index in part.glob("*.safetensors.index*.json")
         for shard in set(_read_json(folder, index)["weight_map"].values())
     ]
-    if not found and not shards:
+    if not files and not shards:
         raise ModelUnavailable(message("no_weights", name=f"{folder.name}/{part.name}"))
-    for path in sorted({*found, *(part / shard for shard in shards)}):
+    for path in sorted({*files, *(part / shard for shard in shards)}):
         open_header(path, _name(folder, path))
 
 

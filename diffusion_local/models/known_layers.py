@@ -90,7 +90,7 @@ class KnownModel:
     @cached_property
     def layers(self) -> dict[str, Layer]:
         """The layers with a weight matrix, under their names in LoRAs."""
-        found: dict[str, Layer] = {}
+        by_stem: dict[str, Layer] = {}
         for name, groups in self.tensors.items():
             if not name.endswith(".weight"):
                 continue
@@ -99,12 +99,12 @@ class KnownModel:
             for shape, *axes in groups:
                 if len(shape) < 2:
                     continue
-                layer = found.setdefault(stem, Layer())
+                layer = by_stem.setdefault(stem, Layer())
                 layer.reads.add(shape[1])
                 layer.writes.add(shape[0])
                 numbers = list(numbers_of(axes[0])) if axes else [0]
                 layer.first, layer.last = min(layer.first, *numbers), max(layer.last, *numbers)
-        return found
+        return by_stem
 
     def share(self, layers: Layers) -> float:
         """The share of a LoRA's layers that this model has with the same sizes."""
@@ -173,14 +173,14 @@ def differences(
     """
     there = {name: pattern_of(name) for name in shapes if "." in name}
     patterns = set(there.values())
-    found = []
+    distances = []
     for each in known_models():
         if each.model == architecture and each.naming == naming:
             known = {name for name in each.tensors if "." in name}
-            found.append((len(known ^ patterns), known, each))
-    if not found:
+            distances.append((len(known ^ patterns), known, each))
+    if not distances:
         return (), ()
-    _, known, closest = min(found, key=lambda entry: entry[0])
+    _, known, closest = min(distances, key=lambda entry: entry[0])
     # quantisation does not change the shapes of biases and scales
     same = [(there.get(name, name), shape) in closest.sized for name, shape in shapes.items() if len(shape) == 1]
     if sum(same) * 2 < len(same):

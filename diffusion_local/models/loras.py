@@ -154,7 +154,7 @@ def is_lora(header: Header) -> bool:
 
 def read_lora(header: Header) -> LoraFile:
     """Read a LoRA. The caller must have checked that it is one (``is_lora``)."""
-    found = LoraFile()
+    lora = LoraFile()
     stems: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unknown: list[str] = []
     layouts: Counter[str] = Counter()
@@ -166,7 +166,7 @@ def read_lora(header: Header) -> LoraFile:
             if name.endswith(("norm.query_norm.scale", "norm.key_norm.scale")):
                 control = True
             elif name.startswith(BUNDLED):
-                found.bundled = True
+                lora.bundled = True
             elif not ASIDE.match(name):
                 unknown.append(name)
             continue
@@ -179,27 +179,27 @@ def read_lora(header: Header) -> LoraFile:
         stems[f"{where}:{bare}" if where else bare][end] = tensor
         if end == "down" and tensor.shape:
             ranks[tensor.shape[0]] += 1
-    found.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
+    lora.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
-        add_layer(found.layers, stem, tensors)
-    found.halved = next((stem for stem, tensors in stems.items() if ("down" in tensors) != ("up" in tensors)), "")
+        add_layer(lora.layers, stem, tensors)
+    lora.halved = next((stem for stem, tensors in stems.items() if ("down" in tensors) != ("up" in tensors)), "")
     ia3 = any("ia3" in tensors or "on_input" in tensors for tensors in stems.values())
-    found.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
-    found.method = method_of(stems)
-    found.mixes_rows = any("oft" in tensors for tensors in stems.values())
-    found.rank = max(ranks, key=lambda each: ranks[each], default=0)
-    denoiser = {name: layer for name, layer in found.layers.items() if ":" not in name}
+    lora.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
+    lora.method = method_of(stems)
+    lora.mixes_rows = any("oft" in tensors for tensors in stems.values())
+    lora.rank = max(ranks, key=lambda each: ranks[each], default=0)
+    denoiser = {name: layer for name, layer in lora.layers.items() if ":" not in name}
     best = models_of(denoiser)
-    found.base = base_of(found.layers, header.metadata, found.layout, best)
-    if found.base in families.ARCHITECTURES or families.get(found.base).title:
-        found.foreign = tuple(
+    lora.base = base_of(lora.layers, header.metadata, lora.layout, best)
+    if lora.base in families.ARCHITECTURES or families.get(lora.base).title:
+        lora.foreign = tuple(
             name for name, layer in denoiser.items() if best and not any(m.has(name, layer) for m in best)
         )
         if not stated_base(header.metadata):
-            found.alike = further_bases(found.base, best)
-    if not found.base and denoiser and not is_of_unet(denoiser):
-        found.strange = next(stem for stem in stems if ":" not in stem)
-    return found
+            lora.alike = further_bases(lora.base, best)
+    if not lora.base and denoiser and not is_of_unet(denoiser):
+        lora.strange = next(stem for stem in stems if ":" not in stem)
+    return lora
 
 
 def further_bases(base: str, models: Iterable[KnownModel]) -> tuple[str, ...]:

@@ -304,13 +304,13 @@ def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
 
 def best_match(view: TensorView, among: tuple[Part, ...]) -> Part | None:
     """The part with the most specific matching sign, or None."""
-    found = [
+    matches = [
         (each.specificity, at, part)
         for at, part in enumerate(among)
         for each in part.signs
         if each.matches(view.names, view.shape)
     ]
-    return max(found, key=lambda each: each[:2])[2] if found else None
+    return max(matches, key=lambda each: each[:2])[2] if matches else None
 
 
 def part_of_gguf(header: Header) -> Part | None:

@@ -128,12 +128,12 @@ def calls_problem(name: str, calls: tuple[str, ...]) -> Message | None:
 def zipped_program(path: Path) -> bytes:
     """The pickle in a zip archive as PyTorch writes it. Raises KeyError if there is none."""
     with zipfile.ZipFile(path) as archive:
-        found = next((each for each in archive.infolist() if each.filename.endswith("data.pkl")), None)
-        if found is None:
+        entry = next((each for each in archive.infolist() if each.filename.endswith("data.pkl")), None)
+        if entry is None:
             raise KeyError("data.pkl")
-        if found.file_size > MAX_PROGRAM:
+        if entry.file_size > MAX_PROGRAM:
             raise ValueError("too long")
-        with archive.open(found) as file:
+        with archive.open(entry) as file:
             return file.read(MAX_PROGRAM)
 
 

@@ -121,7 +121,7 @@ def snapshot_of(folder: Path) -> Path | None:
 def list_entries(path: Path) -> list[Path]:
     """The folders in a list in ComfyUI's format: sections with ``base_path`` and one or more paths for each kind."""
     content = read_yaml(path)
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for section in content.values() if isinstance(content, dict) else ():
         if not isinstance(section, dict):
             continue
@@ -132,8 +132,8 @@ def list_entries(path: Path) -> list[Path]:
                 continue
             for line in value.splitlines():
                 if line.strip():
-                    found[path.parent / base / expanded(line.strip())] = None
-    there = [folder for folder in found if folder.is_dir()]
+                    folders[path.parent / base / expanded(line.strip())] = None
+    there = [folder for folder in folders if folder.is_dir()]
     return [each for each in there if not any(other != each and each.is_relative_to(other) for other in there)]
 
 

@@ -107,75 +107,75 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
 
 def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
     """Prompt syntax that the model does not support; warnings of one kind share a key."""
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     if params.kind is Kind.UPSCALE:
-        return found
+        return warnings
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         if AND.search(text):
-            found[f"{name} AND"] = message("joins_no_prompts", field=name)
+            warnings[f"{name} AND"] = message("joins_no_prompts", field=name)
         for tool, pattern in FOREIGN_SYNTAX.items():
             if other := pattern.search(text):
                 excerpt = shortened(other[0], 60)
-                found[f"{name} {tool}"] = message("foreign_syntax", field=name, text=excerpt, tool=tool)
+                warnings[f"{name} {tool}"] = message("foreign_syntax", field=name, text=excerpt, tool=tool)
         if number := COMMA_WEIGHT.search(text):
-            found[f"{name} comma"] = message("weight_comma", field=name, text=shortened(number[0], 60))
+            warnings[f"{name} comma"] = message("weight_comma", field=name, text=shortened(number[0], 60))
         if wildcard := NO_WILDCARD.search(text):
-            found[f"{name} wildcard"] = message("no_wildcard_name", field=name, text=shortened(wildcard[0], 60))
-        found |= shape_warnings(name, text)
+            warnings[f"{name} wildcard"] = message("no_wildcard_name", field=name, text=shortened(wildcard[0], 60))
+        warnings |= shape_warnings(name, text)
         if reads_whole_prompts(model):
-            found |= weight_warnings(name, text)
+            warnings |= weight_warnings(name, text)
             continue
         if weighted := first_weighted(text):
-            found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
+            warnings[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
         if changing := schedules.first_schedule(text):
             excerpt = shortened(changing, 60)
-            found[f"{name} schedule"] = message("no_schedule", field=name, text=excerpt)
+            warnings[f"{name} schedule"] = message("no_schedule", field=name, text=excerpt)
         if BREAK.search(text):
-            found[f"{name} BREAK"] = message("no_break", field=name)
-    return found
+            warnings[f"{name} BREAK"] = message("no_break", field=name)
+    return warnings
 
 
 def shape_warnings(field: str, text: str) -> dict[str, str]:
     """Warnings about syntax that belongs elsewhere: flags of lists, comments, full-width brackets."""
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     if flag := MIDJOURNEY_FLAG.search(text):
-        found[f"{field} flag"] = message("prompt_flag", field=field, text=shortened(flag[0], 60))
+        warnings[f"{field} flag"] = message("prompt_flag", field=field, text=shortened(flag[0], 60))
     if comment := COMMENT.search(text):
-        found[f"{field} comment"] = message("prompt_comment", field=field, text=shortened(comment[0].strip(), 60))
+        warnings[f"{field} comment"] = message("prompt_comment", field=field, text=shortened(comment[0].strip(), 60))
     if wide := FULL_WIDTH.search(text):
-        found[f"{field} wide"] = message("full_width", field=field, text=shortened(wide[0], 60))
-    return found
+        warnings[f"{field} wide"] = message("full_width", field=field, text=shortened(wide[0], 60))
+    return warnings
 
 
 def weight_warnings(field: str, text: str) -> dict[str, str]:
     """Warnings about apparent weights and schedules that have another meaning."""
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     if bracket := weights.unbalanced(text):
-        found[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
+        warnings[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
     if strong := weights.beyond_limit(text):
-        found[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MAX_WEIGHT)
+        warnings[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MAX_WEIGHT)
     for match in SCHEDULE.finditer(text):
         if not schedules.first_schedule(match[0]) and not COMMA_WEIGHT.search(match[0]):
             excerpt = shortened(match[0], 60)
-            found[f"{field} steps"] = message("schedule_number", field=field, text=excerpt)
+            warnings[f"{field} steps"] = message("schedule_number", field=field, text=excerpt)
             break
-    return found
+    return warnings
 
 
 def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
     """Ignored tags of a prompt as written, with keys as in ``syntax_warnings``."""
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     for tag in tags.find_tags(prompt):
         if tag.rest:
             excerpt = shortened(tag.to_text(), 60)
-            found["prompt rest"] = message("tag_rest", tag=excerpt)
+            warnings["prompt rest"] = message("tag_rest", tag=excerpt)
     if without := tags.find_tags(negative):
         excerpt = shortened(without[0].to_text(), 60)
-        found["negative tag"] = message("tag_negative", tag=excerpt)
+        warnings["negative tag"] = message("tag_negative", tag=excerpt)
     for name, text in (("prompt", prompt), ("negative", negative)):
         if others := tags.find_other_tags(text):
-            found[f"{name} other"] = message("tag_unknown", field=name, tag=shortened(others[0], 60))
-    return found
+            warnings[f"{name} other"] = message("tag_unknown", field=name, tag=shortened(others[0], 60))
+    return warnings
 
 
 def first_weighted(text: str) -> str:

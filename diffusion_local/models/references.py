@@ -102,11 +102,11 @@ def adapter_for(use: Use, usable: list[Adapter]) -> str:
 
 def uses_of(model: "Model", adapters: list[Adapter], encoders: list[Adapter]) -> list[Use]:
     """What a model can use reference pictures for; an IP-Adapter counts only with its image encoder."""
-    found = [Use.EDIT] if families.references_of(model.architecture) else []
+    uses = [Use.EDIT] if families.references_of(model.architecture) else []
     usable = families.get(model.family).ip_adapters and any(
         each.ready and adapter_fits(each, model.architecture) and encoder_for(each, encoders) for each in adapters
     )
-    return [*found, Use.STYLE, Use.FACE] if usable else found
+    return [*uses, Use.STYLE, Use.FACE] if usable else uses
 
 
 def encoder_for(adapter: Adapter, encoders: list[Adapter]) -> Adapter | None:

@@ -322,11 +322,11 @@ def check_file(file: str) -> None:
 
 def free_name(path: Path) -> Path:
     number = 1
-    found = path
-    while found.exists():
+    free = path
+    while free.exists():
         number += 1
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return found
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
 
 
 def format_size(size: int) -> str:

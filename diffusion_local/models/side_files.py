@@ -46,13 +46,13 @@ def side_file_paths(path: Path) -> Iterator[Path]:
 
 def stamp(path: Path, configuration: bool = False) -> tuple[int, ...]:
     """A value that changes with the side files of ``path``, or with ``configuration`` with its ``name.yaml``."""
-    found = []
+    times = []
     for place in (path.with_suffix(".yaml"),) if configuration else side_file_paths(path):
         try:
-            found.append(place.stat().st_mtime_ns)
+            times.append(place.stat().st_mtime_ns)
         except OSError:
-            found.append(0)
-    return tuple(found)
+            times.append(0)
+    return tuple(times)
 
 
 def read(path: Path) -> SideNotes:
@@ -76,12 +76,12 @@ def read(path: Path) -> SideNotes:
 
 def prediction(path: Path) -> str:
     """The prediction type in a checkpoint's ``name.yaml``, whose default is epsilon; "" if there is no such file."""
-    found = read_yaml(path.with_suffix(".yaml"))
+    section = read_yaml(path.with_suffix(".yaml"))
     for name in ("model", "params"):
-        found = found.get(name) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
+        section = section.get(name) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
         return ""
-    return {"eps": "epsilon", "v": "v_prediction"}.get(str(found.get("parameterization", "eps"))[:20], "")
+    return {"eps": "epsilon", "v": "v_prediction"}.get(str(section.get("parameterization", "eps"))[:20], "")
 
 
 def as_list(value: Any) -> list[Any]:

@@ -29,15 +29,15 @@ SILENT = ""
 @cache
 def table() -> dict[str, tuple[str, bool]]:
     """By Chinese word: (English word, whether it names a place, which moves to the end)."""
-    found = json.loads((assets() / "starter" / "words_zh.json").read_text(encoding="utf-8"))
+    content = json.loads((assets() / "starter" / "words_zh.json").read_text(encoding="utf-8"))
     words = {
-        word: (english, False) for part in ("things", "styles", "joining") for word, english in found[part].items()
+        word: (english, False) for part in ("things", "styles", "joining") for word, english in content[part].items()
     }
-    words |= dict.fromkeys(found["silent"], (SILENT, False))
-    for word, english in found["colours"].items():
+    words |= dict.fromkeys(content["silent"], (SILENT, False))
+    for word, english in content["colours"].items():
         words |= dict.fromkeys((word, f"{word}色"), (english, False))
         words |= dict.fromkeys((f"{word}背景", f"{word}色背景"), (f"on a {english} background", True))
-    for word, english in found["scenes"].items():
+    for word, english in content["scenes"].items():
         words |= dict.fromkeys((word, f"{word}里", f"{word}上", f"{word}中"), (english, True))
     return words
 
@@ -61,7 +61,7 @@ def understood(model: Model, text: str) -> tuple[str, tuple[str, ...]]:
 def translated(run: str, places: list[str], unknown: list[str]) -> str:
     """Translate a run of Chinese; places are appended to ``places`` instead, unknown words to ``unknown``."""
     known, missed, at = table(), "", 0
-    found: list[str] = []
+    english_words: list[str] = []
     while at < len(run):
         word = next((run[at : at + n] for n in range(LONGEST_NAME, 0, -1) if run[at : at + n] in known), "")
         if not word:
@@ -72,11 +72,11 @@ def translated(run: str, places: list[str], unknown: list[str]) -> str:
             unknown.append(missed)
             missed = ""
         english, is_place = known[word]
-        (places if is_place else found).append(english)
+        (places if is_place else english_words).append(english)
         at += len(word)
     if missed:
         unknown.append(missed)
-    return " ".join(each for each in found if each)
+    return " ".join(each for each in english_words if each)
 
 
 # -- English --------------------------------------------------------------------------------------------------------

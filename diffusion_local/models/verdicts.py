@@ -83,78 +83,78 @@ USABLE = Verdict(READY)
 UNKNOWN_MODEL = Verdict(UNSUPPORTED, message("model_unknown"))
 
 
-def calls_verdict(name: str, found: Probe) -> Verdict | None:
+def calls_verdict(name: str, probe: Probe) -> Verdict | None:
     """The verdict on a pickle that would call functions; None for other files."""
-    problem = calls_problem(name, found.calls)
+    problem = calls_problem(name, probe.calls)
     return Verdict(UNSUPPORTED, problem) if problem else None
 
 
-def describe_kind(found: Probe) -> str:
+def describe_kind(probe: Probe) -> str:
     """Completes "It is ...": a LoRA, T5-XXL, a text encoder; "" for other kinds."""
-    if found.kind == TEXT_ENCODER:
-        return message("file_text_encoder", title=found.title)
-    if found.kind == VISION:
-        return found.title
-    if found.kind == VAE:
-        return parts.title_of(found.base) if found.base and found.id != parts.TINY else found.title
-    if found.kind == CONTROL:
-        return describe_attachment(found)
-    return KIND_NAMES.get(found.kind, "")
+    if probe.kind == TEXT_ENCODER:
+        return message("file_text_encoder", title=probe.title)
+    if probe.kind == VISION:
+        return probe.title
+    if probe.kind == VAE:
+        return parts.title_of(probe.base) if probe.base and probe.id != parts.TINY else probe.title
+    if probe.kind == CONTROL:
+        return describe_attachment(probe)
+    return KIND_NAMES.get(probe.kind, "")
 
 
-def describe_attachment(found: Probe) -> str:
+def describe_attachment(probe: Probe) -> str:
     """Title of an add-on, with the model it fits."""
-    base = families.title_of(found.base)
-    return message("file_for", title=found.title, base=base) if base else found.title
+    base = families.title_of(probe.base)
+    return message("file_for", title=probe.title, base=base) if base else probe.title
 
 
-def model_verdict(name: str, found: Probe) -> Verdict:
+def model_verdict(name: str, probe: Probe) -> Verdict:
     """Verdict on a file in the models folder, without considering configurations."""
-    if verdict := calls_verdict(name, found):
+    if verdict := calls_verdict(name, probe):
         return verdict
-    if found.id == "language_model":
+    if probe.id == "language_model":
         return Verdict(UNSUPPORTED, message("file_language_model"))
-    if found.kind in PLACES:
-        own = kind_verdict(found.kind, found)  # a file that cannot be used need not be moved
-        move = Verdict(UNSUPPORTED, message("model_is_other", what=describe_kind(found), folder=PLACES[found.kind]))
+    if probe.kind in PLACES:
+        own = kind_verdict(probe.kind, probe)  # a file that cannot be used need not be moved
+        move = Verdict(UNSUPPORTED, message("model_is_other", what=describe_kind(probe), folder=PLACES[probe.kind]))
         return own if own.problem else move
-    if found.kind == STRANGER:
-        return foreign_verdict(found)
-    if found.kind == ATTACHMENT:
-        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
-    if found.kind not in (CHECKPOINT, DENOISER):
+    if probe.kind == STRANGER:
+        return foreign_verdict(probe)
+    if probe.kind == ATTACHMENT:
+        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(probe)))
+    if probe.kind not in (CHECKPOINT, DENOISER):
         return UNKNOWN_MODEL
-    return unet_verdict(found) if found.unet else transformer_verdict(found)
+    return unet_verdict(probe) if probe.unet else transformer_verdict(probe)
 
 
-def foreign_verdict(found: Probe) -> Verdict:
-    if found.base == "picture":
-        return Verdict(RECOGNISED, message("file_not_yet_that", title=found.title))
-    return Verdict(UNSUPPORTED, makes_no_pictures(found.title, found.base))
+def foreign_verdict(probe: Probe) -> Verdict:
+    if probe.base == "picture":
+        return Verdict(RECOGNISED, message("file_not_yet_that", title=probe.title))
+    return Verdict(UNSUPPORTED, makes_no_pictures(probe.title, probe.base))
 
 
-def transformer_verdict(found: Probe) -> Verdict:
-    if found.quantisation == SVDQUANT:
-        return loadable_verdict(found)
-    architecture = families.ARCHITECTURES[found.architecture]
+def transformer_verdict(probe: Probe) -> Verdict:
+    if probe.quantisation == SVDQUANT:
+        return loadable_verdict(probe)
+    architecture = families.ARCHITECTURES[probe.architecture]
     title = architecture.title
-    titled = f"{title} ({describe_contents(found)})"
-    if problem := architecture.problem or families.get(found.family).problem:
+    titled = f"{title} ({describe_contents(probe)})"
+    if problem := architecture.problem or families.get(probe.family).problem:
         return Verdict(RECOGNISED, problem_of_file(problem, titled))
-    if found.naming == "original" and not families.get(found.family).original_names:
+    if probe.naming == "original" and not families.get(probe.family).original_names:
         return Verdict(RECOGNISED, message("file_authors_names", title=titled, again=title))
     if not architecture.parts:  # no known parts to assemble it with
         return Verdict(RECOGNISED, message("file_folder_only", title=titled))
-    return loadable_verdict(found)
+    return loadable_verdict(probe)
 
 
-def layers_verdict(found: Probe) -> Verdict | None:
+def layers_verdict(probe: Probe) -> Verdict | None:
     """The verdict on a denoiser with missing or unknown tensors; None if it has exactly those of its architecture."""
-    title = families.title_of(found.architecture)
-    if found.unknown:
-        return Verdict(RECOGNISED, message("file_layers_unknown", title=title, name=found.unknown[0]))
-    if found.lacking:
-        return Verdict(INCOMPLETE, message("file_layers_missing", title=title, name=found.lacking[0]))
+    title = families.title_of(probe.architecture)
+    if probe.unknown:
+        return Verdict(RECOGNISED, message("file_layers_unknown", title=title, name=probe.unknown[0]))
+    if probe.lacking:
+        return Verdict(INCOMPLETE, message("file_layers_missing", title=title, name=probe.lacking[0]))
     return None
 
 
@@ -167,8 +167,8 @@ def problem_of_file(problem: str, title: str) -> Message:
     return message("file_its_family", title=title, problem=problem)
 
 
-def unet_verdict(found: Probe) -> Verdict:
-    unet, architecture = found.unet, found.architecture
+def unet_verdict(probe: Probe) -> Verdict:
+    unet, architecture = probe.unet, probe.architecture
     assert unet is not None
     if not architecture:
         reason = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
@@ -183,7 +183,7 @@ def unet_verdict(found: Probe) -> Verdict:
         return Verdict(UNSUPPORTED, purpose or message("unet_channels", channels=unet.channels))
     if architecture in ("sd1", "sd2") and unet.added:
         return Verdict(UNSUPPORTED, message("file_unclip"))
-    return loadable_verdict(found)
+    return loadable_verdict(probe)
 
 
 def channels_of(architecture: str) -> tuple[int, ...]:
@@ -191,12 +191,12 @@ def channels_of(architecture: str) -> tuple[int, ...]:
     return (8,) if families.ARCHITECTURES[architecture].needs_reference else (4, 9)
 
 
-def loadable_verdict(found: Probe) -> Verdict:
+def loadable_verdict(probe: Probe) -> Verdict:
     """Whether the engine can load the model parts in a file, in their precision."""
-    title = families.title_of(found.architecture)
-    if verdict := container_verdict(found.container, tuple(each.quantisation for each in found.held), title):
+    title = families.title_of(probe.architecture)
+    if verdict := container_verdict(probe.container, tuple(each.quantisation for each in probe.held), title):
         return verdict
-    return layers_verdict(found) or USABLE
+    return layers_verdict(probe) or USABLE
 
 
 def container_verdict(container: str, schemes: tuple[str, ...], title: str) -> Verdict | None:
@@ -217,9 +217,9 @@ def has_package(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def parts_verdict(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
+def parts_verdict(probe: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
     """Verdict on a denoiser with its other parts. ``missing``: parts in no file; ``wordless``: without a tokenizer."""
-    title = f"{families.title_of(found.architecture)} ({describe_contents(found)})"
+    title = f"{families.title_of(probe.architecture)} ({describe_contents(probe)})"
     if missing:
         return Verdict(
             INCOMPLETE,
@@ -237,20 +237,20 @@ def folder_hints(missing: tuple[str, ...]) -> str:
     return " / ".join(f"`{PLACES[kind]}`" for kind in (TEXT_ENCODER, VAE) if kind in kinds)
 
 
-def container_title(found: Probe) -> str:
-    return f"GGUF ({found.precision})"
+def container_title(probe: Probe) -> str:
+    return f"GGUF ({probe.precision})"
 
 
-def describe_contents(found: Probe) -> str:
+def describe_contents(probe: Probe) -> str:
     """Precision, and scheme if more specific: bf16; fp8_e4m3, scaled fp8; GGUF Q8_0."""
-    if found.container == PICKLE:
-        return f"a pickle file, {found.precision}"
-    scheme = TITLES.get(found.quantisation, found.quantisation)
-    if not scheme or found.quantisation == PLAIN_FP8:
-        return found.precision
-    if found.quantisation == GGUF:
-        return f"GGUF {found.precision}"
-    return scheme if found.precision in scheme.lower() else f"{found.precision}, {scheme}"
+    if probe.container == PICKLE:
+        return f"a pickle file, {probe.precision}"
+    scheme = TITLES.get(probe.quantisation, probe.quantisation)
+    if not scheme or probe.quantisation == PLAIN_FP8:
+        return probe.precision
+    if probe.quantisation == GGUF:
+        return f"GGUF {probe.precision}"
+    return scheme if probe.precision in scheme.lower() else f"{probe.precision}, {scheme}"
 
 
 def format_parts(missing: tuple[str, ...]) -> str:
@@ -259,82 +259,82 @@ def format_parts(missing: tuple[str, ...]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def adapter_verdict(name: str, kind: str, found: Probe) -> Verdict:
+def adapter_verdict(name: str, kind: str, probe: Probe) -> Verdict:
     """Verdict on a file in an adapter folder, or an adapter elsewhere."""
-    if verdict := calls_verdict(name, found):
+    if verdict := calls_verdict(name, probe):
         return verdict
-    if found.kind != kind:
-        if found.kind in PLACES:
-            what, expected = describe_kind(found), KIND_NAMES.get(kind, kind)
-            move = message("misplaced", what=what, wanted=expected, folder=PLACES[found.kind])
-            own = kind_verdict(found.kind, found)
+    if probe.kind != kind:
+        if probe.kind in PLACES:
+            what, expected = describe_kind(probe), KIND_NAMES.get(kind, kind)
+            move = message("misplaced", what=what, wanted=expected, folder=PLACES[probe.kind])
+            own = kind_verdict(probe.kind, probe)
             return own if own.problem else Verdict(UNSUPPORTED, move)
-        if found.kind in (STRANGER, ATTACHMENT):
-            return model_verdict(name, found)
-        if found.kind in (CHECKPOINT, DENOISER) and found.architecture:
-            title = families.title_of(found.architecture)
+        if probe.kind in (STRANGER, ATTACHMENT):
+            return model_verdict(name, probe)
+        if probe.kind in (CHECKPOINT, DENOISER) and probe.architecture:
+            title = families.title_of(probe.architecture)
             return Verdict(UNSUPPORTED, message("file_model_elsewhere", title=title, what=KIND_NAMES.get(kind, kind)))
         return Verdict(UNSUPPORTED, message("not_an_adapter", what=KIND_NAMES.get(kind, kind)))
-    return kind_verdict(kind, found)
+    return kind_verdict(kind, probe)
 
 
-def kind_verdict(kind: str, found: Probe) -> Verdict:
+def kind_verdict(kind: str, probe: Probe) -> Verdict:
     """Verdict on an adapter or part in the folder for its kind."""
-    if kind == LORA and found.lora:
-        return lora_verdict(found.lora, found.container)
+    if kind == LORA and probe.lora:
+        return lora_verdict(probe.lora, probe.container)
     if kind == VAE:
-        return vae_verdict(found)
+        return vae_verdict(probe)
     if kind == TEXT_ENCODER:
-        return encoder_verdict(found)
+        return encoder_verdict(probe)
     if kind == CONTROL:
-        return control_verdict(found)
+        return control_verdict(probe)
     if kind == IP_ADAPTER:
-        return ip_adapter_verdict(found)
+        return ip_adapter_verdict(probe)
     if kind == VISION:
-        return vision_verdict(found)
-    if kind == EMBEDDING and found.id == "other":
-        base = families.title_of(found.base) or families.get(found.base).title or found.base
+        return vision_verdict(probe)
+    if kind == EMBEDDING and probe.id == "other":
+        base = families.title_of(probe.base) or families.get(probe.base).title or probe.base
         return Verdict(RECOGNISED, message("file_embedding_other", base=base))
     return USABLE
 
 
-def ip_adapter_verdict(found: Probe) -> Verdict:
+def ip_adapter_verdict(probe: Probe) -> Verdict:
     """Verdict on an IP-Adapter: usable are those for SD and SDXL that read the output of an image encoder."""
-    if found.id == "faceid":
+    if probe.id == "faceid":
         return Verdict(RECOGNISED, message("file_face_id"))
-    if found.base and families.of_architecture(found.base).id not in ("sd", "sdxl"):
-        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
+    if probe.base and families.of_architecture(probe.base).id not in ("sd", "sdxl"):
+        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(probe)))
     return USABLE
 
 
-def vision_verdict(found: Probe) -> Verdict:
-    if not found.widths:
-        return Verdict(RECOGNISED, message("file_not_used", title=found.title))
-    if found.container == GGUF:
-        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container_title(found)))
+def vision_verdict(probe: Probe) -> Verdict:
+    if not probe.widths:
+        return Verdict(RECOGNISED, message("file_not_used", title=probe.title))
+    if probe.container == GGUF:
+        return Verdict(RECOGNISED, message("file_as_container", title=probe.title, container=container_title(probe)))
     return USABLE
 
 
-def control_verdict(found: Probe) -> Verdict:
+def control_verdict(probe: Probe) -> Verdict:
     """Verdict on a ControlNet or T2I-Adapter."""
-    if found.base not in CONTROL_ARCHITECTURES.get(found.naming, ()):
-        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(found)))
-    if found.container == GGUF:
+    if probe.base not in CONTROL_ARCHITECTURES.get(probe.naming, ()):
+        return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(probe)))
+    if probe.container == GGUF:
         return Verdict(
-            RECOGNISED, message("file_as_container", title=describe_attachment(found), container=container_title(found))
+            RECOGNISED, message("file_as_container", title=describe_attachment(probe), container=container_title(probe))
         )
-    scheme = "" if found.quantisation == INT8_ROWS else found.quantisation
-    return container_verdict(found.container, (scheme,), describe_attachment(found)) or USABLE
+    scheme = "" if probe.quantisation == INT8_ROWS else probe.quantisation
+    return container_verdict(probe.container, (scheme,), describe_attachment(probe)) or USABLE
 
 
-def encoder_verdict(found: Probe) -> Verdict:
+def encoder_verdict(probe: Probe) -> Verdict:
     """Verdict on a text encoder: it is usable if a supported family needs it."""
-    title = f"{found.title} ({describe_contents(found)})"
-    if found.id == "language_model":
+    title = f"{probe.title} ({describe_contents(probe)})"
+    if probe.id == "language_model":
         return Verdict(UNSUPPORTED, message("file_language_model"))
-    if found.id not in NEEDED:
+    if probe.id not in NEEDED:
         return Verdict(RECOGNISED, message("file_encoder", title=title))
-    return container_verdict(found.container, (found.quantisation,), found.title) or USABLE
+    return container_verdict(probe.container, (probe.quantisation,), probe.title) or USABLE
 
 
 #: Parts, such as text encoders and VAEs, of supported models.
@@ -347,51 +347,51 @@ NEEDED = frozenset(
 )
 
 
-def vae_verdict(found: Probe) -> Verdict:
-    naming = REPLACING.get(found.id)
-    if found.id == parts.TINY and (found.naming != naming or found.base in ("", "vae_flux2")):
-        return Verdict(RECOGNISED, message("file_tiny_vae", title=found.title))
-    if naming is None or naming not in ("", found.naming):
-        if found.id in NEEDED:
-            return Verdict(RECOGNISED, message("file_vae_part", title=found.title))
-        return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
-    if found.container == GGUF:
-        return container_verdict(found.container, (found.quantisation,), found.title) or USABLE
-    if found.quantisation not in LOADED_VAE:
-        scheme = TITLES.get(found.quantisation, found.quantisation)
+def vae_verdict(probe: Probe) -> Verdict:
+    naming = REPLACING.get(probe.id)
+    if probe.id == parts.TINY and (probe.naming != naming or probe.base in ("", "vae_flux2")):
+        return Verdict(RECOGNISED, message("file_tiny_vae", title=probe.title))
+    if naming is None or naming not in ("", probe.naming):
+        if probe.id in NEEDED:
+            return Verdict(RECOGNISED, message("file_vae_part", title=probe.title))
+        return Verdict(RECOGNISED, message("file_vae_other", title=probe.title))
+    if probe.container == GGUF:
+        return container_verdict(probe.container, (probe.quantisation,), probe.title) or USABLE
+    if probe.quantisation not in LOADED_VAE:
+        scheme = TITLES.get(probe.quantisation, probe.quantisation)
         return Verdict(RECOGNISED, message("file_vae_scheme", scheme=scheme))
     return USABLE
 
 
-def lora_verdict(found: LoraFile, container: str) -> Verdict:
-    base, method = found.title, METHOD_TITLES[found.method]
+def lora_verdict(lora: LoraFile, container: str) -> Verdict:
+    base, method = lora.title, METHOD_TITLES[lora.method]
     kind = message("file_lora_for", method=method, base=base) if base else method
-    if found.makes and found.makes != PICTURE:
+    if lora.makes and lora.makes != PICTURE:
         others = {
             "video": message("file_lora_video", kind=kind),
             "audio": message("file_lora_audio", kind=kind),
             "text": message("file_lora_text", kind=kind),
         }
-        return Verdict(UNSUPPORTED, others[found.makes])
-    if found.strange:
-        return Verdict(UNSUPPORTED, message("file_lora_no_base", kind=kind, name=found.strange))
+        return Verdict(UNSUPPORTED, others[lora.makes])
+    if lora.strange:
+        return Verdict(UNSUPPORTED, message("file_lora_no_base", kind=kind, name=lora.strange))
     if container == GGUF:
         return Verdict(RECOGNISED, message("file_as_container", title=kind, container="GGUF"))
-    if found.layout == BFL_CONTROL:
+    if lora.layout == BFL_CONTROL:
         return Verdict(RECOGNISED, message("file_lora_control", kind=kind))
-    family = families.of_architecture(found.base) if found.base in families.ARCHITECTURES else families.get(found.base)
-    if found.base and family.problem:
+    family = families.of_architecture(lora.base) if lora.base in families.ARCHITECTURES else families.get(lora.base)
+    if lora.base and family.problem:
         return Verdict(RECOGNISED, message("file_not_yet_that", title=kind))
-    if found.base and not family.loras:
+    if lora.base and not family.loras:
         return Verdict(RECOGNISED, message("file_lora_family", kind=kind, family=family.title))
-    if not found.applied:
+    if not lora.applied:
         return Verdict(RECOGNISED, message("file_lora_method", kind=kind))
-    if found.halved:
-        return Verdict(RECOGNISED, message("file_lora_halved", kind=kind, name=found.halved))
-    if found.unknown:
-        return Verdict(RECOGNISED, message("file_lora_unknown", kind=kind, name=found.unknown[0]))
-    if found.bundled:
+    if lora.halved:
+        return Verdict(RECOGNISED, message("file_lora_halved", kind=kind, name=lora.halved))
+    if lora.unknown:
+        return Verdict(RECOGNISED, message("file_lora_unknown", kind=kind, name=lora.unknown[0]))
+    if lora.bundled:
         return Verdict(RECOGNISED, message("file_lora_bundled", kind=kind))
-    if found.base and family.lora_layouts and found.layout not in GENERIC | set(family.lora_layouts):
-        return Verdict(RECOGNISED, message("file_lora_layout", kind=kind, layout=found.layout))
+    if lora.base and family.lora_layouts and lora.layout not in GENERIC | set(family.lora_layouts):
+        return Verdict(RECOGNISED, message("file_lora_layout", kind=kind, layout=lora.layout))
     return USABLE

@@ -112,12 +112,12 @@ class TensorView:
         if not self.prefix:
             return self.header.tensors
         start, names, tensors = len(self.prefix), self.header.names, self.header.tensors
-        found = {}
+        below = {}
         for at in range(bisect_left(names, self.prefix), len(names)):
             if not names[at].startswith(self.prefix):
                 break
-            found[names[at][start:]] = tensors[names[at]]
-        return found
+            below[names[at][start:]] = tensors[names[at]]
+        return below
 
     @cached_property
     def names(self) -> ModuleNames:
@@ -127,18 +127,18 @@ class TensorView:
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor after dequantisation, if known."""
         tensors, whole = self.header.tensors, f"{self.prefix}{name}"
-        found = tensors.get(whole)
-        if found is None:
+        tensor = tensors.get(whole)
+        if tensor is None:
             stem = whole.removesuffix(".weight")
-            found = tensors.get(f"{stem}.qweight") or tensors.get(f"{stem}.weight._data")
-            return found.shape if found else None
-        if found.dtype == "U8" and f"{whole}.absmax" in tensors:  # two values per byte, flattened
+            tensor = tensors.get(f"{stem}.qweight") or tensors.get(f"{stem}.weight._data")
+            return tensor.shape if tensor else None
+        if tensor.dtype == "U8" and f"{whole}.absmax" in tensors:  # two values per byte, flattened
             if noted := self._noted_shape(name):
                 return noted
             bias = tensors.get(whole.removesuffix("weight") + "bias")
-            if bias is not None and bias.count and found.count * 2 % bias.count == 0:
-                return (bias.count, found.count * 2 // bias.count)
-        return found.shape
+            if bias is not None and bias.count and tensor.count * 2 % bias.count == 0:
+                return (bias.count, tensor.count * 2 // bias.count)
+        return tensor.shape
 
     def _noted_shape(self, name: str) -> tuple[int, ...]:
         """Shape that bitsandbytes stores beside a 4-bit weight; empty if unreadable."""

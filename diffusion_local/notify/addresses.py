@@ -136,13 +136,13 @@ def resolve(host: str, port: int, field: str) -> tuple[Address, ...]:
         pass
     pool = ThreadPoolExecutor(1, thread_name_prefix="resolve")
     try:
-        found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(RESOLVE_SECONDS)
+        answers = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(RESOLVE_SECONDS)
     except (OSError, UnicodeError, TooLate) as error:
         why = message("no_name_service") if isinstance(error, TooLate) else str(error)
         raise InvalidParams(field, message("hook_found_why", host=host, error=why)) from None
     finally:
         pool.shutdown(wait=False)
-    addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
+    addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in answers))
     if not addresses:
         raise InvalidParams(field, message("hook_found", host=host))
     return addresses[:MAX_ADDRESSES]

@@ -155,7 +155,7 @@ class DeliveryStore:
         """Claim a due delivery for an attempt; None if it is not due, is being sent, or has ended."""
         soon = utc_text(datetime.now(UTC) + timedelta(seconds=1))
         with self._database.write() as db:
-            found = list(
+            taken = list(
                 db.query(
                     "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, tries_left = tries_left - 1, "
                     "next_try_at = NULL, tried_at = ? WHERE id = ? AND state = 'waiting' "
@@ -163,7 +163,7 @@ class DeliveryStore:
                     [utc_now(), delivery_id, soon, latest_valid()],
                 )
             )
-        return to_delivery(found[0]) if found else None
+        return to_delivery(taken[0]) if taken else None
 
     def settle(
         self, delivery_id: str, delivered: bool, status: int | None, answer: str, error: str, again_at: str | None
@@ -193,38 +193,38 @@ class DeliveryStore:
     def due_receivers(self) -> list[tuple[str, str]]:
         """(receiver, owner of the batch) pairs with due deliveries, longest overdue first."""
         with self._database.read() as db:
-            found = db.execute(
+            due = db.execute(
                 f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE_DELIVERIES} GROUP BY 1, 2 "
                 "ORDER BY min(d.next_try_at)",
                 [utc_now(), latest_valid()],
             )
-            return [(row[0], row[1]) for row in found.fetchall()]
+            return [(row[0], row[1]) for row in due.fetchall()]
 
     def next_due(self, receiver: str, account: str) -> tuple[str, int] | None:
         """(id, attempts left) of the receiver's longest overdue delivery, or None."""
         with self._database.read() as db:
-            found = db.execute(
+            cursor = db.execute(
                 f"SELECT d.id, d.tries_left {DUE_DELIVERIES} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
                 "ORDER BY d.next_try_at, d.id LIMIT 1",
                 [utc_now(), latest_valid(), receiver, account],
             )
-            row = found.fetchone()
+            row = cursor.fetchone()
             return (row[0], row[1]) if row else None
 
     def resend(self, delivery_id: str, tries: int) -> Delivery:
         """Make a delivery due again. Raises NotFound, and Conflict while it is being sent."""
         with self._database.write() as db:
-            found = list(
+            changed = list(
                 db.query(
                     "UPDATE deliveries SET state = 'waiting', next_try_at = ?, tries_left = ?, error = '' "
                     "WHERE id = ? AND state != 'sending' RETURNING *",
                     [utc_now(), tries, delivery_id],
                 )
             )
-        if not found:
+        if not changed:
             self.get(delivery_id)
             raise Conflict(message("delivery_going", delivery=delivery_id))
-        return to_delivery(found[0])
+        return to_delivery(changed[0])
 
     def get(self, delivery_id: str) -> Delivery:
         with self._database.read() as db:

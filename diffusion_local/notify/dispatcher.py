@@ -179,11 +179,11 @@ class NotificationDispatcher:
         """
         batch = self._batch(notice.batch_id)
         if batch is not None and batch.webhook and batch.prediction:
-            found, own = receivers(self._settings, notice.event, ""), self._prediction(notice.event, batch)
+            everywhere, own = receivers(self._settings, notice.event, ""), self._prediction(notice.event, batch)
         else:
-            found, own = receivers(self._settings, notice.event, batch.webhook if batch else ""), {}
-        payload = payload_of(notice.event, notice.at, self._data(notice) if found else {})
-        return payload, found | dict.fromkeys(own, MAX_TRIES), own
+            everywhere, own = receivers(self._settings, notice.event, batch.webhook if batch else ""), {}
+        payload = payload_of(notice.event, notice.at, self._data(notice) if everywhere else {})
+        return payload, everywhere | dict.fromkeys(own, MAX_TRIES), own
 
     def _batch(self, batch_id: str) -> Batch | None:
         try:

@@ -94,10 +94,10 @@ def answer_json(studio: Any, operation: Operation, answer: Answer, sent: dict[st
     return as_json(studio, value)
 
 
-def next_cursor(operation: Operation, arguments: dict[str, Any], found: list[Any]) -> str | None:
+def next_cursor(operation: Operation, arguments: dict[str, Any], page: list[Any]) -> str | None:
     """Cursor of the next page; None after the last one."""
     limit = arguments.get("limit", registry.signature(operation.name).parameters["limit"].default)
-    if not found or len(found) != limit or arguments.get("ids"):
+    if not page or len(page) != limit or arguments.get("ids"):
         return None
-    last = found[-1]
+    last = page[-1]
     return last.batch.id if isinstance(last, BatchProgress) else last.id

@@ -105,19 +105,19 @@ def arguments(operation: Operation, takes: str | None = None) -> list[Argument]:
         takes = operation.takes
     if takes is None:
         takes = " ".join("*" if each.kind is each.VAR_KEYWORD else each.name for each in declared)
-    found: list[Argument] = []
+    chosen: list[Argument] = []
     for token in takes.split():
         if token.startswith("*"):
             skipped = {*own, token.removeprefix("*-")} if token != "*" else set(own) - {"seed"}
-            found += [each for each in options(operation) if each.name not in skipped]
+            chosen += [each for each in options(operation) if each.name not in skipped]
             continue
         if token == "...":
-            named = {each.parameter for each in found}
-            found += [argument(operation, name, name, own) for name in own if name not in named]
+            named = {each.parameter for each in chosen}
+            chosen += [argument(operation, name, name, own) for name in own if name not in named]
             continue
         name, _, parameter = token.partition("=")
-        found.append(argument(operation, name, parameter or name, own))
-    return found
+        chosen.append(argument(operation, name, parameter or name, own))
+    return chosen
 
 
 def argument(operation: Operation, name: str, parameter: str, own: dict[str, inspect.Parameter]) -> Argument:
@@ -169,7 +169,7 @@ def method_arguments(sent: dict[str, Any], offered: list[Argument]) -> dict[str,
 
     Raises ValueError for an invalid enumeration value.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for each in offered:
         value = sent.get(each.name)
         if value is None or (each.parameter == "job_ids" and not value):
@@ -178,8 +178,8 @@ def method_arguments(sent: dict[str, Any], offered: list[Argument]) -> dict[str,
             value = [value]
         if isinstance(each.kind, type) and issubclass(each.kind, Enum):
             value = each.kind(value)
-        found[each.parameter] = value
-    return found
+        values[each.parameter] = value
+    return values
 
 
 def method(studio: Any, operation: Operation) -> Any:

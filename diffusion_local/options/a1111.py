@@ -50,16 +50,16 @@ CHOICES = {name: option.name for option in OPTIONS.values() if option.choices fo
 def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str:
     """Write the recipe as A1111 does. ``facts``: hashes of the files used."""
     facts = facts or {}
-    found = {
+    pairs = {
         "Size": f"{params.width}x{params.height}",
         MODEL_HASH: facts.get("model_hash"),
         "VAE hash": facts.get("vae_hash"),
         **option_pairs(params),
     }
     order = {name: place for place, name in enumerate(PAIR_ORDER)}
-    found = dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
-    found |= {f"ControlNet {place}": control_text(control) for place, control in enumerate(params.controls)}
-    found |= {
+    pairs = dict(sorted(pairs.items(), key=lambda pair: order.get(pair[0], len(order))))
+    pairs |= {f"ControlNet {place}": control_text(control) for place, control in enumerate(params.controls)}
+    pairs |= {
         "Lora hashes": format_hashes(facts.get("lora_hashes", {})),
         "TI hashes": format_hashes(facts.get("embedding_hashes", {})),
         "Version": f"diffusion-local {__version__}",
@@ -68,7 +68,7 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
     lines = [" ".join([params.prompt, *loras])]
     if params.negative:
         lines.append(f"{NEGATIVE} {params.negative}")
-    lines.append(", ".join(f"{name}: {quote(str(value))}" for name, value in found.items() if value not in (None, "")))
+    lines.append(", ".join(f"{name}: {quote(str(value))}" for name, value in pairs.items() if value not in (None, "")))
     return "\n".join(lines)
 
 
@@ -116,33 +116,33 @@ def unquote(value: str) -> str:
 # -- read -----------------------------------------------------------------------------------------------------------
 
 
-def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
+def parse_settings(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Options from the pairs of a recipe, by our names; unusable values are left out."""
     settings: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         for foreign_name in option.a1111:
-            value = parse_value(option, found.get(foreign_name, ""))
+            value = parse_value(option, pairs.get(foreign_name, ""))
             if value is not None:
                 settings[name] = value
-    if size := SIZE_TEXT.fullmatch(found.get("Size", "")):
+    if size := SIZE_TEXT.fullmatch(pairs.get("Size", "")):
         sides = [parse_value(OPTIONS[name], size[place]) for place, name in enumerate(("width", "height"), 1)]
         settings |= {"width": sides[0], "height": sides[1]} if all(sides) else {}
-    sampler, schedule = samplers.split_schedule(found.get("Sampler", ""))
+    sampler, schedule = samplers.split_schedule(pairs.get("Sampler", ""))
     if sampler:
         settings["sampler"] = sampler
     if schedule and "schedule" not in settings:
         settings["schedule"] = schedule
     if "upscaler" in settings:
         settings["kind"] = str(Kind.UPSCALE)
-    read_second_pass(found, settings)
+    read_second_pass(pairs, settings)
     return settings
 
 
-def read_second_pass(found: Mapping[str, str], settings: dict[str, Any]) -> None:
+def read_second_pass(pairs: Mapping[str, str], settings: dict[str, Any]) -> None:
     """Add the settings of a second pass that A1111 writes differently: its size instead of a factor, and its strength
     under the name of img2img's.
     """
-    size, large = SIZE_TEXT.fullmatch(found.get("Size", "")), SIZE_TEXT.fullmatch(found.get(RESIZE, ""))
+    size, large = SIZE_TEXT.fullmatch(pairs.get("Size", "")), SIZE_TEXT.fullmatch(pairs.get(RESIZE, ""))
     if size and large and "hires_scale" not in settings:
         scale = max(int(large[place]) / max(1, int(size[place])) for place in (1, 2))
         if 1 <= scale <= OPTIONS["hires_scale"].bounds[1]:
@@ -180,9 +180,9 @@ def parse_number(text: str, low: float, high: float) -> float | None:
     return number if math.isfinite(number) and low <= number <= high else None
 
 
-def unread_pairs(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
+def unread_pairs(pairs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
     """Pairs that are not options or whose values are unusable, such as a 64-bit seed."""
     known_names = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
-    known_names |= {"Size"} & set(found) if "width" in settings else set()
+    known_names |= {"Size"} & set(pairs) if "width" in settings else set()
     known_names |= {STRENGTH_NAME, RESIZE} if "hires_scale" in settings else set()
-    return {name: value for name, value in found.items() if name not in known_names}
+    return {name: value for name, value in pairs.items() if name not in known_names}

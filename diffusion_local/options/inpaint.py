@@ -78,12 +78,12 @@ def margins(outpaint: str, size: Size) -> Margins:
     width, height = int(frame[1]), int(frame[2])
     spare = (width - size[0], height - size[1])
     left, top = (int(frame[3]), int(frame[4])) if frame[3] else (spare[0] // 2, spare[1] // 2)
-    found = Margins(left, top, spare[0] - left, spare[1] - top)
-    if min(astuple(found)) < 0:
+    added = Margins(left, top, spare[0] - left, spare[1] - top)
+    if min(astuple(added)) < 0:
         raise InvalidParams("outpaint", message("outpaint_frame", size=f"{size[0]}x{size[1]}", got=outpaint))
-    if max(astuple(found)) > MAX_SIDE:
-        raise InvalidParams("outpaint", message("outpaint_side", most=MAX_SIDE, got=max(astuple(found))))
-    return found
+    if max(astuple(added)) > MAX_SIDE:
+        raise InvalidParams("outpaint", message("outpaint_side", most=MAX_SIDE, got=max(astuple(added))))
+    return added
 
 
 def region(box: Box, padding: int, shape: Size, size: Size) -> Box:

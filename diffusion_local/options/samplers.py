@@ -151,17 +151,17 @@ def closest_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
     """(closest sampler that the models support, schedule named in the same text, whether it is an exact match); "" for
     none.
     """
-    found, schedule = find_sampler(text), ""
-    if not found:
-        found, schedule = split_schedule(text)
-    if found:
-        return (found, schedule, True) if found in sampling.samplers else ("", schedule, False)
+    sampler, schedule = find_sampler(text), ""
+    if not sampler:
+        sampler, schedule = split_schedule(text)
+    if sampler:
+        return (sampler, schedule, True) if sampler in sampling.samplers else ("", schedule, False)
     name = normalise_name(text)
-    found = NEAREST.get(name, "")
-    for spelling, each in () if found else SCHEDULE_BY_SPELLING.items():
+    sampler = NEAREST.get(name, "")
+    for spelling, each in () if sampler else SCHEDULE_BY_SPELLING.items():
         if name.endswith(spelling) and (near := NEAREST.get(name.removesuffix(spelling), "")):
-            found, schedule = near, each
-    return found if found in sampling.samplers else "", schedule, False
+            sampler, schedule = near, each
+    return sampler if sampler in sampling.samplers else "", schedule, False
 
 
 def closest_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, bool]:
@@ -193,25 +193,25 @@ def merge_schedule(sampler: str, schedule: str) -> tuple[str, str]:
 
 def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> tuple[str, str]:
     """(sampler that the models support, schedule named in the same text or ""). Raises InvalidParams."""
-    found, schedule = "", ""
+    sampler, schedule = "", ""
     if isinstance(name, str):
-        found, schedule = (whole, "") if (whole := find_sampler(name)) else split_schedule(name)
-    if found not in sampling.samplers:
+        sampler, schedule = (whole, "") if (whole := find_sampler(name)) else split_schedule(name)
+    if sampler not in sampling.samplers:
         raise InvalidParams("sampler", message("one_of", known=list(sampling.samplers), got=echo(name)))
-    return found, schedule
+    return sampler, schedule
 
 
 def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> str:
     """A schedule that the sampler supports; "" is its own. Raises InvalidParams."""
     if not name:
         return ""
-    found = find_schedule(name) if isinstance(name, str) else ""
-    if not found:
+    schedule = find_schedule(name) if isinstance(name, str) else ""
+    if not schedule:
         raise InvalidParams("schedule", message("one_of", known=list(SCHEDULES), got=echo(name)))
     known = sampling.schedules_for(sampler)
-    if found not in known:
-        raise InvalidParams("schedule", message("schedule_one_of", known=list(known), sampler=sampler, got=found))
-    return found
+    if schedule not in known:
+        raise InvalidParams("schedule", message("schedule_one_of", known=list(known), sampler=sampler, got=schedule))
+    return schedule
 
 
 def schedule_api_name(schedule: str) -> str:

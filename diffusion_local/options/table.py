@@ -333,9 +333,9 @@ class Params:
         return cls.from_dict(json.loads(text))
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Self:
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
         """Params from their fields; unknown fields of newer versions are ignored."""
-        values = {name: value for name, value in found.items() if name in OPTIONS}
+        values = {name: value for name, value in stored.items() if name in OPTIONS}
         if "kind" in values:
             values["kind"] = Kind(values["kind"])
         if "loras" in values:

@@ -70,10 +70,10 @@ class Record:
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Self:
+    def from_dict(cls, record: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``. Unknown fields of newer versions are ignored."""
         known = {each.name: each for each in fields(cls)}
-        return cls(**{name: converted(known[name].default, value) for name, value in found.items() if name in known})
+        return cls(**{name: converted(known[name].default, value) for name, value in record.items() if name in known})
 
     @classmethod
     def split(cls, text: str) -> list[str]:

@@ -318,15 +318,15 @@ def extract_lora_tags(params: Params) -> Params:
 
     Tags in the negative prompt are removed without effect, as in A1111. Raises InvalidParams.
     """
-    found = tags.find_tags(params.prompt)
+    lora_tags = tags.find_tags(params.prompt)
     prompt, negative = tags.remove_tags(params.prompt), tags.remove_tags(params.negative)
-    if not found and negative == params.negative:
+    if not lora_tags and negative == params.negative:
         return params
     for field, text in (("prompt", prompt), ("negative", negative)):
         if tags.find_tags(text):
             raise InvalidParams(field, message("tag_within"))
     values.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
-    loras = values.check_loras("loras", [*params.loras, *map(lora_from_tag, found)])
+    loras = values.check_loras("loras", [*params.loras, *map(lora_from_tag, lora_tags)])
     return replace(params, prompt=prompt, negative=negative, loras=loras)
 
 

@@ -187,12 +187,12 @@ def check_loras(field: str, value: Any) -> tuple[Lora, ...]:
     each = [one for one in each if one != ""]
     if len(each) > MAX_LORAS:
         raise InvalidParams(field, message("at_most", most=MAX_LORAS, got=len(each)))
-    found = tuple(check_lora(field, one) for one in each)
-    names = [one.name for one in found]
+    loras = tuple(check_lora(field, one) for one in each)
+    names = [one.name for one in loras]
     for name in names:
         if names.count(name) > 1:
             raise InvalidParams(field, message("lora_twice", name=echo(name), count=names.count(name)))
-    return found
+    return loras
 
 
 def check_lora(field: str, value: Any) -> Lora:
@@ -249,14 +249,14 @@ def records(field: str, value: Any, kind: type[R], make: Callable[[str, dict[str
     names = [each.name for each in fields(kind)]
     made = []
     for place, one_record in enumerate(record_values(field, value, kind)):
-        found = {name: one for name, one in one_record.items() if one is not None}
-        for name in found:
+        record = {name: one for name, one in one_record.items() if one is not None}
+        for name in record:
             if name not in names:
                 raise InvalidParams(entry(field, place), message("picture_record_field", known=names, got=echo(name)))
         for name in kind.pictures:
-            if name == kind.lead or found.get(name):
-                check_source_id(entry(field, place, name), found.get(name))
-        made.append(make(entry(field, place), found))
+            if name == kind.lead or record.get(name):
+                check_source_id(entry(field, place, name), record.get(name))
+        made.append(make(entry(field, place), record))
     return tuple(made)
 
 

@@ -55,11 +55,11 @@ class BatchResults:
     def queued_by_batch(self) -> Iterator[tuple[Batch, Job]]:
         """All queued jobs with their batches: oldest batch first, each batch in queue order."""
         with self._database.read() as db:
-            found = db.execute(
+            cursor = db.execute(
                 f"SELECT id FROM jobs WHERE state = 'queued' AND {readable()} "
                 "ORDER BY batch_id, priority DESC, position"
             )
-            ids = [row[0] for row in found.fetchall()]
+            ids = [row[0] for row in cursor.fetchall()]
             batches = {
                 row["id"]: rows.to_batch(row)
                 for row in db.query(
@@ -76,13 +76,13 @@ class BatchResults:
         for start in range(0, len(ids), PAGE_JOBS):
             chunk = ids[start : start + PAGE_JOBS]
             with self._database.read() as db:
-                found = db.query(
+                rows_found = db.query(
                     "SELECT jobs.*, images.key AS image_key FROM jobs LEFT JOIN images "
                     "ON images.job_id = jobs.id AND images.trashed_at IS NULL "
                     f"WHERE {in_list('jobs.id')}",
                     {"ids": as_list(chunk)},
                 )
-                jobs = {row["id"]: (rows.to_job(row), row["image_key"]) for row in found}
+                jobs = {row["id"]: (rows.to_job(row), row["image_key"]) for row in rows_found}
             yield from (jobs[job_id] for job_id in chunk if job_id in jobs)
 
 
@@ -131,11 +131,11 @@ class BatchRows:
         if large:
             further += f" AND (lane = '{Lane.BATCH}' OR count > 1)"
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT * FROM batches WHERE {readable()} {further} ORDER BY id DESC LIMIT :limit",
                 {"before": before, "limit": limit},
             )
-            return self.progress(db, [rows.to_batch(row) for row in found])
+            return self.progress(db, [rows.to_batch(row) for row in rows_found])
 
     def get(self, batch_id: str) -> BatchProgress:
         """Progress of one batch. Raises NotFound."""
@@ -145,11 +145,11 @@ class BatchRows:
     def with_finish_by(self) -> list[BatchProgress]:
         """Batches with queued jobs and a deadline."""
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT * FROM batches WHERE {readable()} AND finish_by IS NOT NULL AND EXISTS "
                 "(SELECT 1 FROM jobs WHERE batch_id = batches.id AND list_rank = 1)"
             )
-            return self.progress(db, [rows.to_batch(row) for row in found])
+            return self.progress(db, [rows.to_batch(row) for row in rows_found])
 
     def lateness(self, batch_id: str) -> list[str]:
         """Deadline warning for one batch, as a list of 0 or 1 sentences.
@@ -284,13 +284,13 @@ class BatchRows:
         """The batch's pictures in batch order. ``after``: last picture's job id of the previous page."""
         further = "AND jobs.idx > (SELECT idx FROM jobs WHERE id = :after)" if after else ""
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 "SELECT images.* FROM jobs JOIN images ON images.job_id = jobs.id "
                 f"WHERE jobs.batch_id = :id AND images.trashed_at IS NULL AND {readable('images')} {further} "
                 "ORDER BY jobs.idx LIMIT :limit",
                 {"id": batch_id, "after": after, "limit": limit},
             )
-            return [rows.to_image(row) for row in found]
+            return [rows.to_image(row) for row in rows_found]
 
 
 def read_batch(db: Transaction, batch_id: str) -> Batch:
@@ -374,10 +374,12 @@ class GraphStore:
 
     def _read(self, further: str, limit: int = 1, **values: str | None) -> list[Graph]:
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT graphs.*, batches.created_at, EXISTS {LEFT} AS unfinished FROM graphs "
                 f"JOIN batches ON batches.id = graphs.batch_id WHERE {owned('graphs')} {further} "
                 "ORDER BY graphs.batch_id DESC LIMIT :limit",
                 values | {"limit": limit},
             )
-            return [Graph(row["batch_id"], row["graph"], row["created_at"], not row["unfinished"]) for row in found]
+            return [
+                Graph(row["batch_id"], row["graph"], row["created_at"], not row["unfinished"]) for row in rows_found
+            ]

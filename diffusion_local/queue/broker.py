@@ -53,11 +53,11 @@ class BrokerStorage(MemoryStorage):
     def dequeue(self) -> bytes | None:
         def take(line: Line) -> bytes | None:
             try:
-                found = line.consumer().get(block=True, timeout=BLOCK_SECONDS)
+                received = line.consumer().get(block=True, timeout=BLOCK_SECONDS)
             except queue.Empty:
                 return None
-            found.ack()  # receiving without acknowledgement would need another client library for SQS
-            return str(found.payload["data"]).encode("latin-1")
+            received.ack()  # receiving without acknowledgement would need another client library for SQS
+            return str(received.payload["data"]).encode("latin-1")
 
         return self._retry_once(take)
 

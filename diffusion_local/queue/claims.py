@@ -57,9 +57,9 @@ def held_by(db: Transaction, claim: Claim) -> Job:
     return held_job(db.query(HELD_BY, claim_values(claim)))
 
 
-def held_job(found: Iterable[rows.Row]) -> Job:
+def held_job(rows_found: Iterable[rows.Row]) -> Job:
     """The job in an answer to HELD_BY. Raises LostClaim."""
-    for row in list(found):
+    for row in list(rows_found):
         return rows.to_job(row)
     raise LostClaim
 

@@ -106,11 +106,11 @@ class QueueControl:
         """Set the priority of queued jobs; returns the ids of the changed ones."""
         where, values = selection.where()
         with self._database.write() as db:
-            found = db.query(
+            changed = db.query(
                 f"UPDATE jobs SET priority = :priority WHERE state = 'queued' AND {where} RETURNING id",
                 values | {"priority": priority},
             )
-            return [row["id"] for row in found]
+            return [row["id"] for row in changed]
 
     def move_to_top(self, selection: Selection) -> list[str]:
         """Move queued jobs to the front of their lane, keeping their relative order; returns their ids."""
@@ -215,12 +215,12 @@ class QueueControl:
         """Ids of the selected jobs in one state that no later job was made from, oldest first."""
         where, values = selection.where()
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT id FROM jobs WHERE state = '{state}' AND {where} "
                 "AND id NOT IN (SELECT from_job FROM jobs WHERE from_job IS NOT NULL) ORDER BY id",
                 values,
             )
-            return [row["id"] for row in found]
+            return [row["id"] for row in rows_found]
 
 
 def queued_rows(db: Transaction, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -152,13 +152,13 @@ class QueueGroups:
         where, values = job_filter.where()
         with self._database.read() as db:
             running = running_batches(db, where, values)
-            found: dict[str, QueuePosition] = {} if after else dict.fromkeys(running[:limit], START)
+            positions: dict[str, QueuePosition] = {} if after else dict.fromkeys(running[:limit], START)
             if job_filter.state != "running":
                 most = limit if job_filter or after else open_batches(db, limit)  # stop at the number of open batches
                 line = waiting_batches(db, where, values, after or START, set(running))
-                while len(found) < most and (waiting := next(line, None)):
-                    found.update([waiting])
-            return self._groups(db, found)
+                while len(positions) < most and (waiting := next(line, None)):
+                    positions.update([waiting])
+            return self._groups(db, positions)
 
     def ended(self, job_filter: JobFilter, limit: int, after: str | None = None) -> list[Group]:
         """Ended batches, newest first. ``after``: last id of the previous page.
@@ -169,13 +169,13 @@ class QueueGroups:
             if job_filter:
                 return self._groups(db, dict.fromkeys(ended_matches(db, job_filter, limit, after)))
             further = "AND (ended_at, id) < (SELECT ended_at, id FROM batches WHERE id = :after)" if after else ""
-            found = db.execute(
+            rows_found = db.execute(
                 f"SELECT id FROM {by_index('batches', 'batches_ended')} WHERE ended_at IS NOT NULL "
                 f"AND {readable()} {further} "
                 "ORDER BY ended_at DESC, id DESC LIMIT :limit",
                 {"after": after, "limit": limit},
             ).fetchall()
-            return self._groups(db, dict.fromkeys(row[0] for row in found))
+            return self._groups(db, dict.fromkeys(row[0] for row in rows_found))
 
     def window(self, batch_id: str, job_filter: JobFilter, limit: int, after: ListPosition | None = None) -> JobWindow:
         """Up to ``limit`` jobs of a batch behind ``after`` in its list."""
@@ -224,14 +224,14 @@ class QueueGroups:
                 return distinct_values(db, "jobs", "owner")
             return distinct_values(db, "jobs", "owner", owned())
 
-    def _groups(self, db: Transaction, found: dict[str, QueuePosition] | dict[str, None]) -> list[Group]:
-        read = db.query(f"SELECT * FROM batches WHERE {in_list('id')}", {"ids": as_list(found)})
+    def _groups(self, db: Transaction, positions: dict[str, QueuePosition] | dict[str, None]) -> list[Group]:
+        read = db.query(f"SELECT * FROM batches WHERE {in_list('id')}", {"ids": as_list(positions)})
         batches, ended = {}, {}
         for row in read:
             batches[row["id"]], ended[row["id"]] = rows.to_batch(row), row["ended_at"]
-        progress = self._batches.progress(db, [batches[batch_id] for batch_id in found], MOST_ESTIMATED)
+        progress = self._batches.progress(db, [batches[batch_id] for batch_id in positions], MOST_ESTIMATED)
         return [
-            Group(each, models_of(db, batch_id), found[batch_id], ended[batch_id])
+            Group(each, models_of(db, batch_id), positions[batch_id], ended[batch_id])
             for each in progress
             if (batch_id := each.batch.id)
         ]
@@ -244,12 +244,12 @@ def models_of(db: Transaction, batch_id: str) -> list[str]:
 
 
 def running_batches(db: Transaction, where: str, values: dict[str, Any]) -> list[str]:
-    found = db.execute(
+    cursor = db.execute(
         f"SELECT batch_id FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running' AND {readable()}{where} "
         "GROUP BY batch_id ORDER BY min(started_at), batch_id",
         values,
     )
-    return [row[0] for row in found.fetchall()]
+    return [row[0] for row in cursor.fetchall()]
 
 
 def waiting_batches(
@@ -288,12 +288,12 @@ def ended_matches(db: Transaction, job_filter: JobFilter, limit: int, after: str
     where, values = job_filter.where()
     jobs_of = f"SELECT 1 FROM {BATCH_JOBS} WHERE batch_id = batches.id AND list_rank {{ranks}}{where}"
     further = "AND id < :after" if after else ""
-    found = db.execute(
+    cursor = db.execute(
         f"SELECT id FROM batches WHERE {readable()} {further} AND EXISTS ({jobs_of.format(ranks='> 1')}) "
         f"AND NOT EXISTS ({jobs_of.format(ranks='< 2')}) ORDER BY id DESC LIMIT :limit",
         values | {"after": after, "limit": limit},
     )
-    return [row[0] for row in found.fetchall()]
+    return [row[0] for row in cursor.fetchall()]
 
 
 def key_of(row: rows.Row) -> ListPosition:

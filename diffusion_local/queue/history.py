@@ -30,11 +30,11 @@ class FitStore:
 
     def successful(self) -> dict[str, list[Fit]]:
         """Successful measurements by model, on any device, newest first."""
-        found: dict[str, list[Fit]] = {}
+        fits: dict[str, list[Fit]] = {}
         with self._database.read() as db:
             for row in db.query("SELECT * FROM fits WHERE worked != '' ORDER BY at DESC"):
-                found.setdefault(row["model"], []).append(Fit(**row | {"kind": Kind(row["kind"])}))
-        return found
+                fits.setdefault(row["model"], []).append(Fit(**row | {"kind": Kind(row["kind"])}))
+        return fits
 
     def save(self, fit: Fit) -> None:
         """Store a measurement, replacing the one of the same model, kind, size and device."""
@@ -76,13 +76,13 @@ def history_of(db: Transaction, models: Iterable[str]) -> list[FinishedPicture]:
     """The newest pictures of each model."""
     history = []
     for model in models:
-        found = db.execute(
+        finished = db.execute(
             f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
             "load_seconds, rung, together, crashes, warm_up FROM jobs "
             f"WHERE state = 'done' AND model = ? AND together > 0 ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
             [model],
         ).fetchall()
-        history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]
+        history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in finished]
     return history
 
 

@@ -372,8 +372,8 @@ class JobStore:
         return [rows.to_job(row) for row in moved]
 
 
-def read_flags(found: Iterable[dict[str, Any]]) -> Flags | None:
-    for row in list(found):  # read to the end: SQLite does not commit an unread RETURNING
+def read_flags(rows_found: Iterable[dict[str, Any]]) -> Flags | None:
+    for row in list(rows_found):  # read to the end: SQLite does not commit an unread RETURNING
         return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
     return None
 

@@ -149,9 +149,9 @@ class MachineStore:
             return found
         raise no_machine(name)
 
-    def _built(self, row: dict[str, Any], found: list[tuple[MachineSlot, str | None]], now: datetime) -> Machine:
-        slots = [slot for slot, _ in found]
-        reasons = [reason(row, shared_at, now, self._zone) for _, shared_at in found]
+    def _built(self, row: dict[str, Any], slots_shared: list[tuple[MachineSlot, str | None]], now: datetime) -> Machine:
+        slots = [slot for slot, _ in slots_shared]
+        reasons = [reason(row, shared_at, now, self._zone) for _, shared_at in slots_shared]
         held = next((each for each in reasons if each), None) if all(reasons) else None
         known = {name: row[name] for name in ("name", "state", "hours", "gpu_share", "account", "version", "protocol")}
         return Machine(
@@ -194,7 +194,7 @@ def read_slots(db: Transaction, now: datetime) -> list[tuple[MachineSlot, str | 
     for job, slot in db.execute("SELECT id, worker FROM jobs WHERE state = 'running'").fetchall():
         running.setdefault(slot, []).append(job)
     leases = {row["slot"]: row for row in db.query("SELECT * FROM leases")}
-    found = []
+    slots = []
     for row in db.query("SELECT * FROM workers ORDER BY slot"):
         if not machine_of(row["slot"]):
             continue
@@ -214,8 +214,8 @@ def read_slots(db: Transaction, now: datetime) -> list[tuple[MachineSlot, str | 
             pictures_per_hour=pictures_per_hour(db, row["slot"], now),
             jobs=running.get(row["slot"], []),
         )
-        found.append((slot, lease["shared_at"]))
-    return found
+        slots.append((slot, lease["shared_at"]))
+    return slots
 
 
 def stored_problem(problem: str) -> str:

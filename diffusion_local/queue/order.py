@@ -183,7 +183,7 @@ class QueueOrder:
 
     def claimable(self) -> dict[tuple[str, str], int]:
         """How many jobs a worker could take now, by (lane, model)."""
-        found: dict[tuple[str, str], int] = {}
+        counts: dict[tuple[str, str], int] = {}
         for lane, open_gates in self._open.items():
             if lane == BATCH_RANK and self._resting:
                 continue
@@ -191,8 +191,8 @@ class QueueOrder:
                 counted = f"SELECT model, count(*) FROM {DUE_JOBS} AND lane = :lane GROUP BY model"
                 for model, count in self._db.execute(counted, {"gate": gate, "lane": lane}).fetchall():
                     key = (str(rows.LANES[lane]), model)
-                    found[key] = found.get(key, 0) + count
-        return found
+                    counts[key] = counts.get(key, 0) + count
+        return counts
 
     def closed_gates(self) -> dict[int, str | None]:
         """When each gate that is closed for the batch lane opens (UTC); None for never."""
@@ -205,7 +205,7 @@ class QueueOrder:
         for lane, open_gates in sorted(self._open.items()):
             below: int | None = 10**9
             while below is not None:
-                found = [
+                priorities = [
                     self._db.scalar(
                         f"SELECT priority FROM {DUE_JOBS} AND lane = :lane AND priority < :below "
                         "ORDER BY priority DESC LIMIT 1",
@@ -215,7 +215,7 @@ class QueueOrder:
                     )
                     for gate in open_gates
                 ]
-                below = max((priority for priority in found if priority is not None), default=None)
+                below = max((priority for priority in priorities if priority is not None), default=None)
                 if below is not None:
                     yield lane, below
 
@@ -319,13 +319,13 @@ def gates(db: Transaction) -> list[BatchGate]:
 
 
 def read_turns(db: Transaction, lane: int) -> FairShares:
-    found = db.execute(
+    rows_found = db.execute(
         "SELECT turns.virtual, turns.turn, turns.passed_over, shares.owner, shares.finish, shares.turn "
         "FROM turns LEFT JOIN shares ON shares.lane = turns.lane WHERE turns.lane = ?",
         [lane],
     ).fetchall()
-    shares = {owner: Share(finish, number) for *_, owner, finish, number in found if owner is not None}
-    virtual, turn, passed_over = found[0][:3]
+    shares = {owner: Share(finish, number) for *_, owner, finish, number in rows_found if owner is not None}
+    virtual, turn, passed_over = rows_found[0][:3]
     return FairShares(virtual, turn, passed_over, shares)
 
 

@@ -48,14 +48,14 @@ class TimeWindow:
     def intervals(self, after: datetime, zone: tzinfo) -> Iterator[tuple[datetime, datetime]]:
         """Intervals ending after this time, for LOOK_AHEAD_DAYS, adjacent ones merged; in UTC."""
         first = after.astimezone(zone).date() - timedelta(days=1)
-        found = sorted(
+        spans = sorted(
             span.on(day, zone)
             for day in (first + timedelta(days=number) for number in range(LOOK_AHEAD_DAYS))
             for span in self.spans
             if day.weekday() in span.days
         )
         start = end = None
-        for opens, closes in found:
+        for opens, closes in spans:
             if closes <= opens or closes <= after:
                 continue
             if start is None or end is None:
@@ -87,13 +87,13 @@ def parse_window(text: str, field: str = "window") -> TimeWindow:
         raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
     spans = []
     for part in text.lower().split(";"):
-        found = SPAN.fullmatch(part.strip())
-        if not found:
+        match = SPAN.fullmatch(part.strip())
+        if not match:
             raise InvalidParams(field, message("window_form", got=echo(text)))
-        start, end = parse_minutes(field, found["start"]), parse_minutes(field, found["end"])
+        start, end = parse_minutes(field, match["start"]), parse_minutes(field, match["end"])
         if start in (end, DAY_MINUTES):
             raise InvalidParams(field, message("never_opens", got=echo(text)))
-        spans.append(TimeSpan(parse_days(field, found["days"] or ""), start, end))
+        spans.append(TimeSpan(parse_days(field, match["days"] or ""), start, end))
     return TimeWindow(text.strip(), tuple(spans))
 
 

@@ -288,11 +288,11 @@ class QueueView:
             )
         values: dict[str, str | int | None] = {"number": number, "job_id": job_id, "batch_id": batch_id, "limit": limit}
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT * FROM job_events WHERE {which}id > :number AND {EVENT_READABLE} ORDER BY id LIMIT :limit",
                 values,
             )
-            return [(row["id"], rows.to_event(row)) for row in found]
+            return [(row["id"], rows.to_event(row)) for row in rows_found]
 
     def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
         """A batch and its job counts by state. Raises NotFound."""
@@ -316,11 +316,11 @@ class QueueView:
         """The ids of those jobs that have not ended."""
         ended = ", ".join(f"'{state}'" for state in sorted(FINAL))
         with self._database.read() as db:
-            found = db.execute(
+            cursor = db.execute(
                 f"SELECT id FROM jobs WHERE {in_list('id')} AND state NOT IN ({ended}) AND {readable()}",
                 {"ids": as_list(job_ids)},
             )
-            return [row[0] for row in found.fetchall()]
+            return [row[0] for row in cursor.fetchall()]
 
     def running_reports(self, slot: str, floor: float) -> list[tuple[Job, str, float]]:
         """Running jobs of a slot: (job, time of its last report, seconds of silence allowed).
@@ -372,11 +372,11 @@ def seconds_until(now: datetime, opens: Mapping[int, str | None]) -> dict[int, f
 def queued_jobs(db: Transaction, line: QueueOrder, loaded: str, count: int) -> list[Job]:
     """The first due jobs in the order they will run, then jobs that are held back, by position."""
     due = line.upcoming(loaded, count)
-    found = {job.id: job for job in read_jobs(db, f"{JOBS} WHERE {in_list('id', '?')}", as_list(due))}
-    page = [found[job_id] for job_id in due]
+    due_jobs = {job.id: job for job in read_jobs(db, f"{JOBS} WHERE {in_list('id', '?')}", as_list(due))}
+    page = [due_jobs[job_id] for job_id in due]
     if len(page) < count:
         rest = read_jobs(db, f"SELECT * FROM {QUEUED} {QUEUE_ORDER} LIMIT ?", count + len(page))
-        page += [job for job in rest if job.id not in found]
+        page += [job for job in rest if job.id not in due_jobs]
     return page[:count]
 
 

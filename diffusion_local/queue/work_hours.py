@@ -110,13 +110,13 @@ def add_hour(
 
 def overhead_of(db: Transaction) -> Overhead:
     """Overhead learned from all slots; newer hours count more."""
-    found = db.execute(
+    hours = db.execute(
         "SELECT sum(pictures), sum(run_seconds), sum(gap_seconds), sum(lost_seconds), sum(losses) FROM work_hours "
         f"GROUP BY hour ORDER BY hour DESC LIMIT {LEARNED_HOURS}"
     ).fetchall()
     counted = worked = 0.0
     gap = pictures = lost = losses = work = 0.0
-    for count, run, between, gone, times in found:
+    for count, run, between, gone, times in hours:
         weight = 0.5 ** (counted / GAP_HALF_LIFE)
         gap, pictures, counted = gap + weight * between, pictures + weight * count, counted + count
         weight, undisturbed = 0.5 ** (worked / HALF_LIFE), run + max(0.0, between)

@@ -89,15 +89,15 @@ class Spool:
 
     def pictures(self) -> list[tuple[Claim, Finished]]:
         """The spooled pictures; unreadable files are deleted."""
-        found = []
+        handed_in = []
         for path in sorted(self._folder.glob(f"*{SPOOL_SUFFIX}")):
             try:
                 _, arguments = wire.parse_arguments(*wire.unpack(path.read_bytes()))
-                found.append((arguments["claim"], arguments["picture"]))
+                handed_in.append((arguments["claim"], arguments["picture"]))
             except Exception as error:  # written by another version, or damaged
                 log.warning("%s cannot be handed in: %s", path.name, error)
                 path.unlink(missing_ok=True)
-        return found
+        return handed_in
 
     def clear(self) -> None:
         """Delete pictures whose claims are lost."""
@@ -115,16 +115,16 @@ class Spool:
             free = shutil.disk_usage(self._folder).free
             used = self.used()
         except OSError as error:
-            found = message("spool_unwritable", error=disk.to_problem(error).message)
+            reason = message("spool_unwritable", error=disk.to_problem(error).message)
         else:
             if used < self._most and free > RESERVE_BYTES:
                 self._logged = ""
                 return None
-            found = message("spool_full", most=self._most // 10**6)
+            reason = message("spool_full", most=self._most // 10**6)
             if free <= RESERVE_BYTES:
-                found = message("spool_no_disk", free=free // 10**6)
-        self._log(found)
-        return found
+                reason = message("spool_no_disk", free=free // 10**6)
+        self._log(reason)
+        return reason
 
     def _log(self, problem: Message) -> None:
         if problem != self._logged:

@@ -117,12 +117,12 @@ class RemoteStudio(RemotePart):
         """Wait until all jobs have ended or ``timeout`` seconds have passed; returns the jobs."""
         deadline = time.monotonic() + timeout
         while True:
-            found: list[Job] = []
+            jobs: list[Job] = []
             for start in range(0, len(job_ids), MAX_JOBS_BY_ID):
-                found += self.jobs(ids=list(job_ids[start : start + MAX_JOBS_BY_ID]))
+                jobs += self.jobs(ids=list(job_ids[start : start + MAX_JOBS_BY_ID]))
             left = deadline - time.monotonic()
-            if all(job.final for job in found) or left <= 0:
-                return found
+            if all(job.final for job in jobs) or left <= 0:
+                return jobs
             time.sleep(min(LOOK_SECONDS, left))
 
     def job(self, job_id: str) -> Job:

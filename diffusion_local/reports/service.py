@@ -45,12 +45,12 @@ class Reports:
         """The report of a batch, finished or not. Raises NotFound."""
         batch, _ = self._view.batch(batch_id)
         with self._store.batch_rows(batch_id) as rows:
-            found = build(rows)
-        report = found.report(batch.name or batch.id, batch_id)
+            outcome = build(rows)
+        report = outcome.report(batch.name or batch.id, batch_id)
         forecast = self._store.forecast(batch_id)
         if forecast and not report.open:
             report.forecast = forecast_of(*forecast, report.until)
-        return self._completed(report, found.done)
+        return self._completed(report, outcome.done)
 
     def night(self, since: str | None = None, until: str | None = None) -> Report:
         """The report of a period (see ``parse_past``), by default the last 12 hours.

@@ -45,11 +45,11 @@ class ReportStore:
     def names(self, batch_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """(name, lane) of batches, by id."""
         with self._database.read() as db:
-            found = db.execute(
+            cursor = db.execute(
                 f"SELECT id, name, lane FROM batches WHERE {in_list('id')} AND {readable()}",
                 {"ids": as_list(batch_ids)},
             )
-            return {row[0]: (row[1], row[2]) for row in found.fetchall()}
+            return {row[0]: (row[1], row[2]) for row in cursor.fetchall()}
 
     def forecast(self, batch_id: str) -> tuple[int, str, str] | None:
         """(pictures done when the end of a batch was estimated, time of that estimate, estimated end), or None."""
@@ -61,8 +61,8 @@ class ReportStore:
     def images(self, job_ids: Sequence[str]) -> dict[str, Image]:
         """Pictures that are still in the gallery, by job id."""
         with self._database.read() as db:
-            found = db.query(
+            rows_found = db.query(
                 f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {readable()}",
                 {"ids": as_list(job_ids)},
             )
-            return {row["job_id"]: rows.to_image(row) for row in found}
+            return {row["job_id"]: rows.to_image(row) for row in rows_found}

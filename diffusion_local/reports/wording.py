@@ -12,7 +12,7 @@ from diffusion_local.reports.report import Report
 def facts(report: Report) -> list[tuple[Message, str]]:
     """(label, value) pairs in order of interest; facts that do not apply are left out."""
     counts = report.counts
-    found: list[tuple[Message, str]] = [
+    lines: list[tuple[Message, str]] = [
         (message("report_done"), f"{counts['done']:,}"),
         (message("report_failed"), f"{counts['failed']:,}"),
     ]
@@ -22,18 +22,18 @@ def facts(report: Report) -> list[tuple[Message, str]]:
             for flag, count in sorted(report.flagged.items())
         ]
         total = sum(report.flagged.values())
-        found.append((message("report_flagged"), message("report_flagged_told", total=total, ways=flags)))
+        lines.append((message("report_flagged"), message("report_flagged_told", total=total, ways=flags)))
     if counts["cancelled"]:
-        found.append((message("report_cancelled"), f"{counts['cancelled']:,}"))
+        lines.append((message("report_cancelled"), f"{counts['cancelled']:,}"))
     if report.open:
-        found.append((message("report_to_come"), f"{report.open:,}"))
+        lines.append((message("report_to_come"), f"{report.open:,}"))
     if report.since and report.until:
-        found.append((message("report_from"), when(report.since)))
-        found.append((message("report_to"), when(report.until)))
+        lines.append((message("report_from"), when(report.since)))
+        lines.append((message("report_to"), when(report.until)))
     if report.seconds:
-        found.append((message("report_duration"), duration(report.seconds)))
+        lines.append((message("report_duration"), duration(report.seconds)))
     if report.per_hour is not None:
-        found.append(
+        lines.append(
             (
                 message("report_per_hour"),
                 f"{report.per_hour:,.0f}" if report.per_hour >= 10 else f"{report.per_hour:.1f}",
@@ -41,14 +41,14 @@ def facts(report: Report) -> list[tuple[Message, str]]:
         )
     if report.loads:
         text = message("report_loads_told", count=report.loads, time=duration(report.load_seconds))
-        found.append((message("report_loads"), text))
+        lines.append((message("report_loads"), text))
     if report.steps_down:
         total = sum(report.steps_down.values())
         ways = [
             message("report_rung_count", rung=rung.replace("_", " "), count=count)
             for rung, count in sorted(report.steps_down.items())
         ]
-        found.append((message("report_less_memory"), message("report_less_memory_told", total=total, ways=ways)))
+        lines.append((message("report_less_memory"), message("report_less_memory_told", total=total, ways=ways)))
     if report.estimate:
         made = report.estimate
         text = message(
@@ -58,7 +58,7 @@ def facts(report: Report) -> list[tuple[Message, str]]:
             error=made.error,
             jobs=made.jobs,
         )
-        found.append((message("report_estimate"), text))
+        lines.append((message("report_estimate"), text))
     if report.forecast:
         end = report.forecast
         text = message(
@@ -68,8 +68,8 @@ def facts(report: Report) -> list[tuple[Message, str]]:
             taken=duration(end.took_seconds),
             error=end.error,
         )
-        found.append((message("report_forecast"), text))
-    return found
+        lines.append((message("report_forecast"), text))
+    return lines
 
 
 def when(text: str) -> str:

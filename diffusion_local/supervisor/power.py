@@ -104,26 +104,26 @@ class PowerPolicy:
             log.info("prompt lists continue")
             self._queue.ring()
 
-    def _heat(self, found: list[Gpu]) -> Message | None:
+    def _heat(self, devices: list[Gpu]) -> Message | None:
         limit = self._settings.gpu_max_temp
         if not limit:
             return None
-        for gpu in found:
+        for gpu in devices:
             if gpu.temperature is not None and gpu.temperature > limit:
                 self._hot.add(gpu.index)
             elif gpu.temperature is None or gpu.temperature <= limit - COOLER_BY:
                 self._hot.discard(gpu.index)
-        hot = [gpu for gpu in found if gpu.index in self._hot]
+        hot = [gpu for gpu in devices if gpu.index in self._hot]
         if not hot:
             return None
         temperatures = [message("gpu_at", gpu=gpu.slot, temperature=gpu.temperature) for gpu in hot]
         return message("gpu_hot", gpus=temperatures, limit=limit - COOLER_BY)
 
-    def _share(self, found: list[Gpu], now: float) -> Message | None:
+    def _share(self, devices: list[Gpu], now: float) -> Message | None:
         if self._settings.gpu_share != "wait":
             return None
         ours = {worker.pid: bool(worker.model) for worker in self._workers.list_all() if worker.status != "stopped"}
-        for gpu in found:
+        for gpu in devices:
             if used_by_others(gpu, ours) > self._settings.gpu_share_mb * 10**6:
                 self._shared[gpu.index] = now
         busy = sorted(index for index, seen in self._shared.items() if now - seen < FREE_SECONDS)

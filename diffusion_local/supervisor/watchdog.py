@@ -175,13 +175,13 @@ class LeaseWatch:
         The limit is the same as for workers on this machine.
         """
         view, timeout = self._services.view, self._services.settings.step_timeout
-        found: dict[str, dict[Report, float]] = {}
+        heard: dict[str, dict[Report, float]] = {}
         for lease in self._services.leases.all():
-            known, found[lease.slot] = self._heard.get(lease.slot, {}), {}
+            known, heard[lease.slot] = self._heard.get(lease.slot, {}), {}
             for job, at, limit in view.running_reports(lease.slot, timeout):
-                since = found[lease.slot][(job.id, at)] = known.get((job.id, at), now)
+                since = heard[lease.slot][(job.id, at)] = known.get((job.id, at), now)
                 if now - since > limit:
                     log.error("%s made no progress for too long", lease.slot, extra={"job": job.id})
                     slots.recover_hung(self._services, lease.slot)
                     break
-        self._heard = found
+        self._heard = heard

@@ -106,14 +106,14 @@ def trim(settings: Settings) -> int:
 
     Never touches the file that a process writes to. Files of processes that no longer run count as rotated.
     """
-    found = []
+    files = []
     for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
         with contextlib.suppress(OSError):
             info = path.stat()
-            found.append((info.st_mtime, info.st_size, path))
+            files.append((info.st_mtime, info.st_size, path))
     kept_bytes, deleted = 0, 0
     oldest = time.time() - KEPT_DAYS * 86400
-    for at, size, path in sorted(found, reverse=True):
+    for at, size, path in sorted(files, reverse=True):
         if path.suffix == ".log" and at >= oldest:
             continue
         if at >= oldest and kept_bytes + size <= MAX_KEPT_BYTES:
@@ -127,7 +127,7 @@ def trim(settings: Settings) -> int:
 
 def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
     """Log lines of all processes by time, optionally of one job; lines that are not JSON are skipped."""
-    found = []
+    entries = []
     for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
         for text in read_text(path).splitlines():
             try:
@@ -135,8 +135,8 @@ def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(line, dict) and "at" in line and (not job or line.get("job") == job):
-                found.append(line)
-    return sorted(found, key=lambda line: line["at"])
+                entries.append(line)
+    return sorted(entries, key=lambda line: line["at"])
 
 
 class RepeatFilter(logging.Filter):

@@ -35,13 +35,13 @@ CERTIFICATE_DAYS = 825  # the maximum that Apple's systems accept
 
 def addresses() -> list[str]:
     """This machine's addresses for other machines: IPv4 first, without loopback and link-local ones."""
-    found: list[str] = []
+    texts: list[str] = []
     for adapter in ifaddr.get_adapters():
         for each in adapter.ips:
             address = ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0])
             if not (address.is_loopback or address.is_link_local or address.is_multicast):
-                found.append(str(address))
-    return sorted(dict.fromkeys(found), key=lambda text: (":" in text, text))
+                texts.append(str(address))
+    return sorted(dict.fromkeys(texts), key=lambda text: (":" in text, text))
 
 
 def urls(scheme: str, host: str, port: int, root: str = "") -> list[str]:
@@ -90,7 +90,7 @@ def discover(seconds: float) -> list[str]:
     """URLs of studios that announce themselves by mDNS, after listening for some seconds. Failures are only logged."""
     from zeroconf import ServiceBrowser, ServiceListener, Zeroconf
 
-    found: list[str] = []
+    studios: list[str] = []
 
     class Listener(ServiceListener):
         def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
@@ -102,7 +102,7 @@ def discover(seconds: float) -> list[str]:
             }
             scheme = "https" if properties.get("scheme") == "https" else "http"
             for address in info.parsed_addresses():
-                found.append(f"{scheme}://{bracketed(address)}:{info.port}{properties.get('path', '').rstrip('/')}")
+                studios.append(f"{scheme}://{bracketed(address)}:{info.port}{properties.get('path', '').rstrip('/')}")
 
         def update_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
 
@@ -115,7 +115,7 @@ def discover(seconds: float) -> list[str]:
             browser.cancel()
     except Exception as error:  # no network or no multicast
         log.warning("the search for studios by mDNS failed: %s", error)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(studios))
 
 
 def is_loopback(host: str) -> bool:

@@ -148,12 +148,12 @@ class Page:
 
     def fields(self, operation: Json) -> list[tuple[str, Json, bool]]:
         """(name, schema, whether it is required) of the fields in a request's body."""
-        found: dict[str, tuple[Json, bool]] = {}
+        by_name: dict[str, tuple[Json, bool]] = {}
         for content in operation.get("requestBody", {}).get("content", {}).values():
             for option in self._options(content.get("schema", {})):
                 needed = option.get("required", [])
-                found |= {name: (each, name in needed) for name, each in option.get("properties", {}).items()}
-        return [(name, schema, needed) for name, (schema, needed) in found.items()]
+                by_name |= {name: (each, name in needed) for name, each in option.get("properties", {}).items()}
+        return [(name, schema, needed) for name, (schema, needed) in by_name.items()]
 
     def _options(self, schema: Json) -> list[Json]:
         return [self.resolved(each) for each in [schema, *schema.get("anyOf", [])]]

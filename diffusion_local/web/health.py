@@ -107,12 +107,12 @@ class Numbers(Collector):
 
 def graphics() -> Iterator[Metric]:
     """Metrics of each GPU, labelled with its worker's slot; nothing without GPUs."""
-    found = gpus.read()
-    if not found:
+    devices = gpus.read()
+    if not devices:
         return
     memory = gauge("gpu_memory_bytes", "Memory of a GPU", ["slot", "kind"])
     power = gauge("gpu_power_watts", "Power that a GPU takes, and may take", ["slot", "kind"])
-    for gpu in found:
+    for gpu in devices:
         memory.add_metric([gpu.slot, "used"], gpu.used)
         memory.add_metric([gpu.slot, "total"], gpu.total)
         for kind, watts in (("draw", gpu.power), ("limit", gpu.power_limit)):
@@ -120,9 +120,9 @@ def graphics() -> Iterator[Metric]:
                 power.add_metric([gpu.slot, kind], watts)
     yield memory
     yield power
-    heat = {gpu.slot: gpu.temperature for gpu in found if gpu.temperature is not None}
+    heat = {gpu.slot: gpu.temperature for gpu in devices if gpu.temperature is not None}
     yield counted("gpu_temperature_celsius", "Temperature of a GPU", "slot", heat)
-    busy = {gpu.slot: gpu.busy for gpu in found if gpu.busy is not None}
+    busy = {gpu.slot: gpu.busy for gpu in devices if gpu.busy is not None}
     yield counted("gpu_busy_ratio", "Part of the time that a GPU was busy", "slot", busy)
 
 

@@ -93,12 +93,12 @@ def foreign_page(headers: Headers, host: str) -> str:
 
 def allowed_origins(settings: Settings) -> set[str]:
     """Parse the setting ``cors_origins``. Raises InvalidParams if one is not a plain origin; ``*`` is not allowed."""
-    found = {each.strip().rstrip("/").lower() for each in settings.cors_origins.split(",") if each.strip()}
-    for origin in found:
+    origins = {each.strip().rstrip("/").lower() for each in settings.cors_origins.split(",") if each.strip()}
+    for origin in origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
             raise InvalidParams("cors_origins", message("origins", got=echo(origin)))
-    return found
+    return origins
 
 
 class HostCheck:

@@ -59,13 +59,13 @@ class HeldPassStore:
         try:
             head, _, data = path.read_bytes().partition(b"\n")
             path.unlink()
-            found = json.loads(head)
+            record = json.loads(head)
             here = {(job.id, job.attempt - 1): part for job, part in zip(jobs, crew.parts, strict=True)}
-            seats = [(here[job, attempt], place) for job, attempt, place in found["jobs"] if (job, attempt) in here]
-            size, rung, held = int(found["size"]), str(found["rung"]), self._engine.restore_held(data)
+            seats = [(here[job, attempt], place) for job, attempt, place in record["jobs"] if (job, attempt) in here]
+            size, rung, held = int(record["size"]), str(record["rung"]), self._engine.restore_held(data)
         except (OSError, ValueError, TypeError, KeyError):
             return
-        if held is None or found.get("model") != model or not seats or seats[0][0] is not crew.parts[0]:
+        if held is None or record.get("model") != model or not seats or seats[0][0] is not crew.parts[0]:
             return
         assign_seats(crew, seats)
         crew.held, crew.size, crew.rung = held, size, rung

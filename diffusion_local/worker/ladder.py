@@ -245,8 +245,8 @@ def best_size(known: Mapping[int, float], steps: int, explores: bool) -> int:
         if 2 * size > MOST_TOGETHER or (size in known and not bearable(2 * size, known[size])):
             break
         size *= 2
-    found = {each: seconds for each, seconds in known.items() if bearable(each, seconds)}
-    if not found or (1 not in found and not explores):
+    sizes = {each: seconds for each, seconds in known.items() if bearable(each, seconds)}
+    if not sizes or (1 not in sizes and not explores):
         return 1
-    fastest = min(found.values())
-    return min(each for each, seconds in found.items() if seconds <= 1.01 * fastest)
+    fastest = min(sizes.values())
+    return min(each for each, seconds in sizes.items() if seconds <= 1.01 * fastest)

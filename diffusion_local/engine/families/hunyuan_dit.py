@@ -19,7 +19,7 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    found: Conditioning = {}
+    conditioning: Conditioning = {}
     for number, end in ((0, ""), (1, "_2")):
         positive, against, mask, mask_against = pipe.encode_prompt(
             prompt,
@@ -30,13 +30,13 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
             max_sequence_length=TOKENS_OF_ENCODER[number],
             text_encoder_index=number,
         )
-        found |= {
+        conditioning |= {
             f"prompt_embeds{end}": positive,
             f"negative_prompt_embeds{end}": against,
             f"prompt_attention_mask{end}": mask,
             f"negative_prompt_attention_mask{end}": mask_against,
         }
-    return found
+    return conditioning
 
 
 FAMILY = EngineFamily(

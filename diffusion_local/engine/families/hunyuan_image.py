@@ -20,13 +20,13 @@ def uses_guidance(pipe: Any, guidance: float) -> bool:
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    found: Conditioning = {}
+    conditioning: Conditioning = {}
     for text, begin in ((prompt, ""), (negative, "negative_")):
         if text is not None:
             read = pipe.encode_prompt(text, pipe._execution_device)
             names = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
-            found |= {f"{begin}{name}": tensor for name, tensor in zip(names, read, strict=True)}
-    return found
+            conditioning |= {f"{begin}{name}": tensor for name, tensor in zip(names, read, strict=True)}
+    return conditioning
 
 
 def call(params: Params) -> dict[str, Any]:

@@ -118,9 +118,9 @@ def bias_of(layer: Any) -> torch.Tensor | None:
 
 def stacked_bias(layers: Sequence[Any]) -> torch.Tensor | None:
     """The stacked layers' biases, or None if no layer has one."""
-    found = [bias_of(layer) for layer in layers]
-    if all(each is None for each in found):
+    biases = [bias_of(layer) for layer in layers]
+    if all(each is None for each in biases):
         return None
     like = base(layers[0]).weight
-    pairs = zip(layers, found, strict=True)
+    pairs = zip(layers, biases, strict=True)
     return torch.cat([like.new_zeros(base(layer).weight.shape[0]) if each is None else each for layer, each in pairs])

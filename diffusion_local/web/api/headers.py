@@ -32,13 +32,13 @@ def read_prefer(header: str | None) -> Preference:
     """Parse ``Prefer``. ``respond-async`` takes precedence over ``wait``; unknown values are ignored (RFC 7240,
     section 2).
     """
-    found: dict[str, str] = {}
+    preferences: dict[str, str] = {}
     for each in (header or "").split(","):
         name, _, value = each.partition(";")[0].partition("=")
-        found.setdefault(name.strip().lower(), value.strip().strip('"'))
-    if "respond-async" in found:
+        preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    if "respond-async" in preferences:
         return Preference(0.0, "respond-async")
-    wait = found.get("wait", "")
+    wait = preferences.get("wait", "")
     if wait.isascii() and wait.isdigit():
         seconds = min(float(wait), MOST_SECONDS)
         return Preference(seconds, f"wait={seconds:.0f}")

@@ -149,11 +149,11 @@ class JobEvents:
 
     def look(self) -> tuple[list[FollowEvent], bool]:
         whole = self._whole()  # read before the events, so that those are at least as recent
-        found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, EVENTS_PER_LOOK)
+        events = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, EVENTS_PER_LOOK)
         news = []
-        for self.number, event in found:
+        for self.number, event in events:
             news.append(FollowEvent("state", serializers.event(event), self.number))
-        self.more = len(found) == EVENTS_PER_LOOK
+        self.more = len(events) == EVENTS_PER_LOOK
         if self._job_id:
             ended = whole["finished_at"] is not None
             running = [] if ended or whole["state"] != "running" else [whole]

@@ -276,14 +276,14 @@ def skip_unchanged(blocks: gr.Blocks) -> None:
         changed = [
             place for place, value in enumerate(predictions) if outputs[place].stateful or not is_unchanged(value)
         ]
-        found: list[Any] = [gr.skip() for _ in outputs]
+        outcome: list[Any] = [gr.skip() for _ in outputs]
         if changed:
             part, values = copy.copy(block_fn), [predictions[place] for place in changed]
             part.outputs = [outputs[place] for place in changed]
             results = await postprocess(part, values if len(values) > 1 else values[0], state)
             for place, result in zip(changed, results, strict=True):
-                found[place] = result
-        return found
+                outcome[place] = result
+        return outcome
 
     blocks.postprocess_data = of_changed
 

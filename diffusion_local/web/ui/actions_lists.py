@@ -95,11 +95,11 @@ def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
 def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
     """The value of each editable setting that all queued jobs of a batch share, or "" where they differ."""
     waiting = studio.jobs(State.QUEUED, batch_id, limit=MOST_COMPARED)
-    found = {}
+    shared = {}
     for name in view_batches.EDITABLE_COLUMNS:
         values = {written(name, job.params) for job in waiting}
-        found[name] = values.pop() if len(values) == 1 else ""
-    return found
+        shared[name] = values.pop() if len(values) == 1 else ""
+    return shared
 
 
 def written(name: str, params: Params) -> str:

@@ -299,14 +299,14 @@ def model_choices(models: Sequence[Model]) -> list[tuple[str, str]]:
 def sizes(model: Model, landscape: bool = False) -> list[tuple[str, str]]:
     """Sizes of about the model's own number of pixels, as ("3:4", "WIDTHxHEIGHT"), within its limits."""
     area = model.defaults.width * model.defaults.height
-    found = []
+    offered = []
     for shape in ASPECT_RATIOS:
         across, down = reversed(shape) if landscape else shape
         width = fitting(math.sqrt(area * across / down), model.limits)
         height = fitting(math.sqrt(area * down / across), model.limits)
         if width * height <= model.limits.max_pixels:
-            found.append((f"{across}:{down}", f"{width}x{height}"))
-    return found
+            offered.append((f"{across}:{down}", f"{width}x{height}"))
+    return offered
 
 
 def fitting(side: float, limits: Limits) -> int:

@@ -46,11 +46,11 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 def preferences(studio: Studio) -> tuple[list[tuple[str, Markup]], int]:
     """(groups, number of changes that need a restart). If config.toml is unreadable, the only group says so."""
     try:
-        found = studio.preferences.all()
+        settings = studio.preferences.all()
     except InvalidParams as error:
         return [("other", view.notice("bad", view.problem(error)))], 0
-    pending = sum(each.later is not None for each in found)
-    return view_settings.preferences(found, studio.health.shows_paths()), pending
+    pending = sum(each.later is not None for each in settings)
+    return view_settings.preferences(settings, studio.health.shows_paths()), pending
 
 
 def people(studio: Studio) -> list[view_settings.Person]:

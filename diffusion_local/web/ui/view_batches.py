@@ -88,17 +88,17 @@ class BatchLine:
         return notes
 
 
-def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> Markup:
+def batches(progress: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> Markup:
     """A page of batches.
 
-    ``found`` has one batch more than a page if there is a next one; ``cursors``: the last batch id of each page before.
+    ``progress`` has one more batch than a page if there is a next page; ``cursors``: last id of each earlier page.
     """
-    page = found[:BATCHES_PER_PAGE]
+    page = progress[:BATCHES_PER_PAGE]
     return render(
         "batches.html",
         lines=[BatchLine(each, now) for each in page],
         cursors=list(cursors),
-        last=page[-1].batch.id if len(found) > BATCHES_PER_PAGE else "",
+        last=page[-1].batch.id if len(progress) > BATCHES_PER_PAGE else "",
     )
 
 

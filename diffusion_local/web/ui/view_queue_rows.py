@@ -42,15 +42,15 @@ def passed_over(waiting: Iterable[Job]) -> frozenset[str]:
     ``waiting``: queued jobs in the order in which they will run.
     """
     furthest: dict[tuple[str, int, str], tuple[int, str]] = {}
-    found = set()
+    passed = set()
     for job in waiting:
         group = (str(job.lane), job.priority, job.owner)
         position, model = furthest.get(group, (job.position, job.params.model))
         if position > job.position and model != job.params.model:
-            found.add(job.id)
+            passed.add(job.id)
         if position <= job.position:
             furthest[group] = (job.position, job.params.model)
-    return frozenset(found)
+    return frozenset(passed)
 
 
 @dataclass(frozen=True, slots=True)

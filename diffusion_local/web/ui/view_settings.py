@@ -80,14 +80,14 @@ def appearance() -> Markup:
 # -- health ----------------------------------------------------------------------------------------------------------
 
 
-def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) -> Markup:
+def findings(results: Sequence[Finding], looking: bool, admin: bool, paths: bool) -> Markup:
     """The doctor's findings, worst first. Admins see details and fixes, others only the status.
 
     ``looking``: a check is in progress; ``paths``: whether paths of this machine may be shown.
     """
-    hidden = {each.name for each in found} & ({"home"} if not paths else set())
-    listed = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
-    hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
+    hidden = {each.name for each in results} & ({"home"} if not paths else set())
+    listed = [each for each in results if not each.name.startswith("worker ") and not (each.ok and plain(each))]
+    hint = say("settings.looking") if looking or not results else say(f"settings.verdict_{verdict(results)}")
     rows = []
     for each in sorted(listed, key=lambda one: (one.ok, not one.grave)):
         texts = [translated(each.text) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")]
@@ -114,8 +114,8 @@ def state(finding: Finding) -> str:
     return "good" if finding.ok else "bad" if finding.grave else "warn"
 
 
-def verdict(found: Sequence[Finding]) -> str:
-    states = {state(each) for each in found}
+def verdict(results: Sequence[Finding]) -> str:
+    states = {state(each) for each in results}
     return "bad" if "bad" in states else "warn" if "warn" in states else "good"
 
 
@@ -175,13 +175,13 @@ def gpu_row(gpu: Gpu, limit: int) -> Row:
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
-def preferences(found: Sequence[Preference], paths: bool) -> list[tuple[str, Markup]]:
+def preferences(all_preferences: Sequence[Preference], paths: bool) -> list[tuple[str, Markup]]:
     """(name, HTML) of each group; the last also has, folded, the settings that the page cannot change."""
-    by_name = {each.name: each for each in found}
+    by_name = {each.name: each for each in all_preferences}
     groups = {name: [by_name[each] for each in names if each in by_name] for name, names in SETTING_GROUPS.items()}
     placed = {each for names in SETTING_GROUPS.values() for each in names}
-    groups["other"] = [each for each in found if each.name in EDITABLE and each.name not in placed]
-    rest = [preference(each, paths) for each in found if each.name not in EDITABLE]
+    groups["other"] = [each for each in all_preferences if each.name in EDITABLE and each.name not in placed]
+    rest = [preference(each, paths) for each in all_preferences if each.name not in EDITABLE]
     return [
         (
             name,
@@ -269,12 +269,12 @@ def folders(settings: Settings) -> Markup:
     return section("folders", rows)
 
 
-def versions(found: Sequence[Finding]) -> Markup:
-    return render("settings_section.html", name="versions", rows=(), hint="", acts="", folded=(), versions=found)
+def versions(results: Sequence[Finding]) -> Markup:
+    return render("settings_section.html", name="versions", rows=(), hint="", acts="", folded=(), versions=results)
 
 
-def machines(found: Sequence[Machine]) -> Markup:
-    return render("machines.html", machines=found, size=format_size)
+def machines(joined: Sequence[Machine]) -> Markup:
+    return render("machines.html", machines=joined, size=format_size)
 
 
 def invitation(made: PairingCode) -> Markup:

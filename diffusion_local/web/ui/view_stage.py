@@ -96,7 +96,7 @@ def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, s
     ``jobs``: at most MOST_SHOTS of each batch, adjacent; ``counts``: number of jobs by state, by batch id.
     """
     order, eta = places(snapshot), estimates(snapshot)
-    found = []
+    stacks = []
     for batch_id, group in groupby(jobs, key=lambda job: job.batch_id):
         if batch_id not in counts:  # removed since ``jobs`` were read
             continue
@@ -112,8 +112,8 @@ def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, s
         left = sum(count for state, count in number.items() if state not in FINAL)
         total = sum(number.values())
         if shots:
-            found.append(Stack(batch_id, mine[0].params.prompt, shots, number[State.DONE], left, total))
-    return found
+            stacks.append(Stack(batch_id, mine[0].params.prompt, shots, number[State.DONE], left, total))
+    return stacks
 
 
 def older(images: Sequence[Image], shown: Sequence[Stack]) -> list[Shot]:

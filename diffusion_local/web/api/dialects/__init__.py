@@ -27,13 +27,13 @@ DIALECT_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     """The routes of all dialects; unknown paths below DIALECT_PREFIXES get 404, known paths with another method 405."""
-    found = APIRouter()
+    api = APIRouter()
     parts = [dialect.router(studio, watch, settings) for dialect in DIALECTS]
     known = [route for part in parts for route in part.routes if isinstance(route, APIRoute)]
     for part in parts:
-        found.include_router(part)
+        api.include_router(part)
 
-    @found.get("/internal/ping", include_in_schema=False)
+    @api.get("/internal/ping", include_in_schema=False)
     def ping() -> dict[str, str]:
         """Clients of A1111 use it to check whether the server is alive."""
         return {}
@@ -48,11 +48,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         raise HTTPException(405, f"Use {allowed} here.", {"Allow": allowed})
 
     for prefix in DIALECT_PREFIXES:
-        found.add_api_route(
+        api.add_api_route(
             f"{prefix}/{{rest:path}}",
             elsewhere,
             methods=DIALECT_METHODS,
             include_in_schema=False,
             response_class=JSONResponse,
         )
-    return found
+    return api

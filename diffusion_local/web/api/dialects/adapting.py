@@ -43,12 +43,12 @@ class Aliases:
     @classmethod
     def of(cls, setting: str) -> "Aliases":
         """Read ``name=model, name, pattern*=model``."""
-        found = {}
+        models = {}
         for each in setting.split(","):
             name, _, model = each.partition("=")
             if name.strip():
-                found[name.strip().casefold()] = model.strip()
-        return cls(found)
+                models[name.strip().casefold()] = model.strip()
+        return cls(models)
 
     @property
     def listed(self) -> list[str]:
@@ -148,11 +148,11 @@ def fit_sampler(done: Adapted, sampling: Sampling, model: Model, names: Mapping[
                 _replaced(names.get("sampler", "sampler"), requested, sampler or model.defaults.sampler)
             )
     if isinstance(schedule, str) and schedule:
-        found, exact = closest_schedule(schedule, sampler or model.defaults.sampler, sampling)
+        closest, exact = closest_schedule(schedule, sampler or model.defaults.sampler, sampling)
         if not exact:
             field = names.get("schedule", "schedule")
-            done.warnings.append(_replaced(field, schedule, found or "Automatic"))
-        schedule = found
+            done.warnings.append(_replaced(field, schedule, closest or "Automatic"))
+        schedule = closest
     done.options |= {"sampler": sampler or None, "schedule": schedule or None}
 
 

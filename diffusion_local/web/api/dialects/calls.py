@@ -47,13 +47,13 @@ def refusing(
                 except RequestValidationError as error:
                     return say(request, of_validation(error))
                 except InvalidParams as error:
-                    found = []
+                    errors = []
                     for each in (error, *error.also):
                         option = await name_given(request, each.option, names.get(each.option, ()))
                         field = option + each.field.removeprefix(each.option)
-                        found.append(InvalidParams(field, each.problem))
-                    found[0].also = tuple(found[1:])
-                    return say(request, found[0])
+                        errors.append(InvalidParams(field, each.problem))
+                    errors[0].also = tuple(errors[1:])
+                    return say(request, errors[0])
                 except UserError as error:
                     return say(request, error)
 

@@ -261,12 +261,12 @@ def pixels(megapixels: float | str | None) -> float | None:
     if megapixels is None or megapixels == "match_input":
         return None
     try:
-        found = float(str(megapixels).removesuffix("MP").strip())
+        number = float(str(megapixels).removesuffix("MP").strip())
     except ValueError:
-        found = 0.0
-    if not 0.01 <= found <= 100:
+        number = 0.0
+    if not 0.01 <= number <= 100:
         raise InvalidParams("megapixels", message("number", low=0.01, high=100, got=echo(megapixels)))
-    return found
+    return number
 
 
 def own_picture(studio: Studio, request: Request, field: str, value: str) -> str:
@@ -275,11 +275,11 @@ def own_picture(studio: Studio, request: Request, field: str, value: str) -> str
     if not value.startswith(f"{root}/"):
         return value
     path = value.removeprefix(root)
-    if found := OWN_FILE.fullmatch(path):
-        return found["file"] or found["source"]
-    if found := OWN_IMAGE.fullmatch(path):
+    if match := OWN_FILE.fullmatch(path):
+        return match["file"] or match["source"]
+    if match := OWN_IMAGE.fullmatch(path):
         try:
-            return studio.sources.from_image(found["image"]).id
+            return studio.sources.from_image(match["image"]).id
         except NotFound as error:
             raise InvalidParams(field, error.message) from None
     return value

@@ -57,13 +57,13 @@ def edges(
     """
     (width, height), (left, top) = whole, corner
     right, bottom = left + width, top + height
-    found = [
+    strips = [
         ((0, 0, 1, height), (0, 0, left, size[1])),
         ((width - 1, 0, width, height), (right, 0, size[0], size[1])),
         ((0, 0, width, 1), (0, 0, size[0], top)),
         ((0, height - 1, width, height), (0, bottom, size[0], size[1])),
     ]
-    return [(line, place) for line, place in found if place[2] > place[0] and place[3] > place[1]]
+    return [(line, place) for line, place in strips if place[2] > place[0] and place[3] > place[1]]
 
 
 def as_png(picture: PIL.Image) -> bytes:

@@ -150,12 +150,12 @@ def page_of(results: list[Json], following: str | None = None) -> Json:
 
 def described(metadata: Any) -> Json:
     try:
-        found = json.loads(metadata or "{}")
+        fields = json.loads(metadata or "{}")
     except (ValueError, RecursionError):
         raise InvalidParams("metadata", message("json_object")) from None
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise InvalidParams("metadata", message("json_object"))
-    return found
+    return fields
 
 
 def file_shape(studio: Studio, request: Request, source: Source, name: str) -> Json:

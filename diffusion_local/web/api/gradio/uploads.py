@@ -104,11 +104,11 @@ class Uploads:
     def file(self, path: object, owner: str) -> Path:
         """The file of an upload. Raises NotFound, also for another owner's."""
         self.expire()
-        found = UPLOAD_PATH.fullmatch(path) if isinstance(path, str) else None
-        upload = self._known.get(found[1]) if found else None
-        if found is None or upload is None or upload.owner != owner:
+        match = UPLOAD_PATH.fullmatch(path) if isinstance(path, str) else None
+        upload = self._known.get(match[1]) if match else None
+        if match is None or upload is None or upload.owner != owner:
             raise NotFound(message('no_upload'))  # fmt: skip
-        return self._folder / found[1]
+        return self._folder / match[1]
 
     def take(self, path: object, owner: str) -> bytes:
         """Read an upload and delete it. Raises NotFound."""

@@ -95,9 +95,9 @@ def wants_stream(request: Request) -> bool:
     return "text/event-stream" in kinds
 
 
-def history(found: list[tuple[int, Event]], limit: int) -> JSONResponse:
-    events_json = [{"number": number} | serializers.event(event) for number, event in found]
-    following = found[-1][0] if len(found) == limit else None
+def history(events: list[tuple[int, Event]], limit: int) -> JSONResponse:
+    events_json = [{"number": number} | serializers.event(event) for number, event in events]
+    following = events[-1][0] if len(events) == limit else None
     return JSONResponse({"events": events_json, "next": following}, headers=VARIES)
 
 

@@ -58,17 +58,17 @@ class Sessions:
 
     def get(self, slot: str, session: str, account: str) -> LeasedDispatch:
         """Raises LeaseLost unless this account took the session for this slot."""
-        found = self._open.get(session)
-        if found is None:
+        dispatch = self._open.get(session)
+        if dispatch is None:
             lease = self._services.leases.get(slot)
             if lease is None or not secrets.compare_digest(lease.session, session):
                 raise LeaseLost(message("lease_lost", slot=slot))
-            found = self._dispatch(slot, lease.account)
-            found.session = session
-            self._keep(found)
-        if found.slot != slot or found.account != account:
+            dispatch = self._dispatch(slot, lease.account)
+            dispatch.session = session
+            self._keep(dispatch)
+        if dispatch.slot != slot or dispatch.account != account:
             raise LeaseLost(message("lease_lost", slot=slot))
-        return found
+        return dispatch
 
     def _dispatch(self, slot: str, account: str) -> LeasedDispatch:
         with self._lock:

@@ -77,11 +77,11 @@ def output_schema(kind: Any) -> Json:
 def validated(model: type[BaseModel], arguments: Any) -> dict[str, Any]:
     """The given arguments without null values. Raises InvalidParams with the field's name."""
     try:
-        found = model.model_validate({} if arguments is None else arguments)
+        checked = model.model_validate({} if arguments is None else arguments)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
             raise InvalidParams(str(first["loc"][-1]), message("field_unknown")) from None
         problem = RequestValidationError([first | {"loc": ("arguments", *first["loc"])}])
         raise of_validation(problem) from None
-    return {name: value for name, value in found.model_dump().items() if value is not None}
+    return {name: value for name, value in checked.model_dump().items() if value is not None}

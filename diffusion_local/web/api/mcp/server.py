@@ -138,11 +138,11 @@ class McpServer:
         cursor = params.cursor if params else None
         with self._within(context.request):
             try:
-                found = await anyio.to_thread.run_sync(lambda: self._studio.pictures.page(RESOURCES_PER_PAGE, cursor))
+                images = await anyio.to_thread.run_sync(lambda: self._studio.pictures.page(RESOURCES_PER_PAGE, cursor))
             except UserError as error:
                 raise MCPError(types.INVALID_PARAMS, self._clean(error.message)) from None
-        following = found[-1].id if len(found) == RESOURCES_PER_PAGE else None
-        return types.ListResourcesResult(resources=[resource_of(each) for each in found], next_cursor=following)
+        following = images[-1].id if len(images) == RESOURCES_PER_PAGE else None
+        return types.ListResourcesResult(resources=[resource_of(each) for each in images], next_cursor=following)
 
     async def _list_templates(self, context: Any, params: Any) -> types.ListResourceTemplatesResult:
         template = types.ResourceTemplate(

@@ -86,14 +86,14 @@ async def polled(
     deadline = time.monotonic() + seconds
     before: tuple[float, str] | None = None
     while True:
-        found, done, words = await anyio.to_thread.run_sync(look)
+        state, done, words = await anyio.to_thread.run_sync(look)
         if before is None or (done > before[0] or words != before[1]):
             done = max(done, before[0] if before else 0.0)  # the protocol requires progress to increase
             await context.report(done, float(total), words)
             before = done, words
         left = deadline - time.monotonic()
-        if over(found) or left <= 0 or context.stopping():
-            return found
+        if over(state) or left <= 0 or context.stopping():
+            return state
         await anyio.sleep(min(LOOK_SECONDS, left))
 
 

@@ -32,25 +32,25 @@ def renamed(given: Any) -> Any:
     if not isinstance(given, dict):
         return given
     taken = {name for name, target in A1111_NAMES.items() if name in given and target not in given}
-    found = {A1111_NAMES[name] if name in taken else name: value for name, value in given.items()}
-    if found.get("model") and found.get("override_settings") in (None, {}):
-        found["override_settings"] = {"sd_model_checkpoint": found.pop("model")}
-    if found.get("loras"):
-        found["prompt"] = f"{found.get('prompt') or ''} {tags(found.pop('loras'))}"
-    return found
+    fields = {A1111_NAMES[name] if name in taken else name: value for name, value in given.items()}
+    if fields.get("model") and fields.get("override_settings") in (None, {}):
+        fields["override_settings"] = {"sd_model_checkpoint": fields.pop("model")}
+    if fields.get("loras"):
+        fields["prompt"] = f"{fields.get('prompt') or ''} {tags(fields.pop('loras'))}"
+    return fields
 
 
 def tags(loras: Any) -> str:
     """``[{"file", "weight"}]`` as prompt tags. Raises InvalidParams."""
     if not isinstance(loras, list) or len(loras) > MOST_LORAS:
         raise InvalidParams("loras", message("lora_records", got=echo(loras)))
-    found = []
+    written = []
     for each in loras:
         file, weight = (each.get("file"), each.get("weight", 0.6)) if isinstance(each, dict) else (None, None)
         if not isinstance(file, str) or set(file) & set("<>:") or not isinstance(weight, int | float):
             raise InvalidParams("loras", message("lora_records", got=echo(each)))
-        found.append(f"<lora:{file.rpartition('.')[0] or file}:{weight}>")
-    return " ".join(found)
+        written.append(f"<lora:{file.rpartition('.')[0] or file}:{weight}>")
+    return " ".join(written)
 
 
 def add(api: APIRouter, studio: Studio) -> None:

@@ -90,11 +90,11 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/embeddings")
     def embeddings() -> Json:
-        found = {
+        loaded = {
             each.name: {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": 0, "vectors": 1}
             for each in studio.adapters("embedding")
         }
-        return {"loaded": found, "skipped": {}}
+        return {"loaded": loaded, "skipped": {}}
 
     @api.get("/prompt-styles")
     def prompt_styles() -> list[Json]:

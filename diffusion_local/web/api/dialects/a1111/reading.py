@@ -143,13 +143,13 @@ class A1111Request:
 
     def with_its_names(self, error: InvalidParams) -> InvalidParams:
         """The error with the request's names for units and their fields."""
-        found = []
+        errors = []
         for each in (error, *error.also):
             place, _, part = each.field.partition(".")
             unit, fields = self.units.get(place, (place, {}))
-            found.append(InvalidParams(".".join(filter(None, (unit, fields.get(part, part)))), each.problem))
-        found[0].also = tuple(found[1:])
-        return found[0]
+            errors.append(InvalidParams(".".join(filter(None, (unit, fields.get(part, part)))), each.problem))
+        errors[0].also = tuple(errors[1:])
+        return errors[0]
 
 
 def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> A1111Request:
@@ -288,31 +288,31 @@ def pictures_of(
     if most:  # the model reads pictures beside the prompt, instead of starting from one
         ids = [studio.sources.add(decoded("init_images", each), "init_images").id for each in body.init_images]
         return {"kind": "txt2img", "strength": None, "references": [{"image": each} for each in ids]}, warnings
-    found: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}
+    options: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}
     if not body.mask and not given["outpaint"]:
         unused = {each.name: None for each in options_of(without=ITS_OWN) if name_of(each) in OF_MASKS}
-        return found | unused | {"kind": "img2img"}, warnings
-    found |= {"kind": "inpaint"} | masked
+        return options | unused | {"kind": "img2img"}, warnings
+    options |= {"kind": "inpaint"} | masked
     if not body.mask:
-        return found, warnings
+        return options, warnings
     mask = decoded("mask", body.mask)
     if body.inpainting_mask_invert:
         with opened(studio.sources, mask, "mask") as picture:
             mask = inverted(picture)
-    return found | {"mask": kept(mask, "mask")}, warnings
+    return options | {"mask": kept(mask, "mask")}, warnings
 
 
 def of_mask(body: Any) -> dict[str, Any]:
     """Options from A1111's mask fields. Raises InvalidParams."""
-    found = {}
+    options = {}
     if body.inpainting_fill is not None:
         if not 0 <= body.inpainting_fill < len(FILLS):
             got = echo(body.inpainting_fill)
             raise InvalidParams("inpainting_fill", message("one_of", known=list(range(len(FILLS))), got=got))
-        found["mask_content"] = FILLS[body.inpainting_fill]
+        options["mask_content"] = FILLS[body.inpainting_fill]
     if body.inpaint_full_res is not None:
-        found["inpaint_area"] = INPAINT_AREAS[bool(body.inpaint_full_res)]
-    return found
+        options["inpaint_area"] = INPAINT_AREAS[bool(body.inpaint_full_res)]
+    return options
 
 
 def skipped(layers: Any) -> int | None:

@@ -144,15 +144,15 @@ def mode_of(name: Any, field: str) -> str:
     return UNION_TYPES[text]
 
 
-def model_of(found: list[Adapter], name: Any, field: str) -> str:
+def model_of(nets: list[Adapter], name: Any, field: str) -> str:
     """The ControlNet with a title, with or without its hash; "" if the unit names none. Raises InvalidParams."""
     text = HASH.sub("", str(name or "")).removesuffix(".safetensors")
     if text.lower() in ("", "none"):
         return ""
-    for each in found:
+    for each in nets:
         if each.name.casefold() == text.casefold():
             return each.name
-    known = ", ".join(each.name for each in found) or "-"
+    known = ", ".join(each.name for each in nets) or "-"
     raise InvalidParams(field, message("unknown_file", name=echo(name), known=known))
 
 
@@ -261,12 +261,12 @@ def detail_of(unit: dict[str, Any], field: str) -> dict[str, Any]:
         target = classes.partition(",")[0].strip()
     if not target:
         raise InvalidParams(f"{field}.ad_model", message("one_of", known=list(TARGETS), got=echo(unit["ad_model"])))
-    found: dict[str, Any] = {
+    detail: dict[str, Any] = {
         ours: unit[theirs] for theirs, ours in OPTION_OF_FIELD.items() if unit.get(theirs) not in (None, "")
     }
     if unit.get("ad_use_steps") and unit.get("ad_steps"):
-        found["steps"] = unit["ad_steps"]
+        detail["steps"] = unit["ad_steps"]
     if most := unit.get("ad_mask_k") or unit.get("ad_mask_k_largest"):
-        found["limit"] = most
-    found["prompt"] = re.sub(r"\[(?:SEP|SKIP|PROMPT)\]", "", str(found.get("prompt", ""))).strip()
-    return {"target": target} | found
+        detail["limit"] = most
+    detail["prompt"] = re.sub(r"\[(?:SEP|SKIP|PROMPT)\]", "", str(detail.get("prompt", ""))).strip()
+    return {"target": target} | detail

@@ -45,12 +45,12 @@ def options_of(
     if strength is None:
         strength = extra.get("denoising_strength")
     upscaler, notes = upscaler_of(studio, given["hires_upscaler"], strict)
-    found = {
+    options = {
         "hires_scale": scale,
         "hires_strength": STRENGTH if strength is None else strength,
         "hires_upscaler": upscaler,
     }
-    return found, warnings + notes
+    return options, warnings + notes
 
 
 def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tuple[float, list[str]]:

@@ -53,13 +53,13 @@ def inputs_of(node: Any) -> dict[str, Any]:
 
 def reached(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
     """The given nodes and all that they depend on; stops early once there are more than MOST_NODES."""
-    found, waiting = dict.fromkeys(ends), list(ends)
-    while waiting and len(found) <= MOST_NODES:
+    nodes, waiting = dict.fromkeys(ends), list(ends)
+    while waiting and len(nodes) <= MOST_NODES:
         for value in inputs_of(graph[waiting.pop()]).values():
-            if is_link(value) and value and isinstance(value[0], str) and value[0] in graph and value[0] not in found:
-                found[value[0]] = None
+            if is_link(value) and value and isinstance(value[0], str) and value[0] in graph and value[0] not in nodes:
+                nodes[value[0]] = None
                 waiting.append(value[0])
-    return list(found)
+    return list(nodes)
 
 
 def in_order(graph: Mapping[str, Any], node_ids: list[str]) -> list[str] | None:
@@ -131,16 +131,16 @@ def value_faults(node_id: str, key: str, each: Input, value: Any, names: Names) 
         problem = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
         yield Fault(node_id, "bad_linked_input", problem, key, extra)
         return
-    found = converted(each.kind, value)
-    if found is None:
+    number = converted(each.kind, value)
+    if number is None:
         problem = f"Failed to convert an input value to a {each.kind} value"
         yield Fault(node_id, "invalid_input_type", problem, f"{key}, {shortened(value)}", extra)
-    elif each.low is not None and found < each.low:
-        yield Fault(node_id, "value_smaller_than_min", f"Value {found} smaller than min of {each.low}", key, extra)
-    elif each.high is not None and found > each.high:
-        yield Fault(node_id, "value_bigger_than_max", f"Value {found} bigger than max of {each.high}", key, extra)
-    elif each.kind == "COMBO" and not each.open and not known(found, each, names):
-        yield not_in_list(node_id, key, found, names.of(each))
+    elif each.low is not None and number < each.low:
+        yield Fault(node_id, "value_smaller_than_min", f"Value {number} smaller than min of {each.low}", key, extra)
+    elif each.high is not None and number > each.high:
+        yield Fault(node_id, "value_bigger_than_max", f"Value {number} bigger than max of {each.high}", key, extra)
+    elif each.kind == "COMBO" and not each.open and not known(number, each, names):
+        yield not_in_list(node_id, key, number, names.of(each))
 
 
 def known(value: str, each: Input, names: Names) -> bool:

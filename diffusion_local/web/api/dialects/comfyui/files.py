@@ -37,12 +37,12 @@ def add(api: APIRouter, studio: Studio, uploads: Uploads) -> None:
 
     def file_named(filename: str) -> tuple[StoredFile, str]:
         """(file, suffix) of a gallery picture, or of an upload under our name or the caller's."""
-        found = FILE_NAME.fullmatch(filename)
-        if found and not SOURCE_ID.fullmatch(found["id"]):
-            image = studio.image(found["id"])
+        match = FILE_NAME.fullmatch(filename)
+        if match and not SOURCE_ID.fullmatch(match["id"]):
+            image = studio.image(match["id"])
             if records.own(image):
                 return studio.picture_file(image.id), image.suffix
-        source_id = uploads.source_id(studio, filename) if not found or SOURCE_ID.fullmatch(found["id"]) else None
+        source_id = uploads.source_id(studio, filename) if not match or SOURCE_ID.fullmatch(match["id"]) else None
         if source_id is None:
             raise NotFound(message("no_such_picture", id=echo(filename)))
         return studio.sources.file(source_id), ".png"

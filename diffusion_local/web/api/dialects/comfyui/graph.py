@@ -141,11 +141,11 @@ class Reader:
         return (self.chosen("upscalers", inputs["model_name"]),)
 
     def _model(self, name: str) -> str:
-        found = self.chosen("models", name)
-        if not found:
-            found = self._names.alias(name) or ""
-            self.warn(message("model_stands_for", name=name, model=found))
-        return found
+        model = self.chosen("models", name)
+        if not model:
+            model = self._names.alias(name) or ""
+            self.warn(message("model_stands_for", name=name, model=model))
+        return model
 
     def chosen(self, key: str, value: str) -> str:
         return checking.chosen(value, self._names.lists.get(key, ()))

@@ -222,13 +222,13 @@ def scaling_of(node_id: str, inputs: dict[str, Any]) -> Scaling:
     return Scaling(inputs["upscale_method"], inputs["width"], inputs["height"], crop=inputs["crop"] == "center")
 
 
-def to_size(node_id: str, found: Enlarged, inputs: dict[str, Any]) -> Enlarged:
+def to_size(node_id: str, before: Enlarged, inputs: dict[str, Any]) -> Enlarged:
     """The factor or size that a node names; a side of 0 follows the other. Raises Refused."""
     if "scale_by" in inputs:
-        return replace(found, scale=inputs["scale_by"])
+        return replace(before, scale=inputs["scale_by"])
     if not (inputs["width"] or inputs["height"]):
         raise failed([beyond(node_id, "a width or a height is needed", "width")])
-    return replace(found, size=(inputs["width"], inputs["height"]))
+    return replace(before, size=(inputs["width"], inputs["height"]))
 
 
 def second_pass(reader: Warns, node_id: str, again: Work, latent: Enlarged, denoise: float) -> Work:

@@ -134,12 +134,12 @@ class Events:
         unfinished = {graph.batch_id: graph for graph in self._studio.graphs.unfinished()}
         if self._left is None:  # first call: prompts that had ended before are not reported
             self._known = {graph.batch_id for graph in newest} - unfinished.keys()
-        found = {graph.batch_id: graph for graph in newest} | unfinished
-        for batch_id in sorted(found.keys() - self._known):
-            each = records.record(found[batch_id])
+        graphs = {graph.batch_id: graph for graph in newest} | unfinished
+        for batch_id in sorted(graphs.keys() - self._known):
+            each = records.record(graphs[batch_id])
             if each.client_id == self._client_id:
                 self._followed[batch_id] = Followed(each)
-        self._known = set(found)
+        self._known = set(graphs)
         events: list[Told] = []
         if len(unfinished) != self._left:
             events.append(self._status(len(unfinished)))

@@ -53,18 +53,18 @@ async def json_of(request: Request, empty: bool = False) -> Json:
 
 def parsed(data: bytes | str, field: str) -> Json:
     try:
-        found = json.loads(data)
+        body = json.loads(data)
     except (ValueError, RecursionError):
         raise InvalidParams(field, message("json_body")) from None
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise InvalidParams(field, message("json_object"))
-    if deeper(found, MOST_NESTED):
+    if deeper(body, MOST_NESTED):
         raise InvalidParams(field, message("json_nested", most=MOST_NESTED))
     try:
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate can be neither stored nor sent back
         raise InvalidParams(field, message("half_character")) from None
-    return found
+    return body
 
 
 def deeper(value: Any, most: int) -> bool:

@@ -167,9 +167,9 @@ class Plan:
     warnings: list[str]
 
 
-def failed(found: list[Fault]) -> Refused:
-    details = "\n".join(f"{each.message}: {each.details}" for each in found)
-    return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", details, found)
+def failed(faults: list[Fault]) -> Refused:
+    details = "\n".join(f"{each.message}: {each.details}" for each in faults)
+    return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", details, faults)
 
 
 def beyond(node_id: str, why: str, key: str = "") -> Fault:

@@ -81,15 +81,15 @@ IMAGE_FIELD = re.compile(r"image(\[\d{0,2}\])?")
 
 def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
     """(the prompt without the tag, the options in it, a warning for each that has no effect). Raises InvalidParams."""
-    rest, found = without_tags(prompt)
-    if not found:
+    rest, contents = without_tags(prompt)
+    if not contents:
         return prompt, {}, []
     try:
-        given = json.loads(found[0])
+        given = json.loads(contents[0])
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
-        raise InvalidParams("prompt", message("extra_args", got=echo(found[0])))
+        raise InvalidParams("prompt", message("extra_args", got=echo(contents[0])))
     options: dict[str, Any] = {}
     warnings: list[str] = []
     for name, value in flat(given).items():
@@ -102,23 +102,23 @@ def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
 
 def without_tags(prompt: str) -> tuple[str, list[str]]:
     """(the prompt without the tags, the content of each tag), in linear time."""
-    kept, found, start = [], [], 0
+    kept, contents, start = [], [], 0
     while (begin := prompt.find(OPENING, start)) >= 0 and (end := prompt.find(CLOSING, begin)) >= 0:
         kept.append(prompt[start:begin].rstrip())
-        found.append(prompt[begin + len(OPENING) : end])
+        contents.append(prompt[begin + len(OPENING) : end])
         start = end + len(CLOSING)
-    return "".join([*kept, prompt[start:]]), found
+    return "".join([*kept, prompt[start:]]), contents
 
 
 def flat(given: dict[str, Any]) -> dict[str, Any]:
     """The arguments with ``sample_params`` and ``guidance`` replaced by their fields."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("sample_params", "guidance") and isinstance(value, dict):
-            found |= flat(value)
+            fields |= flat(value)
         else:
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 #: Options that this dialect takes from elsewhere: the field ``size``, files of a form, and the route.
@@ -222,14 +222,14 @@ def pictures_of(
 
 def source_and_mask(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
     source = studio.sources.add(image, "image").id
-    found: dict[str, Any] = {"source": source}
+    options: dict[str, Any] = {"source": source}
     with opened(studio.sources, image if mask is None else mask, "image" if mask is None else "mask") as picture:
         painted = painted_where_clear(picture)
     if mask is not None and not painted:
         raise InvalidParams("mask", message("mask_clear"))
     if not painted:
-        return found | {"kind": "img2img"}
-    return found | {"kind": "inpaint", "mask": studio.sources.add(painted, "mask").id}
+        return options | {"kind": "img2img"}
+    return options | {"kind": "inpaint", "mask": studio.sources.add(painted, "mask").id}
 
 
 @dataclass(slots=True)
