@@ -10,10 +10,8 @@ The time until a list is done also includes gaps between pictures and lost time 
 loads that the order of the queue causes, and passes only as large as neighbours in the queue allow (``Outlook``).
 """
 
-import math
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from statistics import mean, median
@@ -30,7 +28,6 @@ DRIFT_PICTURES = 24  # newest pictures of a model that are compared with the lea
 LEAST_DRIFT_PICTURES = 10
 LARGEST_DRIFT = 2.0
 WARM_UP = 1.5  # first passes that take longer than usual by this factor are untypical: they captured CUDA graphs
-RECENT_SECONDS = 5.0  # how long an estimate serves other jobs of the same lane and priority
 LINE_KINDS = 12  # newest kinds of picture to which a model's line is fitted
 
 
@@ -386,22 +383,3 @@ def total_seconds(
         pictures[work.model] += count
     seconds += sum(pace.queued_loads(model, count, model in models) for model, count in pictures.items())
     return seconds / max(1, workers)
-
-
-class RecentEstimates:
-    """Estimates that the submits of one lane and priority share for RECENT_SECONDS.
-
-    An estimate reads all that runs and waits, which takes longer than a submit.
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[Lane, int], tuple[float, float | None]] = {}  # (when, seconds until done)
-
-    def seconds(self, job: Job, estimate: Callable[[Job], float | None]) -> float | None:
-        """Seconds until a job that was just submitted is done, by ``estimate`` unless there is a recent one."""
-        key = (job.lane, job.priority)
-        made_at, seconds = self._made.get(key, (-math.inf, None))
-        if time.monotonic() - made_at >= RECENT_SECONDS:
-            seconds = estimate(job)
-            self._made[key] = time.monotonic(), seconds
-        return seconds

@@ -14,9 +14,10 @@ from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, Wo
 from diffusion_local.messages import from_json
 from diffusion_local.options.table import Params
 from diffusion_local.queue import estimates
-from diffusion_local.queue.estimates import RecentEstimates, Share, Work
+from diffusion_local.queue.estimates import Share, Work
 from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.order import OrderRules, QueueOrder
+from diffusion_local.queue.recent_estimates import RecentEstimates
 from diffusion_local.queue.work_hours import overhead_of
 
 RECENT_JOBS = 1000  # newest ended jobs whose times are aggregated

@@ -7,11 +7,9 @@ from statistics import median
 import pytest
 
 from diffusion_local.domain import Job, Lane, State
-from diffusion_local.queue import estimates
 from diffusion_local.queue.estimates import (
     FinishedPicture,
     Pace,
-    RecentEstimates,
     Share,
     Work,
     finish_times,
@@ -152,17 +150,3 @@ def test_a_second_pass_counts_by_its_size_and_its_steps() -> None:
     assert Work.of_params(twice).cost == pytest.approx(20 * 0.262144 + 10 * 1.048576)
     pace = Pace.learn([FinishedPicture(Work.of_params(once), 2.0)])
     assert pace.seconds(Work.of_params(twice)) == pytest.approx(6.0, rel=0.01)
-
-
-def test_many_submits_share_one_estimate_per_lane_and_priority(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = iter((10.0, None, 30.0))
-    recent, first = RecentEstimates(), job("a")
-
-    def seconds(each: Job) -> float | None:
-        return recent.seconds(each, lambda _: next(made))
-
-    assert [seconds(first), seconds(job("b"))] == [10.0, 10.0]
-    other = replace(first, lane=Lane.BATCH)
-    assert [seconds(other), seconds(other)] == [None, None]  # that nothing is known is also kept
-    monkeypatch.setattr(estimates, "RECENT_SECONDS", 0.0)
-    assert seconds(first) == 30.0

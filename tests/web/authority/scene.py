@@ -25,7 +25,7 @@ from diffusion_local.domain import Failure, Lane, State
 from diffusion_local.operations.operation import DataScope
 from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.prompt_helper import PromptHelper
-from diffusion_local.queue import estimates
+from diffusion_local.queue import recent_estimates
 from diffusion_local.queue.jobs import Selection
 from diffusion_local.web.access import cookie_name
 from tests.support import claimed
@@ -270,7 +270,7 @@ def callers(services: Services) -> Iterator[Person]:
 @contextmanager
 def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str) -> Iterator[Scene]:
     patch.setattr(service, "USE_UPDATE_SECONDS", 10.0**8)  # when a token was used is written once
-    patch.setattr(estimates, "RECENT_SECONDS", 0.0)  # every submit estimates its time, whenever the last one did
+    patch.setattr(recent_estimates, "RECENT_SECONDS", 0.0)  # every submit estimates its time, whenever the last one did
     run_as(LOCAL)
     answer = {"choices": [{"message": {"content": "a tall tree"}}]}
     patch.setattr(PromptHelper, "_ask", lambda helper, instruction, prompt: json.dumps(answer).encode())
