@@ -57,6 +57,14 @@ def tiers(values: Iterable[Any], first: Iterable[Any]) -> list[Any]:
     return [value if value in chosen else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
+def first_of(count: int, values: Iterable[Any]) -> list[Any]:
+    """Values, or tuples of them, of a parametrised test: ``count`` in the first tier, all others in the second."""
+    import pytest
+
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=pytest.mark.slow if place >= count else ()) for place, row in enumerate(rows)]
+
+
 @contextmanager
 def refused(error: type[DiffusionLocalError], message_id: str, field: str = "") -> Iterator[Any]:
     """``pytest.raises`` by the id of the message instead of its words, and by the field that it is about."""

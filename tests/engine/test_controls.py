@@ -159,8 +159,9 @@ CASES = {
 }  # fmt: skip
 
 
-#: The first tier has one UNet and one transformer in all tests, and each family but the starter's in that of pixels.
-FIRST = [each for each in CASES if each not in ("sd", "flux_single", "t2i_adapter")]
+#: The first tier has one UNet and one transformer in all tests, and two more in that of pixels; controls of SD 3 and of
+#: Z-Image are drawn by the tests of masks.
+FIRST = ["sdxl", "union", "flux", "qwen_image"]
 EACH = pytest.mark.parametrize("case", tiers(CASES, first=FIRST), indirect=True)
 FEW = pytest.mark.parametrize("case", tiers(CASES, first=["sdxl", "flux"]), indirect=True)
 

@@ -118,6 +118,7 @@ def test_without_room_for_packed_loras_a_picture_is_made_the_exact_way(
     assert is_fast(Draw(engines["fast"])(steps=2).facts)
 
 
+@pytest.mark.slow
 def test_other_rungs(engines: dict[str, DiffusersEngine], starter: Model) -> None:
     fast, exact = Draw(engines["fast"]), Draw(engines["exact"])
     first = fast(steps=2).image.tobytes()

@@ -118,6 +118,7 @@ def test_a_lora_works_on_them_and_leaves_no_trace(
     assert Draw(few_bits)(steps=1).image.tobytes() == bare
 
 
+@pytest.mark.slow
 def test_a_choice_for_the_model_goes_before_the_setting(diffusers_engine: DiffusersEngine, starter: Model) -> None:
     engine = DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1)
     engine.load(starter)

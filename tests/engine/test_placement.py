@@ -12,6 +12,7 @@ from diffusion_local.engine import placement
 from diffusion_local.engine.memory import SMALL_TILE, TILE
 from diffusion_local.models.catalog import Model
 from scripts.starter.models import load_pipeline
+from tests.support import tiers
 
 
 @pytest.fixture
@@ -45,15 +46,18 @@ def put(pipe: Any, rung: str) -> None:
 
 @pytest.mark.parametrize(
     "rung",
-    [
-        "resident",
-        "vae_tiling",
-        "encoder_offload",
-        "block_streaming",
-        "model_offload",
-        "group_offload",
-        "sequential",
-    ],
+    tiers(
+        [
+            "resident",
+            "vae_tiling",
+            "encoder_offload",
+            "block_streaming",
+            "model_offload",
+            "group_offload",
+            "sequential",
+        ],
+        first=["resident", "block_streaming", "sequential"],
+    ),
 )
 def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any, rung: str) -> None:
     own = pipe.vae

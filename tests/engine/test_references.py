@@ -28,7 +28,7 @@ from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_flow_families import difference, flux
 from tests.engine.test_language_families import flux2, z_image
-from tests.support import PARAMS
+from tests.support import PARAMS, tiers
 
 JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -114,6 +114,12 @@ MAKERS = {
 }
 
 
+#: The first tier compares pixels with all pipelines but two, which are nearly others; all else is tried with these.
+FEW = pytest.mark.parametrize(
+    "tiny", tiers(MAKERS, first=["flux2", "qwen_image_edit_plus", "sd1_instruct"]), indirect=True
+)
+
+
 @pytest.fixture(scope="module", params=MAKERS)
 def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     with torch.random.fork_rng():
@@ -186,6 +192,11 @@ def most(tiny: Model) -> int:
     return 1 if tiny.architecture in ("flux_kontext", "qwen_image_edit", "sd1_instruct") else 2
 
 
+@pytest.mark.parametrize(
+    "tiny",
+    tiers(MAKERS, first=[each for each in MAKERS if each not in ("flux2_dev", "qwen_image_edit")]),
+    indirect=True,
+)
 def test_pixels_are_those_of_diffusers_own_pipeline(
     draw: Draw, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +236,7 @@ def test_pixels_are_the_same_at_the_true_size_of_references(
     test_pixels_are_those_of_diffusers_own_pipeline(draw, tiny, at_home, monkeypatch)
 
 
+@FEW
 def test_the_order_and_the_number_of_pictures_count(draw: Draw, tiny: Model, at_home: Home) -> None:
     if most(tiny) == 1:
         return
@@ -236,6 +248,7 @@ def test_the_order_and_the_number_of_pictures_count(draw: Draw, tiny: Model, at_
     assert len({each.tobytes() for each in (both, turned, one)}) == 3
 
 
+@FEW
 def test_a_picture_begins_from_another_one_beside_its_references(draw: Draw, tiny: Model, at_home: Home) -> None:
     if Kind.INPAINT not in tiny.kinds:
         return
@@ -250,6 +263,7 @@ def test_pictures_with_references_share_a_pass(draw: Draw, tiny: Model, at_home:
     check_passes(draw.engine, **JOB | {"steps": 3, "guidance": 3.0, "references": (Reference(at_home.source),)})
 
 
+@FEW
 def test_transparent_parts_of_a_reference_are_white(draw: Draw, tiny: Model, at_home: Home) -> None:
     ids = []
     for ground in ((255, 255, 255, 255), (255, 0, 0, 0)):
@@ -278,7 +292,7 @@ def test_each_tile_of_a_second_pass_is_instructed_by_its_part_of_the_picture(
     assert [each.tobytes() for each in seen[1:]] == [whole.crop(box).tobytes() for box in boxes]
 
 
-@pytest.mark.parametrize("tiny", ["flux_kontext", "sd1_instruct"], indirect=True)
+@pytest.mark.parametrize("tiny", tiers(["flux_kontext", "sd1_instruct"], first=["sd1_instruct"]), indirect=True)
 def test_any_picture_can_be_read_and_a_cancel_leaves_the_model_as_it_was(
     draw: Draw, tiny: Model, at_home: Home
 ) -> None:

@@ -56,6 +56,7 @@ def test_metric_depth_is_turned_round(tmp_path: Path) -> None:
     assert np.corrcoef(near.ravel(), far.ravel())[0, 1] < -0.5
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_makes_the_same_picture(tmp_path: Path) -> None:
     folder = depth_model(tmp_path / "depth")
     model = vision_models.find_model("depth", tmp_path, "controls")

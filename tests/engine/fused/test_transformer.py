@@ -148,6 +148,7 @@ def test_pictures_are_made_the_exact_way_until_the_blocks_are_compiled(family: s
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["FLUX.1", pytest.param("Qwen-Image", marks=pytest.mark.slow),
                                     pytest.param("Z-Image", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.slow
 def test_torch_compiles_each_kind_of_block_once(family: str, backend: str) -> None:
     torch._dynamo.reset()
     stage = Stage(family, Counting(backend))
@@ -184,6 +185,7 @@ def test_blocks_stay_compiled_when_their_step_is_recorded() -> None:
             assert len(executed) >= len(repeated_blocks(stage.model))
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_at_a_step_of_two_pictures() -> None:
     torch._dynamo.reset()
     stage = Stage("FLUX.1", Counting("eager"))

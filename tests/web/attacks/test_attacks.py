@@ -154,8 +154,9 @@ def endless() -> Iterator[bytes]:
     for number in range(2000):
         text.add_text(f"parameters{number}", "x" * 500, zip=True)
     yield saved("PNG", pnginfo=text)
-    yield png(8, 8, chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"x" * 200_000_000, 9)))
-    yield png(8, 8, chunk(b"iTXt", b"parameters\0\1\0\0\0" + zlib.compress(b"x" * 200_000_000, 9)))
+    bomb = zlib.compress(b"x" * 200_000_000, 1)
+    yield png(8, 8, chunk(b"zTXt", b"parameters\0\0" + bomb))
+    yield png(8, 8, chunk(b"iTXt", b"parameters\0\1\0\0\0" + bomb))
 
 
 def test_metadata_cannot_run_away(client: TestClient, victim: Victim) -> None:
@@ -190,7 +191,7 @@ def test_the_page_answers_during_a_flood(tmp_path_factory: pytest.TempPathFactor
     attacker = TestClient(application, base_url="http://127.0.0.1:7860", client=("10.0.0.9", 1))
     person = TestClient(application, base_url="http://127.0.0.1:7860", client=("10.0.0.8", 1))
     statuses, slowest, began = [], 0.0, time.monotonic()
-    for number in range(1000):
+    for number in range(300):
         statuses.append(attacker.post("/api/v1/jobs", content=b"{}").status_code)
         if number % 100 == 0:
             started = time.monotonic()

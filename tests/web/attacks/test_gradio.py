@@ -180,8 +180,19 @@ def forged(victim: Victim, callers: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("who", [pytest.param("eve", marks=pytest.mark.slow), "bob"])
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint[0])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("door", "endpoint"),
+    [
+        pytest.param(
+            door,
+            endpoint,
+            marks=pytest.mark.slow if endpoint[0] == "gallery" and door is not by_run else (),
+            id=f"{door.__name__}-{endpoint[0]}",
+        )
+        for door in DOORS
+        for endpoint in ENDPOINTS
+    ],
+)
 def test_no_file_reference_reads_anything(
     victim: Victim, callers: Any, forged: dict[str, Any], opened: list[str], who: str, endpoint: Any, door: Any
 ) -> None:
