@@ -61,7 +61,11 @@ QUICK = ("tests.db.test_dialect",)
 
 
 def pytest_configure() -> None:
-    """Keep temporary folders in memory, where fsync costs nothing, if there is room for them."""
+    """Collect garbage seldom: an application is made of so many objects that it is collected twice while it is built.
+
+    Keep temporary folders in memory, where fsync costs nothing, if there is room for them.
+    """
+    gc.set_threshold(50_000, 20, 20)
     if os.access(MEMORY_DISK, os.W_OK) and shutil.disk_usage(MEMORY_DISK).free >= MEMORY_DISK_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_DISK))
 
@@ -158,6 +162,8 @@ def shared_schemas() -> Iterator[None]:
     """
     from fastapi._compat import v2
 
+    from diffusion_local.web.api import schemas
+
     known: dict[Any, Any] = {}
     compiled = v2.TypeAdapter
 
@@ -171,8 +177,23 @@ def shared_schemas() -> Iterator[None]:
         except TypeError:  # not hashable
             return compiled(annotated, config=config)
 
+    types: dict[Any, Any] = {}
+
+    def once(make: Callable[..., Any]) -> Callable[..., Any]:
+        """Makes equal types once, so that their schemas are found above."""
+
+        def type_of(*arguments: Any, **named: Any) -> Any:
+            key = make, repr((arguments, named))
+            if key not in types:
+                types[key] = make(*arguments, **named)
+            return types[key]
+
+        return type_of
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(v2, "TypeAdapter", adapter)
+        for name in ("create_model", "TypedDict"):
+            patch.setattr(schemas, name, once(getattr(schemas, name)))
         yield
 
 

@@ -112,6 +112,7 @@ def test_a_picture_is_made_shown_and_downloaded(elsewhere: Services, client: Tes
         assert (small.format, small.size) == ("WEBP", (128, 128))
 
 
+@pytest.mark.slow
 def test_a_server_that_sends_files_by_path_is_given_the_bytes(elsewhere: Services, client: TestClient) -> None:
     """ASGI's ``http.response.pathsend`` extension names a file of this machine, of which there is none."""
     [image_id] = worked(elsewhere, client)
@@ -126,6 +127,7 @@ def test_a_server_that_sends_files_by_path_is_given_the_bytes(elsewhere: Service
     assert answer.content == elsewhere.studio.picture_data(image_id)
 
 
+@pytest.mark.slow
 def test_a_lost_thumbnail_is_drawn_again(elsewhere: Services, client: TestClient) -> None:
     [image_id] = worked(elsewhere, client)
     elsewhere.studio.thumbnail_file(image_id).delete()
@@ -149,6 +151,7 @@ def test_a_source_is_sent_used_and_let_go(elsewhere: Services, client: TestClien
     assert keys(blobs, "sources/") == [f"sources/{answer['id'][:2]}/{answer['id']}.png"]  # a picture was made from it
 
 
+@pytest.mark.slow
 def test_previews_come_and_go(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     [job_id] = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"]
     elsewhere.files.save_preview(job_id, webp(PIL.new("RGB", (8, 8), "red"), 60))
@@ -165,6 +168,7 @@ def test_previews_come_and_go(elsewhere: Services, client: TestClient, blobs: Me
     assert keys(blobs, "previews/") == []
 
 
+@pytest.mark.slow
 def test_a_batch_is_taken_home(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     """As a ZIP file, as a contact sheet, and as a report."""
     worked(elsewhere, client, count=3)
@@ -202,6 +206,7 @@ def test_the_trash_is_emptied(elsewhere: Services, client: TestClient, blobs: Me
 
 
 @pytest.mark.parametrize("form", ["png", "webp"])
+@pytest.mark.slow
 def test_strays_are_swept_and_lost_rows_written_again(
     elsewhere: Services, client: TestClient, blobs: MemoryBlobs
 ) -> None:
@@ -222,6 +227,7 @@ def test_strays_are_swept_and_lost_rows_written_again(
     assert keys(blobs, "strays/") == []
 
 
+@pytest.mark.slow
 def test_a_full_store_holds_the_queue_and_no_job_pays_for_it(
     elsewhere: Services, client: TestClient, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +244,7 @@ def test_a_full_store_holds_the_queue_and_no_job_pays_for_it(
     assert (job.state, job.tries, job.faults, job.crashes) == (State.DONE, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_recipe_beside_a_picture_is_kept_with_it(elsewhere: Services, client: TestClient) -> None:
     [image_id] = worked(elsewhere, client)
     beside = elsewhere.files.sidecar(elsewhere.studio.image(image_id).key)
