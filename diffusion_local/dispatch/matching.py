@@ -14,7 +14,8 @@ from diffusion_local.domain import Job, SharedFile
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
+from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.machines import ACTIVE, machine_of
 from diffusion_local.queue.workers import Files, is_silent

@@ -30,8 +30,8 @@ from diffusion_local.engine.tensors import read_mapped, require_finite
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.lazy_imports import replaced_modules
 from diffusion_local.messages import message
-from diffusion_local.options.hires import Size
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
+from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS, Size
+from diffusion_local.options.table import Params
 from diffusion_local.options.validate import MAX_UPSCALED_PIXELS, TILE
 from diffusion_local.paths import assets
 

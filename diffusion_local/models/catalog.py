@@ -30,10 +30,11 @@ from diffusion_local.models.index import STARTER, IndexEntry, ModelIndex, signat
 from diffusion_local.models.parts import VISION
 from diffusion_local.models.probe import CONTROL, EMBEDDING, IP_ADAPTER, LORA, UPSCALER, Probe
 from diffusion_local.options import validate
+from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.inpaint import INPAINT_AREAS, margins
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, Params
+from diffusion_local.options.table import Params
 from diffusion_local.options.types import Control, ControlType, Kind, Use
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 from diffusion_local.options.values import entry

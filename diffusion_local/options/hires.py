@@ -3,6 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+#: The upscaler that needs no file: Pillow's filter.
+LANCZOS = "Lanczos"
+#: Methods that need no file to enlarge a picture before its second pass: its latents, or its pixels.
+HIRES_UPSCALERS = (
+    "Latent",
+    "Latent (antialiased)",
+    "Latent (bicubic)",
+    "Latent (bicubic antialiased)",
+    "Latent (nearest-exact)",
+    LANCZOS,
+)
 #: Sides are multiples of the largest power of two, up to this one, that divides the sides of the first pass. No model
 #: needs a larger multiple.
 GRID = 32

@@ -1,8 +1,9 @@
 """Declarations of options. The table itself is the class ``Params`` in ``table``."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from diffusion_local.options import values
@@ -135,3 +136,16 @@ class Option:
         """
         completed_otherwise = self.initial is not None and kind in self.kinds
         return self.required or completed_otherwise or value != self.default
+
+
+def declared(table: Any) -> dict[str, Option]:
+    """The options that the fields of a dataclass declare, by name."""
+    options = {}
+    for field in fields(table):
+        kind, option = get_args(field.type)
+        if isinstance(kind, UnionType):
+            [kind] = [each for each in get_args(kind) if each is not NoneType]
+        required = field.default is MISSING
+        default = None if required else field.default
+        options[field.name] = replace(option, name=field.name, type=kind, default=default, required=required)
+    return options

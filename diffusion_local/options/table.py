@@ -6,14 +6,13 @@ add one, add a field here and its label to ``web/ui/phrases/common.toml``, and u
 """
 
 import json
-from dataclasses import MISSING, dataclass, fields, replace
-from types import NoneType, UnionType
-from typing import Annotated, Any, Self, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self
 
 from diffusion_local.options import values
-from diffusion_local.options.hires import SecondPass, enlarged
+from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS, SecondPass, enlarged
 from diffusion_local.options.inpaint import CONTENTS, EDGES, INPAINT_AREAS, check_content, check_outpaint
-from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
+from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget, declared
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
 from diffusion_local.options.types import RUNGS, Control, Detail, Kind, Lora, Reference, Region, Use
 from diffusion_local.options.values import MAX_SEED
@@ -21,17 +20,6 @@ from diffusion_local.options.values import MAX_SEED
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
 #: Kinds of work that a second pass can follow.
 TWICE = (Kind.TXT2IMG, Kind.IMG2IMG)
-#: The upscaler that needs no file: Pillow's filter.
-LANCZOS = "Lanczos"
-#: Methods that need no file to enlarge a picture before its second pass: its latents, or its pixels.
-HIRES_UPSCALERS = (
-    "Latent",
-    "Latent (antialiased)",
-    "Latent (bicubic)",
-    "Latent (bicubic antialiased)",
-    "Latent (nearest-exact)",
-    LANCZOS,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,19 +352,6 @@ class BatchOptions:
         meaning="address to notify when the batch has ended", a1111=(), place="address"
     )] = ""
     # fmt: on
-
-
-def declared(table: Any) -> dict[str, Option]:
-    """The options declared by the fields of a class."""
-    options = {}
-    for field in fields(table):
-        kind, option = get_args(field.type)
-        if isinstance(kind, UnionType):
-            [kind] = [each for each in get_args(kind) if each is not NoneType]
-        required = field.default is MISSING
-        default = None if required else field.default
-        options[field.name] = replace(option, name=field.name, type=kind, default=default, required=required)
-    return options
 
 
 OPTIONS = declared(Params)

@@ -9,11 +9,11 @@ from diffusion_local.errors import Faults, InvalidParams, NotFound, echo
 from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
-from diffusion_local.options.hires import MAX_TILES, MIN_TILE, Size, enlarged, tile_count
+from diffusion_local.options.hires import LANCZOS, MAX_TILES, MIN_TILE, Size, enlarged, tile_count
 from diffusion_local.options.inpaint import INPAINT_AREAS, margins
 from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, nearest_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
-from diffusion_local.options.table import LANCZOS, OPTIONS, PICTURES, RECORDS, SETTINGS, Params, refused_options
+from diffusion_local.options.table import OPTIONS, PICTURES, RECORDS, SETTINGS, Params, refused_options
 from diffusion_local.options.types import Kind, Lora, Record
 
 #: Returns (width, height) of a source picture by id; raises InvalidParams or NotFound.

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.hires import LANCZOS
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 

@@ -19,7 +19,8 @@ from diffusion_local.gallery import recipes
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.image_decoding import share as decoding_share
 from diffusion_local.messages import message
-from diffusion_local.options.table import LANCZOS, OPTIONS
+from diffusion_local.options.hires import LANCZOS
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio

@@ -9,8 +9,8 @@ from fastapi import APIRouter
 
 from diffusion_local import families
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, schedule_api_name
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.system import gpus

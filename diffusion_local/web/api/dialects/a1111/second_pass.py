@@ -4,8 +4,8 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.options.hires import enlarged
-from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, OPTIONS
+from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS, enlarged
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 

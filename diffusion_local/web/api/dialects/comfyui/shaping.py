@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from diffusion_local.messages import message
-from diffusion_local.options.hires import enlarged
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.hires import LANCZOS, enlarged
 from diffusion_local.web.api.dialects.comfyui.values import (
     Conditioning,
     Latent,
