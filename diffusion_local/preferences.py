@@ -44,6 +44,7 @@ EDITABLE: dict[str, tuple[float, float] | None] = {
     "keep_trash_days": (0, MAX_DAYS),
     "keep_sources_days": (0, MAX_DAYS),
     "preview_every": (0, NO_LIMIT),
+    "preview_vae": None,
     "disk_reserve_mb": (0, NO_LIMIT),
     "idle_unload": (0, NO_LIMIT),
     "lease_seconds": (5, 3600),

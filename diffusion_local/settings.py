@@ -147,6 +147,11 @@ class Settings(Folders):
     )
     image_format: str = setting("png", "file format of new pictures; PNG is lossless", IMAGE_FORMATS)
     preview_every: int = setting(1, "steps between two previews of a running picture; 0 draws none")
+    preview_vae: str = setting(
+        "auto",
+        "whether a small VAE (TAESD) in the home draws the previews of models with its latents; auto does so on a GPU",
+        ("auto", "on", "off"),
+    )
     sidecar: str = setting("off", "whether each picture's settings are also saved beside it, as .json", ("off", "on"))
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)

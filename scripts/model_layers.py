@@ -25,6 +25,9 @@ UNET_XL = {
     "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"], "transformer_layers_per_block": [1, 2, 10],
     "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "projection_class_embeddings_input_dim": 2816,
 }  # fmt: skip
+KOLORS = UNET_XL | {
+    "encoder_hid_dim": 4096, "encoder_hid_dim_type": "text_proj", "projection_class_embeddings_input_dim": 5632,
+}  # fmt: skip
 HIDREAM = {
     "attention_head_dim": 128, "axes_dims_rope": [64, 32, 32], "caption_channels": [4096, 4096], "in_channels": 16,
     "llama_layers": [*range(32), *[31] * 16], "max_resolution": [128, 128], "num_attention_heads": 20,
@@ -93,6 +96,7 @@ CLASSES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("UNet2DConditionModel", "sd1", {"cross_attention_dim": 768}),
     ("UNet2DConditionModel", "sd2", {"cross_attention_dim": 1024, "use_linear_projection": True}),
     ("UNet2DConditionModel", "sdxl", UNET_XL),
+    ("UNet2DConditionModel", "kolors", KOLORS),
     ("StableCascadeUNet", "stable_cascade", STAGE_C),
     ("OmniGenTransformer2DModel", "OmniGen/picture", OMNIGEN),
     ("BriaTransformer2DModel", "Bria 3/picture", {}),

@@ -45,6 +45,7 @@ def apply_adapters(loaded: Loaded, params: Params, materials: PictureInputs | No
         return {}
     facts: dict[str, Any] = {}
     loaded.pictures = inputs.edit_references(params, materials)
+    loaded.preview_decoder = materials.preview_decoder(loaded.model.architecture, device)
     apply_vae(loaded, params.vae, materials, device)
     apply_loras(loaded, params.loras, materials)
     if loaded.ip_adapters or any(each.adapter for each in params.references):

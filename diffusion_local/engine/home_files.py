@@ -12,7 +12,7 @@ from diffusion_local.engine.memory import Extras
 from diffusion_local.engine.vision_models import VisionModel
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
-from diffusion_local.models.adapters import VAE, Adapter
+from diffusion_local.models.adapters import VAE, Adapter, own_vae, vae_fits
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.formats import open_header
 from diffusion_local.models.identify import read_file
@@ -26,6 +26,8 @@ from diffusion_local.settings import Settings
 
 #: Seconds for which the scan of folders outside the home is cached.
 RESCAN_SECONDS = 2.0
+#: Seconds for which the search for a small VAE is cached, which every picture needs.
+PREVIEW_RESCAN_SECONDS = 10.0
 
 
 class HomeFiles:
@@ -38,6 +40,7 @@ class HomeFiles:
         self._preprocessors = settings.preprocessors
         self._index = ModelIndex(ModelDirectories.from_settings(settings))
         self._seen: dict[str, tuple[float, list[Adapter]]] = {}
+        self._preview_vaes: dict[str, tuple[float, Path | None]] = {}
 
     def lora(self, name: str) -> Path:
         return self._file(LORA, name, "LoRA")
@@ -63,6 +66,17 @@ class HomeFiles:
             if each.ready and each.widths[hidden] == width:
                 return each.path
         raise ModelUnavailable(message("encoder_missing", width=width))
+
+    def preview_vae(self, architecture: str) -> Path | None:
+        """A small VAE of an architecture's latents, looked for at most every PREVIEW_RESCAN_SECONDS; None without."""
+        if not own_vae(architecture):
+            return None
+        at, found = self._preview_vaes.get(architecture, (-PREVIEW_RESCAN_SECONDS, None))
+        if time.monotonic() - at > PREVIEW_RESCAN_SECONDS:
+            small = (each for each in self._adapters(VAE) if each.draws_previews and vae_fits(each.part, architecture))
+            found = next((each.path for each in small), None)
+            self._preview_vaes[architecture] = (time.monotonic(), found)
+        return found
 
     def vision_model(self, task: str) -> VisionModel:
         """The model of a task, such as ``detect``. Raises InvalidParams if there is none."""

@@ -12,6 +12,7 @@ from diffusion_local.engine import img2img, vision_models
 from diffusion_local.engine.home_files import HomeFiles
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loops import Loop
+from diffusion_local.engine.preview_decoders import PreviewDecoder
 from diffusion_local.engine.vision_models import Check, unchecked
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
@@ -31,6 +32,22 @@ class PictureInputs(HomeFiles):
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
         super().__init__(settings)
         self._open_source = open_source
+        self._preview_vae = settings.preview_vae
+        self._decoders: dict[tuple[Path, int], PreviewDecoder] = {}
+
+    def preview_decoder(self, architecture: str, device: str) -> PreviewDecoder | None:
+        """The decoder that draws previews of a model's latents on this device; None for linear previews."""
+        wanted = self._preview_vae == "on" or (self._preview_vae == "auto" and device != "cpu")
+        path = self.preview_vae(architecture) if wanted else None
+        try:
+            key = (path, path.stat().st_mtime_ns) if path else None
+        except OSError:
+            return None
+        if key is None:
+            return None
+        if key not in self._decoders:
+            self._decoders = {key: PreviewDecoder(key[0])}
+        return self._decoders[key]
 
     def source(self, source_id: str) -> PIL.Image:
         """A stored source picture (L, RGB or RGBA). Raises ModelUnavailable if it is missing or damaged."""

@@ -26,6 +26,8 @@ from diffusion_local.options.types import Reference, Use
 
 #: Attention heads of the image encoders; cannot be inferred from their tensors.
 RESAMPLER_HEADS = 16
+#: Where diffusers keeps a UNet's own projection of prompts while there are IP-Adapters.
+OWN_PROJECTION = "text_encoder_hid_proj"
 #: Number of embeddings cached per model.
 KEPT = 8
 
@@ -73,7 +75,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
         loaded.ip_adapters = ()
         with placement.without_hooks(loaded.pipe, loaded.rung):
             if loaded.pipe.unet.config.encoder_hid_dim_type == placement.IP_ADAPTER_INPUT:
-                loaded.pipe.unload_ip_adapter()
+                unload(loaded.pipe)
             if names and loaded.rung == "attention_slicing":
                 loaded.pipe.disable_attention_slicing()
             if names:
@@ -83,7 +85,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
                         states, subfolder="", weight_name=[""] * len(names), image_encoder_folder=None
                     )
                 except Exception:
-                    loaded.pipe.unload_ip_adapter()  # part of it may be in the UNet already
+                    unload(loaded.pipe)  # part of it may be in the UNet already
                     placement.slice_attention(loaded.pipe, loaded.rung)
                     raise
             else:
@@ -96,6 +98,21 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
             [embedded(loaded, slot, materials) for slot in slots],
             [materials.source(slot.mask) if slot.mask else None for slot in slots],
         )
+
+
+def unload(pipe: Any) -> None:
+    """Remove all IP-Adapters. diffusers would lose the UNet's own projection of prompts (Kolors) where loading failed
+    early, and at the second time.
+    """
+    unet, text = pipe.unet, "text_proj"
+    own = getattr(unet, OWN_PROJECTION, None) or (
+        unet.encoder_hid_proj if unet.config.encoder_hid_dim_type == text else None
+    )
+    pipe.unload_ip_adapter()
+    if hasattr(unet, OWN_PROJECTION):
+        delattr(unet, OWN_PROJECTION)
+    if own is not None:
+        unet.encoder_hid_proj, unet.config.encoder_hid_dim_type = own, text
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.hooked import HookedAdapter
 from diffusion_local.engine.precision import Form
+from diffusion_local.engine.preview_decoders import PreviewDecoder
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Lora
 
@@ -62,6 +63,8 @@ class Loaded:
     embeddings: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
     #: Reference pictures (RGB) that the model reads in the current pass.
     pictures: list[PIL.Image] = field(default_factory=list)
+    #: The decoder of a small VAE that draws the previews, if there is one.
+    preview_decoder: PreviewDecoder | None = None
     own_vae: tuple[Any, previews.Factors | None] | None = None
     #: Number of changes of its weights, and whether the current pass is made in halves (see ``halves``).
     version: int = 0

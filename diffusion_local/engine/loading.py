@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from accelerate import init_empty_weights
 
@@ -28,13 +29,22 @@ def load_parts(model: Model, dtype: torch.dtype, on_progress: OnProgress, opener
     parts: dict[str, Any] = {}
     for name in sizes:
         library, class_name = index[name] if isinstance(index.get(name), list) else (None, None)
-        if library in _LIBRARIES and class_name:
+        cls = component_class(library, class_name) if library and class_name else None
+        if cls is not None:
             on_progress(sum(sizes[part] for part in parts) / sum(sizes.values()))
-            cls = getattr(importlib.import_module(library), HEADLESS.get(class_name, class_name))
             load = partial(load_part, cls, folder / name, dtype)
             parts[name] = opener.part(model, name, dtype, load)
     on_progress(1.0)
     return parts
+
+
+def component_class(library: str, name: str) -> Any:
+    """The class of a pipeline's part, as ``model_index.json`` names it; None if there is none.
+
+    Other libraries are folders of diffusers' pipelines, which have classes of their own.
+    """
+    module = importlib.import_module(library) if library in _LIBRARIES else getattr(diffusers.pipelines, library, None)
+    return getattr(module, HEADLESS.get(name, name), None)
 
 
 def load_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:

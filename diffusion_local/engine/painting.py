@@ -22,7 +22,7 @@ from diffusion_local.engine import (
     inputs,
     ip_adapters,
     placement,
-    previews,
+    preview_decoders,
     regional,
     samplers,
 )
@@ -250,12 +250,13 @@ class Work:
         loaded = self.loaded
         unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
         plain, factors = loaded.family.to_vae_latents(loaded.pipe), loaded.factors
-        if factors is None:
+        decoder = loaded.preview_decoder
+        if factors is None and decoder is None:
             return None
         mosaic = self.mosaic if loop.is_tile else None
 
         def begin(latents: torch.Tensor, place: int) -> Callable[[], PIL.Image]:
-            drawn = previews.begin(plain(unpack(latents)), factors)
+            drawn = preview_decoders.begin(plain(unpack(latents)), decoder, factors)
             return drawn if mosaic is None else lambda: mosaic.preview(loop, place, drawn())
 
         return begin

@@ -3,7 +3,6 @@
 Sizes and tokenizers come from configuration folders (``Model.folder`` and ``Model.tokenizers``).
 """
 
-import importlib
 import json
 import re
 import shutil
@@ -13,20 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
     convert_wan_vae_to_diffusers,
 )
 
 from diffusion_local.engine import OnProgress, tensors
-from diffusion_local.engine.encoders import HEADLESS, Opener
+from diffusion_local.engine.encoders import Opener
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.family import Parts
-from diffusion_local.engine.loading import load_part
+from diffusion_local.engine.loading import component_class, load_part
 from diffusion_local.engine.tensors import State
 from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
@@ -37,6 +38,7 @@ from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
 
 LDM_UNET = "model.diffusion_model."
+PROJECTION = "encoder_hid_proj."
 #: llama.cpp's names of a language model, and of T5's encoder.
 LANGUAGE = (
     (r"^token_embd\.", "model.embed_tokens."), (r"^output_norm\.", "model.norm."), (r"^output\.", "lm_head."),
@@ -63,6 +65,8 @@ GEMMA2 = (
     (r"^blk\.(\d+)\.ffn_norm\.", r"model.layers.\1.pre_feedforward_layernorm."),
     (r"^blk\.(\d+)\.post_ffw_norm\.", r"model.layers.\1.post_feedforward_layernorm."), *LANGUAGE,
 )  # fmt: skip
+#: A tensor that classes compute where a file lacks it.
+COMPUTED = "rotary_pos_emb.inv_freq"
 #: Language models with another norm after attention, which these rules would misname.
 UNFIT = re.compile(r"post_(attention|ffw)_norm")
 #: llama.cpp's architectures whose attention has interleaved instead of halved rotary dimensions.
@@ -87,7 +91,7 @@ def load(
         for source in model.sources:
             on_progress(done / whole)
             library, name = index[source.slot]
-            cls = getattr(importlib.import_module(library), HEADLESS.get(name, name))
+            cls = component_class(library, name)
             load_it = partial(load_source, cls, source, config, dtype)
             loaded[source.slot] = (opener or Opener()).part(model, source.slot, dtype, load_it)
             done += source.count
@@ -106,7 +110,7 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
         return gguf_denoiser(cls, source, folder, dtype)
     state = tensors.read(source, dtype)
     if source.slot == "unet" and source.naming == "original":
-        state = {LDM_UNET + name: tensor for name, tensor in state.items()}
+        state = from_ldm_unet(state, folder)
     if source.slot == "vae" and cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
         state = from_ldm_vae(state, cls.load_config(folder))
     return check_loaded(build_model(cls, state, folder, dtype), source)
@@ -153,7 +157,7 @@ def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> 
     made, loading_info = cls.from_pretrained(
         None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
     )
-    if missing := sorted(loading_info["missing_keys"]):
+    if missing := sorted(name for name in loading_info["missing_keys"] if not name.endswith(COMPUTED)):
         raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing[0]))
     encoder: torch.nn.Module = made.eval()
     return encoder
@@ -256,6 +260,16 @@ def from_open_clip(state: State, encoder: Any, layers: int) -> State:
     }
     named: State = convert_open_clip_checkpoint(encoder, weights, prefix="")
     return named
+
+
+def from_ldm_unet(state: State, folder: Path) -> State:
+    """A UNet's tensors as diffusers reads them in one file. It would leave out the projection of Kolors' prompts."""
+    named = {LDM_UNET + name: tensor for name, tensor in state.items()}
+    projection = {name: tensor for name, tensor in state.items() if name.startswith(PROJECTION)}
+    if not projection:
+        return named
+    converted: State = convert_ldm_unet_checkpoint(named, diffusers.UNet2DConditionModel.load_config(folder))
+    return converted | projection
 
 
 def from_ldm_vae(state: State, config: dict[str, Any]) -> State:

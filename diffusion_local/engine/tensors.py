@@ -22,7 +22,7 @@ from diffusion_local.models.description import Source
 from diffusion_local.models.formats import holds_pickle, open_header
 from diffusion_local.models.headers import GGUF
 from diffusion_local.models.pickled import SETTINGS_CLASSES, calls_problem, collect
-from diffusion_local.models.weights import COMFYUI_FORMATS
+from diffusion_local.models.weights import COMFYUI_FORMATS, INT4_ROWS
 
 State = dict[str, torch.Tensor]
 #: Names that different programs use for the tensor by which a weight is multiplied.
@@ -40,7 +40,8 @@ def read(source: Source, dtype: torch.dtype) -> State:
     if source.container == GGUF:
         state = unpack(read_packed(source.path, source.prefix, dtype), dtype)
     else:
-        state = dequantise(read_mapped(source.path, source.prefix), dtype, source.path.name)
+        packed = source.quantisation == INT4_ROWS
+        state = dequantise(read_mapped(source.path, source.prefix), dtype, source.path.name, packed)
     for name, tensor in state.items():
         if tensor.dim() > 1 and tensor.is_floating_point():
             state[name] = tensor.to(dtype)
@@ -142,8 +143,11 @@ def unpack(state: State, dtype: torch.dtype) -> State:
     return state
 
 
-def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
-    """Dequantised weights in ``dtype``, without the scales and metadata stored beside them."""
+def dequantise(state: State, dtype: torch.dtype, file: str, packed: bool = False) -> State:
+    """Dequantised weights in ``dtype``, without the scales and metadata stored beside them.
+
+    ``packed``: each byte of an integer weight holds two, the first in the upper half.
+    """
     for name in list(state):
         if name not in state:
             continue
@@ -151,7 +155,8 @@ def dequantise(state: State, dtype: torch.dtype, file: str) -> State:
         if f"{name}.absmax" in state:
             state[name] = dequantise_nf4(name, state).to(dtype)
         elif name != stem and (scale := scale_of(stem, state, file)) is not None:
-            state[name] = apply_scale(state[name], scale, dtype)
+            weight = halves_of(state[name]) if packed and state[name].dtype == torch.int8 else state[name]
+            state[name] = apply_scale(weight, scale, dtype)
             if group := rotated_group(stem, state):
                 state[name] = unrotate(state[name], group)
         elif state[name].dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
@@ -190,6 +195,11 @@ BLOCK = 128
 def block_length(size: int, count: int) -> int:
     """Length of a block, of which ``count`` cover ``size``; the last one may be shorter."""
     return BLOCK if -(-size // BLOCK) == count else -(-size // count)
+
+
+def halves_of(weight: torch.Tensor) -> torch.Tensor:
+    """The two signed numbers in each byte of an int8 matrix (rows x columns), as rows x twice the columns."""
+    return torch.stack((weight >> 4, (weight << 4) >> 4), dim=-1).flatten(-2)
 
 
 def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

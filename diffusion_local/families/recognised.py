@@ -18,17 +18,6 @@ RECOGNISED_FAMILIES = (
         problem=message("file_not_yet", title="Cosmos Predict 2"),
         original_names=False,
     ),
-    # A UNet of SDXL's shape that reads text embeddings of ChatGLM3.
-    Family(
-        id="kolors",
-        title="Kolors",
-        pipelines=every_kind("KolorsPipeline"),
-        architectures={
-            "kolors": Architecture(title="Kolors", parts=("chatglm3_6b", "vae_sdxl"), lora_words=("kolors",)),
-        },
-        unet=True,
-        problem=message("file_not_yet", title="Kolors"),
-    ),
     Family(
         id="qwen_image21",
         title="Qwen-Image 2.1",

@@ -30,8 +30,9 @@ class Adapter:
 
     ``architecture``: the architecture or family that it fits, "" if it fits all models or is unknown; ``part``: id of
     a VAE or text encoder; ``words``: a LoRA's trigger words from its training metadata, most frequent first;
-    ``method``, ``layout``, ``alike``: those of a LoRA; ``widths``, ``modes``, ``reads_mask``: as in ``Probe``. The
-    ``problem`` of a ready LoRA names a layer that is not applied.
+    ``method``, ``layout``, ``alike``: those of a LoRA; ``widths``, ``modes``, ``reads_mask``: as in ``Probe``;
+    ``draws_previews``: a small VAE whose decoder can, whether or not it is ready to be chosen as a VAE. The ``problem``
+    of a ready LoRA names a layer that is not applied.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Adapter:
     widths: tuple[int, ...] = ()
     modes: int = 0
     reads_mask: bool = False
+    draws_previews: bool = False
 
     @property
     def ready(self) -> bool:
@@ -84,6 +86,7 @@ def describe(path: Path, kind: str, contents: Contents) -> Adapter:
         widths=probe.widths if same else (),
         modes=probe.modes if same else 0,
         reads_mask=same and probe.reads_mask,
+        draws_previews=same and probe.draws_previews,
     )
 
 
@@ -103,9 +106,14 @@ def base_architecture(kind: str, probe: Probe, vae: str) -> str:
 
 def vae_fits(part: str, architecture: str) -> bool:
     """Whether a VAE decodes an architecture's latents, as far as both are known."""
-    known = families.ARCHITECTURES.get(architecture)
-    own = next((each for each in known.parts if each.startswith("vae_")), "") if known else ""
+    own = own_vae(architecture)
     return not part or not own or part in (own, parts.LATENTS.get(own))
+
+
+def own_vae(architecture: str) -> str:
+    """The id of an architecture's VAE, "" if unknown."""
+    known = families.ARCHITECTURES.get(architecture)
+    return next((each for each in known.parts if each.startswith("vae_")), "") if known else ""
 
 
 def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> tuple[str, ...]:

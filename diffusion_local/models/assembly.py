@@ -261,6 +261,7 @@ def config_fits(folder: Path, unet: Unet) -> bool:
     channels = config.get("block_out_channels")
     same = isinstance(channels, list) and channels[:1] == [unet.first]
     same = same and config.get("cross_attention_dim") == unet.width
+    same = same and (not unet.added or config.get("projection_class_embeddings_input_dim") == unet.added)
     return same and (not unet.depths or depths(config) == unet.depths)
 
 

@@ -13,7 +13,7 @@ from diffusion_local.models import integrity
 from diffusion_local.models.description import ModelFacts, incomplete, not_supported, recognised
 from diffusion_local.models.foreign_pipelines import unsupported_class
 from diffusion_local.models.headers import read_header
-from diffusion_local.models.weights import INT8_ROWS, LOADED, TITLES, numbers_in, precision_of, quantisation_of
+from diffusion_local.models.weights import LOADED, TITLES, numbers_in, precision_of, quantisation_of
 from diffusion_local.options.types import Kind
 
 #: File in which our own downloads record their origin.
@@ -79,7 +79,7 @@ def unsupported_quantisation(folder: Path) -> str:
         method = quantisation_method(path.parent)
         if method and method not in DEQUANTISED:
             return method
-        if (scheme := stored_scheme(path.parent)) not in LOADED | {INT8_ROWS}:
+        if (scheme := stored_scheme(path.parent)) not in LOADED:
             return TITLES.get(scheme, scheme)
     return ""
 
@@ -135,6 +135,17 @@ def weight_files(part: Path) -> list[Path]:
     half = [path for path in found if ".fp16" in path.name]
     rest = half or [path for path in found if path.name.count(".") == 1 or "-of-" in path.name]
     return rest or found
+
+
+def encoder_in(folder: Path) -> Path | None:
+    """The weight file of an image encoder's folder; None unless there is exactly one."""
+    found = sorted(folder.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else None
+
+
+def small_vae_in(folder: Path) -> Path | None:
+    """The weight file of a small VAE's folder; None for other folders."""
+    return encoder_in(folder) if read_config(folder).get("_class_name") == "AutoencoderTiny" else None
 
 
 def no_index(folder: Path) -> Message:

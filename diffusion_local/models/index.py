@@ -15,7 +15,7 @@ from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFacts, incomplete
 from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk, warn_of_closed
-from diffusion_local.models.folders import read_config, read_folder
+from diffusion_local.models.folders import encoder_in, read_config, read_folder, small_vae_in
 from diffusion_local.models.formats import KNOWN_SUFFIXES, PICKLES
 from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
@@ -124,7 +124,7 @@ class ModelIndex:
         names: dict[Path, str] = {}
         folder = self.places.folder(PLACES[kind])
         real: set[tuple[int, int]] = set()
-        inner = {CONTROL: weights_in, VISION: encoder_in}.get(kind)
+        inner = {CONTROL: weights_in, VISION: encoder_in, VAE: small_vae_in}.get(kind)
         for seen in walk(folder) if folder and folder.is_dir() else ():
             path: Path | None = seen.path
             if seen.folder:
@@ -136,7 +136,7 @@ class ModelIndex:
         for place in self._elsewhere():
             path = place.file.path
             if place.file.folder:
-                path = weights_in(path) if kind == CONTROL else encoder_in(path) if kind == VISION else None
+                path = inner(path) if inner else None
             if path is None or (mark := identity(path)) in real:
                 continue
             read = self.read(path)
@@ -326,12 +326,6 @@ def unforeseen(path: Path, error: Exception) -> Message:
 def clean_name(name: str) -> str:
     """Strip white space around a name, which neither tags nor lists can contain."""
     return name.strip() or name
-
-
-def encoder_in(folder: Path) -> Path | None:
-    """The weight file of an image encoder's folder; None unless there is exactly one."""
-    found = sorted(folder.glob("*.safetensors"))
-    return found[0] if len(found) == 1 else None
 
 
 def stem_of(place: ProgramFolder) -> str:

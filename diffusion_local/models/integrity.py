@@ -7,6 +7,7 @@ from typing import Any
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
 from diffusion_local.models.formats import POINTER, open_header
+from diffusion_local.models.tokenizers import SENTENCEPIECE_FILES
 
 #: Parts that are never loaded, so they may be missing.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer")
@@ -53,7 +54,12 @@ def is_component(spec: Any) -> bool:
 
 
 def _check_tokenizer(folder: Path, part: Path) -> None:
-    if not (part / "tokenizer.json").exists() and not (part / "spiece.model").exists():
+    pieces = [part / name for name in SENTENCEPIECE_FILES if (part / name).exists()]
+    for path in pieces:
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ModelUnavailable(message("file_pointer", name=_name(folder, path)))
+    if not (part / "tokenizer.json").exists() and not pieces:
         for name in ("vocab.json", "merges.txt"):
             _must_exist(folder, part / name)
 

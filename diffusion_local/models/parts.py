@@ -151,7 +151,7 @@ TEXT_ENCODERS = (
     Part("chatglm3_6b", TEXT_ENCODER, "ChatGLM3 6B", (
         sign("encoder.layers.0.self_attention.query_key_value", embedding__word_embeddings=(65024, 4096)),
         sign("encoder.layers.0.self_attention.query_key_value"),
-    )),
+    ), tokenizer="chatglm"),
     Part("bert_hunyuan", TEXT_ENCODER, "the Chinese CLIP of Hunyuan-DiT", (
         sign("encoder.layer.0.attention.self.query", embeddings__word_embeddings=(47020, 1024)),
         sign("encoder.layer.0.attention.self.query", "embeddings.token_type_embeddings"),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from diffusion_local import families
 from diffusion_local.families import sdxl
+from diffusion_local.models import parts
+from diffusion_local.models.headers import GGUF
 from diffusion_local.models.loras import LoraFile
 from diffusion_local.models.weights import TensorView
 
@@ -170,6 +172,12 @@ class Probe:
         if self.twin is None or self.twin.kind != kind:
             return self
         return replace(self.twin, container=self.container, calls=self.calls)
+
+    @property
+    def draws_previews(self) -> bool:
+        """Whether the file has the decoder of a small VAE that is used for previews."""
+        plain = self.container != GGUF and not self.calls
+        return self.id == parts.TINY and self.base not in ("", "vae_flux2") and plain
 
     @property
     def family(self) -> str:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,9 @@ from diffusion_local.domain import shortened
 from diffusion_local.grammar import schedules, tags, weights
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.parts import PARTS_BY_ID
 from diffusion_local.models.starter_words import understood
+from diffusion_local.models.tokenizers import has_vocabulary
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 from diffusion_local.paths import assets
@@ -51,6 +53,8 @@ SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\
 COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
 #: An apparent wildcard with a character that its name may not contain.
 NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(?<=\w)__")
+#: Vocabulary of ChatGLM's tokenizer, which has no other form.
+CHATGLM_PIECES = "tokenizer.model"
 #: Characters that occur only within an emoji: zero-width joiner, variation selector.
 JOINERS = "\u200d\ufe0f"
 FIRST_EMOJI = "\u2300"  # after characters such as the degree sign
@@ -195,42 +199,62 @@ def reads_whole_prompts(model: Model) -> bool:
 def count_read(model: Model, text: str) -> tuple[int, int]:
     """(longest window of the text encoders, tokens in the text); (0, 0) if unknown."""
     part, most = families.get(model.family).tokenizer, families.tokens_of(model.family, model.architecture)
-    folder = model.folder / part
-    if part == "tokenizer" or not folder.is_dir():
-        folder = tokenizer_of(model)
-    limit, count = count_tokens(folder, understood(model, text)[0])
+    limit, count = count_tokens(tokenizer_of(model, part), understood(model, text)[0])
     return min(limit, most - 2) if most else limit, count
 
 
-def tokenizer_of(model: Model) -> Path:
-    """The folder of a model's tokenizer; single-file checkpoints use the bundled CLIP tokenizer."""
-    folder = model.folder / "tokenizer"
-    has_words = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
-    return folder if has_words or model.file is None else assets() / "configs/clip_tokenizer"
+def tokenizer_of(model: Model, part: str) -> Path:
+    """The folder of a model's tokenizer ``part``. Files are put together with one, or have the bundled one of CLIP;
+    the other bundled ones take seconds to extract, so their folder is the empty one of the configuration.
+    """
+    folder = model.folder / part
+    encoder = next((each.part for each in model.sources if each.slot == part.replace("tokenizer", "text_encoder")), "")
+    if has_vocabulary(folder) or model.file is None or not reads_clip(encoder):
+        return model.tokenizers.get(part, folder)
+    return assets() / "configs/clip_tokenizer"
+
+
+def reads_clip(encoder: str) -> bool:
+    """Whether a text encoder (id of a part, "" for that of a checkpoint of SD) has CLIP's tokenizer."""
+    return encoder not in PARTS_BY_ID or PARTS_BY_ID[encoder].tokenizer == "clip"
 
 
 def count_tokens(folder: Path, text: str) -> tuple[int, int]:
     """(tokens the text encoder reads, tokens in the text), both without start and end marks; (0, 0) if unknown."""
     try:
         limit = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
-        tokenizer = _tokenizer(str(folder))
-        count = len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else 0
+        count_of = _counter(str(folder))
+        count = count_of(text) if count_of else 0
     except Exception:  # the tokenizers library raises bare Exceptions for damaged files
         return 0, 0
-    return (limit - 2, count) if tokenizer else (0, 0)
+    return (limit - 2, count) if count_of else (0, 0)
 
 
 @lru_cache(maxsize=8)
-def _tokenizer(folder: str) -> Any:
-    from tokenizers import Tokenizer  # takes 30 MB of memory, so it is imported only to check a prompt
+def _counter(folder: str) -> Callable[[str], int] | None:
+    """What counts the tokens of a text, start and end marks excluded; None without a readable vocabulary.
+
+    The libraries take up to 30 MB of memory, so they are imported only to check a prompt.
+    """
+    path = Path(folder)
+    if (path / "tokenizer.json").exists() or (path / "vocab.json").exists():
+        tokenizer = _tokenizer(path)
+        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    if (path / CHATGLM_PIECES).exists():
+        from sentencepiece import SentencePieceProcessor
+
+        pieces = SentencePieceProcessor(model_file=str(path / CHATGLM_PIECES))
+        return lambda text: len(pieces.encode(text))
+    return None
+
+
+def _tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
-    path = Path(folder)
     if (path / "tokenizer.json").exists():
         return Tokenizer.from_file(str(path / "tokenizer.json"))
-    if (path / "vocab.json").exists() and (path / "merges.txt").exists():
-        return Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"), end_of_word_suffix="</w>"))
-    return None
+    return Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"), end_of_word_suffix="</w>"))
 
 
 def foreign_words(text: str, scripts: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Tokenizers of text encoders that come without one: bundled, or found among the user's files.
 
-A tokenizer is a folder with ``tokenizer.json`` (or ``vocab.json`` and ``merges.txt``) and ``tokenizer_config.json``.
+A tokenizer is a folder with ``tokenizer.json`` (or ``vocab.json`` and ``merges.txt``, or a SentencePiece model) and
+``tokenizer_config.json``.
 The bundled ones of T5 and Qwen are compressed (``assets/tokenizers``) and extracted once per process.
 """
 
@@ -19,7 +20,8 @@ from diffusion_local.models.parts import PARTS_BY_ID
 from diffusion_local.paths import assets
 
 #: Every tokenizer folder has one of these files.
-VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", *SENTENCEPIECE_FILES)
 
 
 def bundled(kind: str) -> Path | None:

@@ -32,7 +32,7 @@ from diffusion_local.models.probe import (
     Probe,
 )
 from diffusion_local.models.unsupported import UNET_PURPOSES
-from diffusion_local.models.weights import GGUF, INT8_ROWS, LOADED, PLAIN_FP8, SVDQUANT, TITLES
+from diffusion_local.models.weights import GGUF, LOADED, PLAIN_FP8, SVDQUANT, TITLES
 
 #: Quantisation schemes supported in a VAE that replaces a model's own.
 LOADED_VAE = frozenset(("", PLAIN_FP8))
@@ -299,10 +299,10 @@ def kind_verdict(kind: str, probe: Probe) -> Verdict:
 
 
 def ip_adapter_verdict(probe: Probe) -> Verdict:
-    """Verdict on an IP-Adapter: usable are those for SD and SDXL that read the output of an image encoder."""
+    """Verdict on an IP-Adapter: usable are those for UNets that read the output of an image encoder."""
     if probe.id == "faceid":
         return Verdict(RECOGNISED, message("file_face_id"))
-    if probe.base and families.of_architecture(probe.base).id not in ("sd", "sdxl"):
+    if probe.base and not families.of_architecture(probe.base).ip_adapters:
         return Verdict(RECOGNISED, message("file_not_used", title=describe_attachment(probe)))
     return USABLE
 
@@ -323,8 +323,7 @@ def control_verdict(probe: Probe) -> Verdict:
         return Verdict(
             RECOGNISED, message("file_as_container", title=describe_attachment(probe), container=container_title(probe))
         )
-    scheme = "" if probe.quantisation == INT8_ROWS else probe.quantisation
-    return container_verdict(probe.container, (scheme,), describe_attachment(probe)) or USABLE
+    return container_verdict(probe.container, (probe.quantisation,), describe_attachment(probe)) or USABLE
 
 
 def encoder_verdict(probe: Probe) -> Verdict:
@@ -349,6 +348,8 @@ NEEDED = frozenset(
 
 def vae_verdict(probe: Probe) -> Verdict:
     naming = REPLACING.get(probe.id)
+    if probe.draws_previews and probe.naming != naming:
+        return Verdict(RECOGNISED, message("file_tiny_decoder", base=parts.title_of(probe.base)))
     if probe.id == parts.TINY and (probe.naming != naming or probe.base in ("", "vae_flux2")):
         return Verdict(RECOGNISED, message("file_tiny_vae", title=probe.title))
     if naming is None or naming not in ("", probe.naming):

@@ -28,9 +28,11 @@ NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF, AWQ, HQQ
     "hqq", "modelopt", "float8_data",
 )  # fmt: skip
 #: Supported schemes; weights are dequantised as they are read.
-LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, BLOCK_FP8, COMFY, NF4, FP4, INT8))
-#: Integers with one scale per row; also supported in diffusers folders and ControlNets.
-INT8_ROWS = "int8"
+LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, BLOCK_FP8, COMFY, NF4, FP4, INT8, "int8", "int4_rows"))
+#: Integers with one scale per row: of 8 bits, and of 4 bits as ChatGLM's own code packs them, two in a byte.
+INT8_ROWS, INT4_ROWS = "int8", "int4_rows"
+#: A matrix of ChatGLM and the norm before it, which is as long as the matrix is wide.
+CHATGLM_MATRIX, CHATGLM_NORM = "self_attention.query_key_value.weight", "input_layernorm.weight"
 #: GGUF tensor types that diffusers can dequantise.
 UNPACKED = frozenset(("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K",
     "Q2_K", "IQ4_NL", "IQ4_XS"))  # fmt: skip
@@ -38,7 +40,7 @@ TITLES = {
     PLAIN_FP8: "fp8", SCALED_FP8: "scaled fp8", COMFY: "comfy_quant", NVFP4: "NVFP4", MXFP8: "MXFP8",
     NF4: "bitsandbytes nf4", FP4: "bitsandbytes fp4", INT8: "int8", TORCHAO: "torchao", QUANTO: "quanto",
     SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF", RARE_GGUF: "a rare type of GGUF",
-    BLOCK_FP8: "fp8 with scales per block", AWQ: "AWQ", HQQ: "HQQ", MODELOPT: "ModelOpt",
+    INT4_ROWS: "int4", BLOCK_FP8: "fp8 with scales per block", AWQ: "AWQ", HQQ: "HQQ", MODELOPT: "ModelOpt",
     FLOAT8: "fp8 prequantised for one program (float8_data)",
 }  # fmt: skip
 #: Suffixes (one or two words) of tensor names that only one scheme has; the first match decides.
@@ -214,7 +216,16 @@ def scheme_of(scheme: str, tensors: Mapping[str, Tensor], header: Header) -> str
     kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not is_aid(name)}
     if any(kind.startswith("F8_") for kind in kinds):
         return SCALED_FP8
-    return INT8_ROWS if "I8" in kinds else SCALED_FP8
+    if "I8" not in kinds:
+        return SCALED_FP8
+    return INT4_ROWS if packs_rows(tensors) else INT8_ROWS
+
+
+def packs_rows(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the bytes of a matrix of ChatGLM hold two numbers each."""
+    name = next((each for each in tensors if each.endswith(CHATGLM_MATRIX)), "")
+    norm = tensors.get(name.removesuffix(CHATGLM_MATRIX) + CHATGLM_NORM)
+    return norm is not None and bool(norm.shape) and norm.shape[0] == 2 * tensors[name].shape[-1]
 
 
 def numbers_in(tensors: Mapping[str, Tensor]) -> int:
@@ -225,10 +236,17 @@ def numbers_in(tensors: Mapping[str, Tensor]) -> int:
 def counts_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Number of values of each weight tensor after dequantisation, without second copies."""
     return {
-        name: tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
+        name: tensor.count * (2 if is_packed(name, tensor, tensors) else 1)
         for name, tensor in tensors.items()
         if not name.startswith(TWINS) and not is_aid(name)
     }
+
+
+def is_packed(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether each byte of a tensor holds two weights."""
+    if tensor.dtype == "I8":
+        return f"{name}_scale" in tensors and packs_rows(tensors)
+    return tensor.dtype == "U8" and f"{name}.absmax" in tensors
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:
@@ -238,8 +256,8 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
 
 def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
     """The type of most weights in common notation: fp16, fp8_e4m3, Q8_0, nf4."""
-    if quantisation in (NF4, FP4, INT8):
-        return quantisation.removeprefix("bnb_")
+    if quantisation in (NF4, FP4, INT8, INT4_ROWS):
+        return quantisation.removeprefix("bnb_").removesuffix("_rows")
     if quantisation == SVDQUANT:
         return "int4" if any(tensor.dtype == "I8" for tensor in tensors.values()) else "fp4"
     if quantisation == NVFP4:

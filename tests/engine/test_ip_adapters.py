@@ -13,6 +13,7 @@ import transformers
 from PIL import Image as PIL
 from safetensors.torch import load_file, save_file
 
+from diffusion_local import families
 from diffusion_local.domain import Kind
 from diffusion_local.engine import img2img, ip_adapters
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -26,6 +27,7 @@ from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.passes import check_passes
 from tests.engine.test_flow_families import difference
+from tests.engine.tiny import kolors
 from tests.support import PARAMS, first_of, tiers
 
 TEXT, HIDDEN, PROJECTED, TOKENS = 32, 32, 24, 4
@@ -52,6 +54,8 @@ def unet(**more: Any) -> Any:
 
 
 def pipeline(family: str, starter: Model) -> Any:
+    if family == "kolors":
+        return kolors(cross=TEXT)
     vocabulary = json.loads((starter.folder / "text_encoder/config.json").read_text())["vocab_size"]
     width = TEXT if family == "sd" else TEXT // 2
     text = transformers.CLIPTextConfig(
@@ -80,7 +84,7 @@ def pipeline(family: str, starter: Model) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=tiers(["sd", "sdxl"], first=["sdxl"]))
+@pytest.fixture(scope="module", params=tiers(["sd", "sdxl", "kolors"], first=["sdxl"]))
 def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     with torch.random.fork_rng():
@@ -190,7 +194,7 @@ def state_of(path: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def theirs(tiny: Model, home: Home, names: list[str], pictures: list[Any], scales: list[float], **more: Any) -> Any:
     """diffusers' own picture."""
-    kinds = {"sd": {"safety_checker": None}, "sdxl": {"add_watermarker": False}}
+    kinds = {"sd": {"safety_checker": None}, "sdxl": {"add_watermarker": False}, "kolors": {}}
     encoder = transformers.CLIPVisionModelWithProjection.from_pretrained(home.settings.clip_vision / "image_encoder")
     pipe = diffusers.DiffusionPipeline.from_pretrained(tiny.folder, image_encoder=encoder, **kinds[tiny.family])
     pipe.set_progress_bar_config(disable=True)
@@ -312,7 +316,9 @@ def test_an_adapter_of_another_model_ends_the_job_by_its_name(draw: Draw, home: 
     assert draw(**JOB).image.tobytes() == before.tobytes()
 
 
-def test_regions_have_prompts_of_their_own_beside_it(draw: Draw, home: Home) -> None:
+def test_regions_have_prompts_of_their_own_beside_it(draw: Draw, tiny: Model, home: Home) -> None:
+    if not families.get(tiny.family).regions:
+        pytest.skip("the family has none")
     references = (Reference(home.source, use=Use.STYLE, adapter="ip-adapter", mask=home.mask),)
     plain = draw(**JOB, references=references).image
     same = draw(**JOB | {"prompt": "a boat"}, references=references, regions=(Region("a cat", weight=1.0),)).image

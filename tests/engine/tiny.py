@@ -1,11 +1,17 @@
 """Models of many families with few and random weights: the true classes and names, with tiny sizes."""
 
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import sentencepiece
 import tokenizers
+import torch
 import transformers
+from diffusers.pipelines.kolors import ChatGLMTokenizer, text_encoder
 
 SIGNS = "▁abcdefghijklmnopqrstuvwxyz"
 #: Of a language model.
@@ -290,6 +296,78 @@ def longcat_image() -> Any:
     )
 
 
+def sentencepiece_model(folder: Path) -> Path:
+    """A vocabulary of the kind that ChatGLM's tokenizer reads, of 300 pieces."""
+    text = folder / "text.txt"
+    text.write_text("\n".join(f"a {sign}{other} cat" for sign in SIGNS[1:] for other in SIGNS[1:]))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=300, byte_fallback=True, minloglevel=2
+    )
+    return folder / "tokenizer.model"
+
+
+def chatglm(width: int = 16) -> Any:
+    config = text_encoder.ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=320,
+        hidden_size=width,
+        ffn_hidden_size=32,
+        kv_channels=8,
+        num_attention_heads=2,
+        seq_length=256,
+        multi_query_attention=True,
+        multi_query_group_num=1,
+        add_qkv_bias=True,
+        original_rope=True,
+    )
+    made = text_encoder.ChatGLMModel(config)
+    with torch.no_grad():
+        for each in made.parameters():  # which are not initialised
+            each.normal_(std=0.2)
+    return made
+
+
+def kolors(text: int = 16, cross: int = 24, time: int = 8) -> Any:
+    """Widths: ``text`` of the text encoder, ``cross`` of its projection in the UNet, ``time`` of each embedded size."""
+    with tempfile.TemporaryDirectory() as folder:
+        reader = ChatGLMTokenizer(str(sentencepiece_model(Path(folder))))
+        vocabulary = (Path(folder) / "tokenizer.model").read_bytes()
+    reader.save_vocabulary = partial(write_vocabulary, vocabulary)
+    return diffusers.KolorsPipeline(
+        vae=vae(4, shift_factor=None, use_quant_conv=True, use_post_quant_conv=True, layers_per_block=2),
+        text_encoder=chatglm(text),
+        tokenizer=reader,
+        unet=diffusers.UNet2DConditionModel(
+            block_out_channels=(16, 32, 32),
+            layers_per_block=2,
+            sample_size=16,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=8,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=time,
+            transformer_layers_per_block=(1, 2, 1),
+            projection_class_embeddings_input_dim=text + 6 * time,
+            cross_attention_dim=cross,
+            encoder_hid_dim=text,
+            encoder_hid_dim_type="text_proj",
+            norm_num_groups=8,
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.014, num_train_timesteps=1100,
+            timestep_spacing="leading", steps_offset=1,
+        ),
+    )  # fmt: skip
+
+
+def write_vocabulary(content: bytes, folder: str, filename_prefix: str | None = None) -> tuple[str]:
+    """As a tokenizer saves its vocabulary, from a file that is gone."""
+    target = Path(folder) / "tokenizer.model"
+    target.write_bytes(content)
+    return (str(target),)
+
+
 def clip(width: int) -> Any:
     return transformers.CLIPTextModelWithProjection(
         transformers.CLIPTextConfig(
@@ -451,6 +529,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         ernie_image,
         ovis_image,
         longcat_image,
+        kolors,
         hidream,
         flux2_dev,
         hunyuan_dit,

@@ -126,7 +126,8 @@ RESNET = {
     "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 OUTER = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2", "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0", "conv_out": "out.2",
 }  # fmt: skip
 
@@ -135,15 +136,19 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 
 
 def original_unet(state: dict[str, Any]) -> dict[str, Any]:
-    """Of a UNet with four levels and two resnets each, as Stable Diffusion 1 and 2 have."""
-    return {"model.diffusion_model." + unet_name(name): tensor for name, tensor in state.items()}
+    """Of a UNet with two resnets in each level, as Stable Diffusion 1 and 2 and SDXL have."""
+    attends = any(name.startswith("up_blocks.0.attentions.") for name in state)
+    return {"model.diffusion_model." + unet_name(name, attends): tensor for name, tensor in state.items()}
 
 
-def unet_name(name: str) -> str:
+def unet_name(name: str, attends: bool) -> str:
+    """``attends``: the innermost level has attention beside its resnets."""
     for ours, theirs in OUTER.items():
         if name.startswith(ours + "."):
             return theirs + name[len(ours) :]
     parts = name.split(".")
+    if parts[0] == "encoder_hid_proj":
+        return name
     if parts[0] == "mid_block":
         number = 1 if parts[1] == "attentions" else 2 * int(parts[2])
         return f"middle_block.{number}." + inner(parts[1], parts[3:])
@@ -152,7 +157,7 @@ def unet_name(name: str) -> str:
     if kind == "downsamplers":
         return f"input_blocks.{3 * (level + 1)}.0.op." + parts[-1]
     if kind == "upsamplers":
-        return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}." + ".".join(parts[4:])
+        return f"output_blocks.{3 * level + 2}.{1 if level == 0 and not attends else 2}." + ".".join(parts[4:])
     place = f"input_blocks.{3 * level + number + 1}" if down else f"output_blocks.{3 * level + number}"
     return f"{place}.{1 if kind == 'attentions' else 0}." + inner(kind, parts[4:])
 

@@ -92,9 +92,6 @@ HALF = {name: tensor for name, tensor in conv(512, 4).items() if not name.starts
                      "down_blocks.0.motion_modules.0.norm.weight": ["F16", [320]]}, "cannot be used yet"),
         ("ip_adapter", {"ip_adapter.1.to_k_ip.weight": ["F16", [640, 2048]],
                         "image_proj.proj_in.weight": ["F16", [1280, 512]]}, "FaceID"),
-        ("ip_adapter", {"ip_adapter.1.to_k_ip.weight": ["F16", [640, 2048]],
-                        "image_proj.latents": ["F16", [1, 16, 2048]],
-                        "image_proj.proj_in.weight": ["F16", [2048, 1024]]}, "for Kolors"),
         ("text_encoder", {"model.embed_tokens.weight": ["F16", [32000, 4096]],
                           "model.layers.0.self_attn.q_proj.weight": ["F16", [4096, 4096]]}, "a language model"),
         ("upscaler", {"params_ema.stylegan_decoder.x.weight": ["F32", [8, 8, 3, 3]]}, "restores faces"),
@@ -104,6 +101,14 @@ def test_what_is_not_used_is_named(tmp_path: Path, kind: str, tensors: Tensors, 
     found = read_adapter(write(tmp_path / "x.safetensors", tensors), kind)
     assert not found.ready
     assert sentence in found.problem
+
+
+def test_ip_adapters_for_kolors_are_told_from_those_for_sdxl(tmp_path: Path) -> None:
+    tensors: Tensors = {"ip_adapter.1.to_k_ip.weight": ["F16", [640, 2048]],
+                        "image_proj.latents": ["F16", [1, 16, 2048]],
+                        "image_proj.proj_in.weight": ["F16", [2048, 1024]]}  # fmt: skip
+    found = read_adapter(write(tmp_path / "x.safetensors", tensors), "ip_adapter")
+    assert (found.problem, found.architecture, found.widths) == ("", "kolors", (1024,))
 
 
 @pytest.mark.parametrize(

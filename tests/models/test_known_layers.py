@@ -17,7 +17,8 @@ from tests.models.headers import Tensors, write
 MODELS = {f"{each.model}-{each.naming}-{at}": each for at, each in enumerate(known_models())}
 #: Models whose blocks are of the sizes and number of another one's, which is then taken as the base.
 ALIKE = {
-    "chroma": ("flux",), "longcat_image": ("flux",), "Bria 3": ("flux", "longcat_image"), "Bria FIBO": ("flux",),
+    "kolors": ("sdxl",), "chroma": ("flux",), "longcat_image": ("flux",), "Bria 3": ("flux", "longcat_image"),
+    "Bria FIBO": ("flux",),
     "GLM-Image": ("cogview4",), "CogView3-Plus": ("cogview4",), "SkyReels V2": ("Wan",), "Sana Video": ("sana",),
 }  # fmt: skip
 ATTENTION = re.compile(r"\.(to_q|to_k|to_v|to_out\.0|to_qkv|qkv|\w+_proj|proj|out)\.weight$")

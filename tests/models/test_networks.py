@@ -176,7 +176,8 @@ def test_halves_of_small_vaes_are_named(half: str, tmp_path: Path) -> None:
         read_adapter(write(tmp_path / "taesd_decoder.safetensors", tensors), "vae"),
         read_checkpoint(tmp_path / "taesd_decoder.safetensors", ()),
     ):
-        assert "It is TAESD, a small VAE for previews, in a form that is not used." in found.problem
+        assert "In `vae` and in folders that you added it draws previews" in found.problem
+        assert "in place of the VAE of SD 1 and SD 2" in found.problem
 
 
 def test_names_of_modules_below_a_prefix() -> None:

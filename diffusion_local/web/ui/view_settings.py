@@ -27,7 +27,7 @@ SHOWN_FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embe
 THEMES = {"system": "", "light": "light", "dark": "dark"}
 #: Settings that the page can change, by topic. An editable setting in none of these groups appears in "other".
 SETTING_GROUPS = {
-    "pictures": ("image_format", "sidecar", "preview_every", "max_count"),
+    "pictures": ("image_format", "sidecar", "preview_every", "preview_vae", "max_count"),
     "night": ("timezone", "report_at", "when_done", "when_done_minutes"),
     "keeping": ("keep_jobs_days", "keep_trash_days", "keep_sources_days", "disk_reserve_mb"),
     "hardware": ("memory", "memory_limit_gb", "precision", "idle_unload", "gpu_max_temp", "gpu_share", "gpu_share_mb"),
