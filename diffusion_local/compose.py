@@ -93,7 +93,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     """
     settings.make_folders()
     database = open_database(settings)
-    rules = OrderRules(settings.zone, settings.model_streak)
+    rules = OrderRules(settings.zone, settings.model_streak, settings.batch_size == "auto")
     stores = Stores.of(database, rules)
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))
     sources = Sources(

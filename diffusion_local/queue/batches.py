@@ -20,9 +20,9 @@ from diffusion_local.domain import Batch, Image, Job, Lane, State, utc_now
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
-from diffusion_local.queue import estimates
 from diffusion_local.queue.batch_times import late_warning, timing_of
 from diffusion_local.queue.estimates import Pace, Work
+from diffusion_local.queue.finish_times import total_seconds
 from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.order import OrderRules, QueueOrder, get_gate
 from diffusion_local.queue.views import RUNNING, loaded_models, read_jobs
@@ -96,6 +96,12 @@ QUEUE_END = (
     f"SELECT lane, -priority, position FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane DESC, priority, position DESC LIMIT 1"
 )
+#: Models of a batch's queued jobs that have made only first passes, or pictures after a crash.
+HARDLY_KNOWN = (
+    f"FROM (SELECT DISTINCT model FROM {by_index('jobs', 'jobs_listed')} "
+    "WHERE batch_id = :id AND list_rank = 1) AS ahead WHERE NOT EXISTS (SELECT 1 FROM jobs "
+    "WHERE jobs.model = ahead.model AND state = 'done' AND together > 0 AND warm_up = 0 AND crashes = 0)"
+)
 BATCH_END = (
     f"SELECT list_priority, list_place FROM {by_index('jobs', 'jobs_listed')} WHERE batch_id = :id AND list_rank = 1 "
     "ORDER BY list_priority DESC, list_place DESC LIMIT 1"
@@ -166,7 +172,9 @@ class BatchRows:
         return [warning] if warning else []
 
     def note_forecast(self, batch_id: str) -> None:
-        """Record the estimated end of a list once: as soon as FORECAST_PICTURES are done and an estimate is known."""
+        """Record the estimated end of a list once: as soon as FORECAST_PICTURES are done and each model of the others
+        is known by more than slow first passes.
+        """
         new = "SELECT 1 AS found FROM batches WHERE id = ? AND forecast_at IS NULL AND count >= ?"
         if not self._database.fetch(new, [batch_id, 2 * FORECAST_PICTURES]):
             return
@@ -175,6 +183,8 @@ class BatchRows:
             done = f"SELECT 1 FROM {table} WHERE batch_id = :id AND list_rank = {RANKS.index(State.DONE)}"
             enough = f"SELECT count(*) FROM ({done} LIMIT {FORECAST_PICTURES}) AS first"
             if db.scalar(enough, id=batch_id) < FORECAST_PICTURES:
+                return
+            if db.scalar(f"SELECT 1 {HARDLY_KNOWN} LIMIT 1", id=batch_id):
                 return
             batch = next(rows.to_batch(row) for row in db.query("SELECT * FROM batches WHERE id = ?", [batch_id]))
             [progress] = self.progress(db, [batch])
@@ -217,7 +227,7 @@ class BatchRows:
         work, loaded = queued_work(db), {job.params.model for job in running}
         line = QueueOrder(db, datetime.fromisoformat(utc_now()), self._rules)
         pace = pace_of(db, {each.model for each in work} | loaded, line, workers[0])
-        spent = estimates.total_seconds(running, {}, pace, 1, workers)
+        spent = total_seconds(running, {}, pace, 1, workers)
         if spent is None:
             return {}
         cuts = []
@@ -225,7 +235,7 @@ class BatchRows:
             last = db.execute(BATCH_END, {"id": batch.id}).fetchone()
             cuts.append(((rows.LANE_RANKS[batch.lane], *last) if last else NOT_QUEUED, batch.id))
         end = db.execute(QUEUE_END).fetchone() or NOT_QUEUED
-        everything = estimates.total_seconds(running, work, pace, len(workers), workers)
+        everything = total_seconds(running, work, pace, len(workers), workers)
         at_end = {batch_id: everything for cut, batch_id in cuts if cut == end and everything is not None}
         before = sorted(each for each in cuts if each[0] != end)
         return at_end | dict(seconds_until_cuts(db, before, spent, pace, workers, loaded, most))

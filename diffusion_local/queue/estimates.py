@@ -17,8 +17,9 @@ from itertools import combinations, islice
 from statistics import mean, median
 from typing import Self, TypeVar
 
-from diffusion_local.domain import Job, Lane, State
 from diffusion_local.options.table import Params
+from diffusion_local.options.values import MOST_TOGETHER
+from diffusion_local.queue.pass_sizes import best_size
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -157,14 +158,16 @@ class Pace:
     outlook: Outlook = field(default_factory=Outlook)
     gap: float = 0.0  # seconds between pictures
     lost: float = 0.0  # share of the working time
+    explores: bool = False  # whether workers try larger passes as long as they pay
     shares: dict[Work, list[Share]] = field(default_factory=dict)  # by pass size, ascending
     #: By model and kind; kind "" for all of a model.
     lines: dict[tuple[str, str], LinearFit] = field(default_factory=dict)
-    #: By model, kind and pass size.
-    pass_lines: dict[tuple[str, str, int], LinearFit] = field(default_factory=dict)
+    #: By model and kind, and then by pass size.
+    pass_lines: dict[tuple[str, str], dict[int, LinearFit]] = field(default_factory=dict)
     #: By model and kind, the pass size of most pictures.
     usual_sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     loads: dict[str, float] = field(default_factory=dict)
+    _best_sizes: dict[Work, int] = field(default_factory=dict)
 
     @classmethod
     def learn(cls, history: Iterable[FinishedPicture]) -> Self:
@@ -194,7 +197,9 @@ class Pace:
                 loads[made.work.model].append(made.load_seconds)
         pace = cls(loads={model: median(each[:MEDIAN_PICTURES]) for model, each in loads.items()})
         points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-        pass_points: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+        pass_points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         pictures: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
         for work, each in by_work.items():
             by_size: dict[int, list[float]] = defaultdict(list)
@@ -210,10 +215,10 @@ class Pace:
             for key in ((work.model, work.kind), (work.model, "")):
                 points[key].append((work.cost, pace.medians[work]))
             for share in pace.shares[work]:
-                pass_points[work.model, work.kind, share.together].append((work.cost, share.seconds))
+                pass_points[work.model, work.kind][share.together].append((work.cost, share.seconds))
             pictures[work.model, work.kind].update(made.together for made in each[:MEDIAN_PICTURES])
         pace.lines = fit_lines(points)
-        pace.pass_lines = fit_lines(pass_points)
+        pace.pass_lines = {key: fit_lines(by_size) for key, by_size in pass_points.items()}
         pace.usual_sizes = {key: counts.most_common(1)[0][0] for key, counts in pictures.items()}
         pace.drifts = {model: pace._drift(history, model) for model in {work.model for work in by_work}}
         return pace
@@ -262,11 +267,21 @@ class Pace:
         return (each * self.drifts.get(work.model, 1.0) + self.gap) * (1 + self.lost)
 
     def _pass_size(self, work: Work) -> int:
-        """Most pictures of this kind in a pass; for a kind that was rarely made, at least the model's usual size."""
+        """Most pictures of this kind in a pass; for a kind that was rarely made, at least the model's usual size.
+
+        Workers that still try larger passes are expected to arrive at the best size.
+        """
         known = self.sizes.get(work, 1)
-        if sum(share.count for share in self.shares.get(work, ())) >= MEDIAN_PICTURES:
-            return known
-        return max(known, self.usual_sizes.get((work.model, work.kind), 1))
+        if sum(share.count for share in self.shares.get(work, ())) < MEDIAN_PICTURES:
+            known = max(known, self.usual_sizes.get((work.model, work.kind), 1))
+        return max(known, self._best_size(work)) if self.explores else known
+
+    def _best_size(self, work: Work) -> int:
+        if work not in self._best_sizes:
+            sizes = [1 << power for power in range(MOST_TOGETHER.bit_length())]
+            curve = {size: seconds for size in sizes if (seconds := self._on_curve(work, size)) is not None}
+            self._best_sizes[work] = best_size(curve, work.steps, True) if len(curve) > 1 else 1
+        return self._best_sizes[work]
 
     def seconds_in_pass(self, work: Work, together: int) -> float | None:
         """Seconds for a picture in passes of this size; None if unknown.
@@ -275,20 +290,32 @@ class Pace:
         of the model's other pictures in the two sizes.
         """
         if work not in self.shares:
-            line = self.pass_lines.get((work.model, work.kind, together))
-            return line.at(work.cost) if line else self.seconds(work)
+            seconds = self._on_curve(work, together)
+            return self.seconds(work) if seconds is None else seconds
         known = self.shares[work]
         near = [share for share in known if share.together <= together][-1:] or known[:1]
         return near[0].seconds * self._gain(work, near[0].together, together)
 
     def _gain(self, work: Work, known: int, together: int) -> float:
         """Ratio of a picture's duration in passes of ``together`` to that in passes of ``known``; 1 if unknown."""
-        before = self.pass_lines.get((work.model, work.kind, known))
-        after = self.pass_lines.get((work.model, work.kind, together))
-        if known == together or before is None or after is None or before.at(work.cost) <= 0:
+        before, after = self._on_curve(work, known), self._on_curve(work, together)
+        if known == together or not before or after is None:
             return 1.0
         least, most = sorted((1.0, known / together))  # a pass takes at least as long as one of its pictures alone
-        return min(most, max(least, after.at(work.cost) / before.at(work.cost)))
+        return min(most, max(least, after / before))
+
+    def _on_curve(self, work: Work, together: int) -> float | None:
+        """Seconds for a picture of this cost, from the model's pictures in passes of this size.
+
+        Beyond the measured sizes, a pass is assumed to take a fixed time and an equal time for each picture, as in the
+        two largest of them.
+        """
+        lines = {size: line.at(work.cost) for size, line in self.pass_lines.get((work.model, work.kind), {}).items()}
+        if together in lines or len(lines) < 2 or together < max(lines):
+            return lines.get(together)
+        smaller, larger = sorted(lines)[-2:]
+        fixed = max(0.0, (lines[smaller] - lines[larger]) / (1 / smaller - 1 / larger))
+        return max(0.0, lines[larger] - fixed / larger) + fixed / together
 
     def queued_loads(self, model: str, pictures: int, loaded: bool) -> float:
         """Seconds for loading a model while this many pictures are made; at least one load if it is not ``loaded``."""
@@ -309,77 +336,3 @@ def typical(seconds: Sequence[float]) -> float:
     """The mean without outliers: sums need the mean rather than the median, and a stalled picture is not typical."""
     middle = median(seconds)
     return mean(each for each in seconds if middle / OUTLIER <= each <= middle * OUTLIER)
-
-
-def seconds_left(job: Job, pace: Pace, loaded: str = "") -> float | None:
-    """Seconds a job still needs once it runs (its share of a pass), for a queued job including its model's load."""
-    work = Work.of_params(job.params)
-    if job.lane is Lane.BATCH and job.state is State.QUEUED:
-        known = pace.queued_seconds(work)
-    else:
-        known = pace.seconds(work, 1 if job.lane is Lane.INTERACTIVE else None)
-    if known is None:
-        return None
-    load = 0.0 if job.step else pace.load_seconds(job.params.model, loaded)
-    return load + known * max(0.0, 1 - job.step / job.params.total_steps)
-
-
-def finish_times(
-    running: Iterable[Job],
-    waiting: Iterable[Job],
-    pace: Pace,
-    workers: int,
-    loaded: Sequence[str] = (),
-    opens: Mapping[int, float] | None = None,
-) -> dict[str, float]:
-    """Seconds from now until each job is done; stops at the first job whose duration is unknown.
-
-    Each job goes to the worker that is free first. ``loaded``: the workers' models; ``opens``: seconds until each
-    closed gate opens. Running jobs of one worker, in its pass or held, end together.
-    """
-    count = max(1, workers)
-    free, models = [0.0] * count, [*loaded, *[""] * count][:count]
-    times: dict[str, float] = {}
-    held: dict[str, list[Job]] = defaultdict(list)
-    for job in running:
-        held[job.worker or job.id].append(job)
-    for place, jobs in enumerate(held.values()):
-        for job in jobs:
-            left = seconds_left(job, pace, models[place % count])
-            if left is None:
-                return times
-            free[place % count] += left
-            models[place % count] = job.params.model
-        times |= {job.id: free[place % count] for job in jobs}
-    for job in waiting:
-        first = free.index(min(free))
-        left = seconds_left(job, pace, models[first])
-        if left is None:
-            return times
-        free[first] = max(free[first], (opens or {}).get(job.gate, 0.0)) + left
-        models[first] = job.params.model
-        times[job.id] = free[first]
-    return times
-
-
-def total_seconds(
-    running: Iterable[Job], waiting: Mapping[Work, int], pace: Pace, workers: int, loaded: Sequence[str] = ()
-) -> float | None:
-    """Seconds until all jobs are done; None if any duration is unknown."""
-    seconds, models = 0.0, set(loaded)
-    for job in running:
-        left = seconds_left(job, pace, job.params.model)
-        if left is None:
-            return None
-        seconds += left
-        models.add(job.params.model)
-    for work, count in waiting.items():
-        each = pace.queued_seconds(work)
-        if each is None:
-            return None
-        seconds += count * each
-    pictures: Counter[str] = Counter()
-    for work, count in waiting.items():
-        pictures[work.model] += count
-    seconds += sum(pace.queued_loads(model, count, model in models) for model, count in pictures.items())
-    return seconds / max(1, workers)

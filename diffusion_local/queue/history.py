@@ -56,7 +56,7 @@ def pace_of(db: Transaction, models: Iterable[str], line: QueueOrder | None = No
     pace = Pace.learn(history_of(db, models))
     if line is not None:
         overhead = overhead_of(db)
-        pace.gap, pace.lost = overhead.gap, overhead.lost
+        pace.gap, pace.lost, pace.explores = overhead.gap, overhead.lost, line.explores
         pace.outlook = outlook_of(db, line, loaded)
     return pace
 

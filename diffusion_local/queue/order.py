@@ -146,10 +146,14 @@ QUEUE_AND_GATES = (
 
 @dataclass(frozen=True, slots=True)
 class OrderRules:
-    """Rules of the queue order: the time zone of windows, and how many jobs in a row may go to the loaded model."""
+    """Rules of the queue order: the time zone of windows, and how many jobs in a row may go to the loaded model.
+
+    ``explores``: whether workers try larger passes as long as they pay.
+    """
 
     zone: tzinfo = UTC
     streak: int = 16
+    explores: bool = False
 
 
 class QueueOrder:
@@ -158,6 +162,7 @@ class QueueOrder:
     def __init__(self, db: Transaction, now: datetime, rules: OrderRules) -> None:
         self._db = db
         self._streak = rules.streak
+        self.explores = rules.explores
         self._now, self._zone = now, rules.zone
         queue = db.execute(QUEUE_AND_GATES).fetchall()
         open_queue, self._window, self._resting, *_ = queue[0]

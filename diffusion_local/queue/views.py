@@ -13,8 +13,8 @@ from diffusion_local.db.rows import not_found
 from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, Worker, utc_now
 from diffusion_local.messages import from_json
 from diffusion_local.options.table import Params
-from diffusion_local.queue import estimates
 from diffusion_local.queue.estimates import Share, Work
+from diffusion_local.queue.finish_times import finish_times, total_seconds
 from diffusion_local.queue.history import pace_of, queued_work
 from diffusion_local.queue.order import OrderRules, QueueOrder
 from diffusion_local.queue.recent_estimates import RecentEstimates
@@ -152,8 +152,8 @@ class QueueView:
                 workers=[replace(each, model="") if each.slot in hidden else each for each in workers],
                 paused=bool(queue["paused"]),
                 reason=from_json(queue["blocked"], queue["blocked_json"]),
-                eta=estimates.finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),
-                total_eta=estimates.total_seconds(running, work, pace, len(hands), hands),
+                eta=finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),
+                total_eta=total_seconds(running, work, pace, len(hands), hands),
                 window=queue["window"],
                 resting=from_json(queue["resting"], queue["resting_json"]),
                 sleep_at=queue["sleep_at"],
@@ -183,9 +183,9 @@ class QueueView:
             pace = pace_of(db, models, line, hands[0])
         if job.state is State.RUNNING:
             beside = [each for each in running if each.worker == job.worker and each.id != job.id]
-            return None, estimates.finish_times([job, *beside], (), pace, 1, [job.params.runs_on]).get(job.id)
+            return None, finish_times([job, *beside], (), pace, 1, [job.params.runs_on]).get(job.id)
         ahead[Work.of_params(job.params)] = ahead.get(Work.of_params(job.params), 0) + 1
-        return position, estimates.total_seconds(running, ahead, pace, len(hands), hands)
+        return position, total_seconds(running, ahead, pace, len(hands), hands)
 
     def recent_estimate(self, job: Job) -> float | None:
         """Seconds until a job that was just submitted is done, or until one of its lane and priority was just now."""
@@ -212,7 +212,7 @@ class QueueView:
                     break
                 ahead[Work(*work)] += 1
                 if left.pop(job_id, None):
-                    places[job_id] = (position, estimates.total_seconds(running, ahead, pace, len(hands), hands))
+                    places[job_id] = (position, total_seconds(running, ahead, pace, len(hands), hands))
         return places | dict.fromkeys(left, (None, None))  # started or ended since they were read
 
     def jobs(
@@ -346,7 +346,7 @@ class QueueView:
             pace = pace_of(db, {each.model for each in work})
             overhead = overhead_of(db)
             pace.gap, pace.lost = overhead.gap, overhead.lost
-            return estimates.total_seconds((), work, pace, len(hands), hands)
+            return total_seconds((), work, pace, len(hands), hands)
 
     def shares(self, params: Params) -> list[Share]:
         """Measured durations of such pictures by pass size."""

@@ -5,7 +5,7 @@ A pass that runs out of memory is retried on the next rung.
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
@@ -21,15 +21,12 @@ from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
 from diffusion_local.options.values import MOST_TOGETHER
 from diffusion_local.queue.estimates import Share, Work
+from diffusion_local.queue.pass_sizes import best_size
 
 log = logging.getLogger(__name__)
 
 #: Below this many bytes for resident blocks, running out of memory leaves no block on the device.
 LEAST_ROOM = GIB
-#: Longest allowed step, in seconds: an interactive job waits for the running step.
-LONGEST_STEP = 0.5
-#: Doubling the size must save this share of a picture's time, or larger sizes are not tried.
-LEAST_GAIN = 0.015
 #: Passes of a size to measure before judging it.
 PASSES = 2
 
@@ -226,27 +223,3 @@ class PassSizes:
             self._known.setdefault(work, {}).setdefault(together, deque(maxlen=REMEMBERED)).extend([seconds] * together)
         self._met[work].add(together)
         return first
-
-
-def best_size(known: Mapping[int, float], steps: int, explores: bool) -> int:
-    """The size to use or to measure next. ``known``: seconds per picture by pass size."""
-
-    def bearable(size: int, seconds: float) -> bool:
-        return size == 1 or size * seconds / steps <= LONGEST_STEP
-
-    size = 1
-    while explores:
-        if size not in known:
-            if max(known, default=0) < size:
-                return size
-            # Smaller sizes were measured before this one, too long ago to be in the history.
-        elif size > 1 and size // 2 in known and known[size] > (1 - LEAST_GAIN) * known[size // 2]:
-            break
-        if 2 * size > MOST_TOGETHER or (size in known and not bearable(2 * size, known[size])):
-            break
-        size *= 2
-    sizes = {each: seconds for each, seconds in known.items() if bearable(each, seconds)}
-    if not sizes or (1 not in sizes and not explores):
-        return 1
-    fastest = min(sizes.values())
-    return min(each for each, seconds in sizes.items() if seconds <= 1.01 * fastest)

@@ -15,7 +15,8 @@ from diffusion_local.queue import jobs as queue_jobs
 from diffusion_local.queue import workers as queue_workers
 from diffusion_local.queue.batches import FORECAST_PICTURES
 from diffusion_local.queue.control import QueueControl
-from diffusion_local.queue.estimates import FinishedPicture, JobTimings, Outlook, Pace, Work, total_seconds
+from diffusion_local.queue.estimates import FinishedPicture, JobTimings, Outlook, Pace, Work
+from diffusion_local.queue.finish_times import total_seconds
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.work_hours import LONGEST_LOSS, PRIOR, Overhead, overhead_of
 from diffusion_local.queue.workers import WorkerStore

@@ -6,7 +6,8 @@ import pytest
 
 from diffusion_local.domain import Job, Kind, Lane, State
 from diffusion_local.queue.estimates import Share
-from diffusion_local.worker.ladder import LONGEST_STEP, PassSizes, best_size
+from diffusion_local.queue.pass_sizes import LONGEST_STEP, best_size
+from diffusion_local.worker.ladder import PassSizes
 from tests.support import params
 
 JOB = Job("a", "batch", 0, params(steps=20), State.RUNNING, "2026-11-22T10:00:00.000Z", lane=Lane.BATCH)
