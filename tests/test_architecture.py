@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("actor", "disk", "gallery.comfyui_graphs", "grammar", "image_decoding"),
     ("options", "paths"),
-    ("domain", "families", "operations", "settings"),
+    ("domain", "families", "operations", "queue.pass_sizes", "settings"),
     (
         "authority",
         "gallery.foreign_recipes",
@@ -422,7 +422,8 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
 #: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
 WORKERS_OWN = {
     "actor", "disk", "dispatch", "domain", "engine", "errors", "gallery.formats", "gallery.quality", "gallery.recipes",
-    "image_decoding", "messages", "models", "options", "queue.estimates", "remote", "settings", "system", "worker",
+    "image_decoding", "messages", "models", "options", "queue.estimates", "queue.pass_sizes", "remote",
+    "settings", "system", "worker",
 }  # fmt: skip
 
 
