@@ -11,8 +11,8 @@ from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.gallery.local_blobs import LocalBlobs
-from diffusion_local.gallery.looks import VisionAnswers
 from diffusion_local.gallery.sources import Sources, is_first_of_several
+from diffusion_local.gallery.vision_answers import VisionAnswers
 from diffusion_local.health.storage import StorageProbe
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.machines import Machines
@@ -97,7 +97,11 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     stores = Stores.of(database, rules)
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))
     sources = Sources(
-        settings, stores.source_owners, stores.images, files, VisionAnswers(stores.looks, settings.preprocessors)
+        settings,
+        stores.source_owners,
+        stores.images,
+        files,
+        VisionAnswers(stores.vision_answers, settings.preprocessors),
     )
     catalog = Catalog(
         settings.starter,

@@ -9,8 +9,8 @@ from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db.database import Database
 from diffusion_local.gallery.boards import BoardStore
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.gallery.looks import LookStore
 from diffusion_local.gallery.sources import SourceOwners
+from diffusion_local.gallery.vision_answers import VisionAnswerStore
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.notify.deliveries import DeliveryStore, NoticeStore
 from diffusion_local.queue.batches import BatchResults, BatchRows, GraphStore
@@ -39,7 +39,7 @@ class Stores:
     images: ImageStore
     boards: BoardStore
     source_owners: SourceOwners
-    looks: LookStore
+    vision_answers: VisionAnswerStore
     workers: WorkerStore
     fits: FitStore
     notices: NoticeStore
@@ -63,7 +63,7 @@ class Stores:
             ImageStore(database),
             BoardStore(database),
             SourceOwners(database),
-            LookStore(database),
+            VisionAnswerStore(database),
             WorkerStore(database),
             FitStore(database),
             NoticeStore(database),

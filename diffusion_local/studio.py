@@ -27,9 +27,9 @@ from diffusion_local.domain import (
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
-from diffusion_local.gallery.looks import VisionAnswers
 from diffusion_local.gallery.service import Pictures
 from diffusion_local.gallery.sources import Sources
+from diffusion_local.gallery.vision_answers import VisionAnswers
 from diffusion_local.health.service import Health
 from diffusion_local.health.storage import StorageProbe
 from diffusion_local.lists.drafts import Drafts, Prompts, parse_expansion
@@ -125,7 +125,7 @@ class Studio:
         self.graphs = stores.graphs
         self.queue_file = QueueFile(settings, jobs, stores.results, queue, catalog)
         self.accounts = Accounts(settings, stores.accounts)
-        self.pictures = Pictures(images, files, VisionAnswers(stores.looks, settings.preprocessors))
+        self.pictures = Pictures(images, files, VisionAnswers(stores.vision_answers, settings.preprocessors))
         self.boards = stores.boards
         self.preferences = Preferences(settings)
         self.health = Health(settings, images, files)

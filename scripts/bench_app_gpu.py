@@ -43,7 +43,7 @@ SIDES = {"sd15": 512, "sdxl": 1024}
 STEPS, GUIDANCE = 20, 7.5
 PIPELINES = {"sd15": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 #: Seconds between two polls of the queue by an open page.
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 class App:
@@ -126,7 +126,7 @@ def watch(homes: list[Path]) -> None:
     while True:
         for services in houses:
             services.studio.snapshot()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def prompts(count: int, start: int) -> list[str]:

@@ -43,7 +43,7 @@ SIDES = {
     "starter": ((128, 128), (192, 128), (256, 256)),
     "sd15": ((512, 512), (512, 384), (384, 384)),
 }
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 NOISE = 0.15  # spread of the fake engine's steps, as the deviation of their logarithm
 
 
@@ -186,12 +186,12 @@ class Night:
             if time.monotonic() >= rested:
                 self.services.control.rest("")
                 rested = float("inf")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         else:
             raise TimeoutError(f"the night took more than {self.options.seconds} s")
         self.services.control.rest("")
         while self.services.view.unfinished(list(promised)):
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def next(self, name: str) -> float:
         every = getattr(self.options, f"{name}_every")

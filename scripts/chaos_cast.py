@@ -27,7 +27,7 @@ from diffusion_local.errors import Conflict, DatabaseProblem, QueueBlocked
 
 #: The product waits up to 30 s before it restarts what dies again and again; here it is to die often.
 SERVE = (
-    "import diffusion_local.supervisor.supervisor as s; s.LAST_RESTART_DELAY = 1.0; s.JOBS_LOOK_SECONDS = 1.0; "
+    "import diffusion_local.supervisor.supervisor as s; s.LAST_RESTART_DELAY = 1.0; s.JOBS_POLL_SECONDS = 1.0; "
     "from diffusion_local.cli import main; main()"
 )
 REPOSITORY = Path(__file__).resolve().parent.parent

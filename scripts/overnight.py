@@ -39,7 +39,7 @@ from diffusion_local.settings import Settings
 SIZES = [(128, 128), (192, 128), (256, 256)]
 STEPS = [2, 4, 6]
 WORDS = ["a lighthouse", "two owls", "a red apple", "rain on glass", "a paper boat", "moss", "an old map"]
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 def main() -> int:
@@ -150,7 +150,7 @@ def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tupl
                     kills += 1
                 except psutil.NoSuchProcess:
                     continue
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return kills, people
 
 

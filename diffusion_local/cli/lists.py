@@ -29,7 +29,7 @@ from diffusion_local.options.values import check_number
 from diffusion_local.studio import MAX_WAIT
 
 app = typer.Typer()
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 SHOWN_BAD = 20
 
 
@@ -137,7 +137,7 @@ def wait_for_batch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool
             if show:
                 print("\r\033[K", end="", file=sys.stderr)
             return counts
-        time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
 def format_check(check: ListCheck) -> list[str]:

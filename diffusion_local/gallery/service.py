@@ -13,7 +13,7 @@ from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.gallery.blobs import READ_CHUNK
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
-from diffusion_local.gallery.looks import VisionAnswers
+from diffusion_local.gallery.vision_answers import VisionAnswers
 from diffusion_local.messages import message
 from diffusion_local.options.signature import with_fields
 from diffusion_local.options.values import check_cursor, check_integer

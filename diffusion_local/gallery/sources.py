@@ -21,7 +21,7 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.gallery.looks import VisionAnswers, key_of
+from diffusion_local.gallery.vision_answers import VisionAnswers, key_of
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import Message, message
 from diffusion_local.options.table import OPTIONS, PICTURES

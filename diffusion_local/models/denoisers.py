@@ -203,7 +203,7 @@ def architecture_by_encoders(header: Header) -> str:
 
 
 #: A tensor in which SD 2 models with the two prediction types differ, and the least spread of its values in v models.
-TELLING, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
+DECISIVE_BIAS, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 
 def marked_prediction(header: Header) -> str:
@@ -222,7 +222,7 @@ def guess_prediction(header: Header, view: TensorView, unet: Unet) -> str:
         return ""
     if unet.channels != 4:
         return "epsilon"
-    numbers = header.numbers(view.prefix + TELLING)
+    numbers = header.numbers(view.prefix + DECISIVE_BIAS)
     if numbers and any(numbers):
         mean = sum(numbers) / len(numbers)
         spread = (sum((each - mean) ** 2 for each in numbers) / len(numbers)) ** 0.5

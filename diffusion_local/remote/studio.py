@@ -30,7 +30,7 @@ from diffusion_local.remote.server import RemoteServer, path_segment
 from diffusion_local.reports.service import to_json
 from diffusion_local.studio import MAX_JOBS_BY_ID
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 MOST_MB = 1000  # size limit of uploads; the server has its own limit
 IDEMPOTENCY_ARGUMENT = "idempotency_key"
 Place = tuple[int | None, float | None]
@@ -123,7 +123,7 @@ class RemoteStudio(RemotePart):
             left = deadline - time.monotonic()
             if all(job.final for job in jobs) or left <= 0:
                 return jobs
-            time.sleep(min(LOOK_SECONDS, left))
+            time.sleep(min(POLL_SECONDS, left))
 
     def job(self, job_id: str) -> Job:
         return self._remembered(self._server.get(f"/jobs/{path_segment(job_id)}"))

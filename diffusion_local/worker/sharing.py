@@ -15,7 +15,7 @@ from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.02  # between two looks at a loan
+POLL_SECONDS = 0.02  # between two reads of a loan
 UNUSED_SECONDS = 60.0  # after which a loan that no picture uses is given back
 REFUSED_SECONDS = 600.0  # after a GPU could not be used, before one is borrowed again
 
@@ -31,7 +31,7 @@ class Sharing:
         self._enabled, self._least = share_gpus == "auto", least_seconds
         self._borrows = False
         self._slot, self._size = "", 0
-        self._looked = self._heard = self._used = 0.0
+        self._read_at = self._heard = self._used = 0.0
         self._not_before = 0.0
 
     # -- borrowing -----------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ class Sharing:
             self.give_back()  # nobody would notice a recall during a picture that does not use it
         with contextlib.suppress(DatabaseProblem):
             if size and self._dispatch.borrow(size) is not None:
-                self._borrows, self._looked, self._size = True, 0.0, max(size, self._size)
+                self._borrows, self._read_at, self._size = True, 0.0, max(size, self._size)
                 self._used = self._heard = time.monotonic()
                 return self
         self.give_back()
@@ -66,14 +66,14 @@ class Sharing:
     def slot(self) -> str:
         """See ``Helper``. Gives the GPU back once it is recalled."""
         now = time.monotonic()
-        if not self._borrows or now - self._looked < LOOK_SECONDS:
+        if not self._borrows or now - self._read_at < POLL_SECONDS:
             return self._slot
         self._used = now
-        return self._look(use=True)
+        return self._renew(use=True)
 
-    def _look(self, use: bool) -> str:
+    def _renew(self, use: bool) -> str:
         """Renew the loan, and return the slot to use."""
-        self._looked = now = time.monotonic()
+        self._read_at = now = time.monotonic()
         try:
             loan = self._dispatch.loan(use)
         except DatabaseProblem:  # nor can its own worker claim a job now
@@ -104,7 +104,7 @@ class Sharing:
         if self._borrows and time.monotonic() - self._used > UNUSED_SECONDS:
             self.give_back()
         elif self._borrows:
-            self._look(use=False)
+            self._renew(use=False)
 
     # -- lending -------------------------------------------------------------------------------------------------------
 
@@ -124,4 +124,4 @@ class Sharing:
         while (
             self._enabled and self._dispatch.recall_loan() and time.monotonic() < until and not self._stop.now.is_set()
         ):
-            self._stop.now.wait(LOOK_SECONDS)
+            self._stop.now.wait(POLL_SECONDS)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 STUDIO = """
 import sys
 import diffusion_local.supervisor.supervisor as supervisor
-supervisor.JOBS_LOOK_SECONDS = 0.5
+supervisor.JOBS_POLL_SECONDS = 0.5
 from diffusion_local.cli import main
 sys.argv = ["diffusion-local", "serve", "--no-worker"]
 main()

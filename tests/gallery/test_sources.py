@@ -16,8 +16,8 @@ from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
 from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.gallery.looks import LookStore, VisionAnswers
 from diffusion_local.gallery.sources import Source, SourceOwners, Sources, is_first_of_several, normalise
+from diffusion_local.gallery.vision_answers import VisionAnswers, VisionAnswerStore
 from diffusion_local.settings import Settings
 from tests.support import claimed, enqueue, eventually, image_of
 
@@ -33,7 +33,7 @@ def sources(services: Services) -> Sources:
 
 
 def looks(services: Services) -> VisionAnswers:
-    return VisionAnswers(LookStore(services.database), services.settings.preprocessors)
+    return VisionAnswers(VisionAnswerStore(services.database), services.settings.preprocessors)
 
 
 def encoded(picture: PIL.Image | None = None, form: str = "PNG", **options: Any) -> bytes:
@@ -258,15 +258,15 @@ def test_two_processes_at_the_same_time_describe_a_picture_once(
         assert eventually(lambda: len(refused) >= 2)
         return "a cat"
 
-    claim = LookStore.claim
+    claim = VisionAnswerStore.claim
 
-    def claimed(self: LookStore, key: str) -> bool:
+    def claimed(self: VisionAnswerStore, key: str) -> bool:
         found = claim(self, key)
         if not found:
             refused.append(key)
         return found
 
-    monkeypatch.setattr(LookStore, "claim", claimed)
+    monkeypatch.setattr(VisionAnswerStore, "claim", claimed)
     monkeypatch.setattr(vision_models, "describe", describe)
     with ThreadPoolExecutor(3) as pool:
         answer = [pool.submit(each.sources.describe, source) for each in (services, *others)]
@@ -276,10 +276,10 @@ def test_two_processes_at_the_same_time_describe_a_picture_once(
 
 def test_a_look_whose_process_died_is_taken_over(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     found = looks(services)
-    store = LookStore(services.database)
+    store = VisionAnswerStore(services.database)
     assert store.claim("key")
     assert not store.claim("key")
-    monkeypatch.setattr("diffusion_local.gallery.looks.CLAIM_SECONDS", -1)
+    monkeypatch.setattr("diffusion_local.gallery.vision_answers.CLAIM_SECONDS", -1)
     assert found.once("key", lambda check: "a cat") == "a cat"
     assert found.once("key", pytest.fail) == "a cat"
 

@@ -42,7 +42,7 @@ class Watched(FakeEngine):
 
     def slot(self) -> str:
         self.at.pop(len(self.helped) + 1, lambda: None)()
-        self._inner._looked = 0.0  # looks at each step, however fast
+        self._inner._read_at = 0.0  # looks at each step, however fast
         self.helped.append(self._inner.slot())
         return self.helped[-1]
 

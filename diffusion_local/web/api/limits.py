@@ -35,7 +35,7 @@ RAW = frozenset({"/api/v1/worker", "/api/v1/lists", "/api/v1/lists/check", "/api
 BY_MODEL = re.compile(r"/replicate/v1/models/[^/]+/[^/]+/predictions")
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 * 1024
-GRADIO_DOORS = ("run", "call", "call/v2")
+GRADIO_CALL_PATHS = ("run", "call", "call/v2")
 
 
 def larger(settings: Settings) -> dict[str, int]:
@@ -69,7 +69,7 @@ def larger(settings: Settings) -> dict[str, int]:
         # Calls of the page and of Gradio's clients; the path does not tell which endpoint they call.
         "/gradio_api/run/predict": list_in_json,
         "/gradio_api/queue/join": list_in_json,
-        **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in endpoints_with_files()},
+        **{f"/gradio_api/{path}/{name}": list_in_json for path in GRADIO_CALL_PATHS for name in endpoints_with_files()},
         "/gradio_api/upload": picture,
     }
 

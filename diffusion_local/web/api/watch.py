@@ -116,13 +116,13 @@ MAX_REVISION = 2**63 - 1
 
 
 class EventSource(Protocol):
-    """The subject of a stream. ``look`` returns new events, and whether they end the stream."""
+    """The subject of a stream. ``poll`` returns new events, and whether they end the stream."""
 
-    seconds: float  # between two calls of look
+    seconds: float  # between two calls of poll
     number: int
     more: bool  # further events are left for the next call
 
-    def look(self) -> "tuple[list[FollowEvent], bool]": ...
+    def poll(self) -> "tuple[list[FollowEvent], bool]": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class JobEvents:
         self.more = False
         self.number = number_of(last_id)
 
-    def look(self) -> tuple[list[FollowEvent], bool]:
+    def poll(self) -> tuple[list[FollowEvent], bool]:
         whole = self._whole()  # read before the events, so that those are at least as recent
         events = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, EVENTS_PER_LOOK)
         news = []
@@ -191,7 +191,7 @@ class QueueEvents:
         self.more = False
         self.number = -1 if last_id is None else number_of(last_id)
 
-    def look(self) -> tuple[list[FollowEvent], bool]:
+    def poll(self) -> tuple[list[FollowEvent], bool]:
         if self.number < 0:
             self.number = self._studio.moment()[1]
         news = []
@@ -217,7 +217,7 @@ async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf)
             if moment is None:  # time is up, or the server stops
                 return
             source.number = min(source.number, moment[1])  # events are deleted with their jobs, so numbers may recur
-            news, ended = await anyio.to_thread.run_sync(source.look)
+            news, ended = await anyio.to_thread.run_sync(source.poll)
         except NotFound:
             return
         except UserError:  # the database is unavailable for now: the client will reconnect
@@ -231,7 +231,7 @@ async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf)
 async def follow_until_end(watch: Watch, source: EventSource, timeout: float) -> AsyncIterator[serializers.Json]:
     """Each event of a source as ``{"event", "data"}``; ``timeout`` if time is up before the end."""
     deadline = time.monotonic() + timeout
-    news, ended = await anyio.to_thread.run_sync(source.look)
+    news, ended = await anyio.to_thread.run_sync(source.poll)
     for each in news:
         yield {"event": each.event, "data": each.data}
     if ended:

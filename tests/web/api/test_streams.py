@@ -158,11 +158,11 @@ def test_a_stream_ends_when_the_server_stops(
 def test_a_job_that_is_forgotten_meanwhile_ends_its_stream(services: Services) -> None:
     job = services.studio.submit("x", **SMALL).job_ids[0]
     source = streams.JobEvents(services.studio, None, job_id=job)
-    assert source.look()[1] is False
+    assert source.poll()[1] is False
     services.studio.queue.cancel([job])
     services.studio.queue.forget([job])
     with pytest.raises(NotFound):
-        source.look()
+        source.poll()
 
 
 def test_a_batch_sees_its_own_events_only(services: Services) -> None:

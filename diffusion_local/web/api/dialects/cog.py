@@ -116,10 +116,10 @@ class Prediction(BaseModel):
     version: str | None = Field(None, description="a model's version or name; an unknown one means the default model")
     model: str | None = None
     stream: bool | None = Field(None, description="every prediction can be followed at `urls.stream`")
-    webhook: str | None = Field(None, description="told of the start and of the end")
-    webhook_completed: str | None = Field(None, description="told of the end only")
+    webhook: str | None = Field(None, description="notified at the start and at the end")
+    webhook_completed: str | None = Field(None, description="notified at the end only")
     webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = Field(
-        None, description="all by default; `output` and `logs` are never told on their own"
+        None, description="all by default; `output` and `logs` have no notifications of their own"
     )
 
 
@@ -304,7 +304,7 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
 
 
 async def events(watch: Watch, content: Json, ask: Any) -> AsyncIterator[str]:
-    """Server-sent events of a prediction until it ends, starting from the state ``told``; ``ask`` reads a new one."""
+    """Server-sent events of a prediction until it ends, from its state ``content``; ``ask`` reads a newer one."""
     number, logs, seen = 0, "", (-1, -1)
 
     def event(name: str, data: str) -> str:

@@ -104,7 +104,7 @@ def history(events: list[tuple[int, Event]], limit: int) -> JSONResponse:
 async def followed(watch: Watch, source: EventSource, last_id: str | None) -> Response:
     """The stream of a source. Raises for an unknown source, and returns 204 for a finished one, before it begins."""
     before = source.number
-    news, ended = await anyio.to_thread.run_sync(source.look)
+    news, ended = await anyio.to_thread.run_sync(source.poll)
     if ended and last_id is not None and source.number == before:
         return Response(status_code=204)
     return StreamingResponse(

@@ -187,12 +187,12 @@ async def wait(context: Context, arguments: dict[str, Any]) -> Result:
 async def get_job(context: Context, arguments: dict[str, Any]) -> Result:
     picture = picture_form(arguments)
 
-    def look() -> tuple[Json, list[Image]]:
+    def poll() -> tuple[Json, list[Image]]:
         job = context.studio.job(arguments["job_id"])
         content, images = jobs_with_pictures(context.studio, [job])
         return content["jobs"][0], images
 
-    content, images = await anyio.to_thread.run_sync(look)
+    content, images = await anyio.to_thread.run_sync(poll)
     return Result(content, images, picture)
 
 

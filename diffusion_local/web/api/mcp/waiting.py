@@ -16,7 +16,7 @@ from diffusion_local.errors import LimitReached
 from diffusion_local.messages import message
 from diffusion_local.studio import MAX_JOBS_BY_ID
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 MOST_WAITS = 50  # waiting calls per account
 MOST_JOBS = MAX_JOBS_BY_ID  # per response
 
@@ -53,11 +53,11 @@ def one_more_wait() -> Iterator[None]:
 async def until_ended(context: Context, job_ids: list[str], seconds: float) -> tuple[list[Job], bool]:
     """(the jobs, whether all have ended), once all have ended, time is up, or the server stops."""
 
-    def look() -> tuple[list[Job], float, str]:
+    def poll() -> tuple[list[Job], float, str]:
         jobs = context.studio.jobs(ids=job_ids)
         return jobs, sum(map(share_done, jobs)), progress_of(jobs)
 
-    jobs = await polled(context, look, all_ended, len(job_ids), seconds)
+    jobs = await polled(context, poll, all_ended, len(job_ids), seconds)
     return jobs, all_ended(jobs)
 
 
@@ -69,24 +69,24 @@ async def until_batch_ended(context: Context, batch_id: str, seconds: float) -> 
     """As ``until_ended``, for a batch: (its first MOST_JOBS jobs, whether all have ended)."""
     batch, _ = await anyio.to_thread.run_sync(context.studio.batch, batch_id)
 
-    def look() -> tuple[int, float, str]:
+    def poll() -> tuple[int, float, str]:
         counts = context.studio.batch(batch_id)[1]
         left = sum(count for state, count in counts.items() if state not in FINAL)
         return left, float(batch.count - left), message("mcp_progress", done=batch.count - left, total=batch.count)
 
-    left = await polled(context, look, lambda left: left == 0, batch.count, seconds)
+    left = await polled(context, poll, lambda left: left == 0, batch.count, seconds)
     jobs = await anyio.to_thread.run_sync(lambda: context.studio.jobs(batch_id=batch_id, limit=MOST_JOBS))
     return jobs, left == 0
 
 
 async def polled(
-    context: Context, look: Callable[[], Any], over: Callable[[Any], bool], total: int, seconds: float
+    context: Context, poll: Callable[[], Any], over: Callable[[Any], bool], total: int, seconds: float
 ) -> Any:
-    """The result of ``look`` once it is ``over`` or time is up; each change is reported."""
+    """The result of ``poll`` once it is ``over`` or time is up; each change is reported."""
     deadline = time.monotonic() + seconds
     before: tuple[float, str] | None = None
     while True:
-        state, done, words = await anyio.to_thread.run_sync(look)
+        state, done, words = await anyio.to_thread.run_sync(poll)
         if before is None or (done > before[0] or words != before[1]):
             done = max(done, before[0] if before else 0.0)  # the protocol requires progress to increase
             await context.report(done, float(total), words)
@@ -94,7 +94,7 @@ async def polled(
         left = deadline - time.monotonic()
         if over(state) or left <= 0 or context.stopping():
             return state
-        await anyio.sleep(min(LOOK_SECONDS, left))
+        await anyio.sleep(min(POLL_SECONDS, left))
 
 
 def share_done(job: Job) -> float:

@@ -124,7 +124,7 @@ def test_a_wait_ends_with_the_server(services: Services) -> None:
 
 def test_progress_grows_only(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is given back begins again; what was reported stays."""
-    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.01)
     receipt = services.studio.submit("a red apple", **SMALL)
     job = claimed(services.jobs)
     services.jobs.report(job.claim, 2)

@@ -80,18 +80,18 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     async def made(body: Common, request: Request) -> Response:
         who = caller(request)
         authority.check("submit")  # before pictures are decoded
-        wish = await anyio.to_thread.run_sync(lambda: read(studio, settings, aliases, body, chosen[who] or {}))
+        translated = await anyio.to_thread.run_sync(lambda: read(studio, settings, aliases, body, chosen[who] or {}))
         try:
-            [receipt] = await ended([wish.options], request)
+            [receipt] = await ended([translated.options], request)
         except InvalidParams as error:
-            raise wish.with_its_names(error) from None
-        return await anyio.to_thread.run_sync(answer, studio, body, wish, receipt)
+            raise translated.with_its_names(error) from None
+        return await anyio.to_thread.run_sync(answer, studio, body, translated, receipt)
 
-    async def ended(wishes: list[dict[str, Any]], request: Request) -> list[Receipt]:
+    async def ended(submits: list[dict[str, Any]], request: Request) -> list[Receipt]:
         """Submit, and wait for the end. Raises NotDone if the caller disconnects or time is up."""
 
         def submitted() -> list[Receipt]:
-            return [studio.submit(**kept_pictures(studio, each)) for each in wishes]
+            return [studio.submit(**kept_pictures(studio, each)) for each in submits]
 
         receipts = newest[caller(request)] = await anyio.to_thread.run_sync(submitted)
         job_ids = [job_id for each in receipts for job_id in each.job_ids]
@@ -154,19 +154,19 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     return APIRouter(routes=[*api.routes, *extension.routes])  # flat, because ``dialects.router`` matches single routes
 
 
-def answer(studio: Studio, body: Common, wish: A1111Request, receipt: Receipt) -> Response:
+def answer(studio: Studio, body: Common, translated: A1111Request, receipt: Receipt) -> Response:
     made, missed = outcome(studio, receipt.job_ids)
     if not made:
         failed = missed[0].failure
         return problem(500 if failed else 409, failed.kind if failed else "interrupted", why_not(missed[0]))
-    warnings = [*wish.warnings, *receipt.warnings, *(f"A picture is missing: {why_not(job)}" for job in missed)]
+    warnings = [*translated.warnings, *receipt.warnings, *(f"A picture is missing: {why_not(job)}" for job in missed)]
     info = info_of([job for job, _ in made], made[0][1].facts) | {
-        "styles": wish.styles,
+        "styles": translated.styles,
         "job_ids": receipt.job_ids,
         "warnings": warnings,
         "not_used": not_used(body),
     }
-    images = [encoded(studio, image, wish.form) for _, image in made] if body.send_images else []
+    images = [encoded(studio, image, translated.form) for _, image in made] if body.send_images else []
     parameters = body.model_dump(exclude={"init_images", "mask"})
     content = {"images": images, "parameters": parameters, "info": json.dumps(info)}
     return Response(json.dumps(content), media_type="application/json", headers=NOT_CACHED)

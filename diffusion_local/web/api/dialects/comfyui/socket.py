@@ -36,7 +36,7 @@ MOST_RECEIVED = 100  # messages from one client, all of which are ignored
 PREVIEW, JPEG = 1, 1  # ComfyUI's numbers for this kind of binary message and this format
 POLICY_VIOLATION, TRY_AGAIN_LATER, GOING_AWAY = 1008, 1013, 1001
 
-Told = dict[str, Any] | bytes
+SocketEvent = dict[str, Any] | bytes
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def sent(socket: WebSocket, event: Told) -> bool:
+async def sent(socket: WebSocket, event: SocketEvent) -> bool:
     """Send a message; returns whether the client accepted it in time."""
     with anyio.move_on_after(SEND_SECONDS) as limit:
         await (socket.send_bytes(event) if isinstance(event, bytes) else socket.send_json(event))
@@ -128,7 +128,7 @@ class Events:
         self._followed: dict[str, Followed] = {}  # by batch
         self._known: set[str] = set()  # batches, including other clients'
 
-    def news(self) -> list[Told]:
+    def news(self) -> list[SocketEvent]:
         """Events since the last call. A prompt that started and ended meanwhile is reported from its start."""
         newest = self._studio.graphs.page(MOST_NEW)  # read first: a prompt that is then not unfinished has ended
         unfinished = {graph.batch_id: graph for graph in self._studio.graphs.unfinished()}
@@ -140,7 +140,7 @@ class Events:
             if each.client_id == self._client_id:
                 self._followed[batch_id] = Followed(each)
         self._known = set(graphs)
-        events: list[Told] = []
+        events: list[SocketEvent] = []
         if len(unfinished) != self._left:
             events.append(self._status(len(unfinished)))
         for batch_id, followed in list(self._followed.items()):
@@ -150,17 +150,17 @@ class Events:
                 del self._followed[batch_id]
         return events
 
-    def _status(self, left: int) -> Told:
+    def _status(self, left: int) -> SocketEvent:
         data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": left}}}
         if self._left is None:
             data["sid"] = self._client_id
         self._left = left
         return {"type": "status", "data": data}
 
-    def _of(self, followed: Followed) -> list[Told]:
+    def _of(self, followed: Followed) -> list[SocketEvent]:
         """Start, steps and previews of a prompt."""
         jobs = records.jobs_of(self._studio, followed.record)
-        events: list[Told] = []
+        events: list[SocketEvent] = []
         if not followed.started and any(job.state is not State.QUEUED for job in jobs):
             followed.started = True
             events += self._start(followed.record, jobs)
@@ -171,7 +171,7 @@ class Events:
                 events += self._preview(job)
         return events
 
-    def _start(self, record: Record, jobs: list[Job]) -> list[Told]:
+    def _start(self, record: Record, jobs: list[Job]) -> list[SocketEvent]:
         started = min((job.started_at for job in jobs if job.started_at), default=record.created_at)
         head = {"prompt_id": record.id, "timestamp": records.milliseconds(started)}
         return [
@@ -180,11 +180,11 @@ class Events:
             executing(record, record.worker),
         ]
 
-    def _progress(self, record: Record, job: Job) -> Told:
+    def _progress(self, record: Record, job: Job) -> SocketEvent:
         data = {"value": job.step, "max": job.params.total_steps, "prompt_id": record.id, "node": record.worker}
         return {"type": "progress", "data": data}
 
-    def _preview(self, job: Job) -> list[Told]:
+    def _preview(self, job: Job) -> list[SocketEvent]:
         """A job's newest preview as JPEG, preceded by ComfyUI's header."""
         try:
             data = self._studio.preview_file(job.id).read_bytes()
@@ -195,10 +195,10 @@ class Events:
             return []
         return [struct.pack(">II", PREVIEW, JPEG) + file.getvalue()]
 
-    def _end(self, followed: Followed) -> list[Told]:
+    def _end(self, followed: Followed) -> list[SocketEvent]:
         record = followed.record
         ended = records.history(self._studio, record)
-        events: list[Told] = [] if followed.started else self._start(record, [])
+        events: list[SocketEvent] = [] if followed.started else self._start(record, [])
         for node, output in ended["outputs"].items():
             data = {"node": node, "display_node": node, "output": output, "prompt_id": record.id}
             events.append({"type": "executed", "data": data})
@@ -208,5 +208,5 @@ class Events:
         return [*events, {"type": kind, "data": data}, executing(record, None)]
 
 
-def executing(record: Record, node: str | None) -> Told:
+def executing(record: Record, node: str | None) -> SocketEvent:
     return {"type": "executing", "data": {"node": node, "display_node": node, "prompt_id": record.id}}

@@ -86,7 +86,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
     aliases = Aliases.of(settings.model_aliases)
 
-    def wish_of(body: OwnFields) -> OpenAIRequest:
+    def translate(body: OwnFields) -> OpenAIRequest:
         return read(studio, settings, aliases, body)
 
     @api.post("/images/generations", responses=STREAMED)
@@ -100,7 +100,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         `stream` the response is server-sent events: `image_generation.partial_image`, then `image_generation.completed`
         for each picture.
         """
-        request_read = await anyio.to_thread.run_sync(wish_of, body)
+        request_read = await anyio.to_thread.run_sync(translate, body)
         return await served(body, request, request_read, idempotency_key, retries)
 
     @api.post("/images/edits", openapi_extra=EDIT, responses=STREAMED)
@@ -118,25 +118,27 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         body = validated(fields)
 
         def prepared() -> OpenAIRequest:
-            wish = wish_of(body)
-            wish.options |= pictures_of(studio, wish.architecture, images, mask, bool(wish.options.get("outpaint")))
-            if len(images) > 1 and not wish.options.get("references"):
-                wish.warnings.append(message("first_picture", count=len(images)))
-            return wish
+            translated = translate(body)
+            translated.options |= pictures_of(
+                studio, translated.architecture, images, mask, bool(translated.options.get("outpaint"))
+            )
+            if len(images) > 1 and not translated.options.get("references"):
+                translated.warnings.append(message("first_picture", count=len(images)))
+            return translated
 
-        wish = await anyio.to_thread.run_sync(prepared)
-        return await served(body, request, wish, idempotency_key, retries, "image_edit")
+        translated = await anyio.to_thread.run_sync(prepared)
+        return await served(body, request, translated, idempotency_key, retries, "image_edit")
 
     async def served(
         body: OwnFields,
         request: Request,
-        wish: OpenAIRequest,
+        translated: OpenAIRequest,
         idempotency_key: str | None,
         retries: str,
         event: str = "image_generation",
     ) -> Response:
         """The pictures of a request, or of the earlier call that it retries."""
-        options = wish.options
+        options = translated.options
         if idempotency_key:
             options["idempotency_key"] = f"openai:{idempotency_key}"
         pictures = [options.get(name) for name in (*PICTURES, *RECORDS)]
@@ -152,7 +154,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         except Exception:
             unanswered.pop(key)
             raise
-        receipt = replace(receipt, warnings=[*wish.warnings, *receipt.warnings])
+        receipt = replace(receipt, warnings=[*translated.warnings, *receipt.warnings])
         if body.stream:
             pending.answered_at = time.monotonic()
             form, quality = form_of(body)

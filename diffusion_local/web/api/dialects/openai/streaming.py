@@ -73,7 +73,7 @@ def streamed(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> Re
 async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> AsyncIterator[str]:
     left, previews, seen = list(receipt.job_ids), dict.fromkeys(receipt.job_ids, 0), (-1, -1)
 
-    def look() -> list[Json]:
+    def poll() -> list[Json]:
         """New events; removes the jobs that have ended from ``left``."""
         jobs = [studio.job(job_id) for job_id in left]
         left[:] = [job.id for job in jobs if not job.final]
@@ -83,7 +83,7 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
         ]
 
     while left:
-        for event in await anyio.to_thread.run_sync(look):
+        for event in await anyio.to_thread.run_sync(poll):
             yield framed(event)
         if left:
             moment = await watch.until(lambda now, seen=seen: now != seen, POLL_SECONDS)  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """Answers of vision models about pictures, such as captions. Each model runs once per picture.
 
-Answers are stored in the database, so that all processes of a studio share them. A process claims a look (one run of a
+Answers are stored in the database, so that all processes of a studio share them. A process claims a run (of a
 model on a picture) before it starts, and the others wait for its answer. A claim that is no longer renewed is taken
 over.
 """
@@ -30,7 +30,7 @@ CLAIM_SECONDS, RENEW_SECONDS = 20.0, 4.0
 POLL_SECONDS = 0.25
 
 
-class LookStore:
+class VisionAnswerStore:
     """The table ``looks``."""
 
     def __init__(self, database: Database) -> None:
@@ -42,7 +42,7 @@ class LookStore:
             return found
 
     def claim(self, key: str) -> bool:
-        """Claim a look. Returns False if it already has an answer or another process works on it."""
+        """Claim a run. Returns False if it already has an answer or another process works on it."""
         values = {"key": key, "now": utc_now(), "expired": before(CLAIM_SECONDS)}
         with self._database.write() as db:
             return bool(
@@ -71,7 +71,7 @@ class LookStore:
             )
 
     def release(self, key: str) -> None:
-        """Release the claim of a look that failed."""
+        """Release the claim of a run that failed."""
         with self._database.write() as db:
             db.execute("DELETE FROM looks WHERE key = :key AND answer IS NULL", {"key": key})
 
@@ -84,7 +84,7 @@ class LookStore:
 class VisionAnswers:
     """Runs vision models on pictures, once per model and picture."""
 
-    def __init__(self, store: LookStore, folders: Path) -> None:
+    def __init__(self, store: VisionAnswerStore, folders: Path) -> None:
         """``folders``: the home's folder of preprocessors."""
         self._store = store
         self._folders = folders
@@ -100,17 +100,17 @@ class VisionAnswers:
         """
         model = self.model("caption", field)
 
-        def look(check: Check) -> str:
+        def run(check: Check) -> str:
             with file.open() as data, PIL.open(data, formats=INPUT_FORMATS) as picture, image_decoding.share(picture):
                 scaled = preprocessors.fitted(picture, picture.size)
             return vision_models.describe(scaled, model, field, check)
 
-        return self.once(key_of(name, model), look)
+        return self.once(key_of(name, model), run)
 
-    def once(self, key: str, look: Callable[[Check], str]) -> str:
-        """The answer of a look. Calls ``look`` unless the answer is stored or another process is working on it.
+    def once(self, key: str, run: Callable[[Check], str]) -> str:
+        """The answer of a run. Calls ``run`` unless the answer is stored or another process is working on it.
 
-        ``look`` must regularly call the function that it is passed. Raises its errors, and Overloaded.
+        ``run`` must regularly call the function that it is passed. Raises its errors, and Overloaded.
         """
         if (known := self._store.answer(key)) is not None:
             return known
@@ -124,7 +124,7 @@ class VisionAnswers:
                         raise Overloaded(message("preprocessor_busy"))
                     time.sleep(POLL_SECONDS)
         try:
-            answer = look(Renewal(self._store, key))
+            answer = run(Renewal(self._store, key))
         except BaseException:
             self._store.release(key)
             raise
@@ -138,7 +138,7 @@ class VisionAnswers:
 class Renewal:
     """Renews a claim when it is called, at most every RENEW_SECONDS."""
 
-    def __init__(self, store: LookStore, key: str) -> None:
+    def __init__(self, store: VisionAnswerStore, key: str) -> None:
         self._store, self._key, self._at = store, key, time.monotonic()
 
     def __call__(self) -> None:
@@ -148,7 +148,7 @@ class Renewal:
 
 
 def key_of(name: str, model: VisionModel, size: tuple[int, int] = (0, 0)) -> str:
-    """The key of a model's look at the picture ``name``, fitted to a size in pixels."""
+    """The key of a model's run on the picture ``name``, fitted to a size in pixels."""
     return sha256(repr((name, model.kind, model.version, size)).encode()).hexdigest()
 
 

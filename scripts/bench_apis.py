@@ -1,6 +1,6 @@
 """Overhead of the interfaces: a submit to a long queue, and A1111's and OpenAI's calls compared with the native one.
 
-    python scripts/bench_doors.py [--waiting 100000] [--calls 200] [--record scripts/results/doors.json]
+    python scripts/bench_apis.py [--waiting 100000] [--calls 200] [--record scripts/results/apis.json]
 
 The application runs in this process, without network and worker. Times are measured by wall clock and by the process's
 CPU time, which other load on the machine affects less:
