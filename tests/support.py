@@ -57,12 +57,24 @@ def tiers(values: Iterable[Any], first: Iterable[Any]) -> list[Any]:
     return [value if value in chosen else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
+def every(step: int, values: Iterable[Any]) -> list[Any]:
+    """Values, or tuples of them, of a parametrised test: each ``step``-th in the first tier, all others in the second.
+
+    For tables of much the same, such as files of a kind.
+    """
+    return spread(values, lambda place: place % step == 0)
+
+
 def first_of(count: int, values: Iterable[Any]) -> list[Any]:
     """Values, or tuples of them, of a parametrised test: ``count`` in the first tier, all others in the second."""
+    return spread(values, lambda place: place < count)
+
+
+def spread(values: Iterable[Any], is_first: Callable[[int], bool]) -> list[Any]:
     import pytest
 
     rows = [value if isinstance(value, tuple) else (value,) for value in values]
-    return [pytest.param(*row, marks=pytest.mark.slow if place >= count else ()) for place, row in enumerate(rows)]
+    return [pytest.param(*row, marks=() if is_first(place) else pytest.mark.slow) for place, row in enumerate(rows)]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from diffusion_local.models.loras import adapters_of, is_lora, read_lora
 from scripts import model_layers
 from tests.models.files import read_adapter
 from tests.models.headers import Tensors, write
+from tests.support import every
 
 MODELS = {f"{each.model}-{each.naming}-{at}": each for at, each in enumerate(known_models())}
 #: Models whose blocks are of the sizes and number of another one's, which is then taken as the base.
@@ -84,7 +85,7 @@ def lora(known: KnownModel, layout: str, attention: bool) -> Header:
     return Header(tensors=tensors, metadata={}, size=0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every(4, MODELS))
 def test_the_base_of_a_lora_is_told_by_the_sizes_of_its_layers(name: str) -> None:
     known = MODELS[name]
     requested = adapters_of(known.model)

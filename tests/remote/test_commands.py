@@ -13,7 +13,7 @@ from diffusion_local.cli import app
 from diffusion_local.compose import Services
 from diffusion_local.domain import DeviceMemory, State
 from tests.remote.conftest import Run, serving
-from tests.support import FAILURE, claimed
+from tests.support import FAILURE, claimed, every
 from tests.web.conftest import drawn, made, services_of
 
 Ask = Callable[..., Any]
@@ -249,29 +249,32 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [
-        (["submit", ""], "prompt: must not be empty"),
-        (["submit", "x", "--size", "260x256"], "width: must be a multiple of 8"),
-        (["submit", "x", "--model", "nobody"], "model: There is no model 'nobody'"),
-        (["job", "nobody"], "no job 'nobody'"),
-        (["cancel", "nobody"], "no job 'nobody'"),
-        (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
-        (["pause", "--batch", "nobody"], "no batch 'nobody'"),
-        (["again", "--failed"], "There is no failed job left"),
-        (["jobs", "--state", "sleeping"], "state: must be one of"),
-        (["jobs", "--limit", "0"], "limit: must be from 1"),
-        (["star", "nobody"], "no picture 'nobody'"),
-        (["export", "nobody"], "no batch 'nobody'"),
-        (["report", "nobody"], "no batch 'nobody'"),
-        (["report", "--since", "soon"], "since: must be a time"),
-        (["recipe", "0" * 26], "no picture"),
-        (["models", "info", "nobody"], "model 'nobody'"),
-        (["models", "remove", "starter"], "is part of the program"),
-        (["models", "add", "/nowhere/at/all"], "path: must be a file or folder"),
-        (["models", "cancel", "nobody"], "no download 'nobody'"),
-        (["webhook", "test", "http://127.0.0.1/"], "webhook: "),
-        (["webhook", "resend", "nobody"], "no delivery 'nobody'"),
-    ],
+    every(
+        4,
+        [
+            (["submit", ""], "prompt: must not be empty"),
+            (["submit", "x", "--size", "260x256"], "width: must be a multiple of 8"),
+            (["submit", "x", "--model", "nobody"], "model: There is no model 'nobody'"),
+            (["job", "nobody"], "no job 'nobody'"),
+            (["cancel", "nobody"], "no job 'nobody'"),
+            (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
+            (["pause", "--batch", "nobody"], "no batch 'nobody'"),
+            (["again", "--failed"], "There is no failed job left"),
+            (["jobs", "--state", "sleeping"], "state: must be one of"),
+            (["jobs", "--limit", "0"], "limit: must be from 1"),
+            (["star", "nobody"], "no picture 'nobody'"),
+            (["export", "nobody"], "no batch 'nobody'"),
+            (["report", "nobody"], "no batch 'nobody'"),
+            (["report", "--since", "soon"], "since: must be a time"),
+            (["recipe", "0" * 26], "no picture"),
+            (["models", "info", "nobody"], "model 'nobody'"),
+            (["models", "remove", "starter"], "is part of the program"),
+            (["models", "add", "/nowhere/at/all"], "path: must be a file or folder"),
+            (["models", "cancel", "nobody"], "no download 'nobody'"),
+            (["webhook", "test", "http://127.0.0.1/"], "webhook: "),
+            (["webhook", "resend", "nobody"], "no delivery 'nobody'"),
+        ],
+    ),
 )
 def test_a_refusal_sounds_the_same(run: Run, unchanged: str, arguments: list[str], words: str) -> None:
     text = run(*arguments, "--server", unchanged)

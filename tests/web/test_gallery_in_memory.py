@@ -57,7 +57,7 @@ def elsewhere(form: str, settings: Settings, blobs: MemoryBlobs) -> Iterator[Ser
 
 @pytest.fixture
 def client(elsewhere: Services) -> TestClient:
-    return client_of(elsewhere)
+    return client_of(elsewhere, page=False)
 
 
 def worked(services: Services, client: TestClient, **options: object) -> list[str]:

@@ -18,7 +18,12 @@ from diffusion_local.messages import verbatim
 from diffusion_local.queue.order import OrderRules
 from diffusion_local.queue.views import RECENT_JOBS, count_queue
 from tests.support import claimed, eventually, soon
-from tests.web.conftest import drawn, failed
+from tests.web.conftest import client_of, drawn, failed
+
+
+@pytest.fixture
+def client(services: Services) -> TestClient:
+    return client_of(services, page=False)
 
 
 def numbers(client: TestClient) -> dict[tuple[str, ...], float]:

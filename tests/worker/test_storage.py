@@ -20,7 +20,7 @@ from diffusion_local.gallery import files
 from diffusion_local.worker import reporting, runner, saving
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
-from tests.support import eventually, sql
+from tests.support import eventually, every, sql
 from tests.worker.test_runner import now_due, pictures, submit
 from tests.workers import open_runner
 
@@ -109,7 +109,7 @@ def done(services: Services, ids: list[str]) -> Callable[[], bool]:
     return lambda: all(services.jobs.get(job_id).final for job_id in ids)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", every(3, FAULTS))
 def test_a_fault_of_the_disk_holds_the_queue_and_no_job_pays_for_it(
     services: Services, disk: Disk, working: None, name: str
 ) -> None:

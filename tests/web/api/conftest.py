@@ -21,8 +21,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
 
 
 @pytest.fixture(scope="module")
-def client(services: Services) -> TestClient:
-    return client_of(services)
+def client(services: Services, request: pytest.FixtureRequest) -> TestClient:
+    """With the page if the module says ``PAGE = True``."""
+    return client_of(services, page=getattr(request.module, "PAGE", False))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
 from tests.web.conftest import Site, made
 
+PAGE = True  # of the client
+
 API = "/sdapi/v1"
 SMALL = {"width": 128, "height": 128, "steps": 4}
 #: What SillyTavern sends beside the settings.

@@ -191,7 +191,7 @@ def test_a_webhook_hears_the_prediction(
     tmp_path_factory: pytest.TempPathFactory, chosen: str | None, asked: list[str] | None, heard: list[str]
 ) -> None:
     services = services_of(tmp_path_factory)
-    client, hook = client_of(services), "https://1.1.1.1/told"
+    client, hook = client_of(services, page=False), "https://1.1.1.1/told"
     body = {"input": INPUT | {"num_outputs": 2}, "webhook": hook, "id": chosen}
     body |= {"webhook_events_filter": asked} if asked is not None else {}
     answer = client.post("/predictions", json=body, headers=LATER).json()

@@ -26,7 +26,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClien
             accounts.add(name, PASSWORD, role)
         secrets = {name: accounts.add_token(name, "test", scopes[name])[1] for name in scopes}
         secrets["ann, reading"] = accounts.add_token("ann", "reading", [])[1]
-    with client_of(services) as client:
+    with client_of(services, page=False) as client:
         yield client, {name: {"Authorization": f"Bearer {secret}"} for name, secret in secrets.items()}
 
 

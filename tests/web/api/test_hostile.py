@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.compose import Services
 from diffusion_local.domain import State
+from tests.support import every
 from tests.web.api.conftest import SMALL, Hands, draw_next
 from tests.web.conftest import services_of
 
@@ -65,7 +66,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("method", "path"), BODIES)
+@pytest.mark.parametrize(("method", "path"), every(3, BODIES))
 def test_a_body_that_is_none_is_refused_in_the_dialects_shape(
     client: TestClient, drawing: Hands, method: str, path: str
 ) -> None:

@@ -99,7 +99,7 @@ def test_an_id_of_the_clients_own_is_one_prompt(client: TestClient, services: Se
 
 def test_prompts_survive_a_restart(client: TestClient, services: Services) -> None:
     prompt_id = submit(client, TXT2IMG, client_id="c")["prompt_id"]
-    again = client_of(services)
+    again = client_of(services, page=False)
     assert [each[1] for each in again.get("/queue").json()["queue_pending"]] == [prompt_id]
     draw_next(services)
     assert again.get("/history/" + prompt_id).json()[prompt_id]["outputs"]["9"]
@@ -320,7 +320,11 @@ def guarded(
         services.studio.accounts.add(name, PASSWORD, role)
     scopes = {"ann": ["submit", "control"], "bob": ["submit", "control"], "eve": []}
     tokens = {name: services.studio.accounts.add_token(name, "test", of)[1] for name, of in scopes.items()}
-    return client_of(services), services, {name: {"Authorization": f"Bearer {each}"} for name, each in tokens.items()}
+    return (
+        client_of(services, page=False),
+        services,
+        {name: {"Authorization": f"Bearer {each}"} for name, each in tokens.items()},
+    )
 
 
 def test_nobody_comes_in_without_a_token(guarded: Any) -> None:

@@ -176,7 +176,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[TestClient, Servi
     services.studio.accounts.add("root", PASSWORD)
     for name in ("ann", "bob"):
         services.studio.accounts.add(name, PASSWORD)
-    return client_of(services), services
+    return client_of(services, page=False), services
 
 
 def token(services: Services, name: str) -> tuple[str, dict[str, str]]:

@@ -12,6 +12,8 @@ from diffusion_local.web.api.gradio.calls import MAX_DEPTH, MAX_EVENTS, Calls, s
 from diffusion_local.web.api.gradio.routes import RouteKind
 from diffusion_local.web.api.gradio.uploads import Uploads
 
+PAGE = True  # of the client
+
 
 @pytest.fixture
 def uploads(services: Services) -> Uploads:

@@ -11,6 +11,8 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.web.api.gradio.routes import ALLOWED, REMOVED_ROUTES, find
 
+PAGE = True  # of the client
+
 SAMPLES = {"component_id": "1", "environment": "client", "size": "16"}
 Route = tuple[str, str]
 

@@ -12,6 +12,8 @@ from diffusion_local.errors import LimitReached, NotFound, QueueBlocked
 from diffusion_local.web.api.gradio import uploads as module
 from diffusion_local.web.api.gradio.uploads import MAX_AGE, MAX_FILES, MAX_PICTURES, Uploads
 
+PAGE = True  # of the client
+
 
 class Clock:
     now = 1000.0

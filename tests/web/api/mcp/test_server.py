@@ -238,7 +238,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[TestClient, Servi
         services.studio.accounts.add(name, PASSWORD, role)
     scopes = {"ann": ["submit", "control"], "bob": ["submit"], "eve": []}
     tokens = {name: services.studio.accounts.add_token(name, "test", of)[1] for name, of in scopes.items()}
-    return client_of(services), services, {name: {"Authorization": f"Bearer {each}"} for name, each in tokens.items()}
+    return (
+        client_of(services, page=False),
+        services,
+        {name: {"Authorization": f"Bearer {each}"} for name, each in tokens.items()},
+    )
 
 
 def test_nobody_calls_without_a_token(guarded: Any) -> None:
