@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from diffusion_local.accounts.pairings import PairingStore
+from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db.database import Database, open_database
 from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams
@@ -68,6 +69,7 @@ class Services:
     machines: MachineStore
     refusals: RefusalStore
     loans: LoanStore
+    accounts: AccountStore
     studio: Studio
 
 
@@ -148,6 +150,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         machines,
         RefusalStore(database),
         LoanStore(database, rules),
+        stores.accounts,
         studio,
     )
 

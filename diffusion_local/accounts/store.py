@@ -181,6 +181,8 @@ class AccountStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.sign_ins = SignIns(database)
+        #: Number of changes by this process that may have ended or changed rights.
+        self.changes = 0
 
     # -- accounts --------------------------------------------------------------------------------------------------
 
@@ -211,6 +213,7 @@ class AccountStore:
             if role is not Role.ADMIN and not db.scalar("SELECT 1 FROM accounts WHERE role = 'admin'"):
                 raise Conflict(message("first_admin"))
             db.insert("accounts", {"name": name, "role": str(role), "password": password, "created_at": utc_now()})
+        self.changes += 1
 
     def change(self, name: str, **values: Any) -> None:
         """Update columns of an account (column names come from code, never from input). Raises NotFound, and Conflict
@@ -221,6 +224,7 @@ class AccountStore:
             if not db.execute(f"UPDATE accounts SET {sets} WHERE name = :name", values | {"name": name}).rowcount:
                 raise NotFound(message("no_account", name=echo(name)))
             self._check_admins(db)
+        self.changes += 1
 
     def remove(self, name: str) -> None:
         """Delete an account with its tokens and sessions; its jobs and pictures stay."""
@@ -228,6 +232,7 @@ class AccountStore:
             if not db.execute("DELETE FROM accounts WHERE name = ?", [name]).rowcount:
                 raise NotFound(message("no_account", name=echo(name)))
             self._check_admins(db)
+        self.changes += 1
 
     @staticmethod
     def _check_admins(db: Any) -> None:
@@ -267,6 +272,7 @@ class AccountStore:
         with self._database.write() as db:
             if not db.execute("DELETE FROM tokens WHERE id = ? AND account = ?", [token_id, name]).rowcount:
                 raise NotFound(message("no_token", name=name, token=echo(token_id)))
+        self.changes += 1
 
     def by_token(self, digest: str) -> tuple[Account, Token] | None:
         with self._database.read() as db:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
 from diffusion_local.gallery.formats import SUFFIX_BY_FORMAT
 from diffusion_local.messages import message
+from diffusion_local.options.table import Params
+from diffusion_local.queue.estimates import Work
 from diffusion_local.queue.machines import PAUSED, machine_of
 
 #: ``machine.device``. It must differ from the slots of the studio's own machine.
@@ -28,6 +31,7 @@ SLOT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
 MAX_PREVIEW = 4 * 1024 * 1024  # bytes of a preview or a thumbnail
 MAX_TEXT = 200_000  # characters of a picture's facts or sidecar
 MAX_PROBLEM = 500  # characters
+ESTIMATE_SECONDS = 5.0  # for which an estimate is kept, because it is computed from hundreds of rows
 
 
 class LeasedDispatch(LocalDispatch):
@@ -45,6 +49,7 @@ class LeasedDispatch(LocalDispatch):
         self.account = account
         self._installed = installed or InstalledFiles(services.catalog)
         self.session = ""
+        self._estimates: dict[tuple[Work, bool, int], tuple[float, float | None]] = {}
         #: Number of the newest queue event for which the worker was woken.
         self.seen_moment: int | None = None
 
@@ -141,9 +146,21 @@ class LeasedDispatch(LocalDispatch):
         created = picture.created_at if (job.started_at or "") <= picture.created_at <= now else now
         measured = picture.measured
         if measured.expected is None:
-            loaded = "" if measured.load else job.params.model
-            measured = replace(measured, expected=self.estimate_seconds(job.params, loaded, measured.together))
+            expected = self._kept_estimate(job.params, bool(measured.load), measured.together)
+            measured = replace(measured, expected=expected)
         return replace(picture, created_at=created, measured=measured)
+
+    def _kept_estimate(self, params: Params, loads: bool, together: int) -> float | None:
+        """``estimate_seconds``, at most ESTIMATE_SECONDS old. ``loads``: the model is loaded first."""
+        key, now = (Work.of_params(params), loads, together), time.monotonic()
+        at, seconds = self._estimates.get(key, (float("-inf"), None))
+        if now - at > ESTIMATE_SECONDS:
+            seconds = self.estimate_seconds(params, "" if loads else params.runs_on, together)
+            self._estimates = {
+                other: each for other, each in self._estimates.items() if now - each[0] <= ESTIMATE_SECONDS
+            }
+            self._estimates[key] = now, seconds
+        return seconds
 
 
 def is_picture(data: bytes, form: str, size: tuple[int, int] | None = None) -> bool:

@@ -52,12 +52,17 @@ def type_hints(thing: Any) -> dict[str, Any]:
 #: Signatures of the calls, cached: reading a signature takes longer than transmitting a call.
 SIGNATURES = {name: inspect.signature(call) for name, call in CALLS.items()}
 NAMES = functools.cache(lambda noun: [each.name for each in dataclasses.fields(noun)])
+JSON_TYPES = frozenset({str, int, float, bool, type(None)})
 
 
 def to_plain(value: Any, blobs: list[bytes]) -> Any:
     """Convert a value to JSON types; bytes are appended to ``blobs``. Raises TypeError for unsupported types."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_plain(getattr(value, name), blobs) for name in NAMES(type(value))}
+    kind = type(value)
+    if kind in JSON_TYPES:
+        return value
+    if dataclasses.is_dataclass(kind):
+        found = {name: getattr(value, name) for name in NAMES(kind)}
+        return {name: each if type(each) in JSON_TYPES else to_plain(each, blobs) for name, each in found.items()}
     if isinstance(value, Message):
         return serialize(value) | {"message": str(value)}
     if isinstance(value, bytes):
@@ -69,9 +74,9 @@ def to_plain(value: Any, blobs: list[bytes]) -> Any:
         return [to_plain(each, blobs) for each in value]
     if isinstance(value, dict):
         return {str(key): to_plain(each, blobs) for key, each in value.items()}
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, str | int | float):
         return value
-    raise TypeError(f"A {type(value).__name__} cannot travel.")
+    raise TypeError(f"A {kind.__name__} cannot travel.")
 
 
 def from_plain(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> Any:

@@ -37,10 +37,7 @@ class LocalBlobs:
         self._root = settings.gallery_folder
 
     def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
-        target = self.local_path(key)
-        write_atomically(target, write, durable, like=self._like(key), reserve=reserve)
-        with disk.storage_errors(target):
-            return target.stat().st_size
+        return write_atomically(self.local_path(key), write, durable, like=self._like(key), reserve=reserve)
 
     def open(self, key: str) -> BinaryIO:
         return self.local_path(key).open("rb")
@@ -138,12 +135,12 @@ def write_atomically(
     durable: bool = False,
     like: Path | None = None,
     reserve: int = 0,
-) -> None:
+) -> int:
     """Write a temporary file beside the target, then rename it, so that readers see the whole file or none.
 
     ``durable``: fsync. The file is private, or with ``like`` has the permissions of that folder (a parent of the
-    target, which is not created). ``reserve``: bytes that must be free beforehand. Raises StorageProblem or DiskFull
-    and leaves nothing behind.
+    target, which is not created). ``reserve``: bytes that must be free beforehand. Returns the size in bytes. Raises
+    StorageProblem or DiskFull and leaves nothing behind.
     """
     with disk.storage_errors(target):
         folder_mode, file_mode = disk.modes_like(like) if like else (disk.FOLDER, disk.FILE)
@@ -158,9 +155,10 @@ def write_atomically(
                     with contextlib.suppress(OSError):  # the file system may not support modes
                         part.chmod(file_mode)
                 write(file)
+                file.flush()
                 if durable:
-                    file.flush()
                     os.fsync(file.fileno())
+                size = os.fstat(file.fileno()).st_size
             part.replace(target)
             if durable:
                 disk.sync_folder(target.parent)
@@ -168,6 +166,7 @@ def write_atomically(
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+        return size
 
 
 def check_room(folder: Path, reserve: int) -> None:

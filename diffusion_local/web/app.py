@@ -6,7 +6,6 @@ from starlette.middleware.cors import CORSMiddleware
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
-from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
@@ -20,6 +19,7 @@ from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.mcp import serving as mcp
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.host_check import HostCheck, allowed_origins
+from diffusion_local.web.known_workers import KnownWorkers
 from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, LongLived
 from diffusion_local.web.page_html import PageHtml
 from diffusion_local.web.proxies import Proxies, checked_root
@@ -74,10 +74,12 @@ def create_app(
     openapi.add(app)
     docs.add(app)
     manual.add(app)
-    calls = workers.router(services, watch) if services else None
-    app.include_router(http.router(studio, watch, calls))
-    if calls:
-        app.router.routes.insert(0, workers.first_route(calls, API_ROOT))
+    workers_router = None
+    if services:
+        calls, accounts = workers.Calls(services, watch), services.accounts
+        workers_router = workers.router(services, calls)
+        app.add_middleware(KnownWorkers, calls=calls, metrics=metrics, changes=lambda: accounts.changes)
+    app.include_router(http.router(studio, watch, workers_router))
     app.include_router(http.reports.page_router(studio))
     app.include_router(dialects.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)

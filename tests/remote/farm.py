@@ -47,7 +47,7 @@ class Studio:
         self.requests = 0
         app = FastAPI()
         error_responses.add(app, services.settings)
-        app.include_router(workers.router(services, Watch(services.studio)), prefix="/api/v1")
+        app.include_router(workers.router(services, workers.Calls(services, Watch(services.studio))), prefix="/api/v1")
         app.add_middleware(As, who=lambda: self.who)
         self._client = TestClient(app, base_url="http://studio:7860", raise_server_exceptions=False)
 

@@ -129,8 +129,8 @@ class BodyLimit:
     long.
 
     Bodies in memory share two pools, so that large ones never block small ones, and no account blocks another. Beyond a
-    pool the response is 503. Accounts that may not submit get small limits, and unauthenticated callers can only sign
-    in.
+    pool the response is 503. Accounts that neither submit nor work get small limits, and unauthenticated callers can
+    only sign in.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -187,7 +187,7 @@ def allowed_to(who: Actor) -> int:
     """Maximum body size for a caller on any route."""
     if who == NOBODY:
         return STRANGERS_BYTES
-    return sys.maxsize if Scopes.SUBMIT in who.scopes else MOST_BYTES
+    return sys.maxsize if who.scopes & {Scopes.SUBMIT, Scopes.WORKER} else MOST_BYTES
 
 
 def is_json(path: str, headers: Headers) -> bool:

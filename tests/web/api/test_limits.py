@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount
 
-from diffusion_local.actor import NOBODY, SCOPES, Actor, Role, acting
+from diffusion_local.actor import NOBODY, SCOPES, Actor, Role, Scope, acting
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.web.api import limits
@@ -192,7 +192,9 @@ def test_json_of_many_small_values_is_refused_before_it_is_parsed(shared: TestCl
     assert (answer.status_code, "outside of its strings" in answer.text) == (413, True)
 
 
-def test_only_those_who_may_submit_send_large_bodies() -> None:
+def test_only_those_who_may_submit_or_work_send_large_bodies() -> None:
+    worker = Actor("ann", Role.ADMIN, frozenset({Scope.READ, Scope.WORKER}), source="token")
+    assert limits.allowed_to(worker) > 100 * limits.MOST_BYTES
     viewer = Actor("vic", Role.VIEWER, SCOPES[Role.VIEWER])
     user = Actor("ann", Role.USER, SCOPES[Role.USER])
     assert limits.allowed_to(viewer) == limits.MOST_BYTES

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
-from starlette.routing import Route
 
 from diffusion_local import actor
-from diffusion_local.actor import LOCAL, Scope, acting
+from diffusion_local.actor import LOCAL, Actor, Scope, acting
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import matching, wire
 from diffusion_local.dispatch.leased import LeasedDispatch
@@ -27,6 +26,7 @@ from diffusion_local.domain import utc_now
 from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.known_workers import admit
 
 T = TypeVar("T")
 
@@ -117,30 +117,79 @@ def raising(error: Exception) -> Callable[[], Any]:
     return call
 
 
-def router(services: Services, watch: Watch) -> APIRouter:
+class Calls:
+    """Executes the calls of workers on other machines."""
+
+    def __init__(self, services: Services, watch: Watch) -> None:
+        self._services = services
+        self._watch = watch
+        self._sessions, self._bell = Sessions(services), Rings()
+        self._threads: anyio.CapacityLimiter | None = None
+        services.queue.listeners.append(self._bell.ring)
+
+    async def answer(self, who: Actor, head: dict[str, Any], name: str, arguments: dict[str, Any]) -> bytes:
+        """Execute a call of ``who`` and return the packed answer or error. ``head`` has its slot and session."""
+        slot, session = str(head.get("slot", "")), str(head.get("session", ""))
+        account = f"{who.name}/{who.token}"
+        if name == "wait":
+            return await self._wait(arguments["seconds"], slot, session, account)
+        version = str(head.get("version", ""))[:MAX_VERSION]
+        return await self._in_turn(self._execute, name, arguments, slot, session, account, version)
+
+    async def _in_turn(self, work: Callable[..., T], *args: Any) -> T:
+        """Run in a thread, a few at a time."""
+        most = BUCKET_THREADS if self._services.settings.gallery else WORKER_THREADS
+        self._threads = self._threads or anyio.CapacityLimiter(most)
+        return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+    async def _wait(self, seconds: float, slot: str, session: str, account: str) -> bytes:
+        """Wait up to ``seconds`` for a change of the queue since this session's last call; the response says whether
+        there was one.
+        """
+        try:
+            dispatch, now = await self._in_turn(self._waiting, slot, session, account)
+        except DiffusionLocalError as error:
+            return wire.response(raising(error))
+        seen, dispatch.seen_moment = dispatch.seen_moment, now
+        if seen in (None, now):
+            left = min(max(seconds, 0.0), MOST_WAIT)
+            with self._bell.ringing() as rings:
+                changed = asyncio.ensure_future(self._watch.until(lambda then: then[1] != now, left))
+                either: list[asyncio.Future[Any]] = [changed, rings]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not changed.done():
+                    changed.cancel()
+                elif (moment := changed.result()) is None:
+                    return wire.pack({"answer": False}, [])
+                else:
+                    dispatch.seen_moment = moment[1]
+        return wire.pack({"answer": True}, [])
+
+    def _waiting(self, slot: str, session: str, account: str) -> tuple[LeasedDispatch, int]:
+        """The dispatch of a session, after renewing its lease, and the number of the queue's newest event."""
+        with acting(LOCAL):
+            dispatch = self._sessions.get(slot, session, account)
+            dispatch.call("paused", {})
+            return dispatch, self._services.studio.moment()[1]
+
+    def _execute(
+        self, name: str, arguments: dict[str, Any], slot: str, session: str, account: str, version: str
+    ) -> bytes:
+        with acting(LOCAL):  # workers run the jobs of all owners
+            if name == "take":
+                return wire.response(lambda: self._sessions.take(slot, account, version))
+            return wire.response(lambda: self._sessions.get(slot, session, account).call(name, arguments))
+
+
+def router(services: Services, calls: Calls) -> APIRouter:
     workers = APIRouter(tags=["workers"])
-    sessions, bell = Sessions(services), Rings()
-    threads: anyio.CapacityLimiter | None = None
-    services.queue.listeners.append(bell.ring)
 
     @workers.post(WORKER_PATH, include_in_schema=False, response_class=Response)
     async def call(request: Request) -> Response:
         who = actor.current()
         who.require(Scope.WORKER)  # before the body is read
-        head, name, arguments = opened(await request.body())
-        slot, session = str(head.get("slot", "")), str(head.get("session", ""))
-        account = f"{who.name}/{who.token}"
-        if name == "wait":
-            return packed(await rung(arguments["seconds"], slot, session, account))
-        version = str(head.get("version", ""))[:MAX_VERSION]
-        return packed(await in_turn(carried_out, name, arguments, slot, session, account, version))
-
-    async def in_turn(work: Callable[..., T], *args: Any) -> T:
-        """Run in a thread, a few at a time."""
-        nonlocal threads
-        most = BUCKET_THREADS if services.settings.gallery else WORKER_THREADS
-        threads = threads or anyio.CapacityLimiter(most)
-        return await anyio.to_thread.run_sync(work, *args, limiter=threads)
+        admit(request.scope, who)
+        return Response(await calls.answer(who, *opened(await request.body())), media_type=wire.WIRE_MEDIA_TYPE)
 
     @workers.get(f"{WORKER_PATH}/file", include_in_schema=False, response_class=FileResponse)
     def file(kind: str, name: str, path: str) -> FileResponse:
@@ -154,53 +203,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
             raise NotFound(message("no_shared_file", name=echo(name)))
         return FileResponse(shared.files[path], media_type="application/octet-stream")
 
-    async def rung(seconds: float, slot: str, session: str, account: str) -> bytes:
-        """Wait up to ``seconds`` for a change of the queue since this session's last call; the response says whether
-        there was one.
-        """
-        try:
-            dispatch, now = await in_turn(waiting, slot, session, account)
-        except DiffusionLocalError as error:
-            return wire.response(raising(error))
-        seen, dispatch.seen_moment = dispatch.seen_moment, now
-        if seen in (None, now):
-            left = min(max(seconds, 0.0), MOST_WAIT)
-            with bell.ringing() as rings:
-                changed = asyncio.ensure_future(watch.until(lambda then: then[1] != now, left))
-                either: list[asyncio.Future[Any]] = [changed, rings]
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if not changed.done():
-                    changed.cancel()
-                elif (moment := changed.result()) is None:
-                    return wire.pack({"answer": False}, [])
-                else:
-                    dispatch.seen_moment = moment[1]
-        return wire.pack({"answer": True}, [])
-
-    def waiting(slot: str, session: str, account: str) -> tuple[LeasedDispatch, int]:
-        """The dispatch of a session, after renewing its lease, and the number of the queue's newest event."""
-        with acting(LOCAL):
-            dispatch = sessions.get(slot, session, account)
-            dispatch.call("paused", {})
-            return dispatch, services.studio.moment()[1]
-
-    def carried_out(
-        name: str, arguments: dict[str, Any], slot: str, session: str, account: str, version: str = ""
-    ) -> bytes:
-        with acting(LOCAL):  # workers run the jobs of all owners
-            if name == "take":
-                return wire.response(lambda: sessions.take(slot, account, version))
-            return wire.response(lambda: sessions.get(slot, session, account).call(name, arguments))
-
     return workers
-
-
-def first_route(calls: APIRouter, prefix: str) -> Route:
-    """A copy of ``router``'s route, to be put before all others. Most requests are workers' calls, and FastAPI compares
-    each with every route of nested routers several times, which takes longer than the call.
-    """
-    endpoint = next(route.endpoint for route in calls.routes if isinstance(route, Route) and route.path == WORKER_PATH)
-    return Route(prefix + WORKER_PATH, endpoint, methods=["POST"], include_in_schema=False)
 
 
 def opened(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -210,7 +213,3 @@ def opened(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]]:
         return head, *wire.parse_arguments(head, blobs)
     except wire.UnreadableMessage as error:
         raise InvalidParams("body", message("worker_body", error=str(error))) from None
-
-
-def packed(data: bytes) -> Response:
-    return Response(data, media_type=wire.WIRE_MEDIA_TYPE)
