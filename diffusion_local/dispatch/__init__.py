@@ -148,9 +148,10 @@ class Dispatch(Protocol):
         """Store a preview of a running job (WebP). Never raises: a lost preview does no harm."""
         ...
 
-    def finish(self, claim: Claim, picture: Finished) -> None:
+    def finish(self, claim: Claim, picture: Finished, ahead: str | None = None) -> list[Job]:
         """Store the picture and mark the job as done: first the bytes, then the rows.
 
+        With ``ahead``, the model in memory, the next due job is claimed in the same transaction and returned.
         Raises LostClaim if the claim is lost; no row was written, and bytes that were are replaced by the next attempt
         or moved aside by the sweep. Raises StorageProblem, after which the call may be repeated.
         """

@@ -21,6 +21,7 @@ from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
 from diffusion_local.gallery.formats import SUFFIX_BY_FORMAT
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
+from diffusion_local.queue.claims import Ahead
 from diffusion_local.queue.estimates import Work
 from diffusion_local.queue.machines import PAUSED, machine_of
 
@@ -96,15 +97,17 @@ class LeasedDispatch(LocalDispatch):
         return missing_files(self._services, lease.files) if lease else []
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
+        return super().claim(loaded, most, beside, urgent) if self.ready() else []
+
+    def _wish(self, loaded: str) -> Ahead | None:
         lease = self._services.leases.get(self._slot)
         if lease is None or lease.session != self.session:
             raise LeaseLost(message("lease_lost", slot=self._slot))
-        if not self.ready() or self._services.machines.resting(self._slot):
-            return []
+        if self._services.machines.resting(self._slot):
+            return None
         here = self._installed.files()
         others = OtherSlots(self._services, self._slot, here) if self._services.refusals.any_of(self._slot) else None
-        can = JobsForFiles(here, lease.files, others)
-        return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
+        return Ahead(loaded, JobsForFiles(here, lease.files, others))
 
     def urgent(self) -> bool:
         return not self._services.machines.resting(self._slot) and super().urgent()
@@ -125,7 +128,7 @@ class LeasedDispatch(LocalDispatch):
         if len(picture) <= MAX_PREVIEW and is_picture(picture, "webp"):
             super().save_preview(claim, picture)
 
-    def finish(self, claim: Claim, picture: Finished) -> None:
+    def finish(self, claim: Claim, picture: Finished, ahead: str | None = None) -> list[Job]:
         """See ``Dispatch.finish``. Raises InvalidParams unless the files are pictures of the declared format and size.
 
         They must be checked because the gallery serves them to all users.
@@ -138,7 +141,7 @@ class LeasedDispatch(LocalDispatch):
         if max(len(json.dumps(picture.facts)), len(encoded.sidecar)) > MAX_TEXT:
             raise InvalidParams("facts", message("worker_facts", most=MAX_TEXT))
         job = self._claimed_job(claim)
-        self._save(claim, job, self._completed(job, picture))
+        return self._save(claim, job, self._completed(job, picture), ahead)
 
     def _completed(self, job: Job, picture: Finished) -> Finished:
         """Replace a creation time that is implausible by the studio's clock, and add a missing duration estimate."""

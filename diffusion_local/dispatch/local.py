@@ -36,6 +36,7 @@ from diffusion_local.errors import DatabaseProblem, LostClaim, NotFound, echo
 from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
+from diffusion_local.queue.claims import Ahead
 from diffusion_local.queue.estimates import Share
 from diffusion_local.settings import Settings
 
@@ -102,8 +103,17 @@ class LocalDispatch:
         return self._storage.ready()
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
-        able = OtherSlots(self._services, self._slot) if self._services.refusals.any_of(self._slot) else None
-        return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, able)
+        wish = self._wish(loaded)
+        if wish is None:
+            return []
+        beside = beside and self._require_own(beside)
+        return self._services.jobs.claim(self._slot, loaded, most, beside, urgent, wish.able)
+
+    def _wish(self, loaded: str) -> Ahead | None:
+        """What this slot may claim now; None if nothing. Its worker has asked whether it is ``ready``."""
+        return Ahead(
+            loaded, OtherSlots(self._services, self._slot) if self._services.refusals.any_of(self._slot) else None
+        )
 
     def urgent(self) -> bool:
         return self._services.jobs.urgent()
@@ -151,11 +161,12 @@ class LocalDispatch:
         except DatabaseProblem as problem:
             log.warning("%s", problem)
 
-    def finish(self, claim: Claim, picture: Finished) -> None:
-        self._save(claim, self._claimed_job(claim), picture)  # checked first: a lost claim must not touch the file
+    def finish(self, claim: Claim, picture: Finished, ahead: str | None = None) -> list[Job]:
+        # the claim is checked first, because without it the file must not be touched
+        return self._save(claim, self._claimed_job(claim), picture, ahead)
 
-    def _save(self, claim: Claim, job: Job, picture: Finished) -> None:
-        """Save the picture of the claimed job: bytes before rows."""
+    def _save(self, claim: Claim, job: Job, picture: Finished, ahead: str | None) -> list[Job]:
+        """Save the picture of the claimed job, bytes before rows, and claim the next with the model ``ahead``."""
         with self._storage.waiting():
             saved = self._services.files.save_encoded(key_for(job.id, job.created_at), picture.encoded)
         seconds = picture.measured.run + picture.measured.load
@@ -172,10 +183,12 @@ class LocalDispatch:
             facts=picture.facts,
         )
         note = incomplete_note(picture.facts)
-        self._services.jobs.finish(self._require_own(claim), image, picture.measured, note)
+        wish = None if ahead is None or not self.ready() else self._wish(ahead)
+        jobs = self._services.jobs.finish(self._require_own(claim), image, picture.measured, note, wish)
         self._services.files.drop_preview(job.id)
         with contextlib.suppress(DatabaseProblem):  # only the batch's report lacks it then
             self._services.batches.note_forecast(job.batch_id)
+        return jobs
 
     def pass_on(self, claim: Claim, failure: Failure) -> bool:
         job = self._claimed_job(claim)

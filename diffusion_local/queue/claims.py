@@ -4,22 +4,26 @@ A job that failed on a slot because of its machine (memory, a missing file, a lo
 slot tries once, at most MOST_SLOTS slots try. The refusals are deleted when the job ends.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from diffusion_local.db import rows
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.domain import Claim, Job, Lane
+from diffusion_local.domain import Claim, Job, Lane, utc_text
 from diffusion_local.errors import LostClaim
 from diffusion_local.options.types import Kind
-from diffusion_local.queue.order import QueueOrder
+from diffusion_local.queue import work_hours
+from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, QueueOrder
 
 JOB_BY_ID = "SELECT * FROM jobs WHERE id = ?"
 #: Params that may differ within a pass, with the values that replace them when the rest is compared.
 FREE_IN_PASS: dict[str, Any] = {"prompt": "", "negative": "", "seed": 0}
 HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
 MOST_SLOTS = 3
+#: Longest delay before a retry; see FIRST_BACKOFF in the runner.
+MAX_DELAY = timedelta(minutes=5)
 
 
 class Able(Protocol):
@@ -30,6 +34,16 @@ class Able(Protocol):
         ...
 
     def model(self, runs_on: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A claim together with the end of another job. ``loaded``: the model in the worker's memory; ``able``: which jobs
+    it can make, None for all.
+    """
+
+    loaded: str
+    able: Able | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,41 @@ def held_job(rows_found: Iterable[rows.Row]) -> Job:
 
 def by_id(db: Transaction, job_id: str) -> Job:
     return next(rows.to_job(row) for row in db.query(JOB_BY_ID, [job_id]))
+
+
+def claim_due(
+    db: Transaction,
+    line: QueueOrder,
+    take: Callable[[str], list[Job]],
+    worker: str,
+    now: str,
+    ahead: Ahead,
+    most: int = 1,
+    beside: Claim | None = None,
+    urgent: bool = False,
+) -> list[Job]:
+    """The claim of ``JobStore.claim`` inside a transaction. ``take`` claims one job."""
+    taken: list[Job] = []
+    if not line.open:
+        return []
+    if db.scalar(RETRY_DUE, **delays(now)):
+        for clear in CLEAR_DELAYS:
+            db.execute(clear, delays(now))
+    first = None if beside is None else held_by(db, beside)
+    suits = None if ahead.able is None else SuitsOf(db, ahead.able)
+    lane = rows.LANE_RANKS[Lane.INTERACTIVE] if urgent else None
+    if first is None and (job_id := line.next(ahead.loaded, lane, suits)):
+        taken += take(job_id)
+        first = taken[0]
+        work_hours.begin_work(db, worker, now)
+    while first and len(taken) < most and (job_id := line_beside(db, line, first, ahead.able)):
+        taken += take(job_id)
+    return taken
+
+
+def delays(now: str) -> dict[str, str]:
+    """The values of the statements about delayed retries."""
+    return {"now": now, "latest": utc_text(datetime.fromisoformat(now) + MAX_DELAY)}
 
 
 def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Able | None) -> str | None:

@@ -1,8 +1,8 @@
 """Operations on the jobs table. Only ``_move`` changes a job's state."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from diffusion_local.db import rows, search
@@ -22,7 +22,6 @@ from diffusion_local.domain import (
     State,
     new_job,
     utc_now,
-    utc_text,
 )
 from diffusion_local.errors import LostClaim
 from diffusion_local.messages import is_known, message, to_json
@@ -33,24 +32,23 @@ from diffusion_local.queue.claims import (
     HOLDS_CLAIM,
     MOST_SLOTS,
     Able,
-    SuitsOf,
+    Ahead,
+    claim_due,
     claim_values,
+    delays,
     held_by,
     held_job,
-    line_beside,
     note_refusal,
     slots_that_refused,
 )
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.history import usual_seconds
 from diffusion_local.queue.machines import count_picture
-from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
+from diffusion_local.queue.order import RETRY_DUE, OrderRules, QueueOrder
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
 
 #: A job that crashed this many workers fails, so that the rest of the queue can run.
 CRASH_LIMIT = 2
-#: Longest delay before a retry; see FIRST_BACKOFF in the runner.
-MAX_DELAY = timedelta(minutes=5)
 REQUEUED_COLUMNS = ", worker = NULL, step = 0, phase = ''"
 ENDED_COLUMNS = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
@@ -160,29 +158,16 @@ class JobStore:
         """
         now = utc_now()
         moment = datetime.fromisoformat(now)
-        delays = {"now": now, "latest": utc_text(moment + MAX_DELAY)}
         if not self._found_last:  # an idle poll must not take the write lock
             with self._database.read() as db:
                 line = QueueOrder(db, moment, self._rules)
-                if not (line.open and (line.any_due() or db.scalar(RETRY_DUE, **delays))):
+                if not (line.open and (line.any_due() or db.scalar(RETRY_DUE, **delays(now)))):
                     return []
-        taken: list[Job] = []
         with self._database.write(patient=True) as db:
             line = QueueOrder(db, moment, self._rules)
-            self._found_last = False
-            if not line.open:
-                return []
-            if db.scalar(RETRY_DUE, **delays):
-                for clear in CLEAR_DELAYS:
-                    db.execute(clear, delays)
-            first = None if beside is None else held_by(db, beside)
-            suits = None if able is None else SuitsOf(db, able)
-            if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None, suits)):
-                taken += self._take(db, worker, job_id, now)
-                first = taken[0]
-                work_hours.begin_work(db, worker, now)
-            while first and len(taken) < most and (job_id := line_beside(db, line, first, able)):
-                taken += self._take(db, worker, job_id, now)
+            taken = claim_due(
+                db, line, self._taking(db, worker, now), worker, now, Ahead(loaded, able), most, beside, urgent
+            )
         self._found_last = bool(taken)
         return taken
 
@@ -192,17 +177,13 @@ class JobStore:
             moment = datetime.fromisoformat(utc_now())
             return QueueOrder(db, moment, self._rules).any_due_of(INTERACTIVE)
 
-    def _take(self, db: Transaction, worker: str, job_id: str, now: str) -> list[Job]:
-        return self._move(
-            db,
-            "claim",
-            "AND id = :id",
+    def _taking(self, db: Transaction, worker: str, now: str) -> Callable[[str], list[Job]]:
+        """A function that claims a job for a worker."""
+        sets = (
             ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
-            "started_at = :now, reported_at = :now",
-            now=now,
-            worker=worker,
-            id=job_id,
+            "started_at = :now, reported_at = :now"
         )
+        return lambda job_id: self._move(db, "claim", "AND id = :id", sets, now=now, worker=worker, id=job_id)
 
     def flags(self, claim: Claim) -> Flags:
         """Pending requests to a running job. Raises LostClaim."""
@@ -236,10 +217,18 @@ class JobStore:
                 for claim, step, phase in reports
             ]
 
-    def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None, note: str = "") -> None:
+    def finish(
+        self,
+        claim: Claim,
+        image: Image,
+        timings: JobTimings | None = None,
+        note: str = "",
+        ahead: Ahead | None = None,
+    ) -> list[Job]:
         """Insert the picture's row and mark the job `done`, in one transaction. The file must already exist.
 
-        ``note`` goes into the job's history. Raises LostClaim.
+        ``note`` goes into the job's history. With ``ahead``, the worker's next due job is claimed in the same
+        transaction and returned. Raises LostClaim.
         """
         taken = (rows.timings_row(timings) if timings else {}) | (rows.note_row(note) if note else {})
         ended = f"{ENDED_COLUMNS}, step = :step, cancel_requested = 0{rows.set_clauses(taken)}"
@@ -248,8 +237,15 @@ class JobStore:
             db.insert("images", rows.image_row(image) | {"owner": job.owner})
             search.add(db, image.id, image.params.prompt)
             count_picture(db, claim.worker)
+            now, jobs = utc_now(), list[Job]()
             if timings:
-                work_hours.account(db, claim.worker, job, timings, utc_now(), usual_seconds(db, job, timings))
+                work_hours.account(db, claim.worker, job, timings, now, usual_seconds(db, job, timings))
+            if ahead is not None:
+                line = QueueOrder(db, datetime.fromisoformat(now), self._rules)
+                jobs = claim_due(db, line, self._taking(db, claim.worker, now), claim.worker, now, ahead)
+        if ahead is not None:
+            self._found_last = bool(jobs)
+        return jobs
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""

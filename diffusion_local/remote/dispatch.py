@@ -85,13 +85,15 @@ class RemoteDispatch:
         self.loaded = model
         self._call("report_status", (status, model, free), {})
 
-    def finish(self, claim: Claim, picture: Finished) -> None:
+    def finish(self, claim: Claim, picture: Finished, ahead: str | None = None) -> list[Job]:
         try:
-            self._settle("finish", claim, (picture,), {})
+            jobs: list[Job] = self._settle("finish", claim, (picture, ahead), {})
         except StudioUnavailable:
             if self._spool is not None:
                 self._spool.keep(claim, picture)
             raise
+        self._pulse.watch(job.claim for job in jobs)
+        return jobs
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         self._settle("fail", claim, (failure,), {})

@@ -1,7 +1,7 @@
 """Background exchange of a remote worker with its studio, so that no step waits for the network.
 
 A thread sends reports and fetches requests to running jobs a few times a second; a step only reads the newest answer.
-A job that ends sooner after its claim costs no request of this kind: a cancel would hardly reach it in time.
+A job that ends sooner after its start costs no request of this kind: a cancel would hardly reach it in time.
 A second thread holds a long poll for rings while the worker is idle.
 """
 
@@ -13,7 +13,8 @@ from diffusion_local.dispatch import ProgressReport
 from diffusion_local.domain import Claim, Flags
 from diffusion_local.errors import DatabaseProblem, UserError
 
-PULSE_SECONDS = 0.4  # between two exchanges, and from a claim to its first: a cancel arrives within twice this time
+PULSE_SECONDS = 0.4  # between two exchanges, and from a job's start to its first: a cancel arrives within twice this
+WAITING_SECONDS = 0.5  # after which a claimed job that has not started counts as started
 AWAY_SECONDS = 1.0  # between two attempts while the studio is unreachable
 IDLE_SECONDS = 2.0  # how long the long poll continues after the last ``wait``
 
@@ -45,7 +46,7 @@ class Pulse:
         with self._changed:
             for claim in claims:
                 self._flags[claim] = Flags(cancel=False)
-                self._watched_at[claim] = time.monotonic()
+                self._watched_at[claim] = time.monotonic() + WAITING_SECONDS
             if self._flags and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
                 self._thread.start()
@@ -61,8 +62,12 @@ class Pulse:
         return all(claim in self._flags for claim in claims)
 
     def note(self, reports: Sequence[ProgressReport]) -> None:
+        now = time.monotonic()
         with self._changed:
-            self._unsent |= {each.claim: each for each in reports if self._flags.get(each.claim) is not None}
+            for each in reports:
+                if self._flags.get(each.claim) is not None:
+                    self._unsent[each.claim] = each
+                    self._watched_at[each.claim] = min(self._watched_at[each.claim], now)
 
     def heard(self, claims: Sequence[Claim]) -> list[Flags | None]:
         """The newest flags of jobs. Raises the error that ended the connection permanently."""

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.actor import Actor
 from diffusion_local.dispatch import wire
+from diffusion_local.errors import InvalidParams
 from diffusion_local.system import logs
 from diffusion_local.web.requests import REQUEST_ID_HEADER, RequestMetrics
 
@@ -146,5 +147,5 @@ def parse(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]] | None:
     try:
         head, blobs = wire.unpack(body)
         return head, *wire.parse_arguments(head, blobs)
-    except (wire.UnreadableMessage, wire.InvalidParams):
+    except (wire.UnreadableMessage, InvalidParams):
         return None

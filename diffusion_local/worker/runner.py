@@ -75,19 +75,19 @@ class Runner:
         self._catalog = catalog
         self._stop = stop
         self._inputs = inputs or SourcePictures(dispatch)
-        self._claiming = Claiming(dispatch, self._inputs, stop, lambda: engine.loaded, ahead)
+        self._claiming = Claiming(dispatch, self._inputs, stop, lambda: engine.loaded, ahead, self._requeue_unknown)
         self._idle_unload = idle_unload
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
         self._reporter = Reporter(dispatch, stop, terms.preview_every, self._on_last_step)
         self._sizes = PassSizes(batch_size, engine.room.type == "cuda", dispatch.shares)
         self._kept = HeldPassStore(engine, passes)
-        self._saver = Saver(dispatch, terms, Digests(catalog.index), stop.wanted, self._settle, self._sizes.record)
+        digests, finish = Digests(catalog.index), self._claiming.finish
+        self._saver = Saver(dispatch, terms, digests, stop.wanted, self._settle, self._sizes.record, finish)
         self._ladder = Ladder(engine, dispatch.fits, dispatch.record_fit, memory)
         self._sharing = sharing or Sharing(dispatch, engine, catalog, stop, "off", 0.0)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
-        self._load_seconds = 0.0
-        self._owed_until = 0.0
+        self._load_seconds = self._owed_until = 0.0
         self._aside: PassReporter | None = None
 
     def serve(self) -> None:
@@ -220,7 +220,7 @@ class Runner:
         began, served = time.monotonic(), False
         assert crew.held is not None
         log.info("suspended after step %d for an interactive job", crew.held.steps)
-        self._aside = followed
+        self._aside, self._claiming.held = followed, True
         try:
             followed.report(crew, message("phase_aside"))
             while (
@@ -234,7 +234,7 @@ class Runner:
         except DatabaseProblem as problem:  # the held pass may continue; unsettled jobs are requeued later
             log.error("the database cannot be used: %s", problem)
         finally:
-            self._aside = None
+            self._aside, self._claiming.held = None, False
         seconds = time.monotonic() - began
         self._owed_until = time.monotonic() + (OWED_SHARE * seconds if served else OWED_FOR_NOTHING)
         if not self._stop.now.is_set():

@@ -66,10 +66,12 @@ class Saver:
         stop: threading.Event,
         settle: Settle,
         learn: Callable[[Params, int, float], bool] = lambda params, together, seconds: False,
+        finish: Callable[[Callable[[str | None], list[Job]]], object] = lambda finish: finish(None),
     ) -> None:
         """``learn(params, pictures in the pass, seconds per picture)`` records how long a pass took, and returns
-        whether it was the first of its kind and size.
+        whether it was the first of its kind and size. ``finish``: see ``Claiming.finish``.
         """
+        self._finish_with = finish
         self._dispatch = dispatch
         self._terms = terms
         self._stop = stop
@@ -206,7 +208,7 @@ class Saver:
         return Finished(encoded, width, height, image.created_at, measured, facts)
 
     def _save(self, job: Job, finished: Finished) -> None:
-        self._dispatch.finish(job.claim, finished)
+        self._finish_with(partial(self._dispatch.finish, job.claim, finished))
         log.info("done in %.2f s", finished.measured.run + finished.measured.load, extra={"job": job.id})
 
     def _flag(self, job: Job, picture: PIL.Image, facts: dict[str, Any]) -> dict[str, str]:

@@ -279,6 +279,31 @@ def test_a_ring_ends_the_wait(services: Services, dispatch: Dispatch) -> None:
     assert dispatch.wait(60)
 
 
+def test_a_delivery_claims_the_next_job_if_it_is_asked_to(services: Services, dispatch: Dispatch) -> None:
+    ids = [enqueue(services.jobs)[0] for _ in range(3)]
+    first = claimed(dispatch)
+    [second] = dispatch.finish(first.claim, finished(), "")
+    assert (second.id, second.state, second.worker) == (ids[1], State.RUNNING, "cpu0")
+    assert dispatch.finish(second.claim, finished()) == []
+    assert [services.jobs.get(each).state for each in ids] == [State.DONE, State.DONE, State.QUEUED]
+
+
+def test_a_delivery_with_a_lost_claim_claims_nothing(services: Services, dispatch: Dispatch) -> None:
+    lost, waiting = [enqueue(services.jobs)[0] for _ in range(2)]
+    job = claimed(dispatch)
+    services.jobs.requeue(job.claim, "taken away")
+    with pytest.raises(LostClaim):
+        dispatch.finish(job.claim, finished(), "")
+    assert {services.jobs.get(each).state for each in (lost, waiting)} == {State.QUEUED}
+
+
+def test_nothing_is_claimed_with_a_delivery_while_the_queue_is_paused(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs, 2)
+    job = claimed(dispatch)
+    services.control.pause()
+    assert dispatch.finish(job.claim, finished(), "") == []
+
+
 # -- settling --------------------------------------------------------------------------------------------------------
 
 

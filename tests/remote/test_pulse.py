@@ -37,6 +37,7 @@ def watching(exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch) -> Pulse:
     """A pulse without its thread, with two jobs whose claims are old enough."""
     monkeypatch.setattr(Pulse, "_run", lambda self: None)
     monkeypatch.setattr(pulse, "PULSE_SECONDS", 0.0)
+    monkeypatch.setattr(pulse, "WAITING_SECONDS", 0.0)
     found = Pulse(exchanges)
     found.watch([FIRST, SECOND])
     return found
@@ -47,6 +48,16 @@ def test_one_request_reports_some_jobs_and_asks_about_the_others(watching: Pulse
     watching._beat()
     assert exchanges.sent == [([(SECOND, 4)], [FIRST])]
     assert watching.heard([FIRST, SECOND]) == [Flags(cancel=True)] * 2
+
+
+def test_a_job_that_waits_for_its_turn_is_asked_about_later_than_one_that_runs(
+    watching: Pulse, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "WAITING_SECONDS", 1000.0)
+    watching.watch([FIRST, SECOND])
+    watching.note([ProgressReport(FIRST, 0)])
+    watching._beat()
+    assert exchanges.sent == [([(FIRST, 0)], [])]
 
 
 def test_a_job_that_ends_soon_after_its_claim_costs_no_request(

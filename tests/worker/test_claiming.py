@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,15 +11,17 @@ from PIL import Image as PIL
 
 from diffusion_local.compose import Services
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.domain import Job, State
+from diffusion_local.domain import Batch, Job, Lane, State, utc_now
 from diffusion_local.engine import Pass
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import verbatim
-from diffusion_local.worker.claiming import LEAD_SECONDS
+from diffusion_local.queue.jobs import new_jobs
+from diffusion_local.worker.claiming import LEAD_SECONDS, Claiming
 from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.sources import SourcePictures
 from diffusion_local.worker.stopping import Stop
-from tests.support import FAILURE, eventually
+from tests.support import FAILURE, eventually, params
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
 
@@ -175,3 +178,115 @@ def test_a_long_step_does_not_take_a_job_early(services: Services, dispatch: Wat
     assert [job.id for job in runner._claiming.waiting] == ids[:1]  # but at once when it is asked for
     runner.close()
     assert services.jobs.get(ids[0]).state is State.QUEUED
+
+
+# -- claims with a delivery --------------------------------------------------------------------------------------------
+
+
+class Queue:
+    """A dispatch of three jobs."""
+
+    def __init__(self) -> None:
+        self.jobs = [running_job(number) for number in range(3)]
+
+    def ready(self) -> bool:
+        return True
+
+    def claim(self, loaded: str) -> list[Job]:
+        return [self.jobs.pop(0)] if self.jobs else []
+
+
+def running_job(number: int) -> Job:
+    batch = Batch("b", "", "", Lane.BATCH, 3, utc_now())
+    return replace(new_jobs(batch, [params()])[0], id=str(number), state=State.RUNNING)
+
+
+@pytest.fixture
+def claiming(monkeypatch: pytest.MonkeyPatch) -> Iterator[Claiming]:
+    """In the second of two passes of 0.4 s, 0.1 s after its start; a delivery takes 0.05 s."""
+    now = [0.0]
+    monkeypatch.setattr("diffusion_local.worker.claiming.time.monotonic", lambda: now[0])
+    dispatch: Any = Queue()
+    found = Claiming(dispatch, SourcePictures(dispatch), Stop(), lambda: "starter", ahead=True)
+    found.next_jobs()
+    now[0] = 0.4
+    found.next_jobs()
+    now[0] = 0.5
+
+    def deliver(loaded: str | None) -> list[Job]:
+        now[0] += 0.05
+        return []
+
+    found._began -= 1.0  # too late: only the delivery's duration is learned
+    found.finish(deliver)
+    found._began += 1.0
+    yield found
+    found._claimed = None
+    found.close()
+
+
+def delivered(claiming: Claiming) -> tuple[list[str | None], list[Job]]:
+    """(arguments of a delivery, the next jobs)."""
+    asked: list[str | None] = []
+
+    def finish(loaded: str | None) -> list[Job]:
+        asked.append(loaded)
+        return [] if loaded is None else [running_job(7)]
+
+    claiming.finish(finish)
+    return asked, claiming.next_jobs()
+
+
+def test_a_delivery_shortly_before_the_next_turn_claims_its_job(claiming: Claiming) -> None:
+    asked, jobs = delivered(claiming)
+    assert (asked, [job.id for job in jobs]) == (["starter"], ["7"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"_pass_seconds": None},  # another kind of picture than the last
+        {"_pass_seconds": 3.0},  # too early
+        {"_delivery_seconds": 0.3},  # it may come too late
+        {"_claimer": None},
+        {"held": True},
+        {"_running": [replace(running_job(1), crashes=1)]},
+    ],
+)
+def test_other_deliveries_claim_nothing(claiming: Claiming, change: dict[str, Any]) -> None:
+    for name, value in change.items():
+        setattr(claiming, name, value)
+    asked, jobs = delivered(claiming)
+    assert (asked, [job.id for job in jobs]) == ([None], ["2"])
+
+
+def test_after_a_lost_answer_to_a_delivery_unknown_jobs_are_requeued_once(claiming: Claiming) -> None:
+    def finish(loaded: str | None) -> list[Job]:
+        raise DatabaseProblem(verbatim("gone"))
+
+    calls: list[int] = []
+    claiming._requeue_unknown = lambda: calls.append(1)
+    with pytest.raises(DatabaseProblem):
+        claiming.finish(finish)
+    assert [job.id for job in claiming.next_jobs()] == ["2"]
+    claiming.next_jobs()
+    assert calls == [1]
+
+
+def test_a_job_whose_claim_ahead_got_lost_on_its_way_is_requeued(services: Services, dispatch: Watched) -> None:
+    """The studio claimed it, but the worker has not heard of it."""
+    claim = dispatch.claim
+
+    def deaf(*args: Any, **kwargs: Any) -> list[Job]:
+        jobs = claim(*args, **kwargs)
+        if thread_name() == "claimer" and not lost:
+            lost.extend(jobs)
+            raise DatabaseProblem(verbatim("gone"))
+        return jobs
+
+    lost: list[Job] = []
+    dispatch.claim = deaf  # type: ignore[method-assign]
+    ids = services.studio.submit("a red apple", count=3, **SMALL).job_ids
+    work_off(services, dispatch, Scripted())
+    assert lost
+    assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}

@@ -272,8 +272,8 @@ def test_a_claim_lost_after_the_last_step_saves_nothing(services: Services, stop
     class LosesAtTheEnd(FakeEngine):
         def run(self, crew: Pass) -> None:
             super().run(crew)
+            services.control.pause()  # first, so that the job is not claimed ahead in between
             services.jobs.recover("cpu0", FAILURE)
-            services.control.pause()
 
     runner = open_runner(services, "cpu0", LosesAtTheEnd(0), stop)
     [job_id] = submit(services)

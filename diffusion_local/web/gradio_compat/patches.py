@@ -35,7 +35,7 @@ PREDICT = "predict"  # the endpoint name in the page's calls, which give the fun
 QUEUE_ATTRIBUTES = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
 TUNED = ("sleep_when_free", "progress_update_sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
 
-POLL_SECONDS = 0.05  # between two looks for callers
+POLL_SECONDS = 0.1  # between two looks for callers
 #: Between two looks for progress bars of Gradio's, which no handler has. By default it looks a hundred times a second.
 PROGRESS_SECONDS = 10.0
 
