@@ -1,5 +1,6 @@
-"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM), smaller ones, and those trained with EDM's
-noise levels (CosXL, Playground 2.5). Its refiner is recognised but cannot be run."""
+"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM), smaller ones, those trained with EDM's noise
+levels (CosXL, Playground 2.5), and those that change a picture by an instruction (CosXL Edit, InstructPix2Pix). Its
+refiner is recognised but cannot be run."""
 
 from typing import Any
 
@@ -7,22 +8,33 @@ from diffusion_local.families.family import Architecture, Configs, Family, every
 from diffusion_local.messages import message
 from diffusion_local.options.limits import Defaults
 from diffusion_local.options.samplers import EDM
+from diffusion_local.options.types import Kind
 
 REFINER_WIDTH = 1280
+#: Input channels of a UNet that also reads a picture.
+INSTRUCT_CHANNELS = 8
 
 
 #: Transformer blocks of each attention layer in the down blocks -> architecture.
 DEPTHS = {(2, 2, 10, 10): "sdxl", (2, 2, 4, 4): "ssd1b", (1, 1, 2, 2): "vega", (2, 5): "koala", (2, 6): "koala"}
 ENCODERS = (("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),)
 PARTS = ("clip_l", "clip_g", "vae_sdxl")
+#: Fields of an architecture whose models change a picture by an instruction.
+INSTRUCTED: dict[str, Any] = {
+    "adapters": "sdxl", "parts": PARTS, "encoders": ENCODERS, "references": 1, "needs_reference": True,
+    "lacks": frozenset({"regions"}),
+}  # fmt: skip
 
 
 def find_architecture(configs: Configs) -> str:
     config = configs("unet")
     if config.get("cross_attention_dim") == REFINER_WIDTH:
         return "sdxl_refiner"
+    instructed = config.get("in_channels") == INSTRUCT_CHANNELS
     if str(configs("scheduler").get("_class_name", "")).startswith("EDM"):
-        return "playground25" if configs("vae").get("latents_mean") else "cosxl"
+        return "playground25" if configs("vae").get("latents_mean") else "cosxl_edit" if instructed else "cosxl"
+    if instructed:
+        return "sdxl_instruct"
     return DEPTHS.get(depths(config), "sdxl")
 
 
@@ -47,7 +59,8 @@ FAMILY = Family(
     title="SDXL",
     pipelines=every_kind(
         "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"
-    ),
+    )
+    | {"StableDiffusionXLInstructPix2PixPipeline": (Kind.TXT2IMG,)},
     architectures={
         "sdxl": Architecture(
             title="SDXL",
@@ -60,6 +73,8 @@ FAMILY = Family(
             embedding_keys=frozenset({"clip_l", "clip_g"}),
         ),
         "cosxl": Architecture(title="CosXL", adapters="sdxl", parts=PARTS, encoders=ENCODERS, sampling=EDM),
+        "cosxl_edit": Architecture(title="CosXL Edit", sampling=EDM, **INSTRUCTED),
+        "sdxl_instruct": Architecture(title="InstructPix2Pix for SDXL", **INSTRUCTED),
         "playground25": Architecture(
             title="Playground 2.5", adapters="sdxl", parts=PARTS, encoders=ENCODERS, sampling=EDM
         ),

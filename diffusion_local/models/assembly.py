@@ -270,6 +270,8 @@ def config_fits(folder: Path, unet: Unet) -> bool:
 EDM_LEVELS: dict[str, dict[str, Any]] = {
     "cosxl": {"sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0, "prediction_type": "v_prediction",
               "sigma_schedule": "exponential"},
+    "cosxl_edit": {"sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0, "prediction_type": "v_prediction",
+                   "sigma_schedule": "exponential"},
     "playground25": {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon",
                      "sigma_schedule": "karras"},
 }  # fmt: skip

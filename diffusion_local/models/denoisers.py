@@ -165,8 +165,8 @@ def detect_unet(header: Header) -> Probe | None:
         if not architecture:
             return Probe(DENOISER, unet=unet, naming=unet.naming)
         tensors = header.tensors
-        if architecture == "sdxl":
-            architecture = edm_architecture(header) or architecture
+        if architecture in ("sdxl", "sdxl_instruct"):
+            architecture = edm_architecture(header, architecture)
         prediction = marked_prediction(header)
         old = any(name.startswith("cond_stage_model.transformer.embeddings.") for name in tensors)
         return denoiser_probe(
@@ -184,11 +184,11 @@ def detect_unet(header: Header) -> Probe | None:
     return None
 
 
-def edm_architecture(header: Header) -> str:
-    """The architecture of SDXL's shape that was trained with EDM's noise levels, by its marks; "" for others."""
+def edm_architecture(header: Header, architecture: str) -> str:
+    """The architecture of SDXL's shape that was trained with EDM's noise levels, by its marks; else the given one."""
     if "edm_vpred.sigma_max" in header.tensors:
-        return "cosxl"
-    return "playground25" if "edm_mean" in header.tensors else ""
+        return "cosxl" if architecture == "sdxl" else "cosxl_edit"
+    return "playground25" if "edm_mean" in header.tensors else architecture
 
 
 def architecture_by_encoders(header: Header) -> str:

@@ -54,7 +54,7 @@ PIPELINES: tuple[tuple[str, str, str], ...] = tuple(
             ("StableDiffusionImageVariation", "Stable Diffusion for variations of a picture"),
             ("StableDiffusionLDM3D", "LDM3D"), ("StableDiffusionLatentUpscale", "the x2 upscaler of latents of SD 2"),
             ("StableDiffusionUpscale", "the x4 upscaler of SD 2"), ("StableUnCLIP", "SD 2 unCLIP"),
-            ("StableDiffusionXLInstructPix2Pix", "InstructPix2Pix for SDXL"), ("UnCLIP", "unCLIP (Karlo)"),
+            ("UnCLIP", "unCLIP (Karlo)"),
             ("UniDiffuser", "UniDiffuser"), ("VQDiffusion", "VQ-Diffusion"),
             ("VersatileDiffusion", "Versatile Diffusion"), ("VisualCloze", "VisualCloze"),
             ("Wuerstchen", "Würstchen"),

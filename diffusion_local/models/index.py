@@ -17,11 +17,10 @@ from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFac
 from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk, warn_of_closed
 from diffusion_local.models.folders import encoder_in, read_config, read_folder, small_vae_in
 from diffusion_local.models.formats import KNOWN_SUFFIXES, PICKLES
-from diffusion_local.models.headers import PICKLE
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.ids import AdapterNames, ModelIds
 from diffusion_local.models.parts import VISION
-from diffusion_local.models.probe import CHECKPOINT, CONTROL, DENOISER, STRANGER, UNKNOWN, Contents
+from diffusion_local.models.probe import ATTACHMENT, CHECKPOINT, CONTROL, DENOISER, STRANGER, UNKNOWN, Contents
 from diffusion_local.models.program_roots import ProgramFolder, find_folders
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.options.values import MAX_NAME_CHARS, is_file_name
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Kinds of files in folders of other programs that become catalogue entries; all others are adapters or ignored.
 MODELS = (CHECKPOINT, DENOISER, STRANGER)
+#: Suffix of pickles that are models; those with others may be anything.
+CHECKPOINT_SUFFIX = ".ckpt"
 #: The starter model's id, and the name of its edge ControlNet.
 STARTER, BUNDLED_CONTROL = "starter", "starter-edges"
 #: (relative path, modification time in ns, size) of each relevant file; equal signatures mean unchanged files.
@@ -80,7 +81,7 @@ class ModelIndex:
         elsewhere = list(self._elsewhere())
         candidates = list(self._candidates(elsewhere))
         self._fill_pool(configs, [place.file.path for place, _ in candidates], elsewhere)
-        stems = {place.file.path: stem_of(place) for place, _ in candidates}
+        stems = {place.file.path: " ".join(stem_of(place).splitlines()) for place, _ in candidates}
         ids = self._ids.assign(list(stems), stems)
         by_id: dict[str, IndexEntry] = {}
         for place, added in candidates:
@@ -303,11 +304,12 @@ class ModelIndex:
             if is_control(place.file.path):
                 return False
             return not place.cached or (place.file.path / "model_index.json").exists()
-        contents = self.read(place.file.path).contents
+        contents, suffix = self.read(place.file.path).contents, place.file.path.suffix.lower()
+        apparent = not place.cached and (suffix not in PICKLES or suffix == CHECKPOINT_SUFFIX)
         if contents is None:
-            return not place.cached and place.file.path.suffix.lower() not in PICKLES
-        unknown = contents.probe.kind == UNKNOWN and not place.cached and contents.probe.container != PICKLE
-        return contents.probe.kind in MODELS or unknown
+            return apparent
+        unlisted = contents.probe.kind in (UNKNOWN, ATTACHMENT)  # neither models nor shown among adapters
+        return contents.probe.kind in MODELS or (unlisted and apparent)
 
 
 def describe_adapter(path: Path, kind: str, contents: Contents) -> Adapter:

@@ -51,6 +51,11 @@ OLD = re.compile(r"\.processor\.(?P<layer>to_\w+?)_lora\.(?P<role>down|up)\.weig
 XLABS_END = re.compile(r"\.processor\.(?P<layer>\w+?)_lora\d?\.(?P<role>down|up)\.weight$")
 BLOCK_NUMBER = re.compile(r"transformer_blocks[._](\d{1,3})")
 READING_ROLES = ("down", "diff")
+#: Methods with several tensors a layer, whose roles are the ends of their names.
+NAMED_BY_ROLE = ("hada", "lokr", "full", "glora", "norm")
+GLORA_ROLES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
+#: A layer's changes of a norm's weight and bias.
+NORM_ROLES = frozenset(("w_norm", "b_norm"))
 
 
 def is_known_layer(name: str) -> bool:
@@ -66,7 +71,7 @@ def split_name(name: str) -> tuple[str, str]:
     if match is None:
         return name, ""
     kind = str(match.lastgroup)
-    return name[: match.start()], match[kind] if kind in ("hada", "lokr", "full") else kind
+    return name[: match.start()], match[kind] if kind in NAMED_BY_ROLE else kind
 
 
 def locate(stem: str) -> tuple[str, str, str]:
@@ -119,6 +124,10 @@ def layer_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
         return length("down", 1), length("up", 0)
     if "diff" in tensors:
         return length("diff", 1), length("diff", 0)
+    if "b1.weight" in tensors and "b2.weight" in tensors:  # the first versions of GLoRA swapped the two
+        swapped = length("b1.weight", 1) != length("b2.weight", 0)
+        first, second = ("b2.weight", "b1.weight") if swapped else ("b1.weight", "b2.weight")
+        return length(second, 1), length(first, 0)
     if "hada_w1_b" in tensors:
         return length("hada_w1_b", 1), length("hada_w1_a", 1 if "hada_t1" in tensors else 0)
     first = (length("lokr_w1", 1) or length("lokr_w1_b", 1)), (length("lokr_w1", 0) or length("lokr_w1_a", 0))
@@ -142,14 +151,14 @@ def method_of(stems: Mapping[str, Mapping[str, Tensor]]) -> str:
         ("other", OTHER),
         ("ia3", IA3),
         ("on_input", IA3),
-        ("glora", GLORA),
+        ("a1.weight", GLORA),
         ("vera", VERA),
         ("dora", DORA),
         ("mid", TUCKER),
     ):
         if end in ends:
             return method
-    if "norm" in ends:
+    if NORM_ROLES & ends:
         return NORM
     if "diff" in ends or "set_weight" in ends:
         return FULL

@@ -24,6 +24,7 @@ from diffusion_local.models.lora_layers import (
     LOKR,
     LORA,
     NORM,
+    NORM_ROLES,
     OFT,
     OLD_DIFFUSERS,
     OTHER,
@@ -44,7 +45,7 @@ METHOD_TITLES = {
     VERA: "a VeRA", ADALORA: "an AdaLoRA", BOFT: "a BOFT", OTHER: "an adapter of another kind",
 }  # fmt: skip
 #: Methods that the engine applies.
-APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL, OFT, BOFT, IA3))
+APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL, OFT, BOFT, IA3, GLORA, NORM))
 #: Parts of names of layers that are several layers in diffusers.
 FUSED = ("qkv", "linear1", "_kv_")
 
@@ -181,7 +182,8 @@ def read_lora(header: Header) -> LoraFile:
             ranks[tensor.shape[0]] += 1
     lora.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
-        add_layer(lora.layers, stem, tensors)
+        if not tensors.keys() <= NORM_ROLES:  # norms have no matrices by which the base is told
+            add_layer(lora.layers, stem, tensors)
     lora.halved = next((stem for stem, tensors in stems.items() if ("down" in tensors) != ("up" in tensors)), "")
     ia3 = any("ia3" in tensors or "on_input" in tensors for tensors in stems.values())
     lora.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
@@ -190,7 +192,8 @@ def read_lora(header: Header) -> LoraFile:
     lora.rank = max(ranks, key=lambda each: ranks[each], default=0)
     denoiser = {name: layer for name, layer in lora.layers.items() if ":" not in name}
     best = models_of(denoiser)
-    lora.base = base_of(lora.layers, header.metadata, lora.layout, best)
+    stated = stated_base(header.metadata) or base_by_file_name(header.path.stem if header.path else "", best)
+    lora.base = base_of(lora.layers, stated, lora.layout, best)
     if lora.base in families.ARCHITECTURES or families.get(lora.base).title:
         lora.foreign = tuple(
             name for name, layer in denoiser.items() if best and not any(m.has(name, layer) for m in best)
@@ -212,9 +215,19 @@ def further_bases(base: str, models: Iterable[KnownModel]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str, best: Iterable[KnownModel]) -> str:
-    """The base according to the layers, or to the metadata if several models have such layers (``best``)."""
-    stated = stated_base(metadata)
+def base_by_file_name(stem: str, best: Iterable[KnownModel]) -> str:
+    """The model that a file's name names, of those with a LoRA's layers; "" if it names none, or several."""
+    words = {each.model: families.of_architecture(each.model).id.split("_")[0] for each in best}
+    words |= {model: model.split()[0].lower() for model, word in words.items() if word == families.UNKNOWN.id}
+    named = {model: word for model, word in words.items() if word in stem.lower()}
+    if len(set(named.values())) != 1:
+        return ""
+    whole = (model for model in named if all(word in stem.lower() for word in model.lower().split()))
+    return next(whole, next(iter(named)))
+
+
+def base_of(layers: Mapping[str, Layer], stated: str, layout: str, best: Iterable[KnownModel]) -> str:
+    """The base according to the layers, or the ``stated`` one if several models have such layers (``best``)."""
     denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
     if not denoiser:
         return stated or base_of_texts(layers)

@@ -99,7 +99,9 @@ def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
         raise ModelUnavailable(truncated(name)) from None
     except OSError as error:
         raise ModelUnavailable(message("file_unreadable", name=name, error=error.strerror)) from None
-    except (ValueError, KeyError, NotImplementedError, RuntimeError):
+    except KeyError:  # a zip archive without a pickle
+        raise ModelUnavailable(message("file_archive", name=name, kind="ZIP")) from None
+    except (ValueError, NotImplementedError, RuntimeError):
         text = b""
     calls: set[str] = set()
     tensors: dict[str, Tensor] = {}

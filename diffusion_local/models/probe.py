@@ -54,6 +54,8 @@ class Unet:
         if self.width == XL:
             if self.added == KOLORS_ADDED:
                 return "kolors"
+            if self.channels == PIX2PIX_CHANNELS:
+                return "sdxl_instruct"
             return sdxl.DEPTHS.get(self.depths, "sdxl")
         if (self.width, self.channels) == (SD1, PIX2PIX_CHANNELS):
             return "sd1_instruct"

@@ -53,6 +53,8 @@ SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\
 COMMA_WEIGHT = re.compile(r"\([^()]{1,100}:\s?\d{1,3},\d{1,6}\s?\)|\[[^\[\]]{0,100}:\s?\d{1,3},\d{1,6}\s?\]")
 #: An apparent wildcard with a character that its name may not contain.
 NO_WILDCARD = re.compile(r"__(?=[^\W_])[\w\-/.*]{1,60}?[^\w\-/.*\n][^_\n]{0,60}(?<=\w)__")
+#: Architectures whose models are guided by a picture as strongly as asked.
+INSTRUCTED = ("sd1_instruct", "sdxl_instruct", "cosxl_edit")
 #: Vocabulary of ChatGLM's tokenizer, which has no other form.
 CHATGLM_PIECES = "tokenizer.model"
 #: Characters that occur only within an emoji: zero-width joiner, variation selector.
@@ -102,7 +104,7 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
     warnings += syntax_warnings(model, params).values()
     if params.negative and not family.negative:
         warnings.append(message("no_negative"))
-    if params.image_guidance and model.architecture != "sd1_instruct":
+    if params.image_guidance and model.architecture not in INSTRUCTED:
         warnings.append(message("no_image_guidance"))
     if params.clip_skip and not family.clip_skip:
         warnings.append(message("no_clip_skip"))

@@ -23,7 +23,12 @@ FOREIGN_MODELS = (
     Foreign("Wan 2.1 1.3B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (1536, 16, 1, 2, 2)}),)),
     Foreign("Wan 2.2 5B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (3072, 48, 1, 2, 2)}),)),
     Foreign("Wan 14B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (5120, None, 1, 2, 2)}),)),
-    Foreign("Wan VACE", VIDEO, (sign(*WAN, "vace_blocks.0", "vace_patch_embedding", "head"),)),
+    Foreign("Wan VACE", VIDEO, (
+        sign(*WAN, "vace_blocks.0", "vace_patch_embedding", "head"), sign("vace_blocks.0", "vace_patch_embedding"),
+    )),
+    Foreign("LTX-Video's upscaler of latents", VIDEO, (
+        Sign(has=("initial_conv", "res_blocks.0.conv1", "upsampler.0"), shapes={"initial_conv.weight": FIVE}),
+    )),
     Foreign("Wan Animate", VIDEO, (sign(*WAN, "face_adapter", "pose_patch_embedding", "head"),)),
     Foreign("LTX-Video", VIDEO, (
         sign("patchify_proj", "adaln_single", "transformer_blocks.0.attn2"),
@@ -139,7 +144,6 @@ FOREIGN_MODELS = (
 UNET_PURPOSES = {
     ("sd2", 5): message("file_depth"),
     ("sd2", 7): message("file_x4"),
-    ("sdxl", 8): message("file_pix2pix", base="SDXL"),
     ("sd2", 8): message("file_not_yet_that", title="a model that estimates depth or normals (Marigold, Lotus)"),
     ("sd1", 12): message("file_not_yet_that", title="IC-Light, which lights a picture anew"),
 }

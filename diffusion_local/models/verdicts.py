@@ -26,7 +26,6 @@ from diffusion_local.models.probe import (
     EMBEDDING,
     IP_ADAPTER,
     LORA,
-    PIX2PIX_CHANNELS,
     STRANGER,
     UPSCALER,
     Probe,
@@ -174,8 +173,6 @@ def unet_verdict(probe: Probe) -> Verdict:
         reason = message("unet_width", width=unet.width) if unet.width else message("unet_no_text")
         return Verdict(UNSUPPORTED, reason)
     family = families.of_architecture(architecture)
-    if architecture == "cosxl" and unet.channels == PIX2PIX_CHANNELS:
-        return Verdict(RECOGNISED, message("file_not_yet_that", title="CosXL Edit, which changes a picture"))
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)
     if unet.channels not in channels_of(architecture):

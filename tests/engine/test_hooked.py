@@ -11,7 +11,7 @@ import torch
 from PIL import Image as PIL
 from safetensors.torch import save_file
 
-from diffusion_local.engine import adapters, hooked
+from diffusion_local.engine import adapters, hooked, weight_deltas
 from diffusion_local.engine.adapter_names import Layers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.graphs import denoiser_of
@@ -164,7 +164,40 @@ def ia3(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
     return {"weight": factors, "on_input": torch.tensor(by_column)}, weight * factors
 
 
-METHODS = [lora, locon_mid, loha, lokr, diff, dora_rows, dora_columns, oft, oft_limited, boft, oft_of_peft, ia3]
+def glora(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    """A low-rank change, and one that each column takes from the others; of a kernel, each place alike."""
+    rows, columns, *size = weight.shape
+    a1, a2 = random(columns, RANK), random(RANK, columns)
+    b1, b2 = random(rows, RANK), random(RANK, columns, *size)
+    change = (b1 @ b2.flatten(1)).reshape(weight.shape)
+    for place in np.ndindex(*size):
+        change[(..., *place)] += weight[(..., *place)] @ (a1 @ a2)
+    parts = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2, "alpha": torch.tensor(1.0)}
+    return parts, change * (1.0 / RANK)
+
+
+def glora_of_old_files(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    parts, change = glora(weight, random)
+    swapped = {"a1": "a2", "a2": "a1", "b1": "b2", "b2": "b1"}
+    return {f"{swapped.get(name[:2], name[:2])}{name[2:]}": each for name, each in parts.items()}, change
+
+
+METHODS = [
+    glora,
+    glora_of_old_files,
+    lora,
+    locon_mid,
+    loha,
+    lokr,
+    diff,
+    dora_rows,
+    dora_columns,
+    oft,
+    oft_limited,
+    boft,
+    oft_of_peft,
+    ia3,
+]
 JOB = {"steps": 2, "guidance": 3.0, "seed": 7}
 
 
@@ -261,6 +294,40 @@ def test_a_method_draws_what_merged_weights_draw(
     assert difference(ours, by_hand) <= 1
     assert difference(by_hand, bare) > 8
     assert len({half.tobytes(), ours.tobytes(), bare.tobytes()}) == 3
+
+
+@pytest.mark.parametrize("ends", [("w_norm", "b_norm"), ("w_norm",), ("b_norm",)])
+@torch.no_grad()
+def test_norms_are_changed_as_merged_ones(ends: tuple[str, ...]) -> None:
+    class Norms(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = torch.nn.LayerNorm(16), torch.nn.GroupNorm(4, 16)
+
+    net, random = Norms(), Random()
+    given = {"norm1": random(5, 16), "norm2": random(2, 16, 6, 6)}
+    tensors = {f"lora_unet_{name}.{end}": random(16) for name in given for end in ends}
+    plain = [net.get_submodule(name)(each) for name, each in given.items()]
+    adapter = hooked.HookedAdapter(SimpleNamespace(unet=net, _execution_device="cpu"), tensors, "sd")
+    ours = [net.get_submodule(name)(each) for name, each in given.items()]
+    adapter.remove()
+    for name in given:
+        module: Any = net.get_submodule(name)
+        module.weight += tensors.get(f"lora_unet_{name}.w_norm", 0)
+        module.bias += tensors.get(f"lora_unet_{name}.b_norm", 0)
+    merged = [net.get_submodule(name)(each) for name, each in given.items()]
+    for made, before, expected in zip(ours, plain, merged, strict=True):
+        assert torch.allclose(made, expected, atol=1e-5)
+        assert not torch.allclose(before, expected, atol=1e-2)
+
+
+def test_a_norm_of_another_size_or_kind_is_refused() -> None:
+    for name, size in (("norm", 8), ("to_q", 16)):
+        net = Net()
+        net.norm = torch.nn.LayerNorm(16)
+        pipe = SimpleNamespace(unet=net, _execution_device="cpu")
+        with pytest.raises(ValueError, match="mismatch"):
+            hooked.HookedAdapter(pipe, {f"lora_unet_{name}.w_norm": torch.zeros(size)}, "sd")
 
 
 def test_both_ways_of_applying_add_up(draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine) -> None:
@@ -472,7 +539,7 @@ def test_a_product_in_a_cores_form_is_that_of_its_factors() -> None:
         "hada_t1": (RANK, RANK, 3, 3), "hada_w1_a": (RANK, 4), "hada_w1_b": (RANK, 6),
         "hada_t2": (RANK, RANK, 3, 3), "hada_w2_a": (RANK, 4), "hada_w2_b": (RANK, 6),
     }.items()}  # fmt: skip
-    found = hooked.weight_delta(parts)
+    found = weight_deltas.weight_delta(parts)
     assert found.shape == (4, 6, 3, 3)
 
     def half(number: int, o: int, i: int, y: int, x: int) -> float:
@@ -492,4 +559,4 @@ def test_ia3_of_peft_multiplies_the_bias_too() -> None:
 
 def test_oft_of_several_layers_in_one_is_an_error() -> None:
     with pytest.raises(ValueError, match="rows of several layers"):
-        hooked.multiplied(torch.ones(4, 4), {"oft": torch.zeros(1, 4, 4)}, slice(0, 4))
+        weight_deltas.multiplied(torch.ones(4, 4), {"oft": torch.zeros(1, 4, 4)}, slice(0, 4))

@@ -22,6 +22,7 @@ from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.errors import ModelUnavailable, Stopped
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.options.types import Reference
+from tests.engine import test_ip_adapters
 from tests.engine import tiny as models
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
@@ -103,6 +104,21 @@ def instruct(starter: Model) -> Any:
     return diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
 
 
+def instruct_xl(starter: Model) -> Any:
+    parts = test_ip_adapters.pipeline("sdxl", starter).components
+    config = {name: value for name, value in parts["unet"].config.items() if not name.startswith("_")}
+    kept = {name: part for name, part in parts.items() if name not in ("image_encoder", "feature_extractor")}
+    return diffusers.StableDiffusionXLInstructPix2PixPipeline(
+        **kept | {"unet": diffusers.UNet2DConditionModel(**config | {"in_channels": 8})}, add_watermarker=False
+    )
+
+
+def cosxl_edit(starter: Model) -> Any:
+    pipe = instruct_xl(starter)
+    pipe.register_modules(scheduler=diffusers.EDMEulerScheduler(prediction_type="v_prediction", sigma_data=1.0))
+    return pipe
+
+
 MAKERS = {
     "flux_kontext": kontext,
     "flux2": klein,
@@ -111,7 +127,11 @@ MAKERS = {
     "qwen_image_edit_plus": qwen_edit_plus,
     "z_image_omni": z_image_omni,
     "sd1_instruct": instruct,
+    "sdxl_instruct": instruct_xl,
+    "cosxl_edit": cosxl_edit,
 }
+#: Models whose picture has the size of the result.
+INSTRUCTED = ("sd1_instruct", "sdxl_instruct", "cosxl_edit")
 
 
 #: The first tier compares pixels with all pipelines but two, which are nearly others; all else is tried with these.
@@ -183,13 +203,15 @@ def their_arguments(tiny: Model, pictures: list[PIL.Image]) -> dict[str, Any]:
             return sized | {"image": pictures[0], "true_cfg_scale": 3.0, "negative_prompt": " "}
         case "qwen_image_edit_plus":
             return sized | {"image": pictures, "true_cfg_scale": 3.0, "negative_prompt": " "}
+        case "sdxl_instruct" | "cosxl_edit":
+            return sized | {"image": pictures[0], "image_guidance_scale": 2.0, "guidance_scale": 3.0}
         case "sd1_instruct":
             return {"image": pictures[0].resize((128, 96)), "image_guidance_scale": 2.0, "guidance_scale": 3.0}
     return sized | {"image": pictures, "guidance_scale": 3.0}
 
 
 def most(tiny: Model) -> int:
-    return 1 if tiny.architecture in ("flux_kontext", "qwen_image_edit", "sd1_instruct") else 2
+    return 1 if tiny.architecture in ("flux_kontext", "qwen_image_edit", *INSTRUCTED) else 2
 
 
 @pytest.mark.parametrize(
@@ -202,20 +224,22 @@ def test_pixels_are_those_of_diffusers_own_pipeline(
 ) -> None:
     second, picture = other_picture(at_home)
     ids, pictures = [at_home.source, second], [at_home.circle, picture]
-    if tiny.architecture == "sd1_instruct":  # whose picture has the size of the result
+    if tiny.architecture in INSTRUCTED:
         wide = at_home.circle.resize((128, 96))
         file = io.BytesIO()
         wide.save(file, "PNG")
         ids, pictures = [at_home.services.studio.sources.add(file.getvalue()).id], [wide]
     ids, pictures = ids[: most(tiny)], pictures[: most(tiny)]
     references = tuple(map(Reference, ids))
-    more = {"image_guidance": 2.0} if tiny.architecture == "sd1_instruct" else {}
+    more = {"image_guidance": 2.0} if tiny.architecture in INSTRUCTED else {}
     ours = draw(**JOB, guidance=3.0, references=references, **more).image
     assert draw.steps == [1, 2]
     pipe = bare(tiny)
     if tiny.architecture == "z_image_omni":  # its pipeline encodes references in bf16, whatever the VAE's dtype is
         monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
-    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config) if more else pipe.scheduler
+    if tiny.architecture == "sd1_instruct":
+        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.is_cosxl_edit = tiny.architecture == "cosxl_edit"  # which its folder does not tell
     theirs = pipe(
         prompt="a cat",
         num_inference_steps=2,

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -474,3 +476,22 @@ def test_a_folder_that_may_not_be_read_is_told_once(
     assert [record.message for record in caplog.records] == [
         f"this user may not read the folder {closed}; files in it are not listed"
     ]
+
+
+def test_add_ons_and_refused_checkpoints_in_added_folders_are_named(
+    library: Library, catalog: Catalog, tmp_path: Path
+) -> None:
+    """Pickles with other suffixes may belong to any program."""
+    write_header(tmp_path / "one.safetensors", files.SD1)
+    write_header(tmp_path / "pulid\nflux.safetensors", {"pulid_ca.0.to_q.weight": (8, 8)})
+    for name in ("old.ckpt", "other.pt"):
+        (tmp_path / name).write_bytes(pickle.dumps(files.Trap(tmp_path / "ran")))
+    with zipfile.ZipFile(tmp_path / "zipped.safetensors", "w") as archive:
+        archive.writestr("model.safetensors", "x")
+    library.add(str(tmp_path))
+    told = {each.id: each.problem for each in catalog.all() if each.path.is_relative_to(tmp_path)}
+    assert set(told) == {"one", "pulid flux", "old", "zipped"}
+    assert "It is an identity adapter" in told["pulid flux"]
+    assert "would run code" in told["old"]
+    assert "is an archive (ZIP), not a model" in told["zipped"]
+    assert not (tmp_path / "ran").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion_local import families
 from diffusion_local.engine.tensors import read_mapped
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.assembly import Pool
@@ -52,9 +53,22 @@ EDM: Tensors = {"edm_vpred.sigma_max": ["F32", []], "edm_vpred.sigma_min": ["F32
 
 
 @pytest.mark.parametrize(
+    ("marks", "architecture", "scheduler"), [({}, "sdxl_instruct", ""), (EDM, "cosxl_edit", "EDMEulerScheduler")]
+)
+def test_sdxl_that_reads_a_picture_changes_it(
+    marks: Tensors, architecture: str, scheduler: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "x.safetensors", entrance(tensors_of(SDXL), 8) | marks)
+    found = read_checkpoint(path, bundled_configs())
+    assert (found.state, found.problem, found.architecture) == ("ready", "", architecture)
+    assert found.changes["unet/config.json"] == {"in_channels": 8}
+    assert found.scheduler.get("_class_name", "") == scheduler
+    assert families.needs_reference(architecture)
+
+
+@pytest.mark.parametrize(
     ("name", "made", "sentence"),
     [
-        ("cosxl_edit", lambda: entrance(tensors_of(SDXL), 8) | EDM, "It is CosXL Edit"),
         ("iclight_sd15_fc", lambda: entrance(tensors_of_class("sd1"), 8), "It is IC-Light"),
         ("iclight_sd15_fbc", lambda: entrance(tensors_of_class("sd1"), 12), "It is IC-Light"),
         ("marigold", lambda: entrance(tensors_of_class("sd2"), 8), "estimates depth or normals"),

@@ -106,6 +106,25 @@ def lora_for(tensors: Tensors, part: str, start: str = "transformer.") -> Tensor
     return made
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "base"),
+    [
+        ("Bria 3", "my_bria_style", "Bria 3"), ("Bria 3", "bria-3.2_style", "Bria 3"), ("Bria 3", "my_flux_x", "flux"),
+        ("Bria FIBO", "bria_fibo_x", "Bria FIBO"), ("Bria 3", "flux_or_bria", "flux"), ("kolors", "x_kolors", "kolors"),
+        ("kolors", "style", "sdxl"),
+    ],
+)  # fmt: skip
+def test_the_file_name_tells_the_base_of_several_with_the_same_layers(
+    model: str, name: str, base: str, tmp_path: Path
+) -> None:
+    tensors = lora_for(tensors_of_class(model), "attn", "unet." if model == "kolors" else "transformer.")
+    path = tmp_path / f"{name}.safetensors"
+    assert read_adapter(write(path, tensors), "lora").architecture == base
+    if base == "kolors":
+        stated = {"ss_base_model_version": "sdxl_base_v1-0"}
+        assert read_adapter(write(path, tensors, stated), "lora").architecture == "sdxl"
+
+
 def test_a_lora_fits_every_model_with_its_layers_unless_it_names_one(tmp_path: Path) -> None:
     """Attention layers of Chroma are those of FLUX.1."""
     tensors = lora_for(tensors_of_class("chroma"), ".attn.")

@@ -1,13 +1,18 @@
 """Stable Diffusion XL."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from PIL import Image as PIL
 
 from diffusion_local.engine import unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
+from diffusion_local.engine.transformer import told_of_steps
+from diffusion_local.options.table import Params
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
@@ -57,6 +62,15 @@ def inpainting(pipe: Any) -> Any:
     return diffusers.StableDiffusionXLInpaintPipeline(**pipe.components, add_watermarker=False)
 
 
+def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
+    """InstructPix2Pix and CosXL Edit: the picture, at the size of the result, is an additional input of the UNet."""
+    parts = {name: part for name, part in pipe.components.items() if name not in ("image_encoder", "feature_extractor")}
+    cosxl = type(pipe.scheduler).__name__.startswith("EDM")
+    edits = diffusers.StableDiffusionXLInstructPix2PixPipeline(**parts, add_watermarker=False, is_cosxl_edit=cosxl)
+    edits.set_progress_bar_config(disable=True)
+    return told_of_steps(edits, partial(edits, **unet.instructed(params, pictures)))
+
+
 FAMILY = EngineFamily(
     load,
     embed,
@@ -67,4 +81,5 @@ FAMILY = EngineFamily(
     inpainting=inpainting,
     together=True,
     halves=True,
+    refer=refer,
 )
