@@ -9,12 +9,24 @@ from typing import Any
 import gradio as gr
 from jinja2.utils import htmlsafe_json_dumps
 
+from diffusion_local.web.gradio_compat import frontend
+
 log = logging.getLogger(__name__)
 
 #: Where Gradio's HTML has the configuration of its page and the description of its endpoints.
 INLINE = re.compile(
     r"<script>window\.gradio_config = (\{.*?\});</script>\s*<script>window\.gradio_api_info = .*?</script>", re.DOTALL
 )
+#: The script with which a page in a frame tells its size, and the style sheet that ``frontend`` has in its own.
+UNUSED = re.compile(
+    r"<script>\s*\(\(\) => \{\s*const root = (?:(?!</script>).)*?iframeResizer(?:(?!</script>).)*</script>", re.DOTALL
+)
+#: Svelte turns arrays into proxies, whose elements are read twenty times slower, but not those of a subclass.
+PLAIN = """<script>(() => {
+  class Plain extends Array {}
+  for (const list of ["components", "dependencies"]) Object.setPrototypeOf(gradio_config[list], Plain.prototype);
+})();</script>"""
+STYLE = re.compile(r'<link rel="stylesheet" crossorigin href="\./assets/index-[\w-]+\.css">')
 NO_ENDPOINTS: dict[str, Any] = {"named_endpoints": {}, "unnamed_endpoints": {}}
 #: Fields of a component that the page's scripts read. The others describe endpoints.
 COMPONENT_FIELDS = ("id", "type", "props", "component_class_id", "key", "rendered_in")
@@ -40,12 +52,16 @@ def trimmed(html: bytes, say: Callable[[str], str]) -> bytes:
         f"<script>window.{name} = {htmlsafe_json_dumps(value, ensure_ascii=False, separators=(',', ':'))};</script>"
         for name, value in values.items()
     ]
-    return f"{text[: found.start()]}{''.join(scripts)}{text[found.end() :]}".encode()
+    text = UNUSED.sub("", f"{text[: found.start()]}{''.join(scripts)}{PLAIN}{text[found.end() :]}")
+    if files := frontend.links(config):
+        text = STYLE.sub(lambda _: files, text, count=1)
+    return text.encode()
 
 
 def page_config(config: dict[str, Any], say: Callable[[str], str]) -> dict[str, Any]:
     """Gradio's configuration without what only clients need, and with its phrases."""
-    kept = [each for each in config["components"] if each["type"] != "api"]
+    drawn = frontend.kinds(config)
+    kept = [each for each in config["components"] if each["type"] in drawn]
     ids = {each["id"] for each in kept}
     dependencies = [each for each in config["dependencies"] if ids.issuperset((*each["inputs"], *each["outputs"]))]
     dependencies = [each for each in dependencies if each["targets"] or each["trigger_after"] is not None]

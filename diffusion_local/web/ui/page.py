@@ -18,7 +18,7 @@ from diffusion_local.web.api.gradio.calls import Calls
 from diffusion_local.web.api.gradio.surface import Surface
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch
-from diffusion_local.web.gradio_compat import patches
+from diffusion_local.web.gradio_compat import frontend, patches
 from diffusion_local.web.ui import (
     actions,
     form_lists,
@@ -126,6 +126,7 @@ def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_p
     kept = Uploads(settings)
     uploads.add(app, kept)
     blocks = build(studio, watch, kept)
+    frontend.add(app, blocks)
     gr.mount_gradio_app(
         app,
         blocks,

@@ -7,8 +7,8 @@ import gradio as gr
 
 #: Scripts of ``static``. The order matters: later ones use earlier ones.
 SCRIPTS = (
-    "calls", "look", "router", "live", "shell", "page", "dock", "prompts", "viewer", "canvas", "source", "loras",
-    "pictures", "regions", "lists", "queue", "gallery", "models", "settings"
+    "calls", "look", "router", "live", "shell", "page", "early", "dock", "prompts", "viewer", "canvas", "source",
+    "loras", "pictures", "regions", "lists", "queue", "gallery", "models", "settings"
 )  # fmt: skip
 PAGE_SCRIPT = "\n".join(
     (Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS

@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
+from tests.web.browser.conftest import PHONE
 from tests.web.browser.page_actions import (
     answer_dialog,
     batch_in_strip,
@@ -424,4 +425,47 @@ def test_styles_are_chosen_by_their_pictures_which_come_when_the_group_is_opened
             job.params.prompt.startswith(f"watercolour painting of {prompt},")
             for job in site.services.studio.jobs(limit=5)
         )
+    )
+
+
+def test_a_prompt_typed_and_sent_before_the_form_is_there_is_not_lost(people: Any, site: Site) -> None:
+    """The scripts of the form come late, while an input method composes."""
+    prompt, page = unique_prompt("early"), people().context.new_page()
+    held: list[Any] = []
+    sheets: list[str] = []
+    page.on("request", lambda request: sheets.append(request.url) if request.resource_type == "stylesheet" else None)
+    page.route(re.compile(r"/assets/Blocks-[\w-]+\.js"), lambda route: held.append(route))
+    page.goto(site.url)
+    early = page.locator("#early-prompt")
+    early.fill(f"{prompt} a")
+    early.dispatch_event("compositionstart")
+    eventually(lambda: held or page.wait_for_timeout(50))
+    held[0].continue_()
+    page.wait_for_selector("#generate")
+    early.press_sequentially("b")
+    early.dispatch_event("compositionend")
+    early.wait_for(state="detached")
+    own = page.locator("#prompt textarea")
+    assert own.input_value() == f"{prompt} ab"
+    assert own.evaluate("(field) => field === document.activeElement && field.selectionStart") == len(prompt) + 3
+    assert [each.split("/")[-1].split("?")[0] for each in sheets] == ["gradio.css"]
+
+    held.clear()
+    page.reload()
+    early.fill(prompt)
+    early.press("Enter")
+    eventually(lambda: held or page.wait_for_timeout(50))
+    held[0].continue_()
+    batch_in_strip(page, prompt).locator(".shot.done").wait_for()
+    assert [job.params.prompt for job in site.services.studio.jobs()].count(prompt) == 1
+
+
+@pytest.mark.slow  # a detail of the layout
+def test_a_notice_above_the_studio_leaves_the_prompt_of_a_phone_in_the_window(people: Any) -> None:
+    page = people(viewport=PHONE).open()
+    words = "No worker is running. " * 9
+    page.evaluate(f"diffusionLocalLook.show({{ notices: `<div class='notice bad'>{words}</div>` }})")
+    page.wait_for_function(
+        """() => document.querySelector("#generate").getBoundingClientRect().bottom
+            <= document.querySelector("#tabbar").getBoundingClientRect().top"""
     )

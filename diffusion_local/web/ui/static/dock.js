@@ -19,14 +19,15 @@ window.diffusionLocalDock = (() => {
   // -- Enter. An input method uses it to take what is composed; Safari says so by the key code alone.
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
-    if (!event.target.closest?.("#prompt, #negative, #count, #seed") || event.altKey) return;
+    if (!event.target.closest?.("#early, #prompt, #negative, #count, #seed") || event.altKey) return;
     if (event.shiftKey) return; // a new line
     const chord = event.ctrlKey || event.metaKey;
     if (!chord && localStorage.getItem(ENTER) === "newline") return;
     if (!chord && document.querySelector("#suggestions:not([hidden]) [aria-selected=true]")) return; // takes the suggestion
     event.preventDefault();
     event.stopPropagation();
-    document.getElementById("generate")?.click();
+    if (event.target.closest("#early")) window.diffusionLocalEarly.press();
+    else document.getElementById("generate")?.click();
   }, true);
 
   // Gradio's own meaning of Shift+Enter is to submit.

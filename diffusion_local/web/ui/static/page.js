@@ -143,6 +143,10 @@ window.diffusionLocal = (() => {
   const ids = (written) => (written ?? "").split(" ").filter(Boolean);
   const unanswered = () => Number(sessionStorage.getItem(PRESSED)) || 0;
   let restored = false;
+  const draft = () => {
+    const kept = parsed(sessionStorage.getItem(DRAFT));
+    return Array.isArray(kept) ? kept : null;
+  };
   const lost = unanswered() > 0; // presses of this page before it was reloaded, which nobody will answer any more
   sessionStorage.removeItem(PRESSED);
   // Counted before Gradio sees the press: even an event that Gradio drops is told after a reload.
@@ -151,9 +155,10 @@ window.diffusionLocal = (() => {
   }, true);
 
   return {
+    draft,
     // After a load: the form, as it was, and the batches of this browser.
     restore(told, mine, linked, ...form) {
-      const draft = parsed(sessionStorage.getItem(DRAFT));
+      const kept = draft();
       restored = true;
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
@@ -161,9 +166,9 @@ window.diffusionLocal = (() => {
       window.diffusionLocalRegions.show();
       window.diffusionLocalDock.show();
       const asked = window.diffusionLocalRouter.picture() ?? linked; // a link to a picture
-      const fits = Array.isArray(draft) && draft.length === form.length;
+      const values = window.diffusionLocalEarly.restored(kept?.length === form.length ? kept : form);
       const notice = `<div class="notice bad" role="alert"><span>${words.lost_press}</span></div>`;
-      return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, asked, ...(fits ? draft : form)];
+      return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, asked, ...values];
     },
     keep(...form) {
       if (restored) sessionStorage.setItem(DRAFT, JSON.stringify(form));

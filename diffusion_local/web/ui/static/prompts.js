@@ -320,7 +320,9 @@ window.diffusionLocalPrompts = (() => {
   function label() {
     for (const button of document.querySelectorAll("[data-prompts]")) {
       if (button.title) continue;
-      button.title = button.ariaLabel = LABELS[button.dataset.prompts];
+      const name = button.dataset.prompts;
+      button.title = button.ariaLabel = LABELS[name];
+      button.append(make("span", { textContent: words[`tool_${name}`] }));
     }
   }
   new MutationObserver(label).observe(document.documentElement, { subtree: true, childList: true });

@@ -2,10 +2,15 @@
 document.addEventListener("DOMContentLoaded", () => {
   for (const root of document.querySelectorAll("[data-part]"))
     window.diffusionLocalPart(root, root, root.dataset.part, (_, data) => window.diffusionLocalAct(data));
-  // Gradio appends to the body: what is there once it has drawn replaces the grey shapes.
+  // The studio fills the window below the notices (create.css), unless they float above it.
+  new ResizeObserver(([{ target }]) => {
+    const height = getComputedStyle(target).position === "fixed" ? 0 : target.offsetHeight;
+    document.documentElement.style.setProperty("--notices", `${height}px`);
+  }).observe(document.getElementById("notices"));
+  // Gradio appends to the body: what is there once it has drawn replaces the skeleton.
   new MutationObserver((_, watcher) => {
-    if (!document.querySelector("#generate")) return;
-    document.getElementById("skeleton")?.remove();
+    if (!document.querySelector("#generate") || !document.querySelector("#prompt textarea")) return;
+    window.diffusionLocalEarly.handOver();
     Object.assign(document.querySelector("main"), { id: "view", tabIndex: -1 });
     watcher.disconnect();
   }).observe(document.documentElement, { subtree: true, childList: true });
