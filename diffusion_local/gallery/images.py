@@ -9,7 +9,7 @@ from typing import Any, Self
 from diffusion_local import actor
 from diffusion_local.db import rows, search
 from diffusion_local.db.access import owned, readable, writable
-from diffusion_local.db.database import Database
+from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import IMAGE_PIXELS, SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
 from diffusion_local.db.rows import not_found
 from diffusion_local.db.search import word_count
@@ -148,6 +148,25 @@ def ordered(sort: str, indexed: bool, before: bool) -> list[tuple[str, str]]:
     return [(after if before else "", order)]
 
 
+def selection(db: Transaction, gallery_filter: GalleryFilter) -> tuple[str, list[str], dict[str, Any]]:
+    """(FROM, conditions, their values) of the pictures that match and that the actor may read."""
+    conditions, values = gallery_filter.where()
+    only_own = not actor.current().sees_all
+    conditions.append(owned("images") if only_own else readable())
+    source = "images"
+    if found_by := search.lookup(db, gallery_filter.search):
+        source = found_by.source
+        if only_own or replace(gallery_filter, search=""):
+            conditions += search.index_bounds(db, conditions, values)
+        conditions.append(found_by.match)
+        values["words"] = found_by.words
+    if gallery_filter.search and not search.match_query(db, gallery_filter.search):
+        columns = ("images.prompt", "images.caption")
+        conditions.append("(" + " OR ".join(contains(each, ":search") for each in columns) + ")")
+        values["search"] = gallery_filter.search
+    return source, conditions, values
+
+
 EVERYTHING = GalleryFilter()
 
 
@@ -176,22 +195,9 @@ class ImageStore:
         """Pictures in the filter's order. ``before``: last id of the previous page; the cost does not depend on the
         depth.
         """
-        conditions, values = gallery_filter.where()
-        only_own = not actor.current().sees_all
-        conditions.append(owned("images") if only_own else readable())
-        source = "images"
-        indexed = False  # whether the full-text index gives the order
         with self._database.read() as db:
-            if found_by := search.lookup(db, gallery_filter.search):
-                source, indexed = found_by.source, gallery_filter.sort != "largest"
-                if only_own or replace(gallery_filter, search=""):
-                    conditions += search.index_bounds(db, conditions, values)
-                conditions.append(found_by.match)
-                values["words"] = found_by.words
-            if gallery_filter.search and not search.match_query(db, gallery_filter.search):
-                columns = ("images.prompt", "images.caption")
-                conditions.append("(" + " OR ".join(contains(each, ":search") for each in columns) + ")")
-                values["search"] = gallery_filter.search
+            source, conditions, values = selection(db, gallery_filter)
+            indexed = source != "images" and gallery_filter.sort != "largest"  # the full-text index gives the order
             images: list[Image] = []
             for part, order in ordered(gallery_filter.sort, indexed, bool(before)):
                 bound = values | {"limit": limit - len(images)} | ({"before": before} if part else {})
@@ -201,6 +207,14 @@ class ImageStore:
                 if len(images) == limit:
                     break
             return images
+
+    def count_matches(self, gallery_filter: GalleryFilter, most: int) -> int:
+        """Number of pictures that match, counted up to ``most``."""
+        with self._database.read() as db:
+            source, conditions, values = selection(db, gallery_filter)
+            matching = f"SELECT 1 FROM {source} WHERE {' AND '.join(conditions)} LIMIT :most"
+            [row] = db.query(f"SELECT count(*) AS matches FROM ({matching}) AS matching", values | {"most": most})
+            return row["matches"]
 
     def delete_trashed(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
         """Delete rows from the trash; returns (id, key) of the deleted ones."""

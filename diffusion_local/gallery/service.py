@@ -19,6 +19,7 @@ from diffusion_local.options.signature import with_fields
 from diffusion_local.options.values import check_cursor, check_integer
 
 ZIP_PAGE = 500
+MOST_COUNTED = 1000  # matches
 MODE = 0o644
 SLUG_CHARS = 50
 
@@ -39,6 +40,11 @@ class Pictures:
         """
         most, cursor = check_integer("limit", limit, 1, ZIP_PAGE), check_cursor("before", before)
         return self._images.page(most, cursor, GalleryFilter.parse(filters))
+
+    @with_fields(GalleryFilter)
+    def count_matches(self, most: int = 1000, **filters: Any) -> int:
+        """Number of pictures that match, counted up to ``most``. ``filters``: fields of GalleryFilter."""
+        return self._images.count_matches(GalleryFilter.parse(filters), check_integer("most", most, 1, MOST_COUNTED))
 
     def models(self) -> list[str]:
         """Models of the pictures in the gallery."""

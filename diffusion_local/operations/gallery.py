@@ -74,6 +74,7 @@ OPERATIONS_BY_PART: dict[str, dict[str, Operation]] = {
         ),
         "models": op(READ, SEEN),
         "owners": op(READ, SEEN),
+        "count_matches": op(READ, SEEN),
         "repeated": op(READ, SEEN),
         "alike": op(READ, SEEN),
         "zip": op(

@@ -13,7 +13,7 @@ from diffusion_local.actor import current
 from diffusion_local.image_decoding import trim_memory
 from diffusion_local.web.access import cookie_value
 from diffusion_local.web.gradio_compat import page as gradio_page
-from diffusion_local.web.ui import addresses, theme, words
+from diffusion_local.web.ui import actions, addresses, theme, words
 from diffusion_local.web.ui.templates import render
 
 GZIP_LEVEL = 6
@@ -146,6 +146,7 @@ def page(html: bytes, tag: str, around: str = "") -> bytes:
         "head.html",
         tag=tag,
         words=words.of_script(),
+        form_verbs=actions.FORM_VERBS,
         root=root,
         style=theme.PAGE_STYLE,
         script=theme.PAGE_SCRIPT,

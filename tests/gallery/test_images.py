@@ -1,6 +1,7 @@
 """The gallery: pages, search, stars, trash."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -231,6 +232,19 @@ def test_whoever_sees_only_their_own_finds_only_their_own(store: JobStore, image
         assert images.count() == 0
     assert images.page(gallery_filter=red) == [apple]
     assert images.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("criteria", "matches"),
+    [({}, 3), ({"search": "apple"}, 2), ({"search": "果"}, 1), ({"search": "pear"}, 0), ({"starred": True}, 1)],
+)
+def test_matches_are_counted_up_to_a_limit(
+    store: JobStore, images: ImageStore, criteria: dict[str, Any], matches: int
+) -> None:
+    first, _, _ = [made(store, prompt=prompt)[0] for prompt in ("an apple", "an apple tree", "苹果")]
+    images.star([first.id], True)
+    assert images.count_matches(GalleryFilter.parse(criteria), 10) == matches
+    assert images.count_matches(GalleryFilter.parse(criteria), 1) == min(matches, 1)
 
 
 def test_the_count_is_kept_through_trash_and_deletion(store: JobStore, images: ImageStore) -> None:

@@ -35,7 +35,9 @@ def act(studio: Studio, verb: str, key: str = "") -> list[Any]:
 
 
 def card(html: str, model: str) -> str:
-    found = re.search(rf'<article class="model" data-key="\w+-{re.escape(model)}".*?</article>', html, re.DOTALL)
+    found = re.search(
+        rf'<article class="model(?: plain)?" data-key="\w+-{re.escape(model)}".*?</article>', html, re.DOTALL
+    )
     assert found, f"no card of {model}"
     return found[0]
 

@@ -205,12 +205,12 @@ def test_an_admin_administers_accounts(services: Services) -> None:
     act(services, "account_add", "\nname=bob&password=a%20long%20one&role=user")
     assert [(each.name, each.role) for each in accounts.all()] == [("ann", Role.ADMIN), ("bob", Role.USER)]
     assert "toast warn" in act(services, "account_add", "\nname=bob&password=a%20long%20one")[0]
-    assert "toast warn" in act(services, "account_add", "\nname=eve&password=short")[0]
+    assert 'data-wrong="password"' in act(services, "account_add", "\nname=eve&password=short")[0]
     act(services, "account_role", "bob\nviewer")
     act(services, "account_limits", "bob\nqueued=5&per_day=&pixels=0")
     assert accounts.get("bob").role is Role.VIEWER
     assert accounts.get("bob").limits == {"queued": 5, "pixels": 0}
-    assert "toast warn" in act(services, "account_limits", "bob\nqueued=-1")[0]
+    assert 'data-wrong="queued"' in act(services, "account_limits", "bob\nqueued=-1")[0]
     token, _ = accounts.add_token("bob", "a script", [])
     html = drawn(services)
     assert "a script" in html

@@ -41,6 +41,13 @@ def test_every_filter_of_the_gallery_can_be_set_on_its_page() -> None:
     assert {field.name for field in fields(GalleryFilter)} <= offered
 
 
+@pytest.mark.parametrize(("matches", "words"), [(1, "1 match<"), (12, "12 matches<"), (1000, "More than 999 matches<")])
+def test_a_filter_tells_how_many_match(matches: int, words: str) -> None:
+    place = GalleryState().narrowed("search", "apple")
+    shown = view_gallery.Shown([IMAGE], matches=matches)
+    assert words in view_gallery.gallery(place, shown, [], ["starter"], [], NOW, 2000)
+
+
 def other(name: str) -> Any:
     return {
         "params": params(prompt="another prompt"),

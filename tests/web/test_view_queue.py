@@ -129,7 +129,7 @@ def test_a_held_picture_that_stands_alone_offers_to_resume() -> None:
     assert ">Paused<" in html
     assert "about" not in html.split('class="state"')[1].split("</div>")[0]
     assert 'class="act small" data-do="resume_batch" data-id="B1"' in html
-    assert 'class="act small" data-do="cancel"' in row(job(held=True), around())  # its batch's header resumes
+    assert 'class="act small near" data-do="cancel"' in row(job(held=True), around())  # its batch's header resumes
 
 
 def test_a_running_row_shows_preview_progress_and_time_left() -> None:

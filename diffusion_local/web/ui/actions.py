@@ -11,7 +11,7 @@ import gradio as gr
 
 from diffusion_local import disk
 from diffusion_local.domain import new_id
-from diffusion_local.errors import UserError
+from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.options.types import Kind
 from diffusion_local.options.validate import STRENGTHS
 from diffusion_local.studio import Studio
@@ -27,11 +27,15 @@ from diffusion_local.web.ui import (
     view_help,
 )
 from diffusion_local.web.ui.actions_pictures import RANDOM_SEED
-from diffusion_local.web.ui.effects import Effect, Verb, new_toast
+from diffusion_local.web.ui.effects import Effect, Verb, new_toast, skipped_form
 from diffusion_local.web.ui.templates import render
 
 #: Verbs that fill the form from a recipe. The page lists what changed, because most fields are in closed accordions.
 RECIPES = ("recipe", "recipe_of_job", "recipe_seed", "recipe_size")
+#: Verbs that read or fill in the form.
+FORM_VERBS = (
+    *RECIPES, "recipe_prompt", "example", "to_img2img", "to_inpaint", "to_outpaint", "use_model", "use_lora"
+)  # fmt: skip
 MOST_ADDRESS = 200
 
 
@@ -49,10 +53,20 @@ def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
             else:
                 effect = VERBS.get(verb, unknown)(studio, key)
     except UserError as error:
-        effect = Effect(toast=new_toast(view.problem(error), kind="warn"))
+        field = error.field if isinstance(error, InvalidParams) else ""
+        effect = Effect(toast=new_toast(view.problem(error), kind="warn", field=field))
+    if verb not in FORM_VERBS and effect.form != skipped_form():
+        raise RuntimeError(f"{verb} fills in the form, so FORM_VERBS must list it")
     if verb in RECIPES and len(values) == len(effect.form):
         effect = replace(effect, told=view.changed(form.differences(values, effect.form)))
     return effect.outputs()
+
+
+def act_without_form(studio: Studio, event: gr.EventData) -> list[Any]:
+    """As `act`, for verbs that are not in ``FORM_VERBS``: the page neither sends nor updates the form's fields, which
+    would take most of such an event's time in the browser.
+    """
+    return act(studio, event)[: -len(form.FORM_FIELDS)]
 
 
 def unknown(studio: Studio, key: str) -> Effect:

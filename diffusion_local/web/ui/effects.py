@@ -35,5 +35,5 @@ class Effect:
 Verb = Callable[[Studio, str], Effect]
 
 
-def new_toast(words: str, more: str = "", kind: str = "") -> str:
-    return view.toast(words, new_id(), more, kind)
+def new_toast(words: str, more: str = "", kind: str = "", field: str = "") -> str:
+    return view.toast(words, new_id(), more, kind, field)

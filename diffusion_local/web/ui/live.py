@@ -26,7 +26,9 @@ COMPONENT_SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
 
 
 def live(elem_id: str, value: str = "") -> gr.HTML:
-    """An HTML component that is patched in place. Its buttons fire ``click`` with ``{"do": verb, "id": key}``."""
+    """An HTML component that is patched in place. Its buttons fire ``click`` with ``{"do": verb, "id": key}``, or
+    ``apply`` for a verb that concerns the form.
+    """
     return gr.HTML(
         value,
         html_template=render("live.html"),

@@ -101,16 +101,19 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
         outputs = [toast, receipt, tabs, panel, create.told, lists.at, *create.fields]
-        clicks = [part.click for part in (*parts, create.told, panel, toast)]
+        pressable = (*parts, create.told, panel, toast)
+        several: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
         acted = gr.on(
-            clicks,
-            bound(actions.act, studio),
-            create.fields,
-            outputs,
-            trigger_mode="multiple",
-            **QUIET,
+            [part.click for part in pressable],
+            bound(actions.act_without_form, studio),
+            None,
+            outputs[: -len(create.fields)],
+            **several,
         )
-        for event in (pressed, acted):
+        filled = gr.on(
+            [part.apply for part in pressable], bound(actions.act, studio), create.fields, outputs, **several
+        )
+        for event in (pressed, acted, filled):
             event.then(None, [receipt, create.mine], create.mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
                 **looks
             )

@@ -53,7 +53,10 @@ def pictures_at(studio: Studio, place: GalleryState) -> Shown:
         images = [images[fresh], *studio.pictures.page(place.show, place.top, **asked)]
     shown = images[: place.show]
     repeated = {} if place.get("like") else studio.pictures.repeated(shown)
-    return Shown(shown, len(images) > place.show, fresh, repeated, refused=refused)
+    matches = None
+    if place.without("sort").filters and not place.get("board"):
+        matches = studio.pictures.count_matches(view_gallery.MOST_COUNTED + 1, **asked)
+    return Shown(shown, len(images) > place.show, fresh, repeated, refused=refused, matches=matches)
 
 
 def exists(studio: Studio, board_id: str) -> bool:

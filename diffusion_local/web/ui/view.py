@@ -172,9 +172,11 @@ def changed(names: Sequence[str]) -> Markup:
     return notice("info", say("create.changed", what=", ".join(name_of(name) for name in names)))
 
 
-def toast(words: str, key: str, more: str = "", kind: str = "") -> Markup:
-    """A message that disappears by itself. A new ``key`` shows the same words again."""
-    return macro("toast", words, key, more, kind)
+def toast(words: str, key: str, more: str = "", kind: str = "", field: str = "") -> Markup:
+    """A message that disappears by itself. A new ``key`` shows the same words again. ``field``: name of the wrong field
+    of the form that was sent.
+    """
+    return macro("toast", words, key, more, kind, field)
 
 
 def utc() -> datetime:

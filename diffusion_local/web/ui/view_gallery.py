@@ -18,6 +18,7 @@ from diffusion_local.web.ui.view_picture import recipe_rows
 #: Entries of the date filter: (phrase, first day, last day), in days before today; None: no last day.
 SPANS = (("span_0", 0, None), ("yesterday", 1, 1), ("span_6", 6, None), ("span_29", 29, None))
 ZIP = "images/zip"
+MOST_COUNTED = 999  # matches of a filter; beyond, the page says that there are more
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Shown:
 
     ``more``: there are older pictures; ``fresh``: number of newer pictures since the page was opened; ``repeated``: how
     often each recipe was used; ``missing``: the board in the address does not exist; ``refused``: why a filter is
-    invalid.
+    invalid; ``matches``: how many pictures match the filters, up to one more than MOST_COUNTED; None: not counted.
     """
 
     images: Sequence[Image]
@@ -35,6 +36,7 @@ class Shown:
     repeated: Mapping[str, int] = field(default_factory=dict)
     missing: bool = False
     refused: str = ""
+    matches: int | None = None
 
 
 def day(now: datetime, back: int | None) -> str:
@@ -76,6 +78,8 @@ def gallery(
         repeated=shown.repeated,
         missing=shown.missing,
         refused=shown.refused,
+        matches=shown.matches,
+        most_counted=MOST_COUNTED,
         nothing=nothing(place),
         total=total,
         keep_days=keep_days,

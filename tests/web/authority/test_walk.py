@@ -108,7 +108,7 @@ def test_every_door_is_walked_through(studio: Scene) -> None:
     assert set(calls.ENDPOINTS) == set(endpoints.names())
     assert set(calls.BUTTONS) | calls.PLAIN_BUTTONS == set(actions.VERBS)
     assert set(calls.TABS) == set(TABS)
-    assert {*calls.HANDLERS, "act"} == set(handlers(application))  # `act` is what the buttons call
+    assert {*calls.HANDLERS, "act", "act_without_form"} == set(handlers(application))  # `act` is what the buttons call
 
 
 def test_the_table_has_every_public_method_of_the_studio_and_of_its_parts(services: Services) -> None:

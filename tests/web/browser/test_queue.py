@@ -108,7 +108,7 @@ def test_rows_are_compact_and_an_undone_cancel_puts_a_job_back_at_its_place(peop
     )
     assert heights
     assert max(heights) <= 46
-    line(page, prompts[1]).locator("[data-do=cancel]").click()
+    line(page, prompts[1]).locator("[data-do=cancel].near").click()
     page.locator("#toast [data-do=undo_cancel]").click()
     eventually(lambda: [job.params.prompt for job in studio.snapshot().waiting][:3] == prompts)
     assert [job.state for job in studio.jobs(batch_id=batch)] == [State.CANCELLED]

@@ -150,7 +150,7 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
     if (ask) typed = await window.diffusionLocalAsk(ask, { answer, label: target.textContent.trim() });
     if (sure && (await window.diffusionLocalAsk(sure, { label: target.ariaLabel ?? target.textContent.trim() })) === null) return;
     if (ask && !typed?.trim()) return;
-    trigger("click", { do: verb, id: typed ? `${named}\n${typed.trim()}` : named });
+    trigger({ do: verb, id: typed ? `${named}\n${typed.trim()}` : named });
     if (target.dataset.unpick !== undefined) unpick();
     const menu = target.closest("details.menu");
     if (menu && stay === undefined) shut(menu);
@@ -202,7 +202,7 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
   element.addEventListener("change", ({ target }) => {
     if (target.closest(".selecting") && !target.checked) unpick();
     if (target.dataset?.set && target.reportValidity()) // a control of its own: its value goes behind the id
-      trigger("click", { do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
+      trigger({ do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
     if (target.dataset?.pick) pick(target);
   });
 
@@ -258,15 +258,16 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
 // there, also takes the events of the shell's parts.
 window.diffusionLocalLive = (element, trigger, props, watch) => {
   const name = element.closest(".block.live-part").id;
-  const draw = window.diffusionLocalPart(element, element.querySelector(".live"), name, trigger);
+  const act = (data) => trigger(window.diffusionLocalFormVerbs.includes(data.do) ? "apply" : "click", data);
+  const draw = window.diffusionLocalPart(element, element.querySelector(".live"), name, act);
   watch("value", () => {
     draw(props.value);
     if (name === "toast" && props.value.includes("toast restarting")) window.diffusionLocalLook.restarts();
   });
   draw(window.diffusionLocalLook.drawn[name] ?? props.value);
   if (name !== "toast") return;
-  window.diffusionLocalAct = (data) => trigger("click", data);
-  for (const data of window.diffusionLocalWaiting.splice(0)) trigger("click", data);
+  window.diffusionLocalAct = act;
+  for (const data of window.diffusionLocalWaiting.splice(0)) act(data);
 };
 window.diffusionLocalWaiting = []; // events from before Gradio was there
 window.diffusionLocalAct = (data) => window.diffusionLocalWaiting.push(data);

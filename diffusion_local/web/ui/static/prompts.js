@@ -7,6 +7,7 @@ window.diffusionLocalPrompts = (() => {
   const SHOWN = 8;
   const words = window.diffusionLocalWords;
   const LABELS = { history: words.history, presets: words.presets, repeat: words.repeat, helper: words.helper };
+  const NAMES = { history: words.tool_history, presets: words.tool_presets, repeat: words.tool_repeat, helper: words.tool_helper };
   const field = () => document.querySelector("#prompt :is(textarea, input)");
   const hidden = (id) => document.querySelector(`#${id} :is(textarea, input)`);
   const read = (key, otherwise) => {
@@ -322,7 +323,7 @@ window.diffusionLocalPrompts = (() => {
       if (button.title) continue;
       const name = button.dataset.prompts;
       button.title = button.ariaLabel = LABELS[name];
-      button.append(make("span", { textContent: words[`tool_${name}`] }));
+      button.append(make("span", { textContent: NAMES[name] }));
     }
   }
   new MutationObserver(label).observe(document.documentElement, { subtree: true, childList: true });

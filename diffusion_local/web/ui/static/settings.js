@@ -47,3 +47,33 @@
     });
   });
 })();
+
+// What is wrong in a form that was sent is told at its field, until that changes; elsewhere it stays a toast.
+(() => {
+  let sent = null; // the form of the newest press
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest?.("[data-do]")) sent = target.closest("[data-fields]");
+  }, true);
+  function clear(field) {
+    field.removeAttribute("aria-invalid");
+    document.getElementById(field.getAttribute("aria-describedby"))?.remove();
+    field.removeAttribute("aria-describedby");
+  }
+  document.addEventListener("input", ({ target }) => {
+    if (target.ariaInvalid === "true" && target.closest("[data-fields]")) clear(target);
+  });
+  new MutationObserver(() => {
+    const told = document.querySelector("#toast [data-wrong]");
+    const field = told && sent?.isConnected && sent.elements.namedItem(told.dataset.wrong);
+    if (!field) return;
+    clear(field);
+    const words = Object.assign(document.createElement("span"), {
+      id: `wrong-${told.dataset.key}`, className: "wrong", role: "alert", textContent: told.textContent,
+    });
+    told.remove();
+    field.after(words);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", words.id);
+    field.focus();
+  }).observe(document.documentElement, { subtree: true, childList: true });
+})();

@@ -1,7 +1,7 @@
 // The page's frame (templates/shell.html): its drawn parts, the queue's drawer, and the dialog that asks.
 document.addEventListener("DOMContentLoaded", () => {
   for (const root of document.querySelectorAll("[data-part]"))
-    window.diffusionLocalPart(root, root, root.dataset.part, (_, data) => window.diffusionLocalAct(data));
+    window.diffusionLocalPart(root, root, root.dataset.part, (data) => window.diffusionLocalAct(data));
   // The studio fills the window below the notices (create.css), unless they float above it.
   new ResizeObserver(([{ target }]) => {
     const height = getComputedStyle(target).position === "fixed" ? 0 : target.offsetHeight;
