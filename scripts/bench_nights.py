@@ -131,7 +131,7 @@ class Night:
         try:
             self.scene.start()
             self.until_done(receipt.batch_id, promised)
-            jobs = studio.jobs(batch_id=receipt.batch_id, limit=1000)
+            jobs = studio.jobs_of_batches([receipt.batch_id], self.options.prompts)
             promised |= {job.id: job.params.prompt for job in jobs}
             report = studio.reports.batch(receipt.batch_id)
             assert report.forecast is not None, "no forecast was made"

@@ -63,7 +63,7 @@ def account(
         return
     since, seconds, pictures, disturbed = found
     run = timings.run if usual_seconds is None else min(usual_seconds, timings.run)
-    disturbed = int(disturbed or run < timings.run)
+    untypical = run < timings.run
     passed = seconds_from(max(since, job.created_at), now) if since else timings.run + timings.load
     if passed - timings.run > LONGEST_LOSS:
         passed = timings.run
@@ -74,8 +74,9 @@ def account(
     values = {"slot": slot, "now": now, "seconds": seconds, "pictures": pictures, "disturbed": disturbed}
     if complete:
         values |= {"seconds": 0.0, "pictures": 0, "disturbed": 0}
-    if complete and disturbed:
-        add_hour(db, slot, now, run=run, lost=seconds)
+    if complete and (disturbed or untypical):
+        # A slow first pass occurs at most once per kind and start, so it does not show how often disturbances occur.
+        add_hour(db, slot, now, run=run, lost=seconds, losses=int(disturbed and seconds > 0))
     elif complete:
         add_hour(db, slot, now, run=run, gap=seconds, pictures=pictures)
     else:
@@ -88,7 +89,14 @@ def account(
 
 
 def add_hour(
-    db: Transaction, slot: str, now: str, pictures: int = 0, gap: float = 0.0, lost: float = 0.0, run: float = 0.0
+    db: Transaction,
+    slot: str,
+    now: str,
+    pictures: int = 0,
+    gap: float = 0.0,
+    lost: float = 0.0,
+    run: float = 0.0,
+    losses: int = 0,
 ) -> None:
     db.execute(
         "INSERT INTO work_hours (slot, hour, pictures, run_seconds, gap_seconds, lost_seconds, losses) "
@@ -103,7 +111,7 @@ def add_hour(
             "run": run,
             "gap": gap,
             "lost": lost,
-            "losses": int(lost > 0),
+            "losses": losses,
         },
     )
 

@@ -124,7 +124,7 @@ def test_a_slow_first_pass_counts_its_usual_share_as_work(slot: Slot) -> None:
     job = claimed(slot.store)
     slot.wait(12)
     slot.store.finish(job.claim, image_of(job), JobTimings(12, warm_up=True))
-    assert slot.overhead().lost == pytest.approx(16 / (20 + 10 + 12 + PRIOR / 2))
+    assert slot.overhead().lost == pytest.approx(16 / (20 + 10 + 12 + PRIOR))
     with slot.database.read() as db:
         pace = history.pace_of(db, [WORK.model])
     assert pace.seconds(WORK) == pytest.approx(32 / 3)
