@@ -43,7 +43,7 @@ def replace_surrogates(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def echo(value: object) -> str:
+def echo(value: object) -> str | Message:
     """A caller's value as an error message may repeat it: a number, or quoted text cut to MAX_ECHO characters.
 
     Only the type of any other value is named: a list or an object may contain data that the caller did not type, such
@@ -54,10 +54,9 @@ def echo(value: object) -> str:
     if value is None or isinstance(value, bool | float):
         return repr(value)
     if isinstance(value, int):
-        return repr(value) if value.bit_length() <= 256 else "a huge number"
-    if isinstance(value, dict):
-        return "an object"
-    return "a list" if isinstance(value, list | tuple) else "another kind of value"
+        return repr(value) if value.bit_length() <= 256 else messages.message("huge_number")
+    kind = "an_object" if isinstance(value, dict) else "a_list" if isinstance(value, list | tuple) else "another_kind"
+    return messages.message(kind)
 
 
 class DiffusionLocalError(Exception):

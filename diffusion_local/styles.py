@@ -42,6 +42,10 @@ class Styles:
 
     def apply(self, names: Sequence[str], prompt: str, negative: str) -> tuple[str, str]:
         """(prompt, negative prompt) with these styles applied in order. Raises InvalidParams."""
+        if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+            raise InvalidParams(
+                "styles", message("styles_among", known=[each.name for each in self.all()], got=echo(names))
+            )
         if len(names) > MAX_STYLES:
             raise InvalidParams("styles", message("at_most", most=MAX_STYLES, got=len(names)))
         known = {style.name: style for style in self.all()}

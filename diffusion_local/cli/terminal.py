@@ -3,24 +3,27 @@
 import functools
 import inspect
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 from diffusion_local import serializers
 from diffusion_local.compose import open_studio
 from diffusion_local.domain import Job, Receipt, State
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.lists import entries
-from diffusion_local.messages import message
+from diffusion_local.messages import DEFAULT_LANGUAGE, LANGUAGES, message, translate
 from diffusion_local.operations import answers
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import with_options
+from diffusion_local.options.table import LONG_NAMES, OPTIONS
 from diffusion_local.options.validate import with_pictures
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.remote.studio import RemoteStudio
@@ -37,6 +40,8 @@ Token = Annotated[
     str | None,
     typer.Option(help="Your token for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
 ]
+#: In the order in which they count.
+LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 STUDIO_OPTIONS = {"home": Home, "server": Server, "token": Token}
 FAILED = 1  # exit status of `submit --wait` if a picture was not made
 POLL_SECONDS = 0.2
@@ -51,14 +56,64 @@ def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
     ]
     ordered = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays last
 
+    names = names_on_command_line(ordered)
+
     @functools.wraps(command)
     def call(**arguments: Any) -> Any:
-        reached = connect(**{name: arguments.pop(name) for name in STUDIO_OPTIONS})
-        return command(reached, **arguments)
+        try:
+            reached = connect(**{name: arguments.pop(name) for name in STUDIO_OPTIONS})
+            return command(reached, **arguments)
+        except InvalidParams as error:
+            raise as_typed(error, names) from error
 
     call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in ordered}
     return call
+
+
+def names_on_command_line(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
+    """How the parameters of a command are written: ``--hires-scale``, ``PROMPT``; width and height are ``--size``."""
+    found = {}
+    for each in parameters:
+        info = next(iter(getattr(each.annotation, "__metadata__", ())), None)
+        declared = (info.default, *(info.param_decls or ())) if isinstance(info, OptionInfo) else ()
+        own = (word for word in declared if isinstance(word, str) and word.startswith("--"))
+        is_argument = isinstance(info, ArgumentInfo) or (each.default is each.empty and not declared)
+        found[each.name] = each.name.upper() if is_argument else next(own, f"--{each.name.replace('_', '-')}")
+    return found | (dict.fromkeys(("width", "height"), found["size"]) if "size" in found else {})
+
+
+class InvalidFlag(InvalidParams):
+    """With the field as it is written on the command line."""
+
+
+def as_typed(error: InvalidParams, names: Mapping[str, str]) -> InvalidParams:
+    """The error with its field as it is written on the command line; an entry of a repeatable flag by its place and
+    field: ``--control 2, type``.
+    """
+    if error.option not in names:
+        return error
+    place, _, part = error.field.removeprefix(error.option).lstrip("[").partition("]")
+    field = names[error.option] + (f" {int(place) + 1}" if place.isdecimal() else "")
+    field += f", {part.lstrip('.')}" if part else ""
+    typed = (InvalidFlag if error.option in OPTIONS else InvalidParams)(field, error.problem)
+    typed.also = tuple(as_typed(each, names) for each in error.also)
+    return typed
+
+
+def in_words(error: UserError) -> str:
+    """The message of an error, and of further ones of the same request, in the language of the terminal."""
+    errors: list[UserError] = [error, *(error.also if isinstance(error, InvalidParams) else ())]
+    texts = [translate(language(), each.message) for each in errors]
+    if isinstance(error, InvalidFlag):  # which may mention other options
+        texts = [LONG_NAMES.sub(lambda found: f"--{found[0].replace('_', '-')}", text) for text in texts]
+    return "\n".join(texts)
+
+
+def language() -> str:
+    """The language of the terminal, from the variables that POSIX gives it in."""
+    chosen = next((value for name in LOCALE_VARIABLES if (value := os.environ.get(name))), "")
+    return next((each for each in LANGUAGES if chosen.lower().startswith(each)), DEFAULT_LANGUAGE)
 
 
 def connect(home: Path | None = None, server: str | None = None, token: str | None = None) -> AnyStudio:
@@ -147,7 +202,9 @@ def option_flag(option: Option) -> inspect.Parameter:
         kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{example}; may be repeated.")]
     else:
         meaning = f"file, or {option.meaning}" if option.is_picture else option.meaning
-        kind = Annotated[option.request_type | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
+        numeric = {int: "INTEGER", float: "FLOAT"}.get(option.type)  # checked by the Studio, which names the limits
+        described = typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.", metavar=numeric)
+        kind = Annotated[str | None if numeric else option.request_type | None, described]
     return inspect.Parameter(option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
 
 

@@ -16,10 +16,10 @@ CONTENT_NAMES = {"blur": "fill", "noise": "latent noise", "nothing": "latent not
 
 SIDES = ("left", "top", "right", "bottom")
 MAX_SIDE = 4096
-OUTPAINT_SIDE = re.compile(r"(left|top|right|bottom|all)\s*[:=]?\s*(\d{1,5})(?:px)?", re.ASCII | re.IGNORECASE)
-FRAME = re.compile(r"(\d{1,5})\s*[x×]\s*(\d{1,5})(?:\s*\+\s*(\d{1,5})\s*\+\s*(\d{1,5}))?", re.ASCII | re.IGNORECASE)
-#: Example values of ``outpaint``, for error messages.
-OUTPAINT_EXAMPLES = '"left:128 right:128", or a frame such as "1024x768" or "1024x768+128+0"'
+OUTPAINT_SIDE = re.compile(r"(left|top|right|bottom|all)\s*[:=]?\s*(\d{1,9})(?:px)?", re.ASCII | re.IGNORECASE)
+FRAME = re.compile(r"(\d{1,9})\s*[x×]\s*(\d{1,9})(?:\s*\+\s*(\d{1,9})\s*\+\s*(\d{1,9}))?", re.ASCII | re.IGNORECASE)
+#: Values of ``outpaint``, for error messages.
+EXAMPLES = {"sides": "left:128 right:128", "frame": "1024x768", "placed": "1024x768+128+0"}
 
 Size = tuple[int, int]
 #: left, top, right, bottom
@@ -61,7 +61,7 @@ def check_outpaint(field: str, value: Any) -> str:
         return f"{int(width)}x{int(height)}" + (f"+{int(left)}+{int(top)}" if left else "")
     found = {name.lower(): int(pixels) for name, pixels in OUTPAINT_SIDE.findall(text)}
     if not found or OUTPAINT_SIDE.sub("", text).strip(" ,;") or len(OUTPAINT_SIDE.findall(text)) != len(found):
-        raise InvalidParams(field, message("outpaint", examples=OUTPAINT_EXAMPLES, got=echo(value)))
+        raise InvalidParams(field, message("outpaint", **EXAMPLES, got=echo(value)))
     sides = dict.fromkeys(SIDES, found.pop("all", 0)) | found
     if max(sides.values()) > MAX_SIDE:
         raise InvalidParams(field, message("outpaint_side", most=MAX_SIDE, got=max(sides.values())))

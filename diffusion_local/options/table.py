@@ -6,6 +6,7 @@ add one, add a field here and its label to ``web/ui/phrases/common.toml``, and u
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 
@@ -356,6 +357,8 @@ class BatchOptions:
 
 OPTIONS = declared(Params)
 BATCH_OPTIONS = declared(BatchOptions)
+#: Names of options that cannot be words of a text.
+LONG_NAMES = re.compile(rf"(?<!\w)(?:{'|'.join(name for name in OPTIONS if '_' in name)})(?!\w)", re.ASCII)
 #: Options of a submit besides the prompt.
 SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
 #: Options that are a source picture: its id, or the picture itself if the interface accepts one.

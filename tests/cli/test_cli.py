@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from diffusion_local import __version__
 from diffusion_local.cli import app, main
+from diffusion_local.cli.terminal import LOCALE_VARIABLES
 from diffusion_local.compose import Services
 from diffusion_local.db import upkeep
 from diffusion_local.domain import State
@@ -116,26 +117,37 @@ def test_submit_warns_of_a_long_prompt_on_standard_error(services: Services, run
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["submit", ""], "prompt: must not be empty"),
+        (["submit", ""], "PROMPT: must not be empty"),
         (["submit", "x", "--size", "huge"], "size: must be WIDTHxHEIGHT"),
-        (["submit", "x", "--size", "100x100"], "width: must be from 128 to 512"),
-        (["submit", "x", "--size", "260x256"], "width: must be a multiple of 8"),
-        (["submit", "x", "--steps", "0"], "steps: must be from 1"),
+        (["submit", "x", "--size", "100x100"], "--size: must be from 128 to 512"),
+        (["submit", "x", "--size", "260x256"], "--size: must be a multiple of 8"),
+        (["submit", "x", "--steps", "0"], "--steps: must be from 1"),
+        (["submit", "x", "--steps", "many"], "--steps: must be a number from 1 to 100 (got 'many')"),
+        (["submit", "x", "--steps", "0", "--guidance", "99"], "\n--guidance: must be from 0 to 30"),
+        (
+            ["submit", "x", "--hires-scale", "8"],
+            "--hires-scale: must not make more than 262,144 pixels with starter, unless --hires-tile makes it in tiles",
+        ),
+        (["submit", "x", "--region", "a fox", "--region", "a cat:x=2"], "--region 2, x: must be from 0 to 0.98"),
+        (["submit", "x", "--lora", "ink:9"], "--lora: must be from -4 to 4"),
+        (["submit", "x", "--control", "nofile.png:type=canny"], "--control 1, image: cannot be read"),
+        (["grid", "x", "--x", "hires_scale: 1, 99"], "--hires-scale: must be from 0 to 8"),
+        (["grid", "x", "--x", "mood: 1"], "Fields: prompt, size, lora, negative, model, width, height, steps"),
         (["submit", "x", "--count", "0"], "count: must be from 1"),
         (["submit", "x", "--model", "nobody"], "model: There is no model 'nobody'"),
         (["submit", "x", "--sampler", "nobody"], "sampler: must be one of"),
         (["submit", "x", "--seed", "-5"], "seed: must be"),
-        (["submit", "\udcff"], "prompt: must be text"),
+        (["submit", "\udcff"], "PROMPT: must be text"),
         (["job", "nobody"], "no job 'nobody'"),
         (["cancel", "nobody"], "no job 'nobody'"),
-        (["cancel"], "job_ids: name jobs"),
+        (["cancel"], "JOB_IDS: name jobs"),
         (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
         (["again", "nobody"], "no job 'nobody'"),
-        (["again"], "job_ids: name jobs"),
+        (["again"], "JOB_IDS: name jobs"),
         (["again", "--failed"], "There is no failed job left"),
-        (["move", "left", "x"], "to: must be top, bottom, up or down"),
+        (["move", "left", "x"], "TO: must be top, bottom, up or down"),
         (["priority", "500", "x"], "priority: must be from -100"),
-        (["forget"], "job_ids: name jobs"),
+        (["forget"], "JOB_IDS: name jobs"),
         (["pause", "--batch", "nobody"], "no batch 'nobody'"),
         (["jobs", "--state", "sleeping"], "state: must be one of"),
         (["jobs", "--limit", "0"], "limit: must be from 1"),
@@ -155,6 +167,21 @@ def test_what_is_refused_ends_with_2_and_words_on_standard_error(
     assert "Traceback" not in errors
     with sql(services.settings) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize(("variable", "value"), [("LC_ALL", "zh_CN.UTF-8"), ("LANG", "zh_TW")])
+def test_what_is_refused_is_told_in_the_language_of_the_terminal(
+    services: Services, run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    for name in LOCALE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert (
+        run("submit", "x", "--hires-scale", "9")[2]
+        == "diffusion-local: --hires-scale：必须在 0 到 8 之间（输入为 '9'）。\n"
+    )
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert "must be from 0 to 8" in run("submit", "x", "--hires-scale", "9")[2]
 
 
 def test_a_damaged_database_is_refused_by_every_command(services: Services, run: Run) -> None:

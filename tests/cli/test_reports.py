@@ -34,7 +34,7 @@ def test_a_report_is_printed_or_written(services: Services, run: Run, tmp_path: 
     ("arguments", "words"),
     [
         (("nothing",), "There is no batch"),
-        (("x", "--since", "2020-01-01"), "batch: must be left out"),
+        (("x", "--since", "2020-01-01"), "BATCH: must be left out"),
         (("--since", "tonight"), "since: must be a time"),
         (("--format", "pdf"), "format: must be one of"),
         (("--output", "/nowhere/at/all"), "output: cannot be written"),

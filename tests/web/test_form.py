@@ -30,7 +30,7 @@ def test_every_field_has_a_label_and_a_component(services: Services) -> None:
             assert made.visible == "hidden" or made.label.key == f"common.{name}"
 
 
-def test_no_field_refuses_a_number_that_the_studio_would_explain(services: Services) -> None:
+def test_no_field_refuses_a_value_that_the_studio_would_explain(services: Services) -> None:
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False):
@@ -39,6 +39,11 @@ def test_no_field_refuses_a_number_that_the_studio_would_explain(services: Servi
         numbers = [each for each in made if isinstance(each, gr.Number | gr.Slider)]
         assert {"strength", "count", "list-count", "list-priority"} <= {each.elem_id for each in numbers}
         assert {each.preprocess(-12.5) for each in numbers} == {-12.5}
+        choices = [each for each in made if isinstance(each, gr.Dropdown | gr.CheckboxGroup)]
+        assert {"sampler", "mask_edges", "expand", "styles"} <= {each.elem_id for each in choices}
+        assert {each.elem_id: each.preprocess("nothing") for each in choices} == {
+            each.elem_id: "nothing" for each in choices
+        }
 
 
 @pytest.mark.parametrize("name", ["width", "height", "count"])

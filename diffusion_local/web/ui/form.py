@@ -81,8 +81,9 @@ def model_choice(option: Option, label: Any, studio: Studio) -> gr.components.Co
 def unchecked(field: Field) -> Field:
     """Leave the validation of a field to the Studio.
 
-    For a value out of bounds, Gradio's message would be just "Error". A choice newer than the server's start would even
-    make it reject every event of a browser that has this choice selected.
+    For a value out of bounds, Gradio's message would be just "Error"; for one that is no choice, it would not name the
+    field. A choice newer than the server's start would even make it reject every event of a browser that has it
+    selected.
     """
     field.preprocess = lambda payload: payload
     return field
@@ -136,7 +137,7 @@ def choice(option: Option, label: Any, studio: Studio) -> gr.components.Componen
         filterable=value == "",
         elem_id=option.name,
     )
-    return unchecked(made) if option.files else made
+    return unchecked(made)
 
 
 def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list[tuple[Any, str]]:
@@ -168,7 +169,9 @@ def count(studio: Studio) -> gr.components.Component:
 def styles(studio: Studio) -> gr.components.Component:
     """Styles as tiles. Bundled ones have pictures (``create.css``); the user's own have only a name."""
     names = [each.name for each in studio.styles.all()]
-    return gr.CheckboxGroup(names, value=[], show_label=False, label=words.label("common.styles"), elem_id="styles")
+    return unchecked(
+        gr.CheckboxGroup(names, value=[], show_label=False, label=words.label("common.styles"), elem_id="styles")
+    )
 
 
 def expand(studio: Studio) -> gr.components.Component:
@@ -176,7 +179,9 @@ def expand(studio: Studio) -> gr.components.Component:
         (words.label("create.expand_own"), ""),
         *((words.label(f"lists.expand_{each}"), each) for each in EXPANSIONS),
     ]
-    return gr.Dropdown(offered, value="", label=words.label("common.expand"), filterable=False, elem_id="expand")
+    return unchecked(
+        gr.Dropdown(offered, value="", label=words.label("common.expand"), filterable=False, elem_id="expand")
+    )
 
 
 def usable(studio: Studio, folder: str) -> list[str]:

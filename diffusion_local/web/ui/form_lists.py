@@ -14,7 +14,7 @@ from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.types import Kind
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
-from diffusion_local.web.ui.form import model_choices
+from diffusion_local.web.ui.form import model_choices, unchecked
 from diffusion_local.web.ui.words import has_phrase, label, say
 
 REPLACED = PROMPT_AXES
@@ -50,8 +50,8 @@ def choice(name: str, values: Sequence[str]) -> Make:
     def make(studio: Studio) -> Any:
         choices: list[Any] = [(label(f"lists.{name}_{each}"), each) for each in values]
         words = label(f"common.{name}")
-        return gr.Dropdown(
-            choices, value=values[0], label=words, filterable=False, elem_id=f"list-{name}", min_width=150
+        return unchecked(
+            gr.Dropdown(choices, value=values[0], label=words, filterable=False, elem_id=f"list-{name}", min_width=150)
         )
 
     return make
@@ -92,8 +92,10 @@ def prompt(studio: Studio) -> Any:
 
 def model(studio: Studio) -> Any:
     choices: list[Any] = [(label("lists.own_model"), ""), *model_choices(studio.models())]
-    return gr.Dropdown(
-        choices, value="", label=label("common.model"), filterable=False, elem_id="list-model", min_width=150
+    return unchecked(
+        gr.Dropdown(
+            choices, value="", label=label("common.model"), filterable=False, elem_id="list-model", min_width=150
+        )
     )
 
 
@@ -110,12 +112,14 @@ def option(name: str) -> Make:
 
 def option_choice(each: Option) -> Make:
     def make(studio: Studio) -> Any:
-        return gr.Dropdown(
-            choices_of(each, studio, label),
-            value="",
-            label=label(f"common.{each.name}"),
-            elem_id=f"list-{each.name}",
-            min_width=150,
+        return unchecked(
+            gr.Dropdown(
+                choices_of(each, studio, label),
+                value="",
+                label=label(f"common.{each.name}"),
+                elem_id=f"list-{each.name}",
+                min_width=150,
+            )
         )
 
     return make
@@ -129,14 +133,16 @@ def choices_of(each: Option, studio: Studio, speak: Callable[[str], Any]) -> lis
 def axis(name: str) -> Make:
     def make(studio: Studio) -> Any:
         words = label(f"common.{name}")
-        return gr.Dropdown(
-            axes(label),
-            value="",
-            label=words,
-            elem_id=f"list-axis-{name}",
-            min_width=170,
-            scale=1,
-            allow_custom_value=True,
+        return unchecked(
+            gr.Dropdown(
+                axes(label),
+                value="",
+                label=words,
+                elem_id=f"list-axis-{name}",
+                min_width=170,
+                scale=1,
+                allow_custom_value=True,
+            )
         )
 
     return make

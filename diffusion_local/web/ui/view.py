@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from diffusion_local.domain import MAX_TRIES, Job, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.messages import message
+from diffusion_local.options.table import LONG_NAMES
 from diffusion_local.reports.html import kind_text
 from diffusion_local.web.ui import templates
 from diffusion_local.web.ui.templates import macro
@@ -126,10 +128,13 @@ def entry_of(error: InvalidParams) -> tuple[int, str] | None:
 
 
 def problem(error: UserError) -> str:
-    """The text of a UserError, with the label of the option instead of its name."""
-    if isinstance(error, InvalidParams):
-        return f"{labelled(error)} {translated(error.problem)}"
-    return translated(error.message)
+    """The text of a UserError, with the labels of options instead of their names."""
+    if not isinstance(error, InvalidParams):
+        return translated(error.message)
+    is_sentence = error.problem[:1].isupper()  # by itself, without the label as its subject
+    whole = message("in_field", field=labelled(error), problem=error.problem) if is_sentence else None
+    text = translated(whole) if whole else f"{labelled(error)} {translated(error.problem)}"
+    return LONG_NAMES.sub(lambda found: name_of(found[0]), text)
 
 
 def button(label: str, verb: str, key: str = "") -> Markup:
