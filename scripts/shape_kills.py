@@ -1,22 +1,20 @@
-"""A list that mixes everything that shapes a picture, made twice: undisturbed, and with the worker killed in between.
+"""A list that mixes everything that shapes a picture, made twice: undisturbed, and with the worker killed.
 
-    python scripts/shape_kills.py --jobs 100 --kills 25 --record scripts/results/shape-kills.json
+    python scripts/shape_kills.py --record scripts/results/shape-kills.json
 
-The list goes round a second pass, a ControlNet, img2img, inpainting of the masked region alone, outpainting, details,
-a cut-out, regions, and references of three kinds (an IP-Adapter, InstructPix2Pix and FLUX.1 Kontext). A kill is a
-SIGKILL of the worker's process while a job of the wanted feature runs; each job is hit once at most, as a second time
-would end it. Afterwards every job must have one picture, with the same pixels and options as in the undisturbed run.
-Then `diffusion-local captions` describes one picture of each feature, and is killed as well: each picture must have the
-caption of the undisturbed run, by which the gallery's search finds it. All models but the starter are tiny random ones.
-Exit status 1 if anything differs.
+The list goes round the features of ``shape_cast.py``; both runs are side by side. A kill is a SIGKILL of the worker's
+process while a job of the wanted feature is in the wanted phase: early (its first step has not ended), middle, or late
+(its last step has ended: it is decoded, cut out and saved). Every feature is killed in every phase unless ``--kills``
+allows fewer; each job is hit once at most, as a second time would end it. Afterwards every job must have one picture,
+with the same pixels and options as in the undisturbed run. Then `diffusion-local captions` describes the pictures of
+the first lines, and is killed as well: each must have the caption of the undisturbed run, by which the gallery's search
+finds it. Workers are forked from a process that has imported the program. Exit status 1 if anything differs or a wanted
+kill did not hit.
 """
 
 import argparse
 import contextlib
-import io
 import json
-import os
-import platform
 import random
 import shutil
 import subprocess
@@ -24,94 +22,40 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from hashlib import sha256
-from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from chaos_audit import audit
 from PIL import Image as PIL
-from PIL import ImageDraw
-from safetensors.torch import save_file
+from shape_cast import REPOSITORY, SIZE, conditions, features, helped, language_model, open_home
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import Services, open_services
+from diffusion_local.compose import Services
 from diffusion_local.domain import Job, State
-from diffusion_local.models.catalog import read_folder
-from diffusion_local.paths import assets
-from diffusion_local.settings import Settings
+from tests import forking
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from tests.engine import test_ip_adapters, test_references  # noqa: E402
-from tests.engine.vision_models import caption_model, detector_model, saliency_weights  # noqa: E402
-
-SIZE, STEPS = 128, 3
+STEPS = 4
 POLL_SECONDS = 0.01
-#: How often the command that describes pictures is killed.
-CAPTION_KILLS = 4
-#: Width of the text that the starter's UNet attends to.
-STARTER_WIDTH = 256
+PHASES = ("early", "middle", "late")
+#: Longest pause before a kill in a phase: some hit the loading and others the first step; the decoding and the saving.
+PAUSES = {"early": 0.5, "middle": 0.0, "late": 0.06}
+#: Pictures that are described, by the word in their prompts. The command is killed before the first, at the middle one
+#: and before the last.
+CAPTIONS, DESCRIBED = 3, "sunset"
+#: After the wanted number of captions, so that the process of the next one has begun.
+CAPTION_SECONDS = 0.5
 SUBJECTS = ("a red apple", "a lighthouse", "a blue vase", "a green tree", "a yellow boat")
-
-
-def features(source: str, mask: str) -> dict[str, dict[str, Any]]:
-    """Options by feature."""
-    box = {"x": 0, "y": 0, "width": 0.5, "height": 1, "weight": 0.8}
-    inpaint = {"kind": "inpaint", "source": source, "mask": mask, "strength": 0.9}
-    return {
-        "second pass": {"hires_scale": 1.5, "hires_steps": 2, "hires_upscaler": "Lanczos"},
-        "second pass in tiles": {"hires_scale": 2, "hires_steps": 2, "hires_tile": 192, "hires_upscaler": "Latent"},
-        "control": {"controls": [{"image": source, "type": "canny", "weight": 0.8}]},
-        "img2img": {"kind": "img2img", "source": source, "strength": 0.6},
-        "inpaint only masked": inpaint | {"inpaint_area": "Only masked", "mask_padding": 16, "mask_blur": 4},
-        "outpaint": {"kind": "inpaint", "source": source, "strength": 1.0, "outpaint": "left:64"},
-        "details": {"details": [{"target": "person", "confidence": 0, "steps": 2, "limit": 1}]},
-        "cut-out": {"background": "transparent"},
-        "regions": {"regions": [box | {"prompt": "a green tree"}, box | {"x": 0.5, "prompt": "a red car"}]},
-        "IP-Adapter": {"references": [{"image": source, "use": "style", "weight": 0.6, "mask": mask}]},
-        "InstructPix2Pix": {"model": "instruct", "references": [{"image": source}], "image_guidance": 2.0},
-        "Kontext": {"model": "kontext", "references": [{"image": source}], "guidance": 3.0},
-    }
-
-
-def open_home(home: Path) -> tuple[Services, dict[str, dict[str, Any]]]:
-    """The services of a new home with the tiny models and the pictures to begin from."""
-    settings = Settings.load(
-        {}, home=home, engine="diffusers", device="cpu", threads=1, batch_size="1", port=0, log_level="info"
-    )
-    torch.manual_seed(3)
-    write_models(settings)
-    services = open_services(settings)
-    circle, mask = PIL.new("RGB", (SIZE, SIZE), "#3060a0"), PIL.new("L", (SIZE, SIZE), 0)
-    ImageDraw.Draw(circle).ellipse((30, 30, 98, 98), fill="#e8c040")
-    mask.paste(255, (32, 32, 80, 96))
-    return services, features(add(services, circle), add(services, mask))
-
-
-def write_models(settings: Settings) -> None:
-    """Tiny models with random weights, in the folders of a home."""
-    starter = read_folder(assets() / "starter", "starter", "Starter")
-    for name, make in (("instruct", test_references.instruct), ("kontext", test_references.kontext)):
-        make(starter).save_pretrained(settings.models / name)
-    adapter = test_ip_adapters.plain(STARTER_WIDTH) | test_ip_adapters.attention(starter.folder, STARTER_WIDTH)
-    settings.ip_adapters.mkdir(parents=True)
-    save_file(adapter, settings.ip_adapters / "plain.safetensors")
-    test_ip_adapters.write_encoder(settings.clip_vision / "image_encoder")
-    detector_model(settings.preprocessors)
-    caption_model(settings.preprocessors / "caption", starter.folder / "tokenizer")
-    folder = settings.preprocessors / "background"
-    folder.mkdir(parents=True)
-    save_file(saliency_weights(), folder / "u2netp.safetensors")
-
-
-def add(services: Services, picture: PIL.Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return services.sources.add(data.getvalue()).id
+#: What the process imports from which workers are forked.
+forking.IMPORTS["shaping worker"] = (
+    "diffusion_local.worker.__main__",
+    "diffusion_local.worker.runner",
+    "diffusion_local.engine.diffusers_engine",
+    "diffusion_local.engine.upscale",
+)
 
 
 def submit(services: Services, mixed: dict[str, dict[str, Any]], count: int) -> dict[str, str]:
@@ -120,8 +64,10 @@ def submit(services: Services, mixed: dict[str, dict[str, Any]], count: int) -> 
     lines = []
     for number in range(count):
         options = {"prompt": SUBJECTS[number % len(SUBJECTS)], "steps": STEPS, "seed": number}
-        size = {} if "outpaint" in mixed[names[number % len(names)]] else {"width": SIZE, "height": SIZE}
-        lines.append(json.dumps(options | size | mixed[names[number % len(names)]]))
+        options["prompt"] += f", {DESCRIBED}" * (number < CAPTIONS)
+        options |= mixed[names[number % len(names)]]
+        size = {} if "outpaint" in options or options.get("kind") == "upscale" else {"width": SIZE, "height": SIZE}
+        lines.append(json.dumps(size | helped(services, options)))
     receipt = services.studio.lists.submit("\n".join(lines).encode(), "jsonl")
     ids = job_ids(services)
     assert len(ids) == receipt.count == count, receipt
@@ -138,50 +84,86 @@ class Worker:
 
     def __init__(self, services: Services) -> None:
         self._environ = services.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
-        self._log = (services.settings.home / "worker.log").open("ab")
-        self.process: subprocess.Popen[bytes] | None = None
+        self._log = services.settings.home / "worker.log"
+        self.process: forking.Forked | None = None
 
     def keep(self) -> None:
         if self.process is None or self.process.poll() is not None:
-            command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0"]
-            self.process = subprocess.Popen(command, env=self._environ, stdout=self._log, stderr=self._log)
+            code = forking.main_of("diffusion_local.worker")
+            self.process = forking.fork("shaping worker", code, "--slot", "cpu0", env=self._environ, log=self._log)
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            self.process.stdin.close()
 
 
-def work(services: Services, count: int, victims: dict[str, int], seconds: float) -> list[str]:
-    """Run the queue until every job has ended; returns the jobs during which the worker was killed.
+class Hunt:
+    """The kills that are wanted, by feature and phase, and those that have hit."""
 
-    ``victims``: by job the step from which on its worker is killed, once.
-    """
-    worker, hit = Worker(services), list[str]()
+    def __init__(self, jobs: dict[str, str], kills: int, seed: int) -> None:
+        """``jobs``: feature by job id."""
+        names = list(dict.fromkeys(jobs.values()))
+        turns = [(name, PHASES[(place + turn) % 3]) for turn, (place, name) in product(range(3), enumerate(names))]
+        self.wanted = turns[:kills]
+        self.hit: dict[str, str] = {}  # phase by job
+        self.missed = 0  # kills after the picture was saved
+        self._jobs = jobs
+        self._chance = random.Random(seed)
+
+    def strike(self, services: Services, worker: Worker, running: list[Job]) -> None:
+        """Kill the worker if a running job is of a wanted feature in a wanted phase."""
+        if any(job.crashes for job in running):
+            return  # a job that is lost twice has failed
+        for job in running:
+            phase = phase_of(job)
+            aim = (self._jobs[job.id], phase)
+            if job.worker is None or aim not in self.wanted:
+                continue
+            time.sleep(self._chance.uniform(0, PAUSES[phase]))
+            worker.kill()
+            killed = services.jobs.get(job.id)
+            if killed.state is not State.RUNNING:
+                self.missed += 1
+                return
+            self.hit[job.id] = phase_of(killed)
+            if (aim := (self._jobs[job.id], phase_of(killed))) in self.wanted:
+                self.wanted.remove(aim)
+            return
+
+    def table(self) -> dict[str, dict[str, int]]:
+        """Hits by feature and phase."""
+        found = {name: dict.fromkeys(PHASES, 0) for name in self._jobs.values()}
+        for job_id, phase in self.hit.items():
+            found[self._jobs[job_id]][phase] += 1
+        return found
+
+
+def phase_of(job: Job) -> str:
+    """A step is reported when it has ended; the last one always is."""
+    return "early" if job.step == 0 else "late" if job.step >= job.params.total_steps else "middle"
+
+
+def work(services: Services, count: int, hunt: Hunt | None, seconds: float) -> None:
+    """Run the queue until every job has ended, killing workers meanwhile if there is a hunt."""
+    worker = Worker(services)
     deadline, reported = time.monotonic() + seconds, -1
     try:
         while time.monotonic() < deadline:
             worker.keep()
-            running = services.studio.jobs(state="running")
-            for job in running:
-                if job.id not in hit and must_die(job, victims):
-                    worker.kill()
-                    hit.append(job.id)
+            if hunt and hunt.wanted:
+                hunt.strike(services, worker, services.studio.jobs(state="running"))
             counts = services.studio.snapshot(0, 0).counts
             done = count - counts[State.QUEUED] - counts[State.RUNNING]
             if done == count:
                 break
-            if done // 10 > reported:
+            if hunt and done // 10 > reported:
                 reported = done // 10
-                print(f"{done} of {count} ended, {len(hit)} kills", file=sys.stderr, flush=True)
+                print(f"{done} of {count} ended, {len(hunt.hit)} kills", file=sys.stderr, flush=True)
             time.sleep(POLL_SECONDS)
     finally:
         worker.kill()
-    return hit
-
-
-def must_die(job: Job, victims: dict[str, int]) -> bool:
-    return job.id in victims and job.worker is not None and job.step >= victims[job.id]
 
 
 def drawn(services: Services, ids: list[str]) -> dict[int, tuple[str, str, str]]:
@@ -198,28 +180,31 @@ def drawn(services: Services, ids: list[str]) -> dict[int, tuple[str, str, str]]
     return found
 
 
-def describe(services: Services, count: int, kills: int, seconds: float) -> tuple[dict[str, str], int]:
-    """Have the command describe the newest ``count`` pictures, killing it ``kills`` times in between.
+def describe(services: Services, killing: bool, seconds: float) -> tuple[dict[str, str], Counter[str]]:
+    """Have the command describe pictures, perhaps killing it in between.
 
-    Returns the captions by prompt and seed, and the number of kills that hit.
+    Returns the captions by prompt and seed, and the number of kills that hit, by phase.
     """
     environ = services.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "diffusion_local", "captions", "--limit"]
-    chance, hit, deadline = random.Random(count), 0, time.monotonic() + seconds
-    while time.monotonic() < deadline and len(found := captions(services)) < count:
-        process = subprocess.Popen([*command, str(count - len(found))], env=environ, stdout=subprocess.DEVNULL)
+    deadline, hit = time.monotonic() + seconds, Counter[str]()
+    marks = {"early": 0, "middle": CAPTIONS // 2, "late": CAPTIONS - 1} if killing else {}
+    while time.monotonic() < deadline and len(captions(services)) < CAPTIONS:
+        code, words = forking.main_of("diffusion_local"), ("captions", "--search", DESCRIBED)
+        process = forking.fork("shaping worker", code, *words, env=environ, log=services.settings.home / "captions.log")
         try:
-            if hit < kills:
-                enough = len(found) + 1 + hit % 2
+            for phase in list(marks)[:1]:
+                enough = marks.pop(phase)
                 while process.poll() is None and len(captions(services)) < enough:
                     time.sleep(POLL_SECONDS)
-                time.sleep(chance.uniform(0, 2))  # while the model looks at the next one
-                hit += process.poll() is None
+                time.sleep(CAPTION_SECONDS)
+                hit[phase] += process.poll() is None
                 process.kill()
-            process.wait(max(1.0, deadline - time.monotonic()))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(1.0, deadline - time.monotonic()))
         finally:
             process.kill()
             process.wait()
+            process.stdin.close()
     return captions(services), hit
 
 
@@ -229,32 +214,28 @@ def captions(services: Services) -> dict[str, str]:
     return {f"{each.params.prompt} {each.params.seed}": each.caption for each in page if each.caption}
 
 
-def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    calm, mixed = open_home(folder / "calm")
-    mixed = chosen(mixed, options)
-    calm_jobs = submit(calm, mixed, options.jobs)
-    began = time.monotonic()
-    work(calm, options.jobs, {}, options.seconds)
-    undisturbed = time.monotonic() - began
-    calm_pictures = drawn(calm, list(calm_jobs))
-    calm_captions, _ = describe(calm, len(mixed), 0, options.seconds)
+def run(options: argparse.Namespace, folder: Path, helper: str) -> dict[str, Any]:
+    calm = open_home(folder / "calm", prompt_helper_url=helper)
+    hunted = open_home(folder / "hunted", like=calm, prompt_helper_url=helper)
+    _, jobs = (submit(each, chosen(features(each), options), options.jobs) for each in (calm, hunted))
+    hunt = Hunt(jobs, options.kills, options.seed)
 
-    hunted, mixed = open_home(folder / "hunted")
-    mixed = chosen(mixed, options)
-    jobs = submit(hunted, mixed, options.jobs)
-    chance, victims = random.Random(options.seed), {}
-    every = max(2, options.jobs // options.kills)  # apart, as a kill also hits the job that is being saved
-    for job_id in list(jobs)[1::every][: options.kills]:
-        victims[job_id] = chance.randint(0, hunted.jobs.get(job_id).params.total_steps)
-    began = time.monotonic()
-    hit = work(hunted, options.jobs, victims, options.seconds)
-    disturbed = time.monotonic() - began
-    made = drawn(hunted, list(jobs))
-    hunted_captions, caption_kills = describe(hunted, len(mixed), CAPTION_KILLS, options.seconds)
+    def make(services: Services, hunt: Hunt | None) -> tuple[float, Any, dict[str, str], Counter[str]]:
+        """(seconds, pictures, captions, kills of the command for captions) of a home."""
+        began = time.monotonic()
+        work(services, options.jobs, hunt, options.seconds)
+        seconds = time.monotonic() - began
+        return seconds, drawn(services, job_ids(services)), *describe(services, hunt is not None, options.seconds)
+
+    with ThreadPoolExecutor(1) as beside:
+        undisturbed = beside.submit(copy_context().run, make, calm, None)
+        disturbed_seconds, made, hunted_captions, caption_kills = make(hunted, hunt)
+        calm_seconds, calm_pictures, calm_captions, _ = undisturbed.result()
 
     states = Counter(str(hunted.jobs.get(job_id).state) for job_id in jobs)
     violations = [f"calm: {each}" for each in audit(calm.settings).violations]
     violations += [f"hunted: {each}" for each in audit(hunted.settings).violations]
+    violations += [f"no kill hit {name} {phase}" for name, phase in hunt.wanted]
     if len(calm_pictures) != options.jobs:
         violations.append(f"the undisturbed run made {len(calm_pictures)} pictures")
     names = list(jobs.values())
@@ -263,7 +244,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for place in range(options.jobs)
         if made.get(place) != calm_pictures.get(place)
     ]
-    violations += caption_violations(hunted, hunted_captions, calm_captions, len(mixed))
+    violations += caption_violations(hunted, hunted_captions, calm_captions)
     with hunted.database.read() as db:
         rows = db.scalar("SELECT count(*) FROM images")
     if rows != options.jobs:
@@ -271,18 +252,18 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "jobs": options.jobs,
         "features": dict(Counter(names)),
-        "kills": len(hit),
-        "kills_by_feature": dict(Counter(jobs[each] for each in hit)),
+        "kills": len(hunt.hit),
+        "kills_by_feature": hunt.table() | {"captions": dict(caption_kills)},
+        "kills_after_the_end": hunt.missed,
         "recovered_jobs": sum(hunted.jobs.get(job_id).crashes > 0 for job_id in jobs),
         "states": dict(states),
         "pictures": rows,
         "equal_pictures": sum(made.get(place) == calm_pictures.get(place) for place in range(options.jobs)),
         "captions": len(hunted_captions),
         "equal_captions": sum(calm_captions.get(key) == text for key, text in hunted_captions.items()),
-        "kills_of_captions": caption_kills,
         "incomplete": sum(flag == "incomplete" for _, _, flag in made.values()),
-        "seconds_undisturbed": round(undisturbed, 1),
-        "seconds_with_kills": round(disturbed, 1),
+        "seconds_undisturbed": round(calm_seconds, 1),
+        "seconds_with_kills": round(disturbed_seconds, 1),
         "violations": violations,
     }
 
@@ -292,35 +273,23 @@ def chosen(mixed: dict[str, dict[str, Any]], options: argparse.Namespace) -> dic
     return {name: each for name, each in mixed.items() if not options.features or name in options.features}
 
 
-def caption_violations(services: Services, found: dict[str, str], expected: dict[str, str], count: int) -> list[str]:
+def caption_violations(services: Services, found: dict[str, str], expected: dict[str, str]) -> list[str]:
     """Captions that differ from those of the undisturbed run, or by which search does not find the picture."""
-    violations = (
-        [] if len(found) == len(expected) == count else [f"{len(found)} and {len(expected)} captions of {count}"]
-    )
-    for key in found.keys() & expected.keys():  # the newest pictures differ, as jobs that were killed end later
-        if found.get(key) != expected.get(key):
-            violations.append(f"picture {key!r}: caption {found.get(key)!r} instead of {expected.get(key)!r}")
-        elif words := [each for each in found[key].split() if each.isalnum()]:
+    violations = [] if len(expected) == CAPTIONS else [f"{len(expected)} captions of {CAPTIONS}"]
+    for key, caption in expected.items():
+        if found.get(key) != caption:
+            violations.append(f"picture {key!r}: caption {found.get(key)!r} instead of {caption!r}")
+        elif words := [each for each in caption.split() if each.isalnum()]:
             matches = services.studio.pictures.page(500, search=words[0])
             if key not in {f"{each.params.prompt} {each.params.seed}" for each in matches}:
                 violations.append(f"picture {key!r}: search does not find it by {words[0]!r}")
     return violations
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python scripts/shape_kills.py", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
-    }
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100)
-    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--kills", type=int, default=1000, help="the most; by default one of each feature and phase")
     parser.add_argument("--seconds", type=float, default=3600.0, help="the most for each of the two runs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--features", nargs="+", default=(), help="only these, by the names in the record")
@@ -333,13 +302,14 @@ def main() -> int:
     options = parse()
     folder = Path(tempfile.mkdtemp(prefix="shape-kills-"))
     try:
-        figures = run(options, folder)
+        with language_model() as helper:
+            figures = run(options, folder, helper)
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
     print(json.dumps(figures, indent=2))
     if options.record:
-        options.record.write_text(json.dumps(conditions(options) | figures, indent=2) + "\n", encoding="utf-8")
+        options.record.write_text(json.dumps(conditions("shape_kills.py") | figures, indent=2) + "\n", encoding="utf-8")
     return 1 if figures["violations"] else 0
 
 

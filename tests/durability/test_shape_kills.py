@@ -1,4 +1,4 @@
-"""A short run of ``scripts/shape_kills.py``; one of a hundred pictures is recorded in ``scripts/results``."""
+"""A short run of ``scripts/shape_kills.py``; one that kills each feature in each phase is in ``scripts/results``."""
 
 import json
 import os
@@ -16,11 +16,13 @@ pytestmark = pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_pictures_of_every_feature_survive_kills_of_their_worker_unchanged(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    command = [sys.executable, str(REPOSITORY / "scripts/shape_kills.py"), "--jobs=18", "--kills=4"]
+    command = [sys.executable, str(REPOSITORY / "scripts/shape_kills.py"), "--jobs=32", "--kills=16"]
     environ = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([*command, f"--record={record}"], env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     figures = json.loads(record.read_text(encoding="utf-8"))
-    assert (figures["kills"], figures["pictures"], figures["equal_pictures"]) == (4, 18, 18)
-    assert len(figures["features"]) == 12
+    assert (figures["kills"], figures["pictures"], figures["equal_pictures"]) == (16, 32, 32)
+    hits = figures["kills_by_feature"]
+    assert len(hits) == 17
+    assert all(sum(each.values()) == 1 for name, each in hits.items() if name != "captions")
     assert figures["incomplete"] == 0
