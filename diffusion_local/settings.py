@@ -17,12 +17,14 @@ from zoneinfo import ZoneInfo
 import platformdirs
 
 from diffusion_local.errors import InvalidParams, echo
-from diffusion_local.messages import message
+from diffusion_local.messages import DEFAULT_LANGUAGE, LANGUAGES, message
 from diffusion_local.options.types import RUNGS
 from diffusion_local.paths import Folders, expanded
 
 ENVIRONMENT_PREFIX = "DIFFUSION_LOCAL_"
 ORIGINS = ENVIRONMENT_PREFIX + "ORIGINS"  # from a parent process to its child
+#: Variables that name the locale of a terminal, in the order in which they count.
+LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
@@ -265,6 +267,12 @@ def user_path(name: str, path: str | Path) -> Path:
     if found.parts[:1] and found.parts[0].startswith("~"):
         raise InvalidParams(name, message("unknown_user", path=str(path)))
     return found.absolute()
+
+
+def terminal_language() -> str:
+    """Code of the language in the terminal's locale; the first one of the messages if it is none of theirs."""
+    locale = next((value for name in LOCALE_VARIABLES if (value := os.environ.get(name))), "")
+    return next((each for each in LANGUAGES if locale.lower().startswith(each)), DEFAULT_LANGUAGE)
 
 
 def specs() -> list[Field[Any]]:

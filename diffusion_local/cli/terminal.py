@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from diffusion_local.compose import open_studio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.lists import entries
-from diffusion_local.messages import DEFAULT_LANGUAGE, LANGUAGES, message, translate
+from diffusion_local.messages import message, translate
 from diffusion_local.operations import answers
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import with_options
@@ -27,7 +26,7 @@ from diffusion_local.options.table import LONG_NAMES, OPTIONS
 from diffusion_local.options.validate import with_pictures
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.remote.studio import RemoteStudio
-from diffusion_local.settings import Settings
+from diffusion_local.settings import Settings, terminal_language
 from diffusion_local.studio import Studio
 
 AnyStudio = Studio | RemoteStudio
@@ -40,8 +39,6 @@ Token = Annotated[
     str | None,
     typer.Option(help="Your token for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
 ]
-#: In the order in which they count.
-LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 STUDIO_OPTIONS = {"home": Home, "server": Server, "token": Token}
 FAILED = 1  # exit status of `submit --wait` if a picture was not made
 POLL_SECONDS = 0.2
@@ -104,16 +101,10 @@ def as_typed(error: InvalidParams, names: Mapping[str, str]) -> InvalidParams:
 def in_words(error: UserError) -> str:
     """The message of an error, and of further ones of the same request, in the language of the terminal."""
     errors: list[UserError] = [error, *(error.also if isinstance(error, InvalidParams) else ())]
-    texts = [translate(language(), each.message) for each in errors]
+    texts = [translate(terminal_language(), each.message) for each in errors]
     if isinstance(error, InvalidFlag):  # which may mention other options
         texts = [LONG_NAMES.sub(lambda found: f"--{found[0].replace('_', '-')}", text) for text in texts]
     return "\n".join(texts)
-
-
-def language() -> str:
-    """The language of the terminal, from the variables that POSIX gives it in."""
-    chosen = next((value for name in LOCALE_VARIABLES if (value := os.environ.get(name))), "")
-    return next((each for each in LANGUAGES if chosen.lower().startswith(each)), DEFAULT_LANGUAGE)
 
 
 def connect(home: Path | None = None, server: str | None = None, token: str | None = None) -> AnyStudio:

@@ -14,11 +14,11 @@ from typer.main import get_command
 
 from diffusion_local import __version__
 from diffusion_local.cli import app, main
-from diffusion_local.cli.terminal import LOCALE_VARIABLES
 from diffusion_local.compose import Services
 from diffusion_local.db import upkeep
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.settings import LOCALE_VARIABLES
 from diffusion_local.worker.stopping import Stop
 from tests.conftest import StartWorker
 from tests.support import FAILURE, claimed, sql, start_python
