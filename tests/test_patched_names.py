@@ -5,6 +5,7 @@ pytest itself refuses an absent name, but one test at a time, and only in the te
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from tests.support import PACKAGE
 
 ROOT = PACKAGE.parent
 TESTS = Path(__file__).parent
+#: Imports of a module under one name, and constants set on it, also in the text of a program that is started.
+IMPORTED = re.compile(r"import (diffusion_local[\w.]*) as (\w+)|from (diffusion_local[\w.]*) import (\w+)")
+ASSIGNED = re.compile(r"\b(\w+)\.([A-Z][A-Z_]+) = ")
 
 
 def module_file(name: str) -> Path | None:
@@ -106,6 +110,23 @@ def test_patched_names_exist() -> None:
     assert absent == []
 
 
+def assigned(text: str) -> Iterator[str]:
+    """Full names of constants of the program's modules that a text assigns."""
+    modules = {each[2] or each[4]: each[1] or f"{each[3]}.{each[4]}" for each in IMPORTED.finditer(text)}
+    for match in ASSIGNED.finditer(text):
+        if module_file(modules.get(match[1], "")):
+            yield f"{modules[match[1]]}.{match[2]}"
+
+
+def test_assigned_constants_exist() -> None:
+    files = [*TESTS.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    names = {path: set(assigned(path.read_text(encoding="utf-8"))) for path in files if path != Path(__file__)}
+    assert sum(len(each) for each in names.values()) > 5
+    assert [
+        f"{path.relative_to(ROOT)}: {name}" for path, each in names.items() for name in each if not exists(name)
+    ] == []
+
+
 def test_the_test_for_patched_names_sees_them() -> None:
     source = (
         "from diffusion_local import studio\n"
@@ -118,5 +139,7 @@ def test_the_test_for_patched_names_sees_them() -> None:
         "patch.setattr('diffusion_local.studio.absent', None)\n"
         "patch.setattr(Studio, 'absent', None, raising=False)\n"
     )
+    program = "import diffusion_local.supervisor.supervisor as s; s.POLL_SECONDS = 1.0; s.ABSENT = 1.0"
+    assert [exists(name) for name in assigned(program)] == [True, False]
     found = {line: exists(name) for line, name in patched(ast.parse(source))}
     assert found == {3: True, 4: True, 5: True, 6: False, 7: False, 8: False}
