@@ -1,7 +1,7 @@
 """Shared by families with a UNet and CLIP text encoders: weighted prompts, and prompts longer than an encoder's window.
 
-compel encodes the pieces parsed by ``grammar.weights``, 75 tokens at a time. Prompts without weights that fit the
-window go through the pipeline itself, so their pixels do not change.
+compel encodes the pieces parsed by ``grammar.prompt_weights``, 75 tokens at a time. Prompts without weights that fit
+the window go through the pipeline itself, so their pixels do not change.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from PIL import Image as PIL
 
 from diffusion_local.engine import img2img
 from diffusion_local.engine.family import Conditioning
-from diffusion_local.grammar.weights import parse_parts, without_weights
+from diffusion_local.grammar.prompt_weights import parse_parts, without_weights
 from diffusion_local.options.table import Params
 
 #: Guidance by the picture of InstructPix2Pix where none is given.

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.grammar.templates import MAX_DEPTH, make_choice, parse, parse_weight
+from diffusion_local.grammar.prompt_templates import MAX_DEPTH, make_choice, parse, parse_weight
 from diffusion_local.grammar.trees import Node, Text, Wildcard
 from diffusion_local.lists.encoding import lines, read_bounded
 from diffusion_local.messages import message

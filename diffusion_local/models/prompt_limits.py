@@ -12,7 +12,7 @@ from typing import Any
 
 from diffusion_local import families
 from diffusion_local.domain import shortened
-from diffusion_local.grammar import schedules, tags, weights
+from diffusion_local.grammar import prompt_weights, schedules, tags
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.parts import PARTS_BY_ID
@@ -156,10 +156,10 @@ def shape_warnings(field: str, text: str) -> dict[str, str]:
 def weight_warnings(field: str, text: str) -> dict[str, str]:
     """Warnings about apparent weights and schedules that have another meaning."""
     warnings: dict[str, str] = {}
-    if bracket := weights.unbalanced(text):
+    if bracket := prompt_weights.unbalanced(text):
         warnings[f"{field} bracket"] = message("bracket_alone", field=field, sign=bracket)
-    if strong := weights.beyond_limit(text):
-        warnings[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=weights.MAX_WEIGHT)
+    if strong := prompt_weights.beyond_limit(text):
+        warnings[f"{field} strong"] = message("weight_limit", field=field, text=strong, most=prompt_weights.MAX_WEIGHT)
     for match in SCHEDULE.finditer(text):
         if not schedules.first_schedule(match[0]) and not COMMA_WEIGHT.search(match[0]):
             excerpt = shortened(match[0], 60)

@@ -20,7 +20,7 @@ from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import message
 from diffusion_local.paths import assets
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import known_already
+from diffusion_local.web.api.http_headers import known_already
 from diffusion_local.web.error_responses import NOT_CACHED
 
 #: A picture's bytes never change; only private caches may keep them.

@@ -33,7 +33,7 @@ from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.gallery import contact_sheet, foreign_recipes, quality, recipes
 from diffusion_local.gallery import service as pictures
 from diffusion_local.gallery.images import GalleryFilter
-from diffusion_local.grammar import schedules, tags, weights
+from diffusion_local.grammar import prompt_weights, schedules, tags
 from diffusion_local.hub import downloads, fetcher, links
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
@@ -61,9 +61,7 @@ from diffusion_local.reports import report, wording
 from diffusion_local.settings import Settings
 from diffusion_local.system import logs
 from diffusion_local.web import access, files, host_check, proxies, requests
-from diffusion_local.web.api import headers as etags
-from diffusion_local.web.api import headers as prefer
-from diffusion_local.web.api import limits, uploads
+from diffusion_local.web.api import http_headers, limits, uploads
 from diffusion_local.web.api import schemas as bodies
 from diffusion_local.web.api.dialects import adapting, cog, paths
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
@@ -308,8 +306,12 @@ PARSERS = [
     ),
     Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
     Parser("body of a submit", "web/api/schemas.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
-    Parser("Prefer", "web/api/headers.py", prefer.read_prefer),
-    Parser("If-None-Match", "web/api/headers.py", lambda text: etags.known_already(request(if_none_match=text), "x")),
+    Parser("Prefer", "web/api/http_headers.py", http_headers.read_prefer),
+    Parser(
+        "If-None-Match",
+        "web/api/http_headers.py",
+        lambda text: http_headers.known_already(request(if_none_match=text), "x"),
+    ),
     Parser("cookie", "web/access.py", lambda text: access.read_credentials(Headers({"cookie": text}), "session")),
     Parser(
         "Authorization",
@@ -356,13 +358,17 @@ PARSERS = [
         "models/adapters.py",
         lambda text: adapters.trigger_words({"trigger_words": text, "ss_tag_frequency": text}),
     ),
-    Parser("choices", "grammar/templates.py", expanded),
-    Parser("wildcard file", "grammar/templates.py", wildcard),
+    Parser("choices", "grammar/prompt_templates.py", expanded),
+    Parser("wildcard file", "grammar/prompt_templates.py", wildcard),
     Parser("choices, printed", "grammar/trees.py", lambda text: wildcards.Expander(FOLDER).parse(text).to_text()),
     Parser("tags of a prompt", "grammar/tags.py", lambda text: (tags.find_tags(text), tags.remove_tags(text))),
     Parser("other tags", "grammar/tags.py", tags.find_other_tags),
     Parser("changing prompt", "grammar/schedules.py", lambda text: schedules.prompt_per_step(text, 3)),
-    Parser("weights of a prompt", "grammar/weights.py", lambda text: weights.to_text(weights.parse_parts(text))),
+    Parser(
+        "weights of a prompt",
+        "grammar/prompt_weights.py",
+        lambda text: prompt_weights.to_text(prompt_weights.parse_parts(text)),
+    ),
     Parser(
         "syntax of a prompt",
         "models/prompt_limits.py",
@@ -457,6 +463,7 @@ PARSERS = [
 EXEMPT = {
     "engine/single_file.py": "names of tensors, of at most 500 characters, by anchored patterns",
     "engine/kept_blocks.py": "names of tensors, of at most 500 characters",
+    "engine/preview_decoders.py": "names of tensors, of at most 500 characters, by an anchored pattern",
     "models/known_layers.py": "names of tensors, of at most 500 characters",
     "accounts/pairings.py": "removes single characters",
     "db/translation.py": "the program's own SQL",
@@ -464,6 +471,7 @@ EXEMPT = {
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "operations/registry.py": "the paths of routes, as the program declares them",
     "web/page_html.py": "the page that gradio built",
+    "web/gradio_compat/page.py": "the page that gradio built",
     "web/ui/theme.py": "the program's own style sheets",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.grammar.weights import MAX_NESTING, MAX_WEIGHT, WeightedText, parse, without_weights
+from diffusion_local.grammar.prompt_weights import MAX_NESTING, MAX_WEIGHT, WeightedText, parse, without_weights
 from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.support import tiers

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.grammar import schedules, tags, templates, weights
+from diffusion_local.grammar import prompt_templates, prompt_weights, schedules, tags
 from diffusion_local.lists.wildcards import Expander
 
 SIGNS = st.sampled_from(
@@ -33,7 +33,7 @@ def test_a_template_is_the_same_when_it_is_written_and_read_again(folder: Path, 
         tree = Expander(folder).parse(prompt)
     except InvalidParams:
         return
-    again = templates.parse(tree.to_text(), reader(folder))
+    again = prompt_templates.parse(tree.to_text(), reader(folder))
     assert again == tree
     assert again.sample(Random(3)) == tree.sample(Random(3))
 
@@ -56,8 +56,8 @@ def test_a_schedule_is_the_same_when_it_is_written_and_read_again(prompt: str) -
 @settings(max_examples=1500, deadline=None)
 @given(prompt=PROMPTS)
 def test_weights_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
-    parts = weights.parse_parts(prompt)
-    assert weights.parse_parts(weights.to_text(parts)) == parts
+    parts = prompt_weights.parse_parts(prompt)
+    assert prompt_weights.parse_parts(prompt_weights.to_text(parts)) == parts
 
 
 @pytest.mark.fuzz
@@ -104,7 +104,7 @@ def test_a_prompt_changes_from_step_to_step_as_in_a1111(prompt: str, texts: list
     ],
 )
 def test_break_begins_another_part(prompt: str, parts: list[list[str]]) -> None:
-    assert [[piece.text for piece in part] for part in weights.parse_parts(prompt)] == parts
+    assert [[piece.text for piece in part] for part in prompt_weights.parse_parts(prompt)] == parts
 
 
 @pytest.mark.parametrize(

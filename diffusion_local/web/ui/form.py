@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from diffusion_local.grammar.templates import SPECIAL
+from diffusion_local.grammar.prompt_templates import SPECIAL
 from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL, Limits

@@ -9,7 +9,7 @@ from diffusion_local.compose import Services
 from diffusion_local.errors import DatabaseProblem, QueueFull
 from diffusion_local.messages import verbatim
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
-from diffusion_local.web.api.headers import MOST_SECONDS, read_prefer
+from diffusion_local.web.api.http_headers import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.schemas import NewJobs
 from tests.support import claimed
 from tests.web.api.conftest import JOBS, SMALL, Hands, draw_next, fail_next

@@ -22,7 +22,7 @@ from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import File, Operation, Paged, Route, Whole
 from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import REVALIDATE, linked, read_prefer, tagged
+from diffusion_local.web.api.http_headers import REVALIDATE, linked, read_prefer, tagged
 from diffusion_local.web.api.schemas import IDEMPOTENCY_ARGUMENT, answer_schema, model_of
 from diffusion_local.web.api.watch import Watch, until
 from diffusion_local.web.files import StoredResponse

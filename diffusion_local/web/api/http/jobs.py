@@ -12,8 +12,8 @@ from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import ARGUMENT_MEANINGS, OPERATIONS
 from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import read_prefer
 from diffusion_local.web.api.http.derived import status_urls
+from diffusion_local.web.api.http_headers import read_prefer
 from diffusion_local.web.api.schemas import ACCEPTED, FILE_SCHEMA, JOB, LOCATION, NewJobs, several, typed
 from diffusion_local.web.api.uploads import job_of, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final

@@ -18,7 +18,7 @@ from diffusion_local.models.verdicts import PLACES
 from diffusion_local.operations import answers
 from diffusion_local.options import a1111
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import tagged
+from diffusion_local.web.api.http_headers import tagged
 from diffusion_local.web.api.schemas import BINARY, FILE_FORM, MODEL, PARAMS, schema, several, typed
 from diffusion_local.web.api.uploads import picture_of
 

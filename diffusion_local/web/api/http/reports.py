@@ -10,7 +10,7 @@ from diffusion_local import serializers
 from diffusion_local.domain import Receipt
 from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import tagged
+from diffusion_local.web.api.http_headers import tagged
 from diffusion_local.web.error_responses import NOT_CACHED
 from diffusion_local.web.ui.words import LANGUAGE_TAGS, language, translated
 

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from diffusion_local import serializers
 from diffusion_local.domain import Event
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import EVENT_STREAM_HEADERS, REVALIDATE
+from diffusion_local.web.api.http_headers import EVENT_STREAM_HEADERS, REVALIDATE
 from diffusion_local.web.api.watch import (
     EVENTS_PER_LOOK,
     MAX_REVISION,

@@ -39,6 +39,7 @@ from diffusion_local.web.api.dialects.calls import (
     sentences,
     why_not,
 )
+from diffusion_local.web.api.dialects.openai.event_stream import Shown, streamed, warned
 from diffusion_local.web.api.dialects.openai.reading import (
     EDIT,
     SPELLED,
@@ -51,7 +52,6 @@ from diffusion_local.web.api.dialects.openai.reading import (
     read,
     validated,
 )
-from diffusion_local.web.api.dialects.openai.streaming import Shown, streamed, warned
 from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.error_responses import NOT_CACHED, headers_of, printable, status_of

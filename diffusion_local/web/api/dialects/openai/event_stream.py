@@ -18,7 +18,7 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import encoded, outcome, why_not
 from diffusion_local.web.api.dialects.pictures import encoded_as
-from diffusion_local.web.api.headers import EVENT_STREAM_HEADERS
+from diffusion_local.web.api.http_headers import EVENT_STREAM_HEADERS
 from diffusion_local.web.api.watch import Watch
 
 POLL_SECONDS = 5.0  # jobs are read this often even if no event arrives
