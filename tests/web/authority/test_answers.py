@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.web.api.http import derived, jobs, library, lists
-from tests.web.authority import calls
+from tests.web.authority import route_calls
 from tests.web.authority.scene import Scene, scene
 
 #: Routes whose whole answer is a file, or a stream.
@@ -41,7 +41,7 @@ def test_answers_have_the_fields_of_their_types_and_no_others(studio: Scene) -> 
         if not types:
             assert name.endswith(FILES), f"{name} says nothing of its answer"
             continue
-        call = calls.ROUTES[name]
+        call = route_calls.ROUTES[name]
         answer = studio.client.request(
             name.split()[0],
             studio.filled(call.url) or name.split()[1],

@@ -27,8 +27,8 @@ from diffusion_local.web.api import endpoints
 from diffusion_local.web.page_delta import TABS
 from diffusion_local.web.ui import actions
 from tests.support import tiers
-from tests.web.authority import calls
-from tests.web.authority.calls import Call
+from tests.web.authority import operation_calls, page_calls, route_calls
+from tests.web.authority.route_calls import Call
 from tests.web.authority.scene import (
     SECRETS,
     Person,
@@ -93,7 +93,7 @@ def handlers(application: Any) -> dict[str, tuple[int, list[Any]]]:
     """The page's own handlers by name: (number of one event that calls it, the values that its page begins with)."""
     found = {}
     for number, each in blocks_of(application).fns.items():
-        if each.fn is not None and each.api_name not in calls.ENDPOINTS:
+        if each.fn is not None and each.api_name not in operation_calls.ENDPOINTS:
             found[each.fn.__name__] = (number, [getattr(part, "value", None) for part in each.inputs])
     return found
 
@@ -104,11 +104,12 @@ WORKERS = {"POST /api/v1/worker", "GET /api/v1/worker/file"}
 
 def test_every_door_is_walked_through(studio: Scene) -> None:
     application = studio.client.app
-    assert routes(application) - WORKERS == set(calls.ROUTES)
-    assert set(calls.ENDPOINTS) == set(endpoints.names())
-    assert set(calls.BUTTONS) | calls.PLAIN_BUTTONS == set(actions.VERBS)
-    assert set(calls.TABS) == set(TABS)
-    assert {*calls.HANDLERS, "act", "act_without_form"} == set(handlers(application))  # `act` is what the buttons call
+    assert routes(application) - WORKERS == set(route_calls.ROUTES)
+    assert set(operation_calls.ENDPOINTS) == set(endpoints.names())
+    assert set(page_calls.BUTTONS) | page_calls.PLAIN_BUTTONS == set(actions.VERBS)
+    assert set(page_calls.TABS) == set(TABS)
+    acts = {"act", "act_without_form"}  # what the buttons call
+    assert {*page_calls.HANDLERS, *acts} == set(handlers(application))
 
 
 def test_the_table_has_every_public_method_of_the_studio_and_of_its_parts(services: Services) -> None:
@@ -147,7 +148,7 @@ class Answer:
 
 def ask_route(studio: Scene, person: Person, door: str) -> Answer:
     verb, path = door.split(" ", 1)
-    call = calls.ROUTES[door]
+    call = route_calls.ROUTES[door]
     content = call.content.replace(b"{file}", studio.names["file"].encode()) if call.content else None
     form = studio.filled(call.form)
     found = studio.client.request(
@@ -165,7 +166,7 @@ def ask_route(studio: Scene, person: Person, door: str) -> Answer:
 
 
 def ask_endpoint(studio: Scene, person: Person, name: str) -> Answer:
-    options = studio.filled(calls.ENDPOINTS[name])
+    options = studio.filled(operation_calls.ENDPOINTS[name])
     if name == "add_source":
         sent = studio.client.post("/gradio_api/upload", files={"files": png("green")}, headers=person.headers)
         if sent.status_code != 200:
@@ -196,7 +197,7 @@ def run(studio: Scene, person: Person, name: str, sent: dict[str, Any]) -> Answe
 
 def ask_handler(studio: Scene, person: Person, name: str) -> Answer:
     number, values = handlers(studio.client.app)[name]
-    value = studio.filled(calls.HANDLERS[name])
+    value = studio.filled(page_calls.HANDLERS[name])
     event = {"do": "queue_list", "id": ""} if name == "on_press" else {}
     return run(
         studio, person, "predict", {"fn_index": number, "data": value + values[len(value) :], "event_data": event}
@@ -205,12 +206,12 @@ def ask_handler(studio: Scene, person: Person, name: str) -> Answer:
 
 def ask_button(studio: Scene, person: Person, verb: str) -> Answer:
     number, values = handlers(studio.client.app)["act"]
-    event = {"do": verb, "id": studio.filled(calls.BUTTONS[verb])}
+    event = {"do": verb, "id": studio.filled(page_calls.BUTTONS[verb])}
     return run(studio, person, "predict", {"fn_index": number, "data": values, "event_data": event})
 
 
 def ask_tab(studio: Scene, person: Person, tab: str) -> Answer:
-    sent = {"seen": "", "tab": tab, "asked": studio.filled(calls.TABS[tab])}
+    sent = {"seen": "", "tab": tab, "asked": studio.filled(page_calls.TABS[tab])}
     found = studio.client.post("/look", json=sent, headers=person.headers)
     return Answer(found.status_code, found.text)
 
@@ -223,25 +224,25 @@ ASK = {
     "tab": ask_tab,
 }
 DOORS = [
-    *(("route", each) for each in calls.ROUTES),
-    *(("endpoint", each) for each in calls.ENDPOINTS),
-    *(("handler", each) for each in calls.HANDLERS),
-    *(("button", each) for each in calls.BUTTONS),
-    *(("tab", each) for each in calls.TABS),
+    *(("route", each) for each in route_calls.ROUTES),
+    *(("endpoint", each) for each in operation_calls.ENDPOINTS),
+    *(("handler", each) for each in page_calls.HANDLERS),
+    *(("button", each) for each in page_calls.BUTTONS),
+    *(("tab", each) for each in page_calls.TABS),
 ]
 
 
 def named_by(kind: str, door: str) -> bool:
     """Whether the call names something of the owner's, so that others are refused it."""
     if kind == "route":
-        return any(map(names_things, calls.ROUTES[door].named))
+        return any(map(names_things, route_calls.ROUTES[door].named))
     if kind in ("endpoint", "button"):
-        return names_things((calls.ENDPOINTS if kind == "endpoint" else calls.BUTTONS)[door])
+        return names_things((operation_calls.ENDPOINTS if kind == "endpoint" else page_calls.BUTTONS)[door])
     return False
 
 
 def open_to_all(kind: str, door: str) -> bool:
-    return kind == "route" and is_open_path(calls.ROUTES[door].url or door.split(" ")[1])
+    return kind == "route" and is_open_path(route_calls.ROUTES[door].url or door.split(" ")[1])
 
 
 # -- the walk ----------------------------------------------------------------------------------------------------------
@@ -279,9 +280,13 @@ def test_a_thing_that_is_seen_is_not_for_others_to_change(shared: Scene, kind: s
 
 
 def walk(studio: Scene, kind: str, door: str, called_by: str) -> None:
-    call = calls.ROUTES[door] if kind == "route" else Call(less=kind in ("tab", "handler") or door in calls.GIVE_LESS)
+    call = (
+        route_calls.ROUTES[door]
+        if kind == "route"
+        else Call(less=kind in ("tab", "handler") or door in page_calls.GIVE_LESS)
+    )
     first, says = asked_first(studio, kind, door, call)
-    assert says or door in calls.SAY_NOTHING, f"{door} says no sentence, so nothing tells who may ask for it"
+    assert says or door in route_calls.SAY_NOTHING, f"{door} says no sentence, so nothing tells who may ask for it"
     assert first.done, first
     assert not first.forbidden, (FORBIDDEN.search(first.text), first)
     naming = named_by(kind, door)
@@ -300,10 +305,11 @@ def walk(studio: Scene, kind: str, door: str, called_by: str) -> None:
             assert answer.refused, f"{who} {says}"
             assert kind != "route" or answer.status in (401, 403, 404), who
             unchanged(studio, who)
-        elif (naming and call.own and not person.owner) or door in calls.GIVE_LESS:
+        elif (naming and call.own and not person.owner) or door in page_calls.GIVE_LESS:
             unchanged(studio, who)
-        elif (door in calls.OF_ACCOUNTS and not person.changes_it) or (
-            naming and not (person.changes_it or (person.sees_it and (door in calls.USES or reads_only(says))))
+        elif (door in page_calls.OF_ACCOUNTS and not person.changes_it) or (
+            naming
+            and not (person.changes_it or (person.sees_it and (door in operation_calls.USES or reads_only(says))))
         ):
             assert answer.refused, who
             unchanged(studio, who)
@@ -372,7 +378,7 @@ def test_a_sentence_is_said_by_whom_the_table_lets_where_all_is_seen(shared: Sce
 
 def say_to_all(studio: Scene, name: str) -> None:
     sentence = OPERATIONS[name]
-    value = calls.SENTENCES.get(name, ())
+    value = operation_calls.METHODS.get(name, ())
     for person in studio.people:
         problem, result = said(studio, person, name, value)
         who = f"{person.name}: {problem or result}"
@@ -380,9 +386,9 @@ def say_to_all(studio: Scene, name: str) -> None:
             assert isinstance(problem, Forbidden), who
             unchanged(studio, who)
         elif names_things(value) and not (
-            person.changes_it or (person.sees_it and (name in calls.USES or sentence.data is DataScope.SEEN))
+            person.changes_it or (person.sees_it and (name in operation_calls.USES or sentence.data is DataScope.SEEN))
         ):
-            assert isinstance(problem, REFUSALS) or name in calls.ANSWER_NOTHING, who
+            assert isinstance(problem, REFUSALS) or name in operation_calls.ANSWER_NOTHING, who
             unchanged(studio, who)
         else:
             assert not isinstance(problem, Forbidden), who
@@ -441,7 +447,7 @@ def record(studio: Scene) -> str:
     doors: dict[str, list[str]] = defaultdict(list)
     asked = 2 * len(studio.people) * len(OPERATIONS)
     for kind, door in DOORS:
-        call = calls.ROUTES[door] if kind == "route" else Call()
+        call = route_calls.ROUTES[door] if kind == "route" else Call()
         says = studio.doors.get((kind, door)) or asked_first(studio, kind, door, call)[1]
         says = says if door == "GET /readyz" else says - NOW_AND_THEN
         for name in sorted(says):
