@@ -133,6 +133,7 @@ print(web.main([]))
 """
 
 
+@pytest.mark.slow
 def test_in_the_web_process_a_bare_thread_is_nobody(home: Path) -> None:
     assert run_python(SERVE).split() == ["nobody", "nobody", "nobody", "0"]
 

@@ -59,6 +59,7 @@ def command(tmp_path: Path) -> Command:
     return run
 
 
+@pytest.mark.slow
 def test_from_a_prompt_to_a_picture_with_its_recipe(served: str, command: Command, home: Path) -> None:
     answer = command("submit", "a red apple", "--count", 2, "--seed", 7, "--size", "128x128", "--steps", 3, "--wait")
     assert [job["state"] for job in answer["jobs"]] == ["done", "done"]

@@ -100,6 +100,7 @@ def test_every_test_runs_once_and_failures_and_deaths_are_reported(tmp_path: Pat
 
 
 @pytest.mark.parametrize("limit", ["-x", "--maxfail=1"])
+@pytest.mark.slow
 def test_no_more_than_the_limit_fail(tmp_path: Path, limit: str) -> None:
     waits = "import pathlib, time\n" + "".join(f"def test_{each}(): time.sleep(0.3)\n" for each in range(20))
     fails = "import time\ndef test_waits(): time.sleep(0.5)\ndef test_fails(): assert False\ndef test_never(): pass\n"
@@ -122,6 +123,7 @@ def test_errors_of_session_fixtures_at_the_end_fail_the_run(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["from a terminal", "to the parent"])
+@pytest.mark.slow
 def test_an_interrupt_ends_fixtures_and_processes(tmp_path: Path, to_all: bool) -> None:
     waits = "import time\ndef test_waits(): time.sleep(60)\n"
     running = pytest_of(tmp_path, "--processes", "2", a=waits, b=waits)

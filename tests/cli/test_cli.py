@@ -334,6 +334,7 @@ def test_submit_and_wait_fails_with_the_job_and_with_its_timeout(
     assert json.loads(output)["jobs"][0]["state"] in ("queued", "running")
 
 
+@pytest.mark.slow
 def test_the_package_runs_by_its_name_and_calls_itself_as_people_type_it() -> None:
     child = start_python("import runpy; runpy.run_module('diffusion_local', run_name='__main__')", "version")
     result, errors = child.communicate(timeout=60)
@@ -343,6 +344,7 @@ def test_the_package_runs_by_its_name_and_calls_itself_as_people_type_it() -> No
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_fault(services: Services) -> None:
     services.studio.submit("x" * 5000, count=100)
     child = start_python(

@@ -73,6 +73,7 @@ def sent(web: WebProcess, data: bytes, place: int) -> httpx.Response:
 
 
 @pytest.mark.parametrize(("side", "senders"), [(SIDE, SENDERS), pytest.param(LARGEST, MANY, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_many_huge_pictures_at_once_take_the_memory_of_two(web: WebProcess, side: int, senders: int) -> None:
     data = huge(side=side)
     assert len(data) < 300_000

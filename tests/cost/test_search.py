@@ -106,6 +106,7 @@ def test_the_page_says_so_and_shows_the_gallery(services: Services) -> None:
     assert "apple" in found[1]["tiles"]
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_too(services: Services) -> None:
     code = f"import sys; sys.argv = ['diffusion-local', 'gallery', '--search', {WORDS!r}]\n"
     code += "from diffusion_local.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    print(end.code)"

@@ -115,6 +115,7 @@ def test_the_gallery_comes_back_from_the_pictures_after_the_database_is_gone(
     fresh.database.close()
 
 
+@pytest.mark.slow
 def test_a_start_with_a_lost_database_moves_pictures_aside_and_the_rebuild_brings_them_back(
     services: Services, three: list[str]
 ) -> None:

@@ -124,6 +124,7 @@ def words(engine: DiffusersEngine, at_home: Home) -> Home:
     return at_home
 
 
+@pytest.mark.slow
 def test_an_embedding_changes_only_the_model_that_it_is_loaded_into(
     engine: DiffusersEngine, starter: Model, other: Model, words: Home
 ) -> None:
@@ -190,6 +191,7 @@ def test_models_that_offload_leave_a_shared_encoder_usable(
     assert Draw(engine)(steps=1).image.tobytes() == alone
 
 
+@pytest.mark.slow
 def test_on_rungs_that_cannot_be_left_nothing_is_shared(engine: DiffusersEngine, starter: Model, other: Model) -> None:
     engine.load(starter)
     engine.load(other, RungChoice("attention_slicing"))
@@ -201,6 +203,7 @@ def test_on_rungs_that_cannot_be_left_nothing_is_shared(engine: DiffusersEngine,
     assert "starter" not in engine._cache._held
 
 
+@pytest.mark.slow
 def test_z_image_and_klein_share_qwen(engine: DiffusersEngine, tmp_path: Path) -> None:
     """Their classes differ by a head that neither uses."""
     torch.manual_seed(0)

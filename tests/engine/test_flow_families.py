@@ -211,6 +211,7 @@ def test_pictures_share_a_pass_and_continue_bit_for_bit(draw: Draw, sampler: str
     check_passes(draw.engine, **JOB | {"sampler": sampler, "steps": 3})
 
 
+@pytest.mark.slow
 def test_pictures_from_others_share_a_pass_and_continue_bit_for_bit(draw: Draw, at_home: Home) -> None:
     source = {"source": at_home.source, "strength": 0.8}
     check_passes(draw.engine, **JOB | source | {"kind": Kind.IMG2IMG, "steps": 4})

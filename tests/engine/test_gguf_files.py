@@ -114,6 +114,7 @@ def test_a_transformer_in_blocks(
 
 
 @pytest.mark.parametrize("layout", tiers(LAYOUTS, first=["flux"]), indirect=True)
+@pytest.mark.slow
 def test_a_text_encoder_in_blocks(layout: Layout, drawn: Callable[[Model], PIL.Image], tmp_path: Path) -> None:
     file = next((name for name in layout.parts if "t5" in name or "qwen" in name), "")
     kind = gguf.GGMLQuantizationType.Q8_0

@@ -378,6 +378,7 @@ def test_there_are_none_where_weights_move(engine: DiffusersEngine, starter: Mod
     assert recorders[0].tried == 0
 
 
+@pytest.mark.slow
 def test_there_are_none_without_room(
     engine: DiffusersEngine, trained: Model, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

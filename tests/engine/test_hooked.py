@@ -461,7 +461,7 @@ def test_each_layout_of_each_family_names_its_layers(family: str, starter: Model
         assert all(set(parts) == {"up", "down"} for _, parts, _ in found)
 
 
-@pytest.fixture(scope="module", params=tiers(ORIGINAL, first=["flux", "krea2"]))
+@pytest.fixture(scope="module", params=tiers(ORIGINAL, first=["flux"]))
 def model(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -112,6 +112,7 @@ def test_equal_seeds_give_equal_pixels_and_a_stop_leaves_no_trace(draw_at_home: 
     assert draw_at_home(steps=2).image.tobytes() == txt2img.tobytes()
 
 
+@pytest.mark.slow
 def test_little_strength_stays_near_the_source_and_much_goes_far(
     draw_at_home: Draw, at_home: Home, trained: Model
 ) -> None:

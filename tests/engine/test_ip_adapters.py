@@ -213,7 +213,7 @@ def theirs(tiny: Model, home: Home, names: list[str], pictures: list[Any], scale
     ).images[0]
 
 
-@pytest.mark.parametrize("name", ["ip-adapter", "ip-adapter-plus", "ip-adapter-full-face"])
+@pytest.mark.parametrize("name", first_of(2, ["ip-adapter", "ip-adapter-plus", "ip-adapter-full-face"]))
 def test_pixels_are_those_of_diffusers(draw: Draw, tiny: Model, home: Home, name: str) -> None:
     reference = Reference(home.source, use=Use.STYLE, weight=0.7, adapter=name)
     made = draw(**JOB, references=(reference,))

@@ -201,6 +201,7 @@ def test_another_model_may_be_used_meanwhile(engine: Engine, starter_copy: Any, 
     assert held.result().image.tobytes() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_pass_starts_anew_if_the_precision_was_changed_meanwhile(engine: Engine, starter: Any) -> None:
     """Its first steps were computed with other weights."""
     if isinstance(engine, FakeEngine):

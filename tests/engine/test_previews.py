@@ -82,6 +82,7 @@ def test_a_preview_costs_little() -> None:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.slow
 def test_a_preview_that_still_waits_keeps_no_model(starter: Model, stopped: bool) -> None:
     engine = DiffusersEngine(at_slot("cpu0"))
     engine.load(starter)

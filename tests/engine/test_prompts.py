@@ -69,6 +69,7 @@ def test_weights_change_pixels_and_neutral_ones_do_not(draw: Draw, trained: Mode
     assert difference(more, less) > 8
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_can_be_weighted(draw: Draw, trained: Model) -> None:
     draw.engine.load(trained)
     usual = draw(**JOB, prompt="a red apple", negative="green").image

@@ -66,6 +66,7 @@ def test_regions_change_their_prompts_from_step_to_step(draw_at_home: Draw) -> N
     assert difference(made, draw_at_home(**JOB, regions=(replace(LEFT, prompt="a blue boat"), RIGHT)).image) > 1
 
 
+@pytest.mark.slow
 def test_without_guidance_and_in_a_second_pass(draw_at_home: Draw) -> None:
     twice = {"hires_scale": 2.0, "hires_steps": 1, "hires_upscaler": "Lanczos"}
     for more in ({"guidance": 1.0}, {"guidance": 1.0} | twice, twice | {"hires_tile": 128}):

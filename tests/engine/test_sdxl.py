@@ -133,6 +133,7 @@ LATENTS = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.1, 0.9, 1.2,
 @pytest.mark.parametrize(
     ("architecture", "levels", "latents"), [("cosxl", COSXL, {}), ("playground25", {}, LATENTS)]
 )  # fmt: skip
+@pytest.mark.slow
 def test_models_with_edms_noise_levels_draw_as_diffusers_draws(
     diffusers_engine: DiffusersEngine, tiny: Model, tmp_path: Path, architecture: str, levels: Any, latents: Any
 ) -> None:

@@ -119,6 +119,7 @@ def test_it_draws_what_its_folder_draws(
 
 
 @pytest.mark.parametrize("old", first_of(1, [False, True]), ids=["zip", "before 1.6"])
+@pytest.mark.slow
 def test_a_checkpoint_in_a_pickle_draws_what_its_safetensors_form_draws(
     diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model], tmp_path: Path, old: bool
 ) -> None:
@@ -191,6 +192,7 @@ def test_what_the_checkpoint_says_of_its_training_reaches_the_scheduler(
     assert (config.prediction_type, config.timestep_spacing) == ("v_prediction", "trailing")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_trained_on_pure_noise_is_sampled_from_it(
     diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

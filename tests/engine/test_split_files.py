@@ -78,7 +78,7 @@ def close(one: PIL.Image, other: PIL.Image) -> bool:
     return difference(one, other) <= 1
 
 
-@pytest.mark.parametrize("layout", tiers([*LAYOUTS, *ONCE], first=["flux", "z_image", *ONCE]), indirect=True)
+@pytest.mark.parametrize("layout", tiers([*LAYOUTS, *ONCE], first=["flux", "z_image"]), indirect=True)
 def test_split_files_draw_what_the_folder_draws(
     layout: Layout, whole: Path, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:
@@ -218,6 +218,7 @@ def test_a_file_with_all_parts_draws_what_the_folder_draws(
 @pytest.mark.parametrize(
     "kind", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=["fp16", "bf16"]
 )
+@pytest.mark.slow
 def test_half_precision_is_read_as_it_is(
     layout: Layout, kind: torch.dtype, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:

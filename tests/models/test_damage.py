@@ -85,6 +85,7 @@ print("done", [name for name in ("torch", "diffusers", "transformers", "numpy") 
 """
 
 
+@pytest.mark.slow
 def test_hostile_headers_end_soon_and_nothing_heavy_is_imported(tmp_path: Path) -> None:
     many = {f"x{number}": tensor(0, 0, [0]) for number in range(250_000)}
     (tmp_path / "many.safetensors").write_bytes(raw(many))

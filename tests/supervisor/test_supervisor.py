@@ -286,6 +286,7 @@ def test_a_second_serve_says_who_holds_the_home_and_without_a_worker_jobs_wait(
     assert services.studio.workers() == []
 
 
+@pytest.mark.slow
 def test_a_busy_port_is_refused_with_what_to_do(services: Services, serve: Callable[..., Serve]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

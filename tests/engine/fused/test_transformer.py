@@ -161,6 +161,7 @@ def test_torch_compiles_each_kind_of_block_once(family: str, backend: str) -> No
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before  # nothing is compiled at a step
 
 
+@pytest.mark.slow
 def test_blocks_stay_compiled_when_their_step_is_recorded() -> None:
     torch._dynamo.reset()
     executed = []

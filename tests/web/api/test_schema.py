@@ -95,6 +95,7 @@ def requests_are_answered_well(schema: Any, examples: int) -> None:
     assert not faults, "\n".join(faults)
 
 
+@pytest.mark.slow
 def test_no_request_of_the_document_is_a_servers_fault(schema: Any, quick: None) -> None:
     requests_are_answered_well(schema, 2)
 

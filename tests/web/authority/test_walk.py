@@ -379,7 +379,10 @@ def test_a_sentence_is_said_by_whom_the_table_lets_where_all_is_seen(shared: Sce
 def say_to_all(studio: Scene, name: str) -> None:
     sentence = OPERATIONS[name]
     value = operation_calls.METHODS.get(name, ())
+    found: dict[Any, Person] = {}
     for person in studio.people:
+        found.setdefault((person.may(name), person.changes_it, person.sees_it, bool(person.actor.scopes)), person)
+    for person in found.values():
         problem, result = said(studio, person, name, value)
         who = f"{person.name}: {problem or result}"
         if not person.may(name) or (sentence.data is DataScope.ACCOUNT and not person.changes_it):

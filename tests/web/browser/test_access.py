@@ -38,6 +38,7 @@ def test_the_page_speaks_the_browsers_language_and_the_chosen_one(people: Any, s
     page.wait_for_function("document.querySelector('#generate')?.innerText === 'Generate'")
 
 
+@pytest.mark.slow
 def test_keys_do_what_their_list_says(people: Any, site: Site) -> None:
     page = people().open()
     page.focus("#generate")

@@ -131,6 +131,7 @@ def test_bad_input_is_told_beside_the_form(people: Any, site: Site) -> None:
     assert page.locator(".batch").count() == 0
 
 
+@pytest.mark.slow
 def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> None:
     """gr.Number shows an empty value as 0 when its accordion opens, and would have sent that as the seed."""
     page = people().open()
@@ -315,6 +316,7 @@ def test_a_prompt_is_shown_as_text(people: Any) -> None:
     assert page.evaluate("window.hit") is None
 
 
+@pytest.mark.slow
 def test_words_that_the_starter_does_not_know_are_told_quietly(people: Any) -> None:
     page = people().open()
     line = page.locator("#tokens .unknown")
@@ -403,6 +405,7 @@ def test_again_until_stopped(people: Any, site: Site) -> None:
     assert len({job.params.seed for job in jobs}) == len(jobs)
 
 
+@pytest.mark.slow
 def test_styles_are_chosen_by_their_pictures_which_come_when_the_group_is_opened(people: Any, site: Site) -> None:
     page = people().open()
     sheets: list[str] = []

@@ -165,6 +165,7 @@ OUTSIDE_SCREEN = """(selector) => {
 }"""
 
 
+@pytest.mark.slow
 def test_nothing_in_the_controls_scrolls_sideways(people: Any) -> None:
     page = people().open()
     wider = """() => [document.getElementById("dock"), ...document.querySelectorAll("#dock *")]

@@ -95,6 +95,7 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     bar.wait_for(state="hidden")
 
 
+@pytest.mark.slow
 def test_rows_are_compact_and_an_undone_cancel_puts_a_job_back_at_its_place(people: Any, site: Site) -> None:
     studio, page = site.services.studio, people().open()
     studio.queue.pause()
@@ -136,6 +137,7 @@ def test_the_long_button_of_a_row_without_memory_covers_nothing_at_any_width(peo
         assert fits_width(page), width
 
 
+@pytest.mark.slow
 def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any, site: Site) -> None:
     page = people().open()
     prompt = unique_prompt("given back [slow:0.2]")
@@ -362,6 +364,7 @@ SHIFTS = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_last_batch_is_dragged_to_the_top_of_the_drawer(people: Any, site: Site) -> None:
     site.services.studio.queue.pause()
     names = [unique_prompt() for _ in range(3)]

@@ -94,6 +94,7 @@ def test_a_box_is_drawn_moved_resized_and_removed(page: Any, site: Site) -> None
     assert [each.prompt for each in regions(page)] == ["a boat"]
 
 
+@pytest.mark.slow
 def test_regions_are_made_by_keys_alone(page: Any) -> None:
     open_board(page)
     page.locator("[data-region=add]").focus()
@@ -119,6 +120,7 @@ def test_regions_are_made_by_keys_alone(page: Any) -> None:
     assert page.evaluate("document.activeElement.dataset.region") == "add"
 
 
+@pytest.mark.slow
 def test_the_text_and_the_boxes_show_the_same(page: Any) -> None:
     open_board(page)
     page.fill(FIELD, "a red fox, sleeping:width=0.5, a blue car:x=0.5:weight=0.4")

@@ -106,6 +106,7 @@ def test_the_page_outlives_its_server_without_a_reload(person: Person, served: S
     page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 8")
 
 
+@pytest.mark.slow
 def test_a_planned_restart_is_told_as_one_and_in_other_tabs_and_browsers_too(
     person: Person, served: Served, chromium: Any
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_press_into_the_void_is_told_and_sent_once_the_studio_is_back(person: 
     assert page.evaluate("sessionStorage.getItem('diffusion-local-pressed')") == "0"
 
 
+@pytest.mark.slow
 def test_an_action_into_the_void_is_told_at_once_and_can_be_repeated(person: Person, served: Served) -> None:
     page = person.open()
     served.kill()
@@ -183,6 +185,7 @@ LOADING = """() => {
 
 
 @pytest.mark.parametrize("cut", tiers(["before the answer", "answered by a proxy"], first=["before the answer"]))
+@pytest.mark.slow
 def test_a_studio_that_dies_while_the_page_loads_costs_no_press(person: Person, served: Served, cut: str) -> None:
     """The page asks for its choices as it loads. That call is lost with the server; then Generate is pressed."""
     page = person.open()

@@ -302,6 +302,7 @@ DROP_FILES = """(files) => {
 }"""
 
 
+@pytest.mark.slow
 def test_dropped_files_that_are_not_taken_are_told(people: Any) -> None:
     person = people()
     page = person.open()
@@ -322,6 +323,7 @@ def test_dropped_files_that_are_not_taken_are_told(people: Any) -> None:
     person.complaints.clear()
 
 
+@pytest.mark.slow
 def test_each_of_several_dropped_pictures_makes_a_batch(people: Any, site: Site) -> None:
     page = people().open()
     page.wait_for_selector("#source .source", state="attached")
@@ -346,6 +348,7 @@ def test_each_of_several_dropped_pictures_makes_a_batch(people: Any, site: Site)
     page.wait_for_selector("#source .begin", state="hidden")
 
 
+@pytest.mark.slow
 def test_outpaint_is_a_button_with_its_name(people: Any, site: Site) -> None:
     image = make_picture(site, unique_prompt())
     page = people().open()
@@ -388,6 +391,7 @@ def test_a_picture_of_the_gallery_is_begun_from(people: Any, site: Site) -> None
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.slow
 def test_inpaint_of_a_picture_opens_the_canvas_each_time(people: Any, site: Site, size: dict[str, int]) -> None:
     first, second = (make_picture(site, unique_prompt()) for _ in range(2))
     page = people(viewport=size).open()

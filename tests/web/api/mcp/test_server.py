@@ -111,6 +111,7 @@ def test_over_standard_input_and_output(services: Services) -> None:
     assert image.id in [each.id for each in services.studio.gallery()]
 
 
+@pytest.mark.slow
 def test_over_standard_input_for_a_studio_elsewhere(site: Site, tmp_path: Path) -> None:
     from mcp import Client, StdioServerParameters
 
