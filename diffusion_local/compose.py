@@ -122,7 +122,10 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     webhooks = Webhooks(settings, notices, deliveries)
     plans = MemoryPlans(settings, catalog, stores.fits, stores.workers)
     library = Library(settings, catalog, stores.downloads, stores.images, stores.fits, plans)
-    timetable, storage = Timetable(database, rules, webhooks.check), StorageProbe(database, files)
+    timetable, storage = (
+        Timetable(database, rules, webhooks.check),
+        StorageProbe(database, files, watched=bool(settings.gallery)),
+    )
     leases, machines = LeaseStore(database, settings.lease_seconds), MachineStore(database, settings.zone)
     farm = Machines(settings, machines, leases, PairingStore(database), stores.accounts, stores.jobs, queue, catalog)
     studio = Studio(

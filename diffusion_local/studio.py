@@ -252,6 +252,8 @@ class Studio:
         if not moment.reason and any(map(is_silent, moment.workers)):
             # a read-only database cannot store the reason
             moment = replace(moment, reason=self.storage.fault())
+        elif not moment.reason:
+            moment = replace(moment, reason=self.storage.fault(wait=False))
         return replace(moment, warnings=self.batches.late())
 
     def revision(self) -> int:

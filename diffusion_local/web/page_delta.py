@@ -74,7 +74,8 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: b
     draw, count = TABS[tab]
     first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
     values = [*asked[first : first + count], *[""] * count][:count]
-    key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
+    health = view_now.worker_health(studio.workers(), now) + studio.storage.fault(wait=False)
+    key = f"{studio.revision()}-{mark(health)}"
     key += f"-{mark(repr((tab, values, drawer, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
     seen_key, *seen_marks = seen.split() or [""]
     if key == seen_key:
