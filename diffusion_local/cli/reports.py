@@ -77,7 +77,7 @@ def list_deliveries(
         + (f"  ({each.error}{f'; again at {each.next_try_at}' if each.next_try_at else ''})" if each.error else "")
         for each in deliveries
     ]
-    print_result(deliveries, as_json, lines or ["nothing was to be told yet"])
+    print_result(deliveries, as_json, lines or ["no deliveries yet"])
 
 
 @webhook.command()

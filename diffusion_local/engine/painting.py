@@ -92,7 +92,7 @@ class Work:
     mosaic: Mosaic | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     watches: list["Stopwatch"] = field(default_factory=list)
-    said: str = ""
+    note: str = ""
 
     def run(self, loop: Loop, paused: HeldLoop | None) -> None:
         """Run a loop, or the rest of a suspended one."""
@@ -208,7 +208,7 @@ class Work:
                 encode = partial(family.encode, pipe, pixels)
                 latents, note = autoencoder.encode_safely(pipe.vae, encode, self.in_fp32)
                 encodings.append(latents.to(noise_drawn))
-                self.said = self.said or note
+                self.note = self.note or note
         latents = torch.cat(encodings)
         mask = None if canvas is None else canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
         if canvas is None or mask is None:
@@ -225,7 +225,7 @@ class Work:
         for part in self.crew.live:
             with ending_only(part):
                 pictures[part.place], note = self.decode(loop, part.place)()
-                self.said = self.said or note
+                self.note = self.note or note
         if not pictures:
             raise Interrupted
         other = next(iter(pictures.values()))
@@ -241,7 +241,7 @@ class Work:
         last = self.loops[-1]
         tiled = self.mosaic and self.mosaic.pictures[part.place]
         decoded = (lambda: (tiled, "")) if tiled else self.decode(last, part.place)
-        return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.said)
+        return partial(finish_picture, last.whole, decoded, self.canvas, self.watches, self.note)
 
     def previewer(self, loop: Loop) -> Previewer | None:
         """A function that starts drawing a preview of latents; None if the VAE allows no previews. It holds no

@@ -1,4 +1,4 @@
-"""Inputs of ControlNets besides the control picture, told by the shapes of their tensors."""
+"""Inputs of ControlNets besides the control picture, recognised by the shapes of their tensors."""
 
 from diffusion_local.models.weights import TensorView
 

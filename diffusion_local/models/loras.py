@@ -182,7 +182,7 @@ def read_lora(header: Header) -> LoraFile:
             ranks[tensor.shape[0]] += 1
     lora.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
     for stem, tensors in stems.items():
-        if not tensors.keys() <= NORM_ROLES:  # norms have no matrices by which the base is told
+        if not tensors.keys() <= NORM_ROLES:  # norms have no matrices by which the base is recognised
             add_layer(lora.layers, stem, tensors)
     lora.halved = next((stem for stem, tensors in stems.items() if ("down" in tensors) != ("up" in tensors)), "")
     ia3 = any("ia3" in tensors or "on_input" in tensors for tensors in stems.values())

@@ -131,9 +131,9 @@ class NotificationDispatcher:
         self._deliveries.settle(delivery.id, outcome.delivered, outcome.status, outcome.answer, outcome.error, again_at)
         summary = f"{delivery.event} to {delivery.receiver}"
         if outcome.delivered:
-            log.info("told %s", summary)
+            log.info("delivered %s", summary)
         else:
-            log.warning("not told %s: %s%s", summary, outcome.error, f"; again at {again_at}" if again_at else "")
+            log.warning("not delivered %s: %s%s", summary, outcome.error, f"; again at {again_at}" if again_at else "")
         return again_at is None
 
     def write_daily_report(self, now: datetime) -> None:

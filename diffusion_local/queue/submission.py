@@ -112,7 +112,7 @@ def earlier_submit(db: Transaction, key: str, request: str) -> tuple[str, list[s
 
 def request_digest(jobs: Iterable[Job]) -> str:
     """SHA-256 that identifies a request; seeds are excluded."""
-    asked = sha256()
+    digest = sha256()
     for job in jobs:
-        asked.update(job.params.without_seeds().to_json().encode())
-    return asked.hexdigest()
+        digest.update(job.params.without_seeds().to_json().encode())
+    return digest.hexdigest()

@@ -46,7 +46,7 @@ class RemotePart:
     def __getattr__(self, verb: str) -> Any:
         operation = registry.OPERATIONS.get(f"{self._name}.{verb}".lstrip("."))
         if operation is None or not operation.routes:
-            raise AttributeError(f"{verb} cannot be asked of a studio on another machine.")
+            raise AttributeError(f"{verb} is not available from a studio on another machine.")
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self._call(operation, args, kwargs)
@@ -321,6 +321,6 @@ PARSERS: dict[Any, Callable[[Any], Any]] = {
     BatchProgress: parse_progress,
     Snapshot: parse_snapshot,
     Download: parse_download,
-    RemovedModel: lambda told: RemovedModel(told["id"], "", told["message"]),
-    BatchEdit: lambda told: BatchEdit(told["changed"], told["warnings"]),
+    RemovedModel: lambda content: RemovedModel(content["id"], "", content["message"]),
+    BatchEdit: lambda content: BatchEdit(content["changed"], content["warnings"]),
 }

@@ -27,7 +27,7 @@ ERRORS = '{"error": {"code", "message", "field", "id", "params", "errors": [{"fi
 #: Sends a form as a request, its fields as path, query and headers, and shows the response below it.
 TRY_SCRIPT = """
 addEventListener("submit", async (event) => {
-  const form = event.target, told = form.querySelector("pre");
+  const form = event.target, output = form.querySelector("pre");
   event.preventDefault();
   let path = form.dataset.path, query = new URLSearchParams(), headers = {};
   for (const field of form.elements) {
@@ -39,15 +39,15 @@ addEventListener("submit", async (event) => {
   const token = document.getElementById("token").value, body = form.elements.body?.value;
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body) headers["Content-Type"] = form.dataset.type;
-  told.textContent = "…";
+  output.textContent = "…";
   try {
     const url = "." + path + (query.size ? `?${query}` : "");
     const answer = await fetch(url, {method: form.dataset.method, headers, body: body || undefined});
     const text = await answer.text();
     let shown = text;
     try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch {}
-    told.textContent = `${answer.status} ${answer.statusText}\\n${shown.slice(0, 20000)}`;
-  } catch (error) { told.textContent = String(error); }
+    output.textContent = `${answer.status} ${answer.statusText}\\n${shown.slice(0, 20000)}`;
+  } catch (error) { output.textContent = String(error); }
 });
 """
 EXAMPLE_DEPTH = 5

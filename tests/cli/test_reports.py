@@ -52,7 +52,7 @@ def test_what_cannot_be_reported_is_refused(
 
 
 def test_webhooks_are_seen_and_tried(services: Services, run: Run) -> None:  # noqa: F811
-    assert run("webhook", "list")[1] == "nothing was to be told yet\n"
+    assert run("webhook", "list")[1] == "no deliveries yet\n"
     assert run("webhook", "secret")[1].strip() == services.studio.webhooks.secret()
     status, _, errors = run("webhook", "test", "http://10.0.0.1/")
     assert (status, "webhook: 10.0.0.1 is an address" in errors) == (2, True)
