@@ -148,6 +148,7 @@ FAULTS = {
             "test_a_bucket_that_is_not_there_is_told",
             "test_a_store_that_does_not_answer_is_told_in_time",
             "test_a_bucket_that_refuses_holds_the_queue_and_loses_no_picture",
+            "test_the_page_tells_of_a_bucket_that_is_away_and_that_it_is_back",
         ],
         "a machine dies": [
             "test_a_machine_that_dies_loses_no_job_and_no_chore",
