@@ -122,7 +122,7 @@ class House:
                 stop.request()
             else:
                 model = "starter" if self.hit["put aside"] % OTHER_MODEL else "sd1"
-                self.services.studio.submit("a car", model=model, steps=1, width=64, height=64, seed=1)
+                self.services.studio.submit("a car", model=model, steps=1, width=SIZE, height=SIZE, seed=1)
             return True
 
         runner._urgent = urgent  # type: ignore[method-assign]
@@ -212,6 +212,7 @@ def run(options: argparse.Namespace, house: House) -> dict[str, Any]:
     triples = [list(each) for each in combinations(names, 3) if combined([mixed[name] for name in each]) is not None]
     several += random.Random(options.seed).sample(triples, min(options.triples, len(triples)))
     several = several[options.part - 1 :: options.parts]
+    deadline = time.monotonic() + options.seconds
     counts: dict[int, Counter[str]] = {2: Counter(), 3: Counter()}
     refused: dict[str, str] = {}
     faults: dict[str, str] = {}
@@ -219,6 +220,9 @@ def run(options: argparse.Namespace, house: House) -> dict[str, Any]:
         label, together = " + ".join(each), combined([mixed[name] for name in each])
         if together is None:
             counts[len(each)]["no combination"] += 1
+            continue
+        if time.monotonic() > deadline:
+            counts[len(each)]["not tried"] += 1
             continue
         try:
             outcome = tried(house, together, DISTURBANCES[place % 2])
@@ -245,6 +249,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--features", nargs="+", default=(), help="only these, by their names in the record")
     parser.add_argument("--part", type=int, default=1, help="run this one of --parts parts")
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no further picture after so long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     return parser.parse_args()
