@@ -145,8 +145,9 @@ class House:
 def tried(house: House, options: dict[str, Any], disturbance: str) -> str:
     """Make a picture twice; returns "made", or "refused: " and why. Raises Fault."""
     studio, size = house.services.studio, {"width": SIZE, "height": SIZE}
-    options = {"prompt": "a red apple", "steps": STEPS, "seed": 3} | options
-    options = options if "outpaint" in options or options.get("kind") == "upscale" else size | options
+    if options.get("kind") != "upscale":
+        options = {"steps": STEPS} | ({} if "outpaint" in options else size) | options
+    options = {"prompt": "a red apple", "seed": 3} | options
     try:
         receipt = studio.submit(**helped(house.services, options), lane=Lane.BATCH)
     except UserError as refusal:
