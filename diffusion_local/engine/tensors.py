@@ -155,8 +155,8 @@ def dequantise(state: State, dtype: torch.dtype, file: str, packed: bool = False
         if f"{name}.absmax" in state:
             state[name] = dequantise_nf4(name, state).to(dtype)
         elif name != stem and (scale := scale_of(stem, state, file)) is not None:
-            weight = halves_of(state[name]) if packed and state[name].dtype == torch.int8 else state[name]
-            state[name] = apply_scale(weight, scale, dtype)
+            in_halves = packed and state[name].dtype == torch.int8
+            state[name] = apply_scale(state[name], scale, dtype, in_halves)
             if group := rotated_group(stem, state):
                 state[name] = unrotate(state[name], group)
         elif state[name].dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
@@ -202,9 +202,13 @@ def halves_of(weight: torch.Tensor) -> torch.Tensor:
     return torch.stack((weight >> 4, (weight << 4) >> 4), dim=-1).flatten(-2)
 
 
-def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Multiply by ``scale``: one number, one per row, or one per block of rows and columns."""
-    scaled = torch.empty(weight.shape, dtype=dtype)
+def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, packed: bool = False) -> torch.Tensor:
+    """Multiply by ``scale``: one number, one per row, or one per block of rows and columns.
+
+    ``packed``: each byte of ``weight`` holds two numbers.
+    """
+    shape = (*weight.shape[:-1], 2 * weight.shape[-1]) if packed else weight.shape
+    scaled = torch.empty(shape, dtype=dtype)
     if scale.dim() == 2 and scale.shape[1] > 1:
         height, width = (block_length(*each) for each in zip(weight.shape, scale.shape, strict=True))
         columns = scale.repeat_interleave(width, dim=1)[:, : weight.shape[1]]
@@ -214,8 +218,10 @@ def apply_scale(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -
         return scaled
     numbers, by = scaled.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
     rows = max(1, COPY_BYTES // max(1, numbers.shape[1]))
+    stored = weight.view(len(numbers), -1)
     for at in range(0, len(numbers), rows):
-        piece = weight.view(numbers.shape)[at : at + rows].float()
+        piece = stored[at : at + rows]
+        piece = (halves_of(piece) if packed else piece).float()
         numbers[at : at + rows] = piece.mul_(by if len(by) == 1 else by[at : at + rows])
     return scaled
 
