@@ -153,8 +153,8 @@ def check_shapes(module: torch.nn.Module, parts: Mapping[str, torch.Tensor], row
             elif not set(shaped) <= {"diff_b", "bias"}:
                 change = weight_delta(shaped)
                 change = change if rows is None else change[rows]
-                size = torch.Size(weight_shape(module, change)).numel()
-                if change.shape[0] != out_features(module) or change[0].numel() != size:
+                numbers = torch.Size(weight_shape(module, change)).numel()
+                if change.shape[0] != out_features(module) or change[0].numel() != numbers:
                     raise ValueError("size mismatch")
                 reads = getattr(module, "in_features", None)
                 if reads is not None and change[0].numel() != reads:

@@ -72,9 +72,11 @@ def begin(
 ) -> Callable[[], PIL.Image]:
     """Like ``previews.begin``, with the decoder if it can be used. Raises ValueError without either."""
     drawn = decoder.begin(latents) if decoder else None
-    if drawn is None and factors is None:
+    if drawn is not None:
+        return drawn
+    if factors is None:
         raise ValueError("neither the model's VAE nor a small one gives a preview")
-    return drawn or previews.begin(latents, factors)
+    return previews.begin(latents, factors)
 
 
 def reduced(latents: torch.Tensor) -> torch.Tensor:

@@ -126,8 +126,8 @@ def layer_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
         return length("diff", 1), length("diff", 0)
     if "b1.weight" in tensors and "b2.weight" in tensors:  # the first versions of GLoRA swapped the two
         swapped = length("b1.weight", 1) != length("b2.weight", 0)
-        first, second = ("b2.weight", "b1.weight") if swapped else ("b1.weight", "b2.weight")
-        return length(second, 1), length(first, 0)
+        left, right = ("b2.weight", "b1.weight") if swapped else ("b1.weight", "b2.weight")
+        return length(right, 1), length(left, 0)
     if "hada_w1_b" in tensors:
         return length("hada_w1_b", 1), length("hada_w1_a", 1 if "hada_t1" in tensors else 0)
     first = (length("lokr_w1", 1) or length("lokr_w1_b", 1)), (length("lokr_w1", 0) or length("lokr_w1_a", 0))
