@@ -10,7 +10,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import utc_text
 from diffusion_local.gallery import retention
 from diffusion_local.notify import deliveries
-from diffusion_local.queue.jobs import MAX_DELAY
+from diffusion_local.queue.claims import MAX_DELAY
 from diffusion_local.supervisor import housekeeping
 from tests.support import FAILURE, claimed, enqueue, image_of, sql
 
