@@ -55,8 +55,9 @@ def echo(value: object) -> str | Message:
         return repr(value)
     if isinstance(value, int):
         return repr(value) if value.bit_length() <= 256 else messages.message("huge_number")
-    kind = "an_object" if isinstance(value, dict) else "a_list" if isinstance(value, list | tuple) else "another_kind"
-    return messages.message(kind)
+    if isinstance(value, dict):
+        return messages.message("an_object")
+    return messages.message("a_list") if isinstance(value, list | tuple) else messages.message("another_kind")
 
 
 class DiffusionLocalError(Exception):

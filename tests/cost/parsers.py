@@ -54,6 +54,7 @@ from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import addresses, dispatcher, hooks
 from diffusion_local.options import a1111 as a1111_recipe
 from diffusion_local.options import inpaint, samplers, types, validate, values
+from diffusion_local.options.table import LONG_NAMES
 from diffusion_local.queue import groups, schedule
 from diffusion_local.remote import models as remote_models
 from diffusion_local.remote import server
@@ -432,6 +433,7 @@ PARSERS = [
     Parser("file name", "options/values.py", lambda text: values.check_file_name("vae", text)),
     Parser("number", "options/values.py", lambda text: values.check_number("steps", text, 1, 150)),
     Parser("source id", "options/values.py", lambda text: values.check_needed_source("source", text, "img2img")),
+    Parser("options' names in a message", "options/table.py", lambda text: LONG_NAMES.sub("", text)),
     Parser(
         "signs of other places",
         "models/prompt_limits.py",
@@ -472,6 +474,7 @@ EXEMPT = {
     "operations/registry.py": "the paths of routes, as the program declares them",
     "web/page_html.py": "the page that gradio built",
     "web/gradio_compat/page.py": "the page that gradio built",
+    "web/gradio_compat/frontend.py": "the scripts that gradio built",
     "web/ui/theme.py": "the program's own style sheets",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",

@@ -252,8 +252,8 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
     every(
         4,
         [
-            (["submit", ""], "prompt: must not be empty"),
-            (["submit", "x", "--size", "260x256"], "width: must be a multiple of 8"),
+            (["submit", ""], "PROMPT: must not be empty"),
+            (["submit", "x", "--size", "260x256"], "--size: must be a multiple of 8"),
             (["submit", "x", "--model", "nobody"], "model: There is no model 'nobody'"),
             (["job", "nobody"], "no job 'nobody'"),
             (["cancel", "nobody"], "no job 'nobody'"),
@@ -269,7 +269,7 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
             (["recipe", "0" * 26], "no picture"),
             (["models", "info", "nobody"], "model 'nobody'"),
             (["models", "remove", "starter"], "is part of the program"),
-            (["models", "add", "/nowhere/at/all"], "path: must be a file or folder"),
+            (["models", "add", "/nowhere/at/all"], "PATH: must be a file or folder"),
             (["models", "cancel", "nobody"], "no download 'nobody'"),
             (["webhook", "test", "http://127.0.0.1/"], "webhook: "),
             (["webhook", "resend", "nobody"], "no delivery 'nobody'"),

@@ -1,19 +1,21 @@
 // A prompt to type into before Gradio has drawn the form (templates/shell.html). The text, the cursor and a press of
-// Generate then go over to the form. What is typed before the form is restored (page.js) is kept in place of the draft.
+// Generate then go over to the form. What is typed before Gradio shows the restored form (page.js) is kept in place of
+// the draft.
 window.diffusionLocalEarly = (() => {
   const field = () => document.getElementById("early-prompt");
   const prompt = () => document.querySelector("#prompt textarea");
-  let typed = false; // in one of the two
-  let restored = false;
+  let typed = null; // in one of the two, as it stood last
+  let restored = null; // the prompt that Gradio was given, and shows a moment later
+  let settled = false;
   let pressed = false;
   let composing = false; // by an input method, which must not be interrupted
 
   document.addEventListener("DOMContentLoaded", () => {
     const draft = window.diffusionLocal.draft();
-    if (field() && draft) field().value = draft[0];
+    if (field() && draft && typed === null) field().value = draft[0];
   });
   document.addEventListener("input", ({ target }) => {
-    if (!restored && target.closest?.("#early, #prompt")) typed = true;
+    if (!settled && target.closest?.("#early, #prompt")) typed = target.value;
   });
   document.addEventListener("compositionstart", () => { composing = true; }, true);
   document.addEventListener("compositionend", () => {
@@ -38,10 +40,7 @@ window.diffusionLocalEarly = (() => {
     if (!from || !to || composing) return;
     const { value, selectionStart, selectionEnd } = from;
     const focused = document.activeElement === from;
-    if (typed && to.value !== value) {
-      to.value = value;
-      to.dispatchEvent(new Event("input", { bubbles: true }));
-    }
+    if (typed !== null) write(to, value);
     if (focused) {
       to.focus({ preventScroll: true });
       if (to.value === value) to.setSelectionRange(selectionStart, selectionEnd);
@@ -49,8 +48,25 @@ window.diffusionLocalEarly = (() => {
     document.getElementById("skeleton").remove();
     generate();
   }
+  function write(to, value) {
+    if (to.value === value) return;
+    to.value = value;
+    to.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  // Gradio shows the restored prompt over what was typed since the values were asked for: put that back, once.
+  function settle(tries = 40) {
+    const to = prompt();
+    const waits = composing || field();
+    const shown = !waits && to?.value === restored;
+    if (shown && typed !== null && typed !== restored) write(to, typed);
+    else if (waits || tries) {
+      setTimeout(() => settle(waits ? tries : tries - 1), 50);
+      return;
+    }
+    settled = true;
+  }
   function generate(tries = 100) {
-    if (!pressed || !restored || field()) return;
+    if (!pressed || restored === null || field()) return;
     if (prompt().value.trim() || !tries) { // Gradio shows the restored values a moment later
       pressed = false;
       requestAnimationFrame(() => setTimeout(() => document.getElementById("generate").click()));
@@ -61,9 +77,10 @@ window.diffusionLocalEarly = (() => {
     press, handOver,
     // The values of the form after a load: a prompt typed meanwhile wins over the draft.
     restored(draft) {
-      restored = true;
+      restored = typed === null ? draft[0] : (field() ?? prompt()).value;
       setTimeout(generate);
-      return typed ? [(field() ?? prompt()).value, ...draft.slice(1)] : draft;
+      settle();
+      return [restored, ...draft.slice(1)];
     },
   };
 })();
