@@ -13,6 +13,7 @@ import diffusers
 import torch
 import transformers
 
+from diffusion_local.models.tokenizers import extract
 from diffusion_local.paths import assets
 
 CONFIGS = assets() / "configs"
@@ -69,7 +70,7 @@ def make(name: str, folder: Path, device: str, tiny: bool) -> None:
         if part == "scheduler":
             shutil.copytree(source / part, folder / part)
         elif part.startswith("tokenizer"):
-            shutil.copytree(CONFIGS / "clip_tokenizer", folder / part)
+            shutil.copytree(extract("clip"), folder / part)
         else:
             config = json.loads((source / part / "config.json").read_text())
             model = build(spec[1], shrunk(part, config) if tiny else config, device, torch.float16)

@@ -1,4 +1,4 @@
-"""Writes ``assets/model_layers.json``: the tensors of known denoisers, by which files and LoRAs are identified.
+"""Writes ``assets/model_layers.json.xz``: the tensors of known denoisers, by which files and LoRAs are identified.
 
     python scripts/model_layers.py
 
@@ -7,6 +7,7 @@ layout of the models' authors come from published files (``tests/models/headers.
 """
 
 import json
+import lzma
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from diffusion_local.models.known_layers import pack  # noqa: E402
 from tests.models.headers import tensors_of  # noqa: E402
 
-TARGET = ROOT / "assets/model_layers.json"
+TARGET = ROOT / "assets/model_layers.json.xz"
 UNET_XL = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "cross_attention_dim": 2048,
     "block_out_channels": [320, 640, 1280], "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
@@ -180,7 +181,7 @@ def lines() -> Iterator[str]:
 
 def main() -> None:
     """Write the file; builds 55 models without their weights."""
-    TARGET.write_text("\n".join(lines()) + "\n", encoding="utf-8")
+    TARGET.write_bytes(lzma.compress(("\n".join(lines()) + "\n").encode(), preset=9))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The tensors of known denoisers, with which LoRAs and model files are compared.
 
-``assets/model_layers.json``, written by ``scripts/model_layers.py``, has one model per line: tensor names with ``#``
+``assets/model_layers.json.xz``, written by ``scripts/model_layers.py``, has one model per line: tensor names with ``#``
 for each number, and for each name the shapes with the numbers that occur.
 """
 
 import json
+import lzma
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -136,7 +137,7 @@ def is_part_of(layer: Layer, known: Layer) -> bool:
 
 @lru_cache(maxsize=1)
 def known_models() -> tuple[KnownModel, ...]:
-    rows = (assets() / "model_layers.json").read_text(encoding="utf-8").splitlines()
+    rows = lzma.decompress((assets() / "model_layers.json.xz").read_bytes()).splitlines()
     return tuple(KnownModel(**json.loads(row)) for row in rows)
 
 

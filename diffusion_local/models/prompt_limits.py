@@ -17,10 +17,9 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.parts import PARTS_BY_ID
 from diffusion_local.models.starter_words import understood
-from diffusion_local.models.tokenizers import has_vocabulary
+from diffusion_local.models.tokenizers import extract, has_vocabulary
 from diffusion_local.options.table import Params
 from diffusion_local.options.types import Kind
-from diffusion_local.paths import assets
 
 #: Innermost round brackets, which may contain a weight in A1111's syntax: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
@@ -213,7 +212,7 @@ def tokenizer_of(model: Model, part: str) -> Path:
     encoder = next((each.part for each in model.sources if each.slot == part.replace("tokenizer", "text_encoder")), "")
     if has_vocabulary(folder) or model.file is None or not reads_clip(encoder):
         return model.tokenizers.get(part, folder)
-    return assets() / "configs/clip_tokenizer"
+    return extract("clip")
 
 
 def reads_clip(encoder: str) -> bool:

@@ -2,7 +2,7 @@
 
 A tokenizer is a folder with ``tokenizer.json`` (or ``vocab.json`` and ``merges.txt``, or a SentencePiece model) and
 ``tokenizer_config.json``.
-The bundled ones of T5 and Qwen are compressed (``assets/tokenizers``) and extracted once per process.
+The bundled ones of CLIP, T5 and Qwen are compressed (``assets/tokenizers``) and extracted once per process.
 """
 
 import base64
@@ -26,8 +26,6 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.json", *SENTENCEPIECE_FILES)
 
 def bundled(kind: str) -> Path | None:
     """The folder of a tokenizer that comes with the program: ``clip``, ``t5`` or ``qwen``; None for other kinds."""
-    if kind == "clip":
-        return assets() / "configs/clip_tokenizer"
     return extract(kind) if kind and archive_path(kind).is_file() else None
 
 
@@ -37,7 +35,7 @@ def tokenizer_of_part(part: str) -> Path | None:
 
 
 def is_bundled(kind: str) -> bool:
-    return kind == "clip" or (kind != "" and archive_path(kind).is_file())
+    return kind != "" and archive_path(kind).is_file()
 
 
 def archive_path(kind: str) -> Path:
@@ -59,9 +57,14 @@ def extract(kind: str) -> Path:
     content = json.loads(lzma.decompress(archive_path(kind).read_bytes()))
     folder = Path(_folder().name) / kind
     folder.mkdir(exist_ok=True)
-    tokenizer = content["tokenizer.json"]
-    tokenizer["model"] |= vocabulary(content["pieces"], content["scores"])
-    for name, written in (("tokenizer_config.json", content["tokenizer_config.json"]), ("tokenizer.json", tokenizer)):
+    files = {"tokenizer_config.json": content["tokenizer_config.json"]}
+    if "merges" in content:
+        files["vocab.json"] = clip_vocabulary(content["symbols"], content["merges"], content["special"])
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *content["merges"], ""]), encoding="utf-8")
+    else:
+        files["tokenizer.json"] = content["tokenizer.json"]
+        files["tokenizer.json"]["model"] |= vocabulary(content["pieces"], content["scores"])
+    for name, written in files.items():
         (folder / name).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     return folder
 
@@ -69,6 +72,12 @@ def extract(kind: str) -> Path:
 @lru_cache(maxsize=1)
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="diffusion-local-tokenizers-")
+
+
+def clip_vocabulary(symbols: list[str], merges: list[str], special: list[str]) -> dict[str, int]:
+    """The vocabulary of CLIP: symbols of bytes, what each merge ("th e</w>") results in, and special tokens."""
+    pieces = [*symbols, *(merge.replace(" ", "") for merge in merges), *special]
+    return {piece: number for number, piece in enumerate(pieces)}
 
 
 def vocabulary(pieces: list[str], scores: str | None) -> dict[str, Any]:

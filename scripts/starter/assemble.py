@@ -126,6 +126,8 @@ def assemble(args: argparse.Namespace) -> tuple[int, int]:
     for file in ("vocab.json", "merges.txt"):
         if (Path(args.tokenizer) / file).exists():
             shutil.copyfile(Path(args.tokenizer) / file, out / "tokenizer" / file)
+    words = out / "tokenizer" / "tokenizer.json"
+    words.write_text(json.dumps(json.loads(words.read_text()), ensure_ascii=False, separators=(",", ":")))
     sampler = out / "scheduler" / "scheduler_config.json"
     settings = json.loads(sampler.read_text()) | other_samplers_config()
     settings.pop("lambda_min_clipped", None)  # the default, minus infinity, which is no JSON

@@ -20,6 +20,7 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.models.tokenizers import extract
 from diffusion_local.paths import assets
 from tests.engine.conftest import Draw
 from tests.engine.test_flow_families import difference
@@ -63,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=32
             )
         )
-    words = assets() / "configs/clip_tokenizer"
+    words = extract("clip")
     target = tmp_path_factory.mktemp("single") / "tiny"
     diffusers.StableDiffusionPipeline(
         vae=vae,
@@ -284,5 +285,5 @@ def test_our_configurations_of_qwen_image_have_the_tensors_of_the_published_file
 
 
 def test_our_tokenizer_is_clips(tmp_path: Path) -> None:
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(assets() / "configs/clip_tokenizer")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(extract("clip"))
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]

@@ -1,8 +1,10 @@
 """Tensors of known denoisers: equal to the classes, and the bases of LoRAs told by them."""
 
 import json
+import lzma
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +43,13 @@ def classes(fast: bool) -> list[tuple[str, str, dict[str, object]]]:
     return [(name, what, dict(config)) for name, what, config in model_layers.CLASSES if (what in FAST) == fast]
 
 
+def kept_rows() -> list[dict[str, Any]]:
+    return [json.loads(row) for row in lzma.decompress(model_layers.TARGET.read_bytes()).splitlines()]
+
+
 def check_class(name: str, what: str, config: dict[str, object]) -> None:
     row = json.loads(model_layers.line(what, "diffusers", name, model_layers.shapes_of_class(name, config)))
-    rows = (model_layers.TARGET).read_text(encoding="utf-8").splitlines()
-    assert row in map(json.loads, rows), f"run scripts/model_layers.py: the tensors of {name} have changed"
+    assert row in kept_rows(), f"run scripts/model_layers.py: the tensors of {name} have changed"
 
 
 @pytest.mark.parametrize("entry", classes(True), ids=lambda entry: entry[1])
@@ -59,7 +64,7 @@ def test_the_tensors_are_those_of_the_other_classes(entry: tuple[str, str, dict[
 
 
 def test_the_tensors_are_those_of_the_published_files() -> None:
-    rows = {row["source"]: row for row in map(json.loads, model_layers.TARGET.read_text("utf-8").splitlines())}
+    rows = {row["source"]: row for row in kept_rows()}
     for stem, what in model_layers.FILES:
         made = json.loads(model_layers.line(what, "original", f"{stem}.safetensors", model_layers.shapes_of_file(stem)))
         assert rows[made["source"]] == made
