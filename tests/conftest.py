@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -20,6 +21,8 @@ from diffusion_local.compose import Services, open_services
 from diffusion_local.db.database import Database
 from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.dispatch.slots import full_name
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.paths import assets
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.remote.pulse import Bell, Pulse
 from diffusion_local.settings import ENVIRONMENT_PREFIX, Settings
@@ -155,11 +158,25 @@ def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(scope="session", autouse=True)
+def shared_starter() -> Iterator[None]:
+    """Read the starter's folder once in this session: every catalog does, which takes longer than most tests."""
+    folder = assets() / "starter"
+    found = Catalog(folder, folder / "no such folder")._starter
+    read = Catalog.__dict__["_starter"].func
+    shared = cached_property(lambda catalog: found if catalog._starter_folder == folder else read(catalog))
+    shared.__set_name__(Catalog, "_starter")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Catalog, "_starter", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def shared_schemas() -> Iterator[None]:
-    """Have FastAPI compile each schema once in this session.
+    """Have FastAPI compile each schema, and make each field of an answer, once in this session.
 
     It compiles 1,600 of 200 different ones for each application, which takes longer than all the rest of a test.
     """
+    from fastapi import routing
     from fastapi._compat import v2
 
     from diffusion_local.web.api import schemas
@@ -190,10 +207,40 @@ def shared_schemas() -> Iterator[None]:
 
         return type_of
 
+    make_field = routing.create_model_field
+    fields: dict[Any, Any] = {}
+
+    def field(*, name: str, type_: Any, mode: Any) -> Any:
+        key = name, type_, mode
+        if key not in fields:
+            fields[key] = make_field(name=name, type_=type_, mode=mode)
+        return fields[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(v2, "TypeAdapter", adapter)
+        patch.setattr(routing, "create_model_field", field)
         for name in ("create_model", "TypedDict"):
             patch.setattr(schemas, name, once(getattr(schemas, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_certificates() -> Iterator[None]:
+    """Read the certificates once in this session: every client of httpx does, which takes most of a request."""
+    from httpx._transports import default
+
+    make = default.create_ssl_context
+    known: dict[Any, Any] = {}
+
+    def context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+        if verify is not True or cert or {"SSL_CERT_FILE", "SSL_CERT_DIR"} & set(os.environ):
+            return make(verify, cert, trust_env)
+        if trust_env not in known:
+            known[trust_env] = make(trust_env=trust_env)
+        return known[trust_env]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", context)
         yield
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PACKAGE, run_python
+from tests import forking
+from tests.sources import nodes, tree
+from tests.support import PACKAGE
 
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 #: A package is a unit. Its use cases (``service``) stand higher than its data, and some of its modules lower.
@@ -122,16 +125,6 @@ def unit_of(name: str) -> str:
     parts = name.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((prefix for prefix in prefixes if prefix in RANKS), parts[0])
-
-
-@functools.cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def nodes(path: Path) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(tree(path)))
 
 
 @functools.cache
@@ -479,17 +472,22 @@ UNUSED_BY_THE_PAGE = (
 
 
 @pytest.mark.parametrize(
-    ("modules", "absent"),
+    ("imports", "more", "absent"),
     [
-        ("diffusion_local.web.__main__, diffusion_local.web.app", (*HEAVY, *UNUSED_BY_THE_PAGE)),
-        ("diffusion_local.cli, diffusion_local.supervisor.supervisor", (*HEAVY, "gradio")),
-        ("diffusion_local.worker.__main__, diffusion_local.worker.runner", (*HEAVY, "gradio", "fastapi")),
-        ("diffusion_local.engine.fake, diffusion_local.worker.__main__", HEAVY),
+        ("web", "sys", (*HEAVY, *UNUSED_BY_THE_PAGE)),
+        ("worker", "diffusion_local.supervisor.supervisor", (*HEAVY, "gradio", "fastapi")),
     ],
 )
-def test_what_is_heavy_is_not_imported_where_it_is_not_needed(modules: str, absent: tuple[str, ...]) -> None:
-    loaded = run_python(f"import sys, {modules}; print(*sorted(sys.modules))").split()
-    assert not set(absent) & set(loaded)
+def test_what_is_heavy_is_not_imported_where_it_is_not_needed(
+    imports: str, more: str, absent: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The servers of forked children import what the web process needs, and what worker and command line do."""
+    code = f"import sys, {more}; print(*sorted(sys.modules))"
+    child = forking.run(imports, code, env=dict(os.environ), folder=tmp_path)
+    assert child.returncode == 0, child.stderr
+    loaded = set(child.stdout.split())
+    assert set(forking.IMPORTS[imports]) <= loaded
+    assert not set(absent) & loaded
 
 
 def test_the_layers_name_what_there_is() -> None:

@@ -1,6 +1,6 @@
 """Every fault that the manual promises something about has tests, named here, and they exist."""
 
-import ast
+import re
 
 from tests.support import REPOSITORY
 from tests.test_docs import PAGES, table
@@ -181,12 +181,8 @@ def test_every_fault_of_the_manual_has_tests() -> None:
 
 
 def test_the_tests_of_the_faults_exist() -> None:
-    there = {
-        each.name
-        for path in (REPOSITORY / "tests").rglob("test_*.py")
-        for each in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(each, ast.FunctionDef)
-    }
+    texts = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    there = {name for text in texts for name in re.findall(r"^ *def (test_\w+)\(", text, re.MULTILINE)}
     named = {name for faults in FAULTS.values() for names in faults.values() for name in names}
     assert all(names for faults in FAULTS.values() for names in faults.values())
     assert named - there == set()

@@ -28,6 +28,7 @@ from diffusion_local.messages import (
     translate,
     verbatim,
 )
+from tests.sources import nodes
 
 PACKAGE = Path(diffusion_local.__file__).parent
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -41,9 +42,8 @@ ANY = "[a-z_0-9]+"
 
 
 @functools.cache
-def trees() -> tuple[tuple[str, ast.Module], ...]:
-    paths = sorted(PACKAGE.rglob("*.py"))
-    return tuple((path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+def modules() -> tuple[tuple[str, Path], ...]:
+    return tuple((path.relative_to(PACKAGE).as_posix(), path) for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def name_of(call: ast.Call) -> str:
@@ -54,8 +54,8 @@ def name_of(call: ast.Call) -> str:
 def calls() -> tuple[tuple[str, ast.Call], ...]:
     return tuple(
         (f"{where}:{node.lineno}", node)
-        for where, tree in trees()
-        for node in ast.walk(tree)
+        for where, path in modules()
+        for node in nodes(path)
         if isinstance(node, ast.Call)
     )
 
@@ -66,8 +66,8 @@ def classes() -> frozenset[str]:
     found = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
     bases = [
         (node.name, {getattr(base, "id", "") for base in node.bases})
-        for _, tree in trees()
-        for node in ast.walk(tree)
+        for _, path in modules()
+        for node in nodes(path)
         if isinstance(node, ast.ClassDef)
     ]
     while more := {name for name, of in bases if of & found} - found:

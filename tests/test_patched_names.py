@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.sources import nodes, tree
 from tests.support import PACKAGE
 
 ROOT = PACKAGE.parent
@@ -26,15 +27,10 @@ def module_file(name: str) -> Path | None:
 
 
 @functools.cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def imports(module: ast.Module) -> dict[str, str]:
+def imports(path: Path) -> dict[str, str]:
     """Full names of imported names, wherever in the module."""
     names: dict[str, str] = {}
-    for node in ast.walk(module):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {each.asname: each.name for each in node.names if each.asname}
             names |= {first: first for each in node.names if not each.asname for first in [each.name.split(".")[0]]}
@@ -68,7 +64,7 @@ def exists(name: str) -> bool:
         return file is not None
     if rest[0] not in members(tree(file)):
         return False
-    origin = imports(tree(file)).get(rest[0])
+    origin = imports(file).get(rest[0])
     classes = [each for each in tree(file).body if isinstance(each, ast.ClassDef) and each.name == rest[0]]
     if len(rest) == 1 or not (origin or classes):
         return True
@@ -79,10 +75,10 @@ def exists(name: str) -> bool:
     return rest[1] in members(classes[0]) or inherited or any(not base.isidentifier() for base in bases)
 
 
-def patched(module: ast.Module) -> Iterator[tuple[int, str]]:
+def patched(path: Path) -> Iterator[tuple[int, str]]:
     """(line, full name) of each name that a module replaces or deletes, as far as it can be told."""
-    known = imports(module)
-    for node in ast.walk(module):
+    known = imports(path)
+    for node in nodes(path):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
         may_be_absent = any(each.arg == "raising" for each in node.keywords)
@@ -99,7 +95,7 @@ def patched(module: ast.Module) -> Iterator[tuple[int, str]]:
 
 def test_patched_names_exist() -> None:
     files = [path for path in sorted(TESTS.rglob("*.py")) if "attr(" in path.read_text(encoding="utf-8")]
-    names = {path: list(patched(tree(path))) for path in files}
+    names = {path: list(patched(path)) for path in files}
     assert sum(len(each) for each in names.values()) > 100
     absent = [
         f"{path.relative_to(TESTS)}:{line}: {name}"
@@ -127,8 +123,9 @@ def test_assigned_constants_exist() -> None:
     ] == []
 
 
-def test_the_test_for_patched_names_sees_them() -> None:
-    source = (
+def test_the_test_for_patched_names_sees_them(tmp_path: Path) -> None:
+    source = tmp_path / "source.py"
+    source.write_text(
         "from diffusion_local import studio\n"
         "from diffusion_local.studio import Studio\n"
         "patch.setattr(studio, 'Studio', None)\n"
@@ -141,5 +138,5 @@ def test_the_test_for_patched_names_sees_them() -> None:
     )
     program = "import diffusion_local.supervisor.supervisor as s; s.POLL_SECONDS = 1.0; s.ABSENT = 1.0"
     assert [exists(name) for name in assigned(program)] == [True, False]
-    found = {line: exists(name) for line, name in patched(ast.parse(source))}
+    found = {line: exists(name) for line, name in patched(source)}
     assert found == {3: True, 4: True, 5: True, 6: False, 7: False, 8: False}

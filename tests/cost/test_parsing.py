@@ -13,6 +13,7 @@ import pytest
 
 from tests.cost.parsers import EXEMPT, PARSERS
 from tests.cost.texts import texts
+from tests.sources import nodes
 from tests.support import PACKAGE, start_python
 
 LENGTH, LONG = 10_000, 200_000  # characters; the second tier has the long ones
@@ -93,8 +94,7 @@ def test_every_text_has_its_length() -> None:
 def test_every_module_with_regular_expressions_is_walked() -> None:
     used = set()
     for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        if any(isinstance(node, ast.Import) and "re" in {each.name for each in node.names} for node in ast.walk(tree)):
+        if any(isinstance(node, ast.Import) and "re" in {each.name for each in node.names} for node in nodes(path)):
             used.add(path.relative_to(PACKAGE).as_posix())
     walked_modules = {parser.module for parser in PARSERS}
     assert used - walked_modules - set(EXEMPT) == set(), "name a parser of these in tests/cost/parsers.py"

@@ -97,11 +97,14 @@ def narrow(trained: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def _diffusers() -> "Iterator[DiffusersEngine]":
     import torch
 
+    from diffusion_local.engine import previews
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
 
     before = torch.get_num_threads()
-    yield DiffusersEngine(at_slot("cpu0"), threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(previews, "_SIZE", 32)  # pixels to which each model that is loaded is fitted, instead of 96
+        yield DiffusersEngine(at_slot("cpu0"), threads=1)
     torch.set_num_threads(before)
 
 

@@ -11,6 +11,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.options import values
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import Lora, Reference, Region, Use
+from tests.sources import nodes, tree
 from tests.support import PACKAGE, PARAMS, params, refused
 
 FULL = params(
@@ -93,15 +94,14 @@ def test_a_region_outside_the_picture_names_its_corner(side: str, start: float) 
 
 def attributes(*paths: Path) -> set[str]:
     """Names of all attributes that these modules read."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
-    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return {node.attr for path in paths for node in nodes(path) if isinstance(node, ast.Attribute)}
 
 
 def test_every_option_is_used_by_the_engine() -> None:
     """Directly, or by a property of Params. ``original`` is only kept for the recipe."""
     engine = attributes(*(PACKAGE / "engine").rglob("*.py"))
-    tree = ast.parse((PACKAGE / "options/table.py").read_text(encoding="utf-8"))
-    [table] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
+    module = tree(PACKAGE / "options/table.py")
+    [table] = [node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
     properties = [node for node in table.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
     for _ in properties:  # properties use others
         for each in properties:

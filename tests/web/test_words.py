@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_local.messages import message
 from diffusion_local.web.ui import words
+from tests.sources import nodes
 from tests.support import PACKAGE
 
 UI = PACKAGE / "web" / "ui"
@@ -50,23 +51,22 @@ def test_every_key_that_is_said_exists_and_every_phrase_is_said() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     messages = set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["'](?!\s*~)""", code))
     assert messages <= set(words.phrases()), sorted(messages - set(words.phrases()))
+    written = set(re.findall(r"""["']([\w.]+)""", code))
+    begun = set(re.findall(r"""["']([\w.]+)(?:\{|" ~)""", code))  # the rest is computed
     for key in words.phrases():
         section, _, name = key.partition(".")
         if section.startswith("errors") or section == "common":  # by the sentence; by the field or the state
             continue
-        cuts = range(len(section) + 1, len(key))
-        starts = [key, *(f"{key[:cut]}{{" for cut in cuts), *(f'{key[:cut]}" ~' for cut in cuts)]
-        used = any(quote + start in code for start in starts for quote in "'\"")
+        used = key in written or any(key[:cut] in begun for cut in range(len(section) + 1, len(key)))
         assert used or (section == "script" and f".{name}" in code), f"{key} is not used"
 
 
 def own_words(path: Path) -> set[str]:
     """Texts of a module that a person would see and that do not come from ``phrases``."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    docs = {id(node.value) for node in nodes(path) if isinstance(node, ast.Expr)}
     found = [
         node.value
-        for node in ast.walk(tree)
+        for node in nodes(path)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and id(node) not in docs
@@ -74,7 +74,7 @@ def own_words(path: Path) -> set[str]:
     ]
     found += [
         keyword.value.value
-        for node in ast.walk(tree)
+        for node in nodes(path)
         if isinstance(node, ast.Call)
         for keyword in node.keywords
         if keyword.arg in READ_OUT and isinstance(keyword.value, ast.Constant) and keyword.value.value
