@@ -96,6 +96,7 @@ def narrow(trained: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="session")
 def _diffusers() -> "Iterator[DiffusersEngine]":
     import torch
+    from diffusers.hooks import group_offloading
 
     from diffusion_local.engine import previews
     from diffusion_local.engine.devices import at_slot
@@ -104,6 +105,8 @@ def _diffusers() -> "Iterator[DiffusersEngine]":
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(previews, "_SIZE", 32)  # pixels to which each model that is loaded is fitted, instead of 96
+        if not torch.cuda.is_available():  # diffusers' pipelines look for these hooks in all modules, again and again
+            patch.setattr(group_offloading, "_get_top_level_group_offload_hook", lambda module: None)
         yield DiffusersEngine(at_slot("cpu0"), threads=1)
     torch.set_num_threads(before)
 

@@ -15,6 +15,11 @@ from tests.engine.conftest import Draw
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 def replace(path: Path, content: bytes) -> None:
     path.unlink()
     path.write_bytes(content)

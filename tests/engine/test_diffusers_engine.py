@@ -18,6 +18,11 @@ from tests.engine.conftest import Draw
 from tests.support import PARAMS, first_of
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @pytest.fixture
 def draw(diffusers_engine: DiffusersEngine) -> Draw:
     return Draw(diffusers_engine)
@@ -46,9 +51,13 @@ def share_of_hue(image: Image.Image, low: float, high: float) -> float:
         *(pytest.param("a red heart", (320, 25), seed, marks=pytest.mark.slow) for seed in (1, 2)),
     ],
 )
-def test_a_heart_has_the_colour_asked_for(draw: Draw, prompt: str, hues: tuple[int, int], seed: int) -> None:
+def test_a_heart_has_the_colour_asked_for(
+    diffusers_engine: DiffusersEngine, trained: Model, prompt: str, hues: tuple[int, int], seed: int
+) -> None:
+    diffusers_engine.load(trained)
     # Red runs into crimson at the edges, as it does in the art the starter was trained on.
-    image = draw(prompt=prompt, seed=seed, width=256, height=256, steps=12, guidance=3.5).image
+    job: dict[str, Any] = {"prompt": prompt, "seed": seed, "width": 256, "height": 256, "steps": 12, "guidance": 3.5}
+    image = Draw(diffusers_engine)(**job).image
     assert share_of_hue(image, *hues) > 0.8
 
 
@@ -203,7 +212,10 @@ def test_a_second_try_of_the_vae_is_in_the_facts(draw: Draw, loaded: Loaded, mon
     assert "vae_retry" not in draw(steps=1, width=64, height=64).facts  # from now on it is in fp32
 
 
-def test_decoding_undoes_encoding(loaded: Loaded) -> None:
+def test_decoding_undoes_encoding(diffusers_engine: DiffusersEngine, trained: Model) -> None:
+    diffusers_engine.load(trained)
+    loaded = diffusers_engine._loaded
+    assert loaded is not None
     pixels = torch.linspace(-1, 1, 64).view(1, 1, 1, 64).expand(1, 3, 64, 64)
     with torch.no_grad():
         image, _ = autoencoder.decode(loaded.pipe.vae, autoencoder.encode(loaded.pipe.vae, pixels), pytest.fail)

@@ -21,6 +21,8 @@ from tests.engine.home import Home
 from tests.engine.test_language_families import flux2, z_image
 from tests.support import tiers
 
+SMALL: dict[str, Any] = {"steps": 1, "width": 64, "height": 64}
+
 
 @pytest.fixture
 def engine() -> Iterator[DiffusersEngine]:
@@ -55,7 +57,7 @@ def bare(model: Model, **more: Any) -> bytes:
     """A picture of an engine that has no other model."""
     alone = DiffusersEngine(at_slot("cpu0"), threads=1)
     alone.load(model)
-    picture = Draw(alone)(model=model.id, steps=1, **more).image.tobytes()
+    picture = Draw(alone)(model=model.id, **SMALL | more).image.tobytes()
     alone.unload()
     return picture
 
@@ -67,9 +69,9 @@ def test_models_with_one_encoder_share_it_and_draw_as_if_alone(
     engine.load(starter)
     engine.load(copied)
     assert encoder(engine, "starter") is encoder(engine, "copied")
-    assert Draw(engine)(model="copied", steps=1).image.tobytes() == alone
+    assert Draw(engine)(model="copied", **SMALL).image.tobytes() == alone
     engine.load(starter)
-    assert Draw(engine)(steps=1).image.tobytes() == alone
+    assert Draw(engine)(**SMALL).image.tobytes() == alone
 
 
 def test_it_counts_once_and_stays_as_long_as_a_model_uses_it(
@@ -129,19 +131,19 @@ def test_an_embedding_changes_only_the_model_that_it_is_loaded_into(
     engine: DiffusersEngine, starter: Model, other: Model, words: Home
 ) -> None:
     engine.load(starter)
-    plain = Draw(engine)(steps=1, prompt="a zorb").image.tobytes()
+    plain = Draw(engine)(**SMALL, prompt="a zorb").image.tobytes()
     engine.load(other)
     width = encoder(engine, "other").config.hidden_size
     words.settings.embeddings.mkdir(exist_ok=True)
     save_file({"emb_params": torch.ones(1, width)}, words.settings.embeddings / "zorb.safetensors")
-    changed = Draw(engine)(model="other", steps=1, prompt="a zorb").image.tobytes()
+    changed = Draw(engine)(model="other", **SMALL, prompt="a zorb").image.tobytes()
     assert changed != plain
     assert encoder(engine, "other") is not encoder(engine, "starter")
     rows = [len(encoder(engine, name).get_input_embeddings().weight) for name in ("other", "starter")]
     assert rows[0] == rows[1] + 1
     (words.settings.embeddings / "zorb.safetensors").unlink()
     engine.load(starter)
-    assert Draw(engine)(steps=1, prompt="a zorb").image.tobytes() == plain
+    assert Draw(engine)(**SMALL, prompt="a zorb").image.tobytes() == plain
     engine.load(replace(starter, id="third"))  # joins the unchanged one
     assert encoder(engine, "third") is encoder(engine, "starter")
 
@@ -151,7 +153,7 @@ def test_a_lora_changes_only_the_model_that_it_is_loaded_into(
     engine: DiffusersEngine, starter: Model, other: Model, words: Home, prefix: str
 ) -> None:
     engine.load(starter)
-    plain = Draw(engine)(steps=1).image.tobytes()
+    plain = Draw(engine)(**SMALL).image.tobytes()
     engine.load(other)
     width = encoder(engine, "other").config.hidden_size
     down, up = torch.full((2, width), 0.3), torch.full((width, 2), 0.3)
@@ -163,11 +165,11 @@ def test_a_lora_changes_only_the_model_that_it_is_loaded_into(
         tensors = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(2.0)}
     words.settings.loras.mkdir(exist_ok=True)
     save_file(tensors, words.settings.loras / "voice.safetensors")
-    changed = Draw(engine)(model="other", steps=1, loras=(Lora("voice", 1.0),)).image.tobytes()
+    changed = Draw(engine)(model="other", **SMALL, loras=(Lora("voice", 1.0),)).image.tobytes()
     assert changed != plain
     assert encoder(engine, "other") is not encoder(engine, "starter")
     engine.load(starter)
-    assert Draw(engine)(steps=1).image.tobytes() == plain
+    assert Draw(engine)(**SMALL).image.tobytes() == plain
 
 
 @pytest.mark.slow
@@ -184,11 +186,11 @@ def test_models_that_offload_leave_a_shared_encoder_usable(
     for name, rung in (("starter", "resident"), ("other", "encoder_offload")) * 2:
         engine.load(replace(starter, id=name), RungChoice(rung))
         assert not rack._held[name].displaced
-        assert Draw(engine)(model=name, steps=1).image.tobytes() == alone
+        assert Draw(engine)(model=name, **SMALL).image.tobytes() == alone
     rack._drop("other")
     assert not hasattr(encoder(engine, "starter"), "_hf_hook")
     engine.load(starter)
-    assert Draw(engine)(steps=1).image.tobytes() == alone
+    assert Draw(engine)(**SMALL).image.tobytes() == alone
 
 
 @pytest.mark.slow

@@ -327,7 +327,7 @@ def test_the_same_picture_with_graphs_and_without(
     engine: DiffusersEngine, starter: Model, plain: Draw, recorders: list[Recorder]
 ) -> None:
     engine.load(starter)
-    for sampler in ("Euler", "DPM++ 2M", "UniPC", "Heun", "DDIM"):
+    for sampler in ("Euler", "UniPC", "Heun"):
         options = {"steps": 4, "sampler": sampler}
         picture, expected = Draw(engine)(**options), plain(**options)
         assert picture.image.tobytes() == expected.image.tobytes(), sampler

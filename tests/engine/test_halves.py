@@ -17,7 +17,7 @@ from diffusion_local.engine.halves import Replica, copied_to, divisible
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.types import Lora
 from tests.engine.test_graphs import Recorder
-from tests.support import PARAMS
+from tests.support import PARAMS, tiers
 
 CHANGED = replace(PARAMS, steps=4, width=64, height=64)
 
@@ -47,7 +47,7 @@ class Lent:
         self.refusals += 1
 
 
-@pytest.fixture(scope="module", params=["exact", "fast"])
+@pytest.fixture(scope="module", params=tiers(["exact", "fast"], first=["exact"]))
 def engine(request: pytest.FixtureRequest, starter: Model) -> Iterator[DiffusersEngine]:
     """By itself, and with fused forms of plain torch that run by graphs."""
     engine = DiffusersEngine(at_slot("cpu0"), threads=1)
@@ -74,6 +74,7 @@ def pixels(picture: Picture) -> bytes:
     return picture.image.tobytes()
 
 
+@pytest.mark.parametrize("engine", ["exact", "fast"], indirect=True)
 def test_the_pixels_do_not_depend_on_the_helper(engine: DiffusersEngine) -> None:
     alone = drawn(engine, gpus=2)
     assert (alone.facts["gpus"], alone.facts["helped_steps"]) == (2, 0)

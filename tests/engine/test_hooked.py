@@ -266,7 +266,7 @@ def test_a_method_changes_layers_as_merged_weights_do(method: Any) -> None:
         assert not torch.allclose(before, expected, atol=1e-2)
 
 
-@pytest.mark.parametrize("method", tiers(METHODS, first=[lora, dora_rows]))
+@pytest.mark.parametrize("method", tiers(METHODS, first=[dora_rows]))
 def test_a_method_draws_what_merged_weights_draw(
     draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, method: Any, merged: Any
 ) -> None:
@@ -363,7 +363,7 @@ def test_an_adapter_with_a_layer_that_the_model_lacks_is_named(draw_at_home: Dra
     assert draw_at_home(**JOB).image.tobytes() == bare
 
 
-@pytest.mark.parametrize("method", [lora, loha])
+@pytest.mark.parametrize("method", tiers([lora, loha], first=[lora]))
 def test_layers_that_the_scan_found_in_no_model_are_left_out_and_recorded(
     draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

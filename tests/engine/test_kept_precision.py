@@ -25,6 +25,11 @@ from tests.engine.home import Home, make_lora
 from tests.support import tiers
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @pytest.fixture
 def eight_bits() -> DiffusersEngine:
     return DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1, numbers="fp8")

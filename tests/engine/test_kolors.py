@@ -26,7 +26,7 @@ from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 from tests.engine.test_flow_families import difference
 from tests.models.files import original_unet, original_vae
-from tests.support import PARAMS
+from tests.support import PARAMS, tiers
 
 JOB: dict[str, Any] = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 64, "height": 64,
                        "guidance": 3.0}  # fmt: skip
@@ -110,7 +110,7 @@ def drawn(engine: DiffusersEngine, model: Model, **more: Any) -> PIL.Image:
     return Draw(engine)(**JOB | more).image
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", tiers(FORMS, first=["int4"]))
 def test_files_draw_what_the_folder_of_their_numbers_draws(
     form: str, diffusers_engine: DiffusersEngine, pipe: Any, whole: Path, tmp_path: Path
 ) -> None:
@@ -161,7 +161,7 @@ def test_its_tokens_are_counted(pipe: Any, whole: Path, tmp_path: Path) -> None:
     assert "reads 254 tokens" in prompt_warnings(file, replace(PARAMS, prompt="cat " * 300, negative=""))[0]
 
 
-@pytest.mark.parametrize("layout", ["unet", "lora_unet"])
+@pytest.mark.parametrize("layout", tiers(["unet", "lora_unet"], first=["lora_unet"]))
 def test_a_lora_draws_as_in_diffusers_own_pipeline(
     layout: str, diffusers_engine: DiffusersEngine, whole: Path, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +204,7 @@ def bare(pipe: Any, **more: Any) -> PIL.Image:
     return found
 
 
+@pytest.mark.slow  # the loop of image to image is that of test_img2img
 def test_image_to_image_draws_as_diffusers_own_pipeline(
     diffusers_engine: DiffusersEngine, whole: Path, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def test_image_to_image_draws_as_diffusers_own_pipeline(
     assert difference(ours, theirs) <= 1
 
 
+@pytest.mark.slow  # as SD's with nine channels in test_img2img
 def test_a_unet_that_reads_a_mask_paints_within_it(
     diffusers_engine: DiffusersEngine, pipe: Any, whole: Path, at_home: Home, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

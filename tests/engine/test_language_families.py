@@ -231,6 +231,7 @@ def test_pixels_are_those_of_a_bare_pipeline(draw: Draw, tiny: Model, guidance: 
     assert difference(ours, theirs) <= 1
 
 
+@FEW
 def test_inpainting_keeps_what_the_mask_keeps(draw: Draw, tiny: Model, at_home: Home) -> None:
     wish = {"kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask, "strength": 0.8}
     kept = (64, 0, 128, 128)
@@ -263,7 +264,7 @@ def test_what_a_family_packs_it_unpacks(draw: Draw, tiny: Model, at_home: Home) 
     assert torch.allclose(family.to_vae_latents(pipe)(latents), known, atol=1e-5)
 
 
-@pytest.mark.parametrize("mark", ["bf16", "fp16"])
+@pytest.mark.parametrize("mark", tiers(["bf16", "fp16"], first=["fp16"]))
 def test_weights_that_are_there_in_half_precision_only_are_loaded(
     diffusers_engine: DiffusersEngine, tmp_path: Path, mark: str
 ) -> None:
@@ -307,14 +308,14 @@ def test_sprint_begins_from_a_picture_as_diffusers_own_pipeline_does(draw: Draw,
 
 
 @pytest.mark.parametrize("tiny", ["pixart"], indirect=True)
-@pytest.mark.parametrize("sampler", ["Heun", "Euler a", "UniPC", "DDIM"])
+@pytest.mark.parametrize("sampler", tiers(["Heun", "Euler a", "UniPC", "DDIM"], first=["Heun", "DDIM"]))
 def test_pixart_takes_the_samplers_of_sd(draw: Draw, at_home: Home, sampler: str) -> None:
     wish = {"sampler": sampler, "height": 128, "kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask}
     assert draw(**JOB | wish, strength=0.5).image.size == (128, 128)
     assert draw.steps == [2]
 
 
-@FEW
+@pytest.mark.parametrize("tiny", tiers(MAKERS, first=["qwen_image", "pixart"]), indirect=True)
 def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home) -> None:
     wish = {"kind": Kind.IMG2IMG, "source": at_home.source, "height": 128, "strength": 0.6, "steps": 4}
     for sampler in families.get(tiny.family).sampling.samplers:
@@ -322,7 +323,7 @@ def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home)
         assert draw.steps == [3, 4]
 
 
-@FEW
+@pytest.mark.parametrize("tiny", tiers(MAKERS, first=["qwen_image", "hidream", "pixart"]), indirect=True)
 def test_pictures_share_a_pass_and_continue_bit_for_bit(draw: Draw, tiny: Model) -> None:
     check = check_passes if FAMILIES[tiny.family].together else check_alone
     check(draw.engine, **job(tiny, steps=3))

@@ -15,6 +15,11 @@ from scripts.starter.models import load_pipeline
 from tests.support import tiers
 
 
+@pytest.fixture(scope="module")
+def starter(narrow: Model) -> Model:
+    return narrow
+
+
 @pytest.fixture
 def pipe(starter: Model) -> Any:
     return load_pipeline(starter.folder)

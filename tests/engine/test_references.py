@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image as PIL
 
@@ -134,10 +135,8 @@ MAKERS = {
 INSTRUCTED = ("sd1_instruct", "sdxl_instruct", "cosxl_edit")
 
 
-#: The first tier compares pixels with all pipelines but two, which are nearly others; all else is tried with these.
-FEW = pytest.mark.parametrize(
-    "tiny", tiers(MAKERS, first=["flux2", "qwen_image_edit_plus", "sd1_instruct"]), indirect=True
-)
+#: The first tier compares pixels with all pipelines but three, which are nearly others; all else is tried with these.
+FEW = pytest.mark.parametrize("tiny", tiers(MAKERS, first=["flux2", "sd1_instruct"]), indirect=True)
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -156,9 +155,11 @@ def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytes
 
 @pytest.fixture(autouse=True)
 def small_references(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divide by 16 the million pixels to which Qwen's pipelines enlarge each reference, but in slow tests."""
+    """Divide by 16 the million pixels to which pipelines enlarge each reference, but in slow tests."""
     if request.node.get_closest_marker("slow"):
         return
+    sizes = [(width // 4, height // 4) for width, height in pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS]
+    monkeypatch.setattr(pipeline_flux_kontext, "PREFERRED_KONTEXT_RESOLUTIONS", sizes)
     for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
         fit = module.calculate_dimensions
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, fit=fit: fit(area / 16, ratio))
@@ -216,7 +217,7 @@ def most(tiny: Model) -> int:
 
 @pytest.mark.parametrize(
     "tiny",
-    tiers(MAKERS, first=[each for each in MAKERS if each not in ("flux2_dev", "qwen_image_edit")]),
+    tiers(MAKERS, first=[each for each in MAKERS if each not in ("flux2_dev", "qwen_image_edit", "sdxl_instruct")]),
     indirect=True,
 )
 def test_pixels_are_those_of_diffusers_own_pipeline(
@@ -253,7 +254,7 @@ def test_pixels_are_those_of_diffusers_own_pipeline(
 
 
 @pytest.mark.slow  # encodes pictures of a million pixels; the test above uses smaller ones
-@pytest.mark.parametrize("tiny", ["qwen_image_edit", "qwen_image_edit_plus"], indirect=True)
+@pytest.mark.parametrize("tiny", ["flux_kontext", "qwen_image_edit", "qwen_image_edit_plus"], indirect=True)
 def test_pixels_are_the_same_at_the_true_size_of_references(
     draw: Draw, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

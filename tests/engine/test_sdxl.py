@@ -17,6 +17,7 @@ from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.passes import check_passes, check_shaping
+from tests.support import tiers
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def tiny(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return read_folder(folder, "tiny", "Tiny")
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("guidance", tiers([1.0, 5.0], first=[1.0]))
 def test_it_draws(diffusers_engine: DiffusersEngine, tiny: Model, guidance: float) -> None:
     diffusers_engine.load(tiny)
     draw = Draw(diffusers_engine)
@@ -97,7 +98,7 @@ def test_weights_long_prompts_and_clip_skip_reach_both_encoders(diffusers_engine
     assert drawn(long) != drawn(f"{long}, a blue house at night")
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("guidance", tiers([1.0, 5.0], first=[5.0]))
 def test_a_prompt_that_changes_by_steps_changes_both_embeddings(
     diffusers_engine: DiffusersEngine, tiny: Model, guidance: float
 ) -> None:

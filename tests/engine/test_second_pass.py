@@ -22,7 +22,7 @@ from diffusion_local.options.hires import SecondPass, schedule, tiles
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.test_img2img import difference, latents_of
-from tests.support import PARAMS
+from tests.support import PARAMS, tiers
 
 TWICE: dict[str, Any] = {"steps": 2, "hires_scale": 1.5, "hires_steps": 2, "hires_strength": 0.5}
 TILED = TWICE | {"hires_tile": 128, "hires_upscaler": "Lanczos"}
@@ -67,7 +67,7 @@ def first_by_diffusers(engine: DiffusersEngine, sampler: str, output: str) -> An
     ).images
 
 
-@pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler a"])
+@pytest.mark.parametrize("sampler", tiers(["DPM++ 2M", "Euler a"], first=["Euler a"]))
 def test_latents_enlarged_between_the_passes_give_the_pixels_of_diffusers(
     draw_at_home: Draw, diffusers_engine: DiffusersEngine, sampler: str
 ) -> None:

@@ -78,7 +78,7 @@ def close(one: PIL.Image, other: PIL.Image) -> bool:
     return difference(one, other) <= 1
 
 
-@pytest.mark.parametrize("layout", tiers([*LAYOUTS, *ONCE], first=["flux", "z_image"]), indirect=True)
+@pytest.mark.parametrize("layout", tiers([*LAYOUTS, *ONCE], first=["flux"]), indirect=True)
 def test_split_files_draw_what_the_folder_draws(
     layout: Layout, whole: Path, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:
@@ -173,8 +173,8 @@ SCHEMES = {
 }  # fmt: skip
 
 
-#: The first tier has these, the second each scheme with each family.
-FIRST = {("flux", "fp8_scaled"), ("z_image", "bnb_nf4")}
+#: The first tier has one, the second each scheme with each family; nf4 and int8 are also in test_loading_quantised.
+FIRST = {("z_image", "fp8_scaled")}
 PAIRS = [
     pytest.param(layout, scheme, marks=() if (layout, scheme) in FIRST else pytest.mark.slow, id=f"{layout}-{scheme}")
     for layout in LAYOUTS
