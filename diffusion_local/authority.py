@@ -2,8 +2,8 @@
 
 The registry (``diffusion_local.operations``) defines the required scope of an operation and whose data it touches.
 Scope, and the account for account operations, are checked here; ownership of rows is checked where they are read
-(``db.access``). A class with a public method that the registry does not declare cannot be imported, so no operation is
-unguarded.
+(``db.row_access``). A class with a public method that the registry does not declare cannot be imported, so no
+operation is unguarded.
 """
 
 import functools

@@ -14,7 +14,7 @@ from diffusion_local.gallery.images import ImageStore
 from diffusion_local.gallery.local_blobs import LocalBlobs
 from diffusion_local.gallery.sources import Sources, is_first_of_several
 from diffusion_local.gallery.vision_answers import VisionAnswers
-from diffusion_local.health.storage import StorageProbe
+from diffusion_local.health.storage_checks import StorageProbe
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.machines import Machines
 from diffusion_local.messages import message

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_local.errors import Conflict, InvalidParams, NotDone
 from diffusion_local.messages import message
-from diffusion_local.notify.addresses import AllowedTargets, Target, check_target
+from diffusion_local.notify.outbound_hosts import AllowedTargets, Target, check_target
 from diffusion_local.options.values import MAX_PROMPT_CHARS, check_choice, check_prompt
 from diffusion_local.settings import Settings
 

@@ -31,7 +31,7 @@ from diffusion_local.gallery.service import Pictures
 from diffusion_local.gallery.sources import Sources
 from diffusion_local.gallery.vision_answers import VisionAnswers
 from diffusion_local.health.service import Health
-from diffusion_local.health.storage import StorageProbe
+from diffusion_local.health.storage_checks import StorageProbe
 from diffusion_local.lists.drafts import Drafts, Prompts, parse_expansion
 from diffusion_local.lists.grid_service import Grids
 from diffusion_local.lists.queue_file import QueueFile

@@ -15,7 +15,7 @@ from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import TorchOperations, available
 from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.memory import GIB, Weights, estimate
-from diffusion_local.gallery import formats
+from diffusion_local.gallery import image_formats
 
 DIT_SIDE = 1024
 #: How long to wait for compiled blocks.
@@ -97,7 +97,7 @@ def flux(bench: Bench) -> dict[str, Any]:
 
     def bare(seed: int) -> None:
         picture = autoencoder.decode(pipe.vae, latents(seed), quiet)[0]
-        formats.encode(picture, {})
+        image_formats.encode(picture, {})
 
     bare(1)
     rows["bare"] = paced(bare)
@@ -120,7 +120,7 @@ def flux(bench: Bench) -> dict[str, Any]:
                 with recorded.around(pipe.transformer, room // 2, GIB, form):
                     made = latents(seed)
                 later = painting.decode(held, made, quiet)
-                saved.append(savers.submit(lambda: formats.encode(later()[0], {})))
+                saved.append(savers.submit(lambda: image_formats.encode(later()[0], {})))
                 if len(saved) > 1:
                     saved[-2].result()
 

@@ -41,7 +41,7 @@ from diffusion_local.dispatch import Finished, ProgressReport
 from diffusion_local.dispatch.local import LocalDispatch
 from diffusion_local.dispatch.matching import installed_files
 from diffusion_local.domain import Batch, DeviceMemory, Lane, new_id, utc_now
-from diffusion_local.gallery.formats import encode
+from diffusion_local.gallery.image_formats import encode
 from diffusion_local.models.digests import Digests
 from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import JobTimings

@@ -151,7 +151,7 @@ def test_the_web_process_acts_for_the_machines_own_user_in_few_places_only() -> 
         for path in (PACKAGE / "web").rglob("*.py")
         if (found := re.findall(r"\bLOCAL\b", path.read_text(encoding="utf-8")))
     }
-    assert named == {"web/access.py": 3, "web/api/http/workers.py": 4, "web/app.py": 2, "web/health.py": 2}
+    assert named == {"web/authentication.py": 3, "web/api/http/workers.py": 4, "web/app.py": 2, "web/health.py": 2}
     assert not [path for path in (PACKAGE / "web").rglob("*.py") if "run_as" in path.read_text(encoding="utf-8")]
 
 

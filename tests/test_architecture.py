@@ -28,12 +28,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "gallery.quality",
         "manual",
         "models",
-        "notify.addresses",
+        "notify.outbound_hosts",
         "queue.estimates",
         "system",
     ),
     ("db", "engine", "gallery.recipes", "prompt_helper", "styles"),
-    ("accounts", "engine.planning", "gallery.formats", "hub"),
+    ("accounts", "engine.planning", "gallery.image_formats", "hub"),
     ("gallery",),
     ("accounts.service", "gallery.service", "queue", "reports"),
     ("models.plans",),
@@ -414,9 +414,9 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
 
 #: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
 WORKERS_OWN = {
-    "actor", "disk", "dispatch", "domain", "engine", "errors", "gallery.formats", "gallery.quality", "gallery.recipes",
-    "image_decoding", "messages", "models", "options", "queue.estimates", "queue.pass_sizes", "remote",
-    "settings", "system", "worker",
+    "actor", "disk", "dispatch", "domain", "engine", "errors", "gallery.image_formats", "gallery.quality",
+    "gallery.recipes", "image_decoding", "messages", "models", "options", "queue.estimates", "queue.pass_sizes",
+    "remote", "settings", "system", "worker",
 }  # fmt: skip
 
 
@@ -432,7 +432,7 @@ def test_a_worker_asks_the_studio_by_its_dispatch_only() -> None:
 def test_the_dispatch_itself_knows_no_store() -> None:
     """What is declared for all workers; ``dispatch.local`` is one way of it."""
     [protocol] = [path for path in MODULES if place(path) == "dispatch/__init__.py"]
-    assert ours(protocol) == {"domain", "gallery.formats", "options", "queue.estimates"}
+    assert ours(protocol) == {"domain", "gallery.image_formats", "options", "queue.estimates"}
 
 
 def test_the_environment_is_read_in_settings_only() -> None:

@@ -14,7 +14,7 @@ from PIL import Image as PIL
 from diffusion_local import disk
 from diffusion_local.compose import Services, open_files, open_services
 from diffusion_local.domain import State
-from diffusion_local.gallery.formats import webp
+from diffusion_local.gallery.image_formats import webp
 from diffusion_local.gallery.local_blobs import write_atomically
 from diffusion_local.notify.hooks import run as run_hook
 from diffusion_local.settings import Settings

@@ -130,7 +130,7 @@ def test_the_test_for_patched_names_sees_them(tmp_path: Path) -> None:
         "from diffusion_local.studio import Studio\n"
         "patch.setattr(studio, 'Studio', None)\n"
         "patch.setattr(Studio, 'submit', None)\n"
-        "patch.setattr('diffusion_local.notify.links.time.time', None)\n"
+        "patch.setattr('diffusion_local.notify.signed_urls.time.time', None)\n"
         "patch.setattr(studio, 'absent', None)\n"
         "patch.setattr(Studio, 'absent', None)\n"
         "patch.setattr('diffusion_local.studio.absent', None)\n"

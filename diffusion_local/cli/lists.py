@@ -21,7 +21,7 @@ from diffusion_local.disk import inherited_umask_restored
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.entries import EXPORTS, BadLine
-from diffusion_local.lists.formats import LIST_PARSERS
+from diffusion_local.lists.list_formats import LIST_PARSERS
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS

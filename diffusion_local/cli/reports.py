@@ -90,7 +90,11 @@ def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None
 
 @webhook.command("test")
 @with_studio
-def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
+def send_test(
+    studio: AnyStudio,
+    webhook: Annotated[str, typer.Argument(metavar="URL", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
     """Send a test message to an address, through `serve`; `webhook list` shows the result."""
-    found = studio.webhooks.test(url)
+    found = studio.webhooks.test(webhook)
     print_result(found, as_json, [f"to be sent: {found.id}"])

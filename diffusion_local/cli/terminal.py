@@ -76,7 +76,8 @@ def names_on_command_line(parameters: Iterable[inspect.Parameter]) -> dict[str, 
         declared = (info.default, *(info.param_decls or ())) if isinstance(info, OptionInfo) else ()
         own = (word for word in declared if isinstance(word, str) and word.startswith("--"))
         is_argument = isinstance(info, ArgumentInfo) or (each.default is each.empty and not declared)
-        found[each.name] = each.name.upper() if is_argument else next(own, f"--{each.name.replace('_', '-')}")
+        shown = (info.metavar if isinstance(info, ArgumentInfo) else None) or each.name.upper()
+        found[each.name] = shown if is_argument else next(own, f"--{each.name.replace('_', '-')}")
     return found | (dict.fromkeys(("width", "height"), found["size"]) if "size" in found else {})
 
 

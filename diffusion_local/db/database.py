@@ -14,8 +14,8 @@ import sqlite_utils
 from filelock import FileLock, Timeout
 
 from diffusion_local import disk
-from diffusion_local.db.connections import BUSY_SECONDS, Connections
 from diffusion_local.db.migrations import MIGRATIONS
+from diffusion_local.db.sqlite_connections import BUSY_SECONDS, Connections
 from diffusion_local.db.write_lock import write_lock
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.messages import message

@@ -21,11 +21,11 @@ from psycopg.pq import TransactionStatus
 
 from diffusion_local import actor
 from diffusion_local.db import translation
-from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import Database, Row, Transaction, Values
 from diffusion_local.db.migrations import SQL_FILES, statements
 from diffusion_local.db.server_changes import CHANNEL, Changes
 from diffusion_local.db.server_connections import Session, check_url, display
+from diffusion_local.db.sqlite_connections import BUSY_SECONDS
 from diffusion_local.db.write_lock import ThreadTurns
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from diffusion_local.db.access import readable
 from diffusion_local.db.database import Transaction
 from diffusion_local.db.dialect import recipe_mark
+from diffusion_local.db.row_access import readable
 from diffusion_local.domain import Batch, DeviceMemory, Event, Failure, Image, Job, Lane, State, Worker, utc_text
 from diffusion_local.errors import Gone, NotFound, echo
 from diffusion_local.messages import from_json, message, to_json

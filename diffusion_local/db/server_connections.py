@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.numeric import IntDumper
 from psycopg.types.string import StrDumper
 
-from diffusion_local.db.connections import BUSY_SECONDS
+from diffusion_local.db.sqlite_connections import BUSY_SECONDS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 

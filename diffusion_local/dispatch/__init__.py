@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit, Flags, Job, Loan, SharedFile, State
-from diffusion_local.gallery.formats import Encoded
+from diffusion_local.gallery.image_formats import Encoded
 from diffusion_local.options.table import Params
 from diffusion_local.queue.estimates import JobTimings, Share
 

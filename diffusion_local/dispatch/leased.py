@@ -15,10 +15,10 @@ from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
 from diffusion_local.dispatch.matching import InstalledFiles, JobsForFiles, OtherSlots, missing_files
-from diffusion_local.dispatch.storage import Storage
+from diffusion_local.dispatch.storage_faults import Storage
 from diffusion_local.domain import Claim, Condition, Flags, Job, SharedFile, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
-from diffusion_local.gallery.formats import SUFFIX_BY_FORMAT
+from diffusion_local.gallery.image_formats import SUFFIX_BY_FORMAT
 from diffusion_local.messages import message
 from diffusion_local.options.table import Params
 from diffusion_local.queue.claims import Ahead

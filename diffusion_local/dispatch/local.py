@@ -15,7 +15,7 @@ from diffusion_local import disk as faults
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.matching import OtherSlots, able_slots
-from diffusion_local.dispatch.storage import Storage
+from diffusion_local.dispatch.storage_faults import Storage
 from diffusion_local.domain import (
     ASKED,
     USED,

@@ -26,7 +26,7 @@ from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
 from diffusion_local.models import lora_layers
 from diffusion_local.models.adapters import contains_word
-from diffusion_local.models.formats import open_header
+from diffusion_local.models.file_formats import open_header
 from diffusion_local.models.headers import GGUF
 from diffusion_local.models.lora_layers import LOCON, LORA
 from diffusion_local.models.loras import read_lora

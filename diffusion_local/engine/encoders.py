@@ -21,8 +21,8 @@ from diffusion_local.engine import quantised, tensors
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import FOLDER_LAYOUT, Source
+from diffusion_local.models.file_formats import open_header
 from diffusion_local.models.folders import read_config, weight_files
-from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF
 
 #: Names of a pipeline's text encoder components.

@@ -14,7 +14,7 @@ from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import VAE, Adapter, own_vae, vae_fits
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.models.formats import open_header
+from diffusion_local.models.file_formats import open_header
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.index import ModelIndex
 from diffusion_local.models.parts import VISION

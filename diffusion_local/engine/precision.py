@@ -18,8 +18,8 @@ from diffusion_local.engine.memory import DENOISERS, Weights, format_gib
 from diffusion_local.errors import ModelUnavailable, UserError
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.file_formats import open_header
 from diffusion_local.models.folders import read_config, weight_files
-from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import GGUF, Tensor
 from diffusion_local.models.integrity import UNUSED
 from diffusion_local.models.probe import DENOISER

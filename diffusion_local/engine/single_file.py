@@ -34,7 +34,7 @@ from diffusion_local.messages import message
 from diffusion_local.models import tokenizers
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.description import FOLDER_LAYOUT, Source
-from diffusion_local.models.formats import open_header
+from diffusion_local.models.file_formats import open_header
 from diffusion_local.models.headers import GGUF
 
 LDM_UNET = "model.diffusion_model."

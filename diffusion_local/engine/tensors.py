@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
 from diffusion_local.models.description import Source
-from diffusion_local.models.formats import holds_pickle, open_header
+from diffusion_local.models.file_formats import holds_pickle, open_header
 from diffusion_local.models.headers import GGUF
 from diffusion_local.models.pickled import SETTINGS_CLASSES, calls_problem, collect
 from diffusion_local.models.weights import COMFYUI_FORMATS, INT4_ROWS

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from diffusion_local import actor
 from diffusion_local.authority import guarded
-from diffusion_local.db.access import readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
+from diffusion_local.db.row_access import readable, writable
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.messages import message

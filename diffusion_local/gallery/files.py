@@ -13,9 +13,9 @@ from PIL import Image as PIL
 from diffusion_local import disk, image_decoding
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import StorageProblem
-from diffusion_local.gallery import formats
+from diffusion_local.gallery import image_formats
 from diffusion_local.gallery.blobs import Area, Blobs, Stat, StoredFile, Write, disk_full_error
-from diffusion_local.gallery.formats import Encoded, draw_thumbnail
+from diffusion_local.gallery.image_formats import Encoded, draw_thumbnail
 from diffusion_local.settings import Settings
 
 PROBE_BYTES = 4096
@@ -55,11 +55,11 @@ class ImageFiles:
 
         The returned key has the suffix of the picture's format.
         """
-        return self.save_encoded(key, formats.encode(picture, texts, self._form, self._sidecar))
+        return self.save_encoded(key, image_formats.encode(picture, texts, self._form, self._sidecar))
 
     def save_encoded(self, key: str, picture: Encoded) -> Saved:
         """``save`` for a picture that is already encoded."""
-        keys = {form: key if form == "png" else key + suffix for form, suffix in formats.SUFFIX_BY_FORMAT.items()}
+        keys = {form: key if form == "png" else key + suffix for form, suffix in image_formats.SUFFIX_BY_FORMAT.items()}
         forms = {form: self.picture(each) for form, each in keys.items()}
         target = forms.pop(picture.form)
         try:
@@ -87,7 +87,7 @@ class ImageFiles:
         if not stored.exists():
             with self.picture(key).open() as file, PIL.open(file) as picture, image_decoding.share(picture):
                 small = draw_thumbnail(picture)
-            self._write_thumbnail(key, formats.webp(small, formats.QUALITY))
+            self._write_thumbnail(key, image_formats.webp(small, image_formats.QUALITY))
         return stored
 
     def sidecar(self, key: str) -> StoredFile:
@@ -101,7 +101,7 @@ class ImageFiles:
     def pictures(self, area: Area = Area.GALLERY) -> Iterator[str]:
         """Keys of the pictures in the gallery, or among the strays, sorted."""
         for found, suffix, _ in self._picture_files(area):
-            if suffix in formats.SUFFIX_BY_FORMAT.values():
+            if suffix in image_formats.SUFFIX_BY_FORMAT.values():
                 yield found if suffix == ".png" else found + suffix
 
     def set_aside(self, key: str) -> None:
@@ -121,7 +121,7 @@ class ImageFiles:
         pictures: set[str] = set()
         companions: dict[str, list[StoredFile]] = {}
         for key, suffix, stat in self._picture_files(Area.GALLERY):
-            if suffix in formats.SUFFIX_BY_FORMAT.values():
+            if suffix in image_formats.SUFFIX_BY_FORMAT.values():
                 pictures.add(key)
             elif suffix in (".webp", ".json"):
                 companions.setdefault(key, []).append(StoredFile(self._blobs, stat.key))

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from diffusion_local import actor
 from diffusion_local.db import rows, search
-from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import IMAGE_PIXELS, SHAPE, as_list, contains, distinct_values, in_list, recipe_mark
+from diffusion_local.db.row_access import owned, readable, writable
 from diffusion_local.db.rows import not_found
 from diffusion_local.db.search import word_count
 from diffusion_local.domain import Image, utc_now

@@ -12,14 +12,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local import actor, image_decoding
 from diffusion_local.authority import guarded
-from diffusion_local.db.access import RULES_ALL, owned, readable
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import json_field
+from diffusion_local.db.row_access import RULES_ALL, owned, readable
 from diffusion_local.engine import preprocessors, vision_models
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
-from diffusion_local.gallery.formats import PNG_LEVEL
+from diffusion_local.gallery.image_formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.gallery.vision_answers import VisionAnswers, key_of
 from diffusion_local.image_decoding import INPUT_FORMATS

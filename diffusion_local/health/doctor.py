@@ -11,13 +11,13 @@ from typing import Any
 from diffusion_local import __version__
 from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db import upkeep
-from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import DatabaseError, find_database, open_database
+from diffusion_local.db.sqlite_connections import BUSY_SECONDS
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, UserError, message_of
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.sweep import rebuild
-from diffusion_local.health.storage import StorageProbe
+from diffusion_local.health.storage_checks import StorageProbe
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories

@@ -13,7 +13,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import from_json, message, to_json
-from diffusion_local.models.formats import WEIGHT_SUFFIXES
+from diffusion_local.models.file_formats import WEIGHT_SUFFIXES
 
 DEFAULT_SUFFIX = ".safetensors"
 MAX_NAME = 100  # characters of a file name

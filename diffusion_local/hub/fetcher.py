@@ -19,10 +19,10 @@ from diffusion_local import disk
 from diffusion_local.errors import DatabaseProblem, HubProblem, echo
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
 from diffusion_local.hub.downloads import Download, DownloadStore, is_link, is_weights
-from diffusion_local.hub.links import Links
+from diffusion_local.hub.file_urls import Links
 from diffusion_local.messages import Message, message
+from diffusion_local.models.file_formats import WEIGHT_SUFFIXES
 from diffusion_local.models.folders import ORIGIN
-from diffusion_local.models.formats import WEIGHT_SUFFIXES
 from diffusion_local.models.integrity import UNUSED, is_component
 from diffusion_local.settings import Settings, hub_endpoint, hub_token
 

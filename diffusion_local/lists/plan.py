@@ -11,7 +11,7 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.lists.drafts import Draft, Drafts, Pair, too_many_combinations
 from diffusion_local.lists.entries import BadLine, Entry
-from diffusion_local.lists.formats import bad_line
+from diffusion_local.lists.list_formats import bad_line
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models import prompt_limits

@@ -15,8 +15,8 @@ from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.gallery.local_blobs import check_room
 from diffusion_local.lists.encoding import lines, read_bounded
 from diffusion_local.lists.entries import BadLine
-from diffusion_local.lists.formats import MAX_ROW_CHARS, bad_line
 from diffusion_local.lists.grid import Grid
+from diffusion_local.lists.list_formats import MAX_ROW_CHARS, bad_line
 from diffusion_local.lists.plan import MAX_BAD_LINES, CatalogSnapshot
 from diffusion_local.messages import concatenate, message
 from diffusion_local.models.catalog import Catalog

@@ -16,7 +16,7 @@ from diffusion_local.gallery.images import ImageStore
 from diffusion_local.lists.drafts import parse_expansion
 from diffusion_local.lists.encoding import read_bounded
 from diffusion_local.lists.entries import LIST_OPTIONS, BadLine, export_lines, field_name, make_entry
-from diffusion_local.lists.formats import format_of, parse
+from diffusion_local.lists.list_formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, ListPlan
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import Message, concatenate, message

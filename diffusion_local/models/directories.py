@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from diffusion_local.models.formats import KNOWN_SUFFIXES
+from diffusion_local.models.file_formats import KNOWN_SUFFIXES
 from diffusion_local.paths import assets
 from diffusion_local.settings import Settings, hub_cache
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffusion_local import families
 from diffusion_local.models import control_inputs, denoisers, parts
-from diffusion_local.models.formats import OpenedFile, open_header
+from diffusion_local.models.file_formats import OpenedFile, open_header
 from diffusion_local.models.headers import GGUF, Header
 from diffusion_local.models.loras import is_lora, read_lora
 from diffusion_local.models.parts import VAE, Part

@@ -15,8 +15,8 @@ from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, UNSUPPORTED, ModelFacts, incomplete
 from diffusion_local.models.directories import SHARD, ModelDirectories, WalkedFile, walk, warn_of_closed
+from diffusion_local.models.file_formats import KNOWN_SUFFIXES, PICKLES
 from diffusion_local.models.folders import encoder_in, read_config, read_folder, small_vae_in
-from diffusion_local.models.formats import KNOWN_SUFFIXES, PICKLES
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.ids import AdapterNames, ModelIds
 from diffusion_local.models.parts import VISION

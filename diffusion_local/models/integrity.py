@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
-from diffusion_local.models.formats import POINTER, open_header
+from diffusion_local.models.file_formats import POINTER, open_header
 from diffusion_local.models.tokenizers import SENTENCEPIECE_FILES
 
 #: Parts that are never loaded, so they may be missing.

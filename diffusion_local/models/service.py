@@ -34,11 +34,11 @@ from diffusion_local.models import side_files
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog, Model, from_entry
 from diffusion_local.models.curated import REPO, CuratedModel, curated_models
-from diffusion_local.models.formats import WEIGHT_SUFFIXES
+from diffusion_local.models.file_formats import WEIGHT_SUFFIXES
 from diffusion_local.models.index import STARTER
 from diffusion_local.models.plans import MemoryPlans
 from diffusion_local.models.verdicts import PLACES
-from diffusion_local.notify.addresses import AllowedTargets, check_target, parse_url
+from diffusion_local.notify.outbound_hosts import AllowedTargets, check_target, parse_url
 from diffusion_local.options.values import check_prompt
 from diffusion_local.paths import expanded
 from diffusion_local.queue.history import FitStore

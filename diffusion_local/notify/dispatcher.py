@@ -12,9 +12,9 @@ from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.messages import message
 from diffusion_local.notify import hooks, predictions, webhook
-from diffusion_local.notify.addresses import AllowedTargets, parse_url
 from diffusion_local.notify.deliveries import EVENTS, HOOK, DeliveryStore, Notice, NoticeStore
-from diffusion_local.notify.links import Links, root_of
+from diffusion_local.notify.outbound_hosts import AllowedTargets, parse_url
+from diffusion_local.notify.signed_urls import Links, root_of
 from diffusion_local.notify.webhook import webhook_secret
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.views import QueueView

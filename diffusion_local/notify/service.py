@@ -7,9 +7,9 @@ from diffusion_local.domain import utc_now
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.notify import dispatcher
-from diffusion_local.notify.addresses import AllowedTargets, check_target
 from diffusion_local.notify.deliveries import HOOK, Delivery, DeliveryStore, NoticeStore
 from diffusion_local.notify.dispatcher import MAX_TRIES
+from diffusion_local.notify.outbound_hosts import AllowedTargets, check_target
 from diffusion_local.notify.webhook import webhook_secret
 from diffusion_local.options.values import check_cursor
 from diffusion_local.settings import Settings

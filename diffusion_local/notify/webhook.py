@@ -15,7 +15,7 @@ from pathlib import Path
 from diffusion_local import __version__
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
-from diffusion_local.notify.addresses import AllowedTargets, Target, check_target
+from diffusion_local.notify.outbound_hosts import AllowedTargets, Target, check_target
 from diffusion_local.settings import Settings
 
 SECRET_PREFIX = "whsec_"

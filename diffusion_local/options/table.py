@@ -130,7 +130,7 @@ class Params:
     )] = ""
     variation_seed: Annotated[int | None, Option(
         meaning="seed of the noise to mix in; none or -1: random", a1111=("Variation seed",), low=0,
-        high=MAX_SEED, web_api="subseed", widget=Widget.SEED, place="expert.variation"
+        high=MAX_SEED, web_api="subseed", widget=Widget.SEED, place="expert.variation", needs="variation_strength"
     )] = None
     variation_strength: Annotated[float, Option(
         meaning="0 to 1: share of the variation seed's noise", a1111=("Variation seed strength",), low=0, high=1,

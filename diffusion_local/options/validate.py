@@ -261,15 +261,17 @@ def upscaling_options(size: tuple[int, int], settings: Mapping[str, Any]) -> dic
 
 
 def ignored_warnings(params: Params, settings: Mapping[str, Any]) -> list[str]:
-    """A warning for each given option that does not apply to this kind of work."""
-    return [
-        message("no_effect", name=name, kind=params.kind)
-        for name, option in OPTIONS.items()
-        if params.kind not in option.kinds
-        and name not in refused_options(params.kind)
-        and is_given(value := settings.get(name))
-        and value != option.default
-    ]
+    """A warning for each given option that does not apply to this kind of work, or lacks the option that it needs."""
+    warnings = []
+    for name, option in OPTIONS.items():
+        value = settings.get(name)
+        if name in refused_options(params.kind) or not is_given(value) or value == option.default:
+            continue
+        if params.kind not in option.kinds:
+            warnings.append(message("no_effect", name=name, kind=params.kind))
+        elif option.needs and not getattr(params, option.needs) and str(value) != "-1":
+            warnings.append(message("no_effect_without", name=name, needed=option.needs))
+    return warnings
 
 
 def is_given(value: Any) -> bool:

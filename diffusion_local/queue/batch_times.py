@@ -10,7 +10,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import Batch, Lane, utc_now, utc_text
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.notify.addresses import MAX_URL_CHARS
+from diffusion_local.notify.outbound_hosts import MAX_URL_CHARS
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.queue import schedule
 from diffusion_local.queue.order import OrderRules

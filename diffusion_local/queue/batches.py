@@ -12,9 +12,9 @@ from typing import Any
 from diffusion_local.accounts import store
 from diffusion_local.authority import guarded
 from diffusion_local.db import rows
-from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import RANKS, as_list, by_index, in_list
+from diffusion_local.db.row_access import owned, readable, writable
 from diffusion_local.db.rows import not_found
 from diffusion_local.domain import Batch, Image, Job, Lane, State, utc_now
 from diffusion_local.errors import NotFound, echo

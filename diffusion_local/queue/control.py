@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from diffusion_local.db.access import writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
+from diffusion_local.db.row_access import writable
 from diffusion_local.db.rows import not_found
 from diffusion_local.domain import Receipt, State
 from diffusion_local.errors import Conflict

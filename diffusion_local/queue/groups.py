@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.db import rows
-from diffusion_local.db.access import owned, readable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import (
     as_list,
@@ -23,6 +22,7 @@ from diffusion_local.db.dialect import (
     json_field,
     not_in_list,
 )
+from diffusion_local.db.row_access import owned, readable
 from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from diffusion_local.db import rows, search
-from diffusion_local.db.access import readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
+from diffusion_local.db.row_access import readable, writable
 from diffusion_local.db.rows import not_found
 from diffusion_local.domain import (
     TRANSITIONS,

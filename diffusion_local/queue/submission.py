@@ -8,8 +8,8 @@ from typing import Any
 
 from diffusion_local.accounts import store
 from diffusion_local.db import rows
-from diffusion_local.db.access import FIELD_SEPARATOR, scoped_key
 from diffusion_local.db.database import Transaction
+from diffusion_local.db.row_access import FIELD_SEPARATOR, scoped_key
 from diffusion_local.domain import Batch, Job, Receipt, State, new_id, new_job, utc_now
 from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
 from diffusion_local.messages import from_json, message

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from diffusion_local.db import rows
-from diffusion_local.db.access import SEES_ALL, readable, redacted, scoped_key
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import RANKS, as_list, by_index, in_list, seconds_between
+from diffusion_local.db.row_access import SEES_ALL, readable, redacted, scoped_key
 from diffusion_local.db.rows import not_found
 from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, Worker, utc_now
 from diffusion_local.messages import from_json

@@ -18,7 +18,7 @@ from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import Batch, Failure, Image, Job, MemoryPlan, Snapshot, State, Worker
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.encoding import read_bounded
-from diffusion_local.lists.formats import format_of
+from diffusion_local.lists.list_formats import format_of
 from diffusion_local.messages import deserialize
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.service import RemovedModel

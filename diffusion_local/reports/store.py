@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffusion_local.db import rows
-from diffusion_local.db.access import readable
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import as_list, in_list, seconds_between
+from diffusion_local.db.row_access import readable
 from diffusion_local.domain import Image
 
 REPORT_COLUMNS = (

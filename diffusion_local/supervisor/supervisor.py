@@ -21,7 +21,7 @@ from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import HomeInUse, InvalidParams, UserError
-from diffusion_local.health.storage import can_write
+from diffusion_local.health.storage_checks import can_write
 from diffusion_local.messages import message
 from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings

@@ -22,8 +22,8 @@ from diffusion_local.errors import UserError
 from diffusion_local.image_decoding import return_freed_memory
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.system import logs
-from diffusion_local.web.api.limits import MOST_HEADER_BYTES
-from diffusion_local.web.connections import Connections, Protocol, listen, raise_file_limit
+from diffusion_local.web.api.request_limits import MOST_HEADER_BYTES
+from diffusion_local.web.connection_limits import Connections, Protocol, listen, raise_file_limit
 from diffusion_local.web.proxies import trusted
 
 log = logging.getLogger(__name__)

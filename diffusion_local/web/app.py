@@ -10,14 +10,14 @@ from diffusion_local.preferences import restart_file
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, error_responses, files, health, lan, manual, openapi, page_delta
-from diffusion_local.web.access import Access, Cookies
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import dialects, http
-from diffusion_local.web.api.dialects.paths import Paths
+from diffusion_local.web.api.dialects.prefixes import Paths
 from diffusion_local.web.api.http import workers
-from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.mcp import serving as mcp
+from diffusion_local.web.api.request_limits import BodyLimit
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.authentication import Access, Cookies
 from diffusion_local.web.host_check import HostCheck, allowed_origins
 from diffusion_local.web.known_workers import KnownWorkers
 from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, LongLived

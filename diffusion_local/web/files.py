@@ -16,7 +16,7 @@ from diffusion_local import serializers
 from diffusion_local.domain import Image, State
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
-from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
+from diffusion_local.gallery.image_formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import message
 from diffusion_local.paths import assets
 from diffusion_local.studio import Studio

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.messages import message
-from diffusion_local.web.access import CHALLENGE, STILL_KEY
+from diffusion_local.web.authentication import CHALLENGE, STILL_KEY
 from diffusion_local.web.error_responses import error_response
 
 log = logging.getLogger(__name__)

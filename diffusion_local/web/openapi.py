@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from diffusion_local import serializers
 from diffusion_local.notify.deliveries import EVENTS
 from diffusion_local.operations.operation import API_ROOT
-from diffusion_local.web.access import PROBES
-from diffusion_local.web.api.dialects.paths import A1111, COG, OPENAI, REPLICATE, routed
+from diffusion_local.web.api.dialects.prefixes import A1111, COG, OPENAI, REPLICATE, routed
 from diffusion_local.web.api.schemas import examples
+from diffusion_local.web.authentication import PROBES
 
 Json = dict[str, Any]
 

@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_local import serializers
 from diffusion_local.actor import current
 from diffusion_local.image_decoding import trim_memory
-from diffusion_local.web.access import cookie_value
+from diffusion_local.web.authentication import cookie_value
 from diffusion_local.web.gradio_compat import page as gradio_page
-from diffusion_local.web.ui import actions, addresses, theme, words
+from diffusion_local.web.ui import actions, page_urls, theme, words
 from diffusion_local.web.ui.templates import render
 
 GZIP_LEVEL = 6
@@ -26,14 +26,14 @@ GRADIO_META = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*
 
 def shell(path: str, url: str = "") -> str:
     """The navigation around Gradio's page for this path; ``url``: the address for phones on the network, if any."""
-    view = path.removeprefix(addresses.ROUTE_PREFIX).strip("/").split("/")[0]
+    view = path.removeprefix(page_urls.ROUTE_PREFIX).strip("/").split("/")[0]
     person = current()
     return render(
         "shell.html",
-        views=[each for each in addresses.VIEWS if each != "queue"],
-        open_view=view if view in addresses.VIEWS else "create",
+        views=[each for each in page_urls.VIEWS if each != "queue"],
+        open_view=view if view in page_urls.VIEWS else "create",
         now="",
-        unknown=not addresses.known(path),
+        unknown=not page_urls.known(path),
         phone_url=url,
         who=person.name if person.source == "session" else "",
     )
@@ -58,7 +58,7 @@ class PageHtml:
         )
         with words.speaking(code):
             variant = words.LANGUAGE_TAGS[code], "gzip" in headers.get("accept-encoding", "")
-            if scope["method"] == "GET" and addresses.serves(scope["path"]):
+            if scope["method"] == "GET" and page_urls.serves(scope["path"]):
                 await self._page(scope, receive, send, *variant)
             elif scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate":
                 if await self._missing(scope, receive, send):
@@ -89,7 +89,7 @@ class PageHtml:
         status = start["status"]
         if answer_headers.get("content-type", "").startswith("text/html"):
             body = page(body, tag, shell(path, self._url))
-            if not addresses.known(path):
+            if not page_urls.known(path):
                 status = 404  # the shell also tells the reader
             if packed:
                 body = gzip.compress(body, GZIP_LEVEL)

@@ -10,7 +10,7 @@ from diffusion_local.dispatch import Dispatch, ProgressReport
 from diffusion_local.domain import Flags, Job
 from diffusion_local.engine import Part, Pass, Preview
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped
-from diffusion_local.gallery.formats import PREVIEW_QUALITY, webp
+from diffusion_local.gallery.image_formats import PREVIEW_QUALITY, webp
 from diffusion_local.messages import message
 from diffusion_local.worker.stopping import Stop
 

@@ -20,7 +20,7 @@ from diffusion_local.domain import Image, Job, utc_text
 from diffusion_local.engine import Picture
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem, UserError
 from diffusion_local.gallery import quality, recipes
-from diffusion_local.gallery.formats import encode
+from diffusion_local.gallery.image_formats import encode
 from diffusion_local.messages import message
 from diffusion_local.models.digests import Digests
 from diffusion_local.options.table import Params

@@ -55,7 +55,7 @@ def test_webhooks_are_seen_and_tried(services: Services, run: Run) -> None:  # n
     assert run("webhook", "list")[1] == "no deliveries yet\n"
     assert run("webhook", "secret")[1].strip() == services.studio.webhooks.secret()
     status, _, errors = run("webhook", "test", "http://10.0.0.1/")
-    assert (status, "webhook: 10.0.0.1 is an address" in errors) == (2, True)
+    assert (status, "URL: 10.0.0.1 is an address" in errors) == (2, True)
     [delivery_id] = services.deliveries.add(services.notices.add_handled("test"), "{}", {"https://example.com/": 1})
     services.deliveries.take(delivery_id)
     services.deliveries.settle(delivery_id, False, 500, "", "it answered 500", None)

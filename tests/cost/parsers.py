@@ -34,9 +34,9 @@ from diffusion_local.gallery import contact_sheet, foreign_recipes, quality, rec
 from diffusion_local.gallery import service as pictures
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.grammar import prompt_weights, schedules, tags
-from diffusion_local.hub import downloads, fetcher, links
+from diffusion_local.hub import downloads, fetcher, file_urls
 from diffusion_local.hub.client import RemoteFile
-from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
+from diffusion_local.lists import encoding, entries, grid, list_formats, queue_file, wildcards
 from diffusion_local.messages import deserialize, message, serialize, translate
 from diffusion_local.models import (
     adapters,
@@ -51,7 +51,7 @@ from diffusion_local.models import (
 )
 from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
-from diffusion_local.notify import addresses, dispatcher, hooks
+from diffusion_local.notify import dispatcher, hooks, outbound_hosts
 from diffusion_local.options import a1111 as a1111_recipe
 from diffusion_local.options import inpaint, samplers, types, validate, values
 from diffusion_local.options.table import LONG_NAMES
@@ -61,21 +61,21 @@ from diffusion_local.remote import server
 from diffusion_local.reports import report, wording
 from diffusion_local.settings import Settings
 from diffusion_local.system import logs
-from diffusion_local.web import access, files, host_check, proxies, requests
-from diffusion_local.web.api import http_headers, limits, uploads
+from diffusion_local.web import authentication, files, host_check, proxies, requests
+from diffusion_local.web.api import http_headers, request_limits, uploads
 from diffusion_local.web.api import schemas as bodies
-from diffusion_local.web.api.dialects import adapting, cog, paths
+from diffusion_local.web.api.dialects import adapting, cog, prefixes
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.dialects.a1111 import scripts
 from diffusion_local.web.api.dialects.comfyui import files as comfyui_files
 from diffusion_local.web.api.dialects.comfyui import submitting
 from diffusion_local.web.api.dialects.openai import reading
 from diffusion_local.web.api.dialects.openai import reading as openai
-from diffusion_local.web.api.gradio import calls
+from diffusion_local.web.api.gradio import call_checks
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.mcp import pictures as mcp
 from diffusion_local.web.ui import templates, view, view_history, words
-from diffusion_local.web.ui.addresses import GalleryState, QueueState
+from diffusion_local.web.ui.page_urls import GalleryState, QueueState
 from tests.support import params
 
 LATIN: Any = SimpleNamespace(scripts=("LATIN",))  # a model that reads no Chinese
@@ -109,7 +109,7 @@ def logged(text: str) -> object:
 
 
 def called(text: str) -> object:
-    return calls.Calls(UPLOADS).body(calls.RouteKind.CALL, json.dumps({"data": [text]}).encode(), "ann")
+    return call_checks.Calls(UPLOADS).body(call_checks.RouteKind.CALL, json.dumps({"data": [text]}).encode(), "ann")
 
 
 def raw(text: str) -> bytes:
@@ -204,7 +204,7 @@ def expanded(text: str) -> object:
 
 
 def listed(form: str) -> Callable[[str], object]:
-    return lambda text: list(formats.parse(raw(text), form))
+    return lambda text: list(list_formats.parse(raw(text), form))
 
 
 def axis(text: str) -> object:
@@ -270,7 +270,7 @@ PARSERS = [
     Parser("an outpaint", "options/inpaint.py", lambda text: inpaint.check_outpaint("outpaint", text)),
     Parser("answer of a prompt helper", "prompt_helper.py", helped),
     Parser("source of a download", "hub/downloads.py", downloaded),
-    Parser("name of a downloaded file", "hub/links.py", links.safe_name),
+    Parser("name of a downloaded file", "hub/file_urls.py", file_urls.safe_name),
     Parser("path of a model's file", "remote/models.py", remote_models.is_safe),
     Parser("a machine's name", "dispatch/slots.py", slots.machine_name),
     Parser("a machine that joins", "machines.py", machines.MACHINE_NAME.fullmatch),
@@ -280,8 +280,8 @@ PARSERS = [
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
     Parser("translated sentence", "web/ui/words.py", composed),
     Parser("paths of a traceback", "web/ui/view_history.py", view_history.shortened_paths),
-    Parser("place in the gallery", "web/ui/addresses.py", lambda text: GalleryState.read(text).written()),
-    Parser("place in the queue", "web/ui/addresses.py", QueueState.read),
+    Parser("place in the gallery", "web/ui/page_urls.py", lambda text: GalleryState.read(text).written()),
+    Parser("place in the queue", "web/ui/page_urls.py", QueueState.read),
     Parser(
         "size, OpenAI",
         "web/api/dialects/openai/reading.py",
@@ -295,7 +295,9 @@ PARSERS = [
     Parser("address of a picture, MCP", "web/api/mcp/pictures.py", lambda text: mcp.image_id_of(mcp.SCHEME + text)),
     Parser("hash behind a model's name", "web/api/dialects/a1111/reading.py", lambda text: a1111.HASH.sub("", text)),
     Parser(
-        "path of a dialect", "web/api/dialects/paths.py", lambda text: [paths.routed(text), paths.routed(f"/v1/{text}")]
+        "path of a dialect",
+        "web/api/dialects/prefixes.py",
+        lambda text: [prefixes.routed(text), prefixes.routed(f"/v1/{text}")],
     ),
     Parser(
         "address of an own picture",
@@ -303,7 +305,9 @@ PARSERS = [
         lambda text: [cog.OWN_FILE.fullmatch(text), cog.OWN_IMAGE.fullmatch(f"/images/{text}")],
     ),
     Parser(
-        "path with a model", "web/api/limits.py", lambda text: limits.BY_MODEL.fullmatch(f"/replicate/v1/models/{text}")
+        "path with a model",
+        "web/api/request_limits.py",
+        lambda text: request_limits.BY_MODEL.fullmatch(f"/replicate/v1/models/{text}"),
     ),
     Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
     Parser("body of a submit", "web/api/schemas.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
@@ -313,11 +317,15 @@ PARSERS = [
         "web/api/http_headers.py",
         lambda text: http_headers.known_already(request(if_none_match=text), "x"),
     ),
-    Parser("cookie", "web/access.py", lambda text: access.read_credentials(Headers({"cookie": text}), "session")),
+    Parser(
+        "cookie",
+        "web/authentication.py",
+        lambda text: authentication.read_credentials(Headers({"cookie": text}), "session"),
+    ),
     Parser(
         "Authorization",
-        "web/access.py",
-        lambda text: access.read_credentials(Headers({"authorization": f"Basic {text}"}), ""),
+        "web/authentication.py",
+        lambda text: authentication.read_credentials(Headers({"authorization": f"Basic {text}"}), ""),
     ),
     Parser("Host", "web/host_check.py", host_check.host_name),
     Parser("Origin", "web/host_check.py", lambda text: host_check.same_origin(text, "localhost")),
@@ -375,13 +383,13 @@ PARSERS = [
         "models/prompt_limits.py",
         lambda text: prompt_limits.BREAK.search(text) or prompt_limits.AND.search(text),
     ),
-    Parser("JSON array", "lists/formats.py", listed("json")),
+    Parser("JSON array", "lists/list_formats.py", listed("json")),
     Parser("axis", "lists/grid.py", axis),
     Parser("search and replace", "lists/grid.py", replaced),
-    Parser("list of text", "lists/formats.py", listed("text")),
-    Parser("list of CSV", "lists/formats.py", listed("csv")),
-    Parser("list of JSON", "lists/formats.py", listed("jsonl")),
-    Parser("line of a list", "lists/formats.py", formats.text_values),
+    Parser("list of text", "lists/list_formats.py", listed("text")),
+    Parser("list of CSV", "lists/list_formats.py", listed("csv")),
+    Parser("list of JSON", "lists/list_formats.py", listed("jsonl")),
+    Parser("line of a list", "lists/list_formats.py", list_formats.text_values),
     Parser(
         "list in another encoding",
         "lists/encoding.py",
@@ -418,9 +426,9 @@ PARSERS = [
         "notify/hooks.py",
         lambda text: hooks.fill_arguments(("run", text, "{name}"), {"name": text}, "on_batch_done"),
     ),
-    Parser("webhook", "notify/addresses.py", addresses.parse_url),
-    Parser("allowed networks", "notify/addresses.py", addresses.AllowedTargets.parse),
-    Parser("number as an address", "notify/addresses.py", addresses.is_numeric_host),
+    Parser("webhook", "notify/outbound_hosts.py", outbound_hosts.parse_url),
+    Parser("allowed networks", "notify/outbound_hosts.py", outbound_hosts.AllowedTargets.parse),
+    Parser("number as an address", "notify/outbound_hosts.py", outbound_hosts.is_numeric_host),
     Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
     Parser("Markdown", "reports/wording.py", wording.escape_markdown),
     Parser(
@@ -445,8 +453,8 @@ PARSERS = [
     Parser("words of the manual", "manual.py", manual.search),
     Parser("page of the manual", "manual.py", lambda text: manual.excerpt(text, ["word"])),
     Parser("heading of the manual", "manual.py", manual.slug),
-    Parser("call of Gradio", "web/api/gradio/calls.py", called),
-    Parser("session of Gradio", "web/api/gradio/calls.py", lambda text: calls.session_key("ann", text)),
+    Parser("call of Gradio", "web/api/gradio/call_checks.py", called),
+    Parser("session of Gradio", "web/api/gradio/call_checks.py", lambda text: call_checks.session_key("ann", text)),
     Parser("upload of Gradio", "web/api/gradio/uploads.py", lambda text: UPLOADS.file(text, "ann")),
     Parser("slot of a worker", "dispatch/leased.py", leased.SLOT_NAME.fullmatch),
     Parser("layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").named(text)),

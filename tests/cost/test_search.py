@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.db.connections import SQLITE_LIMITS
+from diffusion_local.db.sqlite_connections import SQLITE_LIMITS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
 from diffusion_local.queue.groups import MAX_TEXT, JobFilter

@@ -8,7 +8,6 @@ import pytest
 
 from diffusion_local.actor import Actor, Role, Scope, acting
 from diffusion_local.db import search
-from diffusion_local.db.access import RULES_ALL, SEES_ALL, owned, readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import (
     as_list,
@@ -23,6 +22,7 @@ from diffusion_local.db.dialect import (
     not_in_list,
     seconds_between,
 )
+from diffusion_local.db.row_access import RULES_ALL, SEES_ALL, owned, readable, writable
 from diffusion_local.domain import utc_now
 from diffusion_local.queue.jobs import JobStore
 from tests.support import enqueue

@@ -19,7 +19,7 @@ from diffusion_local.dispatch.local import LocalDispatch
 from diffusion_local.dispatch.wire import CALLS, from_plain, pack, to_plain, type_hints, unpack
 from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Image, Job, Kind, Lane, State, utc_now
 from diffusion_local.errors import DatabaseProblem, HomeInUse, LostClaim, NotFound, StorageProblem
-from diffusion_local.gallery.formats import encode
+from diffusion_local.gallery.image_formats import encode
 from diffusion_local.messages import message, serialize
 from diffusion_local.options.types import Reference
 from diffusion_local.queue.estimates import JobTimings
@@ -490,7 +490,7 @@ def test_a_worker_reads_the_sources_of_its_jobs_and_no_other(services: Services,
 def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
     services: Services, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffusion_local.dispatch.storage.PROBE_SECONDS", 0.0)
+    monkeypatch.setattr("diffusion_local.dispatch.storage_faults.PROBE_SECONDS", 0.0)
     enqueue(services.jobs)
     job = claimed(dispatch)
     gallery, away = services.settings.gallery_folder, services.settings.home / "away"

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.db import connections
+from diffusion_local.db import sqlite_connections
 from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.errors import DatabaseProblem
@@ -90,7 +90,7 @@ files.ImageFiles.save_encoded = stand
 def test_a_worker_frozen_inside_a_transaction_holds_up_the_others_only_until_it_is_killed(
     services: Services, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite_connections, "BUSY_SECONDS", 0.2)
     services.database.close()
     freeze = """
 import os, signal, threading

@@ -16,7 +16,7 @@ from diffusion_local.errors import DiskFull
 from diffusion_local.gallery import recipes, retention
 from diffusion_local.gallery.blobs import Blobs, MemoryBlobs, StoredFile
 from diffusion_local.gallery.files import ImageFiles, key_for
-from diffusion_local.gallery.formats import webp
+from diffusion_local.gallery.image_formats import webp
 from diffusion_local.gallery.local_blobs import LocalBlobs, write_atomically
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import Settings

@@ -11,7 +11,7 @@ from diffusion_local.compose import Services, open_files, open_services
 from diffusion_local.db.database import Database, translate_errors
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import DatabaseProblem, UserError
-from diffusion_local.health import storage
+from diffusion_local.health import storage_checks
 from diffusion_local.health.doctor import Finding, back_up, examine, rebuild_gallery
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
@@ -40,7 +40,7 @@ def test_a_sound_home_is_found_sound(services: Services) -> None:
 
 
 def test_a_database_that_another_program_holds_is_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.01)  # readiness answers sooner than a lock is given up
+    monkeypatch.setattr(storage_checks, "PATIENCE_SECONDS", 0.01)  # readiness answers sooner than a lock is given up
 
     def locked(database: Database) -> None:
         threading.Event().wait(0.2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffusion_local.domain import Batch, Job, Kind, Lane, Params, new_job, utc_now
 from diffusion_local.lists.entries import EXPORTS, Entry, export_lines
-from diffusion_local.lists.formats import parse
+from diffusion_local.lists.list_formats import parse
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.samplers import DIFFUSION
 from diffusion_local.options.table import OPTIONS, refused_options

@@ -20,7 +20,7 @@ from diffusion_local.domain import Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.notify import dispatcher as module
 from diffusion_local.notify import webhook
-from diffusion_local.notify.links import Bearer, Links, root_of
+from diffusion_local.notify.signed_urls import Bearer, Links, root_of
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor.leader import NotificationChore
 from tests.notify.conftest import OpenHouse, Receiver
@@ -196,19 +196,19 @@ def test_the_connection_goes_to_the_checked_address(
     telling: OpenHouse, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that stands for another address a moment later (DNS rebinding) changes nothing."""
-    from diffusion_local.notify import addresses
+    from diffusion_local.notify import outbound_hosts
 
     services = telling(webhook_events="batch.done")
     port = receiver.url.split(":")[2].split("/")[0]
     answers = iter([["127.0.0.1"]])
-    kept = addresses.socket.getaddrinfo
+    kept = outbound_hosts.socket.getaddrinfo
 
     def resolve(host: Any, *rest: Any, **more: Any) -> Any:
         if host == "rebind.example":
             return [(0, 0, 0, "", (each, int(port))) for each in next(answers)]  # asked once, or it fails
         return kept(host, *rest, **more)
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(outbound_hosts.socket, "getaddrinfo", resolve)
     outcome = webhook.post(
         f"http://rebind.example:{port}/x", "id", "{}", services.studio.webhooks.secret(), "rebind.example"
     )

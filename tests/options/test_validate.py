@@ -254,6 +254,25 @@ def test_a_scale_of_zero_is_out_of_its_limits(catalog: Catalog, zero: Any) -> No
         complete(catalog, "", kind="upscale", source=SOURCE, scale=zero)
 
 
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        ({"variation_seed": 7}, ["variation_seed"]),
+        ({"variation_seed": -1}, []),
+        ({"variation_seed": 7, "variation_strength": 0.2}, []),
+        ({"hires_steps": 4, "hires_tile": 256}, ["hires_steps", "hires_tile"]),
+        ({"hires_steps": 4, "hires_scale": 1.5}, []),
+    ],
+)
+def test_an_option_without_the_one_that_it_needs_is_warned_of(
+    catalog: Catalog, options: dict[str, Any], ignored: list[str]
+) -> None:
+    made = complete(catalog, "x", **options)
+    warnings = validate.ignored_warnings(made, options)
+    assert [each.id for each in warnings] == ["no_effect_without"] * len(ignored)
+    assert [each.params["name"] for each in warnings] == ignored
+
+
 def test_zero_that_has_no_effect_is_told(catalog: Catalog) -> None:
     upscale = {"kind": "upscale", "source": SOURCE, "guidance": 0}
     assert validate.ignored_warnings(complete(catalog, "", **upscale), upscale) == [

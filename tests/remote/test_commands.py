@@ -271,7 +271,7 @@ def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPat
             (["models", "remove", "starter"], "is part of the program"),
             (["models", "add", "/nowhere/at/all"], "PATH: must be a file or folder"),
             (["models", "cancel", "nobody"], "no download 'nobody'"),
-            (["webhook", "test", "http://127.0.0.1/"], "webhook: "),
+            (["webhook", "test", "http://127.0.0.1/"], "URL: "),
             (["webhook", "resend", "nobody"], "no delivery 'nobody'"),
         ],
     ),

@@ -14,7 +14,7 @@ from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, slots, wire
 from diffusion_local.domain import Job, State, utc_now, utc_text
 from diffusion_local.errors import HomeInUse, InvalidParams, LostClaim, ServerProblem
-from diffusion_local.gallery.formats import encode
+from diffusion_local.gallery.image_formats import encode
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.remote.dispatch import RemoteDispatch, StudioUnavailable
 from tests.remote.farm import ROBOT, Studio, joined, runner

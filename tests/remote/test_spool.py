@@ -11,7 +11,7 @@ from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, slots
 from diffusion_local.domain import Condition, DeviceMemory, Job, State, utc_now
 from diffusion_local.errors import HomeInUse, LostClaim
-from diffusion_local.gallery.formats import encode
+from diffusion_local.gallery.image_formats import encode
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.remote.dispatch import StudioUnavailable
 from diffusion_local.remote.spool import Spool

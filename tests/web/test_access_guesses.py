@@ -4,8 +4,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local.accounts.service import WINDOW
-from diffusion_local.web import access
-from diffusion_local.web.access import MOST_WRONG, TokenGuesses
+from diffusion_local.web import authentication
+from diffusion_local.web.authentication import MOST_WRONG, TokenGuesses
 from tests.web.conftest import client_of, services_of
 
 
@@ -42,7 +42,7 @@ def test_the_wait_ends_and_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert counted.wait("10.0.0.9", "x") == 0
     counted.note("10.0.0.9", "wrong", right=False)
     assert counted.wait("10.0.0.9", "x") == 0
-    monkeypatch.setattr(access, "MOST_KEPT", 10)
+    monkeypatch.setattr(authentication, "MOST_KEPT", 10)
     for number in range(100):
         counted.note(f"10.0.0.{number}", f"token {number}", right=number % 2 == 0)
     assert len(counted._wrong) == len(counted._right) == 10

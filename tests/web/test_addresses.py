@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_local.web.ui.addresses import MAX_SHOWN, SHOW, GalleryState
+from diffusion_local.web.ui.page_urls import MAX_SHOWN, SHOW, GalleryState
 
 
 def test_a_place_is_written_and_read() -> None:

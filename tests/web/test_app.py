@@ -9,7 +9,7 @@ from PIL import Image as PIL
 
 from diffusion_local.compose import Services
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, QueueFull
-from diffusion_local.gallery.formats import webp
+from diffusion_local.gallery.image_formats import webp
 from diffusion_local.messages import verbatim
 from diffusion_local.web.files import download_name
 from tests.support import claimed, image_of, params

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.web.access import Cookies, cookie_value, plain
+from diffusion_local.web.authentication import Cookies, cookie_value, plain
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import Services, open_services
-from diffusion_local.dispatch import storage
+from diffusion_local.dispatch import storage_faults
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.gallery.blobs import MemoryBlobs
-from diffusion_local.gallery.formats import webp
+from diffusion_local.gallery.image_formats import webp
 from diffusion_local.gallery.sweep import sweep
 from diffusion_local.health.doctor import examine, rebuild_gallery
 from diffusion_local.settings import Settings
@@ -231,7 +231,7 @@ def test_strays_are_swept_and_lost_rows_written_again(
 def test_a_full_store_holds_the_queue_and_no_job_pays_for_it(
     elsewhere: Services, client: TestClient, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(storage_faults, "PROBE_SECONDS", 0.0)
     [job_id] = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"]
     blobs._capacity = 1000
     work(elsewhere)

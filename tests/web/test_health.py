@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from diffusion_local.compose import Services, open_files
 from diffusion_local.domain import Lane
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.health import storage
+from diffusion_local.health import storage_checks
 from diffusion_local.health.doctor import examine
 from diffusion_local.messages import verbatim
 from diffusion_local.queue.order import OrderRules
@@ -63,8 +63,8 @@ def test_what_cannot_be_written_is_not_ready(
     services.workers.register("cpu0", 1, "CPU")
     services.workers.update("cpu0", "idle")
     assert client.get("/readyz").json() == {"ready": True}
-    monkeypatch.setattr(storage, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(storage_checks, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(storage_checks, "PATIENCE_SECONDS", 0.2)
     answers = threading.Event()
     if fault == "gallery":
         services.settings.gallery_folder.rename(services.settings.home / "away")
@@ -87,7 +87,7 @@ def test_what_cannot_be_written_is_not_ready(
     monkeypatch.undo()
     if fault == "gallery":
         (services.settings.home / "away").rename(services.settings.gallery_folder)
-    monkeypatch.setattr(storage, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(storage_checks, "FRESH_SECONDS", 0.0)
     assert eventually(lambda: client.get("/readyz").json() == {"ready": True})
 
 

@@ -15,9 +15,9 @@ import uvicorn
 
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
-from diffusion_local.web.access import STILL_KEY, cookie_name
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.app import create_app
+from diffusion_local.web.authentication import STILL_KEY, cookie_name
 from diffusion_local.web.long_lived import LongLived
 from tests.support import eventually
 from tests.web.conftest import free_port, services_of

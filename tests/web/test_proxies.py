@@ -16,7 +16,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.app import create_app
 from diffusion_local.web.proxies import NEVER_TAKEN, Proxies, checked_root, trusted_networks
 from diffusion_local.web.ui import view, view_gallery
-from diffusion_local.web.ui.addresses import GalleryState
+from diffusion_local.web.ui.page_urls import GalleryState
 from tests.web.conftest import made
 
 PROXY, STRANGER = "10.0.0.1", "10.0.0.9"

@@ -14,7 +14,7 @@ from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.web.ui import view_gallery, view_picture
-from diffusion_local.web.ui.addresses import GalleryState
+from diffusion_local.web.ui.page_urls import GalleryState
 from tests.support import params
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

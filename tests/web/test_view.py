@@ -12,7 +12,7 @@ from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.boards import Board
 from diffusion_local.messages import verbatim
 from diffusion_local.web.ui import tab_create, view, view_gallery, view_history, view_now, view_picture, view_stage
-from diffusion_local.web.ui.addresses import GalleryState
+from diffusion_local.web.ui.page_urls import GalleryState
 from diffusion_local.web.ui.view_gallery import Shown
 from tests.support import params
 

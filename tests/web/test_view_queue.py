@@ -9,7 +9,7 @@ from diffusion_local.domain import Batch, Failure, Job, Lane, State
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.queue.groups import Group, JobFilter, JobWindow, ListPosition, QueuePosition
 from diffusion_local.web.ui import view_queue
-from diffusion_local.web.ui.addresses import MOST_PAGES, MOST_WIDE, QueueState
+from diffusion_local.web.ui.page_urls import MOST_PAGES, MOST_WIDE, QueueState
 from diffusion_local.web.ui.view_queue import Page, Shown, group
 from diffusion_local.web.ui.view_queue_rows import Around, passed_over, row
 from diffusion_local.web.ui.words import speaking

@@ -13,7 +13,7 @@ from PIL import Image as PIL
 
 from diffusion_local import serializers
 from diffusion_local.compose import Services
-from diffusion_local.db import connections
+from diffusion_local.db import sqlite_connections
 from diffusion_local.domain import DeviceMemory, Job, Params, State, utc_text
 from diffusion_local.engine import Pass, Picture, Preview
 from diffusion_local.engine.fake import FakeEngine, TransientFault, draw_card
@@ -318,7 +318,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
     settings: object, services: Services, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one picture is saved the next is made; both must end, whichever of them meets the lock."""
-    monkeypatch.setattr(connections, "BUSY_SECONDS", 0.2)  # for the connections that are made from now on
+    monkeypatch.setattr(sqlite_connections, "BUSY_SECONDS", 0.2)  # for the connections that are made from now on
     services.database.close()
     first, second = submit(services, count=2, steps=2)
     locked = threading.Event()

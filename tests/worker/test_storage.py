@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import storage
+from diffusion_local.dispatch import storage_faults
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import StorageProblem
@@ -45,8 +45,8 @@ pytestmark = pytest.mark.usefixtures("connection")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PROBE_SECONDS", 0.02)
-    monkeypatch.setattr(storage, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(storage_faults, "PROBE_SECONDS", 0.02)
+    monkeypatch.setattr(storage_faults, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(saving, "TRY_SECONDS", 0.02)
     monkeypatch.setattr(saving, "KEEP_SECONDS", 0.05)
     monkeypatch.setattr(reporting, "DATABASE_PAUSE", 0.05)
@@ -232,7 +232,7 @@ def test_a_picture_that_waits_keeps_its_worker_from_counting_as_hung(
 def test_a_gallery_that_does_not_answer_holds_the_queue(
     services: Services, working: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(storage_faults, "SLOW_SECONDS", 0.2)
     answers, fsync = threading.Event(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (answers.wait(), fsync(descriptor)))
     ids = submit(services, count=3)

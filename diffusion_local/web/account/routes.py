@@ -19,9 +19,9 @@ from diffusion_local.actor import Actor, current
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.web import access
-from diffusion_local.web.access import SESSION_KEY, cookie_name
+from diffusion_local.web import authentication
 from diffusion_local.web.account import pages
+from diffusion_local.web.authentication import SESSION_KEY, cookie_name
 from diffusion_local.web.error_responses import NOT_CACHED, error_response, headers_of, status_of
 from diffusion_local.web.ui import view
 from diffusion_local.web.ui.words import say
@@ -37,7 +37,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     hashing = anyio.CapacityLimiter(AT_ONCE)
 
     def device(request: Request) -> str:
-        return access.cookie_value(request.headers.get("cookie", ""), device_cookie)
+        return authentication.cookie_value(request.headers.get("cookie", ""), device_cookie)
 
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request, next: str = "", out: bool = False) -> Response:

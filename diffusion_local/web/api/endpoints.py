@@ -24,7 +24,7 @@ from diffusion_local.operations.operation import Operation
 from diffusion_local.options.signature import with_options
 from diffusion_local.options.values import check_number
 from diffusion_local.studio import MAX_WAIT, Studio
-from diffusion_local.web.api.gradio.calls import UPLOAD
+from diffusion_local.web.api.gradio.call_checks import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import JobEvents, Watch, follow_until_end, until_final
 

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from diffusion_local.actor import NOBODY, Actor, acting
 from diffusion_local.errors import UserError
 from diffusion_local.messages import message
-from diffusion_local.web.access import ACTOR_KEY
+from diffusion_local.web.authentication import ACTOR_KEY
 from diffusion_local.web.gradio_compat import TESTED
 from diffusion_local.web.gradio_compat.running import Running
 

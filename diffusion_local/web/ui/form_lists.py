@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.lists.entries import EXPANSIONS, parse_size
-from diffusion_local.lists.formats import LIST_PARSERS
 from diffusion_local.lists.grid import PROMPT_AXES
+from diffusion_local.lists.list_formats import LIST_PARSERS
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.types import Kind

@@ -14,7 +14,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
 from diffusion_local.web.api.gradio import uploads
-from diffusion_local.web.api.gradio.calls import Calls
+from diffusion_local.web.api.gradio.call_checks import Calls
 from diffusion_local.web.api.gradio.surface import Surface
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch

@@ -9,8 +9,8 @@ from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_gallery
-from diffusion_local.web.ui.addresses import GalleryState
 from diffusion_local.web.ui.live import hidden, live
+from diffusion_local.web.ui.page_urls import GalleryState
 from diffusion_local.web.ui.view_gallery import Shown
 
 # -- handlers -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import gradio as gr
 from diffusion_local.domain import Snapshot, new_id
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.lists.encoding import decode
-from diffusion_local.lists.formats import format_of
+from diffusion_local.lists.list_formats import format_of
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form_lists, view, view_batches, view_lists

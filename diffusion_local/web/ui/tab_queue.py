@@ -9,8 +9,8 @@ from typing import Any
 from diffusion_local.domain import Snapshot
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_queue
-from diffusion_local.web.ui.addresses import QueueState
 from diffusion_local.web.ui.live import hidden, live
+from diffusion_local.web.ui.page_urls import QueueState
 from diffusion_local.web.ui.view_queue import Page, Shown
 
 LIVE, ENDED = 15, 10  # batches on a page

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from diffusion_local import serializers
 from diffusion_local.options import a1111
-from diffusion_local.web.ui import addresses, words
+from diffusion_local.web.ui import page_urls, words
 
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 
@@ -57,7 +57,7 @@ def environment() -> Environment:
         "translated": words.translated,
         "shapes": serializers,
         "recipe_text": a1111.format_recipe,
-        "address": addresses.address,
+        "address": page_urls.address,
     }
     made.globals["icon"] = made.get_template("icons.html").module.icon  # type: ignore[attr-defined]
     return made

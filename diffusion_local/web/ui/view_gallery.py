@@ -11,7 +11,7 @@ from diffusion_local import actor, serializers
 from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
 from diffusion_local.gallery.images import SHAPE_FILTERS, SORTS
-from diffusion_local.web.ui.addresses import GalleryState
+from diffusion_local.web.ui.page_urls import GalleryState
 from diffusion_local.web.ui.templates import render, say
 from diffusion_local.web.ui.view_picture import recipe_rows
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from diffusion_local.domain import FINAL, Snapshot, State
 from diffusion_local.queue.groups import STATE_FILTERS, Group, JobWindow
-from diffusion_local.web.ui.addresses import QueueState, written
+from diffusion_local.web.ui.page_urls import QueueState, written
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration
 from diffusion_local.web.ui.view_batches import BatchLine

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.actor import LOCAL, acting, current
 from diffusion_local.compose import Services
-from diffusion_local.web.access import cookie_name
+from diffusion_local.web.authentication import cookie_name
 from tests.support import eventually
 from tests.web.conftest import client_of, made, services_of
 

@@ -108,7 +108,7 @@ def test_it_ends_after_an_hour(
 ) -> None:
     url, now = link(client, token_of(services, "ann"), image), time.time()
     assert client.get(url).status_code == 200
-    monkeypatch.setattr("diffusion_local.notify.links.time.time", lambda: now + 3601)
+    monkeypatch.setattr("diffusion_local.notify.signed_urls.time.time", lambda: now + 3601)
     assert client.get(url).status_code == 401
 
 

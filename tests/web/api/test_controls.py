@@ -22,7 +22,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111 import reading
 from diffusion_local.web.api.dialects.adapting import Aliases
-from diffusion_local.web.api.limits import MOST_BYTES
+from diffusion_local.web.api.request_limits import MOST_BYTES
 from tests.models.files import CONTROLNET, LORA, write_header
 from tests.web.api.comfyui.graphs import txt2img
 from tests.web.api.conftest import JOBS, SMALL, Hands, draw_next

@@ -16,7 +16,7 @@ from gradio import processing_utils
 from gradio_client import Client, handle_file
 from PIL import Image as PIL
 
-from diffusion_local.web.api.gradio.calls import session_key
+from diffusion_local.web.api.gradio.call_checks import session_key
 from diffusion_local.web.api.gradio.uploads import MAX_FILES
 from tests.support import eventually
 from tests.web.attacks.conftest import Victim

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_local.web.api.dialects import DIALECT_METHODS, DIALECT_PREFIXES
-from diffusion_local.web.api.dialects.a1111.lists import EMPTY_ANSWERS
+from diffusion_local.web.api.dialects.a1111.choices import EMPTY_ANSWERS
 from tests.web.api.comfyui.graphs import TXT2IMG
 from tests.web.authority.scene import PASSWORD, SMALL, png
 

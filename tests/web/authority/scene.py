@@ -27,7 +27,7 @@ from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.prompt_helper import PromptHelper
 from diffusion_local.queue import recent_estimates
 from diffusion_local.queue.jobs import Selection
-from diffusion_local.web.access import cookie_name
+from diffusion_local.web.authentication import cookie_name
 from tests.support import claimed
 from tests.web.conftest import client_of, drawn, services_of
 

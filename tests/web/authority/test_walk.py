@@ -22,8 +22,8 @@ from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound,
 from diffusion_local.operations.operation import DataScope
 from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.studio import Studio
-from diffusion_local.web.access import is_open_path
 from diffusion_local.web.api import endpoints
+from diffusion_local.web.authentication import is_open_path
 from diffusion_local.web.page_delta import TABS
 from diffusion_local.web.ui import actions
 from tests.support import tiers

@@ -40,7 +40,7 @@ from diffusion_local.web.api.dialects.adapting import (
 )
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, sentences
-from diffusion_local.web.api.dialects.paths import DIALECT, REPLICATE
+from diffusion_local.web.api.dialects.prefixes import DIALECT, REPLICATE
 from diffusion_local.web.api.http_headers import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import kept_pictures

@@ -7,7 +7,7 @@ from PIL import ImageOps
 
 from diffusion_local import image_decoding
 from diffusion_local.gallery.blobs import StoredFile
-from diffusion_local.gallery.formats import can_hold, write
+from diffusion_local.gallery.image_formats import can_hold, write
 from diffusion_local.gallery.sources import Sources
 
 

@@ -17,9 +17,9 @@ from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web import error_responses
-from diffusion_local.web.api.gradio.calls import Calls, session_key
-from diffusion_local.web.api.gradio.routes import AllowedRoute, RouteKind, find
-from diffusion_local.web.api.limits import MOST_BYTES
+from diffusion_local.web.api.gradio.allowed_routes import AllowedRoute, RouteKind, find
+from diffusion_local.web.api.gradio.call_checks import Calls, session_key
+from diffusion_local.web.api.request_limits import MOST_BYTES
 from diffusion_local.web.error_responses import NOT_CACHED, error_response
 
 REPLY_BYTES = 10_000  # of a response that contains an event id

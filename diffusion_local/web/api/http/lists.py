@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from diffusion_local import serializers
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.formats import format_of
+from diffusion_local.lists.list_formats import format_of
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.messages import message

@@ -21,7 +21,7 @@ from diffusion_local.compose import Services
 from diffusion_local.dispatch import matching, wire
 from diffusion_local.dispatch.leased import LeasedDispatch
 from diffusion_local.dispatch.matching import InstalledFiles
-from diffusion_local.dispatch.storage import Storage
+from diffusion_local.dispatch.storage_faults import Storage
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost, NotFound, echo
 from diffusion_local.messages import message

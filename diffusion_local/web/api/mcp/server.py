@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError
 from diffusion_local import __version__, disk
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound, Overloaded, UserError, echo
-from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
+from diffusion_local.gallery.image_formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import map_params, message, serialize
 from diffusion_local.web.api.mcp import pictures
 from diffusion_local.web.api.mcp.tools import Result, Tool, Tools

@@ -24,10 +24,10 @@ from diffusion_local import serializers
 from diffusion_local.actor import NOBODY, acting
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.access import ACTOR_KEY
 from diffusion_local.web.api.dialects.calls import root_of
-from diffusion_local.web.api.limits import larger
+from diffusion_local.web.api.request_limits import larger
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.authentication import ACTOR_KEY
 
 PATH = "/mcp"
 

@@ -11,9 +11,9 @@ from diffusion_local.messages import Message
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.graph import read
 from diffusion_local.web.api.dialects.comfyui.information import info
+from diffusion_local.web.api.dialects.comfyui.node_values import Plan, Refused, Scaling
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names
 from diffusion_local.web.api.dialects.comfyui.submitting import scaled
-from diffusion_local.web.api.dialects.comfyui.values import Plan, Refused, Scaling
 from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
 
 NAMES = Names(

@@ -26,7 +26,7 @@ from diffusion_local.options.table import FROM_SOURCE, Params
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import draw_things, extras, lists, scripts, second_pass
+from diffusion_local.web.api.dialects.a1111 import choices, draw_things, extras, scripts, second_pass
 from diffusion_local.web.api.dialects.a1111.reading import (
     ITS_OWN,
     NEUTRAL,
@@ -147,7 +147,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         return {}
 
     extras.add(api, studio, settings, ended)
-    lists.add(api, studio)
+    choices.add(api, studio)
     draw_things.add(api, studio)
     extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(a1111_error, SPELLED))
     scripts.add(extension, studio)

@@ -2,7 +2,7 @@
 
 A graph is translated to a single submit (``graph``); its jobs wait in the studio's own queue and survive restarts.
 Queue, history, pictures and events are separate for each caller. The routes are served at the root and below ``/api``,
-as in ComfyUI, and below ``/comfyui`` (``dialects.paths``).
+as in ComfyUI, and below ``/comfyui`` (``dialects.prefixes``).
 """
 
 from fastapi import APIRouter, Request

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from diffusion_local import authority
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
-from diffusion_local.gallery.formats import TYPE_BY_SUFFIX
+from diffusion_local.gallery.image_formats import TYPE_BY_SUFFIX
 from diffusion_local.messages import message
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.serializers import Json

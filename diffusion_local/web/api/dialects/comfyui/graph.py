@@ -13,16 +13,7 @@ from diffusion_local.options.types import format_number
 from diffusion_local.options.values import entry
 from diffusion_local.web.api.dialects.comfyui import checking, shaping
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
-from diffusion_local.web.api.dialects.comfyui.nodes import (
-    NODES,
-    OWN_SPACING,
-    UNION_TYPES,
-    WIDGET_TYPES,
-    Input,
-    Names,
-)
-from diffusion_local.web.api.dialects.comfyui.shaping import Enlarged, enlarged_image, enlarged_latent, second_pass
-from diffusion_local.web.api.dialects.comfyui.values import (
+from diffusion_local.web.api.dialects.comfyui.node_values import (
     Clip,
     Conditioning,
     Control,
@@ -37,6 +28,15 @@ from diffusion_local.web.api.dialects.comfyui.values import (
     beyond,
     failed,
 )
+from diffusion_local.web.api.dialects.comfyui.nodes import (
+    NODES,
+    OWN_SPACING,
+    UNION_TYPES,
+    WIDGET_TYPES,
+    Input,
+    Names,
+)
+from diffusion_local.web.api.dialects.comfyui.shaping import Enlarged, enlarged_image, enlarged_latent, second_pass
 
 MOST_SEED = 2**32
 

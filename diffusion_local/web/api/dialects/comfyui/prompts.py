@@ -14,6 +14,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.comfyui import checking, records
 from diffusion_local.web.api.dialects.comfyui.graph import read
+from diffusion_local.web.api.dialects.comfyui.node_values import Refused
 from diffusion_local.web.api.dialects.comfyui.submitting import (
     SHORT_ID,
     Uploads,
@@ -24,7 +25,6 @@ from diffusion_local.web.api.dialects.comfyui.submitting import (
     refused,
     text_of,
 )
-from diffusion_local.web.api.dialects.comfyui.values import Refused
 from diffusion_local.web.error_responses import NOT_CACHED
 
 MOST_GRAPH_CHARS = 400_000

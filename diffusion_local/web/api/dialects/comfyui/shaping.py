@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from diffusion_local.messages import message
 from diffusion_local.options.hires import LANCZOS, enlarged
-from diffusion_local.web.api.dialects.comfyui.values import (
+from diffusion_local.web.api.dialects.comfyui.node_values import (
     Conditioning,
     Latent,
     Model,

@@ -22,10 +22,10 @@ from diffusion_local.actor import current
 from diffusion_local.domain import Job, State, new_id
 from diffusion_local.errors import NotFound, Overloaded
 from diffusion_local.studio import Studio
-from diffusion_local.web.access import STILL_KEY
 from diffusion_local.web.api.dialects.comfyui import records
 from diffusion_local.web.api.dialects.comfyui.records import Record
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.authentication import STILL_KEY
 
 MOST_OF_ACCOUNT = 50
 MAX_SOCKETS = 500

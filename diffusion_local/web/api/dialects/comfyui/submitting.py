@@ -25,8 +25,7 @@ from diffusion_local.web.api.dialects.adapting import Aliases, adapted
 from diffusion_local.web.api.dialects.calls import PerAccount
 from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import Fault
-from diffusion_local.web.api.dialects.comfyui.nodes import Names
-from diffusion_local.web.api.dialects.comfyui.values import (
+from diffusion_local.web.api.dialects.comfyui.node_values import (
     Control,
     Mask,
     Picture,
@@ -36,6 +35,7 @@ from diffusion_local.web.api.dialects.comfyui.values import (
     Work,
     failed,
 )
+from diffusion_local.web.api.dialects.comfyui.nodes import Names
 from diffusion_local.web.api.dialects.pictures import as_png
 from diffusion_local.web.api.uploads import media_type
 

@@ -18,7 +18,7 @@ from diffusion_local import serializers
 from diffusion_local.cli.models import format_download
 from diffusion_local.compose import Services
 from diffusion_local.errors import Conflict, InvalidParams
-from diffusion_local.hub import links
+from diffusion_local.hub import file_urls
 from diffusion_local.hub.downloads import Download, DownloadState, civitai_source
 from diffusion_local.hub.fetcher import Fetcher
 from diffusion_local.models.parts import TEXT_ENCODER
@@ -163,7 +163,7 @@ def test_an_interrupted_file_resumes_where_it_broke_off(services: Services, serv
 def test_a_file_that_changed_meanwhile_starts_again(
     services: Services, server: FileServer, lora: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "MAX_REQUEST_TRIES", 1)
+    monkeypatch.setattr(file_urls, "MAX_REQUEST_TRIES", 1)
     server.files["/style.safetensors"] = b"\0" * len(lora)
     server.break_after = [1000]
     assert loaded(services, f"{server.url}/style.safetensors").error_kind == "no_network"
@@ -208,7 +208,7 @@ def test_another_digest_than_given_is_discarded(services: Services, server: File
 def test_a_file_beyond_the_limit_is_refused(
     services: Services, server: FileServer, lora: bytes, chunked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "GB", 10)
+    monkeypatch.setattr(file_urls, "GB", 10)
     server.files["/style.safetensors"], server.chunked = lora, chunked
     failed = loaded(services, f"{server.url}/style.safetensors")
     assert failed.error_kind == "too_large"

@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 
 from diffusion_local.settings import Settings
-from diffusion_local.web import connections as module
-from diffusion_local.web.connections import Connection, Connections, Protocol, listen
+from diffusion_local.web import connection_limits as module
+from diffusion_local.web.connection_limits import Connection, Connections, Protocol, listen
 from tests.support import eventually
 from tests.web.test_process import web_process
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.entries import LIST_OPTIONS, OPTION_SPELLINGS, BadLine, Entry
-from diffusion_local.lists.formats import LIST_PARSERS, format_of, parse
+from diffusion_local.lists.list_formats import LIST_PARSERS, format_of, parse
 
 
 def one(line: str, form: str = "text") -> Entry | BadLine:

@@ -13,9 +13,9 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
-from diffusion_local.web.api.gradio.routes import RouteKind
+from diffusion_local.web.api.gradio.allowed_routes import RouteKind
 from diffusion_local.web.api.gradio.uploads import Uploads
-from diffusion_local.web.api.limits import MAX_STRUCTURE, Structure
+from diffusion_local.web.api.request_limits import MAX_STRUCTURE, Structure
 
 MAX_DEPTH = 32  # levels of nested values
 MAX_EVENTS = 1000  # remembered per account; older ones are dropped with their results

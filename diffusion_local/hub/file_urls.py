@@ -1,8 +1,8 @@
 """Downloads of single files from any web server, and of the files of model versions on Civitai.
 
 Users choose these addresses, so every host, including those of redirects, is checked before a connection is made (see
-``notify.addresses``), and the connection goes to the checked address. Only the configured Civitai server is exempt,
-because the administrator chose it; it alone receives the access token.
+``notify.outbound_hosts``), and the connection goes to the checked address. Only the configured Civitai server is
+exempt, because the administrator chose it; it alone receives the access token.
 
 https://developer.civitai.com/docs/api/public-rest
 """
@@ -24,9 +24,9 @@ from diffusion_local.errors import HubProblem, InvalidParams, ModelUnavailable, 
 from diffusion_local.hub.client import MAX_REQUEST_TRIES, TIMEOUT, digest_existing, reason
 from diffusion_local.hub.downloads import CIVITAI, DEFAULT_SUFFIX, MAX_NAME, is_weights, shown_source
 from diffusion_local.messages import Message, message
-from diffusion_local.models.formats import open_header
+from diffusion_local.models.file_formats import open_header
 from diffusion_local.models.pickled import calls_problem
-from diffusion_local.notify.addresses import AllowedTargets, check_target, is_public
+from diffusion_local.notify.outbound_hosts import AllowedTargets, check_target, is_public
 from diffusion_local.settings import Settings, civitai_endpoint
 
 MAX_REDIRECTS = 5

@@ -8,8 +8,8 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.web.api.gradio.calls import MAX_DEPTH, MAX_EVENTS, Calls, session_key
-from diffusion_local.web.api.gradio.routes import RouteKind
+from diffusion_local.web.api.gradio.allowed_routes import RouteKind
+from diffusion_local.web.api.gradio.call_checks import MAX_DEPTH, MAX_EVENTS, Calls, session_key
 from diffusion_local.web.api.gradio.uploads import Uploads
 
 PAGE = True  # of the client

@@ -30,7 +30,7 @@ from diffusion_local.accounts.service import WINDOW, Accounts, network_of
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import message
-from diffusion_local.notify.links import Links
+from diffusion_local.notify.signed_urls import Links
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import refusal_reason
 from diffusion_local.web.error_responses import NOT_CACHED, error_response
@@ -124,7 +124,7 @@ def trim(entries: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, 
 
 #: Paths that need no authentication: the sign-in with the files of its page, health checks, and pairing.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", "/assets/fonts/", PAIRING)
-#: Path prefix and requests for which a signed URL suffices (see ``notify.links``).
+#: Path prefix and requests for which a signed URL suffices (see ``notify.signed_urls``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
 
 

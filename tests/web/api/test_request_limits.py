@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Mount
 from diffusion_local.actor import NOBODY, SCOPES, Actor, Role, Scope, acting
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
-from diffusion_local.web.api import limits
+from diffusion_local.web.api import request_limits
 from tests.web.conftest import client_of, services_of
 
 SETTINGS = Settings.load(environ={}, engine="fake")
@@ -37,7 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
 
 
 def test_every_route_that_takes_a_body_refuses_one_beyond_its_limit(shared: TestClient) -> None:
-    limit_of = limits.BodyLimit(shared.app, SETTINGS).limit_of
+    limit_of = request_limits.BodyLimit(shared.app, SETTINGS).limit_of
     tried = set()
     for path, methods in routes(shared.app.routes):  # type: ignore[attr-defined]
         for method in sorted(methods & BODIES):
@@ -63,28 +63,28 @@ def test_every_route_that_takes_a_body_refuses_one_beyond_its_limit(shared: Test
 
 def test_the_routes_with_a_larger_limit_exist(shared: TestClient) -> None:
     known = {path for path, _ in routes(shared.app.routes)}  # type: ignore[attr-defined]
-    for path in limits.larger(SETTINGS):  # type: ignore[attr-defined]
+    for path in request_limits.larger(SETTINGS):  # type: ignore[attr-defined]
         parts = path.split("/")
         assert {path, *("/".join([*parts[:-1], name]) for name in ("{api_name}", "{prediction_id}"))} & known, path
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/gradio_api/nowhere", "/gradio_api/run/job", "/look", "/"])
 def test_unknown_paths_and_short_ones_have_the_common_limit(shared: TestClient, path: str) -> None:
-    assert shared.post(path, content=b"x" * (limits.MOST_BYTES + 1)).status_code == 413
+    assert shared.post(path, content=b"x" * (request_limits.MOST_BYTES + 1)).status_code == 413
     assert shared.post(path, content=iter([b"x"])).status_code == 411
 
 
 def test_a_body_longer_than_it_says_is_cut(services: Services) -> None:
     """Servers other than ours may pass on more than the header announces."""
     client = client_of(services)
-    body = b'{"seen": "' + b"x" * limits.MOST_BYTES + b'"}'
+    body = b'{"seen": "' + b"x" * request_limits.MOST_BYTES + b'"}'
     answer = client.post("/look", content=body, headers={"Content-Length": "10"})
     assert answer.status_code == 413
 
 
 def test_bodies_share_two_pools_and_no_account_keeps_out_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "larger", lambda _: {"/large": 4_000_000})
-    monkeypatch.setattr(limits, "SMALL_BODIES", 400_000)
+    monkeypatch.setattr(request_limits, "larger", lambda _: {"/large": 4_000_000})
+    monkeypatch.setattr(request_limits, "SMALL_BODIES", 400_000)
     answers: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -97,7 +97,7 @@ def test_bodies_share_two_pools_and_no_account_keeps_out_another(monkeypatch: py
             return
         answers.append(f"{name} read")
 
-    async def sent(limit: limits.BodyLimit, name: str, path: str, *sizes: int) -> None:
+    async def sent(limit: request_limits.BodyLimit, name: str, path: str, *sizes: int) -> None:
         pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes]
         pieces[-1]["more_body"] = False
         headers = [(b"content-length", str(sum(sizes)).encode()), (b"content-type", b"multipart/form-data")]
@@ -113,7 +113,7 @@ def test_bodies_share_two_pools_and_no_account_keeps_out_another(monkeypatch: py
         turn.update({name: asyncio.Event() for name in ("first", "second", "small", "other")})
         turn["second"].set()
         turn["other"].set()
-        limit = limits.BodyLimit(app, SETTINGS)
+        limit = request_limits.BodyLimit(app, SETTINGS)
         first = asyncio.create_task(sent(limit, "first", "/large", 3_000_000, 1_000_000))
         await asyncio.sleep(0)
         await sent(limit, "second", "/large", 900_000, 1_000_000)  # both together are more than the largest may be
@@ -130,8 +130,8 @@ def test_bodies_share_two_pools_and_no_account_keeps_out_another(monkeypatch: py
 
 
 def test_a_header_is_bounded(shared: TestClient) -> None:
-    many = [(f"X-{number}", "x") for number in range(limits.MOST_HEADERS + 1)]
-    for headers in (many, [("X-Long", "x" * limits.MOST_HEADER_BYTES)]):
+    many = [(f"X-{number}", "x") for number in range(request_limits.MOST_HEADERS + 1)]
+    for headers in (many, [("X-Long", "x" * request_limits.MOST_HEADER_BYTES)]):
         answer = shared.get("/healthz", headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (431, "request_header_fields_too_large")
 
@@ -178,7 +178,7 @@ def test_a_form_with_thousands_of_parts_is_refused(shared: TestClient, path: str
     ],
 )
 def test_the_structure_of_json_is_counted_as_it_arrives(text: bytes, outside: int, size: int) -> None:
-    structure = limits.Structure()
+    structure = request_limits.Structure()
     for start in range(0, len(text), size):
         structure.add(text[start : start + size])
     assert structure.bytes == outside
@@ -194,9 +194,9 @@ def test_json_of_many_small_values_is_refused_before_it_is_parsed(shared: TestCl
 
 def test_only_those_who_may_submit_or_work_send_large_bodies() -> None:
     worker = Actor("ann", Role.ADMIN, frozenset({Scope.READ, Scope.WORKER}), source="token")
-    assert limits.allowed_to(worker) > 100 * limits.MOST_BYTES
+    assert request_limits.allowed_to(worker) > 100 * request_limits.MOST_BYTES
     viewer = Actor("vic", Role.VIEWER, SCOPES[Role.VIEWER])
     user = Actor("ann", Role.USER, SCOPES[Role.USER])
-    assert limits.allowed_to(viewer) == limits.MOST_BYTES
-    assert limits.allowed_to(NOBODY) == limits.STRANGERS_BYTES < limits.MOST_BYTES
-    assert limits.allowed_to(user) > 100 * limits.MOST_BYTES
+    assert request_limits.allowed_to(viewer) == request_limits.MOST_BYTES
+    assert request_limits.allowed_to(NOBODY) == request_limits.STRANGERS_BYTES < request_limits.MOST_BYTES
+    assert request_limits.allowed_to(user) > 100 * request_limits.MOST_BYTES

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.notify import addresses
-from diffusion_local.notify.addresses import AllowedTargets, check_target, is_numeric_host, is_public, parse_url
+from diffusion_local.notify import outbound_hosts
+from diffusion_local.notify.outbound_hosts import AllowedTargets, check_target, is_numeric_host, is_public, parse_url
 from tests.support import refused
 
 NOTHING = AllowedTargets()
@@ -25,7 +25,7 @@ def names(monkeypatch: pytest.MonkeyPatch, **known: list[str]) -> list[str]:
             raise socket.gaierror("Name or service not known")
         return [(0, 0, 0, "", (each, port)) for each in found]
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(outbound_hosts.socket, "getaddrinfo", resolve)
     return asked
 
 
@@ -118,8 +118,8 @@ def test_a_name_service_that_does_not_answer_holds_nobody(monkeypatch: pytest.Mo
     import threading
 
     over = threading.Event()
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: over.wait(30))
-    monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(outbound_hosts.socket, "getaddrinfo", lambda *_, **__: over.wait(30))
+    monkeypatch.setattr(outbound_hosts, "RESOLVE_SECONDS", 0.05)
     with refused(InvalidParams, "hook_found_why", field="webhook"):
         check_target("https://slow.example/", NOTHING)
     over.set()

@@ -12,7 +12,7 @@ from sd_parsers import ParserManager
 from diffusion_local.compose import Services, open_files, open_services
 from diffusion_local.domain import Image
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.gallery import formats, recipes
+from diffusion_local.gallery import image_formats, recipes
 from diffusion_local.gallery.sweep import rebuild, sweep
 from diffusion_local.settings import Settings
 from diffusion_local.worker.stopping import Stop
@@ -59,7 +59,7 @@ def test_the_recipe_is_inside_for_other_tools_and_for_ours(other: Services, form
 def test_it_has_its_own_name_beside_its_thumbnail(other: Services, form: str) -> None:
     image, path = image_in(other)
     thumbnail = other.files.thumbnail(image.key)
-    assert (path.name, thumbnail.name) == (image.id + formats.SUFFIX_BY_FORMAT[form], f"{image.id}.webp")
+    assert (path.name, thumbnail.name) == (image.id + image_formats.SUFFIX_BY_FORMAT[form], f"{image.id}.webp")
     thumbnail.delete()
     with other.files.thumbnail(image.key).open() as file, PIL.open(file) as small:
         assert max(small.size) <= 320
@@ -102,5 +102,5 @@ def test_what_a_format_cannot_hold_is_kept_as_png(settings: Settings) -> None:
     settings.make_folders()
     long = {"parameters": "x" * 40_000, "diffusion-local": "{}"}
     assert open_files(replace(settings, image_format="jpeg")).save(KEY, PICTURE, long).key == KEY
-    wide = PIL.new("RGB", (formats.MAX_SIDE["webp"] + 1, 1))
+    wide = PIL.new("RGB", (image_formats.MAX_SIDE["webp"] + 1, 1))
     assert open_files(replace(settings, image_format="webp")).save(KEY, wide, {}).key == KEY

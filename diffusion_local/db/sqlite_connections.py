@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from diffusion_local.db.access import add_functions
+from diffusion_local.db.row_access import add_functions
 
 BUSY_SECONDS = 15
 #: How long a new connection waits for old ones to close.

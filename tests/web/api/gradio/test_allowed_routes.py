@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from diffusion_local.web.api.gradio.routes import ALLOWED, REMOVED_ROUTES, find
+from diffusion_local.web.api.gradio.allowed_routes import ALLOWED, REMOVED_ROUTES, find
 
 PAGE = True  # of the client
 
@@ -49,7 +49,7 @@ def test_the_walk_sees_routes_of_both_kinds() -> None:
 
 def test_every_route_of_the_installed_gradio_is_allowed_or_refused() -> None:
     undecided = installed() - allowed - refused
-    assert not undecided, "put each into ALLOWED or REFUSED of web/api/gradio/routes.py"
+    assert not undecided, "put each into ALLOWED or REFUSED of web/api/gradio/allowed_routes.py"
 
 
 def test_the_tables_name_only_what_there_is_and_each_once() -> None:

@@ -9,8 +9,8 @@ import pytest
 from diffusion_local.compose import Services, open_services
 from diffusion_local.errors import StorageProblem
 from diffusion_local.gallery.blobs import MemoryBlobs
-from diffusion_local.health import storage
-from diffusion_local.health.storage import StorageProbe
+from diffusion_local.health import storage_checks
+from diffusion_local.health.storage_checks import StorageProbe
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web.page_delta import delta_since
@@ -57,7 +57,7 @@ def test_the_page_tells_of_a_bucket_that_is_away_and_that_it_is_back(
             notices.append(parts.get("notices", notices[-1] if notices else ""))
         return "pictures" in str(notices[-1])
 
-    monkeypatch.setattr(storage, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(storage_checks, "WATCH_SECONDS", 0.0)
     seen, notices = "", list[object]()
     bucket.away = True
     eventually(told)
@@ -81,7 +81,7 @@ def test_a_bucket_that_does_not_answer_is_told(
     bucket.answer.clear()
     probe = elsewhere.studio.storage
     probe.fault(wait=False)
-    monkeypatch.setattr(storage, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(storage_checks, "WATCH_SECONDS", 0.0)
     assert probe.fault(wait=False) == message("storage_no_answer")
     bucket.answer.set()
 
