@@ -175,7 +175,9 @@ def of_parameters(command: Any) -> Iterator[str]:
     if listed:
         yield from ("", "| argument | meaning |", "|---|---|")
     for each in listed:
-        names = each.opts + each.secondary_opts if each.param_type_name == "option" else [each.metavar or each.name.upper()]
+        names = (
+            each.opts + each.secondary_opts if each.param_type_name == "option" else [each.metavar or each.name.upper()]
+        )
         yield row(", ".join(f"`{name}`" for name in names), one_line(getattr(each, "help", "") or ""))
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from PIL import Image as PIL
 
@@ -211,15 +212,16 @@ def run_model(picture: PIL.Image, model: VisionModel, field: str, *words: str, c
 def run_child(command: list[str], sent: bytes, check: Check) -> subprocess.CompletedProcess[bytes]:
     """Run a command with ``sent`` as its standard input, for at most TIMEOUT_SECONDS. Kill it if ``check`` raises."""
     until = time.monotonic() + TIMEOUT_SECONDS
-    pending: bytes | None = sent
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        # ``communicate`` sends no further input after a timeout (Python 3.11), so a thread sends it.
+        pipe, process.stdin = process.stdin, None
+        threading.Thread(target=write_and_close, args=(pipe, sent), name="vision input", daemon=True).start()
         try:
             while True:
                 try:
-                    output, problem = process.communicate(pending, timeout=CHECK_SECONDS)
+                    output, problem = process.communicate(timeout=CHECK_SECONDS)
                     return subprocess.CompletedProcess(command, process.returncode, output, problem)
                 except subprocess.TimeoutExpired:
-                    pending = None  # the next call sends the rest of the input
                     check()
                     if time.monotonic() > until:
                         process.kill()
@@ -230,3 +232,10 @@ def run_child(command: list[str], sent: bytes, check: Check) -> subprocess.Compl
         except BaseException:
             process.kill()
             raise
+
+
+def write_and_close(pipe: IO[bytes] | None, content: bytes) -> None:
+    """Write to a process that may end before it has read everything."""
+    assert pipe is not None
+    with suppress(BrokenPipeError), pipe:
+        pipe.write(content)

@@ -1,6 +1,7 @@
 """Preprocessors whose weights are a model: tiny random models of transformers, in this process and in their own."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -279,6 +280,16 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> vi
     path.chmod(0o755)
     monkeypatch.setattr(vision_models.sys, "executable", str(path))
     return vision_models.VisionModel("caption", tmp_path, ())
+
+
+@pytest.mark.timeout(30)
+def test_a_picture_larger_than_a_pipe_reaches_a_process_that_starts_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision_models, "CHECK_SECONDS", 0.05)
+    command = [sys.executable, "-c", "import sys, time; time.sleep(0.3); print(len(sys.stdin.buffer.read()))"]
+    ended = vision_models.run_child(command, bytes(1_000_000), lambda: None)
+    assert (ended.returncode, ended.stdout.strip()) == (0, b"1000000")
+    deaf = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    assert vision_models.run_child(deaf, bytes(1_000_000), lambda: None).returncode == 3
 
 
 def test_a_look_ends_when_it_is_called_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
