@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -114,15 +114,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)  # keeps the order within each
 
 
-#: Run by one process, in the first tier: they share a browser, the server that it visits, and the children's imports.
-TOGETHER = ("tests/web/browser/", "tests/web/test_process.py", "tests/cost/test_search.py")
+#: Files that one process runs, in the first tier: they share a browser, the server that it visits, and the children's
+#: imports; or the syntax trees of all modules.
+TOGETHER = (
+    ("tests/web/browser/", "tests/web/test_process.py", "tests/cost/test_search.py"),
+    (
+        "tests/cost/test_parsing.py",
+        "tests/options/test_table.py",
+        "tests/test_architecture.py",
+        "tests/test_errors.py",
+        "tests/test_messages.py",
+        "tests/test_patched_names.py",
+        "tests/web/test_words.py",
+        "tests/web/test_words_errors.py",
+    ),
+)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_group_of(item: pytest.Item) -> str | None:
     """Give one process the tests of all files that are TOGETHER."""
-    first = item.config.getoption("markexpr") == FIRST_TIER
-    return TOGETHER[0] if first and item.nodeid.startswith(TOGETHER) else None
+    if item.config.getoption("markexpr") != FIRST_TIER:
+        return None
+    return next((files[0] for files in TOGETHER if item.nodeid.startswith(files)), None)
 
 
 def pytest_sessionfinish() -> None:
@@ -233,14 +247,25 @@ def shared_certificates() -> Iterator[None]:
     known: dict[Any, Any] = {}
 
     def context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
-        if verify is not True or cert or {"SSL_CERT_FILE", "SSL_CERT_DIR"} & set(os.environ):
+        if verify is not True or cert:
             return make(verify, cert, trust_env)
-        if trust_env not in known:
-            known[trust_env] = make(trust_env=trust_env)
-        return known[trust_env]
+        key = trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        if key not in known:
+            known[key] = make(trust_env=trust_env)
+        return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(default, "create_ssl_context", context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_commands() -> Iterator[None]:
+    """Build the command line's tree once in this session: each call of ``main`` does, for one of its 70 commands."""
+    import typer.main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
 
 

@@ -157,7 +157,7 @@ def test_bad_input_is_refused_by_its_field(
 
 
 def test_it_is_there_over_http_and_the_recipe_has_both(services: Services, stand_in: StandIn) -> None:
-    client: TestClient = client_of(services)
+    client: TestClient = client_of(services, page=False)
     answer = client.post("/api/v1/prompts/help", json={"prompt": "ein Leuchtturm", "task": "translate"}).json()
     assert answer["prompts"] == [stand_in.answer]
     job = client.post("/api/v1/jobs", json={"prompt": answer["prompts"][0], "original": answer["original"]}).json()

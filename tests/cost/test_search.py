@@ -91,7 +91,7 @@ def test_every_connection_has_the_limits(services: Services) -> None:
 
 
 def test_http_refuses_and_names_the_field(services: Services) -> None:
-    client = client_of(services)
+    client = client_of(services, page=False)
     for path in ("/api/v1/images", "/api/v1/images/zip"):
         answer = client.get(path, params={"search": WORDS})
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, "search")

@@ -31,7 +31,7 @@ for run in range(int(sys.argv[4])):
 
 
 def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
-    runs = 12
+    runs = 8
     children = [
         start_python(MIGRATE_EACH, str(tmp_path), me, other, str(runs)) for me, other in (("a", "b"), ("b", "a"))
     ]

@@ -124,17 +124,17 @@ def test_a_lora_works_on_them_and_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_a_choice_for_the_model_goes_before_the_setting(diffusers_engine: DiffusersEngine, starter: Model) -> None:
+def test_a_choice_for_the_model_goes_before_the_setting(diffusers_engine: DiffusersEngine, trained: Model) -> None:
     engine = DiffusersEngine(Device("cpu", "cpu", "CPU"), threads=1)
-    engine.load(starter)
-    engine.load(replace(starter, chosen_precision="nf4"))  # loaded anew
+    engine.load(trained)
+    engine.load(replace(trained, chosen_precision="nf4"))  # loaded anew
     assert Draw(engine)(steps=1).facts["weights"] == "nf4"
-    engine.load(replace(starter, chosen_precision="stored"))
+    engine.load(replace(trained, chosen_precision="stored"))
     assert Draw(engine)(steps=1).facts["weights"] == "int8"  # as its files are
-    engine.load(starter)
+    engine.load(trained)
     assert "weights" not in Draw(engine)(steps=1).facts
     with pytest.raises(ModelUnavailable, match="fp16"):
-        engine.load(replace(starter, chosen_precision="fp16"))
+        engine.load(replace(trained, chosen_precision="fp16"))
     engine.unload()
 
 

@@ -227,11 +227,13 @@ PIECES = st.sampled_from(
         ",",
     ]
 )
-LINES = st.lists(st.lists(PIECES | st.text(max_size=5), max_size=8).map("".join), max_size=12)
+#: Any text: as hypothesis has it by itself, which takes a second to find out which characters UTF-8 has.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+LINES = st.lists(st.lists(PIECES | TEXTS, max_size=8).map("".join), max_size=12)
 
 
 @given(LINES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_line_of_any_text_is_an_entry_or_a_bad_line_with_its_number(lines: list[str]) -> None:
     written = [line.replace("\r", "").replace("\n", "").encode(errors="ignore").decode() for line in lines]
     try:
@@ -246,7 +248,7 @@ def test_every_line_of_any_text_is_an_entry_or_a_bad_line_with_its_number(lines:
 
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(LIST_PARSERS)))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_no_bytes_break_a_parser(data: bytes, form: str) -> None:
     with contextlib.suppress(InvalidParams):
         numbers = [each.line for each in parse(data, form)]
@@ -254,7 +256,7 @@ def test_no_bytes_break_a_parser(data: bytes, form: str) -> None:
 
 
 @given(st.lists(st.lists(PIECES | st.text('ab\n\r;"', max_size=4), max_size=5).map("".join), max_size=9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_table_breaks_the_csv_parser(rows: list[str]) -> None:
     for each in parse(("prompt,seed\n" + "\n".join(rows)).encode(), "csv"):
         assert each.line > 1

@@ -216,7 +216,7 @@ def test_a_paused_or_blocked_queue_hands_out_nothing_until_it_is_open_again(
 
 
 @pytest.mark.sqlite
-def test_claim_next_costs_the_same_at_a_hundred_thousand_jobs(database: Database, store: JobStore) -> None:
+def test_claim_next_costs_the_same_at_ten_thousand_jobs(database: Database, store: JobStore) -> None:
     """Counted in SQLite's own instructions, as a timing would depend on the machine."""
     enqueue(store)
     few = instructions(database, store)
@@ -225,11 +225,11 @@ def test_claim_next_costs_the_same_at_a_hundred_thousand_jobs(database: Database
         columns = "batch_id, idx, state, params, model, cost, lane, priority, created_at, finished_at"
         db.execute(
             f"""
-            WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 120000)
+            WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 12000)
             INSERT INTO jobs (id, position, {columns})
             SELECT 'job' || n, n + 10, batch_id, n,
-                   CASE WHEN n > 100000 THEN 'cancelled' ELSE 'queued' END,
-                   params, model, cost, n % 2, n % 7, created_at, CASE WHEN n > 100000 THEN created_at END
+                   CASE WHEN n > 10000 THEN 'cancelled' ELSE 'queued' END,
+                   params, model, cost, n % 2, n % 7, created_at, CASE WHEN n > 10000 THEN created_at END
             FROM n, (SELECT batch_id, params, model, cost, created_at FROM jobs LIMIT 1)
             """
         )

@@ -176,7 +176,7 @@ def test_what_is_shown_next_is_what_runs_next(tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.sqlite
-def test_a_claim_costs_the_same_behind_a_hundred_thousand_jobs_that_wait_for_the_night(
+def test_a_claim_costs_the_same_behind_ten_thousand_jobs_that_wait_for_the_night(
     database: Database, store: JobStore, clock: Clock
 ) -> None:
     clock("2026-11-22T12:00")
@@ -188,8 +188,8 @@ def test_a_claim_costs_the_same_behind_a_hundred_thousand_jobs_that_wait_for_the
         few = instructions(database, store)
         columns = "batch_id, idx, state, params, model, cost, lane, priority, created_at, gate"
         db.execute(
-            f"WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000) "
-            f"INSERT INTO jobs (id, position, owner, {columns}) SELECT 'job' || n, n - 200000, 'owner' || n % 9, "
+            f"WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000) "
+            f"INSERT INTO jobs (id, position, owner, {columns}) SELECT 'job' || n, n - 20000, 'owner' || n % 9, "
             f"{columns} FROM n, (SELECT * FROM jobs WHERE gate = 1)"
         )
     assert instructions(database, store) < 2 * few

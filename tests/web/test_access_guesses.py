@@ -17,7 +17,7 @@ def test_an_address_that_guesses_waits_and_its_own_tokens_go_on(tmp_path_factory
     services = services_of(tmp_path_factory)
     services.studio.accounts.add("root", "correct horse")
     used, fresh = (services.studio.accounts.add_token("root", name, [])[1] for name in ("used", "fresh"))
-    app = client_of(services).app
+    app = client_of(services, page=False).app
     here, elsewhere = (
         TestClient(app, base_url="http://127.0.0.1:7860", client=(address, 1)) for address in ("10.0.0.9", "10.0.0.5")
     )

@@ -222,7 +222,7 @@ def test_lists_are_walked_by_next(api: Client) -> None:
         walked: list[str] = []
         before = ""
         while True:
-            answer = call(api, name, limit=2, before=before)
+            answer = call(api, name, limit=4, before=before)
             walked += [each["id"] for each in answer[key]]
             if not (before := answer["next"]):
                 break
@@ -371,12 +371,12 @@ def test_watch_tells_what_happens_until_the_end(api: Client, site: Site) -> None
 
 def test_many_may_watch_and_the_queue_is_not_held_up(api: Client, paused: None) -> None:
     [job_id] = call(api, "submit", prompt="x")["job_ids"]
-    watching = [api.submit(job_id=job_id, timeout=60, api_name="/watch") for _ in range(20)]
+    watching = [api.submit(job_id=job_id, timeout=60, api_name="/watch") for _ in range(10)]
     began = time.monotonic()
     assert call(api, "wait", job_id=job_id, timeout=0.1)["state"] == "queued"
     assert time.monotonic() - began < 10
     call(api, "cancel", job_id=job_id)
-    assert [list(each)[-1]["event"] for each in watching] == ["end"] * 20
+    assert [list(each)[-1]["event"] for each in watching] == ["end"] * 10
 
 
 def test_a_watch_that_cannot_be_or_takes_too_long(api: Client, paused: None) -> None:

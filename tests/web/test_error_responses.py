@@ -23,13 +23,13 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Services:
 
 @pytest.fixture(scope="module")
 def empty(untouched: Services) -> TestClient:
-    return client_of(untouched)
+    return client_of(untouched, page=False)
 
 
 @pytest.fixture(scope="module")
 def full(untouched: Services) -> TestClient:
     """A studio whose disk is below its reserve."""
-    return client_of(open_services(replace(untouched.settings, disk_reserve_mb=10**9)))
+    return client_of(open_services(replace(untouched.settings, disk_reserve_mb=10**9)), page=False)
 
 
 def everything(services: Services) -> list[str]:
@@ -102,4 +102,4 @@ def test_an_error_that_is_no_fault_of_the_disk_stays_one(services: Services, mon
     monkeypatch.setattr(type(services.studio), "picture_file", broken)
     image = made(services)
     with pytest.raises(OSError, match="a library's own"):
-        client_of(services).get(f"/images/{image.id}.png")
+        client_of(services, page=False).get(f"/images/{image.id}.png")

@@ -32,7 +32,7 @@ def image_in(services: Services) -> tuple[Image, Path]:
 
 def test_its_address_has_its_suffix_and_its_media_type(other: Services, form: str) -> None:
     image, path = image_in(other)
-    client = client_of(other)
+    client = client_of(other, page=False)
     content = client.get(f"/api/v1/images/{image.id}").json()
     assert content["url"] == f"/images/{image.id}{image.suffix}"
     answer = client.get(content["url"])

@@ -138,7 +138,9 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClien
 
 def test_a_session_works_after_a_restart(client: TestClient, services: Services) -> None:
     signed_in(client)
-    restarted = TestClient(client_of(services).app, base_url="http://127.0.0.1:7860", cookies=dict(client.cookies))
+    restarted = TestClient(
+        client_of(services, page=False).app, base_url="http://127.0.0.1:7860", cookies=dict(client.cookies)
+    )
     assert restarted.get("/api/v1/jobs").status_code == 200
 
 
@@ -296,17 +298,17 @@ def test_a_limit_is_429_with_the_time_to_wait(client: TestClient, services: Serv
 
 def test_accounts_that_come_while_the_server_runs_count_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     services = services_of(tmp_path_factory)
-    client = client_of(services)
+    client = client_of(services, page=False)
     assert client.get("/api/v1/jobs").status_code == 200
     services.studio.accounts.add("root", PASSWORD)
     eventually(lambda: client.get("/api/v1/jobs").status_code == 401, 5, every=0.1)
 
 
 def test_a_server_for_others_without_accounts_lets_nobody_in(tmp_path_factory: pytest.TempPathFactory) -> None:
-    client = client_of(services_of(tmp_path_factory, host="0.0.0.0"))
+    client = client_of(services_of(tmp_path_factory, host="0.0.0.0"), page=False)
     answer = client.get("/api/v1/jobs")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_accounts")
-    messages = client_of(services_of(tmp_path_factory, host="0.0.0.0", auth="none"))
+    messages = client_of(services_of(tmp_path_factory, host="0.0.0.0", auth="none"), page=False)
     assert messages.get("/api/v1/jobs").status_code == 200
 
 

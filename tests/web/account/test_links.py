@@ -137,7 +137,7 @@ def test_it_shows_no_more_than_its_account_may_see(client: TestClient, services:
 
 def test_without_accounts_an_absolute_address_needs_no_signature(tmp_path_factory: pytest.TempPathFactory) -> None:
     services = services_of(tmp_path_factory)
-    client, image = client_of(services), made(services)
+    client, image = client_of(services, page=False), made(services)
     assert client.get(f"/api/v1/images/{image.id}").json()["public_url"] == (
         f"http://127.0.0.1:7860/images/{image.id}.png"
     )

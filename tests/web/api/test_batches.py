@@ -87,7 +87,7 @@ def test_a_queue_goes_to_another_machine(
 ) -> None:
     submit(client, name="night", window="23:00-07:00", priority=3)
     other_house = services_of(tmp_path_factory)
-    other = client_of(other_house)
+    other = client_of(other_house, page=False)
     file = client.get(f"{V1}/queue/file").text
     answer = other.post(f"{V1}/queue/import", content=file)
     assert (answer.status_code, answer.json()["count"]) == (202, 2)

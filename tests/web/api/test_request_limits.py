@@ -76,7 +76,7 @@ def test_unknown_paths_and_short_ones_have_the_common_limit(shared: TestClient, 
 
 def test_a_body_longer_than_it_says_is_cut(services: Services) -> None:
     """Servers other than ours may pass on more than the header announces."""
-    client = client_of(services)
+    client = client_of(services, page=False)
     body = b'{"seen": "' + b"x" * request_limits.MOST_BYTES + b'"}'
     answer = client.post("/look", content=body, headers={"Content-Length": "10"})
     assert answer.status_code == 413
