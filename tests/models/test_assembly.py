@@ -206,7 +206,7 @@ def test_an_edited_configuration_counts_without_a_restart(catalog: Catalog, sett
         ("other: 1", "v_prediction"),
         ("model: {params: {parameterization: [v]}}", "v_prediction"),
         ("\t: broken: [", "v_prediction"),
-        ("[" * 1500, "v_prediction"),
+        ("[" * 600, "v_prediction"),
         ("", "v_prediction"),
     ],
 )
