@@ -453,8 +453,11 @@ def test_a_prompt_typed_and_sent_before_the_form_is_there_is_not_lost(people: An
     assert own.evaluate("(field) => field === document.activeElement && field.selectionStart") == len(prompt) + 3
     assert [each.split("/")[-1].split("?")[0] for each in sheets] == ["gradio.css"]
 
+    page.reload()
+    early.fill(f"{prompt} again")
     held.clear()
     page.reload()
+    assert early.input_value() == f"{prompt} again"
     early.fill(prompt)
     early.press("Enter")
     eventually(lambda: held or page.wait_for_timeout(50))

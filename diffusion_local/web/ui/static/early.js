@@ -2,6 +2,7 @@
 // Generate then go over to the form. What is typed before Gradio shows the restored form (page.js) is kept in place of
 // the draft.
 window.diffusionLocalEarly = (() => {
+  const LEFT = "diffusion-local-early-prompt"; // typed into a page that was reloaded before its form was there
   const field = () => document.getElementById("early-prompt");
   const prompt = () => document.querySelector("#prompt textarea");
   let typed = null; // in one of the two, as it stood last
@@ -11,8 +12,14 @@ window.diffusionLocalEarly = (() => {
   let composing = false; // by an input method, which must not be interrupted
 
   document.addEventListener("DOMContentLoaded", () => {
-    const draft = window.diffusionLocal.draft();
-    if (field() && draft && typed === null) field().value = draft[0];
+    const left = sessionStorage.getItem(LEFT);
+    sessionStorage.removeItem(LEFT);
+    if (!field() || typed !== null) return;
+    typed = left;
+    field().value = left ?? window.diffusionLocal.draft()?.[0] ?? "";
+  });
+  window.addEventListener("pagehide", () => {
+    if (restored === null && typed !== null) sessionStorage.setItem(LEFT, typed);
   });
   document.addEventListener("input", ({ target }) => {
     if (!settled && target.closest?.("#early, #prompt")) typed = target.value;
