@@ -120,6 +120,18 @@ def is_link(graph: Graph, value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and str(value[0]) in graph
 
 
+def nodes_of_samplers(graph: Graph) -> set[str]:
+    """Names of the samplers and of all nodes that they use."""
+    found: set[str] = set()
+    left = [name for name, node in graph.items() if "steps" in node["inputs"]]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += [str(value[0]) for value in graph[name]["inputs"].values() if is_link(graph, value)]
+    return found
+
+
 def place_values(graph: Graph) -> dict[str, Any]:
     """Replace links by the values they lead to; returns the values that were not found, and additional texts."""
     missing: dict[str, Any] = {}

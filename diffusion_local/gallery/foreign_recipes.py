@@ -35,7 +35,8 @@ OPTION_NAMES = {
     "negative": "negative", "negative_prompt": "negative", "negativeprompt": "negative", "uc": "negative",
     "seed": "seed", "noise_seed": "seed", "steps": "steps", "num_inference_steps": "steps",
     "cfg": "guidance", "cfg_scale": "guidance", "cfgscale": "guidance", "guidance_scale": "guidance",
-    "scale": "guidance", "width": "width", "height": "height", "sampler": "sampler", "sampler_name": "sampler",
+    "scale": "guidance", "guidance": "guidance", "width": "width", "height": "height",
+    "sampler": "sampler", "sampler_name": "sampler",
     "scheduler": "schedule", "schedule": "schedule", "denoise": "strength", "strength": "strength",
     "denoising_strength": "strength", "model": "model", "base_model": "model", "use_stable_diffusion_model": "model",
     "vae": "vae", "vae_name": "vae", "use_vae_model": "vae", "clip_skip": "clip_skip", "clipskip": "clip_skip",
@@ -102,8 +103,9 @@ def comfyui(texts: Texts) -> ForeignRecipe | None:
         kinds = sorted({str(node["class_type"]) for node in nodes.values()})
         return ForeignRecipe("ComfyUI", {"graph": ", ".join(kinds)})
     recipe = from_prompt_info("ComfyUI", info)
-    for node in nodes.values():
-        apply_node(recipe, str(node["class_type"]), node["inputs"])
+    sampled = comfyui_graphs.nodes_of_samplers(nodes)
+    for name, node in nodes.items():
+        apply_node(recipe, str(node["class_type"]), node["inputs"], name in sampled)
     recipe.pairs |= missing
     return recipe
 
@@ -117,10 +119,15 @@ def unlinked(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if sampler or name != "model" or not isinstance(value, list)}
 
 
-def apply_node(recipe: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> None:
-    """Apply the settings of nodes other than the sampler."""
-    if "lora_name" in inputs:
-        recipe.loras.append((inputs["lora_name"], inputs.get("strength_model", 1)))
+def apply_node(recipe: ForeignRecipe, kind: str, inputs: Mapping[str, Any], sampled: bool) -> None:
+    """Apply the settings of nodes other than the sampler. ``sampled``: whether a sampler uses the node."""
+    loras = loras_of(inputs)
+    if loras and not sampled:
+        recipe.pairs |= {f"LoRA {stem_of(str(lora))}": "not connected" for lora, _ in loras}
+        return
+    recipe.loras += loras
+    if "empty_latent_width" in inputs:  # of a loader that is also the empty picture
+        recipe.pairs |= {"width": inputs["empty_latent_width"], "height": inputs.get("empty_latent_height")}
     elif kind.startswith("Empty") and "width" in inputs:
         recipe.pairs |= {"width": inputs["width"], "height": inputs.get("height")}
     elif kind == "VAELoader":
@@ -133,41 +140,42 @@ def apply_node(recipe: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> N
         return
     elif kind == "UNETLoader" and "model" not in recipe.pairs:
         recipe.pairs["model"] = inputs.get("unet_name")
-    else:
+    elif not loras:
         return
     for name in [name for name in recipe.pairs if name.partition(".")[0] == kind]:
         del recipe.pairs[name]  # consumed
 
 
+def loras_of(inputs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The LoRA of a node, or those that rgthree's Power Lora Loader has switched on."""
+    several = [each for each in inputs.values() if isinstance(each, dict) and "lora" in each and each.get("on", True)]
+    loras = [(each["lora"], each.get("strength", 1)) for each in several]
+    if "lora_name" in inputs:
+        loras.append((inputs["lora_name"], inputs.get("strength_model", inputs.get("lora_model_strength", 1))))
+    return loras
+
+
 def invokeai(texts: Texts) -> ForeignRecipe | None:
-    if not {"invokeai_metadata", "sd-metadata", "Dream"} & set(texts):
+    if "invokeai_metadata" not in texts:  # before InvokeAI 3
+        old = {"sd-metadata", "Dream"} & set(texts)
+        return from_prompt_info("InvokeAI", InvokeAIParser().parse(dict(texts))) if old else None
+    pairs = parse_object(texts["invokeai_metadata"])
+    if not {"positive_prompt", "seed"} & pairs.keys():
         return None
-    data: dict[str, Any] = dict(texts)
-    loras: list[tuple[str, Any]] = []
-    if "invokeai_metadata" in texts:
-        metadata = parse_object(texts["invokeai_metadata"])
-        for each in metadata.pop("loras", None) or []:
-            lora_model = (each.get("model") or each.get("lora") or {}) if isinstance(each, dict) else {}
-            if not isinstance(lora_model, dict) or not lora_model:
-                continue
-            loras.append(
-                (
-                    str(lora_model.get("name") or lora_model.get("model_name") or lora_model.get("key")),
-                    each.get("weight", 1),
-                )
-            )
-        model = metadata.get("model")
-        if isinstance(model, dict):
-            metadata["model"] = {
-                "model_name": model.get("model_name") or model.get("name") or model.get("key"),
-                **model,
-            }
-        vae = metadata.get("vae")
-        metadata["vae"] = vae.get("name") if isinstance(vae, dict) else vae
-        data["invokeai_metadata"] = json.dumps(metadata)
-    found = from_prompt_info("InvokeAI", InvokeAIParser().parse(data))
-    found.loras = loras
-    return found
+    loras = [
+        (name_of(each.get("model") or each.get("lora")), each.get("weight", 1))
+        for each in pairs.pop("loras", None) or []
+        if isinstance(each, dict)
+    ]
+    pairs |= {name: name_of(pairs.get(name)) for name in FILE_OPTIONS}
+    return ForeignRecipe("InvokeAI", dict(flatten(pairs)), [each for each in loras if each[0]])
+
+
+def name_of(model: Any) -> str | None:
+    """A model's name as versions of InvokeAI wrote it: its text, or an object with the name."""
+    if not isinstance(model, dict):
+        return str(model) if model else None
+    return next((str(model[name]) for name in ("model_name", "name", "key") if model.get(name)), None)
 
 
 def fooocus(texts: Texts) -> ForeignRecipe | None:
@@ -181,7 +189,7 @@ def fooocus(texts: Texts) -> ForeignRecipe | None:
     for name in [name for name in data if name.startswith("lora_combined_")]:
         lora, _, weight = str(data.pop(name)).rpartition(" : ")
         loras.append((lora, weight))
-    loras += [(each[0], each[1]) for each in data.pop("loras", [])]
+    loras += [(each[0], each[1]) for each in data.pop("loras", None) or []]
     size = [each.strip() for each in str(data.pop("resolution", "")).strip("()").split(",")]
     data = {"base_model_hash": "", "negative_prompt": "", "sampler": ""} | data
     recipe = from_prompt_info("Fooocus", FooocusParser().parse({"parameters": json.dumps(data)}))
@@ -201,8 +209,10 @@ def novelai(texts: Texts) -> ForeignRecipe | None:
 
 def swarmui(texts: Texts) -> ForeignRecipe | None:
     data = parse_object(texts["parameters"])["sui_image_params"]
-    loras = list(zip(data.pop("loras", None) or [], data.pop("loraweights", None) or [], strict=False))
-    return ForeignRecipe("SwarmUI", {name: value for name, value in data.items() if name != "images"}, loras)
+    names, weights = data.get("loras"), data.get("loraweights")
+    loras = list(zip(names, weights, strict=False)) if isinstance(names, list) and isinstance(weights, list) else []
+    used = ("images", "loras", "loraweights") if loras else ("images",)
+    return ForeignRecipe("SwarmUI", {name: value for name, value in data.items() if name not in used}, loras)
 
 
 def draw_things(texts: Texts) -> ForeignRecipe | None:
@@ -274,7 +284,8 @@ def to_settings(recipe: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
         for name, value in recipe.pairs.items()
     }
     for foreign_name, value in pairs.items():
-        name = OPTION_NAMES.get(foreign_name.lower().replace(" ", "_"), "")
+        single = not isinstance(value, list | dict)
+        name = OPTION_NAMES.get(foreign_name.lower().replace(" ", "_"), "") if single else ""
         text = format_number(value) if isinstance(value, float) else "" if value is None else str(value)
         if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
             others[foreign_name] = text
@@ -313,9 +324,8 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
         settings |= {"sampler": sampler} if sampler else {}
         settings |= {"schedule": schedule} if schedule else {}
         return bool(sampler)
-    if name == "schedule" and samplers.find_sampler(text) and "sampler" not in settings:
-        settings["sampler"] = samplers.find_sampler(text)  # InvokeAI and Easy Diffusion use this name
-        return True
+    if name == "schedule" and samplers.split_schedule(text)[0] and "sampler" not in settings:
+        return set_option(settings, "sampler", text)  # InvokeAI and Easy Diffusion use this name
     value = a1111.parse_value(OPTIONS[name], text)
     if value is None:
         return False

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL
+from PIL.PngImagePlugin import iTXt
 
 from diffusion_local import __version__
 from diffusion_local.domain import Image
@@ -36,6 +37,9 @@ UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _NAME = re.compile(r"\w[\w \-/]*")
 _SPACES = re.compile(r"\s*")
 _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_STEPS = re.compile(r"(?<=\s)Steps: \d{1,4}(?=,|$)")
+#: Options whose values may be any text, and one that others imply.
+_FREE_TEXT = frozenset(("model", "vae", "upscaler", "hires_upscaler", "kind"))
 
 
 def to_texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
@@ -114,7 +118,7 @@ def read_picture(data: bytes) -> Recipe:
 
 def metadata_texts(picture: PIL.Image) -> dict[str, str]:
     """Metadata texts of an opened picture by keyword, bounded."""
-    texts = {str(name): each for name, each in picture.info.items() if isinstance(each, str)}
+    texts = {str(name): repair_latin(each) for name, each in picture.info.items() if isinstance(each, str)}
     comment = a1111_text(picture)
     if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI put their JSON there in formats other than PNG
         texts.setdefault("parameters", comment)
@@ -128,32 +132,53 @@ def metadata_texts(picture: PIL.Image) -> dict[str, str]:
 def is_a1111(text: str) -> bool:
     """Whether a text is an A1111 recipe, judged by its line of pairs or its negative prompt."""
     lines = text[:MAX_RECIPE_CHARS].strip().splitlines()
-    place = pairs_line(lines)
-    named = {name for name, _ in parse_pairs(lines[place])} if lines else set()
-    return len(named & set(a1111.PAIR_ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
+    pairs = dict(parse_pairs(lines[pairs_line(lines)])) if lines else {}
+    if len(pairs.keys() & set(a1111.PAIR_ORDER)) >= 2 and a1111.parse_settings(pairs).keys() - _FREE_TEXT:
+        return True  # a caption such as "Size: large, Model: Anna" has no usable value
+    return any(line.startswith(a1111.NEGATIVE) for line in lines)
 
 
 def a1111_text(picture: PIL.Image) -> str:
-    """A1111's text in an opened picture, or ""."""
+    """A1111's text in an opened picture, or "". Fooocus puts its user comment among the tags of the main directory."""
     text = picture.info.get(A1111_KEY, "")
-    if not isinstance(text, str) or not text:
-        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
-        text = decode_comment(comment) if isinstance(comment, bytes) else str(comment)
-    return text[:MAX_RECIPE_CHARS]
+    if isinstance(text, str) and text:
+        return repair_latin(text)[:MAX_RECIPE_CHARS]
+    exif = picture.getexif()
+    comments = (exif.get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT), exif.get(USER_COMMENT), picture.info.get("comment"))
+    comment = next((each for each in comments if each), "")
+    return (decode_comment(comment) if isinstance(comment, bytes) else str(comment))[:MAX_RECIPE_CHARS]
+
+
+def repair_latin(text: str) -> str:
+    """A PNG's text: its older chunks are defined to be Latin-1, but many programs write UTF-8 into them."""
+    if isinstance(text, iTXt) or text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def decode_comment(comment: bytes) -> str:
     """Decode an EXIF comment: eight bytes that name the encoding, then the text."""
     encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_RECIPE_CHARS]
     if encoding.startswith(b"UNICODE") and (b"\0" in text.rstrip(b"\0") or not is_utf8(text)):
-        # EXIF does not define the byte order; in UTF-16, Western text has most zero bytes on one side.
-        little = text[1::2].count(0) > text[0::2].count(0)
-        codec = "utf-16" if text[:2] in UTF16_BOMS else "utf-16-le" if little else "utf-16-be"
-        return text[: len(text) // 2 * 2].decode(codec, "replace").strip("\0")
+        # EXIF does not define the byte order. A recipe has many ``: `` or, as JSON, ``":``; of other text the zero
+        # bytes of Western letters decide. They do not for Chinese: 一 (U+4E00) has one too.
+        codecs = ("utf-16",) if text[:2] in UTF16_BOMS else ("utf-16-be", "utf-16-le")
+        read = [text[: len(text) // 2 * 2].decode(codec, "replace") for codec in codecs]
+        zeros = (text[0::2].count(0), text[1::2].count(0))
+        ranked = sorted(zip(read, zeros, strict=False), key=lambda each: (mark_count(each[0]), each[1]))
+        return ranked[-1][0].strip("\0")
     if encoding == b"JIS\0\0\0\0\0":
         return text.decode("iso2022_jp" if b"\x1b" in text else "utf-8", "replace").strip("\0")
     named = encoding.startswith((b"ASCII", b"UNICODE"))
     return (text if named else comment).decode("utf-8", "replace").strip("\0\ufeff")
+
+
+def mark_count(text: str) -> int:
+    """The number of signs between names and values, as A1111 and JSON write them."""
+    return text.count(": ") + text.count('":')
 
 
 def is_utf8(text: bytes) -> bool:
@@ -181,11 +206,12 @@ def read_text(text: str) -> Recipe:
     left: dict[str, str] = {}
     place = pairs_line(lines)
     if place >= 0:
-        pairs = {name: a1111.unquote(value) for name, value in parse_pairs(lines[place])}
+        start = pairs_start(lines[place])
+        pairs = {name: a1111.unquote(value) for name, value in parse_pairs(lines[place][start:])}
         left = {
             name[:_MAX_NAME]: rest.strip()[:_MAX_VALUE] for name, _, rest in map(partition_note, lines[place + 1 :])
         }
-        lines = lines[:place]
+        lines = [*lines[:place], lines[place][:start]]
     prompt, negative = split_negative("\n".join(lines))
     settings: dict[str, Any] = {"prompt": tags.remove_tags(prompt).strip()}
     if negative.strip():
@@ -208,6 +234,13 @@ def pairs_line(lines: list[str]) -> int:
         if len(found) >= 3 and (last or len({name for name, _ in found} & set(a1111.PAIR_ORDER)) >= 2):
             return place
     return -1
+
+
+def pairs_start(line: str) -> int:
+    """Where the pairs of their line begin: after the prompts, if line breaks were lost."""
+    first = line.partition(":")[0].strip()
+    steps = None if first in (*a1111.PAIR_ORDER, *a1111.FACT_NAMES) else _STEPS.search(line)
+    return steps.start() if steps else 0
 
 
 def partition_note(line: str) -> tuple[str, str, str]:

@@ -1,4 +1,7 @@
-"""Decodes a list's bytes to lines: UTF-8 and UTF-16 with or without BOM, and GBK. Other encodings are refused."""
+"""Decodes a list's bytes to lines: UTF-8 and UTF-16 with or without BOM, GBK and GB 18030.
+
+Other encodings are refused.
+"""
 
 import codecs
 import io
@@ -14,9 +17,28 @@ SAMPLE = 64 * 1024  # bytes examined to tell text from binary data
 TEXT_CONTROLS = b"\t\n\r\f\v\x1b"
 #: Share of control characters above which data is binary.
 BINARY_SHARE = 0.02
-#: Share of two-byte characters within GB 2312 (common Chinese) above which text counts as GBK. Western text in a
-#: one-byte encoding often also decodes as GBK, but to rare characters outside of GB 2312.
-GBK_SHARE = 0.8
+#: Common Chinese characters, of texts and of prompts: at least a third of those in Chinese prompts, of which a quarter
+#: is required. Text in other encodings often decodes as GBK too, but to rarer characters.
+COMMON = frozenset(
+    "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而"
+    "能好都然没日于起还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高"
+    "意进把法此实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政"
+    "海口使教西再平真听世气信北少关并内加化由却代军产入先山五太水万市眼体别处总才场师书比住员九笑性通目华报立马命张活"
+    "难神数件安表原车白应路期叫死常提感金何更反合放做系计或司利受光王果亲界及今京务制解各任至清物台象记边共风战干接它"
+    "许八特觉望直服毛林题建南度统色字请交爱让认算论百吃义科怎元社术结六功指思非流每青管夫连远资队跟带花快条院变联言权"
+    "往展该领传近留红治决周保达办运武半候七必城父强步完革深区即求品士转量空甚众技轻程告江语英基派满式李息写呢识极令黄"
+    "德收脸钱党倒未持取设始版双历越史商千片容研像找友孩站广改议形委早房音火际则首单据导影失拿网香似斯专石若兵弟谁校读"
+    "志飞观争究包组造落视济喜离虽坏存夜穿树草云雨雪星湖河鱼鸟猫狗虎龙牛羊鸡兔熊狐苹桃梨茶杯桌椅窗楼桥船灯球衣裙帽鞋脚"
+    "腿胸背蓝绿紫粉灰黑银铜铁木竹叶枝根春夏秋冬晨晚暗亮暖冷热静细节质照摄绘油彩图幅朵棵辆座群景格唯超镜焦逼精致丽漂古"
+    "典宫殿森沙漠田野村庄街咖啡店男童婆爷戴坐躺跑跳睡微紅藍綠黃隻個這來時車馬鳥魚龍貓雲電樹葉園國東風飛張畫圖靜麗質細"
+    "節術兒後為與從見說開間門關長頭髮體邊遠連過還進單雙"
+)  # fmt: skip
+COMMON_SHARE = 0.25
+#: The share if the bytes could also be Korean or Japanese text, which hits common characters more often.
+COMMON_SHARE_IF_OTHER = 0.45
+FIRST_IDEOGRAPH = "\u2e80"
+#: Characters of UTF-8 that are not ASCII, for each that is damaged, with which text counts as damaged UTF-8.
+WIDE_PER_DAMAGE = 10
 #: Encodings that are detected reliably before guessing, so that a guess of one would be wrong.
 NOT_GUESSED = ("utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7")
 BOMS = (
@@ -69,6 +91,7 @@ def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, s
                 after_cut = False
                 continue
             number += 1
+            line = line.removeprefix("\ufeff")  # of a file that was appended to another
             text = line.rstrip("\r\n")
             after_cut = len(text) > max_chars
             if not after_cut:
@@ -97,8 +120,10 @@ def detect_encoding(data: bytes) -> str:
         raise InvalidParams("list", message("binary_list"))
     if decodes(data, "utf-8"):
         return "utf-8"
-    if is_gb2312(data) and decodes(data, "gbk"):
-        return "gbk"
+    if line := damaged_line(data):
+        return refuse(message("encoding_damaged", line=line))
+    if is_chinese(data) and decodes(data, "gb18030"):
+        return "gb18030"
     from charset_normalizer import from_bytes  # here, because most lists are UTF-8
 
     found = from_bytes(sample, cp_exclusion=list(NOT_GUESSED)).best()
@@ -125,18 +150,34 @@ def count_controls(data: bytes) -> int:
     return sum(byte < 0x20 and byte not in TEXT_CONTROLS for byte in data)
 
 
-def is_gb2312(data: bytes) -> bool:
-    pairs = ordinary = 0
-    place = 0
+def damaged_line(data: bytes) -> int:
+    """The line of the first byte that is not UTF-8, if the text around it is; else 0."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        around = data[max(0, error.start - SAMPLE // 2) : error.start + SAMPLE // 2].decode("utf-8", "replace")
+        damage = around.count("\ufffd")
+        wide = sum(not mark.isascii() for mark in around) - damage
+        return data.count(b"\n", 0, error.start) + 1 if wide >= WIDE_PER_DAMAGE * damage else 0
+    return 0
+
+
+def is_chinese(data: bytes) -> bool:
+    """Whether the data, read as GB 18030 (which GBK is a part of), has as many common characters as Chinese has."""
     sample = data[:SAMPLE]
-    while place < len(sample) - 1:
-        if sample[place] < 0x80:
-            place += 1
-            continue
-        pairs += 1
-        ordinary += 0xA1 <= sample[place] <= 0xF7 and sample[place + 1] >= 0xA1
-        place += 2
-    return pairs > 0 and ordinary >= GBK_SHARE * pairs
+    signs = [mark for mark in sample.decode("gb18030", "replace") if mark >= FIRST_IDEOGRAPH]
+    share = COMMON_SHARE_IF_OTHER if is_korean_or_japanese(sample) else COMMON_SHARE
+    return sum(mark in COMMON for mark in signs) >= share * max(1, len(signs))
+
+
+def is_korean_or_japanese(sample: bytes) -> bool:
+    """Whether the data could be EUC-KR (almost only Hangul) or EUC-JP (with kana)."""
+    korean = [mark for mark in sample.decode("euc_kr", "replace") if mark >= FIRST_IDEOGRAPH]
+    japanese = [mark for mark in sample.decode("euc_jp", "replace") if mark >= FIRST_IDEOGRAPH]
+    hangul, kana = (sum(low <= mark <= high for mark in text) for text, low, high in (
+        (korean, "\uac00", "\ud7a3"), (japanese, "\u3041", "\u30fe"),
+    ))  # fmt: skip
+    return hangul > 0.9 * len(korean) or kana > 0.1 * len(japanese)
 
 
 def decodes(data: bytes, codec: str) -> bool:

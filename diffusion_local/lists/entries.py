@@ -25,7 +25,8 @@ LIST_OPTIONS = ("prompt", *SETTINGS, *LIST_EXTRAS)
 RESULTS = ("batch_id", "job_id", "state", "error", "file")
 #: Our field by names of other tools (A1111's "prompts from file", InvokeAI, Midjourney).
 OPTION_SPELLINGS = {spelling: name for name, option in OPTIONS.items() for spelling in option.spellings}
-OPTION_SPELLINGS |= dict.fromkeys(("n", "n_iter"), "count")
+OPTION_SPELLINGS |= dict.fromkeys(("n", "n_iter", "batch_size"), "count")
+OPTION_SPELLINGS |= {"sd_model": "model", "subseed": "variation_seed", "subseed_strength": "variation_strength"}
 
 
 SIZE_TEXT = re.compile(r"\s{0,9}(\d{1,6})\s{0,9}[xX×*]\s{0,9}(\d{1,6})\s{0,9}", re.ASCII)

@@ -15,7 +15,15 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo, replace_surrogates
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines
-from diffusion_local.lists.entries import LIST_OPTIONS, BadLine, Entry, field_name, is_known, make_entry
+from diffusion_local.lists.entries import (
+    LIST_OPTIONS,
+    OPTION_SPELLINGS,
+    BadLine,
+    Entry,
+    field_name,
+    is_known,
+    make_entry,
+)
 from diffusion_local.messages import map_params, message
 
 Parsed = Iterator[Entry | BadLine]
@@ -35,11 +43,17 @@ IGNORED_COLUMNS = frozenset(
 )  # fmt: skip
 #: Starts of text files that are not lists of prompts.
 NO_LISTS = ("{\\rtf", "<!doctype", "<html", "<?xml", "<svg", "%pdf", "---\n")
-ARRAY = re.compile(r'\[\s*("(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
+ARRAY = re.compile(r'\[\s*(\[\s*["{\[]|"(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
 OBJECT = re.compile(r'\{\s*"[^"\\]{1,40}"\s*:.*\}')
 WHITESPACE = re.compile(r"\s*")
 COMMA = re.compile(r"\s*,\s*")
-COMMAND_FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
+FLAG_NAMES = "|".join(sorted({*LIST_OPTIONS, *OPTION_SPELLINGS}, key=len, reverse=True)).replace("_", "[-_]")
+#: Text programs replace ``--`` by a dash; before other words it is one.
+COMMAND_FLAG = re.compile(rf"(?:^|(?<=\s))(?:--|[–—](?=(?:{FLAG_NAMES})\b))([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
+#: A line of YAML, or of a recipe pasted from another program.
+NAMED_VALUE = re.compile(r"(?:-\s+)?([A-Za-z][\w ]{0,19})\s*:(?:\s|$)")
+#: Names that begin no prompt.
+NO_PROMPTS = frozenset(("prompt", "prompts", "negative", "seed", "steps", "sampler", "guidance"))
 #: Characters are escaped by a backslash, quotation marks also by doubling as in CSV.
 QUOTED = re.compile(r"""("[^"\\]*(?:(?:\\.|"")[^"\\]*)*"|'[^'\\]*(?:(?:\\.|'')[^'\\]*)*')(?=\s|$)""", re.DOTALL)
 
@@ -244,6 +258,9 @@ class Table:
 def text_values(text: str) -> dict[str, Any]:
     """The fields of a text line. Raises InvalidParams."""
     values: dict[str, Any] = {}
+    named = NAMED_VALUE.match(text)
+    if named and field_name(named[1]) in NO_PROMPTS:
+        raise InvalidParams("line", message("line_named", start=echo(named[0].strip())))
     quoted = QUOTED.match(text)
     if quoted and (not text[quoted.end() :].strip() or COMMAND_FLAG.match(text[quoted.end() :].lstrip())):
         values["prompt"], text = (

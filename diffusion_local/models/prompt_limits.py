@@ -41,6 +41,8 @@ FOREIGN_SYNTAX = {
 MIDJOURNEY_FLAG = re.compile(r"(?<!\S)--[A-Za-z][\w-]{0,30}(?:[ =][^\s,]{1,40})?(?!\S)")
 #: A comment line, which A1111 ignores.
 COMMENT = re.compile(r"^[ \t]*#[ \t]+\S.{0,60}", re.MULTILINE)
+#: The mark of an item in a list, as Markdown, YAML and language models write it.
+LIST_MARK = re.compile(r"(?:[-*•]|\d{1,4}[.)])\s+\S.{0,20}")
 #: Syntax in full-width characters of East Asian keyboards; only the ASCII characters are supported.
 FULL_WIDTH = re.compile(
     r"[（【][^（）【】\n]{1,100}[:：]\s?\d[^（）【】\n]{0,10}[）】]|｛[^｛｝\n]{0,200}[|｜][^｛｝\n]{0,200}｝"
@@ -74,6 +76,10 @@ SYNTAX = (
     "__",
     "++",
     "--",
+    "- ",
+    "* ",
+    "•",
+    ". ",
     "{",
     "#",
     "&lt;",
@@ -141,12 +147,14 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
 
 
 def shape_warnings(field: str, text: str) -> dict[str, str]:
-    """Warnings about syntax that belongs elsewhere: flags of lists, comments, full-width brackets."""
+    """Warnings about syntax that belongs elsewhere: flags and marks of lists, comments, full-width brackets."""
     warnings: dict[str, str] = {}
     if flag := MIDJOURNEY_FLAG.search(text):
         warnings[f"{field} flag"] = message("prompt_flag", field=field, text=shortened(flag[0], 60))
     if comment := COMMENT.search(text):
         warnings[f"{field} comment"] = message("prompt_comment", field=field, text=shortened(comment[0].strip(), 60))
+    if mark := LIST_MARK.match(text):
+        warnings[f"{field} mark"] = message("prompt_list_mark", field=field, text=shortened(mark[0], 60))
     if wide := FULL_WIDTH.search(text):
         warnings[f"{field} wide"] = message("full_width", field=field, text=shortened(wide[0], 60))
     return warnings

@@ -175,7 +175,7 @@ def closest_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, 
 def split_schedule(text: str) -> tuple[str, str]:
     """(sampler, schedule) of a text that may name both, as in older A1111 versions; "" for an unknown name."""
     name = normalise_name(text)
-    for spelling, schedule in SCHEDULE_BY_SPELLING.items():
+    for spelling, schedule in (*SCHEDULE_BY_SPELLING.items(), ("k", "Karras")):  # as in InvokeAI's dpmpp_2m_sde_k
         sampler = BY_SPELLING.get(name.removesuffix(spelling), "")
         if sampler and name.endswith(spelling):
             return sampler, schedule

@@ -96,6 +96,34 @@ def test_a_value_that_is_not_found_behind_its_link_is_named(node: str, name: str
         assert found.others[f"{GRAPH[node]['class_type']}.{name}"] == told
 
 
+def test_a_lora_that_no_sampler_uses_is_named_as_such() -> None:
+    loose = {"20": {"class_type": "LoraLoader", "inputs": {"lora_name": "moss.safetensors", "strength_model": 1}}}
+    found = read(changed("3", loose))
+    assert found.settings == READ
+    assert found.others["LoRA moss"] == "not connected"
+
+
+def test_loras_that_one_node_switches_on_are_read() -> None:
+    graph = changed("3")
+    graph["2"] = {
+        "class_type": "Power Lora Loader (rgthree)",
+        "inputs": {
+            "lora_1": {"on": True, "lora": "ink.safetensors", "strength": 0.8},
+            "lora_2": {"on": False, "lora": "moss.safetensors", "strength": 1},
+            "model": ["1", 0],
+            "clip": ["1", 1],
+        },
+    }
+    assert read(graph).settings == READ
+
+
+def test_a_loader_that_is_also_the_empty_picture_gives_its_size() -> None:
+    graph = changed("6", latent_image=["1", 3])
+    del graph["5"]
+    graph["1"]["inputs"] |= {"empty_latent_width": 832, "empty_latent_height": 1216, "lora_name": "None"}
+    assert read(graph).settings == READ
+
+
 @pytest.mark.parametrize("guider", ["BasicGuider", "CFGGuider"])
 def test_a_sampler_made_of_several_nodes_is_read_as_one(guider: str) -> None:
     graph = copy.deepcopy(FLUX)

@@ -226,6 +226,7 @@ def exif_note(comment: bytes) -> bytes:
         exif_note(b"ASCII\0\0\0Screenshot"),
         exif_note(b"ASCII\0\0\0Shot with: a phone, on: holiday, at: sea"),
         png({"parameters": "a note"}),
+        png({"parameters": "Size: large, Model: Anna, Location: Berlin"}),
         png({"parameters": '{"some": "JSON"}'}),
         png({"parameters": '{"sui_image_params": 3}'}),
         png({"prompt": "{}", "workflow": "{}"}),
@@ -276,6 +277,50 @@ def test_half_a_character_does_not_reach_the_settings() -> None:
     found = recipes.read_picture(png({"parameters": text}))
     json.dumps([found.settings, found.others], ensure_ascii=False).encode()
     assert found.settings["prompt"] == "a ? hill"
+
+
+FLUX_OF_INVOKE = {
+    "generation_mode": "flux_txt2img", "positive_prompt": "a green hill", "negative_prompt": None, "seed": 42,
+    "width": 832, "height": 1216, "steps": 20, "guidance": 4.0, "scheduler": "dpmpp_2m_sde_k",
+    "model": {"key": "k", "name": "FLUX Dev", "base": "flux"}, "vae": {"name": "ae"},
+    "loras": [{"model": {"key": "a", "name": "ink"}, "weight": 0.7}], "app_version": "5.6.0",
+}  # fmt: skip
+
+
+def test_invokeai_with_flux_is_read_though_it_has_no_cfg_and_no_negative_prompt() -> None:
+    found = recipes.read_picture(png({"invokeai_metadata": json.dumps(FLUX_OF_INVOKE)}))
+    assert found.settings == {
+        "prompt": "a green hill", "seed": 42, "width": 832, "height": 1216, "steps": 20, "guidance": 4.0,
+        "sampler": "DPM++ 2M SDE", "schedule": "Karras", "model": "FLUX Dev", "vae": "ae",
+        "loras": [{"name": "ink", "weight": 0.7}],
+    }  # fmt: skip
+    assert set(found.others) == {"generation_mode", "app_version"}
+
+
+def test_fooocus_puts_its_comment_among_the_tags_of_the_main_directory() -> None:
+    exif, data = PIL.Exif(), io.BytesIO()
+    exif[recipes.USER_COMMENT] = PICTURES["Fooocus"][0]["parameters"]
+    PIL.new("RGB", (16, 16)).save(data, "JPEG", exif=exif)
+    assert recipes.read_picture(data.getvalue()).settings == PICTURES["Fooocus"][1]
+
+
+@pytest.mark.parametrize(("form", "codec"), [("GIF", "utf-8"), ("JPEG", "utf-8"), ("PNG", "utf-8"), ("PNG", "latin-1")])
+def test_a_text_is_read_from_the_comment_and_in_utf_8_where_the_format_has_latin(form: str, codec: str) -> None:
+    data, text = io.BytesIO(), "ein grüner Hügel\nSteps: 20, Sampler: Euler, CFG scale: 8, Seed: 42"
+    if form == "PNG":
+        info = PngInfo()
+        info.add(b"tEXt", b"parameters\0" + text.encode(codec))
+        PIL.new("RGB", (16, 16)).save(data, form, pnginfo=info)
+    else:
+        PIL.new("RGB", (16, 16)).save(data, form, comment=text.encode(codec))
+    assert recipes.read_picture(data.getvalue()).settings["prompt"] == "ein grüner Hügel"
+
+
+def test_a_value_of_another_type_is_named_and_not_shown_as_code() -> None:
+    params = {"prompt": {"a": 1}, "steps": 20, "seed": 4, "loras": "ink,moss", "loraweights": "1,2"}
+    found = recipes.read_picture(png({"parameters": json.dumps({"sui_image_params": params})}))
+    assert found.settings == {"prompt": "", "steps": 20, "seed": 4}
+    assert found.others == {"prompt": "{'a': 1}", "loras": "ink,moss", "loraweights": "1,2"}
 
 
 @pytest.mark.parametrize("lora", [5, None, {"model": 3, "weight": 1}, {"weight": 1}])

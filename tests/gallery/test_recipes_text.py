@@ -112,6 +112,17 @@ def test_a_comment_is_read_in_whatever_encoding_it_names(comment: bytes, prompt:
     assert recipes.decode_comment(head + text.encode(kind) + tail) == text
 
 
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_the_byte_order_of_a_long_chinese_comment_is_found(codec: str) -> None:
+    text = "一座一层的红房子，" * 200 + f"\n{PAIRS}"
+    assert recipes.decode_comment(b"UNICODE\0" + text.encode(codec)) == text
+
+
+def test_pairs_whose_line_breaks_were_lost_lose_neither_prompt_nor_steps() -> None:
+    found = recipes.read_text(f"a cat, red Negative prompt: ugly, bad {PAIRS}")
+    assert found.settings == READ | {"prompt": "a cat, red", "negative": "ugly, bad"}
+
+
 def test_a_japanese_comment_is_read() -> None:
     comment = b"JIS\0\0\0\0\0" + f"猫\n{PAIRS}".encode("iso2022_jp")
     assert recipes.decode_comment(comment) == f"猫\n{PAIRS}"

@@ -28,8 +28,18 @@ def test_utf_16_without_its_mark_is_read(codec: str) -> None:
     assert texts("a castle by the sea\n# x\n".encode(codec)) == ["a castle by the sea", "# x"]
 
 
-def test_gbk_is_read() -> None:
-    assert texts(CHINESE.encode("gbk")) == CHINESE.splitlines()
+@pytest.mark.parametrize(
+    "text",
+    [
+        CHINESE,
+        "一隻紅色的貓在桌子上\n漂亮的風景\n",
+        "赛博朋克城市夜景，霓虹灯，雨中街道\n",
+        "一只猫在𠮷野家\n水墨山水画，孤舟蓑笠翁\n",
+        "a cup\n" * 20 + "一只红色的杯子\n",
+    ],
+)
+def test_chinese_in_gbk_and_gb_18030_is_read(text: str) -> None:
+    assert texts(text.encode("gb18030")) == text.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -38,6 +48,11 @@ def test_gbk_is_read() -> None:
         (WESTERN.encode("cp1252") * 20, "it looks like"),
         ("красное яблоко на столе, дом у моря\n".encode("cp1251") * 20, "it looks like"),
         ("赤いりんごと海辺の灯台、夕焼け空\n".encode("shift_jis") * 20, "it looks like"),
+        ("赤い猫が机の上にいる\n美しい風景、桜\n".encode("euc_jp"), "must be UTF-8, UTF-16 or GBK"),
+        ("빨간 고양이가 책상 위에 있다\n아름다운 풍경\n".encode("euc_kr"), "must be UTF-8, UTF-16 or GBK"),
+        ("산과 바다, 일몰, 고품질, 상세한\n".encode("euc_kr"), "must be UTF-8, UTF-16 or GBK"),
+        ("แมวสีแดงบนโต๊ะ\n".encode("cp874"), "must be UTF-8, UTF-16 or GBK"),
+        (CHINESE.encode() + b"a\nb\xe4\n" + CHINESE.encode(), "line 4 is damaged UTF-8"),
         ("a castle".encode("utf-32"), "it is UTF-32"),
         (b"\xff\xfe\x00\xd8a", "UTF-16"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary"),
@@ -51,6 +66,10 @@ def test_anything_else_is_refused_by_name(data: bytes, words: str) -> None:
     with pytest.raises(InvalidParams, match=words) as refused:
         list(lines(data))
     assert refused.value.field == "list"
+
+
+def test_the_mark_of_a_file_that_was_appended_is_no_part_of_its_first_line() -> None:
+    assert texts("a\n\ufeff# b\n\ufeffc\n".encode()) == ["a", "# b", "c"]
 
 
 def test_every_kind_of_line_end_counts_once() -> None:

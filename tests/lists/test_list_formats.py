@@ -64,6 +64,11 @@ def test_a_line_takes_every_flag() -> None:
          {"prompt": "a castle", "negative": "x", "width": "512", "height": "768", "guidance": "7",
           "sampler": "Euler a"}),
         ("--seed 7", {"seed": "7"}),
+        ("a —old— cup —seed 7 –negative-prompt fog", {"prompt": "a —old— cup", "seed": "7", "negative": "fog"}),
+        ('--prompt "a" --sd_model m --subseed 5 --subseed_strength 0.2 --batch_size 2',
+         {"prompt": "a", "model": "m", "variation_seed": "5", "variation_strength": "0.2", "count": "2"}),
+        ('"prompt: a sign"', {"prompt": "prompt: a sign"}),
+        ("prompter: a man in a box", {"prompt": "prompter: a man in a box"}),
         ("x --size 768×512", {"prompt": "x", "width": 768, "height": 512}),
     ],
 )  # fmt: skip
@@ -74,6 +79,11 @@ def test_what_a_line_says(line: str, messages: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("prompt: a castle", "line: begins with 'prompt:', as in YAML"),
+        ("- prompt: a castle", "line: begins with '- prompt:', as in YAML"),
+        ("prompts:", "line: begins with 'prompts:'"),
+        ("Negative prompt: fog", "line: begins with 'Negative prompt:'"),
+        ("Steps: 20, Sampler: Euler a, Seed: 7", "line: begins with 'Steps:'"),
         ("x --stepz 3", "--stepz: is not a flag. Known: --prompt, --negative"),
         ("x --seed", "--seed: needs a value"),
         ("x --seed --steps 3", "--seed: needs a value"),
@@ -93,6 +103,11 @@ def test_what_a_line_says(line: str, messages: dict[str, Any]) -> None:
 )
 def test_a_bad_line_says_why(line: str, words: str) -> None:
     assert words in reason(line)
+
+
+def test_an_array_of_arrays_is_no_prompt() -> None:
+    assert "must be a JSON object" in next(iter(parse(b'[["a", "b"], ["c"]]', "text"))).reason  # type: ignore[union-attr]
+    assert values("[[dog]] and [[[cat]]]") == {"prompt": "[[dog]] and [[[cat]]]"}
 
 
 def test_comments_and_blank_lines_say_nothing_and_are_counted() -> None:
