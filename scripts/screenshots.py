@@ -1,6 +1,6 @@
 """Takes README's screenshots: plays the app with the starter model, in a home of its own and a headless Chromium.
 
-    python scripts/screenshots.py            writes assets/screenshots/{create,gallery,phone}.png
+    python scripts/screenshots.py            writes assets/screenshots/{create,gallery,phone}.webp
     python scripts/screenshots.py FOLDER     writes every state of the page into FOLDER, see page_matrix.py
         --only 40 --variants phone-dark      those whose state, device, scheme and language hold these patterns
     python scripts/screenshots.py --page     writes the manual's pictures into assets/docs/page, see page_pictures.py
@@ -33,7 +33,6 @@ from diffusion_local.studio import Studio
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "assets" / "screenshots"
-MOST_BYTES = 300_000
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 FIRST, SECOND, THIRD = "a red apple", "a unicorn", "a blue heart"
@@ -188,15 +187,9 @@ def until(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> 
 
 
 def shoot(page: Any, name: str) -> None:
-    """A PNG below MOST_BYTES; its colours get coarser only if they must."""
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    path = TARGET / f"{name}.png"
-    for dropped in range(5):
-        levels = 255 >> dropped
-        coarser = [round(round(value * levels / 255) * 255 / levels) for value in range(256)]
-        shot.point(coarser * 3).save(path, optimize=True)
-        if path.stat().st_size <= MOST_BYTES:
-            break
+    path = TARGET / f"{name}.webp"
+    shot.save(path, quality=85, method=6)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB", flush=True)
 
 
