@@ -122,6 +122,8 @@ class Hunt:
             if job.worker is None or aim not in self.wanted:
                 continue
             time.sleep(self._chance.uniform(0, PAUSES[phase]))
+            if any(each.crashes for each in services.studio.jobs(state="running")):
+                return  # it has begun another job meanwhile
             worker.kill()
             killed = services.jobs.get(job.id)
             if killed.state is not State.RUNNING:
@@ -243,6 +245,9 @@ def run(options: argparse.Namespace, folder: Path, helper: str) -> dict[str, Any
         f"line {place + 1} ({names[place]}): {'no picture' if place not in made else 'another picture'}"
         for place in range(options.jobs)
         if made.get(place) != calm_pictures.get(place)
+    ]
+    violations += [
+        f"{names[place]}: {job.failure}" for place, job in enumerate(map(hunted.jobs.get, jobs)) if job.failure
     ]
     violations += caption_violations(hunted, hunted_captions, calm_captions)
     with hunted.database.read() as db:
