@@ -48,7 +48,7 @@ def test_a_header_of_backslashes_costs_nothing(client: Any) -> None:
     """Unquoted by ``http.cookies``, each of these took seconds of the event loop."""
     attack = {"Cookie": 'z="' + "\\" * 31_000 + '"'}
     before = time.process_time()
-    for _ in range(20):
+    for _ in range(8):
         assert client.get("/healthz", headers=attack).status_code == 200
         client.post("/login", headers=attack, data={"username": "a", "password": "b"})
-    assert time.process_time() - before < 20  # it was some hundred
+    assert time.process_time() - before < 8  # it was some hundred

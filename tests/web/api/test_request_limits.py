@@ -21,6 +21,15 @@ SETTINGS = Settings.load(environ={}, engine="fake")
 BODIES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
+#: Tried with one route of each limit.
+ODD_LENGTHS: tuple[tuple[dict[str, str], int], ...] = (
+    ({"Content-Length": "1" * 30}, 413),
+    ({"Content-Length": "-1"}, 400),
+    ({"Content-Length": "²"}, 400),
+    ({"Transfer-Encoding": "chunked", "Content-Length": "1"}, 411),
+)
+
+
 def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
     """(path, methods) of every route, those of mounted applications included."""
     for route in iter_route_contexts(found):
@@ -38,7 +47,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
 
 def test_every_route_that_takes_a_body_refuses_one_beyond_its_limit(shared: TestClient) -> None:
     limit_of = request_limits.BodyLimit(shared.app, SETTINGS).limit_of
-    tried = set()
+    tried, known = set(), set()
     for path, methods in routes(shared.app.routes):  # type: ignore[attr-defined]
         for method in sorted(methods & BODIES):
             target = path
@@ -47,16 +56,14 @@ def test_every_route_that_takes_a_body_refuses_one_beyond_its_limit(shared: Test
             limit = limit_of(target)
             for headers, status in (
                 ({"Content-Length": str(limit + 1)}, 413),
-                ({"Content-Length": "1" * 30}, 413),
-                ({"Content-Length": "-1"}, 400),
-                ({"Content-Length": "²"}, 400),
                 ({"Transfer-Encoding": "chunked"}, 411),
-                ({"Transfer-Encoding": "chunked", "Content-Length": "1"}, 411),
+                *(() if limit in known else ODD_LENGTHS),
             ):
                 sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
                 answer = shared.request(method, target, content=b"x", headers=sent)
                 assert answer.status_code == status, (method, target, headers, answer.text)
             tried.add(path)
+            known.add(limit)
     assert {"/look", "/login", "/api/v1/jobs", "/predictions", "/gradio_api/queue/join", "/gradio_api/upload"} <= tried
     assert len(tried) > 80
 

@@ -98,7 +98,7 @@ def test_many_followers_hold_no_thread_each(site: Site) -> None:
     answer = submit(site, prompt="slowly [slow:0.4]")
     url = f"{site.url}/api/v1/jobs/{answer['job_ids'][0]}/stream"
     with contextlib.ExitStack() as stack:
-        followers = [stack.enter_context(follow(url)) for _ in range(60)]  # more than there are threads
+        followers = [stack.enter_context(follow(url)) for _ in range(45)]  # more than there are threads
         started = time.monotonic()
         assert httpx.get(f"{site.url}/healthz").status_code == 200
         assert time.monotonic() - started < soon(3)
