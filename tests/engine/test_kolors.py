@@ -161,7 +161,8 @@ def test_its_tokens_are_counted(pipe: Any, whole: Path, tmp_path: Path) -> None:
     assert "reads 254 tokens" in prompt_warnings(file, replace(PARAMS, prompt="cat " * 300, negative=""))[0]
 
 
-@pytest.mark.parametrize("layout", tiers(["unet", "lora_unet"], first=["lora_unet"]))
+@pytest.mark.parametrize("layout", ["unet", "lora_unet"])
+@pytest.mark.slow  # names of its layers are those of SDXL, as in test_hooked
 def test_a_lora_draws_as_in_diffusers_own_pipeline(
     layout: str, diffusers_engine: DiffusersEngine, whole: Path, at_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
