@@ -144,13 +144,6 @@ def pytest_sessionfinish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_heap() -> None:
-    """Keep collections short: an engine collects with every model, and imports leave much to walk through."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Create each new database as a copy of one that was migrated once in this session.

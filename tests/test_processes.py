@@ -112,6 +112,7 @@ def test_no_more_than_the_limit_fail(tmp_path: Path, limit: str) -> None:
     assert len(logged(tmp_path, "end")) == 2  # fixtures end as usual
 
 
+@pytest.mark.slow  # of the tests themselves, as are those below
 def test_errors_of_session_fixtures_at_the_end_fail_the_run(tmp_path: Path) -> None:
     code = (
         "import pytest\n@pytest.fixture(scope='session')\ndef bad():\n    yield\n    raise ValueError('at the end')\n"
@@ -151,6 +152,7 @@ def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert len(logged(tmp_path, "test")) == 1
 
 
+@pytest.mark.slow  # of the tests themselves
 def test_threads_of_imports_are_refused(tmp_path: Path) -> None:
     code = "import threading\nthread = threading.Timer(600, print)\nthread.daemon = True\nthread.start()\n" + passing(1)
     assert "started threads" in output_of(tmp_path, "--processes", "2", a=code)

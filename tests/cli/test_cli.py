@@ -17,6 +17,7 @@ from diffusion_local.cli import app, main
 from diffusion_local.compose import Services
 from diffusion_local.db import upkeep
 from diffusion_local.domain import State
+from diffusion_local.engine import inventory
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import LOCALE_VARIABLES
 from diffusion_local.worker.stopping import Stop
@@ -286,7 +287,10 @@ def test_doctor_backs_up_and_rebuilds(services: Services, run: Run, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
-def test_doctor_closes_the_home_and_gives_space_back(services: Services, run: Run) -> None:
+def test_doctor_closes_the_home_and_gives_space_back(
+    services: Services, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "inspect_devices", lambda settings: ([], ""))  # by a child that imports torch
     services.studio.submit("an apple on a table " * 100, count=100, width=128, height=128)
     services.studio.queue.cancel(waiting=True)
     services.studio.queue.forget(ended=True)

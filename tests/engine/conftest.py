@@ -1,5 +1,6 @@
 """Engines to test; the starter is loaded once for the whole session. torch is imported only by tests that use it."""
 
+import gc
 import io
 import json
 import subprocess
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
     from diffusion_local.worker.ladder import Ladder
     from tests.engine.home import Home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """Keep collections short: an engine collects with every model, and imports leave much to walk through."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass

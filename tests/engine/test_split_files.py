@@ -40,7 +40,7 @@ def narrow_flux() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=tiers(LAYOUTS, first=["flux2"]))
+@pytest.fixture(scope="module", params=tiers(LAYOUTS, first=["z_image"]))
 def layout(request: pytest.FixtureRequest) -> Layout:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -20,7 +20,8 @@ from diffusion_local.gallery.image_formats import webp
 from diffusion_local.gallery.local_blobs import LocalBlobs, write_atomically
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import Settings
-from tests.support import enqueue, image_of, run_python
+from tests import forking
+from tests.support import enqueue, image_of
 
 KEY = "2026/11/22/01J0000000000000000000000"
 
@@ -148,8 +149,11 @@ except DiskFull as full:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
 @pytest.mark.parametrize("limit", [1000, 400_000])  # too small for the thumbnail; for the picture only
-def test_a_file_that_does_not_fit_is_disk_full_and_leaves_nothing(settings: Settings, limit: int) -> None:
-    assert run_python(WITH_A_LIMIT, str(limit)).split() == ["disk_full"]
+def test_a_file_that_does_not_fit_is_disk_full_and_leaves_nothing(
+    settings: Settings, limit: int, tmp_path: Path
+) -> None:
+    child = forking.run("worker", WITH_A_LIMIT, str(limit), env=dict(os.environ), folder=tmp_path)
+    assert child.stdout.split() == ["disk_full"], child.stderr
     assert kept(settings.gallery_folder) == []
 
 

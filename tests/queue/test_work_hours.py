@@ -255,6 +255,7 @@ def test_the_told_end_of_a_night_with_kills_is_near_the_real_one(nights: list[di
     assert nights[1]["error"] < 0.15
 
 
+@pytest.mark.slow  # shows that the test above would find it
 def test_without_what_was_learned_of_losses_the_told_end_is_far_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
