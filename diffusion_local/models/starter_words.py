@@ -101,7 +101,8 @@ FUNCTION_WORDS = frozenset(
 def english() -> frozenset[str]:
     """The English words that the starter's text encoder was trained on, in lower case."""
     end = "</w>"
-    tokens = json.loads((assets() / "starter" / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((assets() / "starter" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    tokens = tokenizer["model"]["vocab"]
     whole = {token.removesuffix(end) for token in tokens if token.endswith(end)}
     taught = {word for phrase, _ in table().values() for word in re.findall("[a-z]+", phrase)}
     return frozenset(whole | taught | FUNCTION_WORDS)

@@ -123,9 +123,6 @@ def assemble(args: argparse.Namespace) -> tuple[int, int]:
     pipeline.save_pretrained(out, max_shard_size="15MB")
     if not args.plain:
         quantise_folder(out / "unet")
-    for file in ("vocab.json", "merges.txt"):
-        if (Path(args.tokenizer) / file).exists():
-            shutil.copyfile(Path(args.tokenizer) / file, out / "tokenizer" / file)
     words = out / "tokenizer" / "tokenizer.json"
     words.write_text(json.dumps(json.loads(words.read_text()), ensure_ascii=False, separators=(",", ":")))
     sampler = out / "scheduler" / "scheduler_config.json"
