@@ -85,7 +85,8 @@ HOMES = {
     "numpy": ("engine/",),
     "psutil": ("engine/", "health/service.py"),
     "sqlite_utils": ("db/",),
-    "sqlite3": ("db/", "queue/huey_backends.py"),  # the last one only to name its errors
+    # the second one only to name its errors, the third reads another program's database
+    "sqlite3": ("db/", "queue/huey_backends.py", "models/invoke_titles.py"),
     "pillow_heif": ("image_decoding.py",),
     "sd_parsers": ("gallery/foreign_recipes.py",),
     "pynvml": ("system/gpus.py",),

@@ -16,7 +16,12 @@ FAMILY = Family(
         "qwen_image": Architecture(
             title="Qwen-Image",
             parts=PARTS,
-            signs=(Sign(has=("txt_norm", "txt_in", "img_in", "transformer_blocks.0.img_mod")),),
+            signs=(
+                Sign(
+                    has=("txt_norm", "txt_in", "img_in", "transformer_blocks.0.img_mod"),
+                    sizes={"num_layers": "transformer_blocks.#"},
+                ),
+            ),
             loras=(
                 LoraSign(parts=("transformer_blocks_#_img_mlp",)),
                 LoraSign(parts=("transformer_blocks_#_img_mod_#",)),

@@ -12,7 +12,14 @@ RECOGNISED_FAMILIES = (
         architectures={
             "cosmos": Architecture(
                 title="Cosmos Predict 2",
-                signs=(Sign(has=("blocks.0.self_attn.q_proj", "blocks.0.mlp.layer1", "x_embedder.proj.1")),),
+                signs=(
+                    Sign(has=("blocks.0.self_attn.q_proj", "blocks.0.mlp.layer1", "x_embedder.proj.1")),
+                    Sign(
+                        has=("time_embed.t_embedder", "patch_embed.proj", "transformer_blocks.0.attn2"),
+                        lacks=("learnable_pos_embed", "audio_proj_in"),
+                        naming="diffusers",
+                    ),
+                ),
             ),
         },
         problem=message("file_not_yet", title="Cosmos Predict 2"),

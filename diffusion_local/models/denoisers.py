@@ -87,7 +87,8 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
     """Probe of a denoiser and the other model parts in the file."""
     quantisation = quantisation_of(header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
-    needed = families.ARCHITECTURES[architecture].parts
+    known = families.ARCHITECTURES[architecture]
+    needed = known.parts
     beside = bundled_parts(header, view)
     there = {each.id for each in beside}
     unusual = [
@@ -101,7 +102,8 @@ def denoiser_probe(header: Header, view: TensorView, architecture: str, naming: 
     missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
     own = {name: tensor.shape for name, tensor in view.tensors.items() if not is_aid(name) and name != probe.GUIDED}
-    lacking, unknown = differences(architecture, naming, own if view.prefix or alone else {})
+    same = known.adapters if more.get("unet") and known.adapters else architecture  # UNets that take the same LoRAs
+    lacking, unknown = differences(same, naming, own if view.prefix or alone else {})
     return Probe(
         DENOISER if alone else CHECKPOINT,
         architecture=architecture,

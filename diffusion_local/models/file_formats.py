@@ -24,7 +24,8 @@ ARCHIVES = ((b"Rar!", "RAR"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"\x1f\x8b", "gzip
 FOREIGN_SIGNATURES = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"%PDF", "PDF"),
     (b"\x89HDF", "HDF5"), (b"RIFF", "WebP or WAV"), (b"\0\0\0\1Bud1", "macOS folder settings"),
     (b"d8:announce", "torrent"),
-    (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"), (b"ID3", "MP3"))  # fmt: skip
+    (b"MZ\x90\x00", "Windows program"), (b"\x7fELF", "Linux program"), (b"ID3", "MP3"),
+    (b"SQLite format 3", "SQLite database, as Draw Things keeps its models"))  # fmt: skip
 #: Files up to this size in bytes are never weights, but texts that were saved under a model's name.
 SMALL = 4096
 

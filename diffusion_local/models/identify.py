@@ -257,7 +257,8 @@ def widths_of(view: TensorView) -> tuple[int, ...]:
 def base_of(view: TensorView) -> str:
     """The architecture that an add-on fits, "" if unknown."""
     for name, architecture in (
-        ("double_blocks.0", "flux"), ("single_transformer_blocks.0", "flux"), ("control_all_x_embedder", "z_image"),
+        ("patch_embed_base", "cosmos"), ("double_blocks.0", "flux"), ("single_transformer_blocks.0", "flux"),
+        ("control_all_x_embedder", "z_image"),
         ("control_layers.0", "z_image"), ("transformer_blocks.0.img_mod", "qwen_image"), ("txt_norm", "qwen_image"),
         ("controlnet_blocks.0.y_rms", "qwen_image"), ("control_blocks.0.img_mod", "qwen_image"),
         ("after_proj_list.0", "hunyuan_dit"), ("time_extra_emb", "hunyuan_dit"), ("encoder_hid_proj", "kolors"),

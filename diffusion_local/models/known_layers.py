@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
+from math import prod
 from typing import Any
 
 from diffusion_local.families.sign import Layer, Layers
@@ -101,7 +102,7 @@ class KnownModel:
                 if len(shape) < 2:
                     continue
                 layer = by_stem.setdefault(stem, Layer())
-                layer.reads.add(shape[1])
+                layer.reads.update((shape[1], prod(shape[1:])))  # adapters may flatten a convolution's kernel
                 layer.writes.add(shape[0])
                 numbers = list(numbers_of(axes[0])) if axes else [0]
                 layer.first, layer.last = min(layer.first, *numbers), max(layer.last, *numbers)

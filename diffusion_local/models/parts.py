@@ -23,7 +23,9 @@ TINY = "taesd"
 TINY_ENTRANCES = ("1.weight", "decoder.1.weight", "decoder.layers.0.weight", "taesd_decoder.1.weight")
 UMT5_WORDS = 256384
 #: Vocabulary sizes that distinguish text encoders from other language models of the same size.
-GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072}
+GGUF_WORDS = {"llama31_8b": 128256, "mistral_small": 131072, "t5_xxl": 32128}
+#: Widths inside of the MLP that do so too.
+GGUF_MLP = {"mistral_small": 32768}
 #: Tensor names of parts; the text before one in a file's tensor name is the part's prefix.
 ANCHORS = (
     "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight", "token_embedding.weight",
@@ -115,7 +117,9 @@ TEXT_ENCODERS = (
     )),
     Part("t5_xl", TEXT_ENCODER, "T5-XL", t5(None, 2048), ("t5", 2048)),
     Part("mt5_xl", TEXT_ENCODER, "mT5-XL", t5(250112, 2048)),
+    Part("mt5_xxl", TEXT_ENCODER, "mT5-XXL", t5(250112, 4096)),
     Part("t5_base", TEXT_ENCODER, "T5-Base", t5(None, 768), ("t5", 768), "t5"),
+    Part("umt5_base", TEXT_ENCODER, "UMT5-Base (of ACE-Step)", t5(256384, 768)),
     Part("byt5", TEXT_ENCODER, "ByT5", (*t5(384, 1472), *t5(1510, 1472), *t5(None, 1472))),
     Part("qwen3_06b", TEXT_ENCODER, "Qwen3 0.6B", language(None, 1024, QK, lacks=(AFTER,)), ("qwen3", 1024), "qwen"),
     Part("qwen3_17b", TEXT_ENCODER, "Qwen3 1.7B", language(None, 2048, QK, lacks=(AFTER,)), ("qwen3", 2048), "qwen"),
@@ -144,17 +148,24 @@ TEXT_ENCODERS = (
     Part("llama31_8b", TEXT_ENCODER, "Llama 3.1 8B", language(128256, 4096, lacks=(QK, BIAS, AFTER)),
          ("llama", 4096), "llama3"),
     Part("llava_llama3", TEXT_ENCODER, "LLaVA Llama 3 8B", language(128320, 4096, lacks=(QK, BIAS, AFTER))),
-    Part("mistral_small", TEXT_ENCODER, "Mistral Small 24B", language(131072, 5120, lacks=(QK, BIAS, AFTER)),
-         ("llama", 5120), "mistral"),
-    Part("ministral_3b", TEXT_ENCODER, "Ministral 3B", language(None, 3072, lacks=(QK, BIAS, AFTER)), ("mistral3",
-        3072)),
+    Part("mistral_small", TEXT_ENCODER, "Mistral Small 24B", (
+        Sign(has=("layers.0.self_attn.q_proj",),
+             shapes={"embed_tokens.weight": (131072, 5120), "layers.0.mlp.gate_proj.weight": (32768, None)}),
+    ), ("llama", 5120), "mistral"),
+    Part("ministral_3b", TEXT_ENCODER, "Ministral 3B", language(131072, 3072, lacks=(QK, BIAS, AFTER)),
+         ("mistral3", 3072)),
     Part("chatglm3_6b", TEXT_ENCODER, "ChatGLM3 6B", (
         sign("encoder.layers.0.self_attention.query_key_value", embedding__word_embeddings=(65024, 4096)),
         sign("encoder.layers.0.self_attention.query_key_value"),
     ), tokenizer="chatglm"),
     Part("bert_hunyuan", TEXT_ENCODER, "the Chinese CLIP of Hunyuan-DiT", (
         sign("encoder.layer.0.attention.self.query", embeddings__word_embeddings=(47020, 1024)),
-        sign("encoder.layer.0.attention.self.query", "embeddings.token_type_embeddings"),
+    )),
+    Part("clip_other", TEXT_ENCODER, "a CLIP text encoder of another size", (
+        sign("text_model.encoder.layers.0", "text_model.embeddings.token_embedding"),
+    )),
+    Part("bert", TEXT_ENCODER, "BERT or XLM-R", (
+        sign("encoder.layer.0.attention.self.query", "embeddings.word_embeddings"),
     )),
     Part("language_model", TEXT_ENCODER, "a language model", (
         sign("layers.0.self_attn", "embed_tokens"),
@@ -173,6 +184,10 @@ def kl(channels: int, *has: str, lacks: tuple[str, ...] = ()) -> Sign:
 VAES = (
     Part("vae_sd", VAE, "the VAE of Stable Diffusion (SD 1, SD 2 or SDXL)", (kl(4),)),
     Part("vae_16", VAE, "a VAE with 16 channels (FLUX.1 or SD 3)", (kl(16),)),
+    Part("vae_x4", VAE, "the VAE of SD 2's 4x upscaler", (
+        kl(4, "decoder.up_blocks.2", lacks=("decoder.up_blocks.3",)), kl(4, "decoder.up.2", lacks=("decoder.up.3",)),
+    )),
+    Part("vae_kvae", VAE, "a KVAE (of Kandinsky)", (kl(16, "decoder.mid.block_1.norm1.norm_layer"),)),
     Part("vae_cogview4", VAE, "the VAE of CogView4", (
         Sign(has=("decoder.conv_in",), shapes={"decoder.conv_in.weight": (1024, 16, None, None)}),
     )),
@@ -226,6 +241,9 @@ VAES = (
         Sign(has=("decoder.up_blocks.0",), lacks=("decoder.mid_block.resnets.0.norm1",),
              shapes={"decoder.conv_in.conv.weight": (None, 128, None, None, None)}),
     )),
+    Part("vae_ltx_audio", VAE, "the audio VAE of LTX-2", (
+        Sign(has=("latents_mean", "decoder.mid"), shapes={"decoder.conv_in.conv.weight": (None,) * 4}),
+    )),
     Part("vae_mochi", VAE, "the VAE of Mochi", (
         sign("decoder.block_in.resnets.0"), sign("decoder.blocks.0.0", "decoder.output_proj"),
         sign("layers.4.layers.0", "layers.0.0"),
@@ -260,6 +278,10 @@ VISIONS = (
     Part("clip_vision", VISION, "CLIP vision, an image encoder", (
         sign("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.0"),
         sign("visual.transformer.resblocks.0"),
+        sign("embeddings.class_embedding", "pre_layrnorm", "encoder.layers.0"),
+    )),
+    Part("clip_vision_wan", VISION, "the image encoder of Wan", (
+        sign("visual.patch_embedding", "visual.transformer.0", "visual.cls_embedding"),
     )),
     Part("clip_vision_h", VISION, "CLIP vision ViT-H, an image encoder", (
         Sign(has=("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.31"),
@@ -324,5 +346,7 @@ def part_of_gguf(header: Header) -> Part | None:
         return PARTS_BY_ID["umt5_xxl"]
     kinds = (kind, "llama") if kind == "mistral3" else (kind,)
     found = next((part for each in kinds for part in TEXT_ENCODERS if part.gguf == (each, width)), None)
-    words = GGUF_WORDS.get(found.id if found else "", shape[0])
-    return found if found and words == shape[0] else PARTS_BY_ID["language_model"]
+    part = found.id if found else ""
+    mlp = header.shape("blk.0.ffn_gate.weight")
+    same = GGUF_WORDS.get(part, shape[0]) == shape[0] and (mlp is None or GGUF_MLP.get(part, mlp[0]) == mlp[0])
+    return found if found and same else PARTS_BY_ID["language_model"]

@@ -59,7 +59,8 @@ class Unet:
             return sdxl.DEPTHS.get(self.depths, "sdxl")
         if (self.width, self.channels) == (SD1, PIX2PIX_CHANNELS):
             return "sd1_instruct"
-        return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
+        refiner = "sdxl_refiner" if self.added else ""
+        return {SD1: "sd1", SD2: "sd2", REFINER: refiner}.get(self.width, "")
 
 
 def read_unet(view: TensorView) -> Unet | None:

@@ -5,13 +5,14 @@ Files in them are identified by their headers, so folder names are needed only t
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from diffusion_local.models.directories import WalkedFile, walk
+from diffusion_local.models.invoke_titles import invoke_titles
 from diffusion_local.paths import expanded
 
 #: Roots of programs: (files or folders that only this root has, folders below it with models).
@@ -32,7 +33,7 @@ ROOTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 EXTRA_PATH_LISTS = ("extra_model_paths.yaml", "extra_model_paths.yml")
 #: Prefix of folders in the hub's cache: models--owner--name/snapshots/commit.
 CACHED = "models--"
-MOST_YAML = 1_000_000
+MOST_YAML, MOST_PATHS = 1_000_000, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,29 @@ def find_folders(root: Path) -> Iterator[ProgramFolder]:
         for folder in list_entries(root):
             yield from folders_below(folder)
         return
-    folders = list(model_folders(root))
-    for folder in folders:
-        yield from folders_below(folder)
+    root = program_of(root)
+    titles = invoke_titles(root)
+    for folder in model_folders(root):
+        for found in folders_below(folder):
+            title = titles.pop(found.file.path, "")
+            yield replace(found, stem=found.stem or title) if found.file.folder and title else found
+    for path in titles:  # used by InvokeAI where they lie
+        if not path.is_relative_to(root) and path.exists():
+            yield from (ProgramFolder(seen, titles[path] if seen.folder else "") for seen in walk(path))
     for name in EXTRA_PATH_LISTS:
-        if folders and (root / name).is_file():
+        if (root / name).is_file():
             for folder in list_entries(root / name):
                 yield from folders_below(folder)
+
+
+def program_of(root: Path) -> Path:
+    """The root of the program in a portable package of ComfyUI or Stability Matrix; any other path itself."""
+    if not root.is_dir() or (root / "models").is_dir():
+        return root
+    if (root / "ComfyUI/models").is_dir():
+        return root / "ComfyUI"
+    data = root / "Data"
+    return data if (data / "Models").is_dir() and (data / "Packages").is_dir() else root
 
 
 def model_folders(root: Path) -> Iterator[Path]:
@@ -69,10 +86,6 @@ def model_folders(root: Path) -> Iterator[Path]:
         yield root
         return
     names = {entry.name for entry in scan(root)}
-    nested = root / "ComfyUI"
-    if nested.is_dir() and (nested / "models").is_dir() and "models" not in names:  # the portable package
-        yield from model_folders(nested)
-        return
     if "hub" in names and any(entry.name.startswith(CACHED) for entry in scan(root / "hub")):
         yield root / "hub"
         return
@@ -126,15 +139,21 @@ def list_entries(path: Path) -> list[Path]:
         if not isinstance(section, dict):
             continue
         stated = section.get("base_path", "")
-        base = expanded(stated if isinstance(stated, str) else "")
+        base = expanded(os.path.expandvars(stated) if isinstance(stated, str) else "")
         for kind, value in section.items():
-            if kind in ("base_path", "is_default", "custom_nodes") or not isinstance(value, str):
+            if kind in ("base_path", "is_default", "custom_nodes"):
                 continue
-            for line in value.splitlines():
-                if line.strip():
-                    folders[path.parent / base / expanded(line.strip())] = None
+            for line in lines_of(value):
+                folders[path.parent / base / expanded(os.path.expandvars(line))] = None
     there = [folder for folder in folders if folder.is_dir()]
     return [each for each in there if not any(other != each and each.is_relative_to(other) for other in there)]
+
+
+def lines_of(value: Any) -> list[str]:
+    """The paths of a kind: a text with one a line, or a list of texts."""
+    texts = value if isinstance(value, list) else [value]
+    lines = (line.strip() for text in texts[:MOST_PATHS] if isinstance(text, str) for line in text.splitlines())
+    return [line for line in lines if line]
 
 
 def scan(folder: Path) -> list[os.DirEntry[str]]:

@@ -65,6 +65,9 @@ FOREIGN_MODELS = (
     )),
     Foreign("Cosmos 1", VIDEO, (sign("blocks.block0.blocks.0"), sign("learnable_pos_embed", "transformer_blocks.0"))),
     Foreign("Kandinsky 5", VIDEO, (sign("visual_embeddings.in_layer", "text_transformer_blocks.0"),)),
+    Foreign("Kandinsky 5 Image", PICTURE, (
+        sign("text_transformer_blocks.0", visual_embeddings__in_layer=(2560, None)),
+    )),
     Foreign("Allegro", VIDEO, (Sign(has=("pos_embed.proj", "transformer_blocks.0.scale_shift_table",
         "transformer_blocks.0.attn2"),
         shapes={"pos_embed.proj.weight": (2304, 4, 2, 2)}),)),
@@ -77,6 +80,7 @@ FOREIGN_MODELS = (
     Foreign("ACE-Step", AUDIO, (sign("genre_embedder", "lyric_embs"), sign("genre_embedder"), sign("lyric_encoder"),
 
         sign("layers.0.scale_shift_table", "layers.0.self_attn_norm", "layers.0.cross_attn_norm"))),
+    Foreign("Zero123, which turns objects", SOLID, (sign("cc_projection"),)),
     Foreign("Hunyuan3D", SOLID, (sign("latent_in", "cond_in"), sign("t_embedder.mlp.2", "blocks.0.attn1.k_norm",
         "blocks.0.attn2"))),
     Foreign("MMAudio", AUDIO, (sign("audio_input_proj", "clip_input_proj", "joint_blocks.0"),)),
@@ -122,7 +126,7 @@ FOREIGN_MODELS = (
     )),
     Foreign("BAGEL", PICTURE, (sign("vae2llm", "llm2vae"),)),
     Foreign("HunyuanImage 3", PICTURE, (sign("patch_embed.model.0", "timestep_emb.mlp.0"),)),
-    Foreign("Janus", PICTURE, (sign("gen_vision_model.quantize"),)),
+    Foreign("Janus", PICTURE, (sign("gen_vision_model.quantize"), sign("vqmodel.quantize", "generation_head"))),
     Foreign("DeepFloyd IF", PICTURE, (sign("encoder_hid_proj", "add_embedding.norm1", "down_blocks.0.resnets.0"),)),
     Foreign("Kandinsky 2", PICTURE, (
         sign("encoder_hid_proj.image_embeds", "down_blocks.0.resnets.0"),
@@ -137,6 +141,7 @@ FOREIGN_MODELS = (
             "blocks.0.channelwise"),
         sign("effnet_mappers.0", "seq_proj", "clip_mapper"),
     )),
+    Foreign("the x2 upscaler of latents of SD 2", PICTURE, (sign("down_blocks.0.resnets.0.norm1.linear", "conv_in"),)),
     Foreign("PixelDiT", PICTURE, (sign("core.pixel_embedder"),)),
 )  # fmt: skip
 
@@ -209,11 +214,12 @@ ATTACHMENTS = (
     )),
     Attachment("segmenter", "a network that selects objects (Segment Anything)", (
         sign("image_encoder", "mask_decoder"), sign("sam_mask_decoder"), sign("tracker.sam_mask_decoder"),
-        sign("clip.vision_model", "decoder.layers.0"),
+        sign("clip.vision_model", "decoder.layers.0"), sign("vision_encoder", "mask_decoder"),
+        sign("vision_encoder", "geometry_encoder"),
     )),
     Attachment("depth", "a network that estimates depth", (
         sign("depth_head"), sign("scratch.layer1_rn"), sign("core.core.scratch"), sign("neck.fusion_stage"),
-        sign("neck.reassemble_stage"), sign("depth_model"),
+        sign("neck.reassemble_stage"), sign("depth_model"), sign("glpn.encoder"), sign("depth_pro.encoder"),
     )),
     Attachment("normals", "a network that estimates the normals of surfaces", (
         sign("encoder.original_model.conv_stem", "decoder.conv2"),
@@ -234,33 +240,51 @@ ATTACHMENTS = (
         Sign(has=("layers.2", "layers.7"), shapes={"layers.0.weight": (1024, 768)}),
     )),
     Attachment("detector", "a network that finds objects (YOLO)", (sign("model.22.cv2"), sign("22.cv2", "0.conv"),
-        sign("model.0.conv", "model.9.cv1"), sign("bbox_embed.0.layers.0", "transformer.level_embed"))),
+        sign("model.0.conv", "model.9.cv1"), sign("bbox_embed.0.layers.0", "transformer.level_embed"),
+        sign("bbox_embed.0.layers.0", "level_embed"), sign("bbox_embed.0.layers.0", "model.level_embed"),
+        sign("class_head.dense0", "box_head.dense0"), sign("class_labels_classifier", "bbox_predictor"),
+        sign("enc_bbox_head", "encoder_input_proj"))),
     Attachment("speech", "a network that writes down speech (Whisper)", (
         sign("encoder.conv1", "decoder.layers.0.encoder_attn"),
     )),
     Attachment("sound", "a network that reads speech (wav2vec 2)", (
         sign("feature_extractor.conv_layers.0", "feature_projection.projection"),
     )),
+    Attachment("audio", "a network for sounds and speech", (
+        sign("audio_encoder.quantizer", "decoder.lm_heads"), sign("semantic.layers.0", "coarse_acoustics"),
+        sign("text_model", "audio_model.audio_encoder"), sign("quantizer.layers.0.codebook", "decoder.layers.0"),
+        sign("quantizer.quantizers.0", "decoder.snake1"), sign("speecht5.encoder"),
+        sign("quantizer.acoustic_residual_vector_quantizer"), sign("duration_predictor.conv_pre", "flow.flows.0"),
+        sign("conv_pre.weight_v", "ups.0.0"), sign("conv_pre", "ups.0", "resblocks.0", "conv_post"),
+        sign("attention_pooler", "audio_acoustic_proj"),
+    )),
     Attachment("captioner", "a network that describes pictures (Florence-2, BLIP)", (
         sign("vision_tower.convs.0", "image_projection"), sign("text_decoder.bert"),
+        sign("query_tokens", "qformer.encoder"), sign("git.image_encoder"), sign("connector.modality_projection"),
     )),
     Attachment("matting", "a network that cuts out objects (BiRefNet, RMBG, U2-Net)", (
         sign("bb.layers.0", "decoder"), sign("stage1.rebnconvin"),
     )),
     Attachment("frames", "a network that makes frames in between (RIFE)", (sign("block0.conv0", "block1.conv0"),)),
     Attachment("segmentation", "a network that labels the parts of a picture (SegFormer)", (
-        sign("segformer.encoder", "decode_head"), sign("decode_head.conv_seg"), sign("sem_seg_head.predictor"),
+        sign("segformer", "decode_head"), sign("decode_head.psp_modules"),
+        sign("decode_head.conv_seg"), sign("sem_seg_head.predictor"),
     )),
     Attachment("flow", "a network that follows movement between pictures (optical flow)", (
         sign("fnet.conv1", "update_block"),
     )),
     Attachment("classifier", "a network that classifies or tags pictures", (
         sign("layer4.0.conv1", "fc"), sign("features.0", "classifier.0"), sign("Conv2d_1a_3x3", "fc"),
-        sign("patch_embed.proj", "blocks.0.attn.qkv", "pos_embed", "head"), sign("vit.encoder.layer.0", "classifier"),
+        sign("patch_embed.proj", "blocks.0.attn.qkv", "pos_embed", "head"), sign("vit.embeddings", "classifier"),
+        sign("swin.embeddings", "classifier"), sign("convnext.embeddings", "classifier"),
+        sign("beit.embeddings", "classifier"),
     )),
     Attachment("training", "the state of an unfinished training", (
         sign("state.0.exp_avg"), sign("0.exp_avg"), sign("optimizer.state.0"), sign("state.0.state1"),
         sign("optimizer_states.0.state"),
+    )),
+    Attachment("inpaint_head", "a part of Fooocus that fills in pictures", (
+        Sign(has=("head",), shapes={"head": (320, 5, 3, 3)}),
     )),
     Attachment("hypernetwork", "a hypernetwork of A1111", (sign("320", "768", "1280"), sign("320.0", "640.0"))),
 )  # fmt: skip

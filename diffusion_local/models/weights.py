@@ -23,9 +23,9 @@ PRECISION_BY_DTYPE = {
 PLAIN_FP8, SCALED_FP8, BLOCK_FP8, COMFY, NVFP4, MXFP8 = (
     "fp8", "fp8_scaled", "fp8_blocks", "comfy_quant", "nvfp4", "mxfp8",
 )  # fmt: skip
-NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF, AWQ, HQQ, MODELOPT, FLOAT8 = (
+NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF, AWQ, HQQ, MODELOPT, FLOAT8, MLX = (
     "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf", "gguf_rare", "awq",
-    "hqq", "modelopt", "float8_data",
+    "hqq", "modelopt", "float8_data", "mlx",
 )  # fmt: skip
 #: Supported schemes; weights are dequantised as they are read.
 LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, BLOCK_FP8, COMFY, NF4, FP4, INT8, "int8", "int4_rows"))
@@ -41,7 +41,7 @@ TITLES = {
     NF4: "bitsandbytes nf4", FP4: "bitsandbytes fp4", INT8: "int8", TORCHAO: "torchao", QUANTO: "quanto",
     SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF", RARE_GGUF: "a rare type of GGUF",
     INT4_ROWS: "int4", BLOCK_FP8: "fp8 with scales per block", AWQ: "AWQ", HQQ: "HQQ", MODELOPT: "ModelOpt",
-    FLOAT8: "fp8 prequantised for one program (float8_data)",
+    FLOAT8: "fp8 prequantised for one program (float8_data)", MLX: "MLX",
 }  # fmt: skip
 #: Suffixes (one or two words) of tensor names that only one scheme has; the first match decides.
 QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -52,7 +52,7 @@ QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (COMFY, frozenset(("comfy_quant",))),
     (NVFP4, frozenset(("weight_scale_2",))),
     (QUANTO, frozenset(("weight._data", "weight._scale"))),
-    (TORCHAO, frozenset(("weight_qdata", "weight:_data", "weight.qdata"))),
+    (TORCHAO, frozenset(("weight_qdata", "_weight_qdata", "weight:_data", "weight:qdata", "weight.qdata"))),
     (SDNQ, frozenset(("svd_up", "zero_point"))),
     (AWQ, frozenset(("scaled_zeros",))),
     (HQQ, frozenset(("W_q",))),
@@ -61,6 +61,7 @@ QUANTISATION_MARKS: tuple[tuple[str, frozenset[str]], ...] = (
     (BLOCK_FP8, frozenset(("weight_scale_inv",))),
     (SCALED_FP8, frozenset(("scale_weight", "weight_scale", "scale_input", "scaled_fp8"))),
     (GPTQ, frozenset(("qzeros", "g_idx"))),
+    (MLX, frozenset(("biases",))),
 )
 MARKS = frozenset(mark for _, marks in QUANTISATION_MARKS for mark in marks)
 #: Ends of the names of tensors that describe the quantisation of other tensors and are not weights themselves.
@@ -73,6 +74,8 @@ AID_ENDS = tuple(
     )
 )  # fmt: skip
 AID_WORD = ".quant_state."
+#: Ends of the names of tensors that stand for a layer's ``weight`` in other schemes.
+PACKED_ENDS = ("qweight", "weight._data", "_weight_qdata", "weight_qdata", "weight:_data", "weight:qdata")
 
 
 def is_aid(name: str) -> bool:
@@ -132,12 +135,17 @@ class TensorView:
         tensor = tensors.get(whole)
         if tensor is None:
             stem = whole.removesuffix(".weight")
-            tensor = tensors.get(f"{stem}.qweight") or tensors.get(f"{stem}.weight._data")
+            tensor = next((tensors[name] for end in PACKED_ENDS if (name := f"{stem}.{end}") in tensors), None)
             return tensor.shape if tensor else None
+        stem = whole.removesuffix("weight")
+        if tensor.dtype == "U8" and len(tensor.shape) == 2 and f"{stem}weight_scale_2" in tensors:  # NVFP4
+            return (tensor.shape[0], tensor.shape[1] * 2)
+        if tensor.dtype == "U8" and (scales := tensors.get(f"{stem}scale")) and len(scales.shape) > 1:  # SDNQ
+            return (scales.shape[0], tensor.count * 2 // max(scales.shape[0], 1))
         if tensor.dtype == "U8" and f"{whole}.absmax" in tensors:  # two values per byte, flattened
             if noted := self._noted_shape(name):
                 return noted
-            bias = tensors.get(whole.removesuffix("weight") + "bias")
+            bias = tensors.get(f"{stem}bias")
             if bias is not None and bias.count and tensor.count * 2 % bias.count == 0:
                 return (bias.count, tensor.count * 2 // bias.count)
         return tensor.shape
@@ -176,10 +184,16 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
             return scheme_of(scheme, tensors, header)
     if stated:
         return COMFY
-    if '"sdnq"' in header.metadata.get("quantization_config", ""):
+    if '"sdnq"' in header.metadata.get("quantization_config", "") or ("scale" in ends and scales_integers(tensors)):
         return SDNQ
     kinds = Counter(tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1)
     return PLAIN_FP8 if any(kind.startswith("F8_") for kind in kinds) else ""
+
+
+def scales_integers(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether matrices of integers lie beside a ``scale``, as SDNQ stores them."""
+    beside = (tensors.get(name.removesuffix("scale") + "weight") for name in tensors if name.endswith(".scale"))
+    return any(each is not None and each.dtype in ("I8", "U8") for each in beside)
 
 
 #: Formats of ComfyUI's layout that are dequantised, and those with a title of their own.
@@ -259,7 +273,8 @@ def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
     if quantisation in (NF4, FP4, INT8, INT4_ROWS):
         return quantisation.removeprefix("bnb_").removesuffix("_rows")
     if quantisation == SVDQUANT:
-        return "int4" if any(tensor.dtype == "I8" for tensor in tensors.values()) else "fp4"
+        scales = (tensor.dtype for name, tensor in tensors.items() if name.endswith("wscales"))
+        return "fp4" if any(each.startswith("F8_") for each in scales) else "int4"
     if quantisation == NVFP4:
         return "nvfp4"
     counts: Counter[str] = Counter()

@@ -65,7 +65,10 @@ SDXL = unet(2048) | {
     "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": (49408, 768),
     "conditioner.embedders.1.model.token_embedding.weight": (49408, 1280),
 }
-REFINER = unet(1280) | {"conditioner.embedders.0.model.token_embedding.weight": (49408, 1280)}
+REFINER = unet(1280) | {
+    "model.diffusion_model.label_emb.0.0.weight": (1536, 2560),
+    "conditioner.embedders.0.model.token_embedding.weight": (49408, 1280),
+}
 FLUX = {
     "double_blocks.0.img_attn.norm.key_norm.scale": (128,),
     "single_blocks.0.norm.key_norm.scale": (128,),

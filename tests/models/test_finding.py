@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +271,53 @@ other: nonsense
     adapters = library.adapters()
     assert [each.name for each in adapters["loras"]] == ["lora-data"]
     assert [each.name for each in adapters["vae"]] == ["vae-webui"]
+
+
+def test_a_list_in_the_portable_package_may_name_variables_and_several_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "ComfyUI_windows_portable/ComfyUI"
+    everything(root, COMFY)
+    everything(tmp_path / "my data", COMFY)
+    monkeypatch.setenv("MODELS_DISK", str(tmp_path / "my data"))
+    (root / "extra_model_paths.yaml").write_text(
+        "comfyui:\n  base_path: $MODELS_DISK\n  is_default: true\n  loras: [models/loras, models/none, 3]\n"
+        "  vae: ${MODELS_DISK}/models/vae\n"
+    )
+    names = {each.file.path.name for each in find_folders(root.parent)}
+    assert {"lora-my data.safetensors", "vae-my data.safetensors", "checkpoint-ComfyUI.safetensors"} <= names
+    assert "checkpoint-my data.safetensors" not in names
+
+
+def test_stability_matrix_in_a_portable_folder(tmp_path: Path) -> None:
+    everything(tmp_path / "StabilityMatrix/Data", SWARM)
+    write_header(tmp_path / "StabilityMatrix/Data/Packages/ComfyUI/models/checkpoints/x.safetensors", files.SD1)
+    found = {each.file.path.parts[-2] for each in find_folders(tmp_path / "StabilityMatrix")}
+    assert "loras" in found
+    assert "x.safetensors" not in {each.file.path.name for each in find_folders(tmp_path / "StabilityMatrix")}
+
+
+@pytest.mark.parametrize("table", ["models", "model_config"])
+def test_invokeais_folders_are_named_as_in_its_database(library: Library, tmp_path: Path, table: str) -> None:
+    """Its sixth version puts the parts of each model into a folder that is a number."""
+    root = tmp_path / "invokeai"
+    number = "0f3b8a52-52f1-4c1f-9f0a-8e1b1f5a2f10"
+    for name in ("model_index.json", "unet/config.json"):
+        (root / "models" / number / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "models" / number / name).write_text("{}")
+    outside = write_header(tmp_path / "elsewhere/own file.safetensors", files.SD1)
+    (root / "databases").mkdir()
+    entries = [{"name": "Juggernaut XL v9", "path": number}, {"name": "Own", "path": str(outside)}, {"name": 3}, "x"]
+    with closing(sqlite3.connect(root / "databases/invokeai.db")) as connection:
+        connection.execute(f"create table {table} (id text, config text)")
+        connection.executemany(f"insert into {table} values ('', ?)", [(json.dumps(each),) for each in entries])
+        connection.commit()
+    before = sorted(path.name for path in (root / "databases").iterdir())
+    library.add(str(root))
+    assert [model.id for model in library.models()] == ["starter", "Juggernaut XL v9", "own file"]
+    assert sorted(path.name for path in (root / "databases").iterdir()) == before
+    (root / "databases/invokeai.db").write_bytes(b"SQLite format 3\0 damaged")
+    assert len(library.models()) == 2  # without names, and without what lies elsewhere
 
 
 @pytest.mark.parametrize(
