@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import FIRST, TOGETHER
 from tests.support import REPOSITORY, eventually
 
 CONFTEST = """
@@ -73,6 +74,11 @@ def test_expected(): assert False
 @pytest.mark.skip
 def test_skipped(): pass
 """
+
+
+def test_the_files_that_come_first_or_together_exist() -> None:
+    named = [*FIRST, *(each for files in TOGETHER for each in files)]
+    assert [each for each in named if not (REPOSITORY / each).exists()] == []
 
 
 def test_every_test_runs_once_and_failures_and_deaths_are_reported(tmp_path: Path) -> None:
