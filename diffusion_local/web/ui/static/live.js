@@ -47,6 +47,7 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
       return;
     }
     if (old.dataset.picked !== undefined) return; // the bar of a selection is written here
+    if (fresh.dataset.same !== undefined) return;
     for (const { name } of [...old.attributes]) {
       if (OURS.has(name) && old.nodeName === "DETAILS") continue;
       if (!fresh.hasAttribute(name)) old.removeAttribute(name);
@@ -120,10 +121,25 @@ window.diffusionLocalPart = (element, root, name, trigger) => {
   }
   const GLIDE = { duration: 160, easing: "ease-out" };
 
+  // While the gallery scrolls, most of its tiles stay: those whose HTML is the same are not parsed and compared again.
+  const TILE = /\n(?=<div class="tile" data-key=)/;
+  let tiles = new Map(); // HTML by key
+  function withoutSame(html) {
+    const [first, ...rest] = html.split(TILE);
+    const last = rest.pop(); // what follows the tiles is a part of it
+    if (last === undefined) return html;
+    const there = new Set([...root.querySelectorAll(".tile")].map(({ dataset }) => dataset.key));
+    const known = tiles;
+    tiles = new Map(rest.map((tile) => [tile.slice(0, tile.indexOf(">")).match(/data-key="([^"]*)"/)[1], tile]));
+    const kept = [...tiles].map(([key, tile]) =>
+      there.has(key) && known.get(key) === tile ? `<div data-key="${key}" data-same></div>` : tile);
+    return [first, ...kept, last].join("\n");
+  }
+
   let before = null; // what had the focus when a dialog opened
   function draw(html) {
     const fresh = document.createElement("div");
-    fresh.innerHTML = html ?? "";
+    fresh.innerHTML = withoutSame(html ?? "");
     localTimes(fresh);
     const hadDialog = root.querySelector("[role=dialog]");
     const active = document.activeElement;
