@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 #: Options that are paths of this machine, which a record must not contain.
 PATH_OPTIONS = ("--out", "--folder", "--kernels", "--record", "--home")
+#: A list of numbers, which is written in one line.
+NUMBERS = re.compile(r"\[\s*([-+.e\d,\s]+?)\s*\]")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -40,7 +43,9 @@ def conditions(*packages: str) -> dict[str, Any]:
 
 def publish(record: dict[str, Any], file: Path | None) -> None:
     """Print a record, and write it into a file if one is given."""
-    text = json.dumps(record, indent=2, ensure_ascii=False)
+    text = NUMBERS.sub(
+        lambda found: f"[{' '.join(found[1].split())}]", json.dumps(record, indent=2, ensure_ascii=False)
+    )
     print(text)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -189,7 +189,7 @@ def until(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> 
 def shoot(page: Any, name: str) -> None:
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = TARGET / f"{name}.webp"
-    shot.save(path, quality=85, method=6)
+    shot.save(path, quality=80, method=6)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB", flush=True)
 
 

@@ -52,7 +52,7 @@ def drawing() -> PIL.Image:
         (noise(256, blur=2), "noise"),
         (drawing(), ""),
         (PIL.linear_gradient("L").convert("RGB"), ""),
-        (PIL.open(ASSETS / "starter/everyday.jpg").convert("RGB"), ""),
+        (PIL.open(ASSETS / "starter/everyday.webp").convert("RGB"), ""),
         (PIL.open(ASSETS / "screenshots/gallery.webp").convert("RGB"), ""),
         (of("black", 8), "black"),
         (noise(64), ""),
