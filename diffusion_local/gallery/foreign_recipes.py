@@ -163,12 +163,12 @@ def invokeai(texts: Texts) -> ForeignRecipe | None:
     if not {"positive_prompt", "seed"} & pairs.keys():
         return None
     loras = [
-        (name_of(each.get("model") or each.get("lora")), each.get("weight", 1))
+        (name, each.get("weight", 1))
         for each in pairs.pop("loras", None) or []
-        if isinstance(each, dict)
+        if isinstance(each, dict) and (name := name_of(each.get("model") or each.get("lora")))
     ]
     pairs |= {name: name_of(pairs.get(name)) for name in FILE_OPTIONS}
-    return ForeignRecipe("InvokeAI", dict(flatten(pairs)), [each for each in loras if each[0]])
+    return ForeignRecipe("InvokeAI", dict(flatten(pairs)), loras)
 
 
 def name_of(model: Any) -> str | None:

@@ -262,7 +262,7 @@ def upscaling_options(size: tuple[int, int], settings: Mapping[str, Any]) -> dic
 
 def ignored_warnings(params: Params, settings: Mapping[str, Any]) -> list[str]:
     """A warning for each given option that does not apply to this kind of work, or lacks the option that it needs."""
-    warnings = []
+    warnings: list[str] = []
     for name, option in OPTIONS.items():
         value = settings.get(name)
         if name in refused_options(params.kind) or not is_given(value) or value == option.default:
