@@ -157,6 +157,8 @@ def read_header(path: Path, name: str = "") -> Header:
         raise ModelUnavailable(damaged(name)) from None
     if size < end:
         raise ModelUnavailable(truncated(name))
+    if size > end:  # no program loads such a file
+        raise ModelUnavailable(damaged(name))
     return Header(tensors, metadata, size, path=path)
 
 
@@ -166,11 +168,15 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
     Raises ValueError, TypeError, KeyError, AttributeError, IndexError or RecursionError for a malformed header.
     """
     content = json.loads(text)
-    metadata = content.pop("__metadata__", None) or {}
+    metadata = content.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("no such metadata")
     if len(content) > MAX_TENSORS:
         raise ValueError("too many tensors")
+    "".join(content).encode()  # raises UnicodeEncodeError for names that are no text
     tensors, spans = {}, []
-    sizes: dict[tuple[str, tuple[int, ...]], int] = {}  # in bytes, -1 for an unknown type
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}  # in bytes
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # most tensors of a model have one of a few shapes
     for name, value in content.items():
         begin, end = value["data_offsets"]
@@ -182,14 +188,14 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
         tensor = Tensor(dtype, shape, start + begin)
         size = sizes.get((dtype, shape))
         if size is None:
-            size = sizes[dtype, shape] = tensor.bytes if dtype in BITS else -1
-        if not 0 <= begin <= end or (size >= 0 and size != end - begin):
+            size = sizes[dtype, shape] = int(tensor.count * BITS[dtype] // 8)
+        if not 0 <= begin <= end or size != end - begin:
             raise ValueError("no such place")
         tensors[checked_name(name)] = tensor
         spans.append((begin, end))
     spans.sort()
-    if any(later[0] < former[1] for former, later in pairwise(spans)):
-        raise ValueError("overlapping tensors")
+    if any(later[0] != former[1] for former, later in pairwise([(0, 0), *spans])):
+        raise ValueError("gaps between tensors, or overlapping ones")
     texts = {str(key): str(value) for key, value in metadata.items()}
     return tensors, texts, start + max((end for _, end in spans), default=0)
 
