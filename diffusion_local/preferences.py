@@ -189,7 +189,7 @@ class Preferences:
             raise Conflict(message("set_elsewhere", name=name))
         with self._writing:
             read_toml(self._path)  # a damaged file is reported, not overwritten
-            before = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+            before = self._path.read_text(encoding="utf-8-sig") if self._path.exists() else ""
             document = tomlkit.parse(before)
             edit(document)
             replace_text(self._path, tomlkit.dumps(document))

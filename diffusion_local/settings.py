@@ -20,6 +20,7 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import DEFAULT_LANGUAGE, LANGUAGES, message
 from diffusion_local.options.types import RUNGS
 from diffusion_local.paths import Folders, expanded
+from diffusion_local.variables import refuse_misspelt
 
 ENVIRONMENT_PREFIX = "DIFFUSION_LOCAL_"
 ORIGINS = ENVIRONMENT_PREFIX + "ORIGINS"  # from a parent process to its child
@@ -217,6 +218,7 @@ class Settings(Folders):
         origins: dict[str, str] = {}
         # A parent process passes all of its settings in the environment, together with their origins.
         inherited = dict(each.split("=", 1) for each in environ.get(ORIGINS, "").split() if "=" in each)
+        refuse_misspelt(environ, ENVIRONMENT_PREFIX, names())
         sources = [
             (read_toml(home / "config.toml"), "config.toml: {}", "file"),
             (
@@ -298,10 +300,10 @@ def parse(name: str, value: Any, where: str) -> Any:
             raise InvalidParams(where, message("setting_texts", example='["program", "an argument"]', got=echo(value)))
         return tuple(value)
     try:
-        if isinstance(value, list | dict):
-            raise TypeError
         parsed = type(spec.default)(value)
-    except (TypeError, ValueError):
+        if isinstance(value, bool | list | dict) or (isinstance(parsed, int) and parsed != float(value)):
+            raise TypeError  # the last has a fraction
+    except (TypeError, ValueError, OverflowError):
         raise InvalidParams(where, message("setting_type", type=type(spec.default).__name__, got=echo(value))) from None
     choices = spec.metadata["choices"]
     if choices and parsed not in choices:
@@ -314,12 +316,12 @@ def parse(name: str, value: Any, where: str) -> Any:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read the settings of a config file. Raises InvalidParams, also for an unknown name, which is usually a typo."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
     except FileNotFoundError:
         return {}
     except NotADirectoryError:
         raise InvalidParams("home", message("home_is_file", path=path.parent)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidParams("config.toml", message("cannot_be_read", error=error)) from None
     for name in values:
         if name not in names() or name == "home":

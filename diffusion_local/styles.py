@@ -4,7 +4,9 @@
 adds more and replaces those of the same name. A template without ``{prompt}`` is appended after a comma, as in A1111.
 """
 
+import codecs
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from diffusion_local.paths import assets
 PROMPT_PLACEHOLDER = "{prompt}"
 MAX_STYLES = 20  # at once
 STYLES_FILE = "styles.csv"
+DELIMITERS = ",;\t"  # Excel chooses by the country
+UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,13 @@ def apply_template(template: str, text: str) -> str:
 
 
 def read_styles(path: Path) -> list[Style]:
+    """The styles of a file; none if it is missing or damaged, as ``doctor`` reports."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [
-                {(key or "").strip().casefold(): value for key, value in row.items()} for row in csv.DictReader(file)
-            ]
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith(UTF16_BOMS) else "utf-8-sig")
+        header = text.lstrip().partition("\n")[0]
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header.count))
+        rows = [{(key or "").strip().casefold(): value for key, value in row.items()} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
     styles = {}

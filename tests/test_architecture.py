@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "lazy_imports", "messages"),
     ("errors",),
     ("actor", "disk", "gallery.comfyui_graphs", "grammar", "image_decoding"),
-    ("options", "paths"),
+    ("options", "paths", "variables"),
     ("domain", "families", "operations", "queue.pass_sizes", "settings"),
     (
         "authority",

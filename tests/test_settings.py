@@ -43,6 +43,12 @@ def test_the_home_comes_from_the_command_line_first(tmp_path: Path) -> None:
     [
         ({"PORT": "http"}, "", {}, "DIFFUSION_LOCAL_PORT: must be of type int"),
         ({"PORT": ""}, "", {}, "DIFFUSION_LOCAL_PORT: must be of type int"),
+        ({"PROT": "7861"}, "", {}, "DIFFUSION_LOCAL_PROT: is not a setting; DIFFUSION_LOCAL_PORT is."),
+        ({"IMAGEFORMAT": "webp"}, "", {}, "DIFFUSION_LOCAL_IMAGE_FORMAT is."),
+        ({}, "port = true", {}, "config.toml: port: must be of type int"),
+        ({}, "port = inf", {}, "config.toml: port: must be of type int"),
+        ({}, "port = 7861.5", {}, "config.toml: port: must be of type int"),
+        ({}, "port = " + "[" * 50_000, {}, "config.toml: cannot be read"),
         ({"STOP_GRACE": "nan"}, "", {}, "DIFFUSION_LOCAL_STOP_GRACE: must"),
         ({"STOP_GRACE": "inf"}, "", {}, "DIFFUSION_LOCAL_STOP_GRACE: must"),
         ({"MAX_COUNT": "-1"}, "", {}, "must not be negative"),
@@ -59,6 +65,17 @@ def test_what_is_wrong_is_told_with_its_place(
     with pytest.raises(InvalidParams) as error:
         load(tmp_path, {ENVIRONMENT_PREFIX + name: value for name, value in environ.items()}, toml, **overrides)
     assert words in error.value.message
+
+
+def test_variables_of_hooks_and_of_other_programs_are_no_settings(tmp_path: Path) -> None:
+    facts = {"EVENT": "batch.done", "BATCH_ID": "b", "NAME": "night", "REPORT": "r"}
+    load(tmp_path, {ENVIRONMENT_PREFIX + name: text for name, text in facts.items()})
+    load(tmp_path, {ENVIRONMENT_PREFIX + "COMPOSE_PROJECT": "x", "PROT": "5"})
+
+
+def test_a_file_that_notepad_saved_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfport = 7861\r\n")
+    assert Settings.load({}, home=tmp_path).port == 7861
 
 
 def test_a_child_loads_equal_settings(tmp_path: Path) -> None:

@@ -29,6 +29,16 @@ def test_a_persons_file_adds_and_replaces_and_is_read_afresh(tmp_path: Path) -> 
     assert styles.apply(["Photo", "Mine"], "a cat", "x") == ("my a cat, mine, with comma", "x, bad")
 
 
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_is_read_as_excel_saves_it(tmp_path: Path, codec: str, delimiter: str) -> None:
+    rows = ("name", "prompt", "negative_prompt"), ("Mine", '"{prompt}, 水墨"', '"a; b"')
+    text = "".join(delimiter.join(row) + "\r\n" for row in rows)
+    (tmp_path / "styles.csv").write_bytes(text.encode(codec))
+    [style] = read_styles(tmp_path / "styles.csv")
+    assert (style.name, style.prompt, style.negative) == ("Mine", "{prompt}, 水墨", "a; b")
+
+
 def test_a_damaged_file_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "styles.csv").write_bytes(b"name,prompt\n\xff\xfe\x00")
     assert len(Styles(tmp_path).all()) >= 10

@@ -11,6 +11,7 @@ from diffusion_local.db.row_access import readable, writable
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.messages import message
+from diffusion_local.options.values import check_prompt
 
 MOST_BOARDS = 1000  # per owner
 NAME_CHARS = 100
@@ -133,6 +134,7 @@ def check_name(name: str) -> str:
     line = " ".join(name.split()) if isinstance(name, str) else ""
     if not 0 < len(line) <= NAME_CHARS:
         raise InvalidParams("name", message("board_name", most=NAME_CHARS))
+    check_prompt("name", line)  # control characters and half characters
     return line
 
 

@@ -125,8 +125,10 @@ class Template:
 
 
 def parse_weight(text: str) -> tuple[float, str]:
-    """``0.5::rare`` as (0.5, "rare"); the default weight is 1."""
+    """``0.5::rare`` as (0.5, "rare"); the default weight is 1. Raises InvalidParams for another number."""
     found = WEIGHT.match(text)
+    if not found and (odd := NO_WEIGHT.match(text)):
+        raise InvalidParams("prompt", message("choice_number", what=odd[0].strip()))
     return (float(found[1]), text[found.end() :]) if found else (1.0, text)
 
 

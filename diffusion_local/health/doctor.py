@@ -25,6 +25,7 @@ from diffusion_local.models.verdicts import PLACES
 from diffusion_local.queue.huey_backends import open_huey, parse_url, queue_file, queue_url
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
+from diffusion_local.styles import STYLES_FILE, read_styles
 from diffusion_local.system import gpus, permissions
 from diffusion_local.system.network import exposing_setting, refusal_reason
 
@@ -59,6 +60,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
         versions,
         home,
         folders,
+        styles,
         access,
         permitted,
         database,
@@ -127,6 +129,13 @@ def folders(settings: Settings) -> Iterator[Finding]:
     closed = [name for name in names if is_closed(settings.home / name)]
     if closed:
         yield Finding("folders", False, message("found_closed", names=closed), message("mend_closed"))
+
+
+def styles(settings: Settings) -> Iterator[Finding]:
+    """A file of styles without a style: in another encoding or with other columns."""
+    path = settings.home / STYLES_FILE
+    if path.is_file() and path.stat().st_size and not read_styles(path):
+        yield Finding("styles", False, message("found_styles"), message("mend_styles"), False)
 
 
 def is_closed(folder: Path) -> bool:

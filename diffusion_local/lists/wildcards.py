@@ -17,6 +17,10 @@ MAX_WILDCARD_MB = 5
 
 MOST_NAMES = 1000
 SHOWN_NAMES = 30  # in an error message
+#: Problems that name their file.
+OF_OTHER_FILES = frozenset(
+    ("wildcard_file", "wildcard_line", "wildcard_empty", "wildcard_none", "wildcard_loop", "wildcard_deep")
+)
 
 
 class Expander:
@@ -59,11 +63,22 @@ class Expander:
             if problem:
                 raise InvalidParams("prompt", message("wildcard_line", name=name, line=number, problem=problem))
             if text and not text.startswith("#"):
-                weight, text = parse_weight(text)
-                options.append((weight, parse(text, lambda each: self._wildcard(each, (*above, name)))))
+                options.append(self._option(text, number, (*above, name)))
         if not options:
             raise InvalidParams("prompt", message("wildcard_empty", name=name))
         return Wildcard(name, make_choice(options))
+
+    def _option(self, text: str, number: int, above: tuple[str, ...]) -> tuple[float, Node]:
+        """(weight, tree) of a line of the last file of ``above``."""
+        try:
+            weight, text = parse_weight(text)
+            return weight, parse(text, lambda each: self._wildcard(each, above))
+        except InvalidParams as error:
+            if error.problem.id in OF_OTHER_FILES:
+                raise
+            raise InvalidParams(
+                "prompt", message("wildcard_line", name=above[-1], line=number, problem=error.problem)
+            ) from None
 
     def _path(self, name: str) -> Path:
         try:
@@ -71,6 +86,8 @@ class Expander:
             path = self._folder / f"{name}.txt"  # symbolic links are followed, as in folders of models
             if inside and path.is_file():
                 return path
+            if inside and len(alike := self._alike.get(name.casefold(), [])) == 1:
+                return alike[0]
         except PermissionError as error:
             problem = message("cannot_be_read", error=error.strerror)
             raise InvalidParams("prompt", message("wildcard_file", name=name, problem=problem)) from None
@@ -81,7 +98,19 @@ class Expander:
         )
 
     @cached_property
+    def _alike(self) -> dict[str, list[Path]]:
+        """Files by their names in lower case: a home may come from a system that does not tell cases apart."""
+        files: dict[str, list[Path]] = {}
+        for name, path in self._walked:
+            files.setdefault(name.casefold(), []).append(path)
+        return files
+
+    @cached_property
+    def _walked(self) -> list[tuple[str, Path]]:
+        files = walk(self._folder, (".txt",)) if self._folder.is_dir() else ()
+        return [("/".join((*each.below, each.path.stem)), each.path) for each in files if not each.folder]
+
+    @cached_property
     def known_names(self) -> list[str]:
         """Names of the wildcard files, at most MOST_NAMES."""
-        files = walk(self._folder, (".txt",)) if self._folder.is_dir() else ()
-        return sorted("/".join((*each.below, each.path.stem)) for each in files if not each.folder)[:MOST_NAMES]
+        return sorted(name for name, _ in self._walked)[:MOST_NAMES]

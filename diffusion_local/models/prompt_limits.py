@@ -34,7 +34,7 @@ FOREIGN_SYNTAX = {
         r"|[)\"]\.(?:and|blend|swap)\([^()]{0,99}\)"
     ),
     "NovelAI": re.compile(r"(?<![\w:.])-?\d{1,3}(?:\.\d{1,6})?::[^:\n]{1,200}::"),
-    "Midjourney": re.compile(r"[^\W\d]::-?(?:\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(?![\d.]|\s?\])"),
+    "Midjourney": re.compile(r"^/imagine\b|[^\W\d]::-?(?:\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(?![\d.]|\s?\])"),
     "Dynamic Prompts": re.compile(r"__[@~!][\w\-/.*]{1,60}__"),
 }  # fmt: skip
 #: A flag, which is supported only in lists.
@@ -46,7 +46,7 @@ LIST_MARK = re.compile(r"(?:[-*•]|\d{1,4}[.)])\s+\S.{0,20}")
 #: Syntax in full-width characters of East Asian keyboards; only the ASCII characters are supported.
 FULL_WIDTH = re.compile(
     r"[（【][^（）【】\n]{1,100}[:：]\s?\d[^（）【】\n]{0,10}[）】]|｛[^｛｝\n]{0,200}[|｜][^｛｝\n]{0,200}｝"
-    r"|[(\[][^()\[\]\n]{1,100}：\s?\d{1,3}(?:\.\d{1,6})?\s?[)\]]|[<＜](?:lora|lyco)[:：][^<>＜＞\n]{0,100}[>＞]"
+    r"|[(\[][^()\[\]\n]{1,100}：\s?\d{1,3}(?:\.\d{1,6})?\s?[)\]]|[<＜《〈‹](?:lora|lyco)[:：][^<>＜＞《》〈〉‹›\n]{0,100}[>＞》〉›]"
 )
 #: An apparent schedule: brackets with two colons.
 SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,200}:[^\[\]:|\\]{0,30}\]")
@@ -87,6 +87,10 @@ SYNTAX = (
     "\uff1a",
     "\uff5b",
     "\uff1c",
+    "《",
+    "〈",
+    "‹",
+    "/imagine",
 )
 
 

@@ -28,7 +28,7 @@ MAX_ADDRESSES = 8  # addresses tried per name
 #: Allowed ports below 1024; the others belong to services that must not be contacted.
 PORTS = {80, 443}
 #: Cloud metadata services and the like outside of the private ranges.
-BLOCKED = {ipaddress.ip_address("168.63.129.16")}
+BLOCKED = tuple(ipaddress.ip_network(each) for each in ("168.63.129.16/32", "192.0.0.0/24"))
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 #: IPv6 ranges that embed an IPv4 address for a relay: Teredo, IPv4-compatible, local NAT64.
 RELAYS = tuple(ipaddress.ip_network(each) for each in ("2001::/32", "::/96", "64:ff9b:1::/48"))
@@ -158,4 +158,6 @@ def is_public(address: Address) -> bool:
             return is_public(inside)
         if any(address in relay for relay in RELAYS):
             return False
-    return address.is_global and not address.is_multicast and not address.is_reserved and address not in BLOCKED
+    if any(address in network for network in BLOCKED):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved

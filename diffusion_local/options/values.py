@@ -66,7 +66,7 @@ def check_prompt(field: str, text: Any, required: bool = False) -> None:
     if strange := next((sign for sign in text if sign < " " and sign not in CONTROL_CHARACTERS), ""):
         raise InvalidParams(field, message("control_character", sign=f"U+{ord(strange):04X}"))
     if required and not text.strip():
-        raise InvalidParams(field, message("empty_prompt"))
+        raise InvalidParams(field, message("empty_prompt" if field == "prompt" else "empty_text"))
 
 
 def check_number(field: str, value: Any, low: float, high: float) -> float:

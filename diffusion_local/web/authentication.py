@@ -232,7 +232,7 @@ class Access:
             if bearer:
                 who = await self._in_thread(self._accounts.by_link, bearer.account, bearer.token)
         if who is None:
-            open_path = scope["type"] == "http" and is_open_path(scope["path"])
+            open_path = scope["type"] == "http" and is_open_path(scope["path"], scope["method"])
             return NOBODY if open_path else turned_away(scope, headers)
         return who
 
@@ -249,7 +249,9 @@ class Access:
         return await anyio.to_thread.run_sync(ask, *args, limiter=self._threads)
 
 
-def is_open_path(path: str) -> bool:
+def is_open_path(path: str, method: str) -> bool:
+    if path == PAIRING:
+        return method == "POST"  # other methods are of a machine that is named so
     return any(path == each or (each.endswith("/") and path.startswith(each)) for each in OPEN_PATHS)
 
 

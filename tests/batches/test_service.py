@@ -86,7 +86,7 @@ def test_a_batch_that_will_be_late_says_so_at_submit_and_when_it_slips(services:
 def test_a_name_is_changed(studio: Studio) -> None:
     batch_id = make_list(studio)
     assert studio.batches.rename(batch_id, " birds ").batch.name == "birds"
-    with refused(InvalidParams, "empty_prompt", field="name"):
+    with refused(InvalidParams, "empty_text", field="name"):
         studio.batches.rename(batch_id, " ")
     with pytest.raises(NotFound):
         studio.batches.rename("nobody", "x")

@@ -46,6 +46,9 @@ def test_names_are_kept_apart(boards: BoardStore) -> None:
     for name in ("", "  ", "x" * 101):
         with pytest.raises(InvalidParams, match="100"):
             boards.create(name)
+    for name in ("a\0b", "\ud83d"):
+        with pytest.raises(InvalidParams, match="must be text"):
+            boards.create(name)
     other = boards.create("Winter")
     with pytest.raises(Conflict):
         boards.rename(other.id, "Autumn")

@@ -12,7 +12,7 @@ from diffusion_local.db.database import Database, translate_errors
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import DatabaseProblem, UserError
 from diffusion_local.health import storage_checks
-from diffusion_local.health.doctor import Finding, back_up, examine, rebuild_gallery
+from diffusion_local.health.doctor import Finding, back_up, examine, rebuild_gallery, styles
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.worker.stopping import Stop
@@ -139,6 +139,14 @@ def test_only_a_damaged_database_is_to_be_set_aside(
     monkeypatch.setattr(Database, "findings", fail)
     result = found(services.settings)["database"]
     assert (result.ok, advice in result.mend, error in result.text) == (False, True, error != "database is locked")
+
+
+def test_a_file_of_styles_that_gives_none_is_named(services: Services) -> None:
+    (services.settings.home / "styles.csv").write_bytes("name,prompt\nNacht,dunkle Straße\n".encode("cp1252"))
+    [found] = styles(services.settings)
+    assert (found.name, found.ok, found.grave) == ("styles", False, False)
+    (services.settings.home / "styles.csv").write_bytes("name,prompt\nNacht,dunkle Straße\n".encode())
+    assert not list(styles(services.settings))
 
 
 def test_folders_that_may_not_be_read_are_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

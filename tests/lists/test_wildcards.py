@@ -157,6 +157,29 @@ def test_a_draw_is_decided_by_its_seed_and_heeds_weights() -> None:
     assert not any(text[2] == text[4] for text in (node.sample(lot) for _ in range(100)))
 
 
+@pytest.mark.parametrize("name", ["Animal", "ANIMAL", "Colours/WARM", "upper"])
+def test_a_home_of_a_system_that_does_not_tell_cases_apart_works_on_one_that_does(name: str, folder: Path) -> None:
+    (folder / "Upper.TXT").write_text("cat")
+    assert combinations(f"__{name}__", folder)
+
+
+def test_of_two_files_that_differ_in_case_only_the_named_one_is_read(folder: Path) -> None:
+    for name in ("Bird", "bird"):
+        (folder / f"{name}.txt").write_text(name)
+    if len(list(folder.glob("[Bb]ird.txt"))) == 1:
+        pytest.skip("this file system does not tell cases apart")
+    assert combinations("__Bird__", folder) == ["Bird"]
+    with pytest.raises(InvalidParams, match=r"there is no wildcards/BIRD\.txt"):
+        Expander(folder).parse("__BIRD__")
+
+
+@pytest.mark.parametrize("line", ["{a|b", "-1::y", "1e3::z {"])
+def test_a_faulty_line_of_a_file_is_named(line: str, folder: Path) -> None:
+    (folder / "faulty.txt").write_text(f"good\n{line}\n")
+    with pytest.raises(InvalidParams, match=r"wildcards/faulty\.txt: line 2"):
+        Expander(folder).parse("__faulty__")
+
+
 def test_a_file_is_read_once_for_a_list(folder: Path) -> None:
     expander = Expander(folder)
     expander.parse("__animal__")

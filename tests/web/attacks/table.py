@@ -91,7 +91,16 @@ PREFLIGHTS = [
 REBINDING = [
     Attack("DNS rebinding", path, (400,), "Host is not ours", headers={"Host": host})
     for path in ("/", "/api/v1/jobs", "/images/{image}.png", "/gradio_api/info")
-    for host in ("evil.example", "127.0.0.1.evil.example:7860", "localhost.evil.example", "10.0.0.7")
+    for host in (
+        "evil.example",
+        "127.0.0.1.evil.example:7860",
+        "localhost.evil.example",
+        "10.0.0.7",
+        "127.1",
+        "2130706433",
+        "localhost@evil.example",
+        "localhost#.evil.example",
+    )
 ]
 PLACES = (
     "/images/{0}.png",
@@ -105,6 +114,10 @@ PLACES = (
     "/file={0}",
     "/static/{0}",
     "/assets/{0}",
+    "/model-previews/loras/{0}",
+    "/replicate/v1/files/{0}",
+    "/view?type=output&filename={0}",
+    "/view?type=input&subfolder=..&filename={0}",
 )
 OUTSIDE = (
     "../../app.db",
@@ -142,6 +155,8 @@ OTHERS = [
             "/api/v1/batches/{batch}/stream",
             "/api/v1/batches/{batch}/export",
             "/predictions/{batch}",
+            "/view?filename={image}.png&type=output",
+            "/history/{batch}",
         )
     ),
     *(
@@ -177,6 +192,12 @@ SCOPES = [
     post("more than a token may", "/api/v1/queue/pause", 403, "role admin", None, who="ann"),
     post("a token makes tokens", "/account/tokens", 403, "sessions only", "name=x&scope=admin", who="root"),
     Attack("no token", "/api/v1/jobs", (401,), "sign in first"),
+    Attack("another method at a door that is open", "/api/v1/machines/join", (401,), "open to POST only"),
+    Attack("another method at a door that is open", "/api/v1/machines/join", (401,), "open to POST only", "DELETE"),
+    *(
+        Attack("an account named by a header", "/api/v1/jobs", (401,), "no header names an account", headers=headers)
+        for headers in ({"X-Remote-User": "root"}, {"X-Forwarded-User": "root"}, {"X-Forwarded-For": "127.0.0.1"})
+    ),
     Attack("a made-up token", "/api/v1/jobs", (401,), "digest not known", headers={"Authorization": "Bearer dl_guess"}),
     Attack(
         "a made-up session",
@@ -257,6 +278,12 @@ INSIDE = (
     "http://192.168.1.1/",
     "http://172.16.0.1/",
     "http://169.254.169.254/latest/meta-data/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://192.0.0.192/opc/v2/",
+    "http://[2002:7f00:1::]/",
+    "http://127\u30020\u30020\u30021/",
+    "http://localhost./",
+    "http://example.com\\@127.0.0.1/",
     "http://[fe80::1]/",
     "http://[fd00::1]/",
     "http://user@127.0.0.1/",

@@ -242,7 +242,7 @@ def named_by(kind: str, door: str) -> bool:
 
 
 def open_to_all(kind: str, door: str) -> bool:
-    return kind == "route" and is_open_path(route_calls.ROUTES[door].url or door.split(" ")[1])
+    return kind == "route" and is_open_path(route_calls.ROUTES[door].url or door.split(" ")[1], door.split(" ")[0])
 
 
 # -- the walk ----------------------------------------------------------------------------------------------------------
