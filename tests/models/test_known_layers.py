@@ -23,6 +23,7 @@ ALIKE = {
     "kolors": ("sdxl",), "chroma": ("flux",), "longcat_image": ("flux",), "Bria 3": ("flux", "longcat_image"),
     "Bria FIBO": ("flux",),
     "GLM-Image": ("cogview4",), "CogView3-Plus": ("cogview4",), "SkyReels V2": ("Wan",), "Sana Video": ("sana",),
+    "DiT, which draws classes instead of texts": ("pixart",), "Motif Video": ("HunyuanVideo",),
 }  # fmt: skip
 ATTENTION = re.compile(r"\.(to_q|to_k|to_v|to_out\.0|to_qkv|qkv|\w+_proj|proj|out)\.weight$")
 #: Built within a second.
