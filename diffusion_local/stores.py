@@ -9,7 +9,7 @@ from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db.database import Database
 from diffusion_local.gallery.boards import BoardStore
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.gallery.sources import SourceOwners
+from diffusion_local.gallery.source_owners import SourceOwners
 from diffusion_local.gallery.vision_answers import VisionAnswerStore
 from diffusion_local.hub.downloads import DownloadStore
 from diffusion_local.notify.deliveries import DeliveryStore, NoticeStore

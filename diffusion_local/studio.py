@@ -28,7 +28,7 @@ from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.service import Pictures
-from diffusion_local.gallery.sources import Sources
+from diffusion_local.gallery.sources import Sources, provisional
 from diffusion_local.gallery.vision_answers import VisionAnswers
 from diffusion_local.health.service import Health
 from diffusion_local.health.storage_checks import StorageProbe
@@ -159,26 +159,27 @@ class Studio:
         ``lists``): each picture draws its own, seeded by the first seed, or ``all`` makes ``count`` pictures of
         each combination; None uses the setting. Raises InvalidParams, QueueFull and Conflict; then nothing is enqueued.
         """
-        count = check_integer("count", count, 1, self._settings.max_count)
-        for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
-            check_prompt(field, text)
-        times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
-        first = draw_seed() if seed is None or seed == -1 else seed
-        expand = parse_expansion(expand, self._settings)
-        drafts = Drafts(self._catalog, Expander(self._settings.wildcards))
-        draft = drafts.draft(prompt, settings | {"seed": first}, expand)
-        each, warnings = draft.pictures(count, expand, self._settings.max_count)
-        account = actor.current().owner(owner)
-        title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
-        details: dict[str, Any] = {"prediction": prediction, "graph": graph}
-        batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **details, **times.fields())
-        jobs = new_jobs(batch, each, check_integer("priority", priority, *PRIORITIES))
-        memory = self._plans.of_picture(each[0]) if each[0].additions else []
-        key, request = idempotency_key or None, draft.submit_digest(count, expand) if idempotency_key else ""
-        batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
-        self._queue.ring(len(job_ids))
-        late = self.batches.warning(batch_id) if times.finish_by else []
-        return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late, memory)
+        with provisional(self.sources):  # control pictures are made while the options are checked
+            count = check_integer("count", count, 1, self._settings.max_count)
+            for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
+                check_prompt(field, text)
+            times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
+            first = draw_seed() if seed is None or seed == -1 else seed
+            expand = parse_expansion(expand, self._settings)
+            drafts = Drafts(self._catalog, Expander(self._settings.wildcards))
+            draft = drafts.draft(prompt, settings | {"seed": first}, expand)
+            each, warnings = draft.pictures(count, expand, self._settings.max_count)
+            account = actor.current().owner(owner)
+            title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
+            details: dict[str, Any] = {"prediction": prediction, "graph": graph}
+            batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **details, **times.fields())
+            jobs = new_jobs(batch, each, check_integer("priority", priority, *PRIORITIES))
+            memory = self._plans.of_picture(each[0]) if each[0].additions else []
+            key, request = idempotency_key or None, draft.submit_digest(count, expand) if idempotency_key else ""
+            batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
+            self._queue.ring(len(job_ids))
+            late = self.batches.warning(batch_id) if times.finish_by else []
+            return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late, memory)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed. A timeout does not affect the jobs."""

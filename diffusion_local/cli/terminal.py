@@ -17,6 +17,7 @@ from diffusion_local import serializers
 from diffusion_local.compose import open_studio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.gallery.sources import provisional
 from diffusion_local.lists import entries
 from diffusion_local.messages import message, translate
 from diffusion_local.operations import answers
@@ -59,7 +60,8 @@ def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
     def call(**arguments: Any) -> Any:
         try:
             reached = connect(**{name: arguments.pop(name) for name in STUDIO_OPTIONS})
-            return command(reached, **arguments)
+            with provisional(reached.sources):
+                return command(reached, **arguments)
         except InvalidParams as error:
             raise as_typed(error, names) from error
 

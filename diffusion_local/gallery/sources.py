@@ -2,46 +2,33 @@
 
 import io
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import Any
 
 from PIL import Image as PIL
 from PIL import ImageCms, ImageMath, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from diffusion_local import actor, image_decoding
+from diffusion_local import image_decoding
 from diffusion_local.authority import guarded
-from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import json_field
-from diffusion_local.db.row_access import RULES_ALL, owned, readable
 from diffusion_local.engine import preprocessors, vision_models
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.image_formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
+from diffusion_local.gallery.source_owners import Provisional, SourceOwners, note_written
 from diffusion_local.gallery.vision_answers import VisionAnswers, key_of
 from diffusion_local.image_decoding import INPUT_FORMATS
 from diffusion_local.messages import Message, message
-from diffusion_local.options.table import OPTIONS, PICTURES
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import ControlType
 from diffusion_local.options.values import SOURCE_ID, check_choice, check_integer, check_source_id
 from diffusion_local.settings import Settings
 
-OWNED_SOURCE = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
-#: Options that name one picture are looked up by their indexes, those that name several in ``source_uses``.
-USED = " OR ".join(
-    f"EXISTS (SELECT 1 FROM {table} WHERE {json_field('params', name)} = :id "
-    f"AND {json_field('params', name)} IS NOT NULL AND {readable(table)})"  # repeated because the index is partial
-    for table in ("jobs", "images")
-    for name in PICTURES
-)
-USED += "".join(
-    f" OR EXISTS (SELECT 1 FROM source_uses JOIN {table} ON {table}.id = source_uses.user_id "
-    f"WHERE source_uses.source_id = :id AND source_uses.kind = '{table}' AND {readable(table)})"
-    for table in ("jobs", "images")
-)
 #: Control pictures whose ids are cached.
 MOST_SEEN = 1024
 #: Formats whose further frames or pages are real pictures; in a JPEG they are previews and gain maps.
@@ -50,46 +37,6 @@ ANIMATED = ("PNG", "GIF", "WEBP", "AVIF", "TIFF")
 FIRST_FRAME = "First frame"
 #: A mask repaints pixels that are brighter than this.
 HALF_GREY = 127
-
-
-class SourceOwners:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def add(self, source_id: str) -> None:
-        """Record that the actor added this picture."""
-        with self._database.read() as db:
-            if db.scalar(f"SELECT {OWNED_SOURCE}", id=source_id):
-                return
-        with self._database.write() as db:
-            db.execute(
-                "INSERT INTO source_owners (source_id, owner) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                [source_id, actor.current().name],
-            )
-
-    def has(self, source_id: str) -> bool:
-        """Whether the actor added this picture and has not removed it."""
-        with self._database.read() as db:
-            return bool(db.scalar(f"SELECT {OWNED_SOURCE}", id=source_id))
-
-    def page(self, limit: int, after: str) -> list[str]:
-        """Ids of the pictures that the actor added, in the order of their ids."""
-        with self._database.read() as db:
-            rows = db.execute(
-                f"SELECT source_id FROM source_owners WHERE {owned()} AND source_id > :after "
-                "ORDER BY source_id LIMIT :limit",
-                {"after": after, "limit": limit},
-            )
-            return [str(row[0]) for row in rows]
-
-    def remove(self, source_id: str) -> None:
-        with self._database.write() as db:
-            db.execute(f"DELETE FROM source_owners WHERE source_id = :id AND {owned()}", {"id": source_id})
-
-    def is_readable(self, source_id: str) -> bool:
-        """Whether the actor may read a source."""
-        with self._database.read() as db:
-            return bool(db.scalar(f"SELECT {RULES_ALL} OR {OWNED_SOURCE} OR {USED}", id=source_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +79,12 @@ class Sources:
     def _keep(self, encoded: bytes, size: tuple[int, int]) -> Source:
         source = Source(sha256(encoded).hexdigest(), *size)
         stored = self._files.source(source.id)
+        self._owners.add(source.id)  # before the file: no refused request deletes the file of a picture with an owner
         if stored.exists():
             stored.touch()  # retention depends on the time of last use
         else:
             self._files.write_reserving(stored, lambda file: file.write(encoded), durable=True, needed=len(encoded))
-        self._owners.add(source.id)
+            note_written(source.id)
         return source
 
     def preview_control(self, image: str, type: str, width: int, height: int) -> Source:
@@ -169,17 +117,22 @@ class Sources:
 
         if model is None:
             known = self._seen.get((image, str(kind), size))
-            if known is None or not self._files.source(known).exists():
+            if known is None or not self._is_kept(known):
                 return self._remember((image, str(kind), size), make(vision_models.unchecked))
-        else:
-            key = key_of(image, model, size)
+            return known
+        key = key_of(image, model, size)
+        known = self._looks.once(key, make)
+        if not self._is_kept(known):  # deleted by retention, or with the request that was refused
+            self._looks.forget(key, known)
             known = self._looks.once(key, make)
-            if not self._files.source(known).exists():  # deleted by retention
-                self._looks.forget(key, known)
-                known = self._looks.once(key, make)
-        self._files.source(known).touch()
-        self._owners.add(known)
         return known
+
+    def _is_kept(self, source_id: str) -> bool:
+        """Record a use of a control picture by the actor; returns whether its file exists."""
+        self._owners.add(source_id)
+        stored = self._files.source(source_id)
+        stored.touch()
+        return stored.exists()
 
     def describe(self, image: str) -> str:
         """Caption a source picture with the model in the home's folder for captions.
@@ -279,6 +232,15 @@ class Sources:
 
     def _too_many_pixels(self) -> Message:
         return message("megapixels", most=self._max_pixels // 10**6)
+
+
+def provisional(sources: Any) -> AbstractContextManager[Any]:
+    """A context whose additions are withdrawn if it ends with an error, as after a submit that is refused.
+
+    No operation of its own: it takes back only what the actor has just added. Pictures for a studio on another machine
+    are sent in requests of their own, and stay.
+    """
+    return Provisional(sources._owners, sources._files) if isinstance(sources, Sources) else nullcontext()
 
 
 def is_first_of_several(files: ImageFiles, source_id: str) -> bool:

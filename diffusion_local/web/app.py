@@ -15,6 +15,7 @@ from diffusion_local.web.api import dialects, http
 from diffusion_local.web.api.dialects.prefixes import Paths
 from diffusion_local.web.api.http import workers
 from diffusion_local.web.api.mcp import serving as mcp
+from diffusion_local.web.api.provisional_sources import ProvisionalSources
 from diffusion_local.web.api.request_limits import BodyLimit
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.authentication import Access, Cookies
@@ -46,6 +47,7 @@ def create_app(
     Without ``services`` there are no routes for workers on other machines. Middleware added last runs first.
     """
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(ProvisionalSources, sources=studio.sources)
     app.add_middleware(PageHtml, url=lan.address(settings))
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(LongLived, heartbeat=heartbeat, recheck=recheck)

@@ -411,3 +411,12 @@ def test_recipe_reads_a_picture_and_refuses_one_that_has_none(run: Run, tmp_path
         status, _, errors = run("recipe", tmp_path / name)
         assert status != 0
         assert words in errors
+
+
+def test_a_refused_submit_leaves_no_picture(run: Run, services: Services, tmp_path: Path) -> None:
+    picture = tmp_path / "photo.png"
+    PIL.new("RGB", (64, 64), "red").save(picture)
+    status, _, errors = run("submit", "a boat", "--source", picture, "--strength", 7, "--home", services.settings.home)
+    assert (status, list(services.files.sources())) == (2, []), errors
+    status, _, errors = run("submit", "a boat", "--source", picture, "--home", services.settings.home)
+    assert (status, len(list(services.files.sources()))) == (0, 1), errors

@@ -16,7 +16,8 @@ from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
 from diffusion_local.engine import vision_models
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.gallery.sources import Source, SourceOwners, Sources, is_first_of_several, normalise
+from diffusion_local.gallery.source_owners import SourceOwners
+from diffusion_local.gallery.sources import Source, Sources, is_first_of_several, normalise
 from diffusion_local.gallery.vision_answers import VisionAnswers, VisionAnswerStore
 from diffusion_local.settings import Settings
 from tests.support import claimed, enqueue, eventually, image_of

@@ -13,6 +13,7 @@ import gradio as gr
 
 from diffusion_local.domain import Snapshot, new_id
 from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.gallery.sources import provisional
 from diffusion_local.lists.encoding import decode
 from diffusion_local.lists.list_formats import format_of
 from diffusion_local.messages import message
@@ -36,7 +37,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, at: Any) -> str:
 
 def on_check(studio: Studio, *values: Any) -> str:
     """Show what the form would generate, without enqueueing it."""
-    return text_or_refusal(lambda: check(studio, form_lists.read(values)))
+    return text_or_refusal(studio, lambda: check(studio, form_lists.read(values)))
 
 
 def check(studio: Studio, asked: form_lists.Asked) -> str:
@@ -60,7 +61,7 @@ def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> st
         return take_file(studio, sent, True)
     if verb not in ("queue_list", "queue_skipping", "queue_grid"):
         return ""
-    return text_or_refusal(lambda: queue(studio, form_lists.read(values), verb, *key.split()))
+    return text_or_refusal(studio, lambda: queue(studio, form_lists.read(values), verb, *key.split()))
 
 
 def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", seed: str = "") -> str:
@@ -118,9 +119,10 @@ def take_file(studio: Studio, sent: str, skip: bool) -> str:
     return queued(receipt.count, [])
 
 
-def text_or_refusal(work: Callable[[], str]) -> str:
+def text_or_refusal(studio: Studio, work: Callable[[], str]) -> str:
     try:
-        return work()
+        with provisional(studio.sources):
+            return work()
     except UserError as error:
         return refused(error)
 

@@ -16,6 +16,7 @@ from diffusion_local import __version__, disk
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound, Overloaded, UserError, echo
 from diffusion_local.gallery.image_formats import TYPE_BY_SUFFIX
+from diffusion_local.gallery.sources import provisional
 from diffusion_local.messages import map_params, message, serialize
 from diffusion_local.web.api.mcp import pictures
 from diffusion_local.web.api.mcp.tools import Result, Tool, Tools
@@ -91,7 +92,7 @@ class McpServer:
             raise MCPError(types.INVALID_PARAMS, message("no_tool", tool=echo(params.name)))
         with self._within(context.request):
             try:
-                with disk.storage_errors():
+                with disk.storage_errors(), provisional(self._studio.sources):
                     call_context = Context(self._studio, context.session.report_progress, self._stopping)
                     result = await self._tools.call(tool, call_context, params.arguments)
                     return await anyio.to_thread.run_sync(self._answer, result)
