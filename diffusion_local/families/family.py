@@ -23,9 +23,9 @@ class Architecture:
     ``adapters``: the architecture that adapter files name when they fit this one (default: its own id); adapters that
     name the family's id fit all of its architectures. ``problem``: why it cannot be run although its family can be.
     ``tokens`` overrides the family's limit. ``references``: number of pictures that its models read besides the prompt;
-    ``needs_reference``: they require one. ``lacks``: features of the family (``controls``, ``regions``) that they do
-    not support. ``kinds``: supported kinds of work. ``like``: the architecture whose configurations its files use.
-    ``sampling`` overrides the family's.
+    ``needs_reference``: they require one. ``lacks``: features of the family (``controls``, ``regions`` and others)
+    that they do not support. ``kinds``: supported kinds of work. ``like``: the architecture whose configurations its
+    files use. ``sampling`` overrides the family's.
 
     ``parts``: ids (in ``models.parts``) of the text encoders and the VAE that the denoiser needs, the VAE last. Files
     are recognised by the remaining fields, each empty if it does not apply:

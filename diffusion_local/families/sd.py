@@ -37,7 +37,7 @@ FAMILY = Family(
             encoders=(("cond_stage_model.transformer.",),),
             references=1,
             needs_reference=True,
-            lacks=frozenset({"regions"}),
+            lacks=frozenset({"regions", "ip_adapters"}),
             like="sd1",
         ),
         "sd2": Architecture(

@@ -22,7 +22,7 @@ PARTS = ("clip_l", "clip_g", "vae_sdxl")
 #: Fields of an architecture whose models change a picture by an instruction.
 INSTRUCTED: dict[str, Any] = {
     "adapters": "sdxl", "parts": PARTS, "encoders": ENCODERS, "references": 1, "needs_reference": True,
-    "lacks": frozenset({"regions"}),
+    "lacks": frozenset({"regions", "ip_adapters"}),
 }  # fmt: skip
 
 

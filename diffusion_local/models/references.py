@@ -103,7 +103,7 @@ def adapter_for(use: Use, usable: list[Adapter]) -> str:
 def uses_of(model: "Model", adapters: list[Adapter], encoders: list[Adapter]) -> list[Use]:
     """What a model can use reference pictures for; an IP-Adapter counts only with its image encoder."""
     uses = [Use.EDIT] if families.references_of(model.architecture) else []
-    usable = families.get(model.family).ip_adapters and any(
+    usable = families.supports("ip_adapters", model.family, model.architecture) and any(
         each.ready and adapter_fits(each, model.architecture) and encoder_for(each, encoders) for each in adapters
     )
     return [*uses, Use.STYLE, Use.FACE] if usable else uses
@@ -120,7 +120,7 @@ def check_adapters(params: Params, model: "Model", known: list[Adapter], encoder
     for place, each in enumerate(params.references):
         if each.use is Use.EDIT:
             continue
-        if not families.get(model.family).ip_adapters:
+        if not families.supports("ip_adapters", model.family, model.architecture):
             raise InvalidParams(entry("references", place, "use"), message("no_ip_adapters", model=model.id))
         field = entry("references", place, "adapter")
         if not each.adapter:

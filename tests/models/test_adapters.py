@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from PIL import Image as PIL
 
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
+from diffusion_local.models import references
 from diffusion_local.models.adapters import MOST_WORDS
 from diffusion_local.models.catalog import Catalog
+from diffusion_local.options.types import Reference, Use
 from diffusion_local.settings import Settings
 from tests.models import files
 from tests.models.files import write_header
-from tests.support import refused
+from tests.support import params, refused
 
 
 @pytest.fixture
@@ -239,3 +242,18 @@ def test_words_of_embeddings_are_checked_in_every_prompt(catalog: Catalog, setti
     for options, field in zip(calls, ("negative", "regions[0].prompt", "details[1].prompt"), strict=True):
         with refused(InvalidParams, "file_word_of_other", field):
             catalog.complete("x", {"seed": 1, **options})
+
+
+@pytest.mark.parametrize("architecture", ["sd1_instruct", "sdxl_instruct", "cosxl_edit"])
+def test_models_that_change_a_picture_by_an_instruction_take_no_ip_adapter(
+    services: Services, architecture: str
+) -> None:
+    """diffusers' pipelines for them either have none, or lose the embeddings."""
+    [starter] = [each for each in services.catalog.all() if each.id == "starter"]
+    family = "sd" if architecture.startswith("sd1") else "sdxl"
+    model = replace(starter, architecture=architecture, family=family)
+    style = params(references=(Reference("a" * 64, Use.STYLE, adapter="sample"),))
+    with pytest.raises(InvalidParams, match="cannot be used for style or faces") as refused:
+        references.check_adapters(style, model, [], [])
+    assert refused.value.field == "references[0].use"
+    assert Use.STYLE not in references.uses_of(model, [], [])
