@@ -14,6 +14,7 @@ from PIL import Image as PIL
 from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.options.types import Detail
+from diffusion_local.web.api.dialects.a1111 import reading
 from diffusion_local.web.api.dialects.pictures import in_size
 from tests.models.files import STARTER_LORA, write_header
 from tests.support import claimed, eventually
@@ -547,3 +548,28 @@ def test_no_model_path_is_told(client: TestClient, services: Services) -> None:
     assert str(services.settings.starter) not in client.get(f"{API}/sd-models").text
     services.studio.submit("x")
     claimed(services.jobs)
+
+
+@pytest.mark.parametrize("fit", ["strict", "nearest"])
+@pytest.mark.parametrize(
+    "size", [(0, 128), (-64, 128), (128, -64), (10**9, 10**9), (16384, 16384), (2**70, 64)], ids=str
+)
+def test_an_impossible_size_is_refused_by_its_name_before_a_picture_is_scaled_to_it(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, fit: str, size: tuple[int, int]
+) -> None:
+    scaled: list[tuple[int, int]] = []
+    monkeypatch.setattr(reading, "in_size", lambda picture, size, mode: scaled.append(size) or base64.b64decode(png()))
+    sides = dict(zip(("width", "height"), size, strict=True)) | {
+        "fit": fit,
+        "prompt": "x",
+        "subseed": 1,
+        "subseed_strength": 9,
+    }
+    picture = {"init_images": [png()]}
+    second = {"enable_hr": True, "hr_resize_x": 256, "hr_resize_y": 256}
+    for path, more in (("img2img", picture), ("txt2img", second)):
+        answer = client.post(f"/sdapi/v1/{path}", json=sides | more)
+        assert 400 <= answer.status_code < 500, answer.text
+        if fit == "strict":
+            assert any(name in answer.text for name in ("width", "height", "subseed_strength")), answer.text
+    assert all(max(each) <= 2048 for each in scaled)

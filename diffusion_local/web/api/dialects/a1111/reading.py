@@ -209,7 +209,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
         given[read_units.option] = [*before, *read_units.entries]
         warnings = warnings + read_units.warnings
     if isinstance(body, Pictures):
-        found, notes = pictures_of(studio, body, given, strict, model.architecture)
+        found, notes = pictures_of(studio, body, given, model)
         given, warnings = given | found, warnings + notes
     return A1111Request(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")], units)
 
@@ -257,14 +257,12 @@ def is_off(args: Any) -> bool:
     return not args
 
 
-def pictures_of(
-    studio: Studio, body: Any, given: dict[str, Any], strict: bool, architecture: str
-) -> tuple[dict[str, Any], list[str]]:
+def pictures_of(studio: Studio, body: Any, given: dict[str, Any], model: Model) -> tuple[dict[str, Any], list[str]]:
     """(the options that name the pictures, warnings). Raises InvalidParams."""
     extra: dict[str, Any] = body.model_extra or {}
     warnings: list[str] = []
     neutral(extra, OF_IMG2IMG)
-    most = 0 if body.mask or given.get("references") else families.references_of(architecture)
+    most = 0 if body.mask or given.get("references") else families.references_of(model.architecture)
     if len(body.init_images) != 1 and not 1 < len(body.init_images) <= most:
         raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
     mode = extra.get("resize_mode") or 0
@@ -274,7 +272,7 @@ def pictures_of(
         warnings.append(message("replaced", field="resize_mode", got=LATENT, to=0))
         mode = 0
     masked = of_mask(body)
-    size = (given["width"], given["height"]) if given.get("width") and given.get("height") else None
+    size = possible_size(given.get("width"), given.get("height"), model)
     if masked.get("inpaint_area", given["inpaint_area"]) == INPAINT_AREAS[1] or given["outpaint"]:
         size = None  # the source keeps its shape
 
@@ -300,6 +298,13 @@ def pictures_of(
         with opened(studio.sources, mask, "mask") as picture:
             mask = inverted(picture)
     return options | {"mask": kept(mask, "mask")}, warnings
+
+
+def possible_size(width: Any, height: Any, model: Model) -> tuple[int, int] | None:
+    """The size to which pictures are scaled; None if it is not given or refused at the submit."""
+    if not (width and height and 0 < min(width, height) <= max(width, height) <= model.limits.max_size):
+        return None
+    return (width, height) if width * height <= model.limits.max_pixels else None
 
 
 def of_mask(body: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS, enlarged
 from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.values import check_integer
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 
@@ -64,7 +65,8 @@ def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tupl
         if not scale:  # as an option, 0 would mean no second pass
             raise InvalidParams("hr_scale", message("range", low=1, high=OPTIONS["hires_scale"].bounds[1], got=scale))
         return scale, []
-    size = (given["width"], given["height"])
+    width, height = (check_integer(name, given[name], *map(int, OPTIONS[name].bounds)) for name in ("width", "height"))
+    size = (width, height)
     scale = max(side / first for side, first in zip(sides, size, strict=True))
     made = enlarged(size, scale)
     if made == tuple(side or other for side, other in zip(sides, made, strict=True)):
