@@ -108,7 +108,7 @@ def features() -> Iterator[str]:
             controls = family.controls if families.supports("controls", family.id, name) else ()
             cells = [mark(kind in kinds) for kind in (Kind.TXT2IMG, Kind.IMG2IMG, Kind.INPAINT)]
             cells += [mark(net in controls) for net in CONTROL_NETS]
-            cells += [str(each.references or "-"), mark(family.ip_adapters)]
+            cells += [str(each.references or "-"), mark(families.supports("ip_adapters", family.id, name))]
             cells += [mark(families.supports("regions", family.id, name)), mark(family.loras), mark(family.negative)]
             yield row(each.title, *cells)
     yield from ("", "## Interfaces", "")
@@ -118,8 +118,15 @@ def features() -> Iterator[str]:
     yield from ("", row("option", "works for", "axis", "A1111's web API", "in the recipe's text"), "|---" * 5 + "|")
     for option in OPTIONS.values():
         kinds = ", ".join(map(str, option.kinds)) if len(option.kinds) < len(Kind) else "all"
-        text = ", ".join(option.a1111[:1]) or "-"
+        text = ", ".join(option.a1111[:1]) or TEXT_OF_UNITS.get(option.name, "-")
         yield row(f"`{option.name}`", kinds, mark(option.varies), web_api_of(option.name), text)
+
+
+#: What the recipe's text has for options that are units of A1111's extensions.
+TEXT_OF_UNITS = {
+    "controls": "ControlNet 0, without its picture",
+    "details": "ADetailer model, ADetailer prompt and so on",
+}
 
 
 def kinds_of(family: Any, architecture: str) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusion_local import __version__
 from diffusion_local.grammar.tags import Tag
-from diffusion_local.options import samplers
+from diffusion_local.options import detailer_text, samplers
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params
 from diffusion_local.options.types import Control, Kind, format_number
@@ -58,6 +58,7 @@ def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str
     }
     order = {name: place for place, name in enumerate(PAIR_ORDER)}
     pairs = dict(sorted(pairs.items(), key=lambda pair: order.get(pair[0], len(order))))
+    pairs |= detailer_text.to_pairs(params.details)
     pairs |= {f"ControlNet {place}": control_text(control) for place, control in enumerate(params.controls)}
     pairs |= {
         "Lora hashes": format_hashes(facts.get("lora_hashes", {})),
@@ -135,7 +136,8 @@ def parse_settings(pairs: Mapping[str, str]) -> dict[str, Any]:
     if "upscaler" in settings:
         settings["kind"] = str(Kind.UPSCALE)
     read_second_pass(pairs, settings)
-    return settings
+    details, _ = detailer_text.from_pairs(pairs)
+    return settings | ({"details": details} if details else {})
 
 
 def read_second_pass(pairs: Mapping[str, str], settings: dict[str, Any]) -> None:
@@ -185,4 +187,5 @@ def unread_pairs(pairs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[
     known_names = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
     known_names |= {"Size"} & set(pairs) if "width" in settings else set()
     known_names |= {STRENGTH_NAME, RESIZE} if "hires_scale" in settings else set()
+    known_names |= detailer_text.from_pairs(pairs)[1]
     return {name: value for name, value in pairs.items() if name not in known_names}

@@ -8,6 +8,7 @@ from PIL import Image as PIL
 from diffusion_local.domain import Params
 from diffusion_local.gallery import recipes
 from diffusion_local.options import a1111
+from diffusion_local.options.types import Detail
 from diffusion_local.options.values import MAX_PROMPT_CHARS
 from diffusion_local.queue.jobs import JobStore
 from tests.support import enqueue, image_of, params
@@ -126,3 +127,54 @@ def test_pairs_whose_line_breaks_were_lost_lose_neither_prompt_nor_steps() -> No
 def test_a_japanese_comment_is_read() -> None:
     comment = b"JIS\0\0\0\0\0" + f"猫\n{PAIRS}".encode("iso2022_jp")
     assert recipes.decode_comment(comment) == f"猫\n{PAIRS}"
+
+
+#: The text of Forge with ADetailer, a second pass and ControlNet.
+FORGE = """a woman in a park, <lora:film:0.6>
+Negative prompt: blurry
+Steps: 25, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Seed: 5, Size: 512x768, Model hash: bdb59bac77, \
+Model: wai, Denoising strength: 0.37, ADetailer model: face_yolov8n.pt, ADetailer prompt: "a smile, [SEP] eyes", \
+ADetailer confidence: 0.3, ADetailer dilate erode: 4, ADetailer mask only top k: 2, ADetailer denoising strength: 0.4, \
+ADetailer inpaint padding: 96, ADetailer use separate steps: True, ADetailer steps: 28, \
+ADetailer model 2nd: yolov8x-worldv2.pt, ADetailer model classes 2nd: "dog, cat", ADetailer confidence 2nd: 0.5, \
+ADetailer model 3rd: hand_yolov8n.pt, ADetailer confidence 3rd: 7, ADetailer version: 24.5.1, \
+ControlNet 0: "Module: canny, Model: control_v11p_sd15_canny [d14c016b], Weight: 1.0, Resize Mode: Crop and Resize, \
+Processor Res: 512, Threshold A: 100.0, Guidance Start: 0.0, Guidance End: 1.0, Pixel Perfect: True", \
+RP Active: True, RP Divide mode: Matrix, RP Ratios: "1,1", Hires upscale: 1.5, Hires upscaler: Latent, \
+Version: f2.0.1v1.10.1""".replace("\\\n", "")
+
+
+def test_the_details_of_adetailer_are_read_and_what_has_no_option_is_named() -> None:
+    found = recipes.read_text(FORGE)
+    face = {"target": "face", "prompt": "a smile, eyes", "limit": 2, "padding": 96, "steps": 28}
+    assert found.settings["details"] == [Detail(**face).to_dict(), Detail("dog", confidence=0.5).to_dict()]
+    assert (found.settings["hires_scale"], found.settings["hires_strength"]) == (1.5, 0.37)
+    assert {"ADetailer dilate erode", "ADetailer model 3rd", "ADetailer confidence 3rd", "ControlNet 0"} <= set(
+        found.others
+    )
+    assert {"RP Active", "RP Divide mode", "RP Ratios", "ADetailer version"} <= set(found.others)
+    assert not {"ADetailer model", "ADetailer steps", "ADetailer model classes 2nd"} & set(found.others)
+
+
+def test_details_are_written_as_adetailer_does_and_read_back() -> None:
+    details = (
+        Detail("face", "a smile, wide", 0.3, 9, 0.25, 0, 2),
+        Detail("hand"),
+        Detail("a red, round hat", limit=16),
+        Detail("person", strength=1),
+    )
+    text = a1111.format_recipe(params(details=details))
+    assert "ADetailer model: face_yolov8n.pt" in text
+    assert "ADetailer model 3rd: yolov8x-worldv2.pt" in text
+    found = recipes.read_text(text)
+    assert found.settings["details"][:2] == [each.to_dict() for each in details[:2]]
+    assert found.settings["details"][3] == details[3].to_dict()
+    assert not [name for name in found.others if name.startswith("ADetailer")]
+
+
+@pytest.mark.parametrize("model", ["None", "deepfashion2_yolov8s-seg.pt", ""])
+def test_a_detailer_whose_target_is_not_known_stays_among_the_rest(model: str) -> None:
+    text = f"a\nSteps: 4, Seed: 1, Size: 64x64, ADetailer model: {model}, ADetailer confidence: 0.3"
+    found = recipes.read_text(text)
+    assert "details" not in found.settings
+    assert "ADetailer confidence" in found.others

@@ -12,6 +12,7 @@ from diffusion_local import authority
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
+from diffusion_local.options.detailer_text import TARGETS, target_of, without_marks
 from diffusion_local.options.types import Control, ControlType, Detail
 from diffusion_local.options.values import check_number
 from diffusion_local.serializers import Json
@@ -220,8 +221,6 @@ def add(api: APIRouter, studio: Studio) -> None:
 
 #: Key of the extension in ``alwayson_scripts``, in lower case.
 DETAILER_SCRIPT = "adetailer"
-#: What the extension's models detect, by prefix of their names.
-TARGETS = {"face": "face", "mediapipe_face": "face", "hand": "hand", "person": "person", "eye": "eye"}
 #: Our field names by the extension's, where there is an equivalent.
 OPTION_OF_FIELD = {
     "ad_prompt": "prompt", "ad_denoising_strength": "strength", "ad_confidence": "confidence",
@@ -255,10 +254,7 @@ def details_of(args: Any, field: str) -> Units:
 
 
 def detail_of(unit: dict[str, Any], field: str) -> dict[str, Any]:
-    name = str(unit["ad_model"]).lower()
-    target = next((known for start, known in TARGETS.items() if name.startswith(start)), "")
-    if classes := str(unit.get("ad_model_classes") or ""):  # of open-vocabulary models, which detect these words
-        target = classes.partition(",")[0].strip()
+    target = target_of(str(unit["ad_model"]), str(unit.get("ad_model_classes") or ""))
     if not target:
         raise InvalidParams(f"{field}.ad_model", message("one_of", known=list(TARGETS), got=echo(unit["ad_model"])))
     detail: dict[str, Any] = {
@@ -268,5 +264,5 @@ def detail_of(unit: dict[str, Any], field: str) -> dict[str, Any]:
         detail["steps"] = unit["ad_steps"]
     if most := unit.get("ad_mask_k") or unit.get("ad_mask_k_largest"):
         detail["limit"] = most
-    detail["prompt"] = re.sub(r"\[(?:SEP|SKIP|PROMPT)\]", "", str(detail.get("prompt", ""))).strip()
+    detail["prompt"] = without_marks(str(detail.get("prompt", "")))
     return {"target": target} | detail
