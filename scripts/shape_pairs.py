@@ -2,12 +2,13 @@
 
     python scripts/shape_pairs.py --triples 60 --record scripts/results/shape-pairs.json
 
-A combination is either refused at the submit by a message that names one of its options, or made: then nothing is
-missing in the picture, its size is the expected one, the options in its file are those of the job, the recipe's text
-says the same in A1111's names, and the picture made again exactly has the same pixels. That second time every other
-picture is put aside in the middle for another picture, and every other one is continued by the next worker after a
-stop. Options that contradict each other or that belong to different kinds of work are no combination; the table
-of options tells which. Vision models run in this process. Exit status 1 if anything differs.
+A combination is refused at the submit by a message that names one of its options, or fails because a file is for
+another model, which only its weights tell (the tiny IP-Adapter is the starter's), or is made: then nothing is missing
+in the picture, its size is the expected one, the options in its file are those of the job, the recipe's text says the
+same in A1111's names, and the picture made again exactly has the same pixels. That second time every other picture is
+put aside in the middle for another picture, and every other one is continued by the next worker after a stop. Options
+that contradict each other or that belong to different kinds of work are no combination; the table of options tells
+which. Vision models run in this process. Exit status 1 if anything differs. ``--merge`` adds up the records of parts.
 """
 
 import argparse
@@ -46,6 +47,8 @@ from diffusion_local.worker.stopping import Stop
 from tests.workers import open_runner
 
 STEPS = 2
+#: Kind of the failure of a picture whose file for another model could only be told from its weights.
+UNFIT = "model_unavailable"
 #: Options in which features may differ: the later one counts.
 YIELDING = ("source", "mask", "strength", "guidance")
 #: What happens to a picture while it is made again.
@@ -154,8 +157,12 @@ def tried(house: House, options: dict[str, Any], disturbance: str) -> str:
         field = getattr(refusal, "field", "").partition("[")[0]
         require(field in options, f"refused without naming one of its options: {refusal}")
         return f"refused: {refusal}"
-    require(not receipt.warnings, receipt.warnings)
+    named = all(warning.partition(":")[0] in options for warning in receipt.warnings)
+    require(named, f"a warning without the name of an option: {receipt.warnings}")
     house.work()
+    failure = house.services.jobs.get(receipt.job_ids[0]).failure
+    if failure and failure.kind == UNFIT:
+        return f"refused: {failure.message}"
     job, data = house.made(receipt.job_ids[0])
     picture = opened(data)
     require(picture.size == expected_size(house.services, job.params), picture.size)
@@ -188,7 +195,12 @@ def require_said(text: str, params: Params) -> None:
     said = recipes.read_text(text)
     known = params.to_dict()
     for name, option in OPTIONS.items():
-        if known.get(name) and name not in OTHERWISE and (option.a1111 or name in FIRST_LINES):
+        if (
+            known.get(name)
+            and params.kind in option.kinds
+            and name not in OTHERWISE
+            and (option.a1111 or name in FIRST_LINES)
+        ):
             value = said.settings.get(name)
             require(value == known[name], f"the text says {name} = {value!r}")
 
@@ -230,8 +242,9 @@ def run(options: argparse.Namespace, house: House) -> dict[str, Any]:
         except Fault as fault:
             outcome, faults[label] = "fault", str(fault)
             print(f"{label}: {fault}", file=sys.stderr, flush=True)
-        if outcome.startswith("refused"):
-            outcome, refused[label] = "refused", outcome.partition(": ")[2]
+        outcome, _, why = outcome.partition(": ")
+        if why:
+            refused[label] = why
         counts[len(each)][outcome] += 1
     return {
         "features": names,
@@ -240,6 +253,38 @@ def run(options: argparse.Namespace, house: House) -> dict[str, Any]:
         "disturbances_that_hit": dict(house.hit),
         "refused": refused,
         "faults": faults,
+    }
+
+
+def merged(paths: list[Path]) -> dict[str, Any]:
+    """The sum of the records of parts. A record with fewer features runs some again: its outcome replaces a fault."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    parts = [each for each in records if each["features"] == records[0]["features"]]
+
+    def summed(name: str) -> Counter[str]:
+        return sum((Counter(each[name]) for each in parts), Counter())
+
+    counts = {2: summed("pairs"), 3: summed("triples")}
+    refused = {label: why for each in parts for label, why in each["refused"].items()}
+    faults = {label: why for each in parts for label, why in each["faults"].items()}
+    for again in (each for each in records if each not in parts and "not tried" not in str(each)):
+        for label in [each for each in faults if set(each.split(" + ")) <= set(again["features"])]:
+            if label in again["faults"]:
+                continue
+            del faults[label]
+            why = again["refused"].get(label)
+            refused |= {label: why} if why else {}
+            counts[label.count(" + ") + 1].subtract(["fault"])
+            counts[label.count(" + ") + 1]["refused" if why else "made"] += 1
+    return {
+        "commands": [each["command"] for each in records],
+        "features": records[0]["features"],
+        "pairs": dict(+counts[2]),
+        "triples": dict(+counts[3]),
+        "disturbances_that_hit": dict(summed("disturbances_that_hit")),
+        "refused": refused,
+        "faults": faults,
+        "seconds": round(sum(each["seconds"] for each in records), 1),
     }
 
 
@@ -253,12 +298,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no further picture after so long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--merge", type=Path, nargs="+", help="run nothing, and add up these records")
     return parser.parse_args()
 
 
 def main() -> int:
     run_as(LOCAL)
     options = parse()
+    figures = merged(options.merge) if options.merge else measured(options)
+    print(json.dumps(figures, indent=2))
+    if options.record:
+        record = conditions("shape_pairs.py") | figures
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return 1 if figures["faults"] else 0
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="shape-pairs-"))
     vision_models.run_child = run_here  # type: ignore[assignment]
     began = time.monotonic()
@@ -266,15 +321,10 @@ def main() -> int:
         with language_model() as helper:
             services = open_home(folder, prompt_helper_url=helper, log_level="warning")
             house = House(replace(services, settings=replace(services.settings, batch_size="1")))
-            figures = run(options, house) | {"seconds": round(time.monotonic() - began, 1)}
+            return run(options, house) | {"seconds": round(time.monotonic() - began, 1)}
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
-    print(json.dumps(figures, indent=2))
-    if options.record:
-        record = conditions("shape_pairs.py") | figures
-        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return 1 if figures["faults"] else 0
 
 
 if __name__ == "__main__":
