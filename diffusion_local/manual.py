@@ -1,7 +1,7 @@
 """The manual: Markdown pages in ``assets/docs``, looked up by topic and searched by section.
 
-Every page exists in English, and the introductory ones also in Chinese, below ``zh/``. Missing translations fall back
-to English.
+Every page exists in English, and those that people need first also in Chinese, below ``zh/``. Missing translations
+fall back to English.
 """
 
 import re
