@@ -17,6 +17,7 @@ from diffusion_local.cli.terminal import (
     connect,
     picture_path,
     print_result,
+    read_file,
     with_studio,
 )
 from diffusion_local.errors import InvalidParams
@@ -67,10 +68,7 @@ def describe(studio: AnyStudio, picture: str, as_json: AsJson = False) -> None:
         print_result(image, as_json, [image.caption])
         return
     if not SOURCE_ID.fullmatch(picture):
-        try:
-            source_id = studio.sources.add(Path(picture).read_bytes(), "picture").id
-        except OSError as error:
-            raise InvalidParams("picture", message("cannot_be_read", error=error)) from None
+        source_id = studio.sources.add(read_file(picture, "picture"), "picture").id
     caption = str(studio.sources.describe(source_id))
     print_result({"caption": caption, "source": source_id}, as_json, [caption])
 
@@ -139,7 +137,7 @@ def recipe(
         if ULID.fullmatch(picture) and not Path(picture).exists():
             data = connect(home, server, token).picture_data(picture)
         else:
-            data = Path(picture).read_bytes()
+            data = read_file(picture, "file")
     except OSError as error:
         raise InvalidParams("file", message("file_cannot_be_read", error=error.strerror, file=picture)) from None
     found = read_picture(data)

@@ -16,7 +16,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from diffusion_local import serializers
 from diffusion_local.compose import open_studio
 from diffusion_local.domain import Job, Receipt, State
-from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.sources import provisional
 from diffusion_local.lists import entries
 from diffusion_local.messages import message, translate
@@ -43,6 +43,7 @@ Token = Annotated[
 STUDIO_OPTIONS = {"home": Home, "server": Server, "token": Token}
 FAILED = 1  # exit status of `submit --wait` if a picture was not made
 POLL_SECONDS = 0.2
+MOST_MB = 500  # of a picture that a command reads
 
 
 def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -214,13 +215,21 @@ def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -
     def keep(name: str, source: str) -> str:
         if SOURCE_ID.fullmatch(source):
             return source
-        try:
-            data = Path(source).read_bytes()
-        except OSError as error:
-            raise InvalidParams(name, message("cannot_be_read", error=error)) from None
-        return str(studio.sources.add(data, name).id)
+        return str(studio.sources.add(read_file(source, name), name).id)
 
     return with_pictures(options, keep) | {"width": width, "height": height}
+
+
+def read_file(path: str, field: str) -> bytes:
+    """The content of a picture's file. Raises InvalidParams if it cannot be read, or does not end (/dev/zero)."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MOST_MB * 1_000_000 + 1)
+    except OSError as error:
+        raise InvalidParams(field, message("cannot_be_read", error=error)) from None
+    if len(data) > MOST_MB * 1_000_000:
+        raise InvalidParams(field, message("picture_file_bytes", file=echo(path), most=MOST_MB))
+    return data
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from typer.main import get_command
 
 from diffusion_local import __version__
-from diffusion_local.cli import app, main
+from diffusion_local.cli import app, main, terminal
 from diffusion_local.compose import Services
 from diffusion_local.db import upkeep
 from diffusion_local.domain import State
@@ -113,6 +113,18 @@ def test_submit_warns_of_a_long_prompt_on_standard_error(services: Services, run
     assert status == 0
     assert json.loads(output)["warnings"]
     assert "parts" in errors
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
+@pytest.mark.parametrize(
+    ("arguments", "field"), [(["submit", "x", "--source"], "--source"), (["describe"], "PICTURE"), (["recipe"], "file")]
+)
+def test_a_file_that_does_not_end_is_refused(
+    services: Services, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], field: str
+) -> None:
+    monkeypatch.setattr(terminal, "MOST_MB", 1)
+    status, _, errors = run(*arguments, "/dev/zero")
+    assert (status, f"{field}: '/dev/zero': a picture's file has at most 1 MB" in errors) == (2, True), errors
 
 
 @pytest.mark.parametrize(
