@@ -106,17 +106,23 @@ def test_patched_names_exist() -> None:
     assert absent == []
 
 
+def imported(text: str) -> dict[str, str]:
+    """Full names of what a text imports of the program, by the name it has there."""
+    return {each[2] or each[4]: each[1] or f"{each[3]}.{each[4]}" for each in IMPORTED.finditer(text)}
+
+
 def assigned(text: str) -> Iterator[str]:
     """Full names of constants of the program's modules that a text assigns."""
-    modules = {each[2] or each[4]: each[1] or f"{each[3]}.{each[4]}" for each in IMPORTED.finditer(text)}
+    modules = imported(text)
     for match in ASSIGNED.finditer(text):
         if module_file(modules.get(match[1], "")):
             yield f"{modules[match[1]]}.{match[2]}"
 
 
-def test_assigned_constants_exist() -> None:
+def test_imported_names_and_assigned_constants_exist() -> None:
     files = [*TESTS.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
-    names = {path: set(assigned(path.read_text(encoding="utf-8"))) for path in files if path != Path(__file__)}
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path != Path(__file__)}
+    names = {path: {*imported(text).values(), *assigned(text)} for path, text in texts.items()}
     assert sum(len(each) for each in names.values()) > 5
     assert [
         f"{path.relative_to(ROOT)}: {name}" for path, each in names.items() for name in each if not exists(name)
@@ -138,5 +144,7 @@ def test_the_test_for_patched_names_sees_them(tmp_path: Path) -> None:
     )
     program = "import diffusion_local.supervisor.supervisor as s; s.POLL_SECONDS = 1.0; s.ABSENT = 1.0"
     assert [exists(name) for name in assigned(program)] == [True, False]
+    program = "from diffusion_local.dispatch import absent; absent.POLL_SECONDS = 1.0"
+    assert [exists(name) for name in imported(program).values()] == [False]
     found = {line: exists(name) for line, name in patched(source)}
     assert found == {3: True, 4: True, 5: True, 6: False, 7: False, 8: False}

@@ -53,7 +53,7 @@ from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import dispatcher, hooks, outbound_hosts
 from diffusion_local.options import a1111 as a1111_recipe
-from diffusion_local.options import inpaint, samplers, types, validate, values
+from diffusion_local.options import detailer_text, inpaint, samplers, types, validate, values
 from diffusion_local.options.table import LONG_NAMES
 from diffusion_local.queue import groups, schedule
 from diffusion_local.remote import models as remote_models
@@ -441,6 +441,7 @@ PARSERS = [
     Parser("file name", "options/values.py", lambda text: values.check_file_name("vae", text)),
     Parser("number", "options/values.py", lambda text: values.check_number("steps", text, 1, 150)),
     Parser("source id", "options/values.py", lambda text: values.check_needed_source("source", text, "img2img")),
+    Parser("prompt of a detail", "options/detailer_text.py", lambda text: detailer_text.without_marks(text)),
     Parser("options' names in a message", "options/table.py", lambda text: LONG_NAMES.sub("", text)),
     Parser(
         "signs of other places",

@@ -17,8 +17,8 @@ from tests.durability.conftest import WORKER, Start, assert_sound, ended, pid_of
 from tests.support import eventually
 
 IMPATIENT = (
-    "from diffusion_local.db import connections; from diffusion_local.worker import reporting, runner; "
-    "connections.BUSY_SECONDS = 0.3; reporting.DATABASE_PAUSE = runner.DATABASE_PAUSE = 0.2"
+    "from diffusion_local.db import sqlite_connections; from diffusion_local.worker import reporting, runner; "
+    "sqlite_connections.BUSY_SECONDS = 0.3; reporting.DATABASE_PAUSE = runner.DATABASE_PAUSE = 0.2"
 )
 
 

@@ -19,9 +19,9 @@ from tests.support import REPOSITORY, eventually
 
 OBEY = "from scripts.unprivileged import obey_permissions; obey_permissions()"
 IMPATIENT = """
-from diffusion_local.dispatch import storage
+from diffusion_local.dispatch import storage_faults
 from diffusion_local.worker import reporting, runner, saving
-storage.PROBE_SECONDS = saving.TRY_SECONDS = saving.KEEP_SECONDS = 0.2
+storage_faults.PROBE_SECONDS = saving.TRY_SECONDS = saving.KEEP_SECONDS = 0.2
 reporting.DATABASE_PAUSE = runner.DATABASE_PAUSE = 0.2
 """
 #: The first save waits for a file of the home.
@@ -49,9 +49,9 @@ def slow(descriptor):
     fsync(descriptor)
 os.fsync = slow
 if "diffusion_local.worker" in sys.orig_argv:
-    from diffusion_local.dispatch import storage
+    from diffusion_local.dispatch import storage_faults
     from diffusion_local.worker import saving
-    saving.KEEP_SECONDS, storage.WATCH_SECONDS, storage.SLOW_SECONDS = 0.2, 0.2, 0.5
+    saving.KEEP_SECONDS, storage_faults.WATCH_SECONDS, storage_faults.SLOW_SECONDS = 0.2, 0.2, 0.5
 """
 #: Longer than the supervisors of these tests, whose ``step_timeout`` is 1, take to kill a worker that hangs.
 LONG = timedelta(seconds=4)
