@@ -1,6 +1,6 @@
-"""Takes README's screenshots: plays the app with the starter model, in a home of its own and a headless Chromium.
+"""Takes README's screenshot: plays the app with the starter model, in a home of its own and a headless Chromium.
 
-    python scripts/screenshots.py            writes assets/screenshots/{create,gallery,phone}.webp
+    python scripts/screenshots.py            writes assets/screenshots/create.webp
     python scripts/screenshots.py FOLDER     writes every state of the page into FOLDER, see page_matrix.py
         --only 40 --variants phone-dark      those whose state, device, scheme and language hold these patterns
     python scripts/screenshots.py --page     writes the manual's pictures into assets/docs/page, see page_pictures.py
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "assets" / "screenshots"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
-FIRST, SECOND, THIRD = "a red apple", "a unicorn", "a blue heart"
+FIRST, SECOND = "a red apple", "a unicorn"
 GALLERY = (
     "a red heart",
     "a strawberry",
@@ -114,11 +114,6 @@ def play(browser: Any, url: str, studio: Studio) -> None:
         studio.star(next(iter(studio.images_of(studio.jobs_of_batches([receipt.batch_id])).values())).id)
 
     desktop = page_of(browser, url, viewport=DESKTOP)
-    go(desktop, "gallery")
-    desktop.wait_for_function("[...document.querySelectorAll('.tile img')].every((img) => img.complete)")
-    shoot(desktop, "gallery")
-
-    go(desktop, "create")
     press(desktop, FIRST, 4, seed=3)
     until(lambda: all(job.final for job in studio.jobs(limit=4)), 300)
     press(desktop, SECOND, 4, seed=5)
@@ -127,13 +122,6 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     desktop.mouse.move(640, 20)
     time.sleep(1)
     shoot(desktop, "create")
-
-    studio.queue.cancel(waiting=True)
-    phone = page_of(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
-    press(phone, THIRD, 4, seed=7)
-    running_at(studio, THIRD, index=2)
-    time.sleep(1)
-    shoot(phone, "phone")
 
 
 def page_of(browser: Any, url: str, scheme: str = "light", **options: Any) -> Any:

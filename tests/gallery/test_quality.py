@@ -53,7 +53,7 @@ def drawing() -> PIL.Image:
         (drawing(), ""),
         (PIL.linear_gradient("L").convert("RGB"), ""),
         (PIL.open(ASSETS / "starter/everyday.webp").convert("RGB"), ""),
-        (PIL.open(ASSETS / "screenshots/gallery.webp").convert("RGB"), ""),
+        (PIL.open(ASSETS / "screenshots/create.webp").convert("RGB"), ""),
         (of("black", 8), "black"),
         (noise(64), ""),
     ],
