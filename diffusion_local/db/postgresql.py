@@ -43,10 +43,16 @@ WRITE_LOCK, MIGRATION_LOCK = 1, 2
 OUTCOME_SECONDS = 10.0
 #: Begins a write transaction, with sorts disabled: the first of many rows must come from an ordered index. While the
 #: statistics are older than a long list, the planner would otherwise read and sort all queued jobs.
-#: The notification is sent with the COMMIT (see ``server_changes``).
+#: The notification is sent with the COMMIT (``server_changes``), which does not wait for the disk; COMMIT_WRITE does.
 BEGIN_WRITE = (
-    f"SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true), pg_notify('{CHANNEL}', '')"
+    "SELECT begin_write($1::int, $2::int, $3, $4), set_config('enable_sort', 'off', true), "
+    f"set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
 )
+#: Waits until all that was committed before is on disk: a transaction that changes no row, but is logged.
+FLUSH = "SELECT pg_logical_emit_message(true, 'diffusion-local', '')"
+#: Commits a write and waits for the disk, in one message. The next writer has the lock meanwhile, so writers wait for
+#: the disk together instead of one after another.
+COMMIT_WRITE = f"COMMIT; {FLUSH}"
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 LOCKED = {"55P03", "40P01", "40001"}
 NO_ROOM = {"53100", "53200", "53300"}
@@ -225,7 +231,7 @@ class PostgresDatabase(Database):
                     connection.execute(BEGIN_WRITE, [LOCKS, WRITE_LOCK, *write])
                 yield PostgresTransaction(connection)
                 try:
-                    connection.execute("COMMIT")
+                    connection.execute(COMMIT_WRITE, prepare=False)  # of two statements, which cannot be prepared
                 except CONNECTION_ERRORS as error:
                     if not self._committed(*write):
                         raise error
@@ -280,8 +286,11 @@ class PostgresDatabase(Database):
                 connection = self._session.connection()
                 with connection.transaction():
                     connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", [LOCKS, WRITE_LOCK])
-                    found = connection.execute("SELECT number FROM last_writes WHERE session = $1", [session])
-                    return found.fetchone() == (number,)
+                    found = connection.execute(
+                        "SELECT number FROM last_writes WHERE session = $1", [session]
+                    ).fetchone()
+                    connection.execute(FLUSH)
+                return found == (number,)
             except CONNECTION_ERRORS:
                 time.sleep(0.2)
         return False

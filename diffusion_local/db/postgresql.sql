@@ -298,3 +298,12 @@ SELECT 1;
 
 -- instead of m029_unspaced.images_text_left
 SELECT 1;
+
+-- instead of m032_pairs_on_server.images_text_unspaced
+UPDATE images_text SET words = words || (
+    SELECT CAST(coalesce(string_agg(DISTINCT '''=' || encode(convert_to(pair, 'UTF8'), 'hex') || '''', ' '), '') AS tsvector)
+    FROM (SELECT substr(whole, at, 2) FROM generate_series(1, length(whole)) AS at) AS pairs (pair)
+    WHERE ascii(pair) >= 3584 OR ascii(substr(pair, 2)) >= 3584
+)
+FROM (SELECT number, ascii_lower(prompt || chr(10) || caption || chr(10)) AS whole FROM images) AS texts
+WHERE texts.number = images_text.number AND octet_length(whole) > length(whole);

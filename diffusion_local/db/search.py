@@ -2,7 +2,7 @@
 
 Every word must occur in one of the two, as a whole word or as a prefix. "Quoted words" must occur in this order;
 -word excludes pictures that have the word. Scripts written without spaces, and texts without letters, are searched by
-substring instead; in SQLite an index of pairs of characters leaves few pictures to look at.
+substring instead; an index of pairs of characters leaves few pictures to look at.
 """
 
 import re
@@ -31,6 +31,7 @@ AFTER = "images_text.rowid < (SELECT number FROM images AS last WHERE last.id = 
 FIRST_PAIRED = "\u0e00"  # a pair has at least one character from here on
 MOST_PAIRS = 40  # of a search
 INDEXES = ("images_text", "images_text_unspaced")  # FTS5 tables
+WORDS_INDEX = "images_text CROSS JOIN images ON images.number = images_text.rowid"
 
 #: (consecutive words, whether the last one is a prefix).
 Phrase = tuple[list[str], bool]
@@ -52,13 +53,17 @@ def lookup(db: Transaction, search: str) -> Lookup | None:
     substring checks them); None if neither holds all that has the text.
     """
     if words := match_query(db, search):
-        return Lookup(
-            "images_text CROSS JOIN images ON images.number = images_text.rowid", "images_text MATCH :words", words
-        )
-    if pairs := pairs_query(db, search):
-        source = "images_text_unspaced AS images_text CROSS JOIN images ON images.number = images_text.rowid"
-        return Lookup(source, "images_text.images_text_unspaced MATCH :words", pairs)
-    return None
+        return Lookup(WORDS_INDEX, "images_text MATCH :words", words)
+    if max(search, default="") < FIRST_PAIRED:
+        return None
+    first = len(search) == 1  # a single character begins a pair
+    found = [digits(search)] if first else list(islice(pairs(search), MOST_PAIRS))
+    if db.translated:  # the pairs are among the words
+        query = " & ".join(f"'{PAIR_MARK}{pair}'" + ":*" * first for pair in found)
+        return Lookup(WORDS_INDEX, "images_text MATCH :words", query)
+    source = "images_text_unspaced AS images_text CROSS JOIN images ON images.number = images_text.rowid"
+    query = " AND ".join(f'"{pair}"' + " *" * first for pair in found)
+    return Lookup(source, "images_text.images_text_unspaced MATCH :words", query)
 
 
 def word_count(search: str) -> int:
@@ -94,15 +99,10 @@ def phrases(search: str) -> tuple[list[Phrase], list[Phrase]]:
     return included, excluded
 
 
-def pairs_query(db: Transaction, search: str) -> str:
-    """The pairs of characters of a search text as an FTS5 query, or "" if they have no index."""
-    if db.translated or max(search, default="") < FIRST_PAIRED:
-        return ""
-    whole = "".join(each.lower() if each.isascii() else each for each in search)
-    if len(whole) == 1:
-        return f'"{digits(whole)}" *'
-    pairs = dict.fromkeys(each for pair in pairwise(whole) if max(each := "".join(pair)) >= FIRST_PAIRED)
-    return " AND ".join(f'"{digits(each)}"' for each in islice(pairs, MOST_PAIRS))
+def pairs(text: str) -> dict[str, None]:
+    """The distinct pairs of neighbouring characters that are indexed for a text, as hexadecimal digits."""
+    lower = "".join(each.lower() if each.isascii() else each for each in text)
+    return dict.fromkeys(digits(one + other) for one, other in pairwise(lower) if max(one, other) >= FIRST_PAIRED)
 
 
 def digits(text: str) -> str:
@@ -129,6 +129,7 @@ def index_bounds(db: Transaction, conditions: Sequence[str], values: dict[str, A
 
 #: Limits of a tsvector: bytes of a word, and the largest position; later positions are stored as this one.
 MAX_WORD_BYTES, LAST_POSITION = 2046, 16_383
+PAIR_MARK = "="  # begins a pair of characters in a tsvector; no word has it
 
 
 class Tokenizer:
@@ -189,12 +190,15 @@ def set_caption(db: Transaction, image_id: str, caption: str) -> None:
 
 
 def tsvector(*texts: str) -> str:
-    """The words of several texts with their positions, with gaps so that no phrase spans two texts."""
+    """The words of several texts with their positions, with gaps so that no phrase spans two texts, and their pairs of
+    characters.
+    """
     placed, start = list[tuple[int, str]](), 1
     for text in texts:
         placed += enumerate(tokenizer.words(text), start)
         start = placed[-1][0] + 2 if placed else start
-    return " ".join(f"'{clipped(word)}':{min(place, LAST_POSITION)}" for place, word in placed)
+    words = [f"'{clipped(word)}':{min(place, LAST_POSITION)}" for place, word in placed]
+    return " ".join(words + [f"'{PAIR_MARK}{each}'" for each in pairs("\n".join((*texts, "")))])
 
 
 def tsquery(search: str) -> str:

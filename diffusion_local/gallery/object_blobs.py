@@ -191,8 +191,8 @@ def open_bucket(url: str) -> ObjectBlobs:
             retry_config=RETRIES,
             **options,  # type: ignore[arg-type]
         )
-    except (BaseError, ValueError) as error:
-        raise InvalidParams("gallery", message("gallery_url", got=one_line(error))) from None
+    except (BaseError, ValueError):
+        raise InvalidParams("gallery", message("gallery_url", got=echo(url))) from None
     return ObjectBlobs(store, f"s3://{split.netloc}{split.path}")
 
 

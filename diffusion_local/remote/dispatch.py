@@ -316,8 +316,14 @@ class RemoteDispatch:
         return str(self._client.base_url)
 
     def _error(self, answer: httpx.Response) -> UserError:
-        """The error for a failed response. It ends the worker only if its access or protocol is refused."""
+        """The error for a failed response. It ends the worker only if the studio refuses its access or protocol; a
+        response of another program, such as a proxy whose studio is being moved, does not.
+        """
         fault = error_body(answer)
+        if not fault and answer.status_code == 413:
+            return StudioUnavailable(message("proxy_body_limit", url=self.url, status=answer.status_code))
+        if not fault:
+            return StudioUnavailable(message("server_status", url=self.url, status=answer.status_code))
         text = deserialize(str(fault.get("message", "")), fault)
         if answer.status_code == 401:
             return Unauthorized(message("worker_unknown", url=self.url, problem=text))

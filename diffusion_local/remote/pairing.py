@@ -19,7 +19,7 @@ from diffusion_local.disk import replace_file
 from diffusion_local.errors import InvalidParams, ServerProblem
 from diffusion_local.messages import deserialize, message
 from diffusion_local.operations.operation import API_ROOT
-from diffusion_local.remote.server import normalise_url
+from diffusion_local.remote.server import normalise_url, unreachable
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
 
@@ -84,7 +84,7 @@ def pair(url: str, code: str, machine: str) -> Credential:
             answer = client.post(f"{API_ROOT}/machines/join", json=body)
             answer_json = answer.json()
         except httpx.HTTPError as error:
-            raise ServerProblem(message("server_unreachable", url=whole, error=error)) from None
+            raise unreachable(whole, error) from None
         except ValueError:
             raise ServerProblem(message("server_other", url=whole, status=answer.status_code)) from None
     if not answer.is_success:
@@ -110,14 +110,14 @@ def unvouched(url: str) -> str:
         return ""
     except httpx.ConnectError as error:
         if "certificate" not in str(error).lower():
-            raise ServerProblem(message("server_unreachable", url=url, error=error)) from None
+            raise unreachable(url, error) from None
     except httpx.HTTPError as error:
-        raise ServerProblem(message("server_unreachable", url=url, error=error)) from None
+        raise unreachable(url, error) from None
     place = httpx.URL(url)
     try:
         return ssl.get_server_certificate((place.host, place.port or 443), timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise ServerProblem(message("server_unreachable", url=url, error=error)) from None
+        raise unreachable(url, error) from None
 
 
 def chosen(home: Path, url: str, token: str) -> Credential:

@@ -86,7 +86,7 @@ class RemoteServer:
         except httpx.TimeoutException:
             raise ServerProblem(message("server_silent", url=self.url)) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServerProblem(message("server_unreachable", url=self.url, error=error)) from None
+            raise unreachable(self.url, error) from None
 
     def _error(self, answer: httpx.Response) -> UserError:
         fault = parse_body(answer, self.url).get("error")
@@ -126,6 +126,16 @@ def normalise_url(url: str) -> str:
     if "://" in whole[8:] or not re.fullmatch(r"[\w.:-]+", parsed.host) or parsed.query or parsed.userinfo:
         raise InvalidParams("server", message("server_url", got=echo(url)))
     return whole.rstrip("/")
+
+
+def unreachable(url: str, error: Exception) -> ServerProblem:
+    """The error for a server that cannot be reached. It says if the URL has the wrong scheme of http and https."""
+    secure = url.startswith("https://")
+    if secure and re.search(r"wrong.version.number|record.layer", str(error), re.IGNORECASE):
+        return ServerProblem(message("server_not_secure", url=url, other=f"http{url.removeprefix('https')}"))
+    if not secure and isinstance(error, httpx.RemoteProtocolError):
+        return ServerProblem(message("server_secure", url=url, other=f"https{url.removeprefix('http')}"))
+    return ServerProblem(message("server_unreachable", url=url, error=error))
 
 
 def query_params(query: dict[str, Any]) -> dict[str, Any]:

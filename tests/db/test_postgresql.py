@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from diffusion_local.db import search, translation
+from diffusion_local.db import postgresql, search, translation
 from diffusion_local.db.database import Database, find_database, open_database
 from diffusion_local.db.migrations import SQL_FILES, statements
 from diffusion_local.db.postgresql import MIGRATED, PostgresDatabase
@@ -166,6 +166,33 @@ def test_a_search_finds_the_same_pictures_in_both(database: Database, server: Po
     assert sum(count > 0 for count in found.values()) > 60
 
 
+PAIRS = "SELECT words FROM images_text"
+
+
+def test_pairs_of_characters_are_in_the_index_whether_written_or_migrated(server: PostgresDatabase) -> None:
+    store = JobStore(server)
+    prompts = ["红苹果 'a\\", "a red apple", "🍎 é", "Ä果"]
+    for prompt in prompts:
+        enqueue(store, prompt=prompt)
+        job = claimed(store)
+        store.finish(job.claim, image_of(job))
+    with server.write() as db:
+        assert search.lookup(db, "苹果") == search.Lookup(
+            search.WORDS_INDEX, "images_text MATCH :words", "'=e88bb9e69e9c'"
+        )
+        assert search.lookup(db, "é") != search.lookup(db, "果")
+        written = [row["words"] for row in db.query(f"{PAIRS} ORDER BY number")]
+        assert sum("'=" in words for words in written) == 3
+        db.execute(
+            "UPDATE images_text SET words = ts_delete(words, "
+            "(SELECT array_agg(word) FROM unnest(tsvector_to_array(words)) AS word WHERE left(word, 1) = '='))"
+            " WHERE length(words) > 0 AND CAST(words AS text) ILIKE '%=%'"
+        )
+        assert not any("'=" in row["words"] for row in db.query(PAIRS))
+        db.execute(translation.exceptions()["m032_pairs_on_server.images_text_unspaced"])
+        assert [row["words"] for row in db.query(f"{PAIRS} ORDER BY number")] == written
+
+
 def test_a_long_word_and_a_long_prompt_are_indexed(server: PostgresDatabase) -> None:
     store = JobStore(server)
     enqueue(store, prompt="x" * 5000 + " " + "word " * 17_000 + "end")
@@ -243,6 +270,31 @@ def test_there_is_one_writer_at_a_time(server: PostgresDatabase) -> None:
         thread.join()
     with server.read() as db:
         assert db.scalar("SELECT revision FROM queue") == 200
+
+
+def test_the_next_writer_does_not_wait_for_the_disk_of_the_last(
+    server: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "COMMIT_WRITE", "COMMIT; SELECT pg_advisory_xact_lock(7)")  # the disk is slow
+    with psycopg.connect(server.url) as disk:
+        disk.execute("SELECT pg_advisory_xact_lock(7)")
+
+        def write() -> None:
+            with server.write() as db:
+                db.execute("UPDATE queue SET paused = 1")
+            server.close()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        eventually(lambda: server.fetch("SELECT paused FROM queue") == [{"paused": 1}])
+        lock = "SELECT pg_try_advisory_lock(%s::int, %s::int)"
+        with psycopg.connect(server.url) as next_writer:
+            eventually(
+                lambda: next_writer.execute(lock, [postgresql.LOCKS, postgresql.WRITE_LOCK]).fetchone() == (True,)
+            )
+        assert writer.is_alive()  # it says that it has written only when that is on the disk
+    writer.join(30)
+    assert not writer.is_alive()
 
 
 def test_the_writes_of_people_go_before_those_of_workers(server: PostgresDatabase) -> None:
@@ -353,10 +405,10 @@ def test_a_commit_without_an_answer_is_looked_up(own_cluster: Cluster, monkeypat
             whole = connection.execute
 
             def execute(sql: str, *values: object, **options: object) -> object:
-                if sql != "COMMIT":
+                if sql != postgresql.COMMIT_WRITE:
                     return whole(sql, *values, **options)
                 if commits:
-                    whole(sql)
+                    whole("COMMIT")
                 connection.close()
                 raise psycopg.OperationalError("server closed the connection unexpectedly")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image as PIL
 
@@ -239,3 +240,11 @@ def test_a_worker_whose_credential_ends_does_not_go_on(services: Services, studi
     studio.who = ROBOT
     worker.close()
     assert services.jobs.get(job_id).state is State.QUEUED
+
+
+@pytest.mark.parametrize(("status", "words"), [(413, "client_max_body_size"), (404, "status 404"), (403, "status 403")])
+def test_what_a_proxy_answers_does_not_end_the_worker(status: int, words: str) -> None:
+    proxy = httpx.MockTransport(lambda request: httpx.Response(status, text="<h1>nginx</h1>"))
+    dispatch = RemoteDispatch(httpx.Client(base_url="http://studio", transport=proxy), "attic.cpu0")
+    with pytest.raises(StudioUnavailable, match=words):
+        dispatch.take(0)

@@ -16,7 +16,7 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
-from diffusion_local.remote.server import RemoteServer, normalise_url
+from diffusion_local.remote.server import RemoteServer, normalise_url, unreachable
 from tests.remote.conftest import Run
 from tests.web.conftest import free_port
 
@@ -95,8 +95,14 @@ def test_a_server_that_hangs_or_breaks_off() -> None:
 
     with pytest.raises(ServerProblem, match="did not respond in time"):
         served(fails(httpx.ReadTimeout("slow"))).get("/jobs")
-    with pytest.raises(ServerProblem, match="can be reached"):
+    with pytest.raises(ServerProblem, match=r"closed the connection .* If it uses HTTPS, the address is https:"):
         list(served(fails(httpx.RemoteProtocolError("cut"))).stream_lines("/queue/export"))
+
+
+@pytest.mark.parametrize("error", ["[SSL: WRONG_VERSION_NUMBER] wrong version number", "[SSL] record layer failure"])
+def test_https_for_a_server_of_plain_http_is_told(error: str) -> None:
+    problem = unreachable("https://studio:7860", httpx.ConnectError(error))
+    assert str(problem) == "https://studio:7860 does not speak HTTPS. Use http://studio:7860, if that is the studio."
 
 
 def test_the_token_is_shown_to_the_server_and_to_nobody_else() -> None:
