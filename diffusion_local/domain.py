@@ -312,7 +312,7 @@ class MemoryPlan:
     additions: dict[str, int] = field(default_factory=dict)
 
     @property
-    def fits(self) -> bool:
+    def fits_memory(self) -> bool:
         return self.takes_bytes <= self.free_bytes
 
 

@@ -272,7 +272,7 @@ def model(model: Model, plans: Sequence[MemoryPlan] | None = None) -> Json:
 
 
 def memory_plan(plan: MemoryPlan) -> Json:
-    return asdict(plan) | {"fits": plan.fits}
+    return asdict(plan) | {"fits": plan.fits_memory}
 
 
 def adapter(adapter: Adapter) -> Json:

@@ -209,10 +209,10 @@ class Machine:
     def _rest(self) -> None:
         self.rests += 1
         self.events["rest"] = self._next(self.pattern.rests_every)
-        self.services.control.rest("too hot")
+        self.services.control.set_rest("too hot")
         self.services.workers.update(SLOT, "idle", self.loaded)
         self.clock.wait(self.lot.uniform(0.8, 1.2) * self.pattern.rest)
-        self.services.control.rest("")
+        self.services.control.set_rest("")
 
 
 def wish(lot: random.Random, pattern: Pattern, prompt: str) -> Params:

@@ -181,15 +181,15 @@ class Night:
                 if name == "person":
                     self.ask(promised)
                 if name == "rest":
-                    self.services.control.rest("too hot")
+                    self.services.control.set_rest("too hot")
                     rested = time.monotonic() + self.lot.uniform(0.8, 1.2) * self.options.rest
             if time.monotonic() >= rested:
-                self.services.control.rest("")
+                self.services.control.set_rest("")
                 rested = float("inf")
             time.sleep(POLL_SECONDS)
         else:
             raise TimeoutError(f"the night took more than {self.options.seconds} s")
-        self.services.control.rest("")
+        self.services.control.set_rest("")
         while self.services.view.unfinished(list(promised)):
             time.sleep(POLL_SECONDS)
 

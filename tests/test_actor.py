@@ -103,7 +103,7 @@ def test_the_actor_reaches_tasks_and_their_threads_but_no_plain_thread_and_no_po
 
 def test_the_doctor_looks_at_everything_also_in_a_process_that_acts_for_nobody(studio: Studio, unsaid: None) -> None:
     with acting(ADMIN):
-        studio.health.look()
+        studio.health.start_check()
         found = eventually(lambda: not studio.health.looking and studio.health.findings(), 60)
     assert [each for each in found if "may not" in each.text] == []
 

@@ -240,7 +240,11 @@ def test_the_picture_of_another_account_is_refused_as_one_that_does_not_exist(st
         ]
         assert result[0] == result[1]
         sources = studio.sources
-        for ask in (partial(sources.preview_control, type="canny", width=64, height=64), sources.describe, sources.own):
+        for ask in (
+            partial(sources.preview_control, type="canny", width=64, height=64),
+            sources.describe,
+            sources.own_source,
+        ):
             assert refusal(partial(ask, hers), hers) == refusal(partial(ask, nobodys), nobodys)
         assert refusal(partial(sources.remove, hers), hers) == refusal(partial(sources.remove, nobodys), nobodys)
         with pytest.raises(NotFound):

@@ -8,7 +8,7 @@ import typer
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.cli import accounts, batches, jobs, lists, machines, models, pictures, reports, serving
-from diffusion_local.cli.terminal import in_words
+from diffusion_local.cli.terminal import describe_error
 from diffusion_local.disk import private_umask
 from diffusion_local.errors import UserError
 
@@ -25,7 +25,7 @@ def main() -> None:
         with private_umask(), disk.storage_errors():
             app(prog_name="diffusion-local")
     except UserError as error:
-        print(f"diffusion-local: {in_words(error)}", file=sys.stderr)
+        print(f"diffusion-local: {describe_error(error)}", file=sys.stderr)
         sys.exit(REFUSED_STATUS)
     except BrokenPipeError:  # the reader of our output has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

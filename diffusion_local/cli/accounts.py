@@ -217,5 +217,5 @@ def format_account(accounts: Accounts, account: Account) -> str:
     return f"{account.name:<20} {account.role:<7} {shaped['sessions']} sessions, {shaped['tokens']} tokens"
 
 
-def token_json(made: Token) -> dict[str, Any]:
-    return asdict(made) | {"scopes": sorted(made.scopes)}
+def token_json(token: Token) -> dict[str, Any]:
+    return asdict(token) | {"scopes": sorted(token.scopes)}

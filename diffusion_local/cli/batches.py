@@ -221,5 +221,5 @@ def format_progress(progress: BatchProgress) -> str:
     return f"{progress.batch.id}  {ended:,} of {progress.batch.count:,}  {progress.batch.name}{done}{late}"
 
 
-def format_bad_line(each: BadLine) -> str:
-    return f"line {each.line}: {each.reason}"
+def format_bad_line(bad_line: BadLine) -> str:
+    return f"line {bad_line.line}: {bad_line.reason}"

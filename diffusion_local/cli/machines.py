@@ -83,13 +83,13 @@ def remove_machine(studio: AnyStudio, name: Name, as_json: AsJson = False) -> No
     print_result({"removed": True}, as_json, [f"removed {name}"])
 
 
-def format_machine(shown: Machine) -> list[str]:
+def format_machine(machine: Machine) -> list[str]:
     """A line for the machine, and one for each of its slots."""
-    state = shown.state if shown.connected else f"{shown.state}, not connected"
-    about = [state, f"{shown.pictures_per_hour} pictures/h", f"version {shown.version or '?'}"]
-    about += [f"hours {shown.hours}"] * bool(shown.hours) + [shown.resting] * bool(shown.resting)
-    lines = [f"{shown.name:<16} {', '.join(about)}"]
-    for slot in shown.slots:
+    state = machine.state if machine.connected else f"{machine.state}, not connected"
+    about = [state, f"{machine.pictures_per_hour} pictures/h", f"version {machine.version or '?'}"]
+    about += [f"hours {machine.hours}"] * bool(machine.hours) + [machine.resting] * bool(machine.resting)
+    lines = [f"{machine.name:<16} {', '.join(about)}"]
+    for slot in machine.slots:
         parts = [slot.status if slot.connected else f"gone since {slot.seen_at}", slot.model or "no model"]
         parts += [f"{slot.temperature} °C"] * (slot.temperature is not None) + [slot.problem] * bool(slot.problem)
         lines.append(f"  {slot.slot:<18} {slot.device:<24} {', '.join(parts)}")

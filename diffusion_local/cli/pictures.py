@@ -30,12 +30,12 @@ from diffusion_local.options.values import SOURCE_ID, ULID
 app = typer.Typer()
 
 
-def filter_flag(each: Field[Any]) -> inspect.Parameter:
+def filter_flag(field: Field[Any]) -> inspect.Parameter:
     """A field of GalleryFilter as a command-line flag."""
-    meaning = each.metadata["meaning"]
-    flag = typer.Option(f"--{each.name}", help=f"{meaning[0].upper()}{meaning[1:]}.")
+    meaning = field.metadata["meaning"]
+    flag = typer.Option(f"--{field.name}", help=f"{meaning[0].upper()}{meaning[1:]}.")
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(each.name, kind, default=each.default, annotation=Annotated[type(each.default), flag])
+    return inspect.Parameter(field.name, kind, default=field.default, annotation=Annotated[type(field.default), flag])
 
 
 @app.command()

@@ -110,14 +110,14 @@ def work_for(settings: Settings, url: str, code: str, machine: str, slot: str) -
     """Join a studio and work for it until stopped; returns the exit status. Raises UserError."""
     from diffusion_local.supervisor.supervisor import keep_running
 
-    if not url and not pairing.stored(settings.home).url:
+    if not url and not pairing.load_credential(settings.home).url:
         url = next(iter(discover(DISCOVERY_SECONDS)), "")
     if code:
-        pairing.store(
-            settings.home, pairing.pair(url or pairing.stored(settings.home).url, code, machine_name(machine))
+        pairing.save_credential(
+            settings.home, pairing.pair(url or pairing.load_credential(settings.home).url, code, machine_name(machine))
         )
         settings = replace(settings, token="")
-    credential = pairing.chosen(settings.home, url, settings.token)
+    credential = pairing.credential_for(settings.home, url, settings.token)
     if credential.url.startswith("http://") and not is_loopback(host_of(credential.url)):
         print(message("join_plain", url=credential.url), file=sys.stderr)
     print(f"works for {credential.url}  (Ctrl-C stops it; what it has begun goes back to the queue)", flush=True)
@@ -240,7 +240,7 @@ def relocate(
         raise InvalidParams("to", message("move_nowhere"))
     settings.make_folders()
     with hold_home(settings):
-        rows, files = carry(settings, target, progress=not as_json)
+        rows, files = copy_stores(settings, target, progress=not as_json)
     changed = {
         name: getattr(target, name)
         for name in ("database", "gallery")
@@ -254,21 +254,21 @@ def relocate(
     print_result({"rows": rows, "files": files, "settings": changed}, as_json, lines)
 
 
-def carry(settings: Settings, target: Settings, progress: bool = False) -> tuple[dict[str, int], int]:
+def copy_stores(settings: Settings, target: Settings, progress: bool = False) -> tuple[dict[str, int], int]:
     """Copy the stores in which the settings differ: first the files, then the rows that name them. Raises UserError."""
     old = find_database(settings)
     if old is None:
         raise NotFound(message("no_database", folder=settings.home))
     try:
         with old.lock(settings.locks / "leader.lock").acquire(timeout=0):
-            return carry_from(old, settings, target, progress)
+            return copy_from(old, settings, target, progress)
     except Timeout:
         raise Conflict(message("move_running")) from None
     finally:
         old.close()
 
 
-def carry_from(old: Database, settings: Settings, target: Settings, progress: bool) -> tuple[dict[str, int], int]:
+def copy_from(old: Database, settings: Settings, target: Settings, progress: bool) -> tuple[dict[str, int], int]:
     require_idle(old)
     rows: dict[str, int] = {}
     files = 0

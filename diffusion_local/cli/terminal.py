@@ -64,7 +64,7 @@ def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
             with provisional(reached.sources):
                 return command(reached, **arguments)
         except InvalidParams as error:
-            raise as_typed(error, names) from error
+            raise with_typed_name(error, names) from error
 
     call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in ordered}
@@ -88,7 +88,7 @@ class InvalidFlag(InvalidParams):
     """With the field as it is written on the command line."""
 
 
-def as_typed(error: InvalidParams, names: Mapping[str, str]) -> InvalidParams:
+def with_typed_name(error: InvalidParams, names: Mapping[str, str]) -> InvalidParams:
     """The error with its field as it is written on the command line; an entry of a repeatable flag by its place and
     field: ``--control 2, type``.
     """
@@ -98,11 +98,11 @@ def as_typed(error: InvalidParams, names: Mapping[str, str]) -> InvalidParams:
     field = names[error.option] + (f" {int(place) + 1}" if place.isdecimal() else "")
     field += f", {part.lstrip('.')}" if part else ""
     typed = (InvalidFlag if error.option in OPTIONS else InvalidParams)(field, error.problem)
-    typed.also = tuple(as_typed(each, names) for each in error.also)
+    typed.also = tuple(with_typed_name(each, names) for each in error.also)
     return typed
 
 
-def in_words(error: UserError) -> str:
+def describe_error(error: UserError) -> str:
     """The message of an error, and of further ones of the same request, in the language of the terminal."""
     errors: list[UserError] = [error, *(error.also if isinstance(error, InvalidParams) else ())]
     texts = [translate(terminal_language(), each.message) for each in errors]
@@ -212,12 +212,12 @@ def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -
     """Options as the Studio takes them: files given as source pictures are uploaded first."""
     width, height = parse_size(size)
 
-    def keep(name: str, source: str) -> str:
+    def store_source(name: str, source: str) -> str:
         if SOURCE_ID.fullmatch(source):
             return source
         return str(studio.sources.add(read_file(source, name), name).id)
 
-    return with_pictures(options, keep) | {"width": width, "height": height}
+    return with_pictures(options, store_source) | {"width": width, "height": height}
 
 
 def read_file(path: str, field: str) -> bytes:

@@ -99,7 +99,7 @@ class LeasedDispatch(LocalDispatch):
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
         return super().claim(loaded, most, beside, urgent) if self.ready() else []
 
-    def _wish(self, loaded: str) -> Ahead | None:
+    def _claim_terms(self, loaded: str) -> Ahead | None:
         lease = self._services.leases.get(self._slot)
         if lease is None or lease.session != self.session:
             raise LeaseLost(message("lease_lost", slot=self._slot))

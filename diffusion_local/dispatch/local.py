@@ -103,13 +103,13 @@ class LocalDispatch:
         return self._storage.ready()
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
-        wish = self._wish(loaded)
+        wish = self._claim_terms(loaded)
         if wish is None:
             return []
         beside = beside and self._require_own(beside)
         return self._services.jobs.claim(self._slot, loaded, most, beside, urgent, wish.able)
 
-    def _wish(self, loaded: str) -> Ahead | None:
+    def _claim_terms(self, loaded: str) -> Ahead | None:
         """What this slot may claim now; None if nothing. Its worker has asked whether it is ``ready``."""
         return Ahead(
             loaded, OtherSlots(self._services, self._slot) if self._services.refusals.any_of(self._slot) else None
@@ -183,7 +183,7 @@ class LocalDispatch:
             facts=picture.facts,
         )
         note = incomplete_note(picture.facts)
-        wish = None if ahead is None or not self.ready() else self._wish(ahead)
+        wish = None if ahead is None or not self.ready() else self._claim_terms(ahead)
         jobs = self._services.jobs.finish(self._require_own(claim), image, picture.measured, note, wish)
         self._services.files.drop_preview(job.id)
         with contextlib.suppress(DatabaseProblem):  # only the batch's report lacks it then
@@ -233,7 +233,7 @@ class LocalDispatch:
     # -- loans of GPUs -------------------------------------------------------------------------------------------------
 
     def borrow(self, size: int) -> Loan | None:
-        loan = self._services.loans.ask(self._slot, size)
+        loan = self._services.loans.request(self._slot, size)
         if loan is not None and loan.state == ASKED:
             self._services.queue.ring(sum(each.status == "idle" for each in self._services.workers.list_all()))
         return loan
@@ -245,7 +245,7 @@ class LocalDispatch:
         self._services.loans.give_back(self._slot)
 
     def asked_loan(self) -> Loan | None:
-        return self._services.loans.asked(self._slot)
+        return self._services.loans.requested(self._slot)
 
     def lend(self, borrower: str, granted: bool) -> None:
         self._services.loans.answer(self._slot, borrower, granted)

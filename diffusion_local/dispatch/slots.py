@@ -49,9 +49,9 @@ def full_name(settings: Settings, device: str, machine: str = "") -> str:
     return f"{machine_name(machine)}.{device}" if settings.database else device
 
 
-def machine_name(given: str = "") -> str:
+def machine_name(name: str = "") -> str:
     """Normalise a machine name for slots to lower-case letters, digits and hyphens; defaults to the host name."""
-    name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", (name or platform.node()).lower()).strip("-")[:40].strip("-")
     return name or "worker"
 
 

@@ -32,7 +32,7 @@ WIRE_MEDIA_TYPE = "application/vnd.diffusion-local.worker"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Taken:
+class SlotGrant:
     """The answer to ``take``. Every other call carries ``session``; ``now`` is the studio's time (UTC)."""
 
     session: str
@@ -45,8 +45,8 @@ class UnreadableMessage(ValueError):
 
 
 @functools.cache
-def type_hints(thing: Any) -> dict[str, Any]:
-    return get_type_hints(thing)
+def type_hints(annotated: Any) -> dict[str, Any]:
+    return get_type_hints(annotated)
 
 
 #: Signatures of the calls, cached: reading a signature takes longer than transmitting a call.
@@ -187,6 +187,8 @@ def parse_response(name: str, data: bytes) -> Any:
         if "error" in head:
             kind, text = getattr(errors, head["error"]), from_plain(str, head["message"], following)
             raise kind(head["field"], text) if "field" in head else kind(text)
-        return from_plain(Taken if name == "take" else type_hints(CALLS[name]).get("return"), head["answer"], following)
+        return from_plain(
+            SlotGrant if name == "take" else type_hints(CALLS[name]).get("return"), head["answer"], following
+        )
     except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
         raise UnreadableMessage(f"{type(error).__name__}: {error}") from None

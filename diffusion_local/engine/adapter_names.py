@@ -141,7 +141,7 @@ class Layers:
         self._rules = [(re.compile(rf"{key}\Z"), found) for key, found in LAYERS_OF_NAME.get(family, {}).items()]
         self._per_level = per_level
 
-    def named(self, stem: str) -> Targets:
+    def with_name(self, stem: str) -> Targets:
         """The layers with this name, given without prefix; empty if there is none."""
         flat = stem.replace(".", "_")
         for known in (flat, flat.removeprefix("text_model_"), f"text_model_{flat}", self._of_unet(flat)):

@@ -195,7 +195,7 @@ def apply_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) 
     if name:
         path = materials.vae(name)
         vae = load_named(f"The VAE {name!r}", lambda: read_vae(path, own), loaded.model.id)
-        factors = previews.fit(vae.to(device, own.dtype))
+        factors = previews.fit_factors(vae.to(device, own.dtype))
         vae.to("cpu")
     placement.swap_vae(loaded.pipe, vae, loaded.rung, device)
     loaded.factors, loaded.vae = factors, name

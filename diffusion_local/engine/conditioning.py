@@ -51,8 +51,8 @@ def prepare(loaded: Loaded, part: Part, loop: Loop, others: Sequence[Loop] = ())
     OutOfMemory and DeviceLost, which concern the whole pass.
     """
     with ending_only(part):
-        texts = texts_per_step(loaded, part.params, loop.made)
-        later = [pair for each in others for pair in texts_per_step(loaded, part.params, each.made)]
+        texts = texts_per_step(loaded, part.params, loop.steps_run)
+        later = [pair for each in others for pair in texts_per_step(loaded, part.params, each.steps_run)]
         embedded = {pair: embed(loaded, part.params, *pair) for pair in (*texts, *later)}
         return PreparedPart(texts, embedded, *draw_noise(loaded, part.params, loop))
     return None

@@ -66,11 +66,11 @@ def see_latents(loaded: Loaded, net: Any, picture: PIL.Image, mask: PIL.Image | 
     pipe, family = loaded.pipe, loaded.family
     latents = family.encode(pipe, masked_pixels(picture, mask).to(net.device))
     if mask is not None and control_nets.mask_channels(net):
-        latents = torch.cat((latents, kept(mask, latents)), dim=1)
+        latents = torch.cat((latents, keep_mask(mask, latents)), dim=1)
     return family.pack(pipe, latents).to(net.device, net.dtype)
 
 
-def kept(mask: PIL.Image, latents: torch.Tensor) -> torch.Tensor:
+def keep_mask(mask: PIL.Image, latents: torch.Tensor) -> torch.Tensor:
     """1 where a mask keeps the picture, 0 where it is painted, at the size of latents: 1 x 1 x h x w."""
     size = latents.shape[-2:]
     return 1 - torch.nn.functional.interpolate(covered(mask).to(latents), size=size)
@@ -103,7 +103,7 @@ def see_z_image(loaded: Loaded, net: Any, picture: PIL.Image, mask: PIL.Image | 
     if mask is not None and more == latents.shape[1] + 1:
         grey = (pixels_of(picture) * 2 - 1).masked_fill(covered(mask), 0)
         seen = loaded.family.encode(loaded.pipe, grey.to(net.device)).to(latents)
-        return torch.cat((torch.zeros_like(latents), kept(mask, latents), seen), dim=1)[:, :, None]
+        return torch.cat((torch.zeros_like(latents), keep_mask(mask, latents), seen), dim=1)[:, :, None]
     return torch.nn.functional.pad(latents, (0, 0, 0, 0, 0, more))[:, :, None]
 
 

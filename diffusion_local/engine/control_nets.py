@@ -34,7 +34,7 @@ def load(path: Path, denoiser: Any, dtype: torch.dtype) -> torch.nn.Module:
     weights = tensors.dequantise(read(path), dtype, path.name)
     config = config_beside(path)
     known = CLASSES.get(type(denoiser).__name__, ())
-    name = str(config.pop("_class_name", "")) or named(weights, denoiser)
+    name = str(config.pop("_class_name", "")) or class_name_for(weights, denoiser)
     if name not in known:
         raise UnmatchedLayer(name or type(denoiser).__name__)
     config = {key: each for key, each in config.items() if not key.startswith("_") and key != "quantization_config"}
@@ -69,7 +69,7 @@ def config_beside(path: Path) -> dict[str, Any]:
         return {}
 
 
-def named(weights: Weights, denoiser: Any) -> str:
+def class_name_for(weights: Weights, denoiser: Any) -> str:
     """The class name for a file without a configuration; empty if the denoiser has no ControlNets."""
     if not isinstance(denoiser, diffusers.UNet2DConditionModel):
         return next(iter(CLASSES.get(type(denoiser).__name__, ())), "")

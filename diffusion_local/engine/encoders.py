@@ -52,7 +52,7 @@ class EncoderRequest:
 
 
 @dataclass(slots=True)
-class Known:
+class RegisteredEncoder:
     """A registered encoder and the pipelines that use it."""
 
     wanted: EncoderRequest
@@ -64,7 +64,7 @@ class TextEncoders:
     """The text encoders in memory and the pipelines that use each. References are weak: models own their encoders."""
 
     def __init__(self) -> None:
-        self._known: list[Known] = []
+        self._known: list[RegisteredEncoder] = []
 
     def find(self, request: EncoderRequest | None) -> torch.nn.Module | None:
         """The equal encoder in memory, or None. May read the files of both."""
@@ -79,7 +79,7 @@ class TextEncoders:
         if encoder is None:
             encoder = load()
             if request is not None:
-                self._known.append(Known(request, ref(encoder), WeakSet()))
+                self._known.append(RegisteredEncoder(request, ref(encoder), WeakSet()))
         return encoder
 
     def join(self, pipe: Any) -> None:
@@ -111,7 +111,7 @@ class TextEncoders:
         used = self._of(pipe)
         self._known = [each for each in self._known if each not in used]
 
-    def _of(self, pipe: Any) -> list[Known]:
+    def _of(self, pipe: Any) -> list[RegisteredEncoder]:
         modules = list(encoders_of(pipe).values())
         return [each for each in self._known if any(each.module() is module for module in modules)]
 
@@ -128,19 +128,19 @@ class Opener:
     forms: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
 
-    def part(self, model: Model, slot: str, dtype: torch.dtype, load: Callable[[], torch.nn.Module]) -> Any:
+    def load_part(self, model: Model, slot: str, dtype: torch.dtype, load: Callable[[], torch.nn.Module]) -> Any:
         """A model's part: an equal text encoder in memory, else the result of ``load``, quantised as planned."""
         form = self.forms.get(slot, "")
 
-        def held() -> torch.nn.Module:
+        def load_quantised() -> torch.nn.Module:
             found = load()
             if form in quantised.LAYERS:
                 quantised.quantise(found, form, self.device)
             return found
 
         if self.shared is None or not slot.startswith("text_encoder"):
-            return held()
-        return self.shared.get(encoder_request(model, slot, dtype, form), held)
+            return load_quantised()
+        return self.shared.get(encoder_request(model, slot, dtype, form), load_quantised)
 
 
 def encoders_of(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -104,7 +104,7 @@ class Replica:
         self._form: Any = None
         self._inputs: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
 
-    def fits(self, loaded: Loaded, slot: str) -> bool:
+    def is_current_copy(self, loaded: Loaded, slot: str) -> bool:
         """Whether this is a copy of the model's current weights at that slot."""
         return self._pipe() is loaded.pipe and (self._version, self.slot) == (loaded.version, slot)
 
@@ -205,11 +205,11 @@ class Halver:
             with forward_replaced(denoiser_of(loaded.pipe), lambda inner: partial(forward, inner)):
                 yield counted
         finally:
-            self._rest()
+            self._end_part()
 
     def close(self) -> None:
         """Remove the copy from the second GPU, once that has finished."""
-        self._rest()
+        self._end_part()
         replica, self._replica = self._replica, None
         if replica is not None:
             log.info("the copy of the denoiser on %s is removed", replica.slot)
@@ -222,7 +222,7 @@ class Halver:
             self.close()
             return None
         try:
-            if self._replica is None or not self._replica.fits(loaded, slot):
+            if self._replica is None or not self._replica.is_current_copy(loaded, slot):
                 self.close()
                 device = self._device_at(slot)
                 self._replica = Replica(loaded, device, self._recorder_of(device), self._operations, need)
@@ -252,7 +252,7 @@ class Halver:
         self.close()
         helper.refuse()
 
-    def _rest(self) -> None:
+    def _end_part(self) -> None:
         """End the replica's part in the running picture."""
         running, self._running = self._running, None
         if running is not None:

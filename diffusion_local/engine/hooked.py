@@ -106,7 +106,7 @@ def match_layers(
             per_level = getattr(getattr(part, "config", None), "layers_per_block", 2)
             places[where] = modules, Layers(modules, "" if where else family, per_level)
         modules, layers = places[where]
-        targets = layers.named(bare)
+        targets = layers.with_name(bare)
         if not targets:
             if set(parts) == {"alpha"} or (where and bare.endswith("text_projection")):
                 continue  # no change, or one to a layer that pipelines do not use

@@ -83,14 +83,18 @@ class PictureInputs(HomeFiles):
 
         ``check`` is called repeatedly meanwhile. Raises ModelUnavailable and whatever ``check`` raises.
         """
-        return self._ask("detect", lambda model: vision_models.detect(picture, model, "details", word, least, check))
+        return self._with_model(
+            "detect", lambda model: vision_models.detect(picture, model, "details", word, least, check)
+        )
 
     def main_object(self, picture: PIL.Image, check: Check = unchecked) -> PIL.Image:
         """A mask (L) of a picture's main object, with soft edges. Raises like ``find``."""
-        made = self._ask("background", lambda model: vision_models.preprocess(picture, model, "background", check))
+        made = self._with_model(
+            "background", lambda model: vision_models.preprocess(picture, model, "background", check)
+        )
         return made.convert("L")
 
-    def _ask(self, task: str, ask: Callable[[vision_models.VisionModel], T]) -> T:
+    def _with_model(self, task: str, ask: Callable[[vision_models.VisionModel], T]) -> T:
         try:
             return ask(self.vision_model(task))
         except UserError as error:

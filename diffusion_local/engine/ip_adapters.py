@@ -94,7 +94,7 @@ def put_in(loaded: Loaded, params: Params, materials: PictureInputs) -> None:
     loaded.seen = None
     if slots:
         loaded.pipe.set_ip_adapter_scale([slot.weight for slot in slots])
-        loaded.seen = Seen(
+        loaded.seen = AdapterInputs(
             [embedded(loaded, slot, materials) for slot in slots],
             [materials.source(slot.mask) if slot.mask else None for slot in slots],
         )
@@ -116,7 +116,7 @@ def unload(pipe: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class AdapterInputs:
     """Adapter inputs of a pass: per slot the (negative, positive) embeddings of its pictures, and its mask or None."""
 
     embeddings: list[tuple[torch.Tensor, torch.Tensor]]

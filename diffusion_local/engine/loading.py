@@ -33,7 +33,7 @@ def load_parts(model: Model, dtype: torch.dtype, on_progress: OnProgress, opener
         if cls is not None:
             on_progress(sum(sizes[part] for part in parts) / sum(sizes.values()))
             load = partial(load_part, cls, folder / name, dtype)
-            parts[name] = opener.part(model, name, dtype, load)
+            parts[name] = opener.load_part(model, name, dtype, load)
     on_progress(1.0)
     return parts
 

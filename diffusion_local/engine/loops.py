@@ -48,14 +48,14 @@ class Loop:
     box: Box | None = None
 
     @property
-    def made(self) -> int:
+    def steps_run(self) -> int:
         """Number of steps that the loop runs, without the skipped ones."""
         return self.params.steps - self.skipped
 
     @property
     def end(self) -> int:
         """Steps of the picture completed after the loop."""
-        return self.done + self.made
+        return self.done + self.steps_run
 
     @property
     def is_tile(self) -> bool:

@@ -110,7 +110,7 @@ class ModelCache:
         self.current = None
         raised: list[BaseException] = []
 
-        def tell(share: float) -> None:
+        def report(share: float) -> None:
             try:
                 on_progress(share)
             except BaseException as error:
@@ -119,7 +119,7 @@ class ModelCache:
 
         problem: EngineError
         try:
-            self._hold(held, model, choice, tell)
+            self._hold(held, model, choice, report)
             return
         except Exception as error:
             self._drop(model.id)
@@ -227,7 +227,7 @@ class ModelCache:
             pipe=pipe,
             dtype=dtype,
             scheduler_config=dict(pipe.scheduler.config),
-            factors=previews.fit(pipe.vae),
+            factors=previews.fit_factors(pipe.vae),
             rung="",
             load_seconds=time.monotonic() - started,
             graphs=graphs.Graphs(self._recorder() if self._recorder and not stored else None),

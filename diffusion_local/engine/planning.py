@@ -27,7 +27,7 @@ def plan_words(plan: MemoryPlan) -> str:
     stay = f", {message('blocks_stay', kept=resident, blocks=blocks)}" if blocks else ""
     more = "".join(f", {size / GIB:.2f} GiB for {name}" for name, size in plan.additions.items())
     words = f"{plan.slot}: {message(f'rung_{plan.rung}')}{stay}{how}, {takes}{more and f', of which{more[1:]}'}"
-    return words if plan.fits else f"{words}, which may be too little: {format_gib(plan.free_bytes)} are free"
+    return words if plan.fits_memory else f"{words}, which may be too little: {format_gib(plan.free_bytes)} are free"
 
 
 def plan(

@@ -27,7 +27,7 @@ class Factors:
     weights: torch.Tensor
 
 
-def fit(vae: Any) -> Factors | None:
+def fit_factors(vae: Any) -> Factors | None:
     """The factors of a VAE; None if it has no usable encoder, or one that gives NaN or infinity.
 
     Deterministic; does not touch the global seed.

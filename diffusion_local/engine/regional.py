@@ -66,7 +66,7 @@ class Regional:
         if encoder_hidden_states is None:
             return whole
         rows = slice(-self.count, None)
-        step = self.steps.whole
+        step = self.steps.completed_steps
         shares = self.shares_at(hidden_states)
         mixed = whole[rows] * shares[-1]
         for texts, share in zip(self.texts, shares, strict=False):
@@ -116,7 +116,10 @@ def regions_of(loaded: Loaded, loop: Loop, canvas: SourceCanvas | None, steps: S
         return found
 
     texts = [
-        [embedded(text) for text in schedules.prompt_per_step(understood(loaded.model, region.prompt)[0], loop.made)]
+        [
+            embedded(text)
+            for text in schedules.prompt_per_step(understood(loaded.model, region.prompt)[0], loop.steps_run)
+        ]
         for region in params.regions
     ]
     rows, columns = loaded.family.latent_shape(loaded.pipe, params.width, params.height)[-2:]

@@ -93,7 +93,7 @@ def load(
             library, name = index[source.slot]
             cls = component_class(library, name)
             load_it = partial(load_source, cls, source, config, dtype)
-            loaded[source.slot] = (opener or Opener()).part(model, source.slot, dtype, load_it)
+            loaded[source.slot] = (opener or Opener()).load_part(model, source.slot, dtype, load_it)
             done += source.count
         on_progress(1.0)
         return FAMILIES[model.family].load(config, dtype, loaded)

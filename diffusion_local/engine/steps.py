@@ -73,7 +73,7 @@ class Steps:
         self._estimate = samplers.capture_estimate(scheduler)
 
     @property
-    def whole(self) -> int:
+    def completed_steps(self) -> int:
         """Completed whole steps of the loop, including those before it was suspended."""
         return self.calls // int(self._scheduler.order)
 
@@ -111,7 +111,7 @@ class Steps:
 
     def report(self, step: int, latents: torch.Tensor | None = None) -> None:
         """Report ``step`` completed steps. Raises Interrupted if no part is left."""
-        preview = self._shown(latents)
+        preview = self._preview_latents(latents)
         for part in self._crew.live:
             try:
                 part.on_step(step, self._picture(part, preview))
@@ -120,7 +120,7 @@ class Steps:
         if not self._crew.live:
             raise Interrupted
 
-    def _shown(self, latents: torch.Tensor | None) -> torch.Tensor | None:
+    def _preview_latents(self, latents: torch.Tensor | None) -> torch.Tensor | None:
         if latents is None or self._preview is None:
             return None
         estimate = self._estimate()
@@ -168,11 +168,11 @@ class Pace:
             now = self._clock()
             if self._ended is not None:
                 self._shortest = min(self._shortest, now - self._ended)
-                self._rest(self._shortest - LEAD - max(self._launching) - max(self._late))
+                self._pause(self._shortest - LEAD - max(self._launching) - max(self._late))
             self._ended = now
         self._returned = self._clock()
 
-    def _rest(self, seconds: float) -> None:
+    def _pause(self, seconds: float) -> None:
         if seconds > 0:
             began = self._clock()
             self._sleep(seconds)

@@ -35,7 +35,7 @@ class Slot:
 
 
 @dataclass(eq=False)
-class Rest:
+class UnblockedTensor:
     """A tensor outside a part's blocks: a parameter (``name`` is empty), or the buffer ``name`` of a module."""
 
     owner: Any
@@ -83,7 +83,7 @@ class Streamed(ModelHook):
         self._blocks: list[Waiting] = []
         self._after: list[int] = []
         self._slots: list[Slot] = []
-        self._rest: list[Rest] = []
+        self._rest: list[UnblockedTensor] = []
         self._handles: list[Any] = []
         self._empty: list[list[torch.Tensor]] = []
         self._latest = -1
@@ -298,7 +298,7 @@ class Visiting(ModelHook):
         self.execution_device = torch.device(device)
         self._before, self._may_gather = before, may_gather
         self._weights: Waiting | None = None
-        self._buffers: list[Rest] = []
+        self._buffers: list[UnblockedTensor] = []
         self._here = False
 
     def init_hook(self, module: torch.nn.Module) -> torch.nn.Module:
@@ -338,12 +338,12 @@ class Visiting(ModelHook):
         self._here = False
 
 
-def rest_of(module: torch.nn.Module, streamed: set[int]) -> Iterator[Rest]:
+def rest_of(module: torch.nn.Module, streamed: set[int]) -> Iterator[UnblockedTensor]:
     """Parameters outside the blocks, and all buffers. ``streamed``: ids of the blocks' parameters."""
     for each in module.parameters():
         if id(each) not in streamed:
-            yield Rest(each, "")
+            yield UnblockedTensor(each, "")
     for inner in module.modules():
         for name, tensor in inner._buffers.items():
             if tensor is not None:
-                yield Rest(inner, name)
+                yield UnblockedTensor(inner, name)

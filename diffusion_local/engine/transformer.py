@@ -124,14 +124,14 @@ def told_of_steps(pipe: Any, run: Callable[..., Any] | None = None) -> Callable[
                 pipe.num_timesteps = len(scheduler.timesteps)
 
         @wraps(step)
-        def told(output: torch.Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        def step_with_callback(output: torch.Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal done
             latents, *rest = step(output, timestep, *args, **kwargs)
             changed = callback_on_step_end(pipe, done, timestep, {"latents": latents})
             done += 1
             return (changed.get("latents", latents), *rest)
 
-        scheduler.step, scheduler.set_timesteps = told, counted
+        scheduler.step, scheduler.set_timesteps = step_with_callback, counted
         return (run or pipe)(**arguments)
 
     return painted

@@ -20,7 +20,7 @@ from diffusion_local.options.table import Params
 IMAGE_GUIDANCE = 1.5
 
 
-def fits(tokenizer: Any, text: str) -> bool:
+def fits_window(tokenizer: Any, text: str) -> bool:
     """Whether a text fits into the text encoder's window."""
     return len(tokenizer(text, truncation=False, verbose=False).input_ids) <= tokenizer.model_max_length
 
@@ -96,7 +96,7 @@ def same_length(first: torch.Tensor, second: torch.Tensor, empty: torch.Tensor) 
 def unweighted_short_texts(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
     """Both texts without markup; (None, None) if one has weights or exceeds the encoder's window."""
     texts = [without_weights(each) for each in (prompt, negative) if each is not None]
-    if any(text is None or not fits(pipe.tokenizer, text) for text in texts):
+    if any(text is None or not fits_window(pipe.tokenizer, text) for text in texts):
         return None, None
     return texts[0], texts[1] if negative is not None else None
 

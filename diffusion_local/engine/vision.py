@@ -216,7 +216,7 @@ def openpose(picture: PIL.Image, folder: Path) -> PIL.Image:
     """Skeletons of the people in OpenPose's colours on black: bodies, without hands and faces."""
     found = people(picture, folder / "detector")
     points = key_points(picture, found, folder / "pose") if found else torch.empty(0, 17, 3)
-    return drawn(points, picture.size)
+    return draw_skeletons(points, picture.size)
 
 
 def people(picture: PIL.Image, folder: Path) -> list[Box]:
@@ -267,7 +267,7 @@ def peaks(maps: torch.Tensor, part: Box) -> torch.Tensor:
     return torch.stack((x, y, sure), 1)
 
 
-def drawn(people: torch.Tensor, size: tuple[int, int]) -> PIL.Image:
+def draw_skeletons(people: torch.Tensor, size: tuple[int, int]) -> PIL.Image:
     """Draw people's key points (people x 17 x 3) as OpenPose skeletons on black."""
     picture = PIL.new("RGB", size)
     pen = ImageDraw.Draw(picture)

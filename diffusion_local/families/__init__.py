@@ -87,7 +87,7 @@ def title_of(architecture: str) -> str:
     return ARCHITECTURES[architecture].title if architecture in ARCHITECTURES else ""
 
 
-def fits(adapter: str, architecture: str) -> bool:
+def fits_architecture(adapter: str, architecture: str) -> bool:
     """Whether adapters made for ``adapter``, an architecture or a family, fit models of ``architecture``."""
     known = ARCHITECTURES.get(architecture)
     if adapter == architecture or (adapter and known and known.adapters == adapter):

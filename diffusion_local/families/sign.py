@@ -32,7 +32,7 @@ class Sign:
     def matches(self, names: Container[str], shape: Callable[[str], tuple[int, ...] | None]) -> bool:
         if not all(name in names for name in self.has) or any(name in names for name in self.lacks):
             return False
-        return all(fits(shape(name), expected) for name, expected in self.shapes.items())
+        return all(matches_shape(shape(name), expected) for name, expected in self.shapes.items())
 
 
 def measure(rule: str, names: Iterable[str], shape: Callable[[str], tuple[int, ...] | None]) -> int | None:
@@ -72,7 +72,7 @@ class Layer:
 Layers = Mapping[str, Layer]
 
 
-def fits(shape: tuple[int, ...] | None, wanted: Shape) -> bool:
+def matches_shape(shape: tuple[int, ...] | None, wanted: Shape) -> bool:
     if shape is None or len(shape) != len(wanted):
         return False
     return all(there in (length, None) for length, there in zip(shape, wanted, strict=True))

@@ -160,7 +160,7 @@ class Sources:
         ids = self._owners.page(limit, after)
         return [Source(each, *self._size_of(each)) for each in ids if self._files.source(each).exists()]
 
-    def own(self, source_id: str) -> Source:
+    def own_source(self, source_id: str) -> Source:
         """A picture that the actor added. Raises NotFound."""
         self.file(source_id)
         if not self._owners.has(source_id):
@@ -173,7 +173,7 @@ class Sources:
         Its file is deleted only after a period without use, because others may have added the same picture. Raises
         NotFound.
         """
-        self.own(source_id)
+        self.own_source(source_id)
         self._owners.remove(source_id)
 
     def file(self, source_id: str) -> StoredFile:

@@ -36,7 +36,7 @@ def parse(text: str, wildcard: Callable[[str], Node]) -> Node:
     """Parse a template to a tree. Raises InvalidParams for unbalanced braces, and whatever
     ``wildcard(name)`` raises.
     """
-    return Template(wildcard, text).whole() if SPECIAL.search(text) else Text(text)
+    return Template(wildcard, text).parse() if SPECIAL.search(text) else Text(text)
 
 
 class Template:
@@ -48,7 +48,7 @@ class Template:
         self._place = 0
         self._alternations = alternations(text) if "{" in text and "[" in text else {}
 
-    def whole(self) -> Node:
+    def parse(self) -> Node:
         return self._sequence(0)
 
     def _sequence(self, depth: int) -> Node:

@@ -60,7 +60,7 @@ class Health:
             self._send_doctor()
         return self._findings or []
 
-    def look(self) -> None:
+    def start_check(self) -> None:
         """Start the doctor unless it is running; ``findings`` has the result."""
         self._send_doctor()
 

@@ -77,7 +77,7 @@ def decode(data: bytes) -> str:
         ) from None
 
 
-def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, Message | None]]:
+def decoded_lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, Message | None]]:
     """(1-based number, text with line end, problem or None) per line, decoded incrementally.
 
     A line that is too long is truncated and has a problem; reading continues. Raises InvalidParams if it is not text.

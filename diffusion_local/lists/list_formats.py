@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo, replace_surrogates
-from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines
+from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, decoded_lines
 from diffusion_local.lists.entries import (
     LIST_OPTIONS,
     OPTION_SPELLINGS,
@@ -82,7 +82,7 @@ def parse_text(data: bytes) -> Parsed:
     if is_header(whole):
         yield from parse_csv(data)
         return
-    for number, line, problem in lines(data):
+    for number, line, problem in decoded_lines(data):
         text = line.strip()
         if problem:
             yield bad_line(number, problem, text)
@@ -95,7 +95,7 @@ def parse_jsonl(data: bytes) -> Parsed:
     if is_array(data, read_start(data)):
         yield from parse_array(data)
         return
-    for number, line, problem in lines(data, MAX_ROW_CHARS):
+    for number, line, problem in decoded_lines(data, MAX_ROW_CHARS):
         text = line.strip()
         if problem:
             yield bad_line(number, problem, text)
@@ -115,7 +115,9 @@ def parse_array(data: bytes) -> Parsed:
 
     A syntax error ends the array: the start of the next item is unknown.
     """
-    text = "".join("\n" if line.lstrip().startswith(COMMENTS) else line for _, line, _ in lines(data, len(data)))
+    text = "".join(
+        "\n" if line.lstrip().startswith(COMMENTS) else line for _, line, _ in decoded_lines(data, len(data))
+    )
     decoder, place, number, counted = json.JSONDecoder(object_pairs_hook=note_twice), text.index("[") + 1, 1, 0
     following = WHITESPACE.match(text, place).end()  # type: ignore[union-attr]
     while not text.startswith("]", following):
@@ -158,7 +160,7 @@ def is_header(line: str) -> bool:
 
 def whole_first_line(data: bytes) -> str:
     """The first line that is neither blank nor a comment."""
-    texts = (line.strip() for _, line, _ in lines(data, MAX_ROW_CHARS))
+    texts = (line.strip() for _, line, _ in decoded_lines(data, MAX_ROW_CHARS))
     return next((text for text in texts if text and not text.startswith(COMMENTS)), "")
 
 
@@ -169,7 +171,7 @@ def first_line(text: str) -> str:
 def read_start(data: bytes) -> str:
     """The first non-blank lines, up to some hundred characters."""
     head = ""
-    for _, line, _ in lines(data, MAX_ROW_CHARS):
+    for _, line, _ in decoded_lines(data, MAX_ROW_CHARS):
         if line.strip() and not (not head and line.lstrip().startswith(COMMENTS)):
             head += line[:200]
             if len(head) >= 100:
@@ -215,7 +217,7 @@ class Table:
     def __init__(self, data: bytes) -> None:
         self.first = self._last = 0
         self._torn = False
-        self._lines = lines(data, MAX_ROW_CHARS)
+        self._lines = decoded_lines(data, MAX_ROW_CHARS)
         self._bad: list[BadLine] = []
 
     def rows(self) -> Iterator[list[str] | BadLine]:

@@ -13,7 +13,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, new_id, new_job, utc_now
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.gallery.local_blobs import check_room
-from diffusion_local.lists.encoding import lines, read_bounded
+from diffusion_local.lists.encoding import decoded_lines, read_bounded
 from diffusion_local.lists.entries import BadLine
 from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.list_formats import MAX_ROW_CHARS, bad_line
@@ -70,7 +70,7 @@ def parse_file(data: bytes, catalog: Catalog, most: int) -> tuple[list[ImportedB
     batches: list[ImportedBatch] = []
     bad_lines: list[BadLine] = []
     count = bad_count = 0
-    for number, line, problem in lines(data, MAX_ROW_CHARS):
+    for number, line, problem in decoded_lines(data, MAX_ROW_CHARS):
         if not line.strip() and not problem:
             continue
         try:

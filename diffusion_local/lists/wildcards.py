@@ -6,7 +6,7 @@ from pathlib import Path
 from diffusion_local.errors import InvalidParams
 from diffusion_local.grammar.prompt_templates import MAX_DEPTH, make_choice, parse, parse_weight
 from diffusion_local.grammar.trees import Node, Text, Wildcard
-from diffusion_local.lists.encoding import lines, read_bounded
+from diffusion_local.lists.encoding import decoded_lines, read_bounded
 from diffusion_local.messages import message
 from diffusion_local.models.directories import walk
 from diffusion_local.options.values import MAX_PROMPT_CHARS
@@ -52,7 +52,7 @@ class Expander:
 
     def _read(self, name: str, above: tuple[str, ...]) -> Wildcard:
         try:
-            entries = list(lines(read_bounded(self._path(name), MAX_WILDCARD_MB)))
+            entries = list(decoded_lines(read_bounded(self._path(name), MAX_WILDCARD_MB)))
         except InvalidParams as error:
             if error.field == "prompt":
                 raise

@@ -153,7 +153,7 @@ def adapter_fits(adapter: Adapter, architecture: str) -> bool:
     if adapter.kind == VAE:
         return vae_fits(adapter.part, architecture)
     bases = (adapter.architecture, *adapter.alike)
-    return not adapter.architecture or any(families.fits(each, architecture) for each in bases)
+    return not adapter.architecture or any(families.fits_architecture(each, architecture) for each in bases)
 
 
 def title_of(architecture: str) -> str:
@@ -163,7 +163,7 @@ def title_of(architecture: str) -> str:
 
 def check_embeddings(adapter: Adapter, texts: Mapping[str, str], architecture: str) -> None:
     """Raise InvalidParams for a text that contains the word of a textual inversion made for other models."""
-    if not adapter.ready or not adapter.architecture or families.fits(adapter.architecture, architecture):
+    if not adapter.ready or not adapter.architecture or families.fits_architecture(adapter.architecture, architecture):
         return
     for field, text in texts.items():
         if contains_word(text, PurePosixPath(adapter.name).name):

@@ -188,7 +188,7 @@ class Catalog:
         invalid field.
         """
         given = validate.check_names(settings)
-        model = self._named(given.get("model", ""))
+        model = self._find(given.get("model", ""))
         params = self._filled(model, model.defaults, prompt, given, drawn)
         if advice := self._advice(params, model):
             params = self._filled(model, advice, prompt, given, drawn)
@@ -315,7 +315,7 @@ class Catalog:
             return margins(params.outpaint, size).extended(size)
         return params.width, params.height
 
-    def _named(self, model_id: str) -> Model:
+    def _find(self, model_id: str) -> Model:
         if not isinstance(model_id, str):
             raise InvalidParams("model", message("model_id", got=echo(model_id)))
         try:

@@ -94,7 +94,7 @@ class ModelIndex:
     def preview(self, root: Path) -> list[IndexEntry]:
         """The entries that adding a path would yield, assembled with parts from there and from all known folders."""
         configs, there = tuple(self.places.config_folders()), list(find_folders(root))
-        own = [place.file.path for place in self._own()]
+        own = [place.file.path for place in self._own_entries()]
         self._fill_pool(configs, own, [*self._elsewhere(), *there])
         return [self.inspect(place.file.path, configs) for place in there]
 
@@ -115,9 +115,9 @@ class ModelIndex:
         if bundled:
             stems = {path: stem for path, stem in stems.items() if path != bundled}
         names = self._names.assign(list(stems), {path: f"{kind}:{stem}" for path, stem in stems.items()})
-        found = [self._named(self._adapter(path, kind), names[path].partition(":")[2]) for path in stems]
+        found = [self._with_name(self._adapter(path, kind), names[path].partition(":")[2]) for path in stems]
         if bundled:
-            found.append(self._named(replace(self._adapter(bundled, kind), architecture=STARTER), BUNDLED_CONTROL))
+            found.append(self._with_name(replace(self._adapter(bundled, kind), architecture=STARTER), BUNDLED_CONTROL))
         return sorted(found, key=lambda each: each.name)
 
     def _adapter_files(self, kind: str) -> dict[Path, str]:
@@ -146,7 +146,7 @@ class ModelIndex:
                 names[path] = clean_name(stem_of(place))
         return names
 
-    def _named(self, adapter: Adapter, name: str) -> Adapter:
+    def _with_name(self, adapter: Adapter, name: str) -> Adapter:
         named = replace(adapter, name=name, sha256=self.sha256(adapter.path, signature_of(adapter.path)))
         if not named.ready or is_file_name(name):
             return named
@@ -269,13 +269,13 @@ class ModelIndex:
     def _candidates(self, elsewhere: list[ProgramFolder]) -> Iterator[tuple[ProgramFolder, bool]]:
         """(location, whether the user added it) of each model, without duplicates."""
         seen: set[tuple[int, int]] = set()
-        for place, added in [(place, False) for place in self._own()] + [(place, True) for place in elsewhere]:
+        for place, added in [(place, False) for place in self._own_entries()] + [(place, True) for place in elsewhere]:
             mark = identity(place.file.path)
             if mark not in seen and (not added or self.is_model(place)):
                 seen.add(mark)
                 yield place, added
 
-    def _own(self) -> Iterator[ProgramFolder]:
+    def _own_entries(self) -> Iterator[ProgramFolder]:
         """Entries in ``models/``, including empty folders."""
         try:
             children = sorted(path for path in self.places.models.iterdir() if not path.name.startswith("."))

@@ -14,7 +14,7 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
-from diffusion_local.operations.operation import After, Answer, Constant, File, Named, Operation, Paged
+from diffusion_local.operations.operation import After, Answer, AsField, Constant, File, Operation, Paged
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.reports.report import Report
 from diffusion_local.serializers import Json
@@ -79,7 +79,7 @@ def answer_json(studio: Any, operation: Operation, answer: Answer, sent: dict[st
     match answer:
         case Constant(content=content):
             return content
-        case Named(name=name):
+        case AsField(name=name):
             return {name: as_json(studio, list(value) if isinstance(value, Iterator) else value)}
         case Paged(name=name):
             return {name: as_json(studio, value), "next": next_cursor(operation, sent, value)}

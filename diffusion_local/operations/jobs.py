@@ -11,8 +11,8 @@ from diffusion_local.operations.operation import (
     SEEN,
     SUBMIT,
     After,
+    AsField,
     Constant,
-    Named,
     Paged,
     delete,
     get,
@@ -73,7 +73,7 @@ JOB_OPERATIONS = {
         SEEN,
         unserved(get("/jobs/{job_id}/events")),
         endpoint="events",
-        answer=Named("events"),
+        answer=AsField("events"),
         doc='Events of a job, oldest first: {"events"}, each with state, at, attempt, worker and note.',
     ),
     "events_after": op(READ, SEEN),
@@ -140,7 +140,7 @@ JOB_OPERATIONS = {
         NOTHING,
         unserved(get("/models")),
         endpoint="models",
-        answer=Named("models"),
+        answer=AsField("models"),
         doc='Models with their defaults and limits, the default model first: {"models"}.',
     ),
     "adapters": op(READ, NOTHING),
@@ -182,7 +182,7 @@ QUEUE_OPERATIONS = {
         post("/jobs/{job_id}/cancel", "", After("job")),
         post("/batches/{batch_id}/cancel", ""),
         endpoint="cancel(job_id batch_id waiting job_ids)",
-        answer=Named("job_ids"),
+        answer=AsField("job_ids"),
         meanings={"waiting": "every waiting job; running ones continue"},
         doc="""Cancel jobs, a batch or all waiting jobs: {"job_ids"} affected. Running ones stop at their next step.
 
@@ -206,7 +206,7 @@ QUEUE_OPERATIONS = {
         OWN,
         post("/jobs/priority"),
         endpoint="priority(value job_id job_ids batch_id)",
-        answer=Named("job_ids"),
+        answer=AsField("job_ids"),
         doc='Change the priority of waiting jobs (-100 to 100, higher runs first): {"job_ids"} changed.',
     ),
     "move": op(
@@ -214,7 +214,7 @@ QUEUE_OPERATIONS = {
         OWN,
         post("/jobs/move"),
         endpoint="move(to job_id job_ids batch_id)",
-        answer=Named("job_ids"),
+        answer=AsField("job_ids"),
         meanings={"to": "`top` or `bottom` of the lane; or `up` or `down` by a place, for one job"},
         doc='Move waiting jobs to the `top` or `bottom`, or one job `up` or `down` by a place: {"job_ids"} moved.',
     ),
@@ -225,7 +225,7 @@ QUEUE_OPERATIONS = {
         post("/jobs/forget"),
         delete("/jobs/{job_id}", ""),
         endpoint="forget(job_ids batch_id ended)",
-        answer=Named("job_ids"),
+        answer=AsField("job_ids"),
         meanings={"ended": "every job that has ended"},
         doc="""Delete ended jobs (`ended`: all of them) and their history: {"job_ids"} deleted.
 
@@ -251,7 +251,7 @@ QUEUE_OPERATIONS = {
         ALL,
         put("/queue/window"),
         endpoint="queue_window",
-        answer=Named("window"),
+        answer=AsField("window"),
         doc="Restrict the batch lane to a window such as `23:00-07:00` (empty: no restriction): "
         '{"window"}. Interactive work runs at any time.',
     ),

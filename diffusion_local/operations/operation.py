@@ -33,12 +33,12 @@ NOTHING, SEEN, OWN, ACCOUNT, ALL = DataScope.NOTHING, DataScope.SEEN, DataScope.
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class AsObject:
     """The value itself, as an object."""
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class AsField:
     """``{name: value}``."""
 
     name: str
@@ -75,7 +75,7 @@ class File:
     name: str
 
 
-Answer = Whole | Named | Paged | Constant | After | File
+Answer = AsObject | AsField | Paged | Constant | After | File
 
 
 # -- where it is offered -----------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Operation:
     doc: str = ""
     endpoint: str = ""
     takes: str | None = None
-    answer: Answer = Whole()
+    answer: Answer = AsObject()
     options: str = ""
     meanings: dict[str, str] = field(default_factory=dict)
     name: str = ""

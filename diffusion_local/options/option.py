@@ -19,7 +19,7 @@ EVERY_KIND = tuple(Kind)
 DENOISED = (Kind.TXT2IMG, Kind.IMG2IMG, Kind.INPAINT)
 
 
-class Shown(Enum):
+class Visibility(Enum):
     """Whether the viewer and a job's history list an option."""
 
     ALWAYS = "always"
@@ -75,7 +75,7 @@ class Option:
     needs: str = ""
     #: Whether the option can be a grid axis.
     varies: bool = True
-    shown: Shown = Shown.SET
+    shown: Visibility = Visibility.SET
     name: str = ""
     type: Any = None
     default: Any = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from diffusion_local.options import values
 from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS, SecondPass, enlarged
 from diffusion_local.options.inpaint import CONTENTS, EDGES, INPAINT_AREAS, check_content, check_outpaint
-from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget, declared
+from diffusion_local.options.option import EVERY_KIND, Option, Visibility, Widget, declared
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
 from diffusion_local.options.types import RUNGS, Control, Detail, Kind, Lora, Reference, Region, Use
 from diffusion_local.options.values import MAX_SEED
@@ -30,45 +30,45 @@ class Params:
     # fmt: off
     prompt: Annotated[str, Option(
         meaning="what the picture shows; an upscale needs none", a1111=(), kinds=EVERY_KIND, example="a red apple",
-        widget=Widget.PROMPT, place="prompt", shown=Shown.APART
+        widget=Widget.PROMPT, place="prompt", shown=Visibility.APART
     )]
     negative: Annotated[str, Option(
         meaning="what the picture should not show", a1111=(), kinds=EVERY_KIND, spellings=("neg", "negative_prompt",
-        "no"), web_api="negative_prompt", example="blurry", widget=Widget.TEXT, place="negative", shown=Shown.APART
+        "no"), web_api="negative_prompt", example="blurry", widget=Widget.TEXT, place="negative", shown=Visibility.APART
     )]
     model: Annotated[str, Option(
         meaning="id of a model, as `models` lists them", a1111=("Model",), kinds=EVERY_KIND, example="starter",
-        widget=Widget.MODEL, place="model", shown=Shown.ALWAYS
+        widget=Widget.MODEL, place="model", shown=Visibility.ALWAYS
     )]
     width: Annotated[int, Option(
         meaning="width in pixels", a1111=(), low=1, high=16384, spellings=("w",), example=256,
-        place="expert.size", step=8, shown=Shown.APART
+        place="expert.size", step=8, shown=Visibility.APART
     )]
     height: Annotated[int, Option(
         meaning="height in pixels", a1111=(), low=1, high=16384, spellings=("h",), example=256,
-        place="expert.size", step=8, shown=Shown.APART
+        place="expert.size", step=8, shown=Visibility.APART
     )]
     steps: Annotated[int, Option(
         meaning="denoising steps", a1111=("Steps",), low=1, high=1000, spellings=("num_inference_steps",), example=12,
-        place="numbers", shown=Shown.ALWAYS
+        place="numbers", shown=Visibility.ALWAYS
     )]
     guidance: Annotated[float, Option(
         meaning="classifier-free guidance scale", a1111=("CFG scale", "Distilled CFG Scale"), low=0, high=100,
         spellings=("cfg", "cfg_scale", "guidance_scale"), web_api="cfg_scale", example=3.5, place="numbers", step=0.5,
-        shown=Shown.ALWAYS
+        shown=Visibility.ALWAYS
     )]
     sampler: Annotated[str, Option(
         meaning="sampler, such as Euler a or DPM++ 2M", a1111=("Sampler",), choices=tuple(SAMPLERS),
-        spellings=("sampler_name",), web_api="sampler_name", example="Euler a", place="numbers", shown=Shown.ALWAYS
+        spellings=("sampler_name",), web_api="sampler_name", example="Euler a", place="numbers", shown=Visibility.ALWAYS
     )]
     seed: Annotated[int, Option(
         meaning="seed of the first picture; the others count up. None or -1: random", a1111=("Seed",), kinds=EVERY_KIND,
-        low=0, high=MAX_SEED, example=7, widget=Widget.SEED, place="seed", shown=Shown.ALWAYS
+        low=0, high=MAX_SEED, example=7, widget=Widget.SEED, place="seed", shown=Visibility.ALWAYS
     )]
     kind: Annotated[Kind, Option(
         meaning="txt2img, img2img, inpaint or upscale; by default inferred from the pictures sent", a1111=(),
         kinds=EVERY_KIND, choices=tuple(Kind), sent=str, example="txt2img", widget=Widget.HIDDEN, place="source",
-        varies=False, shown=Shown.APART
+        varies=False, shown=Visibility.APART
     )] = Kind.TXT2IMG
     source: Annotated[str, Option(
         meaning="id of the source picture to start from", a1111=(), kinds=(*FROM_SOURCE, Kind.UPSCALE),

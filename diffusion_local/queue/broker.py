@@ -51,7 +51,7 @@ class BrokerStorage(MemoryStorage):
         self._retry_once(lambda line: line.producer.publish({"data": data.decode("latin-1")}, declare=[line.queue]))
 
     def dequeue(self) -> bytes | None:
-        def take(line: Line) -> bytes | None:
+        def take(line: BrokerConnection) -> bytes | None:
             try:
                 received = line.consumer().get(block=True, timeout=BLOCK_SECONDS)
             except queue.Empty:
@@ -65,29 +65,29 @@ class BrokerStorage(MemoryStorage):
         return int(self._retry_once(lambda line: line.size()))
 
     def close(self) -> None:
-        line: Line | None = self._local.__dict__.pop("line", None)
+        line: BrokerConnection | None = self._local.__dict__.pop("line", None)
         if line is not None:
             line.connection.release()
 
-    def _retry_once(self, call: "Callable[[Line], Any]") -> Any:
+    def _retry_once(self, call: "Callable[[BrokerConnection], Any]") -> Any:
         """Call with this thread's connection; if it was lost while idle, reconnect and retry once."""
         fresh = not hasattr(self._local, "line")
         try:
-            return call(self._line())
+            return call(self._thread_connection())
         except self._errors:
             self._drop()
             if fresh:
                 raise
         try:
-            return call(self._line())
+            return call(self._thread_connection())
         except self._errors:
             self._drop()
             raise
 
-    def _line(self) -> "Line":
+    def _thread_connection(self) -> "BrokerConnection":
         if not hasattr(self._local, "line"):
             connection = Connection(self._url, connect_timeout=CONNECT_SECONDS, transport_options=self._options)
-            self._local.line = Line(connection, self.name.replace(".", "-"))
+            self._local.line = BrokerConnection(connection, self.name.replace(".", "-"))
         return self._local.line
 
     def _drop(self) -> None:
@@ -95,7 +95,7 @@ class BrokerStorage(MemoryStorage):
             self.close()
 
 
-class Line:
+class BrokerConnection:
     """One thread's connection to a queue. It consumes only on demand: a consumer would take messages from others."""
 
     def __init__(self, connection: Connection, name: str) -> None:

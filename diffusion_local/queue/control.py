@@ -64,7 +64,7 @@ class QueueControl:
                 {"reason": reason, "json": to_json(reason)},
             )
 
-    def rest(self, reason: str) -> None:
+    def set_rest(self, reason: str) -> None:
         """Start no jobs of the batch lane, to spare the hardware; an empty reason ends the rest."""
         with self._database.write() as db:
             db.execute(

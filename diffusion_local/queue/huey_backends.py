@@ -275,7 +275,7 @@ def create_on_demand(storage: type, errors: Any) -> type:
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
-        def both(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def retrying(self: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 return call(self, *args, **kwargs)
             except errors.UndefinedTable:
@@ -283,7 +283,7 @@ def create_on_demand(storage: type, errors: Any) -> type:
                     self.initialize_schema()
                 return call(self, *args, **kwargs)
 
-        return both
+        return retrying
 
     return type(storage.__name__, (storage,), {name: wrapped(getattr(storage, name)) for name in STORAGE_METHODS})
 

@@ -166,7 +166,7 @@ class JobStore:
         with self._database.write(patient=True) as db:
             line = QueueOrder(db, moment, self._rules)
             taken = claim_due(
-                db, line, self._taking(db, worker, now), worker, now, Ahead(loaded, able), most, beside, urgent
+                db, line, self._claimer(db, worker, now), worker, now, Ahead(loaded, able), most, beside, urgent
             )
         self._found_last = bool(taken)
         return taken
@@ -177,7 +177,7 @@ class JobStore:
             moment = datetime.fromisoformat(utc_now())
             return QueueOrder(db, moment, self._rules).any_due_of(INTERACTIVE)
 
-    def _taking(self, db: Transaction, worker: str, now: str) -> Callable[[str], list[Job]]:
+    def _claimer(self, db: Transaction, worker: str, now: str) -> Callable[[str], list[Job]]:
         """A function that claims a job for a worker."""
         sets = (
             ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
@@ -242,7 +242,7 @@ class JobStore:
                 work_hours.account(db, claim.worker, job, timings, now, usual_seconds(db, job, timings))
             if ahead is not None:
                 line = QueueOrder(db, datetime.fromisoformat(now), self._rules)
-                jobs = claim_due(db, line, self._taking(db, claim.worker, now), claim.worker, now, ahead)
+                jobs = claim_due(db, line, self._claimer(db, claim.worker, now), claim.worker, now, ahead)
         if ahead is not None:
             self._found_last = bool(jobs)
         return jobs

@@ -21,7 +21,7 @@ class LoanStore:
 
     # -- for the borrower ----------------------------------------------------------------------------------------------
 
-    def ask(self, borrower: str, size: int) -> Loan | None:
+    def request(self, borrower: str, size: int) -> Loan | None:
         """Ask an idle worker with an equal device on the same machine for its GPU; returns the loan that there is now.
 
         None if there is no such worker, or a job is due that it could claim.
@@ -67,7 +67,7 @@ class LoanStore:
 
     # -- for the lending worker ----------------------------------------------------------------------------------------
 
-    def asked(self, slot: str) -> Loan | None:
+    def requested(self, slot: str) -> Loan | None:
         """The loan for which this slot's worker is asked."""
         with self._database.read() as db:
             loan = loan_where(db, "slot", slot)

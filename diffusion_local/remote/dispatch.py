@@ -77,7 +77,7 @@ class RemoteDispatch:
         """
         if self._spool is not None:
             self._spool.hold(patience)
-        self._hand_in()
+        self._deliver_spooled()
         with self._lock:
             return self._terms(self._take())
 
@@ -101,7 +101,7 @@ class RemoteDispatch:
     def pass_on(self, claim: Claim, failure: Failure) -> bool:
         passed: bool = self._call("pass_on", (claim, failure), {})
         if passed:
-            self._forget(claim)
+            self._forget_claim(claim)
         return passed
 
     def stop(self, claim: Claim) -> None:
@@ -185,13 +185,13 @@ class RemoteDispatch:
 
     def report(self, reports: Sequence[ProgressReport], silent: Sequence[Claim] = ()) -> list[Flags | None]:
         claims = [*(each.claim for each in reports), *silent]
-        if not self._pulse.knows(claims):
+        if not self._pulse.is_watching(claims):
             return self._exchange(reports, silent)
         self._pulse.note(reports)
-        return self._pulse.heard(claims)
+        return self._pulse.flags(claims)
 
     def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        return self._pulse.heard(claims) if self._pulse.knows(claims) else self._exchange((), claims)
+        return self._pulse.flags(claims) if self._pulse.is_watching(claims) else self._exchange((), claims)
 
     def _exchange(self, reports: Sequence[ProgressReport], silent: Sequence[Claim]) -> list[Flags | None]:
         """One request: ``report``, or ``flags`` if there is nothing to report, which takes no write transaction."""
@@ -219,9 +219,9 @@ class RemoteDispatch:
         try:
             ended = self._call(name, (claim, *args), kwargs)
         except LostClaim:
-            self._forget(claim)
+            self._forget_claim(claim)
             raise
-        self._forget(claim)
+        self._forget_claim(claim)
         return ended
 
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -248,22 +248,22 @@ class RemoteDispatch:
                 self._request("publish_files", (self._files,), {})
                 log.warning("the lease expired; slot %s is acquired again", self._slot)
 
-    def _take(self) -> wire.Taken:
-        taken: wire.Taken = self._request("take", (0.0,), {})
+    def _take(self) -> wire.SlotGrant:
+        taken: wire.SlotGrant = self._request("take", (0.0,), {})
         self._session = taken.session
         if self._spool is not None:
             self._spool.note_session(self.url, taken.session)
         return taken
 
-    def _terms(self, taken: wire.Taken) -> OutputTerms:
+    def _terms(self, grant: wire.SlotGrant) -> OutputTerms:
         """The output terms, with the offset of the studio's clock if this machine's clock is wrong."""
-        offset = (datetime.fromisoformat(taken.now) - datetime.now(UTC)).total_seconds()
+        offset = (datetime.fromisoformat(grant.now) - datetime.now(UTC)).total_seconds()
         if abs(offset) < CLOCK_SECONDS:
-            return taken.terms
+            return grant.terms
         log.warning("%s", message("clock_off", seconds=round(abs(offset))))
-        return replace(taken.terms, clock_offset=offset)
+        return replace(grant.terms, clock_offset=offset)
 
-    def _hand_in(self) -> None:
+    def _deliver_spooled(self) -> None:
         """In the previous worker's session: deliver its pictures, give back its other jobs, and end the session.
 
         Raises StudioUnavailable.
@@ -289,7 +289,7 @@ class RemoteDispatch:
         self._spool.clear()
         self._session = ""
 
-    def _forget(self, claim: Claim) -> None:
+    def _forget_claim(self, claim: Claim) -> None:
         self._pulse.forget(claim)
         if self._spool is not None:
             self._spool.drop(claim)

@@ -16,14 +16,14 @@ from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.remote.dispatch import CLOCK_SECONDS, RemoteDispatch
-from diffusion_local.remote.pairing import Credential, client_of, stored
+from diffusion_local.remote.pairing import Credential, client_of, load_credential
 from diffusion_local.remote.spool import SPOOL_SUFFIX, Spool
 from diffusion_local.settings import Settings
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Check the studio that this machine joined; nothing if it joined none."""
-    credential = stored(settings.home)
+    credential = load_credential(settings.home)
     if not credential.url:
         return
     try:

@@ -48,37 +48,37 @@ class Fetcher:
         for (kind, name), files in itertools.groupby(missing, key=lambda each: (each.kind, each.name)):
             group = list(files)
             if kind in self._folders and group[0].whole not in self._given_up:
-                new |= self._fetch_whole(self._folders[kind], name, group)
+                new |= self._fetch_folder(self._folders[kind], name, group)
         return new
 
-    def _fetch_whole(self, folder: Path, name: str, files: list[SharedFile]) -> bool:
+    def _fetch_folder(self, folder: Path, name: str, files: list[SharedFile]) -> bool:
         """Fetch a model or adapter, which appears in ``folder`` only when it is complete and verified."""
         top = {PurePosixPath(each.path).parts[0] for each in files}
         if len(top) != 1 or not all(is_safe(each.path) for each in files):
-            return self._give_up(name, files, "the studio named an unusable path")
+            return self._reject(name, files, "the studio named an unusable path")
         target, incoming = folder / top.pop(), folder / INCOMING / files[0].whole
         if target.exists():
-            return self._give_up(name, files, "another file of this name is here")
+            return self._reject(name, files, "another file of this name is here")
         with disk.storage_errors():
             incoming.mkdir(disk.FOLDER, parents=True, exist_ok=True)
             here = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file())
             needed = sum(each.bytes for each in files) - here + self._reserve
             if shutil.disk_usage(folder).free < needed:
-                return self._give_up(name, files, f"it needs {needed // 10**6} MB of free disk")
+                return self._reject(name, files, f"it needs {needed // 10**6} MB of free disk")
             for each in files:
                 if not self._fetch_file(incoming / each.path, each):
                     shutil.rmtree(incoming, ignore_errors=True)
-                    return self._give_up(name, files, f"{each.path} is not what the studio has")
+                    return self._reject(name, files, f"{each.path} is not what the studio has")
             whole = incoming / target.name
             if self._digest_of(whole) != files[0].whole:
                 shutil.rmtree(incoming, ignore_errors=True)
-                return self._give_up(name, files, "its digest is not the studio's")
+                return self._reject(name, files, "its digest is not the studio's")
             whole.replace(target)
             shutil.rmtree(incoming, ignore_errors=True)
         log.info("fetched %s from the studio", name)
         return True
 
-    def _give_up(self, name: str, files: list[SharedFile], why: str) -> bool:
+    def _reject(self, name: str, files: list[SharedFile], why: str) -> bool:
         self._given_up.add(files[0].whole)
         log.error("%s cannot be fetched from the studio: %s", name, why)
         return False

@@ -38,7 +38,7 @@ def credential_file(home: Path) -> Path:
     return home / "joined.json"
 
 
-def stored(home: Path) -> Credential:
+def load_credential(home: Path) -> Credential:
     """The credential of the last pairing; an empty one if there is none."""
     try:
         noted = json.loads(credential_file(home).read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def stored(home: Path) -> Credential:
         return Credential()
 
 
-def store(home: Path, credential: Credential) -> None:
+def save_credential(home: Path, credential: Credential) -> None:
     home.mkdir(parents=True, exist_ok=True)
     replace_file(credential_file(home), json.dumps(asdict(credential), indent=1).encode())
 
@@ -58,11 +58,11 @@ def client_of(credential: Credential) -> httpx.Client:
     if credential.token:
         headers["Authorization"] = f"Bearer {credential.token}"
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    verify = only(credential.certificate) if credential.certificate else True
+    verify = trusting_only(credential.certificate) if credential.certificate else True
     return httpx.Client(base_url=normalise_url(credential.url), headers=headers, timeout=timeout, verify=verify)
 
 
-def only(certificate: str) -> ssl.SSLContext:
+def trusting_only(certificate: str) -> ssl.SSLContext:
     """An SSL context that trusts only this certificate, whatever the server's host name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -74,7 +74,7 @@ def only(certificate: str) -> ssl.SSLContext:
 def pair(url: str, code: str, machine: str) -> Credential:
     """Exchange a pairing code for a credential. Raises InvalidParams for a wrong code, and ServerProblem."""
     whole = normalise_url(url)
-    certificate = unvouched(whole)
+    certificate = untrusted_certificate(whole)
     fingerprint = sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() if certificate else ""
     key, nonce = key_of(code), secrets.token_hex(16)
     proof = proof_of(key, machine, fingerprint, nonce)
@@ -101,7 +101,7 @@ def pair(url: str, code: str, machine: str) -> Credential:
     return Credential(whole, token, certificate, machine)
 
 
-def unvouched(url: str) -> str:
+def untrusted_certificate(url: str) -> str:
     """The certificate (PEM) of an HTTPS server if no trusted authority signed it, else ""."""
     if not url.startswith("https://"):
         return ""
@@ -120,9 +120,9 @@ def unvouched(url: str) -> str:
         raise unreachable(url, error) from None
 
 
-def chosen(home: Path, url: str, token: str) -> Credential:
+def credential_for(home: Path, url: str, token: str) -> Credential:
     """The credential for a connection: the given token, or the stored credential of the URL. Raises InvalidParams."""
-    known = stored(home)
+    known = load_credential(home)
     if not url:
         if not known.url:
             raise InvalidParams("join", message("join_where"))

@@ -58,7 +58,7 @@ class Pulse:
             self._watched_at.pop(claim, None)
             self._unsent.pop(claim, None)
 
-    def knows(self, claims: Iterable[Claim]) -> bool:
+    def is_watching(self, claims: Iterable[Claim]) -> bool:
         return all(claim in self._flags for claim in claims)
 
     def note(self, reports: Sequence[ProgressReport]) -> None:
@@ -69,7 +69,7 @@ class Pulse:
                     self._unsent[each.claim] = each
                     self._watched_at[each.claim] = min(self._watched_at[each.claim], now)
 
-    def heard(self, claims: Sequence[Claim]) -> list[Flags | None]:
+    def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
         """The newest flags of jobs. Raises the error that ended the connection permanently."""
         if self._problem is not None:
             raise self._problem
@@ -88,14 +88,14 @@ class Pulse:
             if self._closed.wait(PULSE_SECONDS):
                 return
             try:
-                self._beat()
+                self._exchange_once()
             except DatabaseProblem:  # the studio is unreachable: work continues with the newest known flags
                 self._closed.wait(AWAY_SECONDS)
             except UserError as problem:  # this worker's access was refused
                 self._problem = problem
                 return
 
-    def _beat(self) -> None:
+    def _exchange_once(self) -> None:
         """Send the newest reports; for jobs without progress only read the flags."""
         latest = time.monotonic() - PULSE_SECONDS
         with self._changed:

@@ -23,7 +23,7 @@ from diffusion_local.messages import deserialize
 from diffusion_local.models.catalog import Model
 from diffusion_local.models.service import RemovedModel
 from diffusion_local.operations import registry
-from diffusion_local.operations.operation import Constant, File, Named, Operation, Paged, Route
+from diffusion_local.operations.operation import AsField, Constant, File, Operation, Paged, Route
 from diffusion_local.options.table import Params
 from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.remote.server import RemoteServer, path_segment
@@ -72,20 +72,20 @@ class RemotePart:
         content = self._server.request(route.method, path, **self._request(operation, route, given))
         if isinstance(answer, Constant):
             return None
-        if isinstance(answer, Named | Paged):
+        if isinstance(answer, AsField | Paged):
             content = content[answer.name]
         return convert(kind, content)
 
-    def _request(self, operation: Operation, route: Route, given: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, operation: Operation, route: Route, arguments: dict[str, Any]) -> dict[str, Any]:
         """httpx arguments: query, headers and body."""
         request: dict[str, Any] = {}
-        key = given.pop(IDEMPOTENCY_ARGUMENT, None)
+        key = arguments.pop(IDEMPOTENCY_ARGUMENT, None)
         if key:
             request["headers"] = {"Idempotency-Key": key}
         if route.content:
-            request["content"] = file_data(given.pop(route.content))
+            request["content"] = file_data(arguments.pop(route.content))
         names = {each.parameter: each.name for each in registry.arguments(operation, route.takes)}
-        named = {names.get(name, name): value for name, value in given.items()}
+        named = {names.get(name, name): value for name, value in arguments.items()}
         if route.content or route.method in ("GET", "DELETE"):
             request["params"] = {name: value for name, value in named.items() if value != ""}
         elif named:
@@ -126,15 +126,15 @@ class RemoteStudio(RemotePart):
             time.sleep(min(POLL_SECONDS, left))
 
     def job(self, job_id: str) -> Job:
-        return self._remembered(self._server.get(f"/jobs/{path_segment(job_id)}"))
+        return self._remember(self._server.get(f"/jobs/{path_segment(job_id)}"))
 
     def jobs(self, *args: Any, **kwargs: Any) -> list[Job]:
         names = ("state", "batch_id", "limit", "before")
         query = dict(zip(names, args, strict=False)) | kwargs
         query["id"] = query.pop("ids", None)
-        return [self._remembered(each) for each in self._server.get("/jobs", **query)["jobs"]]
+        return [self._remember(each) for each in self._server.get("/jobs", **query)["jobs"]]
 
-    def _remembered(self, data: dict[str, Any]) -> Job:
+    def _remember(self, data: dict[str, Any]) -> Job:
         job = parse_job(data)
         self._places[job.id] = (data["position"], data["eta"])
         if data["image"]:

@@ -67,7 +67,7 @@ class PowerPolicy:
 
     def start(self) -> None:
         """Clear the state announced by an earlier process."""
-        self._control.rest("")
+        self._control.set_rest("")
         self._control.announce_sleep("")
 
     def poll(self) -> None:
@@ -97,7 +97,7 @@ class PowerPolicy:
         if bool(reason) == bool(self._resting):
             return  # also if a user has resumed the lane meanwhile: it rests again only when the cause recurs
         self._resting = reason
-        self._control.rest(reason)
+        self._control.set_rest(reason)
         if reason:
             log.warning("prompt lists pause: %s", reason)
         else:

@@ -179,7 +179,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         try:
-            who = await self._who(scope)
+            who = await self._actor_or_response(scope)
         except DatabaseProblem as problem:
             unusable = error_response(503, problem.code, message("database_unusable"), {"Retry-After": "5"})
             await unusable(scope, receive, send)
@@ -187,7 +187,7 @@ class Access:
         if isinstance(who, Response):
             await who(scope, receive, send)
             return
-        scope[ACTOR_KEY], scope[STILL_KEY] = who, lambda: self._still(dict(scope), who)
+        scope[ACTOR_KEY], scope[STILL_KEY] = who, lambda: self._still_admitted(dict(scope), who)
         with acting(who), self._signing(who):
             await self._app(scope, receive, send)
 
@@ -197,13 +197,13 @@ class Access:
             return nullcontext()
         return serializers.with_signature(lambda path: self._links.query(path, who.name, who.token))
 
-    async def _still(self, scope: Scope, who: Actor) -> bool:
+    async def _still_admitted(self, scope: Scope, who: Actor) -> bool:
         try:
-            return await self._who(scope) == who
+            return await self._actor_or_response(scope) == who
         except DatabaseProblem:
             return True
 
-    async def _who(self, scope: Scope) -> Actor | Response:
+    async def _actor_or_response(self, scope: Scope) -> Actor | Response:
         """The actor of a request, or the response that rejects it."""
         if self._settings.auth == "none":
             return LOCAL
@@ -233,7 +233,7 @@ class Access:
                 who = await self._in_thread(self._accounts.by_link, bearer.account, bearer.token)
         if who is None:
             open_path = scope["type"] == "http" and is_open_path(scope["path"], scope["method"])
-            return NOBODY if open_path else turned_away(scope, headers)
+            return NOBODY if open_path else rejection(scope, headers)
         return who
 
     async def _has_accounts(self) -> bool:
@@ -255,7 +255,7 @@ def is_open_path(path: str, method: str) -> bool:
     return any(path == each or (each.endswith("/") and path.startswith(each)) for each in OPEN_PATHS)
 
 
-def turned_away(scope: Scope, headers: Headers) -> Response:
+def rejection(scope: Scope, headers: Headers) -> Response:
     """The response to an unauthenticated request: a redirect to the sign-in if a browser opens a page, else 401."""
     if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
         back = str(scope["path"])

@@ -82,7 +82,7 @@ def add(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse(shape(request, error), status_of(error), headers=headers_of(error))
+        return JSONResponse(error_content(request, error), status_of(error), headers=headers_of(error))
 
     @app.exception_handler(OSError)
     async def storage_error(request: Request, error: OSError) -> JSONResponse:
@@ -130,18 +130,18 @@ def headers_of(error: UserError) -> dict[str, str]:
     return NOT_CACHED | ({"Retry-After": str(seconds)} if seconds else {})
 
 
-def shape(request: Request, error: UserError) -> dict[str, Any]:
+def error_content(request: Request, error: UserError) -> dict[str, Any]:
     content: dict[str, Any] = {"code": error.code, "message": sentence(request, error)}
     if isinstance(error, InvalidParams):
         content["field"] = printable(error.field)
         if error.also:
             content["errors"] = [fault(request, each) for each in (error, *error.also)]
-    return {"error": content | parts(request, error)}
+    return {"error": content | message_parts(request, error)}
 
 
 def fault(request: Request, error: InvalidParams) -> dict[str, Any]:
     """One of several invalid fields of a request."""
-    return {"field": printable(error.field), "message": sentence(request, error), **parts(request, error)}
+    return {"field": printable(error.field), "message": sentence(request, error), **message_parts(request, error)}
 
 
 def sentence(request: Request, error: UserError) -> str:
@@ -149,7 +149,7 @@ def sentence(request: Request, error: UserError) -> str:
     return clean(request, error.message)
 
 
-def parts(request: Request, error: UserError) -> dict[str, Any]:
+def message_parts(request: Request, error: UserError) -> dict[str, Any]:
     """``id`` and ``params`` of the message (without the invalid field's name), sanitised like `sentence`."""
     return serialize(map_params(error.problem, lambda text: clean(request, text)))
 

@@ -72,7 +72,7 @@ class KnownWorkers:
         began = time.perf_counter()
         self._held += size
         try:
-            body = await read(receive)
+            body = await read_body(receive)
             who = self._known(key)  # again, because the body may have taken long
             if body is None:
                 return
@@ -120,7 +120,7 @@ def identity(scope: Scope) -> tuple[Hashable, int | None]:
     return (client, scope["scheme"], scope["path"], scope["query_string"], *headers), size
 
 
-async def read(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     """The body, or None if the client has disconnected."""
     parts = []
     while True:

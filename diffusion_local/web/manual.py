@@ -25,21 +25,21 @@ PAGE_GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/
 
 def add(app: FastAPI) -> None:
     @app.get("/manual", include_in_schema=False)
-    def first(request: Request) -> RedirectResponse:
+    def front_page(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{root(request)}/manual/{manual.TOPICS[0]}")
 
     @app.get("/manual/search", include_in_schema=False)
     def search(request: Request, q: str = "") -> HTMLResponse:
-        return drawn(request, say("page.manual_search"), query=q, results=manual.search(q, language()))
+        return html_response(request, say("page.manual_search"), query=q, results=manual.search(q, language()))
 
     @app.get("/manual/{topic:path}", include_in_schema=False)
-    def one(request: Request, topic: str) -> HTMLResponse:
+    def topic_page(request: Request, topic: str) -> HTMLResponse:
         page = manual.page(topic, language())
         note = "" if page.language == language() else say("page.manual_english")
-        return drawn(request, page.title, topic, note=note, body=Markup(rendered(page, root(request))))
+        return html_response(request, page.title, topic, note=note, body=Markup(to_html(page, root(request))))
 
 
-def drawn(request: Request, title: str, topic: str = "", **parts: Any) -> HTMLResponse:
+def html_response(request: Request, title: str, topic: str = "", **parts: Any) -> HTMLResponse:
     empty = {"query": "", "results": None, "note": "", "body": ""}
     words = {name: say(f"page.manual_{name}") for name in ("search", "contents", "nothing")}
     content = template().render(
@@ -60,17 +60,17 @@ def drawn(request: Request, title: str, topic: str = "", **parts: Any) -> HTMLRe
 def groups() -> list[dict[str, Any]]:
     known = manual.pages(language())
     return [
-        {"title": say(phrase), "pages": [page for page in known if beginning(page.topic) == start]}
+        {"title": say(phrase), "pages": [page for page in known if group_prefix(page.topic) == start]}
         for phrase, start in PAGE_GROUPS
     ]
 
 
-def beginning(topic: str) -> str:
+def group_prefix(topic: str) -> str:
     folder = posixpath.dirname(topic)
     return f"{folder}/" if folder else ""
 
 
-def rendered(page: manual.Page, root: str) -> str:
+def to_html(page: manual.Page, root: str) -> str:
     """A page as HTML. Raw HTML in the Markdown is escaped; links between pages are rewritten to ``/manual``."""
     from markdown_it import MarkdownIt  # here, because most processes show no manual
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from diffusion_local import serializers
 from diffusion_local.notify.deliveries import EVENTS
 from diffusion_local.operations.operation import API_ROOT
-from diffusion_local.web.api.dialects.prefixes import A1111, COG, OPENAI, REPLICATE, routed
+from diffusion_local.web.api.dialects.prefixes import A1111, COG, OPENAI, REPLICATE, route_of
 from diffusion_local.web.api.schemas import examples
 from diffusion_local.web.authentication import PROBES
 
@@ -71,15 +71,15 @@ def add(app: FastAPI) -> None:
     """Make ``app.openapi()`` return the completed document."""
     derive = app.openapi
 
-    def whole() -> Json:
+    def complete_document() -> Json:
         if not app.openapi_schema:
-            app.openapi_schema = completed(derive())
+            app.openapi_schema = complete(derive())
         return app.openapi_schema | {"servers": [{"url": serializers.root() or "/"}]}
 
-    app.openapi = whole  # type: ignore[method-assign]
+    app.openapi = complete_document  # type: ignore[method-assign]
 
 
-def completed(document: Json) -> Json:
+def complete(document: Json) -> Json:
     components = document.setdefault("components", {})
     components["securitySchemes"] = SECURITY
     schemas = components.setdefault("schemas", {})
@@ -92,7 +92,7 @@ def completed(document: Json) -> Json:
     document["security"] = ANY
     document["webhooks"] = {event: webhook(event) for event in EVENT_MEANINGS if event in (*EVENTS, "batch.started")}
     for path, methods in document["paths"].items():
-        dialect = routed(path)[0]
+        dialect = route_of(path)[0]
         for operation in methods.values():
             if path in PROBES:
                 operation["security"] = []

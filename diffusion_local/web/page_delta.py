@@ -52,19 +52,19 @@ PAGE_PARTS = ("now", "notices", "drawer", *TABS, TILES)
 Delta = tuple[str, dict[str, str]]  # (the new ``seen``, HTML of the changed parts)
 
 
-def delta_since(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Delta | None:
+def delta_since(studio: Studio, seen: str, tab: str, tab_values: Sequence[Any], drawer: bool = False) -> Delta | None:
     """The parts that changed since ``seen``, the token of the page's last answer; None if nothing changed.
 
     ``asked``: the values of all tabs, in the order of ``TABS``; ``drawer``: whether the queue's drawer is open.
     """
     try:
         with disk.storage_errors():
-            return changes(studio, seen, tab if tab in TABS else "create", asked, drawer)
+            return changes(studio, seen, tab if tab in TABS else "create", tab_values, drawer)
     except UserError as error:  # a database problem, which the status bar shows until it is resolved
         return "", {"now": view_now.now_problem(error)}
 
 
-def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Delta | None:
+def changes(studio: Studio, seen: str, tab: str, tab_values: Sequence[Any], drawer: bool) -> Delta | None:
     """As `delta_since`, but raises errors of the database.
 
     ``seen`` begins with a key of all state that the parts show; while that is the same, nothing is drawn. A checksum of
@@ -73,7 +73,7 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: b
     now = view.utc()
     draw, count = TABS[tab]
     first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
-    values = [*asked[first : first + count], *[""] * count][:count]
+    values = [*tab_values[first : first + count], *[""] * count][:count]
     health = view_now.worker_health(studio.workers(), now) + studio.storage.fault(wait=False)
     key = f"{studio.revision()}-{mark(health)}"
     key += f"-{mark(repr((tab, values, drawer, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
@@ -104,22 +104,22 @@ def mark(content: str) -> str:
 def add(app: FastAPI, studio: Studio, restart: Path) -> None:
     """``restart``: the file that exists from the request of a restart until its end (``preferences.restart_file``)."""
 
-    def look(*asked: Any) -> tuple[Delta | None, bool]:
-        return delta_since(studio, *asked), restart.exists()
+    def poll(*arguments: Any) -> tuple[Delta | None, bool]:
+        return delta_since(studio, *arguments), restart.exists()
 
     async def answer(request: Request) -> Response:
-        asked = read(await request.body())
-        found, restarting = await run_in_threadpool(look, *asked)
+        arguments = parse_poll(await request.body())
+        found, restarting = await run_in_threadpool(poll, *arguments)
         if found is None and not restarting:
             return Response(status_code=204, headers=NOT_CACHED)
-        seen, parts = found or (asked[0], {})
-        told = {"version": __version__, "seen": seen, "parts": parts}
-        return JSONResponse(told | {"restarting": True} if restarting else told, headers=NOT_CACHED)
+        seen, parts = found or (arguments[0], {})
+        body = {"version": __version__, "seen": seen, "parts": parts}
+        return JSONResponse(body | {"restarting": True} if restarting else body, headers=NOT_CACHED)
 
     app.add_route("/look", answer, methods=["POST"], include_in_schema=False)
 
 
-def read(body: bytes) -> tuple[str, str, list[Any], bool]:
+def parse_poll(body: bytes) -> tuple[str, str, list[Any], bool]:
     """Parse the request: (seen, open tab, values of the tabs, whether the drawer is open). Raises InvalidParams."""
     try:
         sent = json.loads(body)

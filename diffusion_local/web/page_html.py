@@ -33,7 +33,7 @@ def shell(path: str, url: str = "") -> str:
         views=[each for each in page_urls.VIEWS if each != "queue"],
         open_view=view if view in page_urls.VIEWS else "create",
         now="",
-        unknown=not page_urls.known(path),
+        unknown=not page_urls.is_page_url(path),
         phone_url=url,
         who=person.name if person.source == "session" else "",
     )
@@ -73,13 +73,13 @@ class PageHtml:
         """
         missing = False
 
-        async def found(message: Message) -> None:
+        async def pass_on(message: Message) -> None:
             nonlocal missing
             missing = missing or message.get("status") == 404
             if not missing:
                 await send(message)
 
-        await self._app(scope, receive, found)
+        await self._app(scope, receive, pass_on)
         return missing
 
     async def _page(self, scope: Scope, receive: Receive, send: Send, tag: str, packed: bool) -> None:
@@ -89,7 +89,7 @@ class PageHtml:
         status = start["status"]
         if answer_headers.get("content-type", "").startswith("text/html"):
             body = page(body, tag, shell(path, self._url))
-            if not page_urls.known(path):
+            if not page_urls.is_page_url(path):
                 status = 404  # the shell also tells the reader
             if packed:
                 body = gzip.compress(body, GZIP_LEVEL)

@@ -105,13 +105,13 @@ class Proxies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope = self._read(scope)
+            scope = self._trusted_scope(scope)
             with serializers.with_root(self._root, origin_of(scope)):
                 await self._app(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _read(self, scope: Scope) -> Scope:
+    def _trusted_scope(self, scope: Scope) -> Scope:
         client = scope.get("client")
         forwarded = {name: value for name, value in scope["headers"] if name in FORWARDED}
         headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED | NEVER_TAKEN]

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.operations.operation import API_ROOT
 from diffusion_local.system import logs
-from diffusion_local.web.api.dialects.prefixes import routed
+from diffusion_local.web.api.dialects.prefixes import route_of
 
 REQUEST_ID_HEADER = "X-Request-Id"
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -59,7 +59,7 @@ class RequestMetrics:
 
 
 def api_of(path: str) -> str:
-    return routed(path)[0] or next((api for prefix, api in APIS if path.startswith(prefix)), "page")
+    return route_of(path)[0] or next((api for prefix, api in APIS if path.startswith(prefix)), "page")
 
 
 class Requests:

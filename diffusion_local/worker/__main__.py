@@ -143,7 +143,7 @@ def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatc
     from diffusion_local.remote.spool import Spool
 
     settings.make_folders()
-    credential = pairing.chosen(settings.home, studio, settings.token)
+    credential = pairing.credential_for(settings.home, studio, settings.token)
     spool = Spool(settings.spool / slot, settings.locks / f"{slot}.lock", settings.spool_mb * 10**6)
     name = machine_name(machine or credential.machine)
     return cast(Dispatch, join(credential, f"{name}.{slot}", spool, exit_hung))

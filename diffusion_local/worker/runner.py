@@ -97,7 +97,7 @@ class Runner:
             if time.monotonic() >= due or self._dispatch.wait(WAIT_SECONDS):
                 self.run_due_jobs()
                 due = time.monotonic() + IDLE_POLL_SECONDS
-            self._sharing.rest()
+            self._sharing.between_pictures()
 
     def run_due_jobs(self) -> None:
         """Run due jobs until none is left or a stop is requested."""
@@ -310,7 +310,7 @@ class Runner:
             self._load_seconds += time.monotonic() - began if began else 0.0
             followed.begin(crew)
 
-        def say(words: str) -> None:
+        def report_phase(words: str) -> None:
             followed.report(crew, words)
 
         if params.kind is Kind.UPSCALE:  # needs no model
@@ -327,7 +327,7 @@ class Runner:
                 path = self._model.path
                 self._saver.hash(params.model, lambda digests: digests.sha256(path))
         # 2. Load it and denoise, reporting after each step; if memory runs out, on a rung that needs less.
-        self._ladder.run(self._model, crew, on_progress, begin, say)
+        self._ladder.run(self._model, crew, on_progress, begin, report_phase)
 
     def _settle(self, job: Job, work: Callable[[], None]) -> bool:
         """Do the work and map its exception to the job's transition. No other place decides a job's outcome.

@@ -99,7 +99,7 @@ class Sharing:
             with contextlib.suppress(DatabaseProblem):  # it expires
                 self._dispatch.give_back_loan()
 
-    def rest(self) -> None:
+    def between_pictures(self) -> None:
         """Between pictures: give a borrowed GPU back once it is recalled, or has not been used for a while."""
         if self._borrows and time.monotonic() - self._used > UNUSED_SECONDS:
             self.give_back()

@@ -6,7 +6,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from diffusion_local.cli.serving import carry
+from diffusion_local.cli.serving import copy_stores
 from diffusion_local.compose import Services, open_blobs, open_services
 from diffusion_local.db import copying
 from diffusion_local.db.database import find_database
@@ -66,7 +66,7 @@ def contents(settings: Settings) -> tuple[dict[str, list[tuple[object, ...]]], d
 
 def test_a_studio_is_moved_to_servers_works_there_and_is_moved_back(filled: Services, servers: Settings) -> None:
     here = contents(filled.settings)
-    rows, files = carry(filled.settings, servers)
+    rows, files = copy_stores(filled.settings, servers)
     assert contents(servers) == here == contents(filled.settings)
     assert (rows["jobs"], rows["images"], rows["accounts"], files) == (3, 2, 1, 2)
 
@@ -82,7 +82,7 @@ def test_a_studio_is_moved_to_servers_works_there_and_is_moved_back(filled: Serv
     back = replace(filled.settings, home=filled.settings.home.parent / "back")
     back.make_folders()
     changed = contents(servers)
-    carry(servers, back)
+    copy_stores(servers, back)
     assert contents(back) == changed
     with sql(back) as db:  # its triggers are back, too
         revision = db.execute("SELECT revision FROM queue").fetchone()[0]
@@ -91,20 +91,20 @@ def test_a_studio_is_moved_to_servers_works_there_and_is_moved_back(filled: Serv
 
 
 def test_what_is_not_empty_is_not_moved_to(filled: Services, servers: Settings) -> None:
-    carry(filled.settings, servers)
+    copy_stores(filled.settings, servers)
     before = contents(servers)
     with pytest.raises(Conflict, match="is not empty"):
-        carry(filled.settings, servers)
+        copy_stores(filled.settings, servers)
     open_blobs(servers).write("gallery/2020/01/01/foreign.png", lambda file: file.write(b"x"))
     with pytest.raises(Conflict, match="is not empty"):
-        carry(filled.settings, replace(servers, database=""))
+        copy_stores(filled.settings, replace(servers, database=""))
     assert contents(servers)[0] == before[0]
 
 
 def test_nothing_is_moved_while_pictures_are_made(filled: Services, servers: Settings) -> None:
     claimed(filled.jobs)
     with pytest.raises(Conflict, match="Pictures are being made"):
-        carry(filled.settings, servers)
+        copy_stores(filled.settings, servers)
 
 
 def test_a_move_that_is_cut_off_leaves_no_rows_and_goes_on(
@@ -128,12 +128,12 @@ def test_a_move_that_is_cut_off_leaves_no_rows_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(blobs_, "copy_blob", fail_at_the_second)
         with pytest.raises(StorageProblem):
-            carry(filled.settings, servers)
+            copy_stores(filled.settings, servers)
     with monkeypatch.context() as patch:
         patch.setattr(copying, "copy_table", fail_at_jobs)
         with pytest.raises(StorageProblem):
-            carry(filled.settings, servers)
-    carry(filled.settings, servers)
+            copy_stores(filled.settings, servers)
+    copy_stores(filled.settings, servers)
     assert contents(servers) == here
 
 
@@ -149,7 +149,7 @@ def test_a_file_that_arrives_changed_is_told(
 
     monkeypatch.setattr(ObjectBlobs, "write", spoil)
     with pytest.raises(StorageProblem, match="differs after it was written"):
-        carry(filled.settings, servers)
+        copy_stores(filled.settings, servers)
     with sql(servers) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 0
 

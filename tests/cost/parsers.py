@@ -179,7 +179,7 @@ def searched(text: str) -> object:
 def forwarded(text: str) -> object:
     scope = {"type": "http", "client": ("127.0.0.1", 1), "scheme": "http", "path": "/"}
     result = proxies.Proxies(None, Settings(home=FOLDER, trusted_proxies="127.0.0.1, 10.0.0.0/8"))  # type: ignore[arg-type]
-    return result._read(scope | {"headers": [(b"x-forwarded-for", text.encode("latin-1", "replace"))]})
+    return result._trusted_scope(scope | {"headers": [(b"x-forwarded-for", text.encode("latin-1", "replace"))]})
 
 
 def ranged(text: str) -> object:
@@ -280,8 +280,8 @@ PARSERS = [
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
     Parser("translated sentence", "web/ui/words.py", composed),
     Parser("paths of a traceback", "web/ui/view_history.py", view_history.shortened_paths),
-    Parser("place in the gallery", "web/ui/page_urls.py", lambda text: GalleryState.read(text).written()),
-    Parser("place in the queue", "web/ui/page_urls.py", QueueState.read),
+    Parser("place in the gallery", "web/ui/page_urls.py", lambda text: GalleryState.parse(text).query_string()),
+    Parser("place in the queue", "web/ui/page_urls.py", QueueState.parse),
     Parser(
         "size, OpenAI",
         "web/api/dialects/openai/reading.py",
@@ -297,7 +297,7 @@ PARSERS = [
     Parser(
         "path of a dialect",
         "web/api/dialects/prefixes.py",
-        lambda text: [prefixes.routed(text), prefixes.routed(f"/v1/{text}")],
+        lambda text: [prefixes.route_of(text), prefixes.route_of(f"/v1/{text}")],
     ),
     Parser(
         "address of an own picture",
@@ -458,7 +458,9 @@ PARSERS = [
     Parser("session of Gradio", "web/api/gradio/call_checks.py", lambda text: call_checks.session_key("ann", text)),
     Parser("upload of Gradio", "web/api/gradio/uploads.py", lambda text: UPLOADS.file(text, "ann")),
     Parser("slot of a worker", "dispatch/leased.py", leased.SLOT_NAME.fullmatch),
-    Parser("layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").named(text)),
+    Parser(
+        "layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").with_name(text)
+    ),
     Parser("address on the hub", "models/service.py", models_service.HUB_ADDRESS.fullmatch),
     Parser("file of ComfyUI", "web/api/dialects/comfyui/files.py", comfyui_files.FILE_NAME.fullmatch),
     Parser(

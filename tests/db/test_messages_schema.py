@@ -60,13 +60,13 @@ def test_a_phase_and_an_event_keep_their_messages(services: Services, job_id: st
 
 def test_why_the_queue_waits_or_rests_keeps_its_message(services: Services) -> None:
     services.control.block(message("storage_silent"))
-    services.control.rest(message("gpu_shared", gpus=["gpu0"]))
+    services.control.set_rest(message("gpu_shared", gpus=["gpu0"]))
     snapshot = services.studio.snapshot()
     assert translate("zh", snapshot.reason) == translate("zh", message("storage_silent")) != snapshot.reason
     assert translate("zh", snapshot.resting) == "另一个程序正在使用 gpu0（gpu_share）。"
     assert isinstance(services.control.blocked_reason(), Message)
     services.control.block("")
-    services.control.rest("")
+    services.control.set_rest("")
     assert (services.studio.snapshot().reason, services.studio.snapshot().resting) == ("", "")
 
 

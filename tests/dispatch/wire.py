@@ -26,4 +26,4 @@ class Wire:
 
     def _answer(self, name: str, arguments: dict[str, Any]) -> Any:
         answer = getattr(self._far, name)(**arguments)
-        return wire.Taken("a session", answer, utc_now()) if name == "take" else answer
+        return wire.SlotGrant("a session", answer, utc_now()) if name == "take" else answer

@@ -527,9 +527,9 @@ def test_each_layout_of_each_family_draws_what_merged_weights_draw(draw: Draw, a
     ],
 )
 def test_names_of_the_original_unet_stand_for_diffusers_layers(original: str, ours: str) -> None:
-    assert Layers([ours]).named(original) == (ours,)
-    assert Layers([ours]).named(ours) == (ours,)
-    assert Layers([ours]).named("input_blocks_8_0_in_layers_2") == ()
+    assert Layers([ours]).with_name(original) == (ours,)
+    assert Layers([ours]).with_name(ours) == (ours,)
+    assert Layers([ours]).with_name("input_blocks_8_0_in_layers_2") == ()
 
 
 def test_a_product_in_a_cores_form_is_that_of_its_factors() -> None:

@@ -405,7 +405,7 @@ class TestHostile:
 
     def test_masks_follow_the_tiles_of_a_second_pass(self, draw: Draw, home: Home) -> None:
         seen: list[list[float]] = []
-        own = ip_adapters.Seen.arguments
+        own = ip_adapters.AdapterInputs.arguments
 
         def noted(*given: Any) -> dict[str, Any]:
             made = own(*given)
@@ -416,7 +416,7 @@ class TestHostile:
         reference = Reference(home.source, use=Use.STYLE, adapter="ip-adapter", mask=home.mask)
         tiles = {"hires_scale": 2.0, "hires_tile": 128, "hires_upscaler": "Lanczos", "hires_steps": 1}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ip_adapters.Seen, "arguments", noted)
+            patch.setattr(ip_adapters.AdapterInputs, "arguments", noted)
             draw(**JOB | {"width": 64, "height": 64}, **tiles, references=(reference,))
             assert seen == [[1, 0], [1, 0]]  # one tile is the whole picture
             seen.clear()

@@ -77,7 +77,7 @@ def test_how_many_blocks_stay_is_told(large: Model, monkeypatch: pytest.MonkeyPa
 
 def test_what_does_not_fit_says_so(large: Model) -> None:
     memory_plan = made(large, worker(24, free=0.3))
-    assert not memory_plan.fits
+    assert not memory_plan.fits_memory
     assert plan_words(memory_plan).endswith("which may be too little: 0.3 GiB are free")
 
 

@@ -25,7 +25,7 @@ def test_latents_of_plain_colours_are_previewed_in_those_colours(
     loaded = diffusers_engine._loaded
     assert loaded is not None
     monkeypatch.setattr(previews, "_SIZE", SIZE)
-    factors = previews.fit(loaded.pipe.vae)
+    factors = previews.fit_factors(loaded.pipe.vae)
     assert factors is not None
     for colour in [(255, 0, 0), (0, 160, 0), (0, 0, 255), (255, 255, 255), (128, 128, 128), (0, 0, 0)]:
         pixels = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 64, 64) / 127.5 - 1
@@ -43,7 +43,7 @@ def test_a_vae_that_gives_no_numbers_has_no_factors(value: float) -> None:
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.fill_(value)
-    assert previews.fit(vae) is None
+    assert previews.fit_factors(vae) is None
 
 
 def test_factors_are_the_same_each_time_and_fitting_leaves_the_model_as_it_was(
@@ -53,7 +53,7 @@ def test_factors_are_the_same_each_time_and_fitting_leaves_the_model_as_it_was(
     assert loaded is not None
     assert loaded.factors is not None
     state = torch.random.get_rng_state()
-    again = previews.fit(loaded.pipe.vae)
+    again = previews.fit_factors(loaded.pipe.vae)
     assert again is not None
     assert torch.allclose(again.weights, loaded.factors.weights, atol=1e-4)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -103,7 +103,7 @@ def test_a_skeleton_has_openposes_points_and_colours() -> None:
     person = torch.zeros(1, 17, 3)
     for at, x, y in ((0, 64, 20), (5, 84, 40), (6, 44, 40), (8, 34, 70), (11, 76, 90)):
         person[0, at] = torch.tensor([x, y, 0.9])
-    made = vision.drawn(person, (128, 128))
+    made = vision.draw_skeletons(person, (128, 128))
     places = {"nose": (64, 20), "neck": (64, 40), "right shoulder": (44, 40), "right elbow": (34, 70),
         "left shoulder": (84, 40), "left hip": (76, 90), "left knee": (0, 0)}  # fmt: skip
     assert {name: made.getpixel(place) for name, place in places.items()} == {

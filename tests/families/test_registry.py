@@ -211,7 +211,7 @@ def test_what_is_not_known_is_of_no_family() -> None:
     ],
 )
 def test_adapters_fit_their_architecture_and_those_that_share_it(adapter: str, architecture: str, fits: bool) -> None:
-    assert families.fits(adapter, architecture) is fits
+    assert families.fits_architecture(adapter, architecture) is fits
 
 
 def test_a_variant_can_read_fewer_tokens_than_its_family() -> None:

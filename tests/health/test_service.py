@@ -41,7 +41,7 @@ def test_a_doctor_that_falls_ill_is_no_end(services: Services, monkeypatch: pyte
 
     monkeypatch.setattr(service, "examine", examine)
     asked = Health(services.settings, services.images, services.files)
-    asked.look()
+    asked.start_check()
     eventually(lambda: not asked.looking, 5)
     assert asked.findings() == []
 

@@ -192,9 +192,9 @@ def through_cog(services: Services, client: TestClient, prompt: str) -> None:
 
 
 def through_a1111(services: Services, client: TestClient, prompt: str) -> None:
-    aliases = Aliases.of(services.settings.model_aliases)
+    aliases = Aliases.parse(services.settings.model_aliases)
     requested = reading.Wanted(prompt=prompt)
-    services.studio.submit(**reading.read(services.studio, services.settings, aliases, requested, {}).options)
+    services.studio.submit(**reading.translate(services.studio, services.settings, aliases, requested, {}).options)
 
 
 def through_page(services: Services, client: TestClient, prompt: str) -> None:

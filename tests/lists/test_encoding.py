@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines, read_bounded
+from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, decoded_lines, read_bounded
 
 CHINESE = "一只红色的苹果，放在木桌上\n海边的灯塔和日落\n"
 WESTERN = "un café très chaud\nnaïve peinture à l'huile, façade\n"
 
 
 def texts(data: bytes) -> list[str]:
-    return [line.rstrip("\r\n") for _, line, problem in lines(data) if not problem]
+    return [line.rstrip("\r\n") for _, line, problem in decoded_lines(data) if not problem]
 
 
 @pytest.mark.parametrize("text", ["a castle\nun café\n", CHINESE, "😀 emoji\n🍎\n"])
@@ -64,7 +64,7 @@ def test_chinese_in_gbk_and_gb_18030_is_read(text: str) -> None:
 )
 def test_anything_else_is_refused_by_name(data: bytes, words: str) -> None:
     with pytest.raises(InvalidParams, match=words) as refused:
-        list(lines(data))
+        list(decoded_lines(data))
     assert refused.value.field == "list"
 
 
@@ -73,17 +73,17 @@ def test_the_mark_of_a_file_that_was_appended_is_no_part_of_its_first_line() -> 
 
 
 def test_every_kind_of_line_end_counts_once() -> None:
-    assert [(number, line) for number, line, _ in lines(b"a\nb\r\nc\rd\n\ne")] == [
+    assert [(number, line) for number, line, _ in decoded_lines(b"a\nb\r\nc\rd\n\ne")] == [
         (1, "a\n"), (2, "b\r\n"), (3, "c\r"), (4, "d\n"), (5, "\n"), (6, "e"),
     ]  # fmt: skip
-    assert list(lines(b"")) == []
+    assert list(decoded_lines(b"")) == []
 
 
 @pytest.mark.parametrize("more", [1, 2, 3, 90_000, 1_000_000])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_line_that_is_too_long_is_told_and_the_next_one_read(more: int, end: str) -> None:
     length = MAX_LINE_CHARS + more
-    found = list(lines(f"first{end}{'x' * length}{end}third".encode()))
+    found = list(decoded_lines(f"first{end}{'x' * length}{end}third".encode()))
     assert [number for number, _, _ in found] == [1, 2, 3]
     assert found[1][2] == f"has {length:,} characters; at most 10,000 can be read."
     assert len(found[1][1]) == MAX_LINE_CHARS
@@ -92,7 +92,7 @@ def test_a_line_that_is_too_long_is_told_and_the_next_one_read(more: int, end: s
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
 def test_a_line_of_the_limit_is_read(end: str) -> None:
-    [(_, line, problem)] = lines(("x" * MAX_LINE_CHARS + end).encode())
+    [(_, line, problem)] = decoded_lines(("x" * MAX_LINE_CHARS + end).encode())
     assert (len(line.rstrip()), problem) == (MAX_LINE_CHARS, None)
 
 

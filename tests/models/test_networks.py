@@ -76,7 +76,7 @@ def test_checkpoints_with_edms_noise_levels_bring_their_scheduler(
     assert (found.scheduler["sigma_max"], found.scheduler["sigma_data"]) == (most, data)
     assert ("latents_std" in found.changes.get("vae/config.json", {})) == (architecture == "playground25")
     assert families.sampling_of("sdxl", architecture).samplers == ("Euler", "DPM++ 2M", "DPM++ 2M SDE")
-    assert families.fits("sdxl", architecture)
+    assert families.fits_architecture("sdxl", architecture)
 
 
 def test_a_distilled_unet_that_reads_the_guidance_is_built_with_its_embedding(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def a1111(services: Services, client: TestClient, given: Given) -> Params:
     else:
         pictures = {name: encoded(services, given[name]) for name in ("source", "mask") if name in given}
         requested = reading.Changed(**body, init_images=[pictures["source"]], mask=pictures.get("mask"))
-    aliases = Aliases.of(services.settings.model_aliases)
-    services.studio.submit(**reading.read(services.studio, services.settings, aliases, requested, {}).options)
+    aliases = Aliases.parse(services.settings.model_aliases)
+    services.studio.submit(**reading.translate(services.studio, services.settings, aliases, requested, {}).options)
     return newest(services)
 
 
@@ -87,9 +87,9 @@ def encoded(services: Services, source_id: str) -> str:
 def openai_(services: Services, client: TestClient, given: Given) -> Params:
     body = {name: each for name, each in given.items() if name not in openai.ITS_OWN}
     size = {"size": f"{given['width']}x{given['height']}"}
-    aliases = Aliases.of(services.settings.model_aliases)
+    aliases = Aliases.parse(services.settings.model_aliases)
     requested = openai.Generation(**body, **size)
-    services.studio.submit(**openai.read(services.studio, services.settings, aliases, requested).options)
+    services.studio.submit(**openai.translate(services.studio, services.settings, aliases, requested).options)
     return newest(services)
 
 

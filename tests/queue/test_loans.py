@@ -22,7 +22,7 @@ def store(services: Services) -> LoanStore:
 
 
 def used(store: LoanStore) -> Loan:
-    store.ask("gpu0", 100)
+    store.request("gpu0", 100)
     store.answer("gpu1", "gpu0", True)
     loan = store.renew("gpu0", use=True)
     assert loan is not None
@@ -35,16 +35,16 @@ def state(store: LoanStore) -> str:
 
 
 def test_a_loan_is_asked_for_lent_used_and_given_back(store: LoanStore) -> None:
-    asked = store.ask("gpu0", 100)
+    asked = store.request("gpu0", 100)
     assert asked is not None
     assert (asked.slot, asked.borrower, asked.size, asked.state) == ("gpu1", "gpu0", 100, ASKED)
-    assert store.asked("gpu1") == asked
-    assert store.asked("gpu0") is None
+    assert store.requested("gpu1") == asked
+    assert store.requested("gpu0") is None
     store.answer("gpu1", "gpu0", True)
     assert state(store) == LENT
-    assert store.asked("gpu1") is None
+    assert store.requested("gpu1") is None
     assert used(store).state == USED
-    again = store.ask("gpu0", 100)
+    again = store.request("gpu0", 100)
     assert again is not None
     assert again.state == USED
     store.give_back("gpu0")
@@ -52,16 +52,16 @@ def test_a_loan_is_asked_for_lent_used_and_given_back(store: LoanStore) -> None:
 
 
 def test_a_worker_refuses(store: LoanStore) -> None:
-    store.ask("gpu0", 100)
+    store.request("gpu0", 100)
     store.answer("gpu1", "gpu0", False)
     assert state(store) == ""
 
 
 def test_nothing_is_lent_while_a_job_is_due(services: Services, store: LoanStore) -> None:
     enqueue(services.jobs)
-    assert store.ask("gpu0", 100) is None
+    assert store.request("gpu0", 100) is None
     services.jobs.claim("gpu0")
-    assert store.ask("gpu0", 100) is not None
+    assert store.request("gpu0", 100) is not None
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_only_an_idle_worker_of_this_machine_with_an_equal_device_lends(
 ) -> None:
     with sql(services.settings) as db:
         db.execute(change)
-    assert store.ask("gpu0", 100) is None
+    assert store.request("gpu0", 100) is None
 
 
 def test_a_gpu_is_lent_once(services: Services, store: LoanStore) -> None:
     used(store)
     services.workers.register("gpu2", 1, DEVICE)
     services.workers.update("gpu2", "idle")
-    assert store.ask("gpu2", 100) is None
+    assert store.request("gpu2", 100) is None
 
 
 def test_a_recall_waits_only_for_a_borrower_that_uses_the_gpu(store: LoanStore) -> None:
     assert store.recall("gpu1") is None
-    store.ask("gpu0", 100)
+    store.request("gpu0", 100)
     assert store.recall("gpu1") is None
-    store.ask("gpu0", 100)
+    store.request("gpu0", 100)
     store.answer("gpu1", "gpu0", True)
     assert store.recall("gpu1") is None
     assert state(store) == ""
@@ -147,6 +147,6 @@ def test_the_death_of_the_lending_worker_recalls_its_gpu(store: LoanStore) -> No
     assert found is not None
     assert found.expires_at < utc_text(loans.datetime.fromisoformat(loan.expires_at))
     store.give_back("gpu0")
-    store.ask("gpu0", 100)
+    store.request("gpu0", 100)
     store.end("gpu1")
     assert state(store) == ""

@@ -138,10 +138,10 @@ def test_an_interactive_job_and_a_rest_are_losses(slot: Slot) -> None:
     slot.make(3)
     slot.wait(6)
     slot.finish(job, 10)
-    QueueControl(slot.database).rest("too hot")
+    QueueControl(slot.database).set_rest("too hot")
     slot.workers.update("cpu0", "idle")
     slot.wait(100)
-    QueueControl(slot.database).rest("")
+    QueueControl(slot.database).set_rest("")
     slot.make()
     assert slot.overhead().lost == pytest.approx((3 + 100) / (30 + PRIOR / 3))
     assert slot.overhead().gap == 0

@@ -28,7 +28,7 @@ def paired(secure: tuple[str, Services, Path], tmp_path: Path) -> Settings:
     """The settings of a machine that has joined the studio."""
     url, services, _ = secure
     settings = Settings.load(environ={}, home=tmp_path / "worker")
-    pairing.store(settings.home, pairing.pair(url, services.studio.machines.invite().code, "den"))
+    pairing.save_credential(settings.home, pairing.pair(url, services.studio.machines.invite().code, "den"))
     return settings
 
 
@@ -102,15 +102,17 @@ def test_it_warns_of_plain_http() -> None:
 
 def test_it_names_another_certificate(secure: tuple[str, Services, Path], paired: Settings, tmp_path: Path) -> None:
     self_signed(tmp_path / "other.pem", tmp_path / "other.key", [])
-    credential = replace(pairing.stored(paired.home), certificate=(tmp_path / "other.pem").read_text())
-    pairing.store(paired.home, credential)
+    credential = replace(pairing.load_credential(paired.home), certificate=(tmp_path / "other.pem").read_text())
+    pairing.save_credential(paired.home, credential)
     found = findings(paired)["studio"]
     assert not found.ok
     assert "another certificate" in found.text
 
 
 def test_a_studio_that_is_away_is_named(paired: Settings) -> None:
-    pairing.store(paired.home, replace(pairing.stored(paired.home), url=f"https://127.0.0.1:{free_port()}"))
+    pairing.save_credential(
+        paired.home, replace(pairing.load_credential(paired.home), url=f"https://127.0.0.1:{free_port()}")
+    )
     found = findings(paired)
     assert "No studio can be reached" in found["studio"].text
     assert found["spool"].ok  # the rest is looked at all the same

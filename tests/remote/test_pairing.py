@@ -164,8 +164,8 @@ def test_a_self_signed_certificate_is_proved_by_the_code_and_trusted_alone(
     url, services, certificate = secure
     credential = pairing.pair(url, services.studio.machines.invite().code, "attic")
     assert sha256(ssl.PEM_cert_to_DER_cert(credential.certificate)).hexdigest() == fingerprint_of(str(certificate))
-    pairing.store(tmp_path, credential)
-    assert pairing.stored(tmp_path) == credential
+    pairing.save_credential(tmp_path, credential)
+    assert pairing.load_credential(tmp_path) == credential
     assert (tmp_path / "joined.json").stat().st_mode & 0o077 == 0
     with pairing.client_of(credential) as client:
         assert client.get("/api/v1/models").status_code == 200
@@ -182,8 +182,8 @@ def test_whoever_stands_between_with_a_certificate_of_its_own_gets_nothing(
     url, services, _ = secure
     self_signed(tmp_path / "mallory.pem", tmp_path / "mallory.key", [])
     mallory = (tmp_path / "mallory.pem").read_text()
-    monkeypatch.setattr(pairing, "unvouched", lambda url: mallory)
-    monkeypatch.setattr(pairing, "only", lambda certificate: False)  # so its connection succeeds
+    monkeypatch.setattr(pairing, "untrusted_certificate", lambda url: mallory)
+    monkeypatch.setattr(pairing, "trusting_only", lambda certificate: False)  # so its connection succeeds
     made = services.studio.machines.invite()
     with pytest.raises(InvalidParams):
         pairing.pair(url, made.code, "attic")
@@ -207,7 +207,7 @@ def test_what_is_no_studio_is_said(monkeypatch: pytest.MonkeyPatch, owned: Servi
     with pytest.raises(InvalidParams, match="server"):
         pairing.pair("http://", new_code(), "attic")
     with pytest.raises(InvalidParams, match="join"):
-        pairing.chosen(Path("/nowhere"), "", "")
+        pairing.credential_for(Path("/nowhere"), "", "")
 
 
 def test_the_page_shows_a_code_to_an_admin(owned: Services) -> None:

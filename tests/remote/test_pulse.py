@@ -45,9 +45,9 @@ def watching(exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch) -> Pulse:
 
 def test_one_request_reports_some_jobs_and_asks_about_the_others(watching: Pulse, exchanges: Exchanges) -> None:
     watching.note([ProgressReport(SECOND, 3), ProgressReport(SECOND, 4)])
-    watching._beat()
+    watching._exchange_once()
     assert exchanges.sent == [([(SECOND, 4)], [FIRST])]
-    assert watching.heard([FIRST, SECOND]) == [Flags(cancel=True)] * 2
+    assert watching.flags([FIRST, SECOND]) == [Flags(cancel=True)] * 2
 
 
 def test_a_job_that_waits_for_its_turn_is_asked_about_later_than_one_that_runs(
@@ -56,7 +56,7 @@ def test_a_job_that_waits_for_its_turn_is_asked_about_later_than_one_that_runs(
     monkeypatch.setattr(pulse, "WAITING_SECONDS", 1000.0)
     watching.watch([FIRST, SECOND])
     watching.note([ProgressReport(FIRST, 0)])
-    watching._beat()
+    watching._exchange_once()
     assert exchanges.sent == [([(FIRST, 0)], [])]
 
 
@@ -65,11 +65,11 @@ def test_a_job_that_ends_soon_after_its_claim_costs_no_request(
 ) -> None:
     monkeypatch.setattr(pulse, "PULSE_SECONDS", 1000.0)
     watching.note([ProgressReport(FIRST, 3)])
-    watching._beat()
+    watching._exchange_once()
     watching.forget(FIRST)
     assert exchanges.sent == []
     monkeypatch.setattr(pulse, "PULSE_SECONDS", 0.0)
-    watching._beat()
+    watching._exchange_once()
     assert exchanges.sent == [([], [SECOND])]
 
 
@@ -79,8 +79,8 @@ def test_a_report_that_did_not_arrive_is_sent_again_unless_there_is_a_newer_one(
     watching.note([ProgressReport(FIRST, 1), ProgressReport(SECOND, 1)])
     exchanges.away = True
     with pytest.raises(DatabaseProblem):
-        watching._beat()
+        watching._exchange_once()
     exchanges.away = False
     watching.note([ProgressReport(SECOND, 2)])
-    watching._beat()
+    watching._exchange_once()
     assert exchanges.sent == [([(FIRST, 1), (SECOND, 2)], [])]

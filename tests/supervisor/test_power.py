@@ -105,7 +105,7 @@ def test_nobody_is_blamed_where_a_container_hides_the_processes() -> None:
 
 
 def test_what_an_earlier_process_said_does_not_hold(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    services.control.rest("it was hot")
+    services.control.set_rest("it was hot")
     services.control.announce_sleep("2026-11-22T07:00:00.000Z")
     Machine(services, monkeypatch)
     assert (services.studio.snapshot().resting, services.studio.snapshot().sleep_at) == ("", "")

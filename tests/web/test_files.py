@@ -10,7 +10,7 @@ from PIL import Image as PIL
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Image
 from diffusion_local.settings import Settings
-from diffusion_local.web.api.dialects.pictures import converted
+from diffusion_local.web.api.dialects.pictures import convert
 from tests.web.conftest import client_of, made
 
 
@@ -46,5 +46,5 @@ def test_its_address_has_its_suffix_and_its_media_type(other: Services, form: st
 
 def test_who_asks_for_png_gets_png(other: Services) -> None:
     image, _ = image_in(other)
-    with PIL.open(io.BytesIO(converted(other.files.picture(image.key), "png", 90, {}))) as picture:
+    with PIL.open(io.BytesIO(convert(other.files.picture(image.key), "png", 90, {}))) as picture:
         assert picture.format == "PNG"

@@ -69,12 +69,12 @@ def test_too_long_a_query_is_refused(client: TestClient) -> None:
 
 
 def test_raw_html_is_escaped() -> None:
-    from diffusion_local.web.manual import rendered
+    from diffusion_local.web.manual import to_html
 
     page = manual.Page(
         "start", "x", "# x\n\n<script>alert(1)</script>\n\n[a](javascript:alert(1)) [b](models.md#add-a-model)\n"
     )
-    html = rendered(page, "/studio")
+    html = to_html(page, "/studio")
     assert "<script>" not in html
     assert 'href="javascript' not in html
     assert 'href="/studio/manual/models#add-a-model"' in html

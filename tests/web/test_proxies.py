@@ -101,7 +101,7 @@ def test_every_address_of_the_page_is_below_the_path(below: TestClient, services
     assert 'href="/studio/assets/icons/app.webmanifest"' in html
     assert 'window.diffusionLocalRoot = "/studio"' in html
     with serializers.with_root("/studio"):
-        drawn = view_gallery.gallery(GalleryState(), view_gallery.Shown([]), [], [], [], view.utc())
+        drawn = view_gallery.gallery(GalleryState(), view_gallery.GalleryPage([]), [], [], [], view.utc())
     assert "/studio/api/v1/images/zip?ids=" in drawn
     assert '"/api/v1' not in drawn
     assert 'href="/studio/ui/gallery?starred=1"' in drawn

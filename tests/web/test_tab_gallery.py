@@ -28,7 +28,7 @@ NOT_ANSWERED = {"owner"}
 
 def drawn(image: Image) -> str:
     """The gallery with one picture, and the viewer with the same one."""
-    shown = view_gallery.Shown([image], repeated={image.id: 2})
+    shown = view_gallery.GalleryPage([image], repeated={image.id: 2})
     page = view_gallery.gallery(GalleryState(), shown, [BOARD], ["starter", "sdxl"], ["ann", "bob"], NOW, 1, 30)
     return page + view_picture.panel(image, view_picture.Related(1, "B1", [BOARD], [BOARD]))
 
@@ -44,7 +44,7 @@ def test_every_filter_of_the_gallery_can_be_set_on_its_page() -> None:
 @pytest.mark.parametrize(("matches", "words"), [(1, "1 match<"), (12, "12 matches<"), (1000, "More than 999 matches<")])
 def test_a_filter_tells_how_many_match(matches: int, words: str) -> None:
     place = GalleryState().narrowed("search", "apple")
-    shown = view_gallery.Shown([IMAGE], matches=matches)
+    shown = view_gallery.GalleryPage([IMAGE], matches=matches)
     assert words in view_gallery.gallery(place, shown, [], ["starter"], [], NOW, 2000)
 
 
@@ -70,12 +70,12 @@ def test_every_column_of_the_gallery_is_drawn_and_answered(name: str) -> None:
 def test_yesterday_is_one_day_and_shown_as_chosen() -> None:
     link = 'href="/ui/gallery?since=2026-03-01&amp;until=2026-03-01"'
     now = datetime(2026, 3, 2, 12, tzinfo=UTC)
-    page = view_gallery.gallery(GalleryState(), view_gallery.Shown([]), [], [], [], now)
+    page = view_gallery.gallery(GalleryState(), view_gallery.GalleryPage([]), [], [], [], now)
     assert re.search(f"{re.escape(link)}>Yesterday<", page)
     chosen = GalleryState({"since": "2026-03-01", "until": "2026-03-01"})
-    page = view_gallery.gallery(chosen, view_gallery.Shown([]), [], [], [], now)
+    page = view_gallery.gallery(chosen, view_gallery.GalleryPage([]), [], [], [], now)
     assert re.search(f'{re.escape(link)} aria-current="true">Yesterday<', page)
     assert 'href="/ui/gallery">Any' in page
     assert "2026-02-27 – " in view_gallery.gallery(
-        GalleryState({"since": "2026-02-27"}), view_gallery.Shown([]), [], [], [], now
+        GalleryState({"since": "2026-02-27"}), view_gallery.GalleryPage([]), [], [], [], now
     )

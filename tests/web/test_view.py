@@ -13,7 +13,7 @@ from diffusion_local.gallery.boards import Board
 from diffusion_local.messages import verbatim
 from diffusion_local.web.ui import tab_create, view, view_gallery, view_history, view_now, view_picture, view_stage
 from diffusion_local.web.ui.page_urls import GalleryState
-from diffusion_local.web.ui.view_gallery import Shown
+from diffusion_local.web.ui.view_gallery import GalleryPage
 from tests.support import params
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -47,7 +47,7 @@ def counted(jobs: list[Job]) -> dict[str, dict[State, int]]:
     return counts
 
 
-EVERYTHING, NOTHING = GalleryState(), Shown([])
+EVERYTHING, NOTHING = GalleryState(), GalleryPage([])
 
 
 def stage(
@@ -61,7 +61,7 @@ def stage(
 
 def gallery(
     place: GalleryState = EVERYTHING,
-    shown: Shown = NOTHING,
+    shown: GalleryPage = NOTHING,
     boards: Sequence[Board] = (),
     models: Sequence[str] = (),
     owners: Sequence[str] = (),
@@ -123,7 +123,9 @@ def test_a_persons_text_is_never_html() -> None:
         view_now.drawer(shown, [], NOW),
         view_now.now_line(shown, NOW),
         view_picture.panel(picture, view_picture.Related()),
-        gallery(GalleryState({"search": EVIL}), Shown([picture]), [Board("B", EVIL, "", "2026")], [EVIL, "x"], [EVIL]),
+        gallery(
+            GalleryState({"search": EVIL}), GalleryPage([picture]), [Board("B", EVIL, "", "2026")], [EVIL, "x"], [EVIL]
+        ),
         view_gallery.compared(picture, image()),
         view.toast(EVIL, EVIL),
         view_now.worker_notice(snapshot(reason=EVIL), NOW),
@@ -321,24 +323,24 @@ def test_a_pause_and_a_reason_are_both_told() -> None:
 
 
 def test_the_gallery_says_whether_there_is_more_and_what_is_new() -> None:
-    assert "data-more" in gallery(shown=Shown([image()], more=True))
-    assert "data-more" not in gallery(shown=Shown([image()]))
-    assert "12 new pictures" in gallery(shown=Shown([image()], fresh=12))
-    assert "data-fresh" not in gallery(shown=Shown([image()]))
+    assert "data-more" in gallery(shown=GalleryPage([image()], more=True))
+    assert "data-more" not in gallery(shown=GalleryPage([image()]))
+    assert "12 new pictures" in gallery(shown=GalleryPage([image()], fresh=12))
+    assert "data-fresh" not in gallery(shown=GalleryPage([image()]))
     assert "1,234" in gallery(total=1234)  # also while something is searched
     assert "1,234" in gallery(GalleryState({"search": "boat"}), total=1234)
 
 
 def test_tiles_have_the_pictures_own_shape() -> None:
-    assert "--r:1.500" in gallery(shown=Shown([image(width=768, height=512)]))
+    assert "--r:1.500" in gallery(shown=GalleryPage([image(width=768, height=512)]))
 
 
 def test_a_recipe_that_was_made_more_than_once_is_marked() -> None:
-    marked = gallery(shown=Shown([image()], repeated={image().id: 3}))
+    marked = gallery(shown=GalleryPage([image()], repeated={image().id: 3}))
     assert f'href="/ui/gallery?like={image().id}"' in marked
     assert "×3" in marked
     assert "3 pictures with the same settings and seed" in marked
-    assert "like=" not in gallery(shown=Shown([image()], repeated={"another": 3}))
+    assert "like=" not in gallery(shown=GalleryPage([image()], repeated={"another": 3}))
 
 
 @pytest.mark.parametrize(
@@ -363,7 +365,7 @@ def test_gallery_says_why_it_is_empty() -> None:
     assert "No matches" in gallery(GalleryState({"model": "sdxl"}))
     assert "The trash is empty" in gallery(GalleryState({"trashed": "1"}))
     assert "Deleted after 30 days" in gallery(GalleryState({"trashed": "1"}))
-    assert "No such board" in gallery(GalleryState({"board": "B"}), Shown([], missing=True))
+    assert "No such board" in gallery(GalleryState({"board": "B"}), GalleryPage([], missing=True))
 
 
 def test_panel_shows_the_whole_recipe() -> None:

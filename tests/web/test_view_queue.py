@@ -10,8 +10,8 @@ from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.queue.groups import Group, JobFilter, JobWindow, ListPosition, QueuePosition
 from diffusion_local.web.ui import view_queue
 from diffusion_local.web.ui.page_urls import MOST_PAGES, MOST_WIDE, QueueState
-from diffusion_local.web.ui.view_queue import Page, Shown, group
-from diffusion_local.web.ui.view_queue_rows import Around, passed_over, row
+from diffusion_local.web.ui.view_queue import Page, ShownBatch, group
+from diffusion_local.web.ui.view_queue_rows import RowContext, passed_over, row
 from diffusion_local.web.ui.words import speaking
 from tests.support import params
 from tests.web.test_view import EVIL, NOW, image, job, snapshot
@@ -20,8 +20,8 @@ NOTHING = Page([])
 CHOICES = {"model": ["starter"], "owner": [""]}
 
 
-def around(**changes: Any) -> Around:
-    return Around.of(snapshot(**changes), {}, NOW)
+def around(**changes: Any) -> RowContext:
+    return RowContext.from_snapshot(snapshot(**changes), {}, NOW)
 
 
 def shown(
@@ -30,15 +30,15 @@ def shown(
     alone: bool = False,
     window: JobWindow | None = None,
     **counts: int,
-) -> Shown:
+) -> ShownBatch:
     """A batch with so many jobs in each state; open, if there are jobs to show."""
     of_states = dict.fromkeys(State, 0) | {State(state): count for state, count in counts.items()}
     batch = Batch("B1", name, "", Lane.INTERACTIVE, sum(counts.values()), "2026-01-02T03:04:05.000Z")
     opened = window or (JobWindow(jobs) if jobs is not None else None)
-    return Shown(Group(BatchProgress(batch, of_states), ["starter"], QueuePosition(0, 0, 1)), opened, alone)
+    return ShownBatch(Group(BatchProgress(batch, of_states), ["starter"], QueuePosition(0, 0, 1)), opened, alone)
 
 
-def moved(each: Shown, **changes: Any) -> Shown:
+def moved(each: ShownBatch, **changes: Any) -> ShownBatch:
     """The same batch with other fields."""
     batch = replace(each.group.progress.batch, **changes)
     return replace(each, group=replace(each.group, progress=replace(each.group.progress, batch=batch)))
@@ -52,7 +52,7 @@ def page(
     choices: Any = CHOICES,
     **changes: Any,
 ) -> str:
-    return view_queue.queue(snapshot(**changes), QueueState.read(place), live, ended, others, choices, {}, NOW)
+    return view_queue.queue(snapshot(**changes), QueueState.parse(place), live, ended, others, choices, {}, NOW)
 
 
 # -- batches --------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_a_window_tells_where_it_is_and_goes_both_ways() -> None:
     assert "1–1 of 3,000" in html
     assert 'data-turn="wide" data-id="B1" data-value=""' in html
     middle = shown(window=JobWindow([job()], 51, True, ListPosition(1, 0, 1), ListPosition(1, -3, 100)), queued=3000)
-    html = group(middle, QueueState.read("wide=B1:1.0.50"), around())
+    html = group(middle, QueueState.parse("wide=B1:1.0.50"), around())
     assert "51–51 of 3,000" in html
     assert 'data-value="1.0.1">Previous 50' in html
     assert 'data-value="1.-3.100">Next 50' in html
@@ -249,7 +249,7 @@ def test_the_tab_speaks_chinese() -> None:
 
 
 def test_a_place_is_read() -> None:
-    place = QueueState.read("state=failed&text=boat&open=A+B&shut=C&wide=A:1.-2.3+B:&live=0.0.9+1.5.-7&ended=X+Y")
+    place = QueueState.parse("state=failed&text=boat&open=A+B&shut=C&wide=A:1.-2.3+B:&live=0.0.9+1.5.-7&ended=X+Y")
     assert place.wanted == JobFilter(state="failed", text="boat")
     assert (place.opened, place.shut) == ({"A", "B"}, {"C"})
     assert place.wide == {"A": ListPosition(1, -2, 3), "B": None}
@@ -261,12 +261,12 @@ def test_a_place_is_read() -> None:
     "sent", [None, 7, [], "", "%%%", "state=<b>", "wide=A:x.y.z", "live=1.2", "live=1.2.99999999999999999999"]
 )
 def test_what_is_not_understood_is_left_out(sent: object) -> None:
-    place = QueueState.read(sent)
+    place = QueueState.parse(sent)
     assert (place.wanted, place.live) == (JobFilter(), ())
     assert set(place.wide.values()) <= {None}
 
 
 def test_a_place_has_an_end() -> None:
-    place = QueueState.read("live=" + "+".join(["0.0.1"] * 999) + "&wide=" + "+".join(f"B{n}:" for n in range(99)))
+    place = QueueState.parse("live=" + "+".join(["0.0.1"] * 999) + "&wide=" + "+".join(f"B{n}:" for n in range(99)))
     assert len(place.live) == MOST_PAGES
     assert len(place.wide) == MOST_WIDE

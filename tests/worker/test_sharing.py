@@ -165,10 +165,10 @@ def test_a_loan_that_is_not_used_is_given_back(pair: Pair, monkeypatch: pytest.M
     pair.engines[0].at[1] = pair.lend
     pair.draw()
     sharing = pair.runners[0]._sharing
-    sharing.rest()
+    sharing.between_pictures()
     assert pair.loans() == [USED]
     monkeypatch.setattr("diffusion_local.worker.sharing.UNUSED_SECONDS", 0.0)
-    sharing.rest()
+    sharing.between_pictures()
     assert pair.loans() == []
 
 

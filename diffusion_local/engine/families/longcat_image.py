@@ -32,14 +32,14 @@ def run(pipe: Any) -> Callable[..., Any]:
         positions = prepare_pos_ids(modality_id=0, type="text", start=(0, 0), num_token=prompt_embeds.shape[1])
         return prompt_embeds, positions.to(prompt_embeds.device)
 
-    def given(**arguments: Any) -> Any:
+    def call_with_embeddings(**arguments: Any) -> Any:
         pipe.encode_prompt = embedded
         try:
             return pipe(**arguments)
         finally:
             del pipe.encode_prompt
 
-    return transformer.told_of_steps(pipe, given)
+    return transformer.told_of_steps(pipe, call_with_embeddings)
 
 
 def call(params: Params) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def load(folder: Path, dtype: Any, parts: Parts) -> Any:
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    return both(
+    return embed_both(
         lambda text: pipe.encode_prompt(text, pipe._execution_device, max_sequence_length=MOST_TOKENS), prompt, negative
     )
 
@@ -51,10 +51,10 @@ def embed_with(pipe: Any, prompt: str, negative: str | None, pictures: list[PIL.
     edits = editing(pipe)
     seen = [edits.image_processor.resize(each, *reversed(fitted(each, pipe.plus))) for each in pictures]
     pictures_seen = seen if pipe.plus else seen[0]
-    return both(lambda text: edits.encode_prompt(text, pictures_seen, pipe._execution_device), prompt, negative)
+    return embed_both(lambda text: edits.encode_prompt(text, pictures_seen, pipe._execution_device), prompt, negative)
 
 
-def both(read: Callable[[str], tuple[Any, Any]], prompt: str, negative: str | None) -> Conditioning:
+def embed_both(read: Callable[[str], tuple[Any, Any]], prompt: str, negative: str | None) -> Conditioning:
     positive, mask = read(prompt)
     against, mask_against = (None, None) if negative is None else read(negative or EMPTY_PROMPT)
     return {

@@ -42,14 +42,14 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request, next: str = "", out: bool = False) -> Response:
         if current().source != "nobody":  # signed in, or there is nothing to sign in to
-            return to(request, next)
+            return redirect_to(request, next)
         note = say("account.signed_out") if out else ""
         return html(pages.sign_in(root_of(request), next, note=note))
 
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
         fields = await form_of(request)
-        name, password, following = (one(fields, each) for each in ("username", "password", "next"))
+        name, password, following = (first_value(fields, each) for each in ("username", "password", "next"))
         address = request.client.host if request.client else ""
         agent = request.headers.get("user-agent", "")
         try:
@@ -58,7 +58,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
             secret = await anyio.to_thread.run_sync(accounts.sign_in, *credentials, limiter=hashing)
         except (Unauthorized, LimitReached) as error:
             return refused(request, error, name, following)
-        answer: Response = to(request, following) if wants_html(request) else JSONResponse({"success": True})
+        answer: Response = redirect_to(request, following) if wants_html(request) else JSONResponse({"success": True})
         secure = request.url.scheme == "https"
         for key, value, days in ((cookie, secret, settings.session_days), (device_cookie, next_device, KNOWN_DAYS)):
             answer.set_cookie(key, value, days * DAY, path="/", httponly=True, samesite="lax", secure=secure)
@@ -73,7 +73,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         answer.delete_cookie(cookie, path="/")
         return answer
 
-    def shown(request: Request, status: int = 200, **more: Any) -> Response:
+    def account_response(request: Request, status: int = 200, **more: Any) -> Response:
         who = signed_in()
         session = request.scope[SESSION_KEY]
         content = pages.account(
@@ -88,7 +88,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         )
         return html(content, status)
 
-    async def changed(request: Request, change: Any) -> Response:
+    async def apply_change(request: Request, change: Any) -> Response:
         """Apply a change; the account page afterwards, or with the error."""
         signed_in()
         fields = await form_of(request)
@@ -96,44 +96,48 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
             more = await anyio.to_thread.run_sync(change, fields, limiter=hashing)
         except UserError as error:
             problem, status = view.problem(error), status_of(error)
-            return await anyio.to_thread.run_sync(lambda: shown(request, status, problem=problem))
+            return await anyio.to_thread.run_sync(lambda: account_response(request, status, problem=problem))
         if more is None:
             return RedirectResponse(f"{root_of(request)}/account", 303, headers=NOT_CACHED)
-        return await anyio.to_thread.run_sync(lambda: shown(request, **more))
+        return await anyio.to_thread.run_sync(lambda: account_response(request, **more))
 
     @app.get("/account", include_in_schema=False)
     def account_page(request: Request) -> Response:
         if current().source == "local":
-            return to(request, "/")
-        return shown(request)
+            return redirect_to(request, "/")
+        return account_response(request)
 
     @app.post("/account/tokens", include_in_schema=False)
     async def new_token(request: Request) -> Response:
         def change(fields: dict[str, list[str]]) -> dict[str, str]:
-            return {"secret": accounts.add_token(signed_in().name, one(fields, "name"), fields.get("scope", []))[1]}
+            return {
+                "secret": accounts.add_token(signed_in().name, first_value(fields, "name"), fields.get("scope", []))[1]
+            }
 
-        return await changed(request, change)
+        return await apply_change(request, change)
 
     @app.post("/account/tokens/remove", include_in_schema=False)
     async def remove_token(request: Request) -> Response:
-        return await changed(request, lambda fields: accounts.remove_token(signed_in().name, one(fields, "id")))
+        return await apply_change(
+            request, lambda fields: accounts.remove_token(signed_in().name, first_value(fields, "id"))
+        )
 
     @app.post("/account/sessions/end", include_in_schema=False)
     async def end_session(request: Request) -> Response:
         def change(fields: dict[str, list[str]]) -> None:
-            accounts.sign_out(signed_in().name, one(fields, "id"), request.scope[SESSION_KEY].id)
+            accounts.sign_out(signed_in().name, first_value(fields, "id"), request.scope[SESSION_KEY].id)
 
-        return await changed(request, change)
+        return await apply_change(request, change)
 
     @app.post("/account/password", include_in_schema=False)
     async def change_password(request: Request) -> Response:
         def change(fields: dict[str, list[str]]) -> dict[str, str]:
             name, address = signed_in().name, request.client.host if request.client else ""
-            accounts.check_password(name, one(fields, "old"), address, device(request))
-            accounts.set_password(name, one(fields, "new"), request.scope[SESSION_KEY].id)
+            accounts.check_password(name, first_value(fields, "old"), address, device(request))
+            accounts.set_password(name, first_value(fields, "new"), request.scope[SESSION_KEY].id)
             return {"note": say("account.changed")}
 
-        return await changed(request, change)
+        return await apply_change(request, change)
 
 
 def signed_in() -> Actor:
@@ -168,7 +172,7 @@ async def form_of(request: Request) -> dict[str, list[str]]:
         raise InvalidParams("body", message("must_be_form")) from None
 
 
-def one(fields: dict[str, list[str]], name: str) -> str:
+def first_value(fields: dict[str, list[str]], name: str) -> str:
     return fields.get(name, [""])[0]
 
 
@@ -180,7 +184,7 @@ def html(content: str, status: int = 200) -> HTMLResponse:
     return HTMLResponse(content, status, headers=NOT_CACHED)
 
 
-def to(request: Request, following: str) -> RedirectResponse:
+def redirect_to(request: Request, following: str) -> RedirectResponse:
     """A redirect to a page of this server, whatever the requested address."""
     ours = following.startswith("/") and not following.startswith(("//", "/\\")) and following.isprintable()
     return RedirectResponse(root_of(request) + (following if ours else "/"), 303, headers=NOT_CACHED)

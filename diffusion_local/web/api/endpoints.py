@@ -147,7 +147,7 @@ class Endpoints:
     async def wait(self, job_id: str, timeout: float = 60.0) -> dict:
         """The job once it has ended, or as it is after `timeout` seconds (at most 3600); work continues either way."""
         await self._until_final([job_id], timeout)
-        return (await anyio.to_thread.run_sync(self._all, [job_id]))[0]
+        return (await anyio.to_thread.run_sync(self._jobs, [job_id]))[0]
 
     @with_options(batch=True)
     async def generate(
@@ -170,7 +170,7 @@ class Endpoints:
         order["expand"] = expand
         receipt = await anyio.to_thread.run_sync(lambda: self._studio.submit(prompt, **order, **options))
         finished = await self._until_final(receipt.job_ids, timeout)
-        jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)
+        jobs = await anyio.to_thread.run_sync(self._jobs, receipt.job_ids)
         return answers.as_json(self._studio, receipt) | {"jobs": jobs, "finished": finished}
 
     async def watch(self, job_id: str = "", batch_id: str = "", timeout: float = 600.0) -> AsyncIterator[dict]:
@@ -186,7 +186,7 @@ class Endpoints:
         async for each in follow_until_end(self._watch, source, timeout):
             yield each
 
-    def _all(self, job_ids: list[str]) -> list[Any]:
+    def _jobs(self, job_ids: list[str]) -> list[Any]:
         return answers.as_json(self._studio, [self._studio.job(job_id) for job_id in job_ids])
 
     async def _until_final(self, job_ids: list[str], timeout: float) -> bool:

@@ -32,7 +32,7 @@ from diffusion_local.models.index import STARTER
 from diffusion_local.models.service import RemovedModel
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
-from diffusion_local.operations.operation import After, Answer, Constant, Named, Operation, Paged
+from diffusion_local.operations.operation import After, Answer, AsField, Constant, Operation, Paged
 from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params, refused_options
@@ -324,7 +324,7 @@ def answer_schema(operation: Operation, answer: Answer, status: int = 200) -> An
     match answer:
         case Constant(content=content):
             return typed(title, **{name: Literal[value] for name, value in content.items()})
-        case Named(name=name):
+        case AsField(name=name):
             return typed(title, **{name: schema(kind)})
         case Paged(name=name):
             return typed(title, **{name: schema(kind), "next": str | None})

@@ -27,7 +27,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self.waiting: dict[asyncio.Future[Moment | None], Callable[[Moment], bool]] = {}
-        self.looking: asyncio.Task[None] | None = None
+        self.polling: asyncio.Task[None] | None = None
 
 
 class Watch:
@@ -47,22 +47,22 @@ class Watch:
             line = self._lines[loop] = Waiters()
         future: asyncio.Future[Moment | None] = loop.create_future()
         line.waiting[future] = condition
-        if line.looking is None:
-            line.looking = loop.create_task(self._look(loop, line))
+        if line.polling is None:
+            line.polling = loop.create_task(self._poll(loop, line))
         try:
             await asyncio.wait([future], timeout=None if timeout == math.inf else timeout)
             return future.result() if future.done() else None
         finally:
             del line.waiting[future]
 
-    async def _look(self, loop: asyncio.AbstractEventLoop, line: Waiters) -> None:
-        while line.waiting:
+    async def _poll(self, loop: asyncio.AbstractEventLoop, waiters: Waiters) -> None:
+        while waiters.waiting:
             moment, problem = None, None
             try:
                 moment = None if self.stopping() else await anyio.to_thread.run_sync(self._studio.moment)
             except Exception as error:  # of the database: raised in every waiter
                 problem = error
-            for future, condition in line.waiting.items():
+            for future, condition in waiters.waiting.items():
                 if future.done():
                     continue
                 if problem is not None:
@@ -148,7 +148,7 @@ class JobEvents:
         self.number = number_of(last_id)
 
     def poll(self) -> tuple[list[FollowEvent], bool]:
-        whole = self._whole()  # read before the events, so that those are at least as recent
+        whole = self._subject()  # read before the events, so that those are at least as recent
         events = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, EVENTS_PER_LOOK)
         news = []
         for self.number, event in events:
@@ -166,7 +166,7 @@ class JobEvents:
             return [*news, FollowEvent("end", whole)], True
         return news, False
 
-    def _whole(self) -> serializers.Json:
+    def _subject(self) -> serializers.Json:
         if self._job_id:
             return serializers.one_job(self._studio, self._job_id)
         return serializers.progress(self._studio.batches.get(self._batch_id))

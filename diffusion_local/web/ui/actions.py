@@ -58,7 +58,7 @@ def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
     if verb not in FORM_VERBS and effect.form != skipped_form():
         raise RuntimeError(f"{verb} fills in the form, so FORM_VERBS must list it")
     if verb in RECIPES and len(values) == len(effect.form):
-        effect = replace(effect, told=view.changed(form.differences(values, effect.form)))
+        effect = replace(effect, notices=view.changed(form.differences(values, effect.form)))
     return effect.outputs()
 
 

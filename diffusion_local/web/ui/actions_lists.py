@@ -97,12 +97,12 @@ def shared_values(studio: Studio, batch_id: str) -> dict[str, str]:
     waiting = studio.jobs(State.QUEUED, batch_id, limit=MOST_COMPARED)
     shared = {}
     for name in view_batches.EDITABLE_COLUMNS:
-        values = {written(name, job.params) for job in waiting}
+        values = {format_field(name, job.params) for job in waiting}
         shared[name] = values.pop() if len(values) == 1 else ""
     return shared
 
 
-def written(name: str, params: Params) -> str:
+def format_field(name: str, params: Params) -> str:
     if name == "size":
         return f"{params.width}x{params.height}"
     value = getattr(params, name)

@@ -36,7 +36,7 @@ def restart(studio: Studio, key: str) -> Effect:
 
 
 def check_health(studio: Studio, key: str) -> Effect:
-    studio.health.look()
+    studio.health.start_check()
     return Effect(toast=new_toast(say("settings.looking")))
 
 
@@ -51,7 +51,7 @@ def fields_of(key: str) -> tuple[str, dict[str, str]]:
 def account_add(studio: Studio, key: str) -> Effect:
     _, sent = fields_of(key)
     account = studio.accounts.add(sent.get("name", "").strip(), sent.get("password", ""), sent.get("role") or None)
-    studio.health.look()  # what it said about signing in may no longer hold
+    studio.health.start_check()  # what it said about signing in may no longer hold
     return Effect(toast=new_toast(say("settings.account_added", name=account.name)))
 
 
@@ -68,12 +68,12 @@ def account_limits(studio: Studio, key: str) -> Effect:
     return account_changed(name)
 
 
-def limit_of(name: str, written: str) -> int | None:
-    if not written.strip():
+def limit_of(name: str, text: str) -> int | None:
+    if not text.strip():
         return None
-    if not written.strip().isascii() or not written.strip().isdigit() or len(written) > 13:
+    if not text.strip().isascii() or not text.strip().isdigit() or len(text) > 13:
         raise InvalidParams(name, message("not_negative"))
-    return int(written)
+    return int(text)
 
 
 def account_password(studio: Studio, key: str) -> Effect:

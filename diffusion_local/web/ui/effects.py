@@ -23,12 +23,12 @@ class Effect:
     receipt: Any = field(default_factory=gr.skip)
     panel: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
-    told: Any = field(default_factory=gr.skip)
+    notices: Any = field(default_factory=gr.skip)
     batches: Any = field(default_factory=gr.skip)  # position in the list of batches
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.tabs, self.panel, self.told, self.batches, *self.form]
+        return [self.toast, self.receipt, self.tabs, self.panel, self.notices, self.batches, *self.form]
 
 
 #: A button's handler. It gets the Studio and the button's ``key``: an id, several, or more (see each handler).

@@ -253,9 +253,9 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
     return given
 
 
-def sources(written: Any) -> list[str]:
+def sources(field_value: Any) -> list[str]:
     """Ids of the source pictures in the form's field, which separates them by spaces."""
-    return written.split() if isinstance(written, str) else []
+    return field_value.split() if isinstance(field_value, str) else []
 
 
 def further_sources(values: Sequence[Any]) -> list[str]:

@@ -33,7 +33,7 @@ LIST_FILE_FIELDS = tuple(name for name in form.FILE_FIELDS if name in OF_PICTURE
 Make = Callable[[Studio], Any]
 
 
-def line(name: str, hint: str = "", **more: Any) -> Make:
+def text_field(name: str, hint: str = "", **more: Any) -> Make:
     """A text field, because a gr.Number cannot be empty, which here means the model's value."""
 
     def make(studio: Studio) -> Any:
@@ -107,7 +107,7 @@ def option(name: str) -> Make:
     if each.component is Widget.CHOICE:
         return option_choice(each)
     wide = {"scale": 3} if name in REPLACED else {}
-    return line(name, f"common.{name}_hint" if has_phrase(f"common.{name}_hint") else "lists.own", **wide)
+    return text_field(name, f"common.{name}_hint" if has_phrase(f"common.{name}_hint") else "lists.own", **wide)
 
 
 def option_choice(each: Option) -> Make:
@@ -164,12 +164,12 @@ COMPONENTS: dict[str, Make] = {
     "prompt": prompt,
     **{f"axis_{name}": axis(name) for name in "xyz"},
     **{f"values_{name}": values_of(name) for name in "xyz"},
-    "size": line("size", "lists.size_hint"),
+    "size": text_field("size", "lists.size_hint"),
     "count": number("count", 1),
     **{name: option(name) for name in OF_PICTURES},
-    "name": line("name", "lists.name_hint", scale=2),
+    "name": text_field("name", "lists.name_hint", scale=2),
     **{
-        name: line(name, f"common.{name}_hint", **({"scale": 3} if each.place == "address" else {}))
+        name: text_field(name, f"common.{name}_hint", **({"scale": 3} if each.place == "address" else {}))
         for name, each in BATCH_OPTIONS.items()
     },
     "priority": number("priority", 0),
@@ -178,14 +178,14 @@ LIST_FIELDS = tuple(COMPONENTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ListForm:
     """The form's values, by the arguments that they become. Empty text fields are left out."""
 
     grid: bool
-    given: dict[str, Any]
+    values: dict[str, Any]
 
     def texts(self, names: Sequence[str]) -> dict[str, str]:
-        found = {name: str(self.given.get(name) or "").strip() for name in names}
+        found = {name: str(self.values.get(name) or "").strip() for name in names}
         return {name: value for name, value in found.items() if value}
 
     @property
@@ -194,15 +194,15 @@ class Asked:
 
     @property
     def batch(self) -> dict[str, Any]:
-        priority = self.given.get("priority")
+        priority = self.values.get("priority")
         return {"name": "", "priority": 0 if priority is None else priority} | self.texts(("name",))
 
     @property
     def list(self) -> tuple[str, dict[str, Any]]:
         """(text of the list, keyword arguments for the list service)."""
-        count = self.given.get("count")
+        count = self.values.get("count")
         settings = self.texts(("format", "expand", "size", *OF_PICTURES))
-        return str(self.given.get("text") or ""), settings | {"count": 1 if count is None else count}
+        return str(self.values.get("text") or ""), settings | {"count": 1 if count is None else count}
 
     @property
     def axes(self) -> tuple[str, dict[str, Any]]:
@@ -211,14 +211,14 @@ class Asked:
         if size := self.texts(("size",)):
             settings["width"], settings["height"] = parse_size(size["size"])
         for name in "xyz":
-            field, values = (str(self.given.get(f"{part}_{name}") or "").strip() for part in ("axis", "values"))
+            field, values = (str(self.values.get(f"{part}_{name}") or "").strip() for part in ("axis", "values"))
             settings[name] = f"{field}: {values}" if field or values else ""
-        return str(self.given.get("prompt") or "").strip(), settings
+        return str(self.values.get("prompt") or "").strip(), settings
 
 
-def read(values: Sequence[Any]) -> Asked:
-    given = dict(zip(LIST_FIELDS, values, strict=True))
-    return Asked(given["mode"] == "grid", given)
+def read(values: Sequence[Any]) -> ListForm:
+    named = dict(zip(LIST_FIELDS, values, strict=True))
+    return ListForm(named["mode"] == "grid", named)
 
 
 def component(name: str, studio: Studio) -> Any:

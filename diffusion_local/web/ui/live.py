@@ -39,7 +39,7 @@ def live(elem_id: str, value: str = "") -> gr.HTML:
     )
 
 
-def bound(handler: Callable[..., T], studio: Studio) -> Callable[..., T]:
+def bind(handler: Callable[..., T], studio: Studio) -> Callable[..., T]:
     """Bind a handler like ``functools.partial``, but keep its type hints, by which Gradio recognises EventData."""
 
     @functools.wraps(handler)

@@ -29,7 +29,7 @@ from diffusion_local.web.ui import (
     tab_queue,
     tab_settings,
 )
-from diffusion_local.web.ui.live import QUIET, REPEATABLE, bound, hidden, live
+from diffusion_local.web.ui.live import QUIET, REPEATABLE, bind, hidden, live
 from diffusion_local.web.ui.theme import THEME
 from diffusion_local.web.ui.words import label, translations
 
@@ -38,7 +38,7 @@ RESTORE = "(...values) => diffusionLocal.restore(...values)"
 RESTORE_QUEUE = "() => diffusionLocalQueue.written()"
 RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
 #: Passes the open tab and the state of all tabs to the poll; see ``look.js``.
-POLL_SCRIPT = "(...asked) => diffusionLocalLook.ask(...asked)"
+POLL_SCRIPT = "(...values) => diffusionLocalLook.ask(...values)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -83,40 +83,38 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         listed = tab_lists.wire(lists, studio)
 
         parts = [each.drawn for each in laid_out.values()]
-        asked = [part for each in laid_out.values() for part in each.asked]
-        here = [tab, *asked]
+        poll_inputs = [part for each in laid_out.values() for part in each.poll_inputs]
+        here = [tab, *poll_inputs]
         looks: dict[str, Any] = {"fn": None, "inputs": here, "js": POLL_SCRIPT, "trigger_mode": "multiple", **QUIET}
         gr.on([part.change for part in here], **looks)
-        outlives = [create.told, create.mine, linked, *create.fields]
+        outlives = [create.notices, create.own_batches, linked, *create.fields]
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         blocks.load(None, None, laid_out["queue"].place, js=RESTORE_QUEUE, **QUIET)
-        back.then(**looks).then(bound(actions.linked, studio), linked, panel, **REPEATABLE)
+        back.then(**looks).then(bind(actions.linked, studio), linked, panel, **REPEATABLE)
         once = [*create.drawn_once, *lists.drawn_once]
-        back.then(bound(on_load, studio), shown, once, **REPEATABLE).then(
+        back.then(bind(on_load, studio), shown, once, **REPEATABLE).then(
             None, lists.fields, lists.fields, js=RESTORE_LIST, **QUIET
         )
         added.then(**looks)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
-        outputs = [toast, receipt, tabs, panel, create.told, lists.at, *create.fields]
-        pressable = (*parts, create.told, panel, toast)
+        outputs = [toast, receipt, tabs, panel, create.notices, lists.at, *create.fields]
+        pressable = (*parts, create.notices, panel, toast)
         several: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
         acted = gr.on(
             [part.click for part in pressable],
-            bound(actions.act_without_form, studio),
+            bind(actions.act_without_form, studio),
             None,
             outputs[: -len(create.fields)],
             **several,
         )
-        filled = gr.on(
-            [part.apply for part in pressable], bound(actions.act, studio), create.fields, outputs, **several
-        )
+        filled = gr.on([part.apply for part in pressable], bind(actions.act, studio), create.fields, outputs, **several)
         for event in (pressed, acted, filled):
-            event.then(None, [receipt, create.mine], create.mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
-                **looks
-            )
+            event.then(
+                None, [receipt, create.own_batches], create.own_batches, js=REMEMBER, trigger_mode="multiple", **QUIET
+            ).then(**looks)
         for event in listed:
             event.then(**looks)
         endpoints.add(studio, watch, kept)

@@ -43,7 +43,7 @@ def serves(path: str) -> bool:
     return path == "/" or path == ROUTE_PREFIX or path.startswith(f"{ROUTE_PREFIX}/")
 
 
-def known(path: str) -> bool:
+def is_page_url(path: str) -> bool:
     """Whether a path has the form of a view's or a picture's address. The picture need not exist."""
     if not serves(path):
         return False
@@ -70,9 +70,9 @@ class QueueState:
     ended: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, written: Any) -> Self:
+    def parse(cls, query: Any) -> Self:
         """Parse a query string from a browser. It is untrusted: what is invalid is ignored."""
-        values = dict(parse_qsl(written)) if isinstance(written, str) else {}
+        values = dict(parse_qsl(query)) if isinstance(query, str) else {}
         named = {each.name: values.get(each.name, "").strip()[:MAX_TEXT] for each in fields(JobFilter)}
         if named["state"] not in STATE_FILTERS:
             named["state"] = ""
@@ -96,7 +96,7 @@ def numbers(written: str) -> tuple[int, int, int] | None:
     return (first, second, third) if max(map(abs, (first, second, third))) < 2**62 else None
 
 
-def written(key: tuple[int, int, int]) -> str:
+def format_key(key: tuple[int, int, int]) -> str:
     return ".".join(map(str, key))
 
 
@@ -114,9 +114,9 @@ class GalleryState:
     show: int = SHOW
 
     @classmethod
-    def read(cls, written: Any) -> Self:
+    def parse(cls, query: Any) -> Self:
         """Parse a query string from a browser. It is untrusted: unknown names are ignored, long values cut."""
-        values = dict(parse_qsl(written)) if isinstance(written, str) else {}
+        values = dict(parse_qsl(query)) if isinstance(query, str) else {}
         at, top, show = (values.pop(name, "")[:MAX_VALUE] for name in ("at", "top", "show"))
         number = int(show) if show.isascii() and show.isdigit() else SHOW
         filters = {
@@ -128,14 +128,14 @@ class GalleryState:
             {name: value for name, value in filters.items() if value}, at, top, max(FEWEST, min(MAX_SHOWN, number))
         )
 
-    def written(self) -> str:
+    def query_string(self) -> str:
         more = {"at": self.at, "top": self.top, "show": "" if self.show == SHOW else str(self.show)}
         return urlencode(self.filters | {name: value for name, value in more.items() if value})
 
     def address(self) -> str:
         return address("gallery", **self.filters)
 
-    def asked(self) -> dict[str, Any]:
+    def filter_arguments(self) -> dict[str, Any]:
         """The filters as keyword arguments of ``Pictures.page``."""
         return {name: value == "1" if name in SWITCH_FILTERS else value for name, value in self.filters.items()}
 

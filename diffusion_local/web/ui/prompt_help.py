@@ -34,10 +34,10 @@ def is_shown(warning: str) -> bool:
     return found.id == "unknown_words" and found.params["field"] == "prompt"
 
 
-def on_preset(studio: Studio, written: Any) -> list[Any]:
+def on_preset(studio: Studio, text: Any) -> list[Any]:
     """Fill the form from a preset of the browser, a JSON object by field name. An invalid one changes nothing."""
     try:
-        found = json.loads(written) if isinstance(written, str) and len(written) <= MOST_PRESET else {}
+        found = json.loads(text) if isinstance(text, str) and len(text) <= MOST_PRESET else {}
         values = {name: value for name, value in dict(found).items() if name in form.FORM_FIELDS and is_plain(value)}
     except (ValueError, TypeError, RecursionError):
         values = {}

@@ -28,8 +28,8 @@ def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
     """
     try:
         found = json.loads(recipe)
-        settings, others = dict(found["settings"]), dict(found["others"])
-        model = model_in_recipe(studio.models(), settings, others)
+        settings, foreign_settings = dict(found["settings"]), dict(found["others"])
+        model = model_in_recipe(studio.models(), settings, foreign_settings)
         chosen = model or current_model(studio.models(), values)
         blank = {"prompt": "", "negative": "", "seed": 0} | asdict(chosen.defaults)
         params = Params.from_dict(blank | settings | {"model": chosen.id})
@@ -41,14 +41,14 @@ def fill_form(studio: Studio, recipe: str, *values: Any) -> list[Any]:
         filled[form.FORM_FIELDS.index("model")] = gr.skip()
     if "seed" not in settings:
         filled[form.FORM_FIELDS.index("seed")] = ""
-    left_out = [*lost, *unused_settings(settings, others, model)]
+    left_out = [*lost, *unused_settings(settings, foreign_settings, model)]
     warning = view.notice("warn", say("create.not_here", what="; ".join(left_out))) if left_out else Markup()
     return [warning + view.changed(form.differences(values, filled)), *filled]
 
 
-def model_in_recipe(models: list[Model], settings: dict[str, Any], others: dict[str, Any]) -> Model | None:
+def model_in_recipe(models: list[Model], settings: dict[str, Any], foreign_settings: dict[str, Any]) -> Model | None:
     """The installed model that a recipe names by id, name, file name without suffix, or SHA-256 prefix; or None."""
-    named, digest = str(settings.get("model", "")), str(others.get(MODEL_HASH, "")).lower()
+    named, digest = str(settings.get("model", "")), str(foreign_settings.get(MODEL_HASH, "")).lower()
     for each in models:
         if named and named.casefold() in (each.id.casefold(), each.name.casefold(), each.path.stem.casefold()):
             return each
@@ -101,11 +101,11 @@ def has_pictures(studio: Studio, record: Record) -> bool:
     return True
 
 
-def unused_settings(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:
+def unused_settings(settings: dict[str, Any], foreign_settings: dict[str, Any], model: Model | None) -> Iterator[str]:
     """Descriptions of settings of another tool that have no equivalent here, without its notes (version, hashes)."""
     if model is None and settings.get("model"):
         yield f"{view.name_of('model')} {settings['model']}"
-    unused = {name: str(value) for name, value in others.items() if name not in FACT_NAMES}
+    unused = {name: str(value) for name, value in foreign_settings.items() if name not in FACT_NAMES}
     for place, (name, value) in enumerate(unused.items()):
         if place == MOST_NAMED:
             yield say("create.more_left_out", n=len(unused) - place)

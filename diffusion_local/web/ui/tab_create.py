@@ -17,7 +17,7 @@ from diffusion_local.options.types import Kind
 from diffusion_local.serializers import model_preview_url
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, prompt_help, recipe_import, view, view_models, view_stage
-from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bound, hidden, live
+from diffusion_local.web.ui.live import PRESS, QUIET, REPEATABLE, bind, hidden, live
 from diffusion_local.web.ui.setting_groups import FIELDS_OF_GROUP, mark_groups, option_groups
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import has_phrase, label, say, translated
@@ -81,11 +81,11 @@ def on_preview(studio: Studio, *values: Any) -> str:
     return drawn + view.warnings_notice(preview.warnings) + view_models.memory_notice(preview.memory)
 
 
-def apply_styles(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:
+def apply_styles(studio: Studio, options: dict[str, Any]) -> dict[str, Any]:
     """Replace ``styles`` in the form's settings by their text in the prompt and the negative prompt."""
-    chosen = given.pop("styles") or []
-    prompt, negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
-    return given | {"prompt": prompt, "negative": negative, "expand": given["expand"] or None}
+    chosen = options.pop("styles") or []
+    prompt, negative = studio.styles.apply(chosen, options["prompt"], options["negative"] or "")
+    return options | {"prompt": prompt, "negative": negative, "expand": options["expand"] or None}
 
 
 def model_of(studio: Studio, model_id: Any) -> Model:
@@ -109,7 +109,7 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
         getattr(model.defaults, name) if value in (None, getattr(before.defaults, name)) else value
         for name, value in zip(names, values, strict=True)
     ]
-    return [notice, shapes(model, width, height), model.id, width, height, *following]
+    return [notice, size_choices(model, width, height), model.id, width, height, *following]
 
 
 def on_sample(studio: Studio, model_id: Any) -> list[str]:
@@ -130,17 +130,17 @@ def loras(studio: Studio, model_id: Any) -> str:
 
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
     """Select the button of the typed size, if it has one."""
-    return shapes(model_of(studio, model_id), width, height)
+    return size_choices(model_of(studio, model_id), width, height)
 
 
-def shapes(model: Model, width: Any, height: Any) -> Any:
+def size_choices(model: Model, width: Any, height: Any) -> Any:
     lying = form.landscape(width, height)
     return gr.Radio(form.sizes(model, lying), value=form.size_of(model, width, height))
 
 
-def on_keep(studio: Studio, mine: Any) -> Any:
+def on_keep(studio: Studio, batch_ids: Any) -> Any:
     """The seed of the first picture of this browser's latest batch. ``mine``: its batch ids, newest first."""
-    newest = mine.split()[:1] if isinstance(mine, str) else []
+    newest = batch_ids.split()[:1] if isinstance(batch_ids, str) else []
     jobs = studio.jobs_of_batches(newest, 1)
     return str(jobs[0].params.seed) if jobs else gr.skip()
 
@@ -158,21 +158,21 @@ def choose_batches(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[s
     return chosen + finished[: max(0, SHOWN_BATCHES - len(chosen))], len(going) - len(chosen)
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: Any) -> str:
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, batch_ids: Any, selected_id: Any) -> str:
     """The stage. ``mine``: ids of this browser's batches, newest first; ``chosen``: id of the picture selected in the
     strip.
 
     Running jobs appear whichever browser submitted them, and the gallery's newest pictures follow those of this
     browser, so that the stage of a new browser is not empty.
     """
-    batch_ids = mine.split() if isinstance(mine, str) else []
+    batch_ids = batch_ids.split() if isinstance(batch_ids, str) else []
     batch_ids_shown, left_out = choose_batches(batch_ids[:REMEMBERED_BATCHES], snapshot)
     running = [job.batch_id for job in snapshot.running if not job.hidden and job.batch_id not in batch_ids_shown]
     batch_ids_shown = [*dict.fromkeys(running), *batch_ids_shown]
     jobs = studio.jobs_of_batches(batch_ids_shown, view_stage.MOST_SHOTS)
     stacks = view_stage.stacked(jobs, studio.counts_of_batches(batch_ids_shown), studio.images_of(jobs), snapshot)
     earlier = view_stage.older(studio.pictures.page(OLDER_PICTURES), stacks)
-    hand = view_stage.at_hand(stacks, earlier, chosen if isinstance(chosen, str) else "")
+    hand = view_stage.at_hand(stacks, earlier, selected_id if isinstance(selected_id, str) else "")
     return view_stage.stage(stacks, earlier, hand, left_out, None if hand else first_model(studio))
 
 
@@ -205,14 +205,14 @@ class CreateTab:
     dice: Any
     keep: Any
     any_seed: Any
-    told: Any
+    notices: Any
     source: Any  # the panel of the source picture; source.js
     loras: Any  # loras.js
     references: Any  # pictures.js
     controls: Any  # pictures.js
     sample: Any  # the newest picture of the selected model
     drawn: Any
-    mine: Any  # ids of this browser's batches, newest first; stored by page.js
+    own_batches: Any  # ids of this browser's batches, newest first; stored by page.js
     at: Any  # id of the picture selected in the strip; dock.js
     before: Any  # id of the model selected before
     dropped: Any  # the recipe of a dropped picture, as JSON; source.js
@@ -223,8 +223,8 @@ class CreateTab:
     key: Any  # idempotency key of a press of Generate; page.js
 
     @property
-    def asked(self) -> list[Any]:
-        return [self.mine, self.at]
+    def poll_inputs(self) -> list[Any]:
+        return [self.own_batches, self.at]
 
     def field(self, name: str) -> Any:
         return self.fields[form.FORM_FIELDS.index(name)]
@@ -254,25 +254,25 @@ def layout(studio: Studio) -> CreateTab:
     model = form.default(studio)
     made: dict[str, Any] = {}
 
-    def place(*names: str) -> None:
+    def add_fields(*names: str) -> None:
         for name in names:
             made[name] = form.component(name, studio)
 
     with gr.Row(elem_id="studio"):
         with gr.Column(elem_id="dock", min_width=200):
             with gr.Column(elem_id="composer", min_width=200):
-                place("prompt")
+                add_fields("prompt")
                 with gr.Row(elem_id="composer-bar"):
                     gr.HTML(render("prompt_tools.html"), elem_id="tokens", apply_default_css=False)
-                    place("count")
+                    add_fields("count")
                     generate = gr.Button(
                         label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=120
                     )
-            told = live("told")
+            notices = live("told")
             with gr.Column(elem_id="more", min_width=200):
                 with gr.Row(elem_id="model-row"):
                     sample = live("sample")
-                    place("model")
+                    add_fields("model")
                 size = gr.Radio(
                     form.sizes(model),
                     value=form.size_of(model, model.defaults.width, model.defaults.height),
@@ -281,40 +281,40 @@ def layout(studio: Studio) -> CreateTab:
                     min_width=200,
                 )
                 with gr.Row(elem_id="pixels"):
-                    place("width")
+                    add_fields("width")
                     swap = gr.Button("⇄", elem_id="swap", min_width=36, scale=0)
-                    place("height")
+                    add_fields("height")
                 with gr.Row(elem_id="seed-row"):
-                    place("seed")
+                    add_fields("seed")
                     dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=36, scale=0)
                     keep = gr.Button(label("create.keep_seed"), elem_id="keep-seed", min_width=36, scale=0)
                     any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=36, scale=0)
-                place("negative")
+                add_fields("negative")
                 with gr.Accordion(label("common.styles"), open=False, elem_id="group-styles"):
-                    place("styles")
+                    add_fields("styles")
                 source = live("source")
                 references = live("references")
-                place(*form.at("source"))
+                add_fields(*form.at("source"))
                 with gr.Row(elem_id="source-settings"):
-                    place(*form.at("source-settings"))
+                    add_fields(*form.at("source-settings"))
                 with gr.Accordion(label("create.group_sampling"), open=True, elem_id="group-sampling"), gr.Row():
-                    place(*FIELDS_OF_GROUP["sampling"])
+                    add_fields(*FIELDS_OF_GROUP["sampling"])
                 with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
                     loras = live("loras")
                 with gr.Accordion(label("common.controls"), open=False, elem_id="group-controls"):
                     controls = live("controls")
                 for group in option_groups():
                     with gr.Accordion(label(f"create.group_{group}"), open=False, elem_id=f"group-{group}"), gr.Row():
-                        place(*form.at(group))
+                        add_fields(*form.at(group))
                 with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():
-                    place("expand")
+                    add_fields("expand")
                     preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
                 with gr.Accordion(label("create.group_variation"), open=False, elem_id="group-variation"), gr.Row():
-                    place(*FIELDS_OF_GROUP["variation"])
+                    add_fields(*FIELDS_OF_GROUP["variation"])
                 with gr.Accordion(label("create.group_files"), open=False, elem_id="group-files"):
                     with gr.Row():
-                        place(*FIELDS_OF_GROUP["files"])
-                    place(*(name for name in form.FORM_FIELDS if name not in made))
+                        add_fields(*FIELDS_OF_GROUP["files"])
+                    add_fields(*(name for name in form.FORM_FIELDS if name not in made))
         drawn = live("create")
     fields = [made[name] for name in form.FORM_FIELDS]
     rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
@@ -328,7 +328,7 @@ def layout(studio: Studio) -> CreateTab:
         dice,
         keep,
         any_seed,
-        told,
+        notices,
         source,
         loras,
         references,
@@ -348,37 +348,37 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     model, seed = tab.field("model"), tab.field("seed")
     follow = [tab.field(name) for name in FOLLOW_MODEL]
     model.input(
-        bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **REPEATABLE
+        bind(on_model, studio), [model, tab.before, *follow], [tab.notices, tab.size, tab.before, *follow], **REPEATABLE
     )
-    model.change(bound(on_sample, studio), model, [tab.sample, tab.loras, tab.references], **REPEATABLE)
+    model.change(bind(on_sample, studio), model, [tab.sample, tab.loras, tab.references], **REPEATABLE)
     tab.size.input(None, tab.size, sides, js=SPLIT_SIZE, **QUIET)
-    look = bound(on_size_typed, studio)
+    look = bind(on_size_typed, studio)
     tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **REPEATABLE)
     for side in sides:
         side.change(look, [model, *sides], tab.size, trigger_mode="always_last", **REPEATABLE)
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
-    tab.keep.click(bound(on_keep, studio), tab.mine, seed, **REPEATABLE)
+    tab.keep.click(bind(on_keep, studio), tab.own_batches, seed, **REPEATABLE)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
     counted = [tab.field("prompt"), model]
     gr.on([each.change for each in counted], None, None, None, js="() => diffusionLocalDock.recount()", **QUIET)
     tab.recount.change(
-        bound(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **REPEATABLE
+        bind(prompt_help.on_tokens, studio), counted, tab.tokens, trigger_mode="always_last", **REPEATABLE
     )
     mark_groups(tab.field)
-    tab.preset.change(bound(prompt_help.on_preset, studio), tab.preset, tab.fields, **REPEATABLE)
+    tab.preset.change(bind(prompt_help.on_preset, studio), tab.preset, tab.fields, **REPEATABLE)
     tab.dropped.change(
-        bound(recipe_import.fill_form, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **REPEATABLE
+        bind(recipe_import.fill_form, studio), [tab.dropped, *tab.fields], [tab.notices, *tab.fields], **REPEATABLE
     )
     # "multiple": each of several quick presses makes a batch, even before the first one is answered.
     pressed = tab.generate.click(
-        bound(on_generate, studio),
+        bind(on_generate, studio),
         [tab.key, *tab.fields],
-        [tab.told, receipt],
+        [tab.notices, receipt],
         js="diffusionLocal.press",
         trigger_mode="multiple",
         **PRESS,
     )
-    tab.preview.click(bound(on_preview, studio), tab.fields, tab.told, **REPEATABLE)
+    tab.preview.click(bind(on_preview, studio), tab.fields, tab.notices, **REPEATABLE)
     pressed.success(None, None, None, js="() => diffusionLocal.answered()", trigger_mode="multiple", **QUIET)
     pressed.failure(None, None, None, js="() => diffusionLocal.answered()", trigger_mode="multiple", **QUIET)
     return pressed

@@ -11,13 +11,13 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_gallery
 from diffusion_local.web.ui.live import hidden, live
 from diffusion_local.web.ui.page_urls import GalleryState
-from diffusion_local.web.ui.view_gallery import Shown
+from diffusion_local.web.ui.view_gallery import GalleryPage
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str:
-    place = GalleryState.read(written)
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, query: Any) -> str:
+    place = GalleryState.parse(query)
     return view_gallery.gallery(
         place,
         pictures_at(studio, place),
@@ -30,18 +30,18 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str
     )
 
 
-def pictures_at(studio: Studio, place: GalleryState) -> Shown:
+def pictures_at(studio: Studio, place: GalleryState) -> GalleryPage:
     """The pictures at this position. Those newer than its ``top`` are counted but not shown, so that the page does not
     shift.
     """
     refused = ""
     try:
-        GalleryFilter.parse(place.asked())
+        GalleryFilter.parse(place.filter_arguments())
     except InvalidParams as error:
         refused, place = view.problem(error), place.without("search", error.field)
     if place.get("board") and not exists(studio, place.get("board")):
-        return Shown([], missing=True)
-    asked = place.asked()
+        return GalleryPage([], missing=True)
+    asked = place.filter_arguments()
     try:
         images = studio.pictures.page(place.show + 1, place.at or None, **asked)
     except UserError:  # the picture at this position was deleted
@@ -56,7 +56,7 @@ def pictures_at(studio: Studio, place: GalleryState) -> Shown:
     matches = None
     if place.without("sort").filters and not place.get("board"):
         matches = studio.pictures.count_matches(view_gallery.MOST_COUNTED + 1, **asked)
-    return Shown(shown, len(images) > place.show, fresh, repeated, refused=refused, matches=matches)
+    return GalleryPage(shown, len(images) > place.show, fresh, repeated, refused=refused, matches=matches)
 
 
 def exists(studio: Studio, board_id: str) -> bool:
@@ -75,7 +75,7 @@ class GalleryTab:
     drawn: Any
 
     @property
-    def asked(self) -> list[Any]:
+    def poll_inputs(self) -> list[Any]:
         return [self.place]
 
 

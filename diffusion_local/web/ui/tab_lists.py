@@ -19,7 +19,7 @@ from diffusion_local.lists.list_formats import format_of
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form_lists, view, view_batches, view_lists
-from diffusion_local.web.ui.live import QUIET, REPEATABLE, bound, hidden, live
+from diffusion_local.web.ui.live import QUIET, REPEATABLE, bind, hidden, live
 from diffusion_local.web.ui.words import label, say
 
 MOST_CURSORS = 200  # pages that the user can go back
@@ -40,17 +40,17 @@ def on_check(studio: Studio, *values: Any) -> str:
     return text_or_refusal(studio, lambda: check(studio, form_lists.read(values)))
 
 
-def check(studio: Studio, asked: form_lists.Asked) -> str:
+def check(studio: Studio, form: form_lists.ListForm) -> str:
     key = new_id()
-    if asked.grid:
-        prompt, settings = asked.axes
+    if form.grid:
+        prompt, settings = form.axes
         of_grid = studio.grids.check(prompt, **settings)
-        return view_lists.of_grid(of_grid, *studio.batches.foreseen(of_grid.seconds, **asked.times), key)
-    source, settings = asked.list
+        return view_lists.of_grid(of_grid, *studio.batches.foreseen(of_grid.seconds, **form.times), key)
+    source, settings = form.list
     if not source.strip():
         raise InvalidParams("list", message("no_prompt"))
     of_list = studio.lists.check(source, **settings)
-    return view_lists.of_list(of_list, *studio.batches.foreseen(of_list.seconds, **asked.times), key)
+    return view_lists.of_list(of_list, *studio.batches.foreseen(of_list.seconds, **form.times), key)
 
 
 def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> str:
@@ -64,14 +64,14 @@ def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> st
     return text_or_refusal(studio, lambda: queue(studio, form_lists.read(values), verb, *key.split()))
 
 
-def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", seed: str = "") -> str:
+def queue(studio: Studio, form: form_lists.ListForm, verb: str, key: str = "", seed: str = "") -> str:
     """Submit the list or grid. ``key``: idempotency key, so that two presses make one batch; ``seed``: of wildcards."""
-    more = asked.batch | asked.times | {"idempotency_key": key or None}
+    more = form.batch | form.times | {"idempotency_key": key or None}
     if verb == "queue_grid":
-        prompt, settings = asked.axes
+        prompt, settings = form.axes
         receipt = studio.grids.submit(prompt, **settings, **more)
         return queued(len(receipt.job_ids), receipt.warnings)
-    source, settings = asked.list
+    source, settings = form.list
     drawn = int(seed) if seed.isascii() and seed.isdecimal() else None
     skip = verb == "queue_skipping"
     made = studio.lists.submit(source, **settings, **more, skip_bad_lines=skip, expansion_seed=drawn)
@@ -144,7 +144,7 @@ class ListsTab:
     drawn: Any
 
     @property
-    def asked(self) -> list[Any]:
+    def poll_inputs(self) -> list[Any]:
         return [self.at]
 
     @property
@@ -159,37 +159,37 @@ class ListsTab:
 def layout(studio: Studio) -> ListsTab:
     made: dict[str, Any] = {}
 
-    def place(*names: str) -> None:
+    def add_fields(*names: str) -> None:
         for name in names:
             made[name] = form_lists.component(name, studio)
 
     with gr.Column(elem_id="list-maker"):
         with gr.Row(elem_id="list-head", equal_height=True):
-            place("mode")
+            add_fields("mode")
             upload = gr.Button(label("lists.upload"), elem_id="list-upload", size="sm", min_width=120, scale=0)
         with gr.Column(elem_id="list-part"):
-            place("text")
+            add_fields("text")
             with gr.Row():
-                place("format", "expand", "count")
+                add_fields("format", "expand", "count")
         with gr.Column(elem_id="grid-part"):
-            place("prompt")
+            add_fields("prompt")
             for name in "xyz":
                 with gr.Row():
-                    place(f"axis_{name}", f"values_{name}")
+                    add_fields(f"axis_{name}", f"values_{name}")
         with gr.Accordion(label("lists.for_all"), open=False, elem_id="list-for-all"):
             with gr.Row():
-                place(*form_lists.at("model"), "size", *form_lists.at("numbers"), *form_lists.at("seed"))
+                add_fields(*form_lists.at("model"), "size", *form_lists.at("numbers"), *form_lists.at("seed"))
             with gr.Row():
-                place(*form_lists.at("negative"))
+                add_fields(*form_lists.at("negative"))
             with gr.Accordion(label("create.group_files"), open=False, elem_id="list-expert"):
                 for row in form_lists.rows_for_experts():
                     with gr.Row():
-                        place(*row)
+                        add_fields(*row)
         with gr.Accordion(label("lists.when"), open=False, elem_id="list-when"):
             with gr.Row():
-                place("name", *form_lists.times_at("times"))
+                add_fields("name", *form_lists.times_at("times"))
             with gr.Row():
-                place(*form_lists.times_at("address"), "priority")
+                add_fields(*form_lists.times_at("address"), "priority")
         check = gr.Button(label("lists.check"), variant="primary", elem_id="list-check", min_width=140)
     upload.click(None, None, None, js="() => diffusionLocalLists.choose('list')", **QUIET)
     sent = hidden(elem_id="list-sent")
@@ -214,9 +214,9 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
         trigger_mode="multiple",
         **QUIET,
     )
-    checked = tab.check.click(bound(on_check, studio), fields, tab.checked, **REPEATABLE)
+    checked = tab.check.click(bind(on_check, studio), fields, tab.checked, **REPEATABLE)
     checked.then(None, None, None, js="() => diffusionLocalLists.showAnswer()", **QUIET)
     filled = [tab.components[name] for name in ("text", "format", "name")]
-    arrived = tab.sent.change(bound(on_file, studio), tab.sent, [tab.checked, *filled], **QUIET)
-    pressed = tab.checked.click(bound(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)
+    arrived = tab.sent.change(bind(on_file, studio), tab.sent, [tab.checked, *filled], **QUIET)
+    pressed = tab.checked.click(bind(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)
     return [arrived, pressed]

@@ -16,7 +16,7 @@ from diffusion_local.models.service import FOLDERS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_models
 from diffusion_local.web.ui.effects import new_toast
-from diffusion_local.web.ui.live import QUIET, bound, live
+from diffusion_local.web.ui.live import QUIET, bind, live
 from diffusion_local.web.ui.words import label, say
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class ModelsTab:
     drawn: Any
 
     @property
-    def asked(self) -> list[Any]:
+    def poll_inputs(self) -> list[Any]:
         return []
 
 
@@ -124,5 +124,5 @@ def layout(studio: Studio) -> ModelsTab:
 def wire(tab: ModelsTab, studio: Studio, toast: Any) -> Any:
     """Connect the handlers. Returns the event of adding a model, for chaining."""
     return gr.on(
-        [tab.add.click, tab.what.submit], bound(on_add, studio), [tab.what, tab.into], [toast, tab.what], **QUIET
+        [tab.add.click, tab.what.submit], bind(on_add, studio), [tab.what, tab.into], [toast, tab.what], **QUIET
     )

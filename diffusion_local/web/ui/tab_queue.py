@@ -11,7 +11,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_queue
 from diffusion_local.web.ui.live import hidden, live
 from diffusion_local.web.ui.page_urls import QueueState
-from diffusion_local.web.ui.view_queue import Page, Shown
+from diffusion_local.web.ui.view_queue import Page, ShownBatch
 
 LIVE, ENDED = 15, 10  # batches on a page
 FEW, MANY = 8, 50  # visible jobs of an open batch: at first, and after "show more"
@@ -19,9 +19,9 @@ FEW, MANY = 8, 50  # visible jobs of an open batch: at first, and after "show mo
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime, asked: Any) -> str:
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, query: Any) -> str:
     """The tab at the position and with the filters in ``asked``, a written QueueState."""
-    place, groups = QueueState.read(asked), studio.groups
+    place, groups = QueueState.parse(query), studio.groups
     live = groups.live(place.wanted, LIVE + 1, place.live[-1] if place.live else None)
     ended = groups.ended(place.wanted, ENDED + 1, place.ended[-1] if place.ended else None)
     shown = []
@@ -33,7 +33,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, asked: Any) -> str:
         if alone or opened or (place.wanted and batch_id not in place.shut):
             count = MANY if batch_id in place.wide else FEW
             window = groups.window(batch_id, place.wanted, count, place.wide.get(batch_id))
-        shown.append(Shown(group, window, alone))
+        shown.append(ShownBatch(group, window, alone))
     cut = min(LIVE, len(live))
     pages = (Page(shown[:cut], len(live) > LIVE), Page(shown[cut:], len(ended) > ENDED))
     images = studio.images_of([job for each in shown if each.window for job in each.window.jobs if job.finished_at])
@@ -50,7 +50,7 @@ class QueueTab:
     drawn: Any
 
     @property
-    def asked(self) -> list[Any]:
+    def poll_inputs(self) -> list[Any]:
         return [self.place]
 
 

@@ -101,7 +101,7 @@ class SettingsTab:
     drawn: Any
 
     @property
-    def asked(self) -> list[Any]:
+    def poll_inputs(self) -> list[Any]:
         return []
 
 

@@ -37,7 +37,7 @@ FONT_STACK = [
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
-def both(**values: str) -> dict[str, str]:
+def in_both_themes(**values: str) -> dict[str, str]:
     """Use the same values for the light and the dark theme; the CSS variables in ``static/base.css`` depend on it."""
     return values | {f"{name}_dark": value for name, value in values.items()}
 
@@ -52,7 +52,7 @@ THEME = gr.themes.Base(
     font=FONT_STACK,
     font_mono=MONO,
 ).set(
-    **both(
+    **in_both_themes(
         body_background_fill="var(--page)",
         body_text_color="var(--ink)",
         body_text_color_subdued="var(--quiet)",

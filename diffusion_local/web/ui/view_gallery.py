@@ -22,7 +22,7 @@ MOST_COUNTED = 999  # matches of a filter; beyond, the page says that there are 
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class GalleryPage:
     """The visible part of the gallery.
 
     ``more``: there are older pictures; ``fresh``: number of newer pictures since the page was opened; ``repeated``: how
@@ -45,7 +45,7 @@ def day(now: datetime, back: int | None) -> str:
 
 def gallery(
     place: GalleryState,
-    shown: Shown,
+    shown: GalleryPage,
     boards: Sequence[Board],
     models: Sequence[str],
     owners: Sequence[str],

@@ -128,7 +128,7 @@ def card(
         tags=tags(model.defaults.steps, model.defaults.width),
         facts=facts(model, fits, plans),
         needs=planned(plans),
-        room="" if not plans else "good" if any(each.fits for each in plans) else "tight",
+        room="" if not plans else "good" if any(each.fits_memory for each in plans) else "tight",
         image=sample,
         preview=STARTER_FACE if model.id == STARTER else previews.get(("models", model.path.stem), ""),
         precision=model.precision,
@@ -164,7 +164,7 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> lis
     if model.ready:
         rows.append(("does", ", ".join(say(f"models.{kind}") for kind in model.kinds)))
         tells_more = fits and (fits[0].peak_bytes or fits[0].worked not in {plan.rung for plan in plans})
-        lines = planned(plans) + ([held(fits)] if tells_more else [])
+        lines = planned(plans) + ([memory_use(fits)] if tells_more else [])
         rows.append(("held", macro("lines", lines) if lines else say("models.held_untried")))
     return [(say(f"models.{name}"), value) for name, value in rows]
 
@@ -174,7 +174,7 @@ def planned(plans: Sequence[MemoryPlan]) -> list[str]:
     alike: dict[tuple[str, ...], list[MemoryPlan]] = {}
     for plan in plans:
         kind = plan.slot.rstrip(DIGITS)
-        alike.setdefault((kind, plan.device, plan.rung, plan.blocks, str(plan.fits)), []).append(plan)
+        alike.setdefault((kind, plan.device, plan.rung, plan.blocks, str(plan.fits_memory)), []).append(plan)
     return [plan_line(kind, each) for (kind, *_), each in alike.items()]
 
 
@@ -185,14 +185,14 @@ def memory_notice(plans: Sequence[MemoryPlan]) -> str:
 
 def is_roomy(plan: MemoryPlan) -> bool:
     """Whether the picture should fit, and be made at full pace."""
-    return plan.fits and plan.rung in ("resident", "vae_tiling")
+    return plan.fits_memory and plan.rung in ("resident", "vae_tiling")
 
 
 def plan_line(kind: str, plans: Sequence[MemoryPlan]) -> str:
     plan, numbers = plans[0], ", ".join(each.slot.lstrip(LETTERS) for each in plans)
     device = say(f"models.on_{kind}", numbers=numbers) if is_known(f"models.on_{kind}") else plan.slot
     takes, total, free = map(format_size, (plan.takes_bytes, plan.total_bytes, plan.free_bytes))
-    key = "models.planned" if plan.fits else "models.planned_tight"
+    key = "models.planned" if plan.fits_memory else "models.planned_tight"
     rung = rung_words(plan.rung)
     if plan.blocks:
         rung = say("models.blocks_stay", rung=rung, blocks=plan.blocks)
@@ -205,7 +205,7 @@ def rung_words(rung: str) -> str:
     return say(f"models.{rung}") if is_known(f"models.{rung}") else rung.replace("_", " ")
 
 
-def held(fits: Sequence[Fit]) -> str:
+def memory_use(fits: Sequence[Fit]) -> str:
     """How the memory policy held a model for its latest picture on this machine, and the peak of memory."""
     fit = fits[0]
     size = f"{fit.width}×{fit.height}"

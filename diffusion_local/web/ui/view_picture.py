@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from diffusion_local.domain import Image
 from diffusion_local.gallery.boards import Board
-from diffusion_local.options.option import Option, Shown
+from diffusion_local.options.option import Option, Visibility
 from diffusion_local.options.table import OPTIONS, Params
 from diffusion_local.options.types import Kind, Record, format_number
 from diffusion_local.web.ui.templates import macro, render
@@ -25,7 +25,9 @@ def recipe_rows(params: Params) -> Iterator[tuple[str, str]]:
     yield name_of("size"), f"{params.width} × {params.height}"
     for name, option in OPTIONS.items():
         value = getattr(params, name)
-        listed = option.shown is Shown.ALWAYS or (option.shown is Shown.SET and option.is_set(value, params.kind))
+        listed = option.shown is Visibility.ALWAYS or (
+            option.shown is Visibility.SET and option.is_set(value, params.kind)
+        )
         if listed and params.kind in option.kinds:
             yield name_of(name), format_value(option, value)
 

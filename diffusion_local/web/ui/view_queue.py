@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from diffusion_local.domain import FINAL, Snapshot, State
 from diffusion_local.queue.groups import STATE_FILTERS, Group, JobWindow
-from diffusion_local.web.ui.page_urls import QueueState, written
+from diffusion_local.web.ui.page_urls import QueueState, format_key
 from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import duration
 from diffusion_local.web.ui.view_batches import BatchLine
-from diffusion_local.web.ui.view_queue_rows import Around, row
+from diffusion_local.web.ui.view_queue_rows import RowContext, row
 from diffusion_local.web.ui.view_stage import Images
 from diffusion_local.web.ui.words import say
 
@@ -25,7 +25,7 @@ MOST_MODELS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownBatch:
     """A batch on the page. ``window``: its visible jobs, None if it is collapsed; ``alone``: it has a single job."""
 
     group: Group
@@ -34,7 +34,7 @@ class Shown:
 
 
 def group(
-    shown: Shown, place: QueueState, around: Around, above: Group | None = None, below: Group | None = None
+    shown: ShownBatch, place: QueueState, around: RowContext, above: Group | None = None, below: Group | None = None
 ) -> Markup:
     """A batch with its visible jobs, or just the job if it is alone.
 
@@ -51,18 +51,18 @@ def group(
         more_models=len(each.models) > MOST_MODELS,
         segments=[(state, counts[state]) for state in BAR_STATES if counts[state]],
         ended_at=each.ended_at,
-        above=above.progress.batch.id if above and fits(each, above) else "",
-        below=below.progress.batch.id if below and fits(each, below) else "",
+        above=above.progress.batch.id if above and can_swap(each, above) else "",
+        below=below.progress.batch.id if below and can_swap(each, below) else "",
         rows=[row(job, around) for job in window.jobs] if window else None,
         window=window,
         filtered=bool(place.wanted),
         wide=batch.id in place.wide,
-        earlier=written(window.earlier) if window and window.earlier else "",
-        later=written(window.later) if window and window.later else "",
+        earlier=format_key(window.earlier) if window and window.earlier else "",
+        later=format_key(window.later) if window and window.later else "",
     )
 
 
-def fits(each: Group, other: Group) -> bool:
+def can_swap(each: Group, other: Group) -> bool:
     one, two = each.progress.batch, other.progress.batch
     return bool(other.progress.counts[State.QUEUED]) and (one.owner, one.lane) == (two.owner, two.lane)
 
@@ -71,7 +71,7 @@ def fits(each: Group, other: Group) -> bool:
 class Page:
     """The batches of a page, and whether there are more after them."""
 
-    shown: Sequence[Shown]
+    shown: Sequence[ShownBatch]
     more: bool = False
 
 
@@ -90,7 +90,7 @@ def queue(
     ``live`` and ``ended``: a page of unfinished and of finished batches; ``others``: number of queued jobs that the
     account may not see; ``choices``: models and owners for the filters; ``images``: pictures by job id.
     """
-    around = Around.of(snapshot, images, now)
+    around = RowContext.from_snapshot(snapshot, images, now)
     groups = [each.group for each in live.shown]
     neighbours = zip([None, *groups], [*groups[1:], None], strict=False)
     entries = [] if place.wanted else [row(job, around) for job in snapshot.running if job.hidden]
@@ -120,7 +120,7 @@ def section(drawn: Markup, behind: Sequence[object], page: Page) -> dict[str, An
     more = ""
     if page.more:
         last = page.shown[-1].group
-        more = written(last.turn) if last.turn else last.progress.batch.id
+        more = format_key(last.turn) if last.turn else last.progress.batch.id
     return {"drawn": drawn, "behind": behind, "more": more}
 
 

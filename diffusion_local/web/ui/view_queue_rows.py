@@ -10,11 +10,11 @@ from diffusion_local.domain import Image, Job, Snapshot, State
 from diffusion_local.web.ui.templates import render, say
 from diffusion_local.web.ui.view import duration, moment, progress, short, standing, why
 from diffusion_local.web.ui.view_now import shut
-from diffusion_local.web.ui.view_stage import Shot, places
+from diffusion_local.web.ui.view_stage import Shot, positions
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class RowContext:
     """What a row shows besides its job. All mappings are by job id.
 
     ``order``: positions in the queue, from 1; ``eta``: remaining seconds; ``passed``: jobs that others overtake because
@@ -29,11 +29,11 @@ class Around:
     passed: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, snapshot: Snapshot, images: Mapping[str, Image], now: datetime) -> "Around":
+    def from_snapshot(cls, snapshot: Snapshot, images: Mapping[str, Image], now: datetime) -> "RowContext":
         held = snapshot.paused or snapshot.reason  # for an unknown time, so queued jobs have no estimate
         running = {job.id: snapshot.eta[job.id] for job in snapshot.running if job.id in snapshot.eta}
         eta = running if held else snapshot.eta
-        return cls(snapshot, now, images, places(snapshot), eta, passed_over(snapshot.waiting))
+        return cls(snapshot, now, images, positions(snapshot), eta, passed_over(snapshot.waiting))
 
 
 def passed_over(waiting: Iterable[Job]) -> frozenset[str]:
@@ -58,7 +58,7 @@ class Row:
     """A job in the queue; ``several``: its batch has more than one job."""
 
     job: Job
-    around: Around
+    around: RowContext
     several: bool = True
 
     @property
@@ -108,5 +108,5 @@ class Row:
         return short(eta)
 
 
-def row(job: Job, around: Around, several: bool = True) -> Markup:
+def row(job: Job, around: RowContext, several: bool = True) -> Markup:
     return render("queue_row.html", row=Row(job, around, several))

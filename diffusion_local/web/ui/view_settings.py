@@ -38,11 +38,11 @@ SETTING_GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a group. ``told``: text below the title; ``part``: the control to draw, which gets ``value``."""
+    """A row of a group. ``text``: shown below the title; ``part``: the control to draw, which gets ``value``."""
 
     key: str
     title: str
-    told: str = ""
+    text: str = ""
     dot: str = ""
     badge: str = ""
     meter: float | None = None
@@ -226,10 +226,10 @@ def fixed(each: Preference, paths: bool) -> str:
         return say("settings.secret_set" if each.value else "settings.secret_unset")
     if each.name in PATH_SETTINGS and not paths and each.value:
         return say("settings.hidden")
-    return shown(each.value)
+    return value_html(each.value)
 
 
-def shown(value: Any) -> Markup:
+def value_html(value: Any) -> Markup:
     return macro("setting_value", value)
 
 
@@ -265,7 +265,7 @@ def folders(settings: Settings) -> Markup:
     rows = []
     for each in SHOWN_FOLDERS:
         place = getattr(settings, each) or getattr(settings, f"{each}_folder")  # `gallery` is a bucket, if there is one
-        rows.append(Row(each, say(f"settings.folder_{each}"), shown(str(place))))
+        rows.append(Row(each, say(f"settings.folder_{each}"), value_html(str(place))))
     return section("folders", rows)
 
 

@@ -79,7 +79,7 @@ class Stack:
         return max(0, self.total - MOST_SHOTS)
 
 
-def places(snapshot: Snapshot) -> dict[str, int]:
+def positions(snapshot: Snapshot) -> dict[str, int]:
     return {job.id: place for place, job in enumerate(snapshot.waiting, start=1)}
 
 
@@ -95,7 +95,7 @@ def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, s
 
     ``jobs``: at most MOST_SHOTS of each batch, adjacent; ``counts``: number of jobs by state, by batch id.
     """
-    order, eta = places(snapshot), estimates(snapshot)
+    order, eta = positions(snapshot), estimates(snapshot)
     stacks = []
     for batch_id, group in groupby(jobs, key=lambda job: job.batch_id):
         if batch_id not in counts:  # removed since ``jobs`` were read

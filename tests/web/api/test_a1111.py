@@ -15,7 +15,7 @@ from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.options.types import Detail
 from diffusion_local.web.api.dialects.a1111 import reading
-from diffusion_local.web.api.dialects.pictures import in_size
+from diffusion_local.web.api.dialects.pictures import resize
 from tests.models.files import STARTER_LORA, write_header
 from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
@@ -414,7 +414,7 @@ def test_a_source_is_filled_with_its_edges() -> None:
     picture = PIL.new("RGB", (2, 2), "red")
     picture.putpixel((1, 0), (0, 0, 255))
     picture.putpixel((1, 1), (0, 0, 255))
-    with PIL.open(io.BytesIO(in_size(picture, (8, 2), 2))) as filled:
+    with PIL.open(io.BytesIO(resize(picture, (8, 2), 2))) as filled:
         assert filled.size == (8, 2)
         assert [filled.getpixel((x, 1)) for x in (0, 7)] == [(255, 0, 0), (0, 0, 255)]
 

@@ -197,7 +197,7 @@ def test_a1111_detects(client: TestClient) -> None:
 
 
 def options(services: Services, body: Any) -> dict[str, Any]:
-    return reading.read(services.studio, services.settings, Aliases.of(""), body, {}).options
+    return reading.translate(services.studio, services.settings, Aliases.parse(""), body, {}).options
 
 
 def test_a1111_units_become_controls(services: Services) -> None:
@@ -222,7 +222,7 @@ def test_a1111_fields_of_a_unit_that_have_no_effect_are_warned_of(services: Serv
     for given, expected in ((quiet, []), (loud, list(loud))):
         unit = {"module": "canny", "model": "edges", "image": CIRCLE} | given
         body = reading.Wanted(prompt="x", **SMALL, alwayson_scripts={"ControlNet": {"args": [unit]}})
-        warnings = reading.read(services.studio, services.settings, Aliases.of(""), body, {}).warnings
+        warnings = reading.translate(services.studio, services.settings, Aliases.parse(""), body, {}).warnings
         assert [each.partition(": ")[0].rpartition(".")[2] for each in warnings] == expected
 
 

@@ -114,7 +114,7 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "sources.file": ("{source}",),
     "sources.size": ("{mask}",),
     "sources.page": (),
-    "sources.own": ("{source}",),
+    "sources.own_source": ("{source}",),
     "sources.remove": ("{mask}",),
     "graphs.get": ("{batch}",),
     "sources.paints": ("{mask}",),

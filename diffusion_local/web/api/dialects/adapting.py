@@ -41,7 +41,7 @@ class Aliases:
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, setting: str) -> "Aliases":
+    def parse(cls, setting: str) -> "Aliases":
         """Read ``name=model, name, pattern*=model``."""
         models = {}
         for each in setting.split(","):
@@ -87,7 +87,7 @@ def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str
     return found, [message("model_stands_for", name=text, model=found.id)]
 
 
-def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, names: Mapping[str, str] = {}) -> Adapted:
+def adapt(model: Model, options: Mapping[str, Any], strict: bool = False, names: Mapping[str, str] = {}) -> Adapted:
     """The options adapted to a model's sizes, steps, guidance and samplers. ``names``: the caller's field names."""
     done = Adapted(dict(options))
     if strict or options.get("kind") == Kind.UPSCALE:
@@ -103,9 +103,9 @@ def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, name
     return done
 
 
-def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
+def fit_size(options: Adapted, model: Model, names: Mapping[str, str]) -> None:
     """Adapt the size. Invalid sizes are left for the Studio to refuse."""
-    width, height = done.options.get("width"), done.options.get("height")
+    width, height = options.options.get("width"), options.options.get("height")
     if width is None and height is None:
         return
     requested = (width or model.defaults.width, height or model.defaults.height)
@@ -114,53 +114,56 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
     size = nearest_size(*requested, model.limits)
     if size != requested:
         sizes = {"got": f"{requested[0]}x{requested[1]}", "to": f"{size[0]}x{size[1]}"}
-        done.warnings.append(message("fitted", field=names.get("size", "size"), **sizes, model=model.id))
-    done.options |= {"width": size[0], "height": size[1]}
+        options.warnings.append(message("fitted", field=names.get("size", "size"), **sizes, model=model.id))
+    options.options |= {"width": size[0], "height": size[1]}
 
 
-def fit_second_pass(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
+def fit_second_pass(options: Adapted, model: Model, names: Mapping[str, str]) -> None:
     """Adapt a second pass: one with more pixels than the model can make at once is split into tiles, as large as
     possible. Invalid values are left for the Studio to refuse.
     """
-    scale, tile = done.options.get("hires_scale"), done.options.get("hires_tile")
+    scale, tile = options.options.get("hires_scale"), options.options.get("hires_tile")
     if not isinstance(scale, int | float) or not 1 <= scale <= MAX_REQUESTED_SIDE or tile:
         return
-    size = (done.options.get("width") or model.defaults.width, done.options.get("height") or model.defaults.height)
+    size = (
+        options.options.get("width") or model.defaults.width,
+        options.options.get("height") or model.defaults.height,
+    )
     if not all(isinstance(side, int) and 0 < side <= MAX_REQUESTED_SIDE for side in size):
         return
     width, height = enlarged(size, scale)
     if width * height <= model.limits.max_pixels:
         return
     side = min(model.limits.max_size, isqrt(model.limits.max_pixels))
-    done.options["hires_tile"] = side - side % model.limits.multiple
-    sizes = {"got": f"{width}x{height}", "tile": done.options["hires_tile"]}
-    done.warnings.append(message("in_tiles", field=names.get("hires_scale", "hires_scale"), **sizes, model=model.id))
+    options.options["hires_tile"] = side - side % model.limits.multiple
+    sizes = {"got": f"{width}x{height}", "tile": options.options["hires_tile"]}
+    options.warnings.append(message("in_tiles", field=names.get("hires_scale", "hires_scale"), **sizes, model=model.id))
 
 
-def fit_sampler(done: Adapted, sampling: Sampling, model: Model, names: Mapping[str, str]) -> None:
-    requested = done.options.get("sampler")
-    sampler, schedule = requested, done.options.get("schedule")
+def fit_sampler(options: Adapted, sampling: Sampling, model: Model, names: Mapping[str, str]) -> None:
+    requested = options.options.get("sampler")
+    sampler, schedule = requested, options.options.get("schedule")
     if isinstance(requested, str) and requested:
         sampler, implied, exact = closest_sampler(requested, sampling)
         schedule = schedule or implied
         if not exact:
-            done.warnings.append(
+            options.warnings.append(
                 _replaced(names.get("sampler", "sampler"), requested, sampler or model.defaults.sampler)
             )
     if isinstance(schedule, str) and schedule:
         closest, exact = closest_schedule(schedule, sampler or model.defaults.sampler, sampling)
         if not exact:
             field = names.get("schedule", "schedule")
-            done.warnings.append(_replaced(field, schedule, closest or "Automatic"))
+            options.warnings.append(_replaced(field, schedule, closest or "Automatic"))
         schedule = closest
-    done.options |= {"sampler": sampler or None, "schedule": schedule or None}
+    options.options |= {"sampler": sampler or None, "schedule": schedule or None}
 
 
 def _replaced(field: str, got: str, to: str) -> Message:
     return message("replaced", field=field, got=echo(got), to=to)
 
 
-def passed_over(fields: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[str]:
+def ignored_warnings(fields: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[str]:
     """A warning for each ignored field that has a value other than its neutral one in ``harmless``."""
     return [
         message("passed_over", field=name, got=echo(value))
@@ -169,7 +172,7 @@ def passed_over(fields: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[
     ]
 
 
-def unknown(name: str, known: Sequence[str]) -> InvalidParams:
+def unknown_field(name: str, known: Sequence[str]) -> InvalidParams:
     """The error for an unknown field, with the most similar known one."""
     near = get_close_matches(name, known, 1, 0.75)
     return InvalidParams(name, message("field_near", near=near[0]) if near else message("field_unknown"))
@@ -183,7 +186,7 @@ def strict(fit: Any, setting: str) -> bool:
     return bool(chosen == "strict")
 
 
-def sides(size: str) -> tuple[int, int]:
+def parse_size(size: str) -> tuple[int, int]:
     """(width, height) of a size such as ``512x768``. Raises InvalidParams."""
     found = SIZE_TEXT.fullmatch(size.strip())
     if found is None:
@@ -191,7 +194,7 @@ def sides(size: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def in_shape(ratio: str, megapixels: float | None, model: Model) -> tuple[int, int]:
+def size_for_ratio(ratio: str, megapixels: float | None, model: Model) -> tuple[int, int]:
     """Size for an aspect ratio such as ``16:9``, with the model's default number of pixels. Raises InvalidParams."""
     parts = ratio.split(":")
     if len(parts) != 2 or not all(each.isascii() and each.isdigit() and 0 < int(each) <= 100 for each in parts):

@@ -18,7 +18,7 @@ from diffusion_local.errors import InvalidParams, UserError, echo
 from diffusion_local.gallery import recipes
 from diffusion_local.messages import message
 from diffusion_local.studio import MAX_WAIT, Studio
-from diffusion_local.web.api.dialects.pictures import converted
+from diffusion_local.web.api.dialects.pictures import convert
 from diffusion_local.web.error_responses import of_validation, sentence
 
 CALL_SECONDS = MAX_WAIT  # seconds; limit of calls that have no time-out of their own
@@ -29,7 +29,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-def refusing(
+def error_route(
     say: Callable[[Request, UserError], JSONResponse], names: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> type[APIRoute]:
     """A route class that returns errors in a dialect's own format. ``names``: a dialect's names for our fields; an
@@ -62,7 +62,7 @@ def refusing(
     return Refusing
 
 
-def sentences(request: Request, error: UserError) -> str:
+def error_sentences(request: Request, error: UserError) -> str:
     """All faults of a request, one sentence each; for other errors the single sentence."""
     return " ".join(sentence(request, each) for each in (error, *getattr(error, "also", ())))
 
@@ -120,7 +120,7 @@ def put_last(entries: dict[str, V], key: str, value: V, most: int) -> None:
         del entries[next(iter(entries))]
 
 
-def neutral(fields: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:
+def check_neutral(fields: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:
     """Raise InvalidParams for fields that would change the picture and are not supported; each name's ``neutrals`` are
     allowed.
     """
@@ -130,7 +130,7 @@ def neutral(fields: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> Non
             raise InvalidParams(name, message("not_supported", got=echo(value)))
 
 
-def outcome(studio: Studio, job_ids: list[str]) -> tuple[list[tuple[Job, Image]], list[Job]]:
+def ended_jobs(studio: Studio, job_ids: list[str]) -> tuple[list[tuple[Job, Image]], list[Job]]:
     """(jobs with their pictures, jobs without a picture)."""
     jobs = [studio.job(job_id) for job_id in job_ids]
     images = studio.images_of(jobs)
@@ -144,10 +144,10 @@ def why_not(job: Job) -> str:
     return "The picture was deleted." if job.state is State.DONE else "The job was cancelled."
 
 
-def encoded(studio: Studio, image: Image, form: str = "png", quality: int | None = None) -> str:
+def base64_picture(studio: Studio, image: Image, form: str = "png", quality: int | None = None) -> str:
     """A picture as Base64 text, with its recipe."""
     texts = recipes.to_texts(image, image.facts)
-    return base64.b64encode(converted(studio.picture_file(image.id), form, quality, texts)).decode("ascii")
+    return base64.b64encode(convert(studio.picture_file(image.id), form, quality, texts)).decode("ascii")
 
 
 def root_of(request: Request) -> str:

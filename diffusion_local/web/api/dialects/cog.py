@@ -31,15 +31,15 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import (
     Aliases,
-    adapted,
-    in_shape,
+    adapt,
+    ignored_warnings,
     model_named,
-    passed_over,
-    sides,
-    unknown,
+    parse_size,
+    size_for_ratio,
+    unknown_field,
 )
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
-from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, sentences
+from diffusion_local.web.api.dialects.calls import check_neutral, error_route, error_sentences, root_of
 from diffusion_local.web.api.dialects.prefixes import DIALECT, REPLICATE
 from diffusion_local.web.api.http_headers import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.schemas import field_of
@@ -83,7 +83,7 @@ OWN_IMAGE = re.compile(r"/images/(?P<image>[^/?]+)\.\w+(?:\?.*)?")
 ALSO = {"sampler": ("scheduler",), "source": ("input_image", "init_image", "image_input")}
 
 
-class Named(BaseModel):
+class NamedInputs(BaseModel):
     """Inputs under the names of our options, or of image models on Replicate."""
 
     model_config = ConfigDict(extra="allow")
@@ -100,12 +100,14 @@ class Named(BaseModel):
 INPUT_FIELDS: dict[str, Any] = {
     option.name: field_of(option, option.name, *option.spellings, *ALSO.get(option.name, ())) for option in options_of()
 }
-Input: Any = create_model("Input", __base__=Named, __doc__=Named.__doc__, **INPUT_FIELDS)
+Input: Any = create_model("Input", __base__=NamedInputs, __doc__=NamedInputs.__doc__, **INPUT_FIELDS)
 #: Accepted names of each option; an error uses the first one that the request contains.
 SPELLED: dict[str, tuple[str, ...]] = {
     option.name: (*ALSO.get(option.name, ()), *option.spellings, option.name) for option in options_of()
 } | {"count": ("num_outputs", "count")}
-INPUT_NAMES = sorted({name for each in options_of() for name in (each.name, *each.spellings)} | set(Named.model_fields))
+INPUT_NAMES = sorted(
+    {name for each in options_of() for name in (each.name, *each.spellings)} | set(NamedInputs.model_fields)
+)
 
 
 class Prediction(BaseModel):
@@ -124,45 +126,45 @@ class Prediction(BaseModel):
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(tags=["predictions"], route_class=refusing(replicate_error, SPELLED))
-    aliases = Aliases.of(settings.model_aliases)
+    api = APIRouter(tags=["predictions"], route_class=error_route(replicate_error, SPELLED))
+    aliases = Aliases.parse(settings.model_aliases)
 
     @api.post("/predictions")
     async def create(body: Prediction, request: Request, prefer: Prefer = None) -> Response:
         """Make pictures: 200 with the ended prediction, or 202 if it continues; 201 at Replicate's address."""
-        return await made(body, body.id, request, prefer, body.model or "")
+        return await predict(body, body.id, request, prefer, body.model or "")
 
     @api.put("/predictions/{prediction_id}")
     async def create_with_id(prediction_id: str, body: Prediction, request: Request, prefer: Prefer = None) -> Response:
         """The same under an id chosen by the client; sending it again returns the same prediction."""
         if body.id not in (None, prediction_id):
             raise InvalidParams("id", message("as_in_address"))
-        return await made(body, prediction_id, request, prefer, body.model or "")
+        return await predict(body, prediction_id, request, prefer, body.model or "")
 
     @api.post("/replicate/v1/models/{owner}/{name}/predictions", status_code=201)
     async def create_by_model(
         owner: str, name: str, body: Prediction, request: Request, prefer: Prefer = None
     ) -> Response:
         """The same with a model named in the path."""
-        return await made(body, body.id, request, prefer, f"{owner}/{name}")
+        return await predict(body, body.id, request, prefer, f"{owner}/{name}")
 
     @api.get("/predictions")
     def listed(request: Request, cursor: str = "") -> Json:
         """Predictions, newest first, including submits from all other interfaces; `next` is the next page."""
         found = studio.batches.page(PREDICTIONS_PER_PAGE, cursor or None)
         following = f"{root_of(request)}/predictions?cursor={found[-1].batch.id}" if found else None
-        results = [shape(studio, request, each.batch.id, each.batch.id) for each in found]
+        results = [prediction_json(studio, request, each.batch.id, each.batch.id) for each in found]
         return {"previous": None, "next": following if len(found) == PREDICTIONS_PER_PAGE else None, "results": results}
 
     @api.get("/predictions/{prediction_id}")
     def one(prediction_id: str, request: Request) -> Json:
-        return shape(studio, request, prediction_id, batch_of(studio, prediction_id))
+        return prediction_json(studio, request, prediction_id, batch_of(studio, prediction_id))
 
     @api.get("/predictions/{prediction_id}/stream", response_class=StreamingResponse)
     async def stream(prediction_id: str, request: Request) -> Response:
         """Server-sent events like Replicate's: `output` with each picture's URL, `logs`, `error`, `done`."""
         batch_id = await anyio.to_thread.run_sync(batch_of, studio, prediction_id)
-        ask = lambda: shape(studio, request, prediction_id, batch_id)  # noqa: E731
+        ask = lambda: prediction_json(studio, request, prediction_id, batch_id)  # noqa: E731
         first = await anyio.to_thread.run_sync(ask)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events(watch, first, ask), media_type="text/event-stream", headers=headers)
@@ -172,7 +174,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         """Cancel a prediction; one that has ended is unchanged."""
         batch_id = batch_of(studio, prediction_id)
         studio.queue.cancel(batch_id=batch_id)
-        return shape(studio, request, prediction_id, batch_id)
+        return prediction_json(studio, request, prediction_id, batch_id)
 
     @api.get("/health-check")
     def health_check() -> Json:
@@ -182,12 +184,14 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             return {"status": "STARTING"}
         return {"status": "BUSY" if snapshot.running else "READY"}
 
-    async def made(body: Prediction, chosen: str | None, request: Request, prefer: str | None, named: str) -> Response:
+    async def predict(
+        body: Prediction, chosen: str | None, request: Request, prefer: str | None, named: str
+    ) -> Response:
         if chosen is not None and not chosen.strip():
             raise InvalidParams("id", message("not_empty"))
         preference = read_prefer(prefer)
         replicate = request.scope.get(DIALECT) == REPLICATE
-        options, notes = await anyio.to_thread.run_sync(read, studio, settings, aliases, body, named, request)
+        options, notes = await anyio.to_thread.run_sync(translate, studio, settings, aliases, body, named, request)
         events_told = FILTER if body.webhook_events_filter is None else tuple(body.webhook_events_filter)
         hook = body.webhook or body.webhook_completed
         events_told = events_told if body.webhook else ("completed",)
@@ -203,7 +207,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             seconds = WAIT if "wait" in (prefer or "").lower() else 0.0
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
         name = chosen or receipt.batch_id
-        content = await anyio.to_thread.run_sync(shape, studio, request, name, receipt.batch_id)
+        content = await anyio.to_thread.run_sync(prediction_json, studio, request, name, receipt.batch_id)
         if replicate and not finished:
             content["status"] = "starting"  # with any other status, Replicate's Python client takes the output as final
         headers = preference.headers | {"Location": content["urls"]["get"]}
@@ -212,29 +216,29 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     return api
 
 
-def read(
+def translate(
     studio: Studio, settings: Settings, aliases: Aliases, body: Prediction, named: str, request: Request
 ) -> tuple[dict[str, Any], list[str]]:
     """(arguments of ``Studio.submit``, lines for the log). Raises InvalidParams."""
-    neutral({name: value for name, value in (body.model_extra or {}).items() if name in NEUTRAL}, NEUTRAL)
+    check_neutral({name: value for name, value in (body.model_extra or {}).items() if name in NEUTRAL}, NEUTRAL)
     extra: dict[str, Any] = body.input.model_extra or {}
     for name in extra:
         if name not in HARMLESS:
-            raise unknown(name, INPUT_NAMES)
-    options = body.input.model_dump(include=set(Named.model_fields) | set(INPUT_FIELDS))
+            raise unknown_field(name, INPUT_NAMES)
+    options = body.input.model_dump(include=set(NamedInputs.model_fields) | set(INPUT_FIELDS))
     strict = is_strict(options.pop("fit"), settings.fit)
     ratio, megapixels, size = (options.pop(name) for name in ("aspect_ratio", "megapixels", "size"))
     model, notes = chosen_model(studio, aliases, options.get("model") or named, body.version)
     options["model"] = model.id
-    notes += passed_over(extra, HARMLESS)
+    notes += ignored_warnings(extra, HARMLESS)
     if options.get("width") is None and options.get("height") is None:
         if size and size not in (*NO_SHAPE, "auto"):
-            options["width"], options["height"] = sides(size)
+            options["width"], options["height"] = parse_size(size)
         elif ratio and ratio not in NO_SHAPE:
-            options["width"], options["height"] = in_shape(ratio, pixels(megapixels), model)
+            options["width"], options["height"] = size_for_ratio(ratio, pixels(megapixels), model)
     options = with_pictures(options, lambda name, text: own_picture(studio, request, name, text))
     sent = body.input.model_fields_set
-    fitted = adapted(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in sent})
+    fitted = adapt(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in sent})
     return fitted.options, notes + fitted.warnings
 
 
@@ -293,7 +297,7 @@ def batch_of(studio: Studio, prediction_id: str) -> str:
         return studio.batch(prediction_id)[0].id
 
 
-def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -> Json:
+def prediction_json(studio: Studio, request: Request, prediction_id: str, batch_id: str) -> Json:
     jobs = studio.jobs(batch_id=batch_id, limit=MOST_JOBS)
     if not jobs:
         raise NotFound(message("no_prediction", prediction=echo(prediction_id)))
@@ -335,7 +339,7 @@ async def events(watch: Watch, content: Json, ask: Any) -> AsyncIterator[str]:
 
 def replicate_error(request: Request, error: UserError) -> JSONResponse:
     """An error in Replicate's format, with the caller's field names."""
-    status, text = status_of(error), sentences(request, error)
+    status, text = status_of(error), error_sentences(request, error)
     content = {"title": error.code, "detail": text, "status": status}
     if isinstance(error, InvalidParams):
         content["invalid_fields"] = [

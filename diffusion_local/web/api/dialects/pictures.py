@@ -11,18 +11,18 @@ from diffusion_local.gallery.image_formats import can_hold, write
 from diffusion_local.gallery.sources import Sources
 
 
-def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
+def add_source(sources: Sources, data: bytes, field: str) -> PIL.Image:
     """Store a picture as a source and open it; only its header is read. Raises InvalidParams beyond our limits."""
     return PIL.open(io.BytesIO(sources.file(sources.add(data, field).id).read_bytes()), formats=("PNG",))
 
 
-def inverted(mask: PIL.Image) -> bytes:
+def invert(mask: PIL.Image) -> bytes:
     """An inverted mask. Raises Overloaded."""
     with image_decoding.share(mask):
         return as_png(ImageOps.invert(mask.convert("L")))
 
 
-def painted_where_clear(picture: PIL.Image) -> bytes | None:
+def mask_from_alpha(picture: PIL.Image) -> bytes | None:
     """Convert an OpenAI mask, transparent where the picture is repainted, to one of ours, which is white there. None if
     nothing is transparent. Raises Overloaded.
     """
@@ -33,7 +33,7 @@ def painted_where_clear(picture: PIL.Image) -> bytes | None:
         return as_png(ImageOps.invert(clear.getchannel("A")))
 
 
-def in_size(picture: PIL.Image, size: tuple[int, int], mode: int) -> bytes:
+def resize(picture: PIL.Image, size: tuple[int, int], mode: int) -> bytes:
     """Resize a picture by A1111's resize mode: 0 stretches, 2 keeps the whole picture and extends its edges. Returns a
     PNG. Raises Overloaded.
     """
@@ -72,17 +72,17 @@ def as_png(picture: PIL.Image) -> bytes:
     return file.getvalue()
 
 
-def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[str, str]) -> bytes:
+def convert(stored: StoredFile, form: str, quality: int | None, texts: dict[str, str]) -> bytes:
     """A picture's file in a format, with its recipe (``texts``). A stored PNG is returned unchanged as PNG. Raises
     Overloaded.
     """
     if form == "png" and stored.suffix == ".png":
         return stored.read_bytes()
     with stored.open() as file, PIL.open(file) as picture, image_decoding.share(picture):
-        return encoded_as(picture, form, quality, texts)
+        return encode(picture, form, quality, texts)
 
 
-def encoded_as(picture: PIL.Image, form: str, quality: int | None = None, texts: dict[str, str] | None = None) -> bytes:
+def encode(picture: PIL.Image, form: str, quality: int | None = None, texts: dict[str, str] | None = None) -> bytes:
     """A picture in a format; without the recipe if the format cannot hold it."""
     recipe = texts if texts and can_hold(form, picture, texts) else {}
     file = io.BytesIO()

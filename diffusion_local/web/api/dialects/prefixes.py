@@ -85,7 +85,7 @@ MODELS, OF_REPLICATE = "/v1/models", b"replicate-"
 DRAW_THINGS, OF_NODE = "/sdapi/v1/draw-things", (b"node", b"undici", b"sillytavern")
 
 
-def routed(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str, str]:
+def route_of(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[str, str]:
     """(dialect, path of the route); ("", path) if it belongs to no dialect. Clients that share a path are distinguished
     by their ``headers``.
     """
@@ -114,18 +114,18 @@ class Paths:
             await self._app(scope, receive, send)
             return
         reads = scope.get("method") in ("GET", "QUERY")
-        dialect, path = routed(scope["path"], scope["headers"] if reads else ())
+        dialect, path = route_of(scope["path"], scope["headers"] if reads else ())
         if not dialect:
             await self._app(scope, receive, send)
             return
         changed = dict(scope) | {"path": path, DIALECT: dialect}
         if path != scope["path"]:
             changed["raw_path"] = path.encode("utf-8", "surrogateescape")
-        answer = Reshaped(send, ERROR_SHAPES[dialect]).send if scope["type"] == "http" else send
+        answer = ErrorReshaper(send, ERROR_SHAPES[dialect]).send if scope["type"] == "http" else send
         await self._app(changed, receive, answer)
 
 
-class Reshaped:
+class ErrorReshaper:
     """Forwards a response; errors in the program's own format are converted to the dialect's."""
 
     def __init__(self, send: Send, shape: Shape) -> None:

@@ -21,7 +21,7 @@ from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, model_named
-from diffusion_local.web.api.dialects.calls import refusing, root_of
+from diffusion_local.web.api.dialects.calls import error_route, root_of
 from diffusion_local.web.api.dialects.cog import Input, replicate_error
 from diffusion_local.web.api.schemas import FILE_SCHEMA
 from diffusion_local.web.api.uploads import media_type
@@ -41,8 +41,8 @@ LONG_AGO = "2020-01-01T00:00:00.000Z"  # models have no date of their own
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(prefix="/replicate/v1", tags=["Replicate"], route_class=refusing(replicate_error))
-    aliases = Aliases.of(settings.model_aliases)
+    api = APIRouter(prefix="/replicate/v1", tags=["Replicate"], route_class=error_route(replicate_error))
+    aliases = Aliases.parse(settings.model_aliases)
 
     def model_of(owner: str, name: str) -> Model:
         try:
@@ -64,7 +64,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             source = await anyio.to_thread.run_sync(studio.sources.add, await content.read(), "content")
             name = content.filename or "file"
         shape = await anyio.to_thread.run_sync(file_shape, studio, request, source, name)
-        return JSONResponse(shape | {"metadata": described(text)}, 201)
+        return JSONResponse(shape | {"metadata": model_description(text)}, 201)
 
     @api.get("/files")
     def files(request: Request, cursor: str = "") -> Json:
@@ -79,7 +79,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.get("/files/{file_id}")
     def file(file_id: str, request: Request) -> Json:
         """An uploaded picture, stored as PNG."""
-        return file_shape(studio, request, studio.sources.own(file_id), f"{file_id}.png")
+        return file_shape(studio, request, studio.sources.own_source(file_id), f"{file_id}.png")
 
     @api.delete("/files/{file_id}", status_code=204, response_class=Response)
     def delete(file_id: str) -> Response:
@@ -148,7 +148,7 @@ def page_of(results: list[Json], following: str | None = None) -> Json:
     return {"next": following, "previous": None, "results": results}
 
 
-def described(metadata: Any) -> Json:
+def model_description(metadata: Any) -> Json:
     try:
         fields = json.loads(metadata or "{}")
     except (ValueError, RecursionError):

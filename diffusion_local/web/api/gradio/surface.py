@@ -54,7 +54,7 @@ class Surface:
                 raise NotFound(message("nothing_here"))
             await self._checked(*found, scope, receive, send)
         except UserError as error:
-            await refused(error)(scope, receive, send)
+            await refusal_response(error)(scope, receive, send)
 
     async def _checked(
         self, route: AllowedRoute, parameters: dict[str, Any], scope: Scope, receive: Receive, send: Send
@@ -87,7 +87,7 @@ class Surface:
             await error_response(415, "unsupported_media_type", message("body_json"))(scope, receive, send)
             return
         most = self._list_bytes if actor.Scope.SUBMIT in actor.current().scopes else MOST_BYTES
-        sent = await whole(receive, headers, most)
+        sent = await read_body(receive, headers, most)
         if sent is None:
             text = message("body_size", most=most)
             await error_response(413, "content_too_large", text)(scope, receive, send)
@@ -144,7 +144,7 @@ class Reply:
         await self._send(message)
 
 
-async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
+async def read_body(receive: Receive, headers: Headers, most: int) -> bytes | None:
     """The body of a request; None if it exceeds ``most`` bytes, judged by its declared length or while reading."""
     length = headers.get("content-length", "0")
     if not length.isdigit() or len(length) > 18 or int(length) > most:
@@ -183,7 +183,7 @@ def sending(body: bytes, receive: Receive) -> Receive:
     return receive_body
 
 
-def refused(error: UserError) -> JSONResponse:
+def refusal_response(error: UserError) -> JSONResponse:
     """404 or 400, the only errors that Gradio's clients can read; ``detail`` is the field that they show."""
     content = {
         **error_responses.error_body(error.code, error.message, error.problem),

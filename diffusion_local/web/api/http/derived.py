@@ -19,7 +19,7 @@ from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.operations import answers, registry
-from diffusion_local.operations.operation import File, Operation, Paged, Route, Whole
+from diffusion_local.operations.operation import AsObject, File, Operation, Paged, Route
 from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http_headers import REVALIDATE, linked, read_prefer, tagged
@@ -111,7 +111,7 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
         known = registry.method_arguments(values, path + offered)
         if route.content:
             known[route.content] = named["content"]
-        return answered(studio, operation, route, request, known, registry.call(studio, operation, known))
+        return response(studio, operation, route, request, known, registry.call(studio, operation, known))
 
     async def with_content(request: Request, **named: Any) -> Response:
         content = await request.body()
@@ -155,7 +155,7 @@ def binary() -> dict[str, Any]:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def answered(
+def response(
     studio: Studio, operation: Operation, route: Route, request: Request, arguments: dict[str, Any], value: Any
 ) -> Response:
     """The response for the ``value`` that the method returned."""
@@ -163,8 +163,8 @@ def answered(
     if isinstance(answer, File):
         defaults = {each.name: each.default for each in registry.arguments(operation)}
         return download(answer.name.format_map(defaults | arguments), value)
-    if isinstance(answer, Whole) and isinstance(value, Receipt | ListReceipt):
-        return accepted(studio, value)
+    if isinstance(answer, AsObject) and isinstance(value, Receipt | ListReceipt):
+        return accepted_response(studio, value)
     content = answers.answer_json(studio, operation, answer, arguments, value)
     if route.method == "GET":
         link = linked(request, content["next"]) if isinstance(answer, Paged) else {}
@@ -178,7 +178,7 @@ def location(value: Any) -> dict[str, str]:
     return {"Location": serializers.source_url(value.id)} if isinstance(value, Source) else {}
 
 
-def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
+def accepted_response(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
     """202, with the URL to poll and when."""
     content, pause = status_urls(studio, receipt)
     return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})

@@ -19,7 +19,7 @@ from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import Operation
 from diffusion_local.operations.registry import ARGUMENT_MEANINGS, OPERATIONS
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http.derived import accepted
+from diffusion_local.web.api.http.derived import accepted_response
 from diffusion_local.web.api.schemas import ACCEPTED, BINARY, FILE_FORM, ListOptions, ListSettings, schema
 from diffusion_local.web.api.uploads import media_type
 
@@ -57,10 +57,10 @@ def router(studio: Studio) -> APIRouter:
 
         Parameters that are fields of a picture are defaults for lines without a value of their own.
         """
-        values, name = await sent(request, options)
+        values, name = await arguments_of(request, options)
         values |= {"idempotency_key": idempotency_key, "name": values["name"] or name}
-        receipt = await anyio.to_thread.run_sync(called, studio, submit, values)
-        return await anyio.to_thread.run_sync(accepted, studio, receipt)
+        receipt = await anyio.to_thread.run_sync(call, studio, submit, values)
+        return await anyio.to_thread.run_sync(accepted_response, studio, receipt)
 
     @lists.post("/lists/check", openapi_extra=BODY, responses=checked_as, response_model=None)
     async def check_list(
@@ -68,17 +68,17 @@ def router(studio: Studio) -> APIRouter:
         settings: Annotated[ListSettings, Query()],  # type: ignore[valid-type]
     ) -> serializers.Json:
         """Check a list without enqueuing it: number of pictures, models, seconds, bytes, prompts, bad lines."""
-        values, _ = await sent(request, settings)
-        return answers.as_json(studio, await anyio.to_thread.run_sync(called, studio, check, values))
+        values, _ = await arguments_of(request, settings)
+        return answers.as_json(studio, await anyio.to_thread.run_sync(call, studio, check, values))
 
     return lists
 
 
-def called(studio: Studio, operation: Operation, values: dict[str, Any]) -> Any:
+def call(studio: Studio, operation: Operation, values: dict[str, Any]) -> Any:
     return registry.call(studio, operation, registry.method_arguments(values, registry.arguments(operation)))
 
 
-async def sent(request: Request, options: BaseModel) -> tuple[dict[str, Any], str]:
+async def arguments_of(request: Request, options: BaseModel) -> tuple[dict[str, Any], str]:
     """(the arguments, the name of the list's file)."""
     values = options.model_dump()
     content, form, name = await file_of(request, values["format"])

@@ -49,12 +49,12 @@ class Sessions:
         self._open: dict[str, LeasedDispatch] = {}
         self._lock = threading.Lock()
 
-    def take(self, slot: str, account: str, version: str) -> wire.Taken:
+    def take(self, slot: str, account: str, version: str) -> wire.SlotGrant:
         """Open a session for a slot. Raises HomeInUse and InvalidParams."""
         dispatch = self._dispatch(slot, account)
         terms = dispatch.enter(version, wire.PROTOCOL)
         self._keep(dispatch)
-        return wire.Taken(dispatch.session, terms, utc_now())
+        return wire.SlotGrant(dispatch.session, terms, utc_now())
 
     def get(self, slot: str, session: str, account: str) -> LeasedDispatch:
         """Raises LeaseLost unless this account took the session for this slot."""

@@ -105,11 +105,11 @@ class McpServer:
     def _answer(self, result: Result) -> types.CallToolResult:
         content: list[Any] = [text_of(json.dumps(result.content, ensure_ascii=False, default=str))]
         if result.picture != "none":
-            content += self._shown(result)
+            content += self._picture_blocks(result)
         content += [link_to(each) for each in result.images]
         return types.CallToolResult(content=content, structured_content=result.content)
 
-    def _shown(self, result: Result) -> Iterator[Any]:
+    def _picture_blocks(self, result: Result) -> Iterator[Any]:
         for image in result.images[: pictures.MOST_PICTURES]:
             try:
                 data, kind = pictures.response_picture(self._studio.picture_data(image.id), result.picture == "full")

@@ -58,10 +58,10 @@ class Endpoint:
 
     def _server(self) -> Any:
         with self._lock:
-            return self._made
+            return self._cached_server
 
     @functools.cached_property
-    def _made(self) -> Any:
+    def _cached_server(self) -> Any:
         from diffusion_local.web.api.mcp.server import McpServer
 
         logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs each request

@@ -9,11 +9,11 @@ from PIL import Image as PIL
 
 from diffusion_local.messages import Message
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
-from diffusion_local.web.api.dialects.comfyui.graph import read
-from diffusion_local.web.api.dialects.comfyui.information import info
+from diffusion_local.web.api.dialects.comfyui.graph import translate
+from diffusion_local.web.api.dialects.comfyui.information import describe_node
 from diffusion_local.web.api.dialects.comfyui.node_values import Plan, Refused, Scaling
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names
-from diffusion_local.web.api.dialects.comfyui.submitting import scaled
+from diffusion_local.web.api.dialects.comfyui.submitting import scale
 from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
 
 NAMES = Names(
@@ -32,7 +32,7 @@ NAMES = Names(
 
 
 def plan(graph: Any) -> Plan:
-    return read(graph, NAMES)
+    return translate(graph, NAMES)
 
 
 def refused(graph: Any) -> Refused:
@@ -295,14 +295,17 @@ def test_two_samplers_are_refused_and_two_outputs_of_one_are_not() -> None:
 
 def test_object_info_describes_every_node() -> None:
     for name in NODES:
-        found = info(name, NAMES)
+        found = describe_node(name, NAMES)
         assert found["name"] == name
         assert len(found["output"]) == len(found["output_name"])
         assert found["output_node"] == (name in ("SaveImage", "PreviewImage"))
-    sampler = info("KSampler", NAMES)["input"]["required"]
+    sampler = describe_node("KSampler", NAMES)["input"]["required"]
     assert sampler["sampler_name"][0][0] == "euler"
     assert sampler["steps"] == ["INT", {"default": 20, "min": 1, "max": 10000}]
-    assert info("CheckpointLoaderSimple", NAMES)["input"]["required"]["ckpt_name"][0] == ["starter", "flux-dev"]
+    assert describe_node("CheckpointLoaderSimple", NAMES)["input"]["required"]["ckpt_name"][0] == [
+        "starter",
+        "flux-dev",
+    ]
 
 
 # -- a second pass --------------------------------------------------------------------------------------------------
@@ -394,11 +397,11 @@ def test_a_loaded_picture_is_scaled_before_it_is_encoded(given: dict[str, Any], 
     whole.paste("blue", (0, 0, 50, 50))
     data = io.BytesIO()
     whole.save(data, "PNG")
-    with PIL.open(io.BytesIO(scaled(data.getvalue(), picture))) as found:
+    with PIL.open(io.BytesIO(scale(data.getvalue(), picture))) as found:
         assert found.size == made
         assert found.getpixel((0, 0)) == (0, 0, 255)
     with pytest.raises(Refused):
-        scaled(data.getvalue(), replace(picture, scaling=Scaling("lanczos", factor=100.0)))
+        scale(data.getvalue(), replace(picture, scaling=Scaling("lanczos", factor=100.0)))
 
 
 def test_a_seed_of_the_second_sampler_is_warned_of() -> None:

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from diffusion_local.compose import Services
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import PerAccount
-from diffusion_local.web.api.dialects.comfyui.graph import read
+from diffusion_local.web.api.dialects.comfyui.graph import translate
 from diffusion_local.web.api.dialects.comfyui.nodes import SAMPLER_NAMES, SCHEDULERS
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_of, options_of
 from tests.support import claimed
@@ -205,10 +205,10 @@ def test_what_the_model_cannot_do_is_fitted_and_said(client: TestClient, service
 
 def test_every_listed_sampler_with_every_listed_scheduler(services: Services) -> None:
     studio, uploads = services.studio, Uploads(PerAccount())
-    names = names_of(studio, Aliases.of(""))
+    names = names_of(studio, Aliases.parse(""))
     for sampler in SAMPLER_NAMES:
         for scheduler in SCHEDULERS:
-            plan = read(txt2img(KSampler={"sampler_name": sampler, "scheduler": scheduler}), names)
+            plan = translate(txt2img(KSampler={"sampler_name": sampler, "scheduler": scheduler}), names)
             studio.submit(**options_of(studio, plan, uploads, strict=False)[0])
 
 

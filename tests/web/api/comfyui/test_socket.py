@@ -164,7 +164,7 @@ def test_a_consumer_that_does_not_read_is_dropped(services: Services, monkeypatc
         async def send_json(self, result: Any) -> None:
             await anyio.sleep_forever()
 
-    assert not asyncio.run(module.sent(Stuck(), {"type": "status"}))  # type: ignore[arg-type]
+    assert not asyncio.run(module.send(Stuck(), {"type": "status"}))  # type: ignore[arg-type]
 
 
 # -- with accounts -----------------------------------------------------------------------------------------------------

@@ -42,18 +42,18 @@ from diffusion_local.web.api.dialects.a1111.reading import (
     checked_options,
     model_of,
     name_of,
-    read,
     title,
+    translate,
 )
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import (
     CALL_SECONDS,
     PerAccount,
+    base64_picture,
     caller,
-    encoded,
-    outcome,
-    refusing,
-    sentences,
+    ended_jobs,
+    error_route,
+    error_sentences,
     why_not,
 )
 from diffusion_local.web.api.uploads import decoded, kept_pictures
@@ -72,15 +72,17 @@ class Interrogated(BaseModel):
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=refusing(a1111_error, SPELLED))
+    api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=error_route(a1111_error, SPELLED))
     chosen: PerAccount[dict[str, Any]] = PerAccount()  # options by caller
     newest: PerAccount[list[Receipt]] = PerAccount()  # each caller's last submission
-    aliases = Aliases.of(settings.model_aliases)
+    aliases = Aliases.parse(settings.model_aliases)
 
-    async def made(body: Common, request: Request) -> Response:
+    async def make(body: Common, request: Request) -> Response:
         who = caller(request)
         authority.check("submit")  # before pictures are decoded
-        translated = await anyio.to_thread.run_sync(lambda: read(studio, settings, aliases, body, chosen[who] or {}))
+        translated = await anyio.to_thread.run_sync(
+            lambda: translate(studio, settings, aliases, body, chosen[who] or {})
+        )
         try:
             [receipt] = await ended([translated.options], request)
         except InvalidParams as error:
@@ -102,14 +104,14 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.post("/txt2img")
     async def txt2img(body: Wanted, request: Request) -> Response:
         """Make pictures and respond when they are done: `images` (Base64), `parameters`, `info` (JSON text)."""
-        return await made(body, request)
+        return await make(body, request)
 
     @api.post("/img2img")
     async def img2img(body: Changed, request: Request) -> Response:
         """Make pictures from `init_images` (one, in Base64), optionally with a `mask`; the response
         is that of txt2img.
         """
-        return await made(body, request)
+        return await make(body, request)
 
     @api.post("/interrogate")
     def interrogate(body: Interrogated) -> Json:
@@ -149,13 +151,13 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     extras.add(api, studio, settings, ended)
     choices.add(api, studio)
     draw_things.add(api, studio)
-    extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=refusing(a1111_error, SPELLED))
+    extension = APIRouter(prefix="/controlnet", tags=["A1111"], route_class=error_route(a1111_error, SPELLED))
     scripts.add(extension, studio)
     return APIRouter(routes=[*api.routes, *extension.routes])  # flat, because ``dialects.router`` matches single routes
 
 
 def answer(studio: Studio, body: Common, translated: A1111Request, receipt: Receipt) -> Response:
-    made, missed = outcome(studio, receipt.job_ids)
+    made, missed = ended_jobs(studio, receipt.job_ids)
     if not made:
         failed = missed[0].failure
         return problem(500 if failed else 409, failed.kind if failed else "interrupted", why_not(missed[0]))
@@ -166,7 +168,7 @@ def answer(studio: Studio, body: Common, translated: A1111Request, receipt: Rece
         "warnings": warnings,
         "not_used": not_used(body),
     }
-    images = [encoded(studio, image, translated.form) for _, image in made] if body.send_images else []
+    images = [base64_picture(studio, image, translated.form) for _, image in made] if body.send_images else []
     parameters = body.model_dump(exclude={"init_images", "mask"})
     content = {"images": images, "parameters": parameters, "info": json.dumps(info)}
     return Response(json.dumps(content), media_type="application/json", headers=NOT_CACHED)
@@ -267,7 +269,7 @@ def progress_of(studio: Studio, receipts: Sequence[Receipt], with_picture: bool 
 
 
 def a1111_error(request: Request, error: UserError) -> JSONResponse:
-    return problem(status_of(error), error.code, sentences(request, error), headers_of(error))
+    return problem(status_of(error), error.code, error_sentences(request, error), headers_of(error))
 
 
 def problem(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -26,8 +26,8 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111.reading import NONE_NAMES
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
-from diffusion_local.web.api.dialects.calls import encoded, neutral, outcome, why_not
-from diffusion_local.web.api.dialects.pictures import encoded_as
+from diffusion_local.web.api.dialects.calls import base64_picture, check_neutral, ended_jobs, why_not
+from diffusion_local.web.api.dialects.pictures import encode
 from diffusion_local.web.api.uploads import decoded
 from diffusion_local.web.error_responses import NOT_CACHED
 
@@ -45,7 +45,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 Ended = Callable[[list[dict[str, Any]], Request], Awaitable[list[Receipt]]]
 
 
-class Larger(BaseModel):
+class Upscale(BaseModel):
     """How to enlarge: by a factor, or to a size with ``resize_mode`` 1."""
 
     model_config = ConfigDict(extra="allow")
@@ -59,42 +59,42 @@ class Larger(BaseModel):
     fit: str | None = None
 
 
-class One(Larger):
+class UpscaleOne(Upscale):
     image: str
 
 
-class Named(BaseModel):
+class NamedPicture(BaseModel):
     data: str
     name: str = ""
 
 
-class Several(Larger):
-    imageList: list[Named]
+class UpscaleSeveral(Upscale):
+    imageList: list[NamedPicture]
 
 
-class Read(BaseModel):
+class PngInfo(BaseModel):
     image: str
 
 
 def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> None:
     @api.post("/extra-single-image")
-    async def enlarge(body: One, request: Request) -> Response:
+    async def enlarge(body: UpscaleOne, request: Request) -> Response:
         """Upscale a picture: `image` (Base64), `upscaling_resize` (a factor) or `resize_mode` 1 with a size,
         `upscaler_1`.
         """
-        [picture], note = await enlarged(body, [body.image], request, "image")
+        [picture], note = await upscale(body, [body.image], request, "image")
         return JSONResponse({"html_info": note, "image": picture}, headers=NOT_CACHED)
 
     @api.post("/extra-batch-images")
-    async def enlarge_several(body: Several, request: Request) -> Response:
+    async def enlarge_several(body: UpscaleSeveral, request: Request) -> Response:
         """Upscale several pictures: `imageList` of `data` (Base64) and `name`; they are returned as `images`."""
         if not 1 <= len(body.imageList) <= MOST_PICTURES:
             raise InvalidParams("imageList", message("some_pictures", most=MOST_PICTURES, got=len(body.imageList)))
-        pictures, note = await enlarged(body, [each.data for each in body.imageList], request, "imageList")
+        pictures, note = await upscale(body, [each.data for each in body.imageList], request, "imageList")
         return JSONResponse({"html_info": note, "images": pictures}, headers=NOT_CACHED)
 
     @api.post("/png-info")
-    def png_info(body: Read) -> Json:
+    def png_info(body: PngInfo) -> Json:
         """The recipe in a picture (PNG, JPEG, WebP): `info` as A1111 writes it, `items` with the other texts."""
         with opened(decoded("image", body.image)) as picture:
             found = {name: text[:PNG_INFO_CHARS] for name, text in recipes.metadata_texts(picture).items()}
@@ -104,10 +104,10 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         pairs = dict(recipes.parse_pairs(line)) if recipes.is_a1111(text) else {}
         return {"info": text, "items": items, "parameters": pairs}
 
-    async def enlarged(body: Larger, pictures: list[str], request: Request, field: str) -> tuple[list[str], str]:
+    async def upscale(body: Upscale, pictures: list[str], request: Request, field: str) -> tuple[list[str], str]:
         """(the pictures in Base64, warnings)."""
         authority.check("submit")
-        requests, note = await anyio.to_thread.run_sync(read, studio, settings, body, pictures, field)
+        requests, note = await anyio.to_thread.run_sync(translate, studio, settings, body, pictures, field)
         try:
             receipts = await ended(requests, request)
         except InvalidParams as error:
@@ -118,14 +118,14 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
         return await anyio.to_thread.run_sync(results, studio, body, receipts), note
 
 
-def read(
-    studio: Studio, settings: Settings, body: Larger, pictures: list[str], field: str
+def translate(
+    studio: Studio, settings: Settings, body: Upscale, pictures: list[str], field: str
 ) -> tuple[list[dict[str, Any]], str]:
     """(arguments of ``Studio.submit`` per picture, warnings). Raises InvalidParams."""
     extra = body.model_extra or {}
-    neutral(extra, NEUTRAL)
+    check_neutral(extra, NEUTRAL)
     if extra.get("extras_upscaler_2_visibility"):
-        neutral(extra, {"upscaler_2": ("", "None")})
+        check_neutral(extra, {"upscaler_2": ("", "None")})
     if body.resize_mode not in (0, 1):
         raise InvalidParams("resize_mode", message("one_of", known=[0, 1], got=body.resize_mode))
     if body.resize_mode == 1:
@@ -150,31 +150,31 @@ def read(
     return requests, note
 
 
-def scale_to(body: Larger, width: int, height: int) -> float:
+def scale_to(body: Upscale, width: int, height: int) -> float:
     """The factor that reaches the requested size, within the limits of upscaling."""
     factors = (body.upscaling_resize_w / width, body.upscaling_resize_h / height)
     low, high = OPTIONS["scale"].bounds
     return min(max((max if body.upscaling_crop else min)(factors), low), high)
 
 
-def results(studio: Studio, body: Larger, receipts: list[Receipt]) -> list[str]:
+def results(studio: Studio, body: Upscale, receipts: list[Receipt]) -> list[str]:
     """The pictures of ended jobs in Base64. Raises InvalidParams if one is missing."""
-    made, missed = outcome(studio, [job_id for each in receipts for job_id in each.job_ids])
+    made, missed = ended_jobs(studio, [job_id for each in receipts for job_id in each.job_ids])
     if missed:
         raise InvalidParams("image", message("not_enlarged", reason=why_not(missed[0])))
     return [in_base64(studio, body, image) for _, image in made]
 
 
-def in_base64(studio: Studio, body: Larger, image: Image) -> str:
+def in_base64(studio: Studio, body: Upscale, image: Image) -> str:
     size = (body.upscaling_resize_w, body.upscaling_resize_h)
     if body.resize_mode == 0 or (image.width, image.height) == size:
-        return encoded(studio, image)
+        return base64_picture(studio, image)
     stored = studio.picture_file(image.id)
     with stored.open() as kept, PIL.open(kept) as picture, decoding_share(picture):
         fit = ImageOps.fit if body.upscaling_crop else ImageOps.contain
         fitted = fit(picture.convert("RGB"), size, PIL.Resampling.LANCZOS)
         texts = recipes.to_texts(image, image.facts)
-        return base64.b64encode(encoded_as(fitted, "png", texts=texts)).decode("ascii")
+        return base64.b64encode(encode(fitted, "png", texts=texts)).decode("ascii")
 
 
 def opened(data: bytes) -> PIL.Image:

@@ -24,10 +24,10 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111 import draw_things, scripts, second_pass
 from diffusion_local.web.api.dialects.a1111.scripts import HASH
-from diffusion_local.web.api.dialects.adapting import Adapted, Aliases, adapted, fit_second_pass, model_named
+from diffusion_local.web.api.dialects.adapting import Adapted, Aliases, adapt, fit_second_pass, model_named
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
-from diffusion_local.web.api.dialects.calls import neutral
-from diffusion_local.web.api.dialects.pictures import in_size, inverted, opened
+from diffusion_local.web.api.dialects.calls import check_neutral
+from diffusion_local.web.api.dialects.pictures import add_source, invert, resize
 from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import decoded
 
@@ -152,16 +152,18 @@ class A1111Request:
         return errors[0]
 
 
-def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> A1111Request:
+def translate(
+    studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]
+) -> A1111Request:
     """Translate a request; uploaded pictures are stored. ``set_before``: options that the caller set earlier. Raises
     InvalidParams.
     """
     extra = body.model_extra or {}
     strict = is_strict(extra.get("fit"), settings.fit)
-    neutral(extra, NEUTRAL)
+    check_neutral(extra, NEUTRAL)
     check_scripts(extra.get("alwayson_scripts"))
     if not isinstance(body, Pictures):
-        neutral(extra, {"init_images": ([],)})
+        check_neutral(extra, {"init_images": ([],)})
     for name in ("batch_size", "n_iter"):
         value = getattr(body, name)
         if value is not None and not 1 <= value <= MOST_PICTURES:
@@ -182,16 +184,16 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
         "negative": negative,
         "model": model.id,
         "vae": named_vae(set_up.get("sd_vae")),
-        "clip_skip": skipped(skip),
+        "clip_skip": clip_skip(skip),
         "sampler": sampler,
         "schedule": schedule,
         "count": (body.batch_size or 1) * (body.n_iter or 1),
     }
     if not body.subseed_strength:  # A1111 sends a subseed with every call
         given |= {"variation_seed": None, "variation_strength": None}
-    fitted = adapted(model, given, strict, A1111_FIELDS)
+    fitted = adapt(model, given, strict, A1111_FIELDS)
     given, warnings = fitted.options, warnings + fitted.warnings
-    second, notes = second_pass.options_of(studio, extra, sized(model, given), strict)
+    second, notes = second_pass.options_of(studio, extra, with_size(model, given), strict)
     with_second = Adapted(given | second, warnings + notes)
     if not strict:
         fit_second_pass(with_second, model, A1111_FIELDS)
@@ -214,19 +216,19 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     return A1111Request(given, warnings, styles, ANSWER_FORMATS[str(set_up.get("samples_format") or "png")], units)
 
 
-def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:
+def with_size(model: Model, given: dict[str, Any]) -> dict[str, Any]:
     """The options with the model's default size where the request has none."""
     sides = {name: getattr(model.defaults, name) for name in ("width", "height") if given.get(name) is None}
     return given | sides
 
 
-def styles_of(given: Any) -> list[str]:
+def styles_of(options: Any) -> list[str]:
     """The names of the styles to apply. Raises InvalidParams if it is not a list of texts."""
-    if given is None:
+    if options is None:
         return []
-    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-        raise InvalidParams("styles", message("list_of_names", got=echo(given)))
-    return [each for each in given if each and each != "None"]
+    if not isinstance(options, list) or not all(isinstance(each, str) for each in options):
+        raise InvalidParams("styles", message("list_of_names", got=echo(options)))
+    return [each for each in options if each and each != "None"]
 
 
 def check_scripts(given: Any) -> list[tuple[str, str, Any]]:
@@ -261,7 +263,7 @@ def pictures_of(studio: Studio, body: Any, given: dict[str, Any], model: Model) 
     """(the options that name the pictures, warnings). Raises InvalidParams."""
     extra: dict[str, Any] = body.model_extra or {}
     warnings: list[str] = []
-    neutral(extra, OF_IMG2IMG)
+    check_neutral(extra, OF_IMG2IMG)
     most = 0 if body.mask or given.get("references") else families.references_of(model.architecture)
     if len(body.init_images) != 1 and not 1 < len(body.init_images) <= most:
         raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
@@ -271,22 +273,22 @@ def pictures_of(studio: Studio, body: Any, given: dict[str, Any], model: Model) 
     if mode == LATENT:
         warnings.append(message("replaced", field="resize_mode", got=LATENT, to=0))
         mode = 0
-    masked = of_mask(body)
+    masked = mask_options(body)
     size = possible_size(given.get("width"), given.get("height"), model)
     if masked.get("inpaint_area", given["inpaint_area"]) == INPAINT_AREAS[1] or given["outpaint"]:
         size = None  # the source keeps its shape
 
-    def kept(data: bytes, field: str) -> str:
+    def store(data: bytes, field: str) -> str:
         source = studio.sources.add(data, field)
         if size is None or mode == 1 or source.width * size[1] == source.height * size[0]:
             return source.id
-        with opened(studio.sources, data, field) as picture:
-            return studio.sources.add(in_size(picture, size, mode), field).id
+        with add_source(studio.sources, data, field) as picture:
+            return studio.sources.add(resize(picture, size, mode), field).id
 
     if most:  # the model reads pictures beside the prompt, instead of starting from one
         ids = [studio.sources.add(decoded("init_images", each), "init_images").id for each in body.init_images]
         return {"kind": "txt2img", "strength": None, "references": [{"image": each} for each in ids]}, warnings
-    options: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}
+    options: dict[str, Any] = {"source": store(decoded("init_images", body.init_images[0]), "init_images")}
     if not body.mask and not given["outpaint"]:
         unused = {each.name: None for each in options_of(without=ITS_OWN) if name_of(each) in OF_MASKS}
         return options | unused | {"kind": "img2img"}, warnings
@@ -295,9 +297,9 @@ def pictures_of(studio: Studio, body: Any, given: dict[str, Any], model: Model) 
         return options, warnings
     mask = decoded("mask", body.mask)
     if body.inpainting_mask_invert:
-        with opened(studio.sources, mask, "mask") as picture:
-            mask = inverted(picture)
-    return options | {"mask": kept(mask, "mask")}, warnings
+        with add_source(studio.sources, mask, "mask") as picture:
+            mask = invert(picture)
+    return options | {"mask": store(mask, "mask")}, warnings
 
 
 def possible_size(width: Any, height: Any, model: Model) -> tuple[int, int] | None:
@@ -307,7 +309,7 @@ def possible_size(width: Any, height: Any, model: Model) -> tuple[int, int] | No
     return (width, height) if width * height <= model.limits.max_pixels else None
 
 
-def of_mask(body: Any) -> dict[str, Any]:
+def mask_options(body: Any) -> dict[str, Any]:
     """Options from A1111's mask fields. Raises InvalidParams."""
     options = {}
     if body.inpainting_fill is not None:
@@ -320,7 +322,7 @@ def of_mask(body: Any) -> dict[str, Any]:
     return options
 
 
-def skipped(layers: Any) -> int | None:
+def clip_skip(layers: Any) -> int | None:
     """Number of skipped layers; A1111 counts the layer to stop at, where 1 is the last. Raises InvalidParams."""
     if layers is None or layers in (0, 1):
         return None

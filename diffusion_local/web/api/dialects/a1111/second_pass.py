@@ -8,7 +8,7 @@ from diffusion_local.options.hires import HIRES_UPSCALERS, LANCZOS, enlarged
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.values import check_integer
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.calls import neutral
+from diffusion_local.web.api.dialects.calls import check_neutral
 
 #: Our options of a second pass; all others need ``hires_scale``.
 HIRES_OPTIONS = ("hires_scale", *(name for name, option in OPTIONS.items() if option.needs == "hires_scale"))
@@ -40,7 +40,9 @@ def options_of(
         raise InvalidParams("enable_hr", message("not_supported", got=echo(enabled)))
     if not enabled:
         return dict.fromkeys(HIRES_OPTIONS), []
-    neutral(extra, {name: (*same, given.get(name.removeprefix("hr_"))) for name, same in FIRST_PASS_VALUES.items()})
+    check_neutral(
+        extra, {name: (*same, given.get(name.removeprefix("hr_"))) for name, same in FIRST_PASS_VALUES.items()}
+    )
     scale, warnings = scale_of(extra, given, strict)
     strength = given["hires_strength"]
     if strength is None:

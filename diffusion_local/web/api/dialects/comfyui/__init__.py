@@ -12,7 +12,7 @@ from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases
-from diffusion_local.web.api.dialects.calls import PerAccount, refusing
+from diffusion_local.web.api.dialects.calls import PerAccount, error_route
 from diffusion_local.web.api.dialects.comfyui import files, information, prompts, socket
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads
 from diffusion_local.web.api.watch import Watch
@@ -22,9 +22,9 @@ MOST_NAMES = 500  # of uploads, per account
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(tags=["ComfyUI"], route_class=refusing(comfyui_error), include_in_schema=False)
+    api = APIRouter(tags=["ComfyUI"], route_class=error_route(comfyui_error), include_in_schema=False)
     api.add_api_websocket_route("/ws", socket.Endpoint(studio, watch).serve)
-    uploads, aliases = Uploads(PerAccount(MOST_NAMES)), Aliases.of(settings.model_aliases)
+    uploads, aliases = Uploads(PerAccount(MOST_NAMES)), Aliases.parse(settings.model_aliases)
     prompts.add_submit(api, studio, uploads, aliases, strict=settings.fit == "strict")
     prompts.add_queue(api, studio)
     prompts.add_history(api, studio)

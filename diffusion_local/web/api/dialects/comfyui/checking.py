@@ -25,7 +25,7 @@ class Fault:
     details: str
     extra: Json = field(default_factory=dict)
 
-    def shape(self) -> Json:
+    def as_json(self) -> Json:
         return {"type": self.type, "message": self.message, "details": self.details, "extra_info": self.extra}
 
 
@@ -51,7 +51,7 @@ def inputs_of(node: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def reached(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
+def dependencies(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
     """The given nodes and all that they depend on; stops early once there are more than MOST_NODES."""
     nodes, waiting = dict.fromkeys(ends), list(ends)
     while waiting and len(nodes) <= MOST_NODES:
@@ -116,12 +116,12 @@ def link_faults(graph: Mapping[str, Any], node_id: str, key: str, each: Input, l
         return  # reported at that node
     outputs = source.outputs
     kind = outputs[link[1]] if 0 <= link[1] < len(outputs) else "nothing"
-    if not fits(kind, each.kind):
+    if not accepts(kind, each.kind):
         details = f"{key}, received_type({kind}) mismatch input_type({each.kind})"
         yield Fault(node_id, "return_type_mismatch", "Return type mismatch between linked nodes", details, extra)
 
 
-def fits(kind: str, expected: str) -> bool:
+def accepts(kind: str, expected: str) -> bool:
     return kind == expected or (kind, expected) in (("INT", "FLOAT"), ("STRING", "COMBO"))
 
 
@@ -139,15 +139,17 @@ def value_faults(node_id: str, key: str, each: Input, value: Any, names: Names) 
         yield Fault(node_id, "value_smaller_than_min", f"Value {number} smaller than min of {each.low}", key, extra)
     elif each.high is not None and number > each.high:
         yield Fault(node_id, "value_bigger_than_max", f"Value {number} bigger than max of {each.high}", key, extra)
-    elif each.kind == "COMBO" and not each.open and not known(number, each, names):
-        yield not_in_list(node_id, key, number, names.of(each))
+    elif each.kind == "COMBO" and not each.open and not is_choice(number, each, names):
+        yield not_in_list(node_id, key, number, names.choices(each))
 
 
-def known(value: str, each: Input, names: Names) -> bool:
-    return chosen(value, names.of(each)) != "" or (each.choices == "models" and names.alias(value) is not None)
+def is_choice(value: str, each: Input, names: Names) -> bool:
+    return find_choice(value, names.choices(each)) != "" or (
+        each.choices == "models" and names.alias(value) is not None
+    )
 
 
-def chosen(value: str, choices: tuple[str, ...]) -> str:
+def find_choice(value: str, choices: tuple[str, ...]) -> str:
     """The choice that a file name means, ignoring its folder and suffix; "" if there is none."""
     name = value.replace("\\", "/").rpartition("/")[2]
     stem = name.rpartition(".")[0] or name

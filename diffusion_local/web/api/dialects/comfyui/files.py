@@ -16,7 +16,7 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.comfyui import records
 from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, form_of, parsed, with_alpha
-from diffusion_local.web.api.dialects.pictures import converted
+from diffusion_local.web.api.dialects.pictures import convert
 from diffusion_local.web.files import StoredResponse
 
 FILE_NAME = re.compile(r"(?P<id>[0-9A-HJKMNP-TV-Z]{26}|[0-9a-f]{64})\.(?:png|jpg|webp)")
@@ -32,7 +32,7 @@ def add(api: APIRouter, studio: Studio, uploads: Uploads) -> None:
         form, _, quality = preview.partition(";")
         form = form if form in ("webp", "jpeg") else "webp"
         percent = min(max(int(quality), 1), 100) if quality.isdecimal() and len(quality) < 4 else 90
-        data = converted(stored, form, percent, {})
+        data = convert(stored, form, percent, {})
         return Response(data, media_type=f"image/{form}")
 
     def file_named(filename: str) -> tuple[StoredFile, str]:
@@ -40,7 +40,7 @@ def add(api: APIRouter, studio: Studio, uploads: Uploads) -> None:
         match = FILE_NAME.fullmatch(filename)
         if match and not SOURCE_ID.fullmatch(match["id"]):
             image = studio.image(match["id"])
-            if records.own(image):
+            if records.is_own(image):
                 return studio.picture_file(image.id), image.suffix
         source_id = uploads.source_id(studio, filename) if not match or SOURCE_ID.fullmatch(match["id"]) else None
         if source_id is None:

@@ -25,8 +25,8 @@ from diffusion_local.web.api.dialects.comfyui.node_values import (
     Refused,
     Vae,
     Work,
-    beyond,
-    failed,
+    invalid_graph,
+    unsupported_use,
 )
 from diffusion_local.web.api.dialects.comfyui.nodes import (
     NODES,
@@ -41,7 +41,7 @@ from diffusion_local.web.api.dialects.comfyui.shaping import Enlarged, enlarged_
 MOST_SEED = 2**32
 
 
-def read(graph: Any, names: Names) -> Plan:
+def translate(graph: Any, names: Names) -> Plan:
     """Translate a graph to a plan. Raises Refused if it is invalid or not supported."""
     if not isinstance(graph, dict) or not graph:
         raise Refused("prompt_no_outputs", "Prompt has no outputs")
@@ -55,12 +55,12 @@ def read(graph: Any, names: Names) -> Plan:
             each for each in checking.faults(graph, list(graph)[:MOST_NODES], names) if each.type == "missing_node_type"
         ]
         raise Refused("prompt_no_outputs", "Prompt has no outputs", faults=unknown)
-    node_ids = checking.reached(graph, outputs)
+    node_ids = checking.dependencies(graph, outputs)
     if len(node_ids) > MOST_NODES:
         raise Refused("invalid_prompt", f"A graph must have at most {MOST_NODES} nodes that its outputs depend on.")
     found = list(checking.faults(graph, node_ids, names))
     if found:
-        raise failed(found)
+        raise invalid_graph(found)
     order = checking.in_order(graph, node_ids)
     if order is None:
         raise Refused("dependency_cycle", "Dependency cycle detected", "The nodes depend on each other in a circle.")
@@ -70,9 +70,9 @@ def read(graph: Any, names: Names) -> Plan:
     works = {id(work): work for work in reader.shown}
     if len(works) > 1:
         first, second = list(works.values())[:2]
-        raise failed(
+        raise invalid_graph(
             [
-                beyond(
+                unsupported_use(
                     second.node_id,
                     f"only the pictures of one node can be made at once, and #{first.node_id} makes others",
                 )
@@ -106,7 +106,7 @@ class Reader:
         if declared.kind in WIDGET_TYPES or declared.kind == "COMBO":  # from a primitive node: not validated yet
             found = list(checking.value_faults(node_id, key, declared, value, self._names))
             if found:
-                raise failed(found)
+                raise invalid_graph(found)
             return checking.converted(declared.kind, value)
         return value
 
@@ -134,21 +134,21 @@ class Reader:
         if inputs.get("strength_clip", weight) != weight:
             self.warn(message("one_lora_weight", name=inputs["lora_name"], weight=format_number(weight)))
         if weight:
-            model = replace(model, loras=(*model.loras, (self.chosen("loras", inputs["lora_name"]), weight)))
+            model = replace(model, loras=(*model.loras, (self.find_choice("loras", inputs["lora_name"]), weight)))
         return (model, clip) if clip is not None else (model,)
 
     def upscaler(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
-        return (self.chosen("upscalers", inputs["model_name"]),)
+        return (self.find_choice("upscalers", inputs["model_name"]),)
 
     def _model(self, name: str) -> str:
-        model = self.chosen("models", name)
+        model = self.find_choice("models", name)
         if not model:
             model = self._names.alias(name) or ""
             self.warn(message("model_stands_for", name=name, model=model))
         return model
 
-    def chosen(self, key: str, value: str) -> str:
-        return checking.chosen(value, self._names.lists.get(key, ()))
+    def find_choice(self, key: str, value: str) -> str:
+        return checking.find_choice(value, self._names.lists.get(key, ()))
 
     def text(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         return (Conditioning(inputs["text"], inputs["clip"], node_id),)
@@ -164,7 +164,7 @@ class Reader:
         return (replace(inputs["conditioning"], guidance=inputs["guidance"]),)
 
     def control_net(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
-        return (Control(self.chosen("controls", inputs["control_net_name"])),)
+        return (Control(self.find_choice("controls", inputs["control_net_name"])),)
 
     def union_type(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         return (replace(inputs["control_net"], mode=UNION_TYPES.get(str(inputs["type"]), "")),)
@@ -172,7 +172,7 @@ class Reader:
     def control(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         """ControlNetApply has a single conditioning; its successor has two, of which the positive one is used."""
         if not isinstance(inputs["image"], Picture):
-            raise failed([beyond(node_id, "only an image of LoadImage can be a control", "image")])
+            raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a control", "image")])
         weight = inputs["strength"]
         made = replace(
             inputs["control_net"],
@@ -195,7 +195,7 @@ class Reader:
 
     def _preprocessed(self, node_id: str, inputs: dict[str, Any], name: str) -> Picture:
         if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
-            raise failed([beyond(node_id, "only an image of LoadImage can be preprocessed", "image")])
+            raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be preprocessed", "image")])
         return replace(inputs["image"], preprocessor=name)
 
     def empty(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
@@ -211,25 +211,31 @@ class Reader:
         if isinstance(inputs["pixels"], Enlarged):
             return (inputs["pixels"],)
         if not isinstance(inputs["pixels"], Picture) or inputs["pixels"].preprocessor:
-            raise failed([beyond(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")])
+            raise invalid_graph(
+                [unsupported_use(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")]
+            )
         return (Latent(node_id, picture=inputs["pixels"], vae=inputs["vae"]),)
 
     def encode_masked(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         [latent] = self.encode(node_id, inputs)
         if not isinstance(latent, Latent):
-            raise failed([beyond(node_id, "only an image of LoadImage can have a mask", "pixels")])
+            raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can have a mask", "pixels")])
         return (replace(latent, mask=replace(inputs["mask"], grow=inputs["grow_mask_by"] or 0)),)
 
     def noise_mask(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         latent = inputs["samples"]
         if not isinstance(latent, Latent) or latent.picture is None:
-            raise failed([beyond(node_id, "only an encoded image of LoadImage can have a mask", "samples")])
+            raise invalid_graph(
+                [unsupported_use(node_id, "only an encoded image of LoadImage can have a mask", "samples")]
+            )
         return (replace(latent, mask=inputs["mask"]),)
 
     def repeat(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         latent = inputs["samples"]
         if not isinstance(latent, Latent):
-            raise failed([beyond(node_id, "only an empty latent or an encoded image can be repeated", "samples")])
+            raise invalid_graph(
+                [unsupported_use(node_id, "only an empty latent or an encoded image can be repeated", "samples")]
+            )
         return (replace(latent, count=latent.count * inputs["amount"]),)
 
     def sampler(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
@@ -238,11 +244,13 @@ class Reader:
     def sampler_advanced(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         for key, value in (("add_noise", "enable"), ("return_with_leftover_noise", "disable")):
             if inputs[key] != value:
-                raise failed([beyond(node_id, f"must be {value}: a sampler is run as a whole", key)])
+                raise invalid_graph([unsupported_use(node_id, f"must be {value}: a sampler is run as a whole", key)])
         if inputs["start_at_step"] > 0:
-            raise failed([beyond(node_id, "must be 0: a sampler is run as a whole", "start_at_step")])
+            raise invalid_graph([unsupported_use(node_id, "must be 0: a sampler is run as a whole", "start_at_step")])
         if inputs["end_at_step"] < inputs["steps"]:
-            raise failed([beyond(node_id, "must be at least steps: a sampler is run as a whole", "end_at_step")])
+            raise invalid_graph(
+                [unsupported_use(node_id, "must be at least steps: a sampler is run as a whole", "end_at_step")]
+            )
         return (self._sampled(node_id, inputs, inputs["noise_seed"], "noise_seed", 1.0),)
 
     def _sampled(self, node_id: str, inputs: dict[str, Any], seed: int, seed_key: str, denoise: float) -> Work:
@@ -253,13 +261,15 @@ class Reader:
             again = self._sampled(node_id, inputs | first, seed, seed_key, 1.0)
             return second_pass(self, node_id, again, latent, denoise)
         if not isinstance(latent, Latent):
-            raise failed([beyond(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")])
+            raise invalid_graph(
+                [unsupported_use(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")]
+            )
         if positive.zero:
-            raise failed([beyond(node_id, "must not be zeroed out", "positive")])
+            raise invalid_graph([unsupported_use(node_id, "must not be zeroed out", "positive")])
         if denoise <= 0:
-            raise failed([beyond(node_id, "must be more than 0", "denoise")])
+            raise invalid_graph([unsupported_use(node_id, "must be more than 0", "denoise")])
         if latent.picture is None and denoise < 1:
-            raise failed([beyond(node_id, "must be 1 for an empty latent image", "denoise")])
+            raise invalid_graph([unsupported_use(node_id, "must be 1 for an empty latent image", "denoise")])
         options: dict[str, Any] = {
             "prompt": positive.text,
             "negative": "" if negative.zero else negative.text,
@@ -319,16 +329,16 @@ class Reader:
     def decode(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         work = inputs["samples"]
         if not isinstance(work, Work):
-            raise failed([beyond(node_id, "only what a sampler has made can be decoded", "samples")])
+            raise invalid_graph([unsupported_use(node_id, "only what a sampler has made can be decoded", "samples")])
         if inputs["vae"].name and work.vae.name != inputs["vae"].name:
             work = replace(work, vae=inputs["vae"])
-        return (self._same(work),)
+        return (self._deduplicated(work),)
 
-    def _same(self, work: Work) -> Work:
+    def _deduplicated(self, work: Work) -> Work:
         """The same object for equal results, so that a latent decoded twice counts as one work."""
-        return next((each for each in self._decoded() if each == work), work)
+        return next((each for each in self._decoded_works() if each == work), work)
 
-    def _decoded(self) -> list[Work]:
+    def _decoded_works(self) -> list[Work]:
         return [each for values in self._values.values() for each in values if isinstance(each, Work)]
 
     def enlarge_latent(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
@@ -342,14 +352,16 @@ class Reader:
             return (Enlarged(inputs["image"], inputs["upscale_model"]),)
         if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
             why = "only an image of LoadImage can be enlarged; save the picture first and enlarge it then"
-            raise failed([beyond(node_id, why, "image")])
+            raise invalid_graph([unsupported_use(node_id, why, "image")])
         options = {"prompt": "", "kind": "upscale", "upscaler": inputs["upscale_model"]}
         origins = {"upscaler": (node_id, "upscale_model"), "scale": (node_id, "upscale_model")}
         return (Work(node_id, options, picture=inputs["image"], origins=origins, sampled=False),)
 
     def show(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         if not isinstance(inputs["images"], Work):
-            raise failed([beyond(node_id, "only what a sampler or an upscaler has made can be shown", "images")])
+            raise invalid_graph(
+                [unsupported_use(node_id, "only what a sampler or an upscaler has made can be shown", "images")]
+            )
         self.shown.append(inputs["images"])
         return ()
 

@@ -39,13 +39,13 @@ NO_FILES = (
 )
 
 
-def info(name: str, names: nodes.Names) -> Json:
+def describe_node(name: str, names: nodes.Names) -> Json:
     """A node's description in ComfyUI's format."""
     node = nodes.NODES[name]
     inputs: dict[str, dict[str, Any]] = {"required": {}}
     for key, each in node.inputs.items():
         part = inputs.setdefault("required" if each.required else "optional", {})
-        part[key] = described(each, names)
+        part[key] = describe_input(each, names)
     return {
         "input": inputs,
         "input_order": {part: list(each) for part, each in inputs.items()},
@@ -61,9 +61,9 @@ def info(name: str, names: nodes.Names) -> Json:
     }
 
 
-def described(each: nodes.Input, names: nodes.Names) -> list[Any]:
+def describe_input(each: nodes.Input, names: nodes.Names) -> list[Any]:
     if each.kind == "COMBO":
-        return [list(names.of(each)), {} if each.default is None else {"default": each.default}]
+        return [list(names.choices(each)), {} if each.default is None else {"default": each.default}]
     if each.kind not in nodes.WIDGET_TYPES:
         return [each.kind]
     limits = {"default": each.default, "min": each.low, "max": each.high}
@@ -76,11 +76,11 @@ def add(api: APIRouter, studio: Studio, aliases: Aliases) -> None:
     def object_info() -> Json:
         """All supported nodes, with the values that their choices offer."""
         names = names_of(studio, aliases)
-        return {name: info(name, names) for name in nodes.NODES}
+        return {name: describe_node(name, names) for name in nodes.NODES}
 
     @api.get("/object_info/{node}")
     def one_object_info(node: str) -> Json:
-        return {node: info(node, names_of(studio, aliases))} if node in nodes.NODES else {}
+        return {node: describe_node(node, names_of(studio, aliases))} if node in nodes.NODES else {}
 
     @api.get("/models")
     def folders() -> list[str]:

@@ -167,12 +167,12 @@ class Plan:
     warnings: list[str]
 
 
-def failed(faults: list[Fault]) -> Refused:
+def invalid_graph(faults: list[Fault]) -> Refused:
     details = "\n".join(f"{each.message}: {each.details}" for each in faults)
     return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", details, faults)
 
 
-def beyond(node_id: str, why: str, key: str = "") -> Fault:
+def unsupported_use(node_id: str, why: str, key: str = "") -> Fault:
     """The error for an unsupported use of a supported node."""
     extra = {"input_name": key} if key else {}
     return Fault(

@@ -70,7 +70,7 @@ class Names:
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     alias: Callable[[str], str | None] = lambda name: None
 
-    def of(self, each: Input) -> tuple[str, ...]:
+    def choices(self, each: Input) -> tuple[str, ...]:
         return self.lists.get(each.choices, ()) if isinstance(each.choices, str) else each.choices
 
 

@@ -13,16 +13,16 @@ from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.comfyui import checking, records
-from diffusion_local.web.api.dialects.comfyui.graph import read
+from diffusion_local.web.api.dialects.comfyui.graph import translate
 from diffusion_local.web.api.dialects.comfyui.node_values import Refused
 from diffusion_local.web.api.dialects.comfyui.submitting import (
     SHORT_ID,
     Uploads,
+    graph_error,
     ids_of,
     json_of,
     names_of,
     options_of,
-    refused,
     text_of,
 )
 from diffusion_local.web.error_responses import NOT_CACHED
@@ -49,17 +49,17 @@ def add_submit(api: APIRouter, studio: Studio, uploads: Uploads, aliases: Aliase
         if graph is None:
             raise Refused("no_prompt", "No prompt provided", "No prompt provided")
         prompt_id, client_id = text_of(body, "prompt_id"), text_of(body, "client_id")
-        plan = read(graph, names_of(studio, aliases))
+        plan = translate(graph, names_of(studio, aliases))
         options, warnings = options_of(studio, plan, uploads, strict)
-        record = records.written(prompt_id, client_id, graph, plan.outputs, plan.work.node_id)
+        record = records.to_json(prompt_id, client_id, graph, plan.outputs, plan.work.node_id)
         if len(record) > MOST_GRAPH_CHARS:
             raise Refused("invalid_prompt", f"A graph must have at most {MOST_GRAPH_CHARS:,} characters.")
         key = records.KEY_PREFIX + prompt_id if prompt_id else None
         try:
             receipt = studio.submit(**options, graph=record, idempotency_key=key)
         except InvalidParams as error:
-            raise refused(plan, graph, error) from None
-        number = records.record(studio.graphs.get(receipt.batch_id)).number
+            raise graph_error(plan, graph, error) from None
+        number = records.from_json(studio.graphs.get(receipt.batch_id)).number
         answer_json = {"prompt_id": prompt_id or receipt.batch_id, "number": number, "node_errors": {}}
         differs = [*warnings, *map(str, receipt.warnings)]
         return JSONResponse(answer_json | ({"warnings": differs} if differs else {}), headers=NOT_CACHED)
@@ -74,7 +74,7 @@ def add_queue(api: APIRouter, studio: Studio) -> None:
     @api.get("/queue")
     def queue() -> Json:
         """The caller's prompts: those with a running picture, and those that wait."""
-        each = [records.record(graph) for graph in reversed(studio.graphs.unfinished())]
+        each = [records.from_json(graph) for graph in reversed(studio.graphs.unfinished())]
         busy = running(studio)
         return {
             "queue_running": [one.entry() for one in each if one.batch_id in busy],
@@ -93,7 +93,7 @@ def add_queue(api: APIRouter, studio: Studio) -> None:
         listed = set(ids_of(body))
         busy = running(studio)
         for graph in studio.graphs.unfinished():
-            each = records.record(graph)
+            each = records.from_json(graph)
             if each.batch_id not in busy and (body.get("clear") or listed & {each.id, each.batch_id}):
                 studio.queue.cancel(batch_id=each.batch_id)
 
@@ -108,7 +108,7 @@ def add_queue(api: APIRouter, studio: Studio) -> None:
         authority.check("queue.cancel")
         busy = running(studio)
         for graph in studio.graphs.unfinished():
-            each = records.record(graph)
+            each = records.from_json(graph)
             if each.batch_id in busy and prompt_id in ("", each.id, each.batch_id):
                 studio.queue.cancel(batch_id=each.batch_id)
 
@@ -118,17 +118,17 @@ def add_history(api: APIRouter, studio: Studio) -> None:
     def history(max_items: int = MOST_HISTORY) -> Json:
         """The caller's ended prompts, oldest first."""
         limit = max(0, min(max_items, MOST_HISTORY))
-        each = [records.record(graph) for graph in reversed(studio.graphs.page(limit)) if graph.finished]
-        return {one.id: records.history(studio, one) for one in each}
+        each = [records.from_json(graph) for graph in reversed(studio.graphs.page(limit)) if graph.finished]
+        return {one.id: records.history_entry(studio, one) for one in each}
 
     @api.get("/history/{prompt_id}")
     def history_of(prompt_id: str) -> Response:
         """An ended prompt; an empty object while it waits or runs, with status 404 if it is unknown."""
         try:
-            each = records.named(studio, prompt_id[:SHORT_ID])
+            each = records.find(studio, prompt_id[:SHORT_ID])
         except NotFound:
             return JSONResponse({}, 404, headers=NOT_CACHED)
-        content = {each.id: records.history(studio, each)} if each.finished else {}
+        content = {each.id: records.history_entry(studio, each)} if each.finished else {}
         return JSONResponse(content, headers=NOT_CACHED)
 
     @api.post("/history")
@@ -142,7 +142,7 @@ def add_history(api: APIRouter, studio: Studio) -> None:
         authority.check("queue.forget")
         listed = set(ids_of(body))
         for graph in studio.graphs.page():
-            each = records.record(graph)
+            each = records.from_json(graph)
             if each.finished and (body.get("clear") or listed & {each.id, each.batch_id}):
                 studio.queue.forget(batch_id=each.batch_id)
 
@@ -158,6 +158,6 @@ def refused_shape(error: Refused, graph: Any) -> Json:
     outputs = checking.output_nodes(graph) if isinstance(graph, dict) else []
     for fault in error.faults:
         empty = {"errors": [], "dependent_outputs": outputs, "class_type": checking.class_of(graph.get(fault.node_id))}
-        node_errors.setdefault(fault.node_id, empty)["errors"].append(fault.shape())
+        node_errors.setdefault(fault.node_id, empty)["errors"].append(fault.as_json())
     head = {"type": error.type, "message": error.message, "details": error.details, "extra_info": {}}
     return {"error": head, "node_errors": node_errors}

@@ -43,12 +43,12 @@ class Record:
         return [self.number, self.id, self.graph, {"client_id": self.client_id}, self.outputs]
 
 
-def written(prompt_id: str, client_id: str, graph: Json, outputs: list[str], worker: str) -> str:
+def to_json(prompt_id: str, client_id: str, graph: Json, outputs: list[str], worker: str) -> str:
     content = {"id": prompt_id, "client_id": client_id, "graph": graph, "outputs": outputs, "worker": worker}
     return json.dumps(content, ensure_ascii=False)
 
 
-def record(graph: Graph) -> Record:
+def from_json(graph: Graph) -> Record:
     content = json.loads(graph.graph)
     return Record(
         content["id"] or graph.batch_id,
@@ -62,20 +62,20 @@ def record(graph: Graph) -> Record:
     )
 
 
-def named(studio: Studio, prompt_id: str) -> Record:
+def find(studio: Studio, prompt_id: str) -> Record:
     """The caller's prompt with this id. Raises NotFound."""
     try:
         batch_id = studio.submitted_under(KEY_PREFIX + prompt_id)
     except NotFound:
         batch_id = prompt_id
-    return record(studio.graphs.get(batch_id))
+    return from_json(studio.graphs.get(batch_id))
 
 
 def jobs_of(studio: Studio, each: Record) -> list[Job]:
     return studio.jobs(batch_id=each.batch_id, limit=MAX_JOBS_BY_ID)
 
 
-def history(studio: Studio, each: Record) -> Json:
+def history_entry(studio: Studio, each: Record) -> Json:
     """An ended prompt."""
     jobs = jobs_of(studio, each)
     images = studio.images_of(jobs)
@@ -91,9 +91,9 @@ def history(studio: Studio, each: Record) -> Json:
     if made:
         messages.append(["execution_success", {"prompt_id": each.id} | end])
     elif missed and missed[0].state is State.CANCELLED:
-        messages.append(["execution_interrupted", stopped(each) | end])
+        messages.append(["execution_interrupted", interrupted_status(each) | end])
     else:
-        messages.append(["execution_error", error(each, missed) | end])
+        messages.append(["execution_error", error_status(each, missed) | end])
     return {
         "prompt": each.entry(),
         "outputs": outputs(each, made) if made else {},
@@ -109,7 +109,7 @@ def history(studio: Studio, each: Record) -> Json:
     }
 
 
-def about(node: str) -> Json:
+def node_fields(node: str) -> Json:
     return {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node}
 
 
@@ -126,22 +126,22 @@ def file_of(image: Image, saved: bool = True) -> Json:
     return {"filename": f"{image.id}{image.suffix}", "subfolder": "", "type": "output" if saved else "temp"}
 
 
-def stopped(each: Record) -> Json:
+def interrupted_status(each: Record) -> Json:
     kind = checking.class_of(each.graph.get(each.worker))
     return {"prompt_id": each.id, "node_id": each.worker, "node_type": kind, "executed": []}
 
 
-def error(each: Record, missed: Sequence[Job]) -> Json:
+def error_status(each: Record, missed: Sequence[Job]) -> Json:
     reason = why_not(missed[0]) if missed else "The jobs were deleted."
     kind = missed[0].failure.kind if missed and missed[0].failure else "deleted"
     content = {"exception_message": str(reason), "exception_type": kind, "traceback": []}
-    return stopped(each) | content | {"current_inputs": {}, "current_outputs": []}
+    return interrupted_status(each) | content | {"current_inputs": {}, "current_outputs": []}
 
 
 def milliseconds(moment: str) -> int:
     return int(datetime.fromisoformat(moment).timestamp() * 1000)
 
 
-def own(image: Image) -> bool:
+def is_own(image: Image) -> bool:
     """Whether a picture belongs to the caller, even if the caller may see others' pictures."""
     return image.owner == current().name

@@ -15,36 +15,36 @@ from diffusion_local.web.api.dialects.comfyui.node_values import (
     Region,
     Scaling,
     Work,
-    beyond,
-    failed,
+    invalid_graph,
+    unsupported_use,
 )
 
 Inputs = dict[str, Any]
 
 
-class Reads(Protocol):
+class GraphReader(Protocol):
     def warn(self, text: str) -> None: ...
-    def chosen(self, key: str, value: str) -> str: ...
+    def find_choice(self, key: str, value: str) -> str: ...
 
 
-def adapter_file(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
-    return (reader.chosen("ip_adapters", inputs["ipadapter_file"]),)
+def adapter_file(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+    return (reader.find_choice("ip_adapters", inputs["ipadapter_file"]),)
 
 
-def any_adapter(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def any_adapter(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """IPAdapterUnifiedLoader: the studio chooses the file; for face presets one for faces."""
     face = "FACE" in str(inputs["preset"])
     return inputs["model"], "face" if face else "style"
 
 
-def vision(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def vision(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     return ("",)
 
 
-def adapted(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def adapted(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """A model with an IP-Adapter's reference picture."""
     if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
-        raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
+        raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a reference", "image")])
     for key, usual in (("start_at", 0.0), ("end_at", 1.0), ("weight_type", "linear")):
         if inputs.get(key) not in (None, usual, "standard"):
             reader.warn(message("passed_over", field=key, got=str(inputs[key])))
@@ -56,33 +56,35 @@ def adapted(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     return (replace(model, references=(*model.references, made)) if inputs["weight"] else model,)
 
 
-def scaled(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def scaled(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """FluxKontextImageScale: has no effect, because the studio scales references."""
     if not isinstance(inputs["image"], Picture):
-        raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
+        raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a reference", "image")])
     return (inputs["image"],)
 
 
-def reference_latent(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def reference_latent(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     latent, conditioning = inputs.get("latent"), inputs["conditioning"]
     if latent is None:
         return (conditioning,)
     if not isinstance(latent, Latent) or latent.picture is None:
-        raise failed([beyond(node_id, "only an encoded image of LoadImage can be a reference", "latent")])
+        raise invalid_graph(
+            [unsupported_use(node_id, "only an encoded image of LoadImage can be a reference", "latent")]
+        )
     return (replace(conditioning, references=(*conditioning.references, Reference(latent.picture, node_id))),)
 
 
-def instruction(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def instruction(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """TextEncodeQwenImageEdit and its successor with up to three images."""
     images = [inputs.get(key) for key in ("image", "image1", "image2", "image3")]
     pictures = [each for each in images if each is not None]
     if not all(isinstance(each, Picture) for each in pictures):
-        raise failed([beyond(node_id, "only an image of LoadImage can be a reference", "image")])
+        raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a reference", "image")])
     made = Conditioning(inputs["prompt"], inputs["clip"], node_id, key="prompt")
     return (replace(made, references=tuple(Reference(each, node_id) for each in pictures)),)
 
 
-def area(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def area(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """ConditioningSetArea, in pixels, and ConditioningSetAreaPercentage, in shares."""
     box = tuple(float(inputs[name]) for name in ("x", "y", "width", "height"))
     made = Region(
@@ -91,17 +93,21 @@ def area(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     return (replace(inputs["conditioning"], area=made),)
 
 
-def combined(reader: Reads, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
+def combined(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """ConditioningCombine: the one with an area becomes a region of the other."""
     first, second = inputs["conditioning_1"], inputs["conditioning_2"]
     if second.area is None and first.area is not None:
         first, second = second, first
     if second.area is None:
         why = "only a conditioning with an area (ConditioningSetArea) can be combined with another one"
-        raise failed([beyond(node_id, why, "conditioning_2")])
+        raise invalid_graph([unsupported_use(node_id, why, "conditioning_2")])
     if second.controls or second.references:
-        raise failed(
-            [beyond(node_id, "controls and references belong to the picture, not to an area", "conditioning_2")]
+        raise invalid_graph(
+            [
+                unsupported_use(
+                    node_id, "controls and references belong to the picture, not to an area", "conditioning_2"
+                )
+            ]
         )
     regions = [*first.regions, *second.regions, replace(second.area, prompt=second.text)]
     if first.area is not None:  # two areas: neither has the prompt for the whole picture
@@ -131,7 +137,9 @@ def shaped(node_id: str, options: dict[str, Any], positive: Conditioning, latent
     A full repaint of a picture that the model reads as a reference starts from noise. Raises Refused.
     """
     if positive.area is not None:
-        raise failed([beyond(node_id, "must be combined with a prompt for the whole picture", "positive")])
+        raise invalid_graph(
+            [unsupported_use(node_id, "must be combined with a prompt for the whole picture", "positive")]
+        )
     if positive.regions:
         options["regions"] = [region_of(each, options, node_id) for each in positive.regions]
         if not options["prompt"]:
@@ -147,7 +155,7 @@ def region_of(region: Region, options: dict[str, Any], node_id: str) -> dict[str
     if region.pixels:
         if not options.get("width"):
             why = "an area in pixels needs an empty latent image; use ConditioningSetAreaPercentage"
-            raise failed([beyond(region.node_id, why, "width")])
+            raise invalid_graph([unsupported_use(region.node_id, why, "width")])
         whole = options["width"], options["height"]
         x, y, width, height = x / whole[0], y / whole[1], width / whole[0], height / whole[1]
     x, y = min(x, 1.0), min(y, 1.0)
@@ -167,7 +175,7 @@ LATENT_METHODS = {
 OWN = ("steps", "seed", "count", "width", "height")
 
 
-class Warns(Protocol):
+class WarningSink(Protocol):
     def warn(self, text: str) -> None: ...
 
 
@@ -181,17 +189,17 @@ class Enlarged:
     size: tuple[int, int] | None = None
 
 
-def enlarged_latent(reader: Warns, node_id: str, inputs: dict[str, Any]) -> Enlarged:
+def enlarged_latent(reader: WarningSink, node_id: str, inputs: dict[str, Any]) -> Enlarged:
     """LatentUpscale and LatentUpscaleBy. Raises Refused unless the input is a sampler's result."""
     if not isinstance(inputs["samples"], Work):
-        raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "samples")])
+        raise invalid_graph([unsupported_use(node_id, "only what a sampler has made can be enlarged", "samples")])
     method = inputs["upscale_method"]
     if method in ("area", "bislerp"):
         reader.warn(message("replaced", field="upscale_method", got=method, to=LATENT_METHODS[method]))
     return to_size(node_id, Enlarged(inputs["samples"], LATENT_METHODS[method]), inputs)
 
 
-def enlarged_image(reader: Warns, node_id: str, inputs: dict[str, Any]) -> Enlarged | Picture:
+def enlarged_image(reader: WarningSink, node_id: str, inputs: dict[str, Any]) -> Enlarged | Picture:
     """ImageScale and ImageScaleBy, of a loaded picture, or after a sampler or an upscale model. Raises Refused for any
     other input.
     """
@@ -199,14 +207,16 @@ def enlarged_image(reader: Warns, node_id: str, inputs: dict[str, Any]) -> Enlar
     if isinstance(image, Picture) and not (image.preprocessor or image.scaling):
         return replace(image, scaling=scaling_of(node_id, inputs))
     if isinstance(image, Enlarged) and (image.scale or image.size):
-        raise failed([beyond(node_id, "a picture can be enlarged once before it is sampled again", "image")])
+        raise invalid_graph(
+            [unsupported_use(node_id, "a picture can be enlarged once before it is sampled again", "image")]
+        )
     if isinstance(image, Enlarged):
         if "scale_by" in inputs:
             why = "the factor of an upscale model is not known; give the size with ImageScale"
-            raise failed([beyond(node_id, why, "scale_by")])
+            raise invalid_graph([unsupported_use(node_id, why, "scale_by")])
         return to_size(node_id, image, inputs)
     if not isinstance(image, Work) or not image.sampled:
-        raise failed([beyond(node_id, "only what a sampler has made can be enlarged", "image")])
+        raise invalid_graph([unsupported_use(node_id, "only what a sampler has made can be enlarged", "image")])
     if inputs["upscale_method"] != "lanczos":
         reader.warn(message("replaced", field="upscale_method", got=inputs["upscale_method"], to=LANCZOS))
     return to_size(node_id, Enlarged(image, LANCZOS), inputs)
@@ -217,7 +227,7 @@ def scaling_of(node_id: str, inputs: dict[str, Any]) -> Scaling:
     if "scale_by" in inputs:
         return Scaling(inputs["upscale_method"], factor=inputs["scale_by"])
     if not (inputs["width"] or inputs["height"]):
-        raise failed([beyond(node_id, "a width or a height is needed", "width")])
+        raise invalid_graph([unsupported_use(node_id, "a width or a height is needed", "width")])
     return Scaling(inputs["upscale_method"], inputs["width"], inputs["height"], crop=inputs["crop"] == "center")
 
 
@@ -226,18 +236,20 @@ def to_size(node_id: str, before: Enlarged, inputs: dict[str, Any]) -> Enlarged:
     if "scale_by" in inputs:
         return replace(before, scale=inputs["scale_by"])
     if not (inputs["width"] or inputs["height"]):
-        raise failed([beyond(node_id, "a width or a height is needed", "width")])
+        raise invalid_graph([unsupported_use(node_id, "a width or a height is needed", "width")])
     return replace(before, size=(inputs["width"], inputs["height"]))
 
 
-def second_pass(reader: Warns, node_id: str, again: Work, latent: Enlarged, denoise: float) -> Work:
+def second_pass(reader: WarningSink, node_id: str, again: Work, latent: Enlarged, denoise: float) -> Work:
     """The first sampler's work with a second pass; ``again`` has the settings of that pass. Raises Refused."""
     first, work = latent.work.options, latent.work
     if "hires_scale" in first:
-        raise failed([beyond(node_id, "a picture can be sampled again once", "latent_image")])
+        raise invalid_graph([unsupported_use(node_id, "a picture can be sampled again once", "latent_image")])
     for name in sorted({*first, *again.options} - {*OWN, "kind", "strength"}):
         if first.get(name) != again.options.get(name):
-            raise failed([beyond(node_id, f"the second sampler must have the {name} of the first", name)])
+            raise invalid_graph(
+                [unsupported_use(node_id, f"the second sampler must have the {name} of the first", name)]
+            )
     if first["seed"] != again.options["seed"]:
         reader.warn("seed: the second sampler has the seed of the first")
     options = {
@@ -250,16 +262,18 @@ def second_pass(reader: Warns, node_id: str, again: Work, latent: Enlarged, deno
     return replace(work, options=first | options, origins=work.origins | origins)
 
 
-def scale_of(reader: Warns, node_id: str, latent: Enlarged) -> float:
+def scale_of(reader: WarningSink, node_id: str, latent: Enlarged) -> float:
     """The factor of a second pass; a size of another aspect ratio gives a warning. Raises Refused if it is unknown."""
     if latent.scale:
         return latent.scale
     first = latent.work.options
     if latent.size is None:
         why = "the factor of an upscale model is not known; give the size with ImageScale behind it"
-        raise failed([beyond(node_id, why, "latent_image")])
+        raise invalid_graph([unsupported_use(node_id, why, "latent_image")])
     if "width" not in first:
-        raise failed([beyond(node_id, "a picture that began from another one is enlarged by a factor", "latent_image")])
+        raise invalid_graph(
+            [unsupported_use(node_id, "a picture that began from another one is enlarged by a factor", "latent_image")]
+        )
     size = (first["width"], first["height"])
     scale = max(side / side_before for side, side_before in zip(latent.size, size, strict=True))
     made = enlarged(size, scale)

@@ -65,7 +65,7 @@ class Endpoint:
             events = Events(self._studio, socket.query_params.get("clientId", "")[:100] or new_id())
             with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(ended, socket, tasks.cancel_scope)
+                    tasks.start_soon(watch_disconnect, socket, tasks.cancel_scope)
                     await self._follow(socket, events)
                     tasks.cancel_scope.cancel()
 
@@ -78,8 +78,8 @@ class Endpoint:
                 if not await still():
                     await socket.close(POLICY_VIOLATION)
                     return
-            for event in await anyio.to_thread.run_sync(events.news):
-                if not await sent(socket, event):
+            for event in await anyio.to_thread.run_sync(events.next_events):
+                if not await send(socket, event):
                     return
             moment = await self._watch.until(lambda now, seen=seen: now != seen, RECHECK_SECONDS)  # type: ignore[misc]
             seen = moment or seen
@@ -101,7 +101,7 @@ class Endpoint:
             self._open[name] -= 1
 
 
-async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
+async def watch_disconnect(socket: WebSocket, scope: anyio.CancelScope) -> None:
     """Discard the client's messages until it disconnects; disconnect it after MOST_RECEIVED of them."""
     for _ in range(MOST_RECEIVED):
         if (await socket.receive())["type"] == "websocket.disconnect":
@@ -111,7 +111,7 @@ async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def sent(socket: WebSocket, event: SocketEvent) -> bool:
+async def send(socket: WebSocket, event: SocketEvent) -> bool:
     """Send a message; returns whether the client accepted it in time."""
     with anyio.move_on_after(SEND_SECONDS) as limit:
         await (socket.send_bytes(event) if isinstance(event, bytes) else socket.send_json(event))
@@ -128,7 +128,7 @@ class Events:
         self._followed: dict[str, Followed] = {}  # by batch
         self._known: set[str] = set()  # batches, including other clients'
 
-    def news(self) -> list[SocketEvent]:
+    def next_events(self) -> list[SocketEvent]:
         """Events since the last call. A prompt that started and ended meanwhile is reported from its start."""
         newest = self._studio.graphs.page(MOST_NEW)  # read first: a prompt that is then not unfinished has ended
         unfinished = {graph.batch_id: graph for graph in self._studio.graphs.unfinished()}
@@ -136,7 +136,7 @@ class Events:
             self._known = {graph.batch_id for graph in newest} - unfinished.keys()
         graphs = {graph.batch_id: graph for graph in newest} | unfinished
         for batch_id in sorted(graphs.keys() - self._known):
-            each = records.record(graphs[batch_id])
+            each = records.from_json(graphs[batch_id])
             if each.client_id == self._client_id:
                 self._followed[batch_id] = Followed(each)
         self._known = set(graphs)
@@ -144,7 +144,7 @@ class Events:
         if len(unfinished) != self._left:
             events.append(self._status(len(unfinished)))
         for batch_id, followed in list(self._followed.items()):
-            events += self._of(followed)
+            events += self._events_of(followed)
             if batch_id not in unfinished:
                 events += self._end(followed)
                 del self._followed[batch_id]
@@ -157,7 +157,7 @@ class Events:
         self._left = left
         return {"type": "status", "data": data}
 
-    def _of(self, followed: Followed) -> list[SocketEvent]:
+    def _events_of(self, followed: Followed) -> list[SocketEvent]:
         """Start, steps and previews of a prompt."""
         jobs = records.jobs_of(self._studio, followed.record)
         events: list[SocketEvent] = []
@@ -197,7 +197,7 @@ class Events:
 
     def _end(self, followed: Followed) -> list[SocketEvent]:
         record = followed.record
-        ended = records.history(self._studio, record)
+        ended = records.history_entry(self._studio, record)
         events: list[SocketEvent] = [] if followed.started else self._start(record, [])
         for node, output in ended["outputs"].items():
             data = {"node": node, "display_node": node, "output": output, "prompt_id": record.id}

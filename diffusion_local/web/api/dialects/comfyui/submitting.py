@@ -21,7 +21,7 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.options.values import SOURCE_ID, ULID
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.adapting import Aliases, adapted
+from diffusion_local.web.api.dialects.adapting import Aliases, adapt
 from diffusion_local.web.api.dialects.calls import PerAccount
 from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import Fault
@@ -33,7 +33,7 @@ from diffusion_local.web.api.dialects.comfyui.node_values import (
     Reference,
     Refused,
     Work,
-    failed,
+    invalid_graph,
 )
 from diffusion_local.web.api.dialects.comfyui.nodes import Names
 from diffusion_local.web.api.dialects.pictures import as_png
@@ -176,20 +176,20 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tu
         model = next(each for each in studio.models() if each.id == work.model.name)
         guidance(options, model, warnings)
         steps(options, model)
-        fitted = adapted(model, options, strict, {"sampler": "sampler_name", "schedule": "scheduler"})
+        fitted = adapt(model, options, strict, {"sampler": "sampler_name", "schedule": "scheduler"})
         options = fitted.options
         warnings += fitted.warnings
         vae(options, work, [each.name for each in studio.adapters("vae")], warnings)
     elif factor := FACTOR.search(str(options["upscaler"])):  # names of upscale models contain their factor
         options["scale"] = float(factor[1] or factor[2])
     if work.picture is not None:
-        options["source"] = found(studio, work.picture, uploads)
+        options["source"] = resolve_source(studio, work.picture, uploads)
     if work.controls:
         options["controls"] = [control(studio, each, uploads) for each in work.controls]
     if work.references:
         options["references"] = [reference(studio, each, uploads) for each in work.references]
     if work.mask is not None:
-        options["mask"] = studio.sources.add(painted(studio, work.mask, uploads), "mask").id
+        options["mask"] = studio.sources.add(draw_mask(studio, work.mask, uploads), "mask").id
     return options, warnings
 
 
@@ -198,15 +198,15 @@ def control(studio: Studio, control: Control, uploads: Uploads) -> dict[str, Any
     assert control.picture is not None
     fields = {"type": control.picture.preprocessor, "model": control.name, "mode": control.mode}
     numbers = {"weight": control.weight, "start": control.start, "end": control.end}
-    image = {"image": found(studio, control.picture, uploads)}
+    image = {"image": resolve_source(studio, control.picture, uploads)}
     return image | {name: each for name, each in fields.items() if each} | numbers
 
 
 def reference(studio: Studio, reference: Reference, uploads: Uploads) -> dict[str, Any]:
     """An entry of the option ``references``. Raises Refused, Overloaded."""
-    made = {"image": found(studio, reference.picture, uploads)} | reference.values
+    made = {"image": resolve_source(studio, reference.picture, uploads)} | reference.values
     if reference.mask is not None:
-        made["mask"] = studio.sources.add(painted(studio, reference.mask, uploads), "mask").id
+        made["mask"] = studio.sources.add(draw_mask(studio, reference.mask, uploads), "mask").id
     return made
 
 
@@ -236,24 +236,24 @@ def steps(options: dict[str, Any], model: Model) -> None:
 def vae(options: dict[str, Any], work: Work, known: list[str], warnings: list[str]) -> None:
     if not work.vae.name or work.vae.name in OWN_PARTS:
         return
-    name = checking.chosen(work.vae.name, tuple(known))
+    name = checking.find_choice(work.vae.name, tuple(known))
     if name:
         options["vae"] = name
     elif work.model and work.model.split:
         warnings.append(message("own_vae", name=work.vae.name))
     else:
-        raise failed([checking.not_in_list(work.vae.node_id, "vae_name", work.vae.name, (*known, *OWN_PARTS))])
+        raise invalid_graph([checking.not_in_list(work.vae.node_id, "vae_name", work.vae.name, (*known, *OWN_PARTS))])
 
 
-def found(studio: Studio, picture: Picture | Mask, uploads: Uploads) -> str:
+def resolve_source(studio: Studio, picture: Picture | Mask, uploads: Uploads) -> str:
     source_id = uploads.source_id(studio, picture.name)
     if source_id is None:
         details = f"image - Invalid image file: {checking.shortened(picture.name)}"
         extra = {"input_name": "image", "received_value": checking.shortened(picture.name)}
         problem = "Custom validation failed for node"
-        raise failed([Fault(picture.node_id, "custom_validation_failed", problem, details, extra)])
+        raise invalid_graph([Fault(picture.node_id, "custom_validation_failed", problem, details, extra)])
     if isinstance(picture, Picture) and picture.scaling:
-        return studio.sources.add(scaled(studio.sources.file(source_id).read_bytes(), picture)).id
+        return studio.sources.add(scale(studio.sources.file(source_id).read_bytes(), picture)).id
     return source_id
 
 
@@ -266,7 +266,7 @@ FILTERS = {
 LONGEST_SIDE = 8192
 
 
-def scaled(data: bytes, picture: Picture) -> bytes:
+def scale(data: bytes, picture: Picture) -> bytes:
     """A loaded picture as a node scales it, as PNG. Raises Refused for a result that is too large."""
     scaling = picture.scaling
     assert scaling is not None
@@ -276,14 +276,14 @@ def scaled(data: bytes, picture: Picture) -> bytes:
             details = "image - the picture would be {}x{} after scaling, at most {most}x{most}".format(
                 *size, most=LONGEST_SIDE
             )
-            raise failed([Fault(picture.node_id, "custom_validation_failed", "Picture too large", details)])
+            raise invalid_graph([Fault(picture.node_id, "custom_validation_failed", "Picture too large", details)])
         made = ImageOps.fit(whole, size, method) if scaling.crop else whole.resize(size, method)
     return as_png(made)
 
 
-def painted(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:
+def draw_mask(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:
     """A mask as a PNG, white where it is repainted. Raises Refused, Overloaded."""
-    data = studio.sources.file(found(studio, mask, uploads)).read_bytes()
+    data = studio.sources.file(resolve_source(studio, mask, uploads)).read_bytes()
     with PIL.open(io.BytesIO(data)) as picture, image_decoding.share(picture):
         if mask.channel == "alpha":
             white = ImageOps.invert(picture.convert("RGBA").getchannel("A"))
@@ -293,7 +293,7 @@ def painted(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:
             white = white.filter(ImageFilter.MaxFilter(mask.grow | 1))
         if white.getextrema() == (0, 0):
             details = f"image - the mask is empty: nothing of {mask.channel} is painted anew"
-            raise failed([Fault(mask.node_id, "custom_validation_failed", "Empty mask", details)])
+            raise invalid_graph([Fault(mask.node_id, "custom_validation_failed", "Empty mask", details)])
         return as_png(white)
 
 
@@ -309,7 +309,7 @@ def with_alpha(picture: bytes, mask: bytes) -> bytes:
     return as_png(whole_rgb)
 
 
-def refused(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
+def graph_error(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
     """An error of the Studio, assigned to the node that caused it."""
     renamed = {"source": "image", "mask": "image", "loras": "lora_name"}
     origins, entry = plan.work.origins, error.field.partition(".")[0]
@@ -319,4 +319,4 @@ def refused(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
     value = checking.inputs_of(graph.get(node_id)).get(key)
     extra = {"input_name": key, "received_value": checking.shortened(value)}
     details = f"{key}: {error.problem}"
-    return failed([Fault(node_id, "custom_validation_failed", "Value not possible here", details, extra)])
+    return invalid_graph([Fault(node_id, "custom_validation_failed", "Value not possible here", details, extra)])

@@ -32,14 +32,14 @@ from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import (
     CALL_SECONDS,
     PerAccount,
+    base64_picture,
     caller,
-    encoded,
-    outcome,
-    refusing,
-    sentences,
+    ended_jobs,
+    error_route,
+    error_sentences,
     why_not,
 )
-from diffusion_local.web.api.dialects.openai.event_stream import Shown, streamed, warned
+from diffusion_local.web.api.dialects.openai.event_stream import StreamOptions, stream_response, warning_header
 from diffusion_local.web.api.dialects.openai.reading import (
     EDIT,
     SPELLED,
@@ -49,7 +49,7 @@ from diffusion_local.web.api.dialects.openai.reading import (
     edit_form,
     form_of,
     pictures_of,
-    read,
+    translate,
     validated,
 )
 from diffusion_local.web.api.uploads import kept_pictures
@@ -82,12 +82,12 @@ class Pending:
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
-    api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(openai_error, SPELLED))
+    api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=error_route(openai_error, SPELLED))
     unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
-    aliases = Aliases.of(settings.model_aliases)
+    aliases = Aliases.parse(settings.model_aliases)
 
-    def translate(body: OwnFields) -> OpenAIRequest:
-        return read(studio, settings, aliases, body)
+    def read(body: OwnFields) -> OpenAIRequest:
+        return translate(studio, settings, aliases, body)
 
     @api.post("/images/generations", responses=STREAMED)
     async def generate(
@@ -100,7 +100,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         `stream` the response is server-sent events: `image_generation.partial_image`, then `image_generation.completed`
         for each picture.
         """
-        request_read = await anyio.to_thread.run_sync(translate, body)
+        request_read = await anyio.to_thread.run_sync(read, body)
         return await served(body, request, request_read, idempotency_key, retries)
 
     @api.post("/images/edits", openapi_extra=EDIT, responses=STREAMED)
@@ -118,7 +118,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         body = validated(fields)
 
         def prepared() -> OpenAIRequest:
-            translated = translate(body)
+            translated = read(body)
             translated.options |= pictures_of(
                 studio, translated.architecture, images, mask, bool(translated.options.get("outpaint"))
             )
@@ -158,8 +158,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         if body.stream:
             pending.answered_at = time.monotonic()
             form, quality = form_of(body)
-            style = Shown(event, form, quality, body.partial_images or 0, body.quality, body.size)
-            return streamed(studio, watch, receipt, style)
+            style = StreamOptions(event, form, quality, body.partial_images or 0, body.quality, body.size)
+            return stream_response(studio, watch, receipt, style)
         finished = await until_final(studio, watch, receipt.job_ids, CALL_SECONDS, request)
         if not finished or await request.is_disconnected():
             pending.left_at = time.monotonic()
@@ -191,7 +191,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
 
 
 def answer(studio: Studio, body: OwnFields, receipt: Receipt) -> Response:
-    made, missed = outcome(studio, receipt.job_ids)
+    made, missed = ended_jobs(studio, receipt.job_ids)
     warnings = receipt.warnings + [f"A picture is missing: {why_not(job)}" for job in missed]
     if not made:
         failed = missed[0].failure
@@ -202,14 +202,14 @@ def answer(studio: Studio, body: OwnFields, receipt: Receipt) -> Response:
     for job, image in made:
         entry: Json = {"revised_prompt": job.params.prompt}
         if body.response_format != "url":
-            entry["b64_json"] = encoded(studio, image, form, quality)
+            entry["b64_json"] = base64_picture(studio, image, form, quality)
         if body.response_format != "b64_json":
             entry["url"] = serializers.public_url(image)
         data.append(entry)
     width, height = made[0][1].width, made[0][1].height
     content: Json = {"created": int(time.time()), "data": data, "output_format": form, "size": f"{width}x{height}"}
     content |= {"warnings": warnings} if warnings else {}
-    return JSONResponse(content, headers=NOT_CACHED | warned(warnings))
+    return JSONResponse(content, headers=NOT_CACHED | warning_header(warnings))
 
 
 def model(model_id: str) -> Json:
@@ -222,7 +222,12 @@ def openai_error(request: Request, error: UserError) -> JSONResponse:
     field = error.field if isinstance(error, InvalidParams) else None
     final = FINAL_WORD if isinstance(error, Conflict) else {}
     return problem(
-        status, kind, sentences(request, error), printable(field or "") or None, error.code, headers_of(error) | final
+        status,
+        kind,
+        error_sentences(request, error),
+        printable(field or "") or None,
+        error.code,
+        headers_of(error) | final,
     )
 
 

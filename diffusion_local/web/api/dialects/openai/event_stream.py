@@ -16,8 +16,8 @@ from diffusion_local.domain import Image, Job, Receipt
 from diffusion_local.errors import NotFound
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.calls import encoded, outcome, why_not
-from diffusion_local.web.api.dialects.pictures import encoded_as
+from diffusion_local.web.api.dialects.calls import base64_picture, ended_jobs, why_not
+from diffusion_local.web.api.dialects.pictures import encode
 from diffusion_local.web.api.http_headers import EVENT_STREAM_HEADERS
 from diffusion_local.web.api.watch import Watch
 
@@ -32,7 +32,7 @@ USAGE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class StreamOptions:
     """How the pictures of a stream are shown. ``event``: prefix of event names; ``partial``: maximum previews per
     picture; ``quality`` and ``size``: the request's.
     """
@@ -56,7 +56,7 @@ class Shown:
         }
 
 
-def warned(warnings: Sequence[str]) -> dict[str, str]:
+def warning_header(warnings: Sequence[str]) -> dict[str, str]:
     """The header with warnings (RFC 7234, section 5.5); empty without any."""
     if not warnings:
         return {}
@@ -65,12 +65,12 @@ def warned(warnings: Sequence[str]) -> dict[str, str]:
     return {"Warning": '299 diffusion-local "' + text.replace("\\", "/").replace('"', "'") + '"'}
 
 
-def streamed(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> Response:
-    headers = EVENT_STREAM_HEADERS | warned(receipt.warnings)
+def stream_response(studio: Studio, watch: Watch, receipt: Receipt, shown: StreamOptions) -> Response:
+    headers = EVENT_STREAM_HEADERS | warning_header(receipt.warnings)
     return StreamingResponse(events(studio, watch, receipt, shown), media_type="text/event-stream", headers=headers)
 
 
-async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> AsyncIterator[str]:
+async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: StreamOptions) -> AsyncIterator[str]:
     left, previews, seen = list(receipt.job_ids), dict.fromkeys(receipt.job_ids, 0), (-1, -1)
 
     def poll() -> list[Json]:
@@ -78,13 +78,13 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
         jobs = [studio.job(job_id) for job_id in left]
         left[:] = [job.id for job in jobs if not job.final]
         return [
-            *partial(studio, jobs, previews, shown),
-            *completed(studio, [job for job in jobs if job.final], receipt, shown),
+            *partial_events(studio, jobs, previews, shown),
+            *completed_events(studio, [job for job in jobs if job.final], receipt, shown),
         ]
 
     while left:
         for event in await anyio.to_thread.run_sync(poll):
-            yield framed(event)
+            yield encode_event(event)
         if left:
             moment = await watch.until(lambda now, seen=seen: now != seen, POLL_SECONDS)  # type: ignore[misc]
             seen = moment or seen
@@ -92,7 +92,9 @@ async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -
                 return
 
 
-def partial(studio: Studio, jobs: Sequence[Job], previews: dict[str, int], shown: Shown) -> Iterator[Json]:
+def partial_events(
+    studio: Studio, jobs: Sequence[Job], previews: dict[str, int], shown: StreamOptions
+) -> Iterator[Json]:
     """A preview of each running picture with enough progress since its last one; counts them in ``previews``."""
     for job in jobs:
         number = previews[job.id]
@@ -108,25 +110,25 @@ def partial(studio: Studio, jobs: Sequence[Job], previews: dict[str, int], shown
             continue
         previews[job.id] += 1
         with PIL.open(io.BytesIO(data), formats=("WEBP",)) as picture, image_decoding.share(picture):
-            text = base64.b64encode(encoded_as(picture, shown.form, shown.quality_of_form)).decode("ascii")
+            text = base64.b64encode(encode(picture, shown.form, shown.quality_of_form)).decode("ascii")
         size = f"{job.params.width}x{job.params.height}"
         yield shown.fields("partial_image", text, size) | {"partial_image_index": number}
 
 
-def completed(studio: Studio, jobs: Sequence[Job], receipt: Receipt, shown: Shown) -> Iterator[Json]:
-    made, missed = outcome(studio, [job.id for job in jobs])
+def completed_events(studio: Studio, jobs: Sequence[Job], receipt: Receipt, shown: StreamOptions) -> Iterator[Json]:
+    made, missed = ended_jobs(studio, [job.id for job in jobs])
     for _, image in made:
-        yield finished(studio, image, shown) | ({"warnings": receipt.warnings} if receipt.warnings else {})
+        yield completed_event(studio, image, shown) | ({"warnings": receipt.warnings} if receipt.warnings else {})
     for job in missed:
         code = job.failure.kind if job.failure else "cancelled"
         fault = {"type": "server_error", "code": code, "message": why_not(job), "param": None}
         yield {"type": "error", "error": fault} | fault
 
 
-def finished(studio: Studio, image: Image, shown: Shown) -> Json:
-    text = encoded(studio, image, shown.form, shown.quality_of_form)
+def completed_event(studio: Studio, image: Image, shown: StreamOptions) -> Json:
+    text = base64_picture(studio, image, shown.form, shown.quality_of_form)
     return shown.fields("completed", text, f"{image.width}x{image.height}") | {"usage": USAGE}
 
 
-def framed(event: Json) -> str:
+def encode_event(event: Json) -> str:
     return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"

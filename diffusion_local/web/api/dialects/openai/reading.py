@@ -21,9 +21,16 @@ from diffusion_local.options.table import PICTURES
 from diffusion_local.options.types import Kind
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, sides, unknown
+from diffusion_local.web.api.dialects.adapting import (
+    Aliases,
+    adapt,
+    model_named,
+    parse_size,
+    size_for_ratio,
+    unknown_field,
+)
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
-from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
+from diffusion_local.web.api.dialects.pictures import add_source, mask_from_alpha
 from diffusion_local.web.api.schemas import FILE_SCHEMA, field_of
 from diffusion_local.web.api.uploads import media_type
 
@@ -79,7 +86,7 @@ MOST_IMAGES = 16  # per edit; OpenAI's limit
 IMAGE_FIELD = re.compile(r"image(\[\d{0,2}\])?")
 
 
-def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
+def extract_extra_args(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
     """(the prompt without the tag, the options in it, a warning for each that has no effect). Raises InvalidParams."""
     rest, contents = without_tags(prompt)
     if not contents:
@@ -92,7 +99,7 @@ def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
         raise InvalidParams("prompt", message("extra_args", got=echo(contents[0])))
     options: dict[str, Any] = {}
     warnings: list[str] = []
-    for name, value in flat(given).items():
+    for name, value in flatten(given).items():
         if name in SD_CPP_NAMES:
             options[SD_CPP_NAMES[name]] = value
         else:
@@ -110,12 +117,12 @@ def without_tags(prompt: str) -> tuple[str, list[str]]:
     return "".join([*kept, prompt[start:]]), contents
 
 
-def flat(given: dict[str, Any]) -> dict[str, Any]:
+def flatten(given: dict[str, Any]) -> dict[str, Any]:
     """The arguments with ``sample_params`` and ``guidance`` replaced by their fields."""
     fields: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("sample_params", "guidance") and isinstance(value, dict):
-            fields |= flat(value)
+            fields |= flatten(value)
         else:
             fields[name] = value
     return fields
@@ -128,10 +135,10 @@ ITS_OWN = ("width", "height", "kind", *PICTURES)
 def options_for(*kinds: Kind) -> dict[str, Any]:
     """A field for each option that applies to these kinds of work; in a form, a list is text."""
     found = [each for each in options_of(without=ITS_OWN) if set(kinds) & set(each.kinds)]
-    return {each.name: text_or_more(*field_of(each, each.name, *each.spellings)) for each in found}
+    return {each.name: form_value(*field_of(each, each.name, *each.spellings)) for each in found}
 
 
-def text_or_more(taken: Any, field: Any) -> tuple[Any, Any]:
+def form_value(taken: Any, field: Any) -> tuple[Any, Any]:
     return (taken | str if get_origin(get_args(taken)[0]) is list else taken), field
 
 
@@ -223,8 +230,8 @@ def pictures_of(
 def source_and_mask(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
     source = studio.sources.add(image, "image").id
     options: dict[str, Any] = {"source": source}
-    with opened(studio.sources, image if mask is None else mask, "image" if mask is None else "mask") as picture:
-        painted = painted_where_clear(picture)
+    with add_source(studio.sources, image if mask is None else mask, "image" if mask is None else "mask") as picture:
+        painted = mask_from_alpha(picture)
     if mask is not None and not painted:
         raise InvalidParams("mask", message("mask_clear"))
     if not painted:
@@ -241,7 +248,7 @@ class OpenAIRequest:
     architecture: str = ""
 
 
-def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> OpenAIRequest:
+def translate(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> OpenAIRequest:
     """Translate a request. Raises InvalidParams."""
     strict = is_strict(body.fit, settings.fit)
     chosen, warnings = model_named(studio.models(), getattr(body, "model", None), aliases)
@@ -253,7 +260,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
         warnings.append(message("passed_over", field="output_format", got=echo(body.output_format)))
     taken = [each.name for each in options_of(without=ITS_OWN)]
     options: dict[str, Any] = {name: getattr(body, name) for name in taken if name in type(body).model_fields}
-    prompt, further, notes = taken_out(body.prompt)
+    prompt, further, notes = extract_extra_args(body.prompt)
     options |= {"prompt": prompt, "count": count, "model": chosen.id}
     warnings += notes
     if body.quality and body.quality not in USUAL_QUALITIES:
@@ -268,7 +275,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
     options |= {name: value for name, value in further.items() if options.get(name) is None}
     if options.get("background") == "transparent" and not strict and not can_cut_out(studio):
         warnings.append(message("passed_over", field="background", got=echo(options.pop("background"))))
-    fitted = adapted(chosen, options, strict, CALLER_NAMES)
+    fitted = adapt(chosen, options, strict, CALLER_NAMES)
     return OpenAIRequest(fitted.options, warnings + fitted.warnings, chosen.architecture)
 
 
@@ -283,9 +290,9 @@ def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
     if not requested or requested == "auto":
         return {}
     if RATIO.fullmatch(requested):
-        width, height = in_shape(requested, None, chosen)
+        width, height = size_for_ratio(requested, None, chosen)
     else:
-        width, height = sides(requested)
+        width, height = parse_size(requested)
     return {"width": width, "height": height}
 
 
@@ -296,7 +303,7 @@ def extra_fields(body: OwnFields, strict: bool) -> list[str]:
     notes: list[str] = []
     for name, value in (body.model_extra or {}).items():
         if name not in HARMLESS:
-            refusal = unknown(name, REQUEST_FIELDS)
+            refusal = unknown_field(name, REQUEST_FIELDS)
             if name in REQUEST_FIELDS:  # of the other route, or of an upscale
                 kind = Kind.IMG2IMG if isinstance(body, Edit) else Kind.TXT2IMG
                 raise InvalidParams(name, message("foreign_kind", kind=kind))
