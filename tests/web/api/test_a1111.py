@@ -558,7 +558,7 @@ def test_an_impossible_size_is_refused_by_its_name_before_a_picture_is_scaled_to
     client: TestClient, monkeypatch: pytest.MonkeyPatch, fit: str, size: tuple[int, int]
 ) -> None:
     scaled: list[tuple[int, int]] = []
-    monkeypatch.setattr(reading, "in_size", lambda picture, size, mode: scaled.append(size) or base64.b64decode(png()))
+    monkeypatch.setattr(reading, "resize", lambda picture, size, mode: scaled.append(size) or base64.b64decode(png()))
     sides = dict(zip(("width", "height"), size, strict=True)) | {
         "fit": fit,
         "prompt": "x",

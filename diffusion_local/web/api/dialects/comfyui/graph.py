@@ -26,16 +26,10 @@ from diffusion_local.web.api.dialects.comfyui.node_values import (
     Vae,
     Work,
     invalid_graph,
+    unsupported,
     unsupported_use,
 )
-from diffusion_local.web.api.dialects.comfyui.nodes import (
-    NODES,
-    OWN_SPACING,
-    UNION_TYPES,
-    WIDGET_TYPES,
-    Input,
-    Names,
-)
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, OWN_SPACING, UNION_TYPES, WIDGET_TYPES, Input, Names
 from diffusion_local.web.api.dialects.comfyui.shaping import Enlarged, enlarged_image, enlarged_latent, second_pass
 
 MOST_SEED = 2**32
@@ -172,7 +166,7 @@ class Reader:
     def control(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         """ControlNetApply has a single conditioning; its successor has two, of which the positive one is used."""
         if not isinstance(inputs["image"], Picture):
-            raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a control", "image")])
+            raise unsupported(node_id, "only an image of LoadImage can be a control", "image")
         weight = inputs["strength"]
         made = replace(
             inputs["control_net"],
@@ -195,7 +189,7 @@ class Reader:
 
     def _preprocessed(self, node_id: str, inputs: dict[str, Any], name: str) -> Picture:
         if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
-            raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be preprocessed", "image")])
+            raise unsupported(node_id, "only an image of LoadImage can be preprocessed", "image")
         return replace(inputs["image"], preprocessor=name)
 
     def empty(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
@@ -211,31 +205,25 @@ class Reader:
         if isinstance(inputs["pixels"], Enlarged):
             return (inputs["pixels"],)
         if not isinstance(inputs["pixels"], Picture) or inputs["pixels"].preprocessor:
-            raise invalid_graph(
-                [unsupported_use(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")]
-            )
+            raise unsupported(node_id, "only an image of LoadImage, or an enlarged one, can be encoded", "pixels")
         return (Latent(node_id, picture=inputs["pixels"], vae=inputs["vae"]),)
 
     def encode_masked(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         [latent] = self.encode(node_id, inputs)
         if not isinstance(latent, Latent):
-            raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can have a mask", "pixels")])
+            raise unsupported(node_id, "only an image of LoadImage can have a mask", "pixels")
         return (replace(latent, mask=replace(inputs["mask"], grow=inputs["grow_mask_by"] or 0)),)
 
     def noise_mask(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         latent = inputs["samples"]
         if not isinstance(latent, Latent) or latent.picture is None:
-            raise invalid_graph(
-                [unsupported_use(node_id, "only an encoded image of LoadImage can have a mask", "samples")]
-            )
+            raise unsupported(node_id, "only an encoded image of LoadImage can have a mask", "samples")
         return (replace(latent, mask=inputs["mask"]),)
 
     def repeat(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         latent = inputs["samples"]
         if not isinstance(latent, Latent):
-            raise invalid_graph(
-                [unsupported_use(node_id, "only an empty latent or an encoded image can be repeated", "samples")]
-            )
+            raise unsupported(node_id, "only an empty latent or an encoded image can be repeated", "samples")
         return (replace(latent, count=latent.count * inputs["amount"]),)
 
     def sampler(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
@@ -244,13 +232,11 @@ class Reader:
     def sampler_advanced(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         for key, value in (("add_noise", "enable"), ("return_with_leftover_noise", "disable")):
             if inputs[key] != value:
-                raise invalid_graph([unsupported_use(node_id, f"must be {value}: a sampler is run as a whole", key)])
+                raise unsupported(node_id, f"must be {value}: a sampler is run as a whole", key)
         if inputs["start_at_step"] > 0:
-            raise invalid_graph([unsupported_use(node_id, "must be 0: a sampler is run as a whole", "start_at_step")])
+            raise unsupported(node_id, "must be 0: a sampler is run as a whole", "start_at_step")
         if inputs["end_at_step"] < inputs["steps"]:
-            raise invalid_graph(
-                [unsupported_use(node_id, "must be at least steps: a sampler is run as a whole", "end_at_step")]
-            )
+            raise unsupported(node_id, "must be at least steps: a sampler is run as a whole", "end_at_step")
         return (self._sampled(node_id, inputs, inputs["noise_seed"], "noise_seed", 1.0),)
 
     def _sampled(self, node_id: str, inputs: dict[str, Any], seed: int, seed_key: str, denoise: float) -> Work:
@@ -261,15 +247,13 @@ class Reader:
             again = self._sampled(node_id, inputs | first, seed, seed_key, 1.0)
             return second_pass(self, node_id, again, latent, denoise)
         if not isinstance(latent, Latent):
-            raise invalid_graph(
-                [unsupported_use(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")]
-            )
+            raise unsupported(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")
         if positive.zero:
-            raise invalid_graph([unsupported_use(node_id, "must not be zeroed out", "positive")])
+            raise unsupported(node_id, "must not be zeroed out", "positive")
         if denoise <= 0:
-            raise invalid_graph([unsupported_use(node_id, "must be more than 0", "denoise")])
+            raise unsupported(node_id, "must be more than 0", "denoise")
         if latent.picture is None and denoise < 1:
-            raise invalid_graph([unsupported_use(node_id, "must be 1 for an empty latent image", "denoise")])
+            raise unsupported(node_id, "must be 1 for an empty latent image", "denoise")
         options: dict[str, Any] = {
             "prompt": positive.text,
             "negative": "" if negative.zero else negative.text,
@@ -329,7 +313,7 @@ class Reader:
     def decode(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         work = inputs["samples"]
         if not isinstance(work, Work):
-            raise invalid_graph([unsupported_use(node_id, "only what a sampler has made can be decoded", "samples")])
+            raise unsupported(node_id, "only what a sampler has made can be decoded", "samples")
         if inputs["vae"].name and work.vae.name != inputs["vae"].name:
             work = replace(work, vae=inputs["vae"])
         return (self._deduplicated(work),)
@@ -352,16 +336,14 @@ class Reader:
             return (Enlarged(inputs["image"], inputs["upscale_model"]),)
         if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
             why = "only an image of LoadImage can be enlarged; save the picture first and enlarge it then"
-            raise invalid_graph([unsupported_use(node_id, why, "image")])
+            raise unsupported(node_id, why, "image")
         options = {"prompt": "", "kind": "upscale", "upscaler": inputs["upscale_model"]}
         origins = {"upscaler": (node_id, "upscale_model"), "scale": (node_id, "upscale_model")}
         return (Work(node_id, options, picture=inputs["image"], origins=origins, sampled=False),)
 
     def show(self, node_id: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
         if not isinstance(inputs["images"], Work):
-            raise invalid_graph(
-                [unsupported_use(node_id, "only what a sampler or an upscaler has made can be shown", "images")]
-            )
+            raise unsupported(node_id, "only what a sampler or an upscaler has made can be shown", "images")
         self.shown.append(inputs["images"])
         return ()
 

@@ -178,3 +178,8 @@ def unsupported_use(node_id: str, why: str, key: str = "") -> Fault:
     return Fault(
         node_id, "custom_validation_failed", "This server cannot do this", f"{key} - {why}" if key else why, extra
     )
+
+
+def unsupported(node_id: str, why: str, key: str = "") -> Refused:
+    """The refusal of a graph for one unsupported use."""
+    return invalid_graph([unsupported_use(node_id, why, key)])

@@ -16,6 +16,7 @@ from diffusion_local.web.api.dialects.comfyui.node_values import (
     Scaling,
     Work,
     invalid_graph,
+    unsupported,
     unsupported_use,
 )
 
@@ -44,7 +45,7 @@ def vision(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]
 def adapted(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """A model with an IP-Adapter's reference picture."""
     if not isinstance(inputs["image"], Picture) or inputs["image"].preprocessor:
-        raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a reference", "image")])
+        raise unsupported(node_id, "only an image of LoadImage can be a reference", "image")
     for key, usual in (("start_at", 0.0), ("end_at", 1.0), ("weight_type", "linear")):
         if inputs.get(key) not in (None, usual, "standard"):
             reader.warn(message("passed_over", field=key, got=str(inputs[key])))
@@ -59,7 +60,7 @@ def adapted(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...
 def scaled(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ...]:
     """FluxKontextImageScale: has no effect, because the studio scales references."""
     if not isinstance(inputs["image"], Picture):
-        raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a reference", "image")])
+        raise unsupported(node_id, "only an image of LoadImage can be a reference", "image")
     return (inputs["image"],)
 
 
@@ -68,9 +69,7 @@ def reference_latent(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple
     if latent is None:
         return (conditioning,)
     if not isinstance(latent, Latent) or latent.picture is None:
-        raise invalid_graph(
-            [unsupported_use(node_id, "only an encoded image of LoadImage can be a reference", "latent")]
-        )
+        raise unsupported(node_id, "only an encoded image of LoadImage can be a reference", "latent")
     return (replace(conditioning, references=(*conditioning.references, Reference(latent.picture, node_id))),)
 
 
@@ -79,7 +78,7 @@ def instruction(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any,
     images = [inputs.get(key) for key in ("image", "image1", "image2", "image3")]
     pictures = [each for each in images if each is not None]
     if not all(isinstance(each, Picture) for each in pictures):
-        raise invalid_graph([unsupported_use(node_id, "only an image of LoadImage can be a reference", "image")])
+        raise unsupported(node_id, "only an image of LoadImage can be a reference", "image")
     made = Conditioning(inputs["prompt"], inputs["clip"], node_id, key="prompt")
     return (replace(made, references=tuple(Reference(each, node_id) for each in pictures)),)
 
@@ -100,7 +99,7 @@ def combined(reader: GraphReader, node_id: str, inputs: Inputs) -> tuple[Any, ..
         first, second = second, first
     if second.area is None:
         why = "only a conditioning with an area (ConditioningSetArea) can be combined with another one"
-        raise invalid_graph([unsupported_use(node_id, why, "conditioning_2")])
+        raise unsupported(node_id, why, "conditioning_2")
     if second.controls or second.references:
         raise invalid_graph(
             [
@@ -137,9 +136,7 @@ def shaped(node_id: str, options: dict[str, Any], positive: Conditioning, latent
     A full repaint of a picture that the model reads as a reference starts from noise. Raises Refused.
     """
     if positive.area is not None:
-        raise invalid_graph(
-            [unsupported_use(node_id, "must be combined with a prompt for the whole picture", "positive")]
-        )
+        raise unsupported(node_id, "must be combined with a prompt for the whole picture", "positive")
     if positive.regions:
         options["regions"] = [region_of(each, options, node_id) for each in positive.regions]
         if not options["prompt"]:
@@ -155,7 +152,7 @@ def region_of(region: Region, options: dict[str, Any], node_id: str) -> dict[str
     if region.pixels:
         if not options.get("width"):
             why = "an area in pixels needs an empty latent image; use ConditioningSetAreaPercentage"
-            raise invalid_graph([unsupported_use(region.node_id, why, "width")])
+            raise unsupported(region.node_id, why, "width")
         whole = options["width"], options["height"]
         x, y, width, height = x / whole[0], y / whole[1], width / whole[0], height / whole[1]
     x, y = min(x, 1.0), min(y, 1.0)
@@ -192,7 +189,7 @@ class Enlarged:
 def enlarged_latent(reader: WarningSink, node_id: str, inputs: dict[str, Any]) -> Enlarged:
     """LatentUpscale and LatentUpscaleBy. Raises Refused unless the input is a sampler's result."""
     if not isinstance(inputs["samples"], Work):
-        raise invalid_graph([unsupported_use(node_id, "only what a sampler has made can be enlarged", "samples")])
+        raise unsupported(node_id, "only what a sampler has made can be enlarged", "samples")
     method = inputs["upscale_method"]
     if method in ("area", "bislerp"):
         reader.warn(message("replaced", field="upscale_method", got=method, to=LATENT_METHODS[method]))
@@ -207,16 +204,14 @@ def enlarged_image(reader: WarningSink, node_id: str, inputs: dict[str, Any]) ->
     if isinstance(image, Picture) and not (image.preprocessor or image.scaling):
         return replace(image, scaling=scaling_of(node_id, inputs))
     if isinstance(image, Enlarged) and (image.scale or image.size):
-        raise invalid_graph(
-            [unsupported_use(node_id, "a picture can be enlarged once before it is sampled again", "image")]
-        )
+        raise unsupported(node_id, "a picture can be enlarged once before it is sampled again", "image")
     if isinstance(image, Enlarged):
         if "scale_by" in inputs:
             why = "the factor of an upscale model is not known; give the size with ImageScale"
-            raise invalid_graph([unsupported_use(node_id, why, "scale_by")])
+            raise unsupported(node_id, why, "scale_by")
         return to_size(node_id, image, inputs)
     if not isinstance(image, Work) or not image.sampled:
-        raise invalid_graph([unsupported_use(node_id, "only what a sampler has made can be enlarged", "image")])
+        raise unsupported(node_id, "only what a sampler has made can be enlarged", "image")
     if inputs["upscale_method"] != "lanczos":
         reader.warn(message("replaced", field="upscale_method", got=inputs["upscale_method"], to=LANCZOS))
     return to_size(node_id, Enlarged(image, LANCZOS), inputs)
@@ -227,7 +222,7 @@ def scaling_of(node_id: str, inputs: dict[str, Any]) -> Scaling:
     if "scale_by" in inputs:
         return Scaling(inputs["upscale_method"], factor=inputs["scale_by"])
     if not (inputs["width"] or inputs["height"]):
-        raise invalid_graph([unsupported_use(node_id, "a width or a height is needed", "width")])
+        raise unsupported(node_id, "a width or a height is needed", "width")
     return Scaling(inputs["upscale_method"], inputs["width"], inputs["height"], crop=inputs["crop"] == "center")
 
 
@@ -236,7 +231,7 @@ def to_size(node_id: str, before: Enlarged, inputs: dict[str, Any]) -> Enlarged:
     if "scale_by" in inputs:
         return replace(before, scale=inputs["scale_by"])
     if not (inputs["width"] or inputs["height"]):
-        raise invalid_graph([unsupported_use(node_id, "a width or a height is needed", "width")])
+        raise unsupported(node_id, "a width or a height is needed", "width")
     return replace(before, size=(inputs["width"], inputs["height"]))
 
 
@@ -244,12 +239,10 @@ def second_pass(reader: WarningSink, node_id: str, again: Work, latent: Enlarged
     """The first sampler's work with a second pass; ``again`` has the settings of that pass. Raises Refused."""
     first, work = latent.work.options, latent.work
     if "hires_scale" in first:
-        raise invalid_graph([unsupported_use(node_id, "a picture can be sampled again once", "latent_image")])
+        raise unsupported(node_id, "a picture can be sampled again once", "latent_image")
     for name in sorted({*first, *again.options} - {*OWN, "kind", "strength"}):
         if first.get(name) != again.options.get(name):
-            raise invalid_graph(
-                [unsupported_use(node_id, f"the second sampler must have the {name} of the first", name)]
-            )
+            raise unsupported(node_id, f"the second sampler must have the {name} of the first", name)
     if first["seed"] != again.options["seed"]:
         reader.warn("seed: the second sampler has the seed of the first")
     options = {
@@ -269,11 +262,9 @@ def scale_of(reader: WarningSink, node_id: str, latent: Enlarged) -> float:
     first = latent.work.options
     if latent.size is None:
         why = "the factor of an upscale model is not known; give the size with ImageScale behind it"
-        raise invalid_graph([unsupported_use(node_id, why, "latent_image")])
+        raise unsupported(node_id, why, "latent_image")
     if "width" not in first:
-        raise invalid_graph(
-            [unsupported_use(node_id, "a picture that began from another one is enlarged by a factor", "latent_image")]
-        )
+        raise unsupported(node_id, "a picture that began from another one is enlarged by a factor", "latent_image")
     size = (first["width"], first["height"])
     scale = max(side / side_before for side, side_before in zip(latent.size, size, strict=True))
     made = enlarged(size, scale)
